@@ -1,0 +1,1 @@
+"""The actor kernel, public, and the actors of a consumer."""

@@ -1,0 +1,56 @@
+"""The group's document: who is in the group, who should own which partition, who does own it.
+
+It is changed only by compare-and-set on a random version (M3); the functions that compute the next one are in
+`membership`. Nobody but `membership` and `assignment` builds one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class MemberEntry(msgspec.Struct, frozen=True):
+    """One name in the group (M1, M2).
+
+    Attributes:
+        incarnation: the running start that holds the name now.
+        successors: later starts under the same name, oldest first, waiting for the name.
+    """
+
+    incarnation: str
+    successors: tuple[str, ...] = ()
+
+
+class Document(msgspec.Struct, frozen=True):
+    """What the group agrees on.
+
+    Attributes:
+        epoch: grows by one with every change.
+        members: member name -> who holds it. A consumer without a name of its own uses its incarnation as its name.
+        partitions: how many partitions the target was computed for.
+        target: partition -> member name that should own it.
+        lease: partition -> incarnation that does own it; absent while nobody does.
+        token: partition -> the last fencing token given; never dropped on release (M6).
+    """
+
+    epoch: int = 0
+    members: dict[str, MemberEntry] = {}
+    partitions: int = 0
+    target: dict[int, str] = {}
+    lease: dict[int, str] = {}
+    token: dict[int, int] = {}
+
+
+EMPTY = Document()
+_decoder = msgspec.msgpack.Decoder(Document)
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def encode(document: Document) -> bytes:
+    """Return the document as msgpack; equal documents give equal bytes."""
+    return _encoder.encode(document)
+
+
+def decode(data: bytes) -> Document:
+    """Return the document that `encode` wrote; msgspec.DecodeError otherwise."""
+    return _decoder.decode(data)

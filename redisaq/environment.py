@@ -1,0 +1,66 @@
+"""The one door to what differs between runs: clocks, randomness, ids, threads.
+
+Nothing else in the package calls time.time, uuid4, os.urandom or a thread pool. A test or a simulation sets another Environment
+with `use_environment`, and everything that connects afterwards in that context is deterministic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+T = TypeVar("T")
+
+
+async def _run_in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a run takes from outside.
+
+    Attributes:
+        clock: seconds that only go forward, comparable with anyio's deadlines.
+        wall_clock: seconds since 1970.
+        random: the source of jitter, versions and ids.
+        run_plain: runs a plain function without blocking the event loop; if cancelled, the function is left to finish by itself.
+        inline: True where run_plain calls the function in the event loop's own thread.
+    """
+
+    clock: Callable[[], float] = anyio.current_time
+    wall_clock: Callable[[], float] = time.time
+    random: random.Random = field(default_factory=random.SystemRandom)
+    run_plain: Callable[..., Awaitable[Any]] = _run_in_thread
+    inline: bool = False
+
+    def new_id(self) -> str:
+        """Return 16 characters that no other call returns: 80 random bits, in lower-case base 32."""
+        bits = self.random.getrandbits(80)
+        return "".join("0123456789abcdefghjkmnpqrstvwxyz"[(bits >> shift) & 31] for shift in range(75, -1, -5))
+
+
+_current: ContextVar[Environment] = ContextVar("redisaq_environment", default=Environment())  # noqa: B039 -- frozen
+
+
+def current_environment() -> Environment:
+    """Return the Environment of this context."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def use_environment(environment: Environment) -> Iterator[Environment]:
+    """Let `environment` stand for this context and for tasks started in it."""
+    token = _current.set(environment)
+    try:
+        yield environment
+    finally:
+        _current.reset(token)

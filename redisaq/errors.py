@@ -1,0 +1,151 @@
+"""Every error that redisaq raises on purpose: one small tree.
+
+Each class says who caused it and what to do about it. Passwords never stand in them: an URL
+is shown without its password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class RedisaqError(Exception):
+    """The root: `except RedisaqError` catches whatever redisaq raises on purpose."""
+
+
+class SettingsError(RedisaqError, ValueError):
+    """The caller gave a value that cannot work (a name with braces, a ttl below the heartbeat).
+
+    Correct the value; nothing has been sent.
+    """
+
+
+class ConnectionFailed(RedisaqError, ConnectionError):
+    """The server could not be reached, refused us, or the connection broke under a request.
+
+    Attributes:
+        url: the server's address, without its password.
+        reason: what happened, in words.
+        maybe_executed: True if the request had (perhaps only partly) been written when the connection broke,
+            so that the server may have carried it out.
+        permanent: True if trying again cannot help (wrong password, no such database, server too old).
+    """
+
+    def __init__(self, url: str, reason: str, *, maybe_executed: bool = False, permanent: bool = False) -> None:
+        super().__init__(f"{url}: {reason}")
+        self.url = url
+        self.reason = reason
+        self.maybe_executed = maybe_executed
+        self.permanent = permanent
+
+
+class ServerError(RedisaqError):
+    """The server answered a command with an error that redisaq cannot mend (out of memory, no permission).
+
+    Attributes:
+        code: the first word of the server's answer (`OOM`, `NOPERM`, `WRONGTYPE`, ...).
+        text: the whole answer.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+        self.code = text.split(" ", 1)[0]
+
+
+class SerializationError(RedisaqError, ValueError):
+    """The caller's payload or headers cannot be turned into bytes, or bytes not back into the wanted type.
+
+    Change the payload, or give a serializer that knows its type; nothing has been sent.
+    """
+
+
+class PartitionKeyError(RedisaqError, KeyError):
+    """The payload has no field of the name that `partition_key` gives.
+
+    Attributes:
+        partition_key: the name that was looked for.
+    """
+
+    def __init__(self, partition_key: str, reason: str) -> None:
+        super().__init__(reason)
+        self.partition_key = partition_key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Return the sentence as it is (KeyError would print its repr)."""
+        return self.reason
+
+
+class PayloadTooLarge(RedisaqError, ValueError):
+    """A serialized payload is longer than the producer's `max_payload`.
+
+    Store the large thing elsewhere and enqueue where it is, or raise `max_payload`.
+
+    Attributes:
+        size: bytes of the payload.
+        limit: bytes allowed.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the payload has {size} bytes, max_payload allows {limit}")
+        self.size = size
+        self.limit = limit
+
+
+class QueueFull(RedisaqError):
+    """The topic's partition holds `max_backlog` entries that wait: try later, or add consumers."""
+
+
+class AmbiguousEnqueueError(RedisaqError):
+    """A connection broke while messages were being sent, and whether they arrived cannot be told.
+
+    They may or may not be in the topic. Send them again if handling one twice is harmless; look for their ids otherwise.
+
+    Attributes:
+        message_ids: those whose fate is unknown.
+    """
+
+    def __init__(self, message_ids: Sequence[str], reason: str) -> None:
+        super().__init__(f"it is unknown whether {len(message_ids)} message(s) were enqueued: {reason}")
+        self.message_ids = tuple(message_ids)
+        self.reason = reason
+
+
+class TopicMissingError(RedisaqError, LookupError):
+    """There is no topic of that name: a producer, or `init_partitions`, makes one."""
+
+
+class ConsumerError(RedisaqError):
+    """What ended a consumer; the cause is its `__cause__`. A handler's own exception never ends one."""
+
+
+class LeaseLostError(RedisaqError):
+    """This member no longer owns the partition: somebody else does, or may soon. Nothing was changed."""
+
+
+class ActorStopped(RedisaqError):
+    """The actor that was told or asked something has stopped, or restarted with the request in hand.
+
+    Attributes:
+        leftover: how many messages were still in its mailbox.
+    """
+
+    def __init__(self, path: str, reason: str = "stopped", *, leftover: int = 0) -> None:
+        super().__init__(f"actor {path} {reason}" + (f", {leftover} message(s) left" if leftover else ""))
+        self.path = path
+        self.leftover = leftover
+
+
+class RestartsExceeded(RedisaqError):
+    """An actor failed more often than its RestartPolicy allows; raised from the last failure.
+
+    Attributes:
+        path: the actor's place in the tree.
+        restarts: how many restarts were granted within the policy's window.
+    """
+
+    def __init__(self, path: str, restarts: int) -> None:
+        super().__init__(f"actor {path} failed again after {restarts} restart(s)")
+        self.path = path
+        self.restarts = restarts

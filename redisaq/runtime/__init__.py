@@ -1,0 +1,1 @@
+"""Wires the actors of one consumer."""
