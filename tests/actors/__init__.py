@@ -1,0 +1,1 @@
+"""The kernel and one actor at a time."""

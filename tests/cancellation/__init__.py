@@ -1,0 +1,1 @@
+"""Callers are cancelled at each await; nothing is lost and nothing hangs."""

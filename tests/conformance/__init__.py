@@ -1,0 +1,1 @@
+"""What each method of a broker means, asked of every broker on every backend."""

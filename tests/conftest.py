@@ -1,0 +1,68 @@
+"""The backend matrix and the servers, for every test.
+
+A coroutine test marked `pytest.mark.anyio` runs once per event loop of BACKENDS: that list is the only place that names them.
+The servers' fixtures come from tests/servers.py; nothing is started before a test asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.server_fixtures import (
+    breakable_server,
+    key_leaks,
+    namespace,
+    redis7_server,
+    redis8_server,
+    server,
+    server_pool,
+    valkey_server,
+)
+
+if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
+
+__all__ = [
+    "anyio_backend",
+    "breakable_server",
+    "key_leaks",
+    "namespace",
+    "redis7_server",
+    "redis8_server",
+    "server",
+    "server_pool",
+    "valkey_server",
+]
+
+Backend = tuple[str, dict[str, Any]]
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop whose tasks run up to their first wait at once, where they are made."""
+    loop = asyncio.new_event_loop()
+    if sys.version_info >= (3, 12):
+        loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
+EAGER = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+UVLOOP = pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
+
+BACKENDS: list[ParameterSet] = [
+    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+    pytest.param(("asyncio", {"loop_factory": eager_loop}), id="asyncio-eager", marks=EAGER),
+    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop", marks=UVLOOP),
+    pytest.param(("trio", {}), id="trio"),
+]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> Backend:
+    """The event loop a test runs on, as anyio names it."""
+    backend: Backend = request.param
+    return backend

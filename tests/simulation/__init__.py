@@ -1,0 +1,1 @@
+"""Whole groups under a seeded scheduler in virtual time."""

@@ -1,0 +1,1 @@
+"""Pure functions and single classes: no server, mostly no event loop."""
