@@ -1,0 +1,267 @@
+"""The Broker that needs no server: each method is one synchronous step at a store in this process.
+
+In come the calls of the Broker protocol; out go the store's answers. Brokers of one name and namespace on one event loop meet in
+one store; another event loop sees nothing of it. What always holds: a step is whole or not done at all, and every call lets other
+tasks run and can be cancelled before its step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from anyio.lowlevel import checkpoint
+
+from redisaq.brokers.base import (
+    Acks,
+    Beat,
+    Doorbell,
+    GroupName,
+    Installed,
+    Page,
+    Reader,
+    ReaderMark,
+    Remaining,
+    Settled,
+    TopicState,
+)
+from redisaq.brokers.memory.clients import ReadingClient, Subscription
+from redisaq.brokers.memory.reader import MemoryDoorbell, MemoryReader
+from redisaq.brokers.memory.store import MemoryStore, open_store
+from redisaq.core.document import Document
+from redisaq.environment import Environment, current_environment
+from redisaq.errors import ConnectionFailed
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class _Session:
+    """From connect to close: what this broker has open at its store."""
+
+    store: MemoryStore
+    open: bool = True
+    clients: list[ReadingClient] = field(default_factory=list[ReadingClient])
+    subscriptions: list[Subscription] = field(default_factory=list[Subscription])
+
+    def close(self) -> None:
+        self.open = False
+        for client in self.clients:
+            self.store.disconnect(client, "the broker was closed")
+        for subscription in self.subscriptions:
+            self.store.unsubscribe(subscription, "the broker was closed")
+
+
+class MemoryBroker:
+    """A Broker in this process, for tests and simulations.
+
+    Args:
+        name: brokers of the same name and namespace, on the same event loop, share what they hold.
+        namespace: as of any broker.
+        environment: gives versions, and the store its time; default: that of the context in which the broker is first used.
+    """
+
+    def __init__(self, name: str, namespace: str, environment: Environment | None = None) -> None:
+        self._name = name
+        self._namespace = namespace
+        self._environment = environment
+        self._session: _Session | None = None
+        self._closed = False
+
+    @property
+    def store(self) -> MemoryStore:
+        """What the running event loop holds under this name: a test may do to it what happens to servers."""
+        return open_store(self._name, self._namespace, self._environment or current_environment())
+
+    async def connect(self) -> None:
+        """Open the store, again after `close`; it is always there."""
+        self._closed = False
+        await self._operate("connect", lambda _: None)
+
+    async def close(self) -> None:
+        """Let go of the store, which stays; calls, reads and doorbells under way raise ConnectionFailed."""
+        self._closed = True
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        await checkpoint()
+
+    async def _operate(self, name: str, step: Callable[[MemoryStore], T]) -> T:  # noqa: ARG002 -- for whoever overrides it
+        """Carry out one operation: every call of the broker passes here, and its readers' reads.
+
+        A fault plan overrides this one method: it may wait, raise before the step or after it, or carry the step out later than it
+        raises.
+        """
+        session = self._enter()
+        run_id = session.store.run_id
+        await checkpoint()
+        if not session.open:
+            raise ConnectionFailed(session.store.url, "the broker was closed")
+        if session.store.run_id != run_id:
+            raise ConnectionFailed(session.store.url, "the server restarted", maybe_executed=True)
+        return step(session.store)
+
+    def _enter(self) -> _Session:
+        store = self.store
+        if self._closed:
+            raise ConnectionFailed(store.url, "the broker was closed")
+        # Another store is another event loop: nothing that was open in the old one can be waited for here.
+        if self._session is None or self._session.store is not store:
+            self._session = _Session(store)
+        return self._session
+
+    # -- topics ---------------------------------------------------------------------------------------------------------------
+
+    async def topics(self) -> Sequence[str]:
+        """Return the names of all topics, sorted."""
+        return await self._operate("topics", lambda store: sorted(store.topics))
+
+    async def topic(self, topic: str) -> TopicState | None:
+        """Return the topic's state."""
+        return await self._operate("topic", lambda store: store.topics.get(topic))
+
+    async def make_topic(self, topic: str, partitions: int) -> TopicState:
+        """Make the topic and its missing streams (E5)."""
+        return await self._operate("make_topic", lambda store: store.make_topic(topic, partitions))
+
+    async def grow_topic(self, topic: str, partitions: int) -> TopicState:
+        """Raise the partition count; a topic that does not exist is made."""
+        return await self._operate("grow_topic", lambda store: store.grow_topic(topic, partitions))
+
+    async def append(
+        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], *, maxlen: int | None, approximate: bool
+    ) -> list[bytes | None]:
+        """Append in order; `approximate` trims exactly, too."""
+        del approximate
+
+        def step(store: MemoryStore) -> list[bytes | None]:
+            return [store.append(topic, partition, fields, maxlen) for partition, fields in entries]
+
+        return await self._operate("append", step)
+
+    # -- the group's document (M) ---------------------------------------------------------------------------------------------
+
+    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool) -> None:
+        """Make the group on these partitions' streams (G6)."""
+
+        def step(store: MemoryStore) -> None:
+            for partition in partitions:
+                store.make_group(group, partition, latest=latest)
+
+        await self._operate("make_groups", step)
+
+    async def heartbeat(self, group: GroupName, incarnation: str, ttl: float, known_version: str) -> Beat:
+        """Extend the incarnation's time if it lives; see Broker."""
+
+        def step(store: MemoryStore) -> Beat:
+            return store.members(group).heartbeat(
+                incarnation,
+                _microseconds(ttl),
+                known_version,
+                now=store.now(),
+                run_id=store.run_id,
+                topic=store.topics.get(group.topic),
+            )
+
+        return await self._operate("heartbeat", step)
+
+    async def commit(
+        self,
+        group: GroupName,
+        incarnation: str,
+        ttl: float,
+        *,
+        known_version: str,
+        document: Document,
+        joins: bool = False,
+        leaves: bool = False,
+        freeze: bool = False,
+        expired: Sequence[str] = (),
+    ) -> str | None:
+        """Replace the document under its version; see Broker."""
+        new_version = (self._environment or current_environment()).new_id()
+
+        def step(store: MemoryStore) -> str | None:
+            done = store.members(group).commit(
+                incarnation,
+                _microseconds(ttl),
+                document,
+                known_version=known_version,
+                new_version=new_version,
+                joins=joins,
+                leaves=leaves,
+                freeze=freeze,
+                expired=expired,
+                now=store.now(),
+                run_id=store.run_id,
+            )
+            if not done:
+                return None
+            store.ring_group(group)
+            return new_version
+
+        return await self._operate("commit", step)
+
+    async def listen(self, group: GroupName) -> Doorbell:
+        """Return a doorbell for the group and its topic."""
+
+        def step(store: MemoryStore) -> Doorbell:
+            subscription = store.subscribe(group)
+            self._enter().subscriptions.append(subscription)
+            return MemoryDoorbell(store, subscription)
+
+        return await self._operate("listen", step)
+
+    # -- taking a partition (T) -------------------------------------------------------------------------------------------------
+
+    async def install(self, group: GroupName, partition: int, token: int, incarnation: str, *, foreign: bool) -> Installed:
+        """Put the token beside the partition's data (T2)."""
+        return await self._operate("install", lambda store: store.install(group, partition, token, incarnation, foreign=foreign))
+
+    async def fence(self, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
+        """Kill these readers' connections (T3)."""
+        return await self._operate("fence", lambda store: store.fence(group, partition, token, readers))
+
+    async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
+        """Open a reading connection under the token (T3)."""
+        del incarnation
+
+        def step(store: MemoryStore) -> Reader:
+            client = store.open_client(group, partition, token)
+            self._enter().clients.append(client)
+            return MemoryReader(store, client, self._operate)
+
+        return await self._operate("open_reader", step)
+
+    async def claim(self, group: GroupName, partition: int, token: int, *, after: bytes, count: int) -> Page:
+        """Return a page of pending entries (T5)."""
+        return await self._operate("claim", lambda store: store.claim(group, partition, token, after=after, count=count))
+
+    async def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
+        """Set the delivery counts of pending entries (T5)."""
+        return await self._operate("set_deliveries", lambda store: store.set_deliveries(group, partition, token, counts))
+
+    async def settle(self, group: GroupName, acks: Sequence[Acks]) -> list[Settled]:
+        """Acknowledge under each partition's token (S1)."""
+        return await self._operate("settle", lambda store: [store.settle(group, one) for one in acks])
+
+    async def release(self, group: GroupName, partition: int, token: int) -> bool:
+        """Clear holder and readers, keep the token (M8)."""
+        return await self._operate("release", lambda store: store.release(group, partition, token))
+
+    async def remake_group(self, group: GroupName, partition: int, last_id: bytes) -> None:
+        """Make a lost group again (T6)."""
+        await self._operate("remake_group", lambda store: store.remake_group(group, partition, last_id))
+
+    async def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
+        """Note how many pending entries cannot be read."""
+        return await self._operate("mark_unreadable", lambda store: store.mark_unreadable(group, partition, token, count))
+
+    async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:
+        """Return what is left, per partition."""
+        return await self._operate("remaining", lambda store: [store.remaining(group, partition) for partition in partitions])
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)

@@ -1,0 +1,116 @@
+"""A group's coordination: the members' expiries and the document, with the two steps that change them (M2 to M9).
+
+In come the server's time and id and what a member asks; out goes a Beat or a version. What always holds: a document is only
+replaced under its own version, a member whose time has run out never lives again, and nothing held is dropped while frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from redisaq.brokers.base import Beat, TopicState
+from redisaq.core.document import Document, decode, encode
+
+
+@dataclass
+class GroupState:
+    """The document and what stands beside it.
+
+    Attributes:
+        version: random, so that a document made anew is never taken for an older one (M3).
+        document: encoded: members in one process must not share what they could change.
+        run_id: of the server that wrote or last confirmed the expiries (M7).
+        born: when this state was made (M8).
+        frozen_until: until then nothing held may be dropped (M7, M8).
+    """
+
+    version: str
+    document: bytes
+    run_id: str
+    born: int
+    frozen_until: int
+
+
+@dataclass
+class Coordination:
+    """A group's members (incarnation -> expiry) and its state, None where there is none."""
+
+    members: dict[str, int] = field(default_factory=dict[str, int])
+    state: GroupState | None = None
+
+    def heartbeat(self, incarnation: str, extension: int, known_version: str, *, now: int, run_id: str, topic: TopicState | None) -> Beat:
+        """Extend the incarnation by `extension` microseconds if it lives, and tell it how the group stands."""
+        state = self.state
+        if state is not None and state.run_id != run_id:  # M7: this server may have missed the last heartbeats
+            state.run_id = run_id
+            state.frozen_until = now + extension
+            self.members = dict.fromkeys(self.members, now + extension)
+        alive = self._lives(incarnation, now)
+        if alive:
+            self.members[incarnation] = now + extension
+        others = {member: expiry for member, expiry in self.members.items() if member != incarnation}
+        answer = Beat(
+            alive=alive,
+            now=now,
+            expired=tuple(sorted(member for member, expiry in others.items() if expiry <= now)),
+            next_expiry=min((expiry for expiry in others.values() if expiry > now), default=None),
+            topic=topic,
+        )
+        if state is None:
+            return answer
+        return Beat(
+            alive=answer.alive,
+            now=answer.now,
+            version=state.version,
+            document=decode(state.document) if state.version != known_version else None,
+            expired=answer.expired,
+            next_expiry=answer.next_expiry,
+            topic=answer.topic,
+            born=state.born,
+            frozen_until=state.frozen_until,
+        )
+
+    def commit(
+        self,
+        incarnation: str,
+        extension: int,
+        document: Document,
+        *,
+        known_version: str,
+        new_version: str,
+        joins: bool,
+        leaves: bool,
+        freeze: bool,
+        expired: Sequence[str],
+        now: int,
+        run_id: str,
+    ) -> bool:
+        """Replace the document under its version, and the members with it (M2); False, and nothing done, if refused."""
+        state = self.state
+        if known_version != (state.version if state is not None else ""):
+            return False
+        if not joins and not self._lives(incarnation, now):  # M5
+            return False
+        # M5: its time is looked at again. Who is not in the set cannot beat any more, so it is as good as expired.
+        if any(self._lives(member, now) for member in expired):
+            return False
+        if expired and state is not None and state.frozen_until > now:  # M7
+            return False
+        encoded = encode(document)
+        if state is None:
+            self.state = GroupState(new_version, encoded, run_id, born=now, frozen_until=now + extension if freeze else 0)
+        else:
+            state.version = new_version
+            state.document = encoded
+        for member in expired:
+            self.members.pop(member, None)
+        if joins:
+            self.members[incarnation] = now + extension
+        if leaves:
+            self.members.pop(incarnation, None)
+        return True
+
+    def _lives(self, incarnation: str, now: int) -> bool:
+        expiry = self.members.get(incarnation)
+        return expiry is not None and expiry > now

@@ -1,0 +1,98 @@
+"""The memory broker's two things that wait: a partition's reader and a group's doorbell.
+
+In come the store's answers and rings; out go entries and returns. What always holds: what a read was given is either returned or
+left in `take_leftover`, and a ring is heard once by the next `wait`, however late that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from redisaq.brokers.base import RawEntry, ReaderMark
+from redisaq.brokers.memory.clients import ReadingClient, Subscription, WaitingRead
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.errors import ConnectionFailed
+
+ReadAnswer = Sequence[RawEntry] | WaitingRead
+Operate = Callable[[str, Callable[[MemoryStore], ReadAnswer]], Awaitable[ReadAnswer]]
+"""The broker's way to carry out one step at the store."""
+
+
+class MemoryReader:
+    """A Reader over a connection of its own to the store."""
+
+    def __init__(self, store: MemoryStore, client: ReadingClient, operate: Operate) -> None:
+        self._store = store
+        self._client = client
+        self._operate = operate
+        self._reading = False
+        self._leftover: list[RawEntry] = []
+
+    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
+        """Return new entries; see Reader."""
+        self._reading = True
+        try:
+            answer = await self._operate("read", lambda store: store.read(self._client, count, block))
+            return await self._wait(answer, block) if isinstance(answer, WaitingRead) else answer
+        finally:
+            self._reading = False
+
+    async def _wait(self, waiting: WaitingRead, block: float) -> Sequence[RawEntry]:
+        returns = False
+        try:
+            with anyio.move_on_after(block):
+                await waiting.answered.wait()
+            returns = True
+        finally:
+            self._store.stop_waiting(waiting)
+            if not returns:
+                self._leftover.extend(waiting.entries)
+        if waiting.error is not None:
+            raise waiting.error
+        return waiting.entries
+
+    def take_leftover(self) -> Sequence[RawEntry]:
+        """Return, once, what a cancelled read brought after all."""
+        leftover, self._leftover = self._leftover, []
+        return leftover
+
+    @property
+    def mark(self) -> ReaderMark:
+        """What was registered for this reader."""
+        return self._client.mark
+
+    @property
+    def settled(self) -> bool:
+        """True if no read is without its answer; a cancelled one is answered at once."""
+        return not self._reading
+
+    async def close(self) -> None:
+        """Close the connection; a read under way raises ConnectionFailed."""
+        self._store.disconnect(self._client, "the reader was closed")
+        await checkpoint()
+
+
+class MemoryDoorbell:
+    """A Doorbell over a line of its own to the store."""
+
+    def __init__(self, store: MemoryStore, subscription: Subscription) -> None:
+        self._store = store
+        self._subscription = subscription
+
+    async def wait(self) -> None:
+        """Return at the next ring, or at once if it rang since the last call; see Doorbell."""
+        subscription = self._subscription
+        await checkpoint()
+        while not subscription.rung:
+            if subscription.broken:
+                raise ConnectionFailed(self._store.url, subscription.broken)
+            await subscription.changed.wait()
+        subscription.rung = False
+
+    async def close(self) -> None:
+        """Stop listening; who still waits gets ConnectionFailed."""
+        self._store.unsubscribe(self._subscription, "the doorbell was closed")
+        await checkpoint()

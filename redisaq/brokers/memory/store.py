@@ -1,0 +1,345 @@
+"""The memory broker's server: one object per name, namespace and event loop, which brokers of that name share.
+
+In come synchronous steps, each of them whole before the next; out go their answers. It also does what a server does by itself:
+it serves reads that wait, in the order in which they came, and rings doorbells. `restart`, `flush` and the like do to it what
+happens to servers; tests and simulations call them.
+
+What always holds: time never goes back, entry ids never repeat, and a stale token changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from anyio.lowlevel import RunVar
+
+from redisaq.brokers.base import Acks, GroupName, Installed, Page, PendingEntry, RawEntry, ReaderMark, Remaining, Settled, TopicState
+from redisaq.brokers.memory.clients import ReadingClient, Subscription, WaitingRead
+from redisaq.brokers.memory.coordination import Coordination
+from redisaq.brokers.memory.leases import Lease
+from redisaq.brokers.memory.streams import START, GroupCursor, Stream, format_id, parse_id
+from redisaq.environment import Environment
+from redisaq.errors import ConnectionFailed, LeaseLostError
+
+Place = tuple[str, int]
+"""A topic and one of its partitions."""
+
+
+@dataclass(eq=False, repr=False)
+class MemoryStore:
+    """What `memory://name` holds. Reach it as `MemoryBroker.store`.
+
+    Attributes:
+        url: for errors.
+        environment: of whoever opened it first; gives the server's time and id.
+        permits_killing: False is a server whose access rules forbid CLIENT KILL (T4).
+        run_id: another one after each `restart`.
+    """
+
+    url: str
+    environment: Environment
+    permits_killing: bool = True
+    run_id: str = ""
+    topics: dict[str, TopicState] = field(default_factory=dict[str, TopicState])
+    streams: dict[Place, Stream] = field(default_factory=dict[Place, Stream])
+    leases: dict[tuple[GroupName, int], Lease] = field(default_factory=dict[tuple[GroupName, int], Lease])
+    coordination: dict[GroupName, Coordination] = field(default_factory=dict[GroupName, Coordination])
+    _clients: dict[int, ReadingClient] = field(default_factory=dict[int, ReadingClient])
+    _waiting: dict[Place, list[WaitingRead]] = field(default_factory=dict[Place, list[WaitingRead]])
+    _subscriptions: list[Subscription] = field(default_factory=list[Subscription])
+    _last_client_id: int = 0
+    _last_now: int = 0
+
+    def __post_init__(self) -> None:
+        """Start under a new run_id."""
+        self.run_id = self.environment.new_id()
+
+    def now(self) -> int:
+        """Return the server's time in microseconds since 1970; it may stand still, and never goes back."""
+        self._last_now = max(self._last_now, round(self.environment.wall_clock() * 1_000_000))
+        return self._last_now
+
+    # -- what happens to servers ------------------------------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """Come back under another run_id with all data; every connection breaks, client ids begin again."""
+        self.run_id = self.environment.new_id()
+        for client in list(self._clients.values()):
+            self.disconnect(client, "the server restarted")
+        self._last_client_id = 0
+        for subscription in self._subscriptions:
+            subscription.ring()
+
+    def flush(self) -> None:
+        """Lose all data, as FLUSHALL does; connections stay."""
+        self.topics.clear()
+        self.leases.clear()
+        self.coordination.clear()
+        for topic, partition in list(self.streams):
+            self._lose_stream(topic, partition)
+
+    def forget_group(self, group: GroupName) -> None:
+        """Lose the group's members and document; its partitions' tokens and pending entries stay (M8)."""
+        self.coordination.pop(group, None)
+
+    def forget_topic(self, topic: str) -> None:
+        """Lose the topic's partition count; its streams stay."""
+        self.topics.pop(topic, None)
+
+    def forget_partition(self, topic: str, partition: int) -> None:
+        """Lose one partition: its stream, every group in it, every token beside it."""
+        for group, number in list(self.leases):
+            if group.topic == topic and number == partition:
+                del self.leases[group, number]
+        self._lose_stream(topic, partition)
+
+    def forget_cursor(self, group: GroupName, partition: int) -> None:
+        """Lose the group in one stream, as XGROUP DESTROY does (T6); the token stays."""
+        stream = self.streams.get((group.topic, partition))
+        if stream is not None and stream.groups.pop(group.group, None) is not None:
+            self._refuse_waiting((group.topic, partition), "the group is gone", group)
+
+    def trim(self, topic: str, partition: int, maxlen: int) -> None:
+        """Drop the oldest entries until `maxlen` are left."""
+        self.streams[topic, partition].trim(maxlen)
+
+    def delete(self, topic: str, partition: int, entry_ids: Iterable[bytes]) -> None:
+        """Drop these entries."""
+        self.streams[topic, partition].delete(parse_id(entry_id) for entry_id in entry_ids)
+
+    def _lose_stream(self, topic: str, partition: int) -> None:
+        if self.streams.pop((topic, partition), None) is not None:
+            self._refuse_waiting((topic, partition), "the stream is gone")
+
+    # -- topics and their streams -----------------------------------------------------------------------------------------------
+
+    def make_topic(self, topic: str, partitions: int) -> TopicState:
+        """Make the topic and whatever of its streams is missing (E5)."""
+        state = self.topics.setdefault(topic, TopicState(0, partitions))
+        for partition in range(state.partitions):
+            self.make_stream(topic, partition)
+        self._ring(lambda group: group.topic == topic)
+        return state
+
+    def grow_topic(self, topic: str, partitions: int) -> TopicState:
+        """Publish the next generation, if it has more partitions."""
+        state = self.topics.get(topic)
+        if state is not None and partitions > state.partitions:
+            self.topics[topic] = TopicState(state.generation + 1, partitions)
+        return self.make_topic(topic, partitions)
+
+    def make_stream(self, topic: str, partition: int) -> Stream:
+        """Return the stream, made empty if it is not there."""
+        return self.streams.setdefault((topic, partition), Stream())
+
+    def append(self, topic: str, partition: int, fields: Sequence[bytes], maxlen: int | None) -> bytes | None:
+        """Append an entry and serve who waits for it; None where the stream is missing."""
+        stream = self.streams.get((topic, partition))
+        if stream is None:
+            return None
+        entry_id = stream.append(fields, self.now() // 1000, maxlen)
+        self._serve((topic, partition), stream)
+        return format_id(entry_id)
+
+    # -- the group ----------------------------------------------------------------------------------------------------------------
+
+    def members(self, group: GroupName) -> Coordination:
+        """Return the group's coordination, empty if nobody knows it yet."""
+        return self.coordination.setdefault(group, Coordination())
+
+    def make_group(self, group: GroupName, partition: int, *, latest: bool) -> None:
+        """Make the group in one stream if it is not there (G6)."""
+        stream = self.make_stream(group.topic, partition)
+        stream.make_group(group.group, stream.last_id if latest else START)
+
+    def remake_group(self, group: GroupName, partition: int, last_id: bytes) -> None:
+        """Make a lost group after `last_id`, or from the beginning if that entry is not there (T6)."""
+        stream = self.make_stream(group.topic, partition)
+        entry_id = parse_id(last_id)
+        stream.make_group(group.group, entry_id if stream.fields(entry_id) is not None else START)
+
+    def lease(self, group: GroupName, partition: int) -> Lease:
+        """Return what stands beside the partition; where nothing does yet, an empty one that is not kept."""
+        return self.leases.get((group, partition)) or Lease()
+
+    def install(self, group: GroupName, partition: int, token: int, incarnation: str, *, foreign: bool) -> Installed:
+        """Put the token beside the partition's data, if it may stand there (T2)."""
+        return self.leases.setdefault((group, partition), Lease()).install(token, incarnation, foreign=foreign)
+
+    def ring_group(self, group: GroupName) -> None:
+        """Tell who listens that the group's document changed."""
+        self._ring(lambda other: other == group)
+
+    # -- what was delivered -------------------------------------------------------------------------------------------------------
+
+    def claim(self, group: GroupName, partition: int, token: int, *, after: bytes, count: int) -> Page:
+        """Return a page of pending entries (T5)."""
+        if self.lease(group, partition).token != token:
+            raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
+        cursor = self._cursor(group, partition)
+        if cursor is None:
+            return Page((), (), None)
+        above = parse_id(after)
+        ids = sorted(entry_id for entry_id in cursor.pending if entry_id > above)
+        page, more = ids[:count], len(ids) > count
+        stream = self.streams[group.topic, partition]
+        entries: list[PendingEntry] = []
+        trimmed: list[bytes] = []
+        for entry_id in page:
+            fields = stream.fields(entry_id)
+            if fields is None:
+                del cursor.pending[entry_id]
+                trimmed.append(format_id(entry_id))
+            else:
+                entries.append(PendingEntry(format_id(entry_id), fields, cursor.pending[entry_id]))
+        return Page(tuple(entries), tuple(trimmed), format_id(page[-1]) if more else None)
+
+    def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
+        """Set the delivery counts of what is pending."""
+        if self.lease(group, partition).token != token:
+            return False
+        cursor = self._cursor(group, partition)
+        for entry_id, count in counts.items():
+            if cursor is not None and (number := parse_id(entry_id)) in cursor.pending:
+                cursor.pending[number] = count
+        return True
+
+    def settle(self, group: GroupName, acks: Acks) -> Settled:
+        """Acknowledge under the token (S1)."""
+        token = self.lease(group, acks.partition).token
+        if token != acks.token:
+            return Settled(done=False, token=token)
+        cursor = self._cursor(group, acks.partition)
+        if cursor is not None:
+            for entry_id in acks.entry_ids:
+                cursor.pending.pop(parse_id(entry_id), None)
+        return Settled(done=True, token=token)
+
+    def release(self, group: GroupName, partition: int, token: int) -> bool:
+        """Clear holder and readers under the token (M8)."""
+        lease = self.lease(group, partition)
+        if lease.token != token:
+            return False
+        lease.release()
+        return True
+
+    def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
+        """Note under the token how many pending entries were set aside."""
+        lease = self.lease(group, partition)
+        if lease.token != token:
+            return False
+        lease.unreadable = count
+        return True
+
+    def remaining(self, group: GroupName, partition: int) -> Remaining:
+        """Return what is left for the group; all of a stream is, where the group is missing."""
+        stream = self.streams.get((group.topic, partition), Stream())
+        cursor = stream.groups.get(group.group, GroupCursor(START))
+        return Remaining(stream.has_unread(cursor), len(cursor.pending), self.lease(group, partition).unreadable)
+
+    def _cursor(self, group: GroupName, partition: int) -> GroupCursor | None:
+        stream = self.streams.get((group.topic, partition))
+        return stream.groups.get(group.group) if stream is not None else None
+
+    # -- reading connections ------------------------------------------------------------------------------------------------------
+
+    def open_client(self, group: GroupName, partition: int, token: int) -> ReadingClient:
+        """Register a reading connection under the token (T3)."""
+        lease = self.lease(group, partition)
+        if lease.token != token:
+            raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
+        self._last_client_id += 1
+        number = self._last_client_id
+        client = ReadingClient(group, partition, ReaderMark(number, f"memory:{number}", self.run_id))
+        self._clients[number] = client
+        lease.readers.append(client.mark)
+        return client
+
+    def read(self, client: ReadingClient, count: int, block: float) -> Sequence[RawEntry] | WaitingRead:
+        """Deliver new entries; without any, and with `block` above 0, return a read that now waits. No token is asked for (T3)."""
+        if client.broken:
+            raise ConnectionFailed(self.url, client.broken)
+        cursor = self._cursor(client.group, client.partition)
+        if cursor is None:
+            raise LeaseLostError(f"the group {client.group.group} is not in partition {client.partition} of {client.group.topic}")
+        place = (client.group.topic, client.partition)
+        entries = self.streams[place].deliver(cursor, count)
+        if entries or block <= 0:
+            return entries
+        waiting = WaitingRead(client, count, self.now() + round(block * 1_000_000))
+        self._waiting.setdefault(place, []).append(waiting)
+        return waiting
+
+    def stop_waiting(self, waiting: WaitingRead) -> None:
+        """Take a read back, as CLIENT UNBLOCK does; one that has its answer keeps it."""
+        place = (waiting.client.group.topic, waiting.client.partition)
+        self._waiting[place] = [other for other in self._waiting.get(place, ()) if other is not waiting]
+
+    def fence(self, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
+        """Kill these connections and take them off the list (T3); False if that is not permitted (T4)."""
+        if not self.permits_killing:
+            return False
+        for mark in readers:
+            client = self._clients.get(mark.client_id)
+            if client is not None and client.mark == mark:  # a restarted server gives the same ids to others
+                self.disconnect(client, "the connection was killed")
+        lease = self.lease(group, partition)
+        if lease.token == token:
+            lease.readers = [mark for mark in lease.readers if mark not in readers]
+        return True
+
+    def disconnect(self, client: ReadingClient, reason: str) -> None:
+        """Break a connection: its read fails, nothing more is delivered over it."""
+        client.broken = client.broken or reason
+        self._clients.pop(client.mark.client_id, None)
+        self._refuse_waiting((client.group.topic, client.partition), reason, client=client)
+
+    def _serve(self, place: Place, stream: Stream) -> None:
+        now = self.now()
+        for waiting in list(self._waiting.get(place, ())):
+            cursor = stream.groups.get(waiting.client.group.group)
+            if cursor is not None and waiting.until > now and (entries := stream.deliver(cursor, waiting.count)):
+                self.stop_waiting(waiting)
+                waiting.answer(entries)
+
+    def _refuse_waiting(self, place: Place, reason: str, group: GroupName | None = None, client: ReadingClient | None = None) -> None:
+        for waiting in list(self._waiting.get(place, ())):
+            if group not in (None, waiting.client.group) or client not in (None, waiting.client):
+                continue
+            self.stop_waiting(waiting)
+            waiting.refuse(ConnectionFailed(self.url, reason, maybe_executed=True) if client else LeaseLostError(reason))
+
+    # -- doorbells ----------------------------------------------------------------------------------------------------------------
+
+    def subscribe(self, group: GroupName) -> Subscription:
+        """Open a doorbell's line."""
+        subscription = Subscription(group)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription, reason: str) -> None:
+        """Cut a doorbell's line."""
+        subscription.cut(reason)
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    def _ring(self, concerns: Callable[[GroupName], bool]) -> None:
+        for subscription in self._subscriptions:
+            if concerns(subscription.group):
+                subscription.ring()
+
+
+_stores: RunVar[dict[tuple[str, str], MemoryStore]] = RunVar("redisaq_memory_stores")
+
+
+def open_store(name: str, namespace: str, environment: Environment) -> MemoryStore:
+    """Return the running event loop's store of this name and namespace, made with `environment` if it is the first to ask."""
+    stores = _stores.get(None)
+    if stores is None:
+        stores = dict[tuple[str, str], MemoryStore]()
+        _stores.set(stores)
+    store = stores.get((name, namespace))
+    if store is None:
+        store = stores[name, namespace] = MemoryStore(f"memory://{name}", environment)
+    return store
