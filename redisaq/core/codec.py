@@ -1,0 +1,154 @@
+"""Between a message and the fields of its stream entry.
+
+Fields are few, short and always in the same order, so that the server stores their names once a node: `i` message id, `d` payload,
+then only what is set: `k` key, `h` headers (JSON), `t` timeout in seconds, `c` time of creation in milliseconds. Whatever else an entry holds makes
+it foreign: it is reported, never guessed at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from redisaq.errors import PartitionKeyError, SerializationError
+from redisaq.message import Message
+
+T = TypeVar("T")
+
+Serializer = Callable[[Any], str | bytes]
+Deserializer = Callable[[bytes], Any]
+
+_encode_json = msgspec.json.Encoder().encode
+_headers_decoder = msgspec.json.Decoder(dict[str, str])
+_KNOWN = frozenset((b"i", b"d", b"k", b"h", b"t", b"c"))
+
+
+def serialize(payload: object, serializer: Serializer | None) -> bytes:
+    """Return the payload as bytes.
+
+    Raises:
+        SerializationError: the serializer refused it, or returned neither str nor bytes.
+    """
+    try:
+        data = _encode_json(payload) if serializer is None else serializer(payload)
+    except (TypeError, ValueError, OverflowError, LookupError, AttributeError, RecursionError, msgspec.MsgspecError) as error:
+        reason = f"a payload of type {type(payload).__name__} cannot be serialized: {error}"
+        raise SerializationError(reason) from error
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance] -- the serializer is the user's
+        return bytes(data)
+    reason = f"the serializer returned {type(data).__name__}; it must return str or bytes"
+    raise SerializationError(reason)
+
+
+def key_of(payload: object, partition_key: str) -> str:
+    """Return the text that decides the partition: the payload's field of that name.
+
+    Raises:
+        PartitionKeyError: there is no such field, or it is None.
+    """
+    if isinstance(payload, Mapping):
+        value: Any = payload.get(partition_key)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+        there = partition_key in payload
+    else:
+        value = getattr(payload, partition_key, None)
+        there = hasattr(payload, partition_key)
+    if value is None:
+        reason = f"the payload's field {partition_key!r} is None" if there else f"the payload has no field {partition_key!r}"
+        raise PartitionKeyError(partition_key, reason)
+    if isinstance(value, str):
+        return value
+    return str(value) if type(value) is int else serialize(value, None).decode()
+
+
+def extra_fields(
+    *, key: str | None, headers: Mapping[str, str] | None, timeout: float | None, created_ms: int = 0
+) -> list[bytes]:
+    """Return the fields after `i` and `d`.
+
+    Raises:
+        SerializationError: headers that are not str to str.
+    """
+    fields: list[bytes] = []
+    if key is not None:
+        fields += (b"k", key.encode())
+    if headers:
+        if not all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items()):  # pyright: ignore[reportUnnecessaryIsInstance]
+            reason = "headers must map str to str"
+            raise SerializationError(reason)
+        fields += (b"h", _encode_json(dict(headers)))
+    if timeout is not None:
+        fields += (b"t", repr(float(timeout)).encode())
+    if created_ms:
+        fields += (b"c", str(created_ms).encode())
+    return fields
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """An entry that is no message: which, and why."""
+
+    entry_id: bytes
+    reason: str
+
+
+class EntryDecoder(Generic[T]):
+    """Turns the entries of one topic into messages."""
+
+    def __init__(self, topic: str, deserializer: Deserializer | None = None, payload_type: Any = None) -> None:
+        """Take how payloads are read: `deserializer` gets bytes; `payload_type` is what the result must be (msgspec's rules)."""
+        self.topic = topic
+        self._payload: Callable[[bytes], Any]
+        if deserializer is None:
+            self._payload = msgspec.json.Decoder(Any if payload_type is None else payload_type).decode
+        elif payload_type is None:
+            self._payload = deserializer
+        else:
+            self._payload = lambda data: msgspec.convert(deserializer(data), payload_type)
+        self._own = deserializer is None
+
+    def decode(self, entry_id: bytes, fields: Sequence[bytes], partition: int, token: int) -> Message[T] | Unreadable:
+        """Return the message, with attempt 1, or why there is none."""
+        if len(fields) == 4 and fields[0] == b"i" and fields[2] == b"d":  # nearly always
+            extra: dict[bytes, bytes] | None = None
+            msg_id, data = fields[1], fields[3]
+        else:
+            extra = dict(zip(fields[::2], fields[1::2], strict=True))
+            if not extra.keys() <= _KNOWN or b"i" not in extra or b"d" not in extra:
+                return Unreadable(entry_id, "it has other fields than a message's")
+            msg_id, data = extra[b"i"], extra[b"d"]
+        try:
+            payload = self._payload(data)
+            if extra is None:
+                return Message(
+                    self.topic, payload, msg_id=msg_id.decode(), partition=partition, attempt=1, token=token, _entry=entry_id
+                )
+            return self._with_extra(entry_id, msg_id, payload, extra, partition, token)
+        except Exception as error:  # noqa: BLE001 -- the user's deserializer may raise anything: that is an unreadable entry, reported
+            return Unreadable(entry_id, f"{type(error).__name__}: {error}")
+
+    def _with_extra(
+        self, entry_id: bytes, msg_id: bytes, payload: Any, extra: Mapping[bytes, bytes], partition: int, token: int
+    ) -> Message[T]:
+        key, timeout = extra.get(b"k"), None
+        if b"t" in extra:
+            timeout = float(extra[b"t"])
+            if not math.isfinite(timeout) or timeout <= 0:
+                reason = "its timeout is no positive number"
+                raise ValueError(reason)
+        return Message(
+            self.topic,
+            payload,
+            timeout=timeout,
+            key=None if key is None else key.decode(),
+            headers=_headers_decoder.decode(extra[b"h"]) if b"h" in extra else {},
+            msg_id=msg_id.decode(),
+            partition=partition,
+            attempt=1,
+            token=token,
+            _entry=entry_id,
+            _created_ms=int(extra.get(b"c", 0)),
+        )

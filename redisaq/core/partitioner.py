@@ -1,0 +1,72 @@
+"""Which partition a message goes to: by its key, or in turn.
+
+In: a key and how many partitions there are. Out: a partition.
+
+What always holds: the same key goes to the same partition as long as the count stays, in every process and on every machine; when
+the count grows from n to m, a key either stays or goes to one of the partitions n to m - 1.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import blake2b
+
+_MASK = (1 << 64) - 1
+_CACHED_KEYS = 1 << 14
+_LONGEST_CACHED = 128  # bytes; so the cache cannot grow beyond a few megabytes
+
+
+def jump(number: int, buckets: int) -> int:
+    """Return the bucket of an unsigned 64-bit number: jump consistent hash (Lamping and Veach, 2014, arXiv 1406.2294).
+
+    The number seeds a generator that draws, from each bucket the number would be in, the bucket count at which it next moves.
+    """
+    bucket, moves_at = 0, 0
+    while moves_at < buckets:
+        bucket = moves_at
+        number = (number * 2862933555777941757 + 1) & _MASK
+        moves_at = int((bucket + 1) * ((1 << 31) / ((number >> 33) + 1)))
+    return bucket
+
+
+def partition_for(key: str | bytes, partitions: int) -> int:
+    """Return the partition of a key.
+
+    Args:
+        key: text counts as its UTF-8 bytes.
+        partitions: at least 1.
+
+    Returns:
+        A partition from 0 to `partitions` - 1: jump consistent hash over the first 64 bits, big-endian, of BLAKE2b (RFC 7693, digest of 8 bytes).
+
+    Raises:
+        ValueError: there are no partitions.
+    """
+    data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
+    return _remembered(data, partitions) if len(data) <= _LONGEST_CACHED else _place(data, partitions)
+
+
+def _place(data: bytes, partitions: int) -> int:
+    if partitions < 1:
+        message = f"a key needs at least 1 partition, not {partitions}"
+        raise ValueError(message)
+    return jump(int.from_bytes(blake2b(data, digest_size=8).digest(), "big"), partitions)
+
+
+_remembered = lru_cache(maxsize=_CACHED_KEYS)(_place)
+
+
+class RoundRobin:
+    """Gives each partition in turn, for messages without a key."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self, start: int = 0) -> None:
+        """Begin with `start` (a random one, so that many short-lived producers do not all fill partition 0)."""
+        self._next = start
+
+    def next(self, partitions: int) -> int:
+        """Return the next of the partitions 0 to `partitions` - 1; the count may differ from call to call."""
+        partition = self._next % partitions
+        self._next = partition + 1
+        return partition
