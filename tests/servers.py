@@ -7,7 +7,6 @@ reads a pipe from it; when the pipe closes, however the process died, it kills t
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import itertools
@@ -20,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,6 +125,28 @@ def free_port() -> int:
             return port
 
 
+def command(socket_path: Path, *words: str | bytes | float) -> Any:  # noqa: ANN401 -- whatever the server answers
+    """Send one command over a Unix socket, on a connection of its own, and return the answer as hiredis parses it (RESP2).
+
+    Raises:
+        hiredis.HiredisError: the server answered with an error.
+        OSError: it cannot be reached, or closed the connection.
+    """
+    reader = hiredis.Reader()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+        link.settimeout(START_SECONDS)
+        link.connect(str(socket_path))
+        link.sendall(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub says: exactly one word
+        while (answer := reader.gets()) is False:
+            if not (data := link.recv(65536)):
+                message = "the server closed the connection"
+                raise ConnectionError(message)
+            reader.feed(data)
+    if isinstance(answer, hiredis.HiredisError):
+        raise answer
+    return answer
+
+
 @dataclass
 class Server:
     """One server process. Nothing is kept on disk unless `restart` asks for it.
@@ -226,36 +246,8 @@ class Server:
         self.command("FLUSHALL")
 
     def command(self, *words: str | bytes | float) -> Any:  # noqa: ANN401 -- whatever the server answers
-        """Send one command on a connection of its own and return the answer, as hiredis parses it (RESP2).
-
-        Raises:
-            hiredis.HiredisError: the server answered with an error.
-            OSError: it cannot be reached.
-        """
-        with self.connection() as ask:
-            return ask(*words)
-
-    @contextlib.contextmanager
-    def connection(self) -> Iterator[Any]:
-        """Give a function that sends one command and returns its answer, all on one connection."""
-        reader = hiredis.Reader()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-            link.settimeout(START_SECONDS)
-            link.connect(str(self.socket_path))
-
-            def ask(*words: str | bytes | float) -> Any:  # noqa: ANN401
-                link.sendall(hiredis.pack_command(words))  # type: ignore[arg-type] -- its stub says: exactly one word
-                while (answer := reader.gets()) is False:
-                    data = link.recv(65536)
-                    if not data:
-                        message = "the server closed the connection"
-                        raise ConnectionError(message)
-                    reader.feed(data)
-                if isinstance(answer, hiredis.HiredisError):
-                    raise answer
-                return answer
-
-            yield ask
+        """Send one command, as `command` does, and return the answer."""
+        return command(self.socket_path, *words)
 
     def close(self) -> None:
         """Kill the process and remove its files."""

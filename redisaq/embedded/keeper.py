@@ -1,0 +1,147 @@
+"""Runs one embedded server for as long as it has users: a process of its own, started by file name, importing nothing of redisaq.
+
+In, as arguments: the server's directory, the program, `keep` or `remove` (what becomes of the directory at the end), and the number of an
+inherited file that holds the lock `server.lock`. Out: a Valkey that answers on `valkey.sock` in the directory and logs to `valkey.log`.
+
+What always holds:
+
+- One keeper per directory: it holds `server.lock` as long as it lives.
+- Each user holds a shared lock on `users.lock`; the kernel drops it when the user dies, however it dies. When nobody is left, the keeper
+  gets the exclusive lock, stops the server, and holds the lock until that is done: so nobody joins a server that is going.
+- A server that dies while there are users is started again, with what its append-only file holds; one that dies at once, again and
+  again, is given up.
+- On Linux the kernel ends the server (SIGTERM) if the keeper itself is killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+CHECK_SECONDS = 0.1
+"""How often the keeper looks whether there are users left."""
+
+STOP_SECONDS = 10.0
+"""How long a server may take to write what it holds before it is killed."""
+
+QUICK_SECONDS = 1.0
+QUICK_LIMIT = 3
+"""A server that lived for less than QUICK_SECONDS, this many times in a row, will not do."""
+
+OPTIONS = (
+    *("--port", "0"),
+    *("--unixsocket", "valkey.sock"),  # relative, so that the directory's name may be longer than a socket's address
+    *("--unixsocketperm", "700"),
+    *("--appendonly", "yes"),
+    *("--appendfsync", "everysec"),
+    *("--save", ""),
+    *("--dir", "."),
+    *("--logfile", "valkey.log"),
+    *("--daemonize", "no"),
+)
+
+PR_SET_PDEATHSIG = 1
+
+
+def with_its_parent() -> Callable[[], None] | None:
+    """Return what makes a new process end with its parent; None where the system cannot."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    parent = os.getpid()
+
+    def prepare() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the call above
+            os._exit(1)
+
+    return prepare
+
+
+class Keeper:
+    """See the module. It works in the server's directory, which is the process's current one.
+
+    Attributes:
+        unused: nobody uses the server any more, and nobody can begin to while this process lives.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._prepare = with_its_parent()
+        self._users = os.open("users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._told_to_stop = False
+        self.unused = False
+        signal.signal(signal.SIGTERM, self._stop_soon)
+
+    def run(self) -> None:
+        """Keep the server until nobody uses it."""
+        quick = 0
+        while quick < QUICK_LIMIT and not self._done():
+            started = time.monotonic()
+            server = self._start()
+            while server.poll() is None and not self._done():
+                time.sleep(CHECK_SECONDS)
+            if server.returncode is None:
+                self._stop(server)
+                return
+            quick = quick + 1 if time.monotonic() - started < QUICK_SECONDS else 0
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 -- the program of the installed package
+            [self._program, *OPTIONS],
+            stdin=subprocess.DEVNULL,
+            preexec_fn=self._prepare,  # noqa: PLW1509 -- this process has one thread
+        )
+
+    def _stop(self, server: subprocess.Popen[bytes]) -> None:
+        server.terminate()
+        try:
+            server.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+    def _done(self) -> bool:
+        if not self.unused:
+            try:
+                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass  # somebody holds it shared
+            else:
+                self.unused = True
+        return self.unused or self._told_to_stop
+
+    def _stop_soon(self, _number: int, _frame: FrameType | None) -> None:
+        self._told_to_stop = True
+
+
+def main(directory: str, program: str, afterwards: str, lock: str) -> None:
+    """Part from the process that started this one, then keep the server.
+
+    Args:
+        directory: the server's; it exists.
+        program: valkey-server's path.
+        afterwards: "remove" to delete the directory once nobody uses the server; "keep" not to.
+        lock: the number of the inherited file that holds `server.lock`.
+    """
+    if os.fork():
+        os._exit(0)  # the starter waits for this one, and has no child to look after from then on
+    os.set_inheritable(int(lock), False)  # noqa: FBT003 -- positional only
+    os.umask(0o077)
+    os.chdir(directory)
+    keeper = Keeper(program)
+    keeper.run()
+    if afterwards == "remove" and keeper.unused:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

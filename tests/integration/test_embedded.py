@@ -1,0 +1,286 @@
+"""The embedded server: shared by processes, kept on disk, gone with its last user however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq.embedded import EmbeddedServer, open_embedded, serve
+from redisaq.embedded.server import LONGEST_ADDRESS
+from redisaq.errors import ConnectionFailed, SettingsError
+from tests.servers import command
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 30.0
+
+USER = """
+import sys, anyio
+from redisaq.embedded import open_embedded
+
+async def main():
+    server = await open_embedded(sys.argv[1])
+    print(server.socket_path, flush=True)
+    await anyio.to_thread.run_sync(sys.stdin.read)   # stay until the test says so, by closing the pipe
+    await server.close()
+
+anyio.run(main)
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A directory for a server; when the test is over, nothing may run there."""
+    place = tmp_path / "queue data"
+    yield place
+    until(lambda: not processes_in(place), "a process was left behind")
+
+
+def until(done: Any, otherwise: str) -> None:  # noqa: ANN401
+    """Wait, blocking, until `done()`; fail after LIMIT seconds."""
+    limit = time.monotonic() + LIMIT
+    while not done():
+        assert time.monotonic() < limit, otherwise
+        time.sleep(0.01)
+
+
+def processes_in(directory: Path) -> list[int]:
+    """Return the processes whose current directory this is: a server and its keeper work there."""
+    found: list[int] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == directory:
+                found.append(int(process.name))
+    return found
+
+
+def ask(server: EmbeddedServer | str, *words: str) -> Any:  # noqa: ANN401
+    """Send one command and return the answer."""
+    return command(Path(server if isinstance(server, str) else server.socket_path), *words)
+
+
+def server_pid(server: EmbeddedServer | str) -> int:
+    info: bytes = ask(server, "INFO", "server")
+    return int(next(line for line in info.decode().splitlines() if line.startswith("process_id:")).split(":")[1])
+
+
+def start_user(directory: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", USER, str(directory)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def line_of(user: subprocess.Popen[str]) -> str:
+    assert user.stdout is not None
+    return user.stdout.readline().strip()
+
+
+async def test_what_it_holds_is_there_again(directory: Path) -> None:
+    async with await open_embedded(str(directory)) as server:
+        assert ask(server, "SET", "a", "1") == b"OK"
+        assert server.unix_url == f"unix://{directory}/valkey.sock".replace(" ", "%20")
+    async with await open_embedded(str(directory)) as server:
+        assert ask(server, "GET", "a") == b"1"
+
+
+async def test_only_the_owner_gets_in(directory: Path) -> None:
+    async with await open_embedded(str(directory)) as server:
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert stat.S_IMODE(Path(server.socket_path).stat().st_mode) == 0o700
+        assert ask(server, "CONFIG", "GET", "port") == [b"port", b"0"]
+        for file in directory.rglob("*"):
+            if file.is_file():
+                assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, file
+
+
+async def test_a_private_one_goes_with_its_directory() -> None:
+    server = await open_embedded(None)
+    other = await open_embedded(server.directory)
+    ask(other, "SET", "a", "1")
+    await other.close()
+    assert ask(server, "GET", "a") == b"1"
+    await server.close()
+    await server.close()
+    assert not Path(server.directory).exists()
+    assert processes_in(Path(server.directory)) == []
+    with pytest.raises(SettingsError, match="closed"):
+        await server.ensure()
+
+
+async def test_a_private_one_stays_while_others_use_it() -> None:
+    server = await open_embedded(None)
+    other = await open_embedded(server.directory)
+    await server.close()
+    assert ask(other, "PING") == b"PONG"
+    await other.close()
+    directory = Path(server.directory)
+    until(lambda: not directory.exists(), "the directory was left behind")
+
+
+async def test_a_name_longer_than_a_socket_address(directory: Path) -> None:
+    long = directory / ("d" * 120)
+    async with await open_embedded(str(long)) as first, await open_embedded(str(long)) as second:
+        assert len(first.socket_path) <= LONGEST_ADDRESS
+        ask(first, "SET", "a", "1")
+        assert ask(second, "GET", "a") == b"1"
+        shortcuts = [Path(one.socket_path).parents[1] for one in (first, second)]
+    assert not any(shortcut.exists() for shortcut in shortcuts)
+    until(lambda: not processes_in(long), "a process was left behind")
+
+
+async def test_cancelled_while_it_starts(directory: Path) -> None:
+    for delay in (0.0, 0.001, 0.005, 0.02, 0.04):
+        with anyio.move_on_after(delay):
+            await (await open_embedded(str(directory))).close()
+    async with await open_embedded(str(directory)) as server:
+        assert ask(server, "PING") == b"PONG"
+
+
+async def test_a_private_one_cancelled_while_it_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for delay in (0.0, 0.001, 0.005, 0.02, 0.04):
+        with anyio.move_on_after(delay):
+            await (await open_embedded(None)).close()
+    until(lambda: not any(tmp_path.iterdir()), "a directory was left behind")
+
+
+async def test_a_server_that_dies_is_started_again(directory: Path) -> None:
+    async with await open_embedded(str(directory)) as server:
+        ask(server, "SET", "a", "1")
+        first = server_pid(server)
+        os.kill(first, signal.SIGKILL)
+        await server.ensure()
+        assert ask(server, "GET", "a") == b"1"
+        assert server_pid(server) != first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a server with its keeper")
+async def test_a_keeper_that_is_killed_takes_the_server_along_and_ensure_starts_both(directory: Path) -> None:
+    async with await open_embedded(str(directory)) as server:
+        ask(server, "SET", "a", "1")
+        first = server_pid(server)
+        (keeper,) = set(processes_in(directory)) - {first}
+        os.kill(keeper, signal.SIGKILL)
+        until(lambda: not processes_in(directory), "the server outlived its keeper")
+        await server.ensure()
+        assert ask(server, "GET", "a") == b"1"
+
+
+async def test_a_private_one_whose_keeper_was_killed_still_goes() -> None:
+    server = await open_embedded(None)
+    directory = Path(server.directory)
+    (keeper,) = set(processes_in(directory)) - {server_pid(server)}
+    os.kill(keeper, signal.SIGKILL)
+    until(lambda: not processes_in(directory), "the server outlived its keeper")
+    await server.close()
+    assert not directory.exists()
+
+
+async def test_a_keeper_told_to_stop_stops_the_server(directory: Path) -> None:
+    async with await open_embedded(str(directory)) as server:
+        (keeper,) = set(processes_in(directory)) - {server_pid(server)}
+        os.kill(keeper, signal.SIGTERM)
+        until(lambda: not processes_in(directory), "it does not stop")
+        assert directory.exists()
+
+
+async def test_a_server_that_does_not_start_says_why(directory: Path) -> None:
+    log = directory / "appendonlydir" / "appendonly.aof.manifest"
+    log.parent.mkdir(parents=True)
+    log.write_text("this is no manifest\n")
+    with pytest.raises(ConnectionFailed, match="Invalid AOF manifest") as caught:
+        await open_embedded(str(directory))
+    assert caught.value.url == f"embedded://{directory}"
+
+
+async def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"file.* cannot be used"):
+        await open_embedded(str(tmp_path / "file"))
+
+
+async def test_without_the_package(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    def missing(_: str) -> None:
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "files", missing)
+    with pytest.raises(SettingsError, match=r'pip install "redisaq\[embedded\]"'):
+        await open_embedded(str(directory))
+    monkeypatch.setattr(importlib.metadata, "files", lambda _: [])
+    with pytest.raises(SettingsError, match="no valkey-server"):
+        await open_embedded(str(directory))
+    assert not directory.exists()
+
+
+async def test_serve_keeps_it_until_cancelled(directory: Path) -> None:
+    async with anyio.create_task_group() as tasks:
+        server = await tasks.start(serve, str(directory))
+        async with await open_embedded(str(directory)) as other:
+            ask(other, "SET", "a", "1")
+        assert ask(server, "GET", "a") == b"1"
+        tasks.cancel_scope.cancel()
+
+
+# What follows has no event loop in the test itself: it is about other processes.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, None], ids=["SIGTERM", "SIGKILL", "close"])
+def test_processes_share_one_server_and_the_last_takes_it_along(directory: Path, number: signal.Signals | None) -> None:
+    with start_user(directory) as first, start_user(directory) as second:
+        address = line_of(first)
+        assert line_of(second) == address
+        pid = server_pid(address)
+        ask(address, "SET", "a", "1")
+        for user in (first, second):
+            assert server_pid(address) == pid
+            if number is None:
+                assert user.stdin is not None
+                user.stdin.close()
+            else:
+                user.send_signal(number)
+            user.wait()
+    until(lambda: not processes_in(directory), "a process was left behind")
+    with start_user(directory) as third:
+        address = line_of(third)
+        assert server_pid(address) != pid
+        assert ask(address, "GET", "a") == b"1"
+        third.kill()
+
+
+def test_five_processes_start_it_at_once(directory: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        users = [stack.enter_context(start_user(directory)) for _ in range(5)]
+        addresses = {line_of(user) for user in users}
+        assert len(addresses) == 1
+        assert len(processes_in(directory)) == 2  # one server, one keeper
+        for number, user in enumerate(users):
+            assert ask(next(iter(addresses)), "INCR", "n") == number + 1
+            user.kill()
+            user.wait()
+
+
+def test_users_that_come_and_go_never_miss_it(directory: Path) -> None:
+    """Each opens just as the one before lets go: the server may end and start between, but whoever has it open gets answers."""
+    users = [start_user(directory)]
+    for n in range(12):
+        address = line_of(users[-1])
+        assert ask(address, "INCR", "n") == n + 1
+        users.append(start_user(directory))
+        users[-2].kill()
+    for user in users:
+        user.kill()
+        user.communicate()
