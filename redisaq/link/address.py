@@ -1,0 +1,220 @@
+"""Where a server is and who we are to it: an URL becomes an Address.
+
+In: an URL (`redis://`, `rediss://`, `unix://`) and the caller's TLS files. Out: a frozen Address, or a SettingsError that says what is
+wrong without repeating the URL, since a mistyped URL has its password in unexpected places. An Address never shows its password.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from redisaq.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_PORT = 6379
+DEFAULT_CONNECT_TIMEOUT = 5.0
+_GREATEST_PORT = 65535
+_LATER = {"redis+cluster": "Redis Cluster", "redis+sentinel": "Redis Sentinel"}
+_COMMON_OPTIONS = frozenset({"db", "username", "password", "socket_connect_timeout"})
+_TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
+
+
+@dataclass(frozen=True)
+class TLSOptions:
+    """How to prove who is who.
+
+    Attributes:
+        ca_file: PEM file of the authorities to trust; None: those of the system.
+        cert_file: PEM file of our own certificate, for servers that ask for one.
+        key_file: PEM file of its key, None if it is in cert_file.
+        verify: the server's certificate must come from a trusted authority.
+        check_hostname: and it must be for the host of the URL.
+    """
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
+    check_hostname: bool = True
+
+
+@dataclass(frozen=True)
+class Address:
+    """One server, and the user and database to use there.
+
+    Attributes:
+        scheme: "redis", "rediss" or "unix".
+        host: name or IP address, "" for unix.
+        port: TCP port.
+        path: of the socket, for unix.
+        username: None for the server's default user.
+        password: None to log in without one.
+        database: its number.
+        tls: None unless the scheme is "rediss".
+        connect_timeout: seconds that connecting and logging in may take.
+    """
+
+    scheme: str = "redis"
+    host: str = "localhost"
+    port: int = DEFAULT_PORT
+    path: str = ""
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: int = 0
+    tls: TLSOptions | None = None
+    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
+
+    @property
+    def display(self) -> str:
+        """The URL without the password."""
+        user = f"{quote(self.username, safe='')}@" if self.username else ""
+        if self.scheme == "unix":
+            return f"unix://{user}{self.path}" + (f"?db={self.database}" if self.database else "")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{user}{host}:{self.port}/{self.database}"
+
+    def __str__(self) -> str:
+        """Return `display`."""
+        return self.display
+
+
+def parse_address(
+    url: str,
+    *,
+    ca_file: str | None = None,
+    cert_file: str | None = None,
+    key_file: str | None = None,
+    connect_timeout: float | None = None,
+) -> Address:
+    """Return what `url` says.
+
+    Args:
+        url: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
+            `unix://[user:password@]/path[?db=database]`; user and password percent-encoded. Options may follow a `?`: `db`, `username`,
+            `password`, `socket_connect_timeout`, and with `rediss://` also `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`,
+            `ssl_cert_reqs` (`required` or `none`) and `ssl_check_hostname` (`true` or `false`).
+        ca_file: PEM file of the authorities to trust, instead of the system's; wins over the URL's.
+        cert_file: PEM file of our own certificate; wins over the URL's.
+        key_file: PEM file of its key, if cert_file does not hold it; wins over the URL's.
+        connect_timeout: seconds that connecting and logging in may take, 5 if neither this nor the URL says; wins over the URL's.
+
+    Raises:
+        SettingsError: the URL cannot work.
+    """
+    scheme = _check_scheme(url)
+    options = _check_shape(url, scheme)
+    parsed = _parse(url)
+    timeout = float(parsed.get("socket_connect_timeout", DEFAULT_CONNECT_TIMEOUT)) if connect_timeout is None else connect_timeout
+    if not 0 < timeout < float("inf"):
+        message = "the connect timeout must be a positive number of seconds"
+        raise SettingsError(message)
+    database = int(parsed.get("db", 0))
+    if database < 0:
+        message = "the URL's database must be a number from 0 on"
+        raise SettingsError(message)
+    files = (ca_file or options.get("ssl_ca_certs"), cert_file or options.get("ssl_certfile"), key_file or options.get("ssl_keyfile"))
+    return Address(
+        scheme=scheme,
+        host="" if scheme == "unix" else str(parsed.get("host", "localhost")),
+        port=int(parsed.get("port", DEFAULT_PORT)),
+        path=str(parsed["path"]) if scheme == "unix" else "",
+        username=_text(parsed.get("username")),
+        password=_text(parsed.get("password")),
+        database=database,
+        tls=_tls(scheme, options, *files),
+        connect_timeout=timeout,
+    )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _check_scheme(url: str) -> str:
+    scheme, separator, _ = url.partition("://")
+    if scheme in _LATER:
+        message = f"{_LATER[scheme]} ({scheme}://) is not built yet; use redis://, rediss:// or unix:// with a single server"
+        raise SettingsError(message)
+    if not separator or scheme not in {"redis", "rediss", "unix"}:
+        message = "a server's URL begins with redis://, rediss:// or unix://"
+        raise SettingsError(message)
+    return scheme
+
+
+def _check_shape(url: str, scheme: str) -> dict[str, str]:
+    """Refuse what redis' parser would pass over in silence; return the options after the question mark."""
+    problem = None
+    options: dict[str, str] = {}
+    try:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        port = parts.port
+    except ValueError:
+        # Its own text may quote a piece of the password.
+        problem = "the URL cannot be read: check host and port, and percent-encode special characters of user and password"
+    else:
+        allowed = _COMMON_OPTIONS | _TLS_OPTIONS if scheme == "rediss" else _COMMON_OPTIONS
+        path = parts.path.removeprefix("/")
+        if any(ord(character) <= ord(" ") or character == "\x7f" for character in url):
+            problem = "the URL holds a space or a control character: percent-encode it"
+        elif parts.fragment:
+            problem = "the URL holds a #: in user or password it is written %23"
+        elif unknown := sorted(set(options) - allowed):
+            problem = f"the URL has an option that {scheme}:// does not know: {unknown[0]!r}; known are {', '.join(sorted(allowed))}"
+        elif empty := sorted(name for name, value in options.items() if not value):
+            problem = f"the URL's option {empty[0]!r} has no value"
+        elif scheme == "unix":
+            if parts.hostname or not path:
+                problem = "the URL names no absolute path: unix:///path/to/socket has three slashes"
+        elif parts.netloc and not parts.hostname:
+            problem = "the URL names no host"
+        elif port is not None and not 0 < port <= _GREATEST_PORT:
+            problem = "the URL's port must be from 1 to 65535"
+        elif path and not path.isdecimal():
+            problem = "the URL's path must be a database number, as in redis://localhost:6379/0"
+    if problem:
+        raise SettingsError(problem)
+    return options
+
+
+def _parse(url: str) -> Mapping[str, str | int | float]:
+    # Not at the top: importing redis takes 0.2 s, and who only uses the memory broker needs none of it.
+    from redis.connection import parse_url  # noqa: PLC0415
+
+    problem = ""
+    parsed: Mapping[str, str | int | float] = {}
+    try:
+        parsed = parse_url(url)
+    except ValueError:
+        problem = "the URL's options cannot be read: db is a number, socket_connect_timeout a number of seconds"
+    if problem:
+        raise SettingsError(problem)
+    return parsed
+
+
+def _tls(scheme: str, options: Mapping[str, str], ca_file: str | None, cert_file: str | None, key_file: str | None) -> TLSOptions | None:
+    if scheme != "rediss":
+        if ca_file or cert_file or key_file:
+            message = f"certificates are of no use with {scheme}://: use rediss://"
+            raise SettingsError(message)
+        return None
+    if key_file and not cert_file:
+        message = "a key file without a certificate file: give both, or a certificate file that holds the key too"
+        raise SettingsError(message)
+    verify = _choice(options, "ssl_cert_reqs", {"required": True, "none": False})
+    check_hostname = verify and _choice(options, "ssl_check_hostname", {"true": True, "false": False})
+    return TLSOptions(ca_file=ca_file, cert_file=cert_file, key_file=key_file, verify=verify, check_hostname=check_hostname)
+
+
+def _choice(options: Mapping[str, str], name: str, values: Mapping[str, bool]) -> bool:
+    value = options.get(name)
+    if value is None:
+        return True
+    if value.lower() not in values:
+        message = f"the URL's option {name} must be one of {', '.join(values)}"
+        raise SettingsError(message)
+    return values[value.lower()]

@@ -1,0 +1,168 @@
+"""Makes a connection that is ready for use: resolve, connect, agree on TLS, log in.
+
+In: an Address. Out: a Line and its Greeting, or a ConnectionFailed that names the URL without its password and says what to try.
+What always holds: cancelled or failed, no socket is left behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+
+from redisaq.errors import ConnectionFailed
+from redisaq.link.greeting import Greeting, greet
+from redisaq.link.line import Line
+from redisaq.link.tls import make_context
+from redisaq.link.wire import SecureWire, Traffic, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redisaq.environment import Environment
+    from redisaq.link.address import Address
+
+_UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY})
+_RETRY_FULL_BACKLOG = 0.01
+# Seconds until a silent peer is given up: the first probe, between probes, and for data that nobody acknowledges.
+_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES, _UNACKNOWLEDGED_MS = 10, 5, 3, 20_000
+
+
+class Dialer:
+    """Dials one address, as often as wanted; keeps what is slow to make."""
+
+    def __init__(self, address: Address, traffic: Traffic) -> None:
+        self._address = address
+        self._traffic = traffic
+        self._context: ssl.SSLContext | None = None
+
+    async def dial(self, environment: Environment) -> tuple[Line, Greeting]:
+        """Return a new connection, logged in.
+
+        Raises:
+            ConnectionFailed: it could not be made within the address's connect_timeout, or the server refuses us.
+            SettingsError: the certificate files cannot be used.
+        """
+        address = self._address
+        if address.tls is not None and self._context is None:
+            self._context = await environment.run_plain(partial(make_context, address.tls))
+        with anyio.move_on_after(address.connect_timeout):
+            wire = await self._connect()
+            try:
+                line = Line(wire, address.display)
+                greeting = await self._begin(line)
+            except BaseException:
+                wire.close()
+                raise
+            return line, greeting
+        reason = f"no answer within {address.connect_timeout:g} s: check host, port and firewall, and that the server runs"
+        raise ConnectionFailed(address.display, reason)
+
+    async def _begin(self, line: Line) -> Greeting:
+        address = self._address
+        try:
+            if isinstance(line.wire, SecureWire):
+                await line.wire.handshake()
+            return await greet(line, address)
+        except ssl.SSLError as error:
+            raise _tls_failed(address, error) from error
+        except OSError as error:
+            if not isinstance(error, ConnectionFailed):
+                raise ConnectionFailed(address.display, f"the connection broke during set-up: {_words(error)}") from error
+            if isinstance(error.__cause__, ssl.SSLError):  # a server that refuses our certificate says so only now (TLS 1.3)
+                raise _tls_failed(address, error.__cause__) from error
+            # Nothing that mattered has been executed.
+            raise ConnectionFailed(address.display, error.reason, permanent=error.permanent) from error
+
+    async def _connect(self) -> Wire:
+        address = self._address
+        if address.scheme == "unix":
+            return self._wire(await self._open_unix(address.path))
+        try:
+            found = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            reason = f"the host name cannot be resolved ({_words(error)}): check it, and the network"
+            raise ConnectionFailed(address.display, reason) from error
+        problems: list[str] = []
+        deadline = anyio.current_effective_deadline()
+        for index, (family, _, _, _, target) in enumerate(found):
+            # Each gets its share of the time, so that one that drops packets does not keep the others from being tried.
+            share = (deadline - anyio.current_time()) / (len(found) - index)
+            with anyio.move_on_after(share):
+                try:
+                    sock = await _open(family, target)
+                except OSError as error:
+                    problems.append(f"{target[0]}: {_words(error)}")
+                    continue
+                _tune(sock)
+                return self._wire(sock)
+            problems.append(f"{target[0]}: no answer")
+        reason = f"cannot connect ({'; '.join(problems)}): check host and port, and that the server runs"
+        raise ConnectionFailed(address.display, reason)
+
+    async def _open_unix(self, path: str) -> socket.socket:
+        try:
+            while True:
+                try:
+                    return await _open(socket.AF_UNIX, path)
+                except BlockingIOError:  # the server's backlog is full
+                    await anyio.sleep(_RETRY_FULL_BACKLOG)
+        except OSError as error:
+            reason = f"cannot connect ({_words(error)}): check the path, and that the server runs with this unixsocket"
+            raise ConnectionFailed(self._address.display, reason) from error
+
+    def _wire(self, sock: socket.socket) -> Wire:
+        if self._context is None:
+            return Wire(sock, self._traffic)
+        return SecureWire(sock, self._traffic, self._context, self._address.host)
+
+
+async def _open(family: int, target: str | tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        problem = sock.connect_ex(target)
+        if problem in _UNDER_WAY and family != getattr(socket, "AF_UNIX", None):
+            await anyio.wait_writable(sock)
+            problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if problem:
+            raise OSError(problem, os.strerror(problem))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options: Sequence[tuple[str, int]] = (
+        ("TCP_KEEPIDLE", _KEEPALIVE_IDLE),
+        ("TCP_KEEPALIVE", _KEEPALIVE_IDLE),  # its name on macOS
+        ("TCP_KEEPINTVL", _KEEPALIVE_INTERVAL),
+        ("TCP_KEEPCNT", _KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", _UNACKNOWLEDGED_MS),
+    )
+    for name, value in options:
+        if (option := getattr(socket, name, None)) is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _tls_failed(address: Address, error: ssl.SSLError) -> ConnectionFailed:
+    what = getattr(error, "verify_message", "") or error.reason or _words(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason = f"the server's certificate was not accepted ({what}): give the file of the authority that signed it (ca_file)"
+        return ConnectionFailed(address.display, reason, permanent=True)
+    if "CERTIFICATE" in what or "UNKNOWN_CA" in what:
+        reason = f"the server did not accept our certificate, or asks for one ({what}): give one that it trusts (cert_file, key_file)"
+        return ConnectionFailed(address.display, reason, permanent=True)
+    return ConnectionFailed(address.display, f"TLS failed ({what}): does the server speak TLS on this port?")
+
+
+def _words(error: OSError | UnicodeError) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

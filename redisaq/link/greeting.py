@@ -1,0 +1,119 @@
+"""The first words on a new connection: log in, choose the database, learn who the server is.
+
+In: a fresh Line. Out: a Greeting, or a ConnectionFailed that says what to try, `permanent` where trying again cannot help.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from redisaq.errors import ConnectionFailed, ServerError
+
+if TYPE_CHECKING:
+    from redisaq.link.address import Address
+    from redisaq.link.line import Command, Line
+
+CLIENT_NAME = "redisaq"
+OLDEST_REDIS = (7, 0)
+OLDEST_VALKEY = (7, 2)
+
+# The codes of errors that pass by themselves.
+_PASSING = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """Who answered.
+
+    Attributes:
+        client_id: of this connection.
+        run_id: of this run of the server.
+        server_name: "redis" or "valkey".
+        server_version: as numbers.
+    """
+
+    client_id: int
+    run_id: str
+    server_name: str
+    server_version: tuple[int, ...]
+
+
+async def greet(line: Line, address: Address) -> Greeting:
+    """Log in and return who answered.
+
+    Raises:
+        ConnectionFailed: the server refuses us, or cannot serve us (yet).
+    """
+    hello: list[str] = ["HELLO", "3"]
+    if address.username is not None or address.password is not None:
+        hello += ["AUTH", address.username or "default", address.password or ""]
+    hello += ["SETNAME", CLIENT_NAME]
+    commands: list[Command] = [tuple(hello), ("INFO", "server"), ("PING",), ("SELECT", address.database)]
+    answered, info, ping, selected = await line.ask(*commands)
+    if isinstance(answered, ServerError) and answered.code in {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED", *_PASSING}:
+        raise _refusal(address, answered)
+    if not isinstance(answered, dict):
+        # A server that does not know HELLO or its version 3 is older than 6.
+        raise _too_old(address, "older than 6.0", "7.0") if _unknown(answered) else _refusal(address, answered)
+    hello_map = cast("dict[bytes, object]", answered)
+    if isinstance(info, ServerError) and info.code in _PASSING:
+        raise _refusal(address, info)
+    facts = _facts(info)
+    name = "valkey" if facts.get("server_name") == "valkey" or "valkey_version" in facts else "redis"
+    text = facts.get("valkey_version") or facts.get("redis_version") or _text(hello_map.get(b"version"))
+    version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+    if version < (OLDEST_VALKEY if name == "valkey" else OLDEST_REDIS):
+        raise _too_old(address, text or "unknown", "7.0" if name == "redis" else "7.2")
+    # PING is refused while the server loads its data, as everything else will be; HELLO is not.
+    for reply in (info, ping, selected):
+        if isinstance(reply, ServerError) and not (reply is ping and reply.code == "NOPERM"):
+            raise _refusal(address, reply, selecting=reply is selected)
+    return Greeting(client_id=_number(hello_map.get(b"id")), run_id=facts.get("run_id", ""), server_name=name, server_version=version)
+
+
+def _facts(info: object) -> dict[str, str]:
+    lines = info.decode("utf-8", "replace").splitlines() if isinstance(info, bytes) else []
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _unknown(answer: object) -> bool:
+    return isinstance(answer, ServerError) and (answer.code == "NOPROTO" or "unknown command" in answer.text.lower())
+
+
+def _too_old(address: Address, found: str, needed: str) -> ConnectionFailed:
+    server = "Valkey" if needed == "7.2" else "Redis"
+    reason = f"the server is {server} {found}, but Redis 7.0 or Valkey 7.2 is the oldest that will do: upgrade it"
+    return ConnectionFailed(address.display, reason, permanent=True)
+
+
+def _refusal(address: Address, answer: object, *, selecting: bool = False) -> ConnectionFailed:
+    if not isinstance(answer, ServerError):
+        return ConnectionFailed(address.display, "it does not answer like a Redis server: check host and port")
+    if answer.code in _PASSING:
+        return ConnectionFailed(address.display, f"the server is not ready ({answer.text})")
+    user = f"user {address.username!r}" if address.username else "the default user"
+    permanent = True
+    if answer.code == "WRONGPASS":
+        reason = f"wrong user name or password for {user}: check those in the URL"
+    elif answer.code == "NOAUTH":
+        reason = "the server asks for a password: put it into the URL, as in redis://:password@host"
+    elif answer.code == "NOPERM":
+        reason = f"{user} lacks a permission that is needed to connect ({answer.text})"
+    elif answer.code == "DENIED":
+        reason = "the server runs in protected mode and answers local clients only: give it a password, or let it bind wider"
+    elif selecting:
+        reason = f"database {address.database} does not exist there ({answer.text}): choose another in the URL, or raise `databases`"
+    else:
+        # Such as "max number of clients reached".
+        reason, permanent = f"the server refused the connection ({answer.text})", False
+    return ConnectionFailed(address.display, reason, permanent=permanent)

@@ -1,0 +1,228 @@
+"""The link to one server: the shared connection, and the makers of reading and subscribed ones.
+
+In: commands. Out: replies. Everything above talks to Redis through this and nothing else. A link belongs to no event loop and needs no task
+of its own: it may be used in one loop after another (not in two at once), connected and closed from any task in any order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import hiredis
+from anyio.lowlevel import checkpoint
+
+from redisaq.environment import Environment, current_environment
+from redisaq.errors import ConnectionFailed
+from redisaq.link.connector import Connector
+from redisaq.link.dial import Dialer
+from redisaq.link.line import Command, pack
+from redisaq.link.reading import ReadingConnection
+from redisaq.link.shared import NotSent, SharedConnection
+from redisaq.link.subscription import Subscription
+from redisaq.link.wire import Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redisaq.link.address import Address
+    from redisaq.link.greeting import Greeting
+    from redisaq.link.line import Line
+
+
+@dataclass(frozen=True)
+class LinkStatistics:
+    """What went over a link so far.
+
+    Attributes:
+        connected: the shared connection is up, as far as is known without asking.
+        reconnections: how often it was made again after it had broken.
+        bytes_sent: over all connections of the link, as they went over the socket.
+        bytes_received: the same, the other way.
+        calls: calls on the shared connection.
+    """
+
+    connected: bool
+    reconnections: int
+    bytes_sent: int
+    bytes_received: int
+    calls: int
+
+
+class Link:
+    """See the module.
+
+    Attributes:
+        address: the server.
+        run_id: of the run of the server that the shared connection was last made to, "" before.
+        server_name: "redis" or "valkey", "" before.
+        server_version: as numbers, () before.
+        on_reconnect: called, synchronously, after the shared connection was made again; not after the first time.
+    """
+
+    def __init__(self, address: Address, environment: Environment | None = None) -> None:
+        """Make a link; nothing is connected yet.
+
+        Args:
+            address: the server.
+            environment: clock and randomness; None takes the context's at each connection.
+        """
+        self.address = address
+        self.run_id = ""
+        self.server_name = ""
+        self.server_version: tuple[int, ...] = ()
+        self.on_reconnect: Callable[[], None] | None = None
+        self._environment = environment
+        self._traffic = Traffic()
+        self._dialer = Dialer(address, self._traffic)
+        self._connector = Connector(self._connect_shared, self._on_connected, address.display)
+        self._opened: set[ReadingConnection | Subscription] = set()
+        self._connected_before = False
+        self._reconnections = 0
+        self._calls = 0
+
+    async def connect(self) -> None:
+        """Make the shared connection if it is not there. Cancelled, nothing is left behind.
+
+        Raises:
+            ConnectionFailed: the one attempt failed; says what to try.
+            SettingsError: the certificate files cannot be used.
+        """
+        await checkpoint()
+        await self._connector.get(0.0, self._current_environment())
+
+    async def close(self) -> None:
+        """Close all connections of this link; calls under way raise ConnectionFailed.
+
+        From any task, in any order, as often as wanted. The link may be used again afterwards: it connects anew. Cancelled, it has closed.
+        """
+        self._connector.close()
+        self._connected_before = False
+        for opened in tuple(self._opened):
+            opened.abort()
+        await checkpoint()
+
+    async def call(self, *commands: Command, patience: float = 0.0) -> list[object]:
+        """Run commands on the shared connection, joined with those of other tasks; never a blocking one.
+
+        Args:
+            *commands: each a tuple of its name and arguments.
+            patience: seconds for which connecting is tried again while nothing has been sent; may be math.inf. 0: one attempt.
+
+        Returns:
+            One reply per command, in order; where the server answered with an error, a ServerError instance stands for the reply.
+            Texts are bytes, maps are dicts.
+
+        Raises:
+            ConnectionFailed: the server could not be reached, or the connection broke; `maybe_executed` tells which.
+
+        Cancelled, the commands may or may not be carried out; the connection is not harmed.
+        """
+        if len(commands) == 1 and isinstance(commands[0], tuple):
+            return await self.call_packed(hiredis.pack_command(commands[0]), 1, patience)
+        if not commands:
+            await checkpoint()
+            return []
+        return await self.call_packed(pack(commands), len(commands), patience)
+
+    async def call_packed(self, data: bytes, replies: int, patience: float = 0.0) -> list[object]:
+        """Run commands that hiredis.pack_command has packed; see `call`.
+
+        Args:
+            data: the packed commands, joined.
+            replies: how many commands they are, at least one.
+            patience: as for `call`.
+        """
+        self._calls += 1
+        connection = self._connector.current
+        if connection is not None and connection.broken is None:
+            era = self._connector.era
+            try:
+                return await connection.call(data, replies)
+            except NotSent as broken:
+                if self._connector.era != era:
+                    raise ConnectionFailed(self.address.display, str(broken)) from None
+        return await self._call_patiently(data, replies, patience)
+
+    async def open_reading(self) -> ReadingConnection:
+        """Make a connection of one's own, for commands that block. One attempt; the caller closes it.
+
+        Raises:
+            ConnectionFailed: the attempt failed.
+        """
+        era = self._connector.era
+        line, greeting = await self._dialer.dial(self._current_environment())
+        try:
+            self._check_era(era)
+            reading = await ReadingConnection.prepare(line, greeting, self.call, self._opened.discard)
+            self._check_era(era)
+        except BaseException:
+            line.fail("the link was closed")
+            raise
+        self._opened.add(reading)
+        return reading
+
+    async def subscribe(self, *channels: str) -> Subscription:
+        """Make a connection that listens to sharded channels (SSUBSCRIBE), all of one slot. One attempt; the caller closes it.
+
+        Raises:
+            ConnectionFailed: the attempt failed.
+            ServerError: the server does not let us listen.
+        """
+        era = self._connector.era
+        subscription = Subscription(self._dialer, channels, self._current_environment(), self.address.display, self._opened.discard)
+        await subscription.begin()
+        try:
+            self._check_era(era)
+        except ConnectionFailed:
+            subscription.abort()
+            raise
+        self._opened.add(subscription)
+        return subscription
+
+    def statistics(self) -> LinkStatistics:
+        """Return what went over the link so far."""
+        return LinkStatistics(
+            connected=self._connector.live is not None,
+            reconnections=self._reconnections,
+            bytes_sent=self._traffic.sent,
+            bytes_received=self._traffic.received,
+            calls=self._calls,
+        )
+
+    async def _call_patiently(self, data: bytes, replies: int, patience: float) -> list[object]:
+        environment = self._current_environment()
+        deadline = environment.clock() + patience
+        era = self._connector.era
+        while True:
+            connection = await self._connector.get(deadline, environment)
+            try:
+                return await connection.call(data, replies)
+            except NotSent as broken:
+                if self._connector.era != era or environment.clock() >= deadline:
+                    raise ConnectionFailed(self.address.display, str(broken)) from None
+
+    async def _connect_shared(self) -> SharedConnection:
+        line, greeting = await self._dialer.dial(self._current_environment())
+        self._greeted(greeting)
+        return SharedConnection(line.wire, self.address.display)
+
+    def _on_connected(self) -> None:
+        if not self._connected_before:
+            self._connected_before = True
+            return
+        self._reconnections += 1
+        if self.on_reconnect is not None:
+            self.on_reconnect()
+
+    def _greeted(self, greeting: Greeting) -> None:
+        self.run_id = greeting.run_id
+        self.server_name = greeting.server_name
+        self.server_version = greeting.server_version
+
+    def _current_environment(self) -> Environment:
+        return self._environment or current_environment()
+
+    def _check_era(self, era: int) -> None:
+        if self._connector.era != era:
+            raise ConnectionFailed(self.address.display, "the link was closed")

@@ -1,0 +1,162 @@
+"""A connection for commands that block in the server: one per partition owned (DESIGN 3, PROTOCOL T3).
+
+In: a blocking read. Out: its reply. What always holds: a reply is never dropped. A cancelled read is brought to its end on the server
+(CLIENT UNBLOCK over the shared connection, repeated, since one alone may arrive before the block), and what it brought after all is kept in
+`leftover`; while a read has no reply, `settled` is False, and the connection has to be closed and killed before anything relies on it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from redisaq.errors import ConnectionFailed, ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from redisaq.link.greeting import Greeting
+    from redisaq.link.line import Command, Line
+
+UNBLOCK_WITHIN = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
+_ONE_UNBLOCK_WITHIN = 0.25
+_ADDRESS = re.compile(r"(?:^| )addr=(.*?) laddr=")
+
+
+class ReadingConnection:
+    """See the module. For one task at a time; `close` and `abort` from any.
+
+    Attributes:
+        client_id: of this connection, in this run of the server.
+        client_address: as the server sees it (a proxy may stand between).
+        run_id: of the run of the server.
+        leftover: the reply of a read that was cancelled; it may be a ServerError. None if there was nothing.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        greeting: Greeting,
+        client_address: str,
+        call: Callable[..., Awaitable[list[object]]],
+        forget: Callable[[ReadingConnection], None],
+    ) -> None:
+        self.client_id = greeting.client_id
+        self.client_address = client_address
+        self.run_id = greeting.run_id
+        self.leftover: object | None = None
+        self._line = line
+        self._call_shared = call
+        self._forget = forget
+        self._reading = False  # a read's reply is owed
+
+    @classmethod
+    async def prepare(
+        cls,
+        line: Line,
+        greeting: Greeting,
+        call: Callable[..., Awaitable[list[object]]],
+        forget: Callable[[ReadingConnection], None],
+    ) -> ReadingConnection:
+        """Ask the server how it knows this connection.
+
+        Args:
+            line: logged in.
+            greeting: of that line.
+            call: runs a command on the shared connection.
+            forget: called when this one is closed.
+
+        Raises:
+            ConnectionFailed: it broke, or CLIENT INFO is not permitted.
+        """
+        (info,) = await line.ask(("CLIENT", "INFO"))
+        found = _ADDRESS.search(info.decode("utf-8", "surrogateescape")) if isinstance(info, bytes) else None
+        if found is None:
+            line.fail("CLIENT INFO was refused")
+            answer = info.text if isinstance(info, ServerError) else "no address in it"
+            raise ConnectionFailed(line.url, f"the server does not answer CLIENT INFO ({answer})", permanent=True)
+        return cls(line, greeting, found[1], call, forget)
+
+    @property
+    def settled(self) -> bool:
+        """True if no command is without its reply."""
+        return self._line.owed == 0
+
+    async def call(self, *commands: Command) -> list[object]:
+        """Run commands that do not block, on this connection; replies as Link.call's.
+
+        Cancelled, the commands may or may not be carried out, and their replies are passed over by the next call.
+
+        Raises:
+            ConnectionFailed: it broke (`maybe_executed` tells whether they may have been carried out), or a read has no reply yet.
+        """
+        await self._pass_over()
+        return await self._line.ask(*commands)
+
+    async def read(self, command: Command) -> object:
+        """Run one blocking command; return its reply (a ServerError instance if the server answered with an error).
+
+        Cancelled, it is brought to its end on the server first, for at most a second; what it still brought is then in `leftover`, and if
+        `settled` is False even this failed. The cancellation goes on in any case.
+
+        Raises:
+            ConnectionFailed: it broke; entries may have been delivered unseen.
+        """
+        if self.leftover is not None:
+            message = "take_leftover() before the next read"
+            raise RuntimeError(message)
+        await self._pass_over()
+        self._line.send(command)
+        self._reading = True
+        try:
+            reply = await self._line.reply()
+        except anyio.get_cancelled_exc_class():
+            # In a child: a shield does not stop a second native cancellation of the task that stands here, but of a child it does.
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._bring_to_end)
+            raise
+        self._reading = False
+        return reply
+
+    def take_leftover(self) -> object | None:
+        """Return the leftover, once."""
+        leftover, self.leftover = self.leftover, None
+        return leftover
+
+    async def close(self) -> None:
+        """Close it; a read under way raises ConnectionFailed. From any task, as often as wanted."""
+        self.abort()
+        await checkpoint()
+
+    def abort(self) -> None:
+        """Close it, without a checkpoint."""
+        self._line.fail("the reading connection was closed")
+        self._forget(self)
+
+    async def _pass_over(self) -> None:
+        if self._reading:
+            raise ConnectionFailed(self._line.url, "a cancelled read has no reply yet: close this reading connection")
+        while self._line.owed:
+            await self._line.reply()
+
+    async def _bring_to_end(self) -> None:
+        pause = _FIRST_PAUSE
+        with anyio.move_on_after(UNBLOCK_WITHIN, shield=True):
+            while self._line.broken is None:
+                with anyio.move_on_after(_ONE_UNBLOCK_WITHIN):
+                    try:
+                        await self._call_shared(("CLIENT", "UNBLOCK", self.client_id))
+                    except ConnectionFailed:
+                        pass  # the reply may come without it
+                with anyio.move_on_after(pause):
+                    try:
+                        self.leftover = await self._line.reply()
+                    except ConnectionFailed:
+                        return
+                    self._reading = False
+                    return
+                pause = min(2 * pause, _LONGEST_PAUSE)

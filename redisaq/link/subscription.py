@@ -1,0 +1,145 @@
+"""The subscribed connection: a doorbell, never the truth (DESIGN 3).
+
+In: sharded channels. Out: `wait` returns when something was published there, or may have been missed. What always holds: messages that
+come together ring once; after every gap in the subscription it rings, so who waits looks for itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import hiredis
+from anyio.lowlevel import checkpoint
+
+from redisaq.errors import ConnectionFailed, ServerError
+from redisaq.link.backoff import Backoff
+from redisaq.link.wire import NOTHING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redisaq.environment import Environment
+    from redisaq.link.dial import Dialer
+    from redisaq.link.line import Line
+
+
+class Subscription:
+    """See the module. For one waiting task at a time; `close` and `abort` from any."""
+
+    def __init__(
+        self, dialer: Dialer, channels: Sequence[str], environment: Environment, url: str, forget: Callable[[Subscription], None]
+    ) -> None:
+        """Make one; `begin` subscribes.
+
+        Args:
+            dialer: makes its connections.
+            channels: sharded channels of one slot.
+            environment: clock and randomness.
+            url: for errors, without a password.
+            forget: called when this one is closed.
+        """
+        self._dialer = dialer
+        self._channels = tuple(channels)
+        self._environment = environment
+        self._url = url
+        self._forget = forget
+        self._backoff = Backoff(environment.random)
+        self._not_before = 0.0
+        self._line: Line | None = None
+        self._rung = False
+        self._closed = False
+        self._reopening: anyio.CancelScope | None = None
+
+    async def begin(self) -> None:
+        """Connect and subscribe, in one attempt.
+
+        Raises:
+            ConnectionFailed: it failed.
+            ServerError: the server does not let us listen.
+        """
+        line, _ = await self._dialer.dial(self._environment)
+        try:
+            line.send(("SSUBSCRIBE", *self._channels))
+            confirmed = 0
+            while confirmed < len(self._channels):
+                item = await line.item()
+                if isinstance(item, ServerError):
+                    raise item
+                confirmed += _kind(item) == b"ssubscribe"
+        except BaseException:
+            line.fail("the subscription failed")
+            raise
+        line.owed = 0  # confirmations are pushed, so no reply came
+        self._line = line
+
+    async def wait(self) -> None:
+        """Return at the next message, or at once if one came since the last call; also after each renewed subscription.
+
+        A broken connection is made again here, for ever, with back-off. Cancelled, nothing is lost.
+
+        Raises:
+            ConnectionFailed: it was closed.
+        """
+        while not self._rung:
+            self._check_open()
+            if self._line is None:
+                await self._begin_again()
+                continue
+            try:
+                self._take(await self._line.item())
+                while (item := self._line.poll()) is not NOTHING:
+                    self._take(item)
+            except ConnectionFailed:
+                self._line = None
+        self._check_open()
+        await checkpoint()
+        self._rung = False
+
+    async def close(self) -> None:
+        """Stop listening; `wait` raises ConnectionFailed. From any task, as often as wanted."""
+        self.abort()
+        await checkpoint()
+
+    def abort(self) -> None:
+        """Stop listening, without a checkpoint."""
+        self._closed = True
+        if self._line is not None:
+            self._line.fail("the subscription was closed")
+        if self._reopening is not None:
+            self._reopening.cancel()
+        self._forget(self)
+
+    def _take(self, item: object) -> None:
+        kind = _kind(item)
+        if kind in {b"smessage", b"ssubscribe"}:
+            self._rung = True
+        elif kind == b"sunsubscribe" and self._line is not None:
+            # Nobody asked for it: the slot has moved, or our permission has changed.
+            self._line.send(("SSUBSCRIBE", *self._channels))
+        elif kind is None and self._line is not None:
+            raise self._line.fail("the server refused to subscribe again")
+
+    async def _begin_again(self) -> None:
+        with anyio.CancelScope() as self._reopening:
+            try:
+                await anyio.sleep(max(0.0, self._not_before - self._environment.clock()))
+                await self.begin()
+            except (ConnectionFailed, ServerError):
+                self._not_before = self._environment.clock() + self._backoff.failed()
+            else:
+                self._backoff.succeeded()
+                self._not_before = 0.0
+                self._rung = True
+        self._reopening = None
+        if self._closed and self._line is not None:
+            self._line.fail("the subscription was closed")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionFailed(self._url, "the subscription was closed")
+
+
+def _kind(item: object) -> object:
+    """Return the kind of a pushed message, None for a reply."""
+    return item[0] if type(item) is hiredis.PushNotification and item else None
