@@ -7,28 +7,31 @@ refusal, looks again, and computes anew; so nothing here ever waits, merges or a
 The rules. A *name* is a place in the target. The first to come under it holds it, later ones are its successors and wait in a
 queue (M1). Every function below moves the columns of this table, and nothing else does:
 
-    reason     who does it           members                  target             lease                          token
-    ---------  --------------------  -----------------------  -----------------  -----------------------------  ------------------
-    join       the newcomer          at the end of the        computed anew if   -                              -
-                                     name's queue             the name is new
-    leave      the one that goes     out of its queue         computed anew if   its leftovers are dropped      -
-                                                              the queue is empty
-    expire     any live member, if   out of its queue         computed anew if   those of the expired are       -
-               not frozen (M7)                                the queue is empty dropped
-    grow       any live member       -                        computed anew      -                              -
-    acquire    who holds the name    -                        -                  of free partitions meant for   max(last + 1, now)
-                                                                                 that name, to itself
-    release    who holds the lease   -                        -                  dropped                        -
-    raise      who holds the lease   -                        -                  -                              above what stood
-                                                                                                                beside the data (T2)
+    reason   who does it             members            target            lease                    token
+    -------  ----------------------  -----------------  ----------------  -----------------------  ------------------
+    join     the newcomer            at the end of its  computed anew     what its own former      -
+                                     name's queue                         starts left is dropped
+    leave    the one that goes       out of its queue   computed anew     its leftovers are        -
+                                                                          dropped
+    expire   any live member, not    out of its queue   computed anew     those of the expired     -
+             while frozen (M7)                                            are dropped
+    grow     any live member         -                  computed anew     -                        -
+    acquire  who holds the name      -                  -                 of a free partition      max(last + 1, now)
+                                                                          meant for that name
+    release  who holds the lease     -                  -                 dropped                  -
+    raise    who holds the lease     -                  -                 -                        above what stands
+                                                                                                   beside the data (T2)
+
+Computing the target anew gives the same target unless the set of names or the partition count has changed, so a name that has a
+successor keeps its place.
 
 What always holds:
-- a lease is dropped by its holder, or because its holder has expired; never because another should have the partition: such a
-  holder is only asked, by a target that is not its name;
+- a lease is dropped by its holder, or by a later start of the same process, or because its holder has expired; never because
+  another should have the partition: such a holder is only asked, by a target that is not its name;
 - a partition that is leased is not leased again before that;
 - a token only grows, and stays when its lease goes (M6);
 - the partition count only grows; the epoch grows by one with each change;
-- when nothing is left to do, every function returns what it was given, and `advance` an empty step.
+- when nothing is left to do, every function returns the document it was given, and `advance` an empty step.
 
 `advance` does everything a live member can do about what it sees in one document, so that a crash costs one commit for each
 member that takes over. `join`, `leave` and `advance` may also be chained, and the result committed as one change.
@@ -43,6 +46,9 @@ import msgspec
 
 from redisaq.core.assignment import assign
 from redisaq.core.document import EMPTY, Document, MemberEntry
+
+UNKNOWN = ""
+"""Holds the leases of a document made again: an owner that nobody can name may still be at work there (M8)."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +106,15 @@ def duties(document: Document, *, incarnation: str, held: Mapping[int, int]) -> 
         held: partition -> token, for the partitions whose scopes it has open, draining ones among them.
     """
     name = _name_of(document, incarnation)
-    mine = {partition: document.token[partition] for partition, holder in document.lease.items() if holder == incarnation and name is not None}
+    held_by = incarnation if name is not None else None  # a lease counts as long as its holder is listed
+    mine = {partition: document.token[partition] for partition, holder in document.lease.items() if holder == held_by}
     meant = {partition for partition in mine if document.target.get(partition) == name}
+    kept = {partition for partition, token in held.items() if mine.get(partition) == token}
     return Duties(
-        lost=frozenset(partition for partition, token in held.items() if mine.get(partition) != token),
-        revoke=frozenset(partition for partition, token in held.items() if mine.get(partition) == token and partition not in meant),
-        take={partition: mine[partition] for partition in sorted(meant) if partition not in held},
-        vacate=frozenset(partition for partition in mine if partition not in meant and partition not in held),
+        lost=frozenset(held.keys() - kept),
+        revoke=frozenset(kept - meant),
+        take={partition: mine[partition] for partition in sorted(meant - held.keys())},
+        vacate=frozenset(mine.keys() - meant - held.keys()),
     )
 
 
@@ -137,24 +145,42 @@ def may_acquire_foreign(now: int, *, frozen_until: int, born: int, ttl_us: int) 
 # -- what changes it -------------------------------------------------------------------------------------------------------------
 
 
-def made_again(known: Document | None) -> Document:
+def made_again(known: Document | None, *, partitions: int) -> Document:
     """Return what a group that has no document begins with, for `join` to go on from (M8).
 
+    A member that saw an earlier document knows that there may be owners whose leases still run, but not who owns what by now: the
+    last change may be one that it never saw. So every partition is leased to UNKNOWN until the freeze is over. The tokens go on,
+    lest one repeats should the server's clock have been set back.
+
     Args:
-        known: the last document that the caller saw of this group. If it saw one, the commit must freeze the new document. Its
-            tokens go on, so that none repeats even if the server's clock was set back.
+        known: the last document that the caller saw of this group, None if it never saw one. If it did, the commit must freeze.
+        partitions: how many the topic has.
     """
-    return EMPTY if known is None else Document(epoch=known.epoch, token=known.token)
+    if known is None:
+        return EMPTY
+    return Document(epoch=known.epoch, partitions=partitions, lease=dict.fromkeys(range(partitions), UNKNOWN), token=known.token)
 
 
-def join(document: Document, *, name: str | None, incarnation: str, partitions: int) -> Document:
+def join(
+    document: Document,
+    *,
+    name: str | None,
+    incarnation: str,
+    partitions: int,
+    former: Collection[str] = (),
+    held: Collection[int] = (),
+) -> Document:
     """Enter the group (M1, M2).
 
     Args:
-        document: EMPTY, or from `made_again`, if there is none.
+        document: from the last heartbeat, or from `made_again` if there is none.
         name: the name to hold or to wait for; None: the incarnation is its name.
         incarnation: the member.
         partitions: how many the topic has, 0 if it does not exist.
+        former: earlier incarnations of this same process. They have ended: nothing runs under them. Their place and their target
+            go to the new one, and their leases are dropped at once; others would have to wait until they expire.
+        held: what the process owned when a heartbeat, answered before its deadline, showed that its group's document was lost. No
+            other can own these, so they need not stay with UNKNOWN.
 
     Returns:
         The next document; the same one if the incarnation is listed already (its join succeeded, and the answer was lost).
@@ -162,7 +188,11 @@ def join(document: Document, *, name: str | None, incarnation: str, partitions: 
     if is_member(document, incarnation):
         return document
     name = incarnation if name is None else name
-    return _settled(document, _queues(document) | {name: (*_queue(document, name), incarnation)}, document.lease, partitions)
+    queues = _without(document, former)
+    queues[name] = (*queues.get(name, ()), incarnation)
+    lease = {p: holder for p, holder in document.lease.items() if holder not in former and not (holder == UNKNOWN and p in held)}
+    target = {p: name if owner in former else owner for p, owner in document.target.items()}
+    return _settled(document, queues, lease, partitions, target)
 
 
 def leave(document: Document, *, incarnation: str) -> Document:
@@ -171,7 +201,8 @@ def leave(document: Document, *, incarnation: str) -> Document:
     Returns:
         The next document, in which the first successor has the name and the target; the same one if nothing of it was there.
     """
-    return _without(document, {incarnation})
+    queues = _without(document, {incarnation})
+    return _settled(document, queues, _leases_without(document, {incarnation}), document.partitions, document.target)
 
 
 def advance(document: Document, *, incarnation: str, now: int, expired: Collection[str], partitions: int, frozen: bool) -> Step:
@@ -188,22 +219,23 @@ def advance(document: Document, *, incarnation: str, now: int, expired: Collecti
     name = _name_of(document, incarnation)
     if name is None or incarnation in expired:
         return Step()
-    dropped = frozenset[str]() if frozen else frozenset(expired)
-    after = _without(document, dropped)
-    after = _settled(after, _queues(after), after.lease, partitions)
+    gone = frozenset[str]() if frozen else frozenset(expired)
+    lease = _leases_without(document, gone if frozen else gone | {UNKNOWN})
+    after = _settled(document, _without(document, gone), lease, partitions, document.target)
     acquired: dict[int, int] = {}
     if after.members[name].incarnation == incarnation:
-        free = (partition for partition, owner in after.target.items() if owner == name and partition not in after.lease)
-        acquired = {partition: max(after.token.get(partition, 0) + 1, now) for partition in free}
-    lease = after.lease | dict.fromkeys(acquired, incarnation)
-    after = _changed(document, members=after.members, partitions=after.partitions, target=after.target, lease=lease, token=after.token | acquired)
-    return Step() if after is document else Step(after, tuple(sorted(dropped)), acquired)
+        free = (p for p, owner in after.target.items() if owner == name and p not in after.lease)
+        acquired = {p: max(after.token.get(p, 0) + 1, now) for p in free}
+    if acquired:
+        after = _changed(after, lease=after.lease | dict.fromkeys(acquired, incarnation), token=after.token | acquired)
+    if after is document:
+        return Step()
+    return Step(msgspec.structs.replace(after, epoch=document.epoch + 1), tuple(sorted(gone)), acquired)
 
 
 def release(document: Document, *, incarnation: str, partitions: Collection[int]) -> Document:
     """Give partitions back that have been drained; those that the incarnation does not hold are passed over."""
-    given = {partition for partition in partitions if document.lease.get(partition) == incarnation}
-    lease = {partition: holder for partition, holder in document.lease.items() if partition not in given}
+    lease = {p: holder for p, holder in document.lease.items() if holder != incarnation or p not in partitions}
     return _changed(document, lease=lease)
 
 
@@ -244,18 +276,21 @@ def _name_of(document: Document, incarnation: str) -> str | None:
     return next((name for name, queue in _queues(document).items() if incarnation in queue), None)
 
 
-def _without(document: Document, gone: Collection[str]) -> Document:
-    """Take incarnations out of their queues and drop their leases; the next in a queue has the name."""
-    queues = {name: tuple(one for one in queue if one not in gone) for name, queue in _queues(document).items()}
-    lease = {partition: holder for partition, holder in document.lease.items() if holder not in gone}
-    return _settled(document, {name: queue for name, queue in queues.items() if queue}, lease, document.partitions)
+def _without(document: Document, gone: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return the queues without these incarnations, and without the names that nobody is left for."""
+    left = {name: tuple(one for one in queue if one not in gone) for name, queue in _queues(document).items()}
+    return {name: queue for name, queue in left.items() if queue}
 
 
-def _settled(document: Document, queues: _Queues, lease: dict[int, str], partitions: int) -> Document:
-    """Return the document with these members and leases, its target computed for the names that are left."""
+def _leases_without(document: Document, gone: Collection[str]) -> dict[int, str]:
+    return {partition: holder for partition, holder in document.lease.items() if holder not in gone}
+
+
+def _settled(document: Document, queues: _Queues, lease: dict[int, str], partitions: int, target: Mapping[int, str]) -> Document:
+    """Return the document with these members and leases, and with the target that follows from them and from the one so far."""
     partitions = max(partitions, document.partitions)
     members = {name: MemberEntry(queue[0], queue[1:]) for name, queue in sorted(queues.items())}
-    return _changed(document, members=members, partitions=partitions, target=assign(members, partitions, document.target), lease=lease)
+    return _changed(document, members=members, partitions=partitions, target=assign(members, partitions, target), lease=lease)
 
 
 def _changed(document: Document, **columns: object) -> Document:

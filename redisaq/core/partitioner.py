@@ -37,7 +37,8 @@ def partition_for(key: str | bytes, partitions: int) -> int:
         partitions: at least 1.
 
     Returns:
-        A partition from 0 to `partitions` - 1: jump consistent hash over the first 64 bits, big-endian, of BLAKE2b (RFC 7693, digest of 8 bytes).
+        A partition from 0 to `partitions` - 1: jump consistent hash over the key's BLAKE2b digest of 8 bytes (RFC 7693), read as a
+        big-endian number.
 
     Raises:
         ValueError: there are no partitions.
