@@ -6,9 +6,9 @@ The layers above use a Link and nothing of redis-py or hiredis.
 from __future__ import annotations
 
 from redisaq.link.address import Address, TLSOptions, parse_address
-from redisaq.link.line import Command, pack
 from redisaq.link.link import Link, LinkStatistics
 from redisaq.link.reading import ReadingConnection
+from redisaq.link.resp import Command, pack
 from redisaq.link.subscription import Subscription
 
 __all__ = ["Address", "Command", "Link", "LinkStatistics", "ReadingConnection", "Subscription", "TLSOptions", "pack", "parse_address"]

@@ -6,14 +6,13 @@ wrong without repeating the URL, since a mistyped URL has its password in unexpe
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, quote, urlsplit
+from typing import cast
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 from redisaq.errors import SettingsError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 DEFAULT_PORT = 6379
 DEFAULT_CONNECT_TIMEOUT = 5.0
@@ -110,12 +109,10 @@ def parse_address(
     parsed = _parse(url)
     timeout = float(parsed.get("socket_connect_timeout", DEFAULT_CONNECT_TIMEOUT)) if connect_timeout is None else connect_timeout
     if not 0 < timeout < float("inf"):
-        message = "the connect timeout must be a positive number of seconds"
-        raise SettingsError(message)
+        raise SettingsError("the connect timeout must be a positive number of seconds")
     database = int(parsed.get("db", 0))
     if database < 0:
-        message = "the URL's database must be a number from 0 on"
-        raise SettingsError(message)
+        raise SettingsError("the URL's database must be a number from 0 on")
     files = (ca_file or options.get("ssl_ca_certs"), cert_file or options.get("ssl_certfile"), key_file or options.get("ssl_keyfile"))
     return Address(
         scheme=scheme,
@@ -137,84 +134,83 @@ def _text(value: object) -> str | None:
 def _check_scheme(url: str) -> str:
     scheme, separator, _ = url.partition("://")
     if scheme in _LATER:
-        message = f"{_LATER[scheme]} ({scheme}://) is not built yet; use redis://, rediss:// or unix:// with a single server"
-        raise SettingsError(message)
+        raise SettingsError(f"{_LATER[scheme]} ({scheme}://) is not built yet; use redis://, rediss:// or unix:// with a single server")
     if not separator or scheme not in {"redis", "rediss", "unix"}:
-        message = "a server's URL begins with redis://, rediss:// or unix://"
-        raise SettingsError(message)
+        raise SettingsError("a server's URL begins with redis://, rediss:// or unix://")
     return scheme
 
 
 def _check_shape(url: str, scheme: str) -> dict[str, str]:
     """Refuse what redis' parser would pass over in silence; return the options after the question mark."""
-    problem = None
-    options: dict[str, str] = {}
     try:
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
         port = parts.port
     except ValueError:
-        # Its own text may quote a piece of the password.
         problem = "the URL cannot be read: check host and port, and percent-encode special characters of user and password"
     else:
-        allowed = _COMMON_OPTIONS | _TLS_OPTIONS if scheme == "rediss" else _COMMON_OPTIONS
-        path = parts.path.removeprefix("/")
-        if any(ord(character) <= ord(" ") or character == "\x7f" for character in url):
-            problem = "the URL holds a space or a control character: percent-encode it"
-        elif parts.fragment:
-            problem = "the URL holds a #: in user or password it is written %23"
-        elif unknown := sorted(set(options) - allowed):
-            problem = f"the URL has an option that {scheme}:// does not know: {unknown[0]!r}; known are {', '.join(sorted(allowed))}"
-        elif empty := sorted(name for name, value in options.items() if not value):
-            problem = f"the URL's option {empty[0]!r} has no value"
-        elif scheme == "unix":
-            if parts.hostname or not path:
-                problem = "the URL names no absolute path: unix:///path/to/socket has three slashes"
-        elif parts.netloc and not parts.hostname:
-            problem = "the URL names no host"
-        elif port is not None and not 0 < port <= _GREATEST_PORT:
-            problem = "the URL's port must be from 1 to 65535"
-        elif path and not path.isdecimal():
-            problem = "the URL's path must be a database number, as in redis://localhost:6379/0"
-    if problem:
-        raise SettingsError(problem)
-    return options
+        found = _find_problem(url, parts, port) or _find_option_problem(scheme, options)
+        if not found:
+            return options
+        problem = found
+    # Outside the except clause: the original's text, which may quote a piece of the password, must not become the context.
+    raise SettingsError(problem)
+
+
+def _find_problem(url: str, parts: SplitResult, port: int | None) -> str | None:
+    if any(character <= " " or character == "\x7f" for character in url):
+        return "the URL holds a space or a control character: percent-encode it"
+    if parts.fragment:
+        return "the URL holds a #: in user or password it is written %23"
+    path = parts.path.removeprefix("/")
+    if parts.scheme == "unix":
+        return "the URL names no absolute path: unix:///path/to/socket has three slashes" if parts.hostname or not path else None
+    return _find_server_problem(parts, path, port)
+
+
+def _find_server_problem(parts: SplitResult, path: str, port: int | None) -> str | None:
+    if parts.netloc and not parts.hostname:
+        return "the URL names no host"
+    if port is not None and not 0 < port <= _GREATEST_PORT:
+        return "the URL's port must be from 1 to 65535"
+    if path and not path.isdecimal():
+        return "the URL's path must be a database number, as in redis://localhost:6379/0"
+    return None
+
+
+def _find_option_problem(scheme: str, options: Mapping[str, str]) -> str | None:
+    allowed = _COMMON_OPTIONS | _TLS_OPTIONS if scheme == "rediss" else _COMMON_OPTIONS
+    if unknown := sorted(set(options) - allowed):
+        return f"the URL has an option that {scheme}:// does not know: {unknown[0]!r}; known are {', '.join(sorted(allowed))}"
+    if empty := sorted(name for name, value in options.items() if not value):
+        return f"the URL's option {empty[0]!r} has no value"
+    return None
 
 
 def _parse(url: str) -> Mapping[str, str | int | float]:
     # Not at the top: importing redis takes 0.2 s, and who only uses the memory broker needs none of it.
-    from redis.connection import parse_url  # noqa: PLC0415
+    from redis import connection  # noqa: PLC0415
 
-    problem = ""
-    parsed: Mapping[str, str | int | float] = {}
-    try:
-        parsed = parse_url(url)
-    except ValueError:
-        problem = "the URL's options cannot be read: db is a number, socket_connect_timeout a number of seconds"
-    if problem:
-        raise SettingsError(problem)
-    return parsed
+    parse_url = cast("Callable[[str], Mapping[str, str | int | float]]", connection.parse_url)  # it has no annotations
+    with contextlib.suppress(ValueError):
+        return parse_url(url)
+    raise SettingsError("the URL's options cannot be read: db is a number, socket_connect_timeout a number of seconds")
 
 
 def _tls(scheme: str, options: Mapping[str, str], ca_file: str | None, cert_file: str | None, key_file: str | None) -> TLSOptions | None:
     if scheme != "rediss":
         if ca_file or cert_file or key_file:
-            message = f"certificates are of no use with {scheme}://: use rediss://"
-            raise SettingsError(message)
+            raise SettingsError(f"certificates are of no use with {scheme}://: use rediss://")
         return None
     if key_file and not cert_file:
-        message = "a key file without a certificate file: give both, or a certificate file that holds the key too"
-        raise SettingsError(message)
+        raise SettingsError("a key file without a certificate file: give both, or a certificate file that holds the key too")
     verify = _choice(options, "ssl_cert_reqs", {"required": True, "none": False})
     check_hostname = verify and _choice(options, "ssl_check_hostname", {"true": True, "false": False})
     return TLSOptions(ca_file=ca_file, cert_file=cert_file, key_file=key_file, verify=verify, check_hostname=check_hostname)
 
 
 def _choice(options: Mapping[str, str], name: str, values: Mapping[str, bool]) -> bool:
-    value = options.get(name)
-    if value is None:
-        return True
-    if value.lower() not in values:
-        message = f"the URL's option {name} must be one of {', '.join(values)}"
-        raise SettingsError(message)
-    return values[value.lower()]
+    value = options.get(name, next(iter(values))).lower()
+    if value not in values:
+        raise SettingsError(f"the URL's option {name} must be one of {', '.join(values)}")
+    return values[value]

@@ -1,15 +1,12 @@
 """How long to wait before trying again: exponential back-off with full jitter.
 
-The source of the idea is "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015). Jitter comes from the Environment's Random, so that
-a seeded run repeats itself; redis' own back-off classes draw from the global one, and overflow after a thousand failures.
+The source of the idea is "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015). Jitter comes from the Environment's Random, so
+that a seeded run repeats itself; redis' own back-off classes draw from the global one, and overflow after a thousand failures.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from random import Random
+from random import Random
 
 BASE = 0.05
 CAP = 2.0

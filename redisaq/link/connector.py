@@ -7,18 +7,14 @@ and the first of them begins the next; between failed attempts lies one back-off
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import anyio
 
+from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed
 from redisaq.link.backoff import Backoff
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from redisaq.environment import Environment
-    from redisaq.link.shared import SharedConnection
+from redisaq.link.shared import SharedConnection
 
 
 class _Attempt:

@@ -10,22 +10,18 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import anyio
 
+from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed
+from redisaq.link.address import Address
 from redisaq.link.greeting import Greeting, greet
 from redisaq.link.line import Line
 from redisaq.link.tls import make_context
 from redisaq.link.wire import SecureWire, Traffic, Wire
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from redisaq.environment import Environment
-    from redisaq.link.address import Address
 
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY})
 _RETRY_FULL_BACKLOG = 0.01
@@ -125,13 +121,13 @@ class Dialer:
 async def _open(family: int, target: str | tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003 -- as the standard library has it
         problem = sock.connect_ex(target)
         if problem in _UNDER_WAY and family != getattr(socket, "AF_UNIX", None):
             await anyio.wait_writable(sock)
             problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if problem:
-            raise OSError(problem, os.strerror(problem))
+            raise OSError(problem, os.strerror(problem))  # noqa: TRY301 -- connect_ex answers with a number
     except BaseException:
         sock.close()
         raise

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from redisaq.errors import ConnectionFailed, ServerError
-
-if TYPE_CHECKING:
-    from redisaq.link.address import Address
-    from redisaq.link.line import Command, Line
+from redisaq.link.address import Address
+from redisaq.link.line import Line
+from redisaq.link.resp import Command
 
 CLIENT_NAME = "redisaq"
 OLDEST_REDIS = (7, 0)

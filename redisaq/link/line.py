@@ -6,29 +6,9 @@ loses nothing; a reply that was not waited for to the end is still owed, and com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
-
-import hiredis
-
 from redisaq.errors import ConnectionFailed
-
-if TYPE_CHECKING:
-    from redisaq.link.wire import Wire
-
-from redisaq.link.wire import NOTHING
-
-Command: TypeAlias = Sequence[str | bytes | int | float]
-"""A command's name and arguments: a tuple."""
-
-
-def pack(commands: Sequence[Command]) -> bytes:
-    """Return the commands as the server reads them.
-
-    Raises:
-        TypeError: an argument is neither text, bytes nor a number.
-    """
-    return b"".join([hiredis.pack_command(command if isinstance(command, tuple) else tuple(command)) for command in commands])
+from redisaq.link.resp import NOTHING, PARSE_ERRORS, Command, PushNotification, pack
+from redisaq.link.wire import Wire
 
 
 class Line:
@@ -59,7 +39,7 @@ class Line:
             raise self.fail(str(error)) from error
 
     async def item(self) -> object:
-        """Return what comes next: a reply, or a hiredis.PushNotification.
+        """Return what comes next: a reply, or a PushNotification.
 
         Raises:
             ConnectionFailed: the connection broke; with `maybe_executed`, since what is owed may have been carried out.
@@ -75,7 +55,7 @@ class Line:
                     await self.wire.wait_writable()
                 if self.broken is None:
                     self.wire.receive()
-            except (OSError, hiredis.HiredisError) as error:
+            except (OSError, *PARSE_ERRORS) as error:
                 raise self.fail(str(error) or repr(error)) from error
 
     def poll(self) -> object:
@@ -84,7 +64,7 @@ class Line:
 
     async def reply(self) -> object:
         """Return the next reply, passing over pushed messages; see `item`."""
-        while type(item := await self.item()) is hiredis.PushNotification:
+        while type(item := await self.item()) is PushNotification:
             pass
         return item
 
@@ -104,9 +84,9 @@ class Line:
         self._check(maybe_executed=True)
         try:
             item = self.wire.next_reply()
-        except (hiredis.HiredisError, TypeError) as error:  # TypeError: a map with keys that Python cannot hash
+        except PARSE_ERRORS as error:
             raise self.fail(str(error) or repr(error)) from error
-        if item is not NOTHING and type(item) is not hiredis.PushNotification:
+        if item is not NOTHING and type(item) is not PushNotification:
             self.owed -= 1
         return item
 

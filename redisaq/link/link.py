@@ -6,28 +6,22 @@ of its own: it may be used in one loop after another (not in two at once), conne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import hiredis
 from anyio.lowlevel import checkpoint
 
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
+from redisaq.link.address import Address
 from redisaq.link.connector import Connector
 from redisaq.link.dial import Dialer
-from redisaq.link.line import Command, pack
+from redisaq.link.greeting import Greeting
 from redisaq.link.reading import ReadingConnection
+from redisaq.link.resp import Command, pack, pack_command
 from redisaq.link.shared import NotSent, SharedConnection
 from redisaq.link.subscription import Subscription
 from redisaq.link.wire import Traffic
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from redisaq.link.address import Address
-    from redisaq.link.greeting import Greeting
-    from redisaq.link.line import Line
 
 
 @dataclass(frozen=True)
@@ -119,14 +113,14 @@ class Link:
         Cancelled, the commands may or may not be carried out; the connection is not harmed.
         """
         if len(commands) == 1 and isinstance(commands[0], tuple):
-            return await self.call_packed(hiredis.pack_command(commands[0]), 1, patience)
+            return await self.call_packed(pack_command(commands[0]), 1, patience)
         if not commands:
             await checkpoint()
             return []
         return await self.call_packed(pack(commands), len(commands), patience)
 
     async def call_packed(self, data: bytes, replies: int, patience: float = 0.0) -> list[object]:
-        """Run commands that hiredis.pack_command has packed; see `call`.
+        """Run commands that `pack` has packed; see `call`.
 
         Args:
             data: the packed commands, joined.

@@ -7,19 +7,17 @@ In: a blocking read. Out: its reply. What always holds: a reply is never dropped
 
 from __future__ import annotations
 
+import contextlib
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from redisaq.errors import ConnectionFailed, ServerError
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from redisaq.link.greeting import Greeting
-    from redisaq.link.line import Command, Line
+from redisaq.link.greeting import Greeting
+from redisaq.link.line import Line
+from redisaq.link.resp import Command
 
 UNBLOCK_WITHIN = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
@@ -107,8 +105,7 @@ class ReadingConnection:
             ConnectionFailed: it broke; entries may have been delivered unseen.
         """
         if self.leftover is not None:
-            message = "take_leftover() before the next read"
-            raise RuntimeError(message)
+            raise RuntimeError("take_leftover() before the next read")
         await self._pass_over()
         self._line.send(command)
         self._reading = True
@@ -148,10 +145,8 @@ class ReadingConnection:
         with anyio.move_on_after(UNBLOCK_WITHIN, shield=True):
             while self._line.broken is None:
                 with anyio.move_on_after(_ONE_UNBLOCK_WITHIN):
-                    try:
+                    with contextlib.suppress(ConnectionFailed):  # the reply may come without it
                         await self._call_shared(("CLIENT", "UNBLOCK", self.client_id))
-                    except ConnectionFailed:
-                        pass  # the reply may come without it
                 with anyio.move_on_after(pause):
                     try:
                         self.leftover = await self._line.reply()

@@ -12,20 +12,16 @@ In: packed commands of concurrent tasks. Out: to each its replies, in order. Wha
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
 
 import anyio
-import hiredis
 from anyio.lowlevel import checkpoint
 
 from redisaq.errors import ConnectionFailed
-from redisaq.link.wire import NOTHING
-
-if TYPE_CHECKING:
-    from redisaq.link.wire import Wire
+from redisaq.link.resp import NOTHING, PARSE_ERRORS, PushNotification
+from redisaq.link.wire import Wire
 
 
-class NotSent(Exception):  # noqa: N818 -- a signal between two modules of this package
+class NotSent(Exception):
     """The connection broke before a byte of this call was written: it is safe to send it elsewhere."""
 
 
@@ -144,7 +140,7 @@ class SharedConnection:
                 self._dispatch()
                 if not more:
                     return
-        except (OSError, hiredis.HiredisError, TypeError) as error:
+        except (OSError, *PARSE_ERRORS) as error:
             self.fail(_words(error))
 
     def _dispatch(self) -> None:
@@ -159,7 +155,7 @@ class SharedConnection:
                 if reply is NOTHING:
                     waiter.missing = missing
                     return
-                if type(reply) is not hiredis.PushNotification:
+                if type(reply) is not PushNotification:
                     append(reply)
                     missing -= 1
             waiter.missing = 0
@@ -167,7 +163,7 @@ class SharedConnection:
             if waiter.event is not None:
                 waiter.event.set()
         while (reply := next_reply()) is not NOTHING:
-            if type(reply) is not hiredis.PushNotification:
+            if type(reply) is not PushNotification:
                 self.fail("the server sent a reply that nothing asked for")
                 return
 

@@ -6,22 +6,17 @@ come together ring once; after every gap in the subscription it rings, so who wa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import anyio
-import hiredis
 from anyio.lowlevel import checkpoint
 
+from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link.backoff import Backoff
-from redisaq.link.wire import NOTHING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from redisaq.environment import Environment
-    from redisaq.link.dial import Dialer
-    from redisaq.link.line import Line
+from redisaq.link.dial import Dialer
+from redisaq.link.line import Line
+from redisaq.link.resp import NOTHING, push_kind
 
 
 class Subscription:
@@ -65,8 +60,8 @@ class Subscription:
             while confirmed < len(self._channels):
                 item = await line.item()
                 if isinstance(item, ServerError):
-                    raise item
-                confirmed += _kind(item) == b"ssubscribe"
+                    raise item  # noqa: TRY301 -- it came as a value
+                confirmed += push_kind(item) == b"ssubscribe"
         except BaseException:
             line.fail("the subscription failed")
             raise
@@ -111,7 +106,7 @@ class Subscription:
         self._forget(self)
 
     def _take(self, item: object) -> None:
-        kind = _kind(item)
+        kind = push_kind(item)
         if kind in {b"smessage", b"ssubscribe"}:
             self._rung = True
         elif kind == b"sunsubscribe" and self._line is not None:
@@ -138,8 +133,3 @@ class Subscription:
     def _check_open(self) -> None:
         if self._closed:
             raise ConnectionFailed(self._url, "the subscription was closed")
-
-
-def _kind(item: object) -> object:
-    """Return the kind of a pushed message, None for a reply."""
-    return item[0] if type(item) is hiredis.PushNotification and item else None

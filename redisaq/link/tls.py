@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
 
 from redisaq.errors import SettingsError
-
-if TYPE_CHECKING:
-    from redisaq.link.address import TLSOptions
+from redisaq.link.address import TLSOptions
 
 
 def make_context(options: TLSOptions) -> ssl.SSLContext:
@@ -26,8 +23,7 @@ def make_context(options: TLSOptions) -> ssl.SSLContext:
             # An encrypted key would otherwise be asked for on the terminal, in the middle of an event loop.
             context.load_cert_chain(options.cert_file, options.key_file, password=_refuse_password)
     except (OSError, ValueError) as error:
-        message = f"{problem}: {error}"
-        raise SettingsError(message) from error
+        raise SettingsError(f"{problem}: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION  # so that a write never has to wait for a read
     context.check_hostname = options.check_hostname
@@ -37,5 +33,4 @@ def make_context(options: TLSOptions) -> ssl.SSLContext:
 
 
 def _refuse_password() -> str:
-    message = "its key is encrypted; give an unencrypted one"
-    raise ValueError(message)
+    raise ValueError("its key is encrypted; give an unencrypted one")

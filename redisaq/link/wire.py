@@ -4,24 +4,18 @@ Everything but the two waits for readiness is synchronous, so a caller that is c
 bytes belong to the wire (DESIGN 3). A wire is used by one connection object and thrown away whole with it (rule 6).
 
 In: packed commands. Out: replies, parsed by hiredis; a server's error is a ServerError *instance* among them.
-Errors of the socket, of TLS and of the parser leave as OSError or hiredis.HiredisError.
+Errors of the socket and of TLS leave as OSError, those of the parser as PARSE_ERRORS.
 """
 
 from __future__ import annotations
 
+import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import cast
 
 import anyio
-import hiredis
 
-from redisaq.errors import ServerError
-
-if TYPE_CHECKING:
-    import socket
-
-NOTHING = object()
-"""What the parser returns while no whole reply is there (None and False are replies in RESP3)."""
+from redisaq.link.resp import make_parser
 
 # recv_into a buffer that is made once: recv() of so much allocates it each time, five times slower at 60 kB a reply (measured).
 RECEIVE_SIZE = 256 * 1024
@@ -48,7 +42,7 @@ class Wire:
     """
 
     def __init__(self, sock: socket.socket, traffic: Traffic) -> None:
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003 -- as the standard library has it
         self._socket = sock
         self._traffic = traffic
         self._pieces: list[bytes] = []
@@ -58,8 +52,7 @@ class Wire:
         self.queued = 0
         self.handed = 0
         self.closed = False
-        self._parser = hiredis.Reader(replyError=ServerError, notEnoughData=NOTHING)
-        self._parser.setmaxbuf(RECEIVE_SIZE)
+        self._parser = make_parser(RECEIVE_SIZE)
         self.next_reply = self._parser.gets
 
     def put(self, data: bytes) -> None:
@@ -194,7 +187,7 @@ class SecureWire(Wire):
         more = self._take()
         while True:
             try:
-                count = self._tls.read(RECEIVE_SIZE, self._buffer)
+                count = cast("int", self._tls.read(RECEIVE_SIZE, self._buffer))  # a number, given a buffer
             except ssl.SSLWantReadError:
                 break
             if not count:
