@@ -1,0 +1,70 @@
+"""The layers hold, whoever looks: import-linter's contract, and no event loop but anyio's."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.source import ROOT, imported, name_of, python_files
+
+LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True, no_logo=True))"
+LOOP_FILES = {"redisaq/testing/_trio.py", "redisaq/testing/_asyncio.py"}
+LAYERS_TOP_DOWN = ("cli", "runtime", "actors", "brokers", "link", "embedded", "core", "environment", "errors")
+
+
+def lint(directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run import-linter in a project's directory."""
+    return subprocess.run([sys.executable, "-c", LINT], check=False, cwd=directory, capture_output=True, text=True)
+
+
+def project(directory: Path, **imports: str) -> Path:
+    """Make a project with this one's contract, a module of each layer, and these imports in them."""
+    shutil.copy(ROOT / "pyproject.toml", directory)
+    (directory / "redisaq").mkdir()
+    (directory / "redisaq" / "__init__.py").touch()
+    for layer in LAYERS_TOP_DOWN:
+        (directory / "redisaq" / f"{layer}.py").write_text(imports.pop(layer, ""))
+    for other, text in imports.items():
+        (directory / "redisaq" / f"{other}.py").write_text(text)
+    return directory
+
+
+def test_each_layer_imports_only_from_those_below() -> None:
+    result = lint(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_contract_lets_layers_look_down(tmp_path: Path) -> None:
+    result = lint(project(tmp_path, actors="import redisaq.core", link="import redisaq.embedded", core="import redisaq.errors"))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "wanted"),
+    [("core", "link"), ("core", "actors"), ("link", "brokers"), ("brokers", "actors"), ("actors", "runtime"), ("environment", "core")],
+)
+def test_the_contract_forbids_looking_up(tmp_path: Path, module: str, wanted: str) -> None:
+    result = lint(project(tmp_path, **{module: f"def later():\n    import redisaq.{wanted}\n"}))
+    assert result.returncode != 0
+    assert f"redisaq.{module} is not allowed to import redisaq.{wanted}" in result.stdout
+
+
+def test_the_contract_knows_neighbours_that_must_not_meet(tmp_path: Path) -> None:
+    result = lint(project(tmp_path, consumer="", producer="import redisaq.consumer"))
+    assert "redisaq.producer is not allowed to import redisaq.consumer" in result.stdout
+
+
+def test_the_contract_wants_every_module_in_a_layer(tmp_path: Path) -> None:
+    result = lint(project(tmp_path, utils=""))
+    assert result.returncode != 0
+    assert "redisaq.utils" in result.stdout
+
+
+@pytest.mark.parametrize("file", python_files("redisaq"), ids=name_of)
+def test_only_anyio_is_imported(file: Path) -> None:
+    loops = {name.split(".")[0] for name in imported(file)} & {"asyncio", "trio", "uvloop", "curio"}
+    assert not loops or name_of(file) in LOOP_FILES, f"{loops}: use anyio"
