@@ -134,11 +134,7 @@ class MemoryBroker:
     ) -> list[bytes | None]:
         """Append in order; `approximate` trims exactly, too."""
         del approximate
-
-        def step(store: MemoryStore) -> list[bytes | None]:
-            return [store.append(topic, partition, fields, maxlen) for partition, fields in entries]
-
-        return await self._operate("append", step)
+        return await self._operate("append", lambda store: store.append(topic, entries, maxlen))
 
     # -- the group's document (M) ---------------------------------------------------------------------------------------------
 
@@ -225,10 +221,9 @@ class MemoryBroker:
 
     async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
         """Open a reading connection under the token (T3)."""
-        del incarnation
 
         def step(store: MemoryStore) -> Reader:
-            client = store.open_client(group, partition, token)
+            client = store.open_client(group, partition, token, incarnation)
             self._enter().clients.append(client)
             return MemoryReader(store, client, self._operate)
 

@@ -44,8 +44,9 @@ class Coordination:
         state = self.state
         if state is not None and state.run_id != run_id:  # M7: this server may have missed the last heartbeats
             state.run_id = run_id
-            state.frozen_until = now + extension
-            self.members = dict.fromkeys(self.members, now + extension)
+            state.frozen_until = max(state.frozen_until, now + extension)
+            # Nobody's time is cut short by a member of a shorter ttl.
+            self.members = {member: max(expiry, now + extension) for member, expiry in self.members.items()}
         alive = self._lives(incarnation, now)
         if alive:
             self.members[incarnation] = now + extension
@@ -89,6 +90,8 @@ class Coordination:
         """Replace the document under its version, and the members with it (M2); False, and nothing done, if refused."""
         state = self.state
         if known_version != (state.version if state is not None else ""):
+            return False
+        if state is not None and state.run_id != run_id:  # M7: what the caller knows is of another server; it must ask again
             return False
         if not joins and not self._lives(incarnation, now):  # M5
             return False

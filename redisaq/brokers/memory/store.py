@@ -20,10 +20,22 @@ from redisaq.brokers.memory.coordination import Coordination
 from redisaq.brokers.memory.leases import Lease
 from redisaq.brokers.memory.streams import START, GroupCursor, Stream, format_id, parse_id
 from redisaq.environment import Environment
-from redisaq.errors import ConnectionFailed, LeaseLostError
+from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
 
 Place = tuple[str, int]
 """A topic and one of its partitions."""
+
+
+class AppendRefused(ServerError):
+    """The store refused at least one of several appends.
+
+    Attributes:
+        appended: per entry its id, None where it was refused or its stream does not exist.
+    """
+
+    def __init__(self, text: str, appended: list[bytes | None]) -> None:
+        super().__init__(text)
+        self.appended = appended
 
 
 @dataclass(eq=False, repr=False)
@@ -34,12 +46,14 @@ class MemoryStore:
         url: for errors.
         environment: of whoever opened it first; gives the server's time and id.
         permits_killing: False is a server whose access rules forbid CLIENT KILL (T4).
+        full: True is a server at its memory limit: it refuses to append, and nothing else (S2).
         run_id: another one after each `restart`.
     """
 
     url: str
     environment: Environment
     permits_killing: bool = True
+    full: bool = False
     run_id: str = ""
     topics: dict[str, TopicState] = field(default_factory=dict[str, TopicState])
     streams: dict[Place, Stream] = field(default_factory=dict[Place, Stream])
@@ -133,13 +147,18 @@ class MemoryStore:
         """Return the stream, made empty if it is not there."""
         return self.streams.setdefault((topic, partition), Stream())
 
-    def append(self, topic: str, partition: int, fields: Sequence[bytes], maxlen: int | None) -> bytes | None:
-        """Append an entry and serve who waits for it; None where the stream is missing."""
-        stream = self.streams.get((topic, partition))
+    def append(self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], maxlen: int | None) -> list[bytes | None]:
+        """Append in order, and serve who waits for it; None where the stream is missing."""
+        if self.full and entries:
+            raise AppendRefused("OOM command not allowed when used memory > 'maxmemory'.", [None] * len(entries))
+        return [self._append((topic, partition), fields, maxlen) for partition, fields in entries]
+
+    def _append(self, place: Place, fields: Sequence[bytes], maxlen: int | None) -> bytes | None:
+        stream = self.streams.get(place)
         if stream is None:
             return None
         entry_id = stream.append(fields, self.now() // 1000, maxlen)
-        self._serve((topic, partition), stream)
+        self._serve(place, stream)
         return format_id(entry_id)
 
     # -- the group ----------------------------------------------------------------------------------------------------------------
@@ -244,10 +263,10 @@ class MemoryStore:
 
     # -- reading connections ------------------------------------------------------------------------------------------------------
 
-    def open_client(self, group: GroupName, partition: int, token: int) -> ReadingClient:
-        """Register a reading connection under the token (T3)."""
+    def open_client(self, group: GroupName, partition: int, token: int, incarnation: str) -> ReadingClient:
+        """Register a reading connection under the token and its holder (T3)."""
         lease = self.lease(group, partition)
-        if lease.token != token:
+        if (lease.token, lease.holder) != (token, incarnation):
             raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
         self._last_client_id += 1
         number = self._last_client_id
