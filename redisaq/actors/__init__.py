@@ -1,1 +1,17 @@
-"""The actor kernel, public, and the actors of a consumer."""
+"""The kernel: actors with bounded mailboxes, supervised in a tree, on any event loop that anyio runs on.
+
+This module exports only the kernel, which works by itself; the actors that make up a consumer stand beside it, one a file.
+"""
+
+from __future__ import annotations
+
+from redisaq.actors.actor import Actor
+from redisaq.actors.mailbox import Mailbox
+from redisaq.actors.ref import ActorRef
+from redisaq.actors.reply import Reply
+from redisaq.actors.restart import RestartPolicy
+from redisaq.actors.supervisor import Supervisor
+from redisaq.actors.tree import Node
+from redisaq.errors import ActorStopped, RestartsExceeded
+
+__all__ = ["Actor", "ActorRef", "ActorStopped", "Mailbox", "Node", "Reply", "RestartPolicy", "RestartsExceeded", "Supervisor"]

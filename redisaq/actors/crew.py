@@ -1,0 +1,96 @@
+"""The actors of one supervisor, in the order they were started, and what the failure of one means for the others.
+
+In: lives that come and go, fail, and want to come up again. Out: who is taken down, and whose turn it is. Always: who is taken down ends in
+    reverse order,
+one after the other; who comes up again does so in order.
+
+The strategies, and their names, are those of Erlang/OTP: "one_for_one" lets the others be; "rest_for_one" starts those anew that were
+started after the one that failed, since they may build on it; "one_for_all" starts all anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import anyio
+
+from redisaq.actors.life import Life
+from redisaq.errors import SettingsError
+
+Strategy = Literal["one_for_one", "rest_for_one", "one_for_all"]
+
+REMEMBERED = 16
+"""How many of those that have ended are kept for `tree()`."""
+
+
+class Crew:
+    """See the module."""
+
+    def __init__(self, strategy: Strategy, stop_timeout: float, fail: Callable[[list[BaseException]], None]) -> None:
+        """Take the strategy, seconds for each clean-up, and where errors go that nobody survives."""
+        if strategy not in get_args(Strategy):
+            raise SettingsError(f"strategy: one of {', '.join(get_args(Strategy))}, not {strategy!r}")
+        if not stop_timeout >= 0:
+            raise SettingsError(f"stop_timeout: seconds, 0 or more, not {stop_timeout!r}")
+        self.strategy = strategy
+        self.stop_timeout = stop_timeout
+        self.leaving = False
+        self.lives: list[Life] = []
+        self._fail = fail
+        self._change: anyio.Event | None = None
+
+    def add(self, life: Life) -> None:
+        """Take one in, as the last. Those that ended long ago are forgotten."""
+        ended = [one for one in self.lives if not one.alive]
+        for one in ended[: max(0, len(ended) - REMEMBERED + 1)]:
+            self.lives.remove(one)
+        self.lives.append(life)
+
+    @property
+    def living(self) -> list[Life]:
+        """Those whose task has not ended, in order."""
+        return [life for life in self.lives if life.alive]
+
+    def fail(self, errors: list[BaseException]) -> None:
+        """Let these errors leave the supervisor."""
+        self.leaving = True
+        self._fail(errors)
+
+    def changed(self) -> None:
+        """Wake whoever waits for another."""
+        if self._change is not None:
+            self._change.set()
+            self._change = None
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            if self._change is None:
+                self._change = anyio.Event()
+            await self._change.wait()
+
+    async def clear_the_way(self, failed: Life, cause: BaseException) -> None:
+        """Take down, last first, those that the strategy does not let outlive this failure, and wait until they are down."""
+        if self.strategy == "one_for_one":
+            return
+        place = self.lives.index(failed)
+        victims = self.lives[place + 1 :] if self.strategy == "rest_for_one" else [life for life in self.lives if life is not failed]
+        for victim in reversed(victims):
+            if victim.active:
+                victim.take_down(cause)
+                await self._until_down(victim)
+
+    async def _until_down(self, victim: Life) -> None:
+        await self._until(lambda: not victim.active)
+
+    async def await_turn(self, life: Life) -> None:
+        """Wait until those that come first are up again. Who has not been up yet is nobody's concern."""
+        if self.strategy != "one_for_one":
+            await self._until(lambda: self._may_come_up(life))
+
+    def _may_come_up(self, life: Life) -> bool:
+        others = [other for other in self.living if other is not life and other.came_up]
+        if self.strategy == "one_for_all" and any(other.cooling for other in others):
+            return False
+        place = self.lives.index(life)
+        return all(other.up for other in others if self.lives.index(other) < place)

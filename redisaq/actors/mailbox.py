@@ -1,0 +1,261 @@
+"""A bounded queue in front of one actor: what others told it and it has not taken yet.
+
+In: messages, through an `ActorRef`. Out: messages, one at a time or many, to the actor. It is owned by the supervisor and outlives the
+    actor's restarts.
+
+Always: a message is taken out without waiting, so a `receive` that is cancelled or timed out has taken nothing (a memory stream hands the
+    item to the
+waiting receiver, and on asyncio it is lost if that one is cancelled before it runs; so receivers here wait for an event instead, and then
+take). What was taken last is "in hand" until the actor asks for the next: if it fails, that is what it gets back in `on_lost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from redisaq.actors.reply import Asked, Reply
+from redisaq.errors import ActorStopped, SettingsError
+
+M = TypeVar("M")
+
+
+class Mailbox(Generic[M]):
+    """See the module. An actor reads it as `self.mailbox`; nobody else does.
+
+    Args:
+        capacity: most messages that wait, 1 or more.
+    """
+
+    def __init__(self, capacity: int = 64) -> None:
+        """Make a mailbox that nobody has opened yet."""
+        if capacity < 1:
+            raise SettingsError(f"capacity: 1 or more, not {capacity!r}")
+        self.capacity = capacity
+        self.path = ""
+        self.owner: int | None = None
+        """The id of the actor's task, while it has one."""
+        self.hand: Sequence[M] = ()
+        self.busy_since: float | None = None
+        self.leftover = 0
+        self._taken = 0
+        self._lost = 0
+        self._waiting = 0
+        self._send: MemoryObjectSendStream[M] | None = None
+        self._take: MemoryObjectReceiveStream[M] | None = None
+        self._arrival: anyio.Event | None = None
+        self._opening: anyio.Event | None = None
+        self._closed = False
+        self._asked: dict[int, Asked] = {}
+
+    # -- the actor's side -------------------------------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        """How many messages wait."""
+        return 0 if self._take is None else self._take.statistics().current_buffer_used
+
+    @property
+    def closed(self) -> bool:
+        """True once nothing more can be told: what is in it may still be received."""
+        return self._closed
+
+    @property
+    def handled(self) -> int:
+        """How many messages were taken and done with."""
+        return self._taken - self._lost - len(self.hand)
+
+    async def receive(self) -> M:
+        """Return the next message, waiting for one if need be. Cancelling it loses nothing.
+
+        Raises:
+            anyio.EndOfStream: the mailbox is closed and empty.
+        """
+        self.hand = ()
+        self.busy_since = None
+        await checkpoint()
+        while True:
+            try:
+                message = self._stream().receive_nowait()
+            except anyio.WouldBlock:
+                await self._wait_for_arrival()
+            else:
+                self._hold((message,))
+                return message
+
+    def receive_nowait(self) -> M:
+        """Return the next message.
+
+        Raises:
+            anyio.WouldBlock: there is none.
+            anyio.EndOfStream: the mailbox is closed and empty.
+        """
+        self.hand = ()
+        self.busy_since = None
+        message = self._stream().receive_nowait()
+        self._hold((message,))
+        return message
+
+    async def receive_many(self, limit: int) -> list[M]:
+        """Return what waits, at most `limit` messages, waiting for the first if need be. All of them are in hand then.
+
+        Raises:
+            anyio.EndOfStream: the mailbox is closed and empty.
+        """
+        messages = [await self.receive()]
+        stream = self._stream()
+        try:
+            while len(messages) < limit:
+                messages.append(stream.receive_nowait())
+        except (anyio.WouldBlock, anyio.EndOfStream):
+            pass
+        self._taken -= 1
+        self._hold(tuple(messages))
+        return messages
+
+    def __aiter__(self) -> Mailbox[M]:
+        """Iterate over the messages until the mailbox is closed and empty."""
+        return self
+
+    async def __anext__(self) -> M:
+        """Return the next message."""
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    def _stream(self) -> MemoryObjectReceiveStream[M]:
+        if self._take is None:
+            raise anyio.EndOfStream if self._closed else RuntimeError("the actor of this mailbox has not been started")
+        return self._take
+
+    async def _wait_for_arrival(self) -> None:
+        if self._arrival is None:
+            self._arrival = anyio.Event()
+        self._waiting += 1
+        try:
+            await self._arrival.wait()
+        finally:
+            self._waiting -= 1
+
+    def _hold(self, messages: Sequence[M]) -> None:
+        self.hand = messages
+        self._taken += len(messages)
+        self.busy_since = anyio.current_time()
+        if self._asked:
+            for message in messages:
+                if (asked := self._asked.get(id(message))) is not None:
+                    asked.taken = True
+
+    # -- the senders' side, reached through an ActorRef ---------------------------------------------------------------------------
+
+    async def put(self, message: M) -> None:
+        """Put a message in, waiting for room; see `ActorRef.tell`."""
+        while self._send is None:
+            if self._closed:
+                raise self.stopped()
+            if self._opening is None:
+                self._opening = anyio.Event()
+            await self._opening.wait()
+        try:
+            await self._send.send(message)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            raise self.stopped() from None
+        if self._arrival is not None:
+            self._wake()
+
+    def put_nowait(self, message: M) -> None:
+        """Put a message in if there is room; see `ActorRef.tell_nowait`."""
+        if self._send is None:
+            if self._closed:
+                raise self.stopped()
+            raise anyio.WouldBlock
+        try:
+            self._send.send_nowait(message)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            raise self.stopped() from None
+        if self._arrival is not None:
+            self._wake()
+
+    def expect(self, message: M, reply: Reply[Any]) -> Asked:
+        """Note that somebody waits for the answer to this message, until `forget`."""
+        if id(message) in self._asked:
+            raise ValueError("ask needs a new message each time; this one is already under way")
+        asked = self._asked[id(message)] = Asked(message, reply)
+        return asked
+
+    def forget(self, message: M) -> None:
+        """Nobody waits for the answer to this message any more."""
+        self._asked.pop(id(message), None)
+
+    def stopped(self, reason: str = "stopped") -> ActorStopped:
+        """Return the error that says this actor is gone."""
+        return ActorStopped(self.path, reason, leftover=self.leftover)
+
+    def _wake(self) -> None:
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.set()
+
+    # -- the supervisor's side --------------------------------------------------------------------------------------------------
+
+    @property
+    def in_use(self) -> bool:
+        """True if the actor waits for a message, has one in hand, or one waits: so closing leads to an end by itself."""
+        return bool(self._waiting or self.hand or self.depth)
+
+    @property
+    def opened(self) -> bool:
+        """True once its actor has been started, or has ended."""
+        return self._send is not None or self._closed
+
+    def open(self) -> None:
+        """Let messages in."""
+        self._send, self._take = anyio.create_memory_object_stream[M](self.capacity)
+        if self._opening is not None:
+            self._opening.set()
+
+    def lose_hand(self, error: BaseException | None) -> Sequence[M]:
+        """The actor will not finish what it has in hand: return that, and give its askers the error that it failed of, if there is one."""
+        hand, self.hand = self.hand, ()
+        self.busy_since = None
+        self._lost += len(hand)
+        if self._asked and isinstance(error, Exception):
+            for message in hand:
+                if (asked := self._asked.get(id(message))) is not None:
+                    asked.reply.fail(error)
+        return hand
+
+    def fail_taken(self, reason: str) -> None:
+        """The actor starts anew and knows no more what it had taken: let nobody wait for that."""
+        for asked in self._asked.values():
+            if asked.taken:
+                asked.reply.fail(self.stopped(reason))
+
+    def close_sending(self) -> None:
+        """Let nothing more in; what is in it can still be received. Senders that wait for room get ActorStopped."""
+        self._closed = True
+        if self._send is not None:
+            self._send.close()
+        if self._opening is not None:
+            self._opening.set()
+        self._wake()
+
+    def close(self) -> int:
+        """Close it for good; return how many messages were left. Whoever waits for an answer gets ActorStopped."""
+        self.close_sending()
+        self.leftover = self.depth
+        self.hand = ()
+        self.busy_since = None
+        self.owner = None
+        if self._take is not None:
+            self._take.close()
+            self._take = None
+        self._send = None
+        for asked in self._asked.values():
+            asked.reply.fail(self.stopped())
+        return self.leftover

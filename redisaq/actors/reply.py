@@ -1,0 +1,76 @@
+"""Where the answer to a question goes: made by `ActorRef.ask`, put into the message, set by the actor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+import anyio
+
+R = TypeVar("R")
+
+
+class Reply(Generic[R]):
+    """The place for one answer.
+
+    Attributes:
+        deadline: the loop's time until which the asker waits; `math.inf` if it has no limit.
+    """
+
+    def __init__(self, deadline: float = math.inf) -> None:
+        """Make an empty place."""
+        self.deadline = deadline
+        self._done = anyio.Event()
+        self._value: R | None = None
+        self._error: Exception | None = None
+        self._abandoned = False
+
+    @property
+    def wanted(self) -> bool:
+        """False once it has an answer, or nobody waits for one any more: work for it would be in vain."""
+        return not self._done.is_set() and not self._abandoned
+
+    def set(self, value: R) -> bool:
+        """Answer; the first answer counts. Returns True if the asker gets it."""
+        if not self.wanted:
+            return False
+        self._value = value
+        self._done.set()
+        return True
+
+    def fail(self, error: Exception) -> bool:
+        """Answer with an error, which `ask` raises; the first answer counts. Returns True if the asker gets it."""
+        if not self.wanted:
+            return False
+        self._error = error
+        self._done.set()
+        return True
+
+    def abandon(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._abandoned = True
+
+    @property
+    def answered(self) -> bool:
+        """True once it has an answer, a value or an error."""
+        return self._done.is_set()
+
+    async def wait(self) -> None:
+        """Wait until it has an answer."""
+        await self._done.wait()
+
+    def result(self) -> R:
+        """Return the answer, or raise it."""
+        if self._error is not None:
+            raise self._error
+        return cast("R", self._value)
+
+
+@dataclass
+class Asked:
+    """A question under way: its message, its reply, and whether the actor has taken it out of the mailbox."""
+
+    message: object
+    reply: Reply[Any]
+    taken: bool = False

@@ -1,0 +1,69 @@
+"""What a supervisor looks like at one instant: frozen, and made without waiting. And how actors are named in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Literal
+
+from redisaq.errors import SettingsError
+
+Status = Literal["new", "starting", "running", "restarting", "stopping", "finished", "stopped", "failed"]
+"""Where an actor or a supervisor stands.
+
+new: not started. starting: in its first `on_start`. running: in `run`. restarting: failed, or taken down with a sibling, and not up again
+    yet. stopping:
+asked to end. finished: its `run` returned. stopped: it was stopped or cancelled. failed: its error left the supervisor.
+"""
+
+
+@dataclass(frozen=True)
+class Node:
+    """An actor or a supervisor, as it was when `tree()` was called.
+
+    Attributes:
+        name: unique among siblings.
+        path: the names from the root down to it, with slashes between.
+        status: where it stands.
+        depth: messages waiting in its mailbox; 0 for a supervisor, as in all that follow.
+        capacity: most messages its mailbox holds.
+        handled: messages that it has done with.
+        restarts: how often it was started again.
+        last_error: its latest failure, forgiven or not.
+        busy_since: the loop's time when it took the message in hand, None if it has none.
+        children: a supervisor's actors in the order they were started; an actor's own supervisors.
+    """
+
+    name: str
+    path: str
+    status: Status
+    depth: int = 0
+    capacity: int = 0
+    handled: int = 0
+    restarts: int = 0
+    last_error: BaseException | None = None
+    busy_since: float | None = None
+    children: tuple[Node, ...] = ()
+
+
+def check_name(name: str) -> str:
+    """Return the name of an actor or a supervisor if it can stand in a path."""
+    if not name or "/" in name or not name.isprintable():
+        raise SettingsError(f"name: at least one printable character and no slash, not {name!r}")
+    return name
+
+
+def snake_case(name: str) -> str:
+    """Return a class's name as actors are named: HTTPReader becomes http_reader."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).strip("_").lower()
+
+
+def unique_name(name: str, taken: Container[str]) -> str:
+    """Return the name, or the first of name_2, name_3, … that is not taken."""
+    if name not in taken:
+        return name
+    number = 2
+    while f"{name}_{number}" in taken:
+        number += 1
+    return f"{name}_{number}"
