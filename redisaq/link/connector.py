@@ -21,7 +21,6 @@ class _Attempt:
     """One attempt to connect, and who waits for its end."""
 
     def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
         self.error: ConnectionFailed | None = None
         self.waiting: list[anyio.Event] = []
 
@@ -81,36 +80,29 @@ class Connector:
         return connection
 
     def close(self) -> None:
-        """Fail everybody who waits; break the connection."""
+        """Fail everybody who waits; break the connection. An attempt under way is for its dialer to end."""
         self.era += 1
-        if self._attempt is not None:
-            self._attempt.scope.cancel()
+        self._backoff = None
         if self.current is not None:
             self.current.fail("the link was closed")
             self.current = None
         _wake(self._sleepers)
 
     async def _run(self, attempt: _Attempt, environment: Environment) -> None:
-        era = self.era
-        if self._backoff is None:
-            self._backoff = Backoff(environment.random)
+        backoff = self._backoff = self._backoff or Backoff(environment.random)
         try:
-            with attempt.scope:
-                connection = await self._connect()
-                if self.era == era:
-                    self.current = connection
-                    self._backoff.succeeded()
-                else:
-                    connection.fail("the link was closed")
+            self.current = await self._connect()
         except ConnectionFailed as error:
             attempt.error = error
-            self._not_before = environment.clock() + self._backoff.failed()
+            self._not_before = environment.clock() + backoff.failed()
+        else:
+            backoff.succeeded()
+            _wake(self._sleepers)
         finally:
             self._attempt = None
             _wake(attempt.waiting)
-            if self.live is not None:
-                _wake(self._sleepers)
-                self._connected()
+        if attempt.error is None:
+            self._connected()
 
 
 async def _wait_in(queue: list[anyio.Event]) -> None:

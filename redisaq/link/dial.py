@@ -36,14 +36,32 @@ class Dialer:
         self._address = address
         self._traffic = traffic
         self._context: ssl.SSLContext | None = None
+        self._scopes: set[anyio.CancelScope] = set()
 
     async def dial(self, environment: Environment) -> tuple[Line, Greeting]:
         """Return a new connection, logged in.
 
         Raises:
-            ConnectionFailed: it could not be made within the address's connect_timeout, or the server refuses us.
+            ConnectionFailed: it could not be made within the address's connect_timeout, the server refuses us, or `interrupt` was called.
             SettingsError: the certificate files cannot be used.
         """
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                line, greeting = await self._dial(environment)
+            finally:
+                self._scopes.discard(scope)
+            if not scope.cancel_called:
+                return line, greeting
+            line.fail("the link was closed")  # after the last wait
+        raise ConnectionFailed(self._address.display, "the link was closed")
+
+    def interrupt(self) -> None:
+        """Let every dial under way fail."""
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def _dial(self, environment: Environment) -> tuple[Line, Greeting]:
         address = self._address
         if address.tls is not None and self._context is None:
             self._context = await environment.run_plain(partial(make_context, address.tls))
@@ -95,7 +113,6 @@ class Dialer:
                 except OSError as error:
                     problems.append(f"{target[0]}: {_words(error)}")
                     continue
-                _tune(sock)
                 return self._wire(sock)
             problems.append(f"{target[0]}: no answer")
         reason = f"cannot connect ({'; '.join(problems)}): check host and port, and that the server runs"
@@ -122,6 +139,8 @@ async def _open(family: int, target: str | tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)  # noqa: FBT003 -- as the standard library has it
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            _tune(sock)
         problem = sock.connect_ex(target)
         if problem in _UNDER_WAY and family != getattr(socket, "AF_UNIX", None):
             await anyio.wait_writable(sock)

@@ -18,6 +18,7 @@ CLIENT_NAME = "redisaq"
 OLDEST_REDIS = (7, 0)
 OLDEST_VALKEY = (7, 2)
 
+_CLIENT_ADDRESS = re.compile(r"(?:^| )addr=(.*?) laddr=")
 # The codes of errors that pass by themselves.
 _PASSING = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
 
@@ -28,12 +29,14 @@ class Greeting:
 
     Attributes:
         client_id: of this connection.
+        client_address: of this connection as the server sees it (a proxy may stand between); "" if we may not ask.
         run_id: of this run of the server.
         server_name: "redis" or "valkey".
         server_version: as numbers.
     """
 
     client_id: int
+    client_address: str
     run_id: str
     server_name: str
     server_version: tuple[int, ...]
@@ -49,8 +52,8 @@ async def greet(line: Line, address: Address) -> Greeting:
     if address.username is not None or address.password is not None:
         hello += ["AUTH", address.username or "default", address.password or ""]
     hello += ["SETNAME", CLIENT_NAME]
-    commands: list[Command] = [tuple(hello), ("INFO", "server"), ("PING",), ("SELECT", address.database)]
-    answered, info, ping, selected = await line.ask(*commands)
+    commands: list[Command] = [tuple(hello), ("INFO", "server"), ("PING",), ("SELECT", address.database), ("CLIENT", "INFO")]
+    answered, info, ping, selected, client = await line.ask(*commands)
     if isinstance(answered, ServerError) and answered.code in {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED", *_PASSING}:
         raise _refusal(address, answered)
     if not isinstance(answered, dict):
@@ -69,7 +72,14 @@ async def greet(line: Line, address: Address) -> Greeting:
     for reply in (info, ping, selected):
         if isinstance(reply, ServerError) and not (reply is ping and reply.code == "NOPERM"):
             raise _refusal(address, reply, selecting=reply is selected)
-    return Greeting(client_id=_number(hello_map.get(b"id")), run_id=facts.get("run_id", ""), server_name=name, server_version=version)
+    found = _CLIENT_ADDRESS.search(client.decode("utf-8", "surrogateescape")) if isinstance(client, bytes) else None
+    return Greeting(
+        client_id=_number(hello_map.get(b"id")),
+        client_address=found[1] if found else "",
+        run_id=facts.get("run_id", ""),
+        server_name=name,
+        server_version=version,
+    )
 
 
 def _facts(info: object) -> dict[str, str]:

@@ -90,6 +90,7 @@ class Link:
 
         From any task, in any order, as often as wanted. The link may be used again afterwards: it connects anew. Cancelled, it has closed.
         """
+        self._dialer.interrupt()
         self._connector.close()
         self._connected_before = False
         for opened in tuple(self._opened):
@@ -144,15 +145,11 @@ class Link:
         Raises:
             ConnectionFailed: the attempt failed.
         """
-        era = self._connector.era
         line, greeting = await self._dialer.dial(self._current_environment())
-        try:
-            self._check_era(era)
-            reading = await ReadingConnection.prepare(line, greeting, self.call, self._opened.discard)
-            self._check_era(era)
-        except BaseException:
-            line.fail("the link was closed")
-            raise
+        if not greeting.client_address:
+            line.fail("closed")
+            raise ConnectionFailed(self.address.display, "the server does not let us ask CLIENT INFO, which reading needs", permanent=True)
+        reading = ReadingConnection(line, greeting, self.call, self._opened.discard)
         self._opened.add(reading)
         return reading
 
@@ -163,15 +160,13 @@ class Link:
             ConnectionFailed: the attempt failed.
             ServerError: the server does not let us listen.
         """
-        era = self._connector.era
         subscription = Subscription(self._dialer, channels, self._current_environment(), self.address.display, self._opened.discard)
-        await subscription.begin()
+        self._opened.add(subscription)
         try:
-            self._check_era(era)
-        except ConnectionFailed:
+            await subscription.begin()
+        except BaseException:
             subscription.abort()
             raise
-        self._opened.add(subscription)
         return subscription
 
     def statistics(self) -> LinkStatistics:
@@ -216,7 +211,3 @@ class Link:
 
     def _current_environment(self) -> Environment:
         return self._environment or current_environment()
-
-    def _check_era(self, era: int) -> None:
-        if self._connector.era != era:
-            raise ConnectionFailed(self.address.display, "the link was closed")

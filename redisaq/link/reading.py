@@ -8,13 +8,12 @@ In: a blocking read. Out: its reply. What always holds: a reply is never dropped
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Awaitable, Callable
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from redisaq.errors import ConnectionFailed, ServerError
+from redisaq.errors import ConnectionFailed
 from redisaq.link.greeting import Greeting
 from redisaq.link.line import Line
 from redisaq.link.resp import Command
@@ -22,7 +21,6 @@ from redisaq.link.resp import Command
 UNBLOCK_WITHIN = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _ONE_UNBLOCK_WITHIN = 0.25
-_ADDRESS = re.compile(r"(?:^| )addr=(.*?) laddr=")
 
 
 class ReadingConnection:
@@ -39,45 +37,25 @@ class ReadingConnection:
         self,
         line: Line,
         greeting: Greeting,
-        client_address: str,
         call: Callable[..., Awaitable[list[object]]],
         forget: Callable[[ReadingConnection], None],
     ) -> None:
-        self.client_id = greeting.client_id
-        self.client_address = client_address
-        self.run_id = greeting.run_id
-        self.leftover: object | None = None
-        self._line = line
-        self._call_shared = call
-        self._forget = forget
-        self._reading = False  # a read's reply is owed
-
-    @classmethod
-    async def prepare(
-        cls,
-        line: Line,
-        greeting: Greeting,
-        call: Callable[..., Awaitable[list[object]]],
-        forget: Callable[[ReadingConnection], None],
-    ) -> ReadingConnection:
-        """Ask the server how it knows this connection.
+        """Take over a line.
 
         Args:
             line: logged in.
             greeting: of that line.
             call: runs a command on the shared connection.
             forget: called when this one is closed.
-
-        Raises:
-            ConnectionFailed: it broke, or CLIENT INFO is not permitted.
         """
-        (info,) = await line.ask(("CLIENT", "INFO"))
-        found = _ADDRESS.search(info.decode("utf-8", "surrogateescape")) if isinstance(info, bytes) else None
-        if found is None:
-            line.fail("CLIENT INFO was refused")
-            answer = info.text if isinstance(info, ServerError) else "no address in it"
-            raise ConnectionFailed(line.url, f"the server does not answer CLIENT INFO ({answer})", permanent=True)
-        return cls(line, greeting, found[1], call, forget)
+        self.client_id = greeting.client_id
+        self.client_address = greeting.client_address
+        self.run_id = greeting.run_id
+        self.leftover: object | None = None
+        self._line = line
+        self._call_shared = call
+        self._forget = forget
+        self._reading = False  # a read's reply is owed
 
     @property
     def settled(self) -> bool:

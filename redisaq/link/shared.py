@@ -60,7 +60,7 @@ class SharedConnection:
             NotSent: it broke before anything of `data` was written.
             ConnectionFailed: it broke later (`maybe_executed` is True).
         """
-        if self._driver is None and self.broken is None:
+        if self._driver is None and self.broken is None and self._wire.arrived():
             # Nobody has looked since the last call: a server that has closed in between is seen before anything is sent.
             self._receive()
         if self.broken is not None:

@@ -35,38 +35,26 @@ class Subscription:
             forget: called when this one is closed.
         """
         self._dialer = dialer
-        self._channels = tuple(channels)
+        self._subscribe = ("SSUBSCRIBE", *channels)
         self._environment = environment
         self._url = url
         self._forget = forget
         self._backoff = Backoff(environment.random)
         self._not_before = 0.0
         self._line: Line | None = None
+        self._beginning: anyio.CancelScope | None = None
         self._rung = False
         self._closed = False
-        self._reopening: anyio.CancelScope | None = None
 
     async def begin(self) -> None:
         """Connect and subscribe, in one attempt.
 
         Raises:
-            ConnectionFailed: it failed.
+            ConnectionFailed: it failed, or it was closed meanwhile.
             ServerError: the server does not let us listen.
         """
-        line, _ = await self._dialer.dial(self._environment)
-        try:
-            line.send(("SSUBSCRIBE", *self._channels))
-            confirmed = 0
-            while confirmed < len(self._channels):
-                item = await line.item()
-                if isinstance(item, ServerError):
-                    raise item  # noqa: TRY301 -- it came as a value
-                confirmed += push_kind(item) == b"ssubscribe"
-        except BaseException:
-            line.fail("the subscription failed")
-            raise
-        line.owed = 0  # confirmations are pushed, so no reply came
-        self._line = line
+        self._check_open()
+        await self._reach()
 
     async def wait(self) -> None:
         """Return at the next message, or at once if one came since the last call; also after each renewed subscription.
@@ -76,20 +64,23 @@ class Subscription:
         Raises:
             ConnectionFailed: it was closed.
         """
-        while not self._rung:
+        await checkpoint()
+        while True:
             self._check_open()
             if self._line is None:
                 await self._begin_again()
                 continue
             try:
-                self._take(await self._line.item())
+                while not self._rung:
+                    self._take(self._line, await self._line.item())
                 while (item := self._line.poll()) is not NOTHING:
-                    self._take(item)
+                    self._take(self._line, item)
             except ConnectionFailed:
                 self._line = None
-        self._check_open()
-        await checkpoint()
-        self._rung = False
+            if self._rung:
+                self._check_open()
+                self._rung = False
+                return
 
     async def close(self) -> None:
         """Stop listening; `wait` raises ConnectionFailed. From any task, as often as wanted."""
@@ -101,34 +92,56 @@ class Subscription:
         self._closed = True
         if self._line is not None:
             self._line.fail("the subscription was closed")
-        if self._reopening is not None:
-            self._reopening.cancel()
+        if self._beginning is not None:
+            self._beginning.cancel()
         self._forget(self)
 
-    def _take(self, item: object) -> None:
+    async def _connect(self) -> Line:
+        line, _ = await self._dialer.dial(self._environment)
+        try:
+            line.send(self._subscribe)
+            line.owed = 0  # confirmations are pushed; only a refusal is a reply
+            for _ in self._subscribe[1:]:
+                item = await line.item()
+                if push_kind(item) != b"ssubscribe":
+                    # A refusal comes as a value.
+                    raise item if isinstance(item, ServerError) else line.fail("the subscription was not confirmed")  # noqa: TRY301
+        except BaseException:
+            line.fail("the subscription failed")
+            raise
+        return line
+
+    async def _begin_again(self) -> None:
+        try:
+            await self._reach()
+        except (ConnectionFailed, ServerError):
+            self._not_before = self._environment.clock() + self._backoff.failed()
+        else:
+            self._backoff.succeeded()
+            self._rung = True
+
+    async def _reach(self) -> None:
+        with anyio.CancelScope() as scope:
+            self._beginning = scope
+            try:
+                await anyio.sleep(max(0.0, self._not_before - self._environment.clock()))
+                self._line = await self._connect()
+            finally:
+                self._beginning = None
+        if self._closed and self._line is not None:  # closed after its last wait
+            self._line.fail("the subscription was closed")
+        self._check_open()
+
+    def _take(self, line: Line, item: object) -> None:
         kind = push_kind(item)
         if kind in {b"smessage", b"ssubscribe"}:
             self._rung = True
-        elif kind == b"sunsubscribe" and self._line is not None:
+        elif kind == b"sunsubscribe":
             # Nobody asked for it: the slot has moved, or our permission has changed.
-            self._line.send(("SSUBSCRIBE", *self._channels))
-        elif kind is None and self._line is not None:
-            raise self._line.fail("the server refused to subscribe again")
-
-    async def _begin_again(self) -> None:
-        with anyio.CancelScope() as self._reopening:
-            try:
-                await anyio.sleep(max(0.0, self._not_before - self._environment.clock()))
-                await self.begin()
-            except (ConnectionFailed, ServerError):
-                self._not_before = self._environment.clock() + self._backoff.failed()
-            else:
-                self._backoff.succeeded()
-                self._not_before = 0.0
-                self._rung = True
-        self._reopening = None
-        if self._closed and self._line is not None:
-            self._line.fail("the subscription was closed")
+            line.send(self._subscribe)
+            line.owed = 0
+        elif kind is None:
+            raise line.fail("the server refused to subscribe again")
 
     def _check_open(self) -> None:
         if self._closed:

@@ -9,8 +9,11 @@ Errors of the socket and of TLS leave as OSError, those of the parser as PARSE_E
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import anyio
@@ -20,6 +23,7 @@ from redisaq.link.resp import make_parser
 # recv_into a buffer that is made once: recv() of so much allocates it each time, five times slower at 60 kB a reply (measured).
 RECEIVE_SIZE = 256 * 1024
 _ENCRYPT_SIZE = 64 * 1024
+_ENDED = "the server closed the connection"
 
 
 class Traffic:
@@ -49,6 +53,7 @@ class Wire:
         self._head: memoryview | None = None
         self._buffer = bytearray(RECEIVE_SIZE)
         self._parked = False
+        self._poll = _make_poll(sock)
         self.queued = 0
         self.handed = 0
         self.closed = False
@@ -91,6 +96,10 @@ class Wire:
         self._traffic.received += count
         self._parser.feed(self._buffer, 0, count)
         return count == RECEIVE_SIZE
+
+    def arrived(self) -> bool:
+        """Return True if `receive` would find something, an end of the connection included; a third of what `receive` costs."""
+        return bool(self._poll())
 
     async def wait_readable(self) -> None:
         """Wait until `receive` has something, or the wire is closed."""
@@ -229,4 +238,9 @@ class SecureWire(Wire):
             self._encrypted = self._encrypted[count:]
 
 
-_ENDED = "the server closed the connection"
+def _make_poll(sock: socket.socket) -> Callable[[], object]:
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return partial(poll.poll, 0)
+    return lambda: select.select([sock], (), (), 0)[0]
