@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -20,8 +20,16 @@ import anyio.to_thread
 T = TypeVar("T")
 
 
-async def _run_in_thread(function: Callable[..., Any], *args: Any) -> Any:
-    return await anyio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+class PlainRunner(Protocol):
+    """Runs a plain function, returns what it returns."""
+
+    def __call__(self, function: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> Awaitable[T]:
+        """Run it, as one of as many as `limiter` allows."""
+        ...
+
+
+async def _run_in_thread(function: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:
+    return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Environment:
     clock: Callable[[], float] = anyio.current_time
     wall_clock: Callable[[], float] = time.time
     random: random.Random = field(default_factory=random.SystemRandom)
-    run_plain: Callable[..., Awaitable[Any]] = _run_in_thread
+    run_plain: PlainRunner = _run_in_thread
     inline: bool = False
 
     def new_id(self) -> str:

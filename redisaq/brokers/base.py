@@ -301,8 +301,12 @@ class Broker(Protocol):
         """Clear holder and readers, keep the token (M8); False if another token stands. All reads must be answered before."""
         ...
 
-    async def remake_group(self, group: GroupName, partition: int, last_id: bytes) -> None:
-        """Make a lost group again (T6): after `last_id` if that entry is still in the stream, else from the beginning. Makes the stream."""
+    async def remake_group(self, group: GroupName, partition: int, last_id: bytes, *, start: bytes | None = None) -> None:
+        """Make a lost group again (T6): after `last_id` if that entry is still in the stream, else from the beginning. Makes the stream.
+
+        With `start` (lower than `last_id`, which then is only the evidence that the stream is the same) it begins after that instead: what is in flight
+        is delivered once more, so that it is pending again.
+        """
         ...
 
     async def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:

@@ -43,11 +43,11 @@ class Document(msgspec.Struct, frozen=True):
 
 EMPTY = Document()
 _decoder = msgspec.msgpack.Decoder(Document)
-_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_encoder = msgspec.msgpack.Encoder()
 
 
 def encode(document: Document) -> bytes:
-    """Return the document as msgpack; equal documents give equal bytes."""
+    """Return the document as msgpack."""
     return _encoder.encode(document)
 
 

@@ -172,11 +172,11 @@ class MemoryStore:
         stream = self.make_stream(group.topic, partition)
         stream.make_group(group.group, stream.last_id if latest else START)
 
-    def remake_group(self, group: GroupName, partition: int, last_id: bytes) -> None:
-        """Make a lost group after `last_id`, or from the beginning if that entry is not there (T6)."""
+    def remake_group(self, group: GroupName, partition: int, last_id: bytes, start: bytes) -> None:
+        """Make a lost group after `start`, or from the beginning if the entry `last_id` is not there (T6)."""
         stream = self.make_stream(group.topic, partition)
-        entry_id = parse_id(last_id)
-        stream.make_group(group.group, entry_id if stream.fields(entry_id) is not None else START)
+        there = stream.fields(parse_id(last_id)) is not None
+        stream.make_group(group.group, parse_id(start) if there else START)
 
     def lease(self, group: GroupName, partition: int) -> Lease:
         """Return what stands beside the partition; where nothing does yet, an empty one that is not kept."""

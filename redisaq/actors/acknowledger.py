@@ -1,0 +1,96 @@
+"""Joins the acknowledgements of all partitions into few commands.
+
+In: a ring from an owned partition that has something done. Out: one fenced step per partition (S1), all of them in one round trip; while that is
+under way, what gets done meanwhile joins the next. Nothing is settled once the lease has ended; a refusal means the partition is somebody else's.
+"""
+
+from __future__ import annotations
+
+import math
+
+import anyio
+
+from redisaq.actors.actor import Actor
+from redisaq.actors.execution import Surroundings
+from redisaq.actors.owned import OwnedPartition
+from redisaq.actors.restart import RestartPolicy
+from redisaq.actors.ring import Ring, ring
+from redisaq.brokers.base import Acks, Settled
+
+MOST_IDS = 2000  # in one script
+
+
+class Acknowledger(Actor[Ring]):
+    """Its mailbox holds one ring; what is to be done stands in the owned partitions."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        """Take the broker."""
+        policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.05, max_backoff=1.0, reset_after=5.0)
+        super().__init__(name="acknowledger", capacity=1, restart=policy)
+        self._around = surroundings
+        self._dirty: dict[OwnedPartition, None] = {}
+
+    def ring(self, owned: OwnedPartition) -> None:
+        """Acknowledge soon what that partition has done."""
+        self._dirty[owned] = None
+        ring(self.ref)
+
+    async def run(self) -> None:
+        """Flush at each ring; after a restart, at once."""
+        await self._flush()
+        async for _ in self.mailbox:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        while self._dirty:
+            taken = [(owned, owned.take_done()) for owned in self._dirty]
+            self._dirty.clear()
+            live = [(owned, ids) for owned, ids in taken if not owned.lost and owned.lease.alive()]
+            for owned, ids in taken:
+                if owned.lost or not owned.lease.alive():
+                    owned.settle(ids)  # somebody else will
+            try:
+                again = await self._settle(live)
+            except BaseException:  # repeated, it does no harm
+                self._put_back(live)
+                raise
+            for owned, ids in live:
+                if owned in again:
+                    self._put_back([(owned, ids)])
+                else:
+                    owned.settle(ids)
+
+    def _put_back(self, taken: list[tuple[OwnedPartition, list[bytes]]]) -> None:
+        for owned, ids in taken:
+            owned.put_back(ids)
+            self._dirty[owned] = None
+
+    async def _settle(self, live: list[tuple[OwnedPartition, list[bytes]]]) -> set[OwnedPartition]:
+        """Acknowledge; return those that have to be told again, since the server had lost their token."""
+        acks = [
+            Acks(owned.partition, owned.token, ids[at : at + MOST_IDS])
+            for owned, ids in live
+            for at in range(0, len(ids), MOST_IDS)
+        ]
+        if not acks:
+            return set()
+        answers = await self._around.broker.settle(self._around.group, acks)
+        if all(answer.done for answer in answers):
+            return set()
+        refused = {ack.partition: answer for ack, answer in zip(acks, answers, strict=True) if not answer.done}
+        again: set[OwnedPartition] = set()
+        for owned, _ in live:
+            answer = refused.get(owned.partition)
+            if answer is None:
+                continue
+            if answer.token < owned.token and await self._install_again(owned):
+                again.add(owned)
+            else:
+                owned.lose("its settling was refused: another token stands")
+        return again
+
+    async def _install_again(self, owned: OwnedPartition) -> bool:
+        """Install the token where the server has lost it (T2); False if somebody else came first."""
+        around = self._around
+        installed = await around.broker.install(around.group, owned.partition, owned.token, owned.lease.incarnation, foreign=False)
+        return installed.done

@@ -1,0 +1,73 @@
+"""Runs a handler of batches on one partition (`process_batch`).
+
+In: messages from the partition's reader. Out: outcomes, recorded in the owned partition. A batch is as full as it can be: it begins when `batch_size`
+messages are there, or `batch_wait` seconds after its first one was.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from redisaq.actors.actor import Actor
+from redisaq.actors.execution import Execution
+from redisaq.actors.partition_workers import Batch
+from redisaq.environment import Environment
+from redisaq.message import Message
+
+
+class BatchWorker(Actor[Batch]):
+    """One handler at a time, of up to `size` messages."""
+
+    def __init__(self, execution: Execution, environment: Environment, *, size: int, wait: float, unlimited: bool) -> None:
+        """Take the execution, and how full a batch should be and for how long (seconds) it may wait for that."""
+        super().__init__(name="workers", capacity=4)
+        self._execution = execution
+        self._clock = environment.clock
+        self._size = size
+        self._wait = wait
+        self._unlimited = unlimited
+        self._held: list[Message[Any]] = []
+
+    async def run(self) -> None:
+        """Gather batches and run them until the mailbox is closed, in a scope that ends with the lease."""
+        with self._execution.owned.scope():
+            await self._run_all()
+
+    async def _run_all(self) -> None:
+        open_ = True
+        while open_ and self._execution.owned.may_start:
+            open_ = await self._gather()
+            while len(self._held) >= self._size or (self._held and not open_):
+                await self._run(self._held[: self._size])
+                del self._held[: self._size]
+            if self._held:  # `wait` has passed
+                held, self._held = self._held, []
+                await self._run(held)
+
+    async def _gather(self) -> bool:
+        """Receive until there is a full batch or the first has waited long enough; False if no more can come."""
+        try:
+            if not self._held:
+                self._held += await self.mailbox.receive()
+            if len(self._held) < self._size:
+                with anyio.move_on_after(self._wait):
+                    while len(self._held) < self._size:
+                        self._held += await self.mailbox.receive()
+        except anyio.EndOfStream:
+            return False
+        return True
+
+    async def _run(self, messages: Batch) -> None:
+        execution, owned, pool = self._execution, self._execution.owned, self._execution.pool
+        if self._unlimited:
+            if owned.may_start:
+                await execution.many(messages)
+            return
+        await pool.enter()
+        try:
+            if owned.may_start:
+                await execution.many(messages)
+        finally:
+            pool.leave()

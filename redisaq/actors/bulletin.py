@@ -1,0 +1,63 @@
+"""Tells events to whoever subscribed: the log always, the user's `on_event` if there is one.
+
+An exception of a subscriber is logged and goes no further: a consumer does not end because somebody who watches it failed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from redisaq import events
+from redisaq.events import Event
+
+LEVELS: dict[type[Event], int] = {
+    events.MessageFailed: logging.WARNING,
+    events.HandlerAbandoned: logging.WARNING,
+    events.LeaseLost: logging.WARNING,
+    events.EntriesTrimmed: logging.ERROR,
+    events.EntryUnreadable: logging.ERROR,
+    events.KillNotPermitted: logging.WARNING,
+    events.TopicMissing: logging.WARNING,
+    events.GroupLost: logging.WARNING,
+    events.Disconnected: logging.WARNING,
+    events.Reconnected: logging.INFO,
+    events.PartitionAcquired: logging.INFO,
+    events.PartitionRevoked: logging.INFO,
+    events.MemberJoined: logging.INFO,
+}
+
+
+class Bulletin:
+    """Where one consumer's events are told."""
+
+    def __init__(self, topic: str, group: str, on_event: Callable[[Event], object] | None, logger: logging.Logger) -> None:
+        """Take the subscribers."""
+        self.topic = topic
+        self.group = group
+        self.member = ""
+        self._on_event = on_event
+        self._logger = logger
+
+    @property
+    def detailed(self) -> bool:
+        """True if somebody wants an event for each message that goes well; making one costs more than the hot path can spare."""
+        return self._on_event is not None or self._logger.isEnabledFor(logging.DEBUG)
+
+    def tell(self, event: Event) -> None:
+        """Tell the event to all."""
+        level = LEVELS.get(type(event), logging.DEBUG)
+        if self._logger.isEnabledFor(level):
+            error = getattr(event, "error", None)
+            self._logger.log(level, "%s", describe(event), exc_info=error if level >= logging.WARNING else None)
+        if self._on_event is not None:
+            try:
+                self._on_event(event)
+            except Exception:
+                self._logger.exception("on_event failed on %s", type(event).__name__)
+
+
+def describe(event: Event) -> str:
+    """Return the event as one line."""
+    fields = (f"{name}={getattr(event, name)!r}" for name in event.__struct_fields__ if getattr(event, name) != "")
+    return f"{type(event).__name__} " + " ".join(fields)

@@ -1,0 +1,67 @@
+"""Makes whatever a user gives as a handler into one coroutine function.
+
+An async function, a partial of one, or an object with async `__call__` is called in the event loop. Anything else runs in a worker thread; if it
+returns an awaitable, that is awaited in the loop. A thread cannot be stopped: when the lease or the timeout ends, it is abandoned.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+
+from redisaq.actors.handler_pool import Abandoned
+from redisaq.environment import Environment
+
+A = TypeVar("A")
+
+
+def is_async(callback: Callable[..., Any]) -> bool:
+    """True if calling it certainly gives a coroutine."""
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
+
+
+def adapt(
+    callback: Callable[[A], Any], environment: Environment, abandoned: Callable[[A, Abandoned], None]
+) -> Callable[[A], Awaitable[Any]]:
+    """Return the handler as a coroutine function.
+
+    Args:
+        callback: the user's.
+        environment: runs plain functions.
+        abandoned: called with the argument and the thread when a plain function is left running.
+    """
+    if is_async(callback):
+        return callback
+    limiter = anyio.CapacityLimiter(math.inf)  # how many run at once is the pool's to say
+
+    async def call(argument: A) -> Any:
+        thread = Abandoned()
+
+        def run() -> Any:
+            thread.started = True
+            if thread.dropped:  # cancelled before the thread had begun
+                return None
+            try:
+                return callback(argument)
+            finally:
+                thread.returned = True
+
+        try:
+            result = await environment.run_plain(run, limiter)
+        except BaseException:
+            thread.dropped = True
+            if thread.started and not thread.returned:
+                abandoned(argument, thread)
+            raise
+        if inspect.isawaitable(result):
+            return await result
+        return result
+
+    return call

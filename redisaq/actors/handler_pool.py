@@ -1,0 +1,106 @@
+"""How many handlers run at once over all partitions of one consumer: a counter of credit, first come, first served.
+
+It has no mailbox: a hop per message would cost more than most handlers' bookkeeping. A plain function whose lease ended while it ran in its
+thread keeps its credit until it returns; that is looked at whenever credit is short.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import anyio
+
+
+class Abandoned:
+    """A thread that nobody waits for any more; `started` and `returned` are set by the thread itself.
+
+    `dropped` tells a thread that has not started yet to leave the function alone.
+    """
+
+    __slots__ = ("dropped", "returned", "started")
+
+    def __init__(self) -> None:
+        """Begin as waiting for its start."""
+        self.started = self.returned = self.dropped = False
+
+
+class _Turn:
+    """One who waits in line; credit is handed over in `granted` before the event wakes it, so that nobody slips in between."""
+
+    __slots__ = ("event", "granted")
+
+    def __init__(self) -> None:
+        self.event = anyio.Event()
+        self.granted = False
+
+
+class HandlerPool:
+    """Credit for handlers."""
+
+    def __init__(self, concurrency: int | None) -> None:
+        """Take the most handlers at once; None: as many as there are owned partitions."""
+        self._concurrency = concurrency
+        self.owned = 0
+        self.running = 0
+        self._abandoned: list[Abandoned] = []
+        self._waiting: deque[_Turn] = deque()
+
+    @property
+    def limit(self) -> int:
+        """How many handlers may run now."""
+        return self._concurrency if self._concurrency is not None else max(1, self.owned)
+
+    @property
+    def abandoned(self) -> int:
+        """How many abandoned threads still run."""
+        self._abandoned = [thread for thread in self._abandoned if not thread.returned]
+        return len(self._abandoned)
+
+    @property
+    def contended(self) -> bool:
+        """True if somebody waits for credit: whoever has some gives it back between two messages."""
+        return bool(self._waiting)
+
+    def try_enter(self) -> bool:
+        """Take credit if there is some and nobody waits for it."""
+        if self._waiting or self.running + (self.abandoned if self._abandoned else 0) >= self.limit:
+            return False
+        self.running += 1
+        return True
+
+    async def enter(self) -> None:
+        """Take credit, waiting in line. Cancelled, it takes none."""
+        if self.try_enter():
+            return
+        turn = _Turn()
+        self._waiting.append(turn)
+        try:
+            while not turn.granted:
+                with anyio.move_on_after(0.1 if self._abandoned else math.inf):  # a thread tells nobody that it has returned
+                    await turn.event.wait()
+                self.grant()
+        except BaseException:
+            if turn.granted:
+                self.leave()
+            else:
+                self._waiting.remove(turn)
+            raise
+
+    def leave(self) -> None:
+        """Give credit back."""
+        self.running -= 1
+        if self._waiting:
+            self.grant()
+
+    def keep_for(self, thread: Abandoned) -> None:
+        """Keep one credit until the thread has returned."""
+        self._abandoned.append(thread)
+
+    def grant(self) -> None:
+        """Hand out what credit there is to those first in line."""
+        while self._waiting and self.running + self.abandoned < self.limit:
+            turn = self._waiting.popleft()
+            self.running += 1
+            turn.granted = True
+            turn.event.set()

@@ -1,0 +1,89 @@
+"""A member's lease: one deadline, shared by every scope that works under it.
+
+The deadline is the local clock at which the last successful heartbeat was *sent*, plus the ttl, less a margin. The heartbeat emitter pushes it on; every
+partition's scope (and every body of a pulled message) follows it. Once passed it is final (M5): nothing revives this lease, the member joins again as
+a new incarnation. Ownership is a cancel scope.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import anyio
+
+from redisaq.brokers.base import Beat
+from redisaq.core.membership import lease_deadline
+from redisaq.environment import Environment
+
+
+class Lease:
+    """The time for which one incarnation may work."""
+
+    def __init__(self, incarnation: str, ttl: float, environment: Environment) -> None:
+        """Begin without any time: the first `renew` gives some."""
+        self.incarnation = incarnation
+        self.ttl = ttl
+        self.deadline = -math.inf
+        self._clock = environment.clock
+        self._scopes: set[anyio.CancelScope] = set()
+        self._ended = False
+        self._server_ahead = 0.0  # server seconds less local seconds, as of the last answer
+        self.born = 0
+        self.frozen_until = 0
+
+    def renew(self, sent: float, beat: Beat) -> None:
+        """Push the deadline on: a heartbeat that was sent at `sent` has been answered. A lease that has ended stays ended (M5)."""
+        self.observe(beat)
+        if self.alive():
+            self._extend(sent)
+
+    def begin(self, sent: float, beat: Beat) -> None:
+        """Give the first time: the join that was sent at `sent` has been done."""
+        self.observe(beat)
+        if not self._ended:
+            self._extend(sent)
+
+    def _extend(self, sent: float) -> None:
+        self.deadline = max(self.deadline, lease_deadline(sent, self.ttl))
+        for scope in self._scopes:
+            scope.deadline = self.deadline
+
+    def observe(self, beat: Beat) -> None:
+        """Take the server's time, and until when others' holders are to be left alone (M7, M8)."""
+        self._server_ahead = beat.now / 1e6 - self._clock()
+        self.born, self.frozen_until = beat.born, beat.frozen_until
+
+    def server_now(self) -> int:
+        """Return the server's time in microseconds, as good as the last answer tells."""
+        return int((self._clock() + self._server_ahead) * 1e6)
+
+    def alive(self) -> bool:
+        """True while work may begin and be settled."""
+        if not self._ended and self._clock() >= self.deadline:
+            self.end()
+        return not self._ended
+
+    def left(self) -> float:
+        """Return the seconds left, 0 if none."""
+        return max(0.0, self.deadline - self._clock()) if self.alive() else 0.0
+
+    def end(self) -> None:
+        """End it now: every scope under it is cancelled."""
+        if not self._ended:
+            self._ended = True
+            for scope in tuple(self._scopes):
+                scope.cancel()
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[anyio.CancelScope]:
+        """Return a cancel scope that ends with the lease."""
+        with anyio.CancelScope(deadline=self.deadline) as scope:
+            self._scopes.add(scope)
+            if self._ended:
+                scope.cancel()
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)

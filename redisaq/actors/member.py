@@ -1,0 +1,63 @@
+"""What one consumer knows about itself in its group: shared by the coordinator, which changes it, and the emitter, which keeps it alive."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from redisaq.actors.lease import Lease
+from redisaq.brokers.base import Beat
+from redisaq.core.document import Document
+from redisaq.environment import Environment
+
+
+@dataclass
+class Member:
+    """One consumer's place in its group.
+
+    Attributes:
+        name: the static name asked for, None for none (M1).
+        ttl: seconds that a lease lasts.
+        environment: clocks and chance.
+        lease: of the current incarnation; ended until it has joined.
+        joined: the current incarnation is a member.
+        version: of the newest document seen (M3).
+        document: the newest one seen; kept when the group is lost (M8).
+        partitions: of the topic, 0 while it does not exist.
+        next_expiry: local clock at which another member's time runs out, as of the last answer.
+        topic_missing: the topic did not exist when it was last looked for.
+    """
+
+    name: str | None
+    ttl: float
+    environment: Environment
+    lease: Lease = field(init=False)
+    joined: bool = False
+    version: str = ""
+    document: Document | None = None
+    partitions: int = 0
+    next_expiry: float = math.inf
+    topic_missing: bool = False
+
+    def __post_init__(self) -> None:
+        """Begin as a new incarnation (M1)."""
+        self.renew_incarnation()
+
+    def renew_incarnation(self) -> None:
+        """Be somebody new: whatever the last incarnation held is over (M5)."""
+        if self.joined:
+            self.lease.end()
+        self.joined = False
+        self.version = ""
+        self.lease = Lease(self.environment.new_id(), self.ttl, self.environment)
+
+    def observe(self, beat: Beat) -> None:
+        """Take from an answer when to look next."""
+        now = self.environment.clock()
+        self.next_expiry = math.inf if beat.next_expiry is None else now + max(0.0, (beat.next_expiry - beat.now) / 1e6)
+
+    def news(self, beat: Beat) -> bool:
+        """True if the answer tells something that the coordinator must act on."""
+        grown = beat.topic is None or beat.topic.partitions != self.partitions
+        droppable = bool(beat.expired) and beat.now >= beat.frozen_until
+        return beat.version != self.version or droppable or grown

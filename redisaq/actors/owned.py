@@ -1,0 +1,244 @@
+"""What one member knows of one partition while it owns it: the record of what is in flight.
+
+A memory stream drops what it holds when it is closed, so it is never that record: every message that was read stands here from the read to its
+settlement. Everything is synchronous; the reader adds, the workers start and finish, the acknowledger takes what is to be acknowledged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import anyio
+
+from redisaq.actors.lease import Lease
+from redisaq.message import Message
+
+MOST_PARKED = 1000  # failed messages that wait here for their next try; with more, reading stops
+
+
+class OwnedPartition:
+    """One partition under one token."""
+
+    def __init__(self, partition: int, token: int, lease: Lease, window: int, ring: Callable[[OwnedPartition], None]) -> None:
+        """Begin empty.
+
+        Args:
+            partition: its number.
+            token: the fencing token under which it is owned.
+            lease: of the member.
+            window: how many messages may wait here for a handler.
+            ring: tells the acknowledger that there is something to acknowledge.
+        """
+        self.partition = partition
+        self.token = token
+        self.lease = lease
+        self.window = window
+        self.draining = False  # no handler may start any more: the partition is being handed over
+        self.lost = ""  # why the lease on it was lost, "" while it stands
+        self.queued: dict[bytes, Message[Any]] = {}  # read, no handler started
+        self.running: dict[bytes, Message[Any]] = {}
+        self.parked: dict[bytes, Message[Any]] = {}  # failed, to be given to the handler again
+        self.deliveries: dict[bytes, int] = {}  # of those that were delivered before this owner read them, or failed here
+        self.undo: dict[bytes, int] = {}  # counts that were raised for a handler that did not start after all
+        self.unreadable: set[bytes] = set()
+        self.done: list[bytes] = []  # to be acknowledged
+        self.settling = 0  # being acknowledged
+        self.dirty = False  # the acknowledger has been rung for it
+        self.position = b""  # highest entry id read
+        self.settled = b""  # highest entry id acknowledged
+        self.retries: list[tuple[float, tuple[int, int], Message[Any]]] = []  # heap of the parked: due, entry id's numbers
+        self.handled = self.failed = 0
+        self._ring = ring
+        self._room: anyio.Event | None = None
+        self._idle: anyio.Event | None = None
+        self._finished: anyio.Event | None = None
+        self._scopes: set[anyio.CancelScope] = set()
+        self._until_drain: set[anyio.CancelScope] = set()
+
+    @property
+    def may_start(self) -> bool:
+        """True while a handler may begin (checked before each one: a paused process wakes up here)."""
+        return not self.draining and not self.lost and self.lease.alive()
+
+    @property
+    def unsettled(self) -> int:
+        """How many messages were delivered here and not settled."""
+        return len(self.queued) + len(self.running) + len(self.parked) + len(self.done) + self.settling
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[anyio.CancelScope]:
+        """Return a cancel scope that ends with the lease, or when this partition is lost."""
+        with self.lease.scope() as scope:
+            self._scopes.add(scope)
+            if self.lost:
+                scope.cancel()
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+    @contextlib.contextmanager
+    def until_drain(self) -> Iterator[anyio.CancelScope]:
+        """Return a cancel scope that ends when the partition begins to drain: for waiting that must not hold that up."""
+        with anyio.CancelScope() as scope:
+            self._until_drain.add(scope)
+            if self.draining:
+                scope.cancel()
+            try:
+                yield scope
+            finally:
+                self._until_drain.discard(scope)
+
+    def begin_drain(self) -> None:
+        """Let no further handler start."""
+        self.draining = True
+        for scope in tuple(self._until_drain):
+            scope.cancel()
+
+    def lose(self, reason: str) -> None:
+        """End everything that works on it, now (M4): nothing more of it is settled."""
+        if not self.lost:
+            self.lost = reason
+            self.done.clear()
+            for scope in tuple(self._scopes):
+                scope.cancel()
+            self.settle([])
+
+    # -- reading -----------------------------------------------------------------------------------------------------------------
+
+    def add(self, messages: Iterable[Message[Any]]) -> None:
+        """Record messages that were read for the first time ever."""
+        for message in messages:
+            self.queued[message._entry] = message  # noqa: SLF001 -- the record's key
+
+    def add_again(self, message: Message[Any], deliveries: int) -> None:
+        """Record a message that had been delivered before (T5), so often."""
+        self.queued[message._entry] = message  # noqa: SLF001
+        self.deliveries[message._entry] = deliveries  # noqa: SLF001
+
+    async def wait_for_room(self, count: int) -> None:
+        """Return once `count` more messages may wait here."""
+        while len(self.queued) > max(0, self.window - count) or len(self.parked) >= MOST_PARKED:
+            self._room = anyio.Event()
+            await self._room.wait()
+
+    def _made_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+    # -- handling ----------------------------------------------------------------------------------------------------------------
+
+    def start(self, message: Message[Any]) -> None:
+        """Record that a handler begins."""
+        entry_id = message._entry  # noqa: SLF001
+        del self.queued[entry_id]
+        self.running[entry_id] = message
+        if self._room is not None:
+            self._made_room()
+
+    def succeed(self, message: Message[Any]) -> None:
+        """Record that its handler returned: it is to be acknowledged, if the lease still stands."""
+        entry_id = message._entry  # noqa: SLF001
+        del self.running[entry_id]
+        if self.deliveries:
+            self.deliveries.pop(entry_id, None)
+        self.done.append(entry_id)
+        self.handled += 1
+        if not self.dirty:
+            self.dirty = True
+            self._ring(self)
+        if self._finished is not None and not self.running:
+            self._finished.set()
+
+    def fail(self, message: Message[Any], due: float) -> None:
+        """Record that its handler failed: it stays pending, and is given to the handler again at `due`."""
+        entry_id = message._entry  # noqa: SLF001
+        del self.running[entry_id]
+        self.parked[entry_id] = message
+        self.deliveries[entry_id] = message.attempt + 1  # T5: the next attempt is the raised count less one
+        heapq.heappush(self.retries, (due, number(entry_id), message))
+        self.failed += 1
+
+    def unpark(self, now: float) -> list[Message[Any]]:
+        """Return the failed messages that are due: they wait for a handler again."""
+        due: list[Message[Any]] = []
+        while self.retries and self.retries[0][0] <= now:
+            message = heapq.heappop(self.retries)[2]
+            del self.parked[message._entry]  # noqa: SLF001
+            self.queued[message._entry] = message  # noqa: SLF001
+            due.append(message)
+        if due:
+            self._made_room()
+        return due
+
+    def abandon(self, message: Message[Any]) -> None:
+        """Record that its handler was cancelled: it stays pending for the next owner."""
+        self.running.pop(message._entry, None)  # noqa: SLF001
+        if self._finished is not None and not self.running:
+            self._finished.set()
+
+    async def wait_finished(self) -> None:
+        """Return once no handler runs."""
+        while self.running:
+            self._finished = anyio.Event()
+            await self._finished.wait()
+        self._finished = None
+
+    # -- settling ----------------------------------------------------------------------------------------------------------------
+
+    def take_done(self) -> list[bytes]:
+        """Return what is to be acknowledged now; give it back with `put_back` or end it with `settle`."""
+        done, self.done = self.done, []
+        self.settling += len(done)
+        self.dirty = False
+        return done
+
+    def put_back(self, entry_ids: list[bytes]) -> None:
+        """Record that an acknowledgement could not be sent."""
+        self.settling -= len(entry_ids)
+        self.done[:0] = entry_ids
+        self.dirty = True
+
+    def settle(self, entry_ids: list[bytes]) -> None:
+        """Record that these have been acknowledged, or refused."""
+        self.settling -= len(entry_ids)
+        if entry_ids:
+            self.settled = max(self.settled, entry_ids[-1], key=number)
+        if self._idle is not None and not self.done and not self.settling:
+            self._idle.set()
+            self._idle = None
+
+    async def wait_settled(self) -> None:
+        """Return once nothing waits to be acknowledged."""
+        while (self.done or self.settling) and not self.lost:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    def knows(self, entry_id: bytes) -> bool:
+        """True if the entry is in flight here: it must not run a second time (S3)."""
+        flying = entry_id in self.queued or entry_id in self.running or entry_id in self.parked
+        return flying or entry_id in self.done or entry_id in self.unreadable
+
+    def lowest_unsettled(self) -> bytes:
+        """Return the lowest entry id that is not settled, b"" if all are (T6)."""
+        return min((*self.queued, *self.running, *self.parked, *self.done, *self.unreadable), key=number, default=b"")
+
+    def hand_back(self) -> dict[bytes, int]:
+        """Return the delivery counts of messages that no handler started here, with the read's own count undone (T5)."""
+        return self.undo | {entry_id: 0 for entry_id in self.queued if entry_id not in self.deliveries}
+
+
+def before(entry_id: bytes) -> bytes:
+    """Return the id just below: reading after it gives the entry itself."""
+    time, sequence = number(entry_id)
+    return b"%d-%d" % ((time, sequence - 1) if sequence else (max(0, time - 1), (1 << 64) - 1 if time else 0))
+
+
+def number(entry_id: bytes) -> tuple[int, int]:
+    """Return an entry id's two numbers, by which ids are ordered."""
+    time, _, sequence = entry_id.partition(b"-")
+    return int(time or 0), int(sequence or 0)

@@ -1,0 +1,222 @@
+"""Owns one partition: takes it, works on it, and gives it back or loses it.
+
+In: one Drain. Out, when it ends: Ended, to the partition supervisor. The order of taking is T1: the compare-and-set has been done by the coordinator; then
+install the token, close the predecessor's readers, claim what is pending, read (the last two are the reader's). Everything runs in a scope whose deadline
+is the lease's. The order of giving back: stop reading, let running handlers finish, settle, undo the counts of what no handler started (T5), release.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import anyio
+
+from redisaq import events
+from redisaq.actors.actor import Actor
+from redisaq.actors.execution import Execution, Surroundings
+from redisaq.actors.insist import insist
+from redisaq.actors.ref import ActorRef
+from redisaq.actors.owned import OwnedPartition
+from redisaq.actors.partition_reader import PartitionReader
+from redisaq.actors.partition_workers import Batch
+from redisaq.actors.retry_timer import RetryTimer
+from redisaq.actors.ring import ring
+from redisaq.actors.supervisor import Supervisor
+from redisaq.brokers.base import Installed
+from redisaq.core.codec import EntryDecoder
+from redisaq.core.membership import may_acquire_foreign
+from redisaq.errors import ActorStopped
+
+FLUSH_LIMIT = 5.0  # seconds for settling and releasing when a partition is given back
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Give the partition back: handlers may take `timeout` seconds to finish, then they are cancelled."""
+
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An owner has ended: in order (`released`: nothing of it is left beside the data), or because the lease was lost."""
+
+    partition: int
+    token: int
+    incarnation: str
+    released: bool
+
+
+class WorkersFor(Protocol):
+    """Makes the workers of one partition: what the user asked for (a handler, one of batches, pulling)."""
+
+    def __call__(self, owned: OwnedPartition, parked: Callable[[], None]) -> Actor[Batch]:
+        """Return the actor; `parked` is to be called when a message has failed."""
+        ...
+
+
+class PartitionOwner(Actor[Drain]):
+    """See the module."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        owned: OwnedPartition,
+        *,
+        workers_for: WorkersFor,
+        decoder: EntryDecoder[Any],
+        count: int,
+        raise_token: Callable[[int, int], Awaitable[int | None]],
+        taken: Callable[[int], None],
+        ended: Callable[[Ended], Awaitable[None]],
+    ) -> None:
+        """Take the partition and what to work on it with.
+
+        Args:
+            surroundings: the consumer's.
+            owned: the record of the partition.
+            workers_for: makes the workers.
+            decoder: reads entries.
+            count: entries of one read.
+            raise_token: asks for a token above another one (partition, above): the new token, None if the partition is no longer leased (T2).
+            taken: is told when it is taken, or has to wait or give up.
+            ended: is told the end.
+        """
+        super().__init__(name=f"partition-{owned.partition}", capacity=2)
+        self.owned = owned
+        self._around = surroundings
+        self._workers_for = workers_for
+        self._decoder = decoder
+        self._count = count
+        self._raise_token = raise_token
+        self._taken = taken
+        self._ended = ended
+        self.acquired = self._released = False  # acquired: its predecessor's readers are closed, it reads
+        self._patience: anyio.CancelScope | None = None
+
+    async def run(self) -> None:
+        """Take, work, give back or lose."""
+        owned = self.owned
+        try:
+            with owned.scope():
+                if await self._take():
+                    await self._work()
+        finally:
+            self._taken(owned.partition)
+            if not self._released:
+                self._tell_lost()
+            # The coordinator must know, or nobody takes the partition again; at the end of everything nobody listens any more.
+            with contextlib.suppress(ActorStopped), anyio.move_on_after(1.0, shield=True):
+                await self._ended(Ended(owned.partition, owned.token, owned.lease.incarnation, self._released))
+
+    async def _take(self) -> bool:
+        """Install the token and close the predecessor's readers; False if the partition is not to be had or wanted any more."""
+        around, owned = self._around, self.owned
+        while True:
+            installed = await insist(self._install, around.environment)
+            if installed.done:
+                break
+            if installed.token > owned.token:  # T2
+                token = await self._raise_token(owned.partition, installed.token)
+                if token is None:
+                    owned.lose("the group's document leases it to somebody else")
+                    return False
+                owned.token = token
+                continue
+            self._taken(owned.partition)
+            if await self._told_to_drain(0.05):  # M7, M8: a foreign holder, who may still work
+                await self._release()
+                return False
+        readers = installed.readers
+        fenced = await insist(lambda: around.broker.fence(around.group, owned.partition, owned.token, readers), around.environment)
+        if not fenced and not around.kill_refused:
+            around.kill_refused = True
+            self._tell(events.KillNotPermitted)
+        self.acquired = True
+        self._taken(owned.partition)
+        self._tell(events.PartitionAcquired)
+        return True
+
+    async def _install(self) -> Installed:
+        around, owned, lease = self._around, self.owned, self.owned.lease
+        foreign = may_acquire_foreign(
+            lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=int(lease.ttl * 1e6)
+        )
+        return await around.broker.install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign)
+
+    async def _told_to_drain(self, seconds: float) -> bool:
+        """Wait a little; True if the partition is wanted back meanwhile."""
+        with anyio.move_on_after(seconds):
+            await self.mailbox.receive()
+            return True
+        return False
+
+    async def _work(self) -> None:
+        owned, around = self.owned, self._around
+        async with Supervisor("one_for_one", name="parts", parent=self) as parts:
+            timers: list[RetryTimer] = []
+            workers = await parts.start(self._workers_for(owned, lambda: ring(timers[0].ref)))
+            timers.append(RetryTimer(owned, workers, around.environment))
+            timer = await parts.start(timers[0])
+            reader = await parts.start(PartitionReader(around, owned, self._decoder, workers, count=self._count))
+            drain = await self.mailbox.receive()
+            await self._drain(parts, children=(reader, timer, workers), timeout=drain.timeout)
+
+    def drain(self, timeout: float) -> None:
+        """Give the partition back; said again, the shorter of the timeouts counts."""
+        if timeout <= 0 and self._patience is not None:
+            self._patience.cancel()
+        with contextlib.suppress(anyio.WouldBlock, ActorStopped):  # it has been told, or has ended
+            self.ref.tell_nowait(Drain(timeout))
+
+    async def _drain(self, parts: Supervisor, *, children: Sequence[ActorRef[Any]], timeout: float) -> None:
+        """Stop reading, wait for the handlers, stop the rest, settle, undo, release."""
+        owned = self.owned
+        reader, timer, workers = children
+        owned.begin_drain()
+        await parts.stop(reader, timeout=0)
+        await parts.stop(timer, timeout=0)  # ends back-offs (T7)
+        with anyio.CancelScope() as self._patience, anyio.move_on_after(timeout):
+            await owned.wait_finished()
+        await parts.stop(workers, timeout=0)
+        with anyio.move_on_after(FLUSH_LIMIT):
+            await owned.wait_settled()
+            await self._hand_back()
+            await self._release()
+
+    async def _hand_back(self) -> None:
+        """Undo the counts of what was read and never started (T5)."""
+        around, owned = self._around, self.owned
+        counts = owned.hand_back()
+        if counts:
+            await insist(lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts), around.environment)
+
+    async def _release(self) -> None:
+        """Clear the holder beside the data; the token stays (M8)."""
+        around, owned = self._around, self.owned
+        if not owned.lost and owned.lease.alive():
+            await insist(lambda: around.broker.release(around.group, owned.partition, owned.token), around.environment)
+            self._released = True
+            if self.acquired:
+                self._tell(events.PartitionRevoked)
+
+    def _tell_lost(self) -> None:
+        if self.acquired:
+            reason = self.owned.lost or ("the lease ran out" if not self.owned.lease.alive() else "it could not be given back in time")
+            self._tell(events.LeaseLost, reason=reason, unsettled=self.owned.unsettled)
+
+    def _tell(self, kind: type[events.PartitionEvent], **more: Any) -> None:
+        bulletin, owned = self._around.bulletin, self.owned
+        bulletin.tell(
+            kind(
+                topic=bulletin.topic,
+                group=bulletin.group,
+                member=bulletin.member,
+                partition=owned.partition,
+                token=owned.token,
+                **more,
+            )
+        )

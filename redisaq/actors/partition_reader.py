@@ -1,0 +1,183 @@
+"""Reads one partition for as long as this member owns it, and no more than there is room for.
+
+Out: batches of messages to the partition's workers. First what the predecessor left pending, page by page in id order (T5), then new entries over a
+connection of its own (T3). A read that breaks may have delivered entries unseen: the connection is killed, what is pending above the last seen entry is
+claimed, and reading goes on. Restarted after a broken connection, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+
+from redisaq import events
+from redisaq.actors.actor import Actor
+from redisaq.actors.execution import Surroundings
+from redisaq.actors.ref import ActorRef
+from redisaq.actors.owned import OwnedPartition, before, number
+from redisaq.actors.partition_workers import Batch
+from redisaq.actors.restart import RestartPolicy
+from redisaq.brokers.base import RawEntry, Reader
+from redisaq.core.codec import EntryDecoder, Unreadable
+from redisaq.errors import LeaseLostError
+
+LONGEST_BLOCK = 5.0  # seconds
+MARGIN = 0.05  # seconds by which a blocking read ends before the lease does (T4)
+
+
+class PartitionReader(Actor[None]):
+    """See the module."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        owned: OwnedPartition,
+        decoder: EntryDecoder[object],
+        workers: ActorRef[Batch],
+        *,
+        count: int,
+    ) -> None:
+        """Take what it reads for, and how many entries one read may bring."""
+        policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.05, max_backoff=1.0, reset_after=1.0)
+        super().__init__(name="reader", capacity=1, restart=policy)
+        self._around = surroundings
+        self._owned = owned
+        self._decoder = decoder
+        self._workers = workers
+        self._count = count
+        self._reader: Reader | None = None
+        self._set_aside_more = False
+        self._remade = False
+
+    async def run(self) -> None:
+        """Claim, then read, until stopped or the lease ends."""
+        with self._owned.scope():
+            await self._run()
+
+    async def _run(self) -> None:
+        owned, around = self._owned, self._around
+        try:
+            await self._close_broken()
+            await self._claim()
+            if self._reader is None:
+                self._reader = await around.broker.open_reader(around.group, owned.partition, owned.token, owned.lease.incarnation)
+        except LeaseLostError as error:
+            owned.lose(str(error))
+            return
+        while True:
+            await owned.wait_for_room(self._count)
+            block = min(LONGEST_BLOCK, owned.lease.left() - MARGIN)
+            if block <= 0:  # so little is left that a renewal must come first
+                await anyio.sleep(MARGIN)
+                continue
+            try:
+                entries = await self._reader.read(self._count, block)
+            except LeaseLostError:
+                await self._make_group_again()
+                continue
+            if entries:
+                await self._pass_on(self._decode(entries))
+
+    async def on_stop(self) -> None:
+        """Record what a cancelled read still brought: it is handed back with the rest. Close the connection."""
+        if self._reader is not None:
+            leftover = self._reader.take_leftover()
+            if leftover and not self._owned.lost:
+                self._decode(leftover)
+            await self._reader.close()
+
+    async def _close_broken(self) -> None:
+        """Make sure that nothing of a broken connection runs any more (T3)."""
+        if self._reader is not None:
+            broken, self._reader = self._reader, None
+            await broken.close()
+            await self._fence((broken,))
+
+    async def _fence(self, readers: Sequence[Reader]) -> None:
+        around, owned = self._around, self._owned
+        marks = [reader.mark for reader in readers]
+        await around.broker.fence(around.group, owned.partition, owned.token, marks)
+
+    async def _claim(self) -> None:
+        """Pass on what is pending above the last entry seen."""
+        around, owned = self._around, self._owned
+        after: bytes | None = owned.position
+        while after is not None:
+            await owned.wait_for_room(self._count)
+            page = await around.broker.claim(around.group, owned.partition, owned.token, after=after, count=self._count)
+            if page.trimmed:
+                ids = tuple(entry_id.decode() for entry_id in page.trimmed)
+                self._tell(events.EntriesTrimmed, entry_ids=ids)
+            batch: Batch = []
+            for entry in page.entries:
+                if owned.knows(entry.entry_id):
+                    continue
+                message = self._decoder.decode(entry.entry_id, entry.fields, owned.partition, owned.token)
+                if isinstance(message, Unreadable):
+                    self._set_aside(message)
+                else:
+                    owned.add_again(message, entry.deliveries)
+                    batch.append(message)
+            if page.entries:
+                owned.position = max(owned.position, page.entries[-1].entry_id, key=number)
+            await self._pass_on(batch)
+            after = page.last
+
+    async def _pass_on(self, batch: Batch) -> None:
+        if batch:
+            await self._workers.tell(batch)
+        if self._set_aside_more:
+            self._set_aside_more = False
+            around, owned = self._around, self._owned
+            await around.broker.mark_unreadable(around.group, owned.partition, owned.token, len(owned.unreadable))
+
+    def _decode(self, entries: Sequence[RawEntry]) -> Batch:
+        """Return the entries' messages, recorded; synchronous, so that no cancellation comes between a read and its record."""
+        owned, decode = self._owned, self._decoder.decode
+        partition, token = owned.partition, owned.token
+        batch: Batch = []
+        if self._remade:  # what was in flight when the group was lost is read a second time
+            entries = [entry for entry in entries if not owned.knows(entry[0])] or ()
+        for entry_id, fields in entries:
+            message = decode(entry_id, fields or (), partition, token)
+            if isinstance(message, Unreadable):
+                self._set_aside(message)
+            else:
+                batch.append(message)
+        owned.add(batch)
+        if entries:
+            owned.position = entries[-1][0]
+        return batch
+
+    def _set_aside(self, entry: Unreadable) -> None:
+        """Report what cannot be read, once, and leave it pending."""
+        self._owned.unreadable.add(entry.entry_id)
+        self._set_aside_more = True
+        self._tell(events.EntryUnreadable, entry_id=entry.entry_id.decode(), reason=entry.reason)
+
+    async def _make_group_again(self) -> None:
+        """Make a lost group again so that nothing unsettled is passed over (T6)."""
+        around, owned = self._around, self._owned
+        lowest = owned.lowest_unsettled()
+        evidence, start = (lowest, before(lowest)) if lowest else (owned.position, owned.position)
+        await around.broker.remake_group(around.group, owned.partition, evidence, start=start)
+        self._remade = True
+        owned.position = b""  # the stream may have begun anew, too
+        bulletin = around.bulletin
+        bulletin.tell(events.GroupLost(topic=bulletin.topic, group=bulletin.group, member=bulletin.member))
+
+    def _tell(self, kind: type[events.PartitionEvent], **more: Any) -> None:
+        bulletin, owned = self._around.bulletin, self._owned
+        bulletin.tell(
+            kind(
+                topic=bulletin.topic,
+                group=bulletin.group,
+                member=bulletin.member,
+                partition=owned.partition,
+                token=owned.token,
+                **more,
+            )
+        )

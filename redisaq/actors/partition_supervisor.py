@@ -1,0 +1,99 @@
+"""Holds the owners of this member's partitions.
+
+In: Acquire, Revoke, Lose from the coordinator, Ended from the owners. Out: Ended, to the coordinator, once an owner is gone altogether. A partition that is
+acquired again while its last owner still winds up (a handler that takes long to be cancelled) waits for that: in one process, too, two never
+work on one partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from redisaq.actors.actor import Actor
+from redisaq.actors.lease import Lease
+from redisaq.actors.ref import ActorRef
+from redisaq.actors.owned import OwnedPartition
+from redisaq.actors.partition_owner import Drain, Ended, PartitionOwner
+from redisaq.actors.supervisor import Supervisor
+
+
+@dataclass(frozen=True)
+class Acquire:
+    """The document leases the partition to this member, under this token."""
+
+    partition: int
+    token: int
+    lease: Lease
+
+
+@dataclass(frozen=True)
+class Revoke:
+    """Give the partition back; handlers may take `timeout` seconds."""
+
+    partition: int
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Lose:
+    """The document no longer leases the partition to this member (M4)."""
+
+    partition: int
+    reason: str
+
+
+Order = Acquire | Revoke | Lose | Ended
+
+
+class PartitionSupervisor(Actor[Order]):
+    """See the module."""
+
+    def __init__(
+        self,
+        owner_for: Callable[[Acquire, Callable[[Ended], Awaitable[None]]], PartitionOwner],
+        ended: Callable[[Ended, OwnedPartition], Awaitable[None]],
+        changed: Callable[[int], None],
+    ) -> None:
+        """Take what makes an owner, who is told of its end, and who is told how many partitions there are."""
+        super().__init__(name="partitions", capacity=1 << 17)
+        self._owner_for = owner_for
+        self._tell_ended = ended
+        self._changed = changed
+        self.owners: dict[int, tuple[PartitionOwner, ActorRef[Drain]]] = {}
+        self._next: dict[int, Acquire] = {}
+
+    async def run(self) -> None:
+        """Carry orders out, inside the supervisor of the owners."""
+        async with Supervisor("one_for_one", name="owners", parent=self) as self._supervisor:
+            await super().run()
+
+    async def receive(self, message: Order) -> None:
+        """Carry one order out."""
+        match message:
+            case Acquire(partition=partition):
+                if partition in self.owners:
+                    self._next[partition] = message
+                else:
+                    await self._begin(message)
+            case Revoke(partition=partition, timeout=timeout):
+                if partition in self._next:
+                    del self._next[partition]
+                elif partition in self.owners:
+                    self.owners[partition][0].drain(timeout)
+            case Lose(partition=partition, reason=reason):
+                self._next.pop(partition, None)
+                if partition in self.owners:
+                    self.owners[partition][0].owned.lose(reason)
+            case Ended(partition=partition):
+                owner, ref = self.owners.pop(partition)
+                await self._supervisor.stop(ref)
+                self._changed(len(self.owners))
+                await self._tell_ended(message, owner.owned)
+                if partition in self._next:
+                    await self._begin(self._next.pop(partition))
+
+    async def _begin(self, order: Acquire) -> None:
+        owner = self._owner_for(order, self.ref.tell)
+        self.owners[order.partition] = owner, await self._supervisor.start(owner)
+        self._changed(len(self.owners))

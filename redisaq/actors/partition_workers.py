@@ -1,0 +1,123 @@
+"""Run the handlers of one partition: in one line, or in lanes.
+
+In: batches of messages from the partition's reader (and single ones from its retry timer). Out: outcomes, recorded in the owned partition. Workers are
+children of their partition's scope, so losing one lease cancels just its handlers. Before each handler begins, the lease is looked at.
+
+When the mailbox is closed, they end once the running handlers have; what has not started stays in the record.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import anyio
+
+from redisaq.actors.actor import Actor
+from redisaq.actors.execution import Execution
+from redisaq.core.lanes import Lanes, Ordering
+from redisaq.message import Message
+
+Batch = list[Message[Any]]
+
+
+class SerialWorker(Actor[Batch]):
+    """One handler at a time, in order (ordering "partition"): runs in the actor's own task, so a message costs no hop."""
+
+    def __init__(self, execution: Execution, *, unlimited: bool) -> None:
+        """Take the execution; `unlimited`: one handler a partition is all the limit there is."""
+        super().__init__(name="workers", capacity=4)
+        self._execution = execution
+        self._unlimited = unlimited
+
+    async def run(self) -> None:
+        """Receive batches, in a scope that ends with the lease: handlers are cancelled at once, whatever else winds up slowly."""
+        with self._execution.owned.scope():
+            await super().run()
+
+    async def receive(self, message: Batch) -> None:
+        """Run the batch in order."""
+        execution, owned, pool = self._execution, self._execution.owned, self._execution.pool
+        for one in message:
+            if not owned.may_start:
+                return
+            if self._unlimited:
+                await execution.one(one)
+                continue
+            await pool.enter()
+            try:
+                if owned.may_start:
+                    await execution.one(one)
+            finally:
+                pool.leave()
+
+
+class LaneWorkers(Actor[Batch]):
+    """Several handlers at once, one for each lane (ordering "key" and "none").
+
+    Worker tasks are kept, since starting one costs more than a quick handler. One wakes the next before it runs its own message, so that a batch of
+    handlers that never wait is run by one task, and handlers that wait run side by side as far as the credit goes.
+    """
+
+    def __init__(self, execution: Execution, ordering: Ordering) -> None:
+        """Take the execution and what shares a lane."""
+        super().__init__(name="workers", capacity=4)
+        self._execution = execution
+        self._lanes: Lanes[Message[Any]] = Lanes(ordering)
+        self._idle: deque[anyio.Event] = deque()
+        self._waking = False
+        self._closing = False
+        self._workers = 0
+
+    async def run(self) -> None:
+        """Take batches in until the mailbox is closed, then wait for what runs."""
+        with self._execution.owned.scope():
+            await self._run()
+
+    async def _run(self) -> None:
+        async with anyio.create_task_group() as self._tasks:
+            await super().run()
+            self._closing = True
+            while self._idle:
+                self._idle.popleft().set()
+
+    async def receive(self, message: Batch) -> None:
+        """Put the batch into its lanes."""
+        for one in message:
+            self._lanes.add(one, one.key)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let one more worker look for a message, if there is one for it."""
+        if self._waking or not self._lanes.runnable:
+            return
+        if self._idle:
+            self._waking = True
+            self._idle.popleft().set()
+        elif self._workers < self._execution.pool.limit:
+            self._waking = True
+            self._workers += 1
+            self._tasks.start_soon(self._work, name=f"{self.path}/worker-{self._workers}")
+
+    async def _work(self) -> None:
+        execution, owned, pool, lanes = self._execution, self._execution.owned, self._execution.pool, self._lanes
+        while True:
+            await pool.enter()
+            self._waking = False
+            try:
+                while owned.may_start and (message := lanes.next()) is not None:
+                    self._wake()
+                    try:
+                        await execution.one(message)
+                    finally:
+                        lanes.done(message.key)
+                    if pool.contended:
+                        break
+            finally:
+                pool.leave()
+            if self._closing or not owned.may_start:
+                return
+            if not lanes.runnable:
+                event = anyio.Event()
+                self._idle.append(event)
+                await event.wait()

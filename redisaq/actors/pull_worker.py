@@ -1,0 +1,126 @@
+"""Hands messages to a user's own loop instead of a handler (`Consumer.messages()`).
+
+In: batches from the partition's reader. Out: one message at a time, in order, over a stream without a buffer, to whoever iterates. The body of
+`async with message` runs in the user's task, in a scope that ends with the lease; leaving it settles the message. At most `batch_size` are unsettled at
+once: that is the credit of the pool. A message that is never entered keeps its credit until its partition goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from types import TracebackType
+from typing import Any
+
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
+
+from redisaq.actors.actor import Actor
+from redisaq.actors.execution import Execution, inside
+from redisaq.actors.partition_workers import Batch
+from redisaq.message import Message
+
+
+class PulledDelivery:
+    """What stands behind one pulled message: offered, then perhaps entered, then ended."""
+
+    def __init__(self, worker: PullWorker, message: Message[Any]) -> None:
+        """Begin as offered."""
+        self._worker = worker
+        self._execution = worker.execution
+        self._message = message
+        self._body: contextlib.AbstractContextManager[anyio.CancelScope] | None = None
+        self._scope: anyio.CancelScope | None = None
+        self.taken = False  # by the iterator
+        self.lost = False
+
+    def enter(self) -> None:
+        """Begin the body: a scope that the lease's end cancels."""
+        if self._body is not None:
+            reason = "this message has been entered before"
+            raise RuntimeError(reason)
+        self._body = self._execution.owned.scope()
+        self._scope = self._body.__enter__()
+        self._inside = self._execution.enter_body()
+        if self.lost or not self._execution.owned.may_start:  # it was kept aside for too long: it is somebody else's
+            self.lost = True
+            self._scope.cancel()
+        else:
+            self._execution.began(self._message)
+
+    def leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """End the body and settle; True swallows the exception."""
+        assert self._body is not None  # noqa: S101 -- by Message.__aexit__
+        assert self._scope is not None  # noqa: S101
+        owned = self._execution.owned
+        inside.reset(self._inside)
+        try:
+            swallowed = bool(self._body.__exit__(kind, error, traceback))
+            self.lost = self.lost or bool(owned.lost) or not owned.lease.alive()
+            if self.lost:
+                owned.abandon(self._message)
+                return swallowed or error is None or isinstance(error, Exception)
+            if error is None:
+                self._execution.succeeded(self._message)
+            elif isinstance(error, Exception):
+                self._execution.failed(self._message, error)
+            else:  # cancelled from outside
+                owned.abandon(self._message)
+                return swallowed
+            return True
+        finally:
+            self._worker.ended(self)
+
+    def withdraw(self) -> None:
+        """The partition goes: what was not entered is the next owner's."""
+        self.lost = True
+        if self._body is None:
+            self._worker.ended(self)
+        elif self._scope is not None:
+            self._scope.cancel()
+
+
+class PullWorker(Actor[Batch]):
+    """Offers one partition's messages to the iterator, in order."""
+
+    def __init__(self, execution: Execution, offers: MemoryObjectSendStream[Message[Any]]) -> None:
+        """Take the execution (for its records) and the stream to the iterator."""
+        super().__init__(name="workers", capacity=4)
+        self.execution = execution
+        self._offers = offers
+        self._out: set[PulledDelivery] = set()
+
+    async def run(self) -> None:
+        """Offer until the mailbox is closed, then wait for the bodies that run."""
+        try:
+            await super().run()
+            await self.execution.owned.wait_finished()
+        finally:
+            for delivery in tuple(self._out):
+                delivery.withdraw()
+
+    async def receive(self, message: Batch) -> None:
+        """Offer the batch, each message under its own credit."""
+        execution, owned = self.execution, self.execution.owned
+        for one in message:
+            if not await execution.ready((one,)):
+                return
+            with owned.until_drain():
+                await execution.pool.enter()
+                delivery = PulledDelivery(self, one)
+                one._delivery = delivery  # noqa: SLF001 -- it is the worker that stands behind it
+                self._out.add(delivery)
+                try:
+                    await self._offers.send(one)
+                finally:
+                    if not delivery.taken:
+                        self.ended(delivery)
+            if owned.draining:
+                return
+
+    def ended(self, delivery: PulledDelivery) -> None:
+        """Give the credit of a delivery back."""
+        if delivery in self._out:
+            self._out.discard(delivery)
+            self.execution.pool.leave()

@@ -1,0 +1,349 @@
+"""Keeps this member in its group, and its partitions what the group's document says. There is no leader: every member runs one of these.
+
+In: rings (the doorbell, the heartbeat's news), Ended from the partition supervisor, Leave, RaiseToken. Out: Acquire, Revoke, Lose to the partition supervisor. It is a pump: look
+(a heartbeat that brings the document), compute the next document with `core.membership`, try to set it, read its duties in what stands. Whoever loses the
+compare-and-set looks again. It wakes at the earliest of a ring, another member's expiry, its own deadline. Restarted after a broken connection it looks first: a
+commit whose answer was lost shows then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import anyio
+
+from redisaq import events
+from redisaq.actors.actor import Actor
+from redisaq.actors.execution import Surroundings
+from redisaq.actors.ref import ActorRef
+from redisaq.actors.member import Member
+from redisaq.actors.partition_owner import Ended
+from redisaq.actors.partition_supervisor import Acquire, Lose, Order, Revoke
+from redisaq.actors.reply import Reply
+from redisaq.actors.restart import RestartPolicy
+from redisaq.brokers.base import Beat
+from redisaq.core import membership
+from redisaq.core.document import Document
+from redisaq.errors import ActorStopped
+
+TOPIC_POLL = 1.0  # seconds between two looks for a topic that does not exist
+RETAKE_PAUSE = 0.2  # seconds before a partition is taken again whose owner failed to take or keep it
+
+
+class Look:
+    """Something may have changed."""
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Give everything back (handlers may take `timeout` seconds), then leave the group."""
+
+    timeout: float
+
+
+@dataclass(frozen=True)
+class RaiseToken:
+    """Raise the partition's token above `above` in the document (T2); the reply is the new one, None if it is no longer leased."""
+
+    partition: int
+    above: int
+    reply: Reply[int | None]
+
+
+class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
+    """See the module."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        member: Member,
+        partitions: ActorRef[Order],
+        *,
+        latest: bool,
+        drain_timeout: float,
+        ready: Callable[[Collection[int]], None],
+        left: Callable[[], None],
+    ) -> None:
+        """Take the member, who holds its partitions, where a new group begins, and who is told of the first assignment and the end."""
+        policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.05, max_backoff=1.0, reset_after=1.0)
+        super().__init__(name="rebalance_coordinator", capacity=1 << 17, restart=policy)
+        self._around = surroundings
+        self._member = member
+        self._partitions = partitions
+        self._latest = latest
+        self._drain_timeout = drain_timeout
+        self._ready = ready
+        self._left = left
+        self._held: dict[int, int] = {}  # partition -> token, of owners that have not ended
+        self._revoked: set[int] = set()  # of these, those told to drain
+        self._released: set[int] = set()  # to be given back in the document
+        self._not_before: dict[int, float] = {}  # when a partition may be taken again
+        self._asked: list[RaiseToken] = []
+        self._leaving: float | None = None
+        self._look_needed = True
+        self._rung = False
+        self._beat = Beat(alive=False, now=0)
+
+    def look(self) -> None:
+        """Let it look again."""
+        if not self._rung:
+            self._rung = True
+            with contextlib.suppress(ActorStopped):  # it has left
+                self.ref.tell_nowait(Look())
+
+    async def run(self) -> None:
+        """Join, then follow the document until it has left."""
+        self._look_needed = True
+        while True:
+            if self._member.joined and not self._member.lease.alive():
+                await self._lose_all("the lease ran out")
+            if not self._member.joined and self._leaving is None:
+                await self._join()
+            if self._member.joined:
+                await self._follow()
+            if self._leaving is not None and not self._held and await self._leave():
+                self._left()
+                return
+            await self._wait()
+
+    # -- waiting -----------------------------------------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        """Wait for the next reason to act, and note it."""
+        clock, member = self._around.environment.clock, self._member
+        if self._look_needed:  # a commit was refused: somebody else was first
+            await anyio.lowlevel.checkpoint()
+        else:
+            until = min(self._not_before.values(), default=math.inf)
+            if member.joined:
+                until = min(until, member.next_expiry, member.lease.deadline)
+            elif member.topic_missing:
+                until = clock() + TOPIC_POLL
+            with anyio.move_on_after(max(0.0, until - clock())):
+                self._note(await self.mailbox.receive())
+        while True:
+            try:
+                self._note(self.mailbox.receive_nowait())
+            except anyio.WouldBlock:
+                break
+        if clock() >= member.next_expiry:
+            member.next_expiry = math.inf  # the look brings a new one
+            self._look_needed = True
+
+    def _note(self, message: Look | Leave | RaiseToken | Ended) -> None:
+        match message:
+            case Leave(timeout=timeout):
+                self._leaving = timeout
+                self._revoked.clear()  # tell all again: it may be more urgent now
+            case RaiseToken():
+                self._asked.append(message)
+            case Ended(partition=partition, incarnation=incarnation, released=released):
+                if incarnation == self._member.lease.incarnation:
+                    self._held.pop(partition, None)
+                    self._revoked.discard(partition)
+                    if released:
+                        self._released.add(partition)
+                    else:
+                        self._not_before[partition] = self._around.environment.clock() + RETAKE_PAUSE
+            case _:
+                self._rung = False
+                self._look_needed = True
+
+    # -- joining and leaving --------------------------------------------------------------------------------------------------------
+
+    async def _join(self) -> None:
+        """Become a member (M1, M2), unless the topic does not exist yet."""
+        around, member = self._around, self._member
+        incarnation = member.lease.incarnation
+        while True:
+            sent = around.environment.clock()
+            beat = await around.broker.heartbeat(around.group, incarnation, member.ttl, "")
+            if not await self._topic_there(beat):
+                return
+            if beat.alive and beat.document is not None and membership.is_member(beat.document, incarnation):
+                break  # joined before, and the answer was lost
+            lost = beat.document is None and member.document is not None
+            document = beat.document or membership.made_again(member.document, partitions=member.partitions)
+            if beat.document is None:
+                await around.broker.make_groups(around.group, range(member.partitions), latest=self._latest and not lost)  # G6
+            document = membership.join(document, name=member.name, incarnation=incarnation, partitions=member.partitions)
+            sent = around.environment.clock()
+            version = await around.broker.commit(
+                around.group, incarnation, member.ttl, known_version=beat.version, document=document, joins=True, freeze=lost
+            )
+            if version is not None:
+                break
+        member.joined = True
+        member.lease.begin(sent, beat)
+        around.bulletin.member = incarnation
+        self._tell(events.MemberJoined)
+        self._look_needed = True
+
+    async def _topic_there(self, beat: Beat) -> bool:
+        """True if the topic exists; one that was there and is lost is made again (E5)."""
+        around, member = self._around, self._member
+        if beat.topic is None and member.partitions:
+            state = await around.broker.make_topic(around.group.topic, member.partitions)
+            member.partitions = max(member.partitions, state.partitions)
+        elif beat.topic is None:
+            if not member.topic_missing:
+                member.topic_missing = True
+                self._tell(events.TopicMissing)
+                self._ready(())
+            self._look_needed = False
+            return False
+        else:
+            member.partitions = max(member.partitions, beat.topic.partitions)
+        member.topic_missing = False
+        return True
+
+    async def _leave(self) -> bool:
+        """Leave the group; False if that has to be tried again."""
+        around, member = self._around, self._member
+        if not member.joined or not member.lease.alive() or member.document is None:
+            return True  # others will see it expired
+        document = membership.leave(member.document, incarnation=member.lease.incarnation)
+        version = await around.broker.commit(
+            around.group, member.lease.incarnation, member.ttl, known_version=member.version, document=document, leaves=True
+        )
+        self._look_needed = version is None
+        return version is not None
+
+    async def _lose_all(self, reason: str) -> None:
+        """End everything and become somebody new (M5)."""
+        self._member.renew_incarnation()
+        for partition in self._held:
+            await self._partitions.tell(Lose(partition, reason))
+        self._held.clear()
+        self._revoked.clear()
+        self._released.clear()
+        self._not_before.clear()
+        self._fail_asked()
+        self._look_needed = True
+
+    # -- following the document -------------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Look if there is reason to, change what is to be changed, do what the document asks."""
+        if self._look_needed and not await self._look():
+            return
+        if not await self._change():
+            self._look_needed = True
+            return
+        await self._do_duties()
+        self._ready(self._held)
+
+    async def _look(self) -> bool:
+        """Read what stands; False if this incarnation is over."""
+        around, member, lease = self._around, self._member, self._member.lease
+        sent = around.environment.clock()
+        beat = await around.broker.heartbeat(around.group, lease.incarnation, member.ttl, member.version)
+        self._look_needed = False
+        if not beat.alive:
+            if beat.document is None and not beat.version:
+                self._tell(events.GroupLost)
+            lease.end()
+            await self._lose_all("the group no longer knows this member")
+            return False
+        lease.renew(sent, beat)
+        member.observe(beat)
+        if beat.document is not None:
+            member.document = beat.document
+        member.version = beat.version
+        self._beat = beat
+        known = member.partitions
+        await self._topic_there(beat)
+        if known < member.partitions:
+            await around.broker.make_groups(around.group, range(known, member.partitions), latest=False)  # G6
+        return True
+
+    async def _change(self) -> bool:
+        """Try to set the next document; False if somebody else was first."""
+        around, member, beat = self._around, self._member, self._beat
+        standing = member.document
+        if standing is None:
+            return False
+        incarnation = member.lease.incarnation
+        document = membership.release(standing, incarnation=incarnation, partitions=self._released)
+        document, raised = self._raise_tokens(document)
+        expired: tuple[str, ...] = ()
+        if self._leaving is None:
+            step = membership.advance(
+                document,
+                incarnation=incarnation,
+                now=max(beat.now, member.lease.server_now()),
+                expired=beat.expired,
+                partitions=member.partitions,
+                frozen=beat.now < beat.frozen_until,
+            )
+            document, expired = step.document or document, step.expired
+        if document is not standing:
+            version = await around.broker.commit(
+                around.group, incarnation, member.ttl, known_version=member.version, document=document, expired=expired
+            )
+            if version is None:
+                return False
+            member.version, member.document = version, document
+        self._released.clear()
+        self._answer_asked(raised)
+        return True
+
+    def _raise_tokens(self, document: Document) -> tuple[Document, dict[int, int]]:
+        """Raise the tokens that owners asked for, above what stands beside the data (T2)."""
+        raised: dict[int, int] = {}
+        for asked in self._asked:
+            after = membership.raise_token(
+                document,
+                incarnation=self._member.lease.incarnation,
+                partition=asked.partition,
+                above=asked.above,
+                now=self._member.lease.server_now(),
+            )
+            if after is not None:
+                document = after
+                raised[asked.partition] = after.token[asked.partition]
+        return document, raised
+
+    def _answer_asked(self, raised: dict[int, int]) -> None:
+        for asked in self._asked:
+            token = raised.get(asked.partition)
+            if token is not None and asked.partition in self._held:
+                self._held[asked.partition] = token
+            asked.reply.set(token)
+        self._asked.clear()
+
+    def _fail_asked(self) -> None:
+        self._answer_asked({})
+
+    async def _do_duties(self) -> None:
+        member, partitions = self._member, self._partitions
+        document = member.document
+        if document is None:
+            return
+        duties = membership.duties(document, incarnation=member.lease.incarnation, held=self._held)
+        for partition in duties.lost:
+            del self._held[partition]
+            self._revoked.discard(partition)
+            await partitions.tell(Lose(partition, "the group's document leases it to somebody else"))  # M4
+        leaving = self._leaving is not None
+        timeout = self._drain_timeout if self._leaving is None else self._leaving
+        for partition in (self._held.keys() if leaving else duties.revoke) - self._revoked:
+            self._revoked.add(partition)
+            await partitions.tell(Revoke(partition, timeout))
+        now = self._around.environment.clock()
+        self._not_before = {partition: time for partition, time in self._not_before.items() if time > now}
+        if not leaving:
+            for partition, token in duties.take.items():
+                if partition not in self._not_before:
+                    self._held[partition] = token
+                    await partitions.tell(Acquire(partition, token, member.lease))
+        if duties.vacate:
+            self._released |= duties.vacate
+            self._look_needed = True
+
+    def _tell(self, kind: type[events.Event]) -> None:
+        bulletin = self._around.bulletin
+        bulletin.tell(kind(topic=bulletin.topic, group=bulletin.group, member=bulletin.member))

@@ -1,0 +1,272 @@
+"""Consumer: takes its share of a topic's partitions and works on their messages.
+
+In: what producers appended. Out: calls of the user's handler, acknowledgements for those that returned. At least once, in order per partition (or key), by one
+live owner a partition. One `process`, `process_batch` or `messages` runs at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
+from typing import Any, Generic, TypeVar, Unpack, overload
+
+import anyio
+from anyio.abc import TaskStatus
+from anyio.streams.memory import MemoryObjectSendStream
+
+from redisaq.actors.actor import Actor
+from redisaq.actors.bulletin import Bulletin
+from redisaq.actors.execution import Surroundings, inside
+from redisaq.actors.handler_pool import HandlerPool
+from redisaq.brokers import open_broker
+from redisaq.brokers.base import GroupName
+from redisaq.core.codec import EntryDecoder
+from redisaq.environment import current_environment
+from redisaq.errors import ConsumerError
+from redisaq.message import BatchCallback, Callback, Message
+from redisaq.runtime.consumer_runtime import ConsumerRuntime, Plan, RunSettings
+from redisaq.runtime.pulling import Messages
+from redisaq.runtime.statistics import ConsumerStatistics, statistics_of
+from redisaq.settings import ConsumerOptions, check_consumer, check_count, check_name, check_seconds
+
+T = TypeVar("T")
+A = TypeVar("A")
+
+
+class Consumer(Generic[T]):
+    """One member of a consumer group."""
+
+    @overload
+    def __init__(
+        self: Consumer[Any], topic: str, redis_url: str = ..., *, payload_type: None = None, **options: Unpack[ConsumerOptions]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Consumer[A], topic: str, redis_url: str = ..., *, payload_type: type[A], **options: Unpack[ConsumerOptions]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, topic: str, redis_url: str = ..., *, payload_type: object, **options: Unpack[ConsumerOptions]
+    ) -> None: ...
+    def __init__(
+        self,
+        topic: str,
+        redis_url: str = "redis://localhost:6379/0",
+        *,
+        payload_type: object = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> None:
+        """Take the settings; nothing is opened yet.
+
+        Args:
+            topic: the topic to consume.
+            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path].
+            payload_type: what payloads are: a msgspec Struct, dataclass, TypedDict, union…; None: whatever the deserializer gives.
+            options: see `redisaq.settings.ConsumerOptions`.
+
+        Raises:
+            SettingsError: a value cannot work.
+        """
+        self.topic = check_name("topic", topic)
+        self._options = check_consumer(options)
+        self.group_name = self._options["group_name"]
+        self._logger = self._options["logger"] or logging.getLogger("redisaq.consumer")
+        if self._options["debug"]:
+            self._logger.setLevel(logging.DEBUG)
+        self._broker = open_broker(redis_url, self._options["namespace"], current_environment())
+        self._decoder: EntryDecoder[T] = EntryDecoder(topic, self._options["deserializer"], payload_type)
+        self._connected = False
+        self._runtime: ConsumerRuntime | None = None
+        self._ended: anyio.Event | None = None
+        self._attached: list[Actor[Any]] = []
+        self._handled = self._failed = 0
+
+    # -- opening and closing ---------------------------------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Open the link; join nothing. Optional: `process`, `process_batch` and `messages` do it.
+
+        Raises:
+            ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it.
+        """
+        if self._connected:
+            return
+        await self._broker.connect()
+        if self._options["init_partitions"] is not None:
+            await self._broker.make_topic(self.topic, self._options["init_partitions"])
+        self._connected = True
+
+    async def close(self) -> None:
+        """Stop, giving handlers no time, and close the link. May be called in any order, from any task, twice."""
+        await self._stop(urgent=True)
+        self._connected = False
+        await self._broker.close()
+
+    async def __aenter__(self) -> Consumer[T]:
+        """Connect."""
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    # -- consuming -----------------------------------------------------------------------------------------------------------------
+
+    async def process(
+        self,
+        callback: Callback[T],
+        *,
+        until_empty: bool = False,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Give each message to `callback` until cancelled or stopped.
+
+        A message is acknowledged when the callback returns; when it raises, the message stays pending and comes back after a pause. When the lease of its
+        partition ends, the callback is cancelled and the next owner gets the message. Cancelled, callbacks are cancelled, what is done is acknowledged, the
+        rest goes to the next owner at once.
+
+        Args:
+            callback: async, or plain (it runs in a worker thread and should be able to stand being abandoned there).
+            until_empty: return when the whole group has nothing left.
+            task_status: `await nursery.start(consumer.process, callback)` returns when the first assignment is in.
+
+        Raises:
+            ConnectionFailed: the first connection failed. Later ones are tried for ever.
+            ConsumerError: what ended the consumer, as its cause. A callback's exception never does.
+        """
+        await self._run(Plan("one", callback, self._options["batch_size"], until_empty=until_empty), task_status)
+
+    async def process_batch(
+        self,
+        callback: BatchCallback[T],
+        *,
+        batch_size: int | None = None,
+        batch_wait: float = 0.05,
+        until_empty: bool = False,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Give lists of messages to `callback`, each of one partition, in order.
+
+        As `process`; a list is acknowledged, or fails, as a whole.
+
+        Args:
+            callback: of a list of 1 to `batch_size` messages.
+            batch_size: default: the consumer's.
+            batch_wait: seconds for which a list may wait to be full.
+            until_empty: return when the whole group has nothing left.
+            task_status: as in `process`.
+        """
+        size = self._options["batch_size"] if batch_size is None else check_count("batch_size", batch_size, most=100_000)
+        wait = check_seconds("batch_wait", batch_wait, zero=True)
+        plan = Plan("batch", callback, size, batch_size=size, batch_wait=wait, until_empty=until_empty)
+        await self._run(plan, task_status)
+
+    def messages(self, *, until_empty: bool = False) -> Messages[T]:
+        """Return a context manager whose object iterates over the messages, for a loop of your own.
+
+        At most `batch_size` messages may be handed out and not settled. `until_empty` ends the iteration when the whole group has nothing left.
+        """
+
+        async def run(offers: MemoryObjectSendStream[Message[T]], task_status: TaskStatus[None]) -> None:
+            plan = Plan("pull", None, self._options["batch_size"], offers=offers, until_empty=until_empty)
+            await self._run(plan, task_status)
+
+        return Messages(run, self._request_stop)
+
+    async def stop(self) -> None:
+        """Drain: no new message is begun, running handlers may finish within `drain_timeout`; then `process()` returns, and so does this.
+
+        Called from a handler it only asks for that and returns at once.
+        """
+        await self._stop(urgent=False)
+
+    def attach(self, actor: Actor[Any]) -> None:
+        """Let an actor of yours live beside the consumer's own: started after them at the next run, stopped before them."""
+        self._attached.append(actor)
+
+    @property
+    def assignment(self) -> Mapping[int, int]:
+        """The partitions owned now, each with its fencing token."""
+        owned = self._runtime.owned() if self._runtime is not None else ()
+        return MappingProxyType({one.partition: one.token for one in owned})
+
+    def statistics(self) -> ConsumerStatistics:
+        """Return state, member, partitions and counters as they stand."""
+        return statistics_of(self._runtime, self._handled, self._failed)
+
+    # -- running -------------------------------------------------------------------------------------------------------------------
+
+    async def _run(self, plan: Plan, task_status: TaskStatus[None]) -> None:
+        if self._runtime is not None:
+            reason = "this consumer runs already; a second run needs a second Consumer"
+            raise RuntimeError(reason)
+        self._runtime = runtime = self._new_runtime(plan)
+        self._ended = ended = anyio.Event()
+        token = inside.set(runtime.around)
+        try:
+            await self.connect()
+            await runtime.run(task_status)
+        except BaseExceptionGroup as group:
+            raise_ended(group)
+        finally:
+            inside.reset(token)
+            self._handled += runtime.handled
+            self._failed += runtime.failed
+            self._runtime = None
+            ended.set()
+
+    def _new_runtime(self, plan: Plan) -> ConsumerRuntime:
+        options, environment = self._options, current_environment()
+        bulletin = Bulletin(self.topic, self.group_name, options["on_event"], self._logger)
+        concurrency = options["batch_size"] if plan.mode == "pull" else options["concurrency"]
+        around = Surroundings(GroupName(self.topic, self.group_name), self._broker, environment, bulletin, HandlerPool(concurrency))
+        settings = RunSettings(
+            consumer_name=options["consumer_name"],
+            heartbeat_interval=options["heartbeat_interval"],
+            heartbeat_ttl=options["heartbeat_ttl"],
+            ordering=options["ordering"],
+            concurrency=concurrency,
+            timeout=options["timeout"],
+            latest=options["start"] == "latest",
+            drain_timeout=options["drain_timeout"],
+        )
+        attached, self._attached = self._attached, []
+        return ConsumerRuntime(around, settings, plan, self._decoder, attached)
+
+    def _request_stop(self) -> None:
+        if self._runtime is not None:
+            self._runtime.stop()
+
+    async def _stop(self, *, urgent: bool) -> None:
+        runtime, ended = self._runtime, self._ended
+        if runtime is None or ended is None:
+            return
+        runtime.stop(urgent=urgent)
+        if inside.get() is not runtime.around:  # a handler that waited for its own end would wait for ever
+            await ended.wait()
+
+
+def raise_ended(group: BaseExceptionGroup[BaseException]) -> None:
+    """Raise what a run ended with: one ConsumerError; but interrupts, and cancellation, as they are."""
+    cancelled, errors = group.split(anyio.get_cancelled_exc_class())
+    if errors is None:
+        raise group
+    leaves = leaves_of(errors)
+    for leaf in leaves:
+        if isinstance(leaf, KeyboardInterrupt | SystemExit):
+            raise leaf from None
+    cause = leaves[0] if len(leaves) == 1 else errors
+    reason = f"the consumer ended: {type(cause).__name__}: {cause}"
+    raise ConsumerError(reason) from cause
+
+
+def leaves_of(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """Return the exceptions of a group that are no groups themselves."""
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += leaves_of(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves

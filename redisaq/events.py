@@ -1,0 +1,146 @@
+"""What happens, as frozen structs: `on_event` gets each one, and so does the log.
+
+An event is told once, after the fact, from the event loop's thread. Subscribers must be quick: they run between two steps of the consumer.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Common to all.
+
+    Attributes:
+        topic: the topic it is about.
+        group: the consumer group, "" for a producer.
+        member: the consumer's incarnation, "" for a producer.
+    """
+
+    topic: str
+    group: str = ""
+    member: str = ""
+
+
+class MessageEvent(Event, frozen=True, kw_only=True):
+    """Something about one message.
+
+    Attributes:
+        partition: its partition.
+        msg_id: the producer's id of it.
+        entry_id: its stream entry.
+        attempt: which delivery, from 1.
+    """
+
+    partition: int
+    msg_id: str
+    entry_id: str
+    attempt: int
+
+
+class MessageStarted(MessageEvent, frozen=True, kw_only=True):
+    """A handler begins."""
+
+
+class MessageSucceeded(MessageEvent, frozen=True, kw_only=True):
+    """A handler returned; the acknowledgement follows."""
+
+
+class MessageFailed(MessageEvent, frozen=True, kw_only=True):
+    """A handler raised, or ran longer than it may. The message stays pending.
+
+    Attributes:
+        error: what it raised.
+        again_in: seconds until the same consumer gives it to the handler again.
+    """
+
+    error: Exception
+    again_in: float
+
+
+class HandlerAbandoned(MessageEvent, frozen=True, kw_only=True):
+    """A plain function was still running in its thread when the lease or the timeout ended; its outcome will be dropped."""
+
+
+class PartitionEvent(Event, frozen=True, kw_only=True):
+    """Something about one partition.
+
+    Attributes:
+        partition: its number.
+        token: the fencing token under which it is, or was, owned.
+    """
+
+    partition: int
+    token: int
+
+
+class PartitionAcquired(PartitionEvent, frozen=True, kw_only=True):
+    """This member owns the partition now and begins to read it."""
+
+
+class PartitionRevoked(PartitionEvent, frozen=True, kw_only=True):
+    """The partition was drained and handed over, in order."""
+
+
+class LeaseLost(PartitionEvent, frozen=True, kw_only=True):
+    """The partition's lease ended while it was worked on: handlers were cancelled, nothing more of it is settled.
+
+    Attributes:
+        reason: why, in words.
+        unsettled: how many messages were delivered here and not settled; they go to the next owner.
+    """
+
+    reason: str
+    unsettled: int
+
+
+class EntriesTrimmed(PartitionEvent, frozen=True, kw_only=True):
+    """Entries that were delivered and not settled have been trimmed from the stream: they are lost to this group.
+
+    Attributes:
+        entry_ids: which.
+    """
+
+    entry_ids: tuple[str, ...]
+
+
+class EntryUnreadable(PartitionEvent, frozen=True, kw_only=True):
+    """An entry cannot be read: foreign fields, or a payload that cannot be decoded. It is left pending and passed over.
+
+    Attributes:
+        entry_id: which.
+        reason: why, in words.
+    """
+
+    entry_id: str
+    reason: str
+
+
+class KillNotPermitted(PartitionEvent, frozen=True, kw_only=True):
+    """The server does not allow CLIENT KILL (ACL): order across a crash is best effort (T4). Told once a consumer."""
+
+
+class TopicMissing(Event, frozen=True, kw_only=True):
+    """The topic does not exist yet; the consumer waits for it."""
+
+
+class MemberJoined(Event, frozen=True, kw_only=True):
+    """This consumer became a member of its group, at its start or again after it had lost its leases."""
+
+
+class GroupLost(Event, frozen=True, kw_only=True):
+    """The server lost the group's data (FLUSHALL, restart without persistence); it is made again (M8, T6)."""
+
+
+class Disconnected(Event, frozen=True, kw_only=True):
+    """The server cannot be reached; it is tried again until it can.
+
+    Attributes:
+        reason: what happened, in words.
+    """
+
+    reason: str
+
+
+class Reconnected(Event, frozen=True, kw_only=True):
+    """The server answers again."""

@@ -1,0 +1,112 @@
+"""A message as users see it, on its way in and out.
+
+A producer takes the first fields from it; a consumer fills in the rest. A message is compared and hashed by identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class Delivery(Protocol):
+    """What stands behind a message that was pulled with `Consumer.messages()`."""
+
+    @property
+    def lost(self) -> bool:
+        """True if the partition's lease ended before the message was settled."""
+        ...
+
+    def enter(self) -> None:
+        """Begin the message's body."""
+        ...
+
+    def leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """End the body; return True to swallow the exception."""
+        ...
+
+
+class Message(msgspec.Struct, Generic[T], eq=False, repr_omit_defaults=True):
+    """One job.
+
+    Attributes:
+        topic: where it belongs.
+        payload: what the handler is to work on.
+        partition_key: the name of a field of the payload whose value decides the partition (and the order, with `ordering="key"`).
+        key: that value as text, or the key given by hand; None: any partition.
+        headers: text to text, carried along.
+        timeout: seconds a handler may run; None: the consumer's own limit.
+        msg_id: given by the producer; stays the same whatever happens to the message.
+        partition: its partition; -1 before sending.
+        attempt: 1 at the first delivery; 0 before sending.
+        token: the fencing token under which it was delivered; 0 before sending.
+    """
+
+    topic: str
+    payload: T
+    partition_key: str | None = None
+    timeout: float | None = None
+    key: str | None = None
+    headers: Mapping[str, str] = {}
+    msg_id: str = ""
+    partition: int = -1
+    attempt: int = 0
+    token: int = 0
+    _entry: bytes = b""
+    _created_ms: int = 0
+    _delivery: Delivery | None = None
+
+    @property
+    def entry_id(self) -> str:
+        """The id of its stream entry; "" before sending."""
+        return self._entry.decode()
+
+    @property
+    def enqueued_at(self) -> datetime | None:
+        """When it was appended to its partition, by the server's clock; None before sending."""
+        return datetime.fromtimestamp(int(self._entry.split(b"-", 1)[0]) / 1000, UTC) if self._entry else None
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When the producer made it: earlier than `enqueued_at` for a delayed message; None before sending."""
+        return datetime.fromtimestamp(self._created_ms / 1000, UTC) if self._created_ms else self.enqueued_at
+
+    @property
+    def lost(self) -> bool:
+        """True if it was pulled with `messages()` and its partition's lease ended before it was settled."""
+        return self._delivery is not None and self._delivery.lost
+
+    async def __aenter__(self) -> Message[T]:
+        """Begin to work on a message pulled with `Consumer.messages()`.
+
+        Raises:
+            RuntimeError: the message was given to a handler, which settles it by returning.
+        """
+        if self._delivery is None:
+            reason = "`async with message` is for messages of Consumer.messages(); a handler settles by returning"
+            raise RuntimeError(reason)
+        self._delivery.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Settle it: done without an exception, failed with one; cancelled from outside, it stays pending."""
+        if self._delivery is None:  # only through __aenter__
+            return False
+        return self._delivery.leave(kind, error, traceback)
+
+
+Callback: TypeAlias = Callable[[Message[T]], Awaitable[Any] | Any]
+"""A handler of one message: async, or plain (then it runs in a worker thread)."""
+
+BatchCallback: TypeAlias = Callable[[list[Message[T]]], Awaitable[Any] | Any]
+"""A handler of some messages of one partition, in their order."""

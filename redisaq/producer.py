@@ -1,0 +1,314 @@
+"""Producer: appends messages to a topic's partitions.
+
+In: payloads from any task, of one event loop after another. Out: their message ids, once the server has them. A batch is checked whole before
+anything of it is sent; messages of one call to one partition stand there in the order of the call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import anyio
+import msgspec
+
+from redisaq.brokers import open_broker
+from redisaq.brokers.base import Broker, TopicState
+from redisaq.core.backoff import full_jitter
+from redisaq.core.codec import Serializer, extra_fields, key_of, serialize
+from redisaq.core.partitioner import RoundRobin, partition_for
+from redisaq.environment import Environment, current_environment
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, PayloadTooLarge, SettingsError
+from redisaq.message import Message
+from redisaq.settings import check_count, check_name, check_seconds
+
+Prepared = tuple[str, str | None, list[bytes]]  # message id, key, fields
+
+FRESH = 0.5  # seconds for which the known partition count is trusted: an increase reaches a running producer within this time
+
+
+class ProducerStatistics(msgspec.Struct, frozen=True):
+    """A producer's counters.
+
+    Attributes:
+        connected: the link has been opened and not closed.
+        sent: messages that the server has taken.
+        retried: times that a call was sent again, since its connection could not be had or a stream was gone.
+        bytes: of the payloads taken.
+        partitions: of the topic, as last seen; 0 before the first connection.
+        waiting: calls under way.
+    """
+
+    connected: bool
+    sent: int
+    retried: int
+    bytes: int
+    partitions: int
+    waiting: int
+
+
+class Producer:
+    """Appends messages to one topic."""
+
+    def __init__(
+        self,
+        topic: str,
+        redis_url: str = "redis://localhost:6379/0",
+        *,
+        init_partitions: int = 1,
+        maxlen: int | None = None,
+        approximate: bool = True,
+        max_payload: int = 1 << 20,
+        send_timeout: float = 30.0,
+        serializer: Serializer | None = None,
+        namespace: str = "redisaq",
+        debug: bool = False,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        """Take the settings; nothing is opened yet.
+
+        Args:
+            topic: 1 to 256 characters, no braces, no control characters.
+            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path].
+            init_partitions: the topic is made with so many partitions, or grown to them; a topic never shrinks.
+            maxlen: entries kept per partition; older ones are trimmed whether handled or not. None: unbounded.
+            approximate: let the server keep somewhat more than `maxlen`, which is much cheaper.
+            max_payload: bytes that one serialized payload may have.
+            send_timeout: seconds that one call may take while the server cannot be reached, after a first connection.
+            serializer: payload to str or bytes; default: JSON.
+            namespace: the first part of every key.
+            debug: log at level DEBUG.
+            logger: where to log; default: "redisaq.producer".
+
+        Raises:
+            SettingsError: a value cannot work.
+        """
+        self.topic = check_name("topic", topic)
+        self._init_partitions = check_count("init_partitions", init_partitions, most=1 << 16)
+        self._maxlen = None if maxlen is None else check_count("maxlen", maxlen)
+        self._approximate = approximate
+        self._max_payload = check_count("max_payload", max_payload)
+        self._send_timeout = check_seconds("send_timeout", send_timeout)
+        self._serializer = serializer
+        self._logger = logger or logging.getLogger("redisaq.producer")
+        if debug:
+            self._logger.setLevel(logging.DEBUG)
+        self._environment: Environment = current_environment()
+        self._broker: Broker = open_broker(redis_url, check_name("namespace", namespace), self._environment)
+        self._round_robin = RoundRobin()
+        self._state: TopicState | None = None
+        self._checked_at = 0.0
+        self._connecting: anyio.Event | None = None
+        self._id_prefix = ""
+        self._issued = self._sent = self._retried = self._bytes = self._waiting = 0
+
+    # -- opening and closing ---------------------------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Open the link and make the topic. Optional: the first enqueue does it.
+
+        Cancelled, it leaves the producer unconnected or connected, usable in either case.
+
+        Raises:
+            ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it.
+        """
+        while self._state is None:
+            if self._connecting is not None:
+                await self._connecting.wait()
+                continue
+            self._connecting = anyio.Event()
+            try:
+                await self._open()
+            finally:
+                self._connecting.set()
+                self._connecting = None
+
+    async def _open(self) -> None:
+        self._environment = current_environment()
+        self._id_prefix = self._id_prefix or self._environment.new_id()
+        await self._broker.connect()
+        state = await self._broker.make_topic(self.topic, self._init_partitions)
+        if state.partitions < self._init_partitions:
+            state = await self._broker.grow_topic(self.topic, self._init_partitions)
+        self._state, self._checked_at = state, self._environment.clock()
+        self._logger.debug("producing to topic %s with %d partition(s)", self.topic, state.partitions)
+
+    async def close(self) -> None:
+        """Close the link; calls under way fail with ConnectionFailed or AmbiguousEnqueueError. A later call opens it again."""
+        self._state = None
+        await self._broker.close()
+
+    async def __aenter__(self) -> Producer:
+        """Connect."""
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    # -- producing -------------------------------------------------------------------------------------------------------------
+
+    async def enqueue(
+        self,
+        payload: Any,
+        *,
+        key: str | None = None,
+        partition_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 -- travels with the message, it is not this call's
+    ) -> str:
+        """Append one message and return its id.
+
+        Cancelled, the message may or may not have been appended.
+
+        Args:
+            payload: what the serializer takes, or a Message whose fields stand where no argument is given.
+            key: messages with the same key go to the same partition.
+            partition_key: the name of a field of the payload whose value is the key.
+            headers: text to text, carried along.
+            timeout: seconds that a handler may run on it.
+
+        Raises:
+            ConnectionFailed: the server could not be reached (first connection: at once; later: within `send_timeout`).
+            AmbiguousEnqueueError: the connection broke after the message may have been sent.
+            SerializationError, PartitionKeyError, PayloadTooLarge, SettingsError: nothing was sent.
+            ServerError: the server refused it (out of memory, no permission).
+        """
+        ids = await self._send([self._prepare(payload, key, partition_key, headers, timeout)])
+        return ids[0]
+
+    async def batch_enqueue(
+        self,
+        payloads: Iterable[Any],
+        *,
+        key: str | None = None,
+        partition_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 -- travels with the messages
+    ) -> list[str]:
+        """Append some messages in one round trip and return their ids, in the same order.
+
+        All are checked before any is sent. Arguments and errors are those of `enqueue`, for every message. After a ServerError, messages before the refused
+        one may have been appended; cancelled, any number of them.
+        """
+        return await self._send([self._prepare(payload, key, partition_key, headers, timeout) for payload in payloads])
+
+    async def request_partition_increase(self, partitions: int) -> int:
+        """Let the topic grow to so many partitions; return how many it has (more, if it had more).
+
+        Running producers and consumers notice within a second. Keys that move to a new partition may be handled out of order while
+        their old partition still holds messages of theirs.
+        """
+        check_count("partitions", partitions, most=1 << 16)
+        await self.connect()
+        self._state = await self._broker.grow_topic(self.topic, partitions)
+        return self._state.partitions
+
+    def statistics(self) -> ProducerStatistics:
+        """Return the counters as they stand."""
+        partitions = self._state.partitions if self._state else 0
+        return ProducerStatistics(self._state is not None, self._sent, self._retried, self._bytes, partitions, self._waiting)
+
+    def _prepare(
+        self,
+        payload: Any,
+        key: str | None,
+        partition_key: str | None,
+        headers: Mapping[str, str] | None,
+        timeout: float | None,
+    ) -> tuple[str | None, list[bytes]]:
+        """Return the message's key and its fields after the id; raise before anything is sent."""
+        if isinstance(payload, Message):
+            message: Message[Any] = payload
+            if message.topic != self.topic:
+                reason = f"a message for topic {message.topic!r} was given to the producer of {self.topic!r}"
+                raise SettingsError(reason)
+            payload = message.payload
+            if key is None and partition_key is None:
+                key, partition_key = message.key, message.partition_key
+            headers = headers if headers is not None else message.headers
+            timeout = timeout if timeout is not None else message.timeout
+        data = serialize(payload, self._serializer)
+        if len(data) > self._max_payload:
+            raise PayloadTooLarge(len(data), self._max_payload)
+        if key is None and partition_key is not None:
+            key = key_of(payload, partition_key)
+        if key is None and not headers and timeout is None:
+            return None, [b"d", data]
+        if key is not None and not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+            reason = f"key must be a str, not {type(key).__name__}"
+            raise SettingsError(reason)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        return key, [b"d", data, *extra_fields(key=key, headers=headers, timeout=timeout)]
+
+    async def _send(self, prepared: Sequence[tuple[str | None, list[bytes]]]) -> list[str]:
+        if not prepared:
+            return []
+        await self._ready()
+        first = self._issued
+        self._issued += len(prepared)
+        ids = [f"{self._id_prefix}-{number:x}" for number in range(first, self._issued)]
+        todo = [(msg_id, key, [b"i", msg_id.encode(), *fields]) for msg_id, (key, fields) in zip(ids, prepared, strict=True)]
+        self._waiting += 1
+        try:
+            await self._append(todo)
+        finally:
+            self._waiting -= 1
+        self._sent += len(ids)
+        self._bytes += sum(len(fields[1]) for _, fields in prepared)
+        return ids
+
+    async def _append(self, todo: list[Prepared]) -> None:
+        """Append them all, in order, over as many tries as that takes within `send_timeout`."""
+        give_up_at = self._environment.clock() + self._send_timeout
+        failures = 0
+        while True:
+            try:
+                todo = await self._append_once(todo, await self._partitions())
+            except ConnectionFailed as error:
+                failures += 1
+                wait = full_jitter(failures, base=0.05, most=2.0, random=self._environment.random)
+                if error.permanent or self._state is None or self._environment.clock() + wait >= give_up_at:
+                    raise
+                await anyio.sleep(wait)
+            if not todo:
+                return
+            self._retried += 1
+
+    async def _append_once(self, todo: list[Prepared], partitions: int) -> list[Prepared]:
+        """Return what has not been appended, since its stream is gone; the stream is made again first (E5)."""
+        place = self._round_robin.next
+        entries = [(place(partitions) if key is None else partition_for(key, partitions), fields) for _, key, fields in todo]
+        try:
+            answers = await self._broker.append(self.topic, entries, maxlen=self._maxlen, approximate=self._approximate)
+        except ConnectionFailed as error:
+            if error.maybe_executed:
+                raise AmbiguousEnqueueError([msg_id for msg_id, _, _ in todo], str(error)) from error
+            raise
+        left = [message for message, answer in zip(todo, answers, strict=True) if answer is None]
+        if left:
+            self._state = await self._broker.make_topic(self.topic, partitions)
+        return left
+
+    async def _ready(self) -> None:
+        if self._state is None:
+            await self.connect()
+
+    async def _partitions(self) -> int:
+        """Return the partition count, looked up again when it was last seen too long ago."""
+        await self._ready()
+        now = self._environment.clock()
+        if not 0 <= now - self._checked_at < FRESH:
+            self._checked_at = now  # set before asking: of many tasks one looks
+            state = await self._broker.topic(self.topic)
+            if state is None:  # lost with the server's data (E5)
+                partitions = self._state.partitions if self._state else self._init_partitions
+                state = await self._broker.make_topic(self.topic, partitions)
+            self._state = state
+        return self._state.partitions if self._state else self._init_partitions

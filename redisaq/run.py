@@ -1,0 +1,74 @@
+"""Runs a consumer as a program of its own, until it ends or is told to."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import anyio
+
+from redisaq.errors import SettingsError
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """What has a `stop()` that drains."""
+
+    async def stop(self) -> None:
+        """Drain and end."""
+        ...
+
+
+def run(
+    main: Callable[..., Awaitable[T]], *args: Any, backend: Literal["asyncio", "uvloop", "trio"] = "asyncio", **kwargs: Any
+) -> T | None:
+    """Run `main(*args, **kwargs)` in an event loop of its own; end it well on SIGINT and SIGTERM.
+
+    The first signal calls `stop()` of the object that `main` is a method of (`redisaq.run(consumer.process, handle)`): it drains. The second one cancels.
+    A function that is no such method is cancelled by the first.
+
+    Args:
+        main: what to run.
+        args: its arguments.
+        backend: "asyncio", "uvloop" or "trio"; the last two need `pip install "redisaq[uvloop]"` or `"redisaq[trio]"`.
+        kwargs: its keyword arguments.
+
+    Returns:
+        What `main` returned; None if it was cancelled.
+
+    Raises:
+        SettingsError: there is no such backend.
+    """
+    if backend not in ("asyncio", "uvloop", "trio"):
+        reason = f"backend must be 'asyncio', 'uvloop' or 'trio', not {backend!r}"
+        raise SettingsError(reason)
+    owner = getattr(main, "__self__", None)
+    result: T | None = None
+
+    async def supervise() -> None:
+        nonlocal result
+        async with anyio.create_task_group() as tasks:
+
+            async def listen() -> None:
+                with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                    listening.set()
+                    told = False
+                    async for _ in signals:
+                        if told or not isinstance(owner, Stoppable):
+                            tasks.cancel_scope.cancel()
+                            return
+                        told = True
+                        tasks.start_soon(owner.stop)
+
+            listening = anyio.Event()
+            tasks.start_soon(listen)
+            await listening.wait()
+            result = await main(*args, **kwargs)
+            tasks.cancel_scope.cancel()
+
+    options = {"use_uvloop": True} if backend == "uvloop" else {}
+    anyio.run(supervise, backend="trio" if backend == "trio" else "asyncio", backend_options=options)
+    return result

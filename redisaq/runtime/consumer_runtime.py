@@ -1,0 +1,249 @@
+"""Wires the actors of one consumer, starts them in order, and ends them in order.
+
+The whole tree runs in a child task of the task that called `process()`, under a shield: whatever cancels the caller (a scope of the user's nursery, or one or more native
+`Task.cancel()`) reaches a second child, the sentinel, which turns it into an urgent Leave. So both ways to end are one: give the partitions back, leave, close; the urgent
+one gives handlers no time, and is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anyio
+from anyio.abc import TaskStatus
+
+from redisaq.actors.acknowledger import Acknowledger
+from redisaq.actors.actor import Actor
+from redisaq.actors.batch_worker import BatchWorker
+from redisaq.actors.emptiness_watch import EmptinessWatch
+from redisaq.actors.execution import Execution, Surroundings
+from redisaq.actors.heartbeat_emitter import HeartbeatEmitter
+from redisaq.actors.member import Member
+from redisaq.actors.owned import OwnedPartition
+from redisaq.actors.partition_owner import Ended, PartitionOwner
+from redisaq.actors.partition_supervisor import Acquire, PartitionSupervisor
+from redisaq.actors.partition_workers import Batch, LaneWorkers, SerialWorker
+from redisaq.actors.pull_worker import PullWorker
+from redisaq.actors.rebalance_coordinator import Leave, RaiseToken, RebalanceCoordinator
+from redisaq.actors.reply import Reply
+from redisaq.actors.signal_listener import SignalListener
+from redisaq.actors.supervisor import Supervisor
+from redisaq.core.codec import EntryDecoder
+from redisaq.core.lanes import Ordering
+from redisaq.errors import ActorStopped
+
+URGENT_LIMIT = 10.0  # seconds for an urgent end: settling, releasing, leaving
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run of a consumer is to do.
+
+    Attributes:
+        mode: a handler of messages, one of batches, or pulling.
+        callback: the user's handler; None when pulling.
+        offers: where pulled messages go.
+        count: entries of one read.
+        batch_size: of a batch.
+        batch_wait: seconds for which a batch may wait to be full.
+        until_empty: end when the whole group has nothing left.
+    """
+
+    mode: Literal["one", "batch", "pull"]
+    callback: Callable[[Any], Any] | None
+    count: int
+    offers: Any = None
+    batch_size: int = 1
+    batch_wait: float = 0.0
+    until_empty: bool = False
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The consumer's settings that its actors need; times in seconds."""
+
+    consumer_name: str | None
+    heartbeat_interval: float
+    heartbeat_ttl: float
+    ordering: Ordering
+    concurrency: int | None
+    timeout: float | None
+    latest: bool
+    drain_timeout: float
+
+
+class ConsumerRuntime:
+    """One run of one consumer: from `run` to its end."""
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        settings: RunSettings,
+        plan: Plan,
+        decoder: EntryDecoder[Any],
+        attached: Sequence[Actor[Any]],
+    ) -> None:
+        """Make the actors; none of them runs yet."""
+        self.around = surroundings
+        self._settings = settings
+        self._plan = plan
+        self._decoder = decoder
+        self.member = Member(settings.consumer_name, settings.heartbeat_ttl, surroundings.environment)
+        self._ready = anyio.Event()
+        self._left = anyio.Event()
+        self._stopping: float | None = None
+        self._first: set[int] | None = None
+        self.handled = self.failed = 0
+        self._acknowledger = Acknowledger(surroundings)
+        self.partitions = PartitionSupervisor(self._owner_for, self._ended, self._changed)
+        self._coordinator = RebalanceCoordinator(
+            surroundings,
+            self.member,
+            self.partitions.ref,
+            latest=settings.latest,
+            drain_timeout=settings.drain_timeout,
+            ready=self._assigned,
+            left=self._left.set,
+        )
+        self.supervisor: Supervisor | None = None
+        self._attached = attached
+
+    @property
+    def stopping(self) -> bool:
+        """True once it begins to end."""
+        return self._stopping is not None
+
+    def owned(self) -> list[OwnedPartition]:
+        """Return the partitions owned now, by number."""
+        owners = self.partitions.owners
+        return [owners[partition][0].owned for partition in sorted(owners) if owners[partition][0].acquired]
+
+    # -- running -----------------------------------------------------------------------------------------------------------------
+
+    async def run(self, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Run until stopped, or empty (`until_empty`), or cancelled."""
+        async with anyio.create_task_group() as tasks:
+            sentinel = anyio.CancelScope()
+
+            async def tree() -> None:
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await self._tree()
+                finally:
+                    sentinel.cancel()
+
+            async def watch() -> None:
+                with sentinel:
+                    try:
+                        await anyio.sleep_forever()
+                    except BaseException:
+                        if not sentinel.cancel_called:
+                            self.stop(urgent=True)
+                        raise
+
+            tasks.start_soon(watch, name="redisaq sentinel")
+            tasks.start_soon(tree, name="redisaq consumer")
+            await self._ready.wait()
+            task_status.started()
+
+    async def _tree(self) -> None:
+        settings, around = self._settings, self.around
+        try:
+            async with Supervisor("one_for_one", name="consumer") as supervisor:
+                self.supervisor = supervisor
+                await supervisor.start(self._acknowledger)
+                await supervisor.start(self.partitions)
+                await supervisor.start(self._coordinator)
+                await supervisor.start(SignalListener(around, self._coordinator.look))
+                await supervisor.start(HeartbeatEmitter(around, self.member, settings.heartbeat_interval, self._coordinator.look))
+                for actor in self._attached:
+                    await supervisor.start(actor)
+                if self._plan.until_empty:
+                    await supervisor.start(EmptinessWatch(around, self.member, self.partitions, self._ready, self.stop))
+                if self._stopping is not None:
+                    self._tell_leave()
+                await self._left.wait()
+        finally:
+            self.supervisor = None
+            self._ready.set()
+
+    def stop(self, *, urgent: bool = False) -> None:
+        """Begin to end: handlers get the drain timeout, or no time if it is urgent."""
+        timeout = 0.0 if urgent else self._settings.drain_timeout
+        if self._stopping is not None and timeout >= self._stopping:
+            return
+        self._stopping = timeout
+        if self.supervisor is not None:
+            self._tell_leave()
+
+    def _tell_leave(self) -> None:
+        if self._stopping is not None:
+            try:
+                self._coordinator.ref.tell_nowait(Leave(self._stopping))
+            except (ActorStopped, anyio.WouldBlock):
+                return  # not started yet, or gone already
+
+    # -- the parts of one partition --------------------------------------------------------------------------------------------------
+
+    def _owner_for(self, order: Acquire, ended: Callable[[Ended], Awaitable[None]]) -> PartitionOwner:
+        plan, settings = self._plan, self._settings
+        window = 2 * plan.count
+        if plan.mode == "one" and settings.ordering != "partition":
+            window = max(window, 2 * (settings.concurrency or 1))
+        owned = OwnedPartition(order.partition, order.token, order.lease, window, self._acknowledger.ring)
+        return PartitionOwner(
+            self.around,
+            owned,
+            workers_for=self._workers_for,
+            decoder=self._decoder,
+            count=plan.count,
+            raise_token=self._raise_token,
+            taken=self._taken,
+            ended=ended,
+        )
+
+    def _workers_for(self, owned: OwnedPartition, parked: Callable[[], None]) -> Actor[Batch]:
+        plan, settings = self._plan, self._settings
+        execution = Execution(self.around, owned, plan.callback, timeout=settings.timeout, parked=parked)
+        unlimited = settings.concurrency is None
+        if plan.mode == "pull":
+            return PullWorker(execution, plan.offers)
+        if plan.mode == "batch":
+            return BatchWorker(
+                execution, self.around.environment, size=plan.batch_size, wait=plan.batch_wait, unlimited=unlimited
+            )
+        if settings.ordering == "partition":
+            return SerialWorker(execution, unlimited=unlimited)
+        return LaneWorkers(execution, settings.ordering)
+
+    async def _raise_token(self, partition: int, above: int) -> int | None:
+        def make(reply: Reply[int | None]) -> RaiseToken:
+            return RaiseToken(partition, above, reply)
+
+        return await self._coordinator.ref.ask(make, timeout=None)
+
+    async def _ended(self, ended: Ended, owned: OwnedPartition) -> None:
+        self.handled += owned.handled
+        self.failed += owned.failed
+        await self._coordinator.ref.tell(ended)
+
+    def _assigned(self, partitions: Collection[int]) -> None:
+        """The first assignment is in: ready once its partitions are taken (or have to wait for a foreign holder, M8)."""
+        if self._first is None:
+            self._first = set(partitions)
+            self._check_ready()
+
+    def _taken(self, partition: int) -> None:
+        if self._first is not None:
+            self._first.discard(partition)
+            self._check_ready()
+
+    def _check_ready(self) -> None:
+        if not self._first:
+            self._ready.set()
+
+    def _changed(self, owned: int) -> None:
+        self.around.pool.owned = owned
+        self.around.pool.grant()

@@ -1,0 +1,78 @@
+"""What one consumer looks like now, as frozen structs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from redisaq.runtime.consumer_runtime import ConsumerRuntime
+
+
+class PartitionStatistics(msgspec.Struct, frozen=True):
+    """One owned partition.
+
+    Attributes:
+        partition: its number.
+        token: under which it is owned.
+        position: the highest entry id read, "" before the first.
+        in_flight: messages whose handler runs.
+        waiting: messages read, waiting for a handler (failed ones that will come back among them).
+        handled: handlers that returned since it was acquired.
+        failed: handlers that raised.
+        unreadable: entries set aside.
+    """
+
+    partition: int
+    token: int
+    position: str
+    in_flight: int
+    waiting: int
+    handled: int
+    failed: int
+    unreadable: int
+
+
+class ConsumerStatistics(msgspec.Struct, frozen=True):
+    """One consumer.
+
+    Attributes:
+        state: "stopped", "joining" (also while the topic does not exist), "running" or "draining".
+        member: the incarnation, "" while stopped.
+        partitions: the owned ones, by number.
+        handled: handlers that returned, over all partitions and runs.
+        failed: handlers that raised.
+    """
+
+    state: Literal["stopped", "joining", "running", "draining"]
+    member: str
+    partitions: tuple[PartitionStatistics, ...]
+    handled: int
+    failed: int
+
+
+def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int) -> ConsumerStatistics:
+    """Return what the runtime looks like; `handled` and `failed` are those of earlier runs."""
+    if runtime is None:
+        return ConsumerStatistics("stopped", "", (), handled, failed)
+    partitions = tuple(
+        PartitionStatistics(
+            partition=owned.partition,
+            token=owned.token,
+            position=owned.position.decode(),
+            in_flight=len(owned.running),
+            waiting=len(owned.queued) + len(owned.parked),
+            handled=owned.handled,
+            failed=owned.failed,
+            unreadable=len(owned.unreadable),
+        )
+        for owned in runtime.owned()
+    )
+    state: Literal["joining", "running", "draining"] = "running" if runtime.member.joined else "joining"
+    return ConsumerStatistics(
+        state="draining" if runtime.stopping else state,
+        member=runtime.member.lease.incarnation,
+        partitions=partitions,
+        handled=handled + runtime.handled + sum(p.handled for p in partitions),
+        failed=failed + runtime.failed + sum(p.failed for p in partitions),
+    )
