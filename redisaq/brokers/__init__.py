@@ -1,1 +1,61 @@
-"""What keeps the streams."""
+"""What keeps the streams: the Broker protocol in `base`, and the brokers that fulfil it.
+
+In comes an URL; out goes the broker that its scheme names, not connected yet. Nothing of redis-py is imported before a real server
+is asked for: that import takes longer than many a program's whole start.
+"""
+
+from __future__ import annotations
+
+from redisaq.brokers.base import Broker
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.environment import Environment
+from redisaq.errors import SettingsError
+
+__all__ = ["open_broker"]
+
+SERVERS = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
+"""Schemes of real servers; those that are not built yet say so themselves."""
+
+
+def open_broker(
+    url: str,
+    namespace: str,
+    environment: Environment | None = None,
+    *,
+    ca_file: str | None = None,
+    cert_file: str | None = None,
+    key_file: str | None = None,
+    connect_timeout: float | None = None,
+) -> Broker:
+    """Return a broker for the URL; nothing is connected, and no file touched, before `connect` or the first call.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://` for a server; `embedded://path` for a private one in that directory, started with its
+            first user, `embedded://` for one that this process has for itself; `memory://name` for none at all.
+        namespace: what the names of all keys begin with, validated.
+        environment: clocks and randomness; None takes the context's.
+        ca_file: PEM file of the authorities to trust, for `rediss://` only, like the next two.
+        cert_file: PEM file of our own certificate.
+        key_file: PEM file of its key, if cert_file does not hold it.
+        connect_timeout: seconds that connecting may take, for servers only.
+
+    Raises:
+        SettingsError: the URL cannot work.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme in ("memory", "embedded"):
+        if ca_file or cert_file or key_file:
+            raise SettingsError(f"certificates are of no use with {scheme}://: use rediss://")
+        if scheme == "memory":
+            return MemoryBroker(rest, namespace, environment)
+        from redisaq.brokers.embedded import EmbeddedBroker  # noqa: PLC0415 -- see the module
+
+        return EmbeddedBroker(rest, namespace, environment)
+    if not separator or scheme not in SERVERS:
+        # The URL is not shown: a mistyped one has its password in unexpected places.
+        raise SettingsError("the URL begins with none of redis://, rediss://, unix://, embedded:// and memory://")
+    from redisaq.brokers.redis import RedisBroker  # noqa: PLC0415
+    from redisaq.link import Link, parse_address  # noqa: PLC0415
+
+    address = parse_address(url, ca_file=ca_file, cert_file=cert_file, key_file=key_file, connect_timeout=connect_timeout)
+    return RedisBroker(Link(address, environment), namespace, environment)

@@ -67,7 +67,6 @@ class MemoryBroker:
         self._namespace = namespace
         self._environment = environment
         self._session: _Session | None = None
-        self._closed = False
 
     @property
     def store(self) -> MemoryStore:
@@ -75,13 +74,11 @@ class MemoryBroker:
         return open_store(self._name, self._namespace, self._environment or current_environment())
 
     async def connect(self) -> None:
-        """Open the store, again after `close`; it is always there."""
-        self._closed = False
+        """Open the store; it is always there."""
         await self._operate("connect", lambda _: None)
 
     async def close(self) -> None:
-        """Let go of the store, which stays; calls, reads and doorbells under way raise ConnectionFailed."""
-        self._closed = True
+        """Let go of the store, which stays; calls, reads and doorbells under way raise ConnectionFailed. The next call opens it anew."""
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -104,8 +101,6 @@ class MemoryBroker:
 
     def _enter(self) -> _Session:
         store = self.store
-        if self._closed:
-            raise ConnectionFailed(store.url, "the broker was closed")
         # Another store is another event loop: nothing that was open in the old one can be waited for here.
         if self._session is None or self._session.store is not store:
             self._session = _Session(store)
@@ -245,9 +240,9 @@ class MemoryBroker:
         """Clear holder and readers, keep the token (M8)."""
         return await self._operate("release", lambda store: store.release(group, partition, token))
 
-    async def remake_group(self, group: GroupName, partition: int, last_id: bytes) -> None:
+    async def remake_group(self, group: GroupName, partition: int, last_id: bytes, *, start: bytes | None = None) -> None:
         """Make a lost group again (T6)."""
-        await self._operate("remake_group", lambda store: store.remake_group(group, partition, last_id))
+        await self._operate("remake_group", lambda store: store.remake_group(group, partition, last_id, start or last_id))
 
     async def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
         """Note how many pending entries cannot be read."""
