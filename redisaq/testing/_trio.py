@@ -1,0 +1,106 @@
+"""Virtual time and seeded scheduling on trio.
+
+In: a coroutine function and a seed. Out: its result. The clock is trio's MockClock, which jumps to the next deadline when all tasks wait.
+    Scheduling is
+trio's own deterministic mode, made for property tests: each batch of runnable tasks is sorted by creation, then shuffled by a generator
+that is seeded here.
+
+This is one of two modules that touch private parts of an event loop: `_ALLOW_DETERMINISTIC_SCHEDULING` and `_r` of trio's scheduler, and
+`MockClock._autojump`.
+"""
+
+# ruff: noqa: SLF001
+# pyright: reportPrivateUsage=false
+# Both: private parts are this module's business, see above.
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from random import Random
+from typing import TypeVar
+
+import anyio
+import trio
+import trio.testing
+from trio._core import _run
+
+from redisaq.testing.standstill import VirtualTimeUnavailable, Watch, place
+
+T = TypeVar("T")
+
+DETERMINISTIC = "_ALLOW_DETERMINISTIC_SCHEDULING"
+
+
+def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch) -> T:
+    """Run `main` on trio in virtual time, interleaved as the seed says."""
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    if not callable(getattr(clock, "_autojump", None)):
+        raise VirtualTimeUnavailable(f"trio {trio.__version__}: MockClock has no _autojump")
+
+    def jump() -> None:
+        statistics = trio.lowlevel.current_statistics()
+        if math.isinf(statistics.seconds_to_next_deadline):
+            watch.standstill(
+                clock.current_time(), waiting(), sockets=waits_for_sockets(statistics.io_statistics), break_shields=break_shields
+            )
+        elif statistics.seconds_to_next_deadline > 0:
+            clock.jump(statistics.seconds_to_next_deadline)
+
+    setattr(clock, "_autojump", jump)  # noqa: B010 -- MockClock is final
+    with seeded(seed):
+        try:
+            return anyio.run(main, backend="trio", backend_options={"clock": clock})
+        except trio.TrioInternalError as error:
+            if watch.deadlock is not None:
+                raise watch.deadlock from error
+            raise
+
+
+@contextmanager
+def seeded(seed: object) -> Generator[None]:
+    """Let trio's scheduler take its chances from the seed; put everything back afterwards."""
+    source = getattr(_run, "_r", None)
+    if not isinstance(source, Random) or not isinstance(getattr(_run, DETERMINISTIC, None), bool):
+        raise VirtualTimeUnavailable(f"trio {trio.__version__}: its scheduler has no _r or no {DETERMINISTIC}")
+    allowed, state = getattr(_run, DETERMINISTIC), source.getstate()
+    setattr(_run, DETERMINISTIC, True)
+    source.seed(str(seed))
+    try:
+        yield
+    finally:
+        setattr(_run, DETERMINISTIC, allowed)
+        source.setstate(state)
+
+
+def waits_for_sockets(statistics: object) -> bool:
+    """Return True if a task waits for a socket; one always does, trio's own, for wake-ups from other threads."""
+    names = ("tasks_waiting_read", "tasks_waiting_write", "tasks_waiting", "monitors")
+    return sum(getattr(statistics, name, 0) for name in names) > 1
+
+
+def tasks() -> list[trio.lowlevel.Task]:
+    """Return all tasks in the order they were made."""
+    root = trio.lowlevel.current_root_task()
+    found: list[trio.lowlevel.Task] = []
+    unseen = [root] if root is not None else []
+    while unseen:
+        task = unseen.pop()
+        found.append(task)
+        unseen += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return sorted(found, key=lambda task: task._counter)
+
+
+def waiting() -> list[str]:
+    """Return each task's name and where it waits; trio's own tasks are left out."""
+    places = [(task.name, place(task.coro)) for task in tasks()]
+    return [f"{name}: {where}" for name, where in places if where != "?"]
+
+
+def break_shields() -> None:
+    """Let cancellation reach every task."""
+    for task in tasks():
+        status: _run.CancelStatus | None = task._cancel_status
+        while status is not None:
+            status._scope.shield = False
+            status = status._parent

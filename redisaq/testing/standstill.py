@@ -1,0 +1,126 @@
+"""What happens when nothing can ever run again: in virtual time no clock brings a change, so waiting on would be waiting for ever.
+
+In: the loops of `_trio.py` and `_asyncio.py` say when nothing is left to run. Out: the run is cancelled, so that clean-up still happens,
+    and ends with
+VirtualDeadlock, which tells what waits where.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from types import CodeType, FrameType
+from typing import Any, TypeVar
+
+import anyio
+
+from redisaq.errors import RedisaqError
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds of real time without any step, after which a thread or a socket that might still bring one is not believed in any more."""
+
+SHOWN = 20
+"""How many waiting tasks are told of."""
+
+INSIDE = tuple(f"{os.sep}{package}{os.sep}" for package in ("anyio", "trio", "asyncio", "outcome"))
+
+
+class VirtualDeadlock(RedisaqError):
+    """Every task waits, and nothing that could wake one is left: no timer, no thread, no socket.
+
+    The code under test has a deadlock, or has lost a wake-up.
+
+    Attributes:
+        waiting: each task's name and where it waits.
+    """
+
+    def __init__(self, now: float, waiting: Sequence[str]) -> None:
+        self.waiting = tuple(waiting)
+        shown = "".join(f"\n  {one}" for one in self.waiting[:SHOWN])
+        more = f"\n  and {len(self.waiting) - SHOWN} more" if len(self.waiting) > SHOWN else ""
+        super().__init__(f"at {now:g} s of virtual time every task waits, and nothing is left that could wake one:{shown}{more}")
+
+
+class VirtualTimeUnavailable(RedisaqError):
+    """This version of trio or of Python lacks a private part that virtual time needs: use another version, and tell the project."""
+
+
+class Watch:
+    """Tells whether a standstill is final, and ends the run if it is."""
+
+    def __init__(self) -> None:
+        """Watch from now on; threads that are there already are nobody's business here."""
+        self.deadlock: VirtualDeadlock | None = None
+        self._threads = set(threading.enumerate())
+        self._scope: anyio.CancelScope | None = None
+        self._broken = False
+        self._since: float | None = None
+        self._seen = 0.0
+
+    async def over(self, main: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Await `main(*args)`; raise VirtualDeadlock if it came to a final standstill, whatever became of it then."""
+        try:
+            with anyio.CancelScope() as self._scope:
+                result = await main(*args)
+                if self.deadlock is None:
+                    return result
+        except BaseException as error:
+            if self.deadlock is not None:
+                raise self.deadlock from error
+            raise
+        finally:
+            self._scope = None
+        raise self.deadlock or AssertionError
+
+    def standstill(self, now: float, waiting: Sequence[str], *, sockets: bool, break_shields: Callable[[], None]) -> None:
+        """Nothing can run at this moment, and no timer is set.
+
+        Waits a moment if a thread or a socket may still bring something, so call it again. Otherwise cancels the run; if that leads to a
+        standstill again, something is shielded, and the shields are broken; then it gives up.
+
+        Args:
+            now: virtual time.
+            waiting: each task's name and where it waits.
+            sockets: a task waits for a real socket.
+            break_shields: cancels every task, shielded or not.
+
+        Raises:
+            VirtualDeadlock: nothing helps.
+        """
+        if self._may_change(sockets=sockets):
+            time.sleep(0.001)
+        elif self.deadlock is None and self._scope is not None:
+            self.deadlock = VirtualDeadlock(now, waiting)
+            self._scope.cancel()
+        elif not self._broken:
+            self._broken = True
+            break_shields()
+        else:
+            raise self.deadlock or VirtualDeadlock(now, waiting)
+
+    def _may_change(self, *, sockets: bool) -> bool:
+        if not sockets and self._threads.issuperset(threading.enumerate()):
+            return False
+        real = time.monotonic()
+        if self._since is None or real - self._seen > 1.0:  # something ran meanwhile
+            self._since = real
+        self._seen = real
+        return real - self._since < PATIENCE
+
+
+def place(coroutine: object) -> str:
+    """Return where a suspended coroutine waits: the innermost line that is not anyio's, asyncio's or trio's own."""
+    found = "?"
+    while coroutine is not None:
+        frame: FrameType | None = (
+            getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None) or getattr(coroutine, "ag_frame", None)
+        )
+        if frame is not None and not any(inside in frame.f_code.co_filename for inside in INSIDE):
+            code: CodeType = frame.f_code
+            found = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None) or getattr(coroutine, "ag_await", None)
+    return found

@@ -1,0 +1,72 @@
+"""Run a program in virtual time: it sleeps for an hour in no time, and one seed gives one interleaving of its tasks.
+
+In: a coroutine function, its arguments, a seed. Out: its result, the same for the same seed, on every machine and in every process. Always:
+    the program sees
+an Environment whose chance comes from the seed, whose wall clock is a fixed epoch plus the loop's time, and whose plain functions run
+inline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any, Literal, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from redisaq.environment import Environment, use_environment
+from redisaq.errors import SettingsError
+from redisaq.testing.standstill import Watch
+
+T = TypeVar("T")
+
+EPOCH = 1_700_000_000.0
+"""What the wall clock says when a run in virtual time begins: 14 November 2023."""
+
+
+def virtual_run(main: Callable[..., Awaitable[T]], *args: Any, seed: int = 0, backend: Literal["trio", "asyncio"] = "trio") -> T:
+    """Run `main(*args)` in virtual time, with the interleaving of its tasks that the seed gives; return its result.
+
+    Time stands still while anything can run, and jumps to the next deadline when nothing can. So nothing in it may wait for another process
+    or a real server: use `memory://`. `redisaq.environment.current_environment()` is seeded as well: its Random, its wall clock (EPOCH when
+    the run begins), and its plain functions, which run inline. On asyncio it is asyncio's own loop, not uvloop.
+
+    It cannot be called where an event loop runs already, nor from two threads at once.
+
+    Args:
+        main: a coroutine function.
+        args: its arguments.
+        seed: which interleaving.
+        backend: "trio" or "asyncio".
+
+    Raises:
+        VirtualDeadlock: every task waits, and nothing is left that could wake one.
+        VirtualTimeUnavailable: this version of Python or trio lacks what virtual time needs.
+        SettingsError: there is no such backend.
+        Exception: whatever `main` raises.
+    """
+    watch = Watch()
+    random = Random(seed)  # noqa: S311 -- chance that can be had again is the point
+
+    async def root() -> T:
+        environment = Environment(wall_clock=lambda: EPOCH + anyio.current_time(), random=random, run_plain=run_inline, inline=True)
+        with use_environment(environment):
+            return await watch.over(main, *args)
+
+    # Imported here, since each needs its event loop installed, and only one is used.
+    if backend == "trio":
+        from redisaq.testing import _trio  # noqa: PLC0415
+
+        return _trio.run(root, seed, watch)
+    if backend == "asyncio":
+        from redisaq.testing import _asyncio  # noqa: PLC0415
+
+        return _asyncio.run(root, seed, watch)
+    raise SettingsError(f"backend: trio or asyncio, not {backend!r}")
+
+
+async def run_inline(function: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:  # noqa: ARG001 -- one at a time here
+    """Call a plain function in the event loop's own thread: a thread would take real time, in which virtual time runs far ahead."""
+    await checkpoint()
+    return function()
