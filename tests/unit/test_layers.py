@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.source import ROOT, imported, name_of, python_files
 
-LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True, no_logo=True))"
+LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
 LOOP_FILES = {"redisaq/testing/_trio.py", "redisaq/testing/_asyncio.py"}
 LAYERS_TOP_DOWN = ("cli", "runtime", "actors", "brokers", "link", "embedded", "core", "environment", "errors")
 
