@@ -1,1 +1,7 @@
 """The broker on a real server."""
+
+from __future__ import annotations
+
+from redisaq.brokers.redis.broker import RedisBroker
+
+__all__ = ["RedisBroker"]

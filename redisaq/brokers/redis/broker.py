@@ -1,0 +1,159 @@
+"""RedisBroker: the Broker protocol on a real server, each method one round trip where it can be.
+
+In come core types; out go core types. The steps themselves stand in the modules beside this one, and their atomic cores in lua/. What
+always holds: every method but `append` may be repeated after a broken connection, and the reply of one call never reaches another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from redisaq.brokers.base import Acks, Beat, Doorbell, GroupName, Installed, Page, Reader, ReaderMark, Remaining, Settled, TopicState
+from redisaq.brokers.redis.appender import Appender
+from redisaq.brokers.redis.coordination import Coordination
+from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.redis.leases import Leases
+from redisaq.brokers.redis.pending import Pending
+from redisaq.brokers.redis.topics import Topics
+from redisaq.core.document import Document
+from redisaq.environment import Environment, current_environment
+from redisaq.link import Link
+
+
+class RedisBroker:
+    """A Broker over a link; see Broker for what each method means.
+
+    Args:
+        link: the way to the server; the broker opens and closes it.
+        namespace: what the names of all keys begin with.
+        environment: gives the document's versions; the context's own if None.
+    """
+
+    def __init__(self, link: Link, namespace: str, environment: Environment | None = None) -> None:
+        keys = Keys(namespace)
+        self._link = link
+        self._environment = environment
+        self._keys = keys
+        self._topics = Topics(link, keys)
+        self._appender = Appender(link, keys)
+        self._coordination = Coordination(link, keys)
+        self._leases = Leases(link, keys)
+        self._pending = Pending(link, keys)
+
+    async def connect(self) -> None:
+        """Reach the server."""
+        await self._link.connect()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._link.close()
+
+    # -- topics ---------------------------------------------------------------------------------------------------------------
+
+    async def topics(self) -> Sequence[str]:
+        """Return the names of all topics, sorted."""
+        return await self._topics.names()
+
+    async def topic(self, topic: str) -> TopicState | None:
+        """Return the topic's state."""
+        return await self._topics.state(topic)
+
+    async def make_topic(self, topic: str, partitions: int) -> TopicState:
+        """Make the topic and its missing streams (E5)."""
+        return await self._topics.make(topic, partitions)
+
+    async def grow_topic(self, topic: str, partitions: int) -> TopicState:
+        """Raise the partition count (G1); a topic that does not exist is made."""
+        return await self._topics.grow(topic, partitions)
+
+    async def append(
+        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], *, maxlen: int | None, approximate: bool
+    ) -> list[bytes | None]:
+        """Append in order; not safe to repeat."""
+        return await self._appender.append(topic, entries, maxlen=maxlen, approximate=approximate)
+
+    # -- the group's document (M) ---------------------------------------------------------------------------------------------
+
+    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool) -> None:
+        """Make the group on these partitions' streams (G6)."""
+        await self._pending.make_groups(group, partitions, latest=latest)
+
+    async def heartbeat(self, group: GroupName, incarnation: str, ttl: float, known_version: str) -> Beat:
+        """Extend the incarnation's time if it lives (M5, M7)."""
+        return await self._coordination.heartbeat(group, incarnation, ttl, known_version)
+
+    async def commit(
+        self,
+        group: GroupName,
+        incarnation: str,
+        ttl: float,
+        *,
+        known_version: str,
+        document: Document,
+        joins: bool = False,
+        leaves: bool = False,
+        freeze: bool = False,
+        expired: Sequence[str] = (),
+    ) -> str | None:
+        """Replace the document under its version (M2, M3); refused, too, if the server changed since (M7)."""
+        new_version = (self._environment or current_environment()).new_id()
+        done = await self._coordination.commit(
+            group,
+            incarnation,
+            ttl,
+            known_version=known_version,
+            new_version=new_version,
+            document=document,
+            joins=joins,
+            leaves=leaves,
+            freeze=freeze,
+            expired=expired,
+        )
+        return new_version if done else None
+
+    async def listen(self, group: GroupName) -> Doorbell:
+        """Return a doorbell for the group and its topic."""
+        keys = self._keys.group(group)
+        return await self._link.subscribe(keys.doorbell.decode(), keys.topic_doorbell.decode())
+
+    # -- taking a partition (T) -------------------------------------------------------------------------------------------------
+
+    async def install(self, group: GroupName, partition: int, token: int, incarnation: str, *, foreign: bool) -> Installed:
+        """Put the token beside the partition's data (T2)."""
+        return await self._leases.install(group, partition, token, incarnation, foreign=foreign)
+
+    async def fence(self, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
+        """Kill these readers' connections (T3)."""
+        return await self._leases.fence(group, partition, token, readers)
+
+    async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
+        """Open a reading connection under the token (T3); LeaseLostError also if the incarnation no longer holds it."""
+        return await self._leases.open_reader(group, partition, token, incarnation)
+
+    async def claim(self, group: GroupName, partition: int, token: int, *, after: bytes, count: int) -> Page:
+        """Return a page of pending entries (T5)."""
+        return await self._pending.claim(group, partition, token, after=after, count=count)
+
+    async def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
+        """Set the delivery counts of pending entries (T5)."""
+        return await self._pending.set_deliveries(group, partition, token, counts)
+
+    async def settle(self, group: GroupName, acks: Sequence[Acks]) -> list[Settled]:
+        """Acknowledge under each partition's token (S1)."""
+        return await self._pending.settle(group, acks)
+
+    async def release(self, group: GroupName, partition: int, token: int) -> bool:
+        """Clear holder and readers, keep the token (M8)."""
+        return await self._leases.release(group, partition, token)
+
+    async def remake_group(self, group: GroupName, partition: int, last_id: bytes, *, start: bytes | None = None) -> None:
+        """Make a lost group again (T6)."""
+        await self._pending.remake_group(group, partition, last_id, start or last_id)
+
+    async def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
+        """Note how many pending entries cannot be read."""
+        return await self._leases.mark_unreadable(group, partition, token, count)
+
+    async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:
+        """Return what is left, per partition."""
+        return await self._pending.remaining(group, partitions)

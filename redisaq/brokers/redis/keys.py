@@ -1,0 +1,125 @@
+"""The name of every key and channel, in one place.
+
+In come a namespace and the names of topics, groups and partitions, validated before; out go the bytes that Redis knows them by.
+What always holds: everything of one partition shares one hash tag, everything of a topic's and its groups' coordination another,
+so each atomic step stays in one slot and a topic spreads over a cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redisaq.brokers.base import GroupName
+
+
+@dataclass(frozen=True, slots=True)
+class GroupKeys:
+    """Where a group's coordination lies; all in the slot of the topic's `meta`.
+
+    Attributes:
+        members: sorted set: incarnation -> when its time runs out, in the server's milliseconds.
+        state: hash: version, doc, run_id, born and frozen_until (milliseconds).
+        meta: the topic's: a heartbeat reads it, too.
+        doorbell: sharded channel, rung when the document changes.
+        topic_doorbell: sharded channel, rung when the topic is made or grows.
+    """
+
+    members: bytes
+    state: bytes
+    meta: bytes
+    doorbell: bytes
+    topic_doorbell: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionKeys:
+    """Where one group's share of one partition lies.
+
+    Attributes:
+        stream: the partition's entries.
+        lease: hash: token, holder, unreadable, and a field for each registered reader.
+        retry: sorted set by due time of what failed.
+        retry_bodies: hash of the bodies of `retry`.
+        dead: stream of dead letters.
+    """
+
+    stream: bytes
+    lease: bytes
+    retry: bytes
+    retry_bodies: bytes
+    dead: bytes
+
+
+class Keys:
+    """The keys of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self.topics = f"{namespace}:topics".encode()
+        self._groups: dict[GroupName, GroupKeys] = {}
+        self._partitions: dict[GroupName, dict[int, PartitionKeys]] = {}
+
+    def _topic_tag(self, topic: str) -> str:
+        return f"{{{self._namespace}:{topic}}}"
+
+    def _partition_tag(self, topic: str, partition: int) -> str:
+        return f"{{{self._namespace}:{topic}:{partition}}}"
+
+    def meta(self, topic: str) -> bytes:
+        """Return the topic's hash: generation, partitions, format."""
+        return f"{self._topic_tag(topic)}:meta".encode()
+
+    def topic_doorbell(self, topic: str) -> bytes:
+        """Return the channel rung when the topic is made or grows: the tag alone, in the slot of its groups' channels."""
+        return self._topic_tag(topic).encode()
+
+    def group(self, group: GroupName) -> GroupKeys:
+        """Return where the group's coordination lies."""
+        keys = self._groups.get(group)
+        if keys is None:
+            prefix = f"{self._topic_tag(group.topic)}:g:{group.group}"
+            keys = self._groups[group] = GroupKeys(
+                members=f"{prefix}:members".encode(),
+                state=f"{prefix}:state".encode(),
+                meta=self.meta(group.topic),
+                doorbell=prefix.encode(),
+                topic_doorbell=self.topic_doorbell(group.topic),
+            )
+        return keys
+
+    def stream(self, topic: str, partition: int, generation: int = 0) -> bytes:
+        """Return a partition's stream; it has generation 0 until growth seals streams."""
+        return f"{self._partition_tag(topic, partition)}:{generation}".encode()
+
+    def partition_doorbell(self, topic: str, partition: int) -> bytes:
+        """Return the channel that a delayed message rings."""
+        return self._partition_tag(topic, partition).encode()
+
+    def delayed(self, topic: str, partition: int) -> bytes:
+        """Return the sorted set, by due time, of what is not in the stream yet."""
+        return f"{self._partition_tag(topic, partition)}:delayed".encode()
+
+    def delayed_bodies(self, topic: str, partition: int) -> bytes:
+        """Return the hash of the bodies of `delayed`."""
+        return f"{self._partition_tag(topic, partition)}:delayed:body".encode()
+
+    def once(self, topic: str, partition: int, dedup_id: str) -> bytes:
+        """Return the mark that a caller's own id leaves; it holds the message id and expires."""
+        return f"{self._partition_tag(topic, partition)}:once:{dedup_id}".encode()
+
+    def of_partition(self, group: GroupName, partition: int) -> PartitionKeys:
+        """Return where the group's share of the partition lies."""
+        partitions = self._partitions.get(group)
+        if partitions is None:
+            partitions = self._partitions[group] = {}
+        keys = partitions.get(partition)
+        if keys is None:
+            prefix = f"{self._partition_tag(group.topic, partition)}:g:{group.group}"
+            keys = partitions[partition] = PartitionKeys(
+                stream=self.stream(group.topic, partition),
+                lease=f"{prefix}:lease".encode(),
+                retry=f"{prefix}:retry".encode(),
+                retry_bodies=f"{prefix}:retry:body".encode(),
+                dead=f"{prefix}:dead".encode(),
+            )
+        return keys

@@ -1,0 +1,50 @@
+-- Replaces the group's document by compare-and-set on its version (M3), and changes the members with it (M2).
+-- KEYS: members, state. ARGV: channel, incarnation, ttl in ms, known version, new version, document, joins, leaves, freeze
+--       (each '1' or '0'), then the expired incarnations that the new document drops.
+-- Answers 1, or 0 if refused; then nothing is changed.
+
+local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'frozen_until')
+if (state[1] or '') ~= ARGV[4] then
+    return 0
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local expiry = string.format('%.0f', now + ARGV[3])
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+
+-- M7: the caller's knowledge is of another server; its next heartbeat extends everybody and freezes the group.
+if state[1] and state[2] ~= run_id then
+    return 0
+end
+if #ARGV > 9 and state[1] and tonumber(state[3]) > now then
+    return 0
+end
+for i = 10, #ARGV do -- M5: looked at again; who is no longer in the set is as good as expired
+    local score = redis.call('ZSCORE', KEYS[1], ARGV[i])
+    if score and tonumber(score) > now then
+        return 0
+    end
+end
+if ARGV[7] ~= '1' then
+    local score = redis.call('ZSCORE', KEYS[1], ARGV[2])
+    if not score or tonumber(score) <= now then
+        return 0
+    end
+end
+
+redis.call('ZREM', KEYS[1], '') -- S2: writes nothing, but lets the rest pass whole when memory is full
+for i = 10, #ARGV do
+    redis.call('ZREM', KEYS[1], ARGV[i])
+end
+if ARGV[7] == '1' then
+    redis.call('ZADD', KEYS[1], expiry, ARGV[2])
+end
+if ARGV[8] == '1' then
+    redis.call('ZREM', KEYS[1], ARGV[2])
+end
+redis.call('HSET', KEYS[2], 'version', ARGV[5], 'doc', ARGV[6])
+if not state[1] then
+    redis.call('HSET', KEYS[2], 'run_id', run_id, 'born', string.format('%.0f', now), 'frozen_until', ARGV[9] == '1' and expiry or '0')
+end
+redis.call('SPUBLISH', ARGV[1], '')
+return 1

@@ -1,0 +1,59 @@
+-- A heartbeat (M5, M7, M9): extends a live member, and tells it what others did.
+-- KEYS: members, state, meta. ARGV: incarnation, ttl in ms, the version the caller knows ('' for none).
+-- Answers: alive, now in us (text: a Lua number would lose digits, M6), version, document or nil, expired members,
+--          next expiry of another in ms or nil, generation, partitions, born in ms, frozen_until in ms.
+
+-- S2: writes nothing, but a script that began with a write that needs no memory passes whole when memory is full. A group
+-- whose heartbeats were refused then would stop working off what fills the memory.
+redis.call('ZREM', KEYS[1], '')
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local expiry = string.format('%.0f', now + ARGV[2])
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until')
+local version = state[1] or ''
+local frozen_until = state[4] or '0'
+
+if state[1] and state[2] ~= run_id then
+    -- M7: another server, which may have missed the last heartbeats. GT: nobody's time is cut short by a member of a shorter ttl.
+    for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+        redis.call('ZADD', KEYS[1], 'XX', 'GT', expiry, member)
+    end
+    if tonumber(frozen_until) < tonumber(expiry) then
+        frozen_until = expiry
+    end
+    redis.call('HSET', KEYS[2], 'run_id', run_id, 'frozen_until', frozen_until)
+end
+
+local alive = 0
+local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if score and tonumber(score) > now then -- M5: who is past its time stays so
+    alive = 1
+    redis.call('ZADD', KEYS[1], 'XX', expiry, ARGV[1])
+end
+
+local bound = string.format('%.0f', now)
+local expired = {}
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', bound)) do
+    if member ~= ARGV[1] then
+        expired[#expired + 1] = member
+    end
+end
+local next_expiry = false
+local coming = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. bound, '+inf', 'WITHSCORES', 'LIMIT', 0, 2)
+for i = 1, #coming, 2 do
+    if not next_expiry and coming[i] ~= ARGV[1] then
+        next_expiry = coming[i + 1]
+    end
+end
+
+local document = false
+if version ~= ARGV[3] then
+    document = redis.call('HGET', KEYS[2], 'doc')
+end
+local topic = redis.call('HMGET', KEYS[3], 'generation', 'partitions')
+return {
+    alive, time[1] .. string.format('%06d', time[2]), version, document, expired,
+    next_expiry, topic[1], topic[2], state[3] or '0', frozen_until,
+}

@@ -1,0 +1,13 @@
+-- Gives a partition back: holder and readers go, the token stays (M8). KEYS: lease. ARGV: token.
+-- Answers 1, or 0 if another token stands.
+
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
+    return 0
+end
+redis.call('HDEL', KEYS[1], 'holder')
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if string.sub(field, 1, 7) == 'reader:' then
+        redis.call('HDEL', KEYS[1], field)
+    end
+end
+return 1

@@ -1,0 +1,19 @@
+-- What a partition still holds for a group. KEYS: stream, lease. ARGV: group.
+-- Answers: 1 if an entry was never delivered else 0, how many are pending, how many of these are set aside as unreadable or nil.
+
+local unreadable = redis.call('HGET', KEYS[2], 'unreadable')
+if redis.call('EXISTS', KEYS[1]) == 0 then
+    return {0, 0, unreadable}
+end
+local last, pending = '0-0', 0 -- no such group: all is unread
+for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    local info = {}
+    for i = 1, #row, 2 do
+        info[row[i]] = row[i + 1]
+    end
+    if info.name == ARGV[1] then
+        last, pending = info['last-delivered-id'], info.pending
+    end
+end
+local unread = redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', 1)
+return {#unread, pending, unreadable}

@@ -1,0 +1,12 @@
+-- Makes a lost group again (T6): after the last handled entry if that is still there, else from the beginning.
+-- KEYS: stream. ARGV: group, last id ('' for none), where to begin if that is there. A group that is there stays as it is.
+
+local start = '0'
+if ARGV[2] ~= '' and redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1] then
+    start = ARGV[3]
+end
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], start, 'MKSTREAM')
+if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
+    return made
+end
+return 1

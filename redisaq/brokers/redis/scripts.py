@@ -1,0 +1,79 @@
+"""The Lua scripts: each one atomic step of the protocol in one slot.
+
+In comes a script's name; out go its text, its hash and the commands that run it. What always holds: a script names all its
+keys, and computes none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+
+Argument = bytes | str | int
+Command = tuple[Argument, ...]
+"""A command's words."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """One file of lua/.
+
+    Attributes:
+        name: of the file.
+        keys: how many of its arguments are keys.
+    """
+
+    name: str
+    keys: int
+
+    @cached_property
+    def text(self) -> bytes:
+        """The program, read at its first use."""
+        return (files("redisaq.brokers.redis") / "lua" / f"{self.name}.lua").read_bytes()
+
+    @cached_property
+    def words(self) -> tuple[bytes, bytes, bytes]:
+        """How a command begins that runs it by hash: servers know scripts by the SHA-1 of their text."""
+        sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+        return b"EVALSHA", sha, b"%d" % self.keys
+
+    def __call__(self, *arguments: Argument) -> Command:
+        """Return the command that runs it by hash, with its keys first."""
+        return (*self.words, *arguments)
+
+
+HEARTBEAT = Script("heartbeat", keys=3)
+COMMIT = Script("commit", keys=2)
+INSTALL = Script("install", keys=1)
+REGISTER = Script("register", keys=1)
+UNREGISTER = Script("unregister", keys=1)
+RELEASE = Script("release", keys=1)
+UNREADABLE = Script("unreadable", keys=1)
+CLAIM = Script("claim", keys=2)
+DELIVERIES = Script("deliveries", keys=2)
+SETTLE = Script("settle", keys=2)
+REMAINING = Script("remaining", keys=2)
+MAKE_TOPIC = Script("make_topic", keys=1)
+GROW_TOPIC = Script("grow_topic", keys=1)
+MAKE_STREAM = Script("make_stream", keys=1)
+REMAKE_GROUP = Script("remake_group", keys=1)
+
+ALL = (
+    HEARTBEAT,
+    COMMIT,
+    INSTALL,
+    REGISTER,
+    UNREGISTER,
+    RELEASE,
+    UNREADABLE,
+    CLAIM,
+    DELIVERIES,
+    SETTLE,
+    REMAINING,
+    MAKE_TOPIC,
+    GROW_TOPIC,
+    MAKE_STREAM,
+    REMAKE_GROUP,
+)
