@@ -1,0 +1,156 @@
+"""URLs become Addresses; what cannot work is refused in words, and a password is never shown."""
+
+from __future__ import annotations
+
+import traceback
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, strategies as st
+
+from redisaq.errors import SettingsError
+from redisaq.link import Address, TLSOptions, parse_address
+
+SECRET = "s3cr3t"  # noqa: S105 -- not one
+
+
+def test_defaults() -> None:
+    assert parse_address("redis://") == Address(scheme="redis", host="localhost", port=6379, database=0)
+    assert parse_address("redis://example") == Address(host="example")
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("redis://host:7000/3", Address(host="host", port=7000, database=3)),
+        ("redis://host?db=4", Address(host="host", database=4)),
+        ("redis://:pw@host", Address(host="host", password="pw")),  # noqa: S106
+        ("redis://me:p%40%2F%3A%23w@host/1", Address(host="host", username="me", password="p@/:#w", database=1)),  # noqa: S106
+        ("redis://u%20v:a+b@host", Address(host="host", username="u v", password="a+b")),  # noqa: S106
+        ("redis://[::1]:7000/2", Address(host="::1", port=7000, database=2)),
+        ("redis://host?socket_connect_timeout=0.5", Address(host="host", connect_timeout=0.5)),
+        ("unix:///tmp/a%20b.sock?db=2", Address(scheme="unix", host="", path="/tmp/a b.sock", database=2)),  # noqa: S108
+        ("unix://me:pw@/run/s", Address(scheme="unix", host="", path="/run/s", username="me", password="pw")),  # noqa: S106
+        ("rediss://host", Address(scheme="rediss", host="host", tls=TLSOptions())),
+        (
+            "rediss://host?ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem",
+            Address(scheme="rediss", host="host", tls=TLSOptions(ca_file="/ca.pem", cert_file="/c.pem", key_file="/k.pem")),
+        ),
+        ("rediss://host?ssl_cert_reqs=none", Address(scheme="rediss", host="host", tls=TLSOptions(verify=False, check_hostname=False))),
+        ("rediss://host?ssl_check_hostname=false", Address(scheme="rediss", host="host", tls=TLSOptions(check_hostname=False))),
+    ],
+)
+def test_parts(url: str, wanted: Address) -> None:
+    assert parse_address(url) == wanted
+
+
+def test_arguments_win_over_the_url() -> None:
+    url = "rediss://host?ssl_ca_certs=/url.pem&socket_connect_timeout=9"
+    address = parse_address(url, ca_file="/ca.pem", cert_file="/c.pem", key_file="/k.pem", connect_timeout=1)
+    assert address.tls == TLSOptions(ca_file="/ca.pem", cert_file="/c.pem", key_file="/k.pem")
+    assert address.connect_timeout == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "begins with redis://"),
+        ("localhost:6379", "begins with redis://"),
+        ("http://host", "begins with redis://"),
+        ("REDIS:/host", "begins with redis://"),
+        ("redis+cluster://a:1,b:2", "Redis Cluster .* not built yet"),
+        ("redis+sentinel://a,b/service", "Redis Sentinel .* not built yet"),
+        ("redis://host:port", "cannot be read"),
+        ("redis://host:0", "port must be"),
+        ("redis://host:65536", "cannot be read"),
+        ("redis://host/nonsense", "database number"),
+        ("redis://host/-1", "database number"),
+        ("redis://host/1/2", "database number"),
+        ("redis://host?db=-1", "from 0 on"),
+        ("redis://host?db=x", "db is a number"),
+        ("redis://host?db=", "has no value"),
+        ("redis://host?socket_connect_timeout=0", "positive"),
+        ("redis://host?socket_connect_timeout=nan", "positive"),
+        ("redis://host?socket_connect_timeout=inf", "positive"),
+        ("redis://host?max_connections=4", "does not know"),
+        ("redis://host?ssl_ca_certs=/x", "does not know"),
+        ("rediss://host?ssl_cert_reqs=optional", "must be one of"),
+        ("rediss://host?ssl_keyfile=/k", "without a certificate"),
+        ("redis://:6379", "no host"),
+        ("redis://[::1", "cannot be read"),
+        ("redis://ho st", "space or a control"),
+        ("redis://host/0\n", "space or a control"),
+        ("unix://", "three slashes"),
+        ("unix:///", "three slashes"),
+        ("unix://tmp/socket", "three slashes"),
+        ("redis://host#0", "%23"),
+    ],
+)
+def test_nonsense(url: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        parse_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{SECRET}/x@host",  # unescaped characters in the password shift the parts
+        f"redis://:{SECRET}#x@host",
+        f"redis://:{SECRET}?x@host",
+        f"redis://:{SECRET} @host",
+        f"redis://:{SECRET}[@host",
+        f"redis://me:{SECRET}@host:port",
+        f"redis://me:{SECRET}@host/x",
+        f"redis://me:{SECRET}@host?db=x",
+        f"http://me:{SECRET}@host",
+        f"redis+cluster://me:{SECRET}@host",
+        f"redis://host?password={SECRET}&db=x",
+    ],
+)
+def test_an_error_never_shows_the_password(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_address(url)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__context__ is None or SECRET not in str(caught.value.__context__)
+
+
+def test_certificates_need_rediss() -> None:
+    with pytest.raises(SettingsError, match="rediss://"):
+        parse_address("redis://host", ca_file="/ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("url", "display"),
+    [
+        (f"redis://:{SECRET}@host", "redis://host:6379/0"),
+        (f"redis://me:{SECRET}@host:7000/2", "redis://me@host:7000/2"),
+        (f"rediss://me:{SECRET}@[::1]:7000/2", "rediss://me@[::1]:7000/2"),
+        (f"redis://host?password={SECRET}", "redis://host:6379/0"),
+        (f"unix://me:{SECRET}@/run/s?db=3", "unix://me@/run/s?db=3"),
+        ("unix:///run/s", "unix:///run/s"),
+    ],
+)
+def test_display_and_repr_hide_the_password(url: str, display: str) -> None:
+    address = parse_address(url)
+    assert address.display == str(address) == display
+    assert SECRET not in repr(address)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@given(username=texts, password=texts, port=st.integers(1, 65535), database=st.integers(0, 10**6))
+def test_what_is_percent_encoded_arrives(username: str, password: str, port: int, database: int) -> None:
+    url = f"redis://{quote(username, safe='')}:{quote(password, safe='')}@host:{port}/{database}"
+    address = parse_address(url)
+    assert (address.username, address.password, address.port, address.database) == (username, password, port, database)
+    assert parse_address(address.display).username == username
+
+
+@given(st.text(max_size=40), st.sampled_from(["redis://", "rediss://", "unix://", ""]))
+def test_any_text_is_an_address_or_a_settings_error(text: str, scheme: str) -> None:
+    try:
+        address = parse_address(scheme + text)
+    except SettingsError:
+        return
+    assert address.scheme == scheme.removesuffix("://")
