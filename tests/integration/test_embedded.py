@@ -93,6 +93,7 @@ async def test_what_it_holds_is_there_again(directory: Path) -> None:
     async with await open_embedded(str(directory)) as server:
         assert ask(server, "SET", "a", "1") == b"OK"
         assert server.unix_url == f"unix://{directory}/valkey.sock".replace(" ", "%20")
+    until(lambda: not processes_in(directory), "a process was left behind")
     async with await open_embedded(str(directory)) as server:
         assert ask(server, "GET", "a") == b"1"
 
