@@ -29,7 +29,9 @@ def hello(version: str) -> bytes:
 
 def usual_answers(version: str = "7.2.4", *, valkey: str = "") -> dict[str, Answer]:
     """Return what a server of this version answers while a link connects, and to ECHO."""
-    info = f"# Server\r\nredis_version:{version}\r\nrun_id:{'a' * 40}\r\n" + (f"server_name:valkey\r\nvalkey_version:{valkey}\r\n" if valkey else "")
+    info = f"# Server\r\nredis_version:{version}\r\nrun_id:{'a' * 40}\r\n" + (
+        f"server_name:valkey\r\nvalkey_version:{valkey}\r\n" if valkey else ""
+    )
     return {
         "HELLO": hello(version),
         "INFO": bulk(info),

@@ -20,6 +20,7 @@ from redisaq.errors import ConnectionFailed
 from redisaq.link.address import Address
 from redisaq.link.greeting import Greeting, greet
 from redisaq.link.line import Line
+from redisaq.link.resp import PARSE_ERRORS
 from redisaq.link.tls import make_context
 from redisaq.link.wire import SecureWire, Traffic, Wire
 
@@ -83,15 +84,21 @@ class Dialer:
             if isinstance(line.wire, SecureWire):
                 await line.wire.handshake()
             return await greet(line, address)
+        except ConnectionFailed as error:
+            if not error.maybe_executed:
+                raise
+            # It broke, but nothing that matters has been executed.
+            cause = error.__cause__
+            if isinstance(cause, ssl.SSLError):  # a server that refuses our certificate says so only now (TLS 1.3)
+                raise _tls_failed(address, cause) from cause
+            reason = error.reason
+            if isinstance(cause, PARSE_ERRORS):
+                reason = f"the answer is no Redis server's ({cause}): check host and port, and whether it wants TLS (rediss://)"
+            raise ConnectionFailed(address.display, reason) from cause
         except ssl.SSLError as error:
             raise _tls_failed(address, error) from error
         except OSError as error:
-            if not isinstance(error, ConnectionFailed):
-                raise ConnectionFailed(address.display, f"the connection broke during set-up: {_words(error)}") from error
-            if isinstance(error.__cause__, ssl.SSLError):  # a server that refuses our certificate says so only now (TLS 1.3)
-                raise _tls_failed(address, error.__cause__) from error
-            # Nothing that mattered has been executed.
-            raise ConnectionFailed(address.display, error.reason, permanent=error.permanent) from error
+            raise ConnectionFailed(address.display, f"the connection broke during set-up: {_words(error)}") from error
 
     async def _connect(self) -> Wire:
         address = self._address

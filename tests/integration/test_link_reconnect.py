@@ -1,0 +1,385 @@
+"""The shared connection breaks, is closed, is used from one event loop after another.
+
+What may have been carried out is never sent again; what was not sent is; one attempt at a time, however many wait (DESIGN 3, rules 6 to 8).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from redisaq.errors import ConnectionFailed
+from redisaq.link import Link, parse_address
+from redisaq.link.shared import SharedConnection
+from redisaq.link.wire import Traffic, Wire
+from tests.conftest import Backend
+from tests.link_fake import FakeServer, usual_answers
+from tests.link_proxy import Proxy
+from tests.link_steps import Steps, cancel_at
+from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def proxy(valkey_server: Server) -> Iterator[Proxy]:
+    with Proxy(valkey_server.port) as proxy:
+        yield proxy
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> Any:  # noqa: ANN401 -- an async generator
+    link = Link(parse_address(url))
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+async def test_an_idle_connection_that_broke_is_made_again(proxy: Proxy) -> None:
+    """The end is seen before anything is sent, so even a call without patience does not fail."""
+    rings: list[int] = []
+    async with opened(proxy.url) as link:
+        link.on_reconnect = lambda: rings.append(link.statistics().reconnections)
+        assert await link.call(("ECHO", 1)) == [b"1"]
+        assert rings == []
+        proxy.cut()
+        assert await link.call(("ECHO", 2)) == [b"2"]
+        assert rings == [1]
+        statistics = link.statistics()
+        assert (statistics.connected, statistics.reconnections, statistics.calls) == (True, 1, 2)
+        assert proxy.accepted == 2
+
+
+async def test_what_was_sent_is_never_sent_again(proxy: Proxy, namespace: str) -> None:
+    errors: list[ConnectionFailed] = []
+
+    async def call() -> None:
+        with pytest.raises(ConnectionFailed) as caught:
+            await link.call(("INCR", namespace), patience=math.inf)
+        errors.append(caught.value)
+
+    async with opened(proxy.url) as link:
+        await link.connect()
+        proxy.freeze()
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    group.start_soon(call)
+                await anyio.wait_all_tasks_blocked()
+                proxy.cut()
+        assert [error.maybe_executed for error in errors] == [True] * 5
+        proxy.thaw()
+        assert await link.call(("GET", namespace)) == [None]
+        await link.call(("DEL", namespace))
+
+
+async def test_a_server_that_restarts(breakable_server: Server) -> None:
+    async with opened(breakable_server.url) as link:
+        await link.connect()
+        first = link.run_id
+        breakable_server.restart(keep_data=False)
+        assert await link.call(("ECHO", "again"), patience=20.0) == [b"again"]
+        assert link.run_id
+        assert link.run_id != first
+
+
+async def test_reconnecting_is_single_flight(proxy: Proxy) -> None:
+    """Rule 8: fifty callers, one connection."""
+    replies: list[list[object]] = []
+
+    async def call(number: int) -> None:
+        replies.append(await link.call(("ECHO", number), patience=20.0))
+
+    async with opened(proxy.url) as link:
+        for round_number in (1, 2, 3):
+            async with anyio.create_task_group() as group:
+                for number in range(50):
+                    group.start_soon(call, number)
+            assert sorted(int(str(reply[0], "ascii")) for reply in replies if isinstance(reply[0], bytes)) == list(range(50))
+            assert proxy.accepted == round_number
+            replies.clear()
+            proxy.cut()
+
+
+async def test_a_failed_attempt_fails_all_who_wait_for_it_once(proxy: Proxy) -> None:
+    errors: list[ConnectionFailed] = []
+    proxy.refuse()
+
+    async def call() -> None:
+        with pytest.raises(ConnectionFailed) as caught:
+            await link.call(("PING",))
+        errors.append(caught.value)
+
+    async with opened(proxy.url) as link:
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(call)
+        assert len({id(error) for error in errors}) == 20
+        assert not any(error.maybe_executed or error.permanent for error in errors)
+
+
+async def test_the_connecting_callers_role_is_handed_on(anyio_backend: Backend) -> None:
+    """Rule 8: who connects for all is cancelled; the next connects."""
+    held = threading.Event()
+
+    def hold(_: list[bytes]) -> bytes:
+        held.wait(20)
+        return b"+PONG\r\n"
+
+    with FakeServer(usual_answers() | {"PING": hold}) as fake:
+        replies: list[list[object]] = []
+
+        async def call(number: int) -> None:
+            replies.append(await link.call(("ECHO", number)))
+
+        async with opened(fake.url) as link:
+            with anyio.fail_after(20):
+                async with anyio.create_task_group() as group:
+                    async with anyio.create_task_group() as victims:
+                        victims.start_soon(call, 0)
+                        await anyio.wait_all_tasks_blocked()
+                        for number in range(1, 5):
+                            group.start_soon(call, number)
+                        await anyio.wait_all_tasks_blocked()
+                        victims.cancel_scope.cancel()
+                    held.set()
+        assert sorted(replies) == [[b"%d" % number] for number in range(1, 5)]
+
+
+async def test_patience_lasts_until_the_server_is_back(proxy: Proxy) -> None:
+    replies: list[list[object]] = []
+    proxy.refuse()
+
+    async def call(number: int, patience: float) -> None:
+        replies.append(await link.call(("ECHO", number), patience=patience))
+
+    async with opened(proxy.url) as link:
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                for number in range(5):
+                    group.start_soon(call, number, math.inf if number % 2 else 30.0)
+                with pytest.raises(ConnectionFailed):
+                    await link.call(("PING",))
+                await anyio.sleep(0.05)
+                assert not replies
+                proxy.admit()
+        assert sorted(replies) == [[b"%d" % number] for number in range(5)]
+        assert proxy.accepted == 1
+
+
+@pytest.mark.parametrize("idle", [True, False])
+async def test_close_fails_calls_under_way(proxy: Proxy, idle: bool) -> None:
+    """Rule 7. Those whose bytes had not been written are told so."""
+    maybe_executed: dict[str, bool] = {}
+
+    async def call(text: str) -> None:
+        with pytest.raises(ConnectionFailed, match="closed") as caught:
+            await link.call(("ECHO", text), patience=math.inf)
+        maybe_executed[text[:5]] = caught.value.maybe_executed
+
+    async with opened(proxy.url) as link:
+        await link.connect()
+        proxy.freeze()
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                if not idle:
+                    group.start_soon(call, "large" * 6_000_000)
+                    await anyio.wait_all_tasks_blocked()
+                group.start_soon(call, "small")
+                await anyio.wait_all_tasks_blocked()
+                await link.close()
+        assert maybe_executed == ({"small": True} if idle else {"large": True, "small": False})
+        proxy.thaw()
+        assert not link.statistics().connected
+
+
+async def test_close_ends_connecting_and_waiting(proxy: Proxy) -> None:
+    async def call(url: str) -> None:
+        link = Link(parse_address(url))
+        async with anyio.create_task_group() as group:
+            group.start_soon(expect_closed, lambda: link.call(("PING",), patience=math.inf))
+            group.start_soon(expect_closed, lambda: link.call(("PING",), patience=math.inf))
+            await anyio.wait_all_tasks_blocked()
+            if proxy.accepted:
+                group.start_soon(expect_closed, link.open_reading)
+                group.start_soon(expect_closed, lambda: link.subscribe("channel"))
+                await anyio.wait_all_tasks_blocked()
+            await link.close()
+
+    async def expect_closed(function: Callable[[], Any]) -> None:
+        with pytest.raises(ConnectionFailed, match="closed"):
+            await function()
+
+    with anyio.fail_after(20):
+        proxy.refuse()
+        await call(proxy.url)  # between two attempts
+        proxy.admit()
+        proxy.freeze()
+        await call(proxy.url)  # within one
+        proxy.thaw()
+
+
+async def test_open_and_close_in_any_order_from_any_task(server: Server) -> None:
+    producer, consumer = Link(parse_address(server.url)), Link(parse_address(server.url))
+    await producer.close()
+    async with anyio.create_task_group() as group:
+        group.start_soon(producer.connect)
+        group.start_soon(consumer.connect)
+    async with anyio.create_task_group() as group:
+        group.start_soon(producer.close)
+    assert await consumer.call(("ECHO", "still here")) == [b"still here"]
+    await consumer.close()
+    await consumer.close()
+    await producer.connect()
+    await producer.connect()
+    assert await consumer.call(("ECHO", "opened anew")) == [b"opened anew"]
+    assert consumer.statistics().reconnections == 0  # it was closed, it did not break
+    async with anyio.create_task_group() as group:
+        group.start_soon(consumer.close)
+        group.start_soon(producer.close)
+    assert not producer.statistics().connected
+
+
+async def test_connect_cancelled_at_every_await_leaves_nothing(proxy: Proxy) -> None:
+    step, reached = 0, True
+    while reached:
+        link = Link(parse_address(proxy.url))
+        steps = Steps()
+        with anyio.CancelScope() as scope:
+            await cancel_at(link.connect(), step, scope.cancel, steps)
+        reached = steps.count > step
+        assert link.statistics().connected or scope.cancelled_caught
+        assert await link.call(("ECHO", step)) == [b"%d" % step]
+        await link.close()
+        step += 1
+    gc.collect()  # an unclosed socket warns, which is an error here
+    assert step > 3
+
+
+async def test_a_pushed_message_disturbs_no_reply(proxy: Proxy, namespace: str) -> None:
+    """The server is made to push (client tracking) between the replies, and while nobody calls."""
+    async with opened(proxy.url) as link, opened(proxy.url) as other:
+        await link.call(("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", namespace))
+        for number in range(20):
+            await other.call(("SET", f"{namespace}:{number}", number))
+            replies = await link.call(("GET", f"{namespace}:{number}"), ("ECHO", number), ("DEL", f"{namespace}:{number}"))
+            assert replies == [b"%d" % number, b"%d" % number, 1]
+        assert link.statistics().reconnections == 0
+        assert proxy.accepted == 2
+
+
+async def test_a_reply_that_nothing_asked_for_breaks_the_connection() -> None:
+    with FakeServer(usual_answers()) as fake:
+        async with opened(fake.url) as link:
+            await link.connect()
+            fake.send(b">2\r\n+pushed\r\n+message\r\n")
+            assert await link.call(("ECHO", "one")) == [b"one"]
+            fake.send(b"+stray\r\n")
+            while not link._connector.current._wire.arrived():  # type: ignore[union-attr]
+                await checkpoint()
+            assert await link.call(("ECHO", "two")) == [b"two"]
+            assert link.statistics().reconnections == 1
+
+
+async def test_garbage_breaks_the_connection() -> None:
+    with FakeServer(usual_answers() | {"GARBLE": b"?what\r\n"}) as fake:
+        async with opened(fake.url) as link:
+            with pytest.raises(ConnectionFailed) as caught:
+                await link.call(("GARBLE",))
+            assert caught.value.maybe_executed
+            assert await link.call(("ECHO", "two")) == [b"two"]
+
+
+async def test_replies_before_the_end_are_delivered() -> None:
+    """A server that answers and hangs up at once: the answer counts."""
+    held = threading.Event()
+
+    def hold(_: list[bytes]) -> bytes:
+        held.wait(20)
+        return b"+OK\r\n"
+
+    with FakeServer(usual_answers() | {"HOLD": hold, "HANGUP": lambda _: None}) as fake:
+        async with opened(fake.url) as link:
+            results: list[object] = []
+
+            async def call(*commands: tuple[str, ...]) -> None:
+                try:
+                    results.append(await link.call(*commands))
+                except ConnectionFailed as error:
+                    results.append(error.maybe_executed)
+
+            await link.connect()
+            async with anyio.create_task_group() as group:
+                for commands in [(("HOLD",),), (("ECHO", "kept"), ("ECHO", "kept, too")), (("HANGUP",),)]:
+                    group.start_soon(call, *commands)
+                    await anyio.wait_all_tasks_blocked()
+                held.set()
+            assert results == [[b"OK"], [b"kept", b"kept, too"], True]
+
+
+async def test_closing_frees_no_descriptor_under_a_waiting_task() -> None:
+    """A driver that is about to wake must not find a stranger behind its descriptor's number.
+
+    Under asyncio its clean-up would take the new socket's registration away, and whoever waits for that would wait for ever.
+    """
+    ours, theirs = socket.socketpair()
+    connection = SharedConnection(Wire(ours, Traffic()), "redis://test")
+    number = ours.fileno()
+
+    async def call() -> None:
+        with pytest.raises(ConnectionFailed, match="closed"):
+            await connection.call(b"PING\r\n", 1)
+
+    pairs: list[tuple[socket.socket, socket.socket]] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        connection.fail("closed")  # the driver is still registered with the event loop, and runs later
+        while not pairs or pairs[-1][0].fileno() < number:
+            pairs.append(socket.socketpair())
+        stranger, peer = pairs[-1]
+        stranger.setblocking(False)
+        peer.send(b"x")
+        with anyio.fail_after(20):
+            await anyio.wait_readable(stranger)
+    assert ours.fileno() == -1
+    for sock in (theirs, *(sock for pair in pairs for sock in pair)):
+        sock.close()
+
+
+async def test_other_callers_notice_a_close_by_one_of_them(proxy: Proxy) -> None:
+    async with opened(proxy.url) as link:
+        await link.connect()
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(link.call, ("ECHO", number))
+            await checkpoint()
+        await link.close()
+        assert await link.call(("ECHO", "after")) == [b"after"]
+
+
+def test_one_link_in_one_event_loop_after_another(valkey_server: Server) -> None:
+    link = Link(parse_address(valkey_server.url))
+
+    async def use(number: int, *, close: bool) -> None:
+        with anyio.move_on_after(0.0005):
+            async with anyio.create_task_group() as group:
+                for _ in range(10):
+                    group.start_soon(link.call, ("ECHO", "x" * 10_000))
+        assert await link.call(("ECHO", number)) == [b"%d" % number]
+        if close:
+            await link.close()
+
+    loops: list[tuple[str, dict[str, Any]]] = [("asyncio", {}), ("trio", {}), ("asyncio", {"use_uvloop": True})]
+    for number, (backend, options) in enumerate(loops * 4):
+        anyio.run(lambda number=number: use(number, close=number % 3 == 2), backend=backend, backend_options=options)
