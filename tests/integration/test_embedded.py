@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.metadata
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -157,6 +159,31 @@ async def test_a_private_one_cancelled_while_it_starts(monkeypatch: pytest.Monke
         with anyio.move_on_after(delay):
             await (await open_embedded(None)).close()
     until(lambda: not any(tmp_path.iterdir()), "a directory was left behind")
+
+
+async def test_one_who_waits_for_a_directory_that_goes_makes_it_anew(directory: Path) -> None:
+    directory.mkdir()
+    opened: list[EmbeddedServer] = []
+
+    async def open_it() -> None:
+        opened.append(await open_embedded(str(directory)))
+
+    with (directory / "users.lock").open("w") as ending:
+        fcntl.flock(ending, fcntl.LOCK_EX)  # as a keeper does whose server ends
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(open_it)
+            await anyio.wait_all_tasks_blocked()
+            shutil.rmtree(directory)
+            ending.close()
+    async with opened[0] as server:
+        assert ask(server, "PING") == b"PONG"
+        assert len(processes_in(directory)) == 2
+
+
+async def test_a_handle_says_where_and_whether_it_is_open(directory: Path) -> None:
+    async with await open_embedded(str(directory)) as server:
+        assert repr(server) == f"<EmbeddedServer '{directory}'>"
+    assert repr(server) == f"<EmbeddedServer '{directory}' closed>"
 
 
 async def test_a_server_that_dies_is_started_again(directory: Path) -> None:
