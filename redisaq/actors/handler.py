@@ -44,17 +44,17 @@ def adapt(
     async def call(argument: A) -> Any:
         thread = Abandoned()
 
-        def run() -> Any:
+        def run() -> tuple[Any]:  # boxed: trio refuses a thread's function that returns a coroutine
             thread.started = True
             if thread.dropped:  # cancelled before the thread had begun
-                return None
+                return (None,)
             try:
-                return callback(argument)
+                return (callback(argument),)
             finally:
                 thread.returned = True
 
         try:
-            result = await environment.run_plain(run, limiter)
+            (result,) = await environment.run_plain(run, limiter)
         except BaseException:
             thread.dropped = True
             if thread.started and not thread.returned:

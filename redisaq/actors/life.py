@@ -174,20 +174,19 @@ class Life:
 
     async def _incarnation(self) -> float | None:
         """Run the actor once; return how long to rest before it runs again, None if it does not."""
-        self.active = True
+        self.active, self._taken_down = True, None
         try:
             errors = await self._attempt(self._start_and_run, self._new_scope())
             started, self.up = self._up_since is not None, False
             errors += await self._see_to_hand(errors)
             rest, fatal = self._judge(errors)
+            # Told before the clean-up, so that the others need not wait for that; and before senders learn that the mailbox is closed: what
+            # they should be interrupted by is the failure.
+            self._report(fatal)
             if rest is None:
                 self._mailbox.close_sending()
-            if started:
-                late = await self._attempt(self.actor.on_stop, self._bounded())
-                fatal += [error for error in late if not self._forgives(error)]
-            if fatal:
+            if started and await self._clean_up():
                 rest = None
-                self._report(fatal)
             if self._interruption is not None:
                 raise self._interruption
             if rest is not None:
@@ -242,7 +241,18 @@ class Life:
         for message in self._mailbox.lose_hand(error):
             if error is not None:
                 failures += await self._attempt(partial(self.actor.on_lost, message, error), self._bounded())
-        return failures
+        return [failure for failure in failures if not self._harmless(failure)]
+
+    async def _clean_up(self) -> bool:
+        """Run on_stop; return True if it failed in a way that leaves the supervisor."""
+        errors = [error for error in await self._attempt(self.actor.on_stop, self._bounded()) if not self._harmless(error)]
+        for error in errors:
+            self._last_error = error
+            if self._forgives(error):
+                logger.warning("actor %s: on_stop failed: %r", self.actor.path, error)
+        fatal = [error for error in errors if not self._forgives(error)]
+        self._report(fatal)
+        return bool(fatal)
 
     def _judge(self, errors: list[BaseException]) -> tuple[float | None, list[BaseException]]:
         """Return how long to rest before the next incarnation (None if there is none), and what must leave the supervisor."""
@@ -279,9 +289,11 @@ class Life:
         return self._siblings.leaving and consists_of(error, ActorStopped)
 
     def _report(self, fatal: list[BaseException]) -> None:
+        if not fatal:
+            return
         self.status = "failed"
         if self.start_awaited and not self.came_up:
-            self.start_errors = fatal
+            self.start_errors += fatal
         else:
             self._siblings.fail(fatal)
 

@@ -76,7 +76,6 @@ class Mailbox(Generic[M]):
             anyio.EndOfStream: the mailbox is closed and empty.
         """
         self.hand = ()
-        self.busy_since = None
         await checkpoint()
         while True:
             try:
@@ -95,8 +94,11 @@ class Mailbox(Generic[M]):
             anyio.EndOfStream: the mailbox is closed and empty.
         """
         self.hand = ()
-        self.busy_since = None
-        message = self._stream().receive_nowait()
+        try:
+            message = self._stream().receive_nowait()
+        except anyio.WouldBlock:
+            self.busy_since = None
+            raise
         self._hold((message,))
         return message
 
@@ -136,6 +138,7 @@ class Mailbox(Generic[M]):
     async def _wait_for_arrival(self) -> None:
         if self._arrival is None:
             self._arrival = anyio.Event()
+        self.busy_since = None
         self._waiting += 1
         try:
             await self._arrival.wait()
@@ -145,11 +148,15 @@ class Mailbox(Generic[M]):
     def _hold(self, messages: Sequence[M]) -> None:
         self.hand = messages
         self._taken += len(messages)
-        self.busy_since = anyio.current_time()
+        if self.busy_since is None:  # the clock is not read for each message: that would cost a tenth of the hop
+            self.busy_since = anyio.current_time()
         if self._asked:
-            for message in messages:
-                if (asked := self._asked.get(id(message))) is not None:
-                    asked.taken = True
+            self._mark(messages)
+
+    def _mark(self, messages: Sequence[M]) -> None:
+        for message in messages:
+            if (asked := self._asked.get(id(message))) is not None:
+                asked.taken = True
 
     # -- the senders' side, reached through an ActorRef ---------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ class Member:
         version: of the newest document seen (M3).
         document: the newest one seen; kept when the group is lost (M8).
         partitions: of the topic, 0 while it does not exist.
-        next_expiry: local clock at which another member's time runs out, as of the last answer.
+        next_look: local clock at which another member's time runs out, or the group's freeze (M7, M8), as of the last answer.
         topic_missing: the topic did not exist when it was last looked for.
     """
 
@@ -36,7 +36,7 @@ class Member:
     version: str = ""
     document: Document | None = None
     partitions: int = 0
-    next_expiry: float = math.inf
+    next_look: float = math.inf
     topic_missing: bool = False
 
     def __post_init__(self) -> None:
@@ -53,8 +53,9 @@ class Member:
 
     def observe(self, beat: Beat) -> None:
         """Take from an answer when to look next."""
-        now = self.environment.clock()
-        self.next_expiry = math.inf if beat.next_expiry is None else now + max(0.0, (beat.next_expiry - beat.now) / 1e6)
+        times = [time for time in (beat.next_expiry, beat.frozen_until) if time is not None and time > beat.now]
+        left = (min(times) - beat.now) / 1e6 if times else math.inf
+        self.next_look = self.environment.clock() + left
 
     def news(self, beat: Beat) -> bool:
         """True if the answer tells something that the coordinator must act on."""

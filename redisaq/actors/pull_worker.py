@@ -30,8 +30,14 @@ class PulledDelivery:
         self._message = message
         self._body: contextlib.AbstractContextManager[anyio.CancelScope] | None = None
         self._scope: anyio.CancelScope | None = None
-        self.taken = False  # by the iterator
         self.lost = False
+
+    def take(self) -> bool:
+        """Let the iterator have it; False if the partition has begun to go meanwhile."""
+        if self.lost or not self._execution.owned.may_start:
+            self.withdraw()
+            return False
+        return True
 
     def enter(self) -> None:
         """Begin the body: a scope that the lease's end cancels."""
@@ -113,9 +119,9 @@ class PullWorker(Actor[Batch]):
                 self._out.add(delivery)
                 try:
                     await self._offers.send(one)
-                finally:
-                    if not delivery.taken:
-                        self.ended(delivery)
+                except BaseException:  # it may have been taken out already: then the iterator drops it
+                    delivery.withdraw()
+                    raise
             if owned.draining:
                 return
 

@@ -119,7 +119,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         else:
             until = min(self._not_before.values(), default=math.inf)
             if member.joined:
-                until = min(until, member.next_expiry, member.lease.deadline)
+                until = min(until, member.next_look, member.lease.deadline)
             elif member.topic_missing:
                 until = clock() + TOPIC_POLL
             with anyio.move_on_after(max(0.0, until - clock())):
@@ -129,8 +129,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
                 self._note(self.mailbox.receive_nowait())
             except anyio.WouldBlock:
                 break
-        if clock() >= member.next_expiry:
-            member.next_expiry = math.inf  # the look brings a new one
+        if clock() >= member.next_look:
+            member.next_look = math.inf  # the look brings a new one
             self._look_needed = True
 
     def _note(self, message: Look | Leave | RaiseToken | Ended) -> None:

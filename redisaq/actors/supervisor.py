@@ -171,9 +171,11 @@ class Supervisor:
             return False
         if errors:
             raise_errors(errors)
-        if interruption is not None:
-            raise interruption
-        return caught
+        if interruption is None:
+            return caught
+        if interruption is error:
+            return False
+        raise interruption
 
     def _fail(self, errors: list[BaseException]) -> None:
         if self._status == "running":

@@ -31,7 +31,8 @@ class Node:
         handled: messages that it has done with.
         restarts: how often it was started again.
         last_error: its latest failure, forgiven or not.
-        busy_since: the loop's time when it took the message in hand, None if it has none.
+        busy_since: the loop's time since when it has not been waiting for a message, None if it waits. One that stays busy while `handled`
+            stands still is at one message all that time.
         children: a supervisor's actors in the order they were started; an actor's own supervisors.
     """
 

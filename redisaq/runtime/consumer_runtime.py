@@ -94,7 +94,8 @@ class ConsumerRuntime:
         self._ready = anyio.Event()
         self._left = anyio.Event()
         self._stopping: float | None = None
-        self._first: set[int] | None = None
+        self._first: set[int] | None = None  # partitions of the first assignment that are not taken yet
+        self._taken_before: set[int] = set()
         self.handled = self.failed = 0
         self._acknowledger = Acknowledger(surroundings)
         self.partitions = PartitionSupervisor(self._owner_for, self._ended, self._changed)
@@ -175,6 +176,8 @@ class ConsumerRuntime:
         if self._stopping is not None and timeout >= self._stopping:
             return
         self._stopping = timeout
+        for owner, _ in self.partitions.owners.values():  # from here on no handler begins
+            owner.owned.begin_drain()
         if self.supervisor is not None:
             self._tell_leave()
 
@@ -193,6 +196,8 @@ class ConsumerRuntime:
         if plan.mode == "one" and settings.ordering != "partition":
             window = max(window, 2 * (settings.concurrency or 1))
         owned = OwnedPartition(order.partition, order.token, order.lease, window, self._acknowledger.ring)
+        if self.stopping:
+            owned.begin_drain()
         return PartitionOwner(
             self.around,
             owned,
@@ -232,11 +237,13 @@ class ConsumerRuntime:
     def _assigned(self, partitions: Collection[int]) -> None:
         """The first assignment is in: ready once its partitions are taken (or have to wait for a foreign holder, M8)."""
         if self._first is None:
-            self._first = set(partitions)
+            self._first = set(partitions) - self._taken_before
             self._check_ready()
 
     def _taken(self, partition: int) -> None:
-        if self._first is not None:
+        if self._first is None:
+            self._taken_before.add(partition)
+        else:
             self._first.discard(partition)
             self._check_ready()
 

@@ -55,9 +55,11 @@ class Messages(Generic[T]):
         """Stop the consumer and wait for its end."""
         assert self._tasks is not None  # noqa: S101
         assert self._offers is not None  # noqa: S101
-        self._offers.close()
         self._stop()
-        return await self._tasks.__aexit__(kind, error, traceback)
+        try:
+            return await self._tasks.__aexit__(kind, error, traceback)
+        finally:
+            self._offers.close()
 
     def __aiter__(self) -> Messages[T]:
         """Iterate until the consumer stops."""
@@ -68,11 +70,12 @@ class Messages(Generic[T]):
         if self._offers is None:
             reason = "iterate inside `async with consumer.messages() as messages`"
             raise RuntimeError(reason)
-        try:
-            message = await self._offers.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-        delivery = message._delivery  # noqa: SLF001
-        assert isinstance(delivery, PulledDelivery)  # noqa: S101
-        delivery.taken = True
-        return message
+        while True:
+            try:
+                message = await self._offers.receive()
+            except anyio.EndOfStream:
+                raise StopAsyncIteration from None
+            delivery = message._delivery  # noqa: SLF001
+            assert isinstance(delivery, PulledDelivery)  # noqa: S101
+            if delivery.take():
+                return message

@@ -1,0 +1,165 @@
+"""`Consumer.messages()`: the same guarantees in a loop of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Consumer, Message, events
+from tests.actors.group import Notebook, fresh_url, produce, quick
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def url() -> str:
+    return fresh_url()
+
+
+async def rest(url: str, **more: Any) -> list[tuple[int, int]]:
+    """Return (number, attempt) of what the group has left."""
+    notebook = Notebook()
+    with anyio.fail_after(10):
+        await quick(url, **more).process(notebook.handle, until_empty=True)
+    return [(message.payload["n"], message.attempt) for message in notebook.messages]
+
+
+async def test_leaving_the_body_acknowledges(url: str) -> None:
+    await produce(url, 50, partitions=2)
+    seen: list[int] = []
+    async with quick(url).messages(until_empty=True) as messages:
+        async for message in messages:
+            async with message:
+                seen.append(message.payload["n"])
+    assert sorted(seen) == list(range(50))
+    assert await rest(url) == []
+
+
+async def test_break_and_return_acknowledge(url: str) -> None:
+    await produce(url, 3)
+
+    async def first(consumer: Consumer[Any]) -> int:
+        async with consumer.messages() as messages:
+            async for message in messages:
+                async with message:
+                    return int(message.payload["n"])
+        raise AssertionError
+
+    assert await first(quick(url)) == 0
+    async with quick(url).messages() as messages:
+        async for message in messages:
+            async with message:
+                assert message.payload["n"] == 1
+                break
+    assert await rest(url) == [(2, 1)]
+
+
+async def test_an_exception_is_recorded_and_swallowed(url: str) -> None:
+    await produce(url, 2)
+    notebook = Notebook()
+    seen: list[tuple[int, int]] = []
+    async with quick(url, on_event=notebook.note).messages(until_empty=True) as messages:
+        async for message in messages:
+            async with message:
+                seen.append((message.payload["n"], message.attempt))
+                if len(seen) == 1:
+                    raise ValueError("not now")
+    assert seen == [(0, 1), (1, 1), (0, 2)]
+    assert [type(one.error) for one in notebook.of(events.MessageFailed)] == [ValueError]
+
+
+async def test_cancellation_from_outside_passes_and_leaves_the_message_pending(url: str) -> None:
+    await produce(url, 2)
+    with anyio.move_on_after(0.2) as scope:
+        async with quick(url).messages() as messages:
+            async for message in messages:
+                async with message:
+                    await anyio.sleep(30)
+    assert scope.cancelled_caught
+    assert await rest(url) == [(0, 1), (1, 1)]
+
+
+async def test_a_message_never_entered_is_redelivered(url: str) -> None:
+    await produce(url, 3)
+    async with quick(url).messages() as messages:
+        kept = [await messages.__anext__() for _ in range(2)]
+        async with kept[1]:
+            pass
+    async with kept[0]:
+        await anyio.sleep(1)
+        pytest.fail("the message is somebody else's by now")
+    assert kept[0].lost
+    assert await rest(url) == [(0, 1), (2, 1)]
+
+
+async def test_at_most_batch_size_are_unsettled(url: str) -> None:
+    await produce(url, 20, partitions=3)
+    async with quick(url, batch_size=4).messages() as messages:
+        kept = [await messages.__anext__() for _ in range(4)]
+        with anyio.move_on_after(0.2) as scope:
+            await messages.__anext__()
+        assert scope.cancelled_caught
+        async with kept[0]:
+            pass
+        with anyio.fail_after(1):
+            await messages.__anext__()
+
+
+async def test_a_lost_lease_cancels_the_body_and_the_loop_goes_on(url: str) -> None:
+    from redisaq.brokers.memory import MemoryBroker
+
+    await produce(url, 1)
+    lost: list[Message[Any]] = []
+    seen: list[int] = []
+    store = MemoryBroker(url.removeprefix("memory://"), "redisaq").store
+    with anyio.fail_after(10):
+        async with quick(url).messages() as messages:
+            async for message in messages:
+                async with message:
+                    if not lost:
+                        lost.append(message)
+                        store.forget_group(groups_name())
+                        await anyio.sleep(30)
+                    seen.append(message.attempt)
+                assert message.lost == (not seen)
+                if seen:
+                    break
+    assert seen == [1]
+    assert lost[0].lost
+
+
+def groups_name() -> Any:
+    from redisaq.brokers.base import GroupName
+
+    return GroupName("jobs", "default_group")
+
+
+async def test_a_message_of_a_handler_has_no_body(url: str) -> None:
+    await produce(url, 1)
+    errors: list[str] = []
+
+    async def handle(message: Message[Any]) -> None:
+        try:
+            async with message:
+                pass
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    await quick(url).process(handle, until_empty=True)
+    assert "settles by returning" in errors[0]
+
+
+async def test_stop_inside_a_body_does_not_wait_for_itself(url: str) -> None:
+    await produce(url, 5)
+    consumer = quick(url)
+    seen: list[int] = []
+    with anyio.fail_after(5):
+        async with consumer.messages() as messages:
+            async for message in messages:
+                async with message:
+                    seen.append(message.payload["n"])
+                    await consumer.stop()
+    assert seen == [0]
+    assert await rest(url) == [(n, 1) for n in range(1, 5)]
