@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from tests.server_fixtures import (
@@ -38,6 +40,10 @@ __all__ = [
     "server_pool",
     "valkey_server",
 ]
+
+# No deadline: how long an example takes tells of the machine. Continuous integration tries the same examples each time.
+hypothesis.settings.register_profile("redisaq", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("redisaq")
 
 Backend = tuple[str, dict[str, Any]]
 
