@@ -1,0 +1,91 @@
+"""One member of a group as a process of its own: `python -m tests.chaos.member '{"backend": …}'`.
+
+It writes a line of JSON to its standard output for whatever its handlers do: when (CLOCK_MONOTONIC, the same for all processes), what, where, under which token.
+SIGTERM drains it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from typing import Any
+
+import anyio
+import msgspec
+
+import redisaq
+from redisaq import Consumer, Message, events
+
+
+class Order(msgspec.Struct, kw_only=True):
+    """What the member is to do."""
+
+    name: str
+    url: str
+    topic: str
+    namespace: str
+    backend: str = "asyncio"
+    interval: float = 0.5
+    ttl: float = 2.0
+    step: float = 0.01
+    steps: int = 3
+    ordering: str = "partition"
+
+
+class Line(msgspec.Struct, kw_only=True):
+    """What a member did."""
+
+    at: float
+    what: str
+    name: str
+    partition: int = -1
+    token: int = 0
+    msg_id: str = ""
+
+
+def say(**line: Any) -> None:
+    """Write one line, whole."""
+    os.write(1, msgspec.json.encode(Line(at=time.monotonic(), **line)) + b"\n")
+
+
+async def handle(message: Message[Any], *, order: Order) -> None:
+    """Take some steps, and tell each."""
+    tell = functools.partial(say, name=order.name, partition=message.partition, token=message.token, msg_id=message.msg_id)
+    tell(what="start")
+    end = "cancelled"
+    try:
+        for _ in range(order.steps):
+            await anyio.sleep(order.step)
+            tell(what="step")
+        end = "done"
+    finally:
+        tell(what=end)
+
+
+def note(event: events.Event, *, order: Order) -> None:
+    """Tell what happens to partitions."""
+    if isinstance(event, events.PartitionEvent):
+        say(what=type(event).__name__, name=order.name, partition=event.partition, token=event.token)
+    elif isinstance(event, events.MemberJoined):
+        say(what="joined", name=order.name)
+
+
+def main() -> None:
+    """Run the member until it is told to stop."""
+    order = msgspec.json.decode(sys.argv[1], type=Order)
+    consumer: Consumer[Any] = Consumer(
+        order.topic,
+        order.url,
+        namespace=order.namespace,
+        heartbeat_interval=order.interval,
+        heartbeat_ttl=order.ttl,
+        ordering=order.ordering,  # type: ignore[typeddict-item]
+        on_event=functools.partial(note, order=order),
+    )
+    redisaq.run(consumer.process, functools.partial(handle, order=order), backend=order.backend)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
