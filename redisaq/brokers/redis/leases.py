@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import anyio
-
 from redisaq.brokers.base import GroupName, Installed, ReaderMark
 from redisaq.brokers.redis.commands import checked, run, run_all
 from redisaq.brokers.redis.keys import Keys
@@ -66,11 +64,10 @@ class Leases:
             # Over the connection itself: so it is registered with the server that it reads from, whatever the shared one is at now.
             registered = await run(connection, REGISTER(keys.lease, token, incarnation, _field(mark), mark.address))
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await connection.close()
+            connection.abort()
             raise
         if not registered:
-            await connection.close()
+            connection.abort()
             raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
         return RedisReader(connection, mark, keys.stream, group.group)
 
