@@ -55,7 +55,7 @@ class EmbeddedServer:
         self.private = private
         self._users: int | None = None
         self._shortcut: str | None = None
-        self._socket = os.path.join(directory, "valkey.sock")  # noqa: PTH118 -- a socket's address is a string
+        self._socket = self._file("valkey.sock")
 
     def __repr__(self) -> str:
         """Return the directory and whether it is open."""
@@ -128,9 +128,21 @@ class EmbeddedServer:
         except OSError as error:
             raise SettingsError(f"embedded://{self.directory} cannot be used: {error.strerror}") from error
         if len(os.fsencode(self._socket)) > LONGEST_ADDRESS and self._shortcut is None:
-            self._shortcut = tempfile.mkdtemp(prefix="redisaq-")
-            os.symlink(self.directory, os.path.join(self._shortcut, "d"))  # noqa: PTH118, PTH211
-            self._socket = os.path.join(self._shortcut, "d", "valkey.sock")  # noqa: PTH118
+            self._take_shortcut()
+
+    def _take_shortcut(self) -> None:
+        """Give the socket a short name: through a link in a directory of our own, which lasts as long as this hold."""
+        for place in (None, "/tmp"):  # noqa: S108 -- TMPDIR may be long, too; mkdtemp makes a directory that is ours alone
+            with contextlib.suppress(OSError):
+                shortcut = tempfile.mkdtemp(prefix="redisaq-", dir=place)
+                address = os.path.join(shortcut, "d", "valkey.sock")  # noqa: PTH118
+                if len(os.fsencode(address)) <= LONGEST_ADDRESS:
+                    os.symlink(self.directory, os.path.join(shortcut, "d"))  # noqa: PTH118, PTH211
+                    self._shortcut, self._socket = shortcut, address
+                    return
+                os.rmdir(shortcut)  # noqa: PTH106
+        self.let_go()
+        raise SettingsError(f"embedded://{self.directory} is too long for a Unix socket, and TMPDIR for a way around it: use a shorter one")
 
     def let_go(self) -> None:
         """Be a user no more, without waiting for anything."""
@@ -140,6 +152,7 @@ class EmbeddedServer:
         if self._shortcut is not None:
             shutil.rmtree(self._shortcut, ignore_errors=True)
             self._shortcut = None
+            self._socket = self._file("valkey.sock")
 
     def remove(self) -> bool:
         """See to it that the directory goes; return False as long as that is under way.
@@ -171,7 +184,8 @@ class EmbeddedServer:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(self._file("users.lock")), os.fstat(self._users)):  # noqa: PTH116
                 return True
-        self.let_go()  # the directory was removed, and may be there anew
+        os.close(self._users)  # the directory was removed, and may be there anew
+        self._users = None
         self.hold()
         return False
 

@@ -145,6 +145,26 @@ async def test_a_name_longer_than_a_socket_address(directory: Path) -> None:
     until(lambda: not processes_in(long), "a process was left behind")
 
 
+async def test_a_temporary_directory_with_a_long_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = tmp_path / ("t" * 120)
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    async with await open_embedded(None) as server:
+        assert Path(server.directory).parent == place
+        assert len(server.socket_path) <= LONGEST_ADDRESS
+        assert ask(server, "PING") == b"PONG"
+    assert list(place.iterdir()) == []
+
+
+async def test_no_way_to_a_short_name(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    def full(**_: object) -> str:
+        raise OSError
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(SettingsError, match="too long"):
+        await open_embedded(str(directory / ("d" * 120)))
+
+
 async def test_cancelled_while_it_starts(directory: Path) -> None:
     for delay in (0.0, 0.001, 0.005, 0.02, 0.04):
         with anyio.move_on_after(delay):
@@ -161,8 +181,10 @@ async def test_a_private_one_cancelled_while_it_starts(monkeypatch: pytest.Monke
     until(lambda: not any(tmp_path.iterdir()), "a directory was left behind")
 
 
-async def test_one_who_waits_for_a_directory_that_goes_makes_it_anew(directory: Path) -> None:
-    directory.mkdir()
+@pytest.mark.parametrize("name", ["short", "d" * 120], ids=["short", "long"])
+async def test_one_who_waits_for_a_directory_that_goes_makes_it_anew(directory: Path, name: str) -> None:
+    directory = directory / name
+    directory.mkdir(parents=True)
     opened: list[EmbeddedServer] = []
 
     async def open_it() -> None:
@@ -178,6 +200,7 @@ async def test_one_who_waits_for_a_directory_that_goes_makes_it_anew(directory: 
     async with opened[0] as server:
         assert ask(server, "PING") == b"PONG"
         assert len(processes_in(directory)) == 2
+    until(lambda: not processes_in(directory), "a process was left behind")
 
 
 async def test_a_handle_says_where_and_whether_it_is_open(directory: Path) -> None:
