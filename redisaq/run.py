@@ -15,10 +15,14 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Stoppable(Protocol):
-    """What has a `stop()` that drains."""
+    """What has a `stop()` that drains, and is closed afterwards."""
 
     async def stop(self) -> None:
         """Drain and end."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
         ...
 
 
@@ -27,8 +31,8 @@ def run(
 ) -> T | None:
     """Run `main(*args, **kwargs)` in an event loop of its own; end it well on SIGINT and SIGTERM.
 
-    The first signal calls `stop()` of the object that `main` is a method of (`redisaq.run(consumer.process, handle)`): it drains. The second one cancels.
-    A function that is no such method is cancelled by the first.
+    The first signal calls `stop()` of the object that `main` is a method of (`redisaq.run(consumer.process, handle)`): it drains. The
+    second one cancels. A function that is no such method is cancelled by the first. Such an object is closed at the end.
 
     Args:
         main: what to run.
@@ -41,6 +45,7 @@ def run(
 
     Raises:
         SettingsError: there is no such backend.
+        Exception: what `main` raised, as it is.
     """
     if backend not in ("asyncio", "uvloop", "trio"):
         reason = f"backend must be 'asyncio', 'uvloop' or 'trio', not {backend!r}"
@@ -66,9 +71,20 @@ def run(
             listening = anyio.Event()
             tasks.start_soon(listen)
             await listening.wait()
-            result = await main(*args, **kwargs)
+            try:
+                result = await main(*args, **kwargs)
+            finally:
+                if isinstance(owner, Stoppable):
+                    with anyio.CancelScope(shield=True):  # it has ended: nothing is left to wait for
+                        await owner.close()
             tasks.cancel_scope.cancel()
 
     options = {"use_uvloop": True} if backend == "uvloop" else {}
-    anyio.run(supervise, backend="trio" if backend == "trio" else "asyncio", backend_options=options)
+    failure: BaseException | None = None
+    try:
+        anyio.run(supervise, backend="trio" if backend == "trio" else "asyncio", backend_options=options)
+    except BaseExceptionGroup as group:
+        failure = group.exceptions[0] if len(group.exceptions) == 1 else group  # what `main` raised, without the task group's wrapping
+    if failure is not None:
+        raise failure
     return result
