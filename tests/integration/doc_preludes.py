@@ -1,0 +1,54 @@
+"""What the text around a code block speaks of: each function here is one prelude, named in the comment before a block (see doc_blocks.py).
+
+In: the block's namespace, empty. Out: the same, with names in it, while the block runs. After that a prelude may look whether the block did
+what the text says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import httpx
+
+from redisaq import Message, Producer
+
+
+@contextlib.asynccontextmanager
+async def notifications(names: dict[str, Any]) -> AsyncIterator[None]:
+    """A topic "notifications" with four messages."""
+    async with Producer("notifications", init_partitions=2) as producer:
+        await producer.batch_enqueue([{"text": f"hello {n}"} for n in range(4)])
+    yield
+
+
+@contextlib.asynccontextmanager
+async def orders(names: dict[str, Any]) -> AsyncIterator[None]:
+    """A topic "orders" with twenty messages of five customers, its `producer`, and a `handle` that takes a moment."""
+
+    async def handle(message: Message[Any]) -> None:
+        await anyio.sleep(0.001)
+
+    async with Producer("orders", init_partitions=3) as producer:
+        payloads = [{"number": n, "customer": f"customer-{n % 5}"} for n in range(20)]
+        await producer.batch_enqueue(payloads, partition_key="customer")
+        names.update(producer=producer, handle=handle)
+        yield
+
+
+@contextlib.asynccontextmanager
+async def fastapi(names: dict[str, Any]) -> AsyncIterator[None]:
+    """Nothing before; afterwards the block's `app` is started, asked to take a job, and ended."""
+    yield
+    app = names["app"]
+    transport = httpx.ASGITransport(app=app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+        answer = await client.post("/jobs", json={"text": "hello"})
+        assert (answer.status_code, list(answer.json())) == (202, ["id"])
+        while names["consumer"].statistics().handled < 1:
+            await anyio.sleep(0.01)
+
+
+PRELUDES = {prelude.__name__: prelude for prelude in (notifications, orders, fastapi)}
