@@ -85,7 +85,7 @@ class Consumer(Generic[T]):
     # -- opening and closing ---------------------------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Open the link; join nothing. Optional: `process`, `process_batch` and `messages` do it.
+        """Open the link; join nothing. Optional: `process`, `process_batch` and `messages` open it, and close it again, where this has not been done.
 
         Raises:
             ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it.
@@ -207,6 +207,7 @@ class Consumer(Generic[T]):
         self._runtime = runtime = self._new_runtime(plan)
         self._ended = ended = anyio.Event()
         token = inside.set(runtime.around)
+        opened = not self._connected
         try:
             await self.connect()
             await runtime.run(task_status)
@@ -217,6 +218,10 @@ class Consumer(Generic[T]):
             self._handled += runtime.handled
             self._failed += runtime.failed
             self._runtime = None
+            if opened:  # nobody else would close what nobody else opened
+                self._connected = False
+                with anyio.CancelScope(shield=True):
+                    await self._broker.close()
             ended.set()
 
     def _new_runtime(self, plan: Plan) -> ConsumerRuntime:
