@@ -1,0 +1,297 @@
+"""The Redis broker's own ways: which keys it uses, how scripts reach a server, that each step is one trip to one slot.
+
+What its methods mean stands in tests/conformance; here is only what no other broker has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from importlib.resources import files
+
+import anyio
+import hiredis
+import pytest
+
+from redisaq.brokers.base import Acks, GroupName
+from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.redis.appender import _Targets
+from redisaq.brokers.redis.commands import run_all
+from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.redis.scripts import ALL, INSTALL, SETTLE
+from redisaq.core.document import Document
+from redisaq.errors import LeaseLostError, ServerError
+from redisaq.link import Link, parse_address
+from tests.server_fixtures import KeyLeaks, ServerPool
+from tests.servers import Server, free_port
+
+pytestmark = pytest.mark.anyio
+
+GROUP = GroupName("orders", "billing")
+TOKEN = 1_700_000_000_123_457
+
+
+@pytest.fixture
+def link(server: Server) -> Link:
+    """A link of the broker's own."""
+    return Link(parse_address(server.url))
+
+
+@pytest.fixture
+async def broker(link: Link, namespace: str, server: Server) -> AsyncIterator[RedisBroker]:
+    """A connected broker; its namespace is emptied afterwards."""
+    broker = RedisBroker(link, namespace)
+    await broker.connect()
+    yield broker
+    await broker.close()
+    keys = server.command("KEYS", f"*{namespace}:*")
+    if keys:
+        server.command("DEL", *keys)
+
+
+async def exercise(broker: RedisBroker) -> None:
+    """Do every step of the protocol once or twice."""
+    await broker.make_topic("orders", 2)
+    await broker.grow_topic("orders", 3)
+    assert await broker.topics() == ["orders"]
+    assert await broker.topic("orders") is not None
+    await broker.make_groups(GROUP, [0, 1, 2], latest=False)
+    doorbell = await broker.listen(GROUP)
+    version = await broker.commit(GROUP, "A", 60, known_version="", document=Document(epoch=1), joins=True)
+    assert version is not None
+    assert (await broker.heartbeat(GROUP, "A", 60, version)).alive
+    with anyio.fail_after(5):
+        await doorbell.wait()
+    await doorbell.close()
+    for partition in range(3):
+        assert (await broker.install(GROUP, partition, TOKEN, "A", foreign=False)).done
+    reader = await broker.open_reader(GROUP, 1, TOKEN, "A")
+    await broker.append("orders", [(number % 3, [b"i", b"%d" % number]) for number in range(30)], maxlen=1000, approximate=True)
+    entries = await reader.read(4, 0)
+    page = await broker.claim(GROUP, 1, TOKEN, after=b"", count=3)
+    assert len(page.entries) == 3
+    assert page.last == page.entries[-1].entry_id
+    assert await broker.set_deliveries(GROUP, 1, TOKEN, {entries[0][0]: 3})
+    assert await broker.mark_unreadable(GROUP, 1, TOKEN, 1)
+    settled = await broker.settle(GROUP, [Acks(1, TOKEN, [entry_id for entry_id, _ in entries]), Acks(2, TOKEN, [b"1-1"])])
+    assert [one.done for one in settled] == [True, True]
+    assert [one.unread for one in await broker.remaining(GROUP, [0, 1, 2])] == [True, True, True]
+    await broker.remake_group(GROUP, 1, b"")
+    await reader.close()
+    assert await broker.fence(GROUP, 1, TOKEN, [reader.mark])
+    assert await broker.release(GROUP, 1, TOKEN)
+
+
+# -- keys -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_names_of_keys() -> None:
+    keys = Keys("ns")
+    group, partition = keys.group(GroupName("T", "G")), keys.of_partition(GroupName("T", "G"), 7)
+    assert [keys.topics, keys.meta("T"), group.meta] == [b"ns:topics", b"{ns:T}:meta", b"{ns:T}:meta"]
+    assert [group.members, group.state] == [b"{ns:T}:g:G:members", b"{ns:T}:g:G:state"]
+    assert [group.doorbell, group.topic_doorbell, keys.topic_doorbell("T")] == [b"{ns:T}:g:G", b"{ns:T}", b"{ns:T}"]
+    assert [keys.stream("T", 7), keys.stream("T", 7, 2), partition.stream] == [b"{ns:T:7}:0", b"{ns:T:7}:2", b"{ns:T:7}:0"]
+    assert [partition.lease, partition.dead] == [b"{ns:T:7}:g:G:lease", b"{ns:T:7}:g:G:dead"]
+    assert [partition.retry, partition.retry_bodies] == [b"{ns:T:7}:g:G:retry", b"{ns:T:7}:g:G:retry:body"]
+    assert [keys.delayed("T", 7), keys.delayed_bodies("T", 7)] == [b"{ns:T:7}:delayed", b"{ns:T:7}:delayed:body"]
+    assert [keys.partition_doorbell("T", 7), keys.once("T", 7, "x")] == [b"{ns:T:7}", b"{ns:T:7}:once:x"]
+
+
+async def test_no_other_keys_are_made(broker: RedisBroker, key_leaks: KeyLeaks) -> None:
+    await exercise(broker)
+    assert key_leaks.left() == [
+        "orders:0:0",
+        "orders:0:g:billing:lease",
+        "orders:1:0",
+        "orders:1:g:billing:lease",
+        "orders:2:0",
+        "orders:2:g:billing:lease",
+        "orders:g:billing:members",
+        "orders:g:billing:state",
+        "orders:meta",
+        "topics",
+    ]
+    key_leaks.allow("*")
+
+
+async def test_a_release_leaves_only_the_token(broker: RedisBroker, server: Server, namespace: str) -> None:
+    """M8, T3."""
+    await exercise(broker)
+    await broker.install(GROUP, 1, TOKEN + 1, "B", foreign=False)
+    reader = await broker.open_reader(GROUP, 1, TOKEN + 1, "B")
+    lease = f"{{{namespace}:orders:1}}:g:billing:lease"
+    assert server.command("HLEN", lease) == 3
+    await reader.close()
+    await broker.release(GROUP, 1, TOKEN + 1)
+    assert server.command("HGETALL", lease) == [b"token", str(TOKEN + 1).encode()]
+
+
+@pytest.fixture(scope="session")
+def clusters(server_pool: ServerPool) -> Iterator[dict[str, Server]]:
+    """Clusters of one node, by kind, as they are asked for."""
+    started: dict[str, Server] = {}
+    yield started
+    for node in started.values():
+        node.close()
+
+
+@pytest.fixture
+def cluster(clusters: dict[str, Server], server_pool: ServerPool, server: Server) -> Server:
+    """A cluster of one node, which refuses commands and scripts whose keys are not in one slot."""
+    if server.kind not in clusters:
+        node = server_pool.new(server.kind, "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+        clusters[server.kind] = node
+        node.command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        limit = time.monotonic() + 20
+        while b"cluster_state:ok" not in node.command("CLUSTER", "INFO"):
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+    return clusters[server.kind]
+
+
+async def test_each_step_is_in_one_slot(cluster: Server, namespace: str) -> None:
+    broker = RedisBroker(Link(parse_address(cluster.url)), namespace)
+    await exercise(broker)
+    await broker.close()
+
+
+# -- scripts --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_script_is_shipped() -> None:
+    names = sorted(path.name for path in (files("redisaq.brokers.redis") / "lua").iterdir())
+    assert names == sorted(f"{script.name}.lua" for script in ALL)
+    for script in ALL:
+        assert not script.text.startswith(b"#!"), "S2: such a script is refused when memory is full"
+        last = max(number for number in range(10) if b"KEYS[%d]" % number in script.text)
+        assert last == script.keys
+
+
+async def test_a_server_that_lost_its_scripts(broker: RedisBroker, server: Server) -> None:
+    await broker.make_topic("orders", 3)
+    await broker.make_groups(GROUP, [0, 1, 2], latest=False)
+    server.command("SCRIPT", "FLUSH")
+    assert [one.pending for one in await broker.remaining(GROUP, [0, 1, 2])] == [0, 0, 0]
+    for partition in range(3):
+        server.command("SCRIPT", "FLUSH")
+        assert (await broker.install(GROUP, partition, TOKEN, "A", foreign=False)).done
+    server.command("SCRIPT", "FLUSH")
+    acks = [Acks(0, TOKEN, [b"1-1"]), Acks(1, TOKEN + 1, [b"1-1"]), Acks(7, TOKEN, [b"1-1"])]
+    assert [one.token for one in await broker.settle(GROUP, acks)] == [TOKEN, TOKEN, 0]
+    server.command("SCRIPT", "FLUSH")
+    reader = await broker.open_reader(GROUP, 0, TOKEN, "A")
+    await reader.close()
+
+
+async def test_only_unknown_scripts_are_sent_again(broker: RedisBroker, link: Link, server: Server, namespace: str) -> None:
+    server.command("SCRIPT", "FLUSH")
+    server.command("SCRIPT", "LOAD", INSTALL.text)
+    counter, lease, stream = (f"{{{namespace}:x}}:{name}" for name in ("n", "lease", "s"))
+    replies = await run_all(
+        link,
+        [
+            ("INCR", counter),
+            SETTLE(stream, lease, "g", 7, "1-1"),
+            ("INCR", counter),
+            INSTALL(lease, 7, "A", 1),
+            SETTLE(stream, lease, "g", 7, "1-1"),
+            ("NONSENSE",),
+        ],
+    )
+    # The settles ran after the install, since the server did not know them the first time.
+    assert replies[:5] == [1, b"7", 2, [1, b"7", b"", []], b"7"]
+    assert isinstance(replies[5], ServerError)
+    assert server.command("GET", counter) == b"2"
+
+
+Step = Callable[[RedisBroker], Awaitable[object]]
+STEPS: dict[str, Step] = {
+    "topics": lambda broker: broker.topics(),
+    "topic": lambda broker: broker.topic("orders"),
+    "append": lambda broker: broker.append("orders", [(number % 3, [b"i", b"1"]) for number in range(300)], maxlen=5, approximate=False),
+    "make_groups": lambda broker: broker.make_groups(GROUP, [0, 1, 2], latest=True),
+    "heartbeat": lambda broker: broker.heartbeat(GROUP, "A", 60, ""),
+    "commit": lambda broker: broker.commit(GROUP, "A", 60, known_version="", document=Document()),
+    "install": lambda broker: broker.install(GROUP, 0, TOKEN, "A", foreign=True),
+    "claim": lambda broker: broker.claim(GROUP, 0, TOKEN, after=b"", count=100),
+    "set_deliveries": lambda broker: broker.set_deliveries(GROUP, 0, TOKEN, {b"1-1": 2}),
+    "settle": lambda broker: broker.settle(GROUP, [Acks(number, TOKEN, [b"1-1"] * 100) for number in range(3)]),
+    "mark_unreadable": lambda broker: broker.mark_unreadable(GROUP, 0, TOKEN, 1),
+    "remaining": lambda broker: broker.remaining(GROUP, [0, 1, 2]),
+    "remake_group": lambda broker: broker.remake_group(GROUP, 0, b""),
+    "release": lambda broker: broker.release(GROUP, 0, TOKEN),
+}
+
+
+async def test_each_step_is_one_round_trip(broker: RedisBroker, link: Link) -> None:
+    await exercise(broker)
+    for partition in range(3):
+        await broker.install(GROUP, partition, TOKEN + 1, "A", foreign=True)
+    for name, step in STEPS.items():
+        try:
+            before = link.statistics().calls
+            await step(broker)
+        except LeaseLostError:
+            pass
+        assert link.statistics().calls - before == 1, name
+
+
+async def test_a_steady_heartbeat_changes_one_score(broker: RedisBroker, server: Server) -> None:
+    version = await broker.commit(GROUP, "A", 60, known_version="", document=Document(epoch=1), joins=True)
+    assert version is not None
+
+    def changes() -> int:
+        (line,) = (line for line in server.command("INFO", "persistence").split() if line.startswith(b"rdb_changes_since_last_save:"))
+        return int(line.partition(b":")[2])
+
+    before = changes()
+    for number in range(10):
+        assert (await broker.heartbeat(GROUP, "A", 61 + number, version)).document is None
+    assert changes() - before == 10
+
+
+# -- appending ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trimming", [(), (b"MAXLEN", b"~", b"1000")])
+@pytest.mark.parametrize("topic", ["orders", "100 %d %", "ünïcode"])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
+def test_commands_are_packed_as_hiredis_packs_them(topic: str, trimming: tuple[bytes, ...], count: int) -> None:
+    fields = [b"", b"%d%%", b"\r\n\x00\xff", b"x" * 1000, b"d", b"y", b"h", b"z"][: 2 * count]
+    packed = _Targets(Keys("ns"), topic, trimming).pack([(3, fields), (12, fields), (3, fields)])
+    streams = (f"{{ns:{topic}:{partition}}}:0" for partition in (3, 12, 3))
+    commands = [("XADD", stream, "NOMKSTREAM", *trimming, "*", *fields) for stream in streams]
+    assert packed == b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]  # its stub says: one word
+
+
+async def test_a_refused_append_tells_what_was_appended(broker: RedisBroker, server: Server, namespace: str) -> None:
+    await broker.make_topic("orders", 3)
+    stream = f"{{{namespace}:orders:1}}:0"
+    server.command("DEL", stream)
+    server.command("SET", stream, "somebody else's")
+    with pytest.raises(ServerError) as caught:
+        await broker.append("orders", [(number, [b"d", b"secret"]) for number in (0, 1, 2, 9)], maxlen=None, approximate=False)
+    assert caught.value.code == "WRONGTYPE"
+    assert "secret" not in caught.value.text
+    appended: list[bytes | None] = caught.value.appended  # type: ignore[attr-defined]  # of a subclass
+    assert [entry_id is not None for entry_id in appended] == [True, False, True, False]
+    assert server.command("XLEN", f"{{{namespace}:orders:2}}:0") == 1
+
+
+# -- what somebody else left there ------------------------------------------------------------------------------------------------------
+
+
+async def test_foreign_keys_are_errors_of_the_server(broker: RedisBroker, server: Server, namespace: str) -> None:
+    for key in (f"{{{namespace}:orders}}:meta", f"{{{namespace}:orders}}:g:billing:state", f"{{{namespace}:orders:0}}:g:billing:lease"):
+        server.command("SET", key, "somebody else's")
+    server.command("SET", f"{{{namespace}:orders:0}}:0", "somebody else's")
+    steps: dict[str, Step] = STEPS | {
+        "make_topic": lambda broker: broker.make_topic("orders", 1),
+        "open_reader": lambda broker: broker.open_reader(GROUP, 0, TOKEN, "A"),
+    }
+    for name, step in steps.items():
+        if name != "topics":
+            with pytest.raises(ServerError) as caught:
+                await step(broker)
+            assert caught.value.code == "WRONGTYPE", name
