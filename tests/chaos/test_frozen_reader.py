@@ -1,0 +1,52 @@
+"""T3: a predecessor that is frozen while its read waits in the server must not get the next entry."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from redisaq import Producer
+from tests.chaos.crew import Crew, until
+
+if TYPE_CHECKING:
+    from tests.servers import Server
+
+
+@pytest.fixture
+def crew(server: Server, namespace: str) -> Iterator[Crew]:
+    crew = Crew(server.url, "jobs", namespace, interval=0.3, ttl=1.2)
+    yield crew
+    crew.close()
+
+
+def blocked_reads(server: Server) -> int:
+    """Return how many clients wait inside the server for an entry."""
+    text: bytes = server.command("INFO", "clients")
+    return int(text.split(b"blocked_clients:")[1].split()[0])
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_order_holds_over_a_frozen_client(server: Server, crew: Crew, backend: str) -> None:
+    async def main() -> None:
+        async with Producer(crew.base.topic, crew.base.url, namespace=crew.base.namespace) as producer:
+            first = await producer.batch_enqueue([{"n": n} for n in range(3)])
+            frozen = crew.start("frozen", backend, step=0.001)
+            await until(lambda: set(first) <= crew.done(), 15, "the first messages handled")
+            await until(lambda: blocked_reads(server) >= 1, 5, "a read that waits")
+            frozen.process.send_signal(signal.SIGSTOP)
+            successor = crew.start("successor", backend, step=0.001)
+            await until(lambda: bool(successor.said("PartitionAcquired")), 15, "a takeover")
+            ids = [await producer.enqueue({"n": n}) for n in range(20)]
+            await until(lambda: set(ids) <= crew.done(), 5, "every message with the successor")
+            assert [line.msg_id for line in successor.said("start")] == ids
+            frozen.process.send_signal(signal.SIGCONT)
+            await until(lambda: len(frozen.said("joined")) == 2, 15, "the frozen one back as a new member")
+            for name in ("frozen", "successor"):
+                await crew.leave(name)
+        assert server.command("XPENDING", f"{{{crew.base.namespace}:jobs:0}}:0", "default_group")[0] == 0
+
+    anyio.run(main)
