@@ -16,15 +16,13 @@ _GREATEST_EXPONENT = 16
 class Backoff:
     """Counts failures in a row; each delay is drawn evenly from 0 to a limit that doubles with each failure up to a cap."""
 
-    def __init__(self, random: Random, *, base: float = BASE, cap: float = CAP) -> None:
+    def __init__(self, random: Random) -> None:
         self._random = random
-        self._base = base
-        self._cap = cap
         self.failures = 0
 
     def failed(self) -> float:
         """Count one more failure; return the seconds to wait before the next attempt."""
-        limit = min(self._cap, self._base * 2 ** min(self.failures, _GREATEST_EXPONENT))
+        limit = min(CAP, BASE * 2 ** min(self.failures, _GREATEST_EXPONENT))
         self.failures += 1
         return self._random.uniform(0.0, limit)
 

@@ -57,15 +57,17 @@ class Connector:
             ConnectionFailed: no attempt succeeded, or it was closed meanwhile.
         """
         era = self.era
-        while (connection := self.live) is None:
+        while True:
+            if self.era != era:
+                raise ConnectionFailed(self._url, "the link was closed")
+            if (connection := self.live) is not None:
+                return connection
             attempt = self._attempt
             if attempt is None:
                 attempt = self._attempt = _Attempt()
                 await self._run(attempt, environment)
             else:
                 await _wait_in(attempt.waiting)
-            if self.era != era:
-                raise ConnectionFailed(self._url, "the link was closed")
             error = attempt.error
             if error is None:
                 continue  # it succeeded, or its caller was cancelled
@@ -75,9 +77,6 @@ class Connector:
             pause = min(self._not_before, deadline) - environment.clock()
             with anyio.move_on_after(max(0.0, pause)):
                 await _wait_in(self._sleepers)
-            if self.era != era:
-                raise ConnectionFailed(self._url, "the link was closed")
-        return connection
 
     def close(self) -> None:
         """Fail everybody who waits; break the connection. An attempt under way is for its dialer to end."""

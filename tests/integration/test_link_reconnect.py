@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed
-from redisaq.link import Link, parse_address
+from redisaq.link import Link, backoff, parse_address
 from redisaq.link.shared import SharedConnection
 from redisaq.link.wire import Traffic, Wire
 from tests.conftest import Backend
@@ -175,6 +177,42 @@ async def test_patience_lasts_until_the_server_is_back(proxy: Proxy) -> None:
                 proxy.admit()
         assert sorted(replies) == [[b"%d" % number] for number in range(5)]
         assert proxy.accepted == 1
+
+
+class Longest(random.Random):
+    """Draws the longest delay each time."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return max(a, b)
+
+
+@pytest.mark.parametrize("ended_by", ["another's success", "close"])
+async def test_a_long_pause_is_ended(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, ended_by: str) -> None:
+    """Who waits for the next attempt learns at once that another has connected, or that the link is closed."""
+    monkeypatch.setattr(backoff, "BASE", 1000.0)
+    monkeypatch.setattr(backoff, "CAP", 1000.0)
+    link = Link(parse_address(proxy.url), Environment(random=Longest()))
+    outcomes: list[object] = []
+    proxy.refuse()
+
+    async def call() -> None:
+        try:
+            outcomes.extend(await link.call(("ECHO", "waited"), patience=math.inf))
+        except ConnectionFailed as error:
+            outcomes.append(error.reason)
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(call)
+            while not link._connector._sleepers:
+                await checkpoint()
+            proxy.admit()
+            if ended_by == "close":
+                await link.close()
+            else:
+                assert await link.call(("ECHO", "called")) == [b"called"]
+    assert outcomes == (["the link was closed"] if ended_by == "close" else [b"waited"])
+    await link.close()
 
 
 @pytest.mark.parametrize("idle", [True, False])

@@ -1,0 +1,31 @@
+"""Delays between attempts: full jitter, doubling, capped, repeatable."""
+
+from __future__ import annotations
+
+import random
+
+from redisaq.link.backoff import BASE, CAP, Backoff
+
+
+class Longest(random.Random):
+    def uniform(self, a: float, b: float) -> float:
+        return max(a, b)
+
+
+def test_limits_double_up_to_the_cap() -> None:
+    backoff = Backoff(Longest())
+    limits = [backoff.failed() for _ in range(5000)]  # so many that a plain power of two would overflow
+    assert limits[:3] == [BASE, 2 * BASE, 4 * BASE]
+    assert limits == sorted(limits)
+    assert limits[-1] == CAP
+    backoff.succeeded()
+    assert backoff.failed() == BASE
+
+
+def test_jitter_is_full_and_seeded() -> None:
+    first, second = Backoff(random.Random(7)), Backoff(random.Random(7))
+    delays = [first.failed() for _ in range(500)]
+    assert delays == [second.failed() for _ in range(500)]
+    assert all(0 <= delay <= CAP for delay in delays)
+    assert min(delays[10:]) < CAP / 20
+    assert max(delays[10:]) > CAP * 19 / 20
