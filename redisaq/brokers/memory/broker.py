@@ -110,7 +110,7 @@ class MemoryBroker:
 
     async def topics(self) -> Sequence[str]:
         """Return the names of all topics, sorted."""
-        return await self._operate("topics", lambda store: sorted(store.topics))
+        return await self._operate("topics", lambda store: sorted(store.topic_names))
 
     async def topic(self, topic: str) -> TopicState | None:
         """Return the topic's state."""

@@ -55,6 +55,7 @@ class MemoryStore:
     permits_killing: bool = True
     full: bool = False
     run_id: str = ""
+    topic_names: set[str] = field(default_factory=set[str])
     topics: dict[str, TopicState] = field(default_factory=dict[str, TopicState])
     streams: dict[Place, Stream] = field(default_factory=dict[Place, Stream])
     leases: dict[tuple[GroupName, int], Lease] = field(default_factory=dict[tuple[GroupName, int], Lease])
@@ -74,6 +75,11 @@ class MemoryStore:
         self._last_now = max(self._last_now, round(self.environment.wall_clock() * 1_000_000))
         return self._last_now
 
+    @property
+    def blocked_reads(self) -> int:
+        """How many reads wait for an entry."""
+        return sum(map(len, self._waiting.values()))
+
     # -- what happens to servers ------------------------------------------------------------------------------------------------
 
     def restart(self) -> None:
@@ -87,6 +93,7 @@ class MemoryStore:
 
     def flush(self) -> None:
         """Lose all data, as FLUSHALL does; connections stay."""
+        self.topic_names.clear()
         self.topics.clear()
         self.leases.clear()
         self.coordination.clear()
@@ -98,7 +105,7 @@ class MemoryStore:
         self.coordination.pop(group, None)
 
     def forget_topic(self, topic: str) -> None:
-        """Lose the topic's partition count; its streams stay."""
+        """Lose the topic's partition count; its streams stay, and its name, which a server keeps elsewhere."""
         self.topics.pop(topic, None)
 
     def forget_partition(self, topic: str, partition: int) -> None:
@@ -116,11 +123,11 @@ class MemoryStore:
 
     def trim(self, topic: str, partition: int, maxlen: int) -> None:
         """Drop the oldest entries until `maxlen` are left."""
-        self.streams[topic, partition].trim(maxlen)
+        self.streams.get((topic, partition), Stream()).trim(maxlen)
 
     def delete(self, topic: str, partition: int, entry_ids: Iterable[bytes]) -> None:
         """Drop these entries."""
-        self.streams[topic, partition].delete(parse_id(entry_id) for entry_id in entry_ids)
+        self.streams.get((topic, partition), Stream()).delete(parse_id(entry_id) for entry_id in entry_ids)
 
     def _lose_stream(self, topic: str, partition: int) -> None:
         if self.streams.pop((topic, partition), None) is not None:
@@ -130,6 +137,7 @@ class MemoryStore:
 
     def make_topic(self, topic: str, partitions: int) -> TopicState:
         """Make the topic and whatever of its streams is missing (E5)."""
+        self.topic_names.add(topic)
         state = self.topics.setdefault(topic, TopicState(0, partitions))
         for partition in range(state.partitions):
             self.make_stream(topic, partition)

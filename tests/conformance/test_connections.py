@@ -1,0 +1,103 @@
+"""connect and close."""
+
+from __future__ import annotations
+
+import contextlib
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from redisaq.brokers.base import Broker, GroupName
+from redisaq.errors import ConnectionFailed
+from tests.conformance.steps import append
+from tests.conformance.worlds import World
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_connect_twice_does_nothing_more(a: Broker) -> None:
+    await a.make_topic("orders", 1)
+    await a.connect()
+    assert await a.topics() == ["orders"]
+
+
+async def test_close_before_connect_and_twice(world: World) -> None:
+    broker = world.broker()
+    await broker.close()
+    await broker.close()
+
+
+async def test_close_in_any_order_from_any_task(world: World) -> None:
+    first, second = world.broker(), world.broker()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first.connect)
+        tasks.start_soon(second.connect)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first.close)
+    await second.make_topic("orders", 1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(second.close)
+
+
+async def test_a_closed_broker_can_be_used_again(a: Broker, b: Broker) -> None:
+    await a.make_topic("orders", 1)
+    await a.close()
+    assert await b.topics() == ["orders"], "another broker is not touched"
+    assert await a.topics() == ["orders"]
+    await a.close()
+    await a.connect()
+    assert await a.topics() == ["orders"]
+
+
+async def test_close_ends_calls_under_way(world: World, a: Broker) -> None:
+    """Whatever waits for an answer gets ConnectionFailed, and soon, though the server never answers."""
+    await a.make_topic("orders", 1)
+    ended = 0
+
+    async def call() -> None:
+        nonlocal ended
+        with pytest.raises(ConnectionFailed):
+            await _ask_for_ever(a)
+        ended += 1
+
+    with world.freeze():
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(call)
+            for _ in range(5):
+                await anyio.lowlevel.checkpoint()
+            with anyio.fail_after(5):
+                await a.close()
+    assert ended == 10
+
+
+async def _ask_for_ever(broker: Broker) -> None:
+    while True:
+        await broker.topics()
+
+
+async def test_a_broken_connection_is_made_again(world: World, a: Broker) -> None:
+    """Calls may fail while it breaks; the broker recovers by itself."""
+    await a.make_topic("orders", 1)
+    world.break_connections()
+    with anyio.fail_after(10):
+        while True:
+            with contextlib.suppress(ConnectionFailed):
+                assert await a.topics() == ["orders"]
+                return
+
+
+async def test_brokers_meet(a: Broker, b: Broker, group: GroupName) -> None:
+    await a.make_topic(group.topic, 1)
+    await append(b, group.topic, 0, b"1")
+    assert (await a.remaining(group, [0]))[0].unread
+
+
+async def test_namespaces_are_apart(world: World, a: Broker, group: GroupName) -> None:
+    elsewhere = world.broker("-elsewhere")
+    await a.make_topic(group.topic, 1)
+    await append(a, group.topic, 0, b"1")
+    assert await elsewhere.topics() == []
+    assert await elsewhere.append(group.topic, [(0, [b"i", b"2"])], maxlen=None, approximate=False) == [None]
+    await elsewhere.close()

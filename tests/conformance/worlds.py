@@ -1,0 +1,245 @@
+"""The worlds in which brokers are compared: a store, brokers that meet in it, and a back door for what happens to servers.
+
+In: a namespace, and a server where there is one. Out: brokers, and plain calls that lose, trim or expire things behind the
+brokers' backs. What always holds: a world touches nothing outside its namespace but connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+from urllib.parse import quote
+
+from redisaq.brokers.base import Broker, GroupName
+from redisaq.brokers.memory import MemoryBroker, MemoryStore
+from redisaq.brokers.redis import RedisBroker
+from redisaq.link import Link, parse_address
+from tests.servers import Server
+
+PASSWORD = "a secret"  # noqa: S105 -- of a server that lives as long as the test
+
+
+class World(Protocol):
+    """One store, with its back door."""
+
+    def broker(self, suffix: str = "") -> Broker:
+        """Return another broker, not connected yet. It meets the world's others of the same suffix to the namespace."""
+        ...
+
+    def weak_broker(self) -> Broker:
+        """Return a broker whom the server does not permit to kill connections (T4)."""
+        ...
+
+    def expire(self, group: GroupName, incarnation: str) -> None:
+        """Let a member's time have run out."""
+        ...
+
+    def change_server(self, group: GroupName) -> None:
+        """Let the group's state, which must be there, have been written by another server (M7)."""
+        ...
+
+    def break_connections(self) -> None:
+        """Break every connection."""
+        ...
+
+    def blocked_reads(self) -> int:
+        """Return how many reads wait at the server."""
+        ...
+
+    def freeze(self) -> contextlib.AbstractContextManager[None]:
+        """Let the server stand still, where there is one."""
+        ...
+
+    def full(self) -> contextlib.AbstractContextManager[None]:
+        """Let the server's memory be full."""
+        ...
+
+    def flush(self) -> None:
+        """Lose everything."""
+        ...
+
+    def forget_group(self, group: GroupName) -> None:
+        """Lose the group's members and document."""
+        ...
+
+    def forget_topic(self, topic: str) -> None:
+        """Lose the topic's partition count."""
+        ...
+
+    def forget_partition(self, topic: str, partition: int) -> None:
+        """Lose a partition's stream with the groups in it, and the tokens beside it."""
+        ...
+
+    def forget_cursor(self, group: GroupName, partition: int) -> None:
+        """Lose the group in one stream."""
+        ...
+
+    def trim(self, topic: str, partition: int, maxlen: int) -> None:
+        """Drop a stream's oldest entries until `maxlen` are left."""
+        ...
+
+    def delete(self, topic: str, partition: int, entry_ids: Sequence[bytes]) -> None:
+        """Drop entries."""
+        ...
+
+    def length(self, topic: str, partition: int) -> int:
+        """Return how many entries a stream has."""
+        ...
+
+
+class MemoryWorld:
+    """A memory store of the running event loop."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    def broker(self, suffix: str = "") -> MemoryBroker:
+        return MemoryBroker("conformance", self._namespace + suffix)
+
+    def weak_broker(self) -> Broker:
+        self._store.permits_killing = False
+        return self.broker()
+
+    def expire(self, group: GroupName, incarnation: str) -> None:
+        members = self._store.members(group).members
+        if incarnation in members:
+            members[incarnation] = self._store.now()
+
+    def change_server(self, group: GroupName) -> None:
+        state = self._store.members(group).state
+        assert state is not None
+        state.run_id = "another"
+
+    def break_connections(self) -> None:
+        self._store.restart()
+
+    def blocked_reads(self) -> int:
+        return self._store.blocked_reads
+
+    def freeze(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        self._store.full = True
+        yield
+        self._store.full = False
+
+    def flush(self) -> None:
+        self._store.flush()
+
+    def forget_group(self, group: GroupName) -> None:
+        self._store.forget_group(group)
+
+    def forget_topic(self, topic: str) -> None:
+        self._store.forget_topic(topic)
+
+    def forget_partition(self, topic: str, partition: int) -> None:
+        self._store.forget_partition(topic, partition)
+
+    def forget_cursor(self, group: GroupName, partition: int) -> None:
+        self._store.forget_cursor(group, partition)
+
+    def trim(self, topic: str, partition: int, maxlen: int) -> None:
+        self._store.trim(topic, partition, maxlen)
+
+    def delete(self, topic: str, partition: int, entry_ids: Sequence[bytes]) -> None:
+        self._store.delete(topic, partition, entry_ids)
+
+    def length(self, topic: str, partition: int) -> int:
+        return len(self._store.streams.get((topic, partition), ()))
+
+    @property
+    def _store(self) -> MemoryStore:
+        return self.broker().store
+
+
+class RedisWorld:
+    """A namespace of a real server."""
+
+    def __init__(self, server: Server, namespace: str) -> None:
+        self._server = server
+        self._namespace = namespace
+
+    def broker(self, suffix: str = "") -> Broker:
+        return self._open(self._server.url, suffix)
+
+    def weak_broker(self) -> Broker:
+        self._server.command("ACL", "SETUSER", "weak", "on", f">{PASSWORD}", "~*", "&*", "+@all", "-client|kill")
+        return self._open(f"redis://weak:{quote(PASSWORD)}@127.0.0.1:{self._server.port}/0")
+
+    def _open(self, url: str, suffix: str = "") -> Broker:
+        return RedisBroker(Link(parse_address(url)), self._namespace + suffix)
+
+    def expire(self, group: GroupName, incarnation: str) -> None:
+        seconds, microseconds = (int(number) for number in self._server.command("TIME"))
+        self._server.command("ZADD", self._group_key(group, "members"), "XX", seconds * 1000 + microseconds // 1000, incarnation)
+
+    def change_server(self, group: GroupName) -> None:
+        state = self._group_key(group, "state")
+        assert self._server.command("EXISTS", state)
+        self._server.command("HSET", state, "run_id", "another")
+
+    def break_connections(self) -> None:
+        self._server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        self._server.command("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes")
+
+    def blocked_reads(self) -> int:
+        (line,) = (line for line in self._server.command("INFO", "clients").decode().splitlines() if line.startswith("blocked_clients:"))
+        return int(line.partition(":")[2])
+
+    @contextlib.contextmanager
+    def freeze(self) -> Iterator[None]:
+        self._server.pause()
+        try:
+            yield
+        finally:
+            self._server.resume()
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        self._server.command("CONFIG", "SET", "maxmemory", 1)
+        try:
+            yield
+        finally:
+            self._server.command("CONFIG", "SET", "maxmemory", 0)
+
+    def flush(self) -> None:
+        self._delete_keys("*")
+
+    def forget_group(self, group: GroupName) -> None:
+        self._server.command("DEL", self._group_key(group, "members"), self._group_key(group, "state"))
+
+    def forget_topic(self, topic: str) -> None:
+        self._server.command("DEL", f"{{{self._namespace}:{topic}}}:meta")
+
+    def forget_partition(self, topic: str, partition: int) -> None:
+        self._delete_keys(f"{{{self._namespace}:{topic}:{partition}}}:*")
+
+    def forget_cursor(self, group: GroupName, partition: int) -> None:
+        stream = self._stream_key(group.topic, partition)
+        if self._server.command("EXISTS", stream):
+            self._server.command("XGROUP", "DESTROY", stream, group.group)
+
+    def trim(self, topic: str, partition: int, maxlen: int) -> None:
+        self._server.command("XTRIM", self._stream_key(topic, partition), "MAXLEN", "=", maxlen)
+
+    def delete(self, topic: str, partition: int, entry_ids: Sequence[bytes]) -> None:
+        if entry_ids:
+            self._server.command("XDEL", self._stream_key(topic, partition), *entry_ids)
+
+    def length(self, topic: str, partition: int) -> int:
+        return int(self._server.command("XLEN", self._stream_key(topic, partition)))
+
+    def _delete_keys(self, pattern: str) -> None:
+        """Delete the namespace's keys that match; its names hold no characters that a pattern knows, but for those of `pattern`."""
+        keys = [key for key in self._server.command("KEYS", pattern) if self._namespace.encode() in key]
+        if keys:
+            self._server.command("DEL", *keys)
+
+    def _group_key(self, group: GroupName, name: str) -> str:
+        return f"{{{self._namespace}:{group.topic}}}:g:{group.group}:{name}"
+
+    def _stream_key(self, topic: str, partition: int) -> str:
+        return f"{{{self._namespace}:{topic}:{partition}}}:0"
