@@ -127,7 +127,10 @@ class Producer:
 
     async def _open(self) -> None:
         self._environment = current_environment()
-        self._id_prefix = self._id_prefix or self._environment.new_id()
+        if not self._id_prefix:
+            self._id_prefix = self._environment.new_id()
+            # At random: of many producers that send one message each, not all are to fill partition 0.
+            self._round_robin = RoundRobin(self._environment.random.randrange(1 << 16))
         await self._broker.connect()
         state = await self._broker.make_topic(self.topic, self._init_partitions)
         if state.partitions < self._init_partitions:
