@@ -75,7 +75,7 @@ class Lanes(Generic[T]):
         """Free the lane of a message that `next` gave and that has ended; `key` as it was added.
 
         Raises:
-            KeyError: nothing of this lane was running.
+            KeyError: the lane is empty.
         """
         lane = key if self._by_key else self._shared
         if lane is not None:
