@@ -1,4 +1,4 @@
-"""T3: a predecessor that is frozen while its read waits in the server must not get the next entry."""
+"""A predecessor that is frozen while its read is under way must not get the next entry: T4 ends what waits in the server, T3 what comes late."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from redisaq import Producer
 from tests.chaos.crew import Crew, until
+from tests.chaos.holding_proxy import HoldingProxy
 
 if TYPE_CHECKING:
     from tests.servers import Server
@@ -30,7 +31,7 @@ def blocked_reads(server: Server) -> int:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_order_holds_over_a_frozen_client(server: Server, crew: Crew, backend: str) -> None:
+def test_order_holds_over_a_client_frozen_in_a_read(server: Server, crew: Crew, backend: str) -> None:
     async def main() -> None:
         async with Producer(crew.base.topic, crew.base.url, namespace=crew.base.namespace) as producer:
             first = await producer.batch_enqueue([{"n": n} for n in range(3)])
@@ -50,3 +51,34 @@ def test_order_holds_over_a_frozen_client(server: Server, crew: Crew, backend: s
         assert server.command("XPENDING", f"{{{crew.base.namespace}:jobs:0}}:0", "default_group")[0] == 0
 
     anyio.run(main)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_order_holds_over_a_read_that_arrives_late(server: Server, crew: Crew, backend: str) -> None:
+    """T3: the read has been sent, and reaches the server after the takeover. Its connection has been killed by then."""
+    proxy = HoldingProxy(server.port)
+
+    async def main() -> None:
+        async with Producer(crew.base.topic, crew.base.url, namespace=crew.base.namespace) as producer:
+            first = await producer.batch_enqueue([{"n": n} for n in range(3)])
+            frozen = crew.start("frozen", backend, step=0.001, url=f"redis://127.0.0.1:{proxy.port}/0")
+            await until(lambda: set(first) <= crew.done(), 15, "the first messages handled")
+            proxy.hold()
+            pending = await producer.enqueue({"n": 3})  # ends the read that waits; its acknowledgement is held, too
+            await until(lambda: b"XREADGROUP" in proxy.held(), 5, "a read on its way")
+            frozen.process.send_signal(signal.SIGSTOP)
+            successor = crew.start("successor", backend, step=0.001)
+            await until(lambda: bool(successor.said("PartitionAcquired")), 15, "a takeover")
+            proxy.release()
+            ids = [pending] + [await producer.enqueue({"n": n}) for n in range(20)]
+            await until(lambda: {line.msg_id for line in successor.said("done")} == set(ids), 5, "every message with the successor")
+            assert [line.msg_id for line in successor.said("start")] == ids
+            frozen.process.send_signal(signal.SIGCONT)
+            await until(lambda: len(frozen.said("joined")) == 2, 15, "the frozen one back as a new member")
+            for name in ("frozen", "successor"):
+                await crew.leave(name)
+
+    try:
+        anyio.run(main)
+    finally:
+        proxy.close()
