@@ -8,8 +8,8 @@ messages of one key ("key"; a message without a key asked for no order and has a
 What always holds: two messages of one lane never run at once, and never start in another order than they were added. Of those
 that may start, the one that arrived first is given first. A key that has nothing waiting and nothing running takes no memory.
 
-Each operation takes constant time, but for lanes that come free while nobody asks for the next message: these wait in a heap,
-which is as small as the number of messages that run at once.
+Each operation takes constant time, but for messages that arrived in the midst of those that may start by the time their lane
+comes free: these wait in a heap, which is as small as the number of messages that run at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Lanes(Generic[T]):
         self._busy = 0
         self._blocked = 0
         # Entries are (arrival, lane, item); arrivals differ, so comparing two entries never comes to the items.
-        self._ready: deque[tuple[int, str | None, T]] = deque()
+        self._ready: deque[tuple[int, str | None, T]] = deque()  # in order of arrival
         self._freed: list[tuple[int, str | None, T]] = []
         # Lane -> what waits behind its first message, which is in _ready, in _freed or running. None while nothing does: most keys
         # never need a deque.
@@ -81,8 +81,12 @@ class Lanes(Generic[T]):
         if lane is not None:
             queue = self._behind[lane]
             if queue:
-                heappush(self._freed, queue.popleft())
+                entry = queue.popleft()
                 self._blocked -= 1
+                if not self._ready or entry < self._ready[0]:
+                    self._ready.appendleft(entry)
+                else:
+                    heappush(self._freed, entry)
             else:
                 del self._behind[lane]
         self._busy -= 1

@@ -204,7 +204,7 @@ class Member:
         for partition, token in duties(document, incarnation=self.incarnation, held=self.running).take.items():
             if not self.working():
                 return
-            yield from self.take(document, partition, token, beat)
+            yield from self.take(partition, token, beat)
 
     def advance(self, document: Document, beat: Beat) -> Step:
         """Return what to commit next."""
@@ -228,7 +228,7 @@ class Member:
             step = Step(replace(step.document, token=step.document.token | old), step.expired, old)
         return step
 
-    def take(self, document: Document, partition: int, token: int, beat: Beat) -> Life:
+    def take(self, partition: int, token: int, beat: Beat) -> Life:
         """Install the token, and begin."""
         foreign = may_acquire_foreign(beat.now, frozen_until=beat.frozen_until, born=beat.born, ttl_us=TTL)
         foreign = foreign or "M8 born" in self.world.off
@@ -243,7 +243,8 @@ class Member:
             self.running[partition] = token
             return
         if installed.token >= token and (foreign or installed.holder in {"", incarnation}):  # T2
-            raised = raise_token(document, incarnation=incarnation, partition=partition, above=installed.token, now=beat.now)
+            assert self.known is not None
+            raised = raise_token(self.known, incarnation=incarnation, partition=partition, above=installed.token, now=beat.now)
             if raised is not None:
                 yield from self.commit(raised)
 
