@@ -110,10 +110,7 @@ class FakeServer:
 
     def _answer(self, sock: socket.socket, command: list[bytes]) -> bool:
         answer = self.answers.get(command[0].decode(), b"-ERR unknown command\r\n")
-        if callable(answer):
-            answer = answer(command)
-        if answer is None:
-            return False
-        if answer:
-            sock.sendall(answer)
-        return True
+        data = answer(command) if callable(answer) else answer
+        if data:
+            sock.sendall(data)
+        return data is not None

@@ -98,7 +98,7 @@ class Proxy:
 
     def _run(self) -> None:
         while not self._ending:
-            moved = False if self._frozen else any([self._move(pipe) for pair in list(self._pairs) for pipe in pair])
+            moved = 0 if self._frozen else sum(self._move(pipe) for pair in list(self._pairs) for pipe in pair)
             for key, _ in self._selector.select(0 if moved else None if self._frozen else 0.05 if self._holding() else None):
                 if key.fileobj is self._listener:
                     self._accept()

@@ -80,25 +80,20 @@ class Dialer:
 
     async def _begin(self, line: Line) -> Greeting:
         address = self._address
-        try:
-            if isinstance(line.wire, SecureWire):
+        if isinstance(line.wire, SecureWire):
+            try:
                 await line.wire.handshake()
+            except ssl.SSLError as error:
+                raise _tls_failed(address, error) from error
+            except OSError as error:
+                reason = f"the connection broke before TLS was agreed on ({_words(error)}): does the server speak TLS on this port?"
+                raise ConnectionFailed(address.display, reason) from error
+        try:
             return await greet(line, address)
         except ConnectionFailed as error:
             if not error.maybe_executed:
-                raise
-            # It broke, but nothing that matters has been executed.
-            cause = error.__cause__
-            if isinstance(cause, ssl.SSLError):  # a server that refuses our certificate says so only now (TLS 1.3)
-                raise _tls_failed(address, cause) from cause
-            reason = error.reason
-            if isinstance(cause, PARSE_ERRORS):
-                reason = f"the answer is no Redis server's ({cause}): check host and port, and whether it wants TLS (rediss://)"
-            raise ConnectionFailed(address.display, reason) from cause
-        except ssl.SSLError as error:
-            raise _tls_failed(address, error) from error
-        except OSError as error:
-            raise ConnectionFailed(address.display, f"the connection broke during set-up: {_words(error)}") from error
+                raise  # a refusal
+            raise _broke(address, error) from error.__cause__
 
     async def _connect(self) -> Wire:
         address = self._address
@@ -173,6 +168,19 @@ def _tune(sock: socket.socket) -> None:
     for name, value in options:
         if (option := getattr(socket, name, None)) is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _broke(address: Address, error: ConnectionFailed) -> ConnectionFailed:
+    """Return what to raise for a connection that broke while logging in, when nothing that matters has been executed."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLError):  # under TLS 1.3 a server refuses our certificate only now
+        return _tls_failed(address, cause)
+    reason = error.reason
+    if isinstance(cause, PARSE_ERRORS):
+        reason = f"the answer is no Redis server's ({cause}): check host and port, and whether it wants TLS (rediss://)"
+    elif address.tls is not None:
+        reason += "; does it ask for a certificate of ours (cert_file, key_file)? Its alert may be lost when it closes"
+    return ConnectionFailed(address.display, reason)
 
 
 def _tls_failed(address: Address, error: ssl.SSLError) -> ConnectionFailed:

@@ -181,6 +181,7 @@ class SecureWire(Wire):
             while not self._push():
                 await self.wait_writable()
             if done:
+                self._decrypt()  # what came along with the last of the handshake
                 return
             await self.wait_readable()
             self._take()
@@ -194,18 +195,21 @@ class SecureWire(Wire):
         if self._ended:
             raise ConnectionResetError(_ENDED)
         more = self._take()
-        while True:
+        self._decrypt()
+        if self._outgoing.pending:
+            self._push()  # TLS itself may owe an answer (a key update)
+        return more or self._ended
+
+    def _decrypt(self) -> None:
+        while not self._ended:
             try:
                 count = cast("int", self._tls.read(RECEIVE_SIZE, self._buffer))  # a number, given a buffer
             except ssl.SSLWantReadError:
-                break
-            if not count:
+                return
+            if count:
+                self._parser.feed(self._buffer, 0, count)
+            else:
                 self._ended = True
-                return True
-            self._parser.feed(self._buffer, 0, count)
-        if self._outgoing.pending:
-            self._push()  # TLS itself may owe an answer (a key update)
-        return more
 
     def _take(self) -> bool:
         try:

@@ -39,7 +39,7 @@ def proxy(valkey_server: Server) -> Iterator[Proxy]:
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str) -> Any:  # noqa: ANN401 -- an async generator
+async def opened(url: str) -> Any:
     link = Link(parse_address(url))
     try:
         yield link
@@ -323,7 +323,7 @@ async def test_a_reply_that_nothing_asked_for_breaks_the_connection() -> None:
             fake.send(b">2\r\n+pushed\r\n+message\r\n")
             assert await link.call(("ECHO", "one")) == [b"one"]
             fake.send(b"+stray\r\n")
-            while not link._connector.current._wire.arrived():  # type: ignore[union-attr]
+            while not link._connector.current._wire.arrived():
                 await checkpoint()
             assert await link.call(("ECHO", "two")) == [b"two"]
             assert link.statistics().reconnections == 1
@@ -409,7 +409,7 @@ async def test_other_callers_notice_a_close_by_one_of_them(proxy: Proxy) -> None
 def test_one_link_in_one_event_loop_after_another(valkey_server: Server) -> None:
     link = Link(parse_address(valkey_server.url))
 
-    async def use(number: int, *, close: bool) -> None:
+    async def use(number: int, close: bool) -> None:
         with anyio.move_on_after(0.0005):
             async with anyio.create_task_group() as group:
                 for _ in range(10):
@@ -420,4 +420,4 @@ def test_one_link_in_one_event_loop_after_another(valkey_server: Server) -> None
 
     loops: list[tuple[str, dict[str, Any]]] = [("asyncio", {}), ("trio", {}), ("asyncio", {"use_uvloop": True})]
     for number, (backend, options) in enumerate(loops * 4):
-        anyio.run(lambda number=number: use(number, close=number % 3 == 2), backend=backend, backend_options=options)
+        anyio.run(use, number, number % 3 == 2, backend=backend, backend_options=options)

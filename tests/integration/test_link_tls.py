@@ -1,0 +1,194 @@
+"""TLS: verified by default, client certificates, and the rules of the shared connection over it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
+
+from redisaq.errors import ConnectionFailed, SettingsError
+from redisaq.link import Link, parse_address
+from tests.cancellation.test_link_shared import Callers, connect
+from tests.link_fake import FakeServer, usual_answers
+from tests.link_proxy import DRIBBLE, Proxy
+from tests.link_tls import Authority, Terminator
+from tests.server_fixtures import ServerPool
+from tests.servers import Server, free_port
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def tls_port(valkey_server: Server, authority: Authority) -> Iterator[int]:
+    """A port that takes TLS, with a certificate for 127.0.0.1."""
+    with Terminator(valkey_server.port, authority.server_context()) as terminator:
+        yield terminator.port
+
+
+@pytest.fixture(scope="module")
+def asking_port(valkey_server: Server, authority: Authority) -> Iterator[int]:
+    """The same, and it asks for the client's certificate."""
+    with Terminator(valkey_server.port, authority.server_context(ask=True)) as terminator:
+        yield terminator.port
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, **files: str) -> AsyncIterator[Link]:
+    link = Link(parse_address(url, **files))  # type: ignore[arg-type]
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+async def refusal(url: str, **files: str) -> ConnectionFailed:
+    async with opened(url, **files) as link:
+        with pytest.raises(ConnectionFailed) as caught:
+            await link.connect()
+    assert not caught.value.maybe_executed
+    return caught.value
+
+
+async def test_it_works_with_the_right_authority(tls_port: int, authority: Authority) -> None:
+    url = f"rediss://127.0.0.1:{tls_port}"
+    async with opened(url, ca_file=authority.ca_file) as link:
+        assert await link.call(("ECHO", "x" * 1_000_000), ("ECHO", "y")) == [b"x" * 1_000_000, b"y"]
+        assert link.statistics().bytes_received > 1_000_000
+    async with opened(f"{url}?ssl_ca_certs={authority.ca_file}") as link:
+        assert await link.call(("PING",)) == [b"PONG"]
+
+
+async def test_the_certificate_is_verified_by_default(tls_port: int) -> None:
+    error = await refusal(f"rediss://127.0.0.1:{tls_port}")
+    assert error.permanent
+    assert "certificate was not accepted" in error.reason
+    assert "ca_file" in error.reason
+    async with opened(f"rediss://127.0.0.1:{tls_port}?ssl_cert_reqs=none") as link:
+        assert await link.call(("PING",)) == [b"PONG"]
+
+
+async def test_the_host_is_verified_by_default(tls_port: int, authority: Authority) -> None:
+    url = f"rediss://localhost:{tls_port}"  # the certificate is for 127.0.0.1
+    error = await refusal(url, ca_file=authority.ca_file)
+    assert error.permanent
+    assert "localhost" in error.reason
+    async with opened(f"{url}?ssl_check_hostname=false", ca_file=authority.ca_file) as link:
+        assert await link.call(("PING",)) == [b"PONG"]
+
+
+async def test_client_certificates(asking_port: int, authority: Authority, tmp_path: Path) -> None:
+    url = f"rediss://127.0.0.1:{asking_port}"
+    error = await refusal(url, ca_file=authority.ca_file)
+    assert error.permanent
+    assert "asks for one" in error.reason
+    cert_file, key_file = authority.issue("client")
+    async with opened(url, ca_file=authority.ca_file, cert_file=cert_file, key_file=key_file) as link:
+        assert await link.call(("PING",)) == [b"PONG"]
+    both = tmp_path / "both.pem"
+    both.write_bytes(Path(key_file).read_bytes() + Path(cert_file).read_bytes())
+    async with opened(f"{url}?ssl_ca_certs={authority.ca_file}&ssl_certfile={both}") as link:
+        assert await link.call(("PING",)) == [b"PONG"]
+    stranger = Authority(tmp_path)
+    cert_file, key_file = stranger.issue("stranger")
+    error = await refusal(url, ca_file=authority.ca_file, cert_file=cert_file, key_file=key_file)
+    assert error.permanent
+    assert "did not accept our certificate" in error.reason
+
+
+async def test_files_that_cannot_be_used(authority: Authority, tmp_path: Path) -> None:
+    cert_file, key_file = authority.issue("client")
+    encrypted = tmp_path / "encrypted.key"
+    key = load_pem_private_key(Path(key_file).read_bytes(), None)
+    encrypted.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("nonsense")
+    for files in (
+        {"ca_file": str(nonsense)},
+        {"cert_file": str(nonsense)},
+        {"cert_file": cert_file, "key_file": str(encrypted)},  # nobody may be asked on the terminal
+        {"cert_file": cert_file, "key_file": str(tmp_path / "none.key")},
+    ):
+        async with opened("rediss://127.0.0.1", **files) as link:
+            with pytest.raises(SettingsError, match=str(list(files.values())[-1])):
+                await link.connect()
+
+
+async def test_the_wrong_scheme(tls_port: int, valkey_server: Server) -> None:
+    error = await refusal(f"redis://127.0.0.1:{tls_port}")
+    assert "rediss://" in error.reason or "closed the connection" in error.reason
+    with FakeServer(usual_answers()) as fake:
+        error = await refusal(fake.url.replace("redis://", "rediss://"))
+    assert "TLS" in error.reason
+    error = await refusal(f"rediss://127.0.0.1:{valkey_server.port}?socket_connect_timeout=0.2")
+    assert "TLS" in error.reason or "no answer" in error.reason
+
+
+async def test_an_end_is_seen_before_anything_is_sent(tls_port: int, authority: Authority) -> None:
+    with Proxy(tls_port) as proxy:
+        async with opened(proxy.url.replace("redis://", "rediss://"), ca_file=authority.ca_file) as link:
+            assert await link.call(("ECHO", 1)) == [b"1"]
+            proxy.cut()
+            assert await link.call(("ECHO", 2)) == [b"2"]
+            assert link.statistics().reconnections == 1
+
+
+async def test_reading_and_subscribing(tls_port: int, authority: Authority, namespace: str) -> None:
+    async with opened(f"rediss://127.0.0.1:{tls_port}", ca_file=authority.ca_file) as link:
+        reading = await link.open_reading()
+        subscription = await link.subscribe(namespace)
+        with anyio.fail_after(20):
+            with anyio.move_on_after(0.02):
+                await reading.read(("BLPOP", namespace, 0))
+            assert reading.settled
+            assert await link.call(("SPUBLISH", namespace, "x")) == [1]
+            await subscription.wait()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"])
+@pytest.mark.parametrize("seed", range(3))
+async def test_random_cancellation_over_tls(valkey_server: Server, authority: Authority, seed: int, version: ssl.TLSVersion) -> None:
+    """Rules 1 to 5 over a wire that dribbles ciphertext."""
+    context = authority.server_context()
+    context.maximum_version = version
+    with Terminator(valkey_server.port, context) as terminator, Proxy(terminator.port, seed=seed, chunks=DRIBBLE) as proxy:
+        link = await connect(proxy.url.replace("redis://", "rediss://") + f"?ssl_ca_certs={authority.ca_file}")
+        try:
+            callers = Callers(link, random.Random(seed), native=False)
+            await callers.run()
+            assert (callers.count["hung"], callers.count["wrong"]) == (0, 0)
+            assert callers.count["cancelled"] >= 5
+            assert callers.count["right"] >= 40
+            assert await link.call(("ECHO", "after")) == [b"after"]
+            assert proxy.accepted == 1
+        finally:
+            await link.close()
+
+
+async def test_a_server_that_speaks_tls_itself(server_pool: ServerPool, authority: Authority) -> None:
+    """Redis 7 as distributions build it, which asks for the client's certificate unless told otherwise."""
+    cert_file, key_file = authority.issue("127.0.0.1")
+    port = free_port()
+    server = server_pool.new("redis7")
+    try:
+        for name, value in (("cert", cert_file), ("key", key_file), ("ca-cert", authority.ca_file)):
+            server.command("CONFIG", "SET", f"tls-{name}-file", value)
+        server.command("CONFIG", "SET", "tls-port", port)
+        url = f"rediss://127.0.0.1:{port}"
+        async with opened(url, ca_file=authority.ca_file, cert_file=cert_file, key_file=key_file) as link:
+            assert await link.call(("ECHO", "x" * 1_000_000)) == [b"x" * 1_000_000]
+        error = await refusal(url, ca_file=authority.ca_file)
+        # Its alert may be lost: it resets the connection when it closes with our first commands unread.
+        assert "asks for one" in error.reason if error.permanent else "ask for a certificate" in error.reason
+    finally:
+        server.close()
