@@ -1,7 +1,7 @@
 """Consumer: takes its share of a topic's partitions and works on their messages.
 
-In: what producers appended. Out: calls of the user's handler, acknowledgements for those that returned. At least once, in order per partition (or key), by one
-live owner a partition. One `process`, `process_batch` or `messages` runs at a time.
+In: what producers appended. Out: calls of the user's handler, acknowledgements for those that returned. At least once, in order per
+partition (or key), by one live owner a partition. One `process`, `process_batch` or `messages` runs at a time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
-from typing import Any, Generic, TypeVar, Unpack, overload
+from typing import Any, Generic, Self, TypeVar, Unpack, cast, overload
 
 import anyio
 from anyio.abc import TaskStatus
@@ -28,7 +28,7 @@ from redisaq.message import BatchCallback, Callback, Message
 from redisaq.runtime.consumer_runtime import ConsumerRuntime, Plan, RunSettings
 from redisaq.runtime.pulling import Messages
 from redisaq.runtime.statistics import ConsumerStatistics, statistics_of
-from redisaq.settings import ConsumerOptions, check_consumer, check_count, check_name, check_seconds
+from redisaq.settings import ConsumerOptions, check_count, check_name, check_seconds, consumer_settings
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -46,9 +46,7 @@ class Consumer(Generic[T]):
         self: Consumer[A], topic: str, redis_url: str = ..., *, payload_type: type[A], **options: Unpack[ConsumerOptions]
     ) -> None: ...
     @overload
-    def __init__(
-        self, topic: str, redis_url: str = ..., *, payload_type: object, **options: Unpack[ConsumerOptions]
-    ) -> None: ...
+    def __init__(self, topic: str, redis_url: str = ..., *, payload_type: object, **options: Unpack[ConsumerOptions]) -> None: ...
     def __init__(
         self,
         topic: str,
@@ -69,13 +67,13 @@ class Consumer(Generic[T]):
             SettingsError: a value cannot work.
         """
         self.topic = check_name("topic", topic)
-        self._options = check_consumer(options)
-        self.group_name = self._options["group_name"]
-        self._logger = self._options["logger"] or logging.getLogger("redisaq.consumer")
-        if self._options["debug"]:
+        self._settings = consumer_settings(options)
+        self.group_name = self._settings.group_name
+        self._logger = self._settings.logger or logging.getLogger("redisaq.consumer")
+        if self._settings.debug:
             self._logger.setLevel(logging.DEBUG)
-        self._broker = open_broker(redis_url, self._options["namespace"], current_environment())
-        self._decoder: EntryDecoder[T] = EntryDecoder(topic, self._options["deserializer"], payload_type)
+        self._broker = open_broker(redis_url, self._settings.namespace, current_environment())
+        self._decoder: EntryDecoder[T] = EntryDecoder(topic, self._settings.deserializer, payload_type)
         self._connected = False
         self._runtime: ConsumerRuntime | None = None
         self._ended: anyio.Event | None = None
@@ -85,7 +83,9 @@ class Consumer(Generic[T]):
     # -- opening and closing ---------------------------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Open the link; join nothing. Optional: `process`, `process_batch` and `messages` open it, and close it again, where this has not been done.
+        """Open the link; join nothing.
+
+        Optional: `process`, `process_batch` and `messages` open it if this has not been done, and then close it again.
 
         Raises:
             ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it.
@@ -93,8 +93,8 @@ class Consumer(Generic[T]):
         if self._connected:
             return
         await self._broker.connect()
-        if self._options["init_partitions"] is not None:
-            await self._broker.make_topic(self.topic, self._options["init_partitions"])
+        if self._settings.init_partitions is not None:
+            await self._broker.make_topic(self.topic, self._settings.init_partitions)
         self._connected = True
 
     async def close(self) -> None:
@@ -103,14 +103,12 @@ class Consumer(Generic[T]):
         self._connected = False
         await self._broker.close()
 
-    async def __aenter__(self) -> Consumer[T]:
+    async def __aenter__(self) -> Self:
         """Connect."""
         await self.connect()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Close."""
         await self.close()
 
@@ -125,9 +123,10 @@ class Consumer(Generic[T]):
     ) -> None:
         """Give each message to `callback` until cancelled or stopped.
 
-        A message is acknowledged when the callback returns; when it raises, the message stays pending and comes back after a pause. When the lease of its
-        partition ends, the callback is cancelled and the next owner gets the message. Cancelled, callbacks are cancelled, what is done is acknowledged, the
-        rest goes to the next owner at once.
+        A message is acknowledged when the callback returns; when it raises, the message stays pending and comes back after a pause. When
+        the lease of its
+        partition ends, the callback is cancelled and the next owner gets the message. Cancelled, callbacks are cancelled, what is done is
+        acknowledged, the rest goes to the next owner at once.
 
         Args:
             callback: async, or plain (it runs in a worker thread and should be able to stand being abandoned there).
@@ -138,7 +137,7 @@ class Consumer(Generic[T]):
             ConnectionFailed: the first connection failed. Later ones are tried for ever.
             ConsumerError: what ended the consumer, as its cause. A callback's exception never does.
         """
-        await self._run(Plan("one", callback, self._options["batch_size"], until_empty=until_empty), task_status)
+        await self._run(Plan("one", callback, self._settings.batch_size, until_empty=until_empty), task_status)
 
     async def process_batch(
         self,
@@ -160,7 +159,7 @@ class Consumer(Generic[T]):
             until_empty: return when the whole group has nothing left.
             task_status: as in `process`.
         """
-        size = self._options["batch_size"] if batch_size is None else check_count("batch_size", batch_size, most=100_000)
+        size = self._settings.batch_size if batch_size is None else check_count("batch_size", batch_size, most=100_000)
         wait = check_seconds("batch_wait", batch_wait, zero=True)
         plan = Plan("batch", callback, size, batch_size=size, batch_wait=wait, until_empty=until_empty)
         await self._run(plan, task_status)
@@ -168,11 +167,12 @@ class Consumer(Generic[T]):
     def messages(self, *, until_empty: bool = False) -> Messages[T]:
         """Return a context manager whose object iterates over the messages, for a loop of your own.
 
-        At most `batch_size` messages may be handed out and not settled. `until_empty` ends the iteration when the whole group has nothing left.
+        At most `batch_size` messages may be handed out and not settled. `until_empty` ends the iteration when the whole group has nothing
+        left.
         """
 
         async def run(offers: MemoryObjectSendStream[Message[T]], task_status: TaskStatus[None]) -> None:
-            plan = Plan("pull", None, self._options["batch_size"], offers=offers, until_empty=until_empty)
+            plan = Plan("pull", None, self._settings.batch_size, offers=offers, until_empty=until_empty)
             await self._run(plan, task_status)
 
         return Messages(run, self._request_stop)
@@ -225,19 +225,19 @@ class Consumer(Generic[T]):
             ended.set()
 
     def _new_runtime(self, plan: Plan) -> ConsumerRuntime:
-        options, environment = self._options, current_environment()
-        bulletin = Bulletin(self.topic, self.group_name, options["on_event"], self._logger)
-        concurrency = options["batch_size"] if plan.mode == "pull" else options["concurrency"]
+        options, environment = self._settings, current_environment()
+        bulletin = Bulletin(self.topic, self.group_name, options.on_event, self._logger)
+        concurrency = options.batch_size if plan.mode == "pull" else options.concurrency
         around = Surroundings(GroupName(self.topic, self.group_name), self._broker, environment, bulletin, HandlerPool(concurrency))
         settings = RunSettings(
-            consumer_name=options["consumer_name"],
-            heartbeat_interval=options["heartbeat_interval"],
-            heartbeat_ttl=options["heartbeat_ttl"],
-            ordering=options["ordering"],
+            consumer_name=options.consumer_name,
+            heartbeat_interval=options.heartbeat_interval,
+            heartbeat_ttl=options.heartbeat_ttl,
+            ordering=options.ordering,
             concurrency=concurrency,
-            timeout=options["timeout"],
-            latest=options["start"] == "latest",
-            drain_timeout=options["drain_timeout"],
+            timeout=options.timeout,
+            latest=options.start == "latest",
+            drain_timeout=options.drain_timeout,
         )
         attached, self._attached = self._attached, []
         return ConsumerRuntime(around, settings, plan, self._decoder, attached)
@@ -257,7 +257,7 @@ class Consumer(Generic[T]):
 
 def raise_ended(group: BaseExceptionGroup[BaseException]) -> None:
     """Raise what a run ended with: one ConsumerError; but interrupts, and cancellation, as they are."""
-    cancelled, errors = group.split(anyio.get_cancelled_exc_class())
+    _, errors = group.split(anyio.get_cancelled_exc_class())
     if errors is None:
         raise group
     leaves = leaves_of(errors)
@@ -273,5 +273,8 @@ def leaves_of(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     """Return the exceptions of a group that are no groups themselves."""
     leaves: list[BaseException] = []
     for error in group.exceptions:
-        leaves += leaves_of(error) if isinstance(error, BaseExceptionGroup) else [error]
+        if isinstance(error, BaseExceptionGroup):
+            leaves += leaves_of(cast("BaseExceptionGroup[BaseException]", error))
+        else:
+            leaves.append(error)
     return leaves

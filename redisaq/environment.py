@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -65,7 +65,7 @@ def current_environment() -> Environment:
 
 
 @contextlib.contextmanager
-def use_environment(environment: Environment) -> Iterator[Environment]:
+def use_environment(environment: Environment) -> Generator[Environment]:
     """Let `environment` stand for this context and for tasks started in it."""
     token = _current.set(environment)
     try:

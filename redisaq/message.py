@@ -27,9 +27,7 @@ class Delivery(Protocol):
         """Begin the message's body."""
         ...
 
-    def leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    def leave(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
         """End the body; return True to swallow the exception."""
         ...
 
@@ -48,6 +46,9 @@ class Message(msgspec.Struct, Generic[T], eq=False, repr_omit_defaults=True):
         partition: its partition; -1 before sending.
         attempt: 1 at the first delivery; 0 before sending.
         token: the fencing token under which it was delivered; 0 before sending.
+        entry: the id of its stream entry as the server writes it; see `entry_id`.
+        created_ms: when it was made, milliseconds since 1970, if that is not when it was appended; see `created_at`.
+        delivery: what stands behind a message that was pulled.
     """
 
     topic: str
@@ -60,29 +61,29 @@ class Message(msgspec.Struct, Generic[T], eq=False, repr_omit_defaults=True):
     partition: int = -1
     attempt: int = 0
     token: int = 0
-    _entry: bytes = b""
-    _created_ms: int = 0
-    _delivery: Delivery | None = None
+    entry: bytes = b""
+    created_ms: int = 0
+    delivery: Delivery | None = None
 
     @property
     def entry_id(self) -> str:
         """The id of its stream entry; "" before sending."""
-        return self._entry.decode()
+        return self.entry.decode()
 
     @property
     def enqueued_at(self) -> datetime | None:
         """When it was appended to its partition, by the server's clock; None before sending."""
-        return datetime.fromtimestamp(int(self._entry.split(b"-", 1)[0]) / 1000, UTC) if self._entry else None
+        return datetime.fromtimestamp(int(self.entry.split(b"-", 1)[0]) / 1000, UTC) if self.entry else None
 
     @property
     def created_at(self) -> datetime | None:
         """When the producer made it: earlier than `enqueued_at` for a delayed message; None before sending."""
-        return datetime.fromtimestamp(self._created_ms / 1000, UTC) if self._created_ms else self.enqueued_at
+        return datetime.fromtimestamp(self.created_ms / 1000, UTC) if self.created_ms else self.enqueued_at
 
     @property
     def lost(self) -> bool:
         """True if it was pulled with `messages()` and its partition's lease ended before it was settled."""
-        return self._delivery is not None and self._delivery.lost
+        return self.delivery is not None and self.delivery.lost
 
     async def __aenter__(self) -> Message[T]:
         """Begin to work on a message pulled with `Consumer.messages()`.
@@ -90,19 +91,17 @@ class Message(msgspec.Struct, Generic[T], eq=False, repr_omit_defaults=True):
         Raises:
             RuntimeError: the message was given to a handler, which settles it by returning.
         """
-        if self._delivery is None:
+        if self.delivery is None:
             reason = "`async with message` is for messages of Consumer.messages(); a handler settles by returning"
             raise RuntimeError(reason)
-        self._delivery.enter()
+        self.delivery.enter()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
         """Settle it: done without an exception, failed with one; cancelled from outside, it stays pending."""
-        if self._delivery is None:  # only through __aenter__
+        if self.delivery is None:  # only through __aenter__
             return False
-        return self._delivery.leave(kind, error, traceback)
+        return self.delivery.leave(kind, error, traceback)
 
 
 Callback: TypeAlias = Callable[[Message[T]], Awaitable[Any] | Any]

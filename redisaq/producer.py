@@ -1,7 +1,7 @@
 """Producer: appends messages to a topic's partitions.
 
-In: payloads from any task, of one event loop after another. Out: their message ids, once the server has them. A batch is checked whole before
-anything of it is sent; messages of one call to one partition stand there in the order of the call.
+In: payloads from any task, of one event loop after another. Out: their message ids, once the server has them. A batch is checked whole
+before anything of it is sent; messages of one call to one partition stand there in the order of the call.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self, cast
 
 import anyio
 import msgspec
@@ -143,14 +143,12 @@ class Producer:
         self._state = None
         await self._broker.close()
 
-    async def __aenter__(self) -> Producer:
+    async def __aenter__(self) -> Self:
         """Connect."""
         await self.connect()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Close."""
         await self.close()
 
@@ -158,12 +156,12 @@ class Producer:
 
     async def enqueue(
         self,
-        payload: Any,
+        payload: object,
         *,
         key: str | None = None,
         partition_key: str | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 -- travels with the message, it is not this call's
+        timeout: float | None = None,
     ) -> str:
         """Append one message and return its id.
 
@@ -192,12 +190,12 @@ class Producer:
         key: str | None = None,
         partition_key: str | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 -- travels with the messages
+        timeout: float | None = None,
     ) -> list[str]:
         """Append some messages in one round trip and return their ids, in the same order.
 
-        All are checked before any is sent. Arguments and errors are those of `enqueue`, for every message. After a ServerError, messages before the refused
-        one may have been appended; cancelled, any number of them.
+        All are checked before any is sent. Arguments and errors are those of `enqueue`, for every message. After a ServerError, messages
+        before the refused one may have been appended; cancelled, any number of them.
         """
         return await self._send([self._prepare(payload, key, partition_key, headers, timeout) for payload in payloads])
 
@@ -219,7 +217,7 @@ class Producer:
 
     def _prepare(
         self,
-        payload: Any,
+        payload: object,
         key: str | None,
         partition_key: str | None,
         headers: Mapping[str, str] | None,
@@ -227,7 +225,7 @@ class Producer:
     ) -> tuple[str | None, list[bytes]]:
         """Return the message's key and its fields after the id; raise before anything is sent."""
         if isinstance(payload, Message):
-            message: Message[Any] = payload
+            message = cast("Message[object]", payload)
             if message.topic != self.topic:
                 reason = f"a message for topic {message.topic!r} was given to the producer of {self.topic!r}"
                 raise SettingsError(reason)

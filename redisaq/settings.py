@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
 from redisaq.errors import SettingsError
 from redisaq.events import Event
 
 MAX_NAME = 256
+_SHOWN = 40  # characters of a bad name in an error
 
 
 def check_name(kind: str, name: str) -> str:
@@ -26,7 +28,7 @@ def check_name(kind: str, name: str) -> str:
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
         reason = f"{kind} must be a str, not {type(name).__name__}"
         raise SettingsError(reason)
-    shown = name if len(name) <= 40 else name[:40] + "…"
+    shown = name if len(name) <= _SHOWN else name[:_SHOWN] + "…"
     if not 1 <= len(name) <= MAX_NAME:
         reason = f"{kind} must have 1 to {MAX_NAME} characters, {shown!r} has {len(name)}"
         raise SettingsError(reason)
@@ -66,7 +68,8 @@ class ConsumerOptions(TypedDict, total=False):
 
     Attributes:
         group_name: the consumer group; default "default_group".
-        consumer_name: a static name: started again under it within `heartbeat_ttl`, the consumer gets its partitions back without a rebalance (M1).
+        consumer_name: a static name: started again under it within `heartbeat_ttl`, the consumer gets its partitions back without a
+            rebalance (M1).
         batch_size: the most entries that one read brings (and, in `process_batch`, that one batch has); default 10.
         heartbeat_interval: between two heartbeats; default 3.
         heartbeat_ttl: after so long without one a member is taken for crashed; default 12, at least twice the interval.
@@ -101,53 +104,61 @@ class ConsumerOptions(TypedDict, total=False):
     logger: logging.Logger | None
 
 
-_CHOICES = {"ordering": ("partition", "key", "none"), "start": ("earliest", "latest")}
+@dataclass(frozen=True)
+class ConsumerSettings:
+    """The same, each with its value; SettingsError if one cannot work."""
+
+    group_name: str = "default_group"
+    consumer_name: str | None = None
+    batch_size: int = 10
+    heartbeat_interval: float = 3.0
+    heartbeat_ttl: float = 12.0
+    deserializer: Callable[[bytes], Any] | None = None
+    ordering: Literal["partition", "key", "none"] = "partition"
+    concurrency: int | None = None
+    timeout: float | None = None
+    start: Literal["earliest", "latest"] = "earliest"
+    init_partitions: int | None = None
+    drain_timeout: float = 30.0
+    namespace: str = "redisaq"
+    on_event: Callable[[Event], object] | None = None
+    debug: bool = False
+    logger: logging.Logger | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_name("group_name", self.group_name)
+        check_name("namespace", self.namespace)
+        if self.consumer_name is not None:
+            check_name("consumer_name", self.consumer_name)
+        check_count("batch_size", self.batch_size, most=100_000)
+        if self.concurrency is not None:
+            check_count("concurrency", self.concurrency, most=100_000)
+        if self.init_partitions is not None:
+            check_count("init_partitions", self.init_partitions, most=1 << 16)
+        if self.timeout is not None:
+            check_seconds("timeout", self.timeout)
+        interval = check_seconds("heartbeat_interval", self.heartbeat_interval)
+        ttl = check_seconds("heartbeat_ttl", self.heartbeat_ttl)
+        check_seconds("drain_timeout", self.drain_timeout, zero=True)
+        if ttl < 2 * interval:
+            reason = f"heartbeat_ttl ({ttl:g} s) must be at least twice heartbeat_interval ({interval:g} s)"
+            raise SettingsError(f"{reason}: one lost heartbeat is no crash")
+        check_choice("ordering", self.ordering, ("partition", "key", "none"))
+        check_choice("start", self.start, ("earliest", "latest"))
 
 
-def check_consumer(options: ConsumerOptions) -> ConsumerOptions:
-    """Return the options with their defaults filled in; SettingsError if one cannot work or is unknown."""
-    filled: ConsumerOptions = {
-        "group_name": "default_group",
-        "consumer_name": None,
-        "batch_size": 10,
-        "heartbeat_interval": 3.0,
-        "heartbeat_ttl": 12.0,
-        "deserializer": None,
-        "ordering": "partition",
-        "concurrency": None,
-        "timeout": None,
-        "start": "earliest",
-        "init_partitions": None,
-        "drain_timeout": 30.0,
-        "namespace": "redisaq",
-        "on_event": None,
-        "debug": False,
-        "logger": None,
-    }
-    unknown = sorted(options.keys() - filled.keys())
-    if unknown:
-        reason = f"Consumer has no setting {unknown[0]!r}; it has {', '.join(filled)}"
-        raise SettingsError(reason)
-    filled.update(options)
-    check_name("group_name", filled["group_name"])
-    check_name("namespace", filled["namespace"])
-    if filled["consumer_name"] is not None:
-        check_name("consumer_name", filled["consumer_name"])
-    check_count("batch_size", filled["batch_size"], most=100_000)
-    if filled["concurrency"] is not None:
-        check_count("concurrency", filled["concurrency"], most=100_000)
-    if filled["init_partitions"] is not None:
-        check_count("init_partitions", filled["init_partitions"], most=1 << 16)
-    if filled["timeout"] is not None:
-        check_seconds("timeout", filled["timeout"])
-    interval = check_seconds("heartbeat_interval", filled["heartbeat_interval"])
-    check_seconds("heartbeat_ttl", filled["heartbeat_ttl"])
-    check_seconds("drain_timeout", filled["drain_timeout"], zero=True)
-    if filled["heartbeat_ttl"] < 2 * interval:
-        reason = f"heartbeat_ttl ({filled['heartbeat_ttl']:g} s) must be at least twice heartbeat_interval ({interval:g} s): one lost heartbeat is no crash"
-        raise SettingsError(reason)
-    for name, choices in _CHOICES.items():
-        if filled[name] not in choices:  # type: ignore[literal-required]
-            reason = f"{name} must be one of {', '.join(map(repr, choices))}, not {filled[name]!r}"  # type: ignore[literal-required]
-            raise SettingsError(reason)
-    return filled
+def consumer_settings(options: ConsumerOptions) -> ConsumerSettings:
+    """Return the settings; SettingsError if an option is unknown or cannot work."""
+    known = [field.name for field in fields(ConsumerSettings)]
+    for name in options:
+        if name not in known:
+            raise SettingsError(f"Consumer has no setting {name!r}; it has {', '.join(known)}")
+    return ConsumerSettings(**options)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """Return one of the choices; SettingsError for anything else."""
+    if value not in choices:
+        raise SettingsError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return value

@@ -1,21 +1,21 @@
 """Joins the acknowledgements of all partitions into few commands.
 
-In: a ring from an owned partition that has something done. Out: one fenced step per partition (S1), all of them in one round trip; while that is
-under way, what gets done meanwhile joins the next. Nothing is settled once the lease has ended; a refusal means the partition is somebody else's.
+In: a ring from an owned partition that has something done. Out: one fenced step per partition (S1), all of them in one round trip; while
+that is
+under way, what gets done meanwhile joins the next. Nothing is settled once the lease has ended; a refusal means the partition is somebody
+else's.
 """
 
 from __future__ import annotations
 
 import math
 
-import anyio
-
 from redisaq.actors.actor import Actor
 from redisaq.actors.execution import Surroundings
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.restart import RestartPolicy
 from redisaq.actors.ring import Ring, ring
-from redisaq.brokers.base import Acks, Settled
+from redisaq.brokers.base import Acks
 
 MOST_IDS = 2000  # in one script
 
@@ -67,11 +67,7 @@ class Acknowledger(Actor[Ring]):
 
     async def _settle(self, live: list[tuple[OwnedPartition, list[bytes]]]) -> set[OwnedPartition]:
         """Acknowledge; return those that have to be told again, since the server had lost their token."""
-        acks = [
-            Acks(owned.partition, owned.token, ids[at : at + MOST_IDS])
-            for owned, ids in live
-            for at in range(0, len(ids), MOST_IDS)
-        ]
+        acks = [Acks(owned.partition, owned.token, ids[at : at + MOST_IDS]) for owned, ids in live for at in range(0, len(ids), MOST_IDS)]
         if not acks:
             return set()
         answers = await self._around.broker.settle(self._around.group, acks)

@@ -1,7 +1,7 @@
 """Runs a handler of batches on one partition (`process_batch`).
 
-In: messages from the partition's reader. Out: outcomes, recorded in the owned partition. A batch is as full as it can be: it begins when `batch_size`
-messages are there, or `batch_wait` seconds after its first one was.
+In: messages from the partition's reader. Out: outcomes, recorded in the owned partition. A batch is as full as it can be: it begins when
+`batch_size` messages are there, or `batch_wait` seconds after its first one was.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Ends a consumer once the whole group has nothing left (`until_empty`).
 
-It asks only while nothing is in flight here, each partition in one atomic step, whoever owns it; the longer there is still something elsewhere, the more
-seldom, down to twice a second.
+It asks only while nothing is in flight here, each partition in one atomic step, whoever owns it; the longer there is still something
+elsewhere, the more seldom, down to twice a second.
 """
 
 from __future__ import annotations

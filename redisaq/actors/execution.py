@@ -1,7 +1,7 @@
 """Runs a handler on messages of one partition and records what came of it.
 
-This is the one place that calls a user's handler, and so the one that catches whatever it raises. An exception (a timeout too) is a failure: the message stays
-pending and comes back after a pause. Cancellation is no outcome: the message stays pending for the next owner.
+This is the one place that calls a user's handler, and so the one that catches whatever it raises. An exception (a timeout too) is a
+failure: the message stays pending and comes back after a pause. Cancellation is no outcome: the message stays pending for the next owner.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ class Surroundings:
 
 
 inside: ContextVar[Surroundings | None] = ContextVar("redisaq_inside", default=None)
-"""Set in a consumer's own tasks, its handlers, and bodies of pulled messages: who waits there for the consumer's end would wait for ever."""
+"""Set in a consumer's own tasks, its handlers, and bodies of pulled messages: who waits there for the consumer's end would wait for
+ever."""
 
 
-async def _never(_argument: Any) -> None:
+async def _never(_argument: object) -> None:
     reason = "messages that are pulled have no handler"
     raise RuntimeError(reason)
 
@@ -75,7 +76,7 @@ class Execution:
         """
         owned = self.owned
         if owned.deliveries:
-            counts = {m._entry: owned.deliveries[m._entry] + 1 for m in messages if m._entry in owned.deliveries}  # noqa: SLF001
+            counts = {m.entry: owned.deliveries[m.entry] + 1 for m in messages if m.entry in owned.deliveries}
             if counts:
                 around = self._around
                 step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts)  # noqa: E731
@@ -85,9 +86,9 @@ class Execution:
                     owned.undo.update({entry_id: count - 1 for entry_id, count in counts.items()})
                     return False
                 for message in messages:
-                    if message._entry in counts:  # noqa: SLF001
-                        message.attempt = max(1, counts[message._entry] - 1)  # noqa: SLF001
-                        owned.deliveries[message._entry] = counts[message._entry]  # noqa: SLF001
+                    if message.entry in counts:
+                        message.attempt = max(1, counts[message.entry] - 1)
+                        owned.deliveries[message.entry] = counts[message.entry]
         return owned.may_start
 
     async def one(self, message: Message[Any]) -> None:

@@ -1,6 +1,7 @@
 """Makes whatever a user gives as a handler into one coroutine function.
 
-An async function, a partial of one, or an object with async `__call__` is called in the event loop. Anything else runs in a worker thread; if it
+An async function, a partial of one, or an object with async `__call__` is called in the event loop. Anything else runs in a worker
+thread; if it
 returns an awaitable, that is awaited in the loop. A thread cannot be stopped: when the lease or the timeout ends, it is abandoned.
 """
 
@@ -41,7 +42,7 @@ def adapt(
         return callback
     limiter = anyio.CapacityLimiter(math.inf)  # how many run at once is the pool's to say
 
-    async def call(argument: A) -> Any:
+    async def call(argument: A) -> object:
         thread = Abandoned()
 
         def run() -> tuple[Any]:  # boxed: trio refuses a thread's function that returns a coroutine

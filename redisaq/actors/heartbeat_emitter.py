@@ -1,7 +1,7 @@
 """Renews the member's lease.
 
-Out: a ring to the coordinator whenever an answer tells something new, or that the lease is lost. One small command each `interval`. While the server cannot
-be reached it is tried more often, with jitter; the lease's own deadline, not this actor, is what stops the work then.
+Out: a ring to the coordinator whenever an answer tells something new, or that the lease is lost. One small command each `interval`. While
+the server cannot be reached it is tried more often, with jitter; the lease's own deadline, not this actor, is what stops the work then.
 """
 
 from __future__ import annotations

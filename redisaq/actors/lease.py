@@ -1,15 +1,16 @@
 """A member's lease: one deadline, shared by every scope that works under it.
 
-The deadline is the local clock at which the last successful heartbeat was *sent*, plus the ttl, less a margin. The heartbeat emitter pushes it on; every
-partition's scope (and every body of a pulled message) follows it. Once passed it is final (M5): nothing revives this lease, the member joins again as
-a new incarnation. Ownership is a cancel scope.
+The deadline is the local clock at which the last successful heartbeat was *sent*, plus the ttl, less a margin. The heartbeat emitter
+pushes it on; every
+partition's scope (and every body of a pulled message) follows it. Once passed it is final (M5): nothing revives this lease, the member
+joins again as a new incarnation. Ownership is a cancel scope.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import anyio
 
@@ -77,7 +78,7 @@ class Lease:
                 scope.cancel()
 
     @contextlib.contextmanager
-    def scope(self) -> Iterator[anyio.CancelScope]:
+    def scope(self) -> Generator[anyio.CancelScope]:
         """Return a cancel scope that ends with the lease."""
         with anyio.CancelScope(deadline=self.deadline) as scope:
             self._scopes.add(scope)

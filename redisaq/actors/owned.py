@@ -1,6 +1,7 @@
 """What one member knows of one partition while it owns it: the record of what is in flight.
 
-A memory stream drops what it holds when it is closed, so it is never that record: every message that was read stands here from the read to its
+A memory stream drops what it holds when it is closed, so it is never that record: every message that was read stands here from the read
+to its
 settlement. Everything is synchronous; the reader adds, the workers start and finish, the acknowledger takes what is to be acknowledged.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import anyio
@@ -69,7 +70,7 @@ class OwnedPartition:
         return len(self.queued) + len(self.running) + len(self.parked) + len(self.done) + self.settling
 
     @contextlib.contextmanager
-    def scope(self) -> Iterator[anyio.CancelScope]:
+    def scope(self) -> Generator[anyio.CancelScope]:
         """Return a cancel scope that ends with the lease, or when this partition is lost."""
         with self.lease.scope() as scope:
             self._scopes.add(scope)
@@ -81,7 +82,7 @@ class OwnedPartition:
                 self._scopes.discard(scope)
 
     @contextlib.contextmanager
-    def until_drain(self) -> Iterator[anyio.CancelScope]:
+    def until_drain(self) -> Generator[anyio.CancelScope]:
         """Return a cancel scope that ends when the partition begins to drain: for waiting that must not hold that up."""
         with anyio.CancelScope() as scope:
             self._until_drain.add(scope)
@@ -112,12 +113,12 @@ class OwnedPartition:
     def add(self, messages: Iterable[Message[Any]]) -> None:
         """Record messages that were read for the first time ever."""
         for message in messages:
-            self.queued[message._entry] = message  # noqa: SLF001 -- the record's key
+            self.queued[message.entry] = message
 
     def add_again(self, message: Message[Any], deliveries: int) -> None:
         """Record a message that had been delivered before (T5), so often."""
-        self.queued[message._entry] = message  # noqa: SLF001
-        self.deliveries[message._entry] = deliveries  # noqa: SLF001
+        self.queued[message.entry] = message
+        self.deliveries[message.entry] = deliveries
 
     async def wait_for_room(self, count: int) -> None:
         """Return once `count` more messages may wait here."""
@@ -134,7 +135,7 @@ class OwnedPartition:
 
     def start(self, message: Message[Any]) -> None:
         """Record that a handler begins."""
-        entry_id = message._entry  # noqa: SLF001
+        entry_id = message.entry
         del self.queued[entry_id]
         self.running[entry_id] = message
         if self._room is not None:
@@ -142,7 +143,7 @@ class OwnedPartition:
 
     def succeed(self, message: Message[Any]) -> None:
         """Record that its handler returned: it is to be acknowledged, if the lease still stands."""
-        entry_id = message._entry  # noqa: SLF001
+        entry_id = message.entry
         del self.running[entry_id]
         if self.deliveries:
             self.deliveries.pop(entry_id, None)
@@ -156,7 +157,7 @@ class OwnedPartition:
 
     def fail(self, message: Message[Any], due: float) -> None:
         """Record that its handler failed: it stays pending, and is given to the handler again at `due`."""
-        entry_id = message._entry  # noqa: SLF001
+        entry_id = message.entry
         del self.running[entry_id]
         self.parked[entry_id] = message
         self.deliveries[entry_id] = message.attempt + 1  # T5: the next attempt is the raised count less one
@@ -168,8 +169,8 @@ class OwnedPartition:
         due: list[Message[Any]] = []
         while self.retries and self.retries[0][0] <= now:
             message = heapq.heappop(self.retries)[2]
-            del self.parked[message._entry]  # noqa: SLF001
-            self.queued[message._entry] = message  # noqa: SLF001
+            del self.parked[message.entry]
+            self.queued[message.entry] = message
             due.append(message)
         if due:
             self._made_room()
@@ -177,7 +178,7 @@ class OwnedPartition:
 
     def abandon(self, message: Message[Any]) -> None:
         """Record that its handler was cancelled: it stays pending for the next owner."""
-        self.running.pop(message._entry, None)  # noqa: SLF001
+        self.running.pop(message.entry, None)
         if self._finished is not None and not self.running:
             self._finished.set()
 

@@ -1,8 +1,11 @@
 """Owns one partition: takes it, works on it, and gives it back or loses it.
 
-In: one Drain. Out, when it ends: Ended, to the partition supervisor. The order of taking is T1: the compare-and-set has been done by the coordinator; then
-install the token, close the predecessor's readers, claim what is pending, read (the last two are the reader's). Everything runs in a scope whose deadline
-is the lease's. The order of giving back: stop reading, let running handlers finish, settle, undo the counts of what no handler started (T5), release.
+In: one Drain. Out, when it ends: Ended, to the partition supervisor. The order of taking is T1: the compare-and-set has been done by the
+coordinator; then
+install the token, close the predecessor's readers, claim what is pending, read (the last two are the reader's). Everything runs in a
+scope whose deadline
+is the lease's. The order of giving back: stop reading, let running handlers finish, settle, undo the counts of what no handler started
+(T5), release.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Execution, Surroundings
+from redisaq.actors.execution import Surroundings
 from redisaq.actors.insist import insist
-from redisaq.actors.ref import ActorRef
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.partition_reader import PartitionReader
 from redisaq.actors.partition_workers import Batch
+from redisaq.actors.ref import ActorRef
 from redisaq.actors.retry_timer import RetryTimer
 from redisaq.actors.ring import ring
 from redisaq.actors.supervisor import Supervisor
@@ -81,7 +84,7 @@ class PartitionOwner(Actor[Drain]):
             workers_for: makes the workers.
             decoder: reads entries.
             count: entries of one read.
-            raise_token: asks for a token above another one (partition, above): the new token, None if the partition is no longer leased (T2).
+            raise_token: asks for a token above another one (partition, above): the new token, None if it is no longer leased (T2).
             taken: is told when it is taken, or has to wait or give up.
             ended: is told the end.
         """
@@ -142,9 +145,7 @@ class PartitionOwner(Actor[Drain]):
 
     async def _install(self) -> Installed:
         around, owned, lease = self._around, self.owned, self.owned.lease
-        foreign = may_acquire_foreign(
-            lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=int(lease.ttl * 1e6)
-        )
+        foreign = may_acquire_foreign(lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=int(lease.ttl * 1e6))
         return await around.broker.install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign)
 
     async def _told_to_drain(self, seconds: float) -> bool:

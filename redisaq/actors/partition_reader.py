@@ -1,8 +1,9 @@
 """Reads one partition for as long as this member owns it, and no more than there is room for.
 
-Out: batches of messages to the partition's workers. First what the predecessor left pending, page by page in id order (T5), then new entries over a
-connection of its own (T3). A read that breaks may have delivered entries unseen: the connection is killed, what is pending above the last seen entry is
-claimed, and reading goes on. Restarted after a broken connection, it goes on where it was.
+Out: batches of messages to the partition's workers. First what the predecessor left pending, page by page in id order (T5), then new
+entries over a
+connection of its own (T3). A read that breaks may have delivered entries unseen: the connection is killed, what is pending above the last
+seen entry is claimed, and reading goes on. Restarted after a broken connection, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import anyio
 from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.execution import Surroundings
-from redisaq.actors.ref import ActorRef
 from redisaq.actors.owned import OwnedPartition, before, number
 from redisaq.actors.partition_workers import Batch
+from redisaq.actors.ref import ActorRef
 from redisaq.actors.restart import RestartPolicy
 from redisaq.brokers.base import RawEntry, Reader
 from redisaq.core.codec import EntryDecoder, Unreadable

@@ -1,8 +1,9 @@
 """Holds the owners of this member's partitions.
 
-In: Acquire, Revoke, Lose from the coordinator, Ended from the owners. Out: Ended, to the coordinator, once an owner is gone altogether. A partition that is
-acquired again while its last owner still winds up (a handler that takes long to be cancelled) waits for that: in one process, too, two never
-work on one partition.
+In: Acquire, Revoke, Lose from the coordinator, Ended from the owners. Out: Ended, to the coordinator, once an owner is gone altogether. A
+partition that is
+acquired again while its last owner still winds up (a handler that takes long to be cancelled) waits for that: in one process, too, two
+never work on one partition.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.lease import Lease
-from redisaq.actors.ref import ActorRef
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.partition_owner import Drain, Ended, PartitionOwner
+from redisaq.actors.ref import ActorRef
 from redisaq.actors.supervisor import Supervisor
 
 

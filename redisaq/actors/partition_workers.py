@@ -1,6 +1,7 @@
 """Run the handlers of one partition: in one line, or in lanes.
 
-In: batches of messages from the partition's reader (and single ones from its retry timer). Out: outcomes, recorded in the owned partition. Workers are
+In: batches of messages from the partition's reader (and single ones from its retry timer). Out: outcomes, recorded in the owned
+partition. Workers are
 children of their partition's scope, so losing one lease cancels just its handlers. Before each handler begins, the lease is looked at.
 
 When the mailbox is closed, they end once the running handlers have; what has not started stays in the record.
@@ -55,8 +56,8 @@ class SerialWorker(Actor[Batch]):
 class LaneWorkers(Actor[Batch]):
     """Several handlers at once, one for each lane (ordering "key" and "none").
 
-    Worker tasks are kept, since starting one costs more than a quick handler. One wakes the next before it runs its own message, so that a batch of
-    handlers that never wait is run by one task, and handlers that wait run side by side as far as the credit goes.
+    Worker tasks are kept, since starting one costs more than a quick handler. One wakes the next before it runs its own message, so that
+    a batch of handlers that never wait is run by one task, and handlers that wait run side by side as far as the credit goes.
     """
 
     def __init__(self, execution: Execution, ordering: Ordering) -> None:

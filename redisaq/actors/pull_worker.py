@@ -1,7 +1,9 @@
 """Hands messages to a user's own loop instead of a handler (`Consumer.messages()`).
 
-In: batches from the partition's reader. Out: one message at a time, in order, over a stream without a buffer, to whoever iterates. The body of
-`async with message` runs in the user's task, in a scope that ends with the lease; leaving it settles the message. At most `batch_size` are unsettled at
+In: batches from the partition's reader. Out: one message at a time, in order, over a stream without a buffer, to whoever iterates. The
+body of
+`async with message` runs in the user's task, in a scope that ends with the lease; leaving it settles the message. At most `batch_size`
+are unsettled at
 once: that is the credit of the pool. A message that is never entered keeps its credit until its partition goes.
 """
 
@@ -53,9 +55,7 @@ class PulledDelivery:
         else:
             self._execution.began(self._message)
 
-    def leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    def leave(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
         """End the body and settle; True swallows the exception."""
         assert self._body is not None  # noqa: S101 -- by Message.__aexit__
         assert self._scope is not None  # noqa: S101
@@ -115,7 +115,7 @@ class PullWorker(Actor[Batch]):
             with owned.until_drain():
                 await execution.pool.enter()
                 delivery = PulledDelivery(self, one)
-                one._delivery = delivery  # noqa: SLF001 -- it is the worker that stands behind it
+                one.delivery = delivery
                 self._out.add(delivery)
                 try:
                     await self._offers.send(one)

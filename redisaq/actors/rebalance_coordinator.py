@@ -1,9 +1,11 @@
 """Keeps this member in its group, and its partitions what the group's document says. There is no leader: every member runs one of these.
 
-In: rings (the doorbell, the heartbeat's news), Ended from the partition supervisor, Leave, RaiseToken. Out: Acquire, Revoke, Lose to the partition supervisor. It is a pump: look
-(a heartbeat that brings the document), compute the next document with `core.membership`, try to set it, read its duties in what stands. Whoever loses the
-compare-and-set looks again. It wakes at the earliest of a ring, another member's expiry, its own deadline. Restarted after a broken connection it looks first: a
-commit whose answer was lost shows then.
+In: rings (the doorbell, the heartbeat's news), Ended from the partition supervisor, Leave, RaiseToken. Out: Acquire, Revoke, Lose to the
+partition supervisor. It is a pump: look
+(a heartbeat that brings the document), compute the next document with `core.membership`, try to set it, read its duties in what stands.
+Whoever loses the
+compare-and-set looks again. It wakes at the earliest of a ring, another member's expiry, its own deadline. Restarted after a broken
+connection it looks first: a commit whose answer was lost shows then.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ import anyio
 from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.execution import Surroundings
-from redisaq.actors.ref import ActorRef
 from redisaq.actors.member import Member
 from redisaq.actors.partition_owner import Ended
 from redisaq.actors.partition_supervisor import Acquire, Lose, Order, Revoke
+from redisaq.actors.ref import ActorRef
 from redisaq.actors.reply import Reply
 from redisaq.actors.restart import RestartPolicy
 from redisaq.brokers.base import Beat

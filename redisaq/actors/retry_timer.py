@@ -10,9 +10,9 @@ import math
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.ref import ActorRef
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.partition_workers import Batch
+from redisaq.actors.ref import ActorRef
 from redisaq.actors.ring import Ring
 from redisaq.environment import Environment
 

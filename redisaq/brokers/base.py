@@ -195,7 +195,7 @@ class Broker(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close every connection of this broker; calls under way raise ConnectionFailed. May be called from any task, in any order, twice."""
+        """Close every connection of this broker; calls under way raise ConnectionFailed. In any order, from any task, twice."""
         ...
 
     # -- topics ---------------------------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ class Broker(Protocol):
         ...
 
     async def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
-        """Set the delivery counts of pending entries (T5); False, and nothing done, if another token stands. Ids not pending are passed over."""
+        """Set the delivery counts of pending entries (T5), passing over ids that are not; False if another token stands."""
         ...
 
     async def settle(self, group: GroupName, acks: Sequence[Acks]) -> list[Settled]:
@@ -304,8 +304,8 @@ class Broker(Protocol):
     async def remake_group(self, group: GroupName, partition: int, last_id: bytes, *, start: bytes | None = None) -> None:
         """Make a lost group again (T6): after `last_id` if that entry is still in the stream, else from the beginning. Makes the stream.
 
-        With `start` (lower than `last_id`, which then is only the evidence that the stream is the same) it begins after that instead: what is in flight
-        is delivered once more, so that it is pending again.
+        With `start` (lower than `last_id`, which then is only the evidence that the stream is the same) it begins after that instead:
+        what is in flight is delivered once more, so that it is pending again.
         """
         ...
 

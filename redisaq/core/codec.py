@@ -1,7 +1,8 @@
 """Between a message and the fields of its stream entry.
 
 Fields are few, short and always in the same order, so that the server stores their names once a node: `i` message id, `d` payload,
-then only what is set: `k` key, `h` headers (JSON), `t` timeout in seconds, `c` time of creation in milliseconds. Whatever else an entry holds makes
+then only what is set: `k` key, `h` headers (JSON), `t` timeout in seconds, `c` time of creation in milliseconds. Whatever else an entry
+holds makes
 it foreign: it is reported, never guessed at.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -23,6 +24,7 @@ Deserializer = Callable[[bytes], Any]
 
 _encode_json = msgspec.json.Encoder().encode
 _headers_decoder = msgspec.json.Decoder(dict[str, str])
+_PLAIN = 4  # fields and values of a message with nothing but its id and its payload
 _KNOWN = frozenset((b"i", b"d", b"k", b"h", b"t", b"c"))
 
 
@@ -52,8 +54,8 @@ def key_of(payload: object, partition_key: str) -> str:
         PartitionKeyError: there is no such field, or it is None.
     """
     if isinstance(payload, Mapping):
-        value: Any = payload.get(partition_key)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        there = partition_key in payload
+        fields = cast("Mapping[str, object]", payload)
+        value, there = fields.get(partition_key), partition_key in fields
     else:
         value = getattr(payload, partition_key, None)
         there = hasattr(payload, partition_key)
@@ -65,9 +67,7 @@ def key_of(payload: object, partition_key: str) -> str:
     return str(value) if type(value) is int else serialize(value, None).decode()
 
 
-def extra_fields(
-    *, key: str | None, headers: Mapping[str, str] | None, timeout: float | None, created_ms: int = 0
-) -> list[bytes]:
+def extra_fields(*, key: str | None, headers: Mapping[str, str] | None, timeout: float | None, created_ms: int = 0) -> list[bytes]:
     """Return the fields after `i` and `d`.
 
     Raises:
@@ -98,7 +98,7 @@ class Unreadable(msgspec.Struct, frozen=True):
 class EntryDecoder(Generic[T]):
     """Turns the entries of one topic into messages."""
 
-    def __init__(self, topic: str, deserializer: Deserializer | None = None, payload_type: Any = None) -> None:
+    def __init__(self, topic: str, deserializer: Deserializer | None = None, payload_type: object = None) -> None:
         """Take how payloads are read: `deserializer` gets bytes; `payload_type` is what the result must be (msgspec's rules)."""
         self.topic = topic
         self._payload: Callable[[bytes], Any]
@@ -112,7 +112,7 @@ class EntryDecoder(Generic[T]):
 
     def decode(self, entry_id: bytes, fields: Sequence[bytes], partition: int, token: int) -> Message[T] | Unreadable:
         """Return the message, with attempt 1, or why there is none."""
-        if len(fields) == 4 and fields[0] == b"i" and fields[2] == b"d":  # nearly always
+        if len(fields) == _PLAIN and fields[0] == b"i" and fields[2] == b"d":  # nearly always
             extra: dict[bytes, bytes] | None = None
             msg_id, data = fields[1], fields[3]
         else:
@@ -123,32 +123,26 @@ class EntryDecoder(Generic[T]):
         try:
             payload = self._payload(data)
             if extra is None:
-                return Message(
-                    self.topic, payload, msg_id=msg_id.decode(), partition=partition, attempt=1, token=token, _entry=entry_id
-                )
-            return self._with_extra(entry_id, msg_id, payload, extra, partition, token)
+                return Message(self.topic, payload, msg_id=msg_id.decode(), partition=partition, attempt=1, token=token, entry=entry_id)
+            message: Message[T] = Message(
+                self.topic, payload, msg_id=msg_id.decode(), partition=partition, attempt=1, token=token, entry=entry_id
+            )
+            _add_extra(message, extra)
+            return message  # noqa: TRY300 -- as above
         except Exception as error:  # noqa: BLE001 -- the user's deserializer may raise anything: that is an unreadable entry, reported
             return Unreadable(entry_id, f"{type(error).__name__}: {error}")
 
-    def _with_extra(
-        self, entry_id: bytes, msg_id: bytes, payload: Any, extra: Mapping[bytes, bytes], partition: int, token: int
-    ) -> Message[T]:
-        key, timeout = extra.get(b"k"), None
-        if b"t" in extra:
-            timeout = float(extra[b"t"])
-            if not math.isfinite(timeout) or timeout <= 0:
-                reason = "its timeout is no positive number"
-                raise ValueError(reason)
-        return Message(
-            self.topic,
-            payload,
-            timeout=timeout,
-            key=None if key is None else key.decode(),
-            headers=_headers_decoder.decode(extra[b"h"]) if b"h" in extra else {},
-            msg_id=msg_id.decode(),
-            partition=partition,
-            attempt=1,
-            token=token,
-            _entry=entry_id,
-            _created_ms=int(extra.get(b"c", 0)),
-        )
+
+def _add_extra(message: Message[Any], extra: Mapping[bytes, bytes]) -> None:
+    """Add what is seldom set; ValueError (msgspec's, too) if it cannot be read."""
+    if b"k" in extra:
+        message.key = extra[b"k"].decode()
+    if b"h" in extra:
+        message.headers = _headers_decoder.decode(extra[b"h"])
+    if b"t" in extra:
+        message.timeout = float(extra[b"t"])
+        if not math.isfinite(message.timeout) or message.timeout <= 0:
+            reason = "its timeout is no positive number"
+            raise ValueError(reason)
+    if b"c" in extra:
+        message.created_ms = int(extra[b"c"])

@@ -1,8 +1,9 @@
 """Wires the actors of one consumer, starts them in order, and ends them in order.
 
-The whole tree runs in a child task of the task that called `process()`, under a shield: whatever cancels the caller (a scope of the user's nursery, or one or more native
-`Task.cancel()`) reaches a second child, the sentinel, which turns it into an urgent Leave. So both ways to end are one: give the partitions back, leave, close; the urgent
-one gives handlers no time, and is bounded.
+The whole tree runs in a child task of the task that called `process()`, under a shield: whatever cancels the caller (a scope of the
+user's nursery, or one or more native
+`Task.cancel()`) reaches a second child, the sentinel, which turns it into an urgent Leave. So both ways to end are one: give the
+partitions back, leave, close; the urgent one gives handlers no time, and is bounded.
 """
 
 from __future__ import annotations
@@ -216,9 +217,7 @@ class ConsumerRuntime:
         if plan.mode == "pull":
             return PullWorker(execution, plan.offers)
         if plan.mode == "batch":
-            return BatchWorker(
-                execution, self.around.environment, size=plan.batch_size, wait=plan.batch_wait, unlimited=unlimited
-            )
+            return BatchWorker(execution, self.around.environment, size=plan.batch_size, wait=plan.batch_wait, unlimited=unlimited)
         if settings.ordering == "partition":
             return SerialWorker(execution, unlimited=unlimited)
         return LaneWorkers(execution, settings.ordering)

@@ -19,11 +19,13 @@ T = TypeVar("T")
 class Messages(Generic[T]):
     """`async with consumer.messages() as messages: async for message in messages: async with message: ...`.
 
-    The consumer runs while the block does. Leaving it gives the partitions back and leaves the group; messages that were handed out and not settled go to the
-    next owner. When the block is cancelled, so is all of that but the settling of what is done.
+    The consumer runs while the block does. Leaving it gives the partitions back and leaves the group; messages that were handed out and
+    not settled go to the next owner. When the block is cancelled, so is all of that but the settling of what is done.
     """
 
-    def __init__(self, run: Callable[[MemoryObjectSendStream[Message[T]], TaskStatus[None]], Awaitable[None]], stop: Callable[[], None]) -> None:
+    def __init__(
+        self, run: Callable[[MemoryObjectSendStream[Message[T]], TaskStatus[None]], Awaitable[None]], stop: Callable[[], None]
+    ) -> None:
         """Take what runs the consumer, and what ends it."""
         self._run = run
         self._stop = stop
@@ -75,7 +77,7 @@ class Messages(Generic[T]):
                 message = await self._offers.receive()
             except anyio.EndOfStream:
                 raise StopAsyncIteration from None
-            delivery = message._delivery  # noqa: SLF001
+            delivery = message.delivery
             assert isinstance(delivery, PulledDelivery)  # noqa: S101
             if delivery.take():
                 return message

@@ -115,7 +115,7 @@ async def test_any_kind_of_handler(url: str) -> None:
 
     handlers: list[Any] = [
         plain,
-        lambda message: notebook.handle(message),  # returns an awaitable, which is awaited
+        lambda message: notebook.handle(message),  # noqa: PLW0108 -- a plain function that returns an awaitable is the point
         functools.partial(with_more, 1),
         functools.partial(plain),
         _Callable(notebook),

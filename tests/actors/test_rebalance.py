@@ -1,4 +1,4 @@
-"""Members come and go: partitions move without stopping the others, one owner at a time, and what was only prefetched counts for nothing."""
+"""Members come and go: partitions move without stopping the others, one owner at a time; prefetching counts for nothing."""
 
 from __future__ import annotations
 

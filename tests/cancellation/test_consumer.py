@@ -1,11 +1,11 @@
-"""The user's nursery is cancelled while 100 handlers run: what is finished is settled once, the rest is the next consumer's, nothing is left behind."""
+"""The user's nursery is cancelled while 100 handlers run: what is finished is settled once, the rest goes to the next consumer."""
 
 from __future__ import annotations
 
 import gc
-import os
 import random
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -31,9 +31,9 @@ def url(request: pytest.FixtureRequest, namespace: str) -> str:
 def sockets() -> int:
     """Return how many sockets this process has open."""
     count = 0
-    for name in os.listdir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         try:
-            count += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
+            count += str(entry.readlink()).startswith("socket:")
         except OSError:
             continue  # the directory's own
     return count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import anyio
 import msgspec
@@ -54,7 +54,7 @@ class Crew:
         """Start a member."""
         order = msgspec.structs.replace(self.base, name=name, backend=backend, **more)
         command = [sys.executable, "-m", "tests.chaos.member", msgspec.json.encode(order).decode()]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=os.getcwd())
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path.cwd())
         member = self.members[name] = MemberProcess(order, process)
         member.reader = threading.Thread(target=member.read, daemon=True)
         member.reader.start()

@@ -1,7 +1,7 @@
 """One member of a group as a process of its own: `python -m tests.chaos.member '{"backend": …}'`.
 
-It writes a line of JSON to its standard output for whatever its handlers do: when (CLOCK_MONOTONIC, the same for all processes), what, where, under which token.
-SIGTERM drains it.
+It writes a line of JSON to its standard output for whatever its handlers do: when (CLOCK_MONOTONIC, the same for all processes), what,
+where, under which token. SIGTERM drains it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -26,12 +26,12 @@ class Order(msgspec.Struct, kw_only=True):
     url: str
     topic: str
     namespace: str
-    backend: str = "asyncio"
+    backend: Literal["asyncio", "uvloop", "trio"] = "asyncio"
     interval: float = 0.5
     ttl: float = 2.0
     step: float = 0.01
     steps: int = 3
-    ordering: str = "partition"
+    ordering: Literal["partition", "key", "none"] = "partition"
 
 
 class Line(msgspec.Struct, kw_only=True):
@@ -81,10 +81,10 @@ def main() -> None:
         namespace=order.namespace,
         heartbeat_interval=order.interval,
         heartbeat_ttl=order.ttl,
-        ordering=order.ordering,  # type: ignore[typeddict-item]
+        ordering=order.ordering,
         on_event=functools.partial(note, order=order),
     )
-    redisaq.run(consumer.process, functools.partial(handle, order=order), backend=order.backend)  # type: ignore[arg-type]
+    redisaq.run(consumer.process, functools.partial(handle, order=order), backend=order.backend)
 
 
 if __name__ == "__main__":

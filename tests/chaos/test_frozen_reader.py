@@ -1,4 +1,4 @@
-"""A predecessor that is frozen while its read is under way must not get the next entry: T4 ends what waits in the server, T3 what comes late."""
+"""A predecessor frozen while it reads must not get the next entry: T4 ends what waits in the server, T3 what comes late."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from redisaq import Consumer, Message, Producer, events
 from redisaq.errors import ConnectionFailed, SerializationError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.server_fixtures import ServerPool
     from tests.servers import Server
@@ -197,7 +197,8 @@ def commands(server: Server) -> int:
 async def test_a_custom_serializer_may_return_str_or_bytes(url: str, namespace: str) -> None:
     import msgspec
 
-    for number, serializer in enumerate((lambda data: msgspec.msgpack.encode(data), lambda data: repr(data["n"]))):
+    serializers: list[Callable[[Any], str | bytes]] = [msgspec.msgpack.encode, lambda data: repr(data["n"])]
+    for number, serializer in enumerate(serializers):
         topic = f"jobs{number}"
         async with Producer(topic, url, namespace=namespace, serializer=serializer) as producer:
             await producer.enqueue({"n": 7})
