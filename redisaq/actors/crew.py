@@ -54,7 +54,6 @@ class Crew:
 
     def fail(self, errors: list[BaseException]) -> None:
         """Let these errors leave the supervisor."""
-        self.leaving = True
         self._fail(errors)
 
     def changed(self) -> None:

@@ -44,7 +44,7 @@ class Mailbox(Generic[M]):
         self.leftover = 0
         self._taken = 0
         self._lost = 0
-        self._waiting = 0
+        self._reading = False
         self._send: MemoryObjectSendStream[M] | None = None
         self._take: MemoryObjectReceiveStream[M] | None = None
         self._arrival: anyio.Event | None = None
@@ -76,6 +76,7 @@ class Mailbox(Generic[M]):
             anyio.EndOfStream: the mailbox is closed and empty.
         """
         self.hand = ()
+        self._reading = True
         await checkpoint()
         while True:
             try:
@@ -98,6 +99,7 @@ class Mailbox(Generic[M]):
             message = self._stream().receive_nowait()
         except anyio.WouldBlock:
             self.busy_since = None
+            self._reading = False
             raise
         self._hold((message,))
         return message
@@ -139,11 +141,7 @@ class Mailbox(Generic[M]):
         if self._arrival is None:
             self._arrival = anyio.Event()
         self.busy_since = None
-        self._waiting += 1
-        try:
-            await self._arrival.wait()
-        finally:
-            self._waiting -= 1
+        await self._arrival.wait()
 
     def _hold(self, messages: Sequence[M]) -> None:
         self.hand = messages
@@ -164,6 +162,7 @@ class Mailbox(Generic[M]):
         """Put a message in, waiting for room; see `ActorRef.tell`."""
         while self._send is None:
             if self._closed:
+                await checkpoint()  # as where it is open: whoever is being cancelled learns that first
                 raise self.stopped()
             if self._opening is None:
                 self._opening = anyio.Event()
@@ -212,8 +211,8 @@ class Mailbox(Generic[M]):
 
     @property
     def in_use(self) -> bool:
-        """True if the actor waits for a message, has one in hand, or one waits: so closing leads to an end by itself."""
-        return bool(self._waiting or self.hand or self.depth)
+        """True if the actor waits for a message, has one in hand, or one waits for it: it will see that the mailbox is closed."""
+        return bool(self._reading or self.hand or self.depth)
 
     @property
     def opened(self) -> bool:
@@ -239,6 +238,7 @@ class Mailbox(Generic[M]):
 
     def fail_taken(self, reason: str) -> None:
         """The actor starts anew and knows no more what it had taken: let nobody wait for that."""
+        self._reading = False
         for asked in self._asked.values():
             if asked.taken:
                 asked.reply.fail(self.stopped(reason))

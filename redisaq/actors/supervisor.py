@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from redisaq.actors.actor import Actor, AnyActor
 from redisaq.actors.crew import Crew, Strategy
@@ -64,12 +65,15 @@ class Supervisor:
         Where that fails, the actor's policy decides whether it is tried again. Cancelling this cancels the actor.
 
         Raises:
-            ActorStopped: the actor was stopped before it came up.
+            ActorStopped: the supervisor is being stopped, or the actor was stopped before it came up.
             RestartsExceeded: `on_start` failed more often than the policy allows.
-            RuntimeError: the supervisor's block has not begun or is over, or the actor has been started before.
+            RuntimeError: the supervisor's block has not begun, or is over; or the actor has been started before.
             SettingsError: another actor here has that name.
             Exception: what `on_start` raised and the policy does not name. The supervisor goes on without the actor.
         """
+        if self._status == "stopping":
+            await checkpoint()  # whoever is being cancelled together with the supervisor learns that, and not this
+            raise ActorStopped(self.path, "is being stopped and starts no more actors")
         if self._status != "running":
             raise RuntimeError(f"supervisor {self.path} is not running: actors are started inside its block")
         life = self._take_in(actor)
@@ -148,8 +152,7 @@ class Supervisor:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
         """End the block: stop the actors, raise what they failed of."""
-        if self._status == "running":
-            self._status = "stopping"
+        self._begin_to_stop()
         if error is None:
             self._leave.set()
         caught: bool | None = None
@@ -177,9 +180,13 @@ class Supervisor:
             return False
         raise interruption
 
-    def _fail(self, errors: list[BaseException]) -> None:
+    def _begin_to_stop(self) -> None:
+        self._crew.leaving = True
         if self._status == "running":
             self._status = "stopping"
+
+    def _fail(self, errors: list[BaseException]) -> None:
+        self._begin_to_stop()
         self._errors += errors
         self._group.cancel_scope.cancel()
 
@@ -188,13 +195,10 @@ class Supervisor:
         crew = self._crew
         try:
             await self._leave.wait()
-            crew.leaving = True
             while living := crew.living:
                 await living[-1].stop(crew.stop_timeout)
         finally:
-            crew.leaving = True
-            if self._status == "running":
-                self._status = "stopping"
+            self._begin_to_stop()
             try:
                 with anyio.CancelScope(shield=True):
                     for life in reversed(crew.living):

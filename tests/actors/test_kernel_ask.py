@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from redisaq.actors import Actor, ActorRef, ActorStopped, Reply, RestartPolicy, Supervisor
+from tests.actors.kernel import until
 
 pytestmark = pytest.mark.anyio
 
@@ -111,7 +112,7 @@ async def test_no_answer_in_time() -> None:
             replies.append(reply)
             return Block(reply)
 
-        with pytest.raises(TimeoutError, match="supervisor/oracle did not answer within 0.01 s"):
+        with pytest.raises(TimeoutError, match=r"supervisor/oracle did not answer within 0\.01 s"):
             await ref.ask(make, timeout=0.01)
         assert not replies[0].wanted
         assert not replies[0].set(None), "nobody gets it any more"
@@ -127,7 +128,8 @@ async def test_the_askers_own_scope_wins() -> None:
 
 async def test_a_later_answer() -> None:
     async with Supervisor() as supervisor:
-        ref = await supervisor.start(Oracle())
+        actor = Oracle()
+        ref = await supervisor.start(actor)
         answers: list[str] = []
 
         async def ask() -> None:
@@ -135,7 +137,7 @@ async def test_a_later_answer() -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
-            await anyio.wait_all_tasks_blocked()
+            await until(lambda: actor.later)
             assert await ref.ask(Double, timeout=5) == 42
         assert answers == ["now"]
 
@@ -163,9 +165,6 @@ async def test_an_error_that_nobody_forgives_leaves_the_supervisor_as_well() -> 
             except ValueError as raised:
                 seen.append(raised)
                 raise
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await anyio.wait_all_tasks_blocked()
     assert caught.value is error
     assert all(one is error for one in seen)
 
@@ -236,16 +235,15 @@ async def test_a_restart_fails_what_was_taken_and_keeps_what_waits() -> None:
                 await ref.ask(lambda reply: Fail(reply, KeyError("x")), timeout=None)
 
         async def double() -> None:
-            outcomes.append(await ref.ask(Double, timeout=None))
+            answer = await ref.ask(Double, timeout=None)
+            outcomes.append(answer)
 
         async with anyio.create_task_group() as tasks:
-            actor.later.clear()
             tasks.start_soon(later)
-            await anyio.wait_all_tasks_blocked()
-            assert len(actor.later) == 1
+            await until(lambda: actor.later)
             actor.later.clear()  # forgotten: nobody but the kernel can answer it now
             tasks.start_soon(fail)
-            await anyio.wait_all_tasks_blocked()
+            await until(lambda: actor.lost)
             tasks.start_soon(double)
     assert sorted(outcomes, key=str) == [42, "actor supervisor/oracle restarted"]
 
@@ -266,7 +264,7 @@ async def test_an_actor_cannot_ask_itself() -> None:
         async def receive(self, message: Double) -> None:
             await self.ref.ask(Double, timeout=5)
 
-    with pytest.raises(RuntimeError, match="supervisor/narcissus asks itself"):
+    with pytest.raises(RuntimeError, match="supervisor/narcissus asks itself"):  # noqa: PT012 -- it is the block that raises
         async with Supervisor() as supervisor:
             ref = await supervisor.start(Narcissus())
             await ref.ask(Double, timeout=5)

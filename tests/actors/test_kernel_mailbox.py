@@ -8,6 +8,7 @@ from anyio.lowlevel import checkpoint
 
 from redisaq.actors import Actor, ActorStopped, Mailbox, Supervisor
 from redisaq.errors import SettingsError
+from tests.actors.kernel import until
 
 pytestmark = pytest.mark.anyio
 
@@ -25,11 +26,6 @@ class Gated(Actor[int]):
         self.seen.append(message)
 
 
-async def until_busy(actor: Actor[int]) -> None:
-    while not actor.mailbox.hand:
-        await checkpoint()
-
-
 @pytest.mark.parametrize("capacity", [0, -1])
 async def test_capacity_is_at_least_one(capacity: int) -> None:
     with pytest.raises(SettingsError, match="capacity"):
@@ -41,7 +37,7 @@ async def test_tell_waits_for_room() -> None:
     async with Supervisor() as supervisor:
         ref = await supervisor.start(actor)
         await ref.tell(0)
-        await until_busy(actor)
+        await until(lambda: actor.mailbox.hand)
         ref.tell_nowait(1)
         ref.tell_nowait(2)
         assert actor.mailbox.depth == 2
@@ -108,7 +104,7 @@ async def test_a_cancelled_receive_takes_nothing() -> None:
     async with Supervisor() as supervisor:
         ref = await supervisor.start(actor)
         for number in range(50):
-            await anyio.wait_all_tasks_blocked()
+            await until(lambda: actor.mailbox._arrival)
             assert actor.scope is not None
             if number % 2:
                 ref.tell_nowait(number)
@@ -121,6 +117,10 @@ async def test_a_cancelled_receive_takes_nothing() -> None:
 
 async def test_receive_nowait_and_many() -> None:
     class Reader(Actor[int]):
+        def __init__(self) -> None:
+            super().__init__()
+            self.empty, self.go, self.done = anyio.Event(), anyio.Event(), anyio.Event()
+
         async def run(self) -> None:
             with pytest.raises(anyio.WouldBlock):
                 self.mailbox.receive_nowait()
@@ -139,7 +139,6 @@ async def test_receive_nowait_and_many() -> None:
             self.done.set()
 
     actor = Reader()
-    actor.empty, actor.go, actor.done = anyio.Event(), anyio.Event(), anyio.Event()
     async with Supervisor() as supervisor:
         ref = await supervisor.start(actor)
         await actor.empty.wait()
@@ -182,7 +181,6 @@ async def test_tell_before_the_start_waits_for_it() -> None:
         await anyio.wait_all_tasks_blocked()
         await supervisor.start(actor)
         actor.gate.release()
-        await until_busy(actor)
     assert actor.seen == [7]
 
 
@@ -192,7 +190,7 @@ async def test_a_stopped_actor_says_so() -> None:
         ref = await supervisor.start(actor)
         for number in range(3):
             await ref.tell(number)
-        await until_busy(actor)
+        await until(lambda: actor.mailbox.hand)
         ref.tell_nowait(3)
         blocked: list[ActorStopped] = []
 
