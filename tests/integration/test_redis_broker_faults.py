@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from redisaq.brokers.base import GroupName, Reader
@@ -16,7 +17,7 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.core.document import Document
 from redisaq.errors import ConnectionFailed, LeaseLostError
 from redisaq.link import Link, parse_address
-from tests.link_proxy import Proxy
+from tests.link_proxy import DRIBBLE, Proxy
 from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -211,3 +212,35 @@ async def test_a_restart_without_data(breakable_server: Server, namespace: str) 
     assert await broker.fence(GROUP, 0, TOKEN, [reader.mark])
     assert not await broker.release(GROUP, 0, TOKEN)
     await broker.close()
+
+
+async def test_cancelling_leaves_no_connection(breakable_server: Server, namespace: str) -> None:
+    """Cancelled anywhere in opening a reader: the connection is gone with it, and the broker goes on."""
+    with Proxy(breakable_server.port, chunks=DRIBBLE) as proxy:
+        broker = RedisBroker(Link(parse_address(proxy.url)), namespace)
+        await broker.make_topic("orders", 1)
+        await broker.make_groups(GROUP, [0], latest=False)
+        await own(broker, TOKEN, "A")
+        opened = 1
+
+        async def open_one() -> None:
+            nonlocal opened
+            await broker.open_reader(GROUP, 0, TOKEN, "A")
+            opened += 1
+
+        for checkpoints in range(0, 120, 3):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(open_one)
+                for _ in range(checkpoints):
+                    await anyio.lowlevel.checkpoint()
+                tasks.cancel_scope.cancel()
+            assert await broker.topics() == ["orders"]
+
+        def connections() -> int:
+            clients: bytes = breakable_server.command("CLIENT", "LIST")
+            return clients.count(b"name=redisaq ") - 1  # without the shared one
+
+        with anyio.fail_after(5):
+            while connections() != opened:
+                await anyio.sleep(0.002)
+        await broker.close()
