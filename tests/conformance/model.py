@@ -203,5 +203,5 @@ class _Placed:
         self.partition = partition
         self.mark = reader.mark
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 -- whatever the reader has
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._reader, name)

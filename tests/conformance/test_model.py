@@ -5,6 +5,7 @@ The memory broker is held against a real server. What differs by nature (ids, ve
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,9 @@ from redisaq.brokers.base import GroupName
 from tests.conformance.model import Side
 from tests.conformance.worlds import MemoryWorld, RedisWorld
 from tests.server_fixtures import ServerPool
+
+EXAMPLES = int(os.environ.get("REDISAQ_MODEL_EXAMPLES", "15"))
+"""Sequences per server and event loop; some thousands take minutes (then give pytest `-o faulthandler_timeout=0`)."""
 
 Operation = tuple[str, int, Mapping[str, Any]]
 
@@ -109,7 +113,7 @@ async def compare(one: Side, other: Side, steps: list[Operation]) -> None:
 
 
 @given(steps=st.lists(operations, min_size=20, max_size=60))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @pytest.mark.parametrize("kind", ["valkey9", "redis8", "redis7"])
 def test_memory_answers_as_a_server_does(
     anyio_backend: tuple[str, dict[str, Any]], server_pool: ServerPool, kind: str, steps: list[Operation]

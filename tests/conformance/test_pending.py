@@ -45,12 +45,11 @@ async def test_ten_thousand_in_order(a: Broker, b: Broker, group: GroupName, own
     await a.append(group.topic, [(0, [b"i", b"%d" % number]) for number in range(total)], maxlen=None, approximate=False)
     await deliver(a, group, 0, owned, "A", count=total)
     await b.install(group, 0, owned + 1, "B", foreign=True)
-    for count in (1000, 3000):
-        found = await pages(b, group, owned + 1, count)
-        assert max(len(page.entries) for page in found) <= count
-        entries = [entry for page in found for entry in page.entries]
-        assert values(entries) == [b"%d" % number for number in range(total)]
-        assert {entry.deliveries for entry in entries} == {1}
+    found = await pages(b, group, owned + 1, 1000)
+    assert [len(page.entries) for page in found] == [1000] * 10
+    assert values([entry for page in found for entry in page.entries]) == [b"%d" % number for number in range(total)]
+    again = await b.claim(group, 0, owned + 1, after=b"", count=1000)
+    assert {entry.deliveries for page in (*found, again) for entry in page.entries} == {1}
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(2, [2, 2]), (2, [2, 2, 1]), (3, [3]), (4, [3])])
@@ -185,8 +184,9 @@ async def test_settle_nothing(a: Broker, group: GroupName, owned: int) -> None:
 
 
 async def test_settle_very_many(a: Broker, group: GroupName, owned: int) -> None:
-    await a.append(group.topic, [(0, [b"i", b"1"])] * 20_000, maxlen=None, approximate=False)
-    delivered = await deliver(a, group, 0, owned, "A", count=20_000)
+    """More than a Lua script can unpack at once."""
+    await a.append(group.topic, [(0, [b"i", b"1"])] * 9_000, maxlen=None, approximate=False)
+    delivered = await deliver(a, group, 0, owned, "A", count=9_000)
     assert await a.settle(group, [Acks(0, owned, delivered)]) == [Settled(done=True, token=owned)]
     assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=0, unreadable=0)
 

@@ -1,0 +1,274 @@
+"""What is the memory broker's own: event loops, time, cancellation, and what tests may do to its store."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from redisaq.brokers.base import GroupName, RawEntry
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.core.document import Document
+from redisaq.environment import Environment, use_environment
+from redisaq.errors import ConnectionFailed
+from tests.conformance.steps import append, ids, pending, values
+from tests.conftest import Backend
+
+pytestmark = pytest.mark.anyio
+
+GROUP = GroupName("orders", "billing")
+
+
+def run_in_new_loop(backend: Backend, main: Callable[[], Awaitable[Any]]) -> Any:
+    name, options = backend
+    return anyio.run(main, backend=name, backend_options=options)
+
+
+def test_another_event_loop_sees_nothing(anyio_backend: Backend) -> None:
+    broker = MemoryBroker("shared", "ns")
+
+    async def first() -> None:
+        await broker.connect()
+        await broker.make_topic("orders", 1)
+        assert await MemoryBroker("shared", "ns").topics() == ["orders"]
+
+    async def second() -> None:
+        assert await broker.topics() == [], "though the broker was not closed"
+        await broker.make_topic("other", 1)
+        await broker.close()
+
+    run_in_new_loop(anyio_backend, first)
+    run_in_new_loop(anyio_backend, second)
+
+
+async def test_names_and_namespaces_are_apart() -> None:
+    await MemoryBroker("one", "ns").make_topic("orders", 1)
+    assert await MemoryBroker("one", "ns").topics() == ["orders"]
+    assert await MemoryBroker("two", "ns").topics() == []
+    assert await MemoryBroker("one", "other").topics() == []
+
+
+@dataclass
+class Clock:
+    """A wall clock that is moved by hand."""
+
+    now: float = 1_700_000_000.25
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def virtual(clock: Clock) -> Iterator[Environment]:
+    """An environment in which nothing is left to chance, of this context."""
+    with use_environment(Environment(wall_clock=clock, random=random.Random(7))) as environment:
+        yield environment
+
+
+async def test_time_is_the_environments(namespace: str, clock: Clock, virtual: Environment) -> None:
+    """In microseconds, exactly; expiry comes with the microsecond, not after it."""
+    broker = MemoryBroker("time", namespace, virtual)
+    await broker.commit(GROUP, "A", 0.5, known_version="", document=Document(), joins=True)
+    beat = await broker.heartbeat(GROUP, "B", 1, "")
+    assert (beat.now, beat.next_expiry) == (1_700_000_000_250_000, 1_700_000_000_750_000)
+    clock.now += 0.499_999
+    assert (await broker.heartbeat(GROUP, "B", 1, "")).expired == ()
+    clock.now = 1_700_000_000.75
+    assert (await broker.heartbeat(GROUP, "B", 1, "")).expired == ("A",)
+
+
+async def test_time_never_goes_back(namespace: str, clock: Clock, virtual: Environment) -> None:
+    broker = MemoryBroker("time", namespace, virtual)
+    before = (await broker.heartbeat(GROUP, "A", 1, "")).now
+    clock.now -= 100
+    assert (await broker.heartbeat(GROUP, "A", 1, "")).now == before
+
+
+async def test_ids_grow_while_time_stands_still(namespace: str, clock: Clock, virtual: Environment) -> None:
+    broker = MemoryBroker("time", namespace, virtual)
+    await broker.make_topic("orders", 1)
+    assert await append(broker, "orders", 0, b"1", b"2") == [b"1700000000250-0", b"1700000000250-1"]
+    clock.now -= 100
+    assert await append(broker, "orders", 0, b"3") == [b"1700000000250-2"]
+    clock.now += 200
+    assert await append(broker, "orders", 0, b"4") == [b"1700000100250-0"]
+
+
+async def test_the_contexts_environment_is_taken_at_first_use(namespace: str, clock: Clock) -> None:
+    broker = MemoryBroker("time", namespace)
+    with use_environment(Environment(wall_clock=clock)):
+        assert (await broker.heartbeat(GROUP, "A", 1, "")).now == 1_700_000_000_250_000
+
+
+def test_one_seed_gives_one_history(anyio_backend: Backend) -> None:
+    async def main() -> list[object]:
+        with use_environment(Environment(wall_clock=Clock(), random=random.Random(11))):
+            broker = MemoryBroker("seeded", "ns")
+            version = await broker.commit(GROUP, "A", 1, known_version="", document=Document(), joins=True)
+            await broker.install(GROUP, 0, 1, "A", foreign=False)
+            return [version, (await broker.open_reader(GROUP, 0, 1, "A")).mark, await broker.heartbeat(GROUP, "A", 1, "")]
+
+    assert run_in_new_loop(anyio_backend, main) == run_in_new_loop(anyio_backend, main)
+
+
+async def test_a_cancelled_operation_is_not_done(namespace: str) -> None:
+    """Its step comes after its checkpoint."""
+    broker = MemoryBroker("cancel", namespace)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await broker.make_topic("orders", 1)
+    assert scope.cancelled_caught
+    assert await broker.topics() == []
+
+
+async def test_every_operation_has_its_checkpoint(namespace: str) -> None:
+    """Else nothing would interleave, and no test would find what interleaving breaks."""
+    broker = MemoryBroker("fair", namespace)
+    await broker.install(GROUP, 0, 1, "A", foreign=False)
+    reader = await broker.open_reader(GROUP, 0, 1, "A")
+    doorbell = await broker.listen(GROUP)
+    await broker.make_topic(GROUP.topic, 1)
+    operations: list[Callable[[], Awaitable[object]]] = [
+        broker.connect,
+        broker.topics,
+        lambda: broker.topic("orders"),
+        lambda: broker.make_topic("orders", 2),
+        lambda: broker.grow_topic("orders", 3),
+        lambda: broker.append("orders", [(0, [b"i", b"1"])], maxlen=None, approximate=True),
+        lambda: broker.make_groups(GROUP, [0], latest=False),
+        lambda: broker.heartbeat(GROUP, "A", 1, ""),
+        lambda: broker.commit(GROUP, "A", 1, known_version="", document=Document(), joins=True),
+        lambda: broker.listen(GROUP),
+        lambda: broker.install(GROUP, 0, 1, "A", foreign=False),
+        lambda: broker.fence(GROUP, 0, 1, []),
+        lambda: broker.open_reader(GROUP, 0, 1, "A"),
+        lambda: broker.claim(GROUP, 0, 1, after=b"", count=1),
+        lambda: broker.set_deliveries(GROUP, 0, 1, {}),
+        lambda: broker.settle(GROUP, []),
+        lambda: broker.mark_unreadable(GROUP, 0, 1, 0),
+        lambda: broker.remaining(GROUP, [0]),
+        lambda: broker.remake_group(GROUP, 0, b""),
+        lambda: broker.release(GROUP, 0, 1),
+        lambda: reader.read(1, 0),
+        reader.close,
+        doorbell.wait,
+        doorbell.close,
+        broker.close,
+    ]
+    for operation in operations:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await operation()
+        assert scope.cancelled_caught
+
+
+async def test_a_restart_breaks_connections_and_keeps_data(namespace: str) -> None:
+    broker = MemoryBroker("restart", namespace)
+    await broker.make_topic("orders", 1)
+    await broker.make_groups(GROUP, [0], latest=False)
+    await broker.install(GROUP, 0, 1, "A", foreign=False)
+    reader = await broker.open_reader(GROUP, 0, 1, "A")
+    broker.store.restart()
+    with pytest.raises(ConnectionFailed):
+        await reader.read(1, 0)
+    again = await broker.open_reader(GROUP, 0, 1, "A")
+    assert again.mark.client_id == reader.mark.client_id, "ids begin again with the server"
+    assert again.mark.run_id != reader.mark.run_id
+    assert await broker.fence(GROUP, 0, 1, [reader.mark])
+    await append(broker, "orders", 0, b"1")
+    assert len(await again.read(1, 0)) == 1, "the one with the old run_id was meant, not this one"
+
+
+async def test_a_restart_breaks_operations_under_way(namespace: str) -> None:
+    broker = MemoryBroker("restart", namespace)
+    caught: list[ConnectionFailed] = []
+
+    async def call() -> None:
+        while not caught:
+            try:
+                await broker.topics()
+            except ConnectionFailed as error:
+                caught.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        while not caught:
+            broker.store.restart()
+            await anyio.lowlevel.checkpoint()
+    assert caught[0].maybe_executed
+    assert await broker.topics() == [], "the next call goes to the server as it is now"
+
+
+async def test_a_read_of_a_client_that_stands_still_ends_by_itself(namespace: str, clock: Clock, virtual: Environment) -> None:
+    """T4: the server ends a blocked read in time, whether or not the client has noticed; then it delivers nothing to it any more."""
+    broker = MemoryBroker("still", namespace, virtual)
+    await broker.make_groups(GROUP, [0], latest=False)
+    await broker.install(GROUP, 0, 1, "A", foreign=False)
+    reader = await broker.open_reader(GROUP, 0, 1, "A")
+    found: list[RawEntry] = []
+
+    async def read() -> None:
+        found.extend(await reader.read(10, 0.2))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        while not broker.store.blocked_reads:
+            await anyio.lowlevel.checkpoint()
+        clock.now += 0.2  # the server's; the client's timer is still to fire
+        sent = await append(broker, "orders", 0, b"1")
+        assert await pending(broker, GROUP, 0, 1) == {}
+    assert found == []
+    assert ids(await reader.read(10, 0)) == sent
+
+
+async def test_an_entry_given_to_a_client_that_stands_still_is_pending(namespace: str) -> None:
+    """T3: the danger itself. The read was answered, and its client may never look."""
+    broker = MemoryBroker("still", namespace)
+    await broker.make_groups(GROUP, [0], latest=False)
+    await broker.install(GROUP, 0, 1, "A", foreign=False)
+    reader = await broker.open_reader(GROUP, 0, 1, "A")
+    scope = anyio.CancelScope()
+    found: list[RawEntry] = []
+
+    async def read() -> None:
+        with scope:
+            found.extend(await reader.read(10, 60))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        while not broker.store.blocked_reads:
+            await anyio.lowlevel.checkpoint()
+        scope.cancel()
+        sent = broker.store.append("orders", [(0, [b"i", b"1"])], None)  # before the reader's task runs
+    assert await pending(broker, GROUP, 0, 1) == dict.fromkeys(sent, 1)
+    assert found == []
+    assert values(reader.take_leftover()) == [b"1"]
+
+
+async def test_reads_are_served_in_the_order_in_which_they_came(namespace: str) -> None:
+    broker = MemoryBroker("fifo", namespace)
+    await broker.make_groups(GROUP, [0], latest=False)
+    await broker.install(GROUP, 0, 1, "A", foreign=False)
+    found: dict[int, list[bytes]] = {}
+
+    async def read(number: int) -> None:
+        reader = await broker.open_reader(GROUP, 0, 1, "A")
+        found[number] = values(await reader.read(1, 60))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(read, number)
+            while broker.store.blocked_reads <= number:
+                await anyio.lowlevel.checkpoint()
+        await append(broker, "orders", 0, b"0", b"1", b"2")
+    assert found == {0: [b"0"], 1: [b"1"], 2: [b"2"]}
