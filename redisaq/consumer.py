@@ -225,7 +225,7 @@ class Consumer(Generic[T]):
             ended.set()
 
     def _new_runtime(self, plan: Plan) -> ConsumerRuntime:
-        options, environment = self._settings, current_environment()
+        options, environment = self._settings, current_environment().bound()
         bulletin = Bulletin(self.topic, self.group_name, options.on_event, self._logger)
         concurrency = options.batch_size if plan.mode == "pull" else options.concurrency
         around = Surroundings(GroupName(self.topic, self.group_name), self._broker, environment, bulletin, HandlerPool(concurrency))

@@ -11,10 +11,11 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 T = TypeVar("T")
@@ -49,6 +50,21 @@ class Environment:
     random: random.Random = field(default_factory=random.SystemRandom)
     run_plain: PlainRunner = _run_in_thread
     inline: bool = False
+
+    def bound(self) -> Environment:
+        """Return this environment with a clock of the running event loop that is cheap to read: it is read for each message.
+
+        `anyio.current_time` looks the loop up anew each time, which costs more than most handlers' bookkeeping. A loop's own clock is the
+        same one, virtual or
+        not; but uvloop's stands still within one round of the loop, and a process that was paused must see that time has passed.
+        """
+        if self.clock is not anyio.current_time:
+            return self
+        loop = anyio.lowlevel.current_token().native_token
+        own: Callable[[], float] | None = getattr(loop, "time", None)
+        if own is None:  # trio
+            return self
+        return replace(self, clock=time.monotonic if type(loop).__module__.startswith("uvloop") else own)
 
     def new_id(self) -> str:
         """Return 16 characters that no other call returns: 80 random bits, in lower-case base 32."""

@@ -126,7 +126,7 @@ class Producer:
                 self._connecting = None
 
     async def _open(self) -> None:
-        self._environment = current_environment()
+        self._environment = current_environment().bound()
         if not self._id_prefix:
             self._id_prefix = self._environment.new_id()
             # At random: of many producers that send one message each, not all are to fill partition 0.
