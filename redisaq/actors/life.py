@@ -114,6 +114,8 @@ class Life:
     async def stop(self, timeout: float) -> None:
         """Close its mailbox, let it finish what is in there for at most `timeout` seconds, cancel it, and wait for its end.
 
+        Until then it survives failures as ever, if something is left in the mailbox.
+
         If this is cancelled, so is the actor.
         """
         self._stopping = True
@@ -121,7 +123,7 @@ class Life:
             self.status = "stopping"
         self._mailbox.close_sending()
         try:
-            if self.up and self._mailbox.in_use:
+            if self.came_up and self._mailbox.in_use:
                 with anyio.move_on_after(timeout):
                     await self.ended.wait()
         finally:
@@ -190,7 +192,8 @@ class Life:
             if self._interruption is not None:
                 raise self._interruption
             if rest is not None:
-                self.status = "restarting"
+                if not self._stopping:
+                    self.status = "restarting"
                 self._restarts += 1
                 self._mailbox.fail_taken("restarted")
             return rest
@@ -261,7 +264,7 @@ class Life:
             self._last_error = errors[0]
         if not all(self._forgives(error) for error in errors):
             return None, errors
-        if self._cancelled or self._stopping:
+        if self._cancelled or (self._stopping and not self._mailbox.depth):
             for error in errors:
                 logger.warning("actor %s failed while it was being stopped: %r", self.actor.path, error)
             return None, []

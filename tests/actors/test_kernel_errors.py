@@ -98,7 +98,7 @@ async def test_several_errors_leave_as_a_group() -> None:
 async def test_a_failure_on_the_way_out() -> None:
     one, two = Recorder(name="one"), Recorder(name="two")
     two.stop_failures = [Odd("late")]
-    with pytest.raises(Odd, match="late"):
+    with pytest.raises(Odd, match="late"):  # noqa: PT012 -- it is the block that raises
         async with Supervisor() as supervisor:
             await supervisor.start(one)
             await supervisor.start(two)
@@ -125,13 +125,33 @@ async def test_a_failure_while_the_mailbox_is_emptied() -> None:
         await ref.tell(1)
         await ref.tell(error)
         await ref.tell(2)
-    assert actor.log == [("recorder", what) for what in ("start", 1, ("lost", error, error), "stop")]
-    assert actor.mailbox.leftover == 1
+    assert actor.log == [("recorder", what) for what in ("start", 1, ("lost", error, error), "stop", "start", 2, "stop")]
+    assert actor.mailbox.leftover == 0
+
+
+async def test_a_failure_with_the_last_message() -> None:
+    """Nothing is left to do, so it need not run again."""
+    actor = Recorder(restart=QUICK)
+    error = ConnectionError()
+    async with Supervisor() as supervisor:
+        ref = await supervisor.start(actor)
+        await ref.tell(error)
+    assert actor.log == [("recorder", what) for what in ("start", ("lost", error, error), "stop")]
+
+
+async def test_failing_until_the_deadline() -> None:
+    """What is left when time is up is counted."""
+    actor = Recorder(restart=RestartPolicy(backoff=1000, max_backoff=1000))
+    async with Supervisor(stop_timeout=0.05) as supervisor:
+        ref = await supervisor.start(actor)
+        for message in (ConnectionError(), 1, 2):
+            await ref.tell(message)
+    assert actor.mailbox.leftover == 2
 
 
 async def test_on_lost_may_fail_too() -> None:
     class Clumsy(Recorder):
-        async def on_lost(self, message: Any, error: BaseException) -> None:
+        async def on_lost(self, message: object, error: BaseException) -> None:
             raise Odd("lost it")
 
     original = ConnectionError()
@@ -215,7 +235,7 @@ async def test_nested_supervisors_pass_errors_up() -> None:
 
     error = Odd("deep")
     actor = Parent()
-    with pytest.raises(Odd) as caught:
+    with pytest.raises(Odd) as caught:  # noqa: PT012 -- it is the block that raises
         async with Supervisor() as supervisor:
             await supervisor.start(actor)
             await anyio.sleep_forever()
