@@ -1,0 +1,138 @@
+"""The part of the Broker protocol for messages that did not simply succeed: retries, delays, dead letters.
+
+At every instant a message is in exactly one of: delayed, stream-unread, pending, retry, dead, done. Each method is one atomic step
+between these; a step that is
+repeated changes nothing (S1). A message that failed leaves the stream's pending entries for the group's own `retry` set, whole, so
+trimming cannot take it.
+
+`life` counts redrives: 0 for a message's first life. `attempt` counts handlers begun in this life. Both travel with every settlement and
+must match (S1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from redisaq.brokers.base import Doorbell, GroupName
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """What is known about a message that failed; kept with it in `retry` and in the dead letters.
+
+    Attributes:
+        error_type: the exception's qualified class name, or a word for what was no exception.
+        error: its text, bounded.
+        traceback: bounded; "" if there is none.
+        attempts: handlers begun in this life.
+        first_failed_ms: server time of the first failure of this life, milliseconds.
+        last_failed_ms: of the last one.
+        member: incarnation that saw the last one.
+    """
+
+    error_type: str
+    error: str
+    traceback: str
+    attempts: int
+    first_failed_ms: int
+    last_failed_ms: int
+    member: str
+
+
+class Body(msgspec.Struct, frozen=True):
+    """A message in `retry`, or in the dead letters.
+
+    Attributes:
+        entry_id: the stream entry it came from: its name in `retry`.
+        fields: the entry's fields, as they stood in the stream.
+        life: see the module.
+        attempt: handlers begun in this life.
+        failure: None for one that was redriven and has not failed since.
+    """
+
+    entry_id: bytes
+    fields: Sequence[bytes]
+    life: int = 0
+    attempt: int = 0
+    failure: Failure | None = None
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """Where one message goes.
+
+    Attributes:
+        source: where it is: a pending entry of the stream, or `retry`.
+        to: "done", "retry" or "dead".
+        body: what it is there; `entry_id`, `life` and `attempt` name what is to be settled, the rest is what is kept.
+        due: server time in microseconds when it is to be tried again, for "retry".
+        used: False where the attempt does not count (`RetryAfter`): it is stored with one attempt less.
+    """
+
+    source: Literal["stream", "retry"]
+    to: Literal["done", "retry", "dead"]
+    body: Body
+    due: int = 0
+    used: bool = True
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """The answer: `done` False means that another token stands (`token`, 0 if none) and nothing was changed.
+
+    Attributes:
+        moved: for each resolution, whether it changed anything; False for one that was settled before, or in another life or attempt.
+    """
+
+    done: bool
+    token: int
+    moved: tuple[bool, ...] = ()
+
+
+class Due(msgspec.Struct, frozen=True):
+    """What is due.
+
+    Attributes:
+        retries: due messages of `retry`, earliest first; they stay there until they are settled (S3).
+        moved: how many delayed messages were moved into the stream, in due order.
+        next_due: server time in microseconds of the earliest later one, of both kinds; None if there is none.
+        now: the server's time.
+    """
+
+    retries: tuple[Body, ...]
+    moved: int
+    next_due: int | None
+    now: int
+
+
+class DeliveryBroker(Protocol):
+    """See the module."""
+
+    async def resolve(
+        self, group: GroupName, partition: int, token: int, resolutions: Sequence[Resolution], *, dead_maxlen: int | None
+    ) -> Resolved:
+        """Settle some messages in one atomic fenced step, each only if it is still what and where its body says (S1).
+
+        In the script XACK and ZREM come first (S2), so that it passes whole at maxmemory. `dead_maxlen` bounds the dead letters, exactly
+        enough.
+        """
+        ...
+
+    async def start_retry(self, group: GroupName, partition: int, token: int, *, entry_id: bytes, life: int, attempt: int) -> bool:
+        """Note that a handler begins on a message of `retry`: its attempt becomes `attempt`, if it was one less in the same life.
+
+        False, and nothing changed, if another token stands or the message is not there so. Repeating it after a lost answer is True.
+        """
+        ...
+
+    async def due(self, group: GroupName, partition: int, token: int, *, count: int) -> Due:
+        """Move at most `count` due delayed messages into the stream (XADD first, then ZREM: S2); return up to `count` due retries.
+
+        Raises:
+            LeaseLostError: another token stands.
+        """
+        ...
+
+    async def listen_partition(self, topic: str, partition: int) -> Doorbell:
+        """Return the partition's doorbell: rung when something is delayed, or redriven, to an earlier time than what was there."""
+        ...

@@ -1,0 +1,105 @@
+"""What becomes of a message whose handler has ended badly: a pure decision.
+
+In: the policy, the exception, which attempt it was, the server's time, a Random. Out: retry (when), dead, or done. Back-off is
+exponential with full jitter (see `backoff`).
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from redisaq.errors import SerializationError
+from redisaq.outcomes import DeadLetter, Discard, RetryAfter
+from redisaq.settings import check_count, check_seconds
+
+MOST_TEXT, MOST_TRACEBACK = 1000, 8000  # characters kept of an error's text and of its traceback
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often, and after which pauses, a message is tried again.
+
+    Attributes:
+        max_attempts: handlers begun for one message, at most; then it is a dead letter. 1 means no retry.
+        backoff: bound of the first pause, seconds.
+        factor: by which the bound grows with each attempt.
+        max_backoff: bound of every pause, seconds.
+        jitter: a random pause below the bound; False: the bound itself.
+        blocking: hold the message's lane (its partition, or its key) until it has succeeded or is dead: order is kept. Otherwise others
+            go on.
+        give_up_on: exceptions that retrying cannot help: dead letter at once.
+    """
+
+    max_attempts: int = 5
+    backoff: float = 1.0
+    factor: float = 2.0
+    max_backoff: float = 300.0
+    jitter: bool = True
+    blocking: bool = False
+    give_up_on: tuple[type[Exception], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check every value; SettingsError if one cannot work."""
+        check_count("max_attempts", self.max_attempts, most=1 << 20)
+        check_seconds("backoff", self.backoff, zero=True)
+        check_seconds("factor", self.factor, above=1.0, zero=True)
+        check_seconds("max_backoff", self.max_backoff, zero=True)
+
+    def pause(self, attempt: int, random: Random) -> float:
+        """Return how long to wait after attempt number `attempt`, seconds."""
+        bound = self.max_backoff if attempt > 64 else min(self.max_backoff, self.backoff * self.factor ** (attempt - 1))  # noqa: PLR2004
+        return random.uniform(0.0, bound) if self.jitter else bound
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of the message.
+
+    Attributes:
+        to: "done", "retry" or "dead".
+        pause: seconds until the retry.
+        used: the attempt counts.
+        blocking: the lane waits for the retry.
+    """
+
+    to: Literal["done", "retry", "dead"]
+    pause: float = 0.0
+    used: bool = True
+    blocking: bool = False
+
+
+def judge(policy: RetryPolicy, error: Exception, attempt: int, random: Random) -> Verdict:
+    """Return what becomes of a message whose handler raised `error` at its attempt number `attempt` (from 1)."""
+    match error:
+        case Discard():
+            return Verdict("done")
+        case DeadLetter():
+            return Verdict("dead")
+        case RetryAfter(seconds=seconds):
+            return Verdict("retry", seconds, used=False, blocking=policy.blocking)
+        case _ if attempt >= policy.max_attempts or isinstance(error, policy.give_up_on):
+            return Verdict("dead")
+        case _:
+            return Verdict("retry", policy.pause(attempt, random), blocking=policy.blocking)
+
+
+def exhausted(policy: RetryPolicy, attempt: int) -> bool:
+    """True if this attempt must not begin: so many have been begun and never ended, each with its process (a poison message)."""
+    return attempt > policy.max_attempts
+
+
+def describe(error: Exception) -> tuple[str, str, str]:
+    """Return an error's qualified class name, its text and its traceback, each bounded."""
+    if isinstance(error, DeadLetter):
+        return "DeadLetter", error.reason[:MOST_TEXT], ""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(error, SerializationError) and error.__traceback__ is None:
+        return name, str(error)[:MOST_TEXT], ""
+    lines = "".join(traceback.format_exception(error))
+    if len(lines) > MOST_TRACEBACK:
+        lines = lines[: MOST_TRACEBACK // 4] + "\n[…]\n" + lines[-MOST_TRACEBACK * 3 // 4 :]
+    return name, str(error)[:MOST_TEXT], lines
