@@ -35,7 +35,7 @@ from redisaq.core.codec import EntryDecoder
 from redisaq.core.lanes import Ordering
 from redisaq.errors import ActorStopped
 
-URGENT_LIMIT = 10.0  # seconds for an urgent end: settling, releasing, leaving
+LEAVE_LIMIT = 10.0  # seconds for settling, releasing and leaving, beyond those that handlers are given: the server may not answer
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class ConsumerRuntime:
         self._ready = anyio.Event()
         self._left = anyio.Event()
         self._stopping: float | None = None
+        self._patience = anyio.CancelScope()  # around everything; its deadline is set when the end begins
         self._first: set[int] | None = None  # partitions of the first assignment that are not taken yet
         self._taken_before: set[int] = set()
         self.handled = self.failed = 0
@@ -153,20 +154,21 @@ class ConsumerRuntime:
     async def _tree(self) -> None:
         settings, around = self._settings, self.around
         try:
-            async with Supervisor("one_for_one", name="consumer") as supervisor:
-                self.supervisor = supervisor
-                await supervisor.start(self._acknowledger)
-                await supervisor.start(self.partitions)
-                await supervisor.start(self._coordinator)
-                await supervisor.start(SignalListener(around, self._coordinator.look))
-                await supervisor.start(HeartbeatEmitter(around, self.member, settings.heartbeat_interval, self._coordinator.look))
-                for actor in self._attached:
-                    await supervisor.start(actor)
-                if self._plan.until_empty:
-                    await supervisor.start(EmptinessWatch(around, self.member, self.partitions, self._ready, self.stop))
-                if self._stopping is not None:
-                    self._tell_leave()
-                await self._left.wait()
+            with self._patience:
+                async with Supervisor("one_for_one", name="consumer") as supervisor:
+                    self.supervisor = supervisor
+                    await supervisor.start(self._acknowledger)
+                    await supervisor.start(self.partitions)
+                    await supervisor.start(self._coordinator)
+                    await supervisor.start(SignalListener(around, self._coordinator.look))
+                    await supervisor.start(HeartbeatEmitter(around, self.member, settings.heartbeat_interval, self._coordinator.look))
+                    for actor in self._attached:
+                        await supervisor.start(actor)
+                    if self._plan.until_empty:
+                        await supervisor.start(EmptinessWatch(around, self.member, self.partitions, self._ready, self.stop))
+                    if self._stopping is not None:
+                        self._tell_leave()
+                    await self._left.wait()
         finally:
             self.supervisor = None
             self._ready.set()
@@ -177,6 +179,7 @@ class ConsumerRuntime:
         if self._stopping is not None and timeout >= self._stopping:
             return
         self._stopping = timeout
+        self._patience.deadline = self.around.environment.clock() + timeout + LEAVE_LIMIT
         for owner, _ in self.partitions.owners.values():  # from here on no handler begins
             owner.owned.begin_drain()
         if self.supervisor is not None:
