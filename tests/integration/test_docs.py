@@ -43,7 +43,7 @@ def redis(docs_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The same, empty, and the one that the default address leads to."""
     docs_server.flush()
 
-    def open_broker(url: str, *more: Any) -> Any:  # noqa: ANN401
+    def open_broker(url: str, *more: Any) -> Any:
         return real(docs_server.url if url == LOCAL else url, *more)
 
     real = brokers.open_broker

@@ -76,7 +76,7 @@ def test_trio_nursery(redis: Server, given: bool) -> None:
 # -- fastapi ---------------------------------------------------------------------------------------------------------------------
 
 
-def fastapi_example() -> Any:  # noqa: ANN401 -- a module
+def fastapi_example() -> Any:
     """Import the example anew."""
     spec = importlib.util.spec_from_file_location("redisaq_example_app", EXAMPLES / "fastapi" / "app.py")
     assert spec is not None
