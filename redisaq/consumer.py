@@ -28,7 +28,7 @@ from redisaq.message import BatchCallback, Callback, Message
 from redisaq.runtime.consumer_runtime import ConsumerRuntime, Plan, RunSettings
 from redisaq.runtime.pulling import Messages
 from redisaq.runtime.statistics import ConsumerStatistics, statistics_of
-from redisaq.settings import ConsumerOptions, check_count, check_name, check_seconds, consumer_settings
+from redisaq.settings import ConsumerOptions, check_callable, check_count, check_name, check_seconds, consumer_settings
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -134,9 +134,11 @@ class Consumer(Generic[T]):
             task_status: `await nursery.start(consumer.process, callback)` returns when the first assignment is in.
 
         Raises:
+            SettingsError: `callback` cannot be called.
             ConnectionFailed: the first connection failed. Later ones are tried for ever.
             ConsumerError: what ended the consumer, as its cause. A callback's exception never does.
         """
+        check_callable("callback", callback)
         await self._run(Plan("one", callback, self._settings.batch_size, until_empty=until_empty), task_status)
 
     async def process_batch(
@@ -159,6 +161,7 @@ class Consumer(Generic[T]):
             until_empty: return when the whole group has nothing left.
             task_status: as in `process`.
         """
+        check_callable("callback", callback)
         size = self._settings.batch_size if batch_size is None else check_count("batch_size", batch_size, most=100_000)
         wait = check_seconds("batch_wait", batch_wait, zero=True)
         plan = Plan("batch", callback, size, batch_size=size, batch_wait=wait, until_empty=until_empty)

@@ -22,7 +22,7 @@ from redisaq.core.partitioner import RoundRobin, partition_for
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, PayloadTooLarge, SettingsError
 from redisaq.message import Message
-from redisaq.settings import check_count, check_name, check_seconds
+from redisaq.settings import check_callable, check_count, check_name, check_seconds
 
 Prepared = tuple[str, str | None, list[bytes]]  # message id, key, fields
 
@@ -91,6 +91,8 @@ class Producer:
         self._approximate = approximate
         self._max_payload = check_count("max_payload", max_payload)
         self._send_timeout = check_seconds("send_timeout", send_timeout)
+        if serializer is not None:
+            check_callable("serializer", serializer)
         self._serializer = serializer
         self._logger = logger or logging.getLogger("redisaq.producer")
         if debug:

@@ -63,6 +63,13 @@ def check_seconds(name: str, value: float, *, above: float = 0.0, zero: bool = F
     return float(value)
 
 
+def check_callable(name: str, value: object) -> None:
+    """Raise SettingsError unless it can be called."""
+    if not callable(value):
+        reason = f"{name} must be something that can be called, not {value!r}"
+        raise SettingsError(reason)
+
+
 class ConsumerOptions(TypedDict, total=False):
     """What `Consumer` takes besides topic, URL and payload type. Times are seconds.
 
@@ -144,6 +151,10 @@ class ConsumerSettings:
         if ttl < 2 * interval:
             reason = f"heartbeat_ttl ({ttl:g} s) must be at least twice heartbeat_interval ({interval:g} s)"
             raise SettingsError(f"{reason}: one lost heartbeat is no crash")
+        if self.deserializer is not None:
+            check_callable("deserializer", self.deserializer)
+        if self.on_event is not None:
+            check_callable("on_event", self.on_event)
         check_choice("ordering", self.ordering, ("partition", "key", "none"))
         check_choice("start", self.start, ("earliest", "latest"))
 
