@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
 from redisaq.actors import Supervisor
+from redisaq.testing import virtual_run
 from tests.actors.kernel import QUICK, Recorder, until
 
 pytestmark = pytest.mark.anyio
@@ -98,9 +99,7 @@ async def test_cancelled_while_it_leaves(steps: int) -> None:
     assert log[-3:] == STOPS
 
 
-@pytest.mark.parametrize("steps", range(0, 20, 2))
-async def test_cancelled_while_it_starts(steps: int) -> None:
-    """Whoever got through on_start gets its on_stop, nobody else does."""
+async def cancel_while_it_starts(steps: int) -> None:
     log: list[Any] = []
 
     class Slow(Flusher):
@@ -122,6 +121,12 @@ async def test_cancelled_while_it_starts(steps: int) -> None:
         tasks.cancel_scope.cancel()
     started = [name for name, what in log if what == "start"]
     assert [name for name, what in log if what == "stop"] == started[::-1]
+
+
+@pytest.mark.parametrize("steps", range(0, 20, 2))
+async def test_cancelled_while_it_starts(steps: int) -> None:
+    """Whoever got through on_start gets its on_stop, nobody else does; and it is the cancellation that ends the block, nothing else."""
+    await cancel_while_it_starts(steps)
 
 
 async def test_on_stop_is_bounded_under_cancellation() -> None:
@@ -200,3 +205,11 @@ async def test_a_nested_supervisor_ends_with_its_actor() -> None:
         await until(lambda: ("y", "start") in log)
         tasks.cancel_scope.cancel()
     assert [name for name, what in log if what == "stop"] == ["y", "x", "b", "a"]
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_cancelled_while_it_starts_in_any_order(backend: Literal["trio", "asyncio"]) -> None:
+    """The supervisor may learn of the cancellation before whoever is about to start the next actor does."""
+    for seed in range(10):
+        for steps in range(20):
+            virtual_run(cancel_while_it_starts, steps, seed=seed, backend=backend)

@@ -20,7 +20,7 @@ async def test_start_in_order_stop_in_reverse() -> None:
     async with Supervisor() as supervisor:
         for name in "abc":
             ref = await supervisor.start(Recorder(log, name=name))
-            assert log[-1] == (name, "start"), "start returns after on_start"
+            assert (name, "start") in log, "start returns after on_start"
             await ref.tell(1)
     assert log[:1] == [("a", "start")]
     assert [entry for entry in log if entry[1] == "stop"] == [("c", "stop"), ("b", "stop"), ("a", "stop")]
