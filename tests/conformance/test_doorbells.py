@@ -132,7 +132,8 @@ async def test_it_rings_after_each_reconnection(world: World, a: Broker, b: Brok
         await doorbell.wait()
 
 
-async def test_closing_the_broker_ends_the_wait(a: Broker, group: GroupName) -> None:
+@pytest.mark.parametrize("closed", ["doorbell", "broker"])
+async def test_closing_ends_the_wait(a: Broker, group: GroupName, closed: str) -> None:
     doorbell = await a.listen(group)
     await hush(doorbell)
     failed = False
@@ -147,5 +148,5 @@ async def test_closing_the_broker_ends_the_wait(a: Broker, group: GroupName) -> 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
             await anyio.wait_all_tasks_blocked()
-            await a.close()
+            await (doorbell if closed == "doorbell" else a).close()
     assert failed

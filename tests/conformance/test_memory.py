@@ -253,6 +253,7 @@ async def test_an_entry_given_to_a_client_that_stands_still_is_pending(namespace
     assert await pending(broker, GROUP, 0, 1) == dict.fromkeys(sent, 1)
     assert found == []
     assert values(reader.take_leftover()) == [b"1"]
+    assert list(reader.take_leftover()) == [], "once"
 
 
 async def test_reads_are_served_in_the_order_in_which_they_came(namespace: str) -> None:

@@ -272,6 +272,20 @@ async def test_a_lost_group_ends_a_blocked_read(world: World, a: Broker, group: 
         assert isinstance(blocked.error, LeaseLostError)
 
 
+async def test_another_groups_loss_ends_no_read(world: World, a: Broker, group: GroupName, owned: int) -> None:
+    other = GroupName(group.topic, "other")
+    await a.make_groups(other, [0], latest=False)
+    reader = await a.open_reader(group, 0, owned, "A")
+    blocked = Blocked(reader, block=60)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(blocked.run)
+        await until_blocked(world)
+        world.forget_cursor(other, 0)
+        await append(a, group.topic, 0, b"1")
+    assert blocked.error is None
+    assert values(blocked.entries) == [b"1"]
+
+
 @pytest.mark.parametrize("lose", LOSSES, ids=["group", "partition", "everything"])
 @pytest.mark.parametrize("block", [0, 5.0])
 async def test_a_lost_group_is_read_from_no_more(  # noqa: PLR0917 -- by name

@@ -208,7 +208,7 @@ class MemoryStore:
         if cursor is None:
             return Page((), (), None)
         above = parse_id(after)
-        ids = sorted(entry_id for entry_id in cursor.pending if entry_id > above)
+        ids = [entry_id for entry_id in cursor.pending if entry_id > above]
         page, more = ids[:count], len(ids) > count
         stream = self.streams[group.topic, partition]
         entries: list[PendingEntry] = []

@@ -37,7 +37,7 @@ class GroupCursor:
 
     Attributes:
         last_delivered: nothing at or below it is new to the group.
-        pending: delivered and not acknowledged -> how often it was delivered.
+        pending: delivered and not acknowledged -> how often it was delivered; in id order, since entries are delivered in it.
     """
 
     last_delivered: EntryId
