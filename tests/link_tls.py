@@ -89,17 +89,27 @@ class Terminator:
             try:
                 secure.do_handshake()
             except ssl.SSLError:
-                # Closed with bytes unread, the connection would be reset, and the alert perhaps lost with it.
-                client_end = socket.socket(fileno=secure.detach())
-                with client_end:
-                    client_end.shutdown(socket.SHUT_WR)
-                    while client_end.recv(65536):
-                        pass
+                socket.socket.shutdown(secure, socket.SHUT_WR)
+                self._wait_for_end(secure)
                 return
             with socket.create_connection(("127.0.0.1", self._target_port)) as plain:
                 secure.setblocking(False)
                 plain.setblocking(False)
                 self._pump(secure, plain)
+
+    def _say_goodbye(self, secure: ssl.SSLSocket) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            secure.unwrap()  # in TLS only: the socket stays open until the client closes it
+        self._wait_for_end(secure)
+
+    def _wait_for_end(self, secure: ssl.SSLSocket) -> None:
+        # Closed with bytes unread, the connection would be reset, and what was sent last might be lost with it.
+        with socket.socket(fileno=secure.detach()) as sock:
+            sock.settimeout(0.05)
+            while not self._ending:
+                with contextlib.suppress(TimeoutError):
+                    if not sock.recv(65536):
+                        return
 
     def _pump(self, secure: ssl.SSLSocket, plain: socket.socket) -> None:
         # Whatever cannot be sent yet is kept, so that neither direction waits for the other.
@@ -111,6 +121,8 @@ class Terminator:
                 with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
                     data = source.recv(limit)
                     if not data:
+                        if source is plain:
+                            self._say_goodbye(secure)
                         return
                     if source is secure:
                         up += data

@@ -100,7 +100,6 @@ class Subscription:
         line, _ = await self._dialer.dial(self._environment)
         try:
             line.send(self._subscribe)
-            line.owed = 0  # confirmations are pushed; only a refusal is a reply
             for _ in self._subscribe[1:]:
                 item = await line.item()
                 if push_kind(item) != b"ssubscribe":
@@ -139,7 +138,6 @@ class Subscription:
         elif kind == b"sunsubscribe":
             # Nobody asked for it: the slot has moved, or our permission has changed.
             line.send(self._subscribe)
-            line.owed = 0
         elif kind is None:
             raise line.fail("the server refused to subscribe again")
 

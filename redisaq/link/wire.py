@@ -190,6 +190,11 @@ class SecureWire(Wire):
         """Send what the socket takes now; return True if nothing is left, neither to encrypt nor encrypted."""
         return super().flush() and self._push()
 
+    async def wait_readable(self) -> None:
+        """See Wire; also returns when TLS has ended: the socket may stay open, and silent, for ever."""
+        if not self._ended:
+            await super().wait_readable()
+
     def receive(self) -> bool:
         """Take and decrypt what has arrived; see Wire."""
         if self._ended:

@@ -215,7 +215,6 @@ async def test_a_call_in_a_cancelled_scope_harms_nobody(proxy: Proxy) -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await link.call(("ECHO", "never seen"))
-        assert scope.cancelled_caught
         assert await link.call(("ECHO", "next")) == [b"next"]
         assert proxy.accepted == 1
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ import anyio
 import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 
-from redisaq.errors import ConnectionFailed, SettingsError
-from redisaq.link import Link, parse_address
+from redisaq.errors import ConnectionFailed, ServerError, SettingsError
+from redisaq.link import Link, TLSOptions, parse_address
+from redisaq.link.tls import make_context
+from redisaq.link.wire import SecureWire, Traffic
 from tests.cancellation.test_link_shared import Callers, connect
 from tests.link_fake import FakeServer, usual_answers
 from tests.link_proxy import DRIBBLE, Proxy
@@ -113,14 +116,14 @@ async def test_files_that_cannot_be_used(authority: Authority, tmp_path: Path) -
     encrypted.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("nonsense")
-    for files in (
-        {"ca_file": str(nonsense)},
-        {"cert_file": str(nonsense)},
-        {"cert_file": cert_file, "key_file": str(encrypted)},  # nobody may be asked on the terminal
-        {"cert_file": cert_file, "key_file": str(tmp_path / "none.key")},
+    for files, words in (
+        ({"ca_file": str(nonsense)}, "nonsense.pem"),
+        ({"cert_file": str(nonsense)}, "nonsense.pem"),
+        ({"cert_file": cert_file, "key_file": str(encrypted)}, "encrypted.key.*give an unencrypted one"),  # nobody is asked on the terminal
+        ({"cert_file": cert_file, "key_file": str(tmp_path / "none.key")}, "none.key"),
     ):
         async with opened("rediss://127.0.0.1", **files) as link:
-            with pytest.raises(SettingsError, match=str(list(files.values())[-1])):
+            with pytest.raises(SettingsError, match=words):
                 await link.connect()
 
 
@@ -141,6 +144,66 @@ async def test_an_end_is_seen_before_anything_is_sent(tls_port: int, authority: 
             proxy.cut()
             assert await link.call(("ECHO", 2)) == [b"2"]
             assert link.statistics().reconnections == 1
+
+
+async def test_the_end_of_tls_is_the_end(tls_port: int, authority: Authority) -> None:
+    """The server says goodbye in TLS and leaves the socket open."""
+    async with opened(f"rediss://127.0.0.1:{tls_port}", ca_file=authority.ca_file) as link:
+        reading = await link.open_reading()
+        await link.call(("CLIENT", "KILL", "ID", reading.client_id))
+        with anyio.fail_after(20), pytest.raises(ConnectionFailed, match="closed the connection"):
+            await reading.read(("BLPOP", "none", 0))
+
+
+async def test_what_was_not_sent_is_told_apart(tls_port: int, authority: Authority) -> None:
+    """Nothing is encrypted before what went before has gone, so a small call behind a large one was not sent."""
+    maybe_executed: dict[str, bool] = {}
+
+    async def call(text: str) -> None:
+        with pytest.raises(ConnectionFailed) as caught:
+            await link.call(("ECHO", text))
+        maybe_executed[text[:5]] = caught.value.maybe_executed
+
+    with Proxy(tls_port) as proxy:
+        async with opened(proxy.url.replace("redis://", "rediss://"), ca_file=authority.ca_file) as link:
+            await link.connect()
+            proxy.freeze()
+            with anyio.fail_after(20):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(call, "large" * 6_000_000)
+                    await anyio.wait_all_tasks_blocked()
+                    group.start_soon(call, "small")
+                    await anyio.wait_all_tasks_blocked()
+                    await link.close()
+            proxy.thaw()
+    assert maybe_executed == {"large": True, "small": False}
+
+
+async def test_what_comes_along_with_the_handshake_is_read(authority: Authority) -> None:
+    """A server at its limit answers before it was asked: its words may arrive together with the last of the handshake."""
+    context = authority.server_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # here the server's part comes last
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(incoming, outgoing, server_side=True)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    wire = SecureWire(ours, Traffic(), make_context(TLSOptions(ca_file=authority.ca_file)), "127.0.0.1")
+    with theirs, anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wire.handshake)
+            agreed = False
+            while not agreed:
+                await anyio.wait_readable(theirs)
+                incoming.write(theirs.recv(65536))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    server.do_handshake()
+                    agreed = True
+                    server.write(b"-ERR max number of clients reached\r\n")
+                theirs.send(outgoing.read())
+        reply = wire.next_reply()
+        assert isinstance(reply, ServerError)
+        assert reply.text == "ERR max number of clients reached"
+        wire.close()
 
 
 async def test_reading_and_subscribing(tls_port: int, authority: Authority, namespace: str) -> None:
