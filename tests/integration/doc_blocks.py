@@ -20,6 +20,7 @@ A comment on the line before a block, which no reader sees, may tell more:
 from __future__ import annotations
 
 import ast
+import builtins
 import contextlib
 import inspect
 import io
@@ -196,6 +197,7 @@ def compiled(block: Block) -> types.CodeType:
 def namespace_of_a_block() -> Iterator[dict[str, Any]]:
     """Return the names of a module that is there while a block runs: annotations are looked up in it."""
     module = types.ModuleType("redisaq_doc_block")
+    vars(module)["__builtins__"] = builtins  # what exec would do
     sys.modules[module.__name__] = module
     try:
         yield vars(module)
