@@ -1,4 +1,4 @@
-"""The shared connection breaks, is closed, is used from one event loop after another.
+"""The shared connection breaks, and is made again.
 
 What may have been carried out is never sent again; what was not sent is; one attempt at a time, however many wait (DESIGN 3, rules 6 to 8).
 """
@@ -8,21 +8,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-import random
-import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed
-from redisaq.link import Link, backoff, parse_address
-from redisaq.link.shared import SharedConnection
-from redisaq.link.wire import Traffic, Wire
+from redisaq.link import Link, parse_address
 from tests.conftest import Backend
 from tests.link_fake import FakeServer, usual_answers
 from tests.link_proxy import Proxy
@@ -179,115 +174,6 @@ async def test_patience_lasts_until_the_server_is_back(proxy: Proxy) -> None:
         assert proxy.accepted == 1
 
 
-class Longest(random.Random):
-    """Draws the longest delay each time."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return max(a, b)
-
-
-@pytest.mark.parametrize("ended_by", ["another's success", "close"])
-async def test_a_long_pause_is_ended(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, ended_by: str) -> None:
-    """Who waits for the next attempt learns at once that another has connected, or that the link is closed."""
-    monkeypatch.setattr(backoff, "BASE", 1000.0)
-    monkeypatch.setattr(backoff, "CAP", 1000.0)
-    link = Link(parse_address(proxy.url), Environment(random=Longest()))
-    outcomes: list[object] = []
-    proxy.refuse()
-
-    async def call() -> None:
-        try:
-            outcomes.extend(await link.call(("ECHO", "waited"), patience=math.inf))
-        except ConnectionFailed as error:
-            outcomes.append(error.reason)
-
-    with anyio.fail_after(20):
-        async with anyio.create_task_group() as group:
-            group.start_soon(call)
-            while not link._connector._sleepers:
-                await checkpoint()
-            proxy.admit()
-            if ended_by == "close":
-                await link.close()
-            else:
-                assert await link.call(("ECHO", "called")) == [b"called"]
-    assert outcomes == (["the link was closed"] if ended_by == "close" else [b"waited"])
-    await link.close()
-
-
-@pytest.mark.parametrize("idle", [True, False])
-async def test_close_fails_calls_under_way(proxy: Proxy, idle: bool) -> None:
-    """Rule 7. Those whose bytes had not been written are told so."""
-    maybe_executed: dict[str, bool] = {}
-
-    async def call(text: str) -> None:
-        with pytest.raises(ConnectionFailed, match="closed") as caught:
-            await link.call(("ECHO", text), patience=math.inf)
-        maybe_executed[text[:5]] = caught.value.maybe_executed
-
-    async with opened(proxy.url) as link:
-        await link.connect()
-        proxy.freeze()
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as group:
-                if not idle:
-                    group.start_soon(call, "large" * 6_000_000)
-                    await anyio.wait_all_tasks_blocked()
-                group.start_soon(call, "small")
-                await anyio.wait_all_tasks_blocked()
-                await link.close()
-        assert maybe_executed == ({"small": True} if idle else {"large": True, "small": False})
-        proxy.thaw()
-        assert not link.statistics().connected
-
-
-async def test_close_ends_connecting_and_waiting(proxy: Proxy) -> None:
-    async def call(url: str) -> None:
-        link = Link(parse_address(url))
-        async with anyio.create_task_group() as group:
-            group.start_soon(expect_closed, lambda: link.call(("PING",), patience=math.inf))
-            group.start_soon(expect_closed, lambda: link.call(("PING",), patience=math.inf))
-            await anyio.wait_all_tasks_blocked()
-            if proxy.accepted:
-                group.start_soon(expect_closed, link.open_reading)
-                group.start_soon(expect_closed, lambda: link.subscribe("channel"))
-                await anyio.wait_all_tasks_blocked()
-            await link.close()
-
-    async def expect_closed(function: Callable[[], Any]) -> None:
-        with pytest.raises(ConnectionFailed, match="closed"):
-            await function()
-
-    with anyio.fail_after(20):
-        proxy.refuse()
-        await call(proxy.url)  # between two attempts
-        proxy.admit()
-        proxy.freeze()
-        await call(proxy.url)  # within one
-        proxy.thaw()
-
-
-async def test_open_and_close_in_any_order_from_any_task(server: Server) -> None:
-    producer, consumer = Link(parse_address(server.url)), Link(parse_address(server.url))
-    await producer.close()
-    async with anyio.create_task_group() as group:
-        group.start_soon(producer.connect)
-        group.start_soon(consumer.connect)
-    async with anyio.create_task_group() as group:
-        group.start_soon(producer.close)
-    assert await consumer.call(("ECHO", "still here")) == [b"still here"]
-    await consumer.close()
-    await consumer.close()
-    await producer.connect()
-    await producer.connect()
-    assert await consumer.call(("ECHO", "opened anew")) == [b"opened anew"]
-    assert consumer.statistics().reconnections == 0  # it was closed, it did not break
-    async with anyio.create_task_group() as group:
-        group.start_soon(consumer.close)
-        group.start_soon(producer.close)
-    assert not producer.statistics().connected
-
-
 async def test_connect_cancelled_at_every_await_leaves_nothing(proxy: Proxy) -> None:
     step, reached = 0, True
     while reached:
@@ -363,61 +249,3 @@ async def test_replies_before_the_end_are_delivered() -> None:
                     await anyio.wait_all_tasks_blocked()
                 held.set()
             assert results == [[b"OK"], [b"kept", b"kept, too"], True]
-
-
-async def test_closing_frees_no_descriptor_under_a_waiting_task() -> None:
-    """A driver that is about to wake must not find a stranger behind its descriptor's number.
-
-    Under asyncio its clean-up would take the new socket's registration away, and whoever waits for that would wait for ever.
-    """
-    ours, theirs = socket.socketpair()
-    connection = SharedConnection(Wire(ours, Traffic()), "redis://test")
-    number = ours.fileno()
-
-    async def call() -> None:
-        with pytest.raises(ConnectionFailed, match="closed"):
-            await connection.call(b"PING\r\n", 1)
-
-    pairs: list[tuple[socket.socket, socket.socket]] = []
-    async with anyio.create_task_group() as group:
-        group.start_soon(call)
-        await anyio.wait_all_tasks_blocked()
-        connection.fail("closed")  # the driver is still registered with the event loop, and runs later
-        while not pairs or pairs[-1][0].fileno() < number:
-            pairs.append(socket.socketpair())
-        stranger, peer = pairs[-1]
-        stranger.setblocking(False)
-        peer.send(b"x")
-        with anyio.fail_after(20):
-            await anyio.wait_readable(stranger)
-    assert ours.fileno() == -1
-    for sock in (theirs, *(sock for pair in pairs for sock in pair)):
-        sock.close()
-
-
-async def test_other_callers_notice_a_close_by_one_of_them(proxy: Proxy) -> None:
-    async with opened(proxy.url) as link:
-        await link.connect()
-        async with anyio.create_task_group() as group:
-            for number in range(10):
-                group.start_soon(link.call, ("ECHO", number))
-            await checkpoint()
-        await link.close()
-        assert await link.call(("ECHO", "after")) == [b"after"]
-
-
-def test_one_link_in_one_event_loop_after_another(valkey_server: Server) -> None:
-    link = Link(parse_address(valkey_server.url))
-
-    async def use(number: int, close: bool) -> None:
-        with anyio.move_on_after(0.0005):
-            async with anyio.create_task_group() as group:
-                for _ in range(10):
-                    group.start_soon(link.call, ("ECHO", "x" * 10_000))
-        assert await link.call(("ECHO", number)) == [b"%d" % number]
-        if close:
-            await link.close()
-
-    loops: list[tuple[str, dict[str, Any]]] = [("asyncio", {}), ("trio", {}), ("asyncio", {"use_uvloop": True})]
-    for number, (backend, options) in enumerate(loops * 4):
-        anyio.run(use, number, number % 3 == 2, backend=backend, backend_options=options)
