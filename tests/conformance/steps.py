@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 from redisaq.brokers.base import Broker, GroupName, PendingEntry, RawEntry
 
 SECOND = 1_000_000
 """Microseconds."""
+
+
+class Changes(TypedDict, total=False):
+    """What commit takes besides versions and document."""
+
+    joins: bool
+    leaves: bool
+    freeze: bool
+    expired: tuple[str, ...]
 
 
 async def append(broker: Broker, topic: str, partition: int, *values: bytes) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import anyio
 import anyio.lowlevel
@@ -10,21 +10,12 @@ import pytest
 
 from redisaq.brokers.base import Beat, Broker, GroupName
 from redisaq.core.document import EMPTY, Document
-from tests.conformance.steps import SECOND
+from tests.conformance.steps import SECOND, Changes
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
 
 TTL = 1000.0
-
-
-class Changes(TypedDict, total=False):
-    """What commit takes besides versions and document."""
-
-    joins: bool
-    leaves: bool
-    freeze: bool
-    expired: tuple[str, ...]
 
 
 async def commit(broker: Broker, group: GroupName, incarnation: str, version: str, epoch: int, **changes: Unpack[Changes]) -> str | None:

@@ -8,7 +8,7 @@ import pytest
 
 from redisaq.brokers.base import Beat, Broker, GroupName, TopicState
 from redisaq.core.document import Document, MemberEntry
-from tests.conformance.steps import SECOND
+from tests.conformance.steps import SECOND, Changes
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -180,8 +180,17 @@ async def test_a_changed_server_cuts_nobodys_time(world: World, a: Broker, group
     assert beat.next_expiry - beat.now > 900 * SECOND
 
 
-async def test_a_full_server_still_takes_heartbeats(world: World, a: Broker, group: GroupName) -> None:
-    version = await join(a, group, "A", "B")
+async def test_a_full_server_still_takes_heartbeats_and_commits(world: World, a: Broker, group: GroupName) -> None:
+    """S2: else the group could not work off what fills it."""
+    version: str | None = await join(a, group, "A", "B")
+    world.expire(group, "B")
     with world.full():
-        assert (await a.heartbeat(group, "A", TTL, version)).alive
-        assert await a.commit(group, "B", TTL, known_version=version, document=DOCUMENT, leaves=True) is not None
+        assert (await a.heartbeat(group, "A", TTL, version or "")).alive
+        for incarnation, changes in (
+            ("A", Changes()),
+            ("C", Changes(joins=True)),
+            ("A", Changes(expired=("B",))),
+            ("C", Changes(leaves=True)),
+        ):
+            version = await a.commit(group, incarnation, TTL, known_version=version or "", document=DOCUMENT, **changes)
+            assert version is not None

@@ -7,7 +7,7 @@ import pytest
 
 from redisaq.brokers.base import Broker, GroupName, TopicState
 from redisaq.errors import ServerError
-from tests.conformance.steps import append, deliver, values
+from tests.conformance.steps import append, deliver, pending, values
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +65,19 @@ async def test_make_topic_makes_missing_streams_again(world: World, a: Broker, g
     await a.make_topic(group.topic, 2)
     await append(a, group.topic, 1, b"2")
     assert world.length(group.topic, 0) == 1, "the other stream was left alone"
+
+
+@pytest.mark.parametrize("name", ["owner", "billing"])
+async def test_make_topic_again_leaves_groups_alone(a: Broker, name: str) -> None:
+    """Whatever their names: "owner" is what the brokers call the consumer that a group's reads name."""
+    group = GroupName("orders", name)
+    await a.make_topic(group.topic, 1)
+    await a.make_groups(group, [0], latest=False)
+    await a.install(group, 0, 1, "A", foreign=False)
+    await append(a, group.topic, 0, b"1")
+    sent = await deliver(a, group, 0, 1, "A")
+    await a.make_topic(group.topic, 1)
+    assert await pending(a, group, 0, 1) == dict.fromkeys(sent, 1)
 
 
 async def test_make_topic_after_everything_was_lost(world: World, a: Broker) -> None:
