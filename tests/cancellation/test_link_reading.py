@@ -84,16 +84,20 @@ async def cancelled(start: Callable[[], object], moment: float, *, native: bool,
 async def test_every_entry_is_seen_once(valkey_server: Server, stream: str, native: bool, seed: int) -> None:
     rnd = random.Random(seed)
     seen: list[int] = []
-    cancellations = leftovers = 0
+    cancellations = leftovers = produced = 0
+    ended = False
 
     async def produce(link: Link) -> None:
-        for number in range(ENTRIES):
-            await link.call(("XADD", stream, "*", "n", number))
+        nonlocal produced, ended
+        while produced < ENTRIES or cancellations < 10 or not leftovers:  # a slow machine takes longer to see them
+            await link.call(("XADD", stream, "*", "n", produced))
+            produced += 1
             await anyio.sleep(rnd.choice((0, 0, 0.0005, 0.002)))
+        ended = True
 
     async def consume(link: Link, reading: ReadingConnection) -> None:
         nonlocal cancellations, leftovers
-        while len(seen) < ENTRIES:
+        while not ended or len(seen) < produced:
             moment = rnd.choice((0, 0.0002, 0.0005, 0.001, 0.002, 0.005))
             reply = await cancelled(lambda: reading.read(read_command(stream)), moment, native=native, again=rnd.random() < 0.5)
             cancellations += reply is None
@@ -112,10 +116,8 @@ async def test_every_entry_is_seen_once(valkey_server: Server, stream: str, nati
                 group.start_soon(consume, link, reading)
                 group.start_soon(produce, producer)
             (pending,) = await link.call(("XPENDING", stream, "g"))
-    assert seen == list(range(ENTRIES))
-    assert cast("list[object]", pending)[0] == ENTRIES
-    assert cancellations >= 10
-    assert leftovers >= 1
+    assert seen == list(range(produced))
+    assert cast("list[object]", pending)[0] == produced
 
 
 async def test_a_read_cancelled_at_every_await(valkey_server: Server, stream: str, native: bool) -> None:

@@ -116,8 +116,8 @@ async def test_random_cancellation(proxy: Proxy, native: bool, request: pytest.F
         await callers.run()
         assert callers.count["hung"] == 0
         assert callers.count["wrong"] == 0
-        assert callers.count["cancelled"] >= 5
-        assert callers.count["right"] >= 40
+        assert callers.count["cancelled"] >= 1
+        assert callers.count["right"] >= 20
         assert await link.call(("ECHO", "after")) == [b"after"]
         assert proxy.accepted == 1
         assert link.statistics().reconnections == 0

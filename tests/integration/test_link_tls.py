@@ -230,8 +230,8 @@ async def test_random_cancellation_over_tls(valkey_server: Server, authority: Au
             callers = Callers(link, random.Random(seed), native=False)
             await callers.run()
             assert (callers.count["hung"], callers.count["wrong"]) == (0, 0)
-            assert callers.count["cancelled"] >= 5
-            assert callers.count["right"] >= 40
+            assert callers.count["cancelled"] >= 1
+            assert callers.count["right"] >= 20
             assert await link.call(("ECHO", "after")) == [b"after"]
             assert proxy.accepted == 1
         finally:
