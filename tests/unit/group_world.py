@@ -6,6 +6,7 @@ raises Violation if it does not; `settle` lets everything calm down and checks w
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,13 +43,14 @@ class World:
     """See the module.
 
     Attributes:
-        off: rules that are taken out, and two assumptions: "known" (that FLUSHALL is not followed by a member which never saw the
-            group) and "replicated" (that a failover loses heartbeats only).
+        off: rules that are taken out, and two assumptions: "known" (that no member which never saw the group makes its document
+            within a ttl of a FLUSHALL, before or after) and "replicated" (that a failover loses heartbeats only).
         calm: nothing goes wrong any more, and every drain ends at once.
         late: requests whose connection broke and which may come through yet.
         owner: incarnation -> whose it is.
         tokens: partition -> the greatest that was ever leased.
-        flushed: everything was lost, and the group has not been made again.
+        flushed: when everything was lost.
+        founded_blindly: when a member that never saw the group made its document.
     """
 
     off: frozenset[str] = frozenset()
@@ -58,7 +60,8 @@ class World:
     late: list[Request] = field(default_factory=list[Request])
     owner: dict[str, Member] = field(default_factory=dict[str, Member])
     tokens: dict[int, int] = field(default_factory=dict[int, int])
-    flushed: bool = False
+    flushed: float = -math.inf
+    founded_blindly: float = -math.inf
 
     def __post_init__(self) -> None:
         self.server = Server(self.off, self.check_change)
@@ -76,9 +79,10 @@ class World:
         return incarnation
 
     def may_found(self, member: Member) -> bool:
-        """Tell whether a member that sees no document may make it: the one hole that stays open is left out (FLUSHALL, M8)."""
+        """Tell whether a member that sees no document may make it: the hole that stays open (FLUSHALL, M8) is left out."""
         others = (process.member for process in self.processes)
-        return "known" in self.off or member.known is not None or not (self.flushed and any(other.known is not None for other in others))
+        blind = self.time < self.flushed + TTL and any(other.known is not None for other in others)
+        return "known" in self.off or member.known is not None or not blind
 
     # -- what may happen ---------------------------------------------------------------------------------------------------------
 
@@ -195,13 +199,14 @@ class World:
 
     def lose_group(self, *, data: bool) -> bool:
         """Lose the group's slot; with `data` everything (FLUSHALL)."""
-        if self.server.state is None:
+        blind = self.time < self.founded_blindly + TTL or any(p.member.known is None and p.request is not None for p in self.processes)
+        if self.server.state is None or (data and blind and "known" not in self.off):
             return False
         self.server.state = None
         self.server.members.clear()
         if data:
             self.server.data.clear()
-            self.flushed = True
+            self.flushed = self.time
         if "M3 random" not in self.off:
             self.late.clear()
         self.replica = self.server.copy()
@@ -236,8 +241,8 @@ class World:
                 token = after.token[partition]
                 demand(token > self.tokens.get(partition, -1), f"the token {token} of {partition} was given before")
                 self.tokens[partition] = token
-        if change.made:
-            self.flushed = False
+        if change.made and committer.known is None:
+            self.founded_blindly = self.time
 
     def settle(self) -> None:
         """Let faults end and time pass; then everything is owned, evenly, by those that are left, and nothing changes any more."""
