@@ -15,17 +15,28 @@ from typing import Protocol
 
 import msgspec
 
+from redisaq.brokers.terms import Doorbell, GroupName, ReaderMark
 from redisaq.core.document import Document
+
+__all__ = [
+    "Acks",
+    "Beat",
+    "Broker",
+    "Doorbell",
+    "GroupName",
+    "Installed",
+    "Page",
+    "PendingEntry",
+    "RawEntry",
+    "Reader",
+    "ReaderMark",
+    "Remaining",
+    "Settled",
+    "TopicState",
+]
 
 RawEntry = tuple[bytes, Sequence[bytes] | None]
 """An entry's id and its flat list of fields and values (field, value, field, value ...)."""
-
-
-class GroupName(msgspec.Struct, frozen=True):
-    """A topic's consumer group."""
-
-    topic: str
-    group: str
 
 
 class TopicState(msgspec.Struct, frozen=True):
@@ -33,14 +44,6 @@ class TopicState(msgspec.Struct, frozen=True):
 
     generation: int
     partitions: int
-
-
-class ReaderMark(msgspec.Struct, frozen=True):
-    """A reading connection as the server knows it (T3): enough to kill just that one."""
-
-    client_id: int
-    address: str
-    run_id: str
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -129,16 +132,20 @@ class Remaining(msgspec.Struct, frozen=True):
         unread: at least one entry was never delivered.
         pending: entries delivered and not settled.
         unreadable: how many of those the owner has reported as unreadable and set aside.
+        retry: messages of the group that failed and are to be tried again.
+        delayed: messages that are not in the stream yet, for whatever group.
     """
 
     unread: bool
     pending: int
     unreadable: int
+    retry: int = 0
+    delayed: int = 0
 
     @property
     def empty(self) -> bool:
         """True if nothing is left but what cannot be read."""
-        return not self.unread and self.pending <= self.unreadable
+        return not self.unread and self.pending <= self.unreadable and not self.retry and not self.delayed
 
 
 class Reader(Protocol):
@@ -172,18 +179,6 @@ class Reader(Protocol):
 
     async def close(self) -> None:
         """Close the connection. The registration stays until `fence` or `release`."""
-        ...
-
-
-class Doorbell(Protocol):
-    """Rung when the group's document or the topic's partition count changes. A hint, never the truth: it may ring for nothing."""
-
-    async def wait(self) -> None:
-        """Return at the next ring, or at once if it rang since the last call; also after each reconnection."""
-        ...
-
-    async def close(self) -> None:
-        """Stop listening."""
         ...
 
 

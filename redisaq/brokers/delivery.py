@@ -1,9 +1,8 @@
 """The part of the Broker protocol for messages that did not simply succeed: retries, delays, dead letters.
 
 At every instant a message is in exactly one of: delayed, stream-unread, pending, retry, dead, done. Each method is one atomic step
-between these; a step that is
-repeated changes nothing (S1). A message that failed leaves the stream's pending entries for the group's own `retry` set, whole, so
-trimming cannot take it.
+between these; a step that is repeated changes nothing (S1). A message that failed leaves the stream's pending entries for the group's own
+`retry` set, whole, so trimming cannot take it.
 
 `life` counts redrives: 0 for a message's first life. `attempt` counts handlers begun in this life. Both travel with every settlement and
 must match (S1).
@@ -16,47 +15,10 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from redisaq.brokers.base import Doorbell, GroupName
+from redisaq.brokers.terms import Doorbell, GroupName
+from redisaq.core.records import Body, Failure
 
-
-class Failure(msgspec.Struct, frozen=True):
-    """What is known about a message that failed; kept with it in `retry` and in the dead letters.
-
-    Attributes:
-        error_type: the exception's qualified class name, or a word for what was no exception.
-        error: its text, bounded.
-        traceback: bounded; "" if there is none.
-        attempts: handlers begun in this life.
-        first_failed_ms: server time of the first failure of this life, milliseconds.
-        last_failed_ms: of the last one.
-        member: incarnation that saw the last one.
-    """
-
-    error_type: str
-    error: str
-    traceback: str
-    attempts: int
-    first_failed_ms: int
-    last_failed_ms: int
-    member: str
-
-
-class Body(msgspec.Struct, frozen=True):
-    """A message in `retry`, or in the dead letters.
-
-    Attributes:
-        entry_id: the stream entry it came from: its name in `retry`.
-        fields: the entry's fields, as they stood in the stream.
-        life: see the module.
-        attempt: handlers begun in this life.
-        failure: None for one that was redriven and has not failed since.
-    """
-
-    entry_id: bytes
-    fields: Sequence[bytes]
-    life: int = 0
-    attempt: int = 0
-    failure: Failure | None = None
+__all__ = ["Body", "DeliveryBroker", "Due", "Failure", "Resolution", "Resolved"]
 
 
 class Resolution(msgspec.Struct, frozen=True):
@@ -66,7 +28,7 @@ class Resolution(msgspec.Struct, frozen=True):
         source: where it is: a pending entry of the stream, or `retry`.
         to: "done", "retry" or "dead".
         body: what it is there; `entry_id`, `life` and `attempt` name what is to be settled, the rest is what is kept.
-        due: server time in microseconds when it is to be tried again, for "retry".
+        due: server time in microseconds when it is to be tried again, for "retry"; positive.
         used: False where the attempt does not count (`RetryAfter`): it is stored with one attempt less.
     """
 
@@ -76,11 +38,18 @@ class Resolution(msgspec.Struct, frozen=True):
     due: int = 0
     used: bool = True
 
+    @property
+    def kept(self) -> Body:
+        """What is kept in `retry`."""
+        return self.body if self.used else msgspec.structs.replace(self.body, attempt=self.body.attempt - 1)
+
 
 class Resolved(msgspec.Struct, frozen=True):
     """The answer: `done` False means that another token stands (`token`, 0 if none) and nothing was changed.
 
     Attributes:
+        done: the caller's token stands.
+        token: the one that stands.
         moved: for each resolution, whether it changed anything; False for one that was settled before, or in another life or attempt.
     """
 
@@ -93,9 +62,10 @@ class Due(msgspec.Struct, frozen=True):
     """What is due.
 
     Attributes:
-        retries: due messages of `retry`, earliest first; they stay there until they are settled (S3).
+        retries: due messages of `retry`, earliest first; they stay there until they are settled (S3), so the next call names them again.
         moved: how many delayed messages were moved into the stream, in due order.
-        next_due: server time in microseconds of the earliest later one, of both kinds; None if there is none.
+        next_due: server time in microseconds of the earliest one, of both kinds, that this answer has left where it is and does not name;
+            None if there is none. Not after `now` if `count` left something out; in a second if the stream does not take what is due.
         now: the server's time.
     """
 
@@ -113,8 +83,8 @@ class DeliveryBroker(Protocol):
     ) -> Resolved:
         """Settle some messages in one atomic fenced step, each only if it is still what and where its body says (S1).
 
-        In the script XACK and ZREM come first (S2), so that it passes whole at maxmemory. `dead_maxlen` bounds the dead letters, exactly
-        enough.
+        In the script XACK and ZREM come first (S2), so that it passes whole at maxmemory. `dead_maxlen`: so many dead letters are kept,
+        the latest. A message that is in `retry` already, since a group was lost and made again (T6), stays there as it is.
         """
         ...
 
@@ -128,11 +98,16 @@ class DeliveryBroker(Protocol):
     async def due(self, group: GroupName, partition: int, token: int, *, count: int) -> Due:
         """Move at most `count` due delayed messages into the stream (XADD first, then ZREM: S2); return up to `count` due retries.
 
+        Whoever has retries in flight asks for more than those. Of messages due at the same microsecond, the ids' bytes tell the order.
+
         Raises:
             LeaseLostError: another token stands.
         """
         ...
 
     async def listen_partition(self, topic: str, partition: int) -> Doorbell:
-        """Return the partition's doorbell: rung when something is delayed, or redriven, to an earlier time than what was there."""
+        """Return the partition's doorbell: rung when something is delayed, or redriven, to an earlier time than what was there.
+
+        A resolution does not ring: only the partition's owner makes those, and it knows their times.
+        """
         ...

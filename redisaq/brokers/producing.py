@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from redisaq.brokers.base import ReaderMark
+from redisaq.brokers.terms import ReaderMark
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -47,7 +47,13 @@ class ProducingBroker(Protocol):
         ...
 
     async def delay(self, topic: str, messages: Sequence[Delayed]) -> list[bool]:
-        """Keep messages until they are due, each once by its id; ring. False where the partition's stream is missing (E5)."""
+        """Keep messages until they are due, each once by its id; ring if one is due before what was there. May be repeated.
+
+        Messages due at the same microsecond are moved in the order of their ids' bytes: where another matters, give each a later time.
+
+        Returns:
+            For each whether it is kept now; False where the partition's stream is missing (E5).
+        """
         ...
 
     async def append_once(

@@ -26,9 +26,13 @@ from redisaq.brokers.base import (
     Settled,
     TopicState,
 )
-from redisaq.brokers.memory.clients import ReadingClient, Subscription
+from redisaq.brokers.delivery import Due, Resolution, Resolved
+from redisaq.brokers.graveyard import DeadLetterEntry
+from redisaq.brokers.memory import delivery
+from redisaq.brokers.memory.clients import Channel, ReadingClient, Subscription
 from redisaq.brokers.memory.reader import MemoryDoorbell, MemoryReader
 from redisaq.brokers.memory.store import MemoryStore, open_store
+from redisaq.brokers.producing import Delayed
 from redisaq.core.document import Document
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
@@ -105,6 +109,11 @@ class MemoryBroker:
         if self._session is None or self._session.store is not store:
             self._session = _Session(store)
         return self._session
+
+    def _doorbell(self, store: MemoryStore, *channels: Channel) -> Doorbell:
+        subscription = store.subscribe(*channels)
+        self._enter().subscriptions.append(subscription)
+        return MemoryDoorbell(store, subscription)
 
     # -- topics ---------------------------------------------------------------------------------------------------------------
 
@@ -189,20 +198,14 @@ class MemoryBroker:
             )
             if not done:
                 return None
-            store.ring_group(group)
+            store.ring(group)
             return new_version
 
         return await self._operate("commit", step)
 
     async def listen(self, group: GroupName) -> Doorbell:
         """Return a doorbell for the group and its topic."""
-
-        def step(store: MemoryStore) -> Doorbell:
-            subscription = store.subscribe(group)
-            self._enter().subscriptions.append(subscription)
-            return MemoryDoorbell(store, subscription)
-
-        return await self._operate("listen", step)
+        return await self._operate("listen", lambda store: self._doorbell(store, group, group.topic))
 
     # -- taking a partition (T) -------------------------------------------------------------------------------------------------
 
@@ -251,6 +254,50 @@ class MemoryBroker:
     async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:
         """Return what is left, per partition."""
         return await self._operate("remaining", lambda store: [store.remaining(group, partition) for partition in partitions])
+
+    # -- what did not simply succeed (S) ----------------------------------------------------------------------------------------
+
+    async def resolve(
+        self, group: GroupName, partition: int, token: int, resolutions: Sequence[Resolution], *, dead_maxlen: int | None
+    ) -> Resolved:
+        """Settle some messages in one fenced step (S1)."""
+        return await self._operate(
+            "resolve", lambda store: delivery.resolve(store, group, partition, token, resolutions, dead_maxlen=dead_maxlen)
+        )
+
+    async def start_retry(self, group: GroupName, partition: int, token: int, *, entry_id: bytes, life: int, attempt: int) -> bool:
+        """Note that a handler begins on a message of `retry`."""
+
+        def step(store: MemoryStore) -> bool:
+            return delivery.start_retry(store, group, partition, token, entry_id=entry_id, life=life, attempt=attempt)
+
+        return await self._operate("start_retry", step)
+
+    async def due(self, group: GroupName, partition: int, token: int, *, count: int) -> Due:
+        """Move due delayed messages into the stream, return due retries."""
+        return await self._operate("due", lambda store: delivery.due(store, group, partition, token, count))
+
+    async def listen_partition(self, topic: str, partition: int) -> Doorbell:
+        """Return the partition's doorbell."""
+        return await self._operate("listen_partition", lambda store: self._doorbell(store, (topic, partition)))
+
+    async def delay(self, topic: str, messages: Sequence[Delayed]) -> list[bool]:
+        """Keep messages until they are due."""
+        return await self._operate("delay", lambda store: delivery.delay(store, topic, messages))
+
+    # -- dead letters -----------------------------------------------------------------------------------------------------------
+
+    async def dead_page(self, group: GroupName, partition: int, *, after: bytes, count: int) -> list[DeadLetterEntry]:
+        """Return a page of dead letters."""
+        return await self._operate("dead_page", lambda store: store.shelf(group, partition).dead_page(after, count))
+
+    async def redrive(self, group: GroupName, partition: int, ids: Sequence[bytes] | None, *, count: int) -> int:
+        """Let dead letters be tried again."""
+        return await self._operate("redrive", lambda store: delivery.redrive(store, group, partition, ids, count))
+
+    async def purge(self, group: GroupName, partition: int, ids: Sequence[bytes] | None) -> int:
+        """Drop dead letters."""
+        return await self._operate("purge", lambda store: store.shelf(group, partition).purge(ids))
 
 
 def _microseconds(seconds: float) -> int:

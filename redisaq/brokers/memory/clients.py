@@ -61,18 +61,22 @@ class ReadingClient:
     broken: str = ""
 
 
+Channel = GroupName | str | tuple[str, int]
+"""What rings: a group's document, a topic's partition count, or a partition's earliest due time."""
+
+
 @dataclass(eq=False)
 class Subscription:
     """A doorbell's line to the store.
 
     Attributes:
-        group: rung when its document changes, or its topic's partition count.
+        channels: what rings it.
         rung: since it was last heard.
         broken: why nothing will ring any more, "" while it can.
         changed: set at the next ring or break.
     """
 
-    group: GroupName
+    channels: frozenset[Channel]
     rung: bool = False
     broken: str = ""
     changed: anyio.Event = field(default_factory=anyio.Event)

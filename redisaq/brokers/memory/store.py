@@ -9,21 +9,24 @@ What always holds: time never goes back, entry ids never repeat, and a stale tok
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from anyio.lowlevel import RunVar
 
 from redisaq.brokers.base import Acks, GroupName, Installed, Page, PendingEntry, RawEntry, ReaderMark, Remaining, Settled, TopicState
-from redisaq.brokers.memory.clients import ReadingClient, Subscription, WaitingRead
+from redisaq.brokers.memory.clients import Channel, ReadingClient, Subscription, WaitingRead
 from redisaq.brokers.memory.coordination import Coordination
 from redisaq.brokers.memory.leases import Lease
+from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.streams import START, GroupCursor, Stream, format_id, parse_id
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
 
 Place = tuple[str, int]
 """A topic and one of its partitions."""
+
+OUT_OF_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
 
 
 class AppendRefused(ServerError):
@@ -46,8 +49,9 @@ class MemoryStore:
         url: for errors.
         environment: of whoever opened it first; gives the server's time and id.
         permits_killing: False is a server whose access rules forbid CLIENT KILL (T4).
-        full: True is a server at its memory limit: it refuses to append, and nothing else (S2).
+        full: True is a server at its memory limit: it refuses to append and to delay, and nothing else (S2).
         run_id: another one after each `restart`.
+        delayed: by place: message id -> when it is due, and its fields as they are written.
     """
 
     url: str
@@ -59,6 +63,8 @@ class MemoryStore:
     topics: dict[str, TopicState] = field(default_factory=dict[str, TopicState])
     streams: dict[Place, Stream] = field(default_factory=dict[Place, Stream])
     leases: dict[tuple[GroupName, int], Lease] = field(default_factory=dict[tuple[GroupName, int], Lease])
+    shelves: dict[tuple[GroupName, int], Shelf] = field(default_factory=dict[tuple[GroupName, int], Shelf])
+    delayed: dict[Place, dict[bytes, tuple[int, bytes]]] = field(default_factory=dict[Place, dict[bytes, tuple[int, bytes]]])
     coordination: dict[GroupName, Coordination] = field(default_factory=dict[GroupName, Coordination])
     _clients: dict[int, ReadingClient] = field(default_factory=dict[int, ReadingClient])
     _waiting: dict[Place, list[WaitingRead]] = field(default_factory=dict[Place, list[WaitingRead]])
@@ -96,6 +102,8 @@ class MemoryStore:
         self.topic_names.clear()
         self.topics.clear()
         self.leases.clear()
+        self.shelves.clear()
+        self.delayed.clear()
         self.coordination.clear()
         for topic, partition in list(self.streams):
             self._lose_stream(topic, partition)
@@ -109,10 +117,12 @@ class MemoryStore:
         self.topics.pop(topic, None)
 
     def forget_partition(self, topic: str, partition: int) -> None:
-        """Lose one partition: its stream, every group in it, every token beside it."""
-        for group, number in list(self.leases):
+        """Lose one partition: its stream, every group in it, every token beside it, and what was put aside."""
+        for group, number in {*self.leases, *self.shelves}:
             if group.topic == topic and number == partition:
-                del self.leases[group, number]
+                self.leases.pop((group, number), None)
+                self.shelves.pop((group, number), None)
+        self.delayed.pop((topic, partition), None)
         self._lose_stream(topic, partition)
 
     def forget_cursor(self, group: GroupName, partition: int) -> None:
@@ -141,7 +151,7 @@ class MemoryStore:
         state = self.topics.setdefault(topic, TopicState(0, partitions))
         for partition in range(state.partitions):
             self.make_stream(topic, partition)
-        self._ring(lambda group: group.topic == topic)
+        self.ring(topic)
         return state
 
     def grow_topic(self, topic: str, partitions: int) -> TopicState:
@@ -158,10 +168,11 @@ class MemoryStore:
     def append(self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], maxlen: int | None) -> list[bytes | None]:
         """Append in order, and serve who waits for it; None where the stream is missing."""
         if self.full and entries:
-            raise AppendRefused("OOM command not allowed when used memory > 'maxmemory'.", [None] * len(entries))
-        return [self._append((topic, partition), fields, maxlen) for partition, fields in entries]
+            raise AppendRefused(OUT_OF_MEMORY, [None] * len(entries))
+        return [self.append_one((topic, partition), fields, maxlen) for partition, fields in entries]
 
-    def _append(self, place: Place, fields: Sequence[bytes], maxlen: int | None) -> bytes | None:
+    def append_one(self, place: Place, fields: Sequence[bytes], maxlen: int | None) -> bytes | None:
+        """Append to one stream, and serve who waits for it; None if the stream is missing."""
         stream = self.streams.get(place)
         if stream is None:
             return None
@@ -194,9 +205,9 @@ class MemoryStore:
         """Put the token beside the partition's data, if it may stand there (T2)."""
         return self.leases.setdefault((group, partition), Lease()).install(token, incarnation, foreign=foreign)
 
-    def ring_group(self, group: GroupName) -> None:
-        """Tell who listens that the group's document changed."""
-        self._ring(lambda other: other == group)
+    def shelf(self, group: GroupName, partition: int) -> Shelf:
+        """Return what the group has put aside of the partition."""
+        return self.shelves.setdefault((group, partition), Shelf())
 
     # -- what was delivered -------------------------------------------------------------------------------------------------------
 
@@ -204,7 +215,7 @@ class MemoryStore:
         """Return a page of pending entries (T5)."""
         if self.lease(group, partition).token != token:
             raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
-        cursor = self._cursor(group, partition)
+        cursor = self.cursor(group, partition)
         if cursor is None:
             return Page((), (), None)
         above = parse_id(after)
@@ -226,7 +237,7 @@ class MemoryStore:
         """Set the delivery counts of what is pending."""
         if self.lease(group, partition).token != token:
             return False
-        cursor = self._cursor(group, partition)
+        cursor = self.cursor(group, partition)
         for entry_id, count in counts.items():
             if cursor is not None and (number := parse_id(entry_id)) in cursor.pending:
                 cursor.pending[number] = count
@@ -237,7 +248,7 @@ class MemoryStore:
         token = self.lease(group, acks.partition).token
         if token != acks.token:
             return Settled(done=False, token=token)
-        cursor = self._cursor(group, acks.partition)
+        cursor = self.cursor(group, acks.partition)
         if cursor is not None:
             for entry_id in acks.entry_ids:
                 cursor.pending.pop(parse_id(entry_id), None)
@@ -263,9 +274,16 @@ class MemoryStore:
         """Return what is left for the group; all of a stream is, where the group is missing."""
         stream = self.streams.get((group.topic, partition), Stream())
         cursor = stream.groups.get(group.group, GroupCursor(START))
-        return Remaining(stream.has_unread(cursor), len(cursor.pending), self.lease(group, partition).unreadable)
+        return Remaining(
+            unread=stream.has_unread(cursor),
+            pending=len(cursor.pending),
+            unreadable=self.lease(group, partition).unreadable,
+            retry=len(self.shelf(group, partition).retry),
+            delayed=len(self.delayed.get((group.topic, partition), ())),
+        )
 
-    def _cursor(self, group: GroupName, partition: int) -> GroupCursor | None:
+    def cursor(self, group: GroupName, partition: int) -> GroupCursor | None:
+        """Return where the group stands in the stream, None if it is not there."""
         stream = self.streams.get((group.topic, partition))
         return stream.groups.get(group.group) if stream is not None else None
 
@@ -287,7 +305,7 @@ class MemoryStore:
         """Deliver new entries; without any, and with `block` above 0, return a read that now waits. No token is asked for (T3)."""
         if client.broken:
             raise ConnectionFailed(self.url, client.broken)
-        cursor = self._cursor(client.group, client.partition)
+        cursor = self.cursor(client.group, client.partition)
         if cursor is None:
             raise LeaseLostError(f"the group {client.group.group} is not in partition {client.partition} of {client.group.topic}")
         place = (client.group.topic, client.partition)
@@ -339,9 +357,9 @@ class MemoryStore:
 
     # -- doorbells ----------------------------------------------------------------------------------------------------------------
 
-    def subscribe(self, group: GroupName) -> Subscription:
+    def subscribe(self, *channels: Channel) -> Subscription:
         """Open a doorbell's line."""
-        subscription = Subscription(group)
+        subscription = Subscription(frozenset(channels))
         self._subscriptions.append(subscription)
         return subscription
 
@@ -351,9 +369,10 @@ class MemoryStore:
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 
-    def _ring(self, concerns: Callable[[GroupName], bool]) -> None:
+    def ring(self, channel: Channel) -> None:
+        """Tell who listens there."""
         for subscription in self._subscriptions:
-            if concerns(subscription.group):
+            if channel in subscription.channels:
                 subscription.ring()
 
 

@@ -91,6 +91,11 @@ class Stream:
         """Return an entry's fields and values, None if it is not there."""
         return self._fields.get(entry_id)
 
+    def after(self, entry_id: EntryId, count: int) -> list[tuple[EntryId, tuple[bytes, ...]]]:
+        """Return up to `count` entries above an id."""
+        first = bisect_right(self._ids, entry_id)
+        return [(found, self._fields[found]) for found in self._ids[first : first + count]]
+
     def make_group(self, group: str, start: EntryId) -> None:
         """Make the group after `start`; one that exists stays where it is."""
         self.groups.setdefault(group, GroupCursor(start))
@@ -101,9 +106,8 @@ class Stream:
 
     def deliver(self, cursor: GroupCursor, count: int) -> list[tuple[bytes, tuple[bytes, ...]]]:
         """Return up to `count` new entries; from now on they are pending, delivered once."""
-        first = bisect_right(self._ids, cursor.last_delivered)
-        ids = self._ids[first : first + count]
-        if ids:
-            cursor.pending.update(dict.fromkeys(ids, 1))
-            cursor.last_delivered = ids[-1]
-        return [(format_id(entry_id), self._fields[entry_id]) for entry_id in ids]
+        entries = self.after(cursor.last_delivered, count)
+        if entries:
+            cursor.pending.update((entry_id, 1) for entry_id, _ in entries)
+            cursor.last_delivered = entries[-1][0]
+        return [(format_id(entry_id), fields) for entry_id, fields in entries]

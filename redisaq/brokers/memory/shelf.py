@@ -1,0 +1,97 @@
+"""What one group has put aside of one partition: messages to be tried again, and dead letters.
+
+In come bodies, ids and the server's time; out go bodies. Bodies are kept written, as a server keeps them: members in one process must not
+share what they could change. Nothing here checks a token: the steps around it do. What always holds: a message is in `retry` or among the
+dead letters or in neither, and leaves `retry` only in the life and attempt that were named (S1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from redisaq.brokers.delivery import Body, Resolution
+from redisaq.brokers.graveyard import DeadLetterEntry
+from redisaq.brokers.memory.streams import START, Stream, format_id, parse_id
+from redisaq.core.records import decode_dead, decode_retry, encode_dead, encode_retry, retry_prefix
+
+
+@dataclass
+class Shelf:
+    """See the module.
+
+    Attributes:
+        retry: entry id -> when it is due, and its body as it is written.
+        dead: the dead letters.
+        redriven: the due time of the last one that was redriven: the next ones come after it.
+    """
+
+    retry: dict[bytes, tuple[int, bytes]] = field(default_factory=dict[bytes, tuple[int, bytes]])
+    dead: Stream = field(default_factory=Stream)
+    redriven: int = 0
+
+    def take(self, resolution: Resolution) -> bool:
+        """Take a message out of `retry` if it is there as its body says (S1), and if the resolution says anything new."""
+        body = resolution.body
+        found = self.retry.get(body.entry_id)
+        if found is None or not found[1].startswith(retry_prefix(body.life, body.attempt)):
+            return False
+        if resolution.to == "retry" and found == (resolution.due, encode_retry(resolution.kept)):
+            return False
+        del self.retry[body.entry_id]
+        return True
+
+    def put(self, resolution: Resolution, milliseconds: int, dead_maxlen: int | None) -> None:
+        """Put a message where the resolution says; one that is in `retry` already stays there as it is."""
+        match resolution.to:
+            case "retry":
+                self.retry.setdefault(resolution.body.entry_id, (resolution.due, encode_retry(resolution.kept)))
+            case "dead":
+                self.dead.append(encode_dead(resolution.body), milliseconds, dead_maxlen)
+            case "done":
+                pass
+
+    def start(self, entry_id: bytes, life: int, attempt: int) -> bool:
+        """Raise the attempt of a message of `retry` from the one before; True also if that has been done."""
+        due, data = self.retry.get(entry_id, (0, b""))
+        before, after = retry_prefix(life, attempt - 1), retry_prefix(life, attempt)
+        if data.startswith(before):
+            self.retry[entry_id] = due, after + data[len(before) :]
+            return True
+        return data.startswith(after)
+
+    def due(self, now: int, count: int) -> tuple[list[Body], int | None]:
+        """Return up to `count` messages of `retry` that are due, and when the first of the others is."""
+        order = sorted((due, entry_id) for entry_id, (due, _) in self.retry.items())
+        bodies = [decode_retry(entry_id, self.retry[entry_id][1]) for due, entry_id in order[:count] if due <= now]
+        return bodies, order[len(bodies)][0] if len(bodies) < len(order) else None
+
+    def dead_page(self, after: bytes, count: int) -> list[DeadLetterEntry]:
+        """Return up to `count` dead letters above an id."""
+        return [DeadLetterEntry(format_id(dead_id), decode_dead(words)) for dead_id, words in self.dead.after(parse_id(after), count)]
+
+    def redrive(self, ids: Sequence[bytes] | None, count: int, now: int) -> int:
+        """Let up to `count` dead letters begin their next life in `retry`, due now, in the order of dying."""
+        if ids is None:
+            found = self.dead.after(START, count)
+        else:
+            wanted = sorted({parse_id(dead_id) for dead_id in ids})
+            found = [(dead_id, words) for dead_id in wanted if (words := self.dead.fields(dead_id)) is not None][:count]
+        due = max(now - len(found), self.redriven)
+        self.dead.delete(dead_id for dead_id, _ in found)
+        for _, words in found:
+            due += 1
+            dead = decode_dead(words)
+            body = Body(dead.entry_id, dead.fields, dead.life + 1)
+            self.retry.setdefault(body.entry_id, (due, encode_retry(body)))
+            self.redriven = due
+        return len(found)
+
+    def purge(self, ids: Sequence[bytes] | None) -> int:
+        """Drop these dead letters, or all; return how many there were."""
+        before = len(self.dead)
+        if ids is None:
+            self.dead.trim(0)
+        else:
+            self.dead.delete(map(parse_id, ids))
+        return before - len(self.dead)

@@ -1,0 +1,158 @@
+"""How messages are written down that are in no stream: retries, dead letters, delayed ones.
+
+In come a message's fields and what is known about its failure; out go bytes, and back. What always holds: reading gives what was written
+(but for characters that are none, which are escaped); what a server's script must look at stands in front, readable, and it never parses
+the rest.
+
+- In `retry`: "life:attempt:", then msgpack.
+- Among the dead letters: a stream entry, whose fields are the message's own, followed by nine that say why, always the same ones in the
+  same order: error, text, traceback, attempts, first and last (failure, milliseconds), origin (entry id), member, life. So a person who
+  looks with XRANGE sees what is there.
+- Delayed: each word of the entry with its length and a colon before it (a script has to make the entry from it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """What is known about a message that failed; kept with it in `retry` and in the dead letters.
+
+    Attributes:
+        error_type: the exception's qualified class name, or a word for what was no exception.
+        error: its text, bounded.
+        traceback: bounded; "" if there is none.
+        attempts: handlers begun in this life.
+        first_failed_ms: server time of the first failure of this life, milliseconds.
+        last_failed_ms: of the last one.
+        member: incarnation that saw the last one.
+    """
+
+    error_type: str
+    error: str
+    traceback: str
+    attempts: int
+    first_failed_ms: int
+    last_failed_ms: int
+    member: str
+
+
+class Body(msgspec.Struct, frozen=True):
+    """A message in `retry`, or in the dead letters.
+
+    Attributes:
+        entry_id: the stream entry it came from: its name in `retry`.
+        fields: the entry's fields, as they stood in the stream.
+        life: counts redrives, from 0.
+        attempt: handlers begun in this life.
+        failure: None for one that was redriven and has not failed since.
+    """
+
+    entry_id: bytes
+    fields: Sequence[bytes]
+    life: int = 0
+    attempt: int = 0
+    failure: Failure | None = None
+
+
+class _Rest(msgspec.Struct, frozen=True, array_like=True):
+    """What stands behind the prefix in `retry`."""
+
+    fields: tuple[bytes, ...]
+    failure: Failure | None
+
+
+_encode_rest = msgspec.msgpack.Encoder().encode
+_decode_rest = msgspec.msgpack.Decoder(_Rest).decode
+
+_REASONS = (b"error", b"text", b"traceback", b"attempts", b"first", b"last", b"origin", b"member", b"life")
+_REASON_WORDS = 2 * len(_REASONS)
+
+
+def retry_prefix(life: int, attempt: int) -> bytes:
+    """Return how a body in `retry` begins."""
+    return b"%d:%d:" % (life, attempt)
+
+
+def encode_retry(body: Body) -> bytes:
+    """Return what stands in `retry` under the body's entry id."""
+    failure = body.failure
+    try:
+        rest = _encode_rest(_Rest(tuple(body.fields), failure))
+    except UnicodeEncodeError:  # lone surrogates: an error's text may hold what a file name or a broken text held
+        rest = _encode_rest(_Rest(tuple(body.fields), None if failure is None else _escaped(failure)))
+    return retry_prefix(body.life, body.attempt) + rest
+
+
+def decode_retry(entry_id: bytes, data: bytes) -> Body:
+    """Return the body that `encode_retry` wrote; ValueError (msgspec's, too) otherwise."""
+    life, attempt, rest = data.split(b":", 2)
+    found = _decode_rest(rest)
+    return Body(entry_id, found.fields, int(life), int(attempt), found.failure)
+
+
+def encode_dead(body: Body) -> list[bytes]:
+    """Return the words (field, value, ...) of the dead letter's entry."""
+    failure = body.failure or Failure("", "", "", body.attempt, 0, 0, "")
+    values = (
+        _utf8(failure.error_type),
+        _utf8(failure.error),
+        _utf8(failure.traceback),
+        b"%d" % failure.attempts,
+        b"%d" % failure.first_failed_ms,
+        b"%d" % failure.last_failed_ms,
+        body.entry_id,
+        _utf8(failure.member),
+        b"%d" % body.life,
+    )
+    return [*body.fields, *(word for pair in zip(_REASONS, values, strict=True) for word in pair)]
+
+
+def decode_dead(words: Sequence[bytes]) -> Body:
+    """Return the body that `encode_dead` wrote, with as many attempts as its failure; ValueError for other words."""
+    fields, reasons = tuple(words[:-_REASON_WORDS]), words[-_REASON_WORDS:]
+    if tuple(reasons[::2]) != _REASONS:
+        raise ValueError("these are not the fields of a dead letter")
+    error_type, error, traceback, attempts, first, last, entry_id, member, life = reasons[1::2]
+    failure = Failure(error_type.decode(), error.decode(), traceback.decode(), int(attempts), int(first), int(last), member.decode())
+    known = bool(failure.error_type or failure.last_failed_ms)
+    return Body(entry_id, fields, int(life), failure.attempts, failure if known else None)
+
+
+def encode_delayed(fields: Sequence[bytes]) -> bytes:
+    """Return a delayed message's fields and values, each as its length, a colon and itself."""
+    return b"".join(b"%d:%b" % (len(word), word) for word in fields)
+
+
+def decode_delayed(data: bytes) -> list[bytes]:
+    """Return the words that `encode_delayed` wrote; ValueError otherwise."""
+    words: list[bytes] = []
+    start = 0
+    while start < len(data):
+        colon = data.index(b":", start)
+        end = colon + 1 + int(data[start:colon])
+        if end > len(data):
+            raise ValueError("the last word is cut")
+        words.append(data[colon + 1 : end])
+        start = end
+    return words
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _escaped(failure: Failure) -> Failure:
+    def escape(text: str) -> str:
+        return _utf8(text).decode()
+
+    return msgspec.structs.replace(
+        failure,
+        error_type=escape(failure.error_type),
+        error=escape(failure.error),
+        traceback=escape(failure.traceback),
+        member=escape(failure.member),
+    )
