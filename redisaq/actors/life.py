@@ -151,8 +151,7 @@ class Life:
     async def live(self) -> None:
         """Run the actor until it ends. Its errors go to the supervisor; only a cancellation is raised."""
         try:
-            # An eager task of asyncio has no scope of its own before its first wait, so none is entered before that.
-            await checkpoint()
+            await checkpoint()  # nothing begins in a supervisor that has been cancelled
             self._mailbox.owner = anyio.get_current_task().id
             rest: float | None = 0.0
             while rest is not None:

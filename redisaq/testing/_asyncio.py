@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from functools import partial
+from contextlib import closing
+from functools import cache, partial
 from platform import python_version
 from random import Random
 from typing import Any, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint
 
-from redisaq.testing.standstill import VirtualTimeUnavailable, Watch, place
+from redisaq.testing.standstill import VirtualTimeUnavailable, Watch
 
 T = TypeVar("T")
 
@@ -37,10 +40,14 @@ NEEDED: dict[str, type] = {
     "_stopping": bool,
     "_selector": object,
 }
+METHODS = ("_run_once", "_process_events")
+TIMERS = ("_when", "_scheduled", "_cancelled", "_callback")
+STEPS = "steps that know their task"
 
 
 def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch) -> T:
     """Run `main` on asyncio in virtual time, interleaved as the seed says."""
+    check()
     return anyio.run(main, backend="asyncio", backend_options={"loop_factory": partial(VirtualLoop, seed, watch)})
 
 
@@ -58,14 +65,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, seed: object, watch: Watch) -> None:
         """Begin at time 0."""
         super().__init__()
-        check(self)
         self._now = 0.0
         self._clock_resolution = 0.0
         self._random = Random(str(seed))  # noqa: S311 -- an interleaving is no secret
         self._watch = watch
         self._made = 0
         self._sockets = len(self._selector.get_map())
-        self._checked = False
 
     def time(self) -> float:
         """Return virtual time, seconds since the loop was made."""
@@ -81,29 +86,28 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         """Advance the clock if nothing is ready, give the ready tasks an order, and run the round."""
         ready = self._ready
-        self._drop_cancelled()
-        while not ready and not self._scheduled and not self._stopping:
+        while not ready and math.isinf(self._next_timer()) and not self._stopping:
             sockets = len(self._selector.get_map()) > self._sockets
-            self._watch.standstill(self._now, self._waiting(), sockets=sockets, break_shields=self._cancel_all)
+            tasks = [(task.get_name(), task.get_coro()) for task in self._tasks()]
+            self._watch.standstill(self._now, tasks, sockets=sockets, break_shields=self._cancel_all)
             self._process_events(self._selector.select(0))
-        scheduled = self._scheduled
-        if not ready and scheduled and not self._stopping:
-            self._now = max(self._now, scheduled[0]._when)
-        while scheduled and scheduled[0]._when <= self._now:
-            timer = heapq.heappop(scheduled)
+        if not ready and not self._stopping:
+            self._now = max(self._now, self._next_timer())
+        while self._next_timer() <= self._now:
+            timer = heapq.heappop(self._scheduled)
             timer._scheduled = False
-            if not timer._cancelled:
-                ready.append(timer)
-            else:
-                self._timer_cancelled_count -= 1
+            ready.append(timer)
         self._shuffle()
         super()._run_once()  # type: ignore[misc]
 
-    def _drop_cancelled(self) -> None:
+    def _next_timer(self) -> float:
+        """Return when the next timer is due; infinity if there is none, or none but those of endless sleeps. Cancelled ones are dropped."""
         scheduled = self._scheduled
         while scheduled and scheduled[0]._cancelled:
             self._timer_cancelled_count -= 1
             heapq.heappop(scheduled)._scheduled = False
+        when: float = scheduled[0]._when if scheduled else math.inf
+        return when
 
     def _shuffle(self) -> None:
         """Reorder the steps of tasks. What other threads append meanwhile stays where it is: at the end."""
@@ -116,10 +120,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if issubclass(type(owner), asyncio.Task):
                 places.append(index)
                 steps.append((number(owner), handle))
-        if not self._checked and self._made:
-            if not steps:
-                raise VirtualTimeUnavailable(f"Python {python_version()}: the steps of asyncio's tasks cannot be told from other callbacks")
-            self._checked = True
         steps.sort(key=lambda step: step[0])
         self._random.shuffle(steps)
         for index, (_, handle) in zip(places, steps, strict=True):
@@ -133,25 +133,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         for task in self._tasks():
             task.cancel()
 
-    def _waiting(self) -> list[str]:
-        return [f"{task.get_name()}: {place(task.get_coro())}" for task in self._tasks()]
-
 
 def number(task: object) -> int:
     """Return how many tasks the loop had made when it made this one."""
     return getattr(task, "redisaq_number", 0)
 
 
-def check(loop: asyncio.AbstractEventLoop) -> None:
+@cache
+def check() -> None:
     """Refuse a version of asyncio whose private parts are not what this module knows."""
-    for name, kind in NEEDED.items():
-        if not isinstance(getattr(loop, name, None), kind):
-            raise VirtualTimeUnavailable(f"Python {python_version()}: asyncio's event loop has no {name} as it is needed")
-    for name in ("_run_once", "_process_events"):
-        if not callable(getattr(loop, name, None)):
-            raise VirtualTimeUnavailable(f"Python {python_version()}: asyncio's event loop has no {name}")
-    timer = loop.call_at(0.0, loop.stop)
-    missing = [name for name in ("_when", "_scheduled", "_cancelled", "_callback") if not hasattr(timer, name)]
-    timer.cancel()
+    with closing(asyncio.SelectorEventLoop()) as loop:
+        found = {name for name, kind in NEEDED.items() if isinstance(getattr(loop, name, None), kind)}
+        found |= {name for name in METHODS if callable(getattr(loop, name, None))}
+        timer = loop.call_at(0.0, loop.stop)
+        found |= {name for name in TIMERS if hasattr(timer, name)}
+        task = loop.create_task(checkpoint())
+        if any(getattr(getattr(handle, "_callback", None), "__self__", None) is task for handle in getattr(loop, "_ready", ())):
+            found.add(STEPS)
+        task.cancel()
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    missing = [name for name in (*NEEDED, *METHODS, *TIMERS, STEPS) if name not in found]
     if missing:
-        raise VirtualTimeUnavailable(f"Python {python_version()}: asyncio's timers have no {missing[0]}")
+        raise VirtualTimeUnavailable(f"Python {python_version()}: asyncio's event loop is not as it is needed: no {', '.join(missing)}")

@@ -25,7 +25,7 @@ import trio
 import trio.testing
 from trio._core import _run
 
-from redisaq.testing.standstill import VirtualTimeUnavailable, Watch, place
+from redisaq.testing.standstill import VirtualTimeUnavailable, Watch
 
 T = TypeVar("T")
 
@@ -41,8 +41,9 @@ def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch) -> T:
     def jump() -> None:
         statistics = trio.lowlevel.current_statistics()
         if math.isinf(statistics.seconds_to_next_deadline):
+            sockets = waits_for_sockets(statistics.io_statistics)
             watch.standstill(
-                clock.current_time(), waiting(), sockets=waits_for_sockets(statistics.io_statistics), break_shields=break_shields
+                clock.current_time(), [(task.name, task.coro) for task in tasks()], sockets=sockets, break_shields=break_shields
             )
         elif statistics.seconds_to_next_deadline > 0:
             clock.jump(statistics.seconds_to_next_deadline)
@@ -89,12 +90,6 @@ def tasks() -> list[trio.lowlevel.Task]:
         found.append(task)
         unseen += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
     return sorted(found, key=lambda task: task._counter)
-
-
-def waiting() -> list[str]:
-    """Return each task's name and where it waits; trio's own tasks are left out."""
-    places = [(task.name, place(task.coro)) for task in tasks()]
-    return [f"{name}: {where}" for name, where in places if where != "?"]
 
 
 def break_shields() -> None:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, TypeVar
 
 import anyio
@@ -25,6 +25,12 @@ PATIENCE = 30.0
 
 SHOWN = 20
 """How many waiting tasks are told of."""
+
+THREADED = {"run_sync_in_worker_thread", "to_thread_run_sync", "to_thread"}
+"""The functions of anyio, trio and asyncio that wait for a worker thread."""
+
+WORKERS = ("AnyIO worker thread", "Trio thread")
+"""Names of threads that are kept for later: whether one works can be seen by whether a task waits for it."""
 
 INSIDE = tuple(f"{os.sep}{package}{os.sep}" for package in ("anyio", "trio", "asyncio", "outcome"))
 
@@ -76,7 +82,7 @@ class Watch:
             self._scope = None
         raise self.deadlock or AssertionError
 
-    def standstill(self, now: float, waiting: Sequence[str], *, sockets: bool, break_shields: Callable[[], None]) -> None:
+    def standstill(self, now: float, tasks: Sequence[tuple[str, object]], *, sockets: bool, break_shields: Callable[[], None]) -> None:
         """Nothing can run at this moment, and no timer is set.
 
         Waits a moment if a thread or a socket may still bring something, so call it again. Otherwise cancels the run; if that leads to a
@@ -84,16 +90,19 @@ class Watch:
 
         Args:
             now: virtual time.
-            waiting: each task's name and where it waits.
+            tasks: each task's name and its coroutine.
             sockets: a task waits for a real socket.
             break_shields: cancels every task, shielded or not.
 
         Raises:
             VirtualDeadlock: nothing helps.
         """
-        if self._may_change(sockets=sockets):
+        chains = [(name, frames(coroutine)) for name, coroutine in tasks]
+        if self._may_change(sockets or any(in_thread(chain) for _, chain in chains)):
             time.sleep(0.001)
-        elif self.deadlock is None and self._scope is not None:
+            return
+        waiting = [f"{name}: {where}" for name, chain in chains if (where := place(chain))]
+        if self.deadlock is None and self._scope is not None:
             self.deadlock = VirtualDeadlock(now, waiting)
             self._scope.cancel()
         elif not self._broken:
@@ -102,8 +111,8 @@ class Watch:
         else:
             raise self.deadlock or VirtualDeadlock(now, waiting)
 
-    def _may_change(self, *, sockets: bool) -> bool:
-        if not sockets and self._threads.issuperset(threading.enumerate()):
+    def _may_change(self, outside: bool) -> bool:  # noqa: FBT001 -- the only argument
+        if not outside and all(thread in self._threads or thread.name.startswith(WORKERS) for thread in threading.enumerate()):
             return False
         real = time.monotonic()
         if self._since is None or real - self._seen > 1.0:  # something ran meanwhile
@@ -112,15 +121,26 @@ class Watch:
         return real - self._since < PATIENCE
 
 
-def place(coroutine: object) -> str:
-    """Return where a suspended coroutine waits: the innermost line that is not anyio's, asyncio's or trio's own."""
-    found = "?"
+def frames(coroutine: object) -> list[FrameType]:
+    """Return where a suspended coroutine stands: its frame, the one of what it awaits, and so on."""
+    found: list[FrameType] = []
     while coroutine is not None:
-        frame: FrameType | None = (
-            getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None) or getattr(coroutine, "ag_frame", None)
-        )
-        if frame is not None and not any(inside in frame.f_code.co_filename for inside in INSIDE):
-            code: CodeType = frame.f_code
-            found = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+        for kind in ("cr", "gi", "ag"):
+            frame = getattr(coroutine, f"{kind}_frame", None)
+            if frame is not None:
+                found.append(frame)
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None) or getattr(coroutine, "ag_await", None)
     return found
+
+
+def in_thread(chain: Sequence[FrameType]) -> bool:
+    """Return True if a task waits for a worker thread."""
+    return any(frame.f_code.co_name in THREADED for frame in chain)
+
+
+def place(chain: Sequence[FrameType]) -> str:
+    """Return the innermost line that is not anyio's, asyncio's or trio's own; an empty string if there is none."""
+    for frame in reversed(chain):
+        if not any(inside in frame.f_code.co_filename for inside in INSIDE):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+    return ""
