@@ -1,0 +1,213 @@
+"""What README.md and docs/ say is so: settings and their defaults, events, keys, actors, names of tests, rules and files, links."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import re
+import tomllib
+from dataclasses import MISSING, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from redisaq import Consumer, Message, Producer, errors, events
+from redisaq.actors.bulletin import LEVELS
+from redisaq.settings import ConsumerSettings
+from tests.integration.doc_blocks import pages
+from tests.unit.source import PACKAGE, ROOT, tree_of
+
+if TYPE_CHECKING:
+    from redisaq.actors import Node
+    from tests.servers import Server
+
+DOCS = ROOT / "docs"
+
+
+@cache
+def text_of(page: Path) -> str:
+    """Return a page's text."""
+    return page.read_text(encoding="utf-8")
+
+
+README = text_of(ROOT / "README.md")
+GUARANTEES = text_of(DOCS / "guarantees.md")
+ARCHITECTURE = text_of(DOCS / "architecture.md")
+
+
+def table(text: str, *head: str) -> list[list[str]]:
+    """Return the cells of the rows of the first table with these heads, from there on."""
+    lines = text[text.index(f"| {' | '.join(head)} |") :].splitlines()[2:]
+    rows: list[list[str]] = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+# -- the API -----------------------------------------------------------------------------------------------------------------------
+
+
+def settings_told(heading: str) -> dict[str, object]:
+    """Return the settings of the README's table below this heading, with their defaults; `...` for none."""
+    rows = table(README[README.index(f"**{heading}**") :], "setting", "default", "what it is")
+    return {name.strip("`"): ast.literal_eval(default.strip("`")) if default else ... for name, default, _ in rows}
+
+
+def test_the_producers_settings() -> None:
+    parameters = list(inspect.signature(Producer).parameters.values())
+    assert settings_told("Producer") == {p.name: ... if p.default is p.empty else p.default for p in parameters}
+    assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == list(settings_told("Producer"))[:2]
+
+
+def test_the_consumers_settings() -> None:
+    parameters = [p for p in inspect.signature(Consumer.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD][1:]
+    expected = {p.name: ... if p.default is p.empty else p.default for p in parameters}
+    for field in fields(ConsumerSettings):
+        assert field.default is not MISSING
+        expected[field.name] = field.default
+    assert settings_told("Consumer") == expected
+    assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == list(settings_told("Consumer"))[:2]
+
+
+def test_the_events_and_their_levels() -> None:
+    kinds = [thing for thing in vars(events).values() if inspect.isclass(thing) and issubclass(thing, events.Event)]
+    leaves = {kind for kind in kinds if not kind.__subclasses__()}
+    told = {name.strip("`"): level for name, level, _ in table(README, "event", "logged at", "when")}
+    assert told == {kind.__name__: logging.getLevelName(LEVELS.get(kind, logging.DEBUG)) for kind in leaves}
+    assert {word for page in pages() for word in re.findall(r"`([A-Z]\w+)` \(event", text_of(page))} <= set(told)
+
+
+def test_errors_that_are_named_exist() -> None:
+    named = {word for page in pages() for word in re.findall(r"\b([A-Z][a-z]\w+(?:Error|Failed|Missing\w+|TooLarge))\b", text_of(page))}
+    builtin = {"ZeroDivisionError", "ConnectionError", "TimeoutError", "ValueError", "KeyError", "RuntimeError", "TypeError"}
+    assert {name for name in named if not hasattr(errors, name) and not hasattr(events, name)} <= builtin
+
+
+def test_extras_that_are_installed_exist() -> None:
+    extras = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
+    words = [words for page in pages() for words in re.findall(r"(?:\.|redisaq)\[([\w,]+)\]", text_of(page))]
+    named = {name for one in words for name in one.split(",")}
+    assert named <= set(extras)
+    assert '\npip install -e ".[all]" && redisaq demo\n' in README
+    assert '\npip install -e ".[dev]" && pytest\n' in README
+
+
+# -- names -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = {name for page in pages() for name in re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", text_of(page))}
+    missing: list[str] = []
+    for name in sorted(named):
+        file, _, function = name.partition("::")
+        if not (ROOT / file).is_file() or (function and function not in functions_of(ROOT / file)):
+            missing.append(name)
+    assert missing == []
+
+
+@cache
+def functions_of(file: Path) -> set[str]:
+    """Return the names of a file's functions."""
+    return {node.name for node in tree_of(file).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+@pytest.mark.parametrize("promise", re.findall(r"^## (\d+\. .+)$", GUARANTEES, re.MULTILINE))
+def test_every_promise_names_what_shows_it_and_what_it_leaves_open(promise: str) -> None:
+    section = GUARANTEES.split(f"## {promise}\n")[1].split("\n## ")[0]
+    assert [part for part in ("**Means.**", "**Shown by.**", "**Not covered.**") if part not in section] == []
+    assert re.search(r"\*\*Shown by\.\*\* `tests/", section)
+
+
+def test_every_rule_that_is_named_exists() -> None:
+    rules = set(re.findall(r"^\*\*([A-Z]\d+)\b", text_of(DOCS / "protocol.md"), re.MULTILINE))
+    assert len(rules) > 20
+    brackets = [bracket for page in pages() for bracket in re.findall(r"\(([A-Z]\d\b[^()]*)\)", text_of(page))]
+    named = {rule for bracket in brackets for rule in re.findall(r"\b[A-Z]\d\b", bracket)}
+    assert named
+    assert named <= rules
+
+
+def test_every_file_that_is_named_exists() -> None:
+    named = {name for page in (ROOT / "README.md", *DOCS.glob("*.md")) for name in re.findall(r"`([\w/]+\.(?:py|lua))`", text_of(page))}
+    places = (ROOT, PACKAGE, PACKAGE / "brokers" / "redis" / "lua", ROOT / "tests" / "integration")
+    assert {name for name in named if not any((place / name).is_file() for place in places)} == set()
+
+
+# -- links -------------------------------------------------------------------------------------------------------------------------
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors that a renderer gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text_of(page), flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    broken: list[str] = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        if not there.exists() or (anchor and anchor not in anchors_of(there)):
+            broken.append(target)
+    assert broken == []
+
+
+# -- what is in the pictures -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_the_picture_of_the_actors(namespace: str) -> None:
+    picture = ARCHITECTURE.split("```text\nthe task that called process()\n")[1].split("```")[0]
+    drawn = [(len(indent) // 3, name) for indent, name in re.findall(r"^([│ └├─]+)([\w-]+)", picture, re.MULTILINE)]
+    url = f"memory://{namespace}"
+    async with Producer("jobs", url, init_partitions=4) as producer, Consumer("jobs", url) as consumer:
+        for number in range(4):  # whatever partition the round begins at, partition 3 has a message
+            await producer.enqueue(number)
+        found: list[tuple[int, str]] = []
+
+        async def look(message: Message[Any]) -> None:
+            if message.partition == 3:
+                runtime = consumer._runtime
+                assert runtime is not None
+                assert runtime.supervisor is not None
+                found.extend(names_of(runtime.supervisor.tree(), 1))
+
+        with anyio.fail_after(30):
+            await consumer.process(look, until_empty=True)
+    others = [(4, f"partition-{number}") for number in (0, 1, 2)]
+    assert {name for name in found if name not in others and name[1] in {n for _, n in drawn}} == set(drawn)
+    assert {name for name in found if name not in drawn} == set(others)
+
+
+def names_of(node: Node, depth: int) -> list[tuple[int, str]]:
+    """Return the names of a tree's nodes with their depths."""
+    return [(depth, node.name), *(pair for child in node.children for pair in names_of(child, depth + 1))]
+
+
+@pytest.mark.anyio
+async def test_the_table_of_keys(valkey_server: Server, namespace: str) -> None:
+    """Every key that a producer and a consumer make is told, under its type, and no other."""
+    told = {key.strip("`"): kind for key, kind, _ in table(ARCHITECTURE, "key", "type", "what it holds")}
+    async with Producer("orders", valkey_server.url, init_partitions=4, namespace=namespace) as producer:
+        await producer.batch_enqueue(range(8))
+    found: dict[str, str] = {}
+
+    async def look(_message: Message[Any]) -> None:
+        for key in valkey_server.command("KEYS", f"*{namespace}:*"):
+            kind = {b"zset": "sorted set"}.get(raw := valkey_server.command("TYPE", key), raw.decode() if isinstance(raw, bytes) else raw)
+            name = re.sub(r":[0-3]\}", ":3}", key.decode().replace(namespace, "redisaq"))
+            found[name] = kind
+
+    async with Consumer("orders", valkey_server.url, group_name="billing", namespace=namespace) as consumer:
+        with anyio.fail_after(30):
+            await consumer.process(look, until_empty=True)
+    assert found == told
