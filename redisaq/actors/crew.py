@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import anyio
 
 from redisaq.actors.life import Life
-from redisaq.errors import SettingsError
+from redisaq.errors import ActorStopped, SettingsError
 
 Strategy = Literal["one_for_one", "rest_for_one", "one_for_all"]
 
@@ -37,6 +37,7 @@ class Crew:
         self.stop_timeout = stop_timeout
         self.leaving = False
         self.lives: list[Life] = []
+        self.interruptions: list[BaseException] = []
         self._fail = fail
         self._change: anyio.Event | None = None
 
@@ -55,6 +56,12 @@ class Crew:
     def fail(self, errors: list[BaseException]) -> None:
         """Let these errors leave the supervisor."""
         self._fail(errors)
+
+    def interrupted(self, path: str, cause: BaseException) -> None:
+        """Keep it as an error, in case nothing else tells why the supervisor ends."""
+        error = ActorStopped(path, "was cancelled, and not by its supervisor")
+        error.__cause__ = cause
+        self.interruptions.append(error)
 
     def changed(self) -> None:
         """Wake whoever waits for another."""

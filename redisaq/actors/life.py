@@ -49,6 +49,10 @@ class Siblings(Protocol):
         """Let these errors leave the supervisor."""
         ...
 
+    def interrupted(self, path: str, cause: BaseException) -> None:
+        """This one was cancelled by something else than its supervisor: it must not go unseen."""
+        ...
+
 
 class Life:
     """See the module.
@@ -189,6 +193,8 @@ class Life:
             if started and await self._clean_up():
                 rest = None
             if self._interruption is not None:
+                self.status = "failed"
+                self._siblings.interrupted(self.actor.path, self._interruption)
                 raise self._interruption
             if rest is not None:
                 if not self._stopping:
@@ -220,7 +226,8 @@ class Life:
         except GeneratorExit:
             raise
         except anyio.get_cancelled_exc_class() as interruption:
-            # Not from a scope of ours: the event loop itself is being taken down. It is raised again once on_stop has run.
+            # Not from a scope of ours: on asyncio, the event loop is being taken down, or the actor awaited something that was cancelled. It
+            # is raised again once on_stop has run.
             self._interruption = interruption
             self._cancelled = True
         except BaseException as error:  # noqa: BLE001 -- the one place where an actor's errors arrive; all are judged, none is dropped

@@ -170,6 +170,8 @@ class Supervisor:
             if self._parent is not None:
                 self._parent.nested.remove(self)
         errors = unique(found + self._errors)
+        if not errors and interruption is None:
+            errors = self._crew.interruptions
         if len(errors) == 1 and errors[0] is error:
             return False
         if errors:

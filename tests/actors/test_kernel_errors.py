@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import anyio
@@ -241,3 +242,25 @@ async def test_nested_supervisors_pass_errors_up() -> None:
             await anyio.sleep_forever()
     assert caught.value is error
     assert [entry for entry in actor.log if entry[1] == "stop"] == [("child", "stop"), ("parent", "stop")]
+
+
+async def test_awaiting_what_was_cancelled_does_not_end_it_unseen(anyio_backend: tuple[str, dict[str, Any]]) -> None:
+    """On asyncio that raises CancelledError in a task that nobody cancelled; a task group would end as if all were well."""
+    if anyio_backend[0] != "asyncio":
+        pytest.skip("trio has no such thing")
+    log: list[Any] = []
+
+    async def await_cancelled() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    with pytest.raises(ActorStopped, match="supervisor/b was cancelled, and not by its supervisor") as caught:  # noqa: PT012
+        async with Supervisor() as supervisor:
+            await supervisor.start(Recorder(log, name="a"))
+            ref = await supervisor.start(Recorder(log, name="b", restart=QUICK))
+            await ref.tell(await_cancelled)
+            await anyio.sleep_forever()
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+    assert {name for name, what in log if what == "stop"} == {"a", "b"}
+    assert supervisor.tree().children[1].status == "failed"
