@@ -10,5 +10,17 @@ from redisaq.link.link import Link, LinkStatistics
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack
 from redisaq.link.subscription import Subscription
+from redisaq.link.switchboard import Bell
 
-__all__ = ["Address", "Command", "Link", "LinkStatistics", "ReadingConnection", "Subscription", "TLSOptions", "pack", "parse_address"]
+__all__ = [
+    "Address",
+    "Bell",
+    "Command",
+    "Link",
+    "LinkStatistics",
+    "ReadingConnection",
+    "Subscription",
+    "TLSOptions",
+    "pack",
+    "parse_address",
+]

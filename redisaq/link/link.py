@@ -21,6 +21,7 @@ from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack, pack_command
 from redisaq.link.shared import NotSent, SharedConnection
 from redisaq.link.subscription import Subscription
+from redisaq.link.switchboard import Bell, Switchboard
 from redisaq.link.wire import Traffic
 
 
@@ -70,6 +71,7 @@ class Link:
         self._traffic = Traffic()
         self._dialer = Dialer(address, self._traffic)
         self._connector = Connector(self._connect_shared, self._on_connected, address.display)
+        self._switchboard = Switchboard(self._dialer, self._current_environment, address.display)
         self._opened: set[ReadingConnection | Subscription] = set()
         self._connected_before = False
         self._reconnections = 0
@@ -95,6 +97,7 @@ class Link:
         self._connected_before = False
         for opened in tuple(self._opened):
             opened.abort()
+        self._switchboard.abort()
         await checkpoint()
 
     async def call(self, *commands: Command, patience: float = 0.0) -> list[object]:
@@ -168,6 +171,15 @@ class Link:
             subscription.abort()
             raise
         return subscription
+
+    async def listen(self, channel: str) -> Bell:
+        """Listen to one more sharded channel, on the one connection that all bells of this link share. One attempt; the caller closes it.
+
+        Raises:
+            ConnectionFailed: the attempt failed.
+            ServerError: the server does not let us listen.
+        """
+        return await self._switchboard.listen(channel)
 
     def statistics(self) -> LinkStatistics:
         """Return what went over the link so far."""

@@ -1,0 +1,277 @@
+"""Many doorbells on one subscribed connection.
+
+In: sharded channels, one at a time, taken and dropped as it comes. Out: a Bell for each; its `wait` returns when something was published
+there, or may have been missed. What always holds:
+
+- There is no task of its own. At most one of those who wait, the driver, waits for the socket; who leaves hands that on (as in `shared`).
+- A bell that `listen` has returned is subscribed: what is published from then on rings it, at the latest after the next reconnection.
+- Without bells there is no connection.
+
+`subscription` is the same for a set of channels that does not change, with one who waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from redisaq.environment import Environment
+from redisaq.errors import ConnectionFailed, ServerError
+from redisaq.link.backoff import Backoff
+from redisaq.link.dial import Dialer
+from redisaq.link.line import Line
+from redisaq.link.resp import NOTHING, push_kind
+
+UNWANTED = "nobody listens any more"
+
+
+class Bell:
+    """One listener's end of one channel. For one waiting task at a time; `close` from any."""
+
+    def __init__(self, board: Switchboard, channel: bytes) -> None:
+        """Make one; Switchboard.listen does."""
+        self.channel = channel
+        self.subscribed = self.rung = False
+        self.ended: ConnectionFailed | ServerError | None = None  # why it is of no more use
+        self.event: anyio.Event | None = None  # set while its task waits for another that drives
+        self.scope: anyio.CancelScope | None = None  # set while its task drives
+        self._board = board
+
+    async def wait(self) -> None:
+        """Return at the next message, or at once if one came since the last call; also after each renewed subscription.
+
+        A broken connection is made again here, for ever, with back-off. Cancelled, nothing is lost.
+
+        Raises:
+            ConnectionFailed: it was closed.
+        """
+        await checkpoint()
+        await self._board.drive_until(self, lambda: self.rung)
+        self.rung = False
+
+    async def close(self) -> None:
+        """Stop listening; `wait` raises ConnectionFailed. From any task, as often as wanted."""
+        self._board.drop(self)
+        await checkpoint()
+
+    def ring(self) -> None:
+        """Ring, and wake who waits."""
+        self.rung = True
+        self.wake()
+
+    def end(self, reason: ConnectionFailed | ServerError) -> None:
+        """Be of no more use."""
+        self.ended = self.ended or reason
+        if self.scope is not None:
+            self.scope.cancel()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let its task look, if it waits for another."""
+        if self.event is not None:
+            self.event.set()
+
+
+class Switchboard:
+    """See the module. It begins anew when it has been closed."""
+
+    def __init__(self, dialer: Dialer, environment: Callable[[], Environment], url: str) -> None:
+        """Make one; nothing is connected before the first `listen`.
+
+        Args:
+            dialer: makes its connections.
+            environment: gives clock and randomness, asked at each connection.
+            url: for errors, without a password.
+        """
+        self._dialer = dialer
+        self._environment = environment
+        self._url = url
+        self._backoff: Backoff | None = None
+        self._not_before = 0.0
+        self._line: Line | None = None
+        self._driver: Bell | None = None
+        self._bells: dict[bytes, list[Bell]] = {}
+        self._asked: deque[tuple[bytes, bytes]] = deque()  # (ssubscribe or sunsubscribe, channel), not answered yet
+        self._confirmed: set[bytes] = set()
+
+    async def listen(self, channel: str) -> Bell:
+        """Return a bell for a sharded channel, once it is subscribed. One attempt.
+
+        Raises:
+            ConnectionFailed: the attempt failed, or the link was closed meanwhile.
+            ServerError: the server does not let us listen.
+        """
+        await checkpoint()
+        bell = Bell(self, channel.encode())
+        bells = self._bells.setdefault(bell.channel, [])
+        bells.append(bell)
+        bell.subscribed = bell.channel in self._confirmed
+        try:
+            if self._line is not None and len(bells) == 1:
+                self._ask(b"ssubscribe", bell.channel)
+            await self.drive_until(bell, lambda: bell.subscribed)
+        except BaseException:
+            self.drop(bell)
+            raise
+        return bell
+
+    def abort(self) -> None:
+        """End every bell, without a checkpoint."""
+        for bell in [bell for bells in self._bells.values() for bell in bells]:
+            self._end(bell, ConnectionFailed(self._url, "the link was closed"))
+
+    def drop(self, bell: Bell) -> None:
+        """End one bell; the last one of a channel takes the subscription with it, the last one of all the connection."""
+        self._end(bell, ConnectionFailed(self._url, "the subscription was closed"))
+
+    def _end(self, bell: Bell, reason: ConnectionFailed | ServerError) -> None:
+        bell.end(reason)
+        bells = self._bells.get(bell.channel, [])
+        if bell not in bells:
+            return
+        bells.remove(bell)
+        if bells:
+            return
+        del self._bells[bell.channel]
+        self._confirmed.discard(bell.channel)
+        if self._bells:
+            self._ask(b"sunsubscribe", bell.channel)
+            return
+        self._not_before = 0.0
+        if self._line is not None:
+            self._line.fail(UNWANTED)
+            self._line = None
+
+    async def drive_until(self, bell: Bell, done: Callable[[], bool]) -> None:
+        """Return when `done`, as what the server says makes it; meanwhile move what it says to whom it concerns, if nobody else does."""
+        try:
+            while bell.ended is None and not done():
+                if self._driver is None:
+                    await self._drive(bell)
+                else:
+                    bell.event = event = anyio.Event()
+                    await event.wait()
+        finally:
+            bell.event = None
+            self._hand_over()
+        if bell.ended is not None:
+            raise _copy(bell.ended)
+
+    async def _drive(self, bell: Bell) -> None:
+        self._driver = bell
+        try:
+            with anyio.CancelScope() as bell.scope:
+                if self._line is None:
+                    await self._connect()
+                else:
+                    await self._hear(self._line)
+        finally:
+            bell.scope = None
+            self._driver = None
+
+    def _hand_over(self) -> None:
+        """Wake one who waits, if nobody drives."""
+        if self._driver is None:
+            waiting = (bell for bells in self._bells.values() for bell in bells if bell.event is not None)
+            if (bell := next(waiting, None)) is not None:
+                bell.wake()
+
+    async def _connect(self) -> None:
+        environment = self._environment()
+        self._backoff = self._backoff or Backoff(environment.random)
+        await anyio.sleep(max(0.0, self._not_before - environment.clock()))
+        try:
+            line, _ = await self._dialer.dial(environment)
+        except ConnectionFailed as error:
+            self._broke()
+            for bell in self._new_bells():
+                self._end(bell, error)
+            return
+        if not self._bells:  # closed after its last wait
+            line.fail(UNWANTED)
+            return
+        self._line = line
+        self._asked.clear()
+        for channel in self._bells:
+            self._ask(b"ssubscribe", channel)
+
+    async def _hear(self, line: Line) -> None:
+        try:
+            self._take(line, await line.item())
+            while (item := line.poll()) is not NOTHING:
+                self._take(line, item)
+        except ConnectionFailed:
+            if self._line is line:
+                self._line = None
+                if not self._confirmed:
+                    self._broke()
+                self._confirmed.clear()
+
+    def _broke(self) -> None:
+        if self._backoff is not None:
+            self._not_before = self._environment().clock() + self._backoff.failed()
+
+    def _ask(self, what: bytes, channel: bytes) -> None:
+        if self._line is None:
+            return
+        self._asked.append((what, channel))
+        with contextlib.suppress(ConnectionFailed):  # whoever drives sees it, too, and connects anew
+            self._line.send((what.upper(), channel))
+
+    def _take(self, line: Line, item: object) -> None:
+        kind = push_kind(item)
+        if kind is None:
+            self._refused(line, item)
+        if kind not in {b"smessage", b"ssubscribe", b"sunsubscribe"}:
+            return
+        channel = cast("list[bytes]", item)[1]
+        asked = bool(self._asked) and self._asked[0] == (kind, channel)
+        if asked:
+            self._asked.popleft()
+        if kind == b"smessage":
+            for bell in self._bells.get(channel, ()):
+                bell.ring()
+        elif kind == b"ssubscribe":
+            self._subscribed(channel)
+        elif not asked:
+            # The slot has moved, or our permission has changed.
+            self._confirmed.discard(channel)
+            if channel in self._bells:
+                self._ask(b"ssubscribe", channel)
+
+    def _subscribed(self, channel: bytes) -> None:
+        self._not_before = 0.0
+        if self._backoff is not None:
+            self._backoff.succeeded()
+        bells = self._bells.get(channel, ())
+        if bells:
+            self._confirmed.add(channel)
+        for bell in bells:
+            if bell.subscribed:
+                bell.ring()  # for what it has missed meanwhile
+            else:
+                bell.subscribed = True
+                bell.wake()
+
+    def _refused(self, line: Line, item: object) -> None:
+        _, channel = self._asked.popleft() if self._asked else (b"", b"")
+        new = [bell for bell in self._new_bells() if bell.channel == channel]
+        if not new or not isinstance(item, ServerError):
+            raise line.fail("the server refused to subscribe again")
+        for bell in new:
+            self._end(bell, item)
+
+    def _new_bells(self) -> list[Bell]:
+        return [bell for bells in self._bells.values() for bell in bells if not bell.subscribed]
+
+
+def _copy(error: ConnectionFailed | ServerError) -> Exception:
+    """Return the error to raise: several tasks raise it, each with its own traceback."""
+    if isinstance(error, ServerError):
+        return ServerError(error.text)
+    return ConnectionFailed(error.url, error.reason, permanent=error.permanent)

@@ -1,0 +1,358 @@
+"""Many bells on one subscribed connection: each hears its own channel, whoever of those who wait listens to the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import pytest
+
+from redisaq.errors import ConnectionFailed, ServerError
+from redisaq.link import Bell, Link, parse_address
+from tests.conftest import Backend
+from tests.link_fake import FakeServer, usual_answers
+from tests.link_proxy import DRIBBLE, Proxy
+from tests.link_steps import Steps, cancel_at
+from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+HANG_SECONDS = 30
+
+
+@pytest.fixture
+def proxy(valkey_server: Server) -> Iterator[Proxy]:
+    with Proxy(valkey_server.port, chunks=DRIBBLE) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def channel(namespace: str) -> str:
+    return f"{{{namespace}}}:channel"
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Link]:
+    link = Link(parse_address(url))
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+async def quiet(bell: Bell) -> bool:
+    """Return True if it does not ring: what was published before this call has long arrived."""
+    with anyio.move_on_after(0.05):
+        await bell.wait()
+        return False
+    return True
+
+
+async def publish(link: Link, channel: str) -> None:
+    """Publish something that one connection hears."""
+    assert await link.call(("SPUBLISH", channel, "x")) == [1]
+
+
+def listeners(server: Server, channel: str) -> int:
+    """Return how many connections listen to the channel."""
+    return int(server.command("PUBSUB", "SHARDNUMSUB", channel)[1])
+
+
+async def test_each_hears_its_own(server: Server, channel: str) -> None:
+    async with opened(server.url) as link:
+        bells = [await link.listen(f"{channel}:{number}") for number in range(3)]
+        with anyio.fail_after(HANG_SECONDS):
+            for bell in bells:
+                assert await quiet(bell), "the first subscription is no ring"
+            for number in (1, 0, 2):
+                await publish(link, f"{channel}:{number}")
+                await bells[number].wait()
+                assert [await quiet(bell) for bell in bells] == [True] * 3
+
+
+async def test_all_may_wait_at_once(server: Server, channel: str) -> None:
+    """Whoever listens to the socket when it comes: who wakes first may leave, and another goes on."""
+    heard: list[int] = []
+    async with opened(server.url) as link:
+        bells = [await link.listen(f"{channel}:{number}") for number in range(20)]
+
+        async def wait(number: int) -> None:
+            await bells[number].wait()
+            heard.append(number)
+
+        with anyio.fail_after(HANG_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                for number in range(20):
+                    tasks.start_soon(wait, number)
+                for number in range(19, -1, -1):
+                    await publish(link, f"{channel}:{number}")
+                    while number not in heard:
+                        await anyio.sleep(0.001)
+    assert heard == list(range(19, -1, -1))
+
+
+async def test_one_connection_for_all(proxy: Proxy, channel: str) -> None:
+    async with opened(proxy.url) as link:
+        async with anyio.create_task_group() as tasks:
+            for number in range(10):
+                tasks.start_soon(link.listen, f"{channel}:{number}")
+        assert proxy.accepted == 1
+        again = await link.listen(f"{channel}:1")
+        await publish(link, f"{channel}:1")
+        with anyio.fail_after(HANG_SECONDS):
+            await again.wait()
+        assert proxy.accepted == 2, "the other one is shared, for commands"
+
+
+async def test_channels_are_taken_and_dropped(valkey_server: Server, channel: str) -> None:
+    async with opened(valkey_server.url) as link:
+        one, same, other = [await link.listen(name) for name in (channel, channel, f"{channel}:2")]
+        assert listeners(valkey_server, channel) == 1
+        await one.close()
+        await one.close()
+        with anyio.fail_after(HANG_SECONDS):
+            await publish(link, channel)
+            await same.wait()
+            await same.close()
+            while listeners(valkey_server, channel):
+                await anyio.sleep(0.001)
+            await publish(link, f"{channel}:2")
+            await other.wait()
+            again = await link.listen(channel)
+            await publish(link, channel)
+            await again.wait()
+            assert await quiet(other)
+            assert await quiet(again)
+            await again.close()
+            await other.close()
+            while listeners(valkey_server, f"{channel}:2"):
+                await anyio.sleep(0.001)
+
+
+async def test_closed_and_taken_again_at_once(valkey_server: Server, channel: str) -> None:
+    async with opened(valkey_server.url) as link:
+        keeper = await link.listen(f"{channel}:2")
+        bell = await link.listen(channel)
+        with anyio.fail_after(HANG_SECONDS):
+            for _ in range(20):
+                await bell.close()
+                bell = await link.listen(channel)
+                await publish(link, channel)
+                await bell.wait()
+                assert listeners(valkey_server, channel) == 1
+        assert await quiet(keeper)
+
+
+async def test_everybody_hears_of_a_gap(proxy: Proxy, channel: str) -> None:
+    async with opened(proxy.url) as link:
+        bells = [await link.listen(f"{channel}:{number}") for number in range(5)]
+        for _ in range(3):
+            proxy.cut()
+            with anyio.fail_after(HANG_SECONDS):
+                for bell in bells:
+                    await bell.wait()
+                await publish(link, f"{channel}:3")
+                await bells[3].wait()
+                assert [await quiet(bell) for bell in bells] == [True] * 5
+
+
+async def test_it_waits_until_the_server_is_back(proxy: Proxy, channel: str) -> None:
+    async with opened(proxy.url) as link:
+        bell = await link.listen(channel)
+        proxy.refuse()
+        assert await quiet(bell)
+        with pytest.raises(ConnectionFailed, match="refused"):
+            await link.listen(f"{channel}:2")
+        proxy.admit()
+        with anyio.fail_after(HANG_SECONDS):
+            await bell.wait()
+            await publish(link, channel)
+            await bell.wait()
+
+
+async def test_nobody_listens_at_the_first_attempt(proxy: Proxy, channel: str) -> None:
+    proxy.refuse()
+    async with opened(proxy.url) as link:
+        for _ in range(2):
+            with pytest.raises(ConnectionFailed, match="refused"):
+                await link.listen(channel)
+        proxy.admit()
+        await link.listen(channel)
+
+
+async def test_a_refused_channel_harms_no_other(server: Server, channel: str) -> None:
+    server.command("ACL", "SETUSER", "hard", "on", "nopass", "~*", "resetchannels", f"&{channel}", "+@all")
+    async with opened(f"redis://hard:x@127.0.0.1:{server.port}") as link:
+        with pytest.raises(ServerError, match="NOPERM"):
+            await link.listen(f"{channel}:2")
+        bell = await link.listen(channel)
+        with pytest.raises(ServerError, match="NOPERM"):
+            await link.listen(f"{channel}:2")
+        assert server.command("SPUBLISH", channel, "x") == 1
+        with anyio.fail_after(HANG_SECONDS):
+            await bell.wait()
+        assert await quiet(bell)
+    server.command("ACL", "DELUSER", "hard")
+
+
+async def test_an_unasked_unsubscription_is_answered_and_rings() -> None:
+    """A slot that moves away, or a permission that is withdrawn, unsubscribes us."""
+
+    def confirm(command: list[bytes]) -> bytes:
+        return b">3\r\n+ssubscribe\r\n+%s\r\n:1\r\n" % command[1]
+
+    with FakeServer(usual_answers() | {"SSUBSCRIBE": confirm}) as fake:
+        async with opened(fake.url) as link:
+            first, second = await link.listen("first"), await link.listen("second")
+            fake.send(b">3\r\n+sunsubscribe\r\n+first\r\n:0\r\n")
+            with anyio.fail_after(HANG_SECONDS):
+                await first.wait()
+            assert await quiet(second)
+            assert (fake.words().count("SSUBSCRIBE"), fake.words().count("HELLO")) == (3, 1)
+            fake.answers["SSUBSCRIBE"] = b"-MOVED 1 127.0.0.1:1\r\n"
+            fake.send(b">3\r\n+sunsubscribe\r\n+first\r\n:0\r\n")
+            with anyio.fail_after(HANG_SECONDS):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(first.wait)
+                    tasks.start_soon(second.wait)
+                    while fake.words().count("HELLO") < 3:  # refused: it begins again on new connections, with back-off
+                        await anyio.sleep(0.001)
+                    fake.answers["SSUBSCRIBE"] = confirm
+
+
+@pytest.mark.parametrize("whose", ["driver", "other", "link"])
+@pytest.mark.parametrize("broken", [False, True], ids=["up", "broken"])
+async def test_closed_under_a_wait(proxy: Proxy, channel: str, whose: str, broken: bool) -> None:
+    """Who is closed is told; who is not goes on listening, though the one that listened to the socket for all has left."""
+    ended: list[str] = []
+    async with opened(proxy.url) as link:
+        bells = {name: await link.listen(f"{channel}:{name}") for name in ("driver", "other", "third")}
+        if broken:
+            proxy.refuse()
+
+        async def wait(name: str) -> None:
+            try:
+                await bells[name].wait()
+            except ConnectionFailed as error:
+                assert "closed" in str(error)
+                ended.append(name)
+            else:
+                ended.append(f"{name} rang")
+
+        with anyio.fail_after(HANG_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                for name in bells:
+                    tasks.start_soon(wait, name)
+                    await anyio.sleep(0.01)
+                if whose == "link":
+                    await link.close()
+                    continue_with: list[str] = []
+                else:
+                    await bells[whose].close()
+                    while not ended:
+                        await anyio.sleep(0.001)
+                    assert ended == [whose]
+                    continue_with = [name for name in bells if name != whose]
+                    if broken:
+                        proxy.admit()
+                    for name in continue_with:
+                        while not broken and f"{name} rang" not in ended:
+                            await link.call(("SPUBLISH", f"{channel}:{name}", "x"))
+                            await anyio.sleep(0.001)
+            assert sorted(ended) == sorted([f"{name} rang" if name in continue_with else name for name in bells])
+        for name in bells.keys() - continue_with:
+            with pytest.raises(ConnectionFailed, match="closed"):
+                await bells[name].wait()
+
+
+async def test_a_link_that_was_closed_listens_again(valkey_server: Server, channel: str) -> None:
+    async with opened(valkey_server.url) as link:
+        old = await link.listen(channel)
+        await link.close()
+        new = await link.listen(channel)
+        await publish(link, channel)
+        with anyio.fail_after(HANG_SECONDS):
+            await new.wait()
+        with pytest.raises(ConnectionFailed, match="closed"):
+            await old.wait()
+        await old.close()
+        await publish(link, channel)
+        with anyio.fail_after(HANG_SECONDS):
+            await new.wait()
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["scoped", "native"])
+@pytest.mark.parametrize("broken", [False, True], ids=["up", "broken"])
+@pytest.mark.parametrize("company", [False, True], ids=["alone", "beside another"])
+async def test_no_ring_is_lost_to_a_cancellation(
+    proxy: Proxy, channel: str, anyio_backend: Backend, broken: bool, native: bool, company: bool
+) -> None:
+    """Cancelled at every await, during reconnection too: a message published before or after still rings, for every bell."""
+    if native and anyio_backend[0] != "asyncio":
+        pytest.skip("trio knows scopes only")
+    async with opened(proxy.url) as link:
+        bell = await link.listen(channel)
+        other = await link.listen(f"{channel}:2")
+        step, reached = 0, True
+        while reached:
+            steps = Steps()
+            rung = False
+
+            async def run(step: int = step, steps: Steps = steps) -> None:
+                nonlocal rung
+                task = asyncio.current_task() if native else None
+                with anyio.CancelScope() as scope:
+                    try:
+                        await cancel_at(bell.wait(), step, task.cancel if task else scope.cancel, steps)
+                        rung = True
+                    except asyncio.CancelledError:
+                        if task is None:
+                            raise
+                        task.uncancel()
+
+            with anyio.fail_after(HANG_SECONDS):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(run)
+                    if company:
+                        tasks.start_soon(other.wait)
+                    if broken:
+                        proxy.cut()
+                    else:
+                        await publish(link, channel)
+                        await publish(link, f"{channel}:2")
+                reached = steps.count > step
+                assert reached or rung
+                if not rung:
+                    await bell.wait()
+                if not company:
+                    await other.wait()
+                for one in (bell, other):
+                    while not await quiet(one):
+                        pass
+            step += 1
+        assert step >= 2
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["one more", "the first"])
+async def test_a_cancelled_listen_leaves_nothing(valkey_server: Server, channel: str, first: bool) -> None:
+    async with opened(valkey_server.url) as link:
+        other = None if first else await link.listen(f"{channel}:2")
+        step, reached = 0, True
+        while reached:
+            steps = Steps()
+            bell: Bell | None = None
+            with anyio.fail_after(HANG_SECONDS):
+                with anyio.CancelScope() as scope:
+                    bell = await cancel_at(link.listen(channel), step, scope.cancel, steps)
+                reached = steps.count > step
+                if bell is not None:
+                    await bell.close()
+                while listeners(valkey_server, channel):
+                    await anyio.sleep(0.001)
+                if other is not None:
+                    await publish(link, f"{channel}:2")
+                    await other.wait()
+            step += 1
+        assert step >= 2
