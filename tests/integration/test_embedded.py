@@ -52,7 +52,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     until(lambda: not processes_in(place), "a process was left behind")
 
 
-def until(done: Any, otherwise: str) -> None:  # noqa: ANN401
+def until(done: Any, otherwise: str) -> None:
     """Wait, blocking, until `done()`; fail after LIMIT seconds."""
     limit = time.monotonic() + LIMIT
     while not done():
@@ -70,7 +70,7 @@ def processes_in(directory: Path) -> list[int]:
     return found
 
 
-def ask(server: EmbeddedServer | str, *words: str) -> Any:  # noqa: ANN401
+def ask(server: EmbeddedServer | str, *words: str) -> Any:
     """Send one command and return the answer."""
     return command(Path(server if isinstance(server, str) else server.socket_path), *words)
 
