@@ -226,8 +226,8 @@ class Life:
         except GeneratorExit:
             raise
         except anyio.get_cancelled_exc_class() as interruption:
-            # Not from a scope of ours: on asyncio, the event loop is being taken down, or the actor awaited something that was cancelled. It
-            # is raised again once on_stop has run.
+            # Not from a scope of ours: on asyncio, the event loop is being taken down, or the actor awaited something that was cancelled.
+            # It is raised again once on_stop has run.
             self._interruption = interruption
             self._cancelled = True
         except BaseException as error:  # noqa: BLE001 -- the one place where an actor's errors arrive; all are judged, none is dropped
