@@ -124,12 +124,13 @@ def cells(board: Board, colors: dict[str, str], now: float, rows: int) -> Table:
 
 def cell(row: PartitionRow, colors: dict[str, str], now: float, board: Board) -> Text:
     """Return one partition."""
-    number = Text(f"{row.number:>3} ", "dim")
+    number = (f"{row.number:>3} ", "dim")
     if board.over:
-        return number + Text(f"{row.processed:,} processed")
+        return Text.assemble(number, f"{row.processed:,} processed")
     if row.owner is None:
-        return number + (Text("□ no owner", "dim") if board.takeover is None else Text(f"□ no owner {now - row.since:4.1f} s", "bold red"))
-    return number + Text(f"■ {row.owner:<11}", colors[row.owner]) + Text(f"{row.meter.rate:>5.0f}/s", "dim")
+        waits = ("□ no owner", "dim") if board.takeover is None else (f"□ no owner {now - row.since:4.1f} s", "bold red")
+        return Text.assemble(number, waits)
+    return Text.assemble(number, (f"■ {row.owner:<11}", colors[row.owner]), (f"{row.meter.rate:>5.0f}/s", "dim"))
 
 
 def squares(board: Board, colors: dict[str, str]) -> Text:
@@ -176,7 +177,7 @@ def rate(meter: Meter) -> str:
 
 def happened(lines: list[Line], room: int) -> Group:
     """Return the last lines of what has happened."""
-    shown = [Text(f"{line.at:6.2f} s  ", "dim") + Text(line.text, TONES[line.tone]) for line in lines[-room:]]
+    shown = [Text.assemble((f"{line.at:6.2f} s  ", "dim"), (line.text, TONES[line.tone])) for line in lines[-room:]]
     for line in shown:
         line.no_wrap, line.overflow = True, "ellipsis"
     return Group(*shown)
