@@ -15,6 +15,8 @@ from typing import Protocol
 
 import msgspec
 
+from redisaq.brokers.delivery import DeliveryBroker
+from redisaq.brokers.graveyard import Graveyard
 from redisaq.brokers.terms import Doorbell, GroupName, ReaderMark
 from redisaq.core.document import Document
 
@@ -182,8 +184,8 @@ class Reader(Protocol):
         ...
 
 
-class Broker(Protocol):
-    """See the module."""
+class Broker(DeliveryBroker, Graveyard, Protocol):
+    """See the module; what it includes stands in modules of its own."""
 
     async def connect(self) -> None:
         """Reach the server, once; further calls do nothing. Raises ConnectionFailed at once if it cannot be reached."""

@@ -18,7 +18,6 @@ import anyio
 from redisaq.brokers.base import (
     Acks,
     Beat,
-    Broker,
     Doorbell,
     GroupName,
     Installed,
@@ -29,6 +28,9 @@ from redisaq.brokers.base import (
     Settled,
     TopicState,
 )
+from redisaq.brokers.delivery import Due, Resolution, Resolved
+from redisaq.brokers.graveyard import DeadLetterEntry
+from redisaq.brokers.producing import Delayed
 from redisaq.brokers.redis import RedisBroker
 from redisaq.core.document import Document
 from redisaq.embedded import EmbeddedServer, open_embedded
@@ -52,7 +54,7 @@ class EmbeddedBroker:
         self._namespace = namespace
         self._environment = environment
         self._server: EmbeddedServer | None = None
-        self._broker: Broker | None = None
+        self._broker: RedisBroker | None = None
         self._opening: anyio.Event | None = None
         self._closings = 0
 
@@ -72,7 +74,7 @@ class EmbeddedBroker:
             if server is not None:
                 server.let_go()
 
-    async def _get(self) -> Broker:
+    async def _get(self) -> RedisBroker:
         """Return the broker, made once however many ask for it at once."""
         while self._broker is None:
             if self._opening is not None:
@@ -201,6 +203,41 @@ class EmbeddedBroker:
     async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:
         """See Broker."""
         return await (self._broker or await self._get()).remaining(group, partitions)
+
+    async def resolve(
+        self, group: GroupName, partition: int, token: int, resolutions: Sequence[Resolution], *, dead_maxlen: int | None
+    ) -> Resolved:
+        """See DeliveryBroker."""
+        return await (self._broker or await self._get()).resolve(group, partition, token, resolutions, dead_maxlen=dead_maxlen)
+
+    async def start_retry(self, group: GroupName, partition: int, token: int, *, entry_id: bytes, life: int, attempt: int) -> bool:
+        """See DeliveryBroker."""
+        broker = self._broker or await self._get()
+        return await broker.start_retry(group, partition, token, entry_id=entry_id, life=life, attempt=attempt)
+
+    async def due(self, group: GroupName, partition: int, token: int, *, count: int) -> Due:
+        """See DeliveryBroker."""
+        return await (self._broker or await self._get()).due(group, partition, token, count=count)
+
+    async def listen_partition(self, topic: str, partition: int) -> Doorbell:
+        """See DeliveryBroker."""
+        return await (self._broker or await self._get()).listen_partition(topic, partition)
+
+    async def delay(self, topic: str, messages: Sequence[Delayed]) -> list[bool]:
+        """See ProducingBroker."""
+        return await (self._broker or await self._get()).delay(topic, messages)
+
+    async def dead_page(self, group: GroupName, partition: int, *, after: bytes, count: int) -> list[DeadLetterEntry]:
+        """See Graveyard."""
+        return await (self._broker or await self._get()).dead_page(group, partition, after=after, count=count)
+
+    async def redrive(self, group: GroupName, partition: int, ids: Sequence[bytes] | None, *, count: int) -> int:
+        """See Graveyard."""
+        return await (self._broker or await self._get()).redrive(group, partition, ids, count=count)
+
+    async def purge(self, group: GroupName, partition: int, ids: Sequence[bytes] | None) -> int:
+        """See Graveyard."""
+        return await (self._broker or await self._get()).purge(group, partition, ids)
 
 
 _own: EmbeddedServer | None = None

@@ -9,11 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from redisaq.brokers.base import Acks, Beat, Doorbell, GroupName, Installed, Page, Reader, ReaderMark, Remaining, Settled, TopicState
+from redisaq.brokers.delivery import Due, Resolution, Resolved
+from redisaq.brokers.graveyard import DeadLetterEntry
+from redisaq.brokers.producing import Delayed
 from redisaq.brokers.redis.appender import Appender
 from redisaq.brokers.redis.coordination import Coordination
+from redisaq.brokers.redis.dead_letters import DeadLetters
+from redisaq.brokers.redis.delays import Delays
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.leases import Leases
 from redisaq.brokers.redis.pending import Pending
+from redisaq.brokers.redis.retries import Retries
 from redisaq.brokers.redis.topics import Topics
 from redisaq.core.document import Document
 from redisaq.environment import Environment, current_environment
@@ -39,6 +45,9 @@ class RedisBroker:
         self._coordination = Coordination(link, keys)
         self._leases = Leases(link, keys)
         self._pending = Pending(link, keys)
+        self._retries = Retries(link, keys)
+        self._delays = Delays(link, keys)
+        self._dead_letters = DeadLetters(link, keys)
 
     async def connect(self) -> None:
         """Reach the server."""
@@ -157,3 +166,41 @@ class RedisBroker:
     async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:
         """Return what is left, per partition."""
         return await self._pending.remaining(group, partitions)
+
+    # -- what did not simply succeed (S) ----------------------------------------------------------------------------------------
+
+    async def resolve(
+        self, group: GroupName, partition: int, token: int, resolutions: Sequence[Resolution], *, dead_maxlen: int | None
+    ) -> Resolved:
+        """Settle some messages in one fenced step (S1)."""
+        return await self._retries.resolve(group, partition, token, resolutions, dead_maxlen=dead_maxlen)
+
+    async def start_retry(self, group: GroupName, partition: int, token: int, *, entry_id: bytes, life: int, attempt: int) -> bool:
+        """Note that a handler begins on a message of `retry`."""
+        return await self._retries.start_retry(group, partition, token, entry_id=entry_id, life=life, attempt=attempt)
+
+    async def due(self, group: GroupName, partition: int, token: int, *, count: int) -> Due:
+        """Move due delayed messages into the stream, return due retries."""
+        return await self._retries.due(group, partition, token, count=count)
+
+    async def listen_partition(self, topic: str, partition: int) -> Doorbell:
+        """Return the partition's doorbell; all of this broker share one connection."""
+        return await self._link.listen(self._keys.partition_doorbell(topic, partition).decode())
+
+    async def delay(self, topic: str, messages: Sequence[Delayed]) -> list[bool]:
+        """Keep messages until they are due."""
+        return await self._delays.delay(topic, messages)
+
+    # -- dead letters -----------------------------------------------------------------------------------------------------------
+
+    async def dead_page(self, group: GroupName, partition: int, *, after: bytes, count: int) -> list[DeadLetterEntry]:
+        """Return a page of dead letters."""
+        return await self._dead_letters.page(group, partition, after=after, count=count)
+
+    async def redrive(self, group: GroupName, partition: int, ids: Sequence[bytes] | None, *, count: int) -> int:
+        """Let dead letters be tried again."""
+        return await self._dead_letters.redrive(group, partition, ids, count=count)
+
+    async def purge(self, group: GroupName, partition: int, ids: Sequence[bytes] | None) -> int:
+        """Drop dead letters."""
+        return await self._dead_letters.purge(group, partition, ids)

@@ -37,10 +37,12 @@ class PartitionKeys:
 
     Attributes:
         stream: the partition's entries.
-        lease: hash: token, holder, unreadable, and a field for each registered reader.
+        lease: hash: token, holder, unreadable, redriven (due time of the last one), and a field for each registered reader.
         retry: sorted set by due time of what failed.
         retry_bodies: hash of the bodies of `retry`.
         dead: stream of dead letters.
+        delayed: what is not in the stream yet, for whatever group: sorted set by due time.
+        delayed_bodies: hash of the bodies of `delayed`.
     """
 
     stream: bytes
@@ -48,6 +50,8 @@ class PartitionKeys:
     retry: bytes
     retry_bodies: bytes
     dead: bytes
+    delayed: bytes
+    delayed_bodies: bytes
 
 
 class Keys:
@@ -121,5 +125,7 @@ class Keys:
                 retry=f"{prefix}:retry".encode(),
                 retry_bodies=f"{prefix}:retry:body".encode(),
                 dead=f"{prefix}:dead".encode(),
+                delayed=self.delayed(group.topic, partition),
+                delayed_bodies=self.delayed_bodies(group.topic, partition),
             )
         return keys

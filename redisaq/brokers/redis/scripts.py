@@ -54,11 +54,16 @@ UNREADABLE = Script("unreadable", keys=1)
 CLAIM = Script("claim", keys=2)
 DELIVERIES = Script("deliveries", keys=2)
 SETTLE = Script("settle", keys=2)
-REMAINING = Script("remaining", keys=2)
+REMAINING = Script("remaining", keys=4)
 MAKE_TOPIC = Script("make_topic", keys=1)
 GROW_TOPIC = Script("grow_topic", keys=1)
 MAKE_STREAM = Script("make_stream", keys=1)
 REMAKE_GROUP = Script("remake_group", keys=1)
+RESOLVE = Script("resolve", keys=5)
+START_RETRY = Script("start_retry", keys=2)
+DUE = Script("due", keys=6)
+DELAY = Script("delay", keys=3)
+REDRIVE = Script("redrive", keys=4)
 
 ALL = (
     HEARTBEAT,
@@ -76,4 +81,9 @@ ALL = (
     GROW_TOPIC,
     MAKE_STREAM,
     REMAKE_GROUP,
+    RESOLVE,
+    START_RETRY,
+    DUE,
+    DELAY,
+    REDRIVE,
 )

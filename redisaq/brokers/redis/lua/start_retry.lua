@@ -1,0 +1,17 @@
+-- Notes that a handler begins on a message of retry: raises the attempt that its body begins with.
+-- KEYS: lease, bodies of retry. ARGV: token, entry id, how the body begins before, and after.
+-- Answers 1, also if it has been done, or 0 if another token stands or the message is not there so.
+
+redis.call('HDEL', KEYS[2], '') -- S2: writes nothing, but lets the rest pass whole when memory is full
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
+    return 0
+end
+local body = redis.call('HGET', KEYS[2], ARGV[2])
+if not body then
+    return 0
+end
+if string.sub(body, 1, #ARGV[3]) == ARGV[3] then
+    redis.call('HSET', KEYS[2], ARGV[2], ARGV[4] .. string.sub(body, #ARGV[3] + 1))
+    return 1
+end
+return string.sub(body, 1, #ARGV[4]) == ARGV[4] and 1 or 0

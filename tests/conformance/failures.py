@@ -1,0 +1,101 @@
+"""Short forms of what the tests of retries, dead letters and delays do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, cast
+
+from redisaq.brokers.base import Broker, GroupName, RawEntry
+from redisaq.brokers.delivery import Body, Due, Failure, Resolution
+from redisaq.brokers.graveyard import DeadLetterEntry
+from redisaq.brokers.producing import Delayed
+from tests.conformance.steps import SECOND, append
+
+Source = Literal["stream", "retry"]
+Goal = Literal["done", "retry", "dead"]
+
+
+class DelayingBroker(Broker, Protocol):
+    """A broker that delays."""
+
+    async def delay(self, topic: str, messages: Sequence[Delayed]) -> list[bool]:
+        """See ProducingBroker."""
+        ...
+
+
+def failure(attempts: int = 1, text: str = "it broke") -> Failure:
+    """Return what is known about a failure."""
+    return Failure("ValueError", text, "Traceback …\nValueError", attempts, 1_700_000_000_000, 1_700_000_000_000 + attempts, "A")
+
+
+def resolution(entry: RawEntry | Body, to: Goal, *, due: int = 1, attempt: int = 1, life: int = 0, used: bool = True) -> Resolution:
+    """Return where a stream's entry goes, after its first attempt; or a message of `retry`, as it is there."""
+    if isinstance(entry, Body):
+        body = Body(entry.entry_id, entry.fields, entry.life, entry.attempt, failure(entry.attempt))
+        return Resolution("retry", to, body, due, used)
+    entry_id, fields = entry
+    assert fields is not None
+    return Resolution("stream", to, Body(entry_id, tuple(fields), life, attempt, failure(attempt)), due, used)
+
+
+async def read(broker: Broker, group: GroupName, partition: int, token: int, incarnation: str = "A") -> list[RawEntry]:
+    """Have all new entries delivered."""
+    reader = await broker.open_reader(group, partition, token, incarnation)
+    entries = await reader.read(100_000, 0)
+    await reader.close()
+    assert await broker.fence(group, partition, token, [reader.mark])
+    return list(entries)
+
+
+async def delivered(broker: Broker, group: GroupName, token: int, *values: bytes) -> list[RawEntry]:
+    """Append these to partition 0 and have them delivered."""
+    await append(broker, group.topic, 0, *values)
+    return await read(broker, group, 0, token)
+
+
+async def resolve(broker: Broker, group: GroupName, token: int, *resolutions: Resolution, dead_maxlen: int | None = None) -> list[bool]:
+    """Resolve in partition 0 under a token that stands; return what was moved."""
+    answer = await broker.resolve(group, 0, token, resolutions, dead_maxlen=dead_maxlen)
+    assert (answer.done, answer.token) == (True, token)
+    assert len(answer.moved) == len(resolutions)
+    return list(answer.moved)
+
+
+async def now(broker: Broker, group: GroupName) -> int:
+    """Return the server's time."""
+    return (await broker.heartbeat(group, "nobody", 1.0, "")).now
+
+
+async def due(broker: Broker, group: GroupName, token: int, count: int = 1000) -> Due:
+    """Return what is due in partition 0."""
+    return await broker.due(group, 0, token, count=count)
+
+
+async def dead(broker: Broker, group: GroupName, partition: int = 0) -> list[DeadLetterEntry]:
+    """Return all dead letters."""
+    return await broker.dead_page(group, partition, after=b"", count=100_000)
+
+
+def value(body: Body) -> bytes:
+    """Return what `append` put into the entry."""
+    name, content = body.fields
+    assert name == b"i"
+    return content
+
+
+def values_of(bodies: Sequence[Body]) -> list[bytes]:
+    """Return what `append` put into them."""
+    return [value(body) for body in bodies]
+
+
+def delayed(broker: Broker) -> DelayingBroker:
+    """Return the broker as one that delays."""
+    return cast("DelayingBroker", broker)
+
+
+def message(name: bytes, due: int, partition: int = 0) -> Delayed:
+    """Return a message for later; what `append` would put into its entry is its id."""
+    return Delayed(partition, name, due, [b"i", name])
+
+
+HOUR = 3600 * SECOND
