@@ -68,7 +68,11 @@ class World(Protocol):
         ...
 
     def forget_partition(self, topic: str, partition: int) -> None:
-        """Lose a partition's stream with the groups in it, and the tokens beside it."""
+        """Lose a partition's stream with the groups in it, and all that stands beside it."""
+        ...
+
+    def forget_stream(self, topic: str, partition: int) -> None:
+        """Lose a partition's stream with the groups in it, and nothing beside it."""
         ...
 
     def forget_cursor(self, group: GroupName, partition: int) -> None:
@@ -137,6 +141,9 @@ class MemoryWorld:
 
     def forget_partition(self, topic: str, partition: int) -> None:
         self._store.forget_partition(topic, partition)
+
+    def forget_stream(self, topic: str, partition: int) -> None:
+        self._store.forget_stream(topic, partition)
 
     def forget_cursor(self, group: GroupName, partition: int) -> None:
         self._store.forget_cursor(group, partition)
@@ -216,6 +223,9 @@ class RedisWorld:
 
     def forget_partition(self, topic: str, partition: int) -> None:
         self._delete_keys(f"{{{self._namespace}:{topic}:{partition}}}:*")
+
+    def forget_stream(self, topic: str, partition: int) -> None:
+        self._server.command("DEL", self._stream_key(topic, partition))
 
     def forget_cursor(self, group: GroupName, partition: int) -> None:
         stream = self._stream_key(group.topic, partition)

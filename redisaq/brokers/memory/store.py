@@ -106,7 +106,7 @@ class MemoryStore:
         self.delayed.clear()
         self.coordination.clear()
         for topic, partition in list(self.streams):
-            self._lose_stream(topic, partition)
+            self.forget_stream(topic, partition)
 
     def forget_group(self, group: GroupName) -> None:
         """Lose the group's members and document; its partitions' tokens and pending entries stay (M8)."""
@@ -123,7 +123,7 @@ class MemoryStore:
                 self.leases.pop((group, number), None)
                 self.shelves.pop((group, number), None)
         self.delayed.pop((topic, partition), None)
-        self._lose_stream(topic, partition)
+        self.forget_stream(topic, partition)
 
     def forget_cursor(self, group: GroupName, partition: int) -> None:
         """Lose the group in one stream, as XGROUP DESTROY does (T6); the token stays."""
@@ -139,7 +139,8 @@ class MemoryStore:
         """Drop these entries."""
         self.streams.get((topic, partition), Stream()).delete(parse_id(entry_id) for entry_id in entry_ids)
 
-    def _lose_stream(self, topic: str, partition: int) -> None:
+    def forget_stream(self, topic: str, partition: int) -> None:
+        """Lose a stream with every group in it; what stands beside it stays."""
         if self.streams.pop((topic, partition), None) is not None:
             self._refuse_waiting((topic, partition), "the stream is gone")
 

@@ -1,0 +1,212 @@
+"""Dead letters: what is kept of them, letting them be tried again, dropping them (S1)."""
+
+from __future__ import annotations
+
+import pytest
+
+from redisaq.brokers.base import Broker, GroupName, RawEntry, Remaining
+from redisaq.brokers.delivery import Body, Failure, Resolution
+from redisaq.brokers.graveyard import DeadLetterEntry
+from tests.conformance.failures import dead, delivered, due, failure, now, read, resolution, resolve, value, values_of
+from tests.conformance.steps import SECOND
+from tests.conformance.worlds import World
+
+pytestmark = pytest.mark.anyio
+
+
+async def kill(broker: Broker, group: GroupName, token: int, *values: bytes) -> list[RawEntry]:
+    """Append these and let them die, one after the other; return their entries."""
+    entries = await delivered(broker, group, token, *values)
+    for entry in entries:
+        assert await resolve(broker, group, token, resolution(entry, "dead")) == [True]
+    return entries
+
+
+def digits(count: int) -> list[bytes]:
+    """Return so many values."""
+    return [b"%d" % number for number in range(count)]
+
+
+async def test_what_is_kept(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    (entry,) = await delivered(a, group, owned, b"1")
+    why = Failure("app.TooBad", "no good: \u00e9\n\x00", "Traceback …", 5, 1_700_000_000_001, 1_700_000_000_002, "member-1")
+    before = await now(a, group)
+    assert await resolve(a, group, owned, Resolution("stream", "dead", Body(entry[0], (b"i", b"1"), 0, 5, why))) == [True]
+    (found,) = await dead(b, group)
+    assert found == DeadLetterEntry(found.dead_id, Body(entry[0], (b"i", b"1"), 0, 5, why))
+    assert before // 1000 <= int(found.dead_id.split(b"-")[0]) <= await now(a, group) // 1000
+    assert await a.remaining(group, [0]) == [Remaining(unread=False, pending=0, unreadable=0)], "it is done with"
+
+
+@pytest.mark.parametrize("attempt", [0, 3])
+async def test_one_that_never_failed(a: Broker, group: GroupName, owned: int, attempt: int) -> None:
+    """A message that killed its process each time, say."""
+    (entry,) = await delivered(a, group, owned, b"1")
+    body = Body(entry[0], (b"i", b"1"), 0, attempt)
+    await resolve(a, group, owned, Resolution("stream", "dead", body))
+    assert [one.body for one in await dead(a, group)] == [body]
+
+
+async def test_broken_characters_are_escaped(a: Broker, group: GroupName, owned: int) -> None:
+    """An error may name a file whose name is no text."""
+    first, second = await delivered(a, group, owned, b"1", b"2")
+    why = failure(text="no file \udcff")
+    await resolve(a, group, owned, Resolution("stream", "dead", Body(first[0], (b"i", b"1"), 0, 1, why)))
+    await resolve(a, group, owned, Resolution("stream", "retry", Body(second[0], (b"i", b"2"), 0, 1, why), due=1))
+    bodies = [*(one.body for one in await dead(a, group)), *(await due(a, group, owned)).retries]
+    assert [body.failure.error for body in bodies if body.failure] == ["no file \\udcff"] * 2
+
+
+async def test_pages(a: Broker, group: GroupName, owned: int) -> None:
+    await kill(a, group, owned, *digits(7))
+    found: list[DeadLetterEntry] = []
+    sizes: list[int] = []
+    while page := await a.dead_page(group, 0, after=found[-1].dead_id if found else b"", count=3):
+        found += page
+        sizes.append(len(page))
+    assert (sizes, values_of([one.body for one in found])) == ([3, 3, 1], digits(7))
+    assert found == await dead(a, group)
+    assert await dead(a, group, 1) == []
+    assert await dead(a, GroupName("nothing", "nobody")) == []
+
+
+@pytest.mark.parametrize(("most", "kept"), [(1, [6]), (3, [4, 5, 6]), (7, [*range(7)]), (0, [])])
+async def test_only_the_latest_are_kept(a: Broker, group: GroupName, owned: int, most: int, kept: list[int]) -> None:
+    entries = await delivered(a, group, owned, *digits(7))
+    await resolve(a, group, owned, *(resolution(entry, "dead") for entry in entries), dead_maxlen=most)
+    assert values_of([one.body for one in await dead(a, group)]) == [b"%d" % number for number in kept]
+
+
+async def test_redriving_begins_a_new_life(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    first, second = await kill(a, group, owned, b"1", b"2")
+    before = await now(a, group)
+    assert await b.redrive(group, 0, None, count=100) == 2
+    assert await dead(a, group) == []
+    found = await due(a, group, owned)
+    assert found.retries == (Body(first[0], (b"i", b"1"), 1, 0), Body(second[0], (b"i", b"2"), 1, 0))
+    assert found.now <= before + 10 * SECOND, "due now"
+    assert (await a.remaining(group, [0]))[0].retry == 2
+    assert await b.redrive(group, 0, None, count=100) == 0
+
+
+async def test_every_redrive_is_another_life(a: Broker, group: GroupName, owned: int) -> None:
+    (entry,) = await kill(a, group, owned, b"1")
+    for life in range(1, 4):
+        assert await a.redrive(group, 0, None, count=1) == 1
+        (body,) = (await due(a, group, owned)).retries
+        assert (body.life, body.attempt, body.failure) == (life, 0, None)
+        assert await a.start_retry(group, 0, owned, entry_id=entry[0], life=life, attempt=1)
+        assert await resolve(a, group, owned, Resolution("retry", "dead", Body(entry[0], body.fields, life, 1, failure()))) == [True]
+        assert [one.body.life for one in await dead(a, group)] == [life]
+
+
+async def test_a_settlement_sent_again_after_a_redrive_changes_nothing(a: Broker, group: GroupName, owned: int) -> None:
+    """S1: else the message would be dead without having run, or gone."""
+    first, second = await delivered(a, group, owned, b"1", b"2")
+    await resolve(a, group, owned, resolution(second, "retry"))
+    (body,) = (await due(a, group, owned)).retries
+    settlements = [resolution(first, "dead"), resolution(body, "dead")]
+    assert await resolve(a, group, owned, *settlements) == [True, True]
+    assert await a.redrive(group, 0, None, count=100) == 2
+    before = (await due(a, group, owned)).retries
+    others = [resolution(body, "done"), resolution(body, "retry", due=9), resolution(first, "done"), resolution(first, "retry")]
+    assert await resolve(a, group, owned, *settlements, *others) == [False] * 6
+    assert not await a.start_retry(group, 0, owned, entry_id=second[0], life=0, attempt=2)
+    for entry in (first, second):
+        assert await a.start_retry(group, 0, owned, entry_id=entry[0], life=1, attempt=1)
+    assert await resolve(a, group, owned, *settlements, *others) == [False] * 6, "nor when its handler has begun"
+    assert [one.entry_id for one in (await due(a, group, owned)).retries] == [one.entry_id for one in before]
+    assert await dead(a, group) == []
+
+
+async def test_redriving_keeps_the_order_of_dying_over_many_calls(a: Broker, group: GroupName, owned: int) -> None:
+    entries = await delivered(a, group, owned, *digits(30))
+    # 9 and 10 stand in the wrong order by their bytes; and the last one dies first.
+    for entry in [entries[-1], *entries[:-1]]:
+        await resolve(a, group, owned, resolution(entry, "dead"))
+    calls = 0
+    while await a.redrive(group, 0, None, count=7):
+        calls += 1
+    assert calls == 5
+    assert values_of((await due(a, group, owned)).retries) == [b"29", *digits(29)]
+
+
+async def test_redriving_some(a: Broker, group: GroupName, owned: int) -> None:
+    await kill(a, group, owned, *digits(6))
+    ids = [one.dead_id for one in await dead(a, group)]
+    wanted = [ids[4], ids[1], ids[4], b"1-1", ids[3], ids[1]]
+    assert await a.redrive(group, 0, [], count=10) == 0
+    assert await a.redrive(group, 0, [b"1-1"], count=10) == 0
+    assert await a.redrive(group, 0, wanted, count=2) == 2
+    assert values_of((await due(a, group, owned)).retries) == [b"1", b"3"]
+    assert await a.redrive(group, 0, wanted, count=2) == 1
+    assert await a.redrive(group, 0, wanted, count=2) == 0
+    assert values_of((await due(a, group, owned)).retries) == [b"1", b"3", b"4"]
+    assert values_of([one.body for one in await dead(a, group)]) == [b"0", b"2", b"5"]
+
+
+async def test_redriving_comes_after_what_was_due(a: Broker, group: GroupName, owned: int) -> None:
+    await kill(a, group, owned, b"dead")
+    (entry,) = await delivered(a, group, owned, b"due")
+    await resolve(a, group, owned, resolution(entry, "retry", due=await now(a, group) - SECOND))
+    assert await a.redrive(group, 0, None, count=1) == 1
+    assert values_of((await due(a, group, owned)).retries) == [b"due", b"dead"]
+
+
+async def test_redriving_what_was_delivered_once_more(world: World, a: Broker, group: GroupName, owned: int) -> None:
+    """T6: a group that was lost and made again may hold a message twice; the one that waits stands."""
+    await kill(a, group, owned, b"1")
+    world.forget_cursor(group, 0)
+    await a.remake_group(group, 0, b"")
+    (again,) = await read(a, group, 0, owned)
+    await resolve(a, group, owned, resolution(again, "retry"))
+    assert await a.redrive(group, 0, None, count=10) == 1
+    (body,) = (await due(a, group, owned)).retries
+    assert (body.life, body.attempt) == (0, 1)
+
+
+async def test_redriving_at_full_memory(world: World, a: Broker, group: GroupName, owned: int) -> None:
+    """S2: half of it would be a loss."""
+    await kill(a, group, owned, *digits(3))
+    with world.full():
+        assert await a.redrive(group, 0, None, count=2) == 2
+        assert await a.purge(group, 0, None) == 1
+    assert values_of((await due(a, group, owned)).retries) == [b"0", b"1"]
+
+
+async def test_purging(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    await kill(a, group, owned, *digits(6))
+    ids = [one.dead_id for one in await dead(a, group)]
+    assert await b.purge(group, 0, [ids[2], ids[0], ids[2], b"1-1"]) == 2
+    assert await b.purge(group, 0, []) == 0
+    assert values_of([one.body for one in await dead(a, group)]) == [b"1", b"3", b"4", b"5"]
+    assert await b.purge(group, 0, None) == 4
+    assert await b.purge(group, 0, None) == 0
+    assert await b.purge(group, 1, None) == 0
+    assert await dead(a, group) == []
+    assert (await due(a, group, owned)).retries == ()
+    assert await b.redrive(group, 0, ids, count=100) == 0
+
+
+async def test_ids_never_come_again(a: Broker, group: GroupName, owned: int) -> None:
+    """Else whoever redrives by an id that he has seen would meet another message."""
+    seen: set[bytes] = set()
+    for number in range(20):
+        await kill(a, group, owned, b"%d" % number)
+        (one,) = await dead(a, group)
+        assert value(one.body) == b"%d" % number
+        assert one.dead_id not in seen
+        seen.add(one.dead_id)
+        await a.purge(group, 0, None if number % 2 else [one.dead_id])
+
+
+async def test_groups_and_partitions_keep_apart(a: Broker, group: GroupName, owned: int) -> None:
+    other = GroupName(group.topic, "shipping")
+    await a.make_groups(other, [0], latest=False)
+    await a.install(other, 0, owned, "A", foreign=True)
+    await kill(a, group, owned, b"1")
+    assert await a.redrive(other, 0, None, count=10) == 0
+    assert await a.redrive(group, 1, None, count=10) == 0
+    assert await a.purge(other, 0, None) == 0
+    assert await a.redrive(group, 0, None, count=10) == 1
+    assert ((await due(a, other, owned)).retries, len((await due(a, group, owned)).retries)) == ((), 1)

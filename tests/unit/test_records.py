@@ -1,0 +1,94 @@
+"""What is written down of messages that are in no stream can be read back, and by people, too."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given, strategies as st
+
+from redisaq.core.records import (
+    Body,
+    Failure,
+    decode_dead,
+    decode_delayed,
+    decode_retry,
+    encode_dead,
+    encode_delayed,
+    encode_retry,
+    retry_prefix,
+)
+
+counts = st.integers(0, 1 << 40)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+failures = st.builds(Failure, texts, texts, texts, counts, counts, st.integers(1, 1 << 45), texts)
+words = st.lists(st.binary(max_size=30), max_size=12).map(tuple)
+entry_ids = st.builds(lambda a, b: b"%d-%d" % (a, b), counts, counts)
+bodies = st.builds(Body, entry_ids, words, counts, counts, st.none() | failures)
+
+
+@given(bodies)
+def test_a_retry_comes_back(body: Body) -> None:
+    assert decode_retry(body.entry_id, encode_retry(body)) == body
+
+
+@given(bodies)
+def test_a_dead_letter_comes_back(body: Body) -> None:
+    if body.failure is not None:  # the two say the same
+        body = msgspec.structs.replace(body, attempt=body.failure.attempts)
+    assert decode_dead(encode_dead(body)) == body
+
+
+@given(words)
+def test_a_delayed_message_comes_back(fields: tuple[bytes, ...]) -> None:
+    assert tuple(decode_delayed(encode_delayed(fields))) == fields
+
+
+@given(bodies, counts, counts)
+def test_a_script_knows_a_life_and_an_attempt_by_how_the_body_begins(body: Body, life: int, attempt: int) -> None:
+    """S1: and nothing else begins so."""
+    assert encode_retry(body).startswith(retry_prefix(body.life, body.attempt))
+    same = (life, attempt) == (body.life, body.attempt)
+    assert encode_retry(body).startswith(retry_prefix(life, attempt)) == same
+
+
+@pytest.mark.parametrize(("life", "attempt"), [(0, 1), (0, 11), (1, 1), (10, 1)])
+def test_a_beginning_is_no_part_of_another(life: int, attempt: int) -> None:
+    others = [(0, 1), (0, 11), (1, 1), (10, 1), (0, 10), (1, 11)]
+    data = encode_retry(Body(b"1-1", (), life, attempt))
+    assert [other for other in others if data.startswith(retry_prefix(*other))] == [(life, attempt)]
+
+
+def test_a_person_can_read_a_dead_letter() -> None:
+    failure = Failure("ValueError", "no good", "Traceback …", 5, 1000, 2000, "worker-1")
+    fields = (b"i", b"p-1", b"d", b'{"n": 1}', b"k", b"user-7")
+    assert encode_dead(Body(b"17-0", fields, 2, 5, failure)) == [
+        *fields,
+        *(b"error", b"ValueError", b"text", b"no good", b"traceback", "Traceback …".encode(), b"attempts", b"5", b"first", b"1000"),
+        *(b"last", b"2000", b"origin", b"17-0", b"member", b"worker-1", b"life", b"2"),
+    ]
+
+
+def test_what_is_no_text_is_escaped() -> None:
+    odd = Failure("E\ud800", "\udcff", "ok", 1, 1, 1, "\udc00m")
+    plain = Failure("E\\ud800", "\\udcff", "ok", 1, 1, 1, "\\udc00m")
+    body = Body(b"1-1", (b"i",), 0, 1, odd)
+    assert decode_retry(b"1-1", encode_retry(body)).failure == plain
+    assert decode_dead(encode_dead(body)).failure == plain
+
+
+@pytest.mark.parametrize("data", [b"", b"1:", b"x:1:\x92\x90\xc0", b"0:1:", b"0:1:\x90", b"0:1:\x92\x90"])
+def test_what_nobody_wrote_is_no_retry(data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 -- msgspec's are, too
+        decode_retry(b"1-1", data)
+
+
+@pytest.mark.parametrize("found", [[], [b"i", b"1"], [b"error", b"x"] * 9])
+def test_what_nobody_wrote_is_no_dead_letter(found: list[bytes]) -> None:
+    with pytest.raises(ValueError, match="dead letter"):
+        decode_dead(found)
+
+
+@pytest.mark.parametrize("data", [b"1", b"3:ab", b"x:a", b"1:a2"])
+def test_what_nobody_wrote_is_no_delayed_message(data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 -- whichever it meets first
+        decode_delayed(data)
