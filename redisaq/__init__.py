@@ -2,7 +2,21 @@
 
 from redisaq.consumer import Consumer
 from redisaq.message import BatchCallback, Callback, Message
+from redisaq.outcomes import DeadLetter, Discard, PartialFailure, RetryAfter
 from redisaq.producer import Producer
 from redisaq.run import run
+from redisaq.settings import RetryPolicy
 
-__all__ = ["BatchCallback", "Callback", "Consumer", "Message", "Producer", "run"]
+__all__ = [
+    "BatchCallback",
+    "Callback",
+    "Consumer",
+    "DeadLetter",
+    "Discard",
+    "Message",
+    "PartialFailure",
+    "Producer",
+    "RetryAfter",
+    "RetryPolicy",
+    "run",
+]

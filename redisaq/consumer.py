@@ -17,8 +17,8 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.bulletin import Bulletin
-from redisaq.actors.execution import Surroundings, inside
 from redisaq.actors.handler_pool import HandlerPool
+from redisaq.actors.surroundings import Surroundings, inside
 from redisaq.brokers import open_broker
 from redisaq.brokers.base import GroupName
 from redisaq.core.codec import EntryDecoder
@@ -231,7 +231,14 @@ class Consumer(Generic[T]):
         options, environment = self._settings, current_environment().bound()
         bulletin = Bulletin(self.topic, self.group_name, options.on_event, self._logger)
         concurrency = options.batch_size if plan.mode == "pull" else options.concurrency
-        around = Surroundings(GroupName(self.topic, self.group_name), self._broker, environment, bulletin, HandlerPool(concurrency))
+        around = Surroundings(
+            GroupName(self.topic, self.group_name),
+            self._broker,
+            environment,
+            bulletin,
+            HandlerPool(concurrency),
+            dead_maxlen=options.dead_maxlen,
+        )
         settings = RunSettings(
             consumer_name=options.consumer_name,
             heartbeat_interval=options.heartbeat_interval,
@@ -239,6 +246,7 @@ class Consumer(Generic[T]):
             ordering=options.ordering,
             concurrency=concurrency,
             timeout=options.timeout,
+            retry=options.retry,
             latest=options.start == "latest",
             drain_timeout=options.drain_timeout,
         )

@@ -47,15 +47,35 @@ class MessageSucceeded(MessageEvent, frozen=True, kw_only=True):
 
 
 class MessageFailed(MessageEvent, frozen=True, kw_only=True):
-    """A handler raised, or ran longer than it may. The message stays pending.
+    """A handler raised, or ran longer than it may: MessageRetried or MessageDead follows, unless it raised `Discard`.
 
     Attributes:
         error: what it raised.
-        again_in: seconds until the same consumer gives it to the handler again.
     """
 
     error: Exception
+
+
+class MessageRetried(MessageEvent, frozen=True, kw_only=True):
+    """A message will be tried again; this is safe with the server now.
+
+    Attributes:
+        again_in: seconds until then.
+        blocking: its lane waits for it; it stays pending meanwhile.
+    """
+
     again_in: float
+    blocking: bool
+
+
+class MessageDead(MessageEvent, frozen=True, kw_only=True):
+    """A message is among the dead letters now.
+
+    Attributes:
+        reason: why, in words.
+    """
+
+    reason: str
 
 
 class HandlerAbandoned(MessageEvent, frozen=True, kw_only=True):
@@ -105,7 +125,7 @@ class EntriesTrimmed(PartitionEvent, frozen=True, kw_only=True):
 
 
 class EntryUnreadable(PartitionEvent, frozen=True, kw_only=True):
-    """An entry cannot be read: foreign fields, or a payload that cannot be decoded. It is left pending and passed over.
+    """An entry cannot be read: foreign fields, or a payload that cannot be decoded. It goes to the dead letters.
 
     Attributes:
         entry_id: which.

@@ -5,7 +5,7 @@ A producer takes the first fields from it; a consumer fills in the rest. A messa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -32,7 +32,7 @@ class Delivery(Protocol):
         ...
 
 
-class Message(msgspec.Struct, Generic[T], eq=False, repr_omit_defaults=True):
+class Message(msgspec.Struct, Generic[T], eq=False):
     """One job.
 
     Attributes:
@@ -48,6 +48,7 @@ class Message(msgspec.Struct, Generic[T], eq=False, repr_omit_defaults=True):
         token: the fencing token under which it was delivered; 0 before sending.
         entry: the id of its stream entry as the server writes it; see `entry_id`.
         created_ms: when it was made, milliseconds since 1970, if that is not when it was appended; see `created_at`.
+        fields: of its stream entry, as they stand there.
         delivery: what stands behind a message that was pulled.
     """
 
@@ -63,7 +64,14 @@ class Message(msgspec.Struct, Generic[T], eq=False, repr_omit_defaults=True):
     token: int = 0
     entry: bytes = b""
     created_ms: int = 0
+    fields: Sequence[bytes] = ()
     delivery: Delivery | None = None
+
+    def __repr__(self) -> str:
+        """Show what a person wants to see."""
+        shown = ("topic", "payload", "key", "headers", "timeout", "msg_id", "partition", "attempt", "entry_id")
+        values = ((name, getattr(self, name)) for name in shown)
+        return f"Message({', '.join(f'{name}={value!r}' for name, value in values if value or name == 'payload')})"
 
     @property
     def entry_id(self) -> str:

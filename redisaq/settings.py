@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from random import Random
 from typing import Any, Literal, TypedDict
 
 from redisaq.errors import SettingsError
@@ -70,6 +71,42 @@ def check_callable(name: str, value: object) -> None:
         raise SettingsError(reason)
 
 
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often, and after which pauses, a message is tried again.
+
+    Attributes:
+        max_attempts: handlers begun for one message, at most; then it is a dead letter. 1 means no retry.
+        backoff: bound of the first pause, seconds.
+        factor: by which the bound grows with each attempt.
+        max_backoff: bound of every pause, seconds.
+        jitter: a random pause below the bound; False: the bound itself.
+        blocking: hold the message's lane (its partition, or its key) until it has succeeded or is dead: order is kept. Otherwise others
+            go on.
+        give_up_on: exceptions that retrying cannot help: dead letter at once.
+    """
+
+    max_attempts: int = 5
+    backoff: float = 1.0
+    factor: float = 2.0
+    max_backoff: float = 300.0
+    jitter: bool = True
+    blocking: bool = False
+    give_up_on: tuple[type[Exception], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check every value; SettingsError if one cannot work."""
+        check_count("max_attempts", self.max_attempts, most=1 << 20)
+        check_seconds("backoff", self.backoff, zero=True)
+        check_seconds("factor", self.factor, above=1.0, zero=True)
+        check_seconds("max_backoff", self.max_backoff, zero=True)
+
+    def pause(self, attempt: int, random: Random) -> float:
+        """Return how long to wait after attempt number `attempt`, seconds."""
+        bound = self.max_backoff if attempt > 64 else min(self.max_backoff, self.backoff * self.factor ** (attempt - 1))  # noqa: PLR2004
+        return random.uniform(0.0, bound) if self.jitter else bound
+
+
 class ConsumerOptions(TypedDict, total=False):
     """What `Consumer` takes besides topic, URL and payload type. Times are seconds.
 
@@ -83,6 +120,8 @@ class ConsumerOptions(TypedDict, total=False):
         deserializer: bytes to payload; default: JSON.
         ordering: "partition" (one handler at a time per partition; default), "key" (one per key), "none".
         concurrency: handlers at once; default: one per owned partition.
+        retry: what becomes of messages whose handler fails; default `RetryPolicy()`.
+        dead_maxlen: dead letters kept per partition and group, the newest; default: all.
         timeout: how long a handler may run, if the message says nothing; default: no limit.
         start: where a new group begins, "earliest" (default) or "latest".
         init_partitions: make the topic with so many partitions if it does not exist; default: wait for it.
@@ -101,6 +140,8 @@ class ConsumerOptions(TypedDict, total=False):
     deserializer: Callable[[bytes], Any] | None
     ordering: Literal["partition", "key", "none"]
     concurrency: int | None
+    retry: RetryPolicy
+    dead_maxlen: int | None
     timeout: float | None
     start: Literal["earliest", "latest"]
     init_partitions: int | None
@@ -123,6 +164,8 @@ class ConsumerSettings:
     deserializer: Callable[[bytes], Any] | None = None
     ordering: Literal["partition", "key", "none"] = "partition"
     concurrency: int | None = None
+    retry: RetryPolicy = RetryPolicy()
+    dead_maxlen: int | None = None
     timeout: float | None = None
     start: Literal["earliest", "latest"] = "earliest"
     init_partitions: int | None = None
@@ -143,6 +186,10 @@ class ConsumerSettings:
             check_count("concurrency", self.concurrency, most=100_000)
         if self.init_partitions is not None:
             check_count("init_partitions", self.init_partitions, most=1 << 16)
+        if not isinstance(self.retry, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+            raise SettingsError(f"retry must be a RetryPolicy, not {type(self.retry).__name__}")
+        if self.dead_maxlen is not None:
+            check_count("dead_maxlen", self.dead_maxlen)
         if self.timeout is not None:
             check_seconds("timeout", self.timeout)
         interval = check_seconds("heartbeat_interval", self.heartbeat_interval)

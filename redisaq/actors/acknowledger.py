@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Surroundings
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.restart import RestartPolicy
 from redisaq.actors.ring import Ring, ring
+from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Acks
 
 MOST_IDS = 2000  # in one script
@@ -43,8 +43,9 @@ class Acknowledger(Actor[Ring]):
 
     async def _flush(self) -> None:
         while self._dirty:
-            taken = [(owned, owned.take_done()) for owned in self._dirty]
+            dirty = list(self._dirty)
             self._dirty.clear()
+            taken = [(owned, owned.take_done()) for owned in dirty]
             live = [(owned, ids) for owned, ids in taken if not owned.lost and owned.lease.alive()]
             for owned, ids in taken:
                 if owned.lost or not owned.lease.alive():
@@ -59,6 +60,34 @@ class Acknowledger(Actor[Ring]):
                     self._put_back([(owned, ids)])
                 else:
                     owned.settle(ids)
+            for owned in dirty:
+                if owned.leaving:
+                    await self._resolve(owned)
+
+    async def _resolve(self, owned: OwnedPartition) -> None:
+        """Settle what did not simply succeed: a retry, a dead letter, the end of a retry."""
+        around, settlings = self._around, list(owned.leaving.values())
+        if owned.lost or not owned.lease.alive():
+            owned.resolved(settlings)
+            return
+        resolutions = [settling.resolution for settling in settlings]
+        try:
+            answer = await around.broker.resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
+        except BaseException:
+            self._dirty[owned] = None
+            raise
+        if not answer.done:
+            if answer.token < owned.token and await self._install_again(owned):
+                self._dirty[owned] = None
+            else:
+                owned.lose("its settling was refused: another token stands")
+            return
+        owned.resolved(settlings)
+        for settling, moved in zip(settlings, answer.moved, strict=True):
+            if moved and settling.event is not None:
+                around.bulletin.tell(settling.event)
+        if any(resolution.to == "retry" for resolution in resolutions):
+            owned.ring_timer()
 
     def _put_back(self, taken: list[tuple[OwnedPartition, list[bytes]]]) -> None:
         for owned, ids in taken:

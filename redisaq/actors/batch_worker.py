@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Execution
+from redisaq.actors.execution import Execution, Held
 from redisaq.actors.partition_workers import Batch
 from redisaq.environment import Environment
 from redisaq.message import Message
@@ -60,14 +60,20 @@ class BatchWorker(Actor[Batch]):
         return True
 
     async def _run(self, messages: Batch) -> None:
-        execution, owned, pool = self._execution, self._execution.owned, self._execution.pool
+        """Run one batch, and again those of it for which the partition waits (blocking retries)."""
+        execution = self._execution
+        held = await self._once(messages)
+        while held is not None:
+            pause, messages = held
+            await execution.rest(pause)
+            held = await self._once(messages)
+
+    async def _once(self, messages: Batch) -> Held | None:
+        execution, pool = self._execution, self._execution.pool
         if self._unlimited:
-            if owned.may_start:
-                await execution.many(messages)
-            return
+            return await execution.many(messages) if execution.owned.may_start else None
         await pool.enter()
         try:
-            if owned.may_start:
-                await execution.many(messages)
+            return await execution.many(messages) if execution.owned.may_start else None
         finally:
             pool.leave()

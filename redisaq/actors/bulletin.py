@@ -13,6 +13,7 @@ from redisaq.events import Event
 
 LEVELS: dict[type[Event], int] = {
     events.MessageFailed: logging.WARNING,
+    events.MessageDead: logging.ERROR,
     events.HandlerAbandoned: logging.WARNING,
     events.LeaseLost: logging.WARNING,
     events.EntriesTrimmed: logging.ERROR,

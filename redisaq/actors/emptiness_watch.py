@@ -11,10 +11,10 @@ from collections.abc import Callable
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Surroundings
 from redisaq.actors.insist import insist
 from redisaq.actors.member import Member
 from redisaq.actors.partition_supervisor import PartitionSupervisor
+from redisaq.actors.surroundings import Surroundings
 
 
 class EmptinessWatch(Actor[None]):

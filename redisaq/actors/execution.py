@@ -1,46 +1,38 @@
 """Runs a handler on messages of one partition and records what came of it.
 
-This is the one place that calls a user's handler, and so the one that catches whatever it raises. An exception (a timeout too) is a
-failure: the message stays pending and comes back after a pause. Cancellation is no outcome: the message stays pending for the next owner.
+This is the one place that calls a user's handler, and so the one that catches whatever it raises. An exception (a timeout too) goes to
+the retry policy, which says
+whether the message is tried again, when, or is dead. Cancellation is no outcome: the message stays where it is, for the next owner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from contextvars import Token
 from typing import Any
 
 import anyio
 
 from redisaq import events
-from redisaq.actors.bulletin import Bulletin
 from redisaq.actors.handler import adapt
-from redisaq.actors.handler_pool import Abandoned, HandlerPool
+from redisaq.actors.handler_pool import Abandoned
 from redisaq.actors.insist import insist
 from redisaq.actors.owned import OwnedPartition
-from redisaq.brokers.base import Broker, GroupName
-from redisaq.environment import Environment
+from redisaq.actors.surroundings import Surroundings, inside
+from redisaq.actors.verdicts import Verdicts
+from redisaq.brokers.delivery import Body
+from redisaq.core.codec import Unreadable
+from redisaq.core.retry import exhausted
 from redisaq.message import Message
+from redisaq.outcomes import PartialFailure
+from redisaq.settings import RetryPolicy
 
-FIRST_PAUSE, MOST_PAUSE = 1.0, 60.0  # seconds before a failed message comes back: doubling with each attempt
-
-
-@dataclass
-class Surroundings:
-    """What every actor of one consumer is given."""
-
-    group: GroupName
-    broker: Broker
-    environment: Environment
-    bulletin: Bulletin
-    pool: HandlerPool
-    kill_refused: bool = False  # the server does not permit CLIENT KILL (T4), and that has been told
+Held = tuple[float, list[Message[Any]]]
+"""Messages whose lane waits for them, and for how many seconds."""
 
 
-inside: ContextVar[Surroundings | None] = ContextVar("redisaq_inside", default=None)
-"""Set in a consumer's own tasks, its handlers, and bodies of pulled messages: who waits there for the consumer's end would wait for
-ever."""
+class HandlerCancelled(Exception):
+    """The handler raised a cancellation that nobody had asked for (it awaited something that was cancelled)."""
 
 
 async def _never(_argument: object) -> None:
@@ -58,44 +50,81 @@ class Execution:
         callback: Callable[[Any], Any] | None,
         *,
         timeout: float | None,
-        parked: Callable[[], None],
+        retry: RetryPolicy,
     ) -> None:
-        """Take the user's callback (of a message, or of a list of them; None where messages are pulled) and who is told of a failure."""
+        """Take the user's callback (of a message, or of a list of them; None where messages are pulled) and what becomes of failures."""
         self._around = surroundings
         self.owned = owned
         self.pool = surroundings.pool
         self._handler: Callable[[Any], Awaitable[Any]] = adapt(callback or _never, surroundings.environment, self._abandoned)
         self._timeout = timeout
-        self._parked = parked
+        self._retry = retry
+        self._verdicts = Verdicts(surroundings, owned, retry)
         self._detailed = surroundings.bulletin.detailed
 
-    async def ready(self, messages: Sequence[Message[Any]]) -> bool:
-        """Raise the delivery counts of messages that had been delivered before (T5); False if no handler may start.
+    async def ready(self, messages: Sequence[Message[Any]]) -> list[Message[Any]]:
+        """Return those on which a handler may start; for what is no first delivery, note that one does.
 
-        A message's attempt is the raised count less one, since the first read already counted one.
+        The delivery count of a pending entry is raised, and its attempt is the raised count less one, since the first read already
+        counted one (T5). A message of
+        `retry` carries its own count. What has used up its attempts without an end, each time taking its process with it, is dead.
         """
         owned = self.owned
+        if not owned.may_start:
+            return []
         if owned.deliveries:
-            counts = {m.entry: owned.deliveries[m.entry] + 1 for m in messages if m.entry in owned.deliveries}
-            if counts:
-                around = self._around
-                step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts)  # noqa: E731
-                if not await insist(step, around.environment):
-                    owned.lose("another owner's token stands")
-                if not owned.may_start:  # it began to drain meanwhile: no handler has seen them
-                    owned.undo.update({entry_id: count - 1 for entry_id, count in counts.items()})
-                    return False
-                for message in messages:
-                    if message.entry in counts:
-                        message.attempt = max(1, counts[message.entry] - 1)
-                        owned.deliveries[message.entry] = counts[message.entry]
-        return owned.may_start
+            await self._raise_counts([message for message in messages if message.entry in owned.deliveries])
+        if owned.bodies:
+            for message in messages:
+                if message.entry in owned.bodies:
+                    await self._start_retry(message, owned.bodies[message.entry])
+        if not owned.may_start:
+            return []
+        alive: list[Message[Any]] = []
+        for message in messages:
+            if message.entry not in owned.queued:  # it was settled elsewhere
+                continue
+            if exhausted(self._retry, message.attempt):
+                self._verdicts.dead_of_crashes(message)
+            else:
+                alive.append(message)
+        return alive
 
-    async def one(self, message: Message[Any]) -> None:
-        """Run the handler on one message; the caller has seen that it may start."""
-        owned = self.owned
-        if owned.deliveries and not await self.ready((message,)):
+    async def _raise_counts(self, messages: list[Message[Any]]) -> None:
+        around, owned = self._around, self.owned
+        counts = {message.entry: owned.deliveries[message.entry] + 1 for message in messages}
+        if not counts:
             return
+        step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts)  # noqa: E731
+        if not await insist(step, around.environment):
+            owned.lose("another owner's token stands")
+        if not owned.may_start:  # it began to drain meanwhile: no handler has seen them
+            owned.undo.update({entry_id: count - 1 for entry_id, count in counts.items()})
+            return
+        for message in messages:
+            message.attempt = max(1, counts[message.entry] - 1)
+            owned.deliveries[message.entry] = counts[message.entry]
+
+    async def _start_retry(self, message: Message[Any], body: Body) -> None:
+        around, owned = self._around, self.owned
+        attempt = body.attempt + 1
+        if exhausted(self._retry, attempt):
+            message.attempt = attempt
+            return
+        step = lambda: around.broker.start_retry(  # noqa: E731
+            around.group, owned.partition, owned.token, entry_id=body.entry_id, life=body.life, attempt=attempt
+        )
+        if await insist(step, around.environment):
+            message.attempt = attempt
+            owned.bodies[message.entry] = Body(body.entry_id, body.fields, body.life, attempt, body.failure)
+        else:
+            owned.forget(message)
+
+    async def one(self, message: Message[Any]) -> Held | None:
+        """Run the handler on one message; return it if its lane is to wait for its next try. The caller has seen that it may start."""
+        owned = self.owned
+        if (owned.deliveries or owned.bodies) and not await self.ready((message,)):
+            return None
         self.began(message)
         try:
             timeout = message.timeout if message.timeout is not None else self._timeout
@@ -104,39 +133,62 @@ class Execution:
             else:
                 with anyio.fail_after(timeout):
                     await self._handler(message)
-        except Exception as error:  # noqa: BLE001 -- whatever a user's handler raises is a failure of its message
-            self.failed(message, error)
-        except BaseException:
-            owned.abandon(message)
-            raise
-        else:
-            self.succeeded(message)
+        except Exception as error:  # noqa: BLE001 -- whatever a user's handler raises goes to the retry policy
+            return self.failed(message, error)
+        except BaseException as error:
+            if not _own_cancellation(error):
+                owned.abandon(message)
+                raise
+            return self.failed(message, _as_failure(error))
+        self.succeeded(message)
+        return None
 
-    async def many(self, messages: list[Message[Any]]) -> None:
-        """Run a handler of batches on some messages; the caller has seen that they may start."""
+    async def many(self, messages: list[Message[Any]]) -> Held | None:
+        """Run a handler of batches on some messages; return those whose lane is to wait. The caller has seen that they may start."""
         owned = self.owned
-        if owned.deliveries and not await self.ready(messages):
-            return
+        if owned.deliveries or owned.bodies:
+            messages = await self.ready(messages)
+            if not messages:
+                return None
         for message in messages:
             self.began(message)
-        timeouts = [m.timeout for m in messages if m.timeout is not None]
+        errors = await self._errors_of(messages)
+        held: list[Held] = []
+        for message in messages:
+            if message in errors:
+                held += filter(None, (self.failed(message, errors[message]),))
+            else:
+                self.succeeded(message)
+        return (max(pause for pause, _ in held), [message for _, some in held for message in some]) if held else None
+
+    async def _errors_of(self, messages: list[Message[Any]]) -> dict[Message[Any], Exception]:
+        """Run the handler on a batch; return what failed of it."""
+        timeouts = [message.timeout for message in messages if message.timeout is not None]
+        timeout = min(timeouts) if timeouts else self._timeout
         try:
-            timeout = min(timeouts) if timeouts else self._timeout
             if timeout is None:
                 await self._handler(messages)
             else:
                 with anyio.fail_after(timeout):
                     await self._handler(messages)
+        except PartialFailure as failure:
+            return failure.errors
         except Exception as error:  # noqa: BLE001 -- as above, for all of the batch
+            return dict.fromkeys(messages, error)
+        except BaseException as error:
+            if _own_cancellation(error):
+                return dict.fromkeys(messages, _as_failure(error))
             for message in messages:
-                self.failed(message, error)
-        except BaseException:
-            for message in messages:
-                owned.abandon(message)
+                self.owned.abandon(message)
             raise
-        else:
-            for message in messages:
-                self.succeeded(message)
+        return {}
+
+    async def rest(self, pause: float) -> None:
+        """Wait before the next try of a lane, or until the partition is to be given back (T7)."""
+        with self.owned.until_drain():
+            await anyio.sleep(pause)
+
+    # -- what came of it -----------------------------------------------------------------------------------------------------------
 
     def enter_body(self) -> Token[Surroundings | None]:
         """Mark the user's task as working on a message; undo it with `inside.reset`."""
@@ -146,40 +198,39 @@ class Execution:
         """Record that work on it begins."""
         self.owned.start(message)
         if self._detailed:
-            self._tell(events.MessageStarted, message)
+            self._around.tell(events.MessageStarted, message)
 
     def succeeded(self, message: Message[Any]) -> None:
         """Record that it is done: it is to be acknowledged."""
         self.owned.succeed(message)
         if self._detailed:
-            self._tell(events.MessageSucceeded, message)
+            self._around.tell(events.MessageSucceeded, message)
 
-    def failed(self, message: Message[Any], error: Exception) -> None:
-        """Record a failure: it comes back here after a pause, unless the lease has ended."""
-        if not self.owned.lease.alive() or self.owned.lost:
-            self.owned.abandon(message)
-            return
-        pause = min(MOST_PAUSE, FIRST_PAUSE * 2.0 ** min(message.attempt - 1, 16))
-        self.owned.fail(message, self._around.environment.clock() + pause)
-        self._tell(events.MessageFailed, message, error=error, again_in=pause)
-        self._parked()
+    def failed(self, message: Message[Any], error: Exception) -> Held | None:
+        """Record a failure; return the message if its lane is to wait for it here. Nothing is recorded once the lease has ended."""
+        owned = self.owned
+        if owned.lost or not owned.lease.alive():
+            owned.abandon(message)
+            return None
+        pause = self._verdicts.failed(message, error)
+        return None if pause is None else (pause, [message])
+
+    def unreadable(self, entry: Unreadable, body: Body | None = None) -> None:
+        """Send what cannot be read to the dead letters, with the reason."""
+        self._verdicts.unreadable(entry, body)
 
     def _abandoned(self, argument: Message[Any] | list[Message[Any]], thread: Abandoned) -> None:
         self.pool.keep_for(thread)
         for message in argument if isinstance(argument, list) else (argument,):
-            self._tell(events.HandlerAbandoned, message)
+            self._around.tell(events.HandlerAbandoned, message)
 
-    def _tell(self, kind: type[events.MessageEvent], message: Message[Any], **more: Any) -> None:
-        bulletin = self._around.bulletin
-        bulletin.tell(
-            kind(
-                topic=bulletin.topic,
-                group=bulletin.group,
-                member=bulletin.member,
-                partition=message.partition,
-                msg_id=message.msg_id,
-                entry_id=message.entry_id,
-                attempt=message.attempt,
-                **more,
-            )
-        )
+
+def _own_cancellation(error: BaseException) -> bool:
+    """True if it is a cancellation that nobody outside the handler asked for (asyncio alone has such)."""
+    return isinstance(error, anyio.get_cancelled_exc_class()) and not anyio.get_current_task().has_pending_cancellation()
+
+
+def _as_failure(error: BaseException) -> HandlerCancelled:
+    failure = HandlerCancelled("the handler was cancelled from within")
+    failure.__cause__ = error
+    return failure

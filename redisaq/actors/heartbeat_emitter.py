@@ -12,8 +12,8 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Surroundings
 from redisaq.actors.member import Member
+from redisaq.actors.surroundings import Surroundings
 from redisaq.core.backoff import full_jitter
 from redisaq.errors import ConnectionFailed
 

@@ -8,16 +8,26 @@ settlement. Everything is synchronous; the reader adds, the workers start and fi
 from __future__ import annotations
 
 import contextlib
-import heapq
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
 from redisaq.actors.lease import Lease
+from redisaq.brokers.delivery import Body, Resolution
+from redisaq.events import Event
 from redisaq.message import Message
 
-MOST_PARKED = 1000  # failed messages that wait here for their next try; with more, reading stops
+MOST_LEAVING = 1000  # failed messages that wait here to be settled; with more, reading stops
+
+
+@dataclass(frozen=True)
+class Settling:
+    """What is to become of one message, and what is to be told once it has."""
+
+    resolution: Resolution
+    event: Event | None = None
 
 
 class OwnedPartition:
@@ -41,18 +51,18 @@ class OwnedPartition:
         self.lost = ""  # why the lease on it was lost, "" while it stands
         self.queued: dict[bytes, Message[Any]] = {}  # read, no handler started
         self.running: dict[bytes, Message[Any]] = {}
-        self.parked: dict[bytes, Message[Any]] = {}  # failed, to be given to the handler again
+        self.bodies: dict[bytes, Body] = {}  # of those that came from `retry`
+        self.leaving: dict[bytes, Settling] = {}  # to be settled otherwise than by an acknowledgement
         self.deliveries: dict[bytes, int] = {}  # of those that were delivered before this owner read them, or failed here
         self.undo: dict[bytes, int] = {}  # counts that were raised for a handler that did not start after all
-        self.unreadable: set[bytes] = set()
         self.done: list[bytes] = []  # to be acknowledged
         self.settling = 0  # being acknowledged
         self.dirty = False  # the acknowledger has been rung for it
         self.position = b""  # highest entry id read
         self.settled = b""  # highest entry id acknowledged
-        self.retries: list[tuple[float, tuple[int, int], Message[Any]]] = []  # heap of the parked: due, entry id's numbers
         self.handled = self.failed = 0
         self._ring = ring
+        self.ring_timer: Callable[[], None] = lambda: None  # something was put off: the retry timer is to look again
         self._room: anyio.Event | None = None
         self._idle: anyio.Event | None = None
         self._finished: anyio.Event | None = None
@@ -67,7 +77,7 @@ class OwnedPartition:
     @property
     def unsettled(self) -> int:
         """How many messages were delivered here and not settled."""
-        return len(self.queued) + len(self.running) + len(self.parked) + len(self.done) + self.settling
+        return len(self.queued) + len(self.running) + len(self.leaving) + len(self.done) + self.settling
 
     @contextlib.contextmanager
     def scope(self) -> Generator[anyio.CancelScope]:
@@ -104,6 +114,7 @@ class OwnedPartition:
         if not self.lost:
             self.lost = reason
             self.done.clear()
+            self.leaving.clear()
             for scope in tuple(self._scopes):
                 scope.cancel()
             self.settle([])
@@ -120,9 +131,14 @@ class OwnedPartition:
         self.queued[message.entry] = message
         self.deliveries[message.entry] = deliveries
 
+    def add_retry(self, message: Message[Any], body: Body) -> None:
+        """Record a message that is due in `retry`: it stays there until it is settled (S3)."""
+        self.queued[message.entry] = message
+        self.bodies[message.entry] = body
+
     async def wait_for_room(self, count: int) -> None:
         """Return once `count` more messages may wait here."""
-        while len(self.queued) > max(0, self.window - count) or len(self.parked) >= MOST_PARKED:
+        while len(self.queued) > max(0, self.window - count) or len(self.leaving) >= MOST_LEAVING:
             self._room = anyio.Event()
             await self._room.wait()
 
@@ -144,41 +160,62 @@ class OwnedPartition:
     def succeed(self, message: Message[Any]) -> None:
         """Record that its handler returned: it is to be acknowledged, if the lease still stands."""
         entry_id = message.entry
+        self.handled += 1
+        if self.bodies and entry_id in self.bodies:
+            self.resolve(message, Settling(Resolution("retry", "done", self.bodies[entry_id])))
+            return
         del self.running[entry_id]
         if self.deliveries:
             self.deliveries.pop(entry_id, None)
         self.done.append(entry_id)
-        self.handled += 1
         if not self.dirty:
             self.dirty = True
             self._ring(self)
-        if self._finished is not None and not self.running:
-            self._finished.set()
+        self._look_finished()
 
-    def fail(self, message: Message[Any], due: float) -> None:
-        """Record that its handler failed: it stays pending, and is given to the handler again at `due`."""
+    def hold(self, message: Message[Any], *, used: bool) -> None:
+        """Record that it failed and that its lane waits for its next try here: it stays pending."""
         entry_id = message.entry
         del self.running[entry_id]
-        self.parked[entry_id] = message
-        self.deliveries[entry_id] = message.attempt + 1  # T5: the next attempt is the raised count less one
-        heapq.heappush(self.retries, (due, number(entry_id), message))
+        self.queued[entry_id] = message
+        if entry_id not in self.bodies:
+            self.deliveries[entry_id] = (
+                message.attempt + 1 if used else message.attempt
+            )  # T5: the next attempt is the raised count less one
         self.failed += 1
+        self._look_finished()
 
-    def unpark(self, now: float) -> list[Message[Any]]:
-        """Return the failed messages that are due: they wait for a handler again."""
-        due: list[Message[Any]] = []
-        while self.retries and self.retries[0][0] <= now:
-            message = heapq.heappop(self.retries)[2]
-            del self.parked[message.entry]
-            self.queued[message.entry] = message
-            due.append(message)
-        if due:
-            self._made_room()
-        return due
+    def resolve(self, message: Message[Any], settling: Settling) -> None:
+        """Record what is to become of a message that did not simply succeed; see `Settling`."""
+        entry_id = message.entry
+        self.running.pop(entry_id, None)
+        self.queued.pop(entry_id, None)
+        self.deliveries.pop(entry_id, None)
+        self.bodies.pop(entry_id, None)
+        self.failed += settling.resolution.to != "done"
+        self.leave(settling)
+        self._look_finished()
+        self._made_room()
+
+    def forget(self, message: Message[Any]) -> None:
+        """Record that a message of `retry` is not there any more: somebody purged it."""
+        self.queued.pop(message.entry, None)
+        self.bodies.pop(message.entry, None)
+        self._made_room()
+
+    def leave(self, settling: Settling) -> None:
+        """Let the acknowledger settle it."""
+        self.leaving[settling.resolution.body.entry_id] = settling
+        if not self.dirty:
+            self.dirty = True
+            self._ring(self)
 
     def abandon(self, message: Message[Any]) -> None:
         """Record that its handler was cancelled: it stays pending for the next owner."""
         self.running.pop(message.entry, None)
+        self._look_finished()
+
+    def _look_finished(self) -> None:
         if self._finished is not None and not self.running:
             self._finished.set()
 
@@ -209,28 +246,40 @@ class OwnedPartition:
         self.settling -= len(entry_ids)
         if entry_ids:
             self.settled = max(self.settled, entry_ids[-1], key=number)
-        if self._idle is not None and not self.done and not self.settling:
+        self._look_settled()
+
+    def resolved(self, settlings: Iterable[Settling]) -> None:
+        """Record that these have been settled, or refused."""
+        for settling in settlings:
+            self.leaving.pop(settling.resolution.body.entry_id, None)
+        self._look_settled()
+        self._made_room()
+
+    def _look_settled(self) -> None:
+        if self._idle is not None and not self.done and not self.settling and not self.leaving:
             self._idle.set()
             self._idle = None
 
     async def wait_settled(self) -> None:
         """Return once nothing waits to be acknowledged."""
-        while (self.done or self.settling) and not self.lost:
+        while (self.done or self.settling or self.leaving) and not self.lost:
             self._idle = anyio.Event()
             await self._idle.wait()
 
     def knows(self, entry_id: bytes) -> bool:
         """True if the entry is in flight here: it must not run a second time (S3)."""
-        flying = entry_id in self.queued or entry_id in self.running or entry_id in self.parked
-        return flying or entry_id in self.done or entry_id in self.unreadable
+        flying = entry_id in self.queued or entry_id in self.running or entry_id in self.leaving
+        return flying or entry_id in self.done
 
     def lowest_unsettled(self) -> bytes:
         """Return the lowest entry id that is not settled, b"" if all are (T6)."""
-        return min((*self.queued, *self.running, *self.parked, *self.done, *self.unreadable), key=number, default=b"")
+        flying = (*self.queued, *self.running, *self.leaving, *self.done)
+        return min((entry_id for entry_id in flying if entry_id not in self.bodies), key=number, default=b"")
 
     def hand_back(self) -> dict[bytes, int]:
         """Return the delivery counts of messages that no handler started here, with the read's own count undone (T5)."""
-        return self.undo | {entry_id: 0 for entry_id in self.queued if entry_id not in self.deliveries}
+        fresh = (entry_id for entry_id in self.queued if entry_id not in self.deliveries and entry_id not in self.bodies)
+        return self.undo | dict.fromkeys(fresh, 0)
 
 
 def before(entry_id: bytes) -> bytes:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Surroundings
+from redisaq.actors.execution import Execution
 from redisaq.actors.insist import insist
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.partition_reader import PartitionReader
@@ -27,7 +27,9 @@ from redisaq.actors.partition_workers import Batch
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.retry_timer import RetryTimer
 from redisaq.actors.ring import ring
+from redisaq.actors.signal_listener import SignalListener
 from redisaq.actors.supervisor import Supervisor
+from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Installed
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.membership import may_acquire_foreign
@@ -53,14 +55,6 @@ class Ended:
     released: bool
 
 
-class WorkersFor(Protocol):
-    """Makes the workers of one partition: what the user asked for (a handler, one of batches, pulling)."""
-
-    def __call__(self, owned: OwnedPartition, parked: Callable[[], None]) -> Actor[Batch]:
-        """Return the actor; `parked` is to be called when a message has failed."""
-        ...
-
-
 class PartitionOwner(Actor[Drain]):
     """See the module."""
 
@@ -69,7 +63,8 @@ class PartitionOwner(Actor[Drain]):
         surroundings: Surroundings,
         owned: OwnedPartition,
         *,
-        workers_for: WorkersFor,
+        execution: Execution,
+        workers: Actor[Batch],
         decoder: EntryDecoder[Any],
         count: int,
         raise_token: Callable[[int, int], Awaitable[int | None]],
@@ -81,7 +76,8 @@ class PartitionOwner(Actor[Drain]):
         Args:
             surroundings: the consumer's.
             owned: the record of the partition.
-            workers_for: makes the workers.
+            execution: what its workers do with a message.
+            workers: its workers.
             decoder: reads entries.
             count: entries of one read.
             raise_token: asks for a token above another one (partition, above): the new token, None if it is no longer leased (T2).
@@ -91,7 +87,8 @@ class PartitionOwner(Actor[Drain]):
         super().__init__(name=f"partition-{owned.partition}", capacity=2)
         self.owned = owned
         self._around = surroundings
-        self._workers_for = workers_for
+        self._execution = execution
+        self._workers = workers
         self._decoder = decoder
         self._count = count
         self._raise_token = raise_token
@@ -158,13 +155,18 @@ class PartitionOwner(Actor[Drain]):
     async def _work(self) -> None:
         owned, around = self.owned, self._around
         async with Supervisor("one_for_one", name="parts", parent=self) as parts:
-            timers: list[RetryTimer] = []
-            workers = await parts.start(self._workers_for(owned, lambda: ring(timers[0].ref)))
-            timers.append(RetryTimer(owned, workers, around.environment))
-            timer = await parts.start(timers[0])
-            reader = await parts.start(PartitionReader(around, owned, self._decoder, workers, count=self._count))
+            workers = await parts.start(self._workers)
+            timer = RetryTimer(around, self._execution, workers, self._decoder, count=self._count)
+            owned.ring_timer = lambda: ring(timer.ref)
+            await parts.start(timer)
+            listener = SignalListener(
+                lambda: around.broker.listen_partition(around.group.topic, owned.partition), owned.ring_timer, name="doorbell"
+            )
+            await parts.start(listener)
+            reader = PartitionReader(around, self._execution, self._decoder, workers, count=self._count)
+            await parts.start(reader)
             drain = await self.mailbox.receive()
-            await self._drain(parts, children=(reader, timer, workers), timeout=drain.timeout)
+            await self._drain(parts, first=(reader, listener, timer), workers=workers, timeout=drain.timeout)
 
     def drain(self, timeout: float) -> None:
         """Give the partition back; said again, the shorter of the timeouts counts."""
@@ -173,13 +175,12 @@ class PartitionOwner(Actor[Drain]):
         with contextlib.suppress(anyio.WouldBlock, ActorStopped):  # it has been told, or has ended
             self.ref.tell_nowait(Drain(timeout))
 
-    async def _drain(self, parts: Supervisor, *, children: Sequence[ActorRef[Any]], timeout: float) -> None:
+    async def _drain(self, parts: Supervisor, *, first: Sequence[Actor[Any]], workers: ActorRef[Batch], timeout: float) -> None:
         """Stop reading, wait for the handlers, stop the rest, settle, undo, release."""
         owned = self.owned
-        reader, timer, workers = children
-        owned.begin_drain()
-        await parts.stop(reader, timeout=0)
-        await parts.stop(timer, timeout=0)  # ends back-offs (T7)
+        owned.begin_drain()  # ends blocking back-offs, too (T7)
+        for actor in first:
+            await parts.stop(actor, timeout=0)
         with anyio.CancelScope() as self._patience, anyio.move_on_after(timeout):
             await owned.wait_finished()
         await parts.stop(workers, timeout=0)

@@ -16,11 +16,12 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Surroundings
+from redisaq.actors.execution import Execution
 from redisaq.actors.owned import OwnedPartition, before, number
 from redisaq.actors.partition_workers import Batch
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.restart import RestartPolicy
+from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import RawEntry, Reader
 from redisaq.core.codec import EntryDecoder, Unreadable
 from redisaq.errors import LeaseLostError
@@ -35,7 +36,7 @@ class PartitionReader(Actor[None]):
     def __init__(
         self,
         surroundings: Surroundings,
-        owned: OwnedPartition,
+        execution: Execution,
         decoder: EntryDecoder[object],
         workers: ActorRef[Batch],
         *,
@@ -45,12 +46,12 @@ class PartitionReader(Actor[None]):
         policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.05, max_backoff=1.0, reset_after=1.0)
         super().__init__(name="reader", capacity=1, restart=policy)
         self._around = surroundings
-        self._owned = owned
+        self._execution = execution
+        self._owned: OwnedPartition = execution.owned
         self._decoder = decoder
         self._workers = workers
         self._count = count
         self._reader: Reader | None = None
-        self._set_aside_more = False
         self._remade = False
 
     async def run(self) -> None:
@@ -118,7 +119,7 @@ class PartitionReader(Actor[None]):
                     continue
                 message = self._decoder.decode(entry.entry_id, entry.fields, owned.partition, owned.token)
                 if isinstance(message, Unreadable):
-                    self._set_aside(message)
+                    self._execution.unreadable(message)
                 else:
                     owned.add_again(message, entry.deliveries)
                     batch.append(message)
@@ -130,10 +131,6 @@ class PartitionReader(Actor[None]):
     async def _pass_on(self, batch: Batch) -> None:
         if batch:
             await self._workers.tell(batch)
-        if self._set_aside_more:
-            self._set_aside_more = False
-            around, owned = self._around, self._owned
-            await around.broker.mark_unreadable(around.group, owned.partition, owned.token, len(owned.unreadable))
 
     def _decode(self, entries: Sequence[RawEntry]) -> Batch:
         """Return the entries' messages, recorded; synchronous, so that no cancellation comes between a read and its record."""
@@ -145,19 +142,13 @@ class PartitionReader(Actor[None]):
         for entry_id, fields in entries:
             message = decode(entry_id, fields or (), partition, token)
             if isinstance(message, Unreadable):
-                self._set_aside(message)
+                self._execution.unreadable(message)
             else:
                 batch.append(message)
         owned.add(batch)
         if entries:
             owned.position = entries[-1][0]
         return batch
-
-    def _set_aside(self, entry: Unreadable) -> None:
-        """Report what cannot be read, once, and leave it pending."""
-        self._owned.unreadable.add(entry.entry_id)
-        self._set_aside_more = True
-        self._tell(events.EntryUnreadable, entry_id=entry.entry_id.decode(), reason=entry.reason)
 
     async def _make_group_again(self) -> None:
         """Make a lost group again so that nothing unsettled is passed over (T6)."""

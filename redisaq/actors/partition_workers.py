@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Execution
+from redisaq.actors.execution import Execution, Held
 from redisaq.core.lanes import Lanes, Ordering
 from redisaq.message import Message
 
@@ -38,19 +38,25 @@ class SerialWorker(Actor[Batch]):
 
     async def receive(self, message: Batch) -> None:
         """Run the batch in order."""
-        execution, owned, pool = self._execution, self._execution.owned, self._execution.pool
+        execution, owned = self._execution, self._execution.owned
         for one in message:
             if not owned.may_start:
                 return
-            if self._unlimited:
-                await execution.one(one)
-                continue
-            await pool.enter()
-            try:
-                if owned.may_start:
-                    await execution.one(one)
-            finally:
-                pool.leave()
+            held = await execution.one(one) if self._unlimited else await self._one(one)
+            while held is not None:  # the partition waits for it (a blocking retry)
+                await execution.rest(held[0])
+                if not owned.may_start:
+                    return
+                held = await execution.one(one) if self._unlimited else await self._one(one)
+
+    async def _one(self, message: Message[Any]) -> Held | None:
+        """Run one under the pool's credit."""
+        execution, pool = self._execution, self._execution.pool
+        await pool.enter()
+        try:
+            return await execution.one(message) if execution.owned.may_start else None
+        finally:
+            pool.leave()
 
 
 class LaneWorkers(Actor[Batch]):
@@ -101,24 +107,33 @@ class LaneWorkers(Actor[Batch]):
             self._tasks.start_soon(self._work, name=f"{self.path}/worker-{self._workers}")
 
     async def _work(self) -> None:
-        execution, owned, pool, lanes = self._execution, self._execution.owned, self._execution.pool, self._lanes
-        while True:
+        owned, pool, lanes = self._execution.owned, self._execution.pool, self._lanes
+        while owned.may_start:
             await pool.enter()
             self._waking = False
+            entered = True
             try:
                 while owned.may_start and (message := lanes.next()) is not None:
                     self._wake()
                     try:
-                        await execution.one(message)
+                        while (held := await self._execution.one(message)) is not None:  # its lane waits for it, without credit
+                            entered = False
+                            pool.leave()
+                            await self._execution.rest(held[0])
+                            if not owned.may_start:
+                                return
+                            await pool.enter()
+                            entered = True
                     finally:
                         lanes.done(message.key)
                     if pool.contended:
                         break
             finally:
-                pool.leave()
-            if self._closing or not owned.may_start:
+                if entered:
+                    pool.leave()
+            if self._closing:
                 return
-            if not lanes.runnable:
+            if owned.may_start and not lanes.runnable:
                 event = anyio.Event()
                 self._idle.append(event)
                 await event.wait()

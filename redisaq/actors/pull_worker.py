@@ -17,8 +17,9 @@ import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Execution, inside
+from redisaq.actors.execution import Execution
 from redisaq.actors.partition_workers import Batch
+from redisaq.actors.surroundings import inside
 from redisaq.message import Message
 
 

@@ -19,13 +19,13 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Surroundings
 from redisaq.actors.member import Member
 from redisaq.actors.partition_owner import Ended
 from redisaq.actors.partition_supervisor import Acquire, Lose, Order, Revoke
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.reply import Reply
 from redisaq.actors.restart import RestartPolicy
+from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Beat
 from redisaq.core import membership
 from redisaq.core.document import Document

@@ -1,40 +1,75 @@
-"""Gives failed messages of one partition back to its workers when their pause is over.
+"""Fetches what is due of one partition: this group's retries, and the delayed messages, which it moves into the stream.
 
-In: a ring for each failure (what failed stands in the owned partition). Out: batches of one or more due messages.
+In: rings (something was put off from here, or the partition's doorbell: from elsewhere). Out: batches of due retries, to the partition's
+workers; a due retry stays in `retry`
+until it is settled, and the record of what is in flight keeps it from running twice (S3). One wake-up per due time, no polling.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import anyio
 
 from redisaq.actors.actor import Actor
+from redisaq.actors.execution import Execution
+from redisaq.actors.insist import insist
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.partition_workers import Batch
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.ring import Ring
-from redisaq.environment import Environment
+from redisaq.actors.surroundings import Surroundings
+from redisaq.brokers.delivery import Due
+from redisaq.core.codec import EntryDecoder, Unreadable
+from redisaq.errors import LeaseLostError
 
 
 class RetryTimer(Actor[Ring]):
-    """One wake-up per due time, no polling."""
+    """See the module."""
 
-    def __init__(self, owned: OwnedPartition, workers: ActorRef[Batch], environment: Environment) -> None:
-        """Take whose failures, and who gets them."""
+    def __init__(
+        self, surroundings: Surroundings, execution: Execution, workers: ActorRef[Batch], decoder: EntryDecoder[Any], *, count: int
+    ) -> None:
+        """Take whose messages, who gets them, what reads them, and how many are fetched at once."""
         super().__init__(name="retry_timer", capacity=1)
-        self._owned = owned
+        self._around = surroundings
+        self._execution = execution
+        self._owned: OwnedPartition = execution.owned
         self._workers = workers
-        self._clock = environment.clock
+        self._decoder = decoder
+        self._count = count
 
     async def run(self) -> None:
-        """Wait for the earliest due time, or for a ring."""
-        while True:
-            retries = self._owned.retries
-            left = retries[0][0] - self._clock() if retries else math.inf
-            if left > 0:
-                with anyio.move_on_after(left):
-                    await self.mailbox.receive()
+        """Fetch at each due time and at each ring, while the lease stands."""
+        with self._owned.scope():
+            try:
+                while True:
+                    left = await self._fetch()
+                    if left > 0:
+                        with anyio.move_on_after(left):
+                            await self.mailbox.receive()
+            except LeaseLostError as error:
+                self._owned.lose(str(error))
+
+    async def _fetch(self) -> float:
+        """Pass on what is due; return how many seconds there are until the next."""
+        around, owned = self._around, self._owned
+        await owned.wait_for_room(self._count)
+        count = self._count + len(owned.bodies) + len(owned.leaving)  # those in flight are due, too
+        due: Due = await insist(lambda: around.broker.due(around.group, owned.partition, owned.token, count=count), around.environment)
+        batch: Batch = []
+        for body in due.retries:
+            if owned.knows(body.entry_id):
                 continue
-            due = self._owned.unpark(self._clock())
-            await self._workers.tell(due)
+            message = self._decoder.decode(body.entry_id, body.fields, owned.partition, owned.token)
+            if isinstance(message, Unreadable):
+                self._execution.unreadable(message, body)
+            else:
+                owned.add_retry(message, body)
+                batch.append(message)
+        if batch:
+            await self._workers.tell(batch)
+        if len(due.retries) >= count or due.moved >= count:
+            return 0.0
+        return math.inf if due.next_due is None else max(0.0, (due.next_due - due.now) / 1e6)

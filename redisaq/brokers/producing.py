@@ -57,23 +57,22 @@ class ProducingBroker(Protocol):
         ...
 
     async def append_once(
-        self,
-        topic: str,
-        partition: int,
-        fields: Sequence[bytes],
-        *,
-        dedup_id: str,
-        window: float,
-        due: int | None,
-        maxlen: int | None,
-        approximate: bool,
+        self, topic: str, partition: int, fields: Sequence[bytes], *, dedup_id: str, window: float, maxlen: int | None, approximate: bool
     ) -> bytes | None:
-        """Append (or delay until `due`) unless the same `dedup_id` was used within `window` seconds, atomically.
+        """Append unless the same `dedup_id` was used in this partition within `window` seconds, atomically. Safe to repeat.
+
+        Args:
+            topic: the topic.
+            partition: the partition; whoever uses the same id must come to the same one.
+            fields: of the entry; the message id is the second.
+            dedup_id: the caller's own.
+            window: seconds for which the mark stays.
+            maxlen: as for `append`.
+            approximate: as for `append`.
 
         Returns:
             The message id that stands: the one in `fields` if it is new (also when this very call is repeated: E7), else the first one's.
-                None if the
-            partition's stream is missing (E5).
+            None if the partition's stream is missing (E5).
         """
         ...
 

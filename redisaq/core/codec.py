@@ -89,10 +89,11 @@ def extra_fields(*, key: str | None, headers: Mapping[str, str] | None, timeout:
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """An entry that is no message: which, and why."""
+    """An entry that is no message: which, why, and what stands in it."""
 
     entry_id: bytes
     reason: str
+    fields: Sequence[bytes] = ()
 
 
 class EntryDecoder(Generic[T]):
@@ -118,19 +119,21 @@ class EntryDecoder(Generic[T]):
         else:
             extra = dict(zip(fields[::2], fields[1::2], strict=True))
             if not extra.keys() <= _KNOWN or b"i" not in extra or b"d" not in extra:
-                return Unreadable(entry_id, "it has other fields than a message's")
+                return Unreadable(entry_id, "it has other fields than a message's", fields)
             msg_id, data = extra[b"i"], extra[b"d"]
         try:
             payload = self._payload(data)
             if extra is None:
-                return Message(self.topic, payload, msg_id=msg_id.decode(), partition=partition, attempt=1, token=token, entry=entry_id)
+                return Message(
+                    self.topic, payload, msg_id=msg_id.decode(), partition=partition, attempt=1, token=token, entry=entry_id, fields=fields
+                )
             message: Message[T] = Message(
-                self.topic, payload, msg_id=msg_id.decode(), partition=partition, attempt=1, token=token, entry=entry_id
+                self.topic, payload, msg_id=msg_id.decode(), partition=partition, attempt=1, token=token, entry=entry_id, fields=fields
             )
             _add_extra(message, extra)
             return message  # noqa: TRY300 -- as above
         except Exception as error:  # noqa: BLE001 -- the user's deserializer may raise anything: that is an unreadable entry, reported
-            return Unreadable(entry_id, f"{type(error).__name__}: {error}")
+            return Unreadable(entry_id, f"{type(error).__name__}: {error}", fields)
 
 
 def _add_extra(message: Message[Any], extra: Mapping[bytes, bytes]) -> None:

@@ -13,45 +13,9 @@ from typing import Literal
 
 from redisaq.errors import SerializationError
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter
-from redisaq.settings import check_count, check_seconds
+from redisaq.settings import RetryPolicy
 
 MOST_TEXT, MOST_TRACEBACK = 1000, 8000  # characters kept of an error's text and of its traceback
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often, and after which pauses, a message is tried again.
-
-    Attributes:
-        max_attempts: handlers begun for one message, at most; then it is a dead letter. 1 means no retry.
-        backoff: bound of the first pause, seconds.
-        factor: by which the bound grows with each attempt.
-        max_backoff: bound of every pause, seconds.
-        jitter: a random pause below the bound; False: the bound itself.
-        blocking: hold the message's lane (its partition, or its key) until it has succeeded or is dead: order is kept. Otherwise others
-            go on.
-        give_up_on: exceptions that retrying cannot help: dead letter at once.
-    """
-
-    max_attempts: int = 5
-    backoff: float = 1.0
-    factor: float = 2.0
-    max_backoff: float = 300.0
-    jitter: bool = True
-    blocking: bool = False
-    give_up_on: tuple[type[Exception], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check every value; SettingsError if one cannot work."""
-        check_count("max_attempts", self.max_attempts, most=1 << 20)
-        check_seconds("backoff", self.backoff, zero=True)
-        check_seconds("factor", self.factor, above=1.0, zero=True)
-        check_seconds("max_backoff", self.max_backoff, zero=True)
-
-    def pause(self, attempt: int, random: Random) -> float:
-        """Return how long to wait after attempt number `attempt`, seconds."""
-        bound = self.max_backoff if attempt > 64 else min(self.max_backoff, self.backoff * self.factor ** (attempt - 1))  # noqa: PLR2004
-        return random.uniform(0.0, bound) if self.jitter else bound
 
 
 @dataclass(frozen=True)

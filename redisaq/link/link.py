@@ -206,7 +206,7 @@ class Link:
     async def _connect_shared(self) -> SharedConnection:
         line, greeting = await self._dialer.dial(self._current_environment())
         self._greeted(greeting)
-        return SharedConnection(line.wire, self.address.display)
+        return SharedConnection(line.wire, self.address.display, (greeting.client_id, greeting.client_address, greeting.run_id))
 
     def _on_connected(self) -> None:
         if not self._connected_before:

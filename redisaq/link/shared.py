@@ -45,10 +45,11 @@ class SharedConnection:
         broken: why it is of no more use, None while it is.
     """
 
-    def __init__(self, wire: Wire, url: str) -> None:
+    def __init__(self, wire: Wire, url: str, identity: tuple[int, str, str]) -> None:
         self.broken: str | None = None
         self._wire = wire
         self._url = url
+        self._identity = identity  # client id, address, the server's run: by these it can be killed (E1)
         self._waiters: deque[_Waiter] = deque()  # in the order of their commands
         self._driver: _Waiter | None = None
         self._joining = False  # somebody yielded so that others may join its write
@@ -180,7 +181,9 @@ class SharedConnection:
         reason = self.broken or "closed"
         if self._wire.handed <= waiter.start:
             return NotSent(reason)
-        return ConnectionFailed(self._url, reason, maybe_executed=True)
+        failure = ConnectionFailed(self._url, reason, maybe_executed=True)
+        failure.connection = self._identity
+        return failure
 
 
 def _words(error: Exception) -> str:

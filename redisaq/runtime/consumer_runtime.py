@@ -19,7 +19,7 @@ from redisaq.actors.acknowledger import Acknowledger
 from redisaq.actors.actor import Actor
 from redisaq.actors.batch_worker import BatchWorker
 from redisaq.actors.emptiness_watch import EmptinessWatch
-from redisaq.actors.execution import Execution, Surroundings
+from redisaq.actors.execution import Execution
 from redisaq.actors.heartbeat_emitter import HeartbeatEmitter
 from redisaq.actors.member import Member
 from redisaq.actors.owned import OwnedPartition
@@ -31,9 +31,11 @@ from redisaq.actors.rebalance_coordinator import Leave, RaiseToken, RebalanceCoo
 from redisaq.actors.reply import Reply
 from redisaq.actors.signal_listener import SignalListener
 from redisaq.actors.supervisor import Supervisor
+from redisaq.actors.surroundings import Surroundings
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.lanes import Ordering
 from redisaq.errors import ActorStopped
+from redisaq.settings import RetryPolicy
 
 LEAVE_LIMIT = 10.0  # seconds for settling, releasing and leaving, beyond those that handlers are given: the server may not answer
 
@@ -71,6 +73,7 @@ class RunSettings:
     ordering: Ordering
     concurrency: int | None
     timeout: float | None
+    retry: RetryPolicy
     latest: bool
     drain_timeout: float
 
@@ -160,7 +163,7 @@ class ConsumerRuntime:
                     await supervisor.start(self._acknowledger)
                     await supervisor.start(self.partitions)
                     await supervisor.start(self._coordinator)
-                    await supervisor.start(SignalListener(around, self._coordinator.look))
+                    await supervisor.start(SignalListener(lambda: around.broker.listen(around.group), self._coordinator.look))
                     await supervisor.start(HeartbeatEmitter(around, self.member, settings.heartbeat_interval, self._coordinator.look))
                     for actor in self._attached:
                         await supervisor.start(actor)
@@ -202,10 +205,12 @@ class ConsumerRuntime:
         owned = OwnedPartition(order.partition, order.token, order.lease, window, self._acknowledger.ring)
         if self.stopping:
             owned.begin_drain()
+        execution = Execution(self.around, owned, plan.callback, timeout=settings.timeout, retry=settings.retry)
         return PartitionOwner(
             self.around,
             owned,
-            workers_for=self._workers_for,
+            execution=execution,
+            workers=self._workers_for(execution),
             decoder=self._decoder,
             count=plan.count,
             raise_token=self._raise_token,
@@ -213,9 +218,8 @@ class ConsumerRuntime:
             ended=ended,
         )
 
-    def _workers_for(self, owned: OwnedPartition, parked: Callable[[], None]) -> Actor[Batch]:
+    def _workers_for(self, execution: Execution) -> Actor[Batch]:
         plan, settings = self._plan, self._settings
-        execution = Execution(self.around, owned, plan.callback, timeout=settings.timeout, parked=parked)
         unlimited = settings.concurrency is None
         if plan.mode == "pull":
             return PullWorker(execution, plan.offers)

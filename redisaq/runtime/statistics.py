@@ -17,10 +17,9 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
         token: under which it is owned.
         position: the highest entry id read, "" before the first.
         in_flight: messages whose handler runs.
-        waiting: messages read, waiting for a handler (failed ones that will come back among them).
+        waiting: messages read, waiting for a handler.
         handled: handlers that returned since it was acquired.
         failed: handlers that raised.
-        unreadable: entries set aside.
     """
 
     partition: int
@@ -30,7 +29,6 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     waiting: int
     handled: int
     failed: int
-    unreadable: int
 
 
 class ConsumerStatistics(msgspec.Struct, frozen=True):
@@ -61,10 +59,9 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int) ->
             token=owned.token,
             position=owned.position.decode(),
             in_flight=len(owned.running),
-            waiting=len(owned.queued) + len(owned.parked),
+            waiting=len(owned.queued),
             handled=owned.handled,
             failed=owned.failed,
-            unreadable=len(owned.unreadable),
         )
         for owned in runtime.owned()
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from redisaq.brokers.base import Acks, Beat, Doorbell, GroupName, Installed, Page, Reader, ReaderMark, Remaining, Settled, TopicState
 from redisaq.brokers.delivery import Due, Resolution, Resolved
 from redisaq.brokers.graveyard import DeadLetterEntry
-from redisaq.brokers.producing import Delayed
+from redisaq.brokers.producing import Delayed, Found
 from redisaq.brokers.redis.appender import Appender
 from redisaq.brokers.redis.coordination import Coordination
 from redisaq.brokers.redis.dead_letters import DeadLetters
@@ -19,6 +19,7 @@ from redisaq.brokers.redis.delays import Delays
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.leases import Leases
 from redisaq.brokers.redis.pending import Pending
+from redisaq.brokers.redis.producing import Producing
 from redisaq.brokers.redis.retries import Retries
 from redisaq.brokers.redis.topics import Topics
 from redisaq.core.document import Document
@@ -48,6 +49,7 @@ class RedisBroker:
         self._retries = Retries(link, keys)
         self._delays = Delays(link, keys)
         self._dead_letters = DeadLetters(link, keys)
+        self._producing = Producing(link, keys)
 
     async def connect(self) -> None:
         """Reach the server."""
@@ -80,6 +82,30 @@ class RedisBroker:
     ) -> list[bytes | None]:
         """Append in order; not safe to repeat."""
         return await self._appender.append(topic, entries, maxlen=maxlen, approximate=approximate)
+
+    async def anchors(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
+        """Return each stream's last id ever (E2)."""
+        return await self._producing.anchors(topic, partitions)
+
+    async def find(self, topic: str, partition: int, anchor: bytes, msg_ids: Sequence[bytes]) -> Found:
+        """Look for messages among the delayed and after the anchor (E2, E7)."""
+        return await self._producing.find(topic, partition, anchor, msg_ids)
+
+    async def kill(self, marks: Sequence[ReaderMark]) -> bool:
+        """Kill these connections (E1)."""
+        return await self._producing.kill(marks)
+
+    async def append_once(
+        self, topic: str, partition: int, fields: Sequence[bytes], *, dedup_id: str, window: float, maxlen: int | None, approximate: bool
+    ) -> bytes | None:
+        """Append unless the same id was used within the window (E7)."""
+        return await self._producing.append_once(
+            topic, partition, fields, dedup_id=dedup_id, window=window, maxlen=maxlen, approximate=approximate
+        )
+
+    async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:
+        """Return how many entries wait for the slowest group."""
+        return await self._producing.backlog(topic, partitions)
 
     # -- the group's document (M) ---------------------------------------------------------------------------------------------
 

@@ -64,6 +64,9 @@ START_RETRY = Script("start_retry", keys=2)
 DUE = Script("due", keys=6)
 DELAY = Script("delay", keys=3)
 REDRIVE = Script("redrive", keys=4)
+FIND = Script("find", keys=2)
+APPEND_ONCE = Script("append_once", keys=2)
+BACKLOG = Script("backlog", keys=1)
 
 ALL = (
     HEARTBEAT,
@@ -86,4 +89,7 @@ ALL = (
     DUE,
     DELAY,
     REDRIVE,
+    FIND,
+    APPEND_ONCE,
+    BACKLOG,
 )

@@ -1,0 +1,89 @@
+"""Turns failures of one partition's messages into what is to be settled.
+
+In: a message and what its handler raised, or what cannot be handled at all. Out: a record in the owned partition, for the acknowledger to
+settle in one atomic step. The decision itself is `core.retry.judge`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redisaq import events
+from redisaq.actors.owned import OwnedPartition, Settling
+from redisaq.actors.surroundings import Surroundings
+from redisaq.brokers.delivery import Body, Failure, Resolution
+from redisaq.core.codec import Unreadable
+from redisaq.core.retry import describe, judge
+from redisaq.message import Message
+from redisaq.settings import RetryPolicy
+
+
+class Verdicts:
+    """See the module."""
+
+    def __init__(self, surroundings: Surroundings, owned: OwnedPartition, policy: RetryPolicy) -> None:
+        """Take where verdicts are recorded and what they follow."""
+        self._around = surroundings
+        self._owned = owned
+        self._policy = policy
+
+    def failed(self, message: Message[Any], error: Exception) -> float | None:
+        """Record what becomes of it; return how long (seconds) its lane is to wait for it, None if it does not."""
+        around, owned = self._around, self._owned
+        around.tell(events.MessageFailed, message, error=error)
+        verdict = judge(self._policy, error, message.attempt, around.environment.random)
+        source = "retry" if message.entry in owned.bodies else "stream"
+        if verdict.to == "retry" and verdict.blocking:
+            around.tell(events.MessageRetried, message, again_in=verdict.pause, blocking=True)
+            owned.hold(message, used=verdict.used)
+            return verdict.pause
+        kind, text, trace = describe(error)
+        body = self._body(message, kind, text, trace)
+        if verdict.to == "done":
+            owned.resolve(message, Settling(Resolution(source, "done", body)))
+        elif verdict.to == "dead":
+            event = around.event(events.MessageDead, message, reason=f"{kind}: {text}")
+            owned.resolve(message, Settling(Resolution(source, "dead", body), event))
+        else:
+            event = around.event(events.MessageRetried, message, again_in=verdict.pause, blocking=False)
+            due = owned.lease.server_now() + int(verdict.pause * 1e6)
+            owned.resolve(message, Settling(Resolution(source, "retry", body, due=due, used=verdict.used), event))
+        return None
+
+    def dead_of_crashes(self, message: Message[Any]) -> None:
+        """Record that it is dead: so many handlers were begun on it, and none ended."""
+        attempts = message.attempt - 1
+        reason = f"{attempts} handlers were begun on it, and none ended: each time its process did"
+        body = self._body(message, "CrashedDeliveries", reason, "", attempt=attempts)
+        source = "retry" if message.entry in self._owned.bodies else "stream"
+        event = self._around.event(events.MessageDead, message, reason=reason)
+        self._owned.resolve(message, Settling(Resolution(source, "dead", body), event))
+
+    def unreadable(self, entry: Unreadable, body: Body | None) -> None:
+        """Record that what cannot be read is dead; `body` if it came from `retry`."""
+        bulletin, owned = self._around.bulletin, self._owned
+        event = events.EntryUnreadable(
+            topic=bulletin.topic,
+            group=bulletin.group,
+            member=bulletin.member,
+            partition=owned.partition,
+            token=owned.token,
+            entry_id=entry.entry_id.decode(),
+            reason=entry.reason,
+        )
+        now = owned.lease.server_now() // 1000
+        failure = Failure("Unreadable", entry.reason, "", 0, now, now, owned.lease.incarnation)
+        if body is None:
+            dead = Body(entry.entry_id, entry.fields, failure=failure)
+        else:
+            dead = Body(body.entry_id, body.fields, body.life, body.attempt, failure)
+        owned.leave(Settling(Resolution("stream" if body is None else "retry", "dead", dead), event))
+
+    def _body(self, message: Message[Any], kind: str, text: str, trace: str, *, attempt: int | None = None) -> Body:
+        owned = self._owned
+        before = owned.bodies.get(message.entry)
+        now = owned.lease.server_now() // 1000
+        first = before.failure.first_failed_ms if before is not None and before.failure is not None else now
+        attempt = message.attempt if attempt is None else attempt
+        failure = Failure(kind, text, trace, attempt, first, now, owned.lease.incarnation)
+        return Body(message.entry, message.fields, before.life if before is not None else 0, attempt, failure)

@@ -1,0 +1,57 @@
+-- Looks for messages among the delayed and in the stream's entries after an anchor (E2, E7).
+-- KEYS: stream, delayed. ARGV: the anchor, then message ids.
+-- Answers: 1 if what is not found was never appended, 0 if trimming may have taken it; then for each id its entry id, '' if it is delayed, nil
+--          if it is in neither.
+
+local wanted, found = {}, {}
+for i = 2, #ARGV do
+    wanted[ARGV[i]] = i - 1
+    found[i - 1] = false
+    if redis.call('ZSCORE', KEYS[2], ARGV[i]) then
+        found[i - 1] = ''
+    end
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then
+    return {1, found} -- with the stream went whatever was in it
+end
+
+local function parts(id)
+    local time, sequence = string.match(id, '^(%d+)%-(%d+)$')
+    return tonumber(time), tonumber(sequence)
+end
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+local reaches = false
+if first then
+    local time, sequence = parts(first[1])
+    local anchor_time, anchor_sequence = parts(ARGV[1])
+    reaches = time < anchor_time or (time == anchor_time and sequence <= anchor_sequence)
+end
+if not reaches then -- then nothing may ever have been taken out of it
+    local info, facts = redis.call('XINFO', 'STREAM', KEYS[1]), {}
+    for i = 1, #info, 2 do
+        facts[info[i]] = info[i + 1]
+    end
+    reaches = facts['entries-added'] == facts['length']
+end
+
+local after = ARGV[1]
+while true do
+    local entries = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 500)
+    for _, entry in ipairs(entries) do
+        local fields = entry[2]
+        for i = 1, #fields, 2 do
+            if fields[i] == 'i' then
+                local place = wanted[fields[i + 1]]
+                if place then
+                    found[place] = entry[1]
+                end
+                break
+            end
+        end
+        after = entry[1]
+    end
+    if #entries < 500 then
+        break
+    end
+end
+return {reaches and 1 or 0, found}
