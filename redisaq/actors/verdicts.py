@@ -6,7 +6,7 @@ settle in one atomic step. The decision itself is `core.retry.judge`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from redisaq import events
 from redisaq.actors.owned import OwnedPartition, Settling
@@ -32,7 +32,7 @@ class Verdicts:
         around, owned = self._around, self._owned
         around.tell(events.MessageFailed, message, error=error)
         verdict = judge(self._policy, error, message.attempt, around.environment.random)
-        source = "retry" if message.entry in owned.bodies else "stream"
+        source = self._source(message)
         if verdict.to == "retry" and verdict.blocking:
             around.tell(events.MessageRetried, message, again_in=verdict.pause, blocking=True)
             owned.hold(message, used=verdict.used)
@@ -55,7 +55,7 @@ class Verdicts:
         attempts = message.attempt - 1
         reason = f"{attempts} handlers were begun on it, and none ended: each time its process did"
         body = self._body(message, "CrashedDeliveries", reason, "", attempt=attempts)
-        source = "retry" if message.entry in self._owned.bodies else "stream"
+        source = self._source(message)
         event = self._around.event(events.MessageDead, message, reason=reason)
         self._owned.resolve(message, Settling(Resolution(source, "dead", body), event))
 
@@ -78,6 +78,9 @@ class Verdicts:
         else:
             dead = Body(body.entry_id, body.fields, body.life, body.attempt, failure)
         owned.leave(Settling(Resolution("stream" if body is None else "retry", "dead", dead), event))
+
+    def _source(self, message: Message[Any]) -> Literal["stream", "retry"]:
+        return "retry" if message.entry in self._owned.bodies else "stream"
 
     def _body(self, message: Message[Any], kind: str, text: str, trace: str, *, attempt: int | None = None) -> Body:
         owned = self._owned
