@@ -45,7 +45,7 @@ class SharedConnection:
         broken: why it is of no more use, None while it is.
     """
 
-    def __init__(self, wire: Wire, url: str, identity: tuple[int, str, str]) -> None:
+    def __init__(self, wire: Wire, url: str, identity: tuple[int, str, str] | None = None) -> None:
         self.broken: str | None = None
         self._wire = wire
         self._url = url

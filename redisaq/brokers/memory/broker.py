@@ -28,11 +28,11 @@ from redisaq.brokers.base import (
 )
 from redisaq.brokers.delivery import Due, Resolution, Resolved
 from redisaq.brokers.graveyard import DeadLetterEntry
-from redisaq.brokers.memory import delivery
+from redisaq.brokers.memory import delivery, producing
 from redisaq.brokers.memory.clients import Channel, ReadingClient, Subscription
 from redisaq.brokers.memory.reader import MemoryDoorbell, MemoryReader
 from redisaq.brokers.memory.store import MemoryStore, open_store
-from redisaq.brokers.producing import Delayed
+from redisaq.brokers.producing import Delayed, Found
 from redisaq.core.document import Document
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
@@ -139,6 +139,34 @@ class MemoryBroker:
         """Append in order; `approximate` trims exactly, too."""
         del approximate
         return await self._operate("append", lambda store: store.append(topic, entries, maxlen))
+
+    async def anchors(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
+        """Return each stream's last id ever (E2)."""
+        return await self._operate("anchors", lambda store: [producing.anchor(store, topic, partition) for partition in partitions])
+
+    async def find(self, topic: str, partition: int, anchor: bytes, msg_ids: Sequence[bytes]) -> Found:
+        """Look for messages after the anchor (E2)."""
+        return await self._operate("find", lambda store: producing.find(store, topic, partition, anchor, msg_ids))
+
+    async def kill(self, marks: Sequence[ReaderMark]) -> bool:
+        """Kill nothing: a call of this broker that broke has run, or never will (E1)."""
+        del marks
+        return await self._operate("kill", lambda store: store.permits_killing)
+
+    async def append_once(
+        self, topic: str, partition: int, fields: Sequence[bytes], *, dedup_id: str, window: float, maxlen: int | None, approximate: bool
+    ) -> bytes | None:
+        """Append unless the same id was used within the window (E7)."""
+        del approximate
+
+        def step(store: MemoryStore) -> bytes | None:
+            return producing.append_once(store, topic, partition, fields, dedup_id=dedup_id, window=window, maxlen=maxlen)
+
+        return await self._operate("append_once", step)
+
+    async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:
+        """Return how many entries wait for the slowest group."""
+        return await self._operate("backlog", lambda store: [producing.backlog(store, topic, partition) for partition in partitions])
 
     # -- the group's document (M) ---------------------------------------------------------------------------------------------
 

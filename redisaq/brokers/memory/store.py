@@ -66,6 +66,7 @@ class MemoryStore:
     shelves: dict[tuple[GroupName, int], Shelf] = field(default_factory=dict[tuple[GroupName, int], Shelf])
     delayed: dict[Place, dict[bytes, tuple[int, bytes]]] = field(default_factory=dict[Place, dict[bytes, tuple[int, bytes]]])
     coordination: dict[GroupName, Coordination] = field(default_factory=dict[GroupName, Coordination])
+    marks: dict[tuple[str, int, str], tuple[bytes, int]] = field(default_factory=dict[tuple[str, int, str], tuple[bytes, int]])
     _clients: dict[int, ReadingClient] = field(default_factory=dict[int, ReadingClient])
     _waiting: dict[Place, list[WaitingRead]] = field(default_factory=dict[Place, list[WaitingRead]])
     _subscriptions: list[Subscription] = field(default_factory=list[Subscription])
@@ -105,6 +106,7 @@ class MemoryStore:
         self.shelves.clear()
         self.delayed.clear()
         self.coordination.clear()
+        self.marks.clear()
         for topic, partition in list(self.streams):
             self.forget_stream(topic, partition)
 

@@ -51,10 +51,12 @@ class Stream:
     Attributes:
         last_id: the highest id that was ever given, whether or not its entry is still there.
         groups: name of a group -> where it stands.
+        removed: how many entries were trimmed or deleted.
     """
 
     last_id: EntryId = START
     groups: dict[str, GroupCursor] = field(default_factory=dict[str, GroupCursor])
+    removed: int = 0
     _ids: list[EntryId] = field(default_factory=list[EntryId])
     _fields: dict[EntryId, tuple[bytes, ...]] = field(default_factory=dict[EntryId, tuple[bytes, ...]])
 
@@ -77,6 +79,7 @@ class Stream:
         """Drop the oldest entries until `maxlen` are left."""
         surplus = len(self._ids) - maxlen
         if surplus > 0:
+            self.removed += surplus
             for entry_id in self._ids[:surplus]:
                 del self._fields[entry_id]
             del self._ids[:surplus]
@@ -85,6 +88,7 @@ class Stream:
         """Drop these entries, where they are there."""
         for entry_id in entry_ids:
             if self._fields.pop(entry_id, None) is not None:
+                self.removed += 1
                 del self._ids[bisect_left(self._ids, entry_id)]
 
     def fields(self, entry_id: EntryId) -> tuple[bytes, ...] | None:
@@ -99,6 +103,15 @@ class Stream:
     def make_group(self, group: str, start: EntryId) -> None:
         """Make the group after `start`; one that exists stays where it is."""
         self.groups.setdefault(group, GroupCursor(start))
+
+    @property
+    def first_id(self) -> EntryId | None:
+        """The lowest id that is there."""
+        return self._ids[0] if self._ids else None
+
+    def after(self, entry_id: EntryId) -> list[tuple[EntryId, tuple[bytes, ...]]]:
+        """Return the entries above an id."""
+        return [(number, self._fields[number]) for number in self._ids[bisect_right(self._ids, entry_id) :]]
 
     def has_unread(self, cursor: GroupCursor) -> bool:
         """Tell whether an entry is there that was never delivered to the group."""

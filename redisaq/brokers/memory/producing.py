@@ -1,0 +1,48 @@
+"""What makes enqueueing effectively once, as synchronous steps at a store; see ProducingBroker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.memory.streams import Stream, format_id, parse_id
+from redisaq.brokers.producing import Found
+
+
+def anchor(store: MemoryStore, topic: str, partition: int) -> bytes | None:
+    """Return the stream's last id ever (E2)."""
+    stream = store.streams.get((topic, partition))
+    return None if stream is None else format_id(stream.last_id)
+
+
+def find(store: MemoryStore, topic: str, partition: int, after: bytes, msg_ids: Sequence[bytes]) -> Found:
+    """Look for messages in the stream's entries after an anchor (E2)."""
+    stream = store.streams.get((topic, partition))
+    if stream is None:
+        return Found((None,) * len(msg_ids), complete=True)
+    ids = {fields[1]: format_id(entry_id) for entry_id, fields in stream.after(parse_id(after)) if fields[:1] == (b"i",)}
+    first = stream.first_id
+    complete = stream.removed == 0 or (first is not None and first <= parse_id(after))
+    return Found(tuple(ids.get(msg_id) for msg_id in msg_ids), complete)
+
+
+def append_once(
+    store: MemoryStore, topic: str, partition: int, fields: Sequence[bytes], *, dedup_id: str, window: float, maxlen: int | None
+) -> bytes | None:
+    """Append under a mark (E7)."""
+    place, now = (topic, partition, dedup_id), store.now()
+    standing = store.marks.get(place)
+    if standing is not None and standing[1] > now:
+        return standing[0]
+    if store.append(topic, [(partition, fields)], maxlen) == [None]:
+        return None
+    store.marks[place] = (fields[1], now + round(window * 1_000_000))
+    return fields[1]
+
+
+def backlog(store: MemoryStore, topic: str, partition: int) -> int:
+    """Return how much the slowest group has not been given."""
+    stream = store.streams.get((topic, partition), Stream())
+    if not stream.groups:
+        return len(stream)
+    return max(len(stream.after(cursor.last_delivered)) for cursor in stream.groups.values()) if len(stream) else 0
