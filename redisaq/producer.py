@@ -15,18 +15,13 @@ import anyio
 import msgspec
 
 from redisaq.brokers import open_broker
-from redisaq.brokers.base import Broker, TopicState
-from redisaq.core.backoff import full_jitter
+from redisaq.brokers.base import Broker
 from redisaq.core.codec import Serializer, extra_fields, key_of, serialize
-from redisaq.core.partitioner import RoundRobin, partition_for
 from redisaq.environment import Environment, current_environment
-from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, PayloadTooLarge, SettingsError
+from redisaq.errors import PayloadTooLarge, SettingsError
 from redisaq.message import Message
+from redisaq.runtime.sender import Sender
 from redisaq.settings import check_callable, check_count, check_name, check_seconds
-
-Prepared = tuple[str, str | None, list[bytes]]  # message id, key, fields
-
-FRESH = 0.5  # seconds for which the known partition count is trusted: an increase reaches a running producer within this time
 
 
 class ProducerStatistics(msgspec.Struct, frozen=True):
@@ -60,6 +55,7 @@ class Producer:
         init_partitions: int = 1,
         maxlen: int | None = None,
         approximate: bool = True,
+        max_backlog: int | None = None,
         max_payload: int = 1 << 20,
         send_timeout: float = 30.0,
         serializer: Serializer | None = None,
@@ -75,6 +71,9 @@ class Producer:
             init_partitions: the topic is made with so many partitions, or grown to them; a topic never shrinks.
             maxlen: entries kept per partition; older ones are trimmed whether handled or not. None: unbounded.
             approximate: let the server keep somewhat more than `maxlen`, which is much cheaper.
+            max_backlog: entries of one partition that may wait for the slowest group; `enqueue` waits for room, at most `send_timeout`,
+                then raises
+                QueueFull. None: no limit.
             max_payload: bytes that one serialized payload may have.
             send_timeout: seconds that one call may take while the server cannot be reached, after a first connection.
             serializer: payload to str or bytes; default: JSON.
@@ -86,11 +85,7 @@ class Producer:
             SettingsError: a value cannot work.
         """
         self.topic = check_name("topic", topic)
-        self._init_partitions = check_count("init_partitions", init_partitions, most=1 << 16)
-        self._maxlen = None if maxlen is None else check_count("maxlen", maxlen)
-        self._approximate = approximate
         self._max_payload = check_count("max_payload", max_payload)
-        self._send_timeout = check_seconds("send_timeout", send_timeout)
         if serializer is not None:
             check_callable("serializer", serializer)
         self._serializer = serializer
@@ -99,12 +94,18 @@ class Producer:
             self._logger.setLevel(logging.DEBUG)
         self._environment: Environment = current_environment()
         self._broker: Broker = open_broker(redis_url, check_name("namespace", namespace), self._environment)
-        self._round_robin = RoundRobin()
-        self._state: TopicState | None = None
-        self._checked_at = 0.0
+        self._sender = Sender(
+            self._broker,
+            self.topic,
+            init_partitions=check_count("init_partitions", init_partitions, most=1 << 16),
+            maxlen=None if maxlen is None else check_count("maxlen", maxlen),
+            approximate=approximate,
+            max_backlog=None if max_backlog is None else check_count("max_backlog", max_backlog),
+            send_timeout=check_seconds("send_timeout", send_timeout),
+        )
         self._connecting: anyio.Event | None = None
         self._id_prefix = ""
-        self._issued = self._sent = self._retried = self._bytes = self._waiting = 0
+        self._issued = self._sent = self._bytes = self._waiting = 0
 
     # -- opening and closing ---------------------------------------------------------------------------------------------------
 
@@ -116,7 +117,7 @@ class Producer:
         Raises:
             ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it.
         """
-        while self._state is None:
+        while self._sender.state is None:
             if self._connecting is not None:
                 await self._connecting.wait()
                 continue
@@ -129,20 +130,13 @@ class Producer:
 
     async def _open(self) -> None:
         self._environment = current_environment().bound()
-        if not self._id_prefix:
-            self._id_prefix = self._environment.new_id()
-            # At random: of many producers that send one message each, not all are to fill partition 0.
-            self._round_robin = RoundRobin(self._environment.random.randrange(1 << 16))
-        await self._broker.connect()
-        state = await self._broker.make_topic(self.topic, self._init_partitions)
-        if state.partitions < self._init_partitions:
-            state = await self._broker.grow_topic(self.topic, self._init_partitions)
-        self._state, self._checked_at = state, self._environment.clock()
+        self._id_prefix = self._id_prefix or self._environment.new_id()
+        state = await self._sender.open(self._environment)
         self._logger.debug("producing to topic %s with %d partition(s)", self.topic, state.partitions)
 
     async def close(self) -> None:
         """Close the link; calls under way fail with ConnectionFailed or AmbiguousEnqueueError. A later call opens it again."""
-        self._state = None
+        self._sender.close()
         await self._broker.close()
 
     async def __aenter__(self) -> Self:
@@ -178,7 +172,8 @@ class Producer:
 
         Raises:
             ConnectionFailed: the server could not be reached (first connection: at once; later: within `send_timeout`).
-            AmbiguousEnqueueError: the connection broke after the message may have been sent.
+            AmbiguousEnqueueError: the connection broke after the message may have been sent, and what would tell is gone or out of reach.
+            QueueFull: the partition stayed full for `send_timeout`.
             SerializationError, PartitionKeyError, PayloadTooLarge, SettingsError: nothing was sent.
             ServerError: the server refused it (out of memory, no permission).
         """
@@ -209,13 +204,14 @@ class Producer:
         """
         check_count("partitions", partitions, most=1 << 16)
         await self.connect()
-        self._state = await self._broker.grow_topic(self.topic, partitions)
-        return self._state.partitions
+        self._sender.state = state = await self._broker.grow_topic(self.topic, partitions)
+        return state.partitions
 
     def statistics(self) -> ProducerStatistics:
         """Return the counters as they stand."""
-        partitions = self._state.partitions if self._state else 0
-        return ProducerStatistics(self._state is not None, self._sent, self._retried, self._bytes, partitions, self._waiting)
+        state = self._sender.state
+        partitions = state.partitions if state else 0
+        return ProducerStatistics(state is not None, self._sent, self._sender.retried, self._bytes, partitions, self._waiting)
 
     def _prepare(
         self,
@@ -253,65 +249,16 @@ class Producer:
     async def _send(self, prepared: Sequence[tuple[str | None, list[bytes]]]) -> list[str]:
         if not prepared:
             return []
-        await self._ready()
+        await self.connect()
         first = self._issued
         self._issued += len(prepared)
         ids = [f"{self._id_prefix}-{number:x}" for number in range(first, self._issued)]
         todo = [(msg_id, key, [b"i", msg_id.encode(), *fields]) for msg_id, (key, fields) in zip(ids, prepared, strict=True)]
         self._waiting += 1
         try:
-            await self._append(todo)
+            await self._sender.send(todo)
         finally:
             self._waiting -= 1
         self._sent += len(ids)
         self._bytes += sum(len(fields[1]) for _, fields in prepared)
         return ids
-
-    async def _append(self, todo: list[Prepared]) -> None:
-        """Append them all, in order, over as many tries as that takes within `send_timeout`."""
-        give_up_at = self._environment.clock() + self._send_timeout
-        failures = 0
-        while True:
-            try:
-                todo = await self._append_once(todo, await self._partitions())
-            except ConnectionFailed as error:
-                failures += 1
-                wait = full_jitter(failures, base=0.05, most=2.0, random=self._environment.random)
-                if error.permanent or self._state is None or self._environment.clock() + wait >= give_up_at:
-                    raise
-                await anyio.sleep(wait)
-            if not todo:
-                return
-            self._retried += 1
-
-    async def _append_once(self, todo: list[Prepared], partitions: int) -> list[Prepared]:
-        """Return what has not been appended, since its stream is gone; the stream is made again first (E5)."""
-        place = self._round_robin.next
-        entries = [(place(partitions) if key is None else partition_for(key, partitions), fields) for _, key, fields in todo]
-        try:
-            answers = await self._broker.append(self.topic, entries, maxlen=self._maxlen, approximate=self._approximate)
-        except ConnectionFailed as error:
-            if error.maybe_executed:
-                raise AmbiguousEnqueueError([msg_id for msg_id, _, _ in todo], str(error)) from error
-            raise
-        left = [message for message, answer in zip(todo, answers, strict=True) if answer is None]
-        if left:
-            self._state = await self._broker.make_topic(self.topic, partitions)
-        return left
-
-    async def _ready(self) -> None:
-        if self._state is None:
-            await self.connect()
-
-    async def _partitions(self) -> int:
-        """Return the partition count, looked up again when it was last seen too long ago."""
-        await self._ready()
-        now = self._environment.clock()
-        if not 0 <= now - self._checked_at < FRESH:
-            self._checked_at = now  # set before asking: of many tasks one looks
-            state = await self._broker.topic(self.topic)
-            if state is None:  # lost with the server's data (E5)
-                partitions = self._state.partitions if self._state else self._init_partitions
-                state = await self._broker.make_topic(self.topic, partitions)
-            self._state = state
-        return self._state.partitions if self._state else self._init_partitions
