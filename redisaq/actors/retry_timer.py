@@ -70,6 +70,4 @@ class RetryTimer(Actor[Ring]):
                 batch.append(message)
         if batch:
             await self._workers.tell(batch)
-        if len(due.retries) >= count or due.moved >= count:
-            return 0.0
         return math.inf if due.next_due is None else max(0.0, (due.next_due - due.now) / 1e6)

@@ -17,6 +17,7 @@ import msgspec
 
 from redisaq.brokers.delivery import DeliveryBroker
 from redisaq.brokers.graveyard import Graveyard
+from redisaq.brokers.producing import ProducingBroker
 from redisaq.brokers.terms import Doorbell, GroupName, ReaderMark
 from redisaq.core.document import Document
 
@@ -184,7 +185,7 @@ class Reader(Protocol):
         ...
 
 
-class Broker(DeliveryBroker, Graveyard, Protocol):
+class Broker(DeliveryBroker, Graveyard, ProducingBroker, Protocol):
     """See the module; what it includes stands in modules of its own."""
 
     async def connect(self) -> None:

@@ -57,7 +57,16 @@ class ProducingBroker(Protocol):
         ...
 
     async def append_once(
-        self, topic: str, partition: int, fields: Sequence[bytes], *, dedup_id: str, window: float, maxlen: int | None, approximate: bool
+        self,
+        topic: str,
+        partition: int,
+        fields: Sequence[bytes],
+        *,
+        dedup_id: str,
+        window: float,
+        due: int | None,
+        maxlen: int | None,
+        approximate: bool,
     ) -> bytes | None:
         """Append unless the same `dedup_id` was used in this partition within `window` seconds, atomically. Safe to repeat.
 
@@ -67,6 +76,7 @@ class ProducingBroker(Protocol):
             fields: of the entry; the message id is the second.
             dedup_id: the caller's own.
             window: seconds for which the mark stays.
+            due: server time in microseconds until which it is delayed; None: append it now.
             maxlen: as for `append`.
             approximate: as for `append`.
 

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, Producer, events
+from redisaq import Consumer, Message, Producer, RetryPolicy, events
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker, MemoryStore
 from tests.actors.group import Notebook, fresh_url, produce, quick
@@ -115,7 +115,7 @@ async def test_six_rolling_restarts_leave_every_delivery_count(url: str) -> None
             blocked.set()
             await anyio.sleep(30)
 
-        consumer = quick(url, drain_timeout=0.0, batch_size=20)
+        consumer = quick(url, drain_timeout=0.0, batch_size=20, retry=RetryPolicy(max_attempts=20))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(consumer.process, handle)
             await blocked.wait()
@@ -123,7 +123,7 @@ async def test_six_rolling_restarts_leave_every_delivery_count(url: str) -> None
             await consumer.stop()
     broker = MemoryBroker(url.removeprefix("memory://"), "redisaq")
     notebook = Notebook()
-    await quick(url).process(notebook.handle, until_empty=True)
+    await quick(url, retry=RetryPolicy(max_attempts=20)).process(notebook.handle, until_empty=True)
     await broker.close()
     assert notebook.numbers == list(range(40))
     attempts = {message.payload["n"]: message.attempt for message in notebook.messages}

@@ -154,13 +154,22 @@ class MemoryBroker:
         return await self._operate("kill", lambda store: store.permits_killing)
 
     async def append_once(
-        self, topic: str, partition: int, fields: Sequence[bytes], *, dedup_id: str, window: float, maxlen: int | None, approximate: bool
+        self,
+        topic: str,
+        partition: int,
+        fields: Sequence[bytes],
+        *,
+        dedup_id: str,
+        window: float,
+        due: int | None,
+        maxlen: int | None,
+        approximate: bool,
     ) -> bytes | None:
         """Append unless the same id was used within the window (E7)."""
         del approximate
 
         def step(store: MemoryStore) -> bytes | None:
-            return producing.append_once(store, topic, partition, fields, dedup_id=dedup_id, window=window, maxlen=maxlen)
+            return producing.append_once(store, topic, partition, fields, dedup_id=dedup_id, window=window, due=due, maxlen=maxlen)
 
         return await self._operate("append_once", step)
 

@@ -109,10 +109,6 @@ class Stream:
         """The lowest id that is there."""
         return self._ids[0] if self._ids else None
 
-    def after(self, entry_id: EntryId) -> list[tuple[EntryId, tuple[bytes, ...]]]:
-        """Return the entries above an id."""
-        return [(number, self._fields[number]) for number in self._ids[bisect_right(self._ids, entry_id) :]]
-
     def has_unread(self, cursor: GroupCursor) -> bool:
         """Tell whether an entry is there that was never delivered to the group."""
         return bool(self._ids) and self._ids[-1] > cursor.last_delivered

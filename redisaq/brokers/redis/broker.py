@@ -96,11 +96,20 @@ class RedisBroker:
         return await self._producing.kill(marks)
 
     async def append_once(
-        self, topic: str, partition: int, fields: Sequence[bytes], *, dedup_id: str, window: float, maxlen: int | None, approximate: bool
+        self,
+        topic: str,
+        partition: int,
+        fields: Sequence[bytes],
+        *,
+        dedup_id: str,
+        window: float,
+        due: int | None,
+        maxlen: int | None,
+        approximate: bool,
     ) -> bytes | None:
         """Append unless the same id was used within the window (E7)."""
         return await self._producing.append_once(
-            topic, partition, fields, dedup_id=dedup_id, window=window, maxlen=maxlen, approximate=approximate
+            topic, partition, fields, dedup_id=dedup_id, window=window, due=due, maxlen=maxlen, approximate=approximate
         )
 
     async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:

@@ -13,6 +13,7 @@ from redisaq.brokers.producing import Found
 from redisaq.brokers.redis.commands import checked, run, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import APPEND_ONCE, BACKLOG, FIND
+from redisaq.core.records import encode_delayed
 from redisaq.errors import ServerError
 from redisaq.link import Link
 
@@ -54,13 +55,35 @@ class Producing:
         return True
 
     async def append_once(
-        self, topic: str, partition: int, fields: Sequence[bytes], *, dedup_id: str, window: float, maxlen: int | None, approximate: bool
+        self,
+        topic: str,
+        partition: int,
+        fields: Sequence[bytes],
+        *,
+        dedup_id: str,
+        window: float,
+        due: int | None,
+        maxlen: int | None,
+        approximate: bool,
     ) -> bytes | None:
         """Append under a mark (E7)."""
         operator = b"" if maxlen is None else b"~" if approximate else b"="
         milliseconds = max(1, round(window * 1000))
         mark, stream = self._keys.once(topic, partition, dedup_id), self._keys.stream(topic, partition)
-        command = APPEND_ONCE(mark, stream, fields[1], milliseconds, operator, maxlen or 0, *fields)
+        command = APPEND_ONCE(
+            mark,
+            stream,
+            self._keys.delayed(topic, partition),
+            self._keys.delayed_bodies(topic, partition),
+            fields[1],
+            milliseconds,
+            operator,
+            maxlen or 0,
+            due or b"",
+            self._keys.partition_doorbell(topic, partition),
+            encode_delayed(fields) if due else b"",
+            *fields,
+        )
         return cast("bytes | None", await run(self._link, command))
 
     async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:

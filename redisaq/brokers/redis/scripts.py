@@ -65,7 +65,7 @@ DUE = Script("due", keys=6)
 DELAY = Script("delay", keys=3)
 REDRIVE = Script("redrive", keys=4)
 FIND = Script("find", keys=2)
-APPEND_ONCE = Script("append_once", keys=2)
+APPEND_ONCE = Script("append_once", keys=4)
 BACKLOG = Script("backlog", keys=1)
 
 ALL = (

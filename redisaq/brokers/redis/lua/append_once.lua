@@ -1,22 +1,37 @@
--- Appends a message unless the caller's own id was used within its window; the mark holds the message id, so that a repeated call knows its own (E7).
--- KEYS: mark, stream. ARGV: message id, the window in milliseconds, MAXLEN's operator ('' for no trimming) and length, then the entry's fields.
+-- Appends a message, or delays it, unless the caller's own id was used within its window. The mark holds the message id, so that a repeated call knows
+-- its own (E7).
+-- KEYS: mark, stream, delayed, delayed bodies. ARGV: message id, the window in milliseconds, MAXLEN's operator ('' for no trimming) and length, when
+--       it is due in microseconds ('' for now), the partition's doorbell, its delayed body, then the entry's fields.
 -- Answers the message id that stands, or nil if there is no stream.
 
 local standing = redis.call('GET', KEYS[1])
 if standing then
     return standing
 end
-local words = {KEYS[2], 'NOMKSTREAM'}
-if ARGV[3] ~= '' then
-    words[3], words[4], words[5] = 'MAXLEN', ARGV[3], ARGV[4]
-end
-words[#words + 1] = '*'
-for i = 5, #ARGV do
-    words[#words + 1] = ARGV[i]
-end
--- XADD first: where memory is full, nothing happens.
-if not redis.call('XADD', unpack(words)) then
-    return false
+local due = ARGV[5]
+if due ~= '' then
+    if redis.call('EXISTS', KEYS[2]) == 0 then
+        return false
+    end
+    local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+    redis.call('HSET', KEYS[4], ARGV[1], ARGV[7])
+    redis.call('ZADD', KEYS[3], due, ARGV[1])
+    if not first or tonumber(due) < tonumber(first) then
+        redis.call('SPUBLISH', ARGV[6], '')
+    end
+else
+    local words = {KEYS[2], 'NOMKSTREAM'}
+    if ARGV[3] ~= '' then
+        words[3], words[4], words[5] = 'MAXLEN', ARGV[3], ARGV[4]
+    end
+    words[#words + 1] = '*'
+    for i = 8, #ARGV do
+        words[#words + 1] = ARGV[i]
+    end
+    -- XADD first: where memory is full, nothing happens.
+    if not redis.call('XADD', unpack(words)) then
+        return false
+    end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ARGV[1]
