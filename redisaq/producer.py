@@ -6,10 +6,12 @@ before anything of it is sent; messages of one call to one partition stand there
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import anyio
 import msgspec
@@ -158,10 +160,14 @@ class Producer:
         partition_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+        dedup_id: str | None = None,
+        dedup_window: float = 3600.0,
     ) -> str:
         """Append one message and return its id.
 
-        Cancelled, the message may or may not have been appended.
+        Over broken connections it is appended once (E), within `send_timeout`. Cancelled, it may or may not have been appended.
 
         Args:
             payload: what the serializer takes, or a Message whose fields stand where no argument is given.
@@ -169,6 +175,11 @@ class Producer:
             partition_key: the name of a field of the payload whose value is the key.
             headers: text to text, carried along.
             timeout: seconds that a handler may run on it.
+            delay: seconds until it is to be handled, by this machine's clock; 0 or more.
+            at: when it is to be handled, instead of `delay`: an aware datetime; a time that has passed means now.
+            dedup_id: of your own: a second message with it within `dedup_window` is not enqueued, and the first one's id is returned.
+                Where messages have keys, those with the same id must have the same key.
+            dedup_window: seconds.
 
         Raises:
             ConnectionFailed: the server could not be reached (first connection: at once; later: within `send_timeout`).
@@ -177,24 +188,35 @@ class Producer:
             SerializationError, PartitionKeyError, PayloadTooLarge, SettingsError: nothing was sent.
             ServerError: the server refused it (out of memory, no permission).
         """
-        ids = await self._send([self._prepare(payload, key, partition_key, headers, timeout)])
+        due = self._due(delay, at)
+        if dedup_id is not None:
+            check_name("dedup_id", dedup_id)
+            check_seconds("dedup_window", dedup_window)
+        prepared = self._prepare(payload, key=key, partition_key=partition_key, headers=headers, timeout=timeout, delayed=due is not None)
+        ids = await self._send([prepared], due, dedup_id, dedup_window)
         return ids[0]
 
     async def batch_enqueue(
         self,
-        payloads: Iterable[Any],
+        payloads: Iterable[object],
         *,
         key: str | None = None,
         partition_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
     ) -> list[str]:
         """Append some messages in one round trip and return their ids, in the same order.
 
         All are checked before any is sent. Arguments and errors are those of `enqueue`, for every message. After a ServerError, messages
         before the refused one may have been appended; cancelled, any number of them.
         """
-        return await self._send([self._prepare(payload, key, partition_key, headers, timeout) for payload in payloads])
+        due = self._due(delay, at)
+        prepare = functools.partial(
+            self._prepare, key=key, partition_key=partition_key, headers=headers, timeout=timeout, delayed=due is not None
+        )
+        return await self._send([prepare(payload) for payload in payloads], due)
 
     async def request_partition_increase(self, partitions: int) -> int:
         """Let the topic grow to so many partitions; return how many it has (more, if it had more).
@@ -213,13 +235,30 @@ class Producer:
         partitions = state.partitions if state else 0
         return ProducerStatistics(state is not None, self._sent, self._sender.retried, self._bytes, partitions, self._waiting)
 
+    def _due(self, delay: float | None, at: datetime | None) -> int | None:
+        """Return when a message is due, microseconds since 1970; None for now."""
+        if delay is not None and at is not None:
+            raise SettingsError("give delay or at, not both")
+        if delay is not None:
+            if check_seconds("delay", delay, zero=True) == 0:
+                return None
+            return int((self._environment.wall_clock() + delay) * 1e6)
+        if at is None:
+            return None
+        if not isinstance(at, datetime) or at.tzinfo is None or at.utcoffset() is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingsError(f"at must be an aware datetime (with a time zone), not {at!r}")
+        due = int(at.timestamp() * 1e6)
+        return due if due > self._environment.wall_clock() * 1e6 else None
+
     def _prepare(
         self,
         payload: object,
+        *,
         key: str | None,
         partition_key: str | None,
         headers: Mapping[str, str] | None,
         timeout: float | None,
+        delayed: bool,
     ) -> tuple[str | None, list[bytes]]:
         """Return the message's key and its fields after the id; raise before anything is sent."""
         if isinstance(payload, Message):
@@ -237,16 +276,23 @@ class Producer:
             raise PayloadTooLarge(len(data), self._max_payload)
         if key is None and partition_key is not None:
             key = key_of(payload, partition_key)
-        if key is None and not headers and timeout is None:
+        if key is None and not headers and timeout is None and not delayed:
             return None, [b"d", data]
         if key is not None and not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
             reason = f"key must be a str, not {type(key).__name__}"
             raise SettingsError(reason)
         if timeout is not None:
             check_seconds("timeout", timeout)
-        return key, [b"d", data, *extra_fields(key=key, headers=headers, timeout=timeout)]
+        created_ms = int(self._environment.wall_clock() * 1000) if delayed else 0
+        return key, [b"d", data, *extra_fields(key=key, headers=headers, timeout=timeout, created_ms=created_ms)]
 
-    async def _send(self, prepared: Sequence[tuple[str | None, list[bytes]]]) -> list[str]:
+    async def _send(
+        self,
+        prepared: Sequence[tuple[str | None, list[bytes]]],
+        due: int | None,
+        dedup_id: str | None = None,
+        dedup_window: float = 0.0,
+    ) -> list[str]:
         if not prepared:
             return []
         await self.connect()
@@ -256,7 +302,12 @@ class Producer:
         todo = [(msg_id, key, [b"i", msg_id.encode(), *fields]) for msg_id, (key, fields) in zip(ids, prepared, strict=True)]
         self._waiting += 1
         try:
-            await self._sender.send(todo)
+            if dedup_id is not None:
+                ids = [await self._sender.send_once(todo[0], dedup_id=dedup_id, window=dedup_window, due=due)]
+            elif due is not None:
+                await self._sender.delay(todo, due)
+            else:
+                await self._sender.send(todo)
         finally:
             self._waiting -= 1
         self._sent += len(ids)

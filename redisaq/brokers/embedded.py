@@ -30,7 +30,7 @@ from redisaq.brokers.base import (
 )
 from redisaq.brokers.delivery import Due, Resolution, Resolved
 from redisaq.brokers.graveyard import DeadLetterEntry
-from redisaq.brokers.producing import Delayed
+from redisaq.brokers.producing import Delayed, Found
 from redisaq.brokers.redis import RedisBroker
 from redisaq.core.document import Document
 from redisaq.embedded import EmbeddedServer, open_embedded
@@ -125,6 +125,40 @@ class EmbeddedBroker:
     ) -> list[bytes | None]:
         """See Broker."""
         return await (self._broker or await self._get()).append(topic, entries, maxlen=maxlen, approximate=approximate)
+
+    async def anchors(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
+        """See Broker."""
+        return await (self._broker or await self._get()).anchors(topic, partitions)
+
+    async def find(self, topic: str, partition: int, anchor: bytes, msg_ids: Sequence[bytes]) -> Found:
+        """See Broker."""
+        return await (self._broker or await self._get()).find(topic, partition, anchor, msg_ids)
+
+    async def kill(self, marks: Sequence[ReaderMark]) -> bool:
+        """See Broker."""
+        return await (self._broker or await self._get()).kill(marks)
+
+    async def append_once(
+        self,
+        topic: str,
+        partition: int,
+        fields: Sequence[bytes],
+        *,
+        dedup_id: str,
+        window: float,
+        due: int | None,
+        maxlen: int | None,
+        approximate: bool,
+    ) -> bytes | None:
+        """See Broker."""
+        broker = self._broker or await self._get()
+        return await broker.append_once(
+            topic, partition, fields, dedup_id=dedup_id, window=window, due=due, maxlen=maxlen, approximate=approximate
+        )
+
+    async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:
+        """See Broker."""
+        return await (self._broker or await self._get()).backlog(topic, partitions)
 
     async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool) -> None:
         """See Broker."""

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
 from redisaq.brokers.base import Broker, ReaderMark, TopicState
+from redisaq.brokers.producing import Delayed
 from redisaq.core.backoff import full_jitter
 from redisaq.core.partitioner import RoundRobin, partition_for
 from redisaq.environment import Environment
@@ -29,6 +30,9 @@ Prepared = tuple[str, str | None, list[bytes]]
 
 Placed = tuple[int, str, list[bytes]]
 """A message's partition, its id, its fields: it stays there, however often it is sent."""
+
+Step = Callable[[Sequence[Placed]], Awaitable[list[bytes | None]]]
+"""Sends messages; answers None for each whose stream is missing."""
 
 FRESH = 0.5  # seconds for which the known partition count is trusted: an increase reaches a running producer within this time
 FIRST_POLL, LAST_POLL = 0.02, 0.5  # seconds between two looks at a full partition
@@ -96,6 +100,44 @@ class Sender:
             AmbiguousEnqueueError: it cannot be told whether what is left was appended.
             QueueFull: a partition stayed full.
         """
+        await self._send(messages, self._append_now)
+
+    async def delay(self, messages: Sequence[Prepared], due: int) -> None:
+        """Keep them all until `due` (server time, microseconds), as `send` appends them."""
+
+        async def keep(placed: Sequence[Placed]) -> list[bytes | None]:
+            delayed = [Delayed(partition, fields[1], due, fields) for partition, _, fields in placed]
+            return [b"" if kept else None for kept in await self._broker.delay(self._topic, delayed)]
+
+        await self._send(messages, keep)
+
+    async def send_once(self, message: Prepared, *, dedup_id: str, window: float, due: int | None) -> str:
+        """Append or delay one message unless `dedup_id` was used; return the id of the message that stands (E7).
+
+        Without a key the id itself says which partition, so that every call with it comes to the same one.
+        """
+        msg_id, key, fields = message
+        standing = b""
+
+        async def append(placed: Sequence[Placed]) -> list[bytes | None]:
+            nonlocal standing
+            answer = await self._broker.append_once(
+                self._topic,
+                placed[0][0],
+                fields,
+                dedup_id=dedup_id,
+                window=window,
+                due=due,
+                maxlen=self._maxlen,
+                approximate=self._approximate,
+            )
+            standing = answer or b""
+            return [answer]
+
+        await self._send([(msg_id, dedup_id if key is None else key, fields)], append, repeatable=True)
+        return standing.decode()
+
+    async def _send(self, messages: Sequence[Prepared], step: Step, *, repeatable: bool = False) -> None:
         give_up_at = self._environment.clock() + self._send_timeout
         failures = 0
         left: list[Placed] = []
@@ -109,7 +151,7 @@ class Sender:
                     left, placed = self._place(messages, partitions), True
                 if self._max_backlog is not None:
                     await self._wait_for_room(left, give_up_at)
-                left = await self._append(left, partitions, give_up_at)
+                left = await self._take_step(left, step, partitions, repeatable=repeatable, give_up_at=give_up_at)
             except ConnectionFailed as error:
                 failures += 1
                 if self.state is None or not await self._pause(error, failures, give_up_at):
@@ -122,17 +164,17 @@ class Sender:
         place = (self._round_robin or RoundRobin()).next
         return [(place(partitions) if key is None else partition_for(key, partitions), msg_id, fields) for msg_id, key, fields in messages]
 
-    async def _append(self, placed: list[Placed], partitions: int, give_up_at: float) -> list[Placed]:
+    async def _take_step(self, placed: list[Placed], step: Step, partitions: int, *, repeatable: bool, give_up_at: float) -> list[Placed]:
         """Return what has not been appended, since its stream is gone; the stream is made again first (E5)."""
         if len(self._anchors) < partitions:
             await self._learn_anchors(partitions)
         anchors = self._anchors.copy() if len(placed) > 1 else {placed[0][0]: self._anchors[placed[0][0]]}
         try:
-            answers = await self._append_now(placed)
+            answers = await step(placed)
         except ConnectionFailed as error:
-            if not error.maybe_executed:
+            if not error.maybe_executed or repeatable:
                 raise
-            return await self._recover(placed, anchors, error, give_up_at)
+            return await self._recover(placed, anchors, error, step=step, give_up_at=give_up_at)
         if None not in answers:
             return []
         with contextlib.suppress(ConnectionFailed):  # the next try meets the missing stream again
@@ -156,13 +198,15 @@ class Sender:
 
     # -- recovering ------------------------------------------------------------------------------------------------------------------
 
-    async def _recover(self, placed: list[Placed], anchors: dict[int, bytes], broken: ConnectionFailed, give_up_at: float) -> list[Placed]:
+    async def _recover(
+        self, placed: list[Placed], anchors: dict[int, bytes], broken: ConnectionFailed, *, step: Step, give_up_at: float
+    ) -> list[Placed]:
         """Find out what of a broken append happened, and send the rest (E1 to E4); return what has no stream."""
         self._recoveries += 1
         if self._recovered is None:
             self._recovered = anyio.Event()
         try:
-            return await self._recover_now(placed, anchors, broken, give_up_at)
+            return await self._recover_now(placed, anchors, broken, step=step, give_up_at=give_up_at)
         finally:
             self._recoveries -= 1
             if self._recoveries <= 0 and self._recovered is not None:
@@ -170,7 +214,7 @@ class Sender:
                 self._recovered = None
 
     async def _recover_now(
-        self, placed: list[Placed], anchors: dict[int, bytes], broken: ConnectionFailed, give_up_at: float
+        self, placed: list[Placed], anchors: dict[int, bytes], broken: ConnectionFailed, *, step: Step, give_up_at: float
     ) -> list[Placed]:
         used: list[tuple[int, str, str]] = []
         left, failures, error = placed, 0, broken
@@ -187,7 +231,7 @@ class Sender:
                 if not await self._broker.kill([ReaderMark(*connection) for connection in used]):
                     raise self._ambiguous(left, "the connection broke, and the server does not permit CLIENT KILL") from broken
                 left = await self._missing(left, anchors)
-                answers = await self._append_now(left) if left else []
+                answers = await step(left) if left else []
                 return [message for message, answer in zip(left, answers, strict=True) if answer is None]
             except ConnectionFailed as again:
                 error = again
