@@ -11,8 +11,9 @@ from typing import Any
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Execution, Held
+from redisaq.actors.execution import Execution
 from redisaq.actors.partition_workers import Batch
+from redisaq.actors.verdicts import Held
 from redisaq.environment import Environment
 from redisaq.message import Message
 
@@ -64,9 +65,8 @@ class BatchWorker(Actor[Batch]):
         execution = self._execution
         held = await self._once(messages)
         while held is not None:
-            pause, messages = held
-            await execution.rest(pause)
-            held = await self._once(messages)
+            await execution.rest(held)
+            held = await self._once(held[1])
 
     async def _once(self, messages: Batch) -> Held | None:
         execution, pool = self._execution, self._execution.pool

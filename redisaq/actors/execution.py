@@ -19,16 +19,13 @@ from redisaq.actors.handler_pool import Abandoned
 from redisaq.actors.insist import insist
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.surroundings import Surroundings, inside
-from redisaq.actors.verdicts import Verdicts
+from redisaq.actors.verdicts import Held, Verdicts
 from redisaq.brokers.delivery import Body
 from redisaq.core.codec import Unreadable
 from redisaq.core.retry import exhausted
 from redisaq.message import Message
 from redisaq.outcomes import PartialFailure
 from redisaq.settings import RetryPolicy
-
-Held = tuple[float, list[Message[Any]]]
-"""Messages whose lane waits for them, and for how many seconds."""
 
 
 class HandlerCancelled(Exception):
@@ -99,7 +96,7 @@ class Execution:
         if not await insist(step, around.environment):
             owned.lose("another owner's token stands")
         if not owned.may_start:  # it began to drain meanwhile: no handler has seen them
-            owned.undo.update({entry_id: count - 1 for entry_id, count in counts.items()})
+            owned.unwritten.update({entry_id: count - 1 for entry_id, count in counts.items()})
             return
         for message in messages:
             message.attempt = max(1, counts[message.entry] - 1)
@@ -183,10 +180,20 @@ class Execution:
             raise
         return {}
 
-    async def rest(self, pause: float) -> None:
-        """Wait before the next try of a lane, or until the partition is to be given back (T7)."""
-        with self.owned.until_drain():
-            await anyio.sleep(pause)
+    async def rest(self, held: Held) -> None:
+        """Wait before the next try of a lane, or until the partition is to be given back (T7).
+
+        First the failures are written down, so that whoever takes over goes on counting.
+        """
+        around, owned = self._around, self.owned
+        with owned.until_drain():
+            counts = {message.entry: owned.deliveries[message.entry] for message in held[1] if message.entry in owned.deliveries}
+            if counts:
+                step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts)  # noqa: E731
+                await insist(step, around.environment)
+                for entry_id in counts:
+                    owned.unwritten.pop(entry_id, None)
+            await anyio.sleep(held[0])
 
     # -- what came of it -----------------------------------------------------------------------------------------------------------
 
@@ -212,8 +219,7 @@ class Execution:
         if owned.lost or not owned.lease.alive():
             owned.abandon(message)
             return None
-        pause = self._verdicts.failed(message, error)
-        return None if pause is None else (pause, [message])
+        return self._verdicts.failed(message, error)
 
     def unreadable(self, entry: Unreadable, body: Body | None = None) -> None:
         """Send what cannot be read to the dead letters, with the reason."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,7 @@ class OwnedPartition:
         self.bodies: dict[bytes, Body] = {}  # of those that came from `retry`
         self.leaving: dict[bytes, Settling] = {}  # to be settled otherwise than by an acknowledgement
         self.deliveries: dict[bytes, int] = {}  # of those that were delivered before this owner read them, or failed here
-        self.undo: dict[bytes, int] = {}  # counts that were raised for a handler that did not start after all
+        self.unwritten: dict[bytes, int] = {}  # counts that the server does not have yet: to be set at the latest when it is handed back
         self.done: list[bytes] = []  # to be acknowledged
         self.settling = 0  # being acknowledged
         self.dirty = False  # the acknowledger has been rung for it
@@ -173,17 +174,17 @@ class OwnedPartition:
             self._ring(self)
         self._look_finished()
 
-    def hold(self, message: Message[Any], *, used: bool) -> None:
-        """Record that it failed and that its lane waits for its next try here: it stays pending."""
+    def hold(self, message: Message[Any], *, used: bool) -> Message[Any]:
+        """Record that it failed and that its lane waits for its next try here, where it is; return it as it will be given then."""
         entry_id = message.entry
         del self.running[entry_id]
-        self.queued[entry_id] = message
-        if entry_id not in self.bodies:
-            self.deliveries[entry_id] = (
-                message.attempt + 1 if used else message.attempt
-            )  # T5: the next attempt is the raised count less one
+        self.queued[entry_id] = again = copy(message)
+        if entry_id not in self.bodies:  # T5: the next attempt is the raised count less one
+            self.deliveries[entry_id] = message.attempt + 1 if used else message.attempt
+            self.unwritten[entry_id] = self.deliveries[entry_id]
         self.failed += 1
         self._look_finished()
+        return again
 
     def resolve(self, message: Message[Any], settling: Settling) -> None:
         """Record what is to become of a message that did not simply succeed; see `Settling`."""
@@ -279,7 +280,7 @@ class OwnedPartition:
     def hand_back(self) -> dict[bytes, int]:
         """Return the delivery counts of messages that no handler started here, with the read's own count undone (T5)."""
         fresh = (entry_id for entry_id in self.queued if entry_id not in self.deliveries and entry_id not in self.bodies)
-        return self.undo | dict.fromkeys(fresh, 0)
+        return self.unwritten | dict.fromkeys(fresh, 0)
 
 
 def before(entry_id: bytes) -> bytes:

@@ -15,7 +15,8 @@ from typing import Any
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Execution, Held
+from redisaq.actors.execution import Execution
+from redisaq.actors.verdicts import Held
 from redisaq.core.lanes import Lanes, Ordering
 from redisaq.message import Message
 
@@ -44,10 +45,11 @@ class SerialWorker(Actor[Batch]):
                 return
             held = await execution.one(one) if self._unlimited else await self._one(one)
             while held is not None:  # the partition waits for it (a blocking retry)
-                await execution.rest(held[0])
+                await execution.rest(held)
                 if not owned.may_start:
                     return
-                held = await execution.one(one) if self._unlimited else await self._one(one)
+                (again,) = held[1]
+                held = await execution.one(again) if self._unlimited else await self._one(again)
 
     async def _one(self, message: Message[Any]) -> Held | None:
         """Run one under the pool's credit."""
@@ -119,11 +121,12 @@ class LaneWorkers(Actor[Batch]):
                         while (held := await self._execution.one(message)) is not None:  # its lane waits for it, without credit
                             entered = False
                             pool.leave()
-                            await self._execution.rest(held[0])
+                            await self._execution.rest(held)
                             if not owned.may_start:
                                 return
                             await pool.enter()
                             entered = True
+                            (message,) = held[1]
                     finally:
                         lanes.done(message.key)
                     if pool.contended:

@@ -17,6 +17,9 @@ from redisaq.core.retry import describe, judge
 from redisaq.message import Message
 from redisaq.settings import RetryPolicy
 
+Held = tuple[float, list[Message[Any]]]
+"""Messages whose lane waits for them, and for how many seconds."""
+
 
 class Verdicts:
     """See the module."""
@@ -27,16 +30,15 @@ class Verdicts:
         self._owned = owned
         self._policy = policy
 
-    def failed(self, message: Message[Any], error: Exception) -> float | None:
-        """Record what becomes of it; return how long (seconds) its lane is to wait for it, None if it does not."""
+    def failed(self, message: Message[Any], error: Exception) -> Held | None:
+        """Record what becomes of it; return it, with how long (seconds) its lane is to wait for it, if it is to."""
         around, owned = self._around, self._owned
         around.tell(events.MessageFailed, message, error=error)
         verdict = judge(self._policy, error, message.attempt, around.environment.random)
         source = self._source(message)
         if verdict.to == "retry" and verdict.blocking:
             around.tell(events.MessageRetried, message, again_in=verdict.pause, blocking=True)
-            owned.hold(message, used=verdict.used)
-            return verdict.pause
+            return verdict.pause, [owned.hold(message, used=verdict.used)]
         kind, text, trace = describe(error)
         body = self._body(message, kind, text, trace)
         if verdict.to == "done":
