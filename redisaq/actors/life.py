@@ -281,7 +281,7 @@ class Life:
                 exceeded = RestartsExceeded(self.actor.path, self._record.granted(now))
                 exceeded.__cause__ = errors[-1]
                 return None, [exceeded]
-            logger.warning("actor %s failed and runs again in %.3g s: %r", self.actor.path, rest, errors[-1])
+            logger.info("actor %s failed and runs again in %.3g s: %r", self.actor.path, rest, errors[-1])
             self._failure = errors[-1]
             return rest, []
         return (0.0 if taken_down and not self._finished else None), []

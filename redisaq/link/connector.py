@@ -1,4 +1,4 @@
-"""Keeps the shared connection up: one attempt at a time, whoever needs it (DESIGN 3, rule 8).
+"""Keeps the shared connection up: one attempt at a time, whoever needs it (docs/link.md, rule 8).
 
 In: callers who need the connection, each with a deadline for retrying. Out: the live connection, or ConnectionFailed.
 What always holds: at most one attempt is under way; an attempt that ends, also because its caller was cancelled, wakes all who wait for it,

@@ -1,4 +1,4 @@
-"""A connection for commands that block in the server: one per partition owned (DESIGN 3, PROTOCOL T3).
+"""A connection for commands that block in the server: one per partition owned (docs/link.md, rule T3).
 
 In: a blocking read. Out: its reply. What always holds: a reply is never dropped. A cancelled read is brought to its end on the server
 (CLIENT UNBLOCK over the shared connection, repeated, since one alone may arrive before the block), and what it brought after all is kept in

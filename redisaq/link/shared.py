@@ -1,4 +1,4 @@
-"""The shared connection: many tasks, one socket, no background task (DESIGN 3, rules 1 to 7).
+"""The shared connection: many tasks, one socket, no background task (docs/link.md, rules 1 to 7).
 
 In: packed commands of concurrent tasks. Out: to each its replies, in order. What always holds:
 

@@ -1,4 +1,4 @@
-"""The subscribed connection: a doorbell, never the truth (DESIGN 3).
+"""The subscribed connection: a doorbell, never the truth (docs/link.md).
 
 In: sharded channels. Out: `wait` returns when something was published there, or may have been missed. What always holds: messages that
 come together ring once; after every gap in the subscription it rings, so who waits looks for itself.

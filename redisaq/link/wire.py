@@ -1,7 +1,7 @@
 """One socket with its output and its parser: bytes out, replies in, never a wait that anything depends on.
 
 Everything but the two waits for readiness is synchronous, so a caller that is cancelled can never leave half a request behind: unsent
-bytes belong to the wire (DESIGN 3). A wire is used by one connection object and thrown away whole with it (rule 6).
+bytes belong to the wire (docs/link.md). A wire is used by one connection object and thrown away whole with it (rule 6).
 
 In: packed commands. Out: replies, parsed by hiredis; a server's error is a ServerError *instance* among them.
 Errors of the socket and of TLS leave as OSError, those of the parser as PARSE_ERRORS.

@@ -1,4 +1,4 @@
-"""Reads that block in the server are cancelled; no entry is lost (DESIGN 3 "Reading connection", PROTOCOL T3)."""
+"""Reads that block in the server are cancelled; no entry is lost (docs/link.md, rule T3)."""
 
 from __future__ import annotations
 

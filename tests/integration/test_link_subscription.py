@@ -135,7 +135,7 @@ async def expect_closed(subscription: Subscription) -> None:
 
 
 async def test_an_unasked_unsubscription_is_answered_and_rings() -> None:
-    """A slot that moves away, or a permission that is withdrawn, unsubscribes us (PROTOCOL, facts)."""
+    """A slot that moves away, or a permission that is withdrawn, unsubscribes us."""
     confirmation = b">3\r\n+ssubscribe\r\n+channel\r\n:1\r\n"
     with FakeServer(usual_answers() | {"SSUBSCRIBE": confirmation}) as fake:
         async with opened(fake.url) as link:
