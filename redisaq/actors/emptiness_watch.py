@@ -15,6 +15,7 @@ from redisaq.actors.insist import insist
 from redisaq.actors.member import Member
 from redisaq.actors.partition_supervisor import PartitionSupervisor
 from redisaq.actors.surroundings import Surroundings
+from redisaq.errors import RedisaqError
 
 
 class EmptinessWatch(Actor[None]):
@@ -42,6 +43,9 @@ class EmptinessWatch(Actor[None]):
         pause = 0.02
         while not self._member.topic_missing:
             await anyio.sleep(pause)
+            if self._around.gate.closed:
+                group = self._around.group
+                raise RedisaqError(f"group {group.group} of {group.topic} is paused: it will not be empty before it is resumed")
             if self._idle() and await self._empty():
                 break
             pause = min(0.5, pause * 1.5) if self._idle() else 0.02

@@ -53,6 +53,7 @@ class Execution:
         self._around = surroundings
         self.owned = owned
         self.pool = surroundings.pool
+        self._gate = surroundings.gate
         self._handler: Callable[[Any], Awaitable[Any]] = adapt(callback or _never, surroundings.environment, self._abandoned)
         self._timeout = timeout
         self._retry = retry
@@ -67,6 +68,9 @@ class Execution:
         `retry` carries its own count. What has used up its attempts without an end, each time taking its process with it, is dead.
         """
         owned = self.owned
+        if self._around.gate.closed:
+            with owned.until_drain():
+                await self._around.gate.wait_open()
         if not owned.may_start:
             return []
         if owned.deliveries:
@@ -120,7 +124,7 @@ class Execution:
     async def one(self, message: Message[Any]) -> Held | None:
         """Run the handler on one message; return it if its lane is to wait for its next try. The caller has seen that it may start."""
         owned = self.owned
-        if (owned.deliveries or owned.bodies) and not await self.ready((message,)):
+        if (owned.deliveries or owned.bodies or self._gate.closed) and not await self.ready((message,)):
             return None
         self.began(message)
         try:
@@ -143,7 +147,7 @@ class Execution:
     async def many(self, messages: list[Message[Any]]) -> Held | None:
         """Run a handler of batches on some messages; return those whose lane is to wait. The caller has seen that they may start."""
         owned = self.owned
-        if owned.deliveries or owned.bodies:
+        if owned.deliveries or owned.bodies or self._gate.closed:
             messages = await self.ready(messages)
             if not messages:
                 return None

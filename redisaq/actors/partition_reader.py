@@ -76,12 +76,22 @@ class PartitionReader(Actor[None]):
                 await anyio.sleep(MARGIN)
                 continue
             try:
-                entries = await self._reader.read(self._count, block)
+                entries = await self._read(self._reader, block)
             except LeaseLostError:
                 await self._make_group_again()
                 continue
             if entries:
                 await self._pass_on(self._decode(entries))
+
+    async def _read(self, reader: Reader, block: float) -> Sequence[RawEntry]:
+        """Return new entries; nothing is read while the group is paused."""
+        gate = self._around.gate
+        if gate.closed:
+            await gate.wait_open()
+            return ()
+        with gate.while_open():
+            return await reader.read(self._count, block)
+        return reader.take_leftover()
 
     async def on_stop(self) -> None:
         """Record what a cancelled read still brought: it is handed back with the rest. Close the connection."""

@@ -55,6 +55,7 @@ class RetryTimer(Actor[Ring]):
     async def _fetch(self) -> float:
         """Pass on what is due; return how many seconds there are until the next."""
         around, owned = self._around, self._owned
+        await around.gate.wait_open()
         await owned.wait_for_room(self._count)
         count = self._count + len(owned.bodies) + len(owned.leaving)  # those in flight are due, too
         due: Due = await insist(lambda: around.broker.due(around.group, owned.partition, owned.token, count=count), around.environment)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from redisaq import events
 from redisaq.actors.bulletin import Bulletin
+from redisaq.actors.gate import Gate
 from redisaq.actors.handler_pool import HandlerPool
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.environment import Environment
@@ -19,6 +20,7 @@ class Surroundings:
     """The consumer's group, its broker, its clocks, its subscribers, its credit.
 
     Attributes:
+        gate: closed while the group is paused.
         kill_refused: the server does not permit CLIENT KILL (T4), and that has been told.
         dead_maxlen: how many dead letters a partition keeps for the group.
     """
@@ -28,6 +30,7 @@ class Surroundings:
     environment: Environment
     bulletin: Bulletin
     pool: HandlerPool
+    gate: Gate = field(default_factory=Gate)
     kill_refused: bool = False
     dead_maxlen: int | None = None
 
