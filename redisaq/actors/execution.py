@@ -79,9 +79,11 @@ class Execution:
             for message in messages:
                 if message.entry in owned.bodies:
                     await self._start_retry(message, owned.bodies[message.entry])
-        if not owned.may_start:
-            return []
-        alive: list[Message[Any]] = []
+        return self._alive(messages) if owned.may_start else []
+
+    def _alive(self, messages: Sequence[Message[Any]]) -> list[Message[Any]]:
+        """Return those that have attempts left; the others are dead."""
+        owned, alive = self.owned, list[Message[Any]]()
         for message in messages:
             if message.entry not in owned.queued:  # it was settled elsewhere
                 continue
