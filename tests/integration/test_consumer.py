@@ -112,7 +112,7 @@ async def test_a_payload_that_cannot_be_serialized_sends_nothing_of_the_batch(ur
     assert got == [{"n": 2}]
 
 
-async def test_a_foreign_entry_is_reported_once_and_left(valkey_server: Server, url: str, namespace: str) -> None:
+async def test_a_foreign_entry_is_reported_once_and_put_among_the_dead_letters(valkey_server: Server, url: str, namespace: str) -> None:
     seen: list[events.Event] = []
     async with Producer("jobs", url, namespace=namespace) as producer:
         await producer.enqueue({"n": 1})
@@ -127,7 +127,9 @@ async def test_a_foreign_entry_is_reported_once_and_left(valkey_server: Server, 
         await Consumer("jobs", url, namespace=namespace, on_event=seen.append).process(handle, until_empty=True)
     assert got == [1, 2]
     assert len([event for event in seen if isinstance(event, events.EntryUnreadable)]) == 1
-    assert valkey_server.command("XPENDING", f"{{{namespace}:jobs:0}}:0", "default_group")[0] == 1
+    assert valkey_server.command("XPENDING", f"{{{namespace}:jobs:0}}:0", "default_group")[0] == 0
+    ((_, fields),) = valkey_server.command("XRANGE", f"{{{namespace}:jobs:0}}:g:default_group:dead", "-", "+")
+    assert fields[:4] == [b"color", b"red", b"size", b"1"]
 
 
 async def test_ten_thousand_pending_entries_are_taken_over_in_order_and_in_pages(valkey_server: Server, url: str, namespace: str) -> None:
