@@ -22,8 +22,16 @@ from redisaq.environment import Environment
 class Lease:
     """The time for which one incarnation may work."""
 
-    def __init__(self, incarnation: str, ttl: float, environment: Environment) -> None:
-        """Begin without any time: the first `renew` gives some."""
+    def __init__(self, incarnation: str, ttl: float, environment: Environment, former: frozenset[str] = frozenset()) -> None:
+        """Begin without any time: the first `renew` gives some.
+
+        Args:
+            incarnation: whose lease it is.
+            ttl: how long one renewal lasts, seconds.
+            environment: the clock.
+            former: earlier incarnations of this process under which nothing runs any more: what they hold is not foreign.
+        """
+        self.former = former
         self.incarnation = incarnation
         self.ttl = ttl
         self.deadline = -math.inf

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from redisaq.actors.lease import Lease
 from redisaq.brokers.base import Beat
 from redisaq.core.document import Document
+from redisaq.core.membership import is_member
 from redisaq.environment import Environment
 
 
@@ -26,6 +27,7 @@ class Member:
         partitions: of the topic, 0 while it does not exist.
         next_look: local clock at which another member's time runs out, or the group's freeze (M7, M8), as of the last answer.
         topic_missing: the topic did not exist when it was last looked for.
+        former: earlier incarnations under which nothing runs any more.
     """
 
     name: str | None
@@ -38,6 +40,7 @@ class Member:
     partitions: int = 0
     next_look: float = math.inf
     topic_missing: bool = False
+    former: set[str] = field(default_factory=set[str])
 
     def __post_init__(self) -> None:
         """Begin as a new incarnation (M1)."""
@@ -49,7 +52,7 @@ class Member:
             self.lease.end()
         self.joined = False
         self.version = ""
-        self.lease = Lease(self.environment.new_id(), self.ttl, self.environment)
+        self.lease = Lease(self.environment.new_id(), self.ttl, self.environment, frozenset(self.former))
 
     def observe(self, beat: Beat) -> None:
         """Take from an answer when to look next."""
@@ -60,5 +63,6 @@ class Member:
     def news(self, beat: Beat) -> bool:
         """True if the answer tells something that the coordinator must act on."""
         grown = beat.topic is None or beat.topic.partitions != self.partitions
-        droppable = bool(beat.expired) and beat.now >= beat.frozen_until
+        listed = self.document is not None and any(is_member(self.document, one) for one in beat.expired)
+        droppable = listed and beat.now >= beat.frozen_until
         return beat.version != self.version or droppable or grown

@@ -119,7 +119,7 @@ class PartitionOwner(Actor[Drain]):
             installed = await insist(self._install, around.environment)
             if installed.done:
                 break
-            if installed.token > owned.token:  # T2
+            if installed.token >= owned.token:  # T2; the same one with another holder, or released, is spent as well
                 token = await self._raise_token(owned.partition, installed.token)
                 if token is None:
                     owned.lose("the group's document leases it to somebody else")
@@ -143,7 +143,10 @@ class PartitionOwner(Actor[Drain]):
     async def _install(self) -> Installed:
         around, owned, lease = self._around, self.owned, self.owned.lease
         foreign = may_acquire_foreign(lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=int(lease.ttl * 1e6))
-        return await around.broker.install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign)
+        installed = await around.broker.install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign)
+        if not installed.done and installed.token < owned.token and installed.holder in lease.former:
+            return await around.broker.install(around.group, owned.partition, owned.token, lease.incarnation, foreign=True)
+        return installed
 
     async def _told_to_drain(self, seconds: float) -> bool:
         """Wait a little; True if the partition is wanted back meanwhile."""

@@ -53,7 +53,7 @@ class PartitionSupervisor(Actor[Order]):
     def __init__(
         self,
         owner_for: Callable[[Acquire, Callable[[Ended], Awaitable[None]]], PartitionOwner],
-        ended: Callable[[Ended, OwnedPartition], Awaitable[None]],
+        ended: Callable[[Ended, OwnedPartition | None], Awaitable[None]],
         changed: Callable[[int], None],
     ) -> None:
         """Take what makes an owner, who is told of its end, and who is told how many partitions there are."""
@@ -78,8 +78,9 @@ class PartitionSupervisor(Actor[Order]):
                 else:
                     await self._begin(message)
             case Revoke(partition=partition, timeout=timeout):
-                if partition in self._next:
-                    del self._next[partition]
+                if partition in self._next:  # it was never begun: nothing of it stands beside the data
+                    order = self._next.pop(partition)
+                    await self._tell_ended(Ended(partition, order.token, order.lease.incarnation, released=True), None)
                 elif partition in self.owners:
                     self.owners[partition][0].drain(timeout)
             case Lose(partition=partition, reason=reason):

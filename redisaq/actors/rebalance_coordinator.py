@@ -19,6 +19,7 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
+from redisaq.actors.admission import Admission
 from redisaq.actors.member import Member
 from redisaq.actors.partition_owner import Ended
 from redisaq.actors.partition_supervisor import Acquire, Lose, Order, Revoke
@@ -32,6 +33,7 @@ from redisaq.core.document import Document
 from redisaq.errors import ActorStopped
 
 TOPIC_POLL = 1.0  # seconds between two looks for a topic that does not exist
+WINDING_LIMIT = 1.0  # seconds for which joining again waits for the handlers of the incarnation before
 RETAKE_PAUSE = 0.2  # seconds before a partition is taken again whose owner failed to take or keep it
 
 
@@ -75,7 +77,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         self._around = surroundings
         self._member = member
         self._partitions = partitions
-        self._latest = latest
+        self._admission = Admission(surroundings, member, latest=latest, ready=ready)
         self._drain_timeout = drain_timeout
         self._ready = ready
         self._left = left
@@ -84,6 +86,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         self._released: set[int] = set()  # to be given back in the document
         self._not_before: dict[int, float] = {}  # when a partition may be taken again
         self._asked: list[RaiseToken] = []
+        self._winding: dict[str, set[int]] = {}  # incarnation that is over -> partitions whose owners have not ended
+        self._winding_until = 0.0
         self._leaving: float | None = None
         self._look_needed = True
         self._rung = False
@@ -102,8 +106,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         while True:
             if self._member.joined and not self._member.lease.alive():
                 await self._lose_all("the lease ran out")
-            if not self._member.joined and self._leaving is None:
-                await self._join()
+            if not self._member.joined and self._leaving is None and not self._winding_up():
+                self._look_needed = await self._admission.join()
             if self._member.joined:
                 await self._follow()
             if self._leaving is not None and not self._held and await self._leave():
@@ -116,12 +120,14 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
     async def _wait(self) -> None:
         """Wait for the next reason to act, and note it."""
         clock, member = self._around.environment.clock, self._member
-        if self._look_needed:  # a commit was refused: somebody else was first
+        if self._look_needed and not self._winding_up():  # a commit was refused: somebody else was first
             await anyio.lowlevel.checkpoint()
         else:
             until = min(self._not_before.values(), default=math.inf)
             if member.joined:
                 until = min(until, member.next_look, member.lease.deadline)
+            elif self._winding_up():
+                until = self._winding_until
             elif member.topic_missing:
                 until = clock() + TOPIC_POLL
             with anyio.move_on_after(max(0.0, until - clock())):
@@ -142,82 +148,50 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
                 self._revoked.clear()  # tell all again: it may be more urgent now
             case RaiseToken():
                 self._asked.append(message)
-            case Ended(partition=partition, incarnation=incarnation, released=released):
-                if incarnation == self._member.lease.incarnation:
-                    self._held.pop(partition, None)
-                    self._revoked.discard(partition)
-                    if released:
-                        self._released.add(partition)
-                    else:
-                        self._not_before[partition] = self._around.environment.clock() + RETAKE_PAUSE
+            case Ended():
+                self._note_end(message)
             case _:
                 self._rung = False
                 self._look_needed = True
 
-    # -- joining and leaving --------------------------------------------------------------------------------------------------------
+    def _note_end(self, ended: Ended) -> None:
+        partition, incarnation = ended.partition, ended.incarnation
+        if incarnation in self._winding:
+            self._winding[incarnation].discard(partition)
+            if not self._winding[incarnation]:
+                del self._winding[incarnation]
+                self._member.former.add(incarnation)
+        elif incarnation == self._member.lease.incarnation and self._held.get(partition) == ended.token:
+            del self._held[partition]
+            self._revoked.discard(partition)
+            if ended.released:
+                self._released.add(partition)
+            else:
+                self._not_before[partition] = self._around.environment.clock() + RETAKE_PAUSE
 
-    async def _join(self) -> None:
-        """Become a member (M1, M2), unless the topic does not exist yet."""
-        around, member = self._around, self._member
-        incarnation = member.lease.incarnation
-        while True:
-            sent = around.environment.clock()
-            beat = await around.broker.heartbeat(around.group, incarnation, member.ttl, "")
-            if not await self._topic_there(beat):
-                return
-            if beat.alive and beat.document is not None and membership.is_member(beat.document, incarnation):
-                break  # joined before, and the answer was lost
-            lost = beat.document is None and member.document is not None
-            document = beat.document or membership.made_again(member.document, partitions=member.partitions)
-            if beat.document is None:
-                await around.broker.make_groups(around.group, range(member.partitions), latest=self._latest and not lost)  # G6
-            document = membership.join(document, name=member.name, incarnation=incarnation, partitions=member.partitions)
-            sent = around.environment.clock()
-            version = await around.broker.commit(
-                around.group, incarnation, member.ttl, known_version=beat.version, document=document, joins=True, freeze=lost
-            )
-            if version is not None:
-                break
-        member.joined = True
-        member.lease.begin(sent, beat)
-        around.bulletin.member = incarnation
-        self._tell(events.MemberJoined)
-        self._look_needed = True
+    def _winding_up(self) -> bool:
+        """True while handlers of an incarnation that is over may still run: it is given a moment, so that its place can be taken over."""
+        return bool(self._winding) and self._around.environment.clock() < self._winding_until
 
-    async def _topic_there(self, beat: Beat) -> bool:
-        """True if the topic exists; one that was there and is lost is made again (E5)."""
-        around, member = self._around, self._member
-        if beat.topic is None and member.partitions:
-            state = await around.broker.make_topic(around.group.topic, member.partitions)
-            member.partitions = max(member.partitions, state.partitions)
-        elif beat.topic is None:
-            if not member.topic_missing:
-                member.topic_missing = True
-                self._tell(events.TopicMissing)
-                self._ready(())
-            self._look_needed = False
-            return False
-        else:
-            member.partitions = max(member.partitions, beat.topic.partitions)
-        member.topic_missing = False
-        return True
+    # -- leaving and losing --------------------------------------------------------------------------------------------------------
 
     async def _leave(self) -> bool:
-        """Leave the group; False if that has to be tried again."""
-        around, member = self._around, self._member
-        if not member.joined or not member.lease.alive() or member.document is None:
-            return True  # others will see it expired
-        document = membership.leave(member.document, incarnation=member.lease.incarnation)
-        version = await around.broker.commit(
-            around.group, member.lease.incarnation, member.ttl, known_version=member.version, document=document, leaves=True
-        )
-        self._look_needed = version is None
-        return version is not None
+        """Leave the group; False if somebody else changed it first, and it has to be tried again."""
+        left = await self._admission.leave()
+        self._look_needed = not left
+        return left
 
     async def _lose_all(self, reason: str) -> None:
         """End everything and become somebody new (M5)."""
-        self._member.renew_incarnation()
-        for partition in self._held:
+        member, clock = self._member, self._around.environment.clock
+        if self._held:
+            self._winding[member.lease.incarnation] = set(self._held)
+            self._winding_until = clock() + WINDING_LIMIT
+        elif member.joined:
+            member.former.add(member.lease.incarnation)
+        held = tuple(self._held)
+        member.renew_incarnation()
+        for partition in held:
             await self._partitions.tell(Lose(partition, reason))
         self._held.clear()
         self._revoked.clear()
@@ -244,9 +218,14 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         sent = around.environment.clock()
         beat = await around.broker.heartbeat(around.group, lease.incarnation, member.ttl, member.version)
         self._look_needed = False
-        if not beat.alive:
-            if beat.document is None and not beat.version:
+        known = beat.document or (member.document if beat.version == member.version else None)
+        if not beat.alive or known is None or not membership.is_member(known, lease.incarnation):
+            if not beat.version:
                 self._tell(events.GroupLost)
+                if lease.alive():  # M8: what this member ran until now, nobody else can own before its deadline
+                    self._admission.safe, self._admission.safe_until = frozenset(self._held), lease.deadline
+            elif beat.document is not None:
+                member.document = beat.document
             lease.end()
             await self._lose_all("the group no longer knows this member")
             return False
@@ -256,10 +235,10 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
             member.document = beat.document
         member.version = beat.version
         self._beat = beat
-        known = member.partitions
-        await self._topic_there(beat)
-        if known < member.partitions:
-            await around.broker.make_groups(around.group, range(known, member.partitions), latest=False)  # G6
+        before = member.partitions
+        await self._admission.topic_there(beat)
+        if before < member.partitions:
+            await around.broker.make_groups(around.group, range(before, member.partitions), latest=False)  # G6
         return True
 
     async def _change(self) -> bool:

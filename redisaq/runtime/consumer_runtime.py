@@ -235,9 +235,10 @@ class ConsumerRuntime:
 
         return await self._coordinator.ref.ask(make, timeout=None)
 
-    async def _ended(self, ended: Ended, owned: OwnedPartition) -> None:
-        self.handled += owned.handled
-        self.failed += owned.failed
+    async def _ended(self, ended: Ended, owned: OwnedPartition | None) -> None:
+        if owned is not None:
+            self.handled += owned.handled
+            self.failed += owned.failed
         await self._coordinator.ref.tell(ended)
 
     def _assigned(self, partitions: Collection[int]) -> None:
