@@ -11,6 +11,7 @@ is the lease's. The order of giving back: stop reading, let running handlers fin
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,7 @@ class PartitionOwner(Actor[Drain]):
         self._ended = ended
         self.acquired = self._released = False  # acquired: its predecessor's readers are closed, it reads
         self._patience: anyio.CancelScope | None = None
+        self._limit = math.inf  # the shortest time that handlers were given
 
     async def run(self) -> None:
         """Take, work, give back or lose."""
@@ -173,6 +175,7 @@ class PartitionOwner(Actor[Drain]):
 
     def drain(self, timeout: float) -> None:
         """Give the partition back; said again, the shorter of the timeouts counts."""
+        self._limit = min(self._limit, timeout)
         if timeout <= 0 and self._patience is not None:
             self._patience.cancel()
         with contextlib.suppress(anyio.WouldBlock, ActorStopped):  # it has been told, or has ended
@@ -184,7 +187,7 @@ class PartitionOwner(Actor[Drain]):
         owned.begin_drain()  # ends blocking back-offs, too (T7)
         for actor in first:
             await parts.stop(actor, timeout=0)
-        with anyio.CancelScope() as self._patience, anyio.move_on_after(timeout):
+        with anyio.CancelScope() as self._patience, anyio.move_on_after(min(timeout, self._limit)):
             await owned.wait_finished()
         await parts.stop(workers, timeout=0)
         with anyio.move_on_after(FLUSH_LIMIT):

@@ -53,6 +53,7 @@ class PartitionReader(Actor[None]):
         self._count = count
         self._reader: Reader | None = None
         self._remade = False
+        self._unsent: Batch = []
 
     async def run(self) -> None:
         """Claim, then read, until stopped or the lease ends."""
@@ -69,6 +70,8 @@ class PartitionReader(Actor[None]):
         except LeaseLostError as error:
             owned.lose(str(error))
             return
+        unsent, self._unsent = self._unsent, []
+        await self._pass_on(unsent)
         while True:
             await owned.wait_for_room(self._count)
             block = min(LONGEST_BLOCK, owned.lease.left() - MARGIN)
@@ -98,7 +101,7 @@ class PartitionReader(Actor[None]):
         if self._reader is not None:
             leftover = self._reader.take_leftover()
             if leftover and not self._owned.lost:
-                self._decode(leftover)
+                self._unsent += self._decode(leftover)  # on_stop runs before a restart, too: then it is passed on
             await self._reader.close()
 
     async def _close_broken(self) -> None:
