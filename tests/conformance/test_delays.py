@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from redisaq.brokers.base import Broker, Doorbell, GroupName, Remaining
 from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
-from tests.conformance.failures import HOUR, dead, delayed, delivered, due, message, now, read, resolution, resolve, values_of
-from tests.conformance.steps import SECOND, append, values
+from tests.conformance.failures import HOUR, dead, delayed, delivered, due, message, now, read, resolution, resolve
+from tests.conformance.steps import SECOND, values
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -261,7 +262,7 @@ async def test_many_partitions_at_once(a: Broker, b: Broker, group: GroupName) -
             for partition in range(30):
                 await delayed(b).delay(group.topic, [message(b"1", 1, partition)])
                 while partition not in heard:
-                    await anyio.sleep(0)
+                    await checkpoint()
     assert heard == [*range(30)]
 
 

@@ -44,7 +44,7 @@ async def opened(url: str) -> AsyncIterator[Link]:
 
 async def quiet(bell: Bell) -> bool:
     """Return True if it does not ring: what was published before this call has long arrived."""
-    with anyio.move_on_after(0.05):
+    with anyio.move_on_after(0.02):
         await bell.wait()
         return False
     return True
@@ -86,11 +86,12 @@ async def test_all_may_wait_at_once(server: Server, channel: str) -> None:
             async with anyio.create_task_group() as tasks:
                 for number in range(20):
                     tasks.start_soon(wait, number)
-                for number in range(19, -1, -1):
+                await anyio.wait_all_tasks_blocked()
+                for number in range(20):
                     await publish(link, f"{channel}:{number}")
                     while number not in heard:
                         await anyio.sleep(0.001)
-    assert heard == list(range(19, -1, -1))
+    assert heard == list(range(20)), "the first was the one that listened to the socket"
 
 
 async def test_one_connection_for_all(proxy: Proxy, channel: str) -> None:
@@ -222,49 +223,65 @@ async def test_an_unasked_unsubscription_is_answered_and_rings() -> None:
                     fake.answers["SSUBSCRIBE"] = confirm
 
 
-@pytest.mark.parametrize("whose", ["driver", "other", "link"])
+async def ending(bell: Bell) -> str:
+    """Wait; return how that ended."""
+    try:
+        await bell.wait()
+    except ConnectionFailed as error:
+        return "closed" if "closed" in str(error) else str(error)
+    return "rang"
+
+
+@pytest.mark.parametrize("whose", ["driver", "other"])
 @pytest.mark.parametrize("broken", [False, True], ids=["up", "broken"])
 async def test_closed_under_a_wait(proxy: Proxy, channel: str, whose: str, broken: bool) -> None:
     """Who is closed is told; who is not goes on listening, though the one that listened to the socket for all has left."""
-    ended: list[str] = []
+    names = ["driver", "other", "third"]
+    endings: dict[str, str] = {}
     async with opened(proxy.url) as link:
-        bells = {name: await link.listen(f"{channel}:{name}") for name in ("driver", "other", "third")}
+        bells = {name: await link.listen(f"{channel}:{name}") for name in names}
         if broken:
             proxy.refuse()
 
         async def wait(name: str) -> None:
-            try:
-                await bells[name].wait()
-            except ConnectionFailed as error:
-                assert "closed" in str(error)
-                ended.append(name)
-            else:
-                ended.append(f"{name} rang")
+            endings[name] = await ending(bells[name])
 
         with anyio.fail_after(HANG_SECONDS):
             async with anyio.create_task_group() as tasks:
-                for name in bells:
+                for name in names:
                     tasks.start_soon(wait, name)
-                    await anyio.sleep(0.01)
-                if whose == "link":
-                    await link.close()
-                    continue_with: list[str] = []
+                    await anyio.wait_all_tasks_blocked()
+                await bells[whose].close()
+                while not endings:
+                    await anyio.sleep(0.001)
+                assert endings == {whose: "closed"}
+                if broken:
+                    proxy.admit()  # connecting anew rings
                 else:
-                    await bells[whose].close()
-                    while not ended:
-                        await anyio.sleep(0.001)
-                    assert ended == [whose]
-                    continue_with = [name for name in bells if name != whose]
-                    if broken:
-                        proxy.admit()
-                    for name in continue_with:
-                        while not broken and f"{name} rang" not in ended:
-                            await link.call(("SPUBLISH", f"{channel}:{name}", "x"))
-                            await anyio.sleep(0.001)
-            assert sorted(ended) == sorted([f"{name} rang" if name in continue_with else name for name in bells])
-        for name in bells.keys() - continue_with:
-            with pytest.raises(ConnectionFailed, match="closed"):
-                await bells[name].wait()
+                    for name in names:
+                        await link.call(("SPUBLISH", f"{channel}:{name}", "x"))
+        assert endings == dict.fromkeys(names, "rang") | {whose: "closed"}
+        assert await ending(bells[whose]) == "closed"
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["up", "broken"])
+async def test_closing_the_link_ends_all_waits(proxy: Proxy, channel: str, broken: bool) -> None:
+    endings: list[str] = []
+    async with opened(proxy.url) as link:
+        bells = [await link.listen(f"{channel}:{number}") for number in range(3)]
+        if broken:
+            proxy.refuse()
+
+        async def wait(bell: Bell) -> None:
+            endings.append(await ending(bell))
+
+        with anyio.fail_after(HANG_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                for bell in bells:
+                    tasks.start_soon(wait, bell)
+                await anyio.wait_all_tasks_blocked()
+                await link.close()
+    assert endings == ["closed"] * 3
 
 
 async def test_a_link_that_was_closed_listens_again(valkey_server: Server, channel: str) -> None:
@@ -283,56 +300,63 @@ async def test_a_link_that_was_closed_listens_again(valkey_server: Server, chann
             await new.wait()
 
 
+async def cancelled_wait(bell: Bell, step: int, steps: Steps, *, native: bool) -> bool:
+    """Wait, cancelled at the await number `step`; return True if it rang before."""
+    task = asyncio.current_task() if native else None
+    with anyio.CancelScope() as scope:
+        try:
+            await cancel_at(bell.wait(), step, task.cancel if task else scope.cancel, steps)
+        except asyncio.CancelledError:
+            if task is None:
+                raise
+            task.uncancel()
+        else:
+            return True
+    return False
+
+
 @pytest.mark.parametrize("native", [False, True], ids=["scoped", "native"])
-@pytest.mark.parametrize("broken", [False, True], ids=["up", "broken"])
-@pytest.mark.parametrize("company", [False, True], ids=["alone", "beside another"])
+@pytest.mark.parametrize(("broken", "company"), [(False, False), (False, True), (True, False), (True, True)])
 async def test_no_ring_is_lost_to_a_cancellation(
-    proxy: Proxy, channel: str, anyio_backend: Backend, broken: bool, native: bool, company: bool
+    proxy: Proxy, channel: str, anyio_backend: Backend, *, broken: bool, company: bool, native: bool
 ) -> None:
     """Cancelled at every await, during reconnection too: a message published before or after still rings, for every bell."""
     if native and anyio_backend[0] != "asyncio":
         pytest.skip("trio knows scopes only")
     async with opened(proxy.url) as link:
-        bell = await link.listen(channel)
-        other = await link.listen(f"{channel}:2")
+        bell, other = await link.listen(channel), await link.listen(f"{channel}:2")
         step, reached = 0, True
         while reached:
-            steps = Steps()
-            rung = False
+            steps, rung = Steps(), False
 
             async def run(step: int = step, steps: Steps = steps) -> None:
                 nonlocal rung
-                task = asyncio.current_task() if native else None
-                with anyio.CancelScope() as scope:
-                    try:
-                        await cancel_at(bell.wait(), step, task.cancel if task else scope.cancel, steps)
-                        rung = True
-                    except asyncio.CancelledError:
-                        if task is None:
-                            raise
-                        task.uncancel()
+                rung = await cancelled_wait(bell, step, steps, native=native)
 
             with anyio.fail_after(HANG_SECONDS):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(run)
                     if company:
                         tasks.start_soon(other.wait)
-                    if broken:
-                        proxy.cut()
-                    else:
-                        await publish(link, channel)
-                        await publish(link, f"{channel}:2")
+                    await break_or_publish(proxy, link, channel, broken=broken)
                 reached = steps.count > step
                 assert reached or rung
-                if not rung:
-                    await bell.wait()
-                if not company:
-                    await other.wait()
+                for one in ([] if rung else [bell]) + ([] if company else [other]):
+                    await one.wait()
                 for one in (bell, other):
                     while not await quiet(one):
                         pass
             step += 1
         assert step >= 2
+
+
+async def break_or_publish(proxy: Proxy, link: Link, channel: str, *, broken: bool) -> None:
+    """Cut all connections, or publish to both bells of a test."""
+    if broken:
+        proxy.cut()
+    else:
+        await publish(link, channel)
+        await publish(link, f"{channel}:2")
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["one more", "the first"])

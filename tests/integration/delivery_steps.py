@@ -1,0 +1,65 @@
+"""Every step of the Redis broker for what did not simply succeed, once or twice: to look at what they do to a server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.delivery import Body, Failure, Resolution
+from redisaq.brokers.producing import Delayed
+from redisaq.brokers.redis import RedisBroker
+
+Step = Callable[[RedisBroker], Awaitable[object]]
+
+GROUP = GroupName("orders", "billing")
+FAILURE = Failure("ValueError", "no good", "Traceback …", 1, 1000, 2000, "A")
+
+KEYS = ["orders:0:g:billing:dead", "orders:0:g:billing:retry", "orders:0:g:billing:retry:body", "orders:1:delayed", "orders:1:delayed:body"]
+"""What `exercise_delivery` leaves, beside what was there."""
+
+
+def steps(token: int) -> dict[str, Step]:
+    """Return steps that take one round trip each, under this token."""
+    body = Body(b"1-1", (b"i", b"1"), 0, 1, FAILURE)
+    resolutions = [Resolution("stream", "retry", body, due=1), Resolution("retry", "dead", body), Resolution("retry", "done", body)]
+    delayed = [Delayed(number % 3, b"%d" % number, 1 << 51, [b"i", b"1"]) for number in range(99)]
+    return {
+        "resolve": lambda broker: broker.resolve(GROUP, 0, token, resolutions * 100, dead_maxlen=100),
+        "start_retry": lambda broker: broker.start_retry(GROUP, 0, token, entry_id=b"1-1", life=0, attempt=2),
+        "due": lambda broker: broker.due(GROUP, 0, token, count=100),
+        "delay": lambda broker: broker.delay("orders", delayed),
+        "dead_page": lambda broker: broker.dead_page(GROUP, 0, after=b"", count=100),
+        "purge": lambda broker: broker.purge(GROUP, 0, None),
+        "purge some": lambda broker: broker.purge(GROUP, 0, [b"1-1"] * 100),
+    }
+
+
+async def exercise_delivery(broker: RedisBroker, token: int) -> None:
+    """Do every step at least once, in partition 0 and 1, which are owned under this token; three entries are read."""
+    reader = await broker.open_reader(GROUP, 0, token, "A")
+    entries = await reader.read(3, 0)
+    await reader.close()
+    assert await broker.fence(GROUP, 0, token, [reader.mark])
+    bell = await broker.listen_partition("orders", 1)
+    bodies = [Body(entry_id, tuple(fields or ()), 0, 1, FAILURE) for entry_id, fields in entries]
+    to_retry, to_dead, done = bodies
+    resolutions = [
+        Resolution("stream", "retry", to_retry, due=1),
+        Resolution("stream", "dead", to_dead),
+        Resolution("stream", "done", done),
+    ]
+    assert (await broker.resolve(GROUP, 0, token, resolutions, dead_maxlen=10)).moved == (True, True, True)
+    assert (await broker.due(GROUP, 0, token, count=10)).retries == (to_retry,)
+    assert await broker.start_retry(GROUP, 0, token, entry_id=to_retry.entry_id, life=0, attempt=2)
+    running = Body(to_retry.entry_id, to_retry.fields, 0, 2, FAILURE)
+    assert (await broker.resolve(GROUP, 0, token, [Resolution("retry", "dead", running)], dead_maxlen=None)).moved == (True,)
+    (found, _) = await broker.dead_page(GROUP, 0, after=b"", count=10)
+    assert await broker.redrive(GROUP, 0, [found.dead_id], count=10) == 1
+    await broker.delay("orders", [Delayed(1, b"later", 1 << 51, [b"i", b"1"]), Delayed(1, b"now", 1, [b"i", b"2"])])
+    with anyio.fail_after(5):
+        await bell.wait()
+    await bell.close()
+    assert (await broker.due(GROUP, 1, token, count=10)).moved == 1
+    assert await broker.purge(GROUP, 0, [found.dead_id]) == 0
