@@ -70,13 +70,13 @@ def test_order_holds_over_a_read_that_arrives_late(server: Server, crew: Crew, b
             await until(lambda: set(first) <= crew.done(), 15, "the first messages handled")
             await until(lambda: pending(server, crew) == 0, 5, "their acknowledgements")
             proxy.hold()
-            pending = await producer.enqueue({"n": 3})  # ends the read that waits; its acknowledgement is held, too
+            held = await producer.enqueue({"n": 3})  # ends the read that waits; its acknowledgement is held, too
             await until(lambda: b"XREADGROUP" in proxy.held(), 5, "a read on its way")
             frozen.process.send_signal(signal.SIGSTOP)
             successor = crew.start("successor", backend, step=0.001)
             await until(lambda: bool(successor.said("PartitionAcquired")), 15, "a takeover")
             proxy.release()
-            ids = [pending] + [await producer.enqueue({"n": n}) for n in range(20)]
+            ids = [held] + [await producer.enqueue({"n": n}) for n in range(20)]
             await until(lambda: {line.msg_id for line in successor.said("done")} == set(ids), 5, "every message with the successor")
             assert [line.msg_id for line in successor.said("start")] == ids
             frozen.process.send_signal(signal.SIGCONT)
