@@ -88,7 +88,7 @@ class Sender:
         """Forget what was seen: the next sending opens anew."""
         self.state = None
         self._anchors.clear()
-        self._recoveries, self._recovered = 0, None
+        self._let_pass()
 
     # -- sending -------------------------------------------------------------------------------------------------------------------
 
@@ -209,9 +209,13 @@ class Sender:
             return await self._recover_now(placed, anchors, broken, step=step, give_up_at=give_up_at)
         finally:
             self._recoveries -= 1
-            if self._recoveries <= 0 and self._recovered is not None:
-                self._recovered.set()
-                self._recovered = None
+            if self._recoveries <= 0:
+                self._let_pass()
+
+    def _let_pass(self) -> None:
+        if self._recovered is not None:
+            self._recovered.set()
+            self._recovered = None
 
     async def _recover_now(
         self, placed: list[Placed], anchors: dict[int, bytes], broken: ConnectionFailed, *, step: Step, give_up_at: float
