@@ -149,9 +149,8 @@ class MemoryBroker:
         return await self._operate("find", lambda store: producing.find(store, topic, partition, anchor, msg_ids))
 
     async def kill(self, marks: Sequence[ReaderMark]) -> bool:
-        """Kill nothing: a call of this broker that broke has run, or never will (E1)."""
-        del marks
-        return await self._operate("kill", lambda store: store.permits_killing)
+        """Kill reading connections: a call of another kind that broke has run, or never will (E1)."""
+        return await self._operate("kill", lambda store: store.kill(marks))
 
     async def append_once(
         self,

@@ -18,9 +18,7 @@ def anchor(store: MemoryStore, topic: str, partition: int) -> bytes | None:
 
 def find(store: MemoryStore, topic: str, partition: int, after: bytes, msg_ids: Sequence[bytes]) -> Found:
     """Look for messages among the delayed and in the stream's entries after an anchor (E2, E7)."""
-    stream = store.streams.get((topic, partition))
-    if stream is None:
-        return Found((None,) * len(msg_ids), complete=True)
+    stream = store.streams.get((topic, partition), Stream())  # with a stream went whatever was in it
     ids = dict.fromkeys(store.delayed.get((topic, partition), ()), b"")
     ids |= {fields[1]: format_id(entry_id) for entry_id, fields in stream.after(parse_id(after), len(stream)) if fields[:1] == (b"i",)}
     first = stream.first_id

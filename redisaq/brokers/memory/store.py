@@ -324,14 +324,20 @@ class MemoryStore:
         place = (waiting.client.group.topic, waiting.client.partition)
         self._waiting[place] = [other for other in self._waiting.get(place, ()) if other is not waiting]
 
-    def fence(self, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
-        """Kill these connections and take them off the list (T3); False if that is not permitted (T4)."""
+    def kill(self, marks: Sequence[ReaderMark]) -> bool:
+        """Kill these connections; False if that is not permitted (T4)."""
         if not self.permits_killing:
             return False
-        for mark in readers:
+        for mark in marks:
             client = self._clients.get(mark.client_id)
             if client is not None and client.mark == mark:  # a restarted server gives the same ids to others
                 self.disconnect(client, "the connection was killed")
+        return True
+
+    def fence(self, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
+        """Kill these connections and take them off the list (T3); False if that is not permitted (T4)."""
+        if not self.kill(readers):
+            return False
         lease = self.lease(group, partition)
         if lease.token == token:
             lease.readers = [mark for mark in lease.readers if mark not in readers]

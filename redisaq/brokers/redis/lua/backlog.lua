@@ -18,6 +18,7 @@ for _, group in ipairs(groups) do
     if not lag then
         lag = #redis.call('XRANGE', KEYS[1], '(' .. facts['last-delivered-id'], '+')
     end
+    lag = math.min(lag, redis.call('XLEN', KEYS[1])) -- some servers count what was trimmed before it was read
     if lag > most then
         most = lag
     end
