@@ -140,7 +140,7 @@ class OwnedPartition:
     async def wait_for_room(self, count: int) -> None:
         """Return once `count` more messages may wait here."""
         while len(self.queued) > max(0, self.window - count) or len(self.leaving) >= MOST_LEAVING:
-            self._room = anyio.Event()
+            self._room = self._room or anyio.Event()  # the reader and the retry timer may wait at the same time
             await self._room.wait()
 
     def _made_room(self) -> None:
@@ -219,13 +219,13 @@ class OwnedPartition:
     def _look_finished(self) -> None:
         if self._finished is not None and not self.running:
             self._finished.set()
+            self._finished = None
 
     async def wait_finished(self) -> None:
         """Return once no handler runs."""
         while self.running:
-            self._finished = anyio.Event()
+            self._finished = self._finished or anyio.Event()
             await self._finished.wait()
-        self._finished = None
 
     # -- settling ----------------------------------------------------------------------------------------------------------------
 
@@ -264,7 +264,7 @@ class OwnedPartition:
     async def wait_settled(self) -> None:
         """Return once nothing waits to be acknowledged."""
         while (self.done or self.settling or self.leaving) and not self.lost:
-            self._idle = anyio.Event()
+            self._idle = self._idle or anyio.Event()
             await self._idle.wait()
 
     def knows(self, entry_id: bytes) -> bool:
