@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 async def test_everybody_who_waits_for_room_is_woken() -> None:
     """The reader and the retry timer share it."""
     owned = OwnedPartition(0, 1, cast("Lease", None), 1, lambda _: None)  # no lease is asked for on this way
-    message: Message[Any] = Message(topic="jobs", payload={}, msg_id="1", entry_id="1-0")
+    message: Message[Any] = Message(topic="jobs", payload={}, msg_id="1", entry=b"1-0")
     owned.add([message])
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
@@ -29,7 +29,7 @@ async def test_everybody_who_waits_for_room_is_woken() -> None:
 
 async def test_everybody_who_waits_for_the_end_of_handlers_is_woken() -> None:
     owned = OwnedPartition(0, 1, cast("Lease", None), 1, lambda _: None)
-    message: Message[Any] = Message(topic="jobs", payload={}, msg_id="1", entry_id="1-0")
+    message: Message[Any] = Message(topic="jobs", payload={}, msg_id="1", entry=b"1-0")
     owned.add([message])
     owned.start(message)
     with anyio.fail_after(5):

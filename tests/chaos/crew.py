@@ -113,7 +113,7 @@ class Crew:
             for line in member.lines:
                 if line.what == "start":
                     running[line.msg_id] = line
-                elif line.what in ("done", "cancelled") and line.msg_id in running:
+                elif line.what in ("done", "failed", "cancelled") and line.msg_id in running:
                     start = running.pop(line.msg_id)
                     yield line.partition, start.at, self.stopped_at(member, start.at, line.at), name
             for line in running.values():

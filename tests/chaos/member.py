@@ -16,7 +16,7 @@ import anyio
 import msgspec
 
 import redisaq
-from redisaq import Consumer, Message, events
+from redisaq import Consumer, Message, RetryPolicy, events
 
 
 class Order(msgspec.Struct, kw_only=True):
@@ -32,6 +32,8 @@ class Order(msgspec.Struct, kw_only=True):
     step: float = 0.01
     steps: int = 3
     ordering: Literal["partition", "key", "none"] = "partition"
+    attempts: int = 5
+    blocking: bool = False
 
 
 class Line(msgspec.Struct, kw_only=True):
@@ -43,6 +45,7 @@ class Line(msgspec.Struct, kw_only=True):
     partition: int = -1
     token: int = 0
     msg_id: str = ""
+    attempt: int = 0
 
 
 def say(**line: Any) -> None:
@@ -51,14 +54,18 @@ def say(**line: Any) -> None:
 
 
 async def handle(message: Message[Any], *, order: Order) -> None:
-    """Take some steps, and tell each."""
-    tell = functools.partial(say, name=order.name, partition=message.partition, token=message.token, msg_id=message.msg_id)
+    """Take some steps, and tell each; fail as often as the payload says."""
+    place = {"partition": message.partition, "token": message.token, "msg_id": message.msg_id}
+    tell = functools.partial(say, name=order.name, attempt=message.attempt, **place)
     tell(what="start")
     end = "cancelled"
     try:
         for _ in range(order.steps):
             await anyio.sleep(order.step)
             tell(what="step")
+        if message.attempt <= message.payload.get("failures", 0):
+            end = "failed"
+            raise ValueError("as the payload says")
         end = "done"
     finally:
         tell(what=end)
@@ -82,6 +89,7 @@ def main() -> None:
         heartbeat_interval=order.interval,
         heartbeat_ttl=order.ttl,
         ordering=order.ordering,
+        retry=RetryPolicy(max_attempts=order.attempts, backoff=0.05, blocking=order.blocking),
         on_event=functools.partial(note, order=order),
     )
     redisaq.run(consumer.process, functools.partial(handle, order=order), backend=order.backend)
