@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from redisaq.brokers.administration import AdminBroker
 from redisaq.brokers.delivery import DeliveryBroker
 from redisaq.brokers.graveyard import Graveyard
 from redisaq.brokers.producing import ProducingBroker
@@ -62,6 +63,7 @@ class Beat(msgspec.Struct, frozen=True):
         topic: None if the topic does not exist (M9).
         born: when the document's state was made, 0 if there is none (M8).
         frozen_until: until then no standing lease may be dropped and no partition with a holder acquired (M7, M8); 0 if not frozen.
+        paused: an admin has paused the group: nothing is to be read and no handler to begin.
     """
 
     alive: bool
@@ -73,6 +75,7 @@ class Beat(msgspec.Struct, frozen=True):
     topic: TopicState | None = None
     born: int = 0
     frozen_until: int = 0
+    paused: bool = False
 
 
 class Installed(msgspec.Struct, frozen=True):
@@ -185,7 +188,7 @@ class Reader(Protocol):
         ...
 
 
-class Broker(DeliveryBroker, Graveyard, ProducingBroker, Protocol):
+class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, Protocol):
     """See the module; what it includes stands in modules of its own."""
 
     async def connect(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import anyio
 
+from redisaq.brokers.administration import GroupView, PartitionView, StreamView
 from redisaq.brokers.base import (
     Acks,
     Beat,
@@ -272,6 +273,38 @@ class EmbeddedBroker:
     async def purge(self, group: GroupName, partition: int, ids: Sequence[bytes] | None) -> int:
         """See Graveyard."""
         return await (self._broker or await self._get()).purge(group, partition, ids)
+
+    async def view_streams(self, topic: str, partitions: Sequence[int]) -> list[StreamView]:
+        """See AdminBroker."""
+        return await (self._broker or await self._get()).view_streams(topic, partitions)
+
+    async def view_group(self, group: GroupName) -> GroupView:
+        """See AdminBroker."""
+        return await (self._broker or await self._get()).view_group(group)
+
+    async def view_partitions(self, group: GroupName, partitions: Sequence[int]) -> list[PartitionView]:
+        """See AdminBroker."""
+        return await (self._broker or await self._get()).view_partitions(group, partitions)
+
+    async def set_paused(self, group: GroupName, *, paused: bool) -> None:
+        """See AdminBroker."""
+        await (self._broker or await self._get()).set_paused(group, paused=paused)
+
+    async def seek(self, group: GroupName, partition: int, position: bytes) -> None:
+        """See AdminBroker."""
+        await (self._broker or await self._get()).seek(group, partition, position)
+
+    async def disband(self, group: GroupName, *, force: bool) -> tuple[str, ...]:
+        """See AdminBroker."""
+        return await (self._broker or await self._get()).disband(group, force=force)
+
+    async def drop_group(self, group: GroupName, partitions: Sequence[int]) -> None:
+        """See AdminBroker."""
+        await (self._broker or await self._get()).drop_group(group, partitions)
+
+    async def drop_topic(self, topic: str, partitions: int) -> None:
+        """See AdminBroker."""
+        await (self._broker or await self._get()).drop_topic(topic, partitions)
 
 
 _own: EmbeddedServer | None = None

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from anyio.lowlevel import checkpoint
 
+from redisaq.brokers.administration import GroupView, PartitionView, StreamView
 from redisaq.brokers.base import (
     Acks,
     Beat,
@@ -28,7 +29,7 @@ from redisaq.brokers.base import (
 )
 from redisaq.brokers.delivery import Due, Resolution, Resolved
 from redisaq.brokers.graveyard import DeadLetterEntry
-from redisaq.brokers.memory import delivery, producing
+from redisaq.brokers.memory import administration, delivery, producing
 from redisaq.brokers.memory.clients import Channel, ReadingClient, Subscription
 from redisaq.brokers.memory.reader import MemoryDoorbell, MemoryReader
 from redisaq.brokers.memory.store import MemoryStore, open_store
@@ -334,6 +335,40 @@ class MemoryBroker:
     async def purge(self, group: GroupName, partition: int, ids: Sequence[bytes] | None) -> int:
         """Drop dead letters."""
         return await self._operate("purge", lambda store: store.shelf(group, partition).purge(ids))
+
+    # -- looking after ------------------------------------------------------------------------------------------------------------
+
+    async def view_streams(self, topic: str, partitions: Sequence[int]) -> list[StreamView]:
+        """Return how each partition stands."""
+        return await self._operate("view_streams", lambda store: administration.view_streams(store, topic, partitions))
+
+    async def view_group(self, group: GroupName) -> GroupView:
+        """Return how the group's coordination stands."""
+        return await self._operate("view_group", lambda store: administration.view_group(store, group))
+
+    async def view_partitions(self, group: GroupName, partitions: Sequence[int]) -> list[PartitionView]:
+        """Return how the group stands in each partition."""
+        return await self._operate("view_partitions", lambda store: administration.view_partitions(store, group, partitions))
+
+    async def set_paused(self, group: GroupName, *, paused: bool) -> None:
+        """Pause the group, or let it go on."""
+        await self._operate("set_paused", lambda store: administration.set_paused(store, group, paused=paused))
+
+    async def seek(self, group: GroupName, partition: int, position: bytes) -> None:
+        """Deliver what stands after the position next."""
+        await self._operate("seek", lambda store: administration.seek(store, group, partition, position))
+
+    async def disband(self, group: GroupName, *, force: bool) -> tuple[str, ...]:
+        """Drop members, document and pause; return the live members."""
+        return await self._operate("disband", lambda store: administration.disband(store, group, force=force))
+
+    async def drop_group(self, group: GroupName, partitions: Sequence[int]) -> None:
+        """Take the group out of each partition."""
+        await self._operate("drop_group", lambda store: administration.drop_group(store, group, partitions))
+
+    async def drop_topic(self, topic: str, partitions: int) -> None:
+        """Drop the topic whole."""
+        await self._operate("drop_topic", lambda store: administration.drop_topic(store, topic, partitions))
 
 
 def _microseconds(seconds: float) -> int:

@@ -34,10 +34,11 @@ class GroupState:
 
 @dataclass
 class Coordination:
-    """A group's members (incarnation -> expiry) and its state, None where there is none."""
+    """A group's members (incarnation -> expiry), its state, None where there is none, and whether an admin has paused it."""
 
     members: dict[str, int] = field(default_factory=dict[str, int])
     state: GroupState | None = None
+    paused: bool = False
 
     def heartbeat(self, incarnation: str, extension: int, known_version: str, *, now: int, run_id: str, topic: TopicState | None) -> Beat:
         """Extend the incarnation by `extension` microseconds if it lives, and tell it how the group stands."""
@@ -57,6 +58,7 @@ class Coordination:
             expired=tuple(sorted(member for member, expiry in others.items() if expiry <= now)),
             next_expiry=min((expiry for expiry in others.values() if expiry > now), default=None),
             topic=topic,
+            paused=self.paused,
         )
         if state is None:
             return answer
@@ -70,6 +72,7 @@ class Coordination:
             topic=answer.topic,
             born=state.born,
             frozen_until=state.frozen_until,
+            paused=self.paused,
         )
 
     def commit(

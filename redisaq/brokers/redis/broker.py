@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from redisaq.brokers.administration import GroupView, PartitionView, StreamView
 from redisaq.brokers.base import Acks, Beat, Doorbell, GroupName, Installed, Page, Reader, ReaderMark, Remaining, Settled, TopicState
 from redisaq.brokers.delivery import Due, Resolution, Resolved
 from redisaq.brokers.graveyard import DeadLetterEntry
 from redisaq.brokers.producing import Delayed, Found
+from redisaq.brokers.redis.administration import Administration
 from redisaq.brokers.redis.appender import Appender
 from redisaq.brokers.redis.coordination import Coordination
 from redisaq.brokers.redis.dead_letters import DeadLetters
@@ -50,6 +52,7 @@ class RedisBroker:
         self._delays = Delays(link, keys)
         self._dead_letters = DeadLetters(link, keys)
         self._producing = Producing(link, keys)
+        self._administration = Administration(link, keys)
 
     async def connect(self) -> None:
         """Reach the server."""
@@ -239,3 +242,37 @@ class RedisBroker:
     async def purge(self, group: GroupName, partition: int, ids: Sequence[bytes] | None) -> int:
         """Drop dead letters."""
         return await self._dead_letters.purge(group, partition, ids)
+
+    # -- looking after ------------------------------------------------------------------------------------------------------------
+
+    async def view_streams(self, topic: str, partitions: Sequence[int]) -> list[StreamView]:
+        """Return how each partition stands."""
+        return await self._administration.view_streams(topic, partitions)
+
+    async def view_group(self, group: GroupName) -> GroupView:
+        """Return how the group's coordination stands."""
+        return await self._administration.view_group(group)
+
+    async def view_partitions(self, group: GroupName, partitions: Sequence[int]) -> list[PartitionView]:
+        """Return how the group stands in each partition."""
+        return await self._administration.view_partitions(group, partitions)
+
+    async def set_paused(self, group: GroupName, *, paused: bool) -> None:
+        """Pause the group, or let it go on."""
+        await self._administration.set_paused(group, paused=paused)
+
+    async def seek(self, group: GroupName, partition: int, position: bytes) -> None:
+        """Deliver what stands after the position next."""
+        await self._administration.seek(group, partition, position)
+
+    async def disband(self, group: GroupName, *, force: bool) -> tuple[str, ...]:
+        """Drop members, document and pause; return the live members."""
+        return await self._administration.disband(group, force=force)
+
+    async def drop_group(self, group: GroupName, partitions: Sequence[int]) -> None:
+        """Take the group out of each partition."""
+        await self._administration.drop_group(group, partitions)
+
+    async def drop_topic(self, topic: str, partitions: int) -> None:
+        """Drop the topic whole."""
+        await self._administration.drop_topic(topic, partitions)

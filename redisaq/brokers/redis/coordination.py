@@ -28,7 +28,9 @@ class Coordination:
         """Extend the incarnation's time if it lives; see Broker."""
         keys = self._keys.group(group)
         command = HEARTBEAT(keys.members, keys.state, keys.meta, incarnation, _milliseconds(ttl), known_version)
-        alive, now, version, document, expired, next_expiry, generation, partitions, born, frozen_until = await run(self._link, command)
+        alive, now, version, document, expired, next_expiry, generation, partitions, born, frozen_until, paused = await run(
+            self._link, command
+        )
         return Beat(
             alive=alive == 1,
             now=int(now),
@@ -39,6 +41,7 @@ class Coordination:
             topic=topic_state(generation, partitions),
             born=_microseconds(born),
             frozen_until=_microseconds(frozen_until),
+            paused=paused == 1,
         )
 
     async def commit(

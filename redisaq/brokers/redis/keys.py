@@ -7,6 +7,7 @@ so each atomic step stays in one slot and a topic spreads over a cluster.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from redisaq.brokers.base import GroupName
@@ -18,7 +19,7 @@ class GroupKeys:
 
     Attributes:
         members: sorted set: incarnation -> when its time runs out, in the server's milliseconds.
-        state: hash: version, doc, run_id, born and frozen_until (milliseconds).
+        state: hash: version, doc, run_id, born and frozen_until (milliseconds); `paused`, while it is.
         meta: the topic's: a heartbeat reads it, too.
         doorbell: sharded channel, rung when the document changes.
         topic_doorbell: sharded channel, rung when the topic is made or grows.
@@ -110,6 +111,23 @@ class Keys:
     def once(self, topic: str, partition: int, dedup_id: str) -> bytes:
         """Return the mark that a caller's own id leaves; it holds the message id and expires."""
         return f"{self._partition_tag(topic, partition)}:once:{dedup_id}".encode()
+
+    def topic_pattern(self, topic: str) -> str:
+        """Return a pattern for SCAN that every key of the topic matches, and some of other topics; `is_of_topic` tells them apart."""
+        return re.sub(r"([\\*?\[\]^])", r"\\\1", f"{{{self._namespace}:{topic}") + "[:}]*"
+
+    def is_of_topic(self, key: bytes, topic: str, partitions: int) -> bool:
+        """Tell whether a key is one of a topic of so many partitions, but not its `meta`.
+
+        A topic "orders:1" has the tag of partition 1 of "orders": there the last word of the name decides.
+        """
+        tag, _, name = key.decode("utf-8", "replace").partition("}:")
+        if tag == self._topic_tag(topic)[:-1]:
+            return re.fullmatch(r"g:.+:(members|state)", name, re.DOTALL) is not None
+        before, _, number = tag.rpartition(":")
+        if before != self._topic_tag(topic)[:-1] or not number.isascii() or not number.isdigit() or int(number) >= partitions:
+            return False
+        return re.fullmatch(r"\d+|delayed(:body)?|once:.*|g:.+:(lease|retry|retry:body|dead)", name, re.DOTALL) is not None
 
     def of_partition(self, group: GroupName, partition: int) -> PartitionKeys:
         """Return where the group's share of the partition lies."""

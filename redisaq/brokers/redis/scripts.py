@@ -67,6 +67,13 @@ REDRIVE = Script("redrive", keys=4)
 FIND = Script("find", keys=2)
 APPEND_ONCE = Script("append_once", keys=4)
 BACKLOG = Script("backlog", keys=1)
+VIEW_STREAM = Script("view_stream", keys=2)
+VIEW_GROUP = Script("view_group", keys=2)
+VIEW_PARTITION = Script("view_partition", keys=5)
+PAUSE = Script("pause", keys=1)
+SEEK = Script("seek", keys=3)
+DISBAND = Script("disband", keys=2)
+DROP_GROUP = Script("drop_group", keys=5)
 
 ALL = (
     HEARTBEAT,
@@ -92,4 +99,11 @@ ALL = (
     FIND,
     APPEND_ONCE,
     BACKLOG,
+    VIEW_STREAM,
+    VIEW_GROUP,
+    VIEW_PARTITION,
+    PAUSE,
+    SEEK,
+    DISBAND,
+    DROP_GROUP,
 )

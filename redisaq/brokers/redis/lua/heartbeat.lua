@@ -1,7 +1,7 @@
 -- A heartbeat (M5, M7, M9): extends a live member, and tells it what others did.
 -- KEYS: members, state, meta. ARGV: incarnation, ttl in ms, the version the caller knows ('' for none).
 -- Answers: alive, now in us (text: a Lua number would lose digits, M6), version, document or nil, expired members,
---          next expiry of another in ms or nil, generation, partitions, born in ms, frozen_until in ms.
+--          next expiry of another in ms or nil, generation, partitions, born in ms, frozen_until in ms, 1 if paused else 0.
 
 -- S2: writes nothing, but a script that began with a write that needs no memory passes whole when memory is full. A group
 -- whose heartbeats were refused then would stop working off what fills the memory.
@@ -11,7 +11,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expiry = string.format('%.0f', now + ARGV[2])
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until')
+local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until', 'paused')
 local version = state[1] or ''
 local frozen_until = state[4] or '0'
 
@@ -55,5 +55,5 @@ end
 local topic = redis.call('HMGET', KEYS[3], 'generation', 'partitions')
 return {
     alive, time[1] .. string.format('%06d', time[2]), version, document, expired,
-    next_expiry, topic[1], topic[2], state[3] or '0', frozen_until,
+    next_expiry, topic[1], topic[2], state[3] or '0', frozen_until, state[5] and 1 or 0,
 }

@@ -1,0 +1,132 @@
+"""The part of the Broker protocol for whoever looks after topics and groups: look, pause, seek, delete.
+
+None of it is fenced: an admin owns no partition. Each method is one atomic step, or one for each partition, and may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from redisaq.brokers.terms import GroupName
+from redisaq.core.document import Document
+
+__all__ = ["END", "LOOKED_AT", "START", "AdminBroker", "GroupView", "PartitionView", "StreamView"]
+
+START = b"0-0"
+"""The position before every entry."""
+
+END = b"$"
+"""The position after every entry that is there."""
+
+LOOKED_AT = 1000
+"""So many pending entries of a partition, the oldest, have their delivery counts counted."""
+
+
+class StreamView(msgspec.Struct, frozen=True):
+    """A partition without its groups.
+
+    Attributes:
+        length: entries in the stream.
+        delayed: messages that are not in it yet.
+        groups: those in the stream, sorted.
+    """
+
+    length: int
+    delayed: int
+    groups: tuple[str, ...]
+
+
+class GroupView(msgspec.Struct, frozen=True):
+    """A group's coordination.
+
+    Attributes:
+        now: the server's time.
+        paused: its members are told to begin nothing.
+        members: incarnation -> when its time runs out, whether or not it has.
+        document: None if there is none.
+    """
+
+    now: int
+    paused: bool
+    members: Mapping[str, int]
+    document: Document | None
+
+    @property
+    def live(self) -> tuple[str, ...]:
+        """The members whose time has not run out, sorted."""
+        return tuple(sorted(member for member, expiry in self.members.items() if expiry > self.now))
+
+
+class PartitionView(msgspec.Struct, frozen=True):
+    """What stands in, and beside, one partition for one group.
+
+    Attributes:
+        there: the group is in the stream, or something of it stands beside.
+        length: entries in the stream, for whatever group.
+        unread: those that were never delivered to this one; all, if it is not in the stream.
+        pending: delivered and not settled.
+        unreadable: how many of those the owner has set aside as unreadable.
+        retry: messages that failed and are to be tried again.
+        dead: dead letters.
+        delayed: messages that are not in the stream yet, for whatever group.
+        token: the one that stands, 0 if none does.
+        holder: the incarnation beside it, "" if none is.
+        last_delivered: the position up to which entries were delivered.
+        deliveries: delivery count -> of how many pending entries, the oldest LOOKED_AT.
+    """
+
+    there: bool
+    length: int
+    unread: int
+    pending: int
+    unreadable: int
+    retry: int
+    dead: int
+    delayed: int
+    token: int
+    holder: str
+    last_delivered: bytes
+    deliveries: Mapping[int, int]
+
+
+class AdminBroker(Protocol):
+    """See the module."""
+
+    async def view_streams(self, topic: str, partitions: Sequence[int]) -> list[StreamView]:
+        """Return how each partition stands; one whose stream is missing is empty."""
+        ...
+
+    async def view_group(self, group: GroupName) -> GroupView:
+        """Return how the group's coordination stands; of a group that nobody knows, an empty one."""
+        ...
+
+    async def view_partitions(self, group: GroupName, partitions: Sequence[int]) -> list[PartitionView]:
+        """Return how the group stands in each partition, each in one atomic step."""
+        ...
+
+    async def set_paused(self, group: GroupName, *, paused: bool) -> None:
+        """Let heartbeats tell the members whether the group is paused (`Beat.paused`), and ring."""
+        ...
+
+    async def seek(self, group: GroupName, partition: int, position: bytes) -> None:
+        """Deliver what stands after the position next, in one atomic step; one beyond the last entry is the END. Makes a missing group.
+
+        What was delivered of that before is new again: it leaves the pending entries and `retry`, but for what is no longer in the
+        stream. What stands before the position and is pending, or to be tried again, stays.
+        """
+        ...
+
+    async def disband(self, group: GroupName, *, force: bool) -> tuple[str, ...]:
+        """Drop members, document and pause, and ring; but without `force` nothing while members live. Return these live members."""
+        ...
+
+    async def drop_group(self, group: GroupName, partitions: Sequence[int]) -> None:
+        """Take the group out of each partition, with all that stands beside it: tokens, retries, dead letters."""
+        ...
+
+    async def drop_topic(self, topic: str, partitions: int) -> None:
+        """Drop the topic whole: streams, what is delayed, marks, every group; its count last, so that a call cut short can be repeated."""
+        ...

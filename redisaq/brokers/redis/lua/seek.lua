@@ -1,0 +1,53 @@
+-- Lets a group go on after a position. KEYS: stream, retry, bodies of retry. ARGV: group, position ('$': the end).
+-- What stands after it and was delivered before is new again: it leaves the pending entries and retry, unless it is no longer in the stream.
+
+local function after(id, other)
+    local time, sequence = string.match(id, '^(%d+)%-(%d+)$')
+    local other_time, other_sequence = string.match(other, '^(%d+)%-(%d+)$')
+    time, other_time = tonumber(time), tonumber(other_time)
+    return time > other_time or (time == other_time and tonumber(sequence) > tonumber(other_sequence))
+end
+
+local last, there = '0-0', false
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    local info = redis.call('XINFO', 'STREAM', KEYS[1])
+    for i = 1, #info, 2 do
+        if info[i] == 'last-generated-id' then
+            last = info[i + 1]
+        end
+    end
+    for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+        for i = 1, #row, 2 do
+            there = there or (row[i] == 'name' and row[i + 1] == ARGV[1])
+        end
+    end
+end
+local position = ARGV[2]
+if position == '$' or after(position, last) then -- else entries that come below it would never be delivered
+    position = last
+end
+if not there then
+    redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], position, 'MKSTREAM')
+end
+
+local seen = position
+while true do
+    local rows = redis.call('XPENDING', KEYS[1], ARGV[1], '(' .. seen, '+', 500)
+    for _, row in ipairs(rows) do
+        seen = row[1]
+        if redis.call('XRANGE', KEYS[1], seen, seen)[1] then
+            redis.call('XACK', KEYS[1], ARGV[1], seen)
+        end
+    end
+    if #rows < 500 then
+        break
+    end
+end
+for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+    if after(id, position) and redis.call('XRANGE', KEYS[1], id, id)[1] then
+        redis.call('ZREM', KEYS[2], id)
+        redis.call('HDEL', KEYS[3], id)
+    end
+end
+redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position)
+return 1

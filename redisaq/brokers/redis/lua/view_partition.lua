@@ -1,0 +1,49 @@
+-- How a group stands in one partition. KEYS: stream, lease, retry, delayed, dead. ARGV: group, of how many pending entries to count deliveries.
+-- Answers: 1 if the group is in the stream else 0, entries, how many of them were never delivered, pending, unreadable or nil, to be tried
+--         again, dead, delayed, token or nil, holder or nil, last delivered id, delivery counts (count, of how many, count, of how many ...).
+
+local lease = redis.call('HMGET', KEYS[2], 'unreadable', 'token', 'holder')
+local there, last, pending, lag, counts = 0, '0-0', 0, false, {}
+local length = redis.call('XLEN', KEYS[1])
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+        local facts = {}
+        for i = 1, #row, 2 do
+            facts[row[i]] = row[i + 1]
+        end
+        if facts.name == ARGV[1] then
+            there, last, pending, lag = 1, facts['last-delivered-id'], facts.pending, facts.lag
+        end
+    end
+end
+if there == 0 then
+    lag = length
+elseif not lag then -- after deletions, or a seek, the server cannot tell
+    lag = 0
+    local after = last
+    while true do
+        local entries = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 500)
+        lag = lag + #entries
+        if #entries < 500 then
+            break
+        end
+        after = entries[500][1]
+    end
+end
+if pending > 0 then
+    local places = {}
+    for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[2])) do
+        local place = places[row[4]]
+        if place then
+            counts[place] = counts[place] + 1
+        else
+            counts[#counts + 1] = row[4]
+            counts[#counts + 1] = 1
+            places[row[4]] = #counts
+        end
+    end
+end
+return {
+    there, length, math.min(lag, length), pending, lease[1], redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[5]),
+    redis.call('ZCARD', KEYS[4]), lease[2], lease[3], last, counts,
+}
