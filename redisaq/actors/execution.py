@@ -128,7 +128,9 @@ class Execution:
         owned = self.owned
         if (owned.deliveries or owned.bodies or self._gate.closed) and not await self.ready((message,)):
             return None
-        self.began(message)
+        owned.start(message)
+        if self._detailed:
+            self._around.tell(events.MessageStarted, message)
         try:
             timeout = message.timeout if message.timeout is not None else self._timeout
             if timeout is None:
@@ -143,7 +145,9 @@ class Execution:
                 owned.abandon(message)
                 raise
             return self.failed(message, _as_failure(error))
-        self.succeeded(message)
+        owned.succeed(message)
+        if self._detailed:
+            self._around.tell(events.MessageSucceeded, message)
         return None
 
     async def many(self, messages: list[Message[Any]]) -> Held | None:

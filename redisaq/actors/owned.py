@@ -172,7 +172,8 @@ class OwnedPartition:
         if not self.dirty:
             self.dirty = True
             self._ring(self)
-        self._look_finished()
+        if self._finished is not None:
+            self._look_finished()
 
     def hold(self, message: Message[Any], *, used: bool) -> Message[Any]:
         """Record that it failed and that its lane waits for its next try here, where it is; return it as it will be given then."""
