@@ -47,10 +47,13 @@ class ServerError(RedisaqError):
     Attributes:
         code: the first word of the server's answer (`OOM`, `NOPERM`, `WRONGTYPE`, ...).
         text: the whole answer.
+        appended: where some of several appends were refused: for each its entry id, None where it was refused or its stream does not
+            exist. None for other commands.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, appended: Sequence[bytes | None] | None = None) -> None:
         super().__init__(text)
+        self.appended = appended
         self.text = text
         self.code = text.split(" ", 1)[0]
 

@@ -264,7 +264,8 @@ async def test_a_refused_append_tells_what_was_appended(broker: RedisBroker, ser
         await broker.append("orders", [(number, [b"d", b"secret"]) for number in (0, 1, 2, 9)], maxlen=None, approximate=False)
     assert caught.value.code == "WRONGTYPE"
     assert "secret" not in caught.value.text
-    appended: list[bytes | None] = caught.value.appended  # type: ignore[attr-defined]  # of a subclass
+    appended = caught.value.appended
+    assert appended is not None
     assert [entry_id is not None for entry_id in appended] == [True, False, True, False]
     assert server.command("XLEN", f"{{{namespace}:orders:2}}:0") == 1
 

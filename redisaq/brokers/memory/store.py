@@ -29,18 +29,6 @@ Place = tuple[str, int]
 OUT_OF_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
 
 
-class AppendRefused(ServerError):
-    """The store refused at least one of several appends.
-
-    Attributes:
-        appended: per entry its id, None where it was refused or its stream does not exist.
-    """
-
-    def __init__(self, text: str, appended: list[bytes | None]) -> None:
-        super().__init__(text)
-        self.appended = appended
-
-
 @dataclass(eq=False, repr=False)
 class MemoryStore:
     """What `memory://name` holds. Reach it as `MemoryBroker.store`.
@@ -171,7 +159,7 @@ class MemoryStore:
     def append(self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], maxlen: int | None) -> list[bytes | None]:
         """Append in order, and serve who waits for it; None where the stream is missing."""
         if self.full and entries:
-            raise AppendRefused(OUT_OF_MEMORY, [None] * len(entries))
+            raise ServerError(OUT_OF_MEMORY, appended=[None] * len(entries))
         return [self.append_one((topic, partition), fields, maxlen) for partition, fields in entries]
 
     def append_one(self, place: Place, fields: Sequence[bytes], maxlen: int | None) -> bytes | None:

@@ -17,18 +17,6 @@ USUAL_FIELDS = 4
 """A message without extras: `i`, its id, `d`, its payload."""
 
 
-class AppendRefused(ServerError):
-    """The server refused at least one of several appends.
-
-    Attributes:
-        appended: per entry its id, None where it was refused or its stream does not exist.
-    """
-
-    def __init__(self, text: str, appended: list[bytes | None]) -> None:
-        super().__init__(text)
-        self.appended = appended
-
-
 class _Target:
     """One stream under one way of trimming, with all that its commands have in common packed once."""
 
@@ -87,5 +75,5 @@ class Appender:
         replies = cast("list[bytes | ServerError | None]", await self._link.call_packed(targets.pack(entries), len(entries)))
         refusal = next((reply for reply in replies if isinstance(reply, ServerError)), None)
         if refusal is not None:
-            raise AppendRefused(refusal.text, [None if isinstance(reply, ServerError) else reply for reply in replies])
+            raise ServerError(refusal.text, appended=[None if isinstance(reply, ServerError) else reply for reply in replies])
         return cast("list[bytes | None]", replies)
