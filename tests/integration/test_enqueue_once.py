@@ -138,16 +138,20 @@ async def test_a_hundred_tasks_over_connections_cut_at_random(
     producer = producer_of(proxy, namespace, init_partitions=3)
     await producer.connect()
     sent: list[str] = []
-    running = True
+    running, cuts = True, 0
 
     async def sender() -> None:
-        for n in range(20):
+        n = 0
+        while n < 20 or cuts < 10:
+            n += 1
             sent.append(await producer.enqueue({"n": n}))  # noqa: PERF401 -- what was sent counts even if the next one fails
 
     async def breaker() -> None:
+        nonlocal cuts
         while running:
             await anyio.sleep(chance.uniform(0.0, 0.05))
             proxy.cut_after(chance.randrange(400))
+            cuts += 1
 
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
