@@ -68,7 +68,6 @@ class PartitionView(msgspec.Struct, frozen=True):
         length: entries in the stream, for whatever group.
         unread: those that were never delivered to this one; all, if it is not in the stream.
         pending: delivered and not settled.
-        unreadable: how many of those the owner has set aside as unreadable.
         retry: messages that failed and are to be tried again.
         dead: dead letters.
         delayed: messages that are not in the stream yet, for whatever group.
@@ -82,7 +81,6 @@ class PartitionView(msgspec.Struct, frozen=True):
     length: int
     unread: int
     pending: int
-    unreadable: int
     retry: int
     dead: int
     delayed: int

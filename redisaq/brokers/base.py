@@ -137,21 +137,19 @@ class Remaining(msgspec.Struct, frozen=True):
     Attributes:
         unread: at least one entry was never delivered.
         pending: entries delivered and not settled.
-        unreadable: how many of those the owner has reported as unreadable and set aside.
         retry: messages of the group that failed and are to be tried again.
         delayed: messages that are not in the stream yet, for whatever group.
     """
 
     unread: bool
     pending: int
-    unreadable: int
     retry: int = 0
     delayed: int = 0
 
     @property
     def empty(self) -> bool:
-        """True if nothing is left but what cannot be read."""
-        return not self.unread and self.pending <= self.unreadable and not self.retry and not self.delayed
+        """True if nothing is left."""
+        return not self.unread and not self.pending and not self.retry and not self.delayed
 
 
 class Reader(Protocol):
@@ -308,10 +306,6 @@ class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, Protocol):
         With `start` (lower than `last_id`, which then is only the evidence that the stream is the same) it begins after that instead:
         what is in flight is delivered once more, so that it is pending again.
         """
-        ...
-
-    async def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
-        """Note how many pending entries the owner has set aside as unreadable; an install clears it. False if another token stands."""
         ...
 
     async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:

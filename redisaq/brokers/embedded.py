@@ -231,10 +231,6 @@ class EmbeddedBroker:
         """See Broker."""
         await (self._broker or await self._get()).remake_group(group, partition, last_id, start=start)
 
-    async def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
-        """See Broker."""
-        return await (self._broker or await self._get()).mark_unreadable(group, partition, token, count)
-
     async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:
         """See Broker."""
         return await (self._broker or await self._get()).remaining(group, partitions)

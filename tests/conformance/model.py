@@ -158,9 +158,6 @@ class Side:
         named = [Acks(partition, token, [self._id(group.topic, partition, place) for place in places]) for partition, token, places in acks]
         return await broker.settle(group, named)
 
-    async def mark_unreadable(self, broker: Broker, *, group: GroupName, partition: int, token: int, count: int) -> object:
-        return await broker.mark_unreadable(group, partition, token, count)
-
     async def remaining(self, broker: Broker, *, group: GroupName, partitions: list[int]) -> object:
         return await broker.remaining(group, partitions)
 

@@ -45,7 +45,7 @@ async def test_what_nobody_knows_is_empty(a: Broker, group: GroupName) -> None:
     assert found == GroupView(found.now, paused=False, members={}, document=None)
     assert found.live == ()
     assert await a.view_partitions(group, []) == []
-    assert await view(a, group) == PartitionView(False, 0, 0, 0, 0, 0, 0, 0, 0, "", START, {})
+    assert await view(a, group) == PartitionView(False, 0, 0, 0, 0, 0, 0, 0, "", START, {})
     assert await a.view_streams("nothing", [0]) == [StreamView(0, 0, ())]
     assert await a.view_streams("nothing", []) == []
 
@@ -77,7 +77,6 @@ async def test_a_partition(a: Broker, group: GroupName, owned: int) -> None:
     entries = await delivered(a, group, owned, b"1", b"2", b"3", b"4", b"5")
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[1], "dead"))
     assert await a.set_deliveries(group, 0, owned, {entries[4][0]: 7})
-    assert await a.mark_unreadable(group, 0, owned, 1)
     await append(a, group.topic, 0, b"6", b"7")
     await a.delay(group.topic, [Delayed(0, b"x", await now(a, group) + 60 * SECOND, [b"i", b"x"])])
     assert await view(a, group) == PartitionView(
@@ -85,7 +84,6 @@ async def test_a_partition(a: Broker, group: GroupName, owned: int) -> None:
         length=7,
         unread=2,
         pending=3,
-        unreadable=1,
         retry=1,
         dead=1,
         delayed=1,

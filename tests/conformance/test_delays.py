@@ -22,8 +22,8 @@ async def test_what_is_delayed_is_not_there_yet(a: Broker, group: GroupName, own
     assert await delayed(a).delay(group.topic, [message(b"later", coming), message(b"sooner", coming - 1)]) == [True, True]
     assert await delayed(a).delay(group.topic, []) == []
     assert await a.remaining(group, [0, 1]) == [
-        Remaining(unread=False, pending=0, unreadable=0, delayed=2),
-        Remaining(unread=False, pending=0, unreadable=0),
+        Remaining(unread=False, pending=0, delayed=2),
+        Remaining(unread=False, pending=0),
     ]
     assert not (await a.remaining(group, [0]))[0].empty
     found = await due(a, group, owned)
@@ -38,7 +38,7 @@ async def test_what_is_due_is_moved_in_due_order(a: Broker, b: Broker, group: Gr
     found = await due(a, group, owned)
     assert (found.moved, found.next_due, found.retries) == (4, coming, ())
     assert values(await read(a, group, 0, owned)) == [b"b", b"d", b"e", b"a"]
-    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=4, unreadable=0, delayed=1)
+    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=4, delayed=1)
     assert (await due(a, group, owned)).moved == 0
 
 
@@ -127,7 +127,7 @@ async def test_moving_is_fenced(a: Broker, group: GroupName, owned: int) -> None
     for token in (owned - 1, owned + 1):
         with pytest.raises(LeaseLostError):
             await due(a, group, token)
-    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=0, unreadable=0, delayed=1)
+    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=0, delayed=1)
 
 
 async def test_who_waits_for_an_entry_gets_what_is_moved(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
@@ -164,7 +164,7 @@ async def test_losing_a_partition_loses_what_was_put_aside(world: World, a: Brok
     await resolve(a, group, owned, resolution(first, "retry"), resolution(second, "dead"))
     await delayed(a).delay(group.topic, [message(b"3", 1)])
     world.forget_partition(group.topic, 0)
-    assert await a.remaining(group, [0]) == [Remaining(unread=False, pending=0, unreadable=0)]
+    assert await a.remaining(group, [0]) == [Remaining(unread=False, pending=0)]
     assert await dead(a, group) == []
 
 

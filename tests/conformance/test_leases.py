@@ -6,7 +6,6 @@ import pytest
 
 from redisaq.brokers.base import Acks, Broker, GroupName, Installed, Settled
 from redisaq.errors import LeaseLostError
-from tests.conformance.steps import append, deliver
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -114,7 +113,6 @@ async def test_lost_data_takes_the_token_along(world: World, a: Broker, group: G
     world.forget_partition(group.topic, 0)
     assert await a.settle(group, [Acks(0, owned, [b"1-1"])]) == [Settled(done=False, token=0)]
     assert not await a.release(group, 0, owned)
-    assert not await a.mark_unreadable(group, 0, owned, 1)
     assert not await a.set_deliveries(group, 0, owned, {b"1-1": 1})
     with pytest.raises(LeaseLostError):
         await a.claim(group, 0, owned, after=b"", count=1)
@@ -129,39 +127,11 @@ async def test_tokens_stay_when_the_coordination_is_lost(world: World, a: Broker
     assert await b.install(group, 0, owned + 1, "B", foreign=False) == Installed(done=False, token=owned, holder="A")
 
 
-async def test_what_is_set_aside(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
-    await append(a, group.topic, 0, b"1", b"2", b"3")
-    await deliver(a, group, 0, owned, "A")
-    assert await a.mark_unreadable(group, 0, owned, 2)
-    (left,) = await b.remaining(group, [0])
-    assert (left.unread, left.pending, left.unreadable, left.empty) == (False, 3, 2, False)
-    assert await a.mark_unreadable(group, 0, owned, 3)
-    (left,) = await b.remaining(group, [0])
-    assert (left.unreadable, left.empty) == (3, True)
-
-
-async def test_what_is_set_aside_is_fenced(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
-    assert await a.mark_unreadable(group, 0, owned, 2)
-    assert not await b.mark_unreadable(group, 0, owned + 1, 5)
-    assert (await b.remaining(group, [0]))[0].unreadable == 2
-    assert (await b.remaining(group, [1]))[0].unreadable == 0
-
-
-async def test_an_install_forgets_what_was_set_aside(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
-    """The next owner looks for itself; a refused install changes nothing."""
-    assert await a.mark_unreadable(group, 0, owned, 2)
-    assert not (await b.install(group, 0, owned - 1, "B", foreign=True)).done
-    assert (await b.remaining(group, [0]))[0].unreadable == 2
-    assert (await b.install(group, 0, owned + 1, "B", foreign=True)).done
-    assert (await b.remaining(group, [0]))[0].unreadable == 0
-
-
 async def test_a_full_server_still_passes_partitions_on(world: World, a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     """S2: otherwise nobody could work off what fills it."""
     with world.full():
         assert (await b.install(group, 0, owned + 1, "B", foreign=True)).done
         reader = await b.open_reader(group, 0, owned + 1, "B")
-        assert await b.mark_unreadable(group, 0, owned + 1, 0)
         assert await b.fence(group, 0, owned + 1, [reader.mark])
         assert await b.release(group, 0, owned + 1)
     assert a is not b

@@ -155,7 +155,6 @@ async def test_every_operation_has_its_checkpoint(namespace: str) -> None:
         lambda: broker.claim(GROUP, 0, 1, after=b"", count=1),
         lambda: broker.set_deliveries(GROUP, 0, 1, {}),
         lambda: broker.settle(GROUP, []),
-        lambda: broker.mark_unreadable(GROUP, 0, 1, 0),
         lambda: broker.remaining(GROUP, [0]),
         lambda: broker.remake_group(GROUP, 0, b""),
         lambda: broker.release(GROUP, 0, 1),

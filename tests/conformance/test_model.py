@@ -77,7 +77,6 @@ SHAPES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "counts": st.dictionaries(places, st.integers(1, 9), max_size=3),
     },
     "settle": {"group": groups, "acks": st.lists(st.tuples(partitions, tokens, st.lists(places, max_size=4)), max_size=3)},
-    "mark_unreadable": {"group": groups, "partition": partitions, "token": tokens, "count": st.integers(0, 3)},
     "remaining": {"group": groups, "partitions": st.lists(partitions, max_size=3)},
     "expire": {"group": groups, "incarnation": incarnations},
     "change_server": {"group": groups},

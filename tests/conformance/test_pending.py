@@ -188,7 +188,7 @@ async def test_settle_very_many(a: Broker, group: GroupName, owned: int) -> None
     await a.append(group.topic, [(0, [b"i", b"1"])] * 9_000, maxlen=None, approximate=False)
     delivered = await deliver(a, group, 0, owned, "A", count=9_000)
     assert await a.settle(group, [Acks(0, owned, delivered)]) == [Settled(done=True, token=owned)]
-    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=0, unreadable=0)
+    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=0)
 
 
 async def test_settle_after_release(a: Broker, group: GroupName, owned: int) -> None:
@@ -217,31 +217,31 @@ async def test_a_lost_group_has_nothing_pending(world: World, a: Broker, group: 
     assert await a.claim(group, 0, owned, after=b"", count=10) == Page((), (), None)
     assert await a.settle(group, [Acks(0, owned, sent)]) == [Settled(done=True, token=owned)]
     assert await a.set_deliveries(group, 0, owned, {sent[0]: 3})
-    assert (await a.remaining(group, [0]))[0] == Remaining(unread=True, pending=0, unreadable=0)
+    assert (await a.remaining(group, [0]))[0] == Remaining(unread=True, pending=0)
 
 
 async def test_remaining(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
-    nothing = Remaining(unread=False, pending=0, unreadable=0)
+    nothing = Remaining(unread=False, pending=0)
     assert await b.remaining(group, [0, 1, 2]) == [nothing] * 3
     assert nothing.empty
     sent = await append(a, group.topic, 0, b"1", b"2")
-    assert await b.remaining(group, [2, 0, 0]) == [nothing, *[Remaining(unread=True, pending=0, unreadable=0)] * 2]
+    assert await b.remaining(group, [2, 0, 0]) == [nothing, *[Remaining(unread=True, pending=0)] * 2]
     await deliver(a, group, 0, owned, "A", count=1)
-    assert await b.remaining(group, [0]) == [Remaining(unread=True, pending=1, unreadable=0)]
+    assert await b.remaining(group, [0]) == [Remaining(unread=True, pending=1)]
     await deliver(a, group, 0, owned, "A")
-    assert await b.remaining(group, [0]) == [Remaining(unread=False, pending=2, unreadable=0)]
+    assert await b.remaining(group, [0]) == [Remaining(unread=False, pending=2)]
     await a.settle(group, [Acks(0, owned, sent)])
     assert await b.remaining(group, [0]) == [nothing]
     assert await b.remaining(group, []) == []
 
 
 async def test_remaining_where_nothing_is(a: Broker, group: GroupName) -> None:
-    nothing = Remaining(unread=False, pending=0, unreadable=0)
+    nothing = Remaining(unread=False, pending=0)
     assert await a.remaining(group, [0, 5]) == [nothing, nothing]
     await a.make_topic(group.topic, 1)
     assert await a.remaining(group, [0]) == [nothing]
     await append(a, group.topic, 0, b"1")
-    assert await a.remaining(group, [0]) == [Remaining(unread=True, pending=0, unreadable=0)], "all is unread to a group that is not there"
+    assert await a.remaining(group, [0]) == [Remaining(unread=True, pending=0)], "all is unread to a group that is not there"
 
 
 async def test_unread_entries_that_were_removed_do_not_remain(world: World, a: Broker, group: GroupName, owned: int) -> None:

@@ -25,7 +25,7 @@ async def test_what_failed_waits_in_retry(a: Broker, b: Broker, group: GroupName
     soon, later = await now(a, group) + HOUR, await now(a, group) + 2 * HOUR
     assert await resolve(a, group, owned, resolution(first, "retry", due=later), resolution(third, "retry", due=soon)) == [True, True]
     assert list(await pending(b, group, 0, owned)) == [second[0]], "it has left the stream"
-    assert await b.remaining(group, [0]) == [Remaining(unread=False, pending=1, unreadable=0, retry=2)]
+    assert await b.remaining(group, [0]) == [Remaining(unread=False, pending=1, retry=2)]
     found = await due(b, group, owned)
     assert (found.retries, found.moved, found.next_due) == ((), 0, soon)
 
@@ -93,7 +93,7 @@ async def test_from_retry_to_retry(a: Broker, group: GroupName, owned: int) -> N
     assert (found.retries, found.next_due) == ((), coming)
     assert await resolve(a, group, owned, resolution(running, "retry", due=5)) == [True], "another time is something new"
     assert (await due(a, group, owned)).retries == (Body(entry[0], (b"i", b"1"), 0, 2, failure(2)),)
-    assert await a.remaining(group, [0]) == [Remaining(unread=False, pending=0, unreadable=0, retry=1)]
+    assert await a.remaining(group, [0]) == [Remaining(unread=False, pending=0, retry=1)]
 
 
 async def test_an_attempt_that_does_not_count(a: Broker, group: GroupName, owned: int) -> None:
@@ -266,7 +266,7 @@ async def test_at_full_memory_what_is_in_hand_goes_through(world: World, a: Brok
         assert await a.settle(group, [Acks(0, owned, [entries[3][0]])])
     assert values_of([one.body for one in await dead(a, group)]) == [b"5", b"1", b"6"]
     assert sorted(values_of((await due(a, group, owned)).retries)) == [b"0", b"2", b"4", b"7"]
-    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=0, unreadable=0, retry=4)
+    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=0, retry=4)
 
 
 async def test_settling_and_retry_resolutions_count_as_one_kind(a: Broker, group: GroupName, owned: int) -> None:

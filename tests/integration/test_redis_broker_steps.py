@@ -73,7 +73,6 @@ async def exercise(broker: RedisBroker) -> None:
     assert len(page.entries) == 3
     assert page.last == page.entries[-1].entry_id
     assert await broker.set_deliveries(GROUP, 1, TOKEN, {entries[0][0]: 3})
-    assert await broker.mark_unreadable(GROUP, 1, TOKEN, 1)
     settled = await broker.settle(GROUP, [Acks(1, TOKEN, [entry_id for entry_id, _ in entries]), Acks(2, TOKEN, [b"1-1"])])
     assert [one.done for one in settled] == [True, True]
     assert [one.unread for one in await broker.remaining(GROUP, [0, 1, 2])] == [True, True, True]
@@ -209,7 +208,6 @@ STEPS: dict[str, Step] = {
     "claim": lambda broker: broker.claim(GROUP, 0, LATER, after=b"", count=100),
     "set_deliveries": lambda broker: broker.set_deliveries(GROUP, 0, LATER, {b"1-1": 2}),
     "settle": lambda broker: broker.settle(GROUP, [Acks(number, LATER, [b"1-1"] * 100) for number in range(3)]),
-    "mark_unreadable": lambda broker: broker.mark_unreadable(GROUP, 0, LATER, 1),
     "remaining": lambda broker: broker.remaining(GROUP, [0, 1, 2]),
     "remake_group": lambda broker: broker.remake_group(GROUP, 0, b""),
     **delivery_steps(LATER),

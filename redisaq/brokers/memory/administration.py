@@ -45,7 +45,6 @@ def _view_partition(store: MemoryStore, group: GroupName, partition: int) -> Par
         length=len(stream),
         unread=len(stream.after(cursor.last_delivered, len(stream))),
         pending=len(cursor.pending),
-        unreadable=lease.unreadable,
         retry=len(shelf.retry),
         dead=len(shelf.dead),
         delayed=len(store.delayed.get((group.topic, partition), ())),

@@ -284,10 +284,6 @@ class MemoryBroker:
         """Make a lost group again (T6)."""
         await self._operate("remake_group", lambda store: store.remake_group(group, partition, last_id, start or last_id))
 
-    async def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
-        """Note how many pending entries cannot be read."""
-        return await self._operate("mark_unreadable", lambda store: store.mark_unreadable(group, partition, token, count))
-
     async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:
         """Return what is left, per partition."""
         return await self._operate("remaining", lambda store: [store.remaining(group, partition) for partition in partitions])

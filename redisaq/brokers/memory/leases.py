@@ -19,13 +19,11 @@ class Lease:
         token: the one that stands, 0 before the first.
         holder: the incarnation that installed it, "" once released.
         readers: connections that may still deliver entries to somebody, oldest first.
-        unreadable: how many pending entries the owner has set aside as unreadable.
     """
 
     token: int = 0
     holder: str = ""
     readers: list[ReaderMark] = field(default_factory=list[ReaderMark])
-    unreadable: int = 0
 
     def install(self, token: int, incarnation: str, *, foreign: bool) -> Installed:
         """Let the token stand if the rule T2 allows it, and say what stands."""
@@ -36,7 +34,6 @@ class Lease:
             return Installed(done=False, token=self.token, holder=holder)
         self.token = token
         self.holder = incarnation
-        self.unreadable = 0
         # The predecessor's readers stay listed until they are fenced: an install that is repeated must name them again.
         return Installed(done=True, token=token, holder=holder, readers=tuple(self.readers))
 

@@ -253,14 +253,6 @@ class MemoryStore:
         lease.release()
         return True
 
-    def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
-        """Note under the token how many pending entries were set aside."""
-        lease = self.lease(group, partition)
-        if lease.token != token:
-            return False
-        lease.unreadable = count
-        return True
-
     def remaining(self, group: GroupName, partition: int) -> Remaining:
         """Return what is left for the group; all of a stream is, where the group is missing."""
         stream = self.streams.get((group.topic, partition), Stream())
@@ -268,7 +260,6 @@ class MemoryStore:
         return Remaining(
             unread=stream.has_unread(cursor),
             pending=len(cursor.pending),
-            unreadable=self.lease(group, partition).unreadable,
             retry=len(self.shelf(group, partition).retry),
             delayed=len(self.delayed.get((group.topic, partition), ())),
         )

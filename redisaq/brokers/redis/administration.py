@@ -56,16 +56,13 @@ class Administration:
             keys = self._keys.of_partition(group, number)
             commands.append(VIEW_PARTITION(keys.stream, keys.lease, keys.retry, keys.delayed, keys.dead, group.group, LOOKED_AT))
         views: list[PartitionView] = []
-        for there, length, unread, pending, unreadable, retry, dead, delayed, token, holder, last, counts in await run_each(
-            self._link, commands
-        ):
+        for there, length, unread, pending, retry, dead, delayed, token, holder, last, counts in await run_each(self._link, commands):
             views.append(
                 PartitionView(
                     there=bool(there or retry or dead or token),
                     length=length,
                     unread=unread,
                     pending=pending,
-                    unreadable=int(unreadable or 0),
                     retry=retry,
                     dead=dead,
                     delayed=delayed,

@@ -197,10 +197,6 @@ class RedisBroker:
         """Make a lost group again (T6)."""
         await self._pending.remake_group(group, partition, last_id, start or last_id)
 
-    async def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
-        """Note how many pending entries cannot be read."""
-        return await self._leases.mark_unreadable(group, partition, token, count)
-
     async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:
         """Return what is left, per partition."""
         return await self._pending.remaining(group, partitions)

@@ -38,7 +38,7 @@ class PartitionKeys:
 
     Attributes:
         stream: the partition's entries.
-        lease: hash: token, holder, unreadable, redriven (due time of the last one), and a field for each registered reader.
+        lease: hash: token, holder, redriven (due time of the last one), and a field for each registered reader.
         retry: sorted set by due time of what failed.
         retry_bodies: hash of the bodies of `retry`.
         dead: stream of dead letters.

@@ -12,7 +12,7 @@ from redisaq.brokers.base import GroupName, Installed, ReaderMark
 from redisaq.brokers.redis.commands import checked, run, run_all
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.reader import RedisReader
-from redisaq.brokers.redis.scripts import INSTALL, REGISTER, RELEASE, UNREADABLE, UNREGISTER, Command
+from redisaq.brokers.redis.scripts import INSTALL, REGISTER, RELEASE, UNREGISTER, Command
 from redisaq.errors import LeaseLostError, ServerError
 from redisaq.link import Link
 
@@ -74,10 +74,6 @@ class Leases:
     async def release(self, group: GroupName, partition: int, token: int) -> bool:
         """Clear holder and readers, keep the token (M8); see Broker."""
         return bool(await run(self._link, RELEASE(self._keys.of_partition(group, partition).lease, token)))
-
-    async def mark_unreadable(self, group: GroupName, partition: int, token: int, count: int) -> bool:
-        """Note how many pending entries cannot be read; see Broker."""
-        return bool(await run(self._link, UNREADABLE(self._keys.of_partition(group, partition).lease, token, count)))
 
 
 def _field(mark: ReaderMark) -> str:

@@ -80,7 +80,5 @@ class Pending:
         if not partitions:
             return []
         keys = [self._keys.of_partition(group, partition) for partition in partitions]
-        replies = await run_each(self._link, [REMAINING(one.stream, one.lease, one.retry, one.delayed, group.group) for one in keys])
-        return [
-            Remaining(unread == 1, pending, int(unreadable or 0), retry, delayed) for unread, pending, unreadable, retry, delayed in replies
-        ]
+        replies = await run_each(self._link, [REMAINING(one.stream, one.retry, one.delayed, group.group) for one in keys])
+        return [Remaining(unread == 1, pending, retry, delayed) for unread, pending, retry, delayed in replies]

@@ -50,11 +50,10 @@ INSTALL = Script("install", keys=1)
 REGISTER = Script("register", keys=1)
 UNREGISTER = Script("unregister", keys=1)
 RELEASE = Script("release", keys=1)
-UNREADABLE = Script("unreadable", keys=1)
 CLAIM = Script("claim", keys=2)
 DELIVERIES = Script("deliveries", keys=2)
 SETTLE = Script("settle", keys=2)
-REMAINING = Script("remaining", keys=4)
+REMAINING = Script("remaining", keys=3)
 MAKE_TOPIC = Script("make_topic", keys=1)
 GROW_TOPIC = Script("grow_topic", keys=1)
 MAKE_STREAM = Script("make_stream", keys=1)
@@ -82,7 +81,6 @@ ALL = (
     REGISTER,
     UNREGISTER,
     RELEASE,
-    UNREADABLE,
     CLAIM,
     DELIVERIES,
     SETTLE,

@@ -13,7 +13,6 @@ if not again and not (greater and free) then
     return {0, token, holder, {}}
 end
 redis.call('HSET', KEYS[1], 'token', ARGV[1], 'holder', ARGV[2])
-redis.call('HDEL', KEYS[1], 'unreadable')
 -- The predecessor's readers stay until they are fenced: an install that is repeated must name them again (T3).
 local readers = {}
 local fields = redis.call('HGETALL', KEYS[1])

@@ -1,11 +1,9 @@
--- What a partition still holds for a group. KEYS: stream, lease, retry, delayed. ARGV: group.
--- Answers: 1 if an entry was never delivered else 0, how many are pending, how many of these are set aside as unreadable or nil, how many
--- are to be tried again, how many are delayed.
+-- What a partition still holds for a group. KEYS: stream, retry, delayed. ARGV: group.
+-- Answers: 1 if an entry was never delivered else 0, how many are pending, how many are to be tried again, how many are delayed.
 
-local unreadable = redis.call('HGET', KEYS[2], 'unreadable')
-local retry, delayed = redis.call('ZCARD', KEYS[3]), redis.call('ZCARD', KEYS[4])
+local retry, delayed = redis.call('ZCARD', KEYS[2]), redis.call('ZCARD', KEYS[3])
 if redis.call('EXISTS', KEYS[1]) == 0 then
-    return {0, 0, unreadable, retry, delayed}
+    return {0, 0, retry, delayed}
 end
 local last, pending = '0-0', 0 -- no such group: all is unread
 for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
@@ -18,4 +16,4 @@ for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     end
 end
 local unread = redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', 1)
-return {#unread, pending, unreadable, retry, delayed}
+return {#unread, pending, retry, delayed}

@@ -1,8 +1,8 @@
 -- How a group stands in one partition. KEYS: stream, lease, retry, delayed, dead. ARGV: group, of how many pending entries to count deliveries.
--- Answers: 1 if the group is in the stream else 0, entries, how many of them were never delivered, pending, unreadable or nil, to be tried
---         again, dead, delayed, token or nil, holder or nil, last delivered id, delivery counts (count, of how many, count, of how many ...).
+-- Answers: 1 if the group is in the stream else 0, entries, how many of them were never delivered, pending, to be tried again, dead,
+--         delayed, token or nil, holder or nil, last delivered id, delivery counts (count, of how many, count, of how many ...).
 
-local lease = redis.call('HMGET', KEYS[2], 'unreadable', 'token', 'holder')
+local lease = redis.call('HMGET', KEYS[2], 'token', 'holder')
 local there, last, pending, lag, counts = 0, '0-0', 0, false, {}
 local length = redis.call('XLEN', KEYS[1])
 if redis.call('EXISTS', KEYS[1]) == 1 then
@@ -44,6 +44,6 @@ if pending > 0 then
     end
 end
 return {
-    there, length, math.min(lag, length), pending, lease[1], redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[5]),
-    redis.call('ZCARD', KEYS[4]), lease[2], lease[3], last, counts,
+    there, length, math.min(lag, length), pending, redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[5]),
+    redis.call('ZCARD', KEYS[4]), lease[1], lease[2], last, counts,
 }
