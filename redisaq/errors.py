@@ -121,6 +121,18 @@ class TopicMissingError(RedisaqError, LookupError):
     """There is no topic of that name: a producer, or `init_partitions`, makes one."""
 
 
+class GroupBusyError(RedisaqError):
+    """What an admin wants of a group cannot be done while members of it are alive: stop them first, or pause the group to seek.
+
+    Attributes:
+        members: the live incarnations.
+    """
+
+    def __init__(self, reason: str, members: Sequence[str]) -> None:
+        super().__init__(reason)
+        self.members = tuple(members)
+
+
 class ConsumerError(RedisaqError):
     """What ended a consumer; the cause is its `__cause__`. A handler's own exception never ends one."""
 

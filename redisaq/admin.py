@@ -1,0 +1,396 @@
+"""Admin: looks after topics and groups: what is where, dead letters, pausing, seeking, deleting.
+
+In: names. Out: frozen structs, and counts of what was changed. It owns nothing and holds no lease, so it may be used while producers and
+consumers work. What always holds: dead letters are read and treated in pages, never all at once; what was cut short may be asked for
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Literal, Self
+
+from redisaq.brokers import open_broker
+from redisaq.brokers.administration import END, START, GroupView, PartitionView
+from redisaq.brokers.base import Broker, GroupName, TopicState
+from redisaq.core.codec import Deserializer
+from redisaq.core.dead_letters import DeadLetter, DeadLetterDecoder, message_id
+from redisaq.core.positions import before_entry, before_time
+from redisaq.core.reports import GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
+from redisaq.environment import current_environment
+from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
+from redisaq.settings import check_callable, check_name
+
+__all__ = ["Admin", "DeadLetter", "DeadLetters", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]
+
+PAGE = 100
+"""Dead letters that are in hand at once."""
+
+Position = Literal["earliest", "latest"] | datetime | Mapping[int, str]
+"""Where `seek` may go to."""
+
+
+class Admin:
+    """Looks after the topics of one namespace; an async context manager."""
+
+    def __init__(self, redis_url: str = "redis://localhost:6379/0", *, namespace: str = "redisaq") -> None:
+        """Take the settings; nothing is opened yet.
+
+        Args:
+            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path].
+            namespace: that of the producers and consumers.
+
+        Raises:
+            SettingsError: a value cannot work.
+        """
+        self._broker = open_broker(redis_url, check_name("namespace", namespace), current_environment())
+
+    async def connect(self) -> None:
+        """Open the link. Optional: the first call does it.
+
+        Raises:
+            ConnectionFailed: the server cannot be reached, or refused us. Every other method may raise it, too; it may be called again.
+        """
+        await self._broker.connect()
+
+    async def close(self) -> None:
+        """Close the link. May be called in any order, from any task, twice."""
+        await self._broker.close()
+
+    async def __aenter__(self) -> Self:
+        """Connect."""
+        await self.connect()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Close."""
+        await self.close()
+
+    # -- looking -------------------------------------------------------------------------------------------------------------------
+
+    async def topics(self) -> list[str]:
+        """Return the names of all topics of the namespace, sorted."""
+        return list(await self._broker.topics())
+
+    async def topic(self, topic: str) -> TopicInfo:
+        """Return a topic's partitions, with what each holds, and its groups.
+
+        Raises:
+            TopicMissingError: there is no such topic.
+        """
+        state = await self._state(topic)
+        views = await self._broker.view_streams(topic, range(state.partitions))
+        return TopicInfo(
+            topic,
+            state.generation,
+            tuple(StreamInfo(number, view.length, view.delayed) for number, view in enumerate(views)),
+            tuple(sorted({name for view in views for name in view.groups})),
+        )
+
+    async def group(self, topic: str, group: str) -> GroupInfo:
+        """Return how a group stands: its members, and its share of each partition. Each partition is looked at in one atomic step.
+
+        Raises:
+            TopicMissingError: there is no such topic, or no such group of it.
+        """
+        name, view, partitions = await self._look(topic, group)
+        members: list[MemberInfo] = []
+        lease: Mapping[int, str] = {}
+        if view.document is not None:
+            lease = view.document.lease
+            for member, entry in sorted(view.document.members.items()):
+                for incarnation in (entry.incarnation, *entry.successors):
+                    expiry = view.members.get(incarnation)
+                    left = None if expiry is None else (expiry - view.now) / 1_000_000
+                    owned = tuple(sorted(number for number, owner in lease.items() if owner == incarnation))
+                    members.append(MemberInfo(member, incarnation, left, owned, waiting=incarnation != entry.incarnation))
+        names = {member.incarnation: member.name for member in members}
+        infos = [_partition_info(number, one, lease.get(number, ""), names) for number, one in enumerate(partitions)]
+        return GroupInfo(name.topic, name.group, view.paused, tuple(members), tuple(infos))
+
+    # -- dead letters --------------------------------------------------------------------------------------------------------------
+
+    def dead_letters(self, topic: str, group: str, *, deserializer: Deserializer | None = None) -> DeadLetters:
+        """Return an async iterator over a group's dead letters, partition after partition, each in the order of dying.
+
+        Those that come while it goes on are met, too, if their partition is not behind yet. Its steps may raise TopicMissingError and
+        ConnectionFailed; after the latter it may be continued.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            deserializer: gets a payload's bytes; None: JSON. What it raises becomes `DeadLetter.unreadable`.
+        """
+        if deserializer is not None:
+            check_callable("deserializer", deserializer)
+        decoder = DeadLetterDecoder(topic, group, deserializer)
+        return DeadLetters(self._broker, _name(topic, group), decoder, lambda: self._look(topic, group))
+
+    async def redrive(self, topic: str, group: str, ids: Iterable[str | DeadLetter] | None = None) -> int:
+        """Let dead letters be tried again: the same message and id, a new life, attempts from 1, at once; in the order of dying.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            ids: message ids (a message may have died more than once: each is meant), or dead letters as `dead_letters` gave them; others
+                are passed over. None: all that are there now. Message ids are looked for, which reads all dead letters in pages.
+
+        Returns:
+            How many will be tried again.
+
+        Raises:
+            TopicMissingError: there is no such topic or group.
+        """
+        name, _, partitions = await self._look(topic, group)
+        if ids is not None:
+
+            async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
+                return await self._broker.redrive(name, partition, dead_ids, count=len(dead_ids))
+
+            return await self._treat(name, partitions, ids, act)
+        total = 0
+        for partition, view in enumerate(partitions):
+            left = view.dead  # no more: what dies again meanwhile would be tried again for ever
+            while left > 0 and (moved := await self._broker.redrive(name, partition, None, count=min(PAGE, left))):
+                left -= moved
+                total += moved
+        return total
+
+    async def purge(self, topic: str, group: str, ids: Iterable[str | DeadLetter] | None = None) -> int:
+        """Drop dead letters for good; see `redrive` for the arguments.
+
+        Returns:
+            How many there were.
+        """
+        name, _, partitions = await self._look(topic, group)
+        if ids is None:
+            return sum([await self._broker.purge(name, partition, None) for partition in range(len(partitions))])
+
+        async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
+            return await self._broker.purge(name, partition, dead_ids)
+
+        return await self._treat(name, partitions, ids, act)
+
+    async def _treat(
+        self,
+        name: GroupName,
+        partitions: Sequence[PartitionView],
+        ids: Iterable[str | DeadLetter],
+        act: Callable[[int, Sequence[bytes]], Awaitable[int]],
+    ) -> int:
+        """Do something with the dead letters of these ids, a page at a time; return the sum."""
+        msg_ids, named = _split(name, ids)
+        total = 0
+        for partition, view in enumerate(partitions):
+            dead_ids = named.get(partition, [])
+            for start in range(0, len(dead_ids), PAGE):
+                total += await act(partition, dead_ids[start : start + PAGE])
+            after, left = b"", view.dead if msg_ids else 0  # those that were there: a message that dies again meanwhile is left alone
+            while left > 0 and (page := await self._broker.dead_page(name, partition, after=after, count=min(PAGE, left))):
+                after, left = page[-1].dead_id, left - len(page)
+                if found := [dead.dead_id for dead in page if message_id(dead.body) in msg_ids]:
+                    total += await act(partition, found)
+        return total
+
+    # -- moving, pausing, deleting ---------------------------------------------------------------------------------------------------
+
+    async def seek(self, topic: str, group: str, to: Position) -> None:
+        """Let a group go on somewhere else. Its members must be gone, or the group paused.
+
+        What stands at or behind the position is delivered next, as new: what of it was pending or in `retry` is no longer. What stands
+        before it is not delivered; but what of it is pending, or to be tried again, is still finished: nothing that was begun is
+        forgotten. Dead letters stay dead letters; delayed messages stay delayed. In a paused group handlers go on that were running, and
+        what they have in hand comes again if it stands behind the position.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            to: "earliest"; "latest": after what is there; an aware datetime: what was enqueued then or later, by the server's clock; or
+                for some partitions the id of the entry that is to be the next ("1700000000000-0"). A position after the last entry is
+                "latest".
+
+        Raises:
+            GroupBusyError: members are alive and the group is not paused; nothing was moved.
+            SettingsError: `to` cannot be understood, or names a partition that is not there.
+            TopicMissingError: there is no such topic or group.
+        """
+        name, view, partitions = await self._look(topic, group)
+        positions = _positions(to, len(partitions))
+        if view.live and not view.paused:
+            raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
+        for partition, position in positions.items():
+            await self._broker.seek(name, partition, position)
+
+    async def pause(self, topic: str, group: str) -> None:
+        """Let the group's members begin nothing more, those that start later included; they keep their partitions.
+
+        They hear of it at once, or with their next heartbeat if a doorbell is lost. Handlers that run are finished.
+
+        Raises:
+            TopicMissingError: there is no such topic or group.
+        """
+        name, _, _ = await self._look(topic, group)
+        await self._broker.set_paused(name, paused=True)
+
+    async def resume(self, topic: str, group: str) -> None:
+        """Let a paused group go on.
+
+        Raises:
+            TopicMissingError: there is no such topic or group.
+        """
+        name, _, _ = await self._look(topic, group)
+        await self._broker.set_paused(name, paused=False)
+
+    async def delete_group(self, topic: str, group: str, *, force: bool = False) -> None:
+        """Delete a group with all that is its own: its position, what is pending, retries, dead letters. The messages stay in the topic.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            force: even while members are alive. They lose their partitions at the next heartbeat, and those that go on make the group
+                anew, from where they are told to start.
+
+        Raises:
+            GroupBusyError: members are alive; nothing was deleted.
+            TopicMissingError: there is no such topic or group.
+        """
+        name, _, partitions = await self._look(topic, group)
+        live = await self._broker.disband(name, force=force)
+        if live and not force:
+            raise GroupBusyError(f"group {group} of {topic} has {len(live)} live member(s): stop them first", live)
+        await self._broker.drop_group(name, range(len(partitions)))
+
+    async def delete_topic(self, topic: str, *, force: bool = False) -> None:
+        """Delete a topic: messages, delayed ones, marks of deduplication, and every group of it. Nothing is left.
+
+        Producers are not known to anybody: stop them first. One that goes on makes the topic anew. Looks at every key of the server once.
+
+        Args:
+            topic: the topic.
+            force: even while members of its groups are alive.
+
+        Raises:
+            GroupBusyError: members of a group are alive; nothing was deleted.
+            TopicMissingError: there is no such topic.
+        """
+        info = await self.topic(topic)
+        names = [GroupName(topic, group) for group in info.groups]
+        if not force:
+            live = [member for name in names for member in (await self._broker.view_group(name)).live]
+            if live:
+                raise GroupBusyError(f"groups of {topic} have {len(live)} live member(s): stop them first", live)
+        for name in names:
+            await self._broker.disband(name, force=True)
+        await self._broker.drop_topic(topic, len(info.partitions))
+
+    # -- what they have in common ----------------------------------------------------------------------------------------------------
+
+    async def _state(self, topic: str) -> TopicState:
+        state = await self._broker.topic(check_name("topic", topic))
+        if state is None:
+            raise TopicMissingError(f"there is no topic {topic}")
+        return state
+
+    async def _look(self, topic: str, group: str) -> tuple[GroupName, GroupView, list[PartitionView]]:
+        name = _name(topic, group)
+        state = await self._state(topic)
+        partitions = await self._broker.view_partitions(name, range(state.partitions))
+        view = await self._broker.view_group(name)
+        known = view.paused or view.members or view.document is not None
+        if not known and not any(partition.there for partition in partitions):
+            raise TopicMissingError(f"topic {topic} has no group {group}")
+        return name, view, partitions
+
+
+class DeadLetters:
+    """An async iterator over dead letters; see `Admin.dead_letters`. It holds one page at a time, and needs no closing."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        name: GroupName,
+        decoder: DeadLetterDecoder,
+        look: Callable[[], Awaitable[tuple[GroupName, GroupView, list[PartitionView]]]],
+    ) -> None:
+        """Take what is asked; nothing is, yet."""
+        self._broker = broker
+        self._name = name
+        self._decoder = decoder
+        self._look = look
+        self._partitions = -1
+        self._partition = 0
+        self._after = b""
+        self._page: list[DeadLetter] = []
+
+    def __aiter__(self) -> Self:
+        """Return itself: there is one position."""
+        return self
+
+    async def __anext__(self) -> DeadLetter:
+        """Return the next one, from a page that is in hand or asked for now."""
+        if self._partitions < 0:
+            _, _, partitions = await self._look()
+            self._partitions = len(partitions)
+        while not self._page:
+            if self._partition == self._partitions:
+                raise StopAsyncIteration
+            page = await self._broker.dead_page(self._name, self._partition, after=self._after, count=PAGE)
+            self._page = [self._decoder.decode(self._partition, dead.dead_id, dead.body) for dead in reversed(page)]
+            self._after = page[-1].dead_id if page else b""
+            self._partition += not page
+        return self._page.pop()
+
+
+def _name(topic: str, group: str) -> GroupName:
+    return GroupName(check_name("topic", topic), check_name("group_name", group))
+
+
+def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping[str, str]) -> PartitionInfo:
+    return PartitionInfo(
+        partition=number,
+        owner=owner,
+        owner_name=names.get(owner, ""),
+        token=view.token,
+        length=view.length,
+        unread=view.unread,
+        pending=view.pending,
+        retry=view.retry,
+        dead=view.dead,
+        delayed=view.delayed,
+        last_delivered=view.last_delivered.decode(),
+        deliveries=view.deliveries,
+    )
+
+
+def _split(name: GroupName, ids: Iterable[str | DeadLetter]) -> tuple[set[str], dict[int, list[bytes]]]:
+    """Return the message ids, and by partition the ids of dead letters."""
+    if isinstance(ids, str):
+        raise SettingsError("ids must be several: put the one into a list")
+    msg_ids: set[str] = set()
+    named: dict[int, list[bytes]] = {}
+    for one in ids:
+        if isinstance(one, DeadLetter):
+            if (one.topic, one.group) != (name.topic, name.group):
+                raise SettingsError(f"this dead letter is of group {one.group} of {one.topic}: {one.dead_id}")
+            named.setdefault(one.partition, []).append(one.dead_id.encode())
+        elif isinstance(one, str) and one:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+            msg_ids.add(one)
+        else:
+            raise SettingsError(f"ids must be message ids or dead letters, not {one!r}")
+    return msg_ids, named
+
+
+def _positions(to: Position, partitions: int) -> dict[int, bytes]:
+    """Return for each partition that is to be moved the position after which it goes on."""
+    if isinstance(to, Mapping):
+        for number in to:
+            if number not in range(partitions):
+                raise SettingsError(f"there is no partition {number!r}: the topic has {partitions}")
+        return {number: before_entry(entry_id) for number, entry_id in to.items()}
+    if isinstance(to, datetime):
+        return dict.fromkeys(range(partitions), before_time(to))
+    if to not in ("earliest", "latest"):
+        raise SettingsError(f"to must be 'earliest', 'latest', an aware datetime, or entry ids by partition, not {to!r}")
+    return dict.fromkeys(range(partitions), START if to == "earliest" else END)
