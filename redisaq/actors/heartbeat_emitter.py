@@ -57,7 +57,7 @@ class HeartbeatEmitter(Actor[None]):
             return
         lease.renew(sent, beat)
         member.observe(beat)
-        if member.news(beat):
+        if member.news(beat, paused=around.gate.closed):
             self._look()
 
     def _failed(self, error: ConnectionFailed) -> None:

@@ -60,9 +60,9 @@ class Member:
         left = (min(times) - beat.now) / 1e6 if times else math.inf
         self.next_look = self.environment.clock() + left
 
-    def news(self, beat: Beat) -> bool:
+    def news(self, beat: Beat, *, paused: bool) -> bool:
         """True if the answer tells something that the coordinator must act on."""
         grown = beat.topic is None or beat.topic.partitions != self.partitions
         listed = self.document is not None and any(is_member(self.document, one) for one in beat.expired)
         droppable = listed and beat.now >= beat.frozen_until
-        return beat.version != self.version or droppable or grown
+        return beat.version != self.version or droppable or grown or beat.paused != paused

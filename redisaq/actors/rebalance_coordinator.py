@@ -235,6 +235,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
             member.document = beat.document
         member.version = beat.version
         self._beat = beat
+        around.gate.move(closed=beat.paused)
         before = member.partitions
         await self._admission.topic_there(beat)
         if before < member.partitions:
