@@ -1,5 +1,6 @@
 """redisaq: a partitioned job queue on Redis Streams, for asyncio and trio."""
 
+from redisaq.admin import Admin
 from redisaq.consumer import Consumer
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.outcomes import DeadLetter, Discard, PartialFailure, RetryAfter
@@ -8,6 +9,7 @@ from redisaq.run import run
 from redisaq.settings import RetryPolicy
 
 __all__ = [
+    "Admin",
     "BatchCallback",
     "Callback",
     "Consumer",

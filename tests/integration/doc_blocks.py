@@ -41,6 +41,7 @@ from typing import Any, Literal
 import anyio
 
 from redisaq import Consumer, Producer
+from redisaq.admin import Admin
 from tests.unit.source import ROOT
 
 LOCAL = "redis://localhost:6379/0"
@@ -146,9 +147,9 @@ def check_output(block: Block, output: str) -> None:
 
 REDIRECT = """
 import runpy, sys
-from redisaq import consumer, producer
+from redisaq import admin, consumer, producer
 local, server, file = sys.argv[1:]
-for module in (consumer, producer):
+for module in (admin, consumer, producer):
     module.open_broker = lambda url, *more, real=module.open_broker: real(server if url == local else url, *more)
 runpy.run_path(file, run_name="__main__")
 """
@@ -257,5 +258,5 @@ async def closing(names: dict[str, Any]) -> AsyncIterator[None]:
     finally:
         with anyio.CancelScope(shield=True):
             for thing in list(names.values()):
-                if isinstance(thing, Consumer | Producer):
+                if isinstance(thing, Admin | Consumer | Producer):
                     await thing.close()

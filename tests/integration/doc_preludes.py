@@ -13,7 +13,8 @@ from typing import Any
 import anyio
 import httpx
 
-from redisaq import Message, Producer
+from redisaq import Consumer, Message, Producer, RetryPolicy
+from redisaq.admin import Admin
 
 
 @contextlib.asynccontextmanager
@@ -51,4 +52,21 @@ async def fastapi(names: dict[str, Any]) -> AsyncIterator[None]:
             await anyio.sleep(0.01)
 
 
-PRELUDES = {prelude.__name__: prelude for prelude in (notifications, orders, fastapi)}
+@contextlib.asynccontextmanager
+async def failed_orders(names: dict[str, Any]) -> AsyncIterator[None]:
+    """A topic "orders" with four messages, the second of which is a dead letter of the group "billing"; an `admin`."""
+
+    async def handle(message: Message[Any]) -> None:
+        if message.payload["number"] == 1:
+            raise ValueError("no such customer")
+
+    async with Producer("orders") as producer:
+        await producer.batch_enqueue([{"number": n} for n in range(4)])
+    async with Consumer("orders", group_name="billing", retry=RetryPolicy(max_attempts=1)) as consumer:
+        await consumer.process(handle, until_empty=True)
+    async with Admin() as admin:
+        names.update(admin=admin)
+        yield
+
+
+PRELUDES = {prelude.__name__: prelude for prelude in (notifications, orders, failed_orders, fastapi)}

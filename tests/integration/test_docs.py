@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import brokers, consumer, producer
+from redisaq import admin, brokers, consumer, producer
 from tests.conftest import BACKENDS, Backend
 from tests.integration.doc_blocks import LOCAL, Block, blocks_of, pages, run_fragment, run_program, run_tests
 from tests.integration.doc_preludes import PRELUDES
@@ -47,7 +47,7 @@ def redis(docs_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
         return real(docs_server.url if url == LOCAL else url, *more)
 
     real = brokers.open_broker
-    for module in (consumer, producer):
+    for module in (admin, consumer, producer):
         monkeypatch.setattr(module, "open_broker", open_broker)
     return docs_server
 

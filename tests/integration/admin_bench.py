@@ -1,0 +1,53 @@
+"""Who works beside an Admin in its tests: producers and consumers of one topic.
+
+In: an URL and a namespace. Out: messages enqueued and worked off; a number that is to fail becomes a dead letter at its first attempt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from redisaq import Consumer, Message, Producer, RetryPolicy
+from redisaq.brokers import open_broker
+from redisaq.brokers.base import GroupName
+
+
+class Bench:
+    """Producers and consumers of the test's namespace."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.url = url
+        self.namespace = namespace
+
+    async def produce(self, count: int, partitions: int = 2, start: int = 0, **more: Any) -> list[str]:
+        """Append {"n": start} … to the topic "orders"; return the message ids."""
+        async with Producer("orders", self.url, init_partitions=partitions, namespace=self.namespace) as producer:
+            return await producer.batch_enqueue([{"n": n} for n in range(start, start + count)], **more)
+
+    def consumer(self, **more: Any) -> Consumer[Any]:
+        """Return a consumer of the group "billing"."""
+        policy = RetryPolicy(max_attempts=1)
+        return Consumer("orders", self.url, namespace=self.namespace, group_name="billing", retry=policy, **more)
+
+    async def drain(self, failing: tuple[int, ...] = ()) -> list[int]:
+        """Let the group work until it is empty; return what succeeded, in order of the numbers."""
+        seen: list[int] = []
+
+        async def handle(message: Message[Any]) -> None:
+            if message.payload["n"] in failing:
+                reason = f"no {message.payload['n']}"
+                raise ValueError(reason)
+            seen.append(message.payload["n"])
+
+        async with self.consumer() as consumer:
+            with anyio.fail_after(30):
+                await consumer.process(handle, until_empty=True)
+        return sorted(seen)
+
+    async def open_group(self, group: str) -> None:
+        """Make a group that nobody is in."""
+        broker = open_broker(self.url, self.namespace)
+        await broker.make_groups(GroupName("orders", group), [0, 1], latest=False)
+        await broker.close()

@@ -1,0 +1,356 @@
+"""Admin, as people use it: over a real server and the memory broker, with producers and consumers beside it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Message, Producer
+from redisaq.admin import Admin, DeadLetter
+from redisaq.brokers import open_broker
+from redisaq.brokers.base import GroupName
+from redisaq.core.document import Document, MemberEntry
+from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
+from tests.integration.admin_bench import Bench
+from tests.server_fixtures import KeyLeaks, ServerPool
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["memory", "valkey9"])
+def url(request: pytest.FixtureRequest, server_pool: ServerPool, namespace: str, key_leaks: KeyLeaks) -> str:
+    """The memory broker, or a server in which the test must leave nothing: `tidy` sees to it."""
+    if request.param == "memory":
+        return f"memory://{namespace}"
+    server = server_pool.shared(request.param)
+    key_leaks.server = server
+    return server.url
+
+
+@pytest.fixture
+async def admin(url: str, namespace: str) -> AsyncIterator[Admin]:
+    """An Admin, connected, who deletes all topics when the test is over."""
+    async with Admin(url, namespace=namespace) as admin:
+        yield admin
+        for topic in await admin.topics():
+            await admin.delete_topic(topic)
+
+
+@pytest.fixture
+def bench(url: str, namespace: str) -> Bench:
+    """Those of the test."""
+    return Bench(url, namespace)
+
+
+@pytest.fixture
+async def member(url: str, namespace: str) -> AsyncIterator[str]:
+    """A live member of "billing" that does nothing; leaves with the test."""
+    broker, group = open_broker(url, namespace), GroupName("orders", "billing")
+    document = Document(members={"one": MemberEntry("A", ("B",))}, partitions=2, target={0: "one"}, lease={1: "A"}, token={1: 7})
+    await broker.make_topic("orders", 2)
+    await broker.make_groups(group, [0, 1], latest=False)
+    version = await broker.commit(group, "A", 60.0, known_version="", document=document, joins=True)
+    assert version
+    yield "A"
+    version = (await broker.heartbeat(group, "A", 60.0, "")).version
+    if version:
+        assert await broker.commit(group, "A", 60.0, known_version=version, document=Document(), leaves=True)
+    await broker.close()
+
+
+async def dead(admin: Admin, **more: Any) -> list[DeadLetter]:
+    """Return all dead letters."""
+    return [one async for one in admin.dead_letters("orders", "billing", **more)]
+
+
+# -- looking -------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_topics(admin: Admin, bench: Bench) -> None:
+    assert await admin.topics() == []
+    await bench.produce(6, delay=60.0)
+    await bench.produce(4)
+    assert await admin.topics() == ["orders"]
+    info = await admin.topic("orders")
+    assert (info.topic, info.generation, info.length, info.delayed, info.groups) == ("orders", 0, 4, 6, ())
+    assert [one.partition for one in info.partitions] == [0, 1]
+    await bench.produce(0, partitions=3)
+    assert len((await admin.topic("orders")).partitions) == 3
+
+
+async def test_what_is_missing(admin: Admin, bench: Bench) -> None:
+    await bench.produce(1)
+    for call in (admin.topic("nothing"), admin.group("nothing", "billing"), admin.delete_topic("nothing")):
+        with pytest.raises(TopicMissingError, match="nothing"):
+            await call
+    for asking in (
+        admin.group("orders", "nobody"),
+        admin.redrive("orders", "nobody"),
+        admin.purge("orders", "nobody"),
+        admin.seek("orders", "nobody", "latest"),
+        admin.pause("orders", "nobody"),
+        admin.resume("orders", "nobody"),
+        admin.delete_group("orders", "nobody"),
+    ):
+        with pytest.raises(TopicMissingError, match="nobody"):
+            await asking
+    with pytest.raises(TopicMissingError, match="nobody"):
+        await anext(admin.dead_letters("orders", "nobody"))
+
+
+@pytest.mark.parametrize("name", ["", "a{b}", "x" * 300])
+async def test_bad_names(admin: Admin, url: str, name: str) -> None:
+    with pytest.raises(SettingsError):
+        await admin.topic(name)
+    with pytest.raises(SettingsError):
+        await admin.group("orders", name)
+    with pytest.raises(SettingsError):
+        admin.dead_letters("orders", name)
+    with pytest.raises(SettingsError):
+        Admin(url, namespace=name)
+
+
+async def test_a_group(admin: Admin, bench: Bench, member: str) -> None:
+    await bench.produce(4)
+    info = await admin.group("orders", "billing")
+    assert (info.topic, info.group, info.paused) == ("orders", "billing", False)
+    assert [(one.name, one.incarnation, one.partitions, one.waiting) for one in info.members] == [
+        ("one", member, (1,), False),
+        ("one", "B", (), True),
+    ]
+    left = info.members[0].expires_in
+    assert left is not None
+    assert 0 < left <= 60.001
+    assert info.members[1].expires_in is None
+    assert [(one.owner, one.owner_name) for one in info.partitions] == [("", ""), (member, "one")]
+    assert [one.length for one in info.partitions] == [one.unread for one in info.partitions]
+    assert (info.unread, info.pending, info.retry, info.dead, info.delayed) == (4, 0, 0, 0, 0)
+
+
+async def test_a_group_at_work(admin: Admin, bench: Bench) -> None:
+    """One handler runs; the answer tells whose it is."""
+    await bench.produce(3, partitions=1)
+    running, finish = anyio.Event(), anyio.Event()
+
+    async def handle(message: Message[Any]) -> None:
+        del message
+        running.set()
+        await finish.wait()
+
+    async with bench.consumer(consumer_name="one") as consumer, anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            await consumer.process(handle, until_empty=True)
+
+        tasks.start_soon(run)
+        with anyio.fail_after(30):
+            await running.wait()
+        info = await admin.group("orders", "billing")
+        (partition,), (one,) = info.partitions, info.members
+        assert (one.name, partition.owner_name, partition.owner) == ("one", "one", one.incarnation)
+        assert {0: partition.token} == consumer.assignment
+        assert (partition.pending + partition.unread, partition.max_deliveries) == (3, 1)
+        assert partition.pending == sum(partition.deliveries.values()) >= 1
+        for call in (admin.delete_topic("orders"), admin.delete_group("orders", "billing"), admin.seek("orders", "billing", "latest")):
+            with pytest.raises(GroupBusyError, match="live member") as refused:
+                await call
+            assert refused.value.members == (one.incarnation,)
+        finish.set()
+    info = await admin.group("orders", "billing")
+    assert (info.pending, info.unread, info.members) == (0, 0, ())
+
+
+# -- dead letters --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_dead_letters(admin: Admin, bench: Bench) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    ids = await bench.produce(3, partitions=1, partition_key="n", headers={"who": "me"})
+    assert await bench.drain(failing=(1,)) == [0, 2]
+    (one,) = await dead(admin)
+    assert (one.topic, one.group, one.partition, one.msg_id, one.key, one.headers) == ("orders", "billing", 0, ids[1], "1", {"who": "me"})
+    assert (one.payload, one.data, one.unreadable) == ({"n": 1}, b'{"n":1}', "")
+    assert (one.error_type, one.error, one.attempts, one.life) == ("ValueError", "no 1", 1, 0)
+    assert "ValueError: no 1" in one.traceback
+    assert one.first_failed is not None
+    assert one.last_failed is not None
+    assert before <= one.first_failed <= one.last_failed <= one.died_at + timedelta(seconds=1)
+    assert one.member
+    assert one.entry_id
+    (one,) = await dead(admin, deserializer=bytes.upper)
+    assert one.payload == b'{"N":1}'
+    (one,) = await dead(admin, deserializer=int)
+    assert (one.payload, one.data, one.msg_id, one.key, one.headers) == (None, b'{"n":1}', ids[1], "1", {"who": "me"})
+    assert one.unreadable.startswith("ValueError")
+    assert (await admin.group("orders", "billing")).dead == 1
+
+
+async def test_pages_of_dead_letters(admin: Admin, bench: Bench) -> None:
+    """More than one page holds, and the iteration is in the order of dying."""
+    await bench.produce(250, partitions=2)
+    assert await bench.drain(failing=tuple(range(250))) == []
+    letters = await dead(admin)
+    assert sorted(one.payload["n"] for one in letters) == list(range(250))
+    for partition in (0, 1):
+        of_one = [one.died_at for one in letters if one.partition == partition]
+        assert len(of_one) > 100
+        assert of_one == sorted(of_one)
+    assert await admin.redrive("orders", "billing") == 250
+    assert (await admin.group("orders", "billing")).retry == 250
+    assert await bench.drain() == list(range(250))
+    assert await admin.redrive("orders", "billing") == 0
+
+
+async def test_redriving_some(admin: Admin, bench: Bench) -> None:
+    ids = await bench.produce(220)
+    await bench.drain(failing=tuple(range(220)))
+    letters = {one.msg_id: one for one in await dead(admin)}
+    assert await admin.redrive("orders", "billing", [ids[3], ids[219], "unknown", letters[ids[7]], letters[ids[8]]]) == 4
+    assert await bench.drain(failing=(8,)) == [3, 7, 219]
+    again = {one.msg_id: one for one in await dead(admin)}
+    assert (len(again), again[ids[8]].life, again[ids[8]].attempts) == (217, 1, 1)
+    assert await admin.redrive("orders", "billing", [letters[ids[8]]]) == 0, "that one is not there any more"
+    assert await admin.redrive("orders", "billing", []) == 0
+    assert await admin.purge("orders", "billing", [ids[8], letters[ids[9]]]) == 2
+    assert await admin.purge("orders", "billing", []) == 0
+    assert await admin.purge("orders", "billing") == 215
+    assert await dead(admin) == []
+    assert await bench.drain() == []
+
+
+async def test_bad_ids(admin: Admin, bench: Bench) -> None:
+    ids = await bench.produce(1)
+    await bench.drain(failing=(0,))
+    (one,) = await dead(admin)
+    assert await bench.drain() == []
+    await bench.open_group("audit")
+    bad: list[Any] = [ids[0], [3], [""]]
+    for call in (admin.redrive, admin.purge):
+        for value in bad:
+            with pytest.raises(SettingsError):
+                await call("orders", "billing", value)
+        with pytest.raises(SettingsError, match="billing"):
+            await call("orders", "audit", [one])
+    assert len(await dead(admin)) == 1
+
+
+# -- seeking -------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_seeking(admin: Admin, bench: Bench) -> None:
+    await bench.produce(5)
+    assert await bench.drain() == [0, 1, 2, 3, 4]
+    await admin.seek("orders", "billing", "earliest")
+    assert (await admin.group("orders", "billing")).unread == 5
+    assert await bench.drain() == [0, 1, 2, 3, 4]
+    await bench.produce(5, start=5)
+    await admin.seek("orders", "billing", "latest")
+    assert await bench.drain() == []
+
+
+async def test_seeking_to_a_time_and_to_entries(admin: Admin, bench: Bench, url: str, namespace: str) -> None:
+    del url, namespace
+    await bench.produce(3, partitions=1)
+    entries: list[Message[Any]] = []
+    async with bench.consumer() as consumer:
+        await consumer.process(entries.append, until_empty=True)
+    await admin.seek("orders", "billing", {0: entries[1].entry_id})
+    assert await bench.drain() == [1, 2], "the entry itself is the next"
+    enqueued = entries[0].enqueued_at
+    assert enqueued is not None
+    await admin.seek("orders", "billing", enqueued)
+    assert await bench.drain() == [0, 1, 2], "all of that millisecond and later"
+    await admin.seek("orders", "billing", datetime.now(UTC) + timedelta(days=1))
+    await bench.produce(1, partitions=1, start=9)
+    assert await bench.drain() == [9], "the future is the end"
+    await admin.seek("orders", "billing", datetime(1969, 1, 1, tzinfo=UTC))
+    assert len(await bench.drain()) == 4
+
+
+async def test_seeking_nowhere(admin: Admin, bench: Bench) -> None:
+    await bench.produce(1)
+    await bench.open_group("billing")
+    bad: list[Any] = ["", "first", 7, datetime(2026, 1, 1), {2: "0-0"}, {"0": "0-0"}, {0: "x"}, {0: "-1-0"}, {0: f"{1 << 64}-0"}, {0: 5}]  # noqa: DTZ001
+    for to in bad:
+        with pytest.raises(SettingsError):
+            await admin.seek("orders", "billing", to)
+    assert (await admin.group("orders", "billing")).unread == 1
+
+
+async def test_seeking_in_a_paused_group(admin: Admin, bench: Bench, member: str) -> None:
+    await bench.produce(2)
+    with pytest.raises(GroupBusyError) as refused:
+        await admin.seek("orders", "billing", "latest")
+    assert refused.value.members == (member,)
+    assert (await admin.group("orders", "billing")).unread == 2
+    await admin.pause("orders", "billing")
+    await admin.seek("orders", "billing", "latest")
+    info = await admin.group("orders", "billing")
+    assert (info.paused, info.unread) == (True, 0)
+    await admin.resume("orders", "billing")
+    assert not (await admin.group("orders", "billing")).paused
+
+
+# -- deleting ------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_group_is_deleted_with_its_own(admin: Admin, bench: Bench, key_leaks: KeyLeaks) -> None:
+    await bench.produce(4)
+    await bench.drain(failing=(1,))
+    await bench.open_group("audit")
+    await admin.delete_group("orders", "billing")
+    assert [name for name in key_leaks.left() if ":g:" in name] == []
+    with pytest.raises(TopicMissingError):
+        await admin.group("orders", "billing")
+    info = await admin.topic("orders")
+    assert (info.length, info.groups) == (4, ("audit",))
+    assert await bench.drain() == [0, 1, 2, 3], "a new group of that name begins anew"
+
+
+async def test_a_topic_is_deleted_and_nothing_is_left(admin: Admin, bench: Bench, key_leaks: KeyLeaks) -> None:
+    await bench.produce(4)
+    await bench.produce(2, delay=60.0)
+    async with Producer("orders", bench.url, namespace=bench.namespace) as producer:
+        await producer.enqueue({"n": 9}, dedup_id="mine")
+    running = anyio.Event()
+
+    async def handle(message: Message[Any]) -> None:
+        if message.payload["n"] == 1:
+            raise ValueError
+        running.set()
+
+    async with anyio.create_task_group() as tasks, bench.consumer() as consumer:
+        tasks.start_soon(consumer.process, handle)
+        with anyio.fail_after(30):
+            await running.wait()
+            while (await admin.group("orders", "billing")).dead < 1:
+                await anyio.sleep(0.01)
+        await consumer.stop()
+    await admin.delete_topic("orders")
+    assert await admin.topics() == []
+    assert key_leaks.left() == []
+
+
+async def test_force(admin: Admin, bench: Bench, member: str, key_leaks: KeyLeaks) -> None:
+    await bench.produce(1)
+    for call in (admin.delete_group("orders", "billing"), admin.delete_topic("orders")):
+        with pytest.raises(GroupBusyError) as refused:
+            await call
+        assert refused.value.members == (member,)
+    assert (await admin.group("orders", "billing")).members[0].incarnation == member, "nothing was deleted"
+    await admin.delete_group("orders", "billing", force=True)
+    with pytest.raises(TopicMissingError):
+        await admin.group("orders", "billing")
+    await admin.delete_topic("orders", force=True)
+    assert key_leaks.left() == []
+
+
+async def test_closing(url: str, namespace: str) -> None:
+    admin = Admin(url, namespace=namespace)
+    assert await admin.topics() == [], "the first call connects"
+    await admin.close()
+    await admin.close()
