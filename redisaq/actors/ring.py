@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import anyio
 
 from redisaq.actors.ref import ActorRef
+from redisaq.errors import ActorStopped
 
 
 class Ring:
@@ -15,8 +18,6 @@ RING = Ring()
 
 
 def ring(ref: ActorRef[Ring]) -> None:
-    """Let the actor look again; if it has been rung and has not looked yet, that is enough."""
-    try:
+    """Let the actor look again; one that has been rung and has not looked yet, or has stopped, is left alone."""
+    with contextlib.suppress(anyio.WouldBlock, ActorStopped):
         ref.tell_nowait(RING)
-    except anyio.WouldBlock:
-        return
