@@ -283,7 +283,7 @@ class Admin:
                 raise GroupBusyError(f"groups of {topic} have {len(live)} live member(s): stop them first", live)
         for name in names:
             await self._broker.disband(name, force=True)
-        await self._broker.drop_topic(topic, len(info.partitions))
+        await self._broker.drop_topic(topic)
 
     # -- what they have in common ----------------------------------------------------------------------------------------------------
 

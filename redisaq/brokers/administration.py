@@ -125,6 +125,6 @@ class AdminBroker(Protocol):
         """Take the group out of each partition, with all that stands beside it: tokens, retries, dead letters."""
         ...
 
-    async def drop_topic(self, topic: str, partitions: int) -> None:
+    async def drop_topic(self, topic: str) -> None:
         """Drop the topic whole: streams, what is delayed, marks, every group; its count last, so that a call cut short can be repeated."""
         ...

@@ -298,9 +298,9 @@ class EmbeddedBroker:
         """See AdminBroker."""
         await (self._broker or await self._get()).drop_group(group, partitions)
 
-    async def drop_topic(self, topic: str, partitions: int) -> None:
+    async def drop_topic(self, topic: str) -> None:
         """See AdminBroker."""
-        await (self._broker or await self._get()).drop_topic(topic, partitions)
+        await (self._broker or await self._get()).drop_topic(topic)
 
 
 _own: EmbeddedServer | None = None

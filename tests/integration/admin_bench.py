@@ -31,7 +31,7 @@ class Bench:
         policy = RetryPolicy(max_attempts=1)
         return Consumer("orders", self.url, namespace=self.namespace, group_name="billing", retry=policy, **more)
 
-    async def drain(self, failing: tuple[int, ...] = ()) -> list[int]:
+    async def drain(self, failing: tuple[int, ...] = (), **more: Any) -> list[int]:
         """Let the group work until it is empty; return what succeeded, in order of the numbers."""
         seen: list[int] = []
 
@@ -41,7 +41,7 @@ class Bench:
                 raise ValueError(reason)
             seen.append(message.payload["n"])
 
-        async with self.consumer() as consumer:
+        async with self.consumer(**more) as consumer:
             with anyio.fail_after(30):
                 await consumer.process(handle, until_empty=True)
         return sorted(seen)

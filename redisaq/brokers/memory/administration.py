@@ -92,9 +92,10 @@ def drop_group(store: MemoryStore, group: GroupName, partitions: Sequence[int]) 
         store.shelves.pop((group, number), None)
 
 
-def drop_topic(store: MemoryStore, topic: str, partitions: int) -> None:
+def drop_topic(store: MemoryStore, topic: str) -> None:
     """Drop the topic whole."""
-    for number in range(partitions):
+    beside = {(group.topic, number) for group, number in {*store.leases, *store.shelves}}
+    for number in {number for name, number in {*store.streams, *store.delayed, *beside} if name == topic}:
         store.forget_partition(topic, number)
     for mark in [one for one in store.marks if one[0] == topic]:
         del store.marks[mark]

@@ -362,9 +362,9 @@ class MemoryBroker:
         """Take the group out of each partition."""
         await self._operate("drop_group", lambda store: administration.drop_group(store, group, partitions))
 
-    async def drop_topic(self, topic: str, partitions: int) -> None:
+    async def drop_topic(self, topic: str) -> None:
         """Drop the topic whole."""
-        await self._operate("drop_topic", lambda store: administration.drop_topic(store, topic, partitions))
+        await self._operate("drop_topic", lambda store: administration.drop_topic(store, topic))
 
 
 def _microseconds(seconds: float) -> int:

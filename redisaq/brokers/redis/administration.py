@@ -99,7 +99,7 @@ class Administration:
         if commands:
             await run_each(self._link, commands)
 
-    async def drop_topic(self, topic: str, partitions: int) -> None:
+    async def drop_topic(self, topic: str) -> None:
         """Drop every key of the topic; see AdminBroker.
 
         Marks of deduplication, and what stands beside partitions for groups that are no more, are named nowhere: so all keys are scanned.
@@ -108,7 +108,7 @@ class Administration:
         cursor = b"0"
         while True:
             cursor, found = await run(self._link, (b"SCAN", cursor, b"MATCH", keys.topic_pattern(topic), b"COUNT", PAGE))
-            commands: list[Command] = [(b"UNLINK", key) for key in found if keys.is_of_topic(key, topic, partitions)]
+            commands: list[Command] = [(b"UNLINK", key) for key in found if keys.is_of_topic(key, topic)]
             if commands:
                 await run_each(self._link, commands)
             if int(cursor) == 0:

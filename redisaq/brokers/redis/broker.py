@@ -269,6 +269,6 @@ class RedisBroker:
         """Take the group out of each partition."""
         await self._administration.drop_group(group, partitions)
 
-    async def drop_topic(self, topic: str, partitions: int) -> None:
+    async def drop_topic(self, topic: str) -> None:
         """Drop the topic whole."""
-        await self._administration.drop_topic(topic, partitions)
+        await self._administration.drop_topic(topic)

@@ -116,8 +116,8 @@ class Keys:
         """Return a pattern for SCAN that every key of the topic matches, and some of other topics; `is_of_topic` tells them apart."""
         return re.sub(r"([\\*?\[\]^])", r"\\\1", f"{{{self._namespace}:{topic}") + "[:}]*"
 
-    def is_of_topic(self, key: bytes, topic: str, partitions: int) -> bool:
-        """Tell whether a key is one of a topic of so many partitions, but not its `meta`.
+    def is_of_topic(self, key: bytes, topic: str) -> bool:
+        """Tell whether a key is one of the topic's, but not its `meta`.
 
         A topic "orders:1" has the tag of partition 1 of "orders": there the last word of the name decides.
         """
@@ -125,7 +125,7 @@ class Keys:
         if tag == self._topic_tag(topic)[:-1]:
             return re.fullmatch(r"g:.+:(members|state)", name, re.DOTALL) is not None
         before, _, number = tag.rpartition(":")
-        if before != self._topic_tag(topic)[:-1] or not number.isascii() or not number.isdigit() or int(number) >= partitions:
+        if before != self._topic_tag(topic)[:-1] or not number.isascii() or not number.isdigit():
             return False
         return re.fullmatch(r"\d+|delayed(:body)?|once:.*|g:.+:(lease|retry|retry:body|dead)", name, re.DOTALL) is not None
 

@@ -1,0 +1,103 @@
+"""A group that is paused and moved under its living members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Admin, Message
+from redisaq.errors import ConsumerError
+from tests.integration.admin_bench import Bench
+from tests.server_fixtures import KeyLeaks, ServerPool
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["memory", "valkey9"])
+def bench(request: pytest.FixtureRequest, server_pool: ServerPool, namespace: str, key_leaks: KeyLeaks) -> Bench:
+    """Producers and consumers, on the memory broker and on a server, where the tests leave nothing."""
+    if request.param == "memory":
+        return Bench(f"memory://{namespace}", namespace)
+    key_leaks.server = server_pool.shared(request.param)
+    return Bench(key_leaks.server.url, namespace)
+
+
+async def until(seen: list[int], count: int) -> None:
+    """Wait until so many messages have been handled."""
+    with anyio.fail_after(30):
+        while len(seen) < count:
+            await anyio.sleep(0.005)
+
+
+async def test_a_paused_group_begins_nothing_and_goes_on(bench: Bench) -> None:
+    """The handler that runs is finished; the rest waits, also what is enqueued meanwhile, and comes when the group is resumed."""
+    seen: list[int] = []
+    running, finish = anyio.Event(), anyio.Event()
+
+    async def handle(message: Message[Any]) -> None:
+        running.set()
+        await finish.wait()
+        seen.append(message.payload["n"])
+
+    await bench.produce(5, partitions=1)
+    async with Admin(bench.url, namespace=bench.namespace) as admin, bench.consumer(heartbeat_interval=0.05) as consumer:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            with anyio.fail_after(30):
+                await running.wait()
+            await admin.pause("orders", "billing")
+            await anyio.sleep(0.3)  # six heartbeats: each tells of it
+            await bench.produce(2, partitions=1, start=5)
+            finish.set()
+            await until(seen, 1)
+            await anyio.sleep(0.3)  # long enough for the others, which take no time
+            assert seen == [0]
+            assert consumer.assignment.keys() == {0}, "leases are kept"
+            info = await admin.group("orders", "billing")
+            assert (info.paused, info.pending + info.unread) == (True, 6)
+            await admin.resume("orders", "billing")
+            await until(seen, 7)
+            await consumer.stop()
+        assert seen == list(range(7))
+        await admin.delete_topic("orders")
+
+
+async def test_moving_a_paused_group_under_its_members(bench: Bench) -> None:
+    """They go on from there, without a restart."""
+    seen: list[int] = []
+
+    async def handle(message: Message[Any]) -> None:
+        seen.append(message.payload["n"])
+
+    await bench.produce(4, partitions=1)
+    async with Admin(bench.url, namespace=bench.namespace) as admin, bench.consumer(heartbeat_interval=0.05) as consumer:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            await until(seen, 4)
+            await admin.pause("orders", "billing")
+            await anyio.sleep(0.3)
+            await admin.seek("orders", "billing", "earliest")
+            await bench.produce(1, partitions=1, start=4)
+            await admin.resume("orders", "billing")
+            await until(seen, 9)
+            await consumer.stop()
+        assert seen == [0, 1, 2, 3, 0, 1, 2, 3, 4]
+        info = await admin.group("orders", "billing")
+        assert (info.unread, info.pending, info.dead) == (0, 0, 0)
+        await admin.delete_topic("orders")
+
+
+async def test_a_paused_group_is_never_empty(bench: Bench) -> None:
+    """Also for a member that starts when it is paused already."""
+    await bench.produce(1, partitions=1)
+    async with Admin(bench.url, namespace=bench.namespace) as admin:
+        await bench.open_group("billing")
+        await admin.pause("orders", "billing")
+        with pytest.raises(ConsumerError, match="paused"):
+            await bench.drain(heartbeat_interval=0.1, heartbeat_ttl=1.0)
+        assert (await admin.group("orders", "billing")).unread == 1
+        await admin.resume("orders", "billing")
+        assert await bench.drain(heartbeat_interval=0.1, heartbeat_ttl=1.0) == [0]
+        await admin.delete_topic("orders")
