@@ -60,9 +60,13 @@ class Acknowledger(Actor[Ring]):
                     self._put_back([(owned, ids)])
                 else:
                     owned.settle(ids)
-            for owned in dirty:
-                if owned.leaving:
-                    await self._resolve(owned)
+            try:
+                for owned in dirty:
+                    if owned.leaving:
+                        await self._resolve(owned)
+            except BaseException:  # as above; those whose turn had not come are not to be forgotten
+                self._dirty.update((owned, None) for owned in dirty if owned.leaving)
+                raise
 
     async def _resolve(self, owned: OwnedPartition) -> None:
         """Settle what did not simply succeed: a retry, a dead letter, the end of a retry."""
@@ -71,11 +75,7 @@ class Acknowledger(Actor[Ring]):
             owned.resolved(settlings)
             return
         resolutions = [settling.resolution for settling in settlings]
-        try:
-            answer = await around.broker.resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
-        except BaseException:
-            self._dirty[owned] = None
-            raise
+        answer = await around.broker.resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
         if not answer.done:
             if answer.token < owned.token and await self._install_again(owned):
                 self._dirty[owned] = None
