@@ -11,8 +11,9 @@ def watch(event: events.Event) -> None:
     match event:
         case events.MessageFailed():
             assert_type(event.error, Exception)
-            assert_type(event.again_in, float)
             assert_type((event.msg_id, event.attempt), tuple[str, int])
+        case events.MessageRetried(again_in=seconds):
+            assert_type(seconds, float)
         case events.PartitionAcquired(partition=partition, token=token):
             assert_type((partition, token), tuple[int, int])
         case events.EntriesTrimmed():
