@@ -98,11 +98,11 @@ class Execution:
         counts = {message.entry: owned.deliveries[message.entry] + 1 for message in messages}
         if not counts:
             return
+        owned.unwritten.update({entry_id: count - 1 for entry_id, count in counts.items()})  # if no handler begins after all
         step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts)  # noqa: E731
         if not await insist(step, around.environment):
             owned.lose("another owner's token stands")
         if not owned.may_start:  # it began to drain meanwhile: no handler has seen them
-            owned.unwritten.update({entry_id: count - 1 for entry_id, count in counts.items()})
             return
         for message in messages:
             message.attempt = max(1, counts[message.entry] - 1)
@@ -114,12 +114,13 @@ class Execution:
         if exhausted(self._retry, attempt):
             message.attempt = attempt
             return
+        raised = owned.raised[message.entry] = Body(body.entry_id, body.fields, body.life, attempt, body.failure)
         step = lambda: around.broker.start_retry(  # noqa: E731
             around.group, owned.partition, owned.token, entry_id=body.entry_id, life=body.life, attempt=attempt
         )
         if await insist(step, around.environment):
             message.attempt = attempt
-            owned.bodies[message.entry] = Body(body.entry_id, body.fields, body.life, attempt, body.failure)
+            owned.bodies[message.entry] = raised
         else:
             owned.forget(message)
 

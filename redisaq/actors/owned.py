@@ -55,7 +55,8 @@ class OwnedPartition:
         self.bodies: dict[bytes, Body] = {}  # of those that came from `retry`
         self.leaving: dict[bytes, Settling] = {}  # to be settled otherwise than by an acknowledgement
         self.deliveries: dict[bytes, int] = {}  # of those that were delivered before this owner read them, or failed here
-        self.unwritten: dict[bytes, int] = {}  # counts that the server does not have yet: to be set at the latest when it is handed back
+        self.unwritten: dict[bytes, int] = {}  # counts that the server does not have: to be set at the latest when it is handed back
+        self.raised: dict[bytes, Body] = {}  # of `retry`: an attempt is noted at the server, and its handler has not begun
         self.done: list[bytes] = []  # to be acknowledged
         self.settling = 0  # being acknowledged
         self.dirty = False  # the acknowledger has been rung for it
@@ -155,6 +156,9 @@ class OwnedPartition:
         entry_id = message.entry
         del self.queued[entry_id]
         self.running[entry_id] = message
+        if self.unwritten or self.raised:  # what was counted for this handler has come true
+            self.unwritten.pop(entry_id, None)
+            self.raised.pop(entry_id, None)
         if self._room is not None:
             self._made_room()
 
@@ -203,6 +207,7 @@ class OwnedPartition:
         """Record that a message of `retry` is not there any more: somebody purged it."""
         self.queued.pop(message.entry, None)
         self.bodies.pop(message.entry, None)
+        self.raised.pop(message.entry, None)
         self._made_room()
 
     def leave(self, settling: Settling) -> None:
@@ -263,7 +268,13 @@ class OwnedPartition:
             self._idle = None
 
     async def wait_settled(self) -> None:
-        """Return once nothing waits to be acknowledged."""
+        """Return once nothing waits to be settled; first give back the attempts of retries whose handlers never began (T5)."""
+        for place, (entry_id, body) in enumerate(self.raised.items(), 1):
+            self.queued.pop(entry_id, None)
+            self.bodies.pop(entry_id, None)
+            # Refused if the attempt was never raised (S1). It was first in its lane, and is to be so again: hence the earliest times.
+            self.leave(Settling(Resolution("retry", "retry", body, due=place, used=False)))
+        self.raised.clear()
         while (self.done or self.settling or self.leaving) and not self.lost:
             self._idle = self._idle or anyio.Event()
             await self._idle.wait()

@@ -1,0 +1,53 @@
+"""What an attempt is, where a drain comes in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Consumer, Message, RetryPolicy
+from redisaq.brokers.memory import MemoryBroker
+from tests.actors.group import fresh_url, produce, quick
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def url() -> str:
+    return fresh_url()
+
+
+@pytest.mark.parametrize("source", ["retry", "stream"])
+async def test_an_attempt_whose_handler_never_began_is_given_back(url: str, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """T5: a drain that comes between noting the attempt and beginning the handler costs the message nothing."""
+    await produce(url, 1)
+    consumer = quick(url, retry=RetryPolicy(backoff=0.01, blocking=source == "stream"))
+    name = {"retry": "start_retry", "stream": "set_deliveries"}[source]
+    step = getattr(MemoryBroker, name)
+    calls = 0
+
+    async def stop_behind_it(broker: MemoryBroker, *arguments: Any, **more: Any) -> object:
+        nonlocal calls
+        answer = await step(broker, *arguments, **more)
+        calls += 1
+        if calls == {"retry": 1, "stream": 2}[source]:  # of the stream, the first one writes the failure down
+            tasks.start_soon(consumer.stop)
+            await anyio.sleep(60)
+        return answer
+
+    attempts: list[int] = []
+
+    async def fail(message: Message[Any]) -> None:
+        attempts.append(message.attempt)
+        raise ValueError("again")
+
+    monkeypatch.setattr(MemoryBroker, name, stop_behind_it)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            await consumer.process(fail)
+    monkeypatch.undo()
+    with anyio.fail_after(10):
+        await Consumer("jobs", url, retry=RetryPolicy(max_attempts=3, backoff=0.01)).process(fail, until_empty=True)
+    assert attempts == [1, 2, 3]

@@ -1,0 +1,38 @@
+"""Opening a bell is cancelled: nothing is left listening."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from redisaq.link import Bell
+from tests.integration.test_link_switchboard import HANG_SECONDS, channel, listeners, opened, publish
+from tests.link_steps import Steps, cancel_at
+from tests.servers import Server
+
+__all__ = ["channel"]
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["one more", "the first"])
+async def test_a_cancelled_listen_leaves_nothing(valkey_server: Server, channel: str, first: bool) -> None:
+    async with opened(valkey_server.url) as link:
+        other = None if first else await link.listen(f"{channel}:2")
+        step, reached = 0, True
+        while reached:
+            steps = Steps()
+            bell: Bell | None = None
+            with anyio.fail_after(HANG_SECONDS):
+                with anyio.CancelScope() as scope:
+                    bell = await cancel_at(link.listen(channel), step, scope.cancel, steps)
+                reached = steps.count > step
+                if bell is not None:
+                    await bell.close()
+                while listeners(valkey_server, channel):
+                    await anyio.sleep(0.001)
+                if other is not None:
+                    await publish(link, f"{channel}:2")
+                    await other.wait()
+            step += 1
+        assert step >= 2
