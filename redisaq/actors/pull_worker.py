@@ -112,7 +112,9 @@ class PullWorker(Actor[Batch]):
         execution, owned = self.execution, self.execution.owned
         for one in message:
             if not await execution.ready((one,)):
-                return
+                if not owned.may_start:
+                    return
+                continue  # it is dead, or purged: not the others
             with owned.until_drain():
                 await execution.pool.enter()
                 delivery = PulledDelivery(self, one)

@@ -9,7 +9,7 @@ partitions back, leave, close; the urgent one gives handlers no time, and is bou
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import anyio
@@ -205,7 +205,9 @@ class ConsumerRuntime:
         owned = OwnedPartition(order.partition, order.token, order.lease, window, self._acknowledger.ring)
         if self.stopping:
             owned.begin_drain()
-        execution = Execution(self.around, owned, plan.callback, timeout=settings.timeout, retry=settings.retry)
+        # Where messages are pulled there is no lane to hold: the loop is the user's.
+        retry = replace(settings.retry, blocking=False) if plan.mode == "pull" else settings.retry
+        execution = Execution(self.around, owned, plan.callback, timeout=settings.timeout, retry=retry)
         return PartitionOwner(
             self.around,
             owned,

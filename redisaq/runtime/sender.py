@@ -106,7 +106,8 @@ class Sender:
         """Keep them all until `due` (server time, microseconds), as `send` appends them."""
 
         async def keep(placed: Sequence[Placed]) -> list[bytes | None]:
-            delayed = [Delayed(partition, fields[1], due, fields) for partition, _, fields in placed]
+            # A microsecond apart, so that they come in the order of the call.
+            delayed = [Delayed(partition, fields[1], due + place, fields) for place, (partition, _, fields) in enumerate(placed)]
             return [b"" if kept else None for kept in await self._broker.delay(self._topic, delayed)]
 
         await self._send(messages, keep)

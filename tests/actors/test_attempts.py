@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, RetryPolicy
+from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.brokers.memory import MemoryBroker
 from tests.actors.group import fresh_url, produce, quick
 
@@ -51,3 +51,30 @@ async def test_an_attempt_whose_handler_never_began_is_given_back(url: str, monk
     with anyio.fail_after(10):
         await Consumer("jobs", url, retry=RetryPolicy(max_attempts=3, backoff=0.01)).process(fail, until_empty=True)
     assert attempts == [1, 2, 3]
+
+
+async def test_pulled_messages_are_retried_whatever_the_policy_says_of_lanes(url: str) -> None:
+    await produce(url, 3)
+    seen: list[tuple[int, int]] = []
+    policy = RetryPolicy(backoff=0.01, blocking=True)
+    with anyio.fail_after(5):
+        async with quick(url, retry=policy).messages(until_empty=True) as messages:
+            async for message in messages:
+                async with message:
+                    seen.append((message.payload["n"], message.attempt))
+                    if message.payload["n"] == 0 and message.attempt == 1:
+                        raise ValueError("again")
+    assert sorted(seen) == [(0, 1), (0, 2), (1, 1), (2, 1)]
+
+
+async def test_delayed_messages_of_one_call_keep_their_order(url: str) -> None:
+    async with Producer("jobs", url) as producer:
+        await producer.batch_enqueue([{"n": n} for n in range(40)], delay=0.05)
+    numbers: list[int] = []
+
+    async def handle(message: Message[Any]) -> None:
+        numbers.append(message.payload["n"])
+
+    with anyio.fail_after(5):
+        await Consumer("jobs", url).process(handle, until_empty=True)
+    assert numbers == list(range(40))
