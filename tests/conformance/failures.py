@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, cast
+from typing import Literal
 
 from redisaq.brokers.base import Broker, GroupName, RawEntry
 from redisaq.brokers.delivery import Body, Due, Failure, Resolution
@@ -13,14 +13,6 @@ from tests.conformance.steps import SECOND, append
 
 Source = Literal["stream", "retry"]
 Goal = Literal["done", "retry", "dead"]
-
-
-class DelayingBroker(Broker, Protocol):
-    """A broker that delays."""
-
-    async def delay(self, topic: str, messages: Sequence[Delayed]) -> list[bool]:
-        """See ProducingBroker."""
-        ...
 
 
 def failure(attempts: int = 1, text: str = "it broke") -> Failure:
@@ -86,11 +78,6 @@ def value(body: Body) -> bytes:
 def values_of(bodies: Sequence[Body]) -> list[bytes]:
     """Return what `append` put into them."""
     return [value(body) for body in bodies]
-
-
-def delayed(broker: Broker) -> DelayingBroker:
-    """Return the broker as one that delays."""
-    return cast("DelayingBroker", broker)
 
 
 def message(name: bytes, due: int, partition: int = 0) -> Delayed:

@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from redisaq.brokers.base import Broker, Doorbell, GroupName, Remaining
 from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
-from tests.conformance.failures import HOUR, dead, delayed, delivered, due, message, now, read, resolution, resolve
+from tests.conformance.failures import HOUR, dead, delivered, due, message, now, read, resolution, resolve
 from tests.conformance.steps import SECOND, values
 from tests.conformance.worlds import World
 
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.anyio
 
 async def test_what_is_delayed_is_not_there_yet(a: Broker, group: GroupName, owned: int) -> None:
     coming = await now(a, group) + HOUR
-    assert await delayed(a).delay(group.topic, [message(b"later", coming), message(b"sooner", coming - 1)]) == [True, True]
-    assert await delayed(a).delay(group.topic, []) == []
+    assert await a.delay(group.topic, [message(b"later", coming), message(b"sooner", coming - 1)]) == [True, True]
+    assert await a.delay(group.topic, []) == []
     assert await a.remaining(group, [0, 1]) == [
         Remaining(unread=False, pending=0, delayed=2),
         Remaining(unread=False, pending=0),
@@ -34,7 +34,7 @@ async def test_what_is_delayed_is_not_there_yet(a: Broker, group: GroupName, own
 async def test_what_is_due_is_moved_in_due_order(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     coming = await now(a, group) + HOUR
     times = {b"a": 30, b"b": 10, b"c": coming, b"d": 20, b"e": 20}
-    assert await delayed(b).delay(group.topic, [message(name, when) for name, when in times.items()]) == [True] * 5
+    assert await b.delay(group.topic, [message(name, when) for name, when in times.items()]) == [True] * 5
     found = await due(a, group, owned)
     assert (found.moved, found.next_due, found.retries) == (4, coming, ())
     assert values(await read(a, group, 0, owned)) == [b"b", b"d", b"e", b"a"]
@@ -44,16 +44,16 @@ async def test_what_is_due_is_moved_in_due_order(a: Broker, b: Broker, group: Gr
 
 async def test_any_bytes_come_through(a: Broker, group: GroupName, owned: int) -> None:
     fields = [b"i", b"1", b"d", bytes(range(256)) * 40, b"k", b"", b"c", b"12:3:"]
-    await delayed(a).delay(group.topic, [msg := message(b"m", 1), message(b"other", 2)])
+    await a.delay(group.topic, [msg := message(b"m", 1), message(b"other", 2)])
     assert msg.fields == [b"i", b"m"]
-    await delayed(a).delay(group.topic, [type(msg)(0, b"bytes", 3, fields)])
+    await a.delay(group.topic, [type(msg)(0, b"bytes", 3, fields)])
     assert (await due(a, group, owned)).moved == 3
     assert [list(found or ()) for _, found in await read(a, group, 0, owned)] == [[b"i", b"m"], [b"i", b"other"], fields]
 
 
 async def test_no_more_than_asked_for(a: Broker, group: GroupName, owned: int) -> None:
     coming = await now(a, group) + HOUR
-    await delayed(a).delay(group.topic, [message(b"%d" % number, 10 + number) for number in range(4)])
+    await a.delay(group.topic, [message(b"%d" % number, 10 + number) for number in range(4)])
     entries = await delivered(a, group, owned, b"x", b"y")
     await resolve(a, group, owned, resolution(entries[0], "retry", due=5), resolution(entries[1], "retry", due=coming))
     answers = [await due(a, group, owned, count=count) for count in (1, 2, 2)]
@@ -65,17 +65,17 @@ async def test_the_earlier_of_both_kinds(a: Broker, group: GroupName, owned: int
     coming = await now(a, group) + HOUR
     (entry,) = await delivered(a, group, owned, b"x")
     await resolve(a, group, owned, resolution(entry, "retry", due=coming + 5))
-    await delayed(a).delay(group.topic, [message(b"later", coming + 9)])
+    await a.delay(group.topic, [message(b"later", coming + 9)])
     assert (await due(a, group, owned)).next_due == coming + 5
-    await delayed(a).delay(group.topic, [message(b"sooner", coming)])
+    await a.delay(group.topic, [message(b"sooner", coming)])
     assert (await due(a, group, owned)).next_due == coming
 
 
 async def test_each_once_by_its_id(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     """So it may be sent again; the first time stands."""
     coming = await now(a, group) + HOUR
-    assert await delayed(a).delay(group.topic, [message(b"1", coming), message(b"1", 5)]) == [True, True]
-    assert await delayed(b).delay(group.topic, [message(b"1", 5), message(b"2", coming + 1)]) == [True, True]
+    assert await a.delay(group.topic, [message(b"1", coming), message(b"1", 5)]) == [True, True]
+    assert await b.delay(group.topic, [message(b"1", 5), message(b"2", coming + 1)]) == [True, True]
     assert (await a.remaining(group, [0]))[0].delayed == 2
     found = await due(a, group, owned)
     assert (found.moved, found.next_due) == (0, coming)
@@ -84,15 +84,15 @@ async def test_each_once_by_its_id(a: Broker, b: Broker, group: GroupName, owned
 async def test_a_missing_stream_takes_nothing(a: Broker, group: GroupName, owned: int) -> None:
     """E5; what the others take is kept."""
     messages = [message(b"a", 1, 0), message(b"b", 1, 7), message(b"c", 1, 1), message(b"d", 1, 0)]
-    assert await delayed(a).delay(group.topic, messages) == [True, False, True, True]
-    assert await delayed(a).delay("nothing", messages) == [False] * 4
+    assert await a.delay(group.topic, messages) == [True, False, True, True]
+    assert await a.delay("nothing", messages) == [False] * 4
     assert [left.delayed for left in await a.remaining(group, [0, 1, 7])] == [2, 1, 0]
     assert [left.delayed for left in await a.remaining(GroupName("nothing", "nobody"), [0])] == [0]
 
 
 async def test_a_stream_that_is_lost_takes_nothing_for_a_second(world: World, a: Broker, group: GroupName, owned: int) -> None:
     """S2: nothing leaves the delayed before it is in the stream. When that is there again, all of it is moved."""
-    await delayed(a).delay(group.topic, [message(b"1", 1), message(b"2", 2)])
+    await a.delay(group.topic, [message(b"1", 1), message(b"2", 2)])
     world.forget_stream(group.topic, 0)
     for _ in range(2):
         found = await due(a, group, owned)
@@ -107,7 +107,7 @@ async def test_any_group_s_owner_moves_them_for_all(a: Broker, b: Broker, group:
     other = GroupName(group.topic, "shipping")
     await b.make_groups(other, [0], latest=False)
     await b.install(other, 0, owned + 5, "B", foreign=True)
-    await delayed(a).delay(group.topic, [message(b"%d" % number, number + 1) for number in range(10)])
+    await a.delay(group.topic, [message(b"%d" % number, number + 1) for number in range(10)])
     moved = [0, 0]
 
     async def move(broker: Broker, owner: GroupName, token: int, which: int) -> None:
@@ -123,7 +123,7 @@ async def test_any_group_s_owner_moves_them_for_all(a: Broker, b: Broker, group:
 
 
 async def test_moving_is_fenced(a: Broker, group: GroupName, owned: int) -> None:
-    await delayed(a).delay(group.topic, [message(b"1", 1)])
+    await a.delay(group.topic, [message(b"1", 1)])
     for token in (owned - 1, owned + 1):
         with pytest.raises(LeaseLostError):
             await due(a, group, token)
@@ -141,7 +141,7 @@ async def test_who_waits_for_an_entry_gets_what_is_moved(a: Broker, b: Broker, g
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
             await anyio.wait_all_tasks_blocked()
-            await delayed(b).delay(group.topic, [message(b"1", 1)])
+            await b.delay(group.topic, [message(b"1", 1)])
             assert (await due(a, group, owned)).moved == 1
     assert found == [b"1"]
     await reader.close()
@@ -149,10 +149,10 @@ async def test_who_waits_for_an_entry_gets_what_is_moved(a: Broker, b: Broker, g
 
 async def test_at_full_memory_none_is_taken_and_all_are_moved(world: World, a: Broker, group: GroupName, owned: int) -> None:
     """S2: what is in memory already must be worked off."""
-    await delayed(a).delay(group.topic, [message(b"1", 1), message(b"2", 2)])
+    await a.delay(group.topic, [message(b"1", 1), message(b"2", 2)])
     with world.full():
         with pytest.raises(ServerError) as refused:
-            await delayed(a).delay(group.topic, [message(b"3", 3)])
+            await a.delay(group.topic, [message(b"3", 3)])
         assert refused.value.code == "OOM"
         assert (await due(a, group, owned)).moved == 2
     assert values(await read(a, group, 0, owned)) == [b"1", b"2"]
@@ -162,7 +162,7 @@ async def test_at_full_memory_none_is_taken_and_all_are_moved(world: World, a: B
 async def test_losing_a_partition_loses_what_was_put_aside(world: World, a: Broker, group: GroupName, owned: int) -> None:
     first, second = await delivered(a, group, owned, b"1", b"2")
     await resolve(a, group, owned, resolution(first, "retry"), resolution(second, "dead"))
-    await delayed(a).delay(group.topic, [message(b"3", 1)])
+    await a.delay(group.topic, [message(b"3", 1)])
     world.forget_partition(group.topic, 0)
     assert await a.remaining(group, [0]) == [Remaining(unread=False, pending=0)]
     assert await dead(a, group) == []
@@ -197,7 +197,7 @@ async def die_and_redrive(broker: Broker, group: GroupName, token: int) -> None:
 
 
 RINGS: dict[str, Ring] = {
-    "delay": lambda broker, group, _: delayed(broker).delay(group.topic, [message(b"1", 1)]),
+    "delay": lambda broker, group, _: broker.delay(group.topic, [message(b"1", 1)]),
     "redrive": die_and_redrive,
 }
 
@@ -224,19 +224,19 @@ async def test_it_rings_for_what_is_earlier_only(a: Broker, b: Broker, group: Gr
     doorbell = await a.listen_partition(group.topic, 0)
     await hush(doorbell)
     for when, rings in ((coming, True), (coming + 1, False), (coming, False), (coming - 1, True), (coming - 1, False)):
-        await delayed(b).delay(group.topic, [message(b"%d" % when, when), message(b"again %d" % when, when + 10)])
+        await b.delay(group.topic, [message(b"%d" % when, when), message(b"again %d" % when, when + 10)])
         if rings:
             with anyio.fail_after(5):
                 await doorbell.wait()
         assert await silent(doorbell), when
-    await delayed(b).delay(group.topic, [message(b"elsewhere", 1, 1)])
+    await b.delay(group.topic, [message(b"elsewhere", 1, 1)])
     assert await silent(doorbell)
     assert (await a.due(group, 0, owned, count=10)).next_due == coming - 1
 
 
 async def test_a_ring_is_heard_however_late(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     doorbell = await a.listen_partition(group.topic, 0)
-    await delayed(b).delay(group.topic, [message(b"1", 1)])
+    await b.delay(group.topic, [message(b"1", 1)])
     await anyio.sleep(0.03)
     with anyio.fail_after(5):
         await doorbell.wait()
@@ -260,7 +260,7 @@ async def test_many_partitions_at_once(a: Broker, b: Broker, group: GroupName) -
             for partition in range(30):
                 tasks.start_soon(wait, partition)
             for partition in range(30):
-                await delayed(b).delay(group.topic, [message(b"1", 1, partition)])
+                await b.delay(group.topic, [message(b"1", 1, partition)])
                 while partition not in heard:
                     await checkpoint()
     assert heard == [*range(30)]
@@ -291,6 +291,6 @@ async def test_closing_ends_the_wait(a: Broker, group: GroupName, owned: int, cl
             await (doorbell if closed == "doorbell" else a).close()
     await doorbell.close()
     if closed == "doorbell":
-        await delayed(a).delay(group.topic, [message(b"1", 1)])
+        await a.delay(group.topic, [message(b"1", 1)])
         with anyio.fail_after(5):
             await other.wait()

@@ -11,7 +11,7 @@ import pytest
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.brokers.producing import Found
 from redisaq.errors import ConnectionFailed, ServerError
-from tests.conformance.failures import HOUR, delayed, due, message, now, read
+from tests.conformance.failures import HOUR, due, message, now, read
 from tests.conformance.steps import append, deliver, values
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ async def test_the_delayed_are_looked_through_first(a: Broker, b: Broker, group:
     """E7: until they are in the stream they are nowhere else."""
     coming = await now(a, group) + HOUR
     (anchor,) = await append(a, "orders", 0, b"1")
-    await delayed(a).delay("orders", [message(b"later", coming), message(b"soon", 1)])
+    await a.delay("orders", [message(b"later", coming), message(b"soon", 1)])
     asked = [b"later", b"soon", b"1"]
     assert await b.find("orders", 0, anchor, asked) == Found((b"", b"", None), complete=True)
     assert await b.find("orders", 1, b"0-0", asked) == Found((None,) * 3, complete=True)
@@ -141,7 +141,7 @@ async def test_with_a_stream_went_what_was_in_it(world: World, a: Broker) -> Non
     await a.make_topic("orders", 2)
     (anchor,) = await append(a, "orders", 0, b"1")
     await append(a, "orders", 0, b"2")
-    await delayed(a).delay("orders", [message(b"later", 5)])
+    await a.delay("orders", [message(b"later", 5)])
     world.forget_stream("orders", 0)
     assert await a.find("orders", 0, anchor, [b"2", b"later"]) == Found((None, b""), complete=True)
     assert await a.find("nothing", 0, b"0-0", [b"2"]) == Found((None,), complete=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from redisaq.brokers.base import Broker, GroupName
@@ -102,63 +102,64 @@ class MemoryWorld:
         return MemoryBroker("conformance", self._namespace + suffix)
 
     def weak_broker(self) -> Broker:
-        self._store.permits_killing = False
+        self.store.permits_killing = False
         return self.broker()
 
     def expire(self, group: GroupName, incarnation: str) -> None:
-        members = self._store.members(group).members
+        members = self.store.members(group).members
         if incarnation in members:
-            members[incarnation] = self._store.now()
+            members[incarnation] = self.store.now()
 
     def change_server(self, group: GroupName) -> None:
-        state = self._store.members(group).state
+        state = self.store.members(group).state
         assert state is not None
         state.run_id = "another"
 
     def break_connections(self) -> None:
-        self._store.restart()
+        self.store.restart()
 
     def blocked_reads(self) -> int:
-        return self._store.blocked_reads
+        return self.store.blocked_reads
 
     def freeze(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def full(self) -> Iterator[None]:
-        self._store.full = True
+        self.store.full = True
         yield
-        self._store.full = False
+        self.store.full = False
 
     def flush(self) -> None:
-        self._store.flush()
+        self.store.flush()
 
     def forget_group(self, group: GroupName) -> None:
-        self._store.forget_group(group)
+        self.store.forget_group(group)
 
     def forget_topic(self, topic: str) -> None:
-        self._store.forget_topic(topic)
+        self.store.forget_topic(topic)
 
     def forget_partition(self, topic: str, partition: int) -> None:
-        self._store.forget_partition(topic, partition)
+        self.store.forget_partition(topic, partition)
 
     def forget_stream(self, topic: str, partition: int) -> None:
-        self._store.forget_stream(topic, partition)
+        self.store.forget_stream(topic, partition)
 
     def forget_cursor(self, group: GroupName, partition: int) -> None:
-        self._store.forget_cursor(group, partition)
+        self.store.forget_cursor(group, partition)
 
     def trim(self, topic: str, partition: int, maxlen: int) -> None:
-        self._store.trim(topic, partition, maxlen)
+        self.store.trim(topic, partition, maxlen)
 
     def delete(self, topic: str, partition: int, entry_ids: Sequence[bytes]) -> None:
-        self._store.delete(topic, partition, entry_ids)
+        self.store.delete(topic, partition, entry_ids)
 
     def length(self, topic: str, partition: int) -> int:
-        return len(self._store.streams.get((topic, partition), ()))
+        return len(self.store.streams.get((topic, partition), ()))
 
     @property
-    def _store(self) -> MemoryStore:
+    def store(self) -> MemoryStore:
+        """The store itself."""
         return self.broker().store
 
 
@@ -242,6 +243,14 @@ class RedisWorld:
     def length(self, topic: str, partition: int) -> int:
         return int(self._server.command("XLEN", self._stream_key(topic, partition)))
 
+    def command(self, *words: Any) -> Any:
+        """Send the server a command."""
+        return self._server.command(*words)
+
+    def key(self, topic: str, partition: int, name: str) -> str:
+        """Return the name of a partition's key."""
+        return f"{{{self._namespace}:{topic}:{partition}}}:{name}"
+
     def _delete_keys(self, pattern: str) -> None:
         """Delete the namespace's keys that match; its names hold no characters that a pattern knows, but for those of `pattern`."""
         keys = [key for key in self._server.command("KEYS", pattern) if self._namespace.encode() in key]
@@ -252,4 +261,4 @@ class RedisWorld:
         return f"{{{self._namespace}:{group.topic}}}:g:{group.group}:{name}"
 
     def _stream_key(self, topic: str, partition: int) -> str:
-        return f"{{{self._namespace}:{topic}:{partition}}}:0"
+        return self.key(topic, partition, "0")
