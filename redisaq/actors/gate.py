@@ -15,7 +15,7 @@ class Gate:
         """Begin open."""
         self.closed = False
         self._opened: anyio.Event | None = None
-        self._scopes: set[anyio.CancelScope] = set()
+        self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
 
     def move(self, *, closed: bool) -> bool:
         """Close or open it; False if it was so already."""
@@ -41,10 +41,10 @@ class Gate:
     def while_open(self) -> Generator[anyio.CancelScope]:
         """Return a cancel scope that ends when it closes."""
         with anyio.CancelScope() as scope:
-            self._scopes.add(scope)
+            self._scopes[scope] = None
             if self.closed:
                 scope.cancel()
             try:
                 yield scope
             finally:
-                self._scopes.discard(scope)
+                self._scopes.pop(scope, None)

@@ -36,7 +36,7 @@ class Lease:
         self.ttl = ttl
         self.deadline = -math.inf
         self._clock = environment.clock
-        self._scopes: set[anyio.CancelScope] = set()
+        self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
         self._ended = False
         self._server_ahead = 0.0  # server seconds less local seconds, as of the last answer
         self.born = 0
@@ -89,10 +89,10 @@ class Lease:
     def scope(self) -> Generator[anyio.CancelScope]:
         """Return a cancel scope that ends with the lease."""
         with anyio.CancelScope(deadline=self.deadline) as scope:
-            self._scopes.add(scope)
+            self._scopes[scope] = None
             if self._ended:
                 scope.cancel()
             try:
                 yield scope
             finally:
-                self._scopes.discard(scope)
+                self._scopes.pop(scope, None)

@@ -68,8 +68,8 @@ class OwnedPartition:
         self._room: anyio.Event | None = None
         self._idle: anyio.Event | None = None
         self._finished: anyio.Event | None = None
-        self._scopes: set[anyio.CancelScope] = set()
-        self._until_drain: set[anyio.CancelScope] = set()
+        self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
+        self._until_drain: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
 
     @property
     def may_start(self) -> bool:
@@ -85,25 +85,25 @@ class OwnedPartition:
     def scope(self) -> Generator[anyio.CancelScope]:
         """Return a cancel scope that ends with the lease, or when this partition is lost."""
         with self.lease.scope() as scope:
-            self._scopes.add(scope)
+            self._scopes[scope] = None
             if self.lost:
                 scope.cancel()
             try:
                 yield scope
             finally:
-                self._scopes.discard(scope)
+                self._scopes.pop(scope, None)
 
     @contextlib.contextmanager
     def until_drain(self) -> Generator[anyio.CancelScope]:
         """Return a cancel scope that ends when the partition begins to drain: for waiting that must not hold that up."""
         with anyio.CancelScope() as scope:
-            self._until_drain.add(scope)
+            self._until_drain[scope] = None
             if self.draining:
                 scope.cancel()
             try:
                 yield scope
             finally:
-                self._until_drain.discard(scope)
+                self._until_drain.pop(scope, None)
 
     def begin_drain(self) -> None:
         """Let no further handler start."""

@@ -18,7 +18,7 @@ from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.execution import Execution
 from redisaq.actors.owned import OwnedPartition, before, number
-from redisaq.actors.partition_workers import Batch
+from redisaq.actors.partition_workers import Batch, hand_over
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.restart import RestartPolicy
 from redisaq.actors.surroundings import Surroundings
@@ -142,8 +142,7 @@ class PartitionReader(Actor[None]):
             after = page.last
 
     async def _pass_on(self, batch: Batch) -> None:
-        if batch:
-            await self._workers.tell(batch)
+        await hand_over(batch, self._workers, self._owned)
 
     def _decode(self, entries: Sequence[RawEntry]) -> Batch:
         """Return the entries' messages, recorded; synchronous, so that no cancellation comes between a read and its record."""

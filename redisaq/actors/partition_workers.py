@@ -16,11 +16,27 @@ import anyio
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.execution import Execution
+from redisaq.actors.owned import OwnedPartition
+from redisaq.actors.ref import ActorRef
 from redisaq.actors.verdicts import Held
 from redisaq.core.lanes import Lanes, Ordering
+from redisaq.errors import ActorStopped
 from redisaq.message import Message
 
 Batch = list[Message[Any]]
+
+
+async def hand_over(batch: Batch, workers: ActorRef[Batch], owned: OwnedPartition) -> None:
+    """Give messages that stand in the record to the workers.
+
+    They end with the lease, maybe an instant before whoever calls this; then nobody is to work on these here: they are the next owner's.
+    """
+    if batch:
+        try:
+            await workers.tell(batch)
+        except ActorStopped:
+            if owned.may_start:
+                raise
 
 
 class SerialWorker(Actor[Batch]):

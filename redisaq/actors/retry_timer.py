@@ -16,7 +16,7 @@ from redisaq.actors.actor import Actor
 from redisaq.actors.execution import Execution
 from redisaq.actors.insist import insist
 from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.partition_workers import Batch
+from redisaq.actors.partition_workers import Batch, hand_over
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.ring import Ring
 from redisaq.actors.surroundings import Surroundings
@@ -69,6 +69,5 @@ class RetryTimer(Actor[Ring]):
             else:
                 owned.add_retry(message, body)
                 batch.append(message)
-        if batch:
-            await self._workers.tell(batch)
+        await hand_over(batch, self._workers, owned)
         return math.inf if due.next_due is None else max(0.0, (due.next_due - due.now) / 1e6)

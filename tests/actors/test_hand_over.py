@@ -1,0 +1,57 @@
+"""Handing messages to workers that have stopped: the end of the lease is no failure, anything else is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Message
+from redisaq.actors import Actor, Supervisor
+from redisaq.actors.lease import Lease
+from redisaq.actors.owned import OwnedPartition
+from redisaq.actors.partition_workers import Batch, hand_over
+from redisaq.environment import Environment
+from redisaq.errors import ActorStopped
+
+pytestmark = pytest.mark.anyio
+
+
+class Workers(Actor[Batch]):
+    """Takes batches and does nothing with them."""
+
+    async def receive(self, message: Batch) -> None:
+        """Take one."""
+
+
+def partition() -> OwnedPartition:
+    lease = Lease("me", 60.0, Environment())
+    lease.deadline = anyio.current_time() + 60
+    return OwnedPartition(0, 1, lease, 10, lambda _owned: None)
+
+
+@pytest.mark.parametrize("over", ["lease", "lost", "drain"])
+async def test_workers_that_ended_with_the_lease_get_nothing_and_nobody_fails(over: str) -> None:
+    owned, batch = partition(), [Message[Any]("jobs", {}, entry=b"1-0")]
+    async with Supervisor() as supervisor:
+        workers = await supervisor.start(Workers())
+        await hand_over(batch, workers, owned)
+        await supervisor.stop(workers)
+        match over:
+            case "lease":  # a process that was paused: nothing but the clock tells
+                owned.lease.deadline = anyio.current_time() - 1
+            case "lost":
+                owned.lose("the document leases it to somebody else")
+            case _:
+                owned.begin_drain()
+        await hand_over(batch, workers, owned)
+
+
+async def test_workers_that_stopped_while_the_lease_stands_are_a_failure() -> None:
+    owned, batch = partition(), [Message[Any]("jobs", {}, entry=b"1-0")]
+    async with Supervisor() as supervisor:
+        workers = await supervisor.start(Workers())
+        await supervisor.stop(workers)
+        with pytest.raises(ActorStopped):
+            await hand_over(batch, workers, owned)
