@@ -42,14 +42,12 @@ class Environment:
         wall_clock: seconds since 1970.
         random: the source of jitter, versions and ids.
         run_plain: runs a plain function without blocking the event loop; if cancelled, the function is left to finish by itself.
-        inline: True where run_plain calls the function in the event loop's own thread.
     """
 
     clock: Callable[[], float] = anyio.current_time
     wall_clock: Callable[[], float] = time.time
     random: random.Random = field(default_factory=random.SystemRandom)
     run_plain: PlainRunner = _run_in_thread
-    inline: bool = False
 
     def bound(self) -> Environment:
         """Return this environment with a clock of the running event loop that is cheap to read: it is read for each message.

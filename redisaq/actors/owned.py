@@ -61,7 +61,6 @@ class OwnedPartition:
         self.settling = 0  # being acknowledged
         self.dirty = False  # the acknowledger has been rung for it
         self.position = b""  # highest entry id read
-        self.settled = b""  # highest entry id acknowledged
         self.handled = self.failed = 0
         self._ring = ring
         self.ring_timer: Callable[[], None] = lambda: None  # something was put off: the retry timer is to look again
@@ -251,8 +250,6 @@ class OwnedPartition:
     def settle(self, entry_ids: list[bytes]) -> None:
         """Record that these have been acknowledged, or refused."""
         self.settling -= len(entry_ids)
-        if entry_ids:
-            self.settled = max(self.settled, entry_ids[-1], key=number)
         self._look_settled()
 
     def resolved(self, settlings: Iterable[Settling]) -> None:

@@ -171,7 +171,7 @@ class PartitionOwner(Actor[Drain]):
             reader = PartitionReader(around, self._execution, self._decoder, workers, count=self._count)
             await parts.start(reader)
             drain = await self.mailbox.receive()
-            await self._drain(parts, first=(reader, listener, timer), workers=workers, timeout=drain.timeout)
+            await self._drain(parts, reader, others=(listener, timer), workers=workers, timeout=drain.timeout)
 
     def drain(self, timeout: float) -> None:
         """Give the partition back; said again, the shorter of the timeouts counts."""
@@ -181,11 +181,13 @@ class PartitionOwner(Actor[Drain]):
         with contextlib.suppress(anyio.WouldBlock, ActorStopped):  # it has been told, or has ended
             self.ref.tell_nowait(Drain(timeout))
 
-    async def _drain(self, parts: Supervisor, *, first: Sequence[Actor[Any]], workers: ActorRef[Batch], timeout: float) -> None:
+    async def _drain(
+        self, parts: Supervisor, reader: PartitionReader, *, others: Sequence[Actor[Any]], workers: ActorRef[Batch], timeout: float
+    ) -> None:
         """Stop reading, wait for the handlers, stop the rest, settle, undo, release."""
         owned = self.owned
         owned.begin_drain()  # ends blocking back-offs, too (T7)
-        for actor in first:
+        for actor in (reader, *others):
             await parts.stop(actor, timeout=0)
         with anyio.CancelScope() as self._patience, anyio.move_on_after(min(timeout, self._limit)):
             await owned.wait_finished()
@@ -193,6 +195,7 @@ class PartitionOwner(Actor[Drain]):
         with anyio.move_on_after(FLUSH_LIMIT):
             await owned.wait_settled()
             await self._hand_back()
+            await insist(reader.make_sure, self._around.environment)
             await self._release()
 
     async def _hand_back(self) -> None:

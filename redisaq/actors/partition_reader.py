@@ -104,6 +104,11 @@ class PartitionReader(Actor[None]):
                 self._unsent += self._decode(leftover)  # on_stop runs before a restart, too: then it is passed on
             await self._reader.close()
 
+    async def make_sure(self) -> None:
+        """Kill a read that is still without its answer (T3): to be called before a release, which takes it off the list."""
+        if self._reader is not None and not self._reader.settled:
+            await self._fence((self._reader,))
+
     async def _close_broken(self) -> None:
         """Make sure that nothing of a broken connection runs any more (T3)."""
         if self._reader is not None:

@@ -111,7 +111,6 @@ class EntryDecoder(Generic[T]):
             self._payload = deserializer
         else:
             self._payload = lambda data: msgspec.convert(deserializer(data), payload_type)
-        self._own = deserializer is None
 
     def decode(self, entry_id: bytes, fields: Sequence[bytes], partition: int, token: int) -> Message[T] | Unreadable:
         """Return the message, with attempt 1, or why there is none."""

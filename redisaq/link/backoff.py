@@ -1,16 +1,17 @@
-"""How long to wait before trying again: exponential back-off with full jitter.
+"""Counts a connection's failures in a row: how long to wait is `core.backoff`'s to say.
 
-The source of the idea is "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015). Jitter comes from the Environment's Random, so
-that a seeded run repeats itself; redis' own back-off classes draw from the global one, and overflow after a thousand failures.
+Jitter comes from the Environment's Random, so that a seeded run repeats itself; redis' own back-off classes draw from the global one, and
+overflow after a thousand failures.
 """
 
 from __future__ import annotations
 
 from random import Random
 
+from redisaq.core.backoff import full_jitter
+
 BASE = 0.05
 CAP = 2.0
-_GREATEST_EXPONENT = 16
 
 
 class Backoff:
@@ -22,9 +23,8 @@ class Backoff:
 
     def failed(self) -> float:
         """Count one more failure; return the seconds to wait before the next attempt."""
-        limit = min(CAP, BASE * 2 ** min(self.failures, _GREATEST_EXPONENT))
         self.failures += 1
-        return self._random.uniform(0.0, limit)
+        return full_jitter(self.failures, base=BASE, most=CAP, random=self._random)
 
     def succeeded(self) -> None:
         """Forget the failures."""

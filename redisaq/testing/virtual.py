@@ -50,7 +50,7 @@ def virtual_run(main: Callable[..., Awaitable[T]], *args: Any, seed: int = 0, ba
     random = Random(seed)  # noqa: S311 -- chance that can be had again is the point
 
     async def root() -> T:
-        environment = Environment(wall_clock=lambda: EPOCH + anyio.current_time(), random=random, run_plain=run_inline, inline=True)
+        environment = Environment(wall_clock=lambda: EPOCH + anyio.current_time(), random=random, run_plain=run_inline)
         with use_environment(environment):
             return await watch.over(main, *args)
 

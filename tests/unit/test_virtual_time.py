@@ -24,6 +24,7 @@ from anyio.lowlevel import checkpoint
 from redisaq.environment import current_environment
 from redisaq.errors import RedisaqError, SettingsError
 from redisaq.testing import EPOCH, VirtualDeadlock, VirtualTimeUnavailable, standstill, virtual_run
+from redisaq.testing.virtual import run_inline
 from tests.unit.source import ROOT
 
 Backend = Literal["trio", "asyncio"]
@@ -142,7 +143,7 @@ def test_the_environment_is_seeded(backend: Backend) -> None:
     async def main() -> tuple[float, str, float, int]:
         environment = current_environment()
         await anyio.sleep(90)
-        assert environment.inline
+        assert environment.run_plain is run_inline
         assert environment.clock() == pytest.approx(90)
         thread = await environment.run_plain(threading.get_ident, anyio.CapacityLimiter(1))
         return environment.random.random(), environment.new_id(), environment.wall_clock(), thread
@@ -153,14 +154,14 @@ def test_the_environment_is_seeded(backend: Backend) -> None:
     assert first[0] == random.Random(5).random()
     assert first[2] == pytest.approx(EPOCH + 90)
     assert first[3] == threading.get_ident()
-    assert not current_environment().inline, "and put back"
+    assert current_environment().run_plain is not run_inline, "and put back"
 
 
 @both
 def test_child_tasks_see_the_environment(backend: Backend) -> None:
     async def main() -> None:
         async def child() -> None:
-            assert current_environment().inline
+            assert current_environment().run_plain is run_inline
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(child)

@@ -1,0 +1,44 @@
+"""T3: a partition is released only when no read on it can still be carried out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Message
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.memory.reader import MemoryReader
+from tests.actors.group import fresh_url, produce, quick
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("settled", [True, False])
+async def test_a_read_without_its_answer_is_killed_before_the_release(settled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = fresh_url()
+    await produce(url, 1)
+    steps: list[str] = []
+    whole = MemoryBroker._operate
+
+    async def operate(self: MemoryBroker, name: str, step: Any) -> Any:
+        if name in ("fence", "release"):
+            steps.append(name)
+        return await whole(self, name, step)
+
+    monkeypatch.setattr(MemoryBroker, "_operate", operate)
+    monkeypatch.setattr(MemoryReader, "settled", settled)
+
+    handled = anyio.Event()
+
+    async def handle(_message: Message[Any]) -> None:
+        handled.set()
+
+    consumer = quick(url)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(consumer.process, handle)
+        await handled.wait()
+        steps.clear()
+        await consumer.stop()
+    assert steps == (["release"] if settled else ["fence", "release"])
