@@ -6,12 +6,18 @@ is asked for: that import takes longer than many a program's whole start.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
+
 from redisaq.brokers.base import Broker
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.environment import Environment
 from redisaq.errors import SettingsError
 
-__all__ = ["open_broker"]
+__all__ = ["memory_brokers", "open_broker"]
+
+memory_brokers: ContextVar[Callable[[str, str, Environment | None], Broker]] = ContextVar("redisaq_memory_brokers", default=MemoryBroker)
+"""What makes the brokers of `memory://name`, from the name, the namespace and the environment. A simulation sets its own."""
 
 SERVERS = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
 """Schemes of real servers; those that are not built yet say so themselves."""
@@ -47,7 +53,7 @@ def open_broker(
         if ca_file or cert_file or key_file:
             raise SettingsError(f"certificates are of no use with {scheme}://: use rediss://")
         if scheme == "memory":
-            return MemoryBroker(rest, namespace, environment)
+            return memory_brokers.get()(rest, namespace, environment)
         from redisaq.brokers.embedded import EmbeddedBroker  # noqa: PLC0415 -- see the module
 
         return EmbeddedBroker(rest, namespace, environment)

@@ -1,8 +1,24 @@
-"""What redisaq's own tests use, for yours: virtual time and seeded interleavings, on trio and on asyncio."""
+"""What redisaq's own tests use, for yours: virtual time and seeded interleavings, on trio and on asyncio; and whole groups under faults."""
 
 from __future__ import annotations
 
+from redisaq.testing.faults import FaultPlan
+from redisaq.testing.report import Delivery, Lease, Mark, Report, Settle
+from redisaq.testing.simulation import Simulation, simulate
 from redisaq.testing.standstill import VirtualDeadlock, VirtualTimeUnavailable
 from redisaq.testing.virtual import EPOCH, virtual_run
 
-__all__ = ["EPOCH", "VirtualDeadlock", "VirtualTimeUnavailable", "virtual_run"]
+__all__ = [
+    "EPOCH",
+    "Delivery",
+    "FaultPlan",
+    "Lease",
+    "Mark",
+    "Report",
+    "Settle",
+    "Simulation",
+    "VirtualDeadlock",
+    "VirtualTimeUnavailable",
+    "simulate",
+    "virtual_run",
+]

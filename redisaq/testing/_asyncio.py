@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
+from redisaq.testing.freezing import Freezer
 from redisaq.testing.standstill import VirtualTimeUnavailable, Watch
 
 T = TypeVar("T")
@@ -45,10 +46,10 @@ TIMERS = ("_when", "_scheduled", "_cancelled", "_callback")
 STEPS = "steps that know their task"
 
 
-def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch) -> T:
+def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch, freezer: Freezer) -> T:
     """Run `main` on asyncio in virtual time, interleaved as the seed says."""
     check()
-    return anyio.run(main, backend="asyncio", backend_options={"loop_factory": partial(VirtualLoop, seed, watch)})
+    return anyio.run(main, backend="asyncio", backend_options={"loop_factory": partial(VirtualLoop, seed, watch, freezer)})
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -62,13 +63,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     _selector: Any
     _process_events: Callable[[Any], None]
 
-    def __init__(self, seed: object, watch: Watch) -> None:
+    def __init__(self, seed: object, watch: Watch, freezer: Freezer) -> None:
         """Begin at time 0."""
         super().__init__()
         self._now = 0.0
         self._clock_resolution = 0.0
         self._random = Random(str(seed))  # noqa: S311 -- an interleaving is no secret
         self._watch = watch
+        self._freezer = freezer
+        freezer.resume = self._ready.extend
         self._made = 0
         self._sockets = len(self._selector.get_map())
 
@@ -98,6 +101,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             timer._scheduled = False
             ready.append(timer)
         self._shuffle()
+        if not ready and not self._stopping:  # all of it belongs to somebody frozen; the loop itself would wait in real time
+            return
         super()._run_once()  # type: ignore[misc]
 
     def _next_timer(self) -> float:
@@ -113,6 +118,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Reorder the steps of tasks. What other threads append meanwhile stays where it is: at the end."""
         ready = self._ready
         handles = [ready.popleft() for _ in range(len(ready))]
+        if self._freezer.active:
+            handles = [handle for handle in handles if not self._freezer.holds(handle._context, handle)]
         steps: list[tuple[int, Any]] = []
         places: list[int] = []
         for index, handle in enumerate(handles):

@@ -5,8 +5,8 @@ In: a coroutine function and a seed. Out: its result. The clock is trio's MockCl
 trio's own deterministic mode, made for property tests: each batch of runnable tasks is sorted by creation, then shuffled by a generator
 that is seeded here.
 
-This is one of two modules that touch private parts of an event loop: `_ALLOW_DETERMINISTIC_SCHEDULING` and `_r` of trio's scheduler, and
-`MockClock._autojump`.
+This is one of two modules that touch private parts of an event loop: `_ALLOW_DETERMINISTIC_SCHEDULING`, `_r` and the queue
+of runnable tasks of trio's scheduler, and `MockClock._autojump`.
 """
 
 # ruff: noqa: SLF001
@@ -25,6 +25,7 @@ import trio
 import trio.testing
 from trio._core import _run
 
+from redisaq.testing.freezing import Freezer
 from redisaq.testing.standstill import VirtualTimeUnavailable, Watch
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ T = TypeVar("T")
 DETERMINISTIC = "_ALLOW_DETERMINISTIC_SCHEDULING"
 
 
-def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch) -> T:
+def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch, freezer: Freezer) -> T:
     """Run `main` on trio in virtual time, interleaved as the seed says."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     if not callable(getattr(clock, "_autojump", None)):
@@ -51,11 +52,27 @@ def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch) -> T:
     setattr(clock, "_autojump", jump)  # noqa: B010 -- MockClock is final
     with seeded(seed):
         try:
-            return anyio.run(main, backend="trio", backend_options={"clock": clock})
+            return anyio.run(main, backend="trio", backend_options={"clock": clock, "instruments": [Gatekeeper(freezer)]})
         except trio.TrioInternalError as error:
             if watch.deadlock is not None:
                 raise watch.deadlock from error
             raise
+
+
+class Gatekeeper(trio.abc.Instrument):
+    """Takes the tasks of the frozen out of the queue of runnable ones, as soon as they come in, and puts them back."""
+
+    def __init__(self, freezer: Freezer) -> None:
+        """Take who is frozen."""
+        self._freezer = freezer
+        freezer.resume = lambda tasks: _run.GLOBAL_RUN_CONTEXT.runner.runq.extend(tasks)  # noqa: PLW0108 -- there is no runner yet
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        """Look at a task that has just been put at the end of the queue."""
+        if self._freezer.active and self._freezer.holds(task.context, task):
+            queue = _run.GLOBAL_RUN_CONTEXT.runner.runq
+            if queue.pop() is not task:
+                raise VirtualTimeUnavailable(f"trio {trio.__version__}: a runnable task is not at the end of the queue")
 
 
 @contextmanager

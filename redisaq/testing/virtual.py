@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 
 from redisaq.environment import Environment, use_environment
 from redisaq.errors import SettingsError
+from redisaq.testing.freezing import Freezer, use_freezer
 from redisaq.testing.standstill import Watch
 
 T = TypeVar("T")
@@ -46,11 +47,12 @@ def virtual_run(main: Callable[..., Awaitable[T]], *args: Any, seed: int = 0, ba
         SettingsError: there is no such backend.
         Exception: whatever `main` raises.
     """
-    watch = Watch()
+    watch, freezer = Watch(), Freezer()
     random = Random(seed)  # noqa: S311 -- chance that can be had again is the point
 
     async def root() -> T:
         environment = Environment(wall_clock=lambda: EPOCH + anyio.current_time(), random=random, run_plain=run_inline)
+        use_freezer(freezer)
         with use_environment(environment):
             return await watch.over(main, *args)
 
@@ -58,11 +60,11 @@ def virtual_run(main: Callable[..., Awaitable[T]], *args: Any, seed: int = 0, ba
     if backend == "trio":
         from redisaq.testing import _trio  # noqa: PLC0415
 
-        return _trio.run(root, seed, watch)
+        return _trio.run(root, seed, watch, freezer)
     if backend == "asyncio":
         from redisaq.testing import _asyncio  # noqa: PLC0415
 
-        return _asyncio.run(root, seed, watch)
+        return _asyncio.run(root, seed, watch, freezer)
     raise SettingsError(f"backend: trio or asyncio, not {backend!r}")
 
 

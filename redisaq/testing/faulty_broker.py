@@ -1,0 +1,230 @@
+"""A memory broker behind a network with faults, and its readers.
+
+In: the calls of the Broker protocol, each of which passes `_operate`. Out: answers, or ConnectionFailed as the fault plan says. Always:
+shared calls go over one connection, which is replaced when it has broken; each reader has its own (T3); what settles is told to the
+observer at the moment at which the server does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import anyio
+
+from redisaq.brokers.base import Acks, GroupName, Installed, RawEntry, Reader, ReaderMark, Settled
+from redisaq.brokers.delivery import Resolution, Resolved
+from redisaq.brokers.memory import MemoryBroker, delivery
+from redisaq.brokers.memory.clients import ReadingClient, WaitingRead
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.environment import Environment
+from redisaq.errors import ConnectionFailed
+from redisaq.testing.network import Connection, Network
+
+T = TypeVar("T")
+
+OPENING = {"connect", "make_topic", "grow_topic"}
+"""A first connection that fails is raised at once, to whoever made the client: nothing to simulate. Until something else is called, these
+have no faults."""
+
+UNBLOCK_LIMIT = 1.0
+"""Seconds for which a cancelled read waits until the server has ended it."""
+
+
+class Observer(Protocol):
+    """What is told of the steps that matter most, when the server does them."""
+
+    def installed(self, owner: object, group: GroupName, partition: int, token: int, answer: Installed) -> None:
+        """Somebody tried to install a token."""
+
+    def settled(self, owner: object, group: GroupName, acks: Acks, answer: Settled) -> None:
+        """Somebody acknowledged."""
+
+    def resolved(
+        self, owner: object, group: GroupName, partition: int, token: int, *, resolutions: Sequence[Resolution], answer: Resolved
+    ) -> None:
+        """Somebody settled what did not simply succeed."""
+
+
+class Process(Protocol):
+    """Who makes the calls."""
+
+    @property
+    def name(self) -> str:
+        """For the trace."""
+        ...
+
+    async def before(self, operation: str) -> None:
+        """Take part in the faults of processes: may crash or pause here, and then returns late or never."""
+        ...
+
+
+class FaultyBroker(MemoryBroker):
+    """See the module."""
+
+    def __init__(
+        self, name: str, namespace: str, environment: Environment | None, *, network: Network, owner: Process, observer: Observer
+    ) -> None:
+        super().__init__(name, namespace, environment)
+        self._network = network
+        self._owner = owner
+        self._observer = observer
+        self._connection: Connection | None = None
+        self._opened = False
+
+    @property
+    def store(self) -> MemoryStore:
+        """The one store of the simulation."""
+        return self._network.store
+
+    async def _operate(self, name: str, step: Callable[[MemoryStore], T]) -> T:
+        await self._owner.before(name)
+        session = self._enter()
+        self._opened = self._opened or name not in OPENING
+        if self._connection is None or self._connection.broken:
+            self._connection = self._network.connect(self._owner.name)
+
+        def guarded(store: MemoryStore) -> T:
+            if not session.open:
+                raise ConnectionFailed(store.url, "the broker was closed")
+            return step(store)
+
+        return await self._network.call(self._connection, name, guarded, faults=self._opened)
+
+    async def close(self) -> None:
+        """Close the connections; what was sent may arrive all the same."""
+        if self._connection is not None:
+            self._connection.cut(self._network.store.url, "the broker was closed", keeps=True)
+            self._connection = None
+        await super().close()
+
+    # -- what is to be told, or differs ------------------------------------------------------------------------------------------------
+
+    async def kill(self, marks: Sequence[ReaderMark]) -> bool:
+        """Kill shared connections (E1)."""
+
+        def step(store: MemoryStore) -> bool:
+            if not store.kill(marks):
+                return False
+            self._network.kill(marks)
+            return True
+
+        return await self._operate("kill", step)
+
+    async def install(self, group: GroupName, partition: int, token: int, incarnation: str, *, foreign: bool) -> Installed:
+        """Put the token beside the partition's data (T2)."""
+
+        def step(store: MemoryStore) -> Installed:
+            answer = store.install(group, partition, token, incarnation, foreign=foreign)
+            self._observer.installed(self._owner, group, partition, token, answer)
+            return answer
+
+        return await self._operate("install", step)
+
+    async def settle(self, group: GroupName, acks: Sequence[Acks]) -> list[Settled]:
+        """Acknowledge under each partition's token (S1)."""
+
+        def step(store: MemoryStore) -> list[Settled]:
+            answers = [store.settle(group, one) for one in acks]
+            for one, answer in zip(acks, answers, strict=True):
+                self._observer.settled(self._owner, group, one, answer)
+            return answers
+
+        return await self._operate("settle", step)
+
+    async def resolve(
+        self, group: GroupName, partition: int, token: int, resolutions: Sequence[Resolution], *, dead_maxlen: int | None
+    ) -> Resolved:
+        """Settle some messages in one fenced step (S1)."""
+
+        def step(store: MemoryStore) -> Resolved:
+            answer = delivery.resolve(store, group, partition, token, resolutions, dead_maxlen=dead_maxlen)
+            self._observer.resolved(self._owner, group, partition, token, resolutions=resolutions, answer=answer)
+            return answer
+
+        return await self._operate("resolve", step)
+
+    async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
+        """Open a reading connection under the token (T3)."""
+
+        def step(store: MemoryStore) -> Reader:
+            client = store.open_client(group, partition, token, incarnation)
+            self._enter().clients.append(client)
+            return FaultyReader(self._network, client, self._owner)
+
+        return await self._operate("open_reader", step)
+
+
+class FaultyReader:
+    """A Reader over a faulty connection of its own."""
+
+    def __init__(self, network: Network, client: ReadingClient, owner: Process) -> None:
+        self._network = network
+        self._client = client
+        self._owner = owner
+        self._connection = Connection(owner.name, client.mark)
+        self._leftover: list[RawEntry] = []
+        self._unanswered = False
+
+    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
+        """Return new entries; see Reader."""
+        await self._owner.before("read")
+        network = self._network
+        self._unanswered = True
+        request = await network.send(self._connection, "read", lambda store: store.read(self._client, count, block))
+        taken = False
+        try:
+            await request.answered.wait()
+            answer: Any = await network.answer_of(request)
+            if isinstance(answer, WaitingRead):
+                with anyio.move_on_after(block):
+                    await answer.answered.wait()
+                network.store.stop_waiting(answer)
+            taken = True
+        except ConnectionFailed:
+            taken = True
+            raise
+        finally:
+            if not taken:  # cancelled: CLIENT UNBLOCK brings the read to its end
+                with anyio.move_on_after(UNBLOCK_LIMIT, shield=True):
+                    await request.answered.wait()
+                self._take_back(request.answered.is_set(), request.answer, request.error)
+        if isinstance(answer, WaitingRead):
+            if answer.error is not None:
+                raise answer.error
+            answer = answer.entries
+        self._unanswered = False
+        entries: Sequence[RawEntry] = answer
+        return entries
+
+    def _take_back(self, answered: bool, answer: WaitingRead | Sequence[RawEntry], error: Exception | None) -> None:  # noqa: FBT001 -- one caller
+        if not answered or error is not None:
+            return
+        if isinstance(answer, WaitingRead):
+            self._network.store.stop_waiting(answer)
+            if answer.error is not None:
+                return
+            answer = answer.entries
+        self._leftover.extend(answer)
+        self._unanswered = False
+
+    def take_leftover(self) -> Sequence[RawEntry]:
+        """Return, once, what a cancelled read brought after all."""
+        leftover, self._leftover = self._leftover, []
+        return leftover
+
+    @property
+    def mark(self) -> ReaderMark:
+        """What was registered for this reader."""
+        return self._client.mark
+
+    @property
+    def settled(self) -> bool:
+        """True if no read is without its answer."""
+        return not self._unanswered
+
+    async def close(self) -> None:
+        """Close the connection; the server sees it behind all that was sent."""
+        self._connection.cut(self._network.store.url, "the reader was closed", keeps=True)
+        self._network.hang_up(self._connection, lambda store: store.disconnect(self._client, "the reader was closed"))
+        await anyio.lowlevel.checkpoint()

@@ -1,0 +1,143 @@
+"""One simulated member: a Consumer in a process of its own, which can crash, stand still, and start again.
+
+In: what `Simulation.member` was given. Out: runs of its handler and what it tells, to the ledger. Always: a crash runs no cleanup and sends
+nothing more; a pause stops every task of the member, and nothing else.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from redisaq.brokers.base import GroupName
+from redisaq.consumer import Consumer
+from redisaq.errors import ConnectionFailed
+from redisaq.events import Event
+from redisaq.message import Message
+from redisaq.testing.faults import FaultPlan
+from redisaq.testing.freezing import OWNER, Freezer
+from redisaq.testing.ledger import Ledger
+
+URL = "memory://simulation"
+
+_silent = logging.Logger("redisaq.simulation", logging.CRITICAL + 1)  # noqa: LOG001 -- nobody else's; the trace tells more
+
+
+class SimulatedMember:
+    """See the module.
+
+    Attributes:
+        name: in the simulation.
+        options: what Consumer was given.
+        crashed: it is gone.
+        thawed_at: when its last pause ended, minus infinity if there was none.
+        ended: set when its consumer has come to an end.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        topic: str,
+        handler: Callable[[Message[Any]], Any],
+        options: dict[str, Any],
+        *,
+        ledger: Ledger,
+        freezer: Freezer,
+        plan: FaultPlan,
+        random: Random,
+        fails: Callable[[SimulatedMember, str], None],
+        calm: Callable[[], bool],
+    ) -> None:
+        """Take what it consumes and how; `fails` is told "crash" or "pause" when a heartbeat's chance says so."""
+        self.name = name
+        self.topic = topic
+        self.handler = handler
+        self.options = options
+        self.group = GroupName(topic, str(options.get("group_name", "default_group")))
+        self.ttl = float(options.get("heartbeat_ttl", 12.0))
+        self.ordering = str(options.get("ordering", "partition"))
+        self.crashed = False
+        self.thawed_at = -math.inf
+        self.ended = anyio.Event()
+        self.scope = anyio.CancelScope()
+        self.consumer: Consumer[Any] | None = None
+        self._ledger = ledger
+        self._freezer = freezer
+        self._plan = plan
+        self._random = random
+        self._fails = fails
+        self._calm = calm
+
+    @property
+    def suspended(self) -> bool:
+        """True while none of its tasks can run."""
+        return self._freezer.frozen(self)
+
+    @property
+    def live(self) -> bool:
+        """True if it is, or should be, a member of its group."""
+        return not self.crashed and not self.ended.is_set()
+
+    async def run(self) -> None:
+        """Consume until stopped."""
+        OWNER.set(self)
+        try:
+            with self.scope:
+                self.consumer = Consumer(self.topic, URL, **self._consumer_options())
+                await self.consumer.process(self._handle)
+        except Exception as error:  # noqa: BLE001 -- a consumer never gives up: whatever ends it is told
+            if not self.crashed:
+                self._ledger.violation(f"{self.name} ended by itself: {type(error).__name__}: {error}")
+        finally:
+            self.ended.set()
+
+    def _consumer_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"logger": _silent} | self.options
+        told: Callable[[Event], object] | None = options.get("on_event")
+
+        def tell(event: Event) -> None:
+            self._ledger.event(self, self.group, event)
+            if told is not None and not self.crashed:
+                told(event)
+
+        return options | {"on_event": tell}
+
+    async def before(self, operation: str) -> None:
+        """Crash or pause here, if chance says so; a process that has crashed sends nothing more."""
+        plan = self._plan
+        if operation == "heartbeat" and not self._calm() and (plan.crash or plan.pause):
+            drawn = self._random.random()
+            if drawn < plan.crash:
+                self._fails(self, "crash")
+                await checkpoint()
+            elif drawn < plan.crash + plan.pause:
+                self._fails(self, "pause")
+                await checkpoint()
+        if self.crashed:
+            await checkpoint()
+            raise ConnectionFailed(URL, "the process has crashed")
+
+    async def _handle(self, message: Message[Any]) -> None:
+        ordered = self.ordering == "partition" or (self.ordering == "key" and message.key is not None)
+        lane = message.key if self.ordering == "key" else None
+        run = self._ledger.begin(self, self.group, message, lane=lane, ordered=ordered)
+        outcome = "cancelled"
+        try:
+            if self._plan.slow_handler and not self._calm() and self._random.random() < self._plan.slow_handler:
+                await anyio.sleep(self._random.uniform(0.0, 2 * self.ttl))
+            result = self.handler(message)
+            if inspect.isawaitable(result):
+                await result
+            outcome = "returned"
+        except Exception:
+            outcome = "raised"
+            raise
+        finally:
+            self._ledger.end(run, outcome)

@@ -1,0 +1,224 @@
+"""What lies between simulated processes and the server: connections, whose requests arrive in order, late, or not at all.
+
+In: requests, each a synchronous step at the memory store. Out: their answers, after the time that the way takes. Always: requests of one
+connection are carried out in the order in which they were sent; nothing of a connection is carried out after it was killed; a request
+that has arrived is carried out whether or not its sender still waits, is paused, or is gone.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import ReaderMark
+from redisaq.errors import ConnectionFailed
+from redisaq.testing.faults import FaultPlan
+
+T = TypeVar("T")
+
+LATEST = 5.0
+"""Seconds by which a late request is late at most."""
+
+FIRST_ID = 1_000_000
+"""Ids of shared connections begin here; readers' connections have the store's small ones."""
+
+
+class Request:
+    """A step on its way."""
+
+    __slots__ = ("answer", "answered", "connection", "dropped", "error", "loses_reply", "name", "step")
+
+    def __init__(self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], *, loses_reply: bool) -> None:
+        """Take what it is to do."""
+        self.connection = connection
+        self.name = name
+        self.step = step
+        self.loses_reply = loses_reply
+        self.dropped = False
+        self.answered = anyio.Event()
+        self.answer: Any = None
+        self.error: Exception | None = None
+
+
+class Connection:
+    """One connection of one process: what is under way on it, and whether it still works.
+
+    Attributes:
+        who: for the trace.
+        mark: what can be killed.
+        broken: why it is no more, "" while it works.
+    """
+
+    def __init__(self, who: str, mark: ReaderMark) -> None:
+        """Take whose it is, and how the server knows it."""
+        self.who = who
+        self.mark = mark
+        self.broken = ""
+        self.last_arrival = -math.inf
+        self.under_way: list[Request] = []
+
+    def failure(self, url: str, reason: str, *, maybe_executed: bool) -> ConnectionFailed:
+        """Return the error that a caller gets."""
+        error = ConnectionFailed(url, reason, maybe_executed=maybe_executed)
+        if maybe_executed:
+            error.connection = (self.mark.client_id, self.mark.address, self.mark.run_id)
+        return error
+
+    def cut(self, url: str, reason: str, *, keeps: bool) -> None:
+        """Break it: who waits gets an error; what is under way arrives all the same if `keeps`."""
+        self.broken = self.broken or reason
+        for request in self.under_way:
+            if not request.answered.is_set():
+                request.error = self.failure(url, reason, maybe_executed=True)
+                request.answered.set()
+            request.dropped = request.dropped or not keeps
+
+
+class Network:
+    """Carries requests; see the module.
+
+    Attributes:
+        calm: True: no faults, for now.
+    """
+
+    def __init__(self, store: MemoryStore, plan: FaultPlan, random: Random, note: Callable[[str, str, str], None]) -> None:
+        """Take the server, the faults and their chance, and who is told what is done (who, operation, what came of it)."""
+        self.store = store
+        self.calm = False
+        self._plan = plan
+        self._random = random
+        self._note = note
+        self._heap: list[tuple[float, int, Request]] = []
+        self._changed = anyio.Event()
+        self._sent = 0
+        self._made = FIRST_ID
+        self._connections: dict[int, Connection] = {}
+        self.after_step: Callable[[], None] = lambda: None
+
+    # -- connections -----------------------------------------------------------------------------------------------------------------
+
+    def connect(self, who: str) -> Connection:
+        """Open a shared connection."""
+        self._made += 1
+        connection = Connection(who, ReaderMark(self._made, f"simulated:{self._made}", self.store.run_id))
+        self._connections[self._made] = connection
+        return connection
+
+    def kill(self, marks: Sequence[ReaderMark]) -> None:
+        """Kill shared connections: nothing of them is carried out after this (E1)."""
+        for mark in marks:
+            connection = self._connections.get(mark.client_id)
+            if connection is not None and connection.mark == mark:
+                connection.cut(self.store.url, "the connection was killed", keeps=False)
+
+    # -- sending ---------------------------------------------------------------------------------------------------------------------
+
+    async def call(self, connection: Connection, name: str, step: Callable[[MemoryStore], T], *, faults: bool = True) -> T:
+        """Carry out one step, or one fault; return the step's answer, or raise what it raised."""
+        request = await self.send(connection, name, step, faults=faults)
+        await request.answered.wait()
+        answer: T = await self.answer_of(request)
+        return answer
+
+    async def send(self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], *, faults: bool = True) -> Request:
+        """Send a step, with what may befall it."""
+        plan, random = self._plan, self._random
+        if connection.broken:
+            await checkpoint()
+            raise connection.failure(self.store.url, connection.broken, maybe_executed=False)
+        drawn, loses_reply = random.random(), False
+        if faults and not self.calm:
+            if drawn < plan.lost_request:
+                await self._break(connection, name, "the request was lost", maybe_executed=True)
+            drawn -= plan.lost_request
+            if 0 <= drawn < plan.disconnect:
+                await self._break(connection, name, "the connection broke", maybe_executed=False)
+            drawn -= plan.disconnect
+            if 0 <= drawn < plan.late_request:
+                self._push(Request(connection, name, step, loses_reply=False), random.uniform(0.0, LATEST))
+                connection.cut(self.store.url, "no answer came in time", keeps=True)
+                self._note(connection.who, name, "late")
+                await checkpoint()
+                raise connection.failure(self.store.url, "no answer came in time", maybe_executed=True)
+            drawn -= plan.late_request
+            loses_reply = 0 <= drawn < plan.lost_reply
+        request = Request(connection, name, step, loses_reply=loses_reply)
+        self._push(request, self._half_way())
+        return request
+
+    async def answer_of(self, request: Request) -> Any:  # noqa: ANN401 -- whatever the step returned
+        """Return what an answered request brought, after its way back."""
+        if request.error is not None:
+            raise request.error
+        delay = self._half_way()
+        if delay:
+            await anyio.sleep(delay)
+        return request.answer
+
+    async def _break(self, connection: Connection, name: str, reason: str, *, maybe_executed: bool) -> None:
+        connection.cut(self.store.url, reason, keeps=self._random.random() < 0.5)  # noqa: PLR2004 -- half of them
+        self._note(connection.who, name, reason)
+        await checkpoint()
+        raise connection.failure(self.store.url, reason, maybe_executed=maybe_executed)
+
+    def hang_up(self, connection: Connection, step: Callable[[MemoryStore], Any], after: float = 0.0) -> None:
+        """Let the server see, behind all that was sent before, that the connection was closed."""
+        self._push(Request(connection, "hang up", step, loses_reply=False), after)
+
+    def _half_way(self) -> float:
+        least, most = self._plan.delay
+        return self._random.uniform(least, most) / 2 if most and not self.calm else 0.0
+
+    def _push(self, request: Request, delay: float) -> None:
+        connection = request.connection
+        connection.last_arrival = arrival = max(connection.last_arrival, anyio.current_time() + delay)
+        connection.under_way.append(request)
+        self._sent += 1
+        heapq.heappush(self._heap, (arrival, self._sent, request))
+        if self._heap[0][2] is request:
+            self._changed.set()
+
+    # -- arriving --------------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Carry out what arrives, until cancelled."""
+        while True:
+            while self._heap and self._heap[0][0] <= anyio.current_time():
+                self._carry_out(heapq.heappop(self._heap)[2])
+            until = self._heap[0][0] if self._heap else math.inf
+            self._changed = anyio.Event()
+            with anyio.CancelScope(deadline=until):
+                await self._changed.wait()
+
+    def _carry_out(self, request: Request) -> None:
+        connection = request.connection
+        connection.under_way.remove(request)
+        if request.dropped:
+            self._note(connection.who, request.name, "dropped")
+            return
+        answer: Any = None
+        error: Exception | None = None
+        try:
+            answer = request.step(self.store)
+        except Exception as raised:  # noqa: BLE001 -- it is raised in the caller
+            error = raised
+        outcome = "done" if error is None else type(error).__name__
+        late = request.answered.is_set()
+        self._note(connection.who, request.name, f"{outcome}, nobody waits" if late else outcome)
+        self.after_step()
+        if late:
+            return
+        request.answer, request.error = answer, error
+        if request.loses_reply:
+            reason = "the reply was lost"
+            self._note(connection.who, request.name, reason)
+            request.error = connection.failure(self.store.url, reason, maybe_executed=True)
+            connection.cut(self.store.url, reason, keeps=True)
+        request.answered.set()

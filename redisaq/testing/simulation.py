@@ -1,0 +1,345 @@
+"""Runs a whole group, its producers and its server under one seed, in virtual time, with faults; and says what must not have happened.
+
+In: a scenario, a seed, a backend, a FaultPlan. Out: a Report. Always: the same four give the same trace, on every machine and in every
+process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextvars import Context, copy_context
+from dataclasses import replace
+from random import Random
+from typing import Any, Literal
+
+import anyio
+from anyio.abc import TaskGroup
+
+from redisaq.brokers import memory_brokers
+from redisaq.brokers.base import Broker, GroupName
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.environment import Environment, current_environment, use_environment
+from redisaq.errors import SettingsError
+from redisaq.message import Message
+from redisaq.producer import Producer
+from redisaq.testing.faults import FaultPlan
+from redisaq.testing.faulty_broker import FaultyBroker
+from redisaq.testing.freezing import OWNER, Freezer, current_freezer
+from redisaq.testing.ledger import Ledger
+from redisaq.testing.member import URL, SimulatedMember
+from redisaq.testing.network import Network
+from redisaq.testing.report import Report
+from redisaq.testing.rest import fates, leftovers, unsettled_groups, work_left
+from redisaq.testing.standstill import VirtualDeadlock
+from redisaq.testing.virtual import EPOCH, virtual_run
+
+LOOK = 0.25
+"""Seconds between two looks at whether all is quiet."""
+
+END_LIMIT = 120.0
+"""Seconds that members may take to leave when a scenario has ended."""
+
+
+class SimulatedProducer(Producer):
+    """A Producer whose messages the simulation knows."""
+
+    produced: list[str]
+
+    async def enqueue(self, payload: object, **options: Any) -> str:
+        """Append one message; see Producer."""
+        msg_id = await super().enqueue(payload, **options)
+        self.produced.append(msg_id)
+        return msg_id
+
+    async def batch_enqueue(self, payloads: Iterable[object], **options: Any) -> list[str]:
+        """Append some messages; see Producer."""
+        msg_ids = await super().batch_enqueue(payloads, **options)
+        self.produced += msg_ids
+        return msg_ids
+
+
+class Outsider:
+    """A producer's process: it neither crashes nor pauses."""
+
+    def __init__(self, name: str) -> None:
+        """Take its name."""
+        self.name = name
+
+    async def before(self, operation: str) -> None:
+        """Do nothing."""
+
+
+class Simulation:
+    """What a scenario is given: producers, members, and what may happen to them. Times are seconds of virtual time."""
+
+    def __init__(self, seed: int, plan: FaultPlan, ledger: Ledger, tasks: TaskGroup) -> None:
+        """`simulate` makes it."""
+        self._plan = plan
+        self._ledger = ledger
+        self._tasks = tasks
+        self._freezer: Freezer = current_freezer()
+        self._random = Random(f"{seed} processes")  # noqa: S311 -- to be had again
+        drift = 1.0 + Random(f"{seed} clock").uniform(-plan.clock_drift, plan.clock_drift)  # noqa: S311 -- as above
+        server = replace(current_environment(), wall_clock=lambda: EPOCH + anyio.current_time() * drift)
+        self.store = ledger.store = MemoryStore(URL, server)
+        self._network = Network(self.store, plan, Random(f"{seed} network"), ledger.note)  # noqa: S311 -- as above
+        self._network.after_step = ledger.look
+        memory_brokers.set(self._open_broker)
+        self._context = copy_context()
+        self._members: dict[str, SimulatedMember] = {}
+        self._gone: list[SimulatedMember] = []
+        self._producers: list[SimulatedProducer] = []
+        self._restarting = 0
+        self._closing = False
+        self._start(self._network.run)
+
+    # -- who takes part --------------------------------------------------------------------------------------------------------------
+
+    def producer(self, topic: str, **options: Any) -> Producer:
+        """Return a Producer of the simulated server; it takes what Producer takes, without an URL. It is closed at the end."""
+        producer = self._inside(Outsider(f"producer-{len(self._producers)}")).run(lambda: SimulatedProducer(topic, URL, **options))
+        producer.produced = self._ledger.produced
+        self._producers.append(producer)
+        return producer
+
+    def member(self, name: str, topic: str, handler: Callable[[Message[Any]], Any], **options: Any) -> None:
+        """Start a member of a group; it takes what Consumer takes, without an URL.
+
+        Args:
+            name: what the scenario, the trace and the report call it.
+            topic: the topic to consume.
+            handler: as of `Consumer.process`.
+            options: of Consumer.
+
+        Raises:
+            SettingsError: a member of that name runs.
+        """
+        former = self._members.get(name)
+        if former is not None and former.live:
+            raise SettingsError(f"a member {name!r} runs already")
+        if former is not None:
+            self._gone.append(former)
+        self._members[name] = member = SimulatedMember(
+            name,
+            topic,
+            handler,
+            options,
+            ledger=self._ledger,
+            freezer=self._freezer,
+            plan=self._plan,
+            random=self._random,
+            fails=self._fail,
+            calm=lambda: self._network.calm,
+        )
+        self._ledger.mark(member, "joins")
+        self._inside(member).run(self._tasks.start_soon, member.run)
+
+    async def crash(self, name: str) -> None:
+        """Let a member be gone, without cleanup; nothing restarts it."""
+        self._crash(self._named(name))
+        await anyio.lowlevel.checkpoint()
+
+    async def pause(self, name: str, seconds: float) -> None:
+        """Let a member stand still for so long; return at once."""
+        self._pause(self._named(name), seconds)
+        await anyio.lowlevel.checkpoint()
+
+    async def leave(self, name: str) -> None:
+        """Let a member drain and leave; return when it has."""
+        member = self._named(name)
+        self._ledger.mark(member, "leaves")
+        if member.consumer is None:  # it has not come to its first step yet
+            member.scope.cancel()
+        else:
+            await member.consumer.stop()
+        await member.ended.wait()
+
+    async def until_quiet(self, timeout: float = 300.0) -> None:
+        """Return when every message is done or dead for every group, and every group's partitions are shared out among those that run.
+
+        While there is work, faults go on. Then no new ones happen for as long as this waits, or no group would ever settle.
+
+        Args:
+            timeout: seconds; when they are over, what is not quiet is a violation. Half of them may pass with faults.
+        """
+        now = anyio.current_time()
+        groups, deadline = self._groups(), now + timeout
+        while work_left(self.store, groups) and anyio.current_time() < now + timeout / 2:  # noqa: ASYNC110 -- a store rings nobody
+            await anyio.sleep(LOOK)
+        self._network.calm = True
+        try:
+            while True:
+                noises = self._noises(groups)
+                if not noises or anyio.current_time() >= deadline:
+                    break
+                await anyio.sleep(LOOK)
+        finally:
+            self._network.calm = False
+        for noise in noises:
+            self._ledger.violation(f"not quiet after {timeout:g} s: {noise}")
+        if not noises:
+            for sentence in fates(self.store, groups, self._ledger):
+                self._ledger.violation(sentence)
+
+    def _noises(self, groups: list[GroupName]) -> list[str]:
+        noises = [f"{member.name} stands still" for member in self._members.values() if member.live and member.suspended]
+        if self._restarting:
+            noises.append(f"{self._restarting} members are to start again")
+        return [*noises, *work_left(self.store, groups), *unsettled_groups(self.store, groups, list(self._members.values()))]
+
+    # -- faults of processes -----------------------------------------------------------------------------------------------------------
+
+    def _fail(self, member: SimulatedMember, what: str) -> None:
+        if what == "pause":
+            self._pause(member, self._random.uniform(0.5, 2.5) * member.ttl)
+        else:
+            self._crash(member)
+            self._restarting += 1
+            self._start(self._restart, member, self._random.uniform(0.0, 2.0) * member.ttl)
+
+    async def _restart(self, member: SimulatedMember, after: float) -> None:
+        await anyio.sleep(after)
+        self._restarting -= 1
+        if not self._closing and self._members[member.name] is member:
+            self.member(member.name, member.topic, member.handler, **member.options)
+
+    def _crash(self, member: SimulatedMember) -> None:
+        if not member.live:
+            return
+        self._ledger.mark(member, "crashes")
+        self._ledger.crashed(member)
+        member.crashed = True
+        self._freezer.freeze(member)
+
+    def _pause(self, member: SimulatedMember, seconds: float) -> None:
+        if not member.live or member.suspended:
+            return
+        self._ledger.mark(member, f"pauses for {seconds:.3f} s")
+        self._freezer.freeze(member)
+        self._start(self._go_on, member, seconds)
+
+    async def _go_on(self, member: SimulatedMember, after: float) -> None:
+        await anyio.sleep(after)
+        if not member.crashed:
+            member.thawed_at = anyio.current_time()
+            self._ledger.mark(member, "goes on")
+            self._freezer.thaw(member)
+
+    # -- the end -----------------------------------------------------------------------------------------------------------------------
+
+    async def finish(self) -> None:
+        """Let everybody leave, and look at what is left."""
+        self._closing = self._network.calm = True
+        members = [*self._members.values(), *self._gone]
+        with anyio.move_on_after(END_LIMIT):
+            for producer in self._producers:
+                await producer.close()
+            async with anyio.create_task_group() as leaving:
+                for member in self._members.values():
+                    if member.live:
+                        leaving.start_soon(self.leave, member.name)
+        for member in members:
+            if member.live:
+                self._ledger.violation(f"{member.name} had not left {END_LIMIT:g} s after it was told to")
+        self.bury()
+        with anyio.move_on_after(END_LIMIT):
+            for member in members:
+                await member.ended.wait()
+        for member in members:
+            if not member.ended.is_set():
+                self._ledger.violation(f"tasks of {member.name} are left running")
+        await anyio.sleep(max((member.ttl for member in members), default=0.0) * 1.2 + 1.0)  # what crashed before is forgotten by then
+        for sentence in leftovers(self.store, self._groups()):
+            self._ledger.violation(f"at rest: {sentence}")
+
+    def bury(self) -> None:
+        """Cancel the tasks of those that crashed, and let them take notice."""
+        for member in (*self._members.values(), *self._gone):
+            if member.crashed:
+                member.scope.cancel()
+            if self._freezer.frozen(member):
+                self._freezer.thaw(member)
+
+    # -- within ------------------------------------------------------------------------------------------------------------------------
+
+    def _named(self, name: str) -> SimulatedMember:
+        member = self._members.get(name)
+        if member is None:
+            raise SettingsError(f"there is no member {name!r}")
+        return member
+
+    def _groups(self) -> list[GroupName]:
+        members = (*self._gone, *self._members.values())
+        return list(dict.fromkeys(member.group for member in members))
+
+    def _open_broker(self, name: str, namespace: str, environment: Environment | None) -> Broker:
+        owner = OWNER.get()
+        process = owner if isinstance(owner, SimulatedMember | Outsider) else Outsider("scenario")
+        return FaultyBroker(name, namespace, environment, network=self._network, owner=process, observer=self._ledger)
+
+    def _inside(self, owner: object) -> Context:
+        context = self._context.copy()
+        context.run(OWNER.set, owner)
+        return context
+
+    def _start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        """Start a task that belongs to nobody who could be frozen."""
+        self._context.copy().run(self._tasks.start_soon, function, *args)
+
+
+def simulate(
+    scenario: Callable[[Simulation], Awaitable[None]],
+    seed: int = 0,
+    backend: Literal["trio", "asyncio"] = "trio",
+    faults: FaultPlan | None = None,
+) -> Report:
+    """Run a scenario under one seed and return what happened; see `Report`.
+
+    At its end all members leave, and what is left of them then is looked at.
+
+    Args:
+        scenario: a coroutine function of a Simulation.
+        seed: which interleaving, which faults.
+        backend: "trio" or "asyncio".
+        faults: how likely which is; None: none.
+
+    Raises:
+        Exception: whatever the scenario raises, with the seed as a note.
+    """
+    plan = FaultPlan() if faults is None else faults
+    ledger = Ledger(lambda: 0.0)
+
+    async def main() -> None:
+        nonlocal ledger
+        began = anyio.current_time()
+        ledger = Ledger(lambda: anyio.current_time() - began)
+        async with anyio.create_task_group() as tasks:
+            with use_environment(current_environment()):
+                simulation = Simulation(seed, plan, ledger, tasks)
+                try:
+                    await scenario(simulation)
+                    await simulation.finish()
+                finally:
+                    simulation.bury()
+            tasks.cancel_scope.cancel()
+
+    try:
+        virtual_run(main, seed=seed, backend=backend)
+    except VirtualDeadlock as error:
+        ledger.violations.append(str(error))  # the clock is gone
+    except BaseException as error:
+        error.add_note(f"simulated under seed {seed} on {backend}")
+        raise
+    return Report(
+        seed=seed,
+        backend=backend,
+        violations=ledger.violations,
+        trace_hash=ledger.hash(),
+        trace=ledger.trace,
+        produced=ledger.produced,
+        dropped=ledger.dropped,
+        deliveries=ledger.deliveries(),
+        settles=ledger.settles,
+        leases=ledger.leases(),
+        marks=ledger.marks,
+    )
