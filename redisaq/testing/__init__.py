@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from redisaq.testing.faults import FaultPlan
-from redisaq.testing.report import Delivery, Lease, Mark, Report, Settle
+from redisaq.testing.observed import Delivery, Lease, Mark, Settle
+from redisaq.testing.report import Report
 from redisaq.testing.simulation import Simulation, simulate
 from redisaq.testing.standstill import VirtualDeadlock, VirtualTimeUnavailable
 from redisaq.testing.virtual import EPOCH, virtual_run

@@ -19,7 +19,7 @@ from redisaq.brokers.delivery import Resolution, Resolved
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import START, EntryId, format_id, parse_id
 from redisaq.message import Message
-from redisaq.testing.report import Delivery, Lease, Mark, Settle
+from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 
 Place = tuple[GroupName, int]
 
