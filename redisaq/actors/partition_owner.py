@@ -37,6 +37,7 @@ from redisaq.core.membership import may_acquire_foreign
 from redisaq.errors import ActorStopped
 
 FLUSH_LIMIT = 5.0  # seconds for settling and releasing when a partition is given back
+FAREWELL_LIMIT = 1.0  # seconds for releasing when something has failed
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class PartitionOwner(Actor[Drain]):
         self._ended = ended
         self.acquired = self._released = False  # acquired: its predecessor's readers are closed, it reads
         self._patience: anyio.CancelScope | None = None
+        self._reader: PartitionReader | None = None
         self._limit = math.inf  # the shortest time that handlers were given
 
     async def run(self) -> None:
@@ -108,6 +110,8 @@ class PartitionOwner(Actor[Drain]):
                     await self._work()
         finally:
             self._taken(owned.partition)
+            with anyio.move_on_after(FAREWELL_LIMIT, shield=True):
+                await self._say_farewell()
             if not self._released:
                 self._tell_lost()
             # The coordinator must know, or nobody takes the partition again; at the end of everything nobody listens any more.
@@ -168,7 +172,7 @@ class PartitionOwner(Actor[Drain]):
                 lambda: around.broker.listen_partition(around.group.topic, owned.partition), owned.ring_timer, name="doorbell"
             )
             await parts.start(listener)
-            reader = PartitionReader(around, self._execution, self._decoder, workers, count=self._count)
+            self._reader = reader = PartitionReader(around, self._execution, self._decoder, workers, count=self._count)
             await parts.start(reader)
             drain = await self.mailbox.receive()
             await self._drain(parts, reader, others=(listener, timer), workers=workers, timeout=drain.timeout)
@@ -213,6 +217,12 @@ class PartitionOwner(Actor[Drain]):
             self._released = True
             if self.acquired:
                 self._tell(events.PartitionRevoked)
+
+    async def _say_farewell(self) -> None:
+        """Release what a failure ended, so that nobody has to wait for a holder that is no more: nothing runs here now."""
+        if self._reader is not None and not self._released and not self.owned.lost:
+            await insist(self._reader.make_sure, self._around.environment)
+            await self._release()
 
     def _tell_lost(self) -> None:
         if self.acquired:

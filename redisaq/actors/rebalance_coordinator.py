@@ -181,6 +181,19 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         self._look_needed = not left
         return left
 
+    async def give_up(self) -> None:
+        """Leave the group without having given anything back; for when this actor and all others have ended.
+
+        Leases still in the document are dropped with the member, as if it had expired: whoever is next has a greater token, closes the
+        readers that are left, and claims what is pending.
+        """
+        member = self._member
+        while member.joined and not await self._admission.leave():
+            beat = await self._around.broker.heartbeat(self._around.group, member.lease.incarnation, member.ttl, "")
+            if not beat.alive or beat.document is None:
+                return  # it is gone already
+            member.document, member.version = beat.document, beat.version
+
     async def _lose_all(self, reason: str) -> None:
         """End everything and become somebody new (M5)."""
         member, clock = self._member, self._around.environment.clock

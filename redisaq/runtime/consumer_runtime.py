@@ -8,6 +8,7 @@ partitions back, leave, close; the urgent one gives handlers no time, and is bou
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -38,6 +39,7 @@ from redisaq.errors import ActorStopped
 from redisaq.settings import RetryPolicy
 
 LEAVE_LIMIT = 10.0  # seconds for settling, releasing and leaving, beyond those that handlers are given: the server may not answer
+FAREWELL_LIMIT = 2.0  # seconds for leaving when something has failed: the error is waited for
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,13 @@ class ConsumerRuntime:
         finally:
             self.supervisor = None
             self._ready.set()
+            if not self._left.is_set() and not self._patience.cancelled_caught:
+                await self._say_farewell()
+
+    async def _say_farewell(self) -> None:
+        """Leave though something has failed, so that the others need not wait for the lease to run out: nothing runs here any more."""
+        with anyio.move_on_after(FAREWELL_LIMIT, shield=True), contextlib.suppress(ConnectionError):
+            await self._coordinator.give_up()
 
     def stop(self, *, urgent: bool = False) -> None:
         """Begin to end: handlers get the drain timeout, or no time if it is urgent."""

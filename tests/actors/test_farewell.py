@@ -1,0 +1,46 @@
+"""A consumer that ends by a failure leaves its group all the same: nobody waits for its leases to run out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Consumer, Message
+from redisaq.actors import Actor
+from redisaq.errors import ConsumerError
+from tests.actors.group import Notebook, fresh_url, produce
+
+LONG: dict[str, Any] = {"heartbeat_interval": 5.0, "heartbeat_ttl": 60.0}
+
+
+class Fuse(Actor[None]):
+    """Fails when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(name="fuse")
+        self.lit = anyio.Event()
+
+    async def run(self) -> None:
+        await self.lit.wait()
+        raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.anyio
+async def test_the_next_member_need_not_wait() -> None:
+    url, notebook = fresh_url(), Notebook()
+    ids = await produce(url, 6, partitions=3)
+    fuse = Fuse()
+
+    async def handle(_message: Message[Any]) -> None:
+        fuse.lit.set()
+        await anyio.sleep_forever()
+
+    consumer = Consumer("jobs", url, **LONG)
+    consumer.attach(fuse)
+    with anyio.fail_after(5):
+        with pytest.raises(ConsumerError):
+            await consumer.process(handle)
+        await Consumer("jobs", url, **LONG).process(notebook.handle, until_empty=True)
+    assert set(notebook.counts) == set(ids)
