@@ -1,9 +1,9 @@
 """Writes down what happens in a simulation, and checks it at once.
 
 In: what the network carries out, what handlers begin and end, what members tell. Out: the trace, the parts of the report, and a sentence
-for each thing that must not have happened. The checks made here are those that concern one step: no partition is handled by two unfenced
-members at once; first deliveries of a lane come in order; nothing runs again under the token under which it is done; nothing is settled
-under a stale token, or done without a run; nothing is appended twice. What holds at rest only is in `rest`.
+for each thing that must not have happened. Checked here: no partition is handled by two unfenced members at once, and no lane by two
+handlers; nothing runs under a stale token, or once it is done; nothing is settled under a stale token. Where messages are is checked by
+`census`, their attempts and their order by `histories`, what holds at rest only by `rest`.
 """
 
 from __future__ import annotations
@@ -11,46 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any
 
 from redisaq import events
 from redisaq.brokers.base import Acks, GroupName, Installed, Settled
 from redisaq.brokers.delivery import Resolution, Resolved
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.memory.streams import START, EntryId, format_id, parse_id
+from redisaq.brokers.memory.streams import EntryId, format_id, parse_id
 from redisaq.message import Message
+from redisaq.testing.census import Census, Place
+from redisaq.testing.histories import Histories, Process, Run
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
-
-Place = tuple[GroupName, int]
 
 MOST_VIOLATIONS = 20
 """One fault in the product may break thousands of things; so many are told."""
-
-
-class Process(Protocol):
-    """A simulated process, as the ledger sees it."""
-
-    name: str
-    crashed: bool
-    thawed_at: float
-
-    @property
-    def suspended(self) -> bool:
-        """True while none of its tasks can run."""
-        ...
-
-
-@dataclass(eq=False)
-class Run:
-    """A handler's run."""
-
-    process: Process
-    group: GroupName
-    message: Message[Any]
-    started: float
-    ended: float | None = None
-    outcome: str = "running"
-    superseded: bool = False  # another owner began while this one's process stood still
 
 
 @dataclass(eq=False)
@@ -81,16 +55,12 @@ class Ledger:
         self.marks: list[Mark] = []
         self.runs: list[Run] = []
         self.tenures: list[Tenure] = []
-        self.entries: dict[tuple[str, int], dict[EntryId, str]] = {}  # by topic and partition: entry -> message id
-        self.ended: dict[Place, dict[EntryId, str]] = {}  # entry -> "done" or "dead"
-        self._seen: dict[tuple[str, int], EntryId] = {}
-        self._where: dict[str, str] = {}
+        self.incarnations: dict[str, Process] = {}  # of those that ever took a partition
+        self.histories = Histories(self.violation)
+        self.census = Census(self.violation, self.histories.redriven)
         self._tokens: dict[Place, int] = {}
         self._running: dict[Place, list[Run]] = {}
         self._open: dict[Place, list[Tenure]] = {}
-        self._ran: dict[Place, set[EntryId]] = {}
-        self._begun: dict[Place, set[EntryId]] = {}
-        self._first: dict[tuple[Place, str | None], EntryId] = {}
         self._done_under: set[tuple[Place, EntryId, int]] = set()
 
     # -- writing down ----------------------------------------------------------------------------------------------------------------
@@ -121,24 +91,9 @@ class Ledger:
     # -- what the server does ----------------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Find what has been appended by the last step."""
-        if self.store is None:
-            return
-        for place, stream in self.store.streams.items():
-            seen = self._seen.get(place, START)
-            if stream.last_id == seen:
-                continue
-            self._seen[place] = stream.last_id
-            for entry_id, fields in stream.after(seen, len(stream)):
-                msg_id, where = fields[1].decode(), f"{place[0]}/{place[1]} {format_id(entry_id).decode()}"
-                if msg_id in self._where:
-                    self.violation(f"message {msg_id} was appended twice: {self._where[msg_id]} and {where}")
-                self._where[msg_id] = where
-                self.entries.setdefault(place, {})[entry_id] = msg_id
-
-    def appended(self, msg_id: str) -> bool:
-        """Return whether the message is, or was, in a stream."""
-        return msg_id in self._where
+        """Go through what the last step has moved."""
+        if self.store is not None:
+            self.census.look(self.store)
 
     def installed(self, owner: object, group: GroupName, partition: int, token: int, answer: Installed) -> None:
         """Somebody tried to install a token."""
@@ -173,75 +128,59 @@ class Ledger:
             return
         if token != self._tokens.get(place, 0):
             self.violation(f"{name} settled in {group.topic}/{partition} under {token}, while {self._tokens.get(place, 0)} stands")
-        ended = self.ended.setdefault(place, {})
+        ended, histories = self.census.ended.setdefault(place, {}), self.histories
         for entry_id in ids:
-            if to == "done" and entry_id not in self._ran.get(place, ()):
-                self.violation(
-                    f"{name} acknowledged {format_id(entry_id).decode()} of {group.topic}/{partition}, which never ran to its end"
-                )
-            if to == "retry":
-                ended.pop(entry_id, None)
-            else:
-                ended.setdefault(entry_id, to)
+            match to:
+                case "done":
+                    histories.check_done(name, place, token, entry_id)
+                case "dead":
+                    histories.check_dead(name, place, entry_id)
+                case _:
+                    histories.check_retry(name, place, token, entry_id)
+                    continue
+            ended.setdefault(entry_id, to)
 
     # -- what handlers do --------------------------------------------------------------------------------------------------------------
 
-    def begin(self, process: Process, group: GroupName, message: Message[Any], *, lane: str | None, ordered: bool) -> Run:
-        """A handler begins."""
+    def begin(self, process: Process, group: GroupName, message: Message[Any], call: object) -> Run:
+        """A handler begins; `call` is one for all messages of a batch."""
         now, place = self._clock(), (group, message.partition)
-        run = Run(process, group, message, now)
-        where = f"{group.topic}/{message.partition} {message.entry_id} attempt {message.attempt}"
-        self.note(process.name, "begins", where)
+        run = Run(process, group, message, call, now)
+        self.note(process.name, "begins", str(run))
         self.runs.append(run)
         if message.token < self._tokens.get(place, 0):
-            self.violation(f"{process.name} began {where} under {message.token}, while {self._tokens[place]} stands")
+            self.violation(f"{process.name} began {run} under {message.token}, while {self._tokens[place]} stands")
         running = self._running.setdefault(place, [])
         for other in running:
             if other.process is process and other.message.token == message.token:
-                continue
-            if other.process.suspended or other.process.thawed_at == now:
+                if run.shares_lane(other) or other.entry_id == run.entry_id:
+                    self.violation(f"{process.name} began {run} while it runs {other}")
+            elif other.process.suspended or other.process.thawed_at == now:
                 other.superseded = True
             else:
-                self.violation(
-                    f"{process.name} began {where} while {other.process.name} runs {other.message.entry_id} since {other.started:.3f}"
-                )
+                self.violation(f"{process.name} began {run} while {other.process.name} runs {other} since {other.started:.3f}")
         running.append(run)
-        entry_id = parse_id(message.entry)
-        if (place, entry_id, message.token) in self._done_under:
-            self.violation(f"{process.name} began {where} again, which is done under the same token")
-        begun = self._begun.setdefault(place, set())
-        if ordered and entry_id not in begun:
-            self._in_order(process, place, lane, entry_id)
-        begun.add(entry_id)
+        if (place, run.entry_id, message.token) in self._done_under:
+            self.violation(f"{process.name} began {run} again, which is done under the same token")
+        ended = self.census.ended.get(place, {}).get(run.entry_id)
+        if ended is not None and not self.census.lossy:
+            self.violation(f"{process.name} began {run}, which is {ended}")
+        if self.store is not None:
+            self.histories.begin(run, self.store)
         return run
 
-    def _in_order(self, process: Process, place: Place, lane: str | None, entry_id: EntryId) -> None:
-        key = (place, lane)
-        first = self._first.get(key, START)
-        if entry_id > first:
-            self._first[key] = entry_id
-        else:
-            where = f"{place[0].topic}/{place[1]}" + ("" if lane is None else f" (key {lane})")
-            self.violation(
-                f"{process.name} began {format_id(entry_id).decode()} of {where} for the first time after {format_id(first).decode()}"
-            )
-
-    def end(self, run: Run, outcome: str) -> None:
-        """A handler's run ended."""
+    def end(self, run: Run, outcome: str, error: Exception | None) -> None:
+        """A handler's run ended: it "returned", "raised" the error, or was "cancelled"."""
         if run.process.crashed:
             return
-        now, message, place = self._clock(), run.message, (run.group, run.message.partition)
-        run.ended, run.outcome = now, outcome
-        self._running[place].remove(run)
-        self.note(run.process.name, "ends", f"{run.group.topic}/{message.partition} {message.entry_id} {outcome}")
+        now = self._clock()
+        run.ended, run.outcome, run.error = now, outcome, error
+        self._running[run.place].remove(run)
+        self.note(run.process.name, "ends", f"{run} {outcome}")
         if run.superseded and now > run.process.thawed_at:
-            self.violation(
-                f"{run.process.name} still ran {message.entry_id} of {run.group.topic}/{message.partition} after another had begun"
-            )
-        if outcome != "cancelled":
-            self._ran.setdefault(place, set()).add(parse_id(message.entry))
+            self.violation(f"{run.process.name} still ran {run} after another had begun")
         if outcome == "returned":
-            self._done_under.add((place, parse_id(message.entry), message.token))
+            self._done_under.add((run.place, run.entry_id, run.message.token))
 
     # -- what members tell -------------------------------------------------------------------------------------------------------------
 
@@ -251,14 +190,17 @@ class Ledger:
             return
         match event:
             case events.PartitionAcquired():
+                self.incarnations[event.member] = process
                 self._acquired(process, (group, event.partition), event.token)
             case events.PartitionRevoked():
                 self._given_up(process, (group, event.partition), "released")
             case events.LeaseLost():
                 self._given_up(process, (group, event.partition), "lost")
             case events.EntriesTrimmed():
-                known = self.entries.get((group.topic, event.partition), {})
+                known = self.census.entries.get((group.topic, event.partition), {})
                 self.dropped += [known.get(parse_id(entry_id.encode()), entry_id) for entry_id in event.entry_ids]
+            case events.EntryUnreadable():
+                self.histories.unreadable((group, event.partition), parse_id(event.entry_id.encode()))
             case events.MessageEvent():
                 return
             case _:
@@ -278,6 +220,12 @@ class Ledger:
 
     def _given_up(self, process: Process, place: Place, end: str) -> None:
         self.note(process.name, end, f"{place[0].topic}/{place[1]}")
+        if end == "released":
+            for run in self._running.get(place, ()):
+                if run.process is process:
+                    self.violation(f"{process.name} gave {place[0].topic}/{place[1]} back while it runs {run}")
+        else:
+            self.histories.broken_off(place)
         for tenure in [one for one in self._open.get(place, ()) if one.process is process][:1]:
             tenure.until, tenure.end = self._clock(), end
             self._open[place].remove(tenure)
@@ -288,6 +236,7 @@ class Ledger:
             for tenure in [one for one in tenures if one.process is process]:
                 tenure.until, tenure.end = self._clock(), "crashed"
                 tenures.remove(tenure)
+                self.histories.broken_off((tenure.group, tenure.partition))
         for place, runs in self._running.items():
             self._running[place] = [run for run in runs if run.process is not process]
 

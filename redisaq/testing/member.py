@@ -9,23 +9,28 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, Literal, get_args
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from redisaq.brokers.base import GroupName
 from redisaq.consumer import Consumer
-from redisaq.errors import ConnectionFailed
+from redisaq.errors import ConnectionFailed, SettingsError
 from redisaq.events import Event
 from redisaq.message import Message
+from redisaq.outcomes import PartialFailure
+from redisaq.settings import RetryPolicy
 from redisaq.testing.faults import FaultPlan
 from redisaq.testing.freezing import OWNER, Freezer
 from redisaq.testing.ledger import Ledger
 
 URL = "memory://simulation"
+
+Mode = Literal["process", "process_batch", "messages"]
+"""By which method of Consumer a member consumes."""
 
 _silent = logging.Logger("redisaq.simulation", logging.CRITICAL + 1)  # noqa: LOG001 -- nobody else's; the trace tells more
 
@@ -35,6 +40,7 @@ class SimulatedMember:
 
     Attributes:
         name: in the simulation.
+        mode: how it consumes.
         options: what Consumer was given.
         crashed: it is gone.
         thawed_at: when its last pause ended, minus infinity if there was none.
@@ -45,9 +51,10 @@ class SimulatedMember:
         self,
         name: str,
         topic: str,
-        handler: Callable[[Message[Any]], Any],
+        handler: Callable[[Any], Any],
         options: dict[str, Any],
         *,
+        mode: Mode,
         ledger: Ledger,
         freezer: Freezer,
         plan: FaultPlan,
@@ -56,13 +63,17 @@ class SimulatedMember:
         calm: Callable[[], bool],
     ) -> None:
         """Take what it consumes and how; `fails` is told "crash" or "pause" when a heartbeat's chance says so."""
+        if mode not in get_args(Mode):
+            raise SettingsError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
         self.name = name
+        self.mode: Mode = mode
         self.topic = topic
         self.handler = handler
         self.options = options
         self.group = GroupName(topic, str(options.get("group_name", "default_group")))
         self.ttl = float(options.get("heartbeat_ttl", 12.0))
         self.ordering = str(options.get("ordering", "partition"))
+        self.retry: RetryPolicy = options.get("retry") or RetryPolicy()
         self.crashed = False
         self.thawed_at = -math.inf
         self.ended = anyio.Event()
@@ -91,7 +102,7 @@ class SimulatedMember:
         try:
             with self.scope:
                 self.consumer = Consumer(self.topic, URL, **self._consumer_options())
-                await self.consumer.process(self._handle)
+                await self._consume(self.consumer)
         except Exception as error:  # noqa: BLE001 -- a consumer never gives up: whatever ends it is told
             if not self.crashed:
                 self._ledger.violation(f"{self.name} ended by itself: {type(error).__name__}: {error}")
@@ -124,20 +135,37 @@ class SimulatedMember:
             await checkpoint()
             raise ConnectionFailed(URL, "the process has crashed")
 
-    async def _handle(self, message: Message[Any]) -> None:
-        ordered = self.ordering == "partition" or (self.ordering == "key" and message.key is not None)
-        lane = message.key if self.ordering == "key" else None
-        run = self._ledger.begin(self, self.group, message, lane=lane, ordered=ordered)
-        outcome = "cancelled"
+    async def _consume(self, consumer: Consumer[Any]) -> None:
+        match self.mode:
+            case "process":
+                await consumer.process(lambda message: self._handle((message,), message))
+            case "process_batch":
+                await consumer.process_batch(lambda messages: self._handle(messages, messages))
+            case "messages":
+                async with consumer.messages() as messages:
+                    async for message in messages:
+                        async with message:
+                            await self._handle((message,), message)
+
+    async def _handle(self, messages: Sequence[Message[Any]], argument: object) -> None:
+        """Call the handler, and write down how it went with each message."""
+        call = object()
+        runs = [self._ledger.begin(self, self.group, message, call) for message in messages]
+        errors: dict[Message[Any], Exception] | None = None
         try:
             if self._plan.slow_handler and not self._calm() and self._random.random() < self._plan.slow_handler:
                 await anyio.sleep(self._random.uniform(0.0, 2 * self.ttl))
-            result = self.handler(message)
+            result = self.handler(argument)
             if inspect.isawaitable(result):
                 await result
-            outcome = "returned"
-        except Exception:
-            outcome = "raised"
+            errors = {}
+        except PartialFailure as failure:
+            errors = failure.errors
+            raise
+        except Exception as error:
+            errors = dict.fromkeys(messages, error)
             raise
         finally:
-            self._ledger.end(run, outcome)
+            for run in runs:
+                failed = None if errors is None else errors.get(run.message)
+                self._ledger.end(run, "cancelled" if errors is None else "returned" if failed is None else "raised", failed)

@@ -67,13 +67,13 @@ def document_of(store: MemoryStore, group: GroupName) -> Document | None:
 
 def fates(store: MemoryStore, groups: Sequence[GroupName], ledger: Ledger) -> list[str]:
     """Say which messages did not end done or dead, though nothing is left to do."""
-    missing = [f"message {msg_id} was said to be safe, and is nowhere" for msg_id in ledger.produced if not ledger.appended(msg_id)]
+    missing = [f"message {msg_id} was said to be safe, and is nowhere" for msg_id in ledger.produced if not ledger.census.appended(msg_id)]
     dropped = set(ledger.dropped)
     for group in groups:
-        for (topic, partition), entries in ledger.entries.items():
+        for (topic, partition), entries in ledger.census.entries.items():
             if topic != group.topic:
                 continue
-            ended = ledger.ended.get((group, partition), {})
+            ended = ledger.census.ended.get((group, partition), {})
             dead = {parse_id(entry.body.entry_id) for entry in store.shelf(group, partition).dead_page(b"", 1 << 30)}
             for entry_id, msg_id in entries.items():
                 where = f"message {msg_id}, {format_id(entry_id).decode()} of {topic}/{partition}"
@@ -84,11 +84,36 @@ def fates(store: MemoryStore, groups: Sequence[GroupName], ledger: Ledger) -> li
     return missing
 
 
-def leftovers(store: MemoryStore, groups: Sequence[GroupName]) -> list[str]:
-    """Say what is left of members after all have gone and their time has run out."""
+def leftovers(store: MemoryStore, groups: Sequence[GroupName], ledger: Ledger) -> list[str]:
+    """Say what is left of members after all have gone and their time has run out.
+
+    What a member that crashed had stays until somebody takes it over: nobody may have been left to do that.
+    """
     left = [f"{store.blocked_reads} reads still wait at the server"] if store.blocked_reads else []
+    if store.connections:
+        left.append(f"{store.connections} connections of readers and doorbells are still open")
+    known = {*store.topics, *(name for name, _ in store.streams)}
+    left += [f"{group} has something, and no topic" for group, _ in {**store.leases, **store.shelves} if group.topic not in known]
     for group in groups:
-        alive = [name for name, expiry in store.members(group).members.items() if expiry > store.now()]
-        if alive:
-            left.append(f"{alive} are still members of {group.group}")
+        left += [f"{group.topic}, {group.group}: {what}" for what in _left_of_group(store, group, ledger)]
+    return left
+
+
+def _left_of_group(store: MemoryStore, group: GroupName, ledger: Ledger) -> list[str]:
+    def gone(incarnation: str) -> bool:
+        process = ledger.incarnations.get(incarnation)
+        return incarnation == "" or process is None or not process.crashed
+
+    alive = [name for name, expiry in store.members(group).members.items() if expiry > store.now()]
+    left = [f"{alive} are still members"] if alive else []
+    document = document_of(store, group)
+    if document is not None:
+        listed = [name for entry in document.members.values() for name in (entry.incarnation, *entry.successors)]
+        left += [f"{name} left, and is in the document" for name in listed if name in ledger.incarnations and gone(name)]
+        left += [f"partition {number} is leased to {name}, who left" for number, name in sorted(document.lease.items()) if gone(name)]
+    for (owner, partition), lease in store.leases.items():
+        if owner == group and lease.holder and gone(lease.holder):
+            left.append(f"{lease.holder} left, and holds partition {partition}")
+        if owner == group and lease.readers and not lease.holder:
+            left.append(f"nobody holds partition {partition}, and it lists readers: {lease.readers}")
     return left

@@ -20,13 +20,12 @@ from redisaq.brokers.base import Broker, GroupName
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.environment import Environment, current_environment, use_environment
 from redisaq.errors import SettingsError
-from redisaq.message import Message
 from redisaq.producer import Producer
 from redisaq.testing.faults import FaultPlan
 from redisaq.testing.faulty_broker import FaultyBroker
 from redisaq.testing.freezing import OWNER, Freezer, current_freezer
 from redisaq.testing.ledger import Ledger
-from redisaq.testing.member import URL, SimulatedMember
+from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
 from redisaq.testing.report import Report
 from redisaq.testing.rest import fates, leftovers, unsettled_groups, work_left
@@ -102,17 +101,19 @@ class Simulation:
         self._producers.append(producer)
         return producer
 
-    def member(self, name: str, topic: str, handler: Callable[[Message[Any]], Any], **options: Any) -> None:
+    def member(self, name: str, topic: str, handler: Callable[[Any], Any], *, mode: Mode = "process", **options: Any) -> None:
         """Start a member of a group; it takes what Consumer takes, without an URL.
 
         Args:
             name: what the scenario, the trace and the report call it.
             topic: the topic to consume.
-            handler: as of `Consumer.process`.
+            handler: as of `Consumer.process`; of a list of messages with mode "process_batch". With "messages" it is called in the
+                body of `async with message`.
+            mode: by which method of Consumer it consumes.
             options: of Consumer.
 
         Raises:
-            SettingsError: a member of that name runs.
+            SettingsError: a member of that name runs; there is no such mode.
         """
         former = self._members.get(name)
         if former is not None and former.live:
@@ -124,6 +125,7 @@ class Simulation:
             topic,
             handler,
             options,
+            mode=mode,
             ledger=self._ledger,
             freezer=self._freezer,
             plan=self._plan,
@@ -201,7 +203,7 @@ class Simulation:
         await anyio.sleep(after)
         self._restarting -= 1
         if not self._closing and self._members[member.name] is member:
-            self.member(member.name, member.topic, member.handler, **member.options)
+            self.member(member.name, member.topic, member.handler, mode=member.mode, **member.options)
 
     def _crash(self, member: SimulatedMember) -> None:
         if not member.live:
@@ -249,7 +251,7 @@ class Simulation:
             if not member.ended.is_set():
                 self._ledger.violation(f"tasks of {member.name} are left running")
         await anyio.sleep(max((member.ttl for member in members), default=0.0) * 1.2 + 1.0)  # what crashed before is forgotten by then
-        for sentence in leftovers(self.store, self._groups()):
+        for sentence in leftovers(self.store, self._groups(), self._ledger):
             self._ledger.violation(f"at rest: {sentence}")
 
     def bury(self) -> None:

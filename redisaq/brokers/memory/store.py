@@ -75,6 +75,11 @@ class MemoryStore:
         """How many reads wait for an entry."""
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def connections(self) -> int:
+        """How many connections of readers and doorbells are open."""
+        return len(self._clients) + len(self._subscriptions)
+
     # -- what happens to servers ------------------------------------------------------------------------------------------------
 
     def restart(self) -> None:

@@ -1,0 +1,152 @@
+"""Knows where every message is, and checks each step that moves one.
+
+In: the memory store after each operation, and which messages were settled. Out: a sentence for each move that must not happen. Always: a
+message is in exactly one of delayed, unread, pending, retry, dead, done, for each group; it goes from one to the next only as the protocol
+says; it leaves pending or retry for good only by being settled (S1, S3).
+
+Only the partitions that the last step changed are gone through.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.memory.shelf import Shelf
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.memory.streams import START, EntryId, GroupCursor, Stream, format_id, parse_id
+from redisaq.core.records import decode_dead
+
+Place = tuple[GroupName, int]
+
+_NOTHING = Shelf()
+
+
+@dataclass
+class Holdings:
+    """What one group holds of one partition, as it was last seen.
+
+    Attributes:
+        print: changes whenever a message has moved.
+        last_delivered: nothing at or below it is new to the group.
+        pending, retry, dead: entries.
+    """
+
+    print: tuple[object, ...] = ()
+    last_delivered: EntryId = START
+    pending: frozenset[EntryId] = frozenset()
+    retry: frozenset[EntryId] = frozenset()
+    dead: frozenset[EntryId] = frozenset()
+
+
+@dataclass
+class Census:
+    """See the module.
+
+    Attributes:
+        violation: is told what must not happen.
+        entries: by topic and partition: entry -> message id.
+        ended: by group and partition: entry -> "done" or "dead".
+        redriven: is told of an entry whose next life began.
+        lossy: True once a server may have lost data: what is no more where it was is then no violation.
+    """
+
+    violation: Callable[[str], None]
+    redriven: Callable[[Place, EntryId], None]
+    entries: dict[tuple[str, int], dict[EntryId, str]] = field(default_factory=dict[tuple[str, int], dict[EntryId, str]])
+    ended: dict[Place, dict[EntryId, str]] = field(default_factory=dict[Place, dict[EntryId, str]])
+    lossy: bool = False
+    _where: dict[str, str] = field(default_factory=dict[str, str])
+    _seen: dict[tuple[str, int], EntryId] = field(default_factory=dict[tuple[str, int], EntryId])
+    _delayed: dict[tuple[str, int], frozenset[bytes]] = field(default_factory=dict[tuple[str, int], frozenset[bytes]])
+    _held: dict[tuple[str, int, str], Holdings] = field(default_factory=dict[tuple[str, int, str], Holdings])
+
+    def appended(self, msg_id: str) -> bool:
+        """Return whether the message is, or was, in a stream."""
+        return msg_id in self._where
+
+    def look(self, store: MemoryStore) -> None:
+        """Find what the last step has moved."""
+        for place, stream in store.streams.items():
+            if stream.last_id != self._seen.get(place, START):
+                self._look_appended(place, stream)
+            for name, cursor in stream.groups.items():
+                self._look_group((*place, name), store, stream, cursor)
+        for place, delayed in store.delayed.items():
+            if len(delayed) != len(self._delayed.get(place, ())) or delayed:
+                self._look_delayed(place, delayed)
+
+    def _look_appended(self, place: tuple[str, int], stream: Stream) -> None:
+        seen = self._seen.get(place, START)
+        self._seen[place] = stream.last_id
+        for entry_id, fields in stream.after(seen, len(stream)):
+            msg_id, where = fields[1].decode(), f"{place[0]}/{place[1]} {format_id(entry_id).decode()}"
+            if msg_id in self._where and not self.lossy:
+                self.violation(f"message {msg_id} was appended twice: {self._where[msg_id]} and {where}")
+            self._where[msg_id] = where
+            self.entries.setdefault(place, {})[entry_id] = msg_id
+
+    def _look_delayed(self, place: tuple[str, int], delayed: Iterable[bytes]) -> None:
+        before, now = self._delayed.get(place, frozenset[bytes]()), frozenset(delayed)
+        self._delayed[place] = now
+        for msg_id in now:
+            if msg_id.decode() in self._where and not self.lossy:
+                self.violation(f"message {msg_id.decode()} is delayed, and in its stream: {self._where[msg_id.decode()]}")
+        for msg_id in sorted(before - now):
+            if msg_id.decode() not in self._where and not self.lossy:
+                self.violation(f"message {msg_id.decode()} is no longer delayed, and in no stream")
+
+    def _look_group(self, key: tuple[str, int, str], store: MemoryStore, stream: Stream, cursor: GroupCursor) -> None:
+        held = self._held.get(key)
+        if held is None:
+            held = self._held[key] = Holdings(last_delivered=cursor.last_delivered)
+        place = (GroupName(key[0], key[2]), key[1])
+        shelf = store.shelves.get(place, _NOTHING)
+        seen = (cursor.last_delivered, len(cursor.pending), len(shelf.retry), shelf.dead.last_id, len(shelf.dead))
+        if seen != held.print:
+            self._held[key] = now = self._holdings(seen, cursor, shelf, place)
+            if cursor.last_delivered >= held.last_delivered:
+                self._compare(place, held, now, stream)
+
+    def _holdings(self, seen: tuple[object, ...], cursor: GroupCursor, shelf: Shelf, place: Place) -> Holdings:
+        pending, retry = frozenset(cursor.pending), frozenset(map(parse_id, shelf.retry))
+        letters = [parse_id(decode_dead(words).entry_id) for _, words in shelf.dead.after(START, len(shelf.dead))]
+        holdings = Holdings(seen, cursor.last_delivered, pending, retry, frozenset(letters))
+        for entry_id, times in sorted(Counter([*pending, *retry, *letters]).items()):
+            if times > 1:
+                kinds = [kind for kind, ids in (("pending", pending), ("retry", retry), ("dead", holdings.dead)) if entry_id in ids]
+                self.violation(f"{show(place, entry_id)} is {times} times among {', '.join(kinds)}")
+        return holdings
+
+    def _compare(self, place: Place, before: Holdings, now: Holdings, stream: Stream) -> None:
+        """Check what one step did to one group's share of one partition."""
+        ended = self.ended.setdefault(place, {})
+        fresh = self._between(place, before.last_delivered, now.last_delivered)
+        for entry_id in sorted(now.dead - before.dead):
+            ended[entry_id] = "dead"
+        if self.lossy:
+            return
+        for entry_id in sorted(now.retry & before.dead):
+            ended.pop(entry_id, None)
+            self.redriven(place, entry_id)
+        held_before, held = before.pending | before.retry | before.dead, now.pending | now.retry | now.dead
+        for entry_id in sorted(held - held_before - fresh):
+            self.violation(f"{show(place, entry_id)} came back, though it had been {ended.get(entry_id, 'gone')}")
+        for entry_id in sorted((now.pending & (before.retry | before.dead)) | (now.retry & now.pending)):
+            self.violation(f"{show(place, entry_id)} is pending again")
+        for entry_id in sorted((before.pending | before.retry | fresh) - held):
+            if entry_id not in ended and stream.fields(entry_id) is not None:
+                self.violation(f"{show(place, entry_id)} is nowhere, and nobody settled it")
+
+    def _between(self, place: Place, after: EntryId, until: EntryId) -> frozenset[EntryId]:
+        if after == until:
+            return frozenset()
+        entries = self.entries.get((place[0].topic, place[1]), {})
+        return frozenset(entry_id for entry_id in entries if after < entry_id <= until)
+
+
+def show(place: Place, entry_id: EntryId) -> str:
+    """Return how an entry is named in a violation."""
+    return f"{format_id(entry_id).decode()} of {place[0].topic}/{place[1]}"

@@ -1,0 +1,241 @@
+"""Judges the runs of each message's handler: attempts, order within a lane, and what a settlement rests on.
+
+In: runs as they begin and end, settlements as the server accepts them. Out: a sentence for each that must not be. Always: attempt numbers
+only grow within a life, but for the first, which a crash lets begin twice (T5); none is above `max_attempts`; what is acknowledged has
+returned under that token; what dies has failed for good, or has used up its attempts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.memory.streams import START, EntryId, format_id, parse_id
+from redisaq.core.retry import exhausted
+from redisaq.message import Message
+from redisaq.outcomes import DeadLetter, Discard, RetryAfter
+from redisaq.settings import RetryPolicy
+from redisaq.testing.census import Place, show
+
+
+class Process(Protocol):
+    """A simulated process, as those who check it see it."""
+
+    name: str
+    crashed: bool
+    thawed_at: float
+    ordering: str
+    retry: RetryPolicy
+
+    @property
+    def mode(self) -> str:
+        """By which method of Consumer it consumes."""
+        ...
+
+    @property
+    def suspended(self) -> bool:
+        """True while none of its tasks can run."""
+        ...
+
+
+@dataclass(eq=False)
+class Run:
+    """A handler's run on one message.
+
+    Attributes:
+        call: one for all messages of a batch.
+        superseded: another owner began while this one's process stood still.
+    """
+
+    process: Process
+    group: GroupName
+    message: Message[Any]
+    call: object
+    started: float
+    ended: float | None = None
+    outcome: str = "running"
+    error: Exception | None = None
+    superseded: bool = False
+
+    @property
+    def place(self) -> Place:
+        """The group and the partition."""
+        return self.group, self.message.partition
+
+    @property
+    def entry_id(self) -> EntryId:
+        """The message's entry."""
+        return parse_id(self.message.entry)
+
+    @property
+    def ordered(self) -> bool:
+        """True if its lane is shared with others."""
+        return self.process.ordering == "partition" or self.by_key or self.process.mode != "process"
+
+    @property
+    def by_key(self) -> bool:
+        """True if its lane is that of its key."""
+        return self.process.mode == "process" and self.process.ordering == "key" and self.message.key is not None
+
+    def shares_lane(self, other: Run) -> bool:
+        """Return whether the two must not run at once."""
+        return self.ordered and other.ordered and self.call is not other.call and (not self.by_key or self.message.key == other.message.key)
+
+    @property
+    def final(self) -> bool:
+        """True if it ended so that its message needs no other run."""
+        policy, error = self.process.retry, self.error
+        if self.outcome != "raised":
+            return self.outcome == "returned"
+        if isinstance(error, RetryAfter):
+            return False
+        return isinstance(error, (DeadLetter, Discard, *policy.give_up_on)) or self.message.attempt >= policy.max_attempts
+
+    def __str__(self) -> str:
+        """For the trace, and for violations."""
+        return f"{self.group.topic}/{self.message.partition} {self.message.entry_id} attempt {self.message.attempt}"
+
+
+@dataclass
+class History:
+    """The runs of one message in one life."""
+
+    runs: list[Run] = field(default_factory=list[Run])
+
+
+class Histories:
+    """See the module."""
+
+    def __init__(self, violation: Callable[[str], None]) -> None:
+        """Take who is told what must not be."""
+        self._violation = violation
+        self._lives: dict[tuple[Place, EntryId], History] = {}
+        self._first: dict[tuple[Place, str | None], EntryId] = {}
+        self._begun: dict[Place, set[EntryId]] = {}
+        self._broken: dict[Place, int] = {}
+        self._unreadable: set[tuple[Place, EntryId]] = set()
+
+    def broken_off(self, place: Place) -> None:
+        """An owner of the partition has ended without giving it back."""
+        self._broken[place] = self._broken.get(place, 0) + 1
+
+    def unreadable(self, place: Place, entry_id: EntryId) -> None:
+        """An entry cannot be read: no handler will run on it."""
+        self._unreadable.add((place, entry_id))
+
+    def redriven(self, place: Place, entry_id: EntryId) -> None:
+        """A message begins its next life."""
+        self._lives[place, entry_id] = History()
+
+    def forget(self, place: Place) -> None:
+        """The server has lost what it knew of the partition: attempts and order begin anew."""
+        for key in [key for key in self._lives if key[0] == place]:
+            del self._lives[key]
+        for lane in [lane for lane in self._first if lane[0] == place]:
+            del self._first[lane]
+        self._begun.pop(place, None)
+
+    # -- a run begins ------------------------------------------------------------------------------------------------------------------
+
+    def begin(self, run: Run, store: MemoryStore) -> None:
+        """Check a run that begins."""
+        place, entry_id = run.place, run.entry_id
+        self._check_attempt(run)
+        begun = self._begun.setdefault(place, set())
+        if run.ordered:
+            self._check_lane(run, store)
+            if entry_id not in begun:
+                self._check_first(run)
+        begun.add(entry_id)
+        self._lives.setdefault((place, entry_id), History()).runs.append(run)
+
+    def _check_attempt(self, run: Run) -> None:
+        name, attempt, most = run.process.name, run.message.attempt, run.process.retry.max_attempts
+        runs = self._runs(run.place, run.entry_id)
+        if attempt > most:
+            self._violation(f"{name} began {run}, of {most} at most")
+        if attempt > len(runs) + 1 + self._broken.get(run.place, 0):
+            self._violation(f"{name} began {run}, though only {len(runs)} had begun before")
+        if not runs:
+            return
+        former = runs[-1]
+        last = former.message.attempt
+        if attempt > last or (attempt == last and isinstance(former.error, RetryAfter)):
+            return
+        if attempt == last == 1 and former.message.token != run.message.token and sum(one.message.attempt == 1 for one in runs) == 1:
+            return  # T5: the first delivery has counted already
+        self._violation(f"{name} began {run} after attempt {last}")
+
+    def _check_first(self, run: Run) -> None:
+        """First runs of a lane begin in the order of its entries."""
+        key = (run.place, run.message.key if run.by_key else None)
+        first = self._first.get(key, START)
+        if run.entry_id > first:
+            self._first[key] = run.entry_id
+        else:
+            lane = f" (key {run.message.key})" if run.by_key else ""
+            self._violation(f"{run.process.name} began {run}{lane} for the first time after {format_id(first).decode()}")
+
+    def _check_lane(self, run: Run, store: MemoryStore) -> None:
+        """What is pending before it in its lane has had its turn under the same token; for good, if failures block."""
+        cursor = store.cursor(*run.place)
+        if cursor is None or run.message.entry in store.shelf(*run.place).retry:
+            return  # a parked retry comes whenever it is due
+        fields_of, policy = store.streams[run.group.topic, run.message.partition].fields, run.process.retry
+        for entry_id, deliveries in cursor.pending.items():
+            if entry_id >= run.entry_id:
+                break
+            fields = fields_of(entry_id)
+            if fields is None or (run.by_key and key_of(fields) != run.message.key) or (run.place, entry_id) in self._unreadable:
+                continue
+            runs = self._runs(run.place, entry_id)
+            former = runs[-1] if runs else None
+            if former is not None and former.call is run.call:
+                continue
+            if former is None or former.message.token != run.message.token:
+                if not exhausted(policy, deliveries - 1):  # it dies of crashes, without a run
+                    self._violation(f"{run.process.name} began {run} before {show(run.place, entry_id)}, which waits for its turn")
+                continue
+            blocks = policy.blocking and run.process.mode != "messages"
+            if former.outcome in ("running", "cancelled") or (blocks and not former.final):
+                self._violation(f"{run.process.name} began {run} before {former} had ended for good: it had {former.outcome}")
+
+    # -- settling ----------------------------------------------------------------------------------------------------------------------
+
+    def check_done(self, name: str, place: Place, token: int, entry_id: EntryId) -> None:
+        """What is acknowledged has returned, or was discarded, under that token."""
+        for run in self._runs(place, entry_id):
+            if run.message.token == token and (run.outcome == "returned" or isinstance(run.error, Discard)):
+                return
+        self._violation(f"{name} acknowledged {show(place, entry_id)} under {token}, under which it never ran to a good end")
+
+    def check_dead(self, name: str, place: Place, entry_id: EntryId) -> None:
+        """What dies has failed for good, or has used up its attempts in crashes, or could not be read."""
+        runs = self._runs(place, entry_id)
+        if (place, entry_id) in self._unreadable or (runs and runs[-1].outcome == "raised" and runs[-1].final):
+            return
+        if not runs or not self._exhausted(place, entry_id, runs[-1].process.retry):
+            self._violation(f"{name} let {show(place, entry_id)} die after {len(runs)} runs, with attempts left")
+
+    def check_retry(self, name: str, place: Place, token: int, entry_id: EntryId) -> None:
+        """What is parked has failed, or is handed back before it ran under that token."""
+        runs = self._runs(place, entry_id)
+        if runs and runs[-1].message.token == token and runs[-1].outcome != "raised":
+            self._violation(f"{name} parked {show(place, entry_id)} under {token}, which has not failed")
+
+    def _exhausted(self, place: Place, entry_id: EntryId, policy: RetryPolicy) -> bool:
+        """Return whether crashes may have used up its attempts."""
+        return len(self._runs(place, entry_id)) + self._broken.get(place, 0) >= policy.max_attempts
+
+    def _runs(self, place: Place, entry_id: EntryId) -> list[Run]:
+        history = self._lives.get((place, entry_id))
+        return [] if history is None else history.runs
+
+
+def key_of(fields: Sequence[bytes]) -> str | None:
+    """Return an entry's key."""
+    words = iter(fields)
+    return next((value.decode() for name, value in zip(words, words, strict=True) if name == b"k"), None)
