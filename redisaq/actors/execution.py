@@ -158,9 +158,14 @@ class Execution:
             messages = await self.ready(messages)
             if not messages:
                 return None
-        for message in messages:
-            self.began(message)
+        owned.start_all(messages)
+        if self._detailed:
+            for message in messages:
+                self._around.tell(events.MessageStarted, message)
         errors = await self._errors_of(messages)
+        if not errors and not self._detailed:
+            owned.succeed_all(messages)
+            return None
         held: list[Held] = []
         for message in messages:
             if message in errors:

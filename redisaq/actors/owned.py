@@ -8,7 +8,7 @@ settlement. Everything is synchronous; the reader adds, the workers start and fi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -160,6 +160,38 @@ class OwnedPartition:
             self.raised.pop(entry_id, None)
         if self._room is not None:
             self._made_room()
+
+    def start_all(self, messages: Sequence[Message[Any]]) -> None:
+        """Record that a handler begins on some; as `start` for each, at a fraction of the cost."""
+        if self.unwritten or self.raised:
+            for message in messages:
+                self.start(message)
+            return
+        queued, running = self.queued, self.running
+        for message in messages:
+            entry_id = message.entry
+            del queued[entry_id]
+            running[entry_id] = message
+        if self._room is not None:
+            self._made_room()
+
+    def succeed_all(self, messages: Sequence[Message[Any]]) -> None:
+        """Record that a handler of some returned; as `succeed` for each, at a fraction of the cost."""
+        if self.bodies or self.deliveries:
+            for message in messages:
+                self.succeed(message)
+            return
+        running, done = self.running, self.done
+        self.handled += len(messages)
+        for message in messages:
+            entry_id = message.entry
+            del running[entry_id]
+            done.append(entry_id)
+        if not self.dirty:
+            self.dirty = True
+            self._ring(self)
+        if self._finished is not None:
+            self._look_finished()
 
     def succeed(self, message: Message[Any]) -> None:
         """Record that its handler returned: it is to be acknowledged, if the lease still stands."""
