@@ -141,6 +141,8 @@ class PartitionOwner(Actor[Drain]):
         if not fenced and not around.kill_refused:
             around.kill_refused = True
             self._tell(events.KillNotPermitted)
+        if owned.lost or not owned.lease.alive():  # a process that stood still wakes up here, before its scope is cancelled
+            return False
         self.acquired = True
         self._taken(owned.partition)
         self._tell(events.PartitionAcquired)

@@ -92,11 +92,6 @@ def is_member(document: Document, incarnation: str) -> bool:
     return _name_of(document, incarnation) is not None
 
 
-def waiting_for_name(document: Document, incarnation: str) -> bool:
-    """Return whether the incarnation waits until an older one of the same name is gone (M1)."""
-    return any(incarnation in entry.successors for entry in document.members.values())
-
-
 def duties(document: Document, *, incarnation: str, held: Mapping[int, int]) -> Duties:
     """Compare the document with what a member has.
 

@@ -20,7 +20,6 @@ from redisaq.core.membership import (
     may_acquire_foreign,
     raise_token,
     release,
-    waiting_for_name,
 )
 
 NOW = 1_700_000_000_000_000
@@ -46,7 +45,7 @@ def step(document: Document, incarnation: str, *, now: int = NOW, expired: tuple
 def test_m2_joining_lists_the_member_and_computes_the_target_with_it() -> None:
     document = join(group("a"), name=None, incarnation="b", partitions=4)
     assert is_member(document, "b")
-    assert not waiting_for_name(document, "b")
+    assert document.members["b"] == MemberEntry("b")
     assert document.target == {0: "a", 1: "a", 2: "b", 3: "b"}
     assert set(document.lease.values()) == {"a"}, "joining takes nothing from anybody"
     assert document.epoch == group("a").epoch + 1
@@ -76,7 +75,6 @@ def test_m1_the_same_name_started_twice_waits() -> None:
     second = join(first, name="s", incarnation="b", partitions=4)
     third = join(second, name="s", incarnation="c", partitions=4)
     assert third.members == {"s": MemberEntry("a", ("b", "c"))}
-    assert waiting_for_name(third, "b")
     assert is_member(third, "c")
     assert (third.target, third.lease) == (first.target, first.lease)
     assert step(third, "b") == Step()
