@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from redisaq.errors import SettingsError
 from redisaq.message import Message
+from redisaq.settings import check_seconds
 
 
 class RetryAfter(Exception):
     """Try the message again in `seconds`; this attempt does not count.
 
     Attributes:
-        seconds: 0 or more.
+        seconds: from 0 to 1e9.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Take the pause; SettingsError if it is negative or not finite."""
-        if not math.isfinite(seconds) or seconds < 0:
-            raise SettingsError(f"RetryAfter takes a number of seconds, 0 or more, not {seconds!r}")
-        super().__init__(f"again in {seconds:g} s")
-        self.seconds = float(seconds)
+        """Take the pause; SettingsError if it is no number from 0 to 1e9."""
+        self.seconds = check_seconds("RetryAfter", seconds, zero=True)
+        super().__init__(f"again in {self.seconds:g} s")
 
 
 class DeadLetter(Exception):
@@ -35,7 +32,7 @@ class DeadLetter(Exception):
     def __init__(self, reason: str) -> None:
         """Take the reason."""
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)
 
 
 class Discard(Exception):

@@ -23,7 +23,7 @@ from redisaq.environment import Environment, current_environment
 from redisaq.errors import PayloadTooLarge, SettingsError
 from redisaq.message import Message
 from redisaq.runtime.sender import Sender
-from redisaq.settings import check_callable, check_count, check_name, check_seconds
+from redisaq.settings import check_callable, check_count, check_name, check_seconds, check_text
 
 
 class ProducerStatistics(msgspec.Struct, frozen=True):
@@ -175,8 +175,8 @@ class Producer:
             partition_key: the name of a field of the payload whose value is the key.
             headers: text to text, carried along.
             timeout: seconds that a handler may run on it.
-            delay: seconds until it is to be handled, by this machine's clock; 0 or more.
-            at: when it is to be handled, instead of `delay`: an aware datetime; a time that has passed means now.
+            delay: seconds until it is to be handled, by this machine's clock; from 0 to 1e9 (some 31 years).
+            at: when it is to be handled, instead of `delay`: an aware datetime, no further away; a time that has passed means now.
             dedup_id: of your own: a second message with it within `dedup_window` is not enqueued, and the first one's id is returned.
                 Where messages have keys, those with the same id must have the same key.
             dedup_window: seconds.
@@ -247,8 +247,11 @@ class Producer:
             return None
         if not isinstance(at, datetime) or at.tzinfo is None or at.utcoffset() is None:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SettingsError(f"at must be an aware datetime (with a time zone), not {at!r}")
-        due = int(at.timestamp() * 1e6)
-        return due if due > self._environment.wall_clock() * 1e6 else None
+        now, due = self._environment.wall_clock(), at.timestamp()
+        if due <= now:
+            return None
+        check_seconds("the time until `at`", due - now)
+        return int(due * 1e6)
 
     def _prepare(
         self,
@@ -278,9 +281,8 @@ class Producer:
             key = key_of(payload, partition_key)
         if key is None and not headers and timeout is None and not delayed:
             return None, [b"d", data]
-        if key is not None and not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-            reason = f"key must be a str, not {type(key).__name__}"
-            raise SettingsError(reason)
+        if key is not None:
+            check_text("key", key)
         if timeout is not None:
             check_seconds("timeout", timeout)
         created_ms = int(self._environment.wall_clock() * 1000) if delayed else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from random import Random
@@ -13,6 +12,8 @@ from redisaq.errors import SettingsError
 from redisaq.events import Event
 
 MAX_NAME = 256
+MAX_SECONDS = 1e9
+"""Some 31 years. Servers keep times as floating-point numbers, and write those from 2^52 microseconds on (the year 2112) in another way."""
 _SHOWN = 40  # characters of a bad name in an error
 
 
@@ -54,14 +55,34 @@ def check_count(name: str, value: int, *, least: int = 1, most: int = 1 << 31) -
 
 
 def check_seconds(name: str, value: float, *, above: float = 0.0, zero: bool = False) -> float:
-    """Return a finite number of seconds above `above` (or zero, where allowed); SettingsError otherwise."""
+    """Return a number of seconds above `above` (or that itself, if `zero`), at most MAX_SECONDS; SettingsError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
         reason = f"{name} must be a number of seconds, not {value!r}"
         raise SettingsError(reason)
-    if not math.isfinite(value) or value < above or (value == above and not zero):
-        reason = f"{name} must be {'at least' if zero else 'more than'} {above:g} seconds and finite, not {value!r}"
+    if not above <= value <= MAX_SECONDS or (value == above and not zero):  # NaN is in no such range
+        reason = f"{name} must be {'at least' if zero else 'more than'} {above:g} and at most {MAX_SECONDS:g} seconds, not {value!r}"
         raise SettingsError(reason)
     return float(value)
+
+
+def check_factor(name: str, value: float) -> float:
+    """Return a finite number of 1 or more; SettingsError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+        raise SettingsError(f"{name} must be a number, not {value!r}")
+    if not 1 <= value <= MAX_SECONDS:
+        raise SettingsError(f"{name} must be from 1 to {MAX_SECONDS:g}, not {value!r}")
+    return float(value)
+
+
+def check_text(name: str, value: object) -> str:
+    """Return a text that can be written as UTF-8; SettingsError otherwise."""
+    if not isinstance(value, str):
+        raise SettingsError(f"{name} must be a str, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise SettingsError(f"{name} must be text that can be written as UTF-8, not {value[:_SHOWN]!r}") from error
+    return value
 
 
 def check_callable(name: str, value: object) -> None:
@@ -98,12 +119,22 @@ class RetryPolicy:
         """Check every value; SettingsError if one cannot work."""
         check_count("max_attempts", self.max_attempts, most=1 << 20)
         check_seconds("backoff", self.backoff, zero=True)
-        check_seconds("factor", self.factor, above=1.0, zero=True)
+        check_factor("factor", self.factor)
         check_seconds("max_backoff", self.max_backoff, zero=True)
+        for name, flag in (("jitter", self.jitter), ("blocking", self.blocking)):
+            if not isinstance(flag, bool):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+                raise SettingsError(f"{name} must be True or False, not {flag!r}")
+        if not isinstance(self.give_up_on, tuple) or not all(
+            isinstance(one, type) and issubclass(one, BaseException) for one in self.give_up_on
+        ):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SettingsError(f"give_up_on must be a tuple of exception classes, not {self.give_up_on!r}")
 
     def pause(self, attempt: int, random: Random) -> float:
         """Return how long to wait after attempt number `attempt`, seconds."""
-        bound = self.max_backoff if attempt > 64 else min(self.max_backoff, self.backoff * self.factor ** (attempt - 1))  # noqa: PLR2004
+        try:
+            bound = min(self.max_backoff, self.backoff * float(self.factor) ** (attempt - 1))
+        except OverflowError:
+            bound = self.max_backoff if self.backoff else 0.0
         return random.uniform(0.0, bound) if self.jitter else bound
 
 

@@ -42,7 +42,10 @@ def serialize(payload: object, serializer: Serializer | None) -> bytes:
         reason = f"a payload of type {type(payload).__name__} cannot be serialized: {error}"
         raise SerializationError(reason) from error
     if isinstance(data, str):
-        return data.encode()
+        try:
+            return data.encode()
+        except UnicodeEncodeError as error:
+            raise SerializationError(f"the serializer returned a text that cannot be written as UTF-8: {error}") from error
     if isinstance(data, bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance] -- the serializer is the user's
         return bytes(data)
     reason = f"the serializer returned {type(data).__name__}; it must return str or bytes"
@@ -79,15 +82,25 @@ def extra_fields(*, key: str | None, headers: Mapping[str, str] | None, timeout:
     if key is not None:
         fields += (b"k", key.encode())
     if headers:
-        if not all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items()):  # pyright: ignore[reportUnnecessaryIsInstance]
-            reason = "headers must map str to str"
-            raise SerializationError(reason)
-        fields += (b"h", _encode_json(dict(headers)))
+        fields += (b"h", _headers_as_json(headers))
     if timeout is not None:
         fields += (b"t", repr(float(timeout)).encode())
     if created_ms:
         fields += (b"c", str(created_ms).encode())
     return fields
+
+
+def _headers_as_json(headers: object) -> bytes:
+    """Return them as JSON; SerializationError unless they are text to text."""
+    if not isinstance(headers, Mapping):
+        raise SerializationError(f"headers must map str to str, not be a {type(headers).__name__}")
+    pairs = dict(cast("Mapping[object, object]", headers))
+    if not all(isinstance(name, str) and isinstance(value, str) for name, value in pairs.items()):
+        raise SerializationError("headers must map str to str")
+    try:
+        return _encode_json(pairs)
+    except UnicodeEncodeError as error:
+        raise SerializationError(f"headers must be text that can be written as UTF-8: {error}") from error
 
 
 class Unreadable(msgspec.Struct, frozen=True):
