@@ -137,9 +137,13 @@ class OwnedPartition:
         self.queued[message.entry] = message
         self.bodies[message.entry] = body
 
+    def has_room(self, count: int) -> bool:
+        """Return whether `count` more messages may wait here; if none does, as many as come in one read may."""
+        return len(self.queued) <= max(0, self.window - count) and len(self.leaving) < MOST_LEAVING
+
     async def wait_for_room(self, count: int) -> None:
         """Return once `count` more messages may wait here."""
-        while len(self.queued) > max(0, self.window - count) or len(self.leaving) >= MOST_LEAVING:
+        while not self.has_room(count):
             self._room = self._room or anyio.Event()  # the reader and the retry timer may wait at the same time
             await self._room.wait()
 

@@ -93,12 +93,14 @@ class PartitionReader(Actor[None]):
             await gate.wait_open()
             return ()
         with gate.while_open():
-            return await reader.read(self._count, block)
+            return await reader.read(self._count, block, ahead=self._owned.has_room(2 * self._count))
         return reader.take_leftover()
 
     async def on_stop(self) -> None:
         """Record what a cancelled read still brought: it is handed back with the rest. Close the connection."""
         if self._reader is not None:
+            if not self._owned.lost:
+                await self._reader.finish()
             leftover = self._reader.take_leftover()
             if leftover and not self._owned.lost:
                 self._unsent += self._decode(leftover)  # on_stop runs before a restart, too: then it is passed on

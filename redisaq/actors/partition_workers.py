@@ -33,7 +33,10 @@ async def hand_over(batch: Batch, workers: ActorRef[Batch], owned: OwnedPartitio
     """
     if batch:
         try:
-            await workers.tell(batch)
+            try:
+                workers.tell_nowait(batch)  # nothing else runs in between: the next read is on its way before these are worked on
+            except anyio.WouldBlock:
+                await workers.tell(batch)
         except ActorStopped:
             if owned.may_start:
                 raise

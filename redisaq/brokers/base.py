@@ -155,8 +155,11 @@ class Remaining(msgspec.Struct, frozen=True):
 class Reader(Protocol):
     """A connection that reads new entries of one partition for one group (T3): never shared."""
 
-    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
+    async def read(self, count: int, block: float, *, ahead: bool = False) -> Sequence[RawEntry]:
         """Return up to `count` entries never delivered before, waiting up to `block` seconds (0: do not wait) for the first.
+
+        With `ahead` there is room for as many again: the server may be asked for them at once, while the caller works on the first. The
+        next call returns them, or `finish` and `take_leftover` do.
 
         Cancelling brings the read to an end on the server first (bounded by a second); what it still brought is then in
         `take_leftover`.
@@ -167,8 +170,12 @@ class Reader(Protocol):
         """
         ...
 
+    async def finish(self) -> None:
+        """Wait, at most a second, for what was read ahead: it is then in `take_leftover`. Cancelling does not end it."""
+        ...
+
     def take_leftover(self) -> Sequence[RawEntry]:
-        """Return, once, what a cancelled read brought after all. They count as delivered."""
+        """Return, once, what a cancelled read brought after all, and what `finish` did. They count as delivered."""
         ...
 
     @property

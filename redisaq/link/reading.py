@@ -3,6 +3,9 @@
 In: a blocking read. Out: its reply. What always holds: a reply is never dropped. A cancelled read is brought to its end on the server
 (CLIENT UNBLOCK over the shared connection, repeated, since one alone may arrive before the block), and what it brought after all is kept in
 `leftover`; while a read has no reply, `settled` is False, and the connection has to be closed and killed before anything relies on it.
+
+One command that does not block may be sent ahead: the server works on it while the caller works on what came before. Its reply is owed, and
+stays so however often waiting for it is cancelled, until `reply_ahead` or `finish` has it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from redisaq.link.line import Line
 from redisaq.link.resp import Command
 
 UNBLOCK_WITHIN = 1.0
+FINISH_WITHIN = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _ONE_UNBLOCK_WITHIN = 0.25
 
@@ -31,6 +35,7 @@ class ReadingConnection:
         client_address: as the server sees it (a proxy may stand between).
         run_id: of the run of the server.
         leftover: the reply of a read that was cancelled; it may be a ServerError. None if there was nothing.
+        ahead: the reply of what was sent ahead is owed.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class ReadingConnection:
         self.client_address = greeting.client_address
         self.run_id = greeting.run_id
         self.leftover: object | None = None
+        self.ahead = False
         self._line = line
         self._call_shared = call
         self._forget = forget
@@ -97,6 +103,24 @@ class ReadingConnection:
         self._reading = False
         return reply
 
+    def send_ahead(self, command: Command) -> None:
+        """Send a command that does not block, without waiting. If that breaks the connection, whatever is next called says so."""
+        with contextlib.suppress(ConnectionFailed):
+            self._line.send(command)
+            self.ahead = True
+
+    async def reply_ahead(self) -> object:
+        """Return the reply of what was sent ahead, as `read` does. Cancelled, it is still owed."""
+        reply = await self._line.reply()
+        self.ahead = False
+        return reply
+
+    async def finish(self) -> None:
+        """Wait for what was sent ahead, for at most a second: its reply is then in `leftover`. Not to be cancelled meanwhile."""
+        if self.ahead:
+            with anyio.move_on_after(FINISH_WITHIN, shield=True), contextlib.suppress(ConnectionFailed):
+                self.leftover = await self.reply_ahead()
+
     def take_leftover(self) -> object | None:
         """Return the leftover, once."""
         leftover, self.leftover = self.leftover, None
@@ -113,6 +137,8 @@ class ReadingConnection:
         self._forget(self)
 
     async def _pass_over(self) -> None:
+        if self.ahead:
+            raise RuntimeError("take the reply of what was sent ahead first")
         if self._reading:
             raise ConnectionFailed(self._line.url, "a cancelled read has no reply yet: close this reading connection")
         while self._line.owed:

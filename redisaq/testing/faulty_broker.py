@@ -166,7 +166,7 @@ class FaultyReader:
         self._leftover: list[RawEntry] = []
         self._unanswered = False
 
-    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
+    async def read(self, count: int, block: float, *, ahead: bool = False) -> Sequence[RawEntry]:  # noqa: ARG002 -- as in memory
         """Return new entries; see Reader."""
         await self._owner.before("read")
         network = self._network
@@ -207,6 +207,10 @@ class FaultyReader:
             answer = answer.entries
         self._leftover.extend(answer)
         self._unanswered = False
+
+    async def finish(self) -> None:
+        """Do nothing: nothing is read ahead."""
+        await anyio.lowlevel.checkpoint()
 
     def take_leftover(self) -> Sequence[RawEntry]:
         """Return, once, what a cancelled read brought after all."""

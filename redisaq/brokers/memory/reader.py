@@ -31,7 +31,7 @@ class MemoryReader:
         self._reading = False
         self._leftover: list[RawEntry] = []
 
-    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
+    async def read(self, count: int, block: float, *, ahead: bool = False) -> Sequence[RawEntry]:  # noqa: ARG002 -- nothing is far away
         """Return new entries; see Reader."""
         self._reading = True
         try:
@@ -53,6 +53,10 @@ class MemoryReader:
         if waiting.error is not None:
             raise waiting.error
         return waiting.entries
+
+    async def finish(self) -> None:
+        """Do nothing: nothing is read ahead."""
+        await checkpoint()
 
     def take_leftover(self) -> Sequence[RawEntry]:
         """Return, once, what a cancelled read brought after all."""

@@ -28,13 +28,23 @@ class RedisReader:
         self._end = (b"STREAMS", stream, b">")
         self._leftover: list[RawEntry] = []
 
-    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
+    async def read(self, count: int, block: float, *, ahead: bool = False) -> Sequence[RawEntry]:
         """Return new entries; see Reader."""
-        if self._connection.leftover is not None:
+        connection = self._connection
+        if connection.leftover is not None:
             self._leftover += self._take()  # of a read before the last: the caller has not asked for it yet
-        # BLOCK 0 waits for ever: a wait that rounds to nothing must not become that.
-        waiting = (b"BLOCK", max(1, int(block * 1000))) if block > 0 else ()
-        return self._entries(await self._connection.read((*self._begin, count, *waiting, *self._end)))
+        entries = self._entries(await connection.reply_ahead()) if connection.ahead else []
+        if not entries:
+            # BLOCK 0 waits for ever: a wait that rounds to nothing must not become that.
+            waiting = (b"BLOCK", max(1, int(block * 1000))) if block > 0 else ()
+            entries = self._entries(await connection.read((*self._begin, count, *waiting, *self._end)))
+        if ahead and len(entries) == count:  # there may be more
+            connection.send_ahead((*self._begin, count, *self._end))
+        return entries
+
+    async def finish(self) -> None:
+        """Wait for what was read ahead; see Reader."""
+        await self._connection.finish()
 
     def take_leftover(self) -> Sequence[RawEntry]:
         """Return, once, what a cancelled read brought after all."""
