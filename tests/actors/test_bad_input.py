@@ -75,7 +75,8 @@ async def test_what_is_good_goes_to_the_server() -> None:
     producer = Producer("jobs", NOWHERE)
     soon = datetime.now(UTC) + timedelta(seconds=1e8)
     good: list[dict[str, Any]] = [{}, {"delay": MAX_SECONDS}, {"at": soon}, {"timeout": 0.1}, {"dedup_id": "a"}, {"key": ""}]
-    for more in [*good, {"headers": {"a": ""}}]:
+    good.append({"headers": {"a": ""}})
+    for more in good:
         with pytest.raises(ConnectionFailed):
             await producer.enqueue({"n": 1}, **more)
     await producer.close()
