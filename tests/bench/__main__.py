@@ -1,6 +1,8 @@
 """`python -m tests.bench`: redisaq beside the bare loop and redis-py, in one run, in turn, several rounds.
 
-Compare ratios within one run only: machines are noisy, and the rounds are interleaved so that noise hits all alike.
+Compare ratios within one run only: machines are noisy, and the rounds are interleaved so that noise hits all alike. With
+`--against REV`, the same jobs of another commit and of what is here, in turn (see paired.py); the exit
+status is 1 if one is more than 5 % slower in the median.
 """
 
 from __future__ import annotations
@@ -11,20 +13,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import anyio
 import msgspec
 
-from tests.bench import cases
+from tests.bench import cases, paired
+from tests.bench.backends import BACKENDS
 from tests.bench.cases import Bench
 from tests.servers import PROGRAMS, Server, Watchdog
-
-BACKENDS: dict[str, dict[str, Any]] = {
-    "asyncio": {"backend": "asyncio"},
-    "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
-    "trio": {"backend": "trio"},
-}
 
 
 @dataclass(frozen=True)
@@ -116,6 +112,7 @@ def main() -> None:
     parser.add_argument("--backend", action="append", choices=sorted(BACKENDS))
     parser.add_argument("--only", action="append", choices=[*CASES, "latency"])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--against", metavar="REV", help="another commit: measure it and what is here in turn, and compare")
     options = parser.parse_args()
     backends = options.backend or list(BACKENDS)
     wanted = options.only or [*CASES, "latency"]
@@ -126,6 +123,10 @@ def main() -> None:
     rows: list[Row] = []
     latencies: dict[str, tuple[float, float]] = {}
     try:
+        if options.against:
+            pairs = paired.every(backends, wanted)
+            sizes = {"rounds": options.rounds, "messages": options.messages, "partitions": options.partitions}
+            sys.exit(not paired.report(paired.compare(server, options.against, pairs, **sizes), options.against))
         for backend in backends:
             for name in CASES:
                 if name in wanted:

@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from tests.bench.paired import ROOT
+
+NO_HISTORY = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="there is no history here")
+
 
 def run(*options: str) -> str:
     command = [sys.executable, "-m", "tests.bench", "--rounds", "1", "--messages", "1000", "--backend", "trio", *options]
@@ -19,6 +23,25 @@ def test_one_case_as_a_table(only: str) -> None:
     table = run("--only", only)
     assert ("latency on an idle group, trio" in table) == (only == "latency")
     assert f"\n{only} " in table
+
+
+@NO_HISTORY
+def test_another_commit_is_measured_beside_what_is_here() -> None:
+    """The commit that is checked out: whatever the figures, there is one for each, and the exit status says what the last line says."""
+    command = [sys.executable, "-m", "tests.bench", "--against", "HEAD", "--rounds", "2", "--messages", "1000", "--backend", "trio"]
+    done = subprocess.run([*command, "--only", "process", "--only", "enqueue, one task"], check=False, capture_output=True, text=True)
+    *table, _, verdict = done.stdout.splitlines()
+    assert [line.split("  ")[0] for line in table[1:]] == ["enqueue, one task", "process"], done.stderr
+    assert all(float(line.split()[-4]) > 0 for line in table[1:])
+    assert (verdict == "above 5 % slower: nothing") == (done.returncode == 0)
+
+
+@NO_HISTORY
+def test_a_commit_that_is_none() -> None:
+    command = [sys.executable, "-m", "tests.bench", "--against", "no-such-commit", "--rounds", "1", "--only", "process"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no-such-commit" in done.stderr
 
 
 def test_all_cases_as_json() -> None:
