@@ -93,7 +93,10 @@ class PartitionReader(Actor[None]):
             await gate.wait_open()
             return ()
         with gate.while_open():
-            return await reader.read(self._count, block, ahead=self._owned.has_room(2 * self._count))
+            entries = await reader.read(self._count, block)
+            if len(entries) == self._count and self._owned.has_room(2 * self._count):
+                reader.ask_ahead(self._count)
+            return entries
         return reader.take_leftover()
 
     async def on_stop(self) -> None:

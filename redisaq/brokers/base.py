@@ -155,11 +155,8 @@ class Remaining(msgspec.Struct, frozen=True):
 class Reader(Protocol):
     """A connection that reads new entries of one partition for one group (T3): never shared."""
 
-    async def read(self, count: int, block: float, *, ahead: bool = False) -> Sequence[RawEntry]:
+    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
         """Return up to `count` entries never delivered before, waiting up to `block` seconds (0: do not wait) for the first.
-
-        With `ahead` there is room for as many again: the server may be asked for them at once, while the caller works on the first. The
-        next call returns them, or `finish` and `take_leftover` do.
 
         Cancelling brings the read to an end on the server first (bounded by a second); what it still brought is then in
         `take_leftover`.
@@ -170,8 +167,12 @@ class Reader(Protocol):
         """
         ...
 
+    def ask_ahead(self, count: int) -> None:
+        """Let the server be asked for up to `count` more already, while the caller works on what it has: the next `read` returns them."""
+        ...
+
     async def finish(self) -> None:
-        """Wait, at most a second, for what was read ahead: it is then in `take_leftover`. Cancelling does not end it."""
+        """Wait, at most a second, for what was asked for ahead: it is then in `take_leftover`. Cancelling does not end it."""
         ...
 
     def take_leftover(self) -> Sequence[RawEntry]:

@@ -166,7 +166,7 @@ class FaultyReader:
         self._leftover: list[RawEntry] = []
         self._unanswered = False
 
-    async def read(self, count: int, block: float, *, ahead: bool = False) -> Sequence[RawEntry]:  # noqa: ARG002 -- as in memory
+    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
         """Return new entries; see Reader."""
         await self._owner.before("read")
         network = self._network
@@ -208,8 +208,11 @@ class FaultyReader:
         self._leftover.extend(answer)
         self._unanswered = False
 
+    def ask_ahead(self, count: int) -> None:
+        """Do nothing, as in memory."""
+
     async def finish(self) -> None:
-        """Do nothing: nothing is read ahead."""
+        """Do nothing: nothing was asked for."""
         await anyio.lowlevel.checkpoint()
 
     def take_leftover(self) -> Sequence[RawEntry]:

@@ -18,11 +18,15 @@ NUMBERS = [b"%d" % number for number in range(25)]
 async def test_each_entry_once_in_order(a: Broker, group: GroupName, owned: int) -> None:
     await append(a, group.topic, 0, *NUMBERS)
     reader = await a.open_reader(group, 0, owned, "A")
-    seen = [values(await reader.read(5, 0, ahead=True)) for _ in range(6)]
+    seen: list[list[bytes]] = []
+    for _ in range(6):
+        seen.append(values(await reader.read(5, 0)))
+        reader.ask_ahead(5)
+        reader.ask_ahead(5)
     assert [len(part) for part in seen] == [5, 5, 5, 5, 5, 0]
     assert [value for part in seen for value in part] == NUMBERS
     await append(a, group.topic, 0, b"later")
-    assert values(await reader.read(5, 1.0, ahead=True)) == [b"later"]
+    assert values(await reader.read(5, 1.0)) == [b"later"]
     assert reader.settled
 
 
@@ -30,7 +34,8 @@ async def test_what_was_read_ahead_is_a_leftover_in_the_end(a: Broker, group: Gr
     """Whatever the server has delivered is with the caller, who hands it back; and the reader needs no kill (T3)."""
     sent = await append(a, group.topic, 0, *NUMBERS)
     reader = await a.open_reader(group, 0, owned, "A")
-    entries = [*await reader.read(5, 0, ahead=True)]
+    entries = [*await reader.read(5, 0)]
+    reader.ask_ahead(5)
     await reader.finish()
     entries += reader.take_leftover()
     assert reader.settled
@@ -59,7 +64,9 @@ async def test_nothing_is_lost_to_cancellation(a: Broker, b: Broker, group: Grou
             reader = await a.open_reader(group, 0, owned, "A")
             while len(seen) < count:
                 with anyio.move_on_after(rnd.choice((0, 0, 0.0005, 0.002, 0.005))):
-                    seen += await reader.read(4, 0.5, ahead=rnd.random() < 0.8)
+                    seen += await reader.read(4, 0.5)
+                    if rnd.random() < 0.8:
+                        reader.ask_ahead(4)
                 seen += reader.take_leftover()
                 if rnd.random() < 0.2:
                     await reader.finish()

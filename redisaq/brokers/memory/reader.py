@@ -31,7 +31,7 @@ class MemoryReader:
         self._reading = False
         self._leftover: list[RawEntry] = []
 
-    async def read(self, count: int, block: float, *, ahead: bool = False) -> Sequence[RawEntry]:  # noqa: ARG002 -- nothing is far away
+    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
         """Return new entries; see Reader."""
         self._reading = True
         try:
@@ -54,8 +54,11 @@ class MemoryReader:
             raise waiting.error
         return waiting.entries
 
+    def ask_ahead(self, count: int) -> None:
+        """Do nothing: the store is not far away."""
+
     async def finish(self) -> None:
-        """Do nothing: nothing is read ahead."""
+        """Do nothing: nothing was asked for."""
         await checkpoint()
 
     def take_leftover(self) -> Sequence[RawEntry]:

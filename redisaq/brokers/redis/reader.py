@@ -28,7 +28,7 @@ class RedisReader:
         self._end = (b"STREAMS", stream, b">")
         self._leftover: list[RawEntry] = []
 
-    async def read(self, count: int, block: float, *, ahead: bool = False) -> Sequence[RawEntry]:
+    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
         """Return new entries; see Reader."""
         connection = self._connection
         if connection.leftover is not None:
@@ -38,9 +38,12 @@ class RedisReader:
             # BLOCK 0 waits for ever: a wait that rounds to nothing must not become that.
             waiting = (b"BLOCK", max(1, int(block * 1000))) if block > 0 else ()
             entries = self._entries(await connection.read((*self._begin, count, *waiting, *self._end)))
-        if ahead and len(entries) == count:  # there may be more
-            connection.send_ahead((*self._begin, count, *self._end))
         return entries
+
+    def ask_ahead(self, count: int) -> None:
+        """Ask for more at once; see Reader."""
+        if not self._connection.ahead:
+            self._connection.send_ahead((*self._begin, count, *self._end))
 
     async def finish(self) -> None:
         """Wait for what was read ahead; see Reader."""
