@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from redisaq.testing.faults import FaultPlan
+from redisaq.testing.handler_kit import HandlerKit
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
+from redisaq.testing.outcome import Fate, HandlerRun, Outcome
 from redisaq.testing.report import Report
 from redisaq.testing.simulation import Simulation, simulate
 from redisaq.testing.standstill import VirtualDeadlock, VirtualTimeUnavailable
@@ -12,9 +14,13 @@ from redisaq.testing.virtual import EPOCH, virtual_run
 __all__ = [
     "EPOCH",
     "Delivery",
+    "Fate",
     "FaultPlan",
+    "HandlerKit",
+    "HandlerRun",
     "Lease",
     "Mark",
+    "Outcome",
     "Report",
     "Settle",
     "Simulation",

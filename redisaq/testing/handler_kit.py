@@ -1,0 +1,298 @@
+"""Shows what would happen to a message of yours: without a server, and without waiting.
+
+In: a handler, the settings of the consumer that will have it, payloads. Out: an Outcome for a message that is handed over once, or a
+HandlerRun for messages that go through a real producer and a real consumer until each is done or dead. Always: what serializes, decodes,
+runs the handler and judges what it raised is what runs in a consumer, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar, Unpack, cast
+
+import anyio.lowlevel
+
+from redisaq import events
+from redisaq.actors.bulletin import Bulletin
+from redisaq.actors.execution import Execution
+from redisaq.actors.handler_pool import HandlerPool
+from redisaq.actors.lease import Lease
+from redisaq.actors.owned import OwnedPartition
+from redisaq.actors.surroundings import Surroundings, inside
+from redisaq.admin import Admin
+from redisaq.brokers.base import Beat, Broker, GroupName
+from redisaq.brokers.delivery import Body
+from redisaq.consumer import Consumer
+from redisaq.core.codec import EntryDecoder, Serializer, Unreadable, extra_fields, key_of, serialize
+from redisaq.environment import Environment, current_environment
+from redisaq.errors import SettingsError
+from redisaq.events import Event
+from redisaq.message import BatchCallback, Callback, Message
+from redisaq.producer import Producer
+from redisaq.settings import ConsumerOptions, check_callable, check_count, consumer_settings
+from redisaq.testing.outcome import Fate, HandlerRun, Outcome, outcome_of
+from redisaq.testing.virtual import virtual_run
+
+T = TypeVar("T")
+
+EVER = 1e9
+"""Seconds of the lease under which a single message is handled; a consumer's heartbeats renew theirs."""
+
+
+class Consent:
+    """The server's part in a further attempt: it notes that the attempt begins. Here nobody could object."""
+
+    async def set_deliveries(self, *_: object) -> bool:
+        """Note attempts of pending entries."""
+        return True
+
+    async def start_retry(self, *_: object, **_named: object) -> bool:
+        """Note an attempt of a message that had failed."""
+        return True
+
+
+class HandlerKit:
+    """Tries a handler out, with the settings of its consumer.
+
+    `deliver` hands one message over once, and tells what would become of it; `deliver_batch` does so with a handler of batches. `run` sends
+    messages through a producer and a consumer. All three run in virtual time, on the kit's backend, under the kit's seed. Inside an event
+    loop use `adeliver`, `adeliver_batch` and `arun`: they run in that loop, in its time.
+
+    Args:
+        handler: as `Consumer.process` takes it, or with `batch` as `Consumer.process_batch` does.
+        topic: what the messages say their topic is.
+        payload_type: as of Consumer.
+        serializer: as of Producer.
+        batch: the handler is one of batches.
+        seed: of virtual time; back-offs are drawn from it.
+        backend: "trio" or "asyncio".
+        options: of Consumer.
+
+    Raises:
+        SettingsError: a value cannot work.
+    """
+
+    def __init__(
+        self,
+        handler: Callback[Any] | BatchCallback[Any],
+        *,
+        topic: str = "test",
+        payload_type: object = None,
+        serializer: Serializer | None = None,
+        batch: bool = False,
+        seed: int = 0,
+        backend: Literal["trio", "asyncio"] = "trio",
+        **options: Unpack[ConsumerOptions],
+    ) -> None:
+        """Take the handler and the settings."""
+        check_callable("handler", handler)
+        self._handler: Callable[[Any], Any] = handler
+        self._topic = topic
+        self._payload_type = payload_type
+        self._serializer = serializer
+        self._batch = batch
+        self._seed = seed
+        self._backend: Literal["trio", "asyncio"] = backend
+        self._options = options
+        self._settings = consumer_settings(options)
+        self._decoder: EntryDecoder[Any] = EntryDecoder(topic, self._settings.deserializer, payload_type)
+
+    # -- one delivery ----------------------------------------------------------------------------------------------------------------
+
+    def deliver(
+        self,
+        payload: object = None,
+        *,
+        raw: bytes | None = None,
+        key: str | None = None,
+        partition_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        attempt: int = 1,
+    ) -> Outcome:
+        """Hand one message to the handler, in virtual time, and return what would become of it.
+
+        Args:
+            payload: as of `Producer.enqueue`; a Message's own fields stand where no argument is given.
+            raw: the payload's bytes as they would stand in the stream, instead of a payload.
+            key: of the message.
+            partition_key: the payload's field whose value is the key.
+            headers: of the message.
+            timeout: of the message, seconds.
+            attempt: which attempt it is; more than the policy's `max_attempts` is a message that killed its process each time.
+
+        Raises:
+            RuntimeError: an event loop runs here already: use `adeliver`.
+            SettingsError: the kit's handler is one of batches, or `attempt` is not 1 or more.
+            SerializationError, PartitionKeyError: as of `Producer.enqueue`.
+        """
+        return self._virtually(
+            self.adeliver, payload, raw=raw, key=key, partition_key=partition_key, headers=headers, timeout=timeout, attempt=attempt
+        )
+
+    async def adeliver(
+        self,
+        payload: object = None,
+        *,
+        raw: bytes | None = None,
+        key: str | None = None,
+        partition_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        attempt: int = 1,
+    ) -> Outcome:
+        """Do as `deliver`, in the running event loop. Cancelling it cancels the handler, which is no outcome."""
+        if self._batch:
+            raise SettingsError("this kit's handler is one of batches: use deliver_batch")
+        fields = self._fields(0, payload, raw=raw, key=key, partition_key=partition_key, headers=headers, timeout=timeout)
+        return (await self._deliver([fields], attempt))[0]
+
+    def deliver_batch(self, payloads: Iterable[object], *, attempt: int = 1) -> list[Outcome]:
+        """Hand some messages to a handler of batches, as one batch; return what would become of each. See `deliver`."""
+        return self._virtually(self.adeliver_batch, payloads, attempt=attempt)
+
+    async def adeliver_batch(self, payloads: Iterable[object], *, attempt: int = 1) -> list[Outcome]:
+        """Do as `deliver_batch`, in the running event loop."""
+        if not self._batch:
+            raise SettingsError("this kit's handler is one of single messages: use deliver, or HandlerKit(..., batch=True)")
+        return await self._deliver([self._fields(number, payload) for number, payload in enumerate(payloads)], attempt)
+
+    def _fields(
+        self,
+        number: int,
+        payload: object,
+        *,
+        raw: bytes | None = None,
+        key: str | None = None,
+        partition_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> list[bytes]:
+        """Return the fields of the stream entry that a producer would make."""
+        if isinstance(payload, Message):
+            message = cast("Message[object]", payload)
+            payload = message.payload
+            if key is None and partition_key is None:
+                key, partition_key = message.key, message.partition_key
+            headers = headers if headers is not None else message.headers
+            timeout = timeout if timeout is not None else message.timeout
+        data = raw if raw is not None else serialize(payload, self._serializer)
+        if key is None and partition_key is not None:
+            key = key_of(payload, partition_key)
+        return [b"i", b"test-%d" % number, b"d", data, *extra_fields(key=key, headers=headers, timeout=timeout)]
+
+    async def _deliver(self, entries: Sequence[Sequence[bytes]], attempt: int) -> list[Outcome]:
+        """Let the consumer's own parts handle the entries of one partition; return what they have recorded."""
+        check_count("attempt", attempt, most=1 << 20)
+        environment = current_environment().bound()
+        told: list[Event] = []
+        around, owned = self._parts(environment, told)
+        execution = Execution(around, owned, self._handler, timeout=self._settings.timeout, retry=self._settings.retry)
+        ids = [b"%d-%d" % (int(environment.wall_clock() * 1000), number) for number in range(len(entries))]
+        messages: dict[bytes, Message[Any]] = {}
+        for entry_id, fields in zip(ids, entries, strict=True):
+            decoded = self._decoder.decode(entry_id, fields, 0, owned.token)
+            if isinstance(decoded, Unreadable):
+                execution.unreadable(decoded)
+            else:
+                messages[entry_id] = decoded
+                self._add(owned, decoded, attempt)
+        began = environment.clock()
+        token = inside.set(around)
+        try:
+            if self._batch:
+                held = await execution.many(list(messages.values())) if messages else None
+            else:
+                held = await execution.one(next(iter(messages.values()))) if messages else None
+        finally:
+            inside.reset(token)
+        took = environment.clock() - began
+        return [
+            outcome_of(entry_id, messages.get(entry_id), owned=owned, held=held, told=told, took=took, timeout=self._settings.timeout)
+            for entry_id in ids
+        ]
+
+    def _parts(self, environment: Environment, told: list[Event]) -> tuple[Surroundings, OwnedPartition]:
+        """Return what a consumer that owns one partition has, as far as a handler needs it."""
+        settings = self._settings
+
+        def tell(event: Event) -> None:
+            told.append(event)
+            if settings.on_event is not None:
+                settings.on_event(event)
+
+        bulletin = Bulletin(self._topic, settings.group_name, tell, settings.logger or logging.getLogger("redisaq.consumer"))
+        group = GroupName(self._topic, settings.group_name)
+        pool = HandlerPool(settings.concurrency)
+        around = Surroundings(group, cast("Broker", Consent()), environment, bulletin, pool, dead_maxlen=settings.dead_maxlen)
+        lease = Lease("test", EVER, environment)
+        lease.begin(environment.clock(), Beat(alive=True, now=int(environment.wall_clock() * 1e6)))
+        return around, OwnedPartition(0, 1, lease, 1 << 30, lambda _: None)
+
+    def _add(self, owned: OwnedPartition, message: Message[Any], attempt: int) -> None:
+        """Record a message as one that was read, or that had failed before: then it comes from where its policy would have put it."""
+        if attempt == 1:
+            owned.add([message])
+        elif self._settings.retry.blocking:
+            owned.add_again(message, attempt)
+        else:
+            owned.add_retry(message, Body(message.entry, message.fields, 0, attempt - 1))
+
+    # -- many messages ---------------------------------------------------------------------------------------------------------------
+
+    def run(self, payloads: Iterable[object], *, partitions: int = 1, partition_key: str | None = None) -> HandlerRun:
+        """Send messages through a producer and a consumer, in virtual time, until each is done or dead.
+
+        Args:
+            payloads: as of `Producer.batch_enqueue`.
+            partitions: of the topic.
+            partition_key: as of `Producer.batch_enqueue`.
+
+        Raises:
+            RuntimeError: an event loop runs here already: use `arun`.
+            SerializationError, PartitionKeyError: as of `Producer.batch_enqueue`.
+        """
+        return self._virtually(self.arun, payloads, partitions=partitions, partition_key=partition_key)
+
+    async def arun(self, payloads: Iterable[object], *, partitions: int = 1, partition_key: str | None = None) -> HandlerRun:
+        """Do as `run`, in the running event loop and its time: a back-off of minutes takes minutes there."""
+        environment, url = current_environment().bound(), f"memory://{current_environment().new_id()}"
+        told: list[tuple[float, Event]] = []
+        began = environment.clock()
+
+        def tell(event: Event) -> None:
+            told.append((environment.clock() - began, event))
+            if self._settings.on_event is not None:
+                self._settings.on_event(event)
+
+        options: ConsumerOptions = {**self._options, "on_event": tell}
+        messages = list(payloads)
+        namespace = self._settings.namespace
+        own: Consumer[Any] = Consumer(self._topic, url, payload_type=self._payload_type, **options)
+        async with (
+            Producer(self._topic, url, init_partitions=partitions, serializer=self._serializer, namespace=namespace) as producer,
+            own as consumer,
+            Admin(url, namespace=namespace) as admin,
+        ):
+            ids = await producer.batch_enqueue(messages, partition_key=partition_key)
+            process = consumer.process_batch if self._batch else consumer.process
+            await process(self._handler, until_empty=True)
+            dead = {letter.msg_id: letter async for letter in admin.dead_letters(self._topic, self._settings.group_name)}
+            begun = [event.msg_id for _, event in told if isinstance(event, events.MessageStarted)]
+            fates = [
+                Fate(msg_id, payload, "dead" if msg_id in dead else "done", begun.count(msg_id), dead.get(msg_id))
+                for msg_id, payload in zip(ids, messages, strict=True)
+            ]
+        return HandlerRun(fates, environment.clock() - began, told)
+
+    # -- virtual time ----------------------------------------------------------------------------------------------------------------
+
+    def _virtually(self, function: Callable[..., Awaitable[T]], *args: object, **named: object) -> T:
+        try:
+            anyio.lowlevel.current_token()
+        except RuntimeError:
+            return virtual_run(partial(function, *args, **named), seed=self._seed, backend=self._backend)
+        name = getattr(function, "__name__", "adeliver")
+        raise RuntimeError(f"an event loop runs here already: `await kit.{name}(...)` runs in it")
