@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from redisaq.testing.actor_kit import ActorKit, Probe, Restart, Step
 from redisaq.testing.faults import FaultPlan
 from redisaq.testing.handler_kit import HandlerKit
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
@@ -13,6 +14,7 @@ from redisaq.testing.virtual import EPOCH, virtual_run
 
 __all__ = [
     "EPOCH",
+    "ActorKit",
     "Delivery",
     "Fate",
     "FaultPlan",
@@ -21,9 +23,12 @@ __all__ = [
     "Lease",
     "Mark",
     "Outcome",
+    "Probe",
     "Report",
+    "Restart",
     "Settle",
     "Simulation",
+    "Step",
     "VirtualDeadlock",
     "VirtualTimeUnavailable",
     "simulate",
