@@ -3,10 +3,10 @@
 In: Markdown pages. Out: `Block`s, each with its page and line, and functions that run one. Always holds: a block is run as the reader sees
 it, character for character; the address `redis://localhost:6379/0`, written out or left to its default, leads to the test's server.
 
-There are three kinds. A *program* has `if __name__ == "__main__":`, and is run as a process of its own. *Tests* have functions whose
-names begin with `test_`; each is called. Anything else is a *fragment*: it may use `await`, `async with` and `async for` outside of
-functions, and is run inside an event loop; in asyncio alone if it mentions that, in trio alone if it mentions that, else in every one.
-What a fragment leaves open is closed for it.
+There are four kinds. A *test file* has `pytest=` in its comment, and is run by pytest. A *program* has `if __name__ == "__main__":`, and is
+run as a process of its own. *Tests* have functions whose names begin with `test_`; each is called. Anything else is a *fragment*: it may
+use `await`, `async with` and `async for` outside of functions, and is run inside an event loop; in asyncio alone if it mentions that, in
+trio alone if it mentions that, else in every one. What a fragment leaves open is closed for it.
 
 A comment on the line before a block, which no reader sees, may tell more:
 
@@ -15,6 +15,7 @@ A comment on the line before a block, which no reader sees, may tell more:
 - `prelude`: the names that the text around the block speaks of come from the function of that name in doc_preludes.py.
 - `until`: the block would go on for ever; it is ended once it has printed this: a fragment by cancelling it, a program by SIGINT.
 - `prints`: it must have printed this, too. May be there several times.
+- `pytest`: it is a test file, and pytest's closing line must have this in it, such as "3 passed".
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ import anyio
 
 from redisaq import Consumer, Producer
 from redisaq.admin import Admin
+from tests.testing.inner import installed
 from tests.unit.source import ROOT
 
 LOCAL = "redis://localhost:6379/0"
 LIMIT = 60.0
-OPTIONS = ("prelude", "until", "prints")
+OPTIONS = ("prelude", "until", "pytest", "prints")
 
 Prelude = Callable[[dict[str, Any]], AbstractAsyncContextManager[None]]
 
@@ -59,7 +61,7 @@ class Block:
         page: the file, as seen from the project's directory.
         line: where its first line stands.
         source: its text.
-        prelude: see the module, as are the next two.
+        prelude: see the module, as are those that follow.
         until: "" for none.
         prints: what it must print.
     """
@@ -70,13 +72,16 @@ class Block:
     prelude: str = ""
     until: str = ""
     prints: tuple[str, ...] = ()
+    pytest: str = ""
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 
     @property
-    def kind(self) -> Literal["program", "tests", "fragment"]:
+    def kind(self) -> Literal["test file", "program", "tests", "fragment"]:
         """How it is run."""
+        if self.pytest:
+            return "test file"
         if "__name__" in self.source:
             return "program"
         return "tests" if re.search(r"^def test_", self.source, re.MULTILINE) else "fragment"
@@ -113,14 +118,15 @@ def blocks_of(text: str, page: str) -> list[Block]:
         if lines[start] == "```python":
             source = "\n".join(lines[start + 1 : at]) + "\n"
             options = options_of(lines[start - 1] if start else "", f"{page}:{start}")
-            found.append(Block(page, start + 2, source, options["prelude"], options["until"], tuple(options["prints"])))
+            prints = tuple(options["prints"])
+            found.append(Block(page, start + 2, source, options["prelude"], options["until"], prints, options["pytest"]))
         at += 1
     return found
 
 
 def options_of(line: str, place: str) -> dict[str, Any]:
     """Return what the comment before a block tells."""
-    options: dict[str, Any] = {"prelude": "", "until": "", "prints": []}
+    options: dict[str, Any] = {"prelude": "", "until": "", "prints": [], "pytest": ""}
     match = re.fullmatch(r"<!-- run: (.*) -->", line)
     if match is None:
         if "<!--" in line:
@@ -184,7 +190,26 @@ def run_program(block: Block, server_url: str, directory: Path) -> str:
     return printed
 
 
-# -- tests and fragments -----------------------------------------------------------------------------------------------------------
+def run_test_file(block: Block, directory: Path) -> str:
+    """Let pytest run a test file, with redisaq's plugin, in a directory; return what it printed."""
+    (directory / "test_block.py").write_text(block.source, encoding="utf-8")
+    (directory / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\naddopts = --strict-markers -ra\n", encoding="utf-8")
+    plugin = () if installed() else ("-p", "redisaq_pytest")
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", *plugin, "-p", "no:cacheprovider"],
+        check=False,
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert block.pytest in result.stdout.splitlines()[-1], result.stdout + result.stderr
+    check_output(block, result.stdout)
+    return result.stdout
+
+
+# -- tests and fragments ---------------------------------------------------------------------------------------------------------
 
 
 def compiled(block: Block) -> types.CodeType:

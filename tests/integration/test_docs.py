@@ -12,7 +12,7 @@ import pytest
 
 from redisaq import admin, brokers, consumer, producer
 from tests.conftest import BACKENDS, Backend
-from tests.integration.doc_blocks import LOCAL, Block, blocks_of, pages, run_fragment, run_program, run_tests
+from tests.integration.doc_blocks import LOCAL, Block, blocks_of, pages, run_fragment, run_program, run_test_file, run_tests
 from tests.integration.doc_preludes import PRELUDES
 from tests.server_fixtures import ServerPool
 from tests.servers import Server
@@ -22,6 +22,7 @@ BLOCKS = [block for page in pages() for block in blocks_of(page.read_text(encodi
 FRAGMENTS = [block for block in BLOCKS if block.kind == "fragment"]
 PROGRAMS = [block for block in BLOCKS if block.kind == "program"]
 TESTS = [block for block in BLOCKS if block.kind == "tests"]
+TEST_FILES = [block for block in BLOCKS if block.kind == "test file"]
 ON_BACKENDS = [
     pytest.param(block, backend.values[0], id=f"{block}-{backend.id}", marks=backend.marks)
     for backend in BACKENDS
@@ -74,6 +75,11 @@ def test_tests(block: Block) -> None:
     run_tests(block)
 
 
+@pytest.mark.parametrize("block", TEST_FILES, ids=str)
+def test_test_file(block: Block, tmp_path: Path) -> None:
+    run_test_file(block, tmp_path)
+
+
 # -- none is left out ---------------------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +89,7 @@ def test_no_block_is_left_out(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     fences = re.findall(r"^[ \t>*-]*(?:`{3,}|~{3,})[ \t]*(?:py|python|python3|pycon|\{\.?python\})\b", text, re.IGNORECASE | re.MULTILINE)
     name = str(page.relative_to(ROOT))
-    run = {block for block in BLOCKS if block.page == name and (block in FRAGMENTS or block in PROGRAMS or block in TESTS)}
+    run = {block for block in BLOCKS if block.page == name and block in [*FRAGMENTS, *PROGRAMS, *TESTS, *TEST_FILES]}
     assert len(fences) == len(run)
     backends_of = {block: [param.id for param in ON_BACKENDS if param.values[0] is block] for block in run if block.kind == "fragment"}
     assert all(backends_of.values()), "a fragment that no backend runs"
