@@ -47,12 +47,16 @@ class GroupView(msgspec.Struct, frozen=True):
         paused: its members are told to begin nothing.
         members: incarnation -> when its time runs out, whether or not it has.
         document: None if there is none.
+        alone: seconds for which it has had no member, 0 while it has one, or if that is not known.
+        lapsed: for so long that it pins nothing under the topic's `retention="acked"`.
     """
 
     now: int
     paused: bool
     members: Mapping[str, int]
     document: Document | None
+    alone: float = 0.0
+    lapsed: bool = False
 
     @property
     def live(self) -> tuple[str, ...]:
@@ -75,6 +79,7 @@ class PartitionView(msgspec.Struct, frozen=True):
         holder: the incarnation beside it, "" if none is.
         last_delivered: the position up to which entries were delivered.
         deliveries: delivery count -> of how many pending entries, the oldest LOOKED_AT.
+        lost: entries that trimming took from the group before they were done with, as far as members have noticed.
     """
 
     there: bool
@@ -88,6 +93,7 @@ class PartitionView(msgspec.Struct, frozen=True):
     holder: str
     last_delivered: bytes
     deliveries: Mapping[int, int]
+    lost: int = 0
 
 
 class AdminBroker(Protocol):

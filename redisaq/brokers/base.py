@@ -19,6 +19,7 @@ from redisaq.brokers.administration import AdminBroker
 from redisaq.brokers.delivery import DeliveryBroker
 from redisaq.brokers.graveyard import Graveyard
 from redisaq.brokers.producing import ProducingBroker
+from redisaq.brokers.retention import RetentionBroker
 from redisaq.brokers.terms import Doorbell, GroupName, ReaderMark
 from redisaq.core.document import Document
 
@@ -44,10 +45,19 @@ RawEntry = tuple[bytes, Sequence[bytes] | None]
 
 
 class TopicState(msgspec.Struct, frozen=True):
-    """How many partitions a topic has, and under which generation (G1)."""
+    """How many partitions a topic has, and under which generation (G1).
+
+    Attributes:
+        generation: how often it has grown.
+        partitions: how many it has.
+        acked: a producer asked for `retention="acked"`.
+        send_timeout: the largest of its producers' time limits, seconds; 0 if none has declared one (E3).
+    """
 
     generation: int
     partitions: int
+    acked: bool = False
+    send_timeout: float = 0.0
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -194,7 +204,7 @@ class Reader(Protocol):
         ...
 
 
-class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, Protocol):
+class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, RetentionBroker, Protocol):
     """See the module; what it includes stands in modules of its own."""
 
     async def connect(self) -> None:
@@ -235,8 +245,11 @@ class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, Protocol):
 
     # -- the group's document (M) ---------------------------------------------------------------------------------------------
 
-    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool) -> None:
-        """Make the group on these partitions' streams (making the streams too) where it is not; start at the end if `latest` (G6)."""
+    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool, younger: bool = False) -> None:
+        """Make the group on these partitions' streams (making the streams too) where it is not; start at the end if `latest` (G6).
+
+        `younger`: these streams were made after the group: whatever was trimmed of them since is the group's loss (see `sight`).
+        """
         ...
 
     async def heartbeat(self, group: GroupName, incarnation: str, ttl: float, known_version: str) -> Beat:

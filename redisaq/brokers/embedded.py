@@ -33,6 +33,7 @@ from redisaq.brokers.delivery import Due, Resolution, Resolved
 from redisaq.brokers.graveyard import DeadLetterEntry
 from redisaq.brokers.producing import Delayed, Found
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.retention import Keeping, Sighting, Terms, Trimmed
 from redisaq.core.document import Document
 from redisaq.embedded import EmbeddedServer, open_embedded
 from redisaq.embedded.program import valkey_program
@@ -161,9 +162,25 @@ class EmbeddedBroker:
         """See Broker."""
         return await (self._broker or await self._get()).backlog(topic, partitions)
 
-    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool) -> None:
+    async def declare(self, topic: str, terms: Terms) -> None:
         """See Broker."""
-        await (self._broker or await self._get()).make_groups(group, partitions, latest=latest)
+        await (self._broker or await self._get()).declare(topic, terms)
+
+    async def keeping(self, groups: Sequence[GroupName]) -> Keeping:
+        """See Broker."""
+        return await (self._broker or await self._get()).keeping(groups)
+
+    async def trim(self, topic: str, partition: int, keeping: Keeping, groups: Sequence[str]) -> Trimmed:
+        """See Broker."""
+        return await (self._broker or await self._get()).trim(topic, partition, keeping, groups)
+
+    async def sight(self, group: GroupName, partition: int, token: int, *, since: Sighting | None, read: int) -> Sighting:
+        """See Broker."""
+        return await (self._broker or await self._get()).sight(group, partition, token, since=since, read=read)
+
+    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool, younger: bool = False) -> None:
+        """See Broker."""
+        await (self._broker or await self._get()).make_groups(group, partitions, latest=latest, younger=younger)
 
     async def heartbeat(self, group: GroupName, incarnation: str, ttl: float, known_version: str) -> Beat:
         """See Broker."""

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from redisaq.brokers.administration import END, LOOKED_AT, GroupView, PartitionView, StreamView
+from redisaq.brokers.memory import retention
 from redisaq.brokers.memory.coordination import Coordination
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import START, GroupCursor, Stream, format_id, parse_id
 from redisaq.brokers.terms import GroupName
 from redisaq.core.document import decode
+from redisaq.core.retention import IDLE
 
 
 def view_streams(store: MemoryStore, topic: str, partitions: Sequence[int]) -> list[StreamView]:
@@ -27,7 +29,11 @@ def view_group(store: MemoryStore, group: GroupName) -> GroupView:
     """Return how the group's coordination stands."""
     found = store.coordination.get(group, Coordination())
     document = None if found.state is None else decode(found.state.document)
-    return GroupView(store.now(), found.paused, dict(found.members), document)
+    since = retention.alone_from(store, group)
+    alone = (store.now() - since) / 1e6 if since else 0.0
+    topic = store.topics.get(group.topic)
+    lapsed = topic is not None and topic.acked and alone >= store.idle.get(group.topic, IDLE)
+    return GroupView(store.now(), found.paused, dict(found.members), document, alone, lapsed)
 
 
 def view_partitions(store: MemoryStore, group: GroupName, partitions: Sequence[int]) -> list[PartitionView]:
@@ -52,6 +58,7 @@ def _view_partition(store: MemoryStore, group: GroupName, partition: int) -> Par
         holder=lease.holder,
         last_delivered=format_id(cursor.last_delivered),
         deliveries=dict(sorted(Counter([cursor.pending[entry_id] for entry_id in sorted(cursor.pending)[:LOOKED_AT]]).items())),
+        lost=lease.lost,
     )
 
 
@@ -72,7 +79,7 @@ def seek(store: MemoryStore, group: GroupName, partition: int, position: bytes) 
     retry = store.shelf(group, partition).retry
     for name in [one for one in retry if parse_id(one) > wanted and stream.fields(parse_id(one)) is not None]:
         del retry[name]
-    cursor.last_delivered = wanted
+    cursor.last_delivered, cursor.lost = wanted, 0  # what is not there any more at the new position is nobody's loss
 
 
 def disband(store: MemoryStore, group: GroupName, *, force: bool) -> tuple[str, ...]:

@@ -29,11 +29,12 @@ from redisaq.brokers.base import (
 )
 from redisaq.brokers.delivery import Due, Resolution, Resolved
 from redisaq.brokers.graveyard import DeadLetterEntry
-from redisaq.brokers.memory import administration, delivery, producing
+from redisaq.brokers.memory import administration, delivery, producing, retention
 from redisaq.brokers.memory.clients import Channel, ReadingClient, Subscription
 from redisaq.brokers.memory.reader import MemoryDoorbell, MemoryReader
 from redisaq.brokers.memory.store import MemoryStore, open_store
 from redisaq.brokers.producing import Delayed, Found
+from redisaq.brokers.retention import Keeping, Sighting, Terms, Trimmed
 from redisaq.core.document import Document
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
@@ -177,14 +178,33 @@ class MemoryBroker:
         """Return how many entries wait for the slowest group."""
         return await self._operate("backlog", lambda store: [producing.backlog(store, topic, partition) for partition in partitions])
 
+    # -- what is kept -----------------------------------------------------------------------------------------------------------
+
+    async def declare(self, topic: str, terms: Terms) -> None:
+        """Keep what a producer asks (E3)."""
+        await self._operate("declare", lambda store: retention.declare(store, topic, terms))
+
+    async def keeping(self, groups: Sequence[GroupName]) -> Keeping:
+        """Return what holds for the topic, and which of these groups have no member."""
+        return await self._operate("keeping", lambda store: retention.keeping(store, groups))
+
+    async def trim(self, topic: str, partition: int, keeping: Keeping, groups: Sequence[str]) -> Trimmed:
+        """Trim what every group has done with (E3)."""
+        return await self._operate("trim", lambda store: retention.trim(store, topic, partition, keeping, groups))
+
+    async def sight(self, group: GroupName, partition: int, token: int, *, since: Sighting | None, read: int) -> Sighting:
+        """Count what trimming took before it was read."""
+        del since, read
+        return await self._operate("sight", lambda store: retention.sight(store, group, partition, token))
+
     # -- the group's document (M) ---------------------------------------------------------------------------------------------
 
-    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool) -> None:
+    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool, younger: bool = False) -> None:
         """Make the group on these partitions' streams (G6)."""
 
         def step(store: MemoryStore) -> None:
             for partition in partitions:
-                store.make_group(group, partition, latest=latest)
+                store.make_group(group, partition, latest=latest, younger=younger)
 
         await self._operate("make_groups", step)
 

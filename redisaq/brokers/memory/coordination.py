@@ -23,6 +23,7 @@ class GroupState:
         run_id: of the server that wrote or last confirmed the expiries (M7).
         born: when this state was made (M8).
         frozen_until: until then nothing held may be dropped (M7, M8).
+        changed: when the document was last replaced: a member that left was there until then.
     """
 
     version: str
@@ -30,6 +31,7 @@ class GroupState:
     run_id: str
     born: int
     frozen_until: int
+    changed: int
 
 
 @dataclass
@@ -105,10 +107,11 @@ class Coordination:
             return False
         encoded = encode(document)
         if state is None:
-            self.state = GroupState(new_version, encoded, run_id, born=now, frozen_until=now + extension if freeze else 0)
+            self.state = GroupState(new_version, encoded, run_id, born=now, frozen_until=now + extension if freeze else 0, changed=now)
         else:
             state.version = new_version
             state.document = encoded
+            state.changed = now
         for member in expired:
             self.members.pop(member, None)
         if joins:

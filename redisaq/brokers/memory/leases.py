@@ -19,11 +19,13 @@ class Lease:
         token: the one that stands, 0 before the first.
         holder: the incarnation that installed it, "" once released.
         readers: connections that may still deliver entries to somebody, oldest first.
+        lost: entries that trimming took from the group, as far as anybody has noticed.
     """
 
     token: int = 0
     holder: str = ""
     readers: list[ReaderMark] = field(default_factory=list[ReaderMark])
+    lost: int = 0
 
     def install(self, token: int, incarnation: str, *, foreign: bool) -> Installed:
         """Let the token stand if the rule T2 allows it, and say what stands."""

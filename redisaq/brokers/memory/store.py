@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from anyio.lowlevel import RunVar
+from msgspec.structs import replace
 
 from redisaq.brokers.base import Acks, GroupName, Installed, Page, PendingEntry, RawEntry, ReaderMark, Remaining, Settled, TopicState
 from redisaq.brokers.memory.clients import Channel, ReadingClient, Subscription, WaitingRead
@@ -39,6 +40,8 @@ class MemoryStore:
         permits_killing: False is a server whose access rules forbid CLIENT KILL (T4).
         full: True is a server at its memory limit: it refuses to append and to delay, and nothing else (S2).
         run_id: another one after each `restart`.
+        idle: topic -> seconds without a member after which a group pins nothing, as producers declared.
+        alone: when it was first asked of a group, of which nobody knows a member, since when it has none.
         delayed: by place: message id -> when it is due, and its fields as they are written.
     """
 
@@ -55,6 +58,8 @@ class MemoryStore:
     delayed: dict[Place, dict[bytes, tuple[int, bytes]]] = field(default_factory=dict[Place, dict[bytes, tuple[int, bytes]]])
     coordination: dict[GroupName, Coordination] = field(default_factory=dict[GroupName, Coordination])
     marks: dict[tuple[str, int, str], tuple[bytes, int]] = field(default_factory=dict[tuple[str, int, str], tuple[bytes, int]])
+    idle: dict[str, float] = field(default_factory=dict[str, float])
+    alone: dict[GroupName, int] = field(default_factory=dict[GroupName, int])
     _clients: dict[int, ReadingClient] = field(default_factory=dict[int, ReadingClient])
     _waiting: dict[Place, list[WaitingRead]] = field(default_factory=dict[Place, list[WaitingRead]])
     _subscriptions: list[Subscription] = field(default_factory=list[Subscription])
@@ -100,6 +105,8 @@ class MemoryStore:
         self.delayed.clear()
         self.coordination.clear()
         self.marks.clear()
+        self.idle.clear()
+        self.alone.clear()
         for topic, partition in list(self.streams):
             self.forget_stream(topic, partition)
 
@@ -110,6 +117,7 @@ class MemoryStore:
     def forget_topic(self, topic: str) -> None:
         """Lose the topic's partition count; its streams stay, and its name, which a server keeps elsewhere."""
         self.topics.pop(topic, None)
+        self.idle.pop(topic, None)
 
     def forget_partition(self, topic: str, partition: int) -> None:
         """Lose one partition: its stream, every group in it, every token beside it, and what was put aside."""
@@ -154,7 +162,7 @@ class MemoryStore:
         """Publish the next generation, if it has more partitions."""
         state = self.topics.get(topic)
         if state is not None and partitions > state.partitions:
-            self.topics[topic] = TopicState(state.generation + 1, partitions)
+            self.topics[topic] = replace(state, generation=state.generation + 1, partitions=partitions)
         return self.make_topic(topic, partitions)
 
     def make_stream(self, topic: str, partition: int) -> Stream:
@@ -182,10 +190,10 @@ class MemoryStore:
         """Return the group's coordination, empty if nobody knows it yet."""
         return self.coordination.setdefault(group, Coordination())
 
-    def make_group(self, group: GroupName, partition: int, *, latest: bool) -> None:
+    def make_group(self, group: GroupName, partition: int, *, latest: bool, younger: bool = False) -> None:
         """Make the group in one stream if it is not there (G6)."""
         stream = self.make_stream(group.topic, partition)
-        stream.make_group(group.group, stream.last_id if latest else START)
+        stream.make_group(group.group, stream.last_id if latest else START, younger=younger)
 
     def remake_group(self, group: GroupName, partition: int, last_id: bytes, start: bytes) -> None:
         """Make a lost group after `start`, or from the beginning if the entry `last_id` is not there (T6)."""
@@ -225,6 +233,7 @@ class MemoryStore:
             if fields is None:
                 del cursor.pending[entry_id]
                 trimmed.append(format_id(entry_id))
+                self.leases[group, partition].lost += 1
             else:
                 entries.append(PendingEntry(format_id(entry_id), fields, cursor.pending[entry_id]))
         return Page(tuple(entries), tuple(trimmed), format_id(page[-1]) if more else None)
@@ -295,6 +304,7 @@ class MemoryStore:
         cursor = self.cursor(client.group, client.partition)
         if cursor is None:
             raise LeaseLostError(f"the group {client.group.group} is not in partition {client.partition} of {client.group.topic}")
+        cursor.read_at = self.now()
         place = (client.group.topic, client.partition)
         entries = self.streams[place].deliver(cursor, count)
         if entries or block <= 0:

@@ -38,10 +38,23 @@ class GroupCursor:
     Attributes:
         last_delivered: nothing at or below it is new to the group.
         pending: delivered and not acknowledged -> how often it was delivered; in id order, since entries are delivered in it.
+        read_at: when somebody last asked for entries, microseconds; 0 if nobody has.
+        lost: entries that trimming took unread, since anybody looked.
+        lost_after: all of these were above this id.
     """
 
     last_delivered: EntryId
     pending: dict[EntryId, int] = field(default_factory=dict[EntryId, int])
+    read_at: int = 0
+    lost: int = 0
+    lost_after: EntryId = START
+
+    def lose(self, trimmed: Sequence[EntryId]) -> None:
+        """Count what trimming takes unread."""
+        unread = len(trimmed) - bisect_right(trimmed, self.last_delivered)
+        if unread:
+            self.lost_after = self.lost_after if self.lost else self.last_delivered
+            self.lost += unread
 
 
 @dataclass
@@ -77,12 +90,23 @@ class Stream:
 
     def trim(self, maxlen: int) -> None:
         """Drop the oldest entries until `maxlen` are left."""
-        surplus = len(self._ids) - maxlen
-        if surplus > 0:
+        self._trim_first(max(0, len(self._ids) - maxlen))
+
+    def trim_below(self, lowest: EntryId) -> int:
+        """Drop all entries below an id; return how many there were."""
+        surplus = bisect_left(self._ids, lowest)
+        self._trim_first(surplus)
+        return surplus
+
+    def _trim_first(self, surplus: int) -> None:
+        if surplus:
             self.removed += surplus
-            for entry_id in self._ids[:surplus]:
+            trimmed = self._ids[:surplus]
+            for entry_id in trimmed:
                 del self._fields[entry_id]
             del self._ids[:surplus]
+            for cursor in self.groups.values():
+                cursor.lose(trimmed)
 
     def delete(self, entry_ids: Iterable[EntryId]) -> None:
         """Drop these entries, where they are there."""
@@ -100,9 +124,14 @@ class Stream:
         first = bisect_right(self._ids, entry_id)
         return [(found, self._fields[found]) for found in self._ids[first : first + count]]
 
-    def make_group(self, group: str, start: EntryId) -> None:
-        """Make the group after `start`; one that exists stays where it is."""
-        self.groups.setdefault(group, GroupCursor(start))
+    def last_up_to(self, entry_id: EntryId) -> EntryId | None:
+        """Return the highest id that is there and not above this one."""
+        place = bisect_right(self._ids, entry_id)
+        return self._ids[place - 1] if place else None
+
+    def make_group(self, group: str, start: EntryId, *, younger: bool = False) -> None:
+        """Make the group after `start`; one that exists stays where it is. Of a `younger` stream, what is gone was the group's, too."""
+        self.groups.setdefault(group, GroupCursor(start, lost=self.removed if younger else 0))
 
     @property
     def first_id(self) -> EntryId | None:

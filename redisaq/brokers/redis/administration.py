@@ -13,6 +13,7 @@ from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import DISBAND, DROP_GROUP, PAUSE, SEEK, VIEW_GROUP, VIEW_PARTITION, VIEW_STREAM, Command
 from redisaq.brokers.terms import GroupName
 from redisaq.core.document import decode
+from redisaq.core.retention import IDLE, alone_since
 
 PAGE = 1000
 """Keys that one SCAN looks at."""
@@ -39,12 +40,18 @@ class Administration:
     async def view_group(self, group: GroupName) -> GroupView:
         """Return how the group's coordination stands; see AdminBroker."""
         keys = self._keys.group(group)
-        now, paused, document, members = await run(self._link, VIEW_GROUP(keys.members, keys.state))
+        command = VIEW_GROUP(keys.members, keys.state, keys.meta, group.group)
+        now, paused, document, members, changed, retention, idle = await run(self._link, command)
+        expiries = {member.decode(): int(expiry) * 1000 for member, expiry in zip(members[::2], members[1::2], strict=True)}
+        since = alone_since(now=int(now), last_expiry=max(expiries.values(), default=0), changed=int(changed) * 1000)
+        alone = max(0.0, (int(now) - since) / 1e6) if since else 0.0
         return GroupView(
             now=int(now),
             paused=paused == 1,
-            members={member.decode(): int(expiry) * 1000 for member, expiry in zip(members[::2], members[1::2], strict=True)},
+            members=expiries,
             document=None if document is None else decode(document),
+            alone=alone,
+            lapsed=retention == b"acked" and alone >= (IDLE if idle is None else int(idle) / 1000),
         )
 
     async def view_partitions(self, group: GroupName, partitions: Sequence[int]) -> list[PartitionView]:
@@ -56,7 +63,7 @@ class Administration:
             keys = self._keys.of_partition(group, number)
             commands.append(VIEW_PARTITION(keys.stream, keys.lease, keys.retry, keys.delayed, keys.dead, group.group, LOOKED_AT))
         views: list[PartitionView] = []
-        for there, length, unread, pending, retry, dead, delayed, token, holder, last, counts in await run_each(self._link, commands):
+        for there, length, unread, pending, retry, dead, delayed, token, holder, last, counts, lost in await run_each(self._link, commands):
             views.append(
                 PartitionView(
                     there=bool(there or retry or dead or token),
@@ -70,6 +77,7 @@ class Administration:
                     holder=(holder or b"").decode(),
                     last_delivered=last,
                     deliveries=dict(sorted(zip(counts[::2], counts[1::2], strict=True))),
+                    lost=int(lost or 0),
                 )
             )
         return views

@@ -22,8 +22,10 @@ from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.leases import Leases
 from redisaq.brokers.redis.pending import Pending
 from redisaq.brokers.redis.producing import Producing
+from redisaq.brokers.redis.retention import Retention
 from redisaq.brokers.redis.retries import Retries
 from redisaq.brokers.redis.topics import Topics
+from redisaq.brokers.retention import Keeping, Sighting, Terms, Trimmed
 from redisaq.core.document import Document
 from redisaq.environment import Environment, current_environment
 from redisaq.link import Link
@@ -53,6 +55,7 @@ class RedisBroker:
         self._dead_letters = DeadLetters(link, keys)
         self._producing = Producing(link, keys)
         self._administration = Administration(link, keys)
+        self._retention = Retention(link, keys)
 
     async def connect(self) -> None:
         """Reach the server."""
@@ -119,11 +122,29 @@ class RedisBroker:
         """Return how many entries wait for the slowest group."""
         return await self._producing.backlog(topic, partitions)
 
+    # -- what is kept -----------------------------------------------------------------------------------------------------------
+
+    async def declare(self, topic: str, terms: Terms) -> None:
+        """Keep what a producer asks (E3)."""
+        await self._retention.declare(topic, terms)
+
+    async def keeping(self, groups: Sequence[GroupName]) -> Keeping:
+        """Return what holds for the topic, and which of these groups have no member."""
+        return await self._retention.keeping(groups)
+
+    async def trim(self, topic: str, partition: int, keeping: Keeping, groups: Sequence[str]) -> Trimmed:
+        """Trim what every group has done with (E3)."""
+        return await self._retention.trim(topic, partition, keeping, groups)
+
+    async def sight(self, group: GroupName, partition: int, token: int, *, since: Sighting | None, read: int) -> Sighting:
+        """Count what trimming took before it was read."""
+        return await self._retention.sight(group, partition, token, since=since, read=read)
+
     # -- the group's document (M) ---------------------------------------------------------------------------------------------
 
-    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool) -> None:
+    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool, younger: bool = False) -> None:
         """Make the group on these partitions' streams (G6)."""
-        await self._pending.make_groups(group, partitions, latest=latest)
+        await self._pending.make_groups(group, partitions, latest=latest, younger=younger)
 
     async def heartbeat(self, group: GroupName, incarnation: str, ttl: float, known_version: str) -> Beat:
         """Extend the incarnation's time if it lives (M5, M7)."""

@@ -28,9 +28,8 @@ class Coordination:
         """Extend the incarnation's time if it lives; see Broker."""
         keys = self._keys.group(group)
         command = HEARTBEAT(keys.members, keys.state, keys.meta, incarnation, _milliseconds(ttl), known_version)
-        alive, now, version, document, expired, next_expiry, generation, partitions, born, frozen_until, paused = await run(
-            self._link, command
-        )
+        answer = await run(self._link, command)
+        alive, now, version, document, expired, next_expiry, generation, partitions, born, frozen_until, paused, *kept = answer
         return Beat(
             alive=alive == 1,
             now=int(now),
@@ -38,7 +37,7 @@ class Coordination:
             document=None if document is None else decode(document),
             expired=tuple(sorted(incarnation.decode() for incarnation in expired)),
             next_expiry=None if next_expiry is None else _microseconds(next_expiry),
-            topic=topic_state(generation, partitions),
+            topic=topic_state(generation, partitions, *kept),
             born=_microseconds(born),
             frozen_until=_microseconds(frozen_until),
             paused=paused == 1,

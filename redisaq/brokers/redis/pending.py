@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from redisaq.brokers.base import Acks, GroupName, Page, PendingEntry, Remaining, Settled
-from redisaq.brokers.redis.commands import checked, run, run_all, run_each, run_unknown
+from redisaq.brokers.redis.commands import checked, run, run_each, run_unknown
 from redisaq.brokers.redis.keys import Keys
-from redisaq.brokers.redis.scripts import CLAIM, DELIVERIES, REMAINING, REMAKE_GROUP, SETTLE, Command
+from redisaq.brokers.redis.scripts import CLAIM, DELIVERIES, MAKE_GROUP, REMAINING, REMAKE_GROUP, SETTLE, Command
 from redisaq.errors import LeaseLostError, ServerError
 from redisaq.link import Link, pack
 
@@ -23,16 +23,12 @@ class Pending:
         self._link = link
         self._keys = keys
 
-    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool) -> None:
+    async def make_groups(self, group: GroupName, partitions: Sequence[int], *, latest: bool, younger: bool) -> None:
         """Make the group where it is not (G6); see Broker."""
         start = b"$" if latest else b"0"
-        commands: list[Command] = [
-            (b"XGROUP", b"CREATE", self._keys.stream(group.topic, partition), group.group, start, b"MKSTREAM") for partition in partitions
-        ]
-        if commands:
-            for reply in await run_all(self._link, commands):
-                if not (isinstance(reply, ServerError) and reply.code == "BUSYGROUP"):
-                    checked(reply)
+        streams = [self._keys.stream(group.topic, partition) for partition in partitions]
+        if streams:
+            await run_each(self._link, [MAKE_GROUP(stream, group.group, start, int(younger)) for stream in streams])
 
     async def remake_group(self, group: GroupName, partition: int, last_id: bytes, start: bytes) -> None:
         """Make a lost group again (T6); see Broker."""

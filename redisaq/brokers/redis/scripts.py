@@ -67,12 +67,17 @@ FIND = Script("find", keys=2)
 APPEND_ONCE = Script("append_once", keys=4)
 BACKLOG = Script("backlog", keys=1)
 VIEW_STREAM = Script("view_stream", keys=2)
-VIEW_GROUP = Script("view_group", keys=2)
+VIEW_GROUP = Script("view_group", keys=3)
 VIEW_PARTITION = Script("view_partition", keys=5)
 PAUSE = Script("pause", keys=1)
 SEEK = Script("seek", keys=3)
 DISBAND = Script("disband", keys=2)
 DROP_GROUP = Script("drop_group", keys=5)
+MAKE_GROUP = Script("make_group", keys=1)
+DECLARE = Script("declare", keys=1)
+KEEPING = Script("keeping", keys=3)
+TRIM = Script("trim", keys=1)
+SIGHT = Script("sight", keys=2)
 
 ALL = (
     HEARTBEAT,
@@ -104,4 +109,9 @@ ALL = (
     SEEK,
     DISBAND,
     DROP_GROUP,
+    MAKE_GROUP,
+    DECLARE,
+    KEEPING,
+    TRIM,
+    SIGHT,
 )

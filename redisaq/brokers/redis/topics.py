@@ -13,6 +13,9 @@ from redisaq.brokers.redis.commands import Caller, run, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import GROW_TOPIC, MAKE_STREAM, MAKE_TOPIC
 
+FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout")
+"""Of `meta`, what a TopicState is made of."""
+
 FORMAT = 1
 """Kept in `meta`: how entries and keys are laid out, for whoever meets them later."""
 
@@ -31,7 +34,7 @@ class Topics:
 
     async def state(self, topic: str) -> TopicState | None:
         """Return how many partitions there are, None without the topic."""
-        return topic_state(*await run(self._link, (b"HMGET", self._keys.meta(topic), b"generation", b"partitions")))
+        return topic_state(*await run(self._link, (b"HMGET", self._keys.meta(topic), *FIELDS)))
 
     async def make(self, topic: str, partitions: int) -> TopicState:
         """Make the topic if it is not there; make what is missing of its streams and of its registration (E5).
@@ -40,8 +43,7 @@ class Topics:
         completed by whoever makes the topic next, as every producer does that finds a stream missing.
         """
         doorbell = self._keys.topic_doorbell(topic)
-        generation, standing = await run(self._link, MAKE_TOPIC(self._keys.meta(topic), doorbell, partitions, FORMAT))
-        state = TopicState(int(generation), int(standing))
+        state = _made(*await run(self._link, MAKE_TOPIC(self._keys.meta(topic), doorbell, partitions, FORMAT)))
         await run_each(
             self._link,
             [(b"SADD", self._keys.topics, topic), *(MAKE_STREAM(self._keys.stream(topic, number)) for number in range(state.partitions))],
@@ -64,8 +66,14 @@ class Topics:
                 return grown
 
 
-def topic_state(generation: bytes | None, partitions: bytes | None) -> TopicState | None:
+def topic_state(
+    generation: bytes | None, partitions: bytes | None, retention: bytes | None, send_timeout: bytes | None
+) -> TopicState | None:
     """Return what `meta` says, None if it says nothing."""
     if generation is None or partitions is None:
         return None
-    return TopicState(int(generation), int(partitions))
+    return _made(generation, partitions, retention, send_timeout)
+
+
+def _made(generation: bytes, partitions: bytes, retention: bytes | None, send_timeout: bytes | None) -> TopicState:
+    return TopicState(int(generation), int(partitions), retention == b"acked", int(send_timeout or 0) / 1000)

@@ -25,4 +25,7 @@ for _, row in ipairs(pending) do
         trimmed[#trimmed + 1] = row[1]
     end
 end
+if #trimmed > 0 then
+    redis.call('HINCRBY', KEYS[2], 'lost', #trimmed)
+end
 return {entries, trimmed, last}

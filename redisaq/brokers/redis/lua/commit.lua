@@ -42,7 +42,7 @@ end
 if ARGV[8] == '1' then
     redis.call('ZREM', KEYS[1], ARGV[2])
 end
-redis.call('HSET', KEYS[2], 'version', ARGV[5], 'doc', ARGV[6])
+redis.call('HSET', KEYS[2], 'version', ARGV[5], 'doc', ARGV[6], 'changed', string.format('%.0f', now))
 if not state[1] then
     redis.call('HSET', KEYS[2], 'run_id', run_id, 'born', string.format('%.0f', now), 'frozen_until', ARGV[9] == '1' and expiry or '0')
 end

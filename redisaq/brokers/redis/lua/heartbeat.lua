@@ -1,7 +1,8 @@
 -- A heartbeat (M5, M7, M9): extends a live member, and tells it what others did.
 -- KEYS: members, state, meta. ARGV: incarnation, ttl in ms, the version the caller knows ('' for none).
 -- Answers: alive, now in us (text: a Lua number would lose digits, M6), version, document or nil, expired members,
---          next expiry of another in ms or nil, generation, partitions, born in ms, frozen_until in ms, 1 if paused else 0.
+--          next expiry of another in ms or nil, generation, partitions, born in ms, frozen_until in ms, 1 if paused else 0, retention
+--          and send_timeout in ms or nil.
 
 -- S2: writes nothing, but a script that began with a write that needs no memory passes whole when memory is full. A group
 -- whose heartbeats were refused then would stop working off what fills the memory.
@@ -52,8 +53,9 @@ local document = false
 if version ~= ARGV[3] then
     document = redis.call('HGET', KEYS[2], 'doc')
 end
-local topic = redis.call('HMGET', KEYS[3], 'generation', 'partitions')
+local topic = redis.call('HMGET', KEYS[3], 'generation', 'partitions', 'retention', 'send_timeout')
 return {
     alive, time[1] .. string.format('%06d', time[2]), version, document, expired,
     next_expiry, topic[1], topic[2], state[3] or '0', frozen_until, state[5] and 1 or 0,
+    topic[3], topic[4],
 }

@@ -1,10 +1,15 @@
--- How a group's coordination stands. KEYS: members, state.
--- Answers: now in us (text: a Lua number would lose digits, M6), 1 if paused else 0, the document or nil, members with their expiries in ms.
+-- How a group's coordination stands. KEYS: members, state, meta. ARGV: group.
+-- Answers: now in us (text: a Lua number would lose digits, M6), 1 if paused else 0, the document or nil, members with their expiries in ms,
+--         when the document last changed in ms or '0' if nobody knows, the topic's retention and retention_idle in ms or nil.
 
 local time = redis.call('TIME')
-local state = redis.call('HMGET', KEYS[2], 'doc', 'paused')
+local state = redis.call('HMGET', KEYS[2], 'doc', 'paused', 'changed', 'born')
+local topic = redis.call('HMGET', KEYS[3], 'retention', 'retention_idle', 'alone:' .. ARGV[1])
 local members = {}
 for _, word in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')) do
     members[#members + 1] = word
 end
-return {time[1] .. string.format('%06d', time[2]), state[2] and 1 or 0, state[1], members}
+return {
+    time[1] .. string.format('%06d', time[2]), state[2] and 1 or 0, state[1], members,
+    state[3] or state[4] or topic[3] or '0', topic[1], topic[2],
+}

@@ -1,8 +1,9 @@
 -- How a group stands in one partition. KEYS: stream, lease, retry, delayed, dead. ARGV: group, of how many pending entries to count deliveries.
 -- Answers: 1 if the group is in the stream else 0, entries, how many of them were never delivered, pending, to be tried again, dead,
---         delayed, token or nil, holder or nil, last delivered id, delivery counts (count, of how many, count, of how many ...).
+--         delayed, token or nil, holder or nil, last delivered id, delivery counts (count, of how many, count, of how many ...), how
+--         many entries trimming took from the group, or nil.
 
-local lease = redis.call('HMGET', KEYS[2], 'token', 'holder')
+local lease = redis.call('HMGET', KEYS[2], 'token', 'holder', 'lost')
 local there, last, pending, lag, counts = 0, '0-0', 0, false, {}
 local length = redis.call('XLEN', KEYS[1])
 if redis.call('EXISTS', KEYS[1]) == 1 then
@@ -46,4 +47,5 @@ end
 return {
     there, length, math.min(lag, length), pending, redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[5]),
     redis.call('ZCARD', KEYS[4]), lease[1], lease[2], last, counts,
+    lease[3],
 }

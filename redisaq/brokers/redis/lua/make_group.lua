@@ -1,0 +1,20 @@
+-- Makes a group where it is not, and the stream where that is not (G6). KEYS: stream. ARGV: group, where it begins ('0' or '$'), '1' if the
+-- stream is younger than the group: then what was trimmed of it before was the group's, too. Answers 1 if it was made, else 0.
+
+local read = 0
+if redis.call('EXISTS', KEYS[1]) == 1 and ARGV[3] ~= '1' then
+    local info, facts = redis.call('XINFO', 'STREAM', KEYS[1]), {}
+    for i = 1, #info, 2 do
+        facts[info[i]] = info[i + 1]
+    end
+    read = facts['entries-added'] - (ARGV[2] == '$' and 0 or facts.length)
+end
+-- ENTRIESREAD: what is trimmed from now on can be told from what was gone before.
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'MKSTREAM', 'ENTRIESREAD', read)
+if made.err then
+    if string.find(made.err, 'BUSYGROUP', 1, true) then
+        return 0
+    end
+    return made
+end
+return 1

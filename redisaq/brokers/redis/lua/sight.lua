@@ -1,0 +1,78 @@
+-- Where a group stands in a partition, and what trimming took before it was read. KEYS: stream, lease.
+-- ARGV: group, token, the caller's last sighting (position, or '', and ordinal), how many entries it has been given since.
+-- Answers nil if another token stands, else: last delivered id, its ordinal or nil, how many were lost, above which id, below which ('' if there is no
+-- entry). A group that is not there has '' as its position.
+--
+-- The ordinal of an id is how many entries were ever added up to it. Redis keeps that of a group's position as entries-read, but servers differ
+-- once trimming has passed a group: Redis 7.0 counts on, so that it falls behind by what was lost; later ones put it right with the next read, so
+-- that it grows by more than was read. What is counted here is put right at once, on all of them: so nothing is counted twice.
+
+redis.call('HDEL', KEYS[2], '') -- S2: writes nothing, but lets the rest pass whole when memory is full
+if redis.call('HGET', KEYS[2], 'token') ~= ARGV[2] then
+    return false
+end
+local gone = {'', false, 0, '', ''}
+if redis.call('EXISTS', KEYS[1]) == 0 then
+    return gone
+end
+local function parts(id)
+    local time, sequence = string.match(id, '^(%d+)%-(%d+)$')
+    return tonumber(time), tonumber(sequence)
+end
+local function above(id, other)
+    local time, sequence = parts(id)
+    local other_time, other_sequence = parts(other)
+    return time > other_time or (time == other_time and sequence > other_sequence)
+end
+local function facts_of(row)
+    local facts = {}
+    for i = 1, #row, 2 do
+        facts[row[i]] = row[i + 1]
+    end
+    return facts
+end
+
+local position, ordinal
+for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    local group = facts_of(row)
+    if group.name == ARGV[1] then
+        position, ordinal = group['last-delivered-id'], group['entries-read'] or false
+    end
+end
+if not position then
+    return gone
+end
+local stream = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
+local added, deleted, last = stream['entries-added'], stream['max-deleted-entry-id'], stream['last-generated-id']
+local first = stream['first-entry'] and stream['first-entry'][1]
+local lost, after, known = 0, position, ordinal
+
+-- Something above the earlier position was trimmed only if nothing up to there is left; and what somebody deleted is no loss.
+local since = ARGV[3]
+if ordinal and since ~= '' and not above(deleted, since) and (not first or above(first, since)) then
+    lost = math.max(0, ordinal - ARGV[4] - ARGV[5])
+    if position == last and added > ordinal then
+        lost = lost + added - ordinal
+        ordinal = added
+    end
+    if lost > 0 then
+        after = since
+    end
+end
+local passed = (first and above(first, position)) or (not first and above(last, position))
+if passed and not above(deleted, position) then -- what stands before the first entry is gone, and nothing else is
+    local removed = added - stream.length
+    if ordinal then
+        lost = lost + math.max(0, removed - ordinal)
+    end
+    ordinal = removed
+elseif not ordinal and position == last then
+    ordinal = added
+end
+if ordinal and ordinal ~= known then
+    redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', ordinal)
+end
+if lost > 0 then
+    redis.call('HINCRBY', KEYS[2], 'lost', lost)
+end
+return {position, ordinal, lost, lost > 0 and after or '', lost > 0 and first or ''}

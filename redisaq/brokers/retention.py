@@ -1,0 +1,135 @@
+"""The part of the Broker protocol about what is kept: `retention="acked"`, and what trimming took from under a group.
+
+Whoever trims needs no token: what may go follows, in one atomic step, from where every group stands (E3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from redisaq.brokers.terms import GroupName
+
+__all__ = ["Keeping", "RetentionBroker", "Sighting", "Terms", "Trimmed"]
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What a producer asks of its topic; times in seconds.
+
+    Attributes:
+        send_timeout: how long one of its calls may take (E3).
+        acked: entries that every group has done with are to be trimmed.
+        idle: a group without a member for so long pins nothing.
+    """
+
+    send_timeout: float
+    acked: bool = False
+    idle: float = 0.0
+
+
+class Keeping(msgspec.Struct, frozen=True):
+    """What holds for a topic now.
+
+    Attributes:
+        acked: some producer asked for trimming.
+        now: the server's time when this was read, microseconds.
+        kept_for: every entry is kept for so many seconds (E3).
+        idle: a group without a member for so many seconds pins nothing.
+        alone: group -> for how many seconds it has had no member, of those asked for that have none.
+    """
+
+    acked: bool
+    now: int
+    kept_for: float
+    idle: float
+    alone: Mapping[str, float]
+
+    @property
+    def lapsed(self) -> dict[str, float]:
+        """Those of `alone` that pin nothing any more."""
+        return {group: seconds for group, seconds in self.alone.items() if seconds >= self.idle}
+
+
+class Trimmed(msgspec.Struct, frozen=True):
+    """What one step of trimming did.
+
+    Attributes:
+        removed: entries that are gone now.
+        more: ask again at once: there is more to be removed than one step may take.
+        young: ask again later: entries are kept for their age only.
+    """
+
+    removed: int = 0
+    more: bool = False
+    young: bool = False
+
+
+class Sighting(msgspec.Struct, frozen=True):
+    """Where a group stands in a partition, and what trimming took from it that nobody of it had read.
+
+    Attributes:
+        position: the last delivered id, b"" if the group is not there.
+        ordinal: how many entries were ever appended up to there, as far as is known.
+        lost: so many entries were trimmed unread since the sighting before, or since anybody looked.
+        after: all of them had ids above this one,
+        before: and below this one, the first that is there now; b"" if none is.
+    """
+
+    position: bytes = b""
+    ordinal: int | None = None
+    lost: int = 0
+    after: bytes = b""
+    before: bytes = b""
+
+
+class RetentionBroker(Protocol):
+    """See the module."""
+
+    async def declare(self, topic: str, terms: Terms) -> None:
+        """Keep what a producer asks in the topic's meta: of times the largest of all producers', `acked` once any asks for it.
+
+        Where there is no such topic, nothing is kept.
+        """
+        ...
+
+    async def keeping(self, groups: Sequence[GroupName]) -> Keeping:
+        """Return what holds for the topic of these groups (at least one, of one topic), and which of them have no member.
+
+        Of a group that nobody knows anything of, the time counts from the first time that this was asked.
+        """
+        ...
+
+    async def trim(self, topic: str, partition: int, keeping: Keeping, groups: Sequence[str]) -> Trimmed:
+        """Trim what every group has done with and is old enough (E3), no more than one step may take; in one atomic step.
+
+        Each group in the stream pins from its lowest pending entry on, or its last delivered one if nothing is pending; only those that
+        have lapsed by `keeping`, and have not read for as long, pin nothing. Where no group pins, nothing is trimmed. The last entry that
+        is old enough stays, so that a look at the tail reaches back to what is kept for its age (E2).
+
+        Args:
+            topic: the topic.
+            partition: its number.
+            keeping: as `keeping` answered. However late this step arrives, nothing is trimmed that was too young then.
+            groups: if one of these is not in the stream, and has not lapsed, nothing is trimmed: it begins at the stream's beginning (G6).
+        """
+        ...
+
+    async def sight(self, group: GroupName, partition: int, token: int, *, since: Sighting | None, read: int) -> Sighting:
+        """Look where the group stands, and count what trimming took before it was read; it is added to the group's count, once.
+
+        Nobody may be reading meanwhile. A count is only given where it is sure: entries that somebody deleted, or a position that
+        somebody moved, are no loss.
+
+        Args:
+            group: the group.
+            partition: its number.
+            token: the fencing token of the caller.
+            since: the caller's sighting before, None for its first.
+            read: how many entries the caller has been given since then.
+
+        Raises:
+            LeaseLostError: another token stands.
+        """
+        ...
