@@ -108,7 +108,7 @@ class Admin:
                     members.append(MemberInfo(member, incarnation, left, owned, waiting=incarnation != entry.incarnation))
         names = {member.incarnation: member.name for member in members}
         infos = [_partition_info(number, one, lease.get(number, ""), names) for number, one in enumerate(partitions)]
-        return GroupInfo(name.topic, name.group, view.paused, tuple(members), tuple(infos))
+        return GroupInfo(name.topic, name.group, view.paused, tuple(members), tuple(infos), view.alone, view.lapsed)
 
     # -- dead letters --------------------------------------------------------------------------------------------------------------
 
@@ -361,6 +361,7 @@ def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping
         delayed=view.delayed,
         last_delivered=view.last_delivered.decode(),
         deliveries=view.deliveries,
+        lost=view.lost,
     )
 
 

@@ -124,6 +124,30 @@ class EntriesTrimmed(PartitionEvent, frozen=True, kw_only=True):
     entry_ids: tuple[str, ...]
 
 
+class GroupLapsed(Event, frozen=True, kw_only=True):
+    """Another group of the topic has had no member for `retention_idle`: entries are no longer kept for it (`retention="acked"`).
+
+    Told once by each consumer that sees it, and again if it happens again.
+
+    Attributes:
+        lapsed: that group.
+        alone: for how many seconds it has had no member.
+    """
+
+    lapsed: str
+    alone: float
+
+
+class TrimmingRefused(Event, frozen=True, kw_only=True):
+    """The server refused to trim what is done with (access rules?): it stays. Tried again; told once until it works.
+
+    Attributes:
+        reason: the server's answer.
+    """
+
+    reason: str
+
+
 class EntryUnreadable(PartitionEvent, frozen=True, kw_only=True):
     """An entry cannot be read: foreign fields, or a payload that cannot be decoded. It goes to the dead letters.
 

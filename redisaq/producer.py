@@ -11,19 +11,21 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Self, cast
+from typing import Literal, Self, cast
 
 import anyio
 import msgspec
 
 from redisaq.brokers import open_broker
 from redisaq.brokers.base import Broker
+from redisaq.brokers.retention import Terms
 from redisaq.core.codec import Serializer, extra_fields, key_of, serialize
+from redisaq.core.retention import IDLE
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import PayloadTooLarge, SettingsError
 from redisaq.message import Message
 from redisaq.runtime.sender import Sender
-from redisaq.settings import check_callable, check_count, check_name, check_seconds, check_text
+from redisaq.settings import check_callable, check_count, check_name, check_retention, check_seconds, check_text
 
 
 class ProducerStatistics(msgspec.Struct, frozen=True):
@@ -57,6 +59,8 @@ class Producer:
         init_partitions: int = 1,
         maxlen: int | None = None,
         approximate: bool = True,
+        retention: Literal["acked"] | None = None,
+        retention_idle: float = IDLE,
         max_backlog: int | None = None,
         max_payload: int = 1 << 20,
         send_timeout: float = 30.0,
@@ -73,6 +77,11 @@ class Producer:
             init_partitions: the topic is made with so many partitions, or grown to them; a topic never shrinks.
             maxlen: entries kept per partition; older ones are trimmed whether handled or not. None: unbounded.
             approximate: let the server keep somewhat more than `maxlen`, which is much cheaper.
+            retention: "acked" lets consumers trim what every group has done with, once it is older than twice the largest `send_timeout`
+                of the topic's producers. It is kept with the topic, and holds from then on. Where no group is, nothing is trimmed.
+                `maxlen` may be given as well: then both trim.
+            retention_idle: seconds without a member after which a group no longer keeps entries from being trimmed; default: a day. Of
+                several producers the largest counts. While all groups are without members nothing is trimmed, however long.
             max_backlog: entries of one partition that may wait for the slowest group; `enqueue` waits for room, at most `send_timeout`,
                 then raises
                 QueueFull. None: no limit.
@@ -103,7 +112,11 @@ class Producer:
             maxlen=None if maxlen is None else check_count("maxlen", maxlen),
             approximate=approximate,
             max_backlog=None if max_backlog is None else check_count("max_backlog", max_backlog),
-            send_timeout=check_seconds("send_timeout", send_timeout),
+            terms=Terms(
+                send_timeout=check_seconds("send_timeout", send_timeout),
+                acked=check_retention(retention) is not None,
+                idle=check_seconds("retention_idle", retention_idle),
+            ),
         )
         self._connecting: anyio.Event | None = None
         self._id_prefix = ""

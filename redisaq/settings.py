@@ -85,6 +85,13 @@ def check_text(name: str, value: object) -> str:
     return value
 
 
+def check_retention(retention: Literal["acked"] | None) -> Literal["acked"] | None:
+    """Return how a topic's entries are kept; SettingsError unless that is None or "acked"."""
+    if retention not in (None, "acked"):
+        raise SettingsError(f"retention must be None or 'acked', not {retention!r}")
+    return retention
+
+
 def check_callable(name: str, value: object) -> None:
     """Raise SettingsError unless it can be called."""
     if not callable(value):

@@ -18,6 +18,8 @@ LEVELS: dict[type[Event], int] = {
     events.LeaseLost: logging.WARNING,
     events.EntriesTrimmed: logging.ERROR,
     events.EntryUnreadable: logging.ERROR,
+    events.GroupLapsed: logging.WARNING,
+    events.TrimmingRefused: logging.WARNING,
     events.KillNotPermitted: logging.WARNING,
     events.TopicMissing: logging.WARNING,
     events.GroupLost: logging.WARNING,

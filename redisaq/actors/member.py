@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from redisaq.actors.lease import Lease
@@ -27,6 +28,8 @@ class Member:
         partitions: of the topic, 0 while it does not exist.
         next_look: local clock at which another member's time runs out, or the group's freeze (M7, M8), as of the last answer.
         topic_missing: the topic did not exist when it was last looked for.
+        retention: the topic's producers ask for `retention="acked"`, as far as heartbeats have told.
+        on_retention: called when that is first told.
         former: earlier incarnations under which nothing runs any more.
     """
 
@@ -40,6 +43,8 @@ class Member:
     partitions: int = 0
     next_look: float = math.inf
     topic_missing: bool = False
+    retention: bool = False
+    on_retention: Callable[[], None] = lambda: None
     former: set[str] = field(default_factory=set[str])
 
     def __post_init__(self) -> None:
@@ -55,10 +60,13 @@ class Member:
         self.lease = Lease(self.environment.new_id(), self.ttl, self.environment, frozenset(self.former))
 
     def observe(self, beat: Beat) -> None:
-        """Take from an answer when to look next."""
+        """Take from an answer when to look next, and whether the topic is trimmed."""
         times = [time for time in (beat.next_expiry, beat.frozen_until) if time is not None and time > beat.now]
         left = (min(times) - beat.now) / 1e6 if times else math.inf
         self.next_look = self.environment.clock() + left
+        if beat.topic is not None and beat.topic.acked and not self.retention:
+            self.retention = True
+            self.on_retention()
 
     def news(self, beat: Beat, *, paused: bool) -> bool:
         """True if the answer tells something that the coordinator must act on."""

@@ -252,7 +252,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         before = member.partitions
         await self._admission.topic_there(beat)
         if before < member.partitions:
-            await around.broker.make_groups(around.group, range(before, member.partitions), latest=False)  # G6
+            await around.broker.make_groups(around.group, range(before, member.partitions), latest=False, younger=True)  # G6
         return True
 
     async def _change(self) -> bool:

@@ -58,12 +58,12 @@ class Trimmed(msgspec.Struct, frozen=True):
     Attributes:
         removed: entries that are gone now.
         more: ask again at once: there is more to be removed than one step may take.
-        young: ask again later: entries are kept for their age only.
+        later: ask again later: entries are kept that will go, for their age, or for a group that is behind.
     """
 
     removed: int = 0
     more: bool = False
-    young: bool = False
+    later: bool = False
 
 
 class Sighting(msgspec.Struct, frozen=True):

@@ -81,6 +81,7 @@ class PartitionInfo(msgspec.Struct, frozen=True):
         delayed: messages that are not in the stream yet, for whatever group.
         last_delivered: the entry id up to which the group was given entries, "0-0" before the first.
         deliveries: delivery count -> of how many pending entries; of the oldest 1,000.
+        lost: entries that trimming took before the group was done with them, as far as its members have noticed.
     """
 
     partition: int
@@ -95,6 +96,7 @@ class PartitionInfo(msgspec.Struct, frozen=True):
     delayed: int
     last_delivered: str
     deliveries: Mapping[int, int]
+    lost: int = 0
 
     @property
     def max_deliveries(self) -> int:
@@ -111,6 +113,8 @@ class GroupInfo(msgspec.Struct, frozen=True):
         paused: `Admin.pause` has been called, and `resume` has not.
         members: by name.
         partitions: in order.
+        alone: seconds for which it has had no member; 0 while it has one, or if nobody knows.
+        lapsed: for so long that `retention="acked"` keeps no entries for it any more.
     """
 
     topic: str
@@ -118,6 +122,8 @@ class GroupInfo(msgspec.Struct, frozen=True):
     paused: bool
     members: tuple[MemberInfo, ...]
     partitions: tuple[PartitionInfo, ...]
+    alone: float = 0.0
+    lapsed: bool = False
 
     @property
     def unread(self) -> int:
@@ -138,6 +144,11 @@ class GroupInfo(msgspec.Struct, frozen=True):
     def dead(self) -> int:
         """Dead letters."""
         return sum(one.dead for one in self.partitions)
+
+    @property
+    def lost(self) -> int:
+        """Entries that trimming took before the group was done with them."""
+        return sum(one.lost for one in self.partitions)
 
     @property
     def delayed(self) -> int:

@@ -33,6 +33,7 @@ from redisaq.actors.reply import Reply
 from redisaq.actors.signal_listener import SignalListener
 from redisaq.actors.supervisor import Supervisor
 from redisaq.actors.surroundings import Surroundings
+from redisaq.actors.trimmer import Trimmer
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.lanes import Ordering
 from redisaq.errors import ActorStopped
@@ -115,6 +116,7 @@ class ConsumerRuntime:
             ready=self._assigned,
             left=self._left.set,
         )
+        self._trimmer = Trimmer(surroundings, self.member, self.owned)
         self.supervisor: Supervisor | None = None
         self._attached = attached
 
@@ -164,6 +166,7 @@ class ConsumerRuntime:
                     self.supervisor = supervisor
                     await supervisor.start(self._acknowledger)
                     await supervisor.start(self.partitions)
+                    await supervisor.start(self._trimmer)
                     await supervisor.start(self._coordinator)
                     await supervisor.start(SignalListener(lambda: around.broker.listen(around.group), self._coordinator.look))
                     await supervisor.start(HeartbeatEmitter(around, self.member, settings.heartbeat_interval, self._coordinator.look))

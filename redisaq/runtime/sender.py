@@ -17,11 +17,14 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
+from msgspec.structs import replace
 
 from redisaq.brokers.base import Broker, ReaderMark, TopicState
 from redisaq.brokers.producing import Delayed
+from redisaq.brokers.retention import Terms
 from redisaq.core.backoff import full_jitter
 from redisaq.core.partitioner import RoundRobin, partition_for
+from redisaq.core.retention import anchor_age
 from redisaq.environment import Environment
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull
 
@@ -50,7 +53,7 @@ class Sender:
         maxlen: int | None,
         approximate: bool,
         max_backlog: int | None,
-        send_timeout: float,
+        terms: Terms,
     ) -> None:
         """Take where to and how; see Producer."""
         self._broker = broker
@@ -59,11 +62,12 @@ class Sender:
         self._maxlen = maxlen
         self._approximate = approximate
         self._max_backlog = max_backlog
-        self._send_timeout = send_timeout
+        self._terms = terms
         self._round_robin: RoundRobin | None = None
         self._environment = Environment()
         self._checked_at = 0.0
         self._anchors: dict[int, bytes] = {}
+        self._anchors_until = 0.0  # where entries are trimmed: when they are too old to begin a call with (E3)
         self._recoveries = 0
         self._recovered: anyio.Event | None = None
         self.state: TopicState | None = None
@@ -74,15 +78,25 @@ class Sender:
     async def open(self, environment: Environment) -> TopicState:
         """Reach the server and make the topic, or let it grow to what it should have."""
         await self._broker.connect()
-        state = await self._broker.make_topic(self._topic, self._init_partitions)
+        state = await self._make_topic(self._init_partitions)
         if state.partitions < self._init_partitions:
-            state = await self._broker.grow_topic(self._topic, self._init_partitions)
+            state = self._with_terms(await self._broker.grow_topic(self._topic, self._init_partitions))
         self._environment = environment
         if self._round_robin is None:  # at random: of many producers that send one message each, not all are to fill partition 0
             self._round_robin = RoundRobin(environment.random.randrange(1 << 16))
         self._checked_at = environment.clock()
         self.state = state
         return state
+
+    async def _make_topic(self, partitions: int) -> TopicState:
+        """Make the topic where it is not, and let it keep what this producer asks (E3)."""
+        state = await self._broker.make_topic(self._topic, partitions)
+        await self._broker.declare(self._topic, self._terms)
+        return self._with_terms(state)
+
+    def _with_terms(self, state: TopicState) -> TopicState:
+        terms = self._terms
+        return replace(state, acked=state.acked or terms.acked, send_timeout=max(state.send_timeout, terms.send_timeout))
 
     def close(self) -> None:
         """Forget what was seen: the next sending opens anew."""
@@ -139,7 +153,7 @@ class Sender:
         return standing.decode()
 
     async def _send(self, messages: Sequence[Prepared], step: Step, *, repeatable: bool = False) -> None:
-        give_up_at = self._environment.clock() + self._send_timeout
+        give_up_at = self._environment.clock() + self._terms.send_timeout
         failures = 0
         left: list[Placed] = []
         placed = False
@@ -167,6 +181,8 @@ class Sender:
 
     async def _take_step(self, placed: list[Placed], step: Step, partitions: int, *, repeatable: bool, give_up_at: float) -> list[Placed]:
         """Return what has not been appended, since its stream is gone; the stream is made again first (E5)."""
+        if self.state is not None and self.state.acked:
+            await self._renew_anchors()
         if len(self._anchors) < partitions:
             await self._learn_anchors(partitions)
         anchors = self._anchors.copy() if len(placed) > 1 else {placed[0][0]: self._anchors[placed[0][0]]}
@@ -179,7 +195,7 @@ class Sender:
         if None not in answers:
             return []
         with contextlib.suppress(ConnectionFailed):  # the next try meets the missing stream again
-            self.state = await self._broker.make_topic(self._topic, partitions)
+            self.state = await self._make_topic(partitions)
         return [message for message, answer in zip(placed, answers, strict=True) if answer is None]
 
     async def _append_now(self, placed: Sequence[Placed]) -> list[bytes | None]:
@@ -190,6 +206,20 @@ class Sender:
             if answer is not None:
                 anchors[partition] = answer
         return answers
+
+    async def _renew_anchors(self) -> None:
+        """Learn anchors anew before they are so old that a call could outlive what they stand for (E2, E3)."""
+        now = self._environment.clock()
+        if now < self._anchors_until:
+            return
+        self._anchors_until = now + anchor_age(self._terms.send_timeout)  # before asking: of many tasks one asks
+        known = list(self._anchors)
+        try:
+            anchors = await self._broker.anchors(self._topic, known) if known else []
+        except BaseException:
+            self._anchors_until = 0.0
+            raise
+        self._anchors.update({partition: anchor or b"0-0" for partition, anchor in zip(known, anchors, strict=True)})
 
     async def _learn_anchors(self, partitions: int) -> None:
         """Learn an id that stands in each stream of which none is known (E2)."""
@@ -274,8 +304,8 @@ class Sender:
         if self.state is None or not 0 <= now - self._checked_at < FRESH:
             self._checked_at = now  # set before asking: of many tasks one looks
             state = await self._broker.topic(self._topic)
-            if state is None:  # lost with the server's data (E5)
-                state = await self._broker.make_topic(self._topic, self.state.partitions if self.state else self._init_partitions)
+            if state is None or state != self._with_terms(state):  # lost with the server's data (E5), perhaps made again by somebody else
+                state = await self._make_topic(self.state.partitions if self.state else self._init_partitions)
             self.state = state
         return self.state.partitions
 

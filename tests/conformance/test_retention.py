@@ -81,7 +81,7 @@ async def test_what_is_done_with_goes_and_the_last_stays(a: Broker, world: World
     await settle(a, group, owned, sent[0], sent[2])
     assert (await trim(a, keeping, "billing")).removed == 1, "from the lowest pending entry on all stays"
     await settle(a, group, owned, sent[1])
-    assert await trim(a, keeping, "billing") == Trimmed(1, more=False, young=False)
+    assert await trim(a, keeping, "billing") == Trimmed(1, more=False, later=False)
     assert world.length("orders", 0) == 2, "the last delivered one stays (T6)"
     assert (await trim(a, keeping, "billing")).removed == 0
     assert (await a.claim(group, 0, owned, after=b"", count=9)).trimmed == ()
@@ -143,12 +143,12 @@ async def test_the_young_stay_and_one_before_them(a: Broker, world: World, group
     await append(a, "orders", 0, b"4", b"5")
     await settle(a, group, owned, *await deliver(a, group, 0, owned, "A"))
     keeping = msgspec.structs.replace(await a.keeping([group]), kept_for=0.4)
-    assert await a.trim("orders", 0, keeping, ["billing"]) == Trimmed(2, more=False, young=True)
+    assert await a.trim("orders", 0, keeping, ["billing"]) == Trimmed(2, more=False, later=True)
     assert world.length("orders", 0) == 3
     found = await a.find("orders", 0, old[2], [b"4", b"5", b"6"])
     assert found.complete
     assert None not in found.present[:2]
-    assert await a.trim("orders", 0, msgspec.structs.replace(keeping, kept_for=60.0), ["billing"]) == Trimmed(0, more=False, young=True)
+    assert await a.trim("orders", 0, msgspec.structs.replace(keeping, kept_for=60.0), ["billing"]) == Trimmed(0, more=False, later=True)
 
 
 async def test_a_step_that_was_held_up_takes_no_more_than_its_caller_knew(a: Broker, group: GroupName, owned: int) -> None:
@@ -157,7 +157,7 @@ async def test_a_step_that_was_held_up_takes_no_more_than_its_caller_knew(a: Bro
     await anyio.sleep(0.01)
     await append(a, "orders", 0, b"1", b"2", b"3")
     await settle(a, group, owned, *await deliver(a, group, 0, owned, "A"))
-    assert await a.trim("orders", 0, keeping, ["billing"]) == Trimmed(0, more=False, young=True)
+    assert await a.trim("orders", 0, keeping, ["billing"]) == Trimmed(0, more=False, later=True)
 
 
 async def test_ten_thousands_go_in_steps(a: Broker, world: World, group: GroupName, owned: int) -> None:

@@ -67,9 +67,9 @@ def trim(store: MemoryStore, topic: str, partition: int, keeping: Keeping, group
     floor = min(map(_pinned, pinning))
     oldest_kept = (min(now, keeping.now) // 1000 - round(keeping.kept_for * 1000), (1 << 64) - 1)
     old = stream.last_up_to(oldest_kept)
-    young = old is None or old < floor
+    later = old is None or old < floor or floor < max(cursor.last_delivered for cursor in pinning)
     target = min(floor, old) if old is not None else None
-    return Trimmed(0 if target is None else stream.trim_below(target), more=False, young=young)
+    return Trimmed(0 if target is None else stream.trim_below(target), more=False, later=later)
 
 
 def _pinned(cursor: GroupCursor) -> EntryId:

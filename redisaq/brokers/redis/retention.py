@@ -62,8 +62,8 @@ class Retention:
             *lapsed,
             *required,
         )
-        removed, more, young = await run(self._link, command)
-        return Trimmed(removed, more == 1, young == 1)
+        removed, more, later = await run(self._link, command)
+        return Trimmed(removed, more == 1, later == 1)
 
     async def sight(self, group: GroupName, partition: int, token: int, *, since: Sighting | None, read: int) -> Sighting:
         """Count what trimming took before it was read."""

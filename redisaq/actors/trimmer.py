@@ -1,0 +1,109 @@
+"""Trims what every group has done with, of the partitions that this member owns, where the topic's producers ask for it (E3).
+
+In: a ring, when a heartbeat first tells that `retention="acked"` holds. Out: nothing but events. An owner trims, rather than a producer,
+because it notices when there is something to be trimmed, also after the last producer has gone; and rather than with each
+acknowledgement, because a look now and then takes many entries at once. What it costs: for topics without retention nothing; else one
+step for each partition that went on, a few seconds apart, whatever the number of messages. Nothing depends on it: any member of any
+group may trim at any time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+
+from redisaq import events
+from redisaq.actors.actor import Actor
+from redisaq.actors.member import Member
+from redisaq.actors.owned import OwnedPartition
+from redisaq.actors.restart import RestartPolicy
+from redisaq.actors.ring import Ring, ring
+from redisaq.actors.surroundings import Surroundings
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.retention import Keeping
+from redisaq.errors import ServerError
+
+SHORTEST, LONGEST = 0.2, 5.0  # seconds between two looks; between these, a quarter of the time for which everything is kept
+PATROL = 60.0  # seconds after which a partition is looked at even if nothing moved here: another group may have lapsed
+
+
+class Trimmer(Actor[Ring]):
+    """See the module."""
+
+    def __init__(self, surroundings: Surroundings, member: Member, owned: Callable[[], Sequence[OwnedPartition]]) -> None:
+        """Take whose partitions, and what tells which these are."""
+        policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.05, max_backoff=1.0, reset_after=5.0)
+        super().__init__(name="trimmer", capacity=1, restart=policy)
+        self._around = surroundings
+        self._member = member
+        self._owned = owned
+        self._seen: dict[int, tuple[object, ...]] = {}  # how each partition stood when nothing more of it could be trimmed
+        self._patrolled = -math.inf
+        self._lapsed: set[str] = set()
+        self._refused = False
+        self._pause = SHORTEST
+        member.on_retention = lambda: ring(self.ref)
+
+    async def run(self) -> None:
+        """Look now and then, while retention holds."""
+        while True:
+            if not self._member.retention:
+                await self.mailbox.receive()
+                continue
+            try:
+                await self._look()
+                self._refused = False
+            except ServerError as error:  # access rules may forbid it: then it is not trimmed, and the work goes on
+                if not self._refused:
+                    self._refused = True
+                    self._tell(events.TrimmingRefused, reason=error.text)
+            with anyio.move_on_after(self._pause):  # its end ends this, too
+                await self.mailbox.receive()
+
+    async def _look(self) -> None:
+        """Trim what moved since the last look."""
+        around, now = self._around, self._around.environment.clock()
+        if now - self._patrolled >= PATROL:
+            self._patrolled = now
+            self._seen.clear()
+        marks = {owned.partition: _mark(owned) for owned in self._owned()}
+        moved = [partition for partition, mark in marks.items() if self._seen.get(partition) != mark]
+        if not moved:
+            return
+        topic = around.group.topic
+        # Every group is in the first partition's stream from its birth on (G6).
+        (stream,) = await around.broker.view_streams(topic, [0])
+        groups = sorted({around.group.group, *stream.groups})
+        keeping = await around.broker.keeping([GroupName(topic, group) for group in groups])
+        self._pause = min(LONGEST, max(SHORTEST, keeping.kept_for / 4))
+        self._tell_lapsed(keeping)
+        if not keeping.acked:  # lost with the server's data: a heartbeat tells when it holds again
+            self._member.retention = False
+            return
+        for partition in moved:
+            if not await self._trim(partition, keeping, groups):
+                self._seen[partition] = marks[partition]
+
+    async def _trim(self, partition: int, keeping: Keeping, groups: Sequence[str]) -> bool:
+        """Trim one partition, in steps; True if entries are kept that will go."""
+        while True:
+            trimmed = await self._around.broker.trim(self._around.group.topic, partition, keeping, groups)
+            if not trimmed.more:
+                return trimmed.later
+
+    def _tell_lapsed(self, keeping: Keeping) -> None:
+        lapsed = keeping.lapsed if keeping.acked else {}
+        for group in sorted(lapsed.keys() - self._lapsed):
+            self._tell(events.GroupLapsed, lapsed=group, alone=lapsed[group])
+        self._lapsed = set(lapsed)
+
+    def _tell(self, kind: type[events.Event], **more: Any) -> None:
+        bulletin = self._around.bulletin
+        bulletin.tell(kind(topic=bulletin.topic, group=bulletin.group, member=bulletin.member, **more))
+
+
+def _mark(owned: OwnedPartition) -> tuple[object, ...]:
+    return owned.token, owned.position, owned.handled, owned.failed, owned.unsettled
