@@ -19,7 +19,7 @@ from redisaq.brokers.administration import AdminBroker
 from redisaq.brokers.delivery import DeliveryBroker
 from redisaq.brokers.graveyard import Graveyard
 from redisaq.brokers.producing import ProducingBroker
-from redisaq.brokers.retention import RetentionBroker
+from redisaq.brokers.retention import RetentionBroker, Terms
 from redisaq.brokers.terms import Doorbell, GroupName, ReaderMark
 from redisaq.core.document import Document
 
@@ -225,8 +225,12 @@ class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, RetentionB
         """Return the topic's state, None if it does not exist."""
         ...
 
-    async def make_topic(self, topic: str, partitions: int) -> TopicState:
-        """Make the topic with its empty streams if it does not exist (E5); return what stands. Makes missing streams again. Rings."""
+    async def make_topic(self, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:
+        """Make the topic with its empty streams if it does not exist (E5); return what stands. Makes missing streams again. Rings.
+
+        With `terms`, what a producer asks is kept in the topic's meta, whether or not it was there: of times the largest of all
+        producers', `acked` once any asks for it (E3).
+        """
         ...
 
     async def grow_topic(self, topic: str, partitions: int) -> TopicState:

@@ -114,9 +114,9 @@ class EmbeddedBroker:
         """See Broker."""
         return await (self._broker or await self._get()).topic(topic)
 
-    async def make_topic(self, topic: str, partitions: int) -> TopicState:
+    async def make_topic(self, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:
         """See Broker."""
-        return await (self._broker or await self._get()).make_topic(topic, partitions)
+        return await (self._broker or await self._get()).make_topic(topic, partitions, terms=terms)
 
     async def grow_topic(self, topic: str, partitions: int) -> TopicState:
         """See Broker."""
@@ -161,10 +161,6 @@ class EmbeddedBroker:
     async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:
         """See Broker."""
         return await (self._broker or await self._get()).backlog(topic, partitions)
-
-    async def declare(self, topic: str, terms: Terms) -> None:
-        """See Broker."""
-        await (self._broker or await self._get()).declare(topic, terms)
 
     async def keeping(self, groups: Sequence[GroupName]) -> Keeping:
         """See Broker."""

@@ -87,13 +87,6 @@ class Sighting(msgspec.Struct, frozen=True):
 class RetentionBroker(Protocol):
     """See the module."""
 
-    async def declare(self, topic: str, terms: Terms) -> None:
-        """Keep what a producer asks in the topic's meta: of times the largest of all producers', `acked` once any asks for it.
-
-        Where there is no such topic, nothing is kept.
-        """
-        ...
-
     async def keeping(self, groups: Sequence[GroupName]) -> Keeping:
         """Return what holds for the topic of these groups (at least one, of one topic), and which of them have no member.
 

@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
-from msgspec.structs import replace
 
 from redisaq.brokers.base import Broker, ReaderMark, TopicState
 from redisaq.brokers.producing import Delayed
@@ -78,25 +77,15 @@ class Sender:
     async def open(self, environment: Environment) -> TopicState:
         """Reach the server and make the topic, or let it grow to what it should have."""
         await self._broker.connect()
-        state = await self._make_topic(self._init_partitions)
+        state = await self._broker.make_topic(self._topic, self._init_partitions, terms=self._terms)
         if state.partitions < self._init_partitions:
-            state = self._with_terms(await self._broker.grow_topic(self._topic, self._init_partitions))
+            state = await self._broker.grow_topic(self._topic, self._init_partitions)
         self._environment = environment
         if self._round_robin is None:  # at random: of many producers that send one message each, not all are to fill partition 0
             self._round_robin = RoundRobin(environment.random.randrange(1 << 16))
         self._checked_at = environment.clock()
         self.state = state
         return state
-
-    async def _make_topic(self, partitions: int) -> TopicState:
-        """Make the topic where it is not, and let it keep what this producer asks (E3)."""
-        state = await self._broker.make_topic(self._topic, partitions)
-        await self._broker.declare(self._topic, self._terms)
-        return self._with_terms(state)
-
-    def _with_terms(self, state: TopicState) -> TopicState:
-        terms = self._terms
-        return replace(state, acked=state.acked or terms.acked, send_timeout=max(state.send_timeout, terms.send_timeout))
 
     def close(self) -> None:
         """Forget what was seen: the next sending opens anew."""
@@ -195,7 +184,7 @@ class Sender:
         if None not in answers:
             return []
         with contextlib.suppress(ConnectionFailed):  # the next try meets the missing stream again
-            self.state = await self._make_topic(partitions)
+            self.state = await self._broker.make_topic(self._topic, partitions, terms=self._terms)
         return [message for message, answer in zip(placed, answers, strict=True) if answer is None]
 
     async def _append_now(self, placed: Sequence[Placed]) -> list[bytes | None]:
@@ -304,10 +293,15 @@ class Sender:
         if self.state is None or not 0 <= now - self._checked_at < FRESH:
             self._checked_at = now  # set before asking: of many tasks one looks
             state = await self._broker.topic(self._topic)
-            if state is None or state != self._with_terms(state):  # lost with the server's data (E5), perhaps made again by somebody else
-                state = await self._make_topic(self.state.partitions if self.state else self._init_partitions)
+            if state is None or not self._stands(state):  # lost with the server's data (E5), perhaps made again by somebody else
+                count = self.state.partitions if self.state else self._init_partitions
+                state = await self._broker.make_topic(self._topic, count, terms=self._terms)
             self.state = state
         return self.state.partitions
+
+    def _stands(self, state: TopicState) -> bool:
+        """Tell whether the topic keeps what this producer asks (E3)."""
+        return state.send_timeout >= self._terms.send_timeout and (state.acked or not self._terms.acked)
 
     async def _wait_for_room(self, placed: Sequence[Placed], give_up_at: float) -> None:
         """Wait until each partition may take what is meant for it (back-pressure)."""

@@ -44,16 +44,14 @@ async def settle(broker: Broker, group: GroupName, token: int, *entry_ids: bytes
 
 
 async def test_times_are_the_largest_and_acked_stays(a: Broker, b: Broker, group: GroupName) -> None:
-    await a.declare("orders", TERMS)
-    assert await a.topic("orders") is None, "nobody makes a topic by declaring"
     await a.make_topic("orders", 2)
     assert await a.topic("orders") == TopicState(0, 2)
     assert (await a.keeping([group])).acked is False
-    await a.declare("orders", Terms(send_timeout=20.0))
+    await a.make_topic("orders", 1, terms=Terms(send_timeout=20.0))
     assert await b.topic("orders") == TopicState(0, 2, acked=False, send_timeout=20.0)
-    await a.declare("orders", TERMS)
-    await b.declare("orders", Terms(send_timeout=1.5))
-    await b.declare("orders", Terms(send_timeout=1.5, acked=True, idle=60.0))
+    await a.make_topic("orders", 1, terms=TERMS)
+    await b.make_topic("orders", 1, terms=Terms(send_timeout=1.5))
+    await b.make_topic("orders", 1, terms=Terms(send_timeout=1.5, acked=True, idle=60.0))
     standing = TopicState(0, 2, acked=True, send_timeout=30.0)
     assert await b.topic("orders") == standing
     assert await b.make_topic("orders", 1) == standing
@@ -104,7 +102,7 @@ async def test_a_group_that_is_not_in_the_stream_yet_pins_it_all(a: Broker, grou
     """G6: it begins at the beginning of a stream that is younger than the group."""
     sent = await append(a, "orders", 0, b"1", b"2")
     await settle(a, group, owned, *await deliver(a, group, 0, owned, "A"))
-    await a.declare("orders", TERMS)
+    await a.make_topic("orders", 1, terms=TERMS)
     keeping = await keeping_all_ages(a, group, AUDIT)
     assert (await trim(a, keeping, "billing", "audit")).removed == 0
     assert (await trim(a, msgspec.structs.replace(keeping, alone={"audit": 3600.0}), "billing", "audit")).removed == 1
@@ -184,7 +182,7 @@ async def join(broker: Broker, group: GroupName) -> str:
 
 async def test_a_group_is_alone_from_the_end_of_its_last_member(a: Broker, world: World, group: GroupName) -> None:
     await a.make_topic("orders", 1)
-    await a.declare("orders", TERMS)
+    await a.make_topic("orders", 1, terms=TERMS)
     await join(a, group)
     assert (await a.keeping([group])).alone == {}
     assert (await a.view_group(group)).alone == 0.0
@@ -197,7 +195,7 @@ async def test_a_group_is_alone_from_the_end_of_its_last_member(a: Broker, world
 
 async def test_a_group_is_alone_from_its_last_leave(a: Broker, group: GroupName) -> None:
     await a.make_topic("orders", 1)
-    await a.declare("orders", TERMS)
+    await a.make_topic("orders", 1, terms=TERMS)
     version = await join(a, group)
     await anyio.sleep(0.1)
     assert await a.commit(group, "A", 0.2, known_version=version, document=Document(), leaves=True)
@@ -207,7 +205,7 @@ async def test_a_group_is_alone_from_its_last_leave(a: Broker, group: GroupName)
 async def test_of_a_group_that_nobody_joined_time_counts_from_the_first_look(a: Broker, group: GroupName) -> None:
     await a.make_topic("orders", 1)
     await a.make_groups(group, [0], latest=False)
-    await a.declare("orders", TERMS)
+    await a.make_topic("orders", 1, terms=TERMS)
     first = (await a.keeping([group])).alone["billing"]
     assert first < 0.05
     await anyio.sleep(0.06)
@@ -221,7 +219,7 @@ async def test_a_lapsed_group_says_so(a: Broker, world: World, group: GroupName)
     world.expire(group, "A")
     await anyio.sleep(0.05)
     assert (await a.view_group(group)).lapsed is False, "nothing is trimmed there"
-    await a.declare("orders", msgspec.structs.replace(TERMS, idle=0.04))
+    await a.make_topic("orders", 1, terms=msgspec.structs.replace(TERMS, idle=0.04))
     assert (await a.view_group(group)).lapsed is True
     keeping = await a.keeping([group, AUDIT])
     assert list(keeping.lapsed) == ["billing"]
@@ -229,7 +227,7 @@ async def test_a_lapsed_group_says_so(a: Broker, world: World, group: GroupName)
 
 async def test_at_its_memory_limit_a_server_still_trims(a: Broker, world: World, group: GroupName, owned: int) -> None:
     await append(a, "orders", 0, b"1", b"2", b"3")
-    await a.declare("orders", TERMS)
+    await a.make_topic("orders", 1, terms=TERMS)
     await settle(a, group, owned, *await deliver(a, group, 0, owned, "A"))
     await a.keeping([group])
     with world.full():

@@ -32,10 +32,11 @@ class Place:
         self.events: list[events.Event] = []
 
     def producer(self, **more: Any) -> Producer:
-        return Producer("jobs", self.url, namespace=self.namespace, **{"retention": "acked", "send_timeout": 0.1, **more})
+        options: dict[str, Any] = {"retention": "acked", "send_timeout": 0.1, **more}
+        return Producer("jobs", self.url, namespace=self.namespace, **options)
 
     def consumer(self, group: str = "main", **more: Any) -> Consumer[Any]:
-        options = {"heartbeat_interval": 0.1, "heartbeat_ttl": 0.4, "on_event": self.events.append, **more}
+        options: dict[str, Any] = {"heartbeat_interval": 0.1, "heartbeat_ttl": 0.4, "on_event": self.events.append, **more}
         return Consumer("jobs", self.url, namespace=self.namespace, group_name=group, **options)
 
     async def length(self) -> int:

@@ -127,9 +127,14 @@ class MemoryBroker:
         """Return the topic's state."""
         return await self._operate("topic", lambda store: store.topics.get(topic))
 
-    async def make_topic(self, topic: str, partitions: int) -> TopicState:
-        """Make the topic and its missing streams (E5)."""
-        return await self._operate("make_topic", lambda store: store.make_topic(topic, partitions))
+    async def make_topic(self, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:
+        """Make the topic and its missing streams (E5); keep what a producer asks (E3)."""
+
+        def step(store: MemoryStore) -> TopicState:
+            made = store.make_topic(topic, partitions)
+            return made if terms is None else retention.declare(store, topic, made, terms)
+
+        return await self._operate("make_topic", step)
 
     async def grow_topic(self, topic: str, partitions: int) -> TopicState:
         """Raise the partition count; a topic that does not exist is made."""
@@ -179,10 +184,6 @@ class MemoryBroker:
         return await self._operate("backlog", lambda store: [producing.backlog(store, topic, partition) for partition in partitions])
 
     # -- what is kept -----------------------------------------------------------------------------------------------------------
-
-    async def declare(self, topic: str, terms: Terms) -> None:
-        """Keep what a producer asks (E3)."""
-        await self._operate("declare", lambda store: retention.declare(store, topic, terms))
 
     async def keeping(self, groups: Sequence[GroupName]) -> Keeping:
         """Return what holds for the topic, and which of these groups have no member."""

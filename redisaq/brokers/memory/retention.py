@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
+from redisaq.brokers.base import TopicState
 from redisaq.brokers.memory.coordination import Coordination
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import EntryId, GroupCursor, Stream, format_id
@@ -18,15 +19,13 @@ from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
 from redisaq.errors import LeaseLostError
 
 
-def declare(store: MemoryStore, topic: str, terms: Terms) -> None:
-    """Keep what a producer asks (E3)."""
-    state = store.topics.get(topic)
-    if state is None:
-        return
+def declare(store: MemoryStore, topic: str, state: TopicState, terms: Terms) -> TopicState:
+    """Keep what a producer asks of a topic (E3); return what stands."""
     longest = max(state.send_timeout, terms.send_timeout)
-    store.topics[topic] = msgspec.structs.replace(state, acked=state.acked or terms.acked, send_timeout=longest)
+    store.topics[topic] = standing = replace(state, acked=state.acked or terms.acked, send_timeout=longest)
     if terms.acked:
         store.idle[topic] = max(store.idle.get(topic, 0.0), terms.idle)
+    return standing
 
 
 def keeping(store: MemoryStore, groups: Sequence[GroupName]) -> Keeping:

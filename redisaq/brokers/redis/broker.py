@@ -75,9 +75,9 @@ class RedisBroker:
         """Return the topic's state."""
         return await self._topics.state(topic)
 
-    async def make_topic(self, topic: str, partitions: int) -> TopicState:
-        """Make the topic and its missing streams (E5)."""
-        return await self._topics.make(topic, partitions)
+    async def make_topic(self, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:
+        """Make the topic and its missing streams (E5); keep what a producer asks (E3)."""
+        return await self._topics.make(topic, partitions, terms)
 
     async def grow_topic(self, topic: str, partitions: int) -> TopicState:
         """Raise the partition count (G1); a topic that does not exist is made."""
@@ -123,10 +123,6 @@ class RedisBroker:
         return await self._producing.backlog(topic, partitions)
 
     # -- what is kept -----------------------------------------------------------------------------------------------------------
-
-    async def declare(self, topic: str, terms: Terms) -> None:
-        """Keep what a producer asks (E3)."""
-        await self._retention.declare(topic, terms)
 
     async def keeping(self, groups: Sequence[GroupName]) -> Keeping:
         """Return what holds for the topic, and which of these groups have no member."""

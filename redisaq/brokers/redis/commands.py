@@ -7,6 +7,7 @@ and nothing else is sent twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -74,3 +75,8 @@ def _with_text(command: Command) -> Command:
     _, sha, *rest = command
     text = next(script.text for script in ALL if script.words[1] == sha)
     return (b"EVAL", text, *rest)
+
+
+def milliseconds(seconds: float) -> int:
+    """Return whole milliseconds, never less than was asked for: no lease ends, and nothing is trimmed, before its time."""
+    return math.ceil(seconds * 1000)

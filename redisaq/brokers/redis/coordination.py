@@ -6,11 +6,10 @@ under the server's own clock. What always holds: it is replaced only under its o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from redisaq.brokers.base import Beat, GroupName
-from redisaq.brokers.redis.commands import Caller, run
+from redisaq.brokers.redis.commands import Caller, milliseconds, run
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import COMMIT, HEARTBEAT
 from redisaq.brokers.redis.topics import topic_state
@@ -27,7 +26,7 @@ class Coordination:
     async def heartbeat(self, group: GroupName, incarnation: str, ttl: float, known_version: str) -> Beat:
         """Extend the incarnation's time if it lives; see Broker."""
         keys = self._keys.group(group)
-        command = HEARTBEAT(keys.members, keys.state, keys.meta, incarnation, _milliseconds(ttl), known_version)
+        command = HEARTBEAT(keys.members, keys.state, keys.meta, incarnation, milliseconds(ttl), known_version)
         answer = await run(self._link, command)
         alive, now, version, document, expired, next_expiry, generation, partitions, born, frozen_until, paused, *kept = answer
         return Beat(
@@ -64,7 +63,7 @@ class Coordination:
             keys.state,
             keys.doorbell,
             incarnation,
-            _milliseconds(ttl),
+            milliseconds(ttl),
             known_version,
             new_version,
             encode(document),
@@ -74,11 +73,6 @@ class Coordination:
             *expired,
         )
         return bool(await run(self._link, command))
-
-
-def _milliseconds(seconds: float) -> int:
-    """Return whole milliseconds, never less than was asked for: nobody's lease ends before its owner's own deadline."""
-    return math.ceil(seconds * 1000)
 
 
 def _microseconds(milliseconds: bytes) -> int:

@@ -1,4 +1,4 @@
-"""What is kept on a real server: what producers declared, trimming what is done with, and what trimming took.
+"""What is kept on a real server: trimming what is done with, and what trimming took.
 
 In come topics, groups and tokens; out go facts. What always holds: each method may be repeated, and each step is whole in one slot: who has
 no member is known beside the topic, where the groups stand beside each partition.
@@ -6,13 +6,12 @@ no member is known beside the topic, where the groups stand beside each partitio
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from redisaq.brokers.redis.commands import Caller, run, run_each
+from redisaq.brokers.redis.commands import Caller, milliseconds, run, run_each
 from redisaq.brokers.redis.keys import Keys
-from redisaq.brokers.redis.scripts import DECLARE, KEEPING, SIGHT, TRIM, Command
-from redisaq.brokers.retention import Keeping, Sighting, Terms, Trimmed
+from redisaq.brokers.redis.scripts import KEEPING, SIGHT, TRIM, Command
+from redisaq.brokers.retention import Keeping, Sighting, Trimmed
 from redisaq.brokers.terms import GroupName
 from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
 from redisaq.errors import LeaseLostError
@@ -27,11 +26,6 @@ class Retention:
     def __init__(self, link: Caller, keys: Keys) -> None:
         self._link = link
         self._keys = keys
-
-    async def declare(self, topic: str, terms: Terms) -> None:
-        """Keep what a producer asks (E3)."""
-        retention = b"acked" if terms.acked else b""
-        await run(self._link, DECLARE(self._keys.meta(topic), _milliseconds(terms.send_timeout), retention, _milliseconds(terms.idle)))
 
     async def keeping(self, groups: Sequence[GroupName]) -> Keeping:
         """Return what holds, and who is alone."""
@@ -55,8 +49,8 @@ class Retention:
         command = TRIM(
             self._keys.stream(topic, partition),
             keeping.now,
-            _milliseconds(keeping.kept_for),
-            _milliseconds(keeping.idle),
+            milliseconds(keeping.kept_for),
+            milliseconds(keeping.idle),
             MOST,
             len(lapsed),
             *lapsed,
@@ -85,8 +79,3 @@ def _keeping(now: bytes, retention: bytes | None, send_timeout: bytes | None, id
         idle=IDLE if idle is None else int(idle) / 1000,
         alone=alone,
     )
-
-
-def _milliseconds(seconds: float) -> int:
-    """Return whole milliseconds, never less than was asked for: nothing goes earlier."""
-    return math.ceil(seconds * 1000)

@@ -74,7 +74,6 @@ SEEK = Script("seek", keys=3)
 DISBAND = Script("disband", keys=2)
 DROP_GROUP = Script("drop_group", keys=5)
 MAKE_GROUP = Script("make_group", keys=1)
-DECLARE = Script("declare", keys=1)
 KEEPING = Script("keeping", keys=3)
 TRIM = Script("trim", keys=1)
 SIGHT = Script("sight", keys=2)
@@ -110,7 +109,6 @@ ALL = (
     DISBAND,
     DROP_GROUP,
     MAKE_GROUP,
-    DECLARE,
     KEEPING,
     TRIM,
     SIGHT,

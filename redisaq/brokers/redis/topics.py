@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redisaq.brokers.base import TopicState
-from redisaq.brokers.redis.commands import Caller, run, run_each
+from redisaq.brokers.redis.commands import Caller, milliseconds, run, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import GROW_TOPIC, MAKE_STREAM, MAKE_TOPIC
+from redisaq.brokers.retention import Terms
 
 FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout")
 """Of `meta`, what a TopicState is made of."""
@@ -36,14 +37,15 @@ class Topics:
         """Return how many partitions there are, None without the topic."""
         return topic_state(*await run(self._link, (b"HMGET", self._keys.meta(topic), *FIELDS)))
 
-    async def make(self, topic: str, partitions: int) -> TopicState:
+    async def make(self, topic: str, partitions: int, terms: Terms | None = None) -> TopicState:
         """Make the topic if it is not there; make what is missing of its streams and of its registration (E5).
 
         The count comes first: only then is it known which streams there must be. A making that was cut between the two is
         completed by whoever makes the topic next, as every producer does that finds a stream missing.
         """
         doorbell = self._keys.topic_doorbell(topic)
-        state = _made(*await run(self._link, MAKE_TOPIC(self._keys.meta(topic), doorbell, partitions, FORMAT)))
+        asked = ("",) if terms is None else (milliseconds(terms.send_timeout), "acked" if terms.acked else "", milliseconds(terms.idle))
+        state = _made(*await run(self._link, MAKE_TOPIC(self._keys.meta(topic), doorbell, partitions, FORMAT, *asked)))
         await run_each(
             self._link,
             [(b"SADD", self._keys.topics, topic), *(MAKE_STREAM(self._keys.stream(topic, number)) for number in range(state.partitions))],
