@@ -11,7 +11,7 @@ import re
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -106,13 +106,18 @@ def picture(report: Report, name: str) -> list[str]:
     draw: Callable[[], str] | None = getattr(report, "timeline_svg", None)
     if draw is None:
         return []
-    file = Path(tempfile.gettempdir()) / "redisaq" / f"{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}-{report.backend}.svg"
     try:
-        file.parent.mkdir(exist_ok=True)
+        file = pictures() / f"{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}-{report.backend}.svg"
         file.write_text(draw(), encoding="utf-8")
     except OSError as error:
         return [f"no picture could be written: {error}"]
     return [f"as a picture: {file}"]
+
+
+@cache
+def pictures() -> Path:
+    """Return where this process leaves pictures: a directory of its own."""
+    return Path(tempfile.mkdtemp(prefix="redisaq-"))
 
 
 class ServerForTests:

@@ -6,8 +6,11 @@ import importlib.util
 import re
 from pathlib import Path
 
+import anyio
 import pytest
 
+from redisaq import Message
+from redisaq.testing import Report, Simulation, plugin, simulate
 from tests.testing.inner import run_inner
 
 pytest_plugins = ["pytester"]
@@ -167,8 +170,22 @@ def test_a_report_with_violations_is_told(pytester: pytest.Pytester, kind: str) 
     assert told.count("a takes orders/0") == 1
     assert re.search(r"^(E +)? *0\.000  a joins$", told, re.MULTILINE)
     assert "run it again: pytest test_inner.py::test_it[0] --redisaq-seed=0" in told.replace("'", "")
-    for picture in re.findall("as a picture: (.*)", told):
-        assert "<svg" in Path(picture).read_text()
+
+
+def test_a_picture_is_written_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(sim: Simulation) -> None:
+        async def handle(message: Message[int]) -> None:
+            await anyio.sleep_forever()
+
+        await sim.producer("orders").enqueue(1)
+        sim.member("a", "orders", handle, drain_timeout=0.1)
+        await sim.until_quiet(timeout=20)
+
+    monkeypatch.setattr(Report, "timeline_svg", lambda self: f"<svg>{len(self.leases)}</svg>", raising=False)
+    text = plugin.explained(simulate(scenario, 3), "tests/test_it.py::test_it[3]")
+    (picture,) = re.findall("as a picture: (.*)", text)
+    assert Path(picture).read_text() == "<svg>1</svg>"
+    assert Path(picture).name == "tests-test-it-py-test-it-3-trio.svg"
 
 
 def test_a_report_that_is_well_may_be_returned(pytester: pytest.Pytester) -> None:
