@@ -15,6 +15,7 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.errors import ServerError
 from redisaq.link import Link, parse_address
 from tests.chaos.crew import Crew
+from tests.server_fixtures import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,9 +117,9 @@ def test_kills_while_handlers_fail_lose_and_double_nothing(crew: Crew, blocking:
 # -- memory is full ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def own_server(server_pool: ServerPool) -> Iterator[Server]:
-    server = server_pool.new("valkey9", "--maxmemory-policy", "noeviction")
+@pytest.fixture(params=KINDS)
+def own_server(request: pytest.FixtureRequest, server_pool: ServerPool) -> Iterator[Server]:
+    server = server_pool.new(request.param, "--maxmemory-policy", "noeviction")
     yield server
     server.close()
 
