@@ -222,6 +222,9 @@ class OwnedPartition:
         if entry_id not in self.bodies:  # T5: the next attempt is the raised count less one
             self.deliveries[entry_id] = message.attempt + 1 if used else message.attempt
             self.unwritten[entry_id] = self.deliveries[entry_id]
+        elif not used:  # noted with the server already: the next handler begins under the same number
+            body = self.bodies[entry_id]
+            self.bodies[entry_id] = Body(body.entry_id, body.fields, body.life, body.attempt - 1, body.failure)
         self.failed += 1
         self._look_finished()
         return again

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, Producer, RetryPolicy
+from redisaq import Consumer, Message, Producer, RetryAfter, RetryPolicy
 from redisaq.brokers.memory import MemoryBroker
 from tests.actors.group import fresh_url, produce, quick
 
@@ -78,3 +78,26 @@ async def test_delayed_messages_of_one_call_keep_their_order(url: str) -> None:
     with anyio.fail_after(5):
         await Consumer("jobs", url).process(handle, until_empty=True)
     assert numbers == list(range(40))
+
+
+async def test_retry_after_costs_no_attempt_where_a_parked_message_holds_its_lane(url: str) -> None:
+    """The policy was changed from parking to blocking while the message waited in `retry`."""
+    await produce(url, 1)
+    attempts: list[int] = []
+
+    async def fail(message: Message[Any]) -> None:
+        attempts.append(message.attempt)
+        tasks.cancel_scope.cancel()
+        raise ValueError("park it")
+
+    async def put_off(message: Message[Any]) -> None:
+        attempts.append(message.attempt)
+        if len(attempts) < 4:
+            raise RetryAfter(0.01)
+        raise ValueError("a failure at last")
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            await quick(url, retry=RetryPolicy(backoff=0.01)).process(fail)
+        await quick(url, retry=RetryPolicy(max_attempts=3, backoff=0.01, blocking=True)).process(put_off, until_empty=True)
+    assert attempts == [1, 2, 2, 2, 3]
