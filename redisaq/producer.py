@@ -201,7 +201,7 @@ class Producer:
             SerializationError, PartitionKeyError, PayloadTooLarge, SettingsError: nothing was sent.
             ServerError: the server refused it (out of memory, no permission).
         """
-        due = self._due(delay, at)
+        due = None if delay is None and at is None else self._due(delay, at)
         if dedup_id is not None:
             check_name("dedup_id", dedup_id)
             check_seconds("dedup_window", dedup_window)
@@ -226,6 +226,8 @@ class Producer:
         before the refused one may have been appended; cancelled, any number of them.
         """
         due = self._due(delay, at)
+        if key is None and partition_key is None and headers is None and timeout is None and due is None:
+            return await self._send([self._prepare_plain(payload) for payload in payloads], None)
         prepare = functools.partial(
             self._prepare, key=key, partition_key=partition_key, headers=headers, timeout=timeout, delayed=due is not None
         )
@@ -265,6 +267,15 @@ class Producer:
             return None
         check_seconds("the time until `at`", due - now)
         return int(due * 1e6)
+
+    def _prepare_plain(self, payload: object) -> tuple[str | None, list[bytes]]:
+        """Do the same as `_prepare` for a message without extras, which most are, in half the time."""
+        if isinstance(payload, Message):
+            return self._prepare(cast("object", payload), key=None, partition_key=None, headers=None, timeout=None, delayed=False)
+        data = serialize(payload, self._serializer)
+        if len(data) > self._max_payload:
+            raise PayloadTooLarge(len(data), self._max_payload)
+        return None, [b"d", data]
 
     def _prepare(
         self,
@@ -310,7 +321,8 @@ class Producer:
     ) -> list[str]:
         if not prepared:
             return []
-        await self.connect()
+        if self._sender.state is None:
+            await self.connect()
         first = self._issued
         self._issued += len(prepared)
         ids = [f"{self._id_prefix}-{number:x}" for number in range(first, self._issued)]
@@ -326,5 +338,5 @@ class Producer:
         finally:
             self._waiting -= 1
         self._sent += len(ids)
-        self._bytes += sum(len(fields[1]) for _, fields in prepared)
+        self._bytes += sum([len(fields[1]) for _, fields in prepared])
         return ids

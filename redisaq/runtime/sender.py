@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import anyio
 
@@ -38,6 +39,15 @@ Step = Callable[[Sequence[Placed]], Awaitable[list[bytes | None]]]
 
 FRESH = 0.5  # seconds for which the known partition count is trusted: an increase reaches a running producer within this time
 FIRST_POLL, LAST_POLL = 0.02, 0.5  # seconds between two looks at a full partition
+
+
+class Begun(NamedTuple):
+    """A call whose first try has not done it all: what is left, when it began; where that broke, the anchors before it, and the error."""
+
+    left: list[Placed]
+    began_at: float
+    anchors: dict[int, bytes]
+    broken: ConnectionFailed | None
 
 
 class Sender:
@@ -103,7 +113,25 @@ class Sender:
             AmbiguousEnqueueError: it cannot be told whether what is left was appended.
             QueueFull: a partition stayed full.
         """
-        await self._send(messages, self._append_now)
+        # Nothing is in the way, as nearly always: one try, without what the others need.
+        state, now = self.state, self._environment.clock()
+        fresh = state is not None and not state.acked and 0 <= now - self._checked_at < FRESH and len(self._anchors) >= state.partitions
+        if state is None or not fresh or self._recovered is not None or self._max_backlog is not None:
+            await self._send(messages, self._append_now)
+            return
+        placed = self._place(messages, state.partitions)
+        anchors = self._anchors_of(placed)
+        entries = [(partition, fields) for partition, _, fields in placed]
+        try:
+            answers = await self._broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate)
+        except ConnectionFailed as error:
+            await self._send((), self._append_now, begun=Begun(placed, now, anchors, error))
+            return
+        self._note(entries, answers)
+        if None in answers:
+            left = await self._make_again(placed, answers, state.partitions)
+            self.retried += 1
+            await self._send((), self._append_now, begun=Begun(left, now, anchors, None))
 
     async def delay(self, messages: Sequence[Prepared], due: int) -> None:
         """Keep them all until `due` (server time, microseconds), as `send` appends them."""
@@ -141,13 +169,18 @@ class Sender:
         await self._send([(msg_id, dedup_id if key is None else key, fields)], append, repeatable=True)
         return standing.decode()
 
-    async def _send(self, messages: Sequence[Prepared], step: Step, *, repeatable: bool = False) -> None:
-        give_up_at = self._environment.clock() + self._terms.send_timeout
+    async def _send(self, messages: Sequence[Prepared], step: Step, *, repeatable: bool = False, begun: Begun | None = None) -> None:
+        give_up_at = (self._environment.clock() if begun is None else begun.began_at) + self._terms.send_timeout
         failures = 0
-        left: list[Placed] = []
-        placed = False
+        left: list[Placed] = [] if begun is None else begun.left
+        placed = begun is not None
         while True:
             try:
+                if begun is not None and begun.broken is not None:
+                    broken, anchors, begun = begun.broken, begun.anchors, None
+                    left = await self._after(broken, left, anchors, step=step, give_up_at=give_up_at)
+                    if not left:
+                        return
                 while self._recovered is not None:  # E4: nothing later passes what is being recovered
                     await self._recovered.wait()
                 partitions = await self._partitions()
@@ -174,15 +207,29 @@ class Sender:
             await self._renew_anchors()
         if len(self._anchors) < partitions:
             await self._learn_anchors(partitions)
-        anchors = self._anchors.copy() if len(placed) > 1 else {placed[0][0]: self._anchors[placed[0][0]]}
+        anchors = self._anchors_of(placed)
         try:
             answers = await step(placed)
         except ConnectionFailed as error:
-            if not error.maybe_executed or repeatable:
+            if repeatable:
                 raise
-            return await self._recover(placed, anchors, error, step=step, give_up_at=give_up_at)
-        if None not in answers:
-            return []
+            return await self._after(error, placed, anchors, step=step, give_up_at=give_up_at)
+        return [] if None not in answers else await self._make_again(placed, answers, partitions)
+
+    def _anchors_of(self, placed: list[Placed]) -> dict[int, bytes]:
+        """Return what stands now in the streams these go to (E2)."""
+        return self._anchors.copy() if len(placed) > 1 else {placed[0][0]: self._anchors[placed[0][0]]}
+
+    async def _after(
+        self, error: ConnectionFailed, placed: list[Placed], anchors: dict[int, bytes], *, step: Step, give_up_at: float
+    ) -> list[Placed]:
+        """Return what has not been appended by a try that broke; raise the error if nothing was sent."""
+        if not error.maybe_executed:
+            raise error
+        return await self._recover(placed, anchors, error, step=step, give_up_at=give_up_at)
+
+    async def _make_again(self, placed: list[Placed], answers: Sequence[bytes | None], partitions: int) -> list[Placed]:
+        """Make the streams again (E5); return what found none."""
         with contextlib.suppress(ConnectionFailed):  # the next try meets the missing stream again
             self.state = await self._broker.make_topic(self._topic, partitions, terms=self._terms)
         return [message for message, answer in zip(placed, answers, strict=True) if answer is None]
@@ -190,11 +237,16 @@ class Sender:
     async def _append_now(self, placed: Sequence[Placed]) -> list[bytes | None]:
         entries = [(partition, fields) for partition, _, fields in placed]
         answers = await self._broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate)
-        anchors = self._anchors
-        for (partition, _), answer in zip(entries, answers, strict=True):
-            if answer is not None:
-                anchors[partition] = answer
+        self._note(entries, answers)
         return answers
+
+    def _note(self, entries: Sequence[tuple[int, list[bytes]]], answers: Sequence[bytes | None]) -> None:
+        """Let what was appended be the anchors of what comes next (E2)."""
+        if len(entries) == 1:
+            if answers[0] is not None:
+                self._anchors[entries[0][0]] = answers[0]
+        else:  # of each partition the last one stays
+            self._anchors.update([(entry[0], answer) for entry, answer in zip(entries, answers, strict=True) if answer is not None])
 
     async def _renew_anchors(self) -> None:
         """Learn anchors anew before they are so old that a call could outlive what they stand for (E2, E3)."""
