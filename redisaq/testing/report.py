@@ -1,14 +1,20 @@
-"""What a simulation tells: plain frozen structs, and a timeline for people.
+"""What a simulation tells: all that it wrote down, and a timeline of it for people, as text and as a picture.
 
 Times are seconds of virtual time since the simulation began. What always holds: the same seed, backend, plan and scenario give the same
-report, in every process.
+report, in every process; and the same report gives the same timelines.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
+from redisaq.errors import SettingsError
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
+from redisaq.testing.picture import WIDTH, draw
+from redisaq.testing.timeline import LIMIT, WITHIN, write
+from redisaq.testing.timeline_story import Story, tell
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -45,13 +51,68 @@ class Report(msgspec.Struct, frozen=True):
         """True if no invariant was broken."""
         return not self.violations
 
-    def timeline(self) -> str:
-        """Return what matters as text: joins, faults, leases, in order of time, a line each, then the violations."""
-        lines = [(mark.time, f"{mark.member} {mark.what}") for mark in self.marks]
-        for lease in self.leases:
-            place = f"{lease.topic}/{lease.partition} ({lease.group})"
-            lines.append((lease.since, f"{lease.member} takes {place} under {lease.token}"))
-            if lease.until is not None:
-                lines.append((lease.until, f"{lease.member} has {place} no more: {lease.end}"))
-        lines.sort(key=lambda line: line[0])
-        return "\n".join([*(f"{time:10.3f}  {text}" for time, text in lines), *(f"violation: {text}" for text in self.violations)])
+    def timeline(self, *, around: float | None = None, within: float = WITHIN, limit: int | None = LIMIT) -> str:
+        """Return what happened as text: what was violated, then what members, leases and faults did, a line each.
+
+        Around a moment that matters it is exact: each run of a handler, each settlement, each lease with its token. Without `around` these
+        moments are the violations', and runs and settlements are told of the partitions that they name.
+
+        Args:
+            around: the moment that matters, in seconds; None: those of the violations. With it, all partitions are told of.
+            within: how many seconds before and after such a moment are told exactly.
+            limit: how many lines of events to give at most; None: all. What matters least is left out first, and counted at the end.
+        """
+        return write(self._story(), around=around, within=within, limit=limit, steps=len(self.trace))
+
+    def timeline_svg(self, *, around: float | None = None, within: float = WITHIN, width: int = WIDTH) -> str:
+        """Return what happened as a picture: a whole SVG document that needs nothing else.
+
+        Members are rows, with a lane for each partition that they owned; time runs to the right. Leases are bars, faults are marks, runs
+        of handlers are ticks, and violations are red lines. Pointing at one of these shows what it was.
+
+        Args:
+            around: draw only what happened around this moment, in seconds; None: all.
+            within: how many seconds before and after `around` are drawn.
+            width: of the picture, in pixels; at least 600.
+        """
+        window = None if around is None else (max(0.0, around - within), around + within)
+        return draw(self._story(), window=window, width=width)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the timeline to a file: the picture if its name ends in .svg, all of the text if it ends in .txt; return where it is.
+
+        Directories that do not exist are made.
+
+        Args:
+            path: where to.
+
+        Raises:
+            SettingsError: the name ends in something else.
+            OSError: the file cannot be written.
+        """
+        path = Path(path)
+        match path.suffix:
+            case ".svg":
+                text = self.timeline_svg()
+            case ".txt":
+                text = self.timeline(limit=None) + "\n"
+            case _:
+                raise SettingsError(f"a timeline is saved as .svg or .txt, not as {path.name!r}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+        return path
+
+    def _story(self) -> Story:
+        return tell(
+            seed=self.seed,
+            backend=self.backend,
+            trace_hash=self.trace_hash,
+            violations=self.violations,
+            trace=self.trace,
+            produced=len(self.produced),
+            dropped=len(self.dropped),
+            marks=self.marks,
+            leases=self.leases,
+            deliveries=self.deliveries,
+            settles=self.settles,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,15 @@ def check_basic(output: str) -> None:
     assert "cleo takes partition" in output
     assert "ben gives partition" in output
     assert output.endswith("group senders: 600 of 600 handled, 0 more than once\ngroup archive: 600 of 600 read again\n")
+
+
+def test_simulation(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "simulation" / "main.py"), str(tmp_path / "timeline.svg")]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT)
+    assert result.returncode == 0, result.stderr
+    assert "20 seeds: nothing lost" in result.stdout
+    assert re.search(r"(anna|ben|cleo) +crashes", result.stdout)
+    assert (tmp_path / "timeline.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
 def test_basic() -> None:

@@ -1,0 +1,195 @@
+"""A report's story as a picture: an SVG document, whole in itself.
+
+In: a Story, and the time to show. Out: the document's text: violations by number, then members as rows with time to the right, leases as
+bars, faults as marks, runs of handlers as ticks, and a legend. Always: the same story gives the same bytes; an XML parser takes them; no
+font, script or file from elsewhere is asked for; a long run has no more elements than its leases, faults and the picture's pixels allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from xml.etree.ElementTree import Element, tostring
+
+from redisaq.testing import picture_shapes as shapes
+from redisaq.testing.observed import Delivery, Lease
+from redisaq.testing.picture_layout import HEAD, MARGIN, Layout, Row, lay_out, levels
+from redisaq.testing.picture_legend import draw_legend
+from redisaq.testing.timeline_story import CRASHED, Place, Story, Violation, kind_of
+
+WIDTH = 1280
+"""Pixels, unless told otherwise."""
+
+LINE = 16.0
+FLAG = 15.0
+AXIS = 18.0
+TOLD_RUNS = 5
+NAMES_ROOM = (60.0, 170.0)
+
+
+def draw(story: Story, *, window: tuple[float, float] | None, width: int) -> str:
+    """Return the picture; see `Report.timeline_svg`. `window` is the time to show; None: all."""
+    numbered = [(index + 1, one) for index, one in enumerate(story.violations)]
+    flags = [(count, one) for count, one in numbered if one.time is not None and _within(one.time, window)]
+    flags.sort(key=lambda flag: flag[1].time or 0.0)
+    left, lane_names = _names(story)
+    head = MARGIN + 2 * LINE + LINE * len(numbered) + 8.0
+    probe = lay_out(story, window, left=left, width=float(width), top=0.0).scale
+    heights = levels([probe.x(one.time or 0.0) for _, one in flags], FLAG)
+    top = head + FLAG * (max(heights, default=-1) + 1) + AXIS
+    layout = lay_out(story, window, left=left, width=float(width), top=top)
+
+    root = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "class": "rq", "role": "img", "width": str(width)})
+    shapes.add(root, "title").text = story.title
+    shapes.add(root, "style").text = shapes.STYLE
+    shapes.hatches(shapes.add(root, "defs"))
+    paper = shapes.add(root, "rect", class_="rq-paper", x=0.0, y=0.0, width=float(width))
+    _draw_head(root, story, numbered, float(width))
+    _draw_grid(root, layout)
+    for row in layout.rows.values():
+        _draw_row(root, story, layout, row, lane_names)
+    _draw_flags(root, layout, flags, heights)
+    height = draw_legend(root, story, left=left, top=layout.bottom + AXIS + 14.0, width=float(width)) + MARGIN
+    paper.set("height", shapes.number(height))
+    root.set("height", shapes.number(height))
+    root.set("viewBox", f"0 0 {width} {shapes.number(height)}")
+    return tostring(root, encoding="unicode") + "\n"
+
+
+def _within(time: float, window: tuple[float, float] | None) -> bool:
+    return window is None or window[0] <= time <= window[1]
+
+
+def _names(story: Story) -> tuple[float, dict[Place, str]]:
+    """Return how wide the names are, and what lanes are called: by their numbers, if there is one topic with one group."""
+    alone = len({place[:2] for place in story.places}) == 1
+    names = {place: str(place[2]) if alone else story.name_of(place) for place in story.places}
+    longest = max((len(name) for name in (*story.rows, *names.values())), default=0)
+    least, most = NAMES_ROOM
+    return MARGIN + min(most, max(least, longest * 7.5 + 12.0)), names
+
+
+# -- around the rows -------------------------------------------------------------------------------------------------------------------
+
+
+def _draw_head(root: Element, story: Story, numbered: Sequence[tuple[int, Violation]], width: float) -> None:
+    room = width - 2 * MARGIN
+    shapes.write(root, MARGIN, MARGIN + 12.0, story.title, "rq-title", room=room, char=8.5)
+    shapes.write(root, MARGIN, MARGIN + 12.0 + LINE, story.figures, "rq-soft", room=room)
+    for count, one in numbered:
+        y = MARGIN + 12.0 + LINE * (count + 1)
+        when = "" if one.time is None else f"{one.time:.3f} s: "
+        shapes.write(root, MARGIN, y, f"{count}.  {when}{one.text}", "rq-told", room=room)
+
+
+def _draw_grid(root: Element, layout: Layout) -> None:
+    grid = shapes.add(root, "g", class_="rq-axis")
+    left, width = layout.scale.left, layout.scale.right - layout.scale.left
+    for row in layout.rows.values():
+        shapes.add(grid, "rect", class_="rq-row", x=left, y=row.top, width=width, height=row.bottom - row.top)
+    times, decimals = layout.scale.ticks()
+    for time in times:
+        x = layout.scale.x(time)
+        shapes.add(grid, "line", class_="rq-grid", x1=x, x2=x, y1=layout.top - 4.0, y2=layout.bottom + 4.0)
+        for y in (layout.top - 7.0, layout.bottom + 14.0):
+            shapes.write(grid, x, y, f"{time:.{decimals}f} s", "rq-soft", anchor="middle")
+
+
+def _draw_flags(root: Element, layout: Layout, flags: Sequence[tuple[int, Violation]], heights: Sequence[int]) -> None:
+    for (count, one), level in zip(flags, heights, strict=True):
+        x, y = layout.scale.x(one.time or 0.0), layout.top - AXIS - FLAG * level - FLAG / 2
+        group = shapes.add(root, "g", f"{one.time:.3f} s: {one.text}", class_="rq-broken")
+        shapes.add(group, "line", class_="rq-violation", x1=x, x2=x, y1=y, y2=layout.bottom + 4.0)
+        shapes.add(group, "circle", class_="rq-flag", cx=x, cy=y, r=6.5)
+        shapes.write(group, x, y + 3.2, str(count), "rq-number", anchor="middle")
+
+
+# -- a row -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _draw_row(root: Element, story: Story, layout: Layout, row: Row, lane_names: dict[Place, str]) -> None:
+    scale = layout.scale
+    group = shapes.add(root, "g", class_="rq-member")
+    shapes.write(group, MARGIN, row.head + 4.0, row.name, "rq-name", room=scale.left - MARGIN - 6.0, char=7.5)
+    for span in story.presences:
+        if span.member == row.name and scale.shows(span.since, span.until):
+            x, width = _extent(layout, span.since, span.until)
+            shapes.add(group, "rect", class_="rq-present", x=x, y=row.head - 6.0, width=width, height=12.0)
+    for place, y in row.lanes.items():
+        shapes.write(group, scale.left - 6.0, y + layout.bar - 1.0, lane_names[place], "rq-small", room=scale.left - MARGIN, anchor="end")
+    for lease in story.leases:
+        if lease.member == row.name and scale.shows(lease.since, story.end if lease.until is None else lease.until):
+            _draw_lease(group, story, layout, lease, (row.lanes, lane_names))
+    _draw_runs(group, story, layout, row)
+    _draw_marks(group, story, layout, row)
+
+
+def _draw_marks(group: Element, story: Story, layout: Layout, row: Row) -> None:
+    scale = layout.scale
+    for span in story.absences:
+        if span.member == row.name and scale.shows(span.since, span.until):
+            x, width = _extent(layout, span.since, span.until)
+            what = "is gone" if span.what == CRASHED else "stands still"
+            title = f"{row.name} {what} for {span.until - span.since:.3f} s, from {span.since:.3f} to {span.until:.3f} s"
+            shapes.band(group, shapes.Box(x, row.top, width, row.bottom - row.top), HEAD, span.what, title)
+            shown = f"{what} {span.until - span.since:.1f} s"
+            if width > len(shown) * shapes.CHAR + 24.0:
+                shapes.write(group, x + 14.0, row.head + 4.0, shown)
+    for fault in story.faults:
+        if fault.who == row.name and scale.shows(fault.time):
+            title = f"{fault.time:.3f} s: {fault.who}: {kind_of(fault)} ({fault.operation})"
+            shapes.fault(group, scale.x(fault.time), row.head, fault.kind, title)
+    for mark in story.marks:
+        if mark.member == row.name and scale.shows(mark.time):
+            shapes.mark(group, scale.x(mark.time), row.head, mark.what, f"{mark.time:.3f} s: {mark.member} {mark.what}")
+
+
+def _draw_lease(
+    group: Element, story: Story, layout: Layout, lease: Lease, lanes: tuple[Mapping[Place, float], Mapping[Place, str]]
+) -> None:
+    place = (lease.topic, lease.group, lease.partition)
+    y, name_of_lane = lanes[0][place], lanes[1][place]
+    colour = shapes.COLOURS[story.places.index(place) % len(shapes.COLOURS)]
+    x, width = _extent(layout, lease.since, story.end if lease.until is None else lease.until)
+    ended = "and has it still" if lease.until is None else f"until {lease.until:.3f} s: {lease.end}"
+    title = f"{lease.member} owns {story.name_of(place)} from {lease.since:.3f} s {ended}, token {lease.token}"
+    shapes.bar(group, shapes.Box(x, y, width, layout.bar), colour, lease.end if lease.until is not None else "", title)
+    name = next((one for one in (story.name_of(place), name_of_lane) if len(one) * shapes.CHAR + 8.0 < width), "")
+    if name and layout.bar > 9.0:  # noqa: PLR2004 -- the higher of the two bars
+        class_ = "rq-small rq-on-dark" if colour in shapes.DARK_COLOURS else "rq-small rq-on-light"
+        shapes.write(group, x + 4.0, y + layout.bar - 2.5, name, class_)
+
+
+def _draw_runs(group: Element, story: Story, layout: Layout, row: Row) -> None:
+    """Draw runs of handlers; those that begin in one pixel of a lane, and are over in it, are one tick."""
+    scale = layout.scale
+
+    def pixel(run: Delivery) -> tuple[Place, bool, int, int]:
+        x, width = _extent(layout, run.started, story.end if run.ended is None else run.ended)
+        return (run.topic, run.group, run.partition), run.outcome != "returned", round(x), round(width)
+
+    runs = [
+        run
+        for run in story.deliveries
+        if run.member == row.name and scale.shows(run.started, story.end if run.ended is None else run.ended)
+    ]
+    for (place, failed, x, width), together in groupby(sorted(runs, key=pixel), key=pixel):
+        told = [_told(story, run) for run in together]
+        more = [f"and {len(told) - TOLD_RUNS} more"] if len(told) > TOLD_RUNS else []
+        class_ = "rq-failed" if failed else "rq-run"
+        y, height = row.lanes[place] + layout.bar + 0.5, layout.strip
+        if failed:  # higher, too: not by colour alone
+            y, height = y - 2.0, height + 2.0
+        shapes.add(group, "rect", "; ".join(told[:TOLD_RUNS] + more), class_=class_, x=float(x), y=y, width=max(1.0, width), height=height)
+
+
+def _told(story: Story, run: Delivery) -> str:
+    until = "for ever" if run.ended is None else f"to {run.ended:.3f} s"
+    place = story.name_of((run.topic, run.group, run.partition))
+    return f"{run.member} runs {place} {run.entry_id}, attempt {run.attempt}, from {run.started:.3f} {until}: {run.outcome}"
+
+
+def _extent(layout: Layout, since: float, until: float) -> tuple[float, float]:
+    """Return where some time begins, and how wide it is: a pixel at least."""
+    x = layout.scale.x(since)
+    return x, max(1.0, layout.scale.x(until) - x)

@@ -1,0 +1,201 @@
+"""What both timelines tell, drawn from what a simulation wrote down: when members were there, stood still or were gone, and the faults.
+
+In: the parts of a report. Out: a Story, which the text and the picture render. Always: the same parts give the same story; every text in
+it can be printed on one line, whatever the scenario called its members and topics.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from redisaq.testing.observed import Delivery, Lease, Mark, Settle
+
+Place = tuple[str, str, int]
+"""Topic, group, partition."""
+
+CRASHED = "crashed"
+PAUSED = "paused"
+
+_VIOLATION = re.compile(r"at (\d+(?:\.\d+)?): (.*)", re.DOTALL)
+_STEP = re.compile(r"(\d+\.\d+) (.*)", re.DOTALL)
+_OUTCOMES = {
+    "the request was lost": "lost_request",
+    "the reply was lost": "lost_reply",
+    "late": "late_request",
+    "the connection broke": "disconnect",
+}
+
+_NAMES = {"lost_request": "request lost", "lost_reply": "reply lost", "late_request": "request late", "disconnect": "connection broken"}
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What must not have happened, and when; `time` is None if nobody noted it."""
+
+    time: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Slip:
+    """One fault of the network: a FaultPlan's word for it, and the operation that it befell."""
+
+    time: float
+    who: str
+    kind: str
+    operation: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """Some time of one member. `until` is the story's end if it never ended."""
+
+    member: str
+    since: float
+    until: float
+    what: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happened, as both timelines tell it.
+
+    Attributes:
+        title: seed, backend and how many violations.
+        figures: how much of everything there was.
+        rows: everybody to whom something happened: the members in the order in which they joined, then others.
+        members: only the members.
+        places: every partition that somebody owned or handled, in order.
+        presences: when each member was there: from joining until it crashed or had given back what it owned.
+        absences: when a member stood still (`PAUSED`) or was gone until its next start (`CRASHED`).
+        end: when the last of all this happened.
+    """
+
+    title: str
+    figures: str
+    rows: tuple[str, ...]
+    members: tuple[str, ...]
+    places: tuple[Place, ...]
+    violations: tuple[Violation, ...]
+    faults: tuple[Slip, ...]
+    presences: tuple[Span, ...]
+    absences: tuple[Span, ...]
+    marks: Sequence[Mark]
+    leases: Sequence[Lease]
+    deliveries: Sequence[Delivery]
+    settles: Sequence[Settle]
+    end: float
+
+    def name_of(self, place: Place) -> str:
+        """Return what a place is called: with its group only where one topic has several."""
+        topic, group, partition = place
+        several = len({other[1] for other in self.places if other[0] == topic}) > 1
+        return printable(f"{topic}/{partition} ({group})" if several else f"{topic}/{partition}")
+
+
+def tell(
+    *,
+    seed: int,
+    backend: str,
+    trace_hash: str,
+    violations: Sequence[str],
+    trace: Sequence[str],
+    produced: int,
+    dropped: int,
+    marks: Sequence[Mark],
+    leases: Sequence[Lease],
+    deliveries: Sequence[Delivery],
+    settles: Sequence[Settle],
+) -> Story:
+    """Return the story of a report's parts."""
+    broken = tuple(_violation(text) for text in violations)
+    faults = tuple(faults_in(trace))
+    times = [mark.time for mark in marks]
+    times += [time for lease in leases for time in (lease.since, lease.until) if time is not None]
+    times += [time for run in deliveries for time in (run.started, run.ended) if time is not None]
+    times += [settle.time for settle in settles]
+    times += [fault.time for fault in faults]
+    times += [one.time for one in broken if one.time is not None]
+    end = max(times, default=0.0)
+    owners: list[Lease | Delivery] = [*leases, *deliveries]
+    members = tuple(dict.fromkeys([mark.member for mark in marks] + [one.member for one in owners]))
+    places = {(one.topic, one.group, one.partition) for one in owners}
+    figures = (
+        f"{_count(produced, 'message')} produced, {dropped} dropped, {_count(len(deliveries), 'delivery')}, "
+        f"{_count(len(leases), 'lease')}, {_count(len(faults), 'network fault')}, {_count(len(members), 'member')}, "
+        f"{end:.3f} s, trace {trace_hash[:12]}"
+    )
+    title = f"seed {seed} on {backend}: {_count(len(broken), 'violation') if broken else 'no violation'}"
+    return Story(
+        title=printable(title),
+        figures=figures,
+        rows=tuple(dict.fromkeys([*members, *(fault.who for fault in faults)])),
+        members=members,
+        places=tuple(sorted(places)),
+        violations=broken,
+        faults=faults,
+        presences=tuple(_presences(marks, leases, end)),
+        absences=tuple(_absences(marks, end)),
+        marks=marks,
+        leases=leases,
+        deliveries=deliveries,
+        settles=settles,
+        end=end,
+    )
+
+
+def faults_in(trace: Iterable[str]) -> Iterable[Slip]:
+    """Find the network's faults in a trace."""
+    for line in trace:
+        rest, _, outcome = line.rpartition(": ")
+        kind, step = _OUTCOMES.get(outcome), _STEP.fullmatch(rest)
+        if kind is not None and step is not None:
+            who, _, operation = step[2].rpartition(" ")
+            yield Slip(float(step[1]), who, kind, operation)
+
+
+def kind_of(fault: Slip) -> str:
+    """Return what a fault is called."""
+    return printable(_NAMES.get(fault.kind, fault.kind.replace("_", " ")))
+
+
+def printable(text: str) -> str:
+    """Return the text with whatever cannot be printed (and so could break a line, or an XML document) written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def _violation(text: str) -> Violation:
+    found = _VIOLATION.fullmatch(text)
+    return Violation(None, printable(text)) if found is None else Violation(float(found[1]), printable(found[2]))
+
+
+def _count(number: int, what: str) -> str:
+    if number == 1:
+        return f"1 {what}"
+    return f"{number} {what[:-1]}ies" if what.endswith("y") else f"{number} {what}s"
+
+
+def _presences(marks: Sequence[Mark], leases: Sequence[Lease], end: float) -> Iterable[Span]:
+    for since, until, mark in _spans(marks, "joins", ("crashes", "leaves"), end):
+        last = until
+        if mark is not None and mark.what == "leaves":  # it still drains
+            given = [one.until for one in leases if one.member == mark.member and one.since <= until and one.until is not None]
+            last = max([until, *given])
+        yield Span(since.member, since.time, last, "")
+
+
+def _absences(marks: Sequence[Mark], end: float) -> Iterable[Span]:
+    for since, until, _ in _spans(marks, "crashes", ("joins",), end):
+        yield Span(since.member, since.time, until, CRASHED)
+    for since, until, _ in _spans(marks, "pauses", ("goes on", "crashes", "joins"), end):
+        yield Span(since.member, since.time, until, PAUSED)
+
+
+def _spans(marks: Sequence[Mark], opens: str, closes: tuple[str, ...], end: float) -> Iterable[tuple[Mark, float, Mark | None]]:
+    """Yield what opened a span, when it closed, and what closed it (None: nothing did)."""
+    for index, mark in enumerate(marks):
+        if mark.what.startswith(opens):
+            closing = next((one for one in marks[index + 1 :] if one.member == mark.member and one.what.startswith(closes)), None)
+            yield mark, end if closing is None else closing.time, closing
