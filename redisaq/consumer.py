@@ -78,7 +78,7 @@ class Consumer(Generic[T]):
         self._runtime: ConsumerRuntime | None = None
         self._ended: anyio.Event | None = None
         self._attached: list[Actor[Any]] = []
-        self._handled = self._failed = 0
+        self._handled = self._failed = self._trimmed = 0
 
     # -- opening and closing ---------------------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class Consumer(Generic[T]):
 
     def statistics(self) -> ConsumerStatistics:
         """Return state, member, partitions and counters as they stand."""
-        return statistics_of(self._runtime, self._handled, self._failed)
+        return statistics_of(self._runtime, self._handled, self._failed, self._trimmed)
 
     # -- running -------------------------------------------------------------------------------------------------------------------
 
@@ -220,6 +220,7 @@ class Consumer(Generic[T]):
             inside.reset(token)
             self._handled += runtime.handled
             self._failed += runtime.failed
+            self._trimmed += runtime.trimmed
             self._runtime = None
             if opened:  # nobody else would close what nobody else opened
                 self._connected = False

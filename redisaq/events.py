@@ -115,13 +115,22 @@ class LeaseLost(PartitionEvent, frozen=True, kw_only=True):
 
 
 class EntriesTrimmed(PartitionEvent, frozen=True, kw_only=True):
-    """Entries that were delivered and not settled have been trimmed from the stream: they are lost to this group.
+    """Entries have been trimmed from the stream before this group had done with them: they are lost to it.
+
+    Either they were delivered and not settled: then `entry_ids` names them. Or nobody of the group had read them: then all that is known
+    is how many there were, and between which ids.
 
     Attributes:
-        entry_ids: which.
+        entry_ids: which, if they had been delivered.
+        count: how many.
+        after: unread ones had ids above this one,
+        before: and below this one, the first that was left; "" if none was.
     """
 
     entry_ids: tuple[str, ...]
+    count: int
+    after: str = ""
+    before: str = ""
 
 
 class GroupLapsed(Event, frozen=True, kw_only=True):

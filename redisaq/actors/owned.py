@@ -62,6 +62,7 @@ class OwnedPartition:
         self.dirty = False  # the acknowledger has been rung for it
         self.position = b""  # highest entry id read
         self.handled = self.failed = 0
+        self.trimmed = 0  # entries that trimming took before they were done with
         self._ring = ring
         self.ring_timer: Callable[[], None] = lambda: None  # something was put off: the retry timer is to look again
         self._room: anyio.Event | None = None

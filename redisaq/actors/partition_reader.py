@@ -8,6 +8,7 @@ seen entry is claimed, and reading goes on. Restarted after a broken connection,
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ import anyio
 from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.execution import Execution
+from redisaq.actors.loss_watch import LossWatch
 from redisaq.actors.owned import OwnedPartition, before, number
 from redisaq.actors.partition_workers import Batch, hand_over
 from redisaq.actors.ref import ActorRef
@@ -54,6 +56,8 @@ class PartitionReader(Actor[None]):
         self._reader: Reader | None = None
         self._remade = False
         self._unsent: Batch = []
+        self._watch = LossWatch(surroundings, self._owned, self._tell)
+        self._ahead = False  # the server has been asked for more already
 
     async def run(self) -> None:
         """Claim, then read, until stopped or the lease ends."""
@@ -65,6 +69,9 @@ class PartitionReader(Actor[None]):
         try:
             await self._close_broken()
             await self._claim()
+            self._ahead = False
+            self._watch.forget()  # a read that broke may have delivered entries that were claimed now
+            await self._watch.look()
             if self._reader is None:
                 self._reader = await around.broker.open_reader(around.group, owned.partition, owned.token, owned.lease.incarnation)
         except LeaseLostError as error:
@@ -78,6 +85,10 @@ class PartitionReader(Actor[None]):
             if block <= 0:  # so little is left that a renewal must come first
                 await anyio.sleep(MARGIN)
                 continue
+            if not self._ahead and (left := self._watch.left) is not None:
+                if left <= 0 and not await self._look():
+                    return
+                block = min(block, left or block)
             try:
                 entries = await self._read(self._reader, block)
             except LeaseLostError:
@@ -86,16 +97,28 @@ class PartitionReader(Actor[None]):
             if entries:
                 await self._pass_on(self._decode(entries))
 
+    async def _look(self) -> bool:
+        """Count what trimming took; False if the lease is lost."""
+        try:
+            await self._watch.look()
+        except LeaseLostError as error:
+            self._owned.lose(str(error))
+            return False
+        return True
+
     async def _read(self, reader: Reader, block: float) -> Sequence[RawEntry]:
         """Return new entries; nothing is read while the group is paused."""
         gate = self._around.gate
         if gate.closed:
             await gate.wait_open()
+            self._watch.forget()  # an admin may have moved the group
             return ()
         with gate.while_open():
             entries = await reader.read(self._count, block)
-            if len(entries) == self._count and self._owned.has_room(2 * self._count):
+            self._ahead = False
+            if len(entries) == self._count and self._owned.has_room(2 * self._count) and not self._watch.due:
                 reader.ask_ahead(self._count)
+                self._ahead = True
             return entries
         return reader.take_leftover()
 
@@ -110,9 +133,15 @@ class PartitionReader(Actor[None]):
             await self._reader.close()
 
     async def make_sure(self) -> None:
-        """Kill a read that is still without its answer (T3): to be called before a release, which takes it off the list."""
+        """Kill a read that is still without its answer (T3): to be called before a release, which takes it off the list.
+
+        If there is none, count a last time what trimming took.
+        """
         if self._reader is not None and not self._reader.settled:
             await self._fence((self._reader,))
+        elif self._watch.left is not None and not self._owned.lost:
+            with contextlib.suppress(LeaseLostError):  # the release tells
+                await self._watch.look()
 
     async def _close_broken(self) -> None:
         """Make sure that nothing of a broken connection runs any more (T3)."""
@@ -135,7 +164,8 @@ class PartitionReader(Actor[None]):
             page = await around.broker.claim(around.group, owned.partition, owned.token, after=after, count=self._count)
             if page.trimmed:
                 ids = tuple(entry_id.decode() for entry_id in page.trimmed)
-                self._tell(events.EntriesTrimmed, entry_ids=ids)
+                self._owned.trimmed += len(ids)
+                self._tell(events.EntriesTrimmed, entry_ids=ids, count=len(ids))
             batch: Batch = []
             for entry in page.entries:
                 if owned.knows(entry.entry_id):
@@ -159,6 +189,7 @@ class PartitionReader(Actor[None]):
         owned, decode = self._owned, self._decoder.decode
         partition, token = owned.partition, owned.token
         batch: Batch = []
+        self._watch.count(len(entries))
         if self._remade:  # what was in flight when the group was lost is read a second time
             entries = [entry for entry in entries if not owned.knows(entry[0])] or ()
         for entry_id, fields in entries:
@@ -179,6 +210,7 @@ class PartitionReader(Actor[None]):
         evidence, start = (lowest, before(lowest)) if lowest else (owned.position, owned.position)
         await around.broker.remake_group(around.group, owned.partition, evidence, start=start)
         self._remade = True
+        self._watch.forget()
         owned.position = b""  # the stream may have begun anew, too
         bulletin = around.bulletin
         bulletin.tell(events.GroupLost(topic=bulletin.topic, group=bulletin.group, member=bulletin.member))

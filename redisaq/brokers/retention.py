@@ -70,8 +70,8 @@ class Sighting(msgspec.Struct, frozen=True):
     """Where a group stands in a partition, and what trimming took from it that nobody of it had read.
 
     Attributes:
-        position: the last delivered id, b"" if the group is not there.
-        ordinal: how many entries were ever appended up to there, as far as is known.
+        position: up to this id everything is counted, b"" if the group is not there.
+        ordinal: how many entries were ever appended up to the last delivered one, as far as is known.
         lost: so many entries were trimmed unread since the sighting before, or since anybody looked.
         after: all of them had ids above this one,
         before: and below this one, the first that is there now; b"" if none is.

@@ -104,7 +104,7 @@ class ConsumerRuntime:
         self._patience = anyio.CancelScope()  # around everything; its deadline is set when the end begins
         self._first: set[int] | None = None  # partitions of the first assignment that are not taken yet
         self._taken_before: set[int] = set()
-        self.handled = self.failed = 0
+        self.handled = self.failed = self.trimmed = 0
         self._acknowledger = Acknowledger(surroundings)
         self.partitions = PartitionSupervisor(self._owner_for, self._ended, self._changed)
         self._coordinator = RebalanceCoordinator(
@@ -253,6 +253,7 @@ class ConsumerRuntime:
         if owned is not None:
             self.handled += owned.handled
             self.failed += owned.failed
+            self.trimmed += owned.trimmed
         await self._coordinator.ref.tell(ended)
 
     def _assigned(self, partitions: Collection[int]) -> None:

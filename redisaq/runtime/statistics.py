@@ -20,6 +20,7 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
         waiting: messages read, waiting for a handler.
         handled: handlers that returned since it was acquired.
         failed: handlers that raised.
+        trimmed: entries that trimming took before they were done with.
     """
 
     partition: int
@@ -29,6 +30,7 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     waiting: int
     handled: int
     failed: int
+    trimmed: int = 0
 
 
 class ConsumerStatistics(msgspec.Struct, frozen=True):
@@ -40,6 +42,7 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
         partitions: the owned ones, by number.
         handled: handlers that returned, over all partitions and runs.
         failed: handlers that raised.
+        trimmed: entries of its partitions that trimming took before they were done with.
     """
 
     state: Literal["stopped", "joining", "running", "draining"]
@@ -47,12 +50,13 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
     partitions: tuple[PartitionStatistics, ...]
     handled: int
     failed: int
+    trimmed: int = 0
 
 
-def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int) -> ConsumerStatistics:
-    """Return what the runtime looks like; `handled` and `failed` are those of earlier runs."""
+def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, trimmed: int) -> ConsumerStatistics:
+    """Return what the runtime looks like; `handled`, `failed` and `trimmed` are those of earlier runs."""
     if runtime is None:
-        return ConsumerStatistics("stopped", "", (), handled, failed)
+        return ConsumerStatistics("stopped", "", (), handled, failed, trimmed)
     partitions = tuple(
         PartitionStatistics(
             partition=owned.partition,
@@ -62,6 +66,7 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int) ->
             waiting=len(owned.queued),
             handled=owned.handled,
             failed=owned.failed,
+            trimmed=owned.trimmed,
         )
         for owned in runtime.owned()
     )
@@ -72,4 +77,5 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int) ->
         partitions=partitions,
         handled=handled + runtime.handled + sum(p.handled for p in partitions),
         failed=failed + runtime.failed + sum(p.failed for p in partitions),
+        trimmed=trimmed + runtime.trimmed + sum(p.trimmed for p in partitions),
     )

@@ -1,6 +1,6 @@
 -- Where a group stands in a partition, and what trimming took before it was read. KEYS: stream, lease.
 -- ARGV: group, token, the caller's last sighting (position, or '', and ordinal), how many entries it has been given since.
--- Answers nil if another token stands, else: last delivered id, its ordinal or nil, how many were lost, above which id, below which ('' if there is no
+-- Answers nil if another token stands, else: the id up to which all is counted, the ordinal of the group's position or nil, how many were lost, above which id, below which ('' if there is no
 -- entry). A group that is not there has '' as its position.
 --
 -- The ordinal of an id is how many entries were ever added up to it. Redis keeps that of a group's position as entries-read, but servers differ
@@ -46,28 +46,43 @@ local stream = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
 local added, deleted, last = stream['entries-added'], stream['max-deleted-entry-id'], stream['last-generated-id']
 local first = stream['first-entry'] and stream['first-entry'][1]
 local lost, after, known = 0, position, ordinal
+local counted = position -- up to here everything is counted
+local passed = (first and above(first, position)) or (not first and above(last, position))
 
--- Something above the earlier position was trimmed only if nothing up to there is left; and what somebody deleted is no loss.
+-- What somebody deleted is no loss. A server that counts on falls behind by it, too: then nothing is sure before it is put right.
 local since = ARGV[3]
-if ordinal and since ~= '' and not above(deleted, since) and (not first or above(first, since)) then
+local sure = since ~= '' and not above(deleted, since)
+local counts_on = redis.REDIS_VERSION_NUM < 0x00070400 and rawget(_G, 'server') == nil
+local doubtful = counts_on and not sure and deleted ~= '0-0'
+
+-- Something above the earlier position was trimmed only if nothing up to there is left.
+if ordinal and sure and (not first or above(first, since)) then
     lost = math.max(0, ordinal - ARGV[4] - ARGV[5])
-    if position == last and added > ordinal then
-        lost = lost + added - ordinal
-        ordinal = added
-    end
     if lost > 0 then
         after = since
     end
+    if added > stream.length then
+        counted = since -- a server that counts on tells only at the end, or at the next gap
+    end
 end
-local passed = (first and above(first, position)) or (not first and above(last, position))
-if passed and not above(deleted, position) then -- what stands before the first entry is gone, and nothing else is
+if position == last then
+    if counts_on and ordinal and added > ordinal and not doubtful then
+        lost = lost + added - ordinal
+        after = since ~= '' and since or '0-0'
+    end
+    if counts_on or not ordinal then
+        ordinal = added
+    end
+    counted = position
+elseif passed and not above(deleted, position) then -- what stands before the first entry is gone, and nothing else is
     local removed = added - stream.length
-    if ordinal then
+    if ordinal and not doubtful then
         lost = lost + math.max(0, removed - ordinal)
     end
     ordinal = removed
-elseif not ordinal and position == last then
-    ordinal = added
+    counted = position
+elseif doubtful then
+    counted = since ~= '' and since or '0-0'
 end
 if ordinal and ordinal ~= known then
     redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', ordinal)
@@ -75,4 +90,4 @@ end
 if lost > 0 then
     redis.call('HINCRBY', KEYS[2], 'lost', lost)
 end
-return {position, ordinal, lost, lost > 0 and after or '', lost > 0 and first or ''}
+return {counted, ordinal, lost, lost > 0 and after or '', lost > 0 and first or ''}
