@@ -26,9 +26,6 @@ from redisaq.testing.report import Report
 from redisaq.testing.simulation import Simulation, simulate
 from redisaq.testing.virtual import virtual_run
 
-MOST_LINES = 200
-"""Lines of a timeline that are shown, the last ones."""
-
 
 def run_coroutine(
     test: Callable[..., Any], arguments: Mapping[str, object], *, seed: int, backend: str, faults: FaultPlan | None, name: str
@@ -94,24 +91,16 @@ def failed_reports(error: BaseException, name: str) -> str:
 def explained(report: Report, name: str) -> str:
     """Return what a person wants to read of a report with violations, and where the picture is."""
     lines = [f"{len(report.violations)} violation(s) under seed {report.seed} on {report.backend}:", *report.violations, ""]
-    timeline = [line for line in report.timeline().splitlines() if not line.startswith("violation: ")]
-    if len(timeline) > MOST_LINES:
-        lines.append(f"the last {MOST_LINES} of {len(timeline)} lines of the timeline (report.timeline()):")
-    lines += timeline[-MOST_LINES:]
-    return "\n".join([*lines, *picture(report, name)])
+    return "\n".join([*lines, report.timeline(), picture(report, name)])
 
 
-def picture(report: Report, name: str) -> list[str]:
-    """Write the timeline as a picture; return the line that says where it is, nothing if there is none."""
-    draw: Callable[[], str] | None = getattr(report, "timeline_svg", None)
-    if draw is None:
-        return []
+def picture(report: Report, name: str) -> str:
+    """Write the timeline as a picture; return the line that says where it is."""
     try:
-        file = pictures() / f"{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}-{report.backend}.svg"
-        file.write_text(draw(), encoding="utf-8")
+        file = report.save(pictures() / f"{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}-{report.backend}.svg")
     except OSError as error:
-        return [f"no picture could be written: {error}"]
-    return [f"as a picture: {file}"]
+        return f"no picture could be written: {error}"
+    return f"as a picture: {file}"
 
 
 @cache
