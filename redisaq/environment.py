@@ -78,6 +78,11 @@ def current_environment() -> Environment:
     return _current.get()
 
 
+def enter_environment(environment: Environment) -> None:
+    """Let `environment` stand for this context from now on, and for tasks started in it."""
+    _current.set(environment)
+
+
 @contextlib.contextmanager
 def use_environment(environment: Environment) -> Generator[Environment]:
     """Let `environment` stand for this context and for tasks started in it."""

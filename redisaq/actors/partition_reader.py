@@ -29,6 +29,7 @@ from redisaq.core.codec import EntryDecoder, Unreadable
 from redisaq.errors import LeaseLostError
 
 LONGEST_BLOCK = 5.0  # seconds
+SHORTEST_BLOCK = 0.001  # seconds: the server counts in milliseconds, and a clock may not show less
 MARGIN = 0.05  # seconds by which a blocking read ends before the lease does (T4)
 
 
@@ -82,7 +83,7 @@ class PartitionReader(Actor[None]):
         while True:
             await owned.wait_for_room(self._count)
             block = min(LONGEST_BLOCK, owned.lease.left() - MARGIN)
-            if block <= 0:  # so little is left that a renewal must come first
+            if block < SHORTEST_BLOCK:  # so little is left that a renewal must come first
                 await anyio.sleep(MARGIN)
                 continue
             if not self._ahead and (left := self._watch.left) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redisaq.testing.actor_kit import ActorKit, Probe, Restart, Step
-from redisaq.testing.faults import FaultPlan
+from redisaq.testing.faults import Fault, FaultPlan
 from redisaq.testing.handler_kit import HandlerKit
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 from redisaq.testing.outcome import Fate, HandlerRun, Outcome
@@ -17,6 +17,7 @@ __all__ = [
     "ActorKit",
     "Delivery",
     "Fate",
+    "Fault",
     "FaultPlan",
     "HandlerKit",
     "HandlerRun",

@@ -1,15 +1,63 @@
-"""Which faults a simulation may have, and how likely each is.
+"""Which faults a simulation may have: how likely each is, and those that befell.
 
-Plain settings, checked when they are made; nothing here happens. What is not built yet says so at once.
+Plain data, checked when it is made; nothing here happens. `fault_source` draws faults, or takes them from a list.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+import msgspec
 
 from redisaq.errors import SettingsError
 
+Kind = Literal[
+    "lost_request",
+    "disconnect",
+    "late_request",
+    "lost_reply",
+    "failover",
+    "slot_loss",
+    "delay",
+    "reply_delay",
+    "crash",
+    "pause",
+    "slow_handler",
+    "clock_drift",
+]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+OF_OPERATIONS: tuple[Kind, ...] = ("lost_request", "disconnect", "late_request", "lost_reply", "failover", "slot_loss")
+"""At most one of these befalls an operation."""
+
 NOT_BUILT = ("failover", "slot_loss")
+
+SERVER = "server"
+"""Whose fault a drifting clock is."""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One fault. It is addressed by whom it befalls and when in that process's own life, so that it means the same without the others.
+
+    Attributes:
+        who: the name of a member, of a producer ("producer-0" is the first that the scenario made), or "server".
+        number: which of that process's operations at the broker, counted from 1 and on through crashes; for "slow_handler", which of its
+            handlers' runs; 0 for "clock_drift".
+        kind: as in FaultPlan; "delay" is the way to the server, "reply_delay" the way back.
+        amount: seconds for "delay", "reply_delay", "late_request" (how late), "pause", "slow_handler", "crash" (until it starts again)
+            and "failover" (how much is forgotten). For "lost_request" and "disconnect": 1 if what was sent before on that connection
+            arrives all the same, else 0. For "slot_loss": which slot, as a share of all, from 0 to less than 1. For "clock_drift": how
+            much faster the server's clock runs. Else 0.
+        time: seconds since the simulation began; told, and of no account where a list of faults is given.
+    """
+
+    who: str
+    number: int
+    kind: Kind
+    amount: float = 0.0
+    time: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -22,13 +70,16 @@ class FaultPlan:
         late_request: the caller gets ConnectionFailed at once, and the server carries the operation out later, up to 5 s, unless its
             connection was killed meanwhile.
         disconnect: the connection breaks before the operation is sent; what else is under way on it fails, too.
+        failover: per broker operation: a replica hears nothing more of the server, and takes its place up to `replica_lag` seconds later.
+            What was written meanwhile is forgotten, every connection breaks, ids of clients begin again.
+        slot_loss: per broker operation: the data of one slot is gone: all of one partition (stream, leases, delayed, retries, dead letters,
+            marks of `dedup_id`), or a topic's coordination (partition count, and each group's members and document).
+        replica_lag: seconds of writes that a failover forgets, at most.
         delay: seconds, least and most, that an operation's way to the server and back takes.
-        crash: per heartbeat: the member is gone without cleanup, and starts again after a while.
+        crash: per heartbeat: the member is gone without cleanup, and starts again after up to twice its `heartbeat_ttl`.
         pause: per heartbeat: the member stands still for between a half and two and a half times its `heartbeat_ttl`; then time jumps.
         slow_handler: per message: its handler takes up to twice the `heartbeat_ttl` longer.
         clock_drift: how much faster or slower than the members' clocks the server's runs, at most: 0.001 is a second in a thousand.
-        failover: not built yet: the server's last writes are forgotten.
-        slot_loss: not built yet: the data of one partition is forgotten.
     """
 
     lost_request: float = 0.0
@@ -42,19 +93,24 @@ class FaultPlan:
     clock_drift: float = 0.0
     failover: float = 0.0
     slot_loss: float = 0.0
+    replica_lag: float = 1.0
 
     def __post_init__(self) -> None:
         """Check every value; SettingsError if one cannot work."""
-        for name in ("lost_request", "lost_reply", "late_request", "disconnect", "crash", "pause", "slow_handler", *NOT_BUILT):
+        for name in (*OF_OPERATIONS, "crash", "pause", "slow_handler"):
             value: float = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise SettingsError(f"{name} is a probability, from 0 to 1, not {value!r}")
             if value and name in NOT_BUILT:
                 raise SettingsError(f"{name} is not built yet: it must be 0")
-        if self.lost_request + self.lost_reply + self.late_request + self.disconnect > 1.0:
-            raise SettingsError("lost_request, lost_reply, late_request and disconnect exclude each other: their sum must not exceed 1")
+        if sum(getattr(self, name) for name in OF_OPERATIONS) > 1.0:
+            raise SettingsError(f"{', '.join(OF_OPERATIONS)} exclude each other: their sum must not exceed 1")
+        if self.crash + self.pause > 1.0:
+            raise SettingsError("crash and pause exclude each other: their sum must not exceed 1")
         least, most = self.delay
         if not 0.0 <= least <= most < float("inf"):
             raise SettingsError(f"delay is the least and the most in seconds, not {self.delay!r}")
         if not 0.0 <= self.clock_drift <= 0.1:  # noqa: PLR2004 -- the lease's margin, a sixth, covers it
             raise SettingsError(f"clock_drift must be from 0 to 0.1, not {self.clock_drift!r}")
+        if not 0.0 <= self.replica_lag < float("inf"):
+            raise SettingsError(f"replica_lag is seconds, not {self.replica_lag!r}")

@@ -7,7 +7,7 @@ observer at the moment at which the server does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -19,6 +19,8 @@ from redisaq.brokers.memory.clients import ReadingClient, WaitingRead
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed
+from redisaq.testing.fault_source import FaultSource
+from redisaq.testing.faults import Kind
 from redisaq.testing.network import Connection, Network
 
 T = TypeVar("T")
@@ -54,7 +56,12 @@ class Process(Protocol):
         """For the trace."""
         ...
 
-    async def before(self, operation: str) -> None:
+    @property
+    def ttl(self) -> float:
+        """Of its lease; 0 if it has none."""
+        ...
+
+    async def suffer(self, befalls: Mapping[Kind, float]) -> None:
         """Take part in the faults of processes: may crash or pause here, and then returns late or never."""
         ...
 
@@ -63,10 +70,19 @@ class FaultyBroker(MemoryBroker):
     """See the module."""
 
     def __init__(
-        self, name: str, namespace: str, environment: Environment | None, *, network: Network, owner: Process, observer: Observer
+        self,
+        name: str,
+        namespace: str,
+        environment: Environment | None,
+        *,
+        network: Network,
+        source: FaultSource,
+        owner: Process,
+        observer: Observer,
     ) -> None:
         super().__init__(name, namespace, environment)
         self._network = network
+        self._source = source
         self._owner = owner
         self._observer = observer
         self._connection: Connection | None = None
@@ -78,9 +94,11 @@ class FaultyBroker(MemoryBroker):
         return self._network.store
 
     async def _operate(self, name: str, step: Callable[[MemoryStore], T]) -> T:
-        await self._owner.before(name)
-        session = self._enter()
+        owner = self._owner
         self._opened = self._opened or name not in OPENING
+        befalls = self._source.operation(owner.name, owner.ttl, heartbeat=name == "heartbeat", faults=self._opened)
+        await owner.suffer(befalls)
+        session = self._enter()
         if self._connection is None or self._connection.broken:
             self._connection = self._network.connect(self._owner.name)
 
@@ -89,7 +107,7 @@ class FaultyBroker(MemoryBroker):
                 raise ConnectionFailed(store.url, "the broker was closed")
             return step(store)
 
-        return await self._network.call(self._connection, name, guarded, faults=self._opened)
+        return await self._network.call(self._connection, name, guarded, befalls)
 
     async def close(self) -> None:
         """Close the connections; what was sent may arrive all the same."""
@@ -150,7 +168,7 @@ class FaultyBroker(MemoryBroker):
         def step(store: MemoryStore) -> Reader:
             client = store.open_client(group, partition, token, incarnation)
             self._enter().clients.append(client)
-            return FaultyReader(self._network, client, self._owner)
+            return FaultyReader(self._network, self._source, client, self._owner)
 
         return await self._operate("open_reader", step)
 
@@ -158,8 +176,9 @@ class FaultyBroker(MemoryBroker):
 class FaultyReader:
     """A Reader over a faulty connection of its own."""
 
-    def __init__(self, network: Network, client: ReadingClient, owner: Process) -> None:
+    def __init__(self, network: Network, source: FaultSource, client: ReadingClient, owner: Process) -> None:
         self._network = network
+        self._source = source
         self._client = client
         self._owner = owner
         self._connection = Connection(owner.name, client.mark)
@@ -168,10 +187,11 @@ class FaultyReader:
 
     async def read(self, count: int, block: float) -> Sequence[RawEntry]:
         """Return new entries; see Reader."""
-        await self._owner.before("read")
-        network = self._network
+        network, owner = self._network, self._owner
+        befalls = self._source.operation(owner.name, owner.ttl, heartbeat=False)
+        await owner.suffer(befalls)
         self._unanswered = True
-        request = await network.send(self._connection, "read", lambda store: store.read(self._client, count, block))
+        request = await network.send(self._connection, "read", lambda store: store.read(self._client, count, block), befalls)
         taken = False
         try:
             await request.answered.wait()

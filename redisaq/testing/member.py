@@ -9,8 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections.abc import Callable, Sequence
-from random import Random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import anyio
@@ -23,7 +22,8 @@ from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.outcomes import PartialFailure
 from redisaq.settings import RetryPolicy
-from redisaq.testing.faults import FaultPlan
+from redisaq.testing.fault_source import FaultSource
+from redisaq.testing.faults import Kind
 from redisaq.testing.freezing import OWNER, Freezer
 from redisaq.testing.ledger import Ledger
 
@@ -57,12 +57,10 @@ class SimulatedMember:
         mode: Mode,
         ledger: Ledger,
         freezer: Freezer,
-        plan: FaultPlan,
-        random: Random,
-        fails: Callable[[SimulatedMember, str], None],
-        calm: Callable[[], bool],
+        source: FaultSource,
+        fails: Callable[[SimulatedMember, Kind, float], None],
     ) -> None:
-        """Take what it consumes and how; `fails` is told "crash" or "pause" when a heartbeat's chance says so."""
+        """Take what it consumes and how; `fails` is told "crash" or "pause", and its seconds, when one befalls it."""
         if mode not in get_args(Mode):
             raise SettingsError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
         self.name = name
@@ -81,10 +79,8 @@ class SimulatedMember:
         self.consumer: Consumer[Any] | None = None
         self._ledger = ledger
         self._freezer = freezer
-        self._plan = plan
-        self._random = random
+        self._source = source
         self._fails = fails
-        self._calm = calm
 
     @property
     def suspended(self) -> bool:
@@ -120,16 +116,11 @@ class SimulatedMember:
 
         return options | {"on_event": tell}
 
-    async def before(self, operation: str) -> None:
-        """Crash or pause here, if chance says so; a process that has crashed sends nothing more."""
-        plan = self._plan
-        if operation == "heartbeat" and not self._calm() and (plan.crash or plan.pause):
-            drawn = self._random.random()
-            if drawn < plan.crash:
-                self._fails(self, "crash")
-                await checkpoint()
-            elif drawn < plan.crash + plan.pause:
-                self._fails(self, "pause")
+    async def suffer(self, befalls: Mapping[Kind, float]) -> None:
+        """Crash or pause here, if that befalls it; a process that has crashed sends nothing more."""
+        for kind in ("crash", "pause") if befalls else ():
+            if kind in befalls:
+                self._fails(self, kind, befalls[kind])
                 await checkpoint()
         if self.crashed:
             await checkpoint()
@@ -153,8 +144,9 @@ class SimulatedMember:
         runs = [self._ledger.begin(self, self.group, message, call) for message in messages]
         errors: dict[Message[Any], Exception] | None = None
         try:
-            if self._plan.slow_handler and not self._calm() and self._random.random() < self._plan.slow_handler:
-                await anyio.sleep(self._random.uniform(0.0, 2 * self.ttl))
+            slow = self._source.handler(self.name, self.ttl)
+            if slow:
+                await anyio.sleep(slow)
             result = self.handler(argument)
             if inspect.isawaitable(result):
                 await result

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
-from random import Random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import anyio
@@ -19,12 +18,9 @@ from anyio.lowlevel import checkpoint
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.terms import ReaderMark
 from redisaq.errors import ConnectionFailed
-from redisaq.testing.faults import FaultPlan
+from redisaq.testing.faults import Kind
 
 T = TypeVar("T")
-
-LATEST = 5.0
-"""Seconds by which a late request is late at most."""
 
 FIRST_ID = 1_000_000
 """Ids of shared connections begin here; readers' connections have the store's small ones."""
@@ -33,14 +29,17 @@ FIRST_ID = 1_000_000
 class Request:
     """A step on its way."""
 
-    __slots__ = ("answer", "answered", "connection", "dropped", "error", "loses_reply", "name", "step")
+    __slots__ = ("answer", "answered", "connection", "dropped", "error", "loses_reply", "name", "reply_delay", "step")
 
-    def __init__(self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], *, loses_reply: bool) -> None:
-        """Take what it is to do."""
+    def __init__(
+        self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], *, loses_reply: bool = False, reply_delay: float = 0.0
+    ) -> None:
+        """Take what it is to do, and what becomes of its answer."""
         self.connection = connection
         self.name = name
         self.step = step
         self.loses_reply = loses_reply
+        self.reply_delay = reply_delay
         self.dropped = False
         self.answered = anyio.Event()
         self.answer: Any = None
@@ -82,18 +81,11 @@ class Connection:
 
 
 class Network:
-    """Carries requests; see the module.
+    """Carries requests; see the module."""
 
-    Attributes:
-        calm: True: no faults, for now.
-    """
-
-    def __init__(self, store: MemoryStore, plan: FaultPlan, random: Random, note: Callable[[str, str, str], None]) -> None:
-        """Take the server, the faults and their chance, and who is told what is done (who, operation, what came of it)."""
+    def __init__(self, store: MemoryStore, note: Callable[[str, str, str], None]) -> None:
+        """Take the server, and who is told what is done (who, operation, what came of it)."""
         self.store = store
-        self.calm = False
-        self._plan = plan
-        self._random = random
         self._note = note
         self._heap: list[tuple[float, int, Request]] = []
         self._changed = anyio.Event()
@@ -120,61 +112,54 @@ class Network:
 
     # -- sending ---------------------------------------------------------------------------------------------------------------------
 
-    async def call(self, connection: Connection, name: str, step: Callable[[MemoryStore], T], *, faults: bool = True) -> T:
-        """Carry out one step, or one fault; return the step's answer, or raise what it raised."""
-        request = await self.send(connection, name, step, faults=faults)
+    async def call(self, connection: Connection, name: str, step: Callable[[MemoryStore], T], befalls: Mapping[Kind, float]) -> T:
+        """Carry out one step, as far as what befalls it allows; return the step's answer, or raise what it raised."""
+        request = await self.send(connection, name, step, befalls)
         await request.answered.wait()
         answer: T = await self.answer_of(request)
         return answer
 
-    async def send(self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], *, faults: bool = True) -> Request:
-        """Send a step, with what may befall it."""
-        plan, random = self._plan, self._random
+    async def send(self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], befalls: Mapping[Kind, float]) -> Request:
+        """Send a step, with what befalls it."""
         if connection.broken:
             await checkpoint()
             raise connection.failure(self.store.url, connection.broken, maybe_executed=False)
-        drawn, loses_reply = random.random(), False
-        if faults and not self.calm:
-            if drawn < plan.lost_request:
-                await self._break(connection, name, "the request was lost", maybe_executed=True)
-            drawn -= plan.lost_request
-            if 0 <= drawn < plan.disconnect:
-                await self._break(connection, name, "the connection broke", maybe_executed=False)
-            drawn -= plan.disconnect
-            if 0 <= drawn < plan.late_request:
-                self._push(Request(connection, name, step, loses_reply=False), random.uniform(0.0, LATEST))
-                connection.cut(self.store.url, "no answer came in time", keeps=True)
-                self._note(connection.who, name, "late")
-                await checkpoint()
-                raise connection.failure(self.store.url, "no answer came in time", maybe_executed=True)
-            drawn -= plan.late_request
-            loses_reply = 0 <= drawn < plan.lost_reply
-        request = Request(connection, name, step, loses_reply=loses_reply)
-        self._push(request, self._half_way())
+        if not befalls:
+            request = Request(connection, name, step)
+            self._push(request, 0.0)
+            return request
+        if "lost_request" in befalls:
+            await self._break(connection, name, "the request was lost", keeps=befalls["lost_request"] > 0, maybe_executed=True)
+        if "disconnect" in befalls:
+            await self._break(connection, name, "the connection broke", keeps=befalls["disconnect"] > 0, maybe_executed=False)
+        if "late_request" in befalls:
+            self._push(Request(connection, name, step), befalls["late_request"])
+            connection.cut(self.store.url, "no answer came in time", keeps=True)
+            self._note(connection.who, name, "late")
+            await checkpoint()
+            raise connection.failure(self.store.url, "no answer came in time", maybe_executed=True)
+        back = befalls.get("reply_delay", 0.0)
+        request = Request(connection, name, step, loses_reply="lost_reply" in befalls, reply_delay=back)
+        self._push(request, befalls.get("delay", 0.0))
         return request
 
     async def answer_of(self, request: Request) -> Any:  # noqa: ANN401 -- whatever the step returned
         """Return what an answered request brought, after its way back."""
         if request.error is not None:
             raise request.error
-        delay = self._half_way()
-        if delay:
-            await anyio.sleep(delay)
+        if request.reply_delay:
+            await anyio.sleep(request.reply_delay)
         return request.answer
 
-    async def _break(self, connection: Connection, name: str, reason: str, *, maybe_executed: bool) -> None:
-        connection.cut(self.store.url, reason, keeps=self._random.random() < 0.5)  # noqa: PLR2004 -- half of them
+    async def _break(self, connection: Connection, name: str, reason: str, *, keeps: bool, maybe_executed: bool) -> None:
+        connection.cut(self.store.url, reason, keeps=keeps)
         self._note(connection.who, name, reason)
         await checkpoint()
         raise connection.failure(self.store.url, reason, maybe_executed=maybe_executed)
 
     def hang_up(self, connection: Connection, step: Callable[[MemoryStore], Any], after: float = 0.0) -> None:
         """Let the server see, behind all that was sent before, that the connection was closed."""
-        self._push(Request(connection, "hang up", step, loses_reply=False), after)
-
-    def _half_way(self) -> float:
-        least, most = self._plan.delay
-        return self._random.uniform(least, most) / 2 if most and not self.calm else 0.0
+        self._push(Request(connection, "hang up", step), after)
 
     def _push(self, request: Request, delay: float) -> None:
         connection = request.connection

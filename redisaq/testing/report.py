@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from redisaq.errors import SettingsError
+from redisaq.testing.faults import Fault
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 from redisaq.testing.picture import WIDTH, draw
 from redisaq.testing.timeline import LIMIT, WITHIN, write
@@ -32,6 +33,7 @@ class Report(msgspec.Struct, frozen=True):
         settles: in the order in which the server did them.
         leases: in the order of their beginnings.
         marks: what happened to members.
+        faults: what befell, in order of time; `simulate` takes this list, or a part of it, instead of a FaultPlan.
     """
 
     seed: int
@@ -45,6 +47,7 @@ class Report(msgspec.Struct, frozen=True):
     settles: list[Settle]
     leases: list[Lease]
     marks: list[Mark]
+    faults: list[Fault] = []
 
     @property
     def ok(self) -> bool:

@@ -6,7 +6,7 @@ process.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import replace
 from random import Random
@@ -18,10 +18,11 @@ from anyio.abc import TaskGroup
 from redisaq.brokers import memory_brokers
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.environment import Environment, current_environment, use_environment
+from redisaq.environment import Environment, current_environment, enter_environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.producer import Producer
-from redisaq.testing.faults import FaultPlan
+from redisaq.testing.fault_source import FaultSource
+from redisaq.testing.faults import Fault, FaultPlan, Kind
 from redisaq.testing.faulty_broker import FaultyBroker
 from redisaq.testing.freezing import OWNER, Freezer, current_freezer
 from redisaq.testing.ledger import Ledger
@@ -60,28 +61,31 @@ class SimulatedProducer(Producer):
 class Outsider:
     """A producer's process: it neither crashes nor pauses."""
 
+    ttl = 0.0
+
     def __init__(self, name: str) -> None:
         """Take its name."""
         self.name = name
 
-    async def before(self, operation: str) -> None:
+    async def suffer(self, befalls: Mapping[Kind, float]) -> None:
         """Do nothing."""
 
 
 class Simulation:
     """What a scenario is given: producers, members, and what may happen to them. Times are seconds of virtual time."""
 
-    def __init__(self, seed: int, plan: FaultPlan, ledger: Ledger, tasks: TaskGroup) -> None:
+    def __init__(self, seed: int, source: FaultSource, ledger: Ledger, tasks: TaskGroup) -> None:
         """`simulate` makes it."""
-        self._plan = plan
+        self._seed = seed
+        self._source = source
         self._ledger = ledger
         self._tasks = tasks
         self._freezer: Freezer = current_freezer()
-        self._random = Random(f"{seed} processes")  # noqa: S311 -- to be had again
-        drift = 1.0 + Random(f"{seed} clock").uniform(-plan.clock_drift, plan.clock_drift)  # noqa: S311 -- as above
-        server = replace(current_environment(), wall_clock=lambda: EPOCH + anyio.current_time() * drift)
+        self._starts: dict[str, int] = {}
+        speed = 1.0 + source.drift()
+        server = replace(self._environment("server"), wall_clock=lambda: EPOCH + anyio.current_time() * speed)
         self.store = ledger.store = MemoryStore(URL, server)
-        self._network = Network(self.store, plan, Random(f"{seed} network"), ledger.note)  # noqa: S311 -- as above
+        self._network = Network(self.store, ledger.note)
         self._network.after_step = ledger.look
         memory_brokers.set(self._open_broker)
         self._context = copy_context()
@@ -128,10 +132,8 @@ class Simulation:
             mode=mode,
             ledger=self._ledger,
             freezer=self._freezer,
-            plan=self._plan,
-            random=self._random,
+            source=self._source,
             fails=self._fail,
-            calm=lambda: self._network.calm,
         )
         self._ledger.mark(member, "joins")
         self._inside(member).run(self._tasks.start_soon, member.run)
@@ -168,7 +170,7 @@ class Simulation:
         groups, deadline = self._groups(), now + timeout
         while work_left(self.store, groups) and anyio.current_time() < now + timeout / 2:  # noqa: ASYNC110 -- a store rings nobody
             await anyio.sleep(LOOK)
-        self._network.calm = True
+        self._source.calm = True
         try:
             while True:
                 noises = self._noises(groups)
@@ -176,7 +178,7 @@ class Simulation:
                     break
                 await anyio.sleep(LOOK)
         finally:
-            self._network.calm = False
+            self._source.calm = False
         for noise in noises:
             self._ledger.violation(f"not quiet after {timeout:g} s: {noise}")
         if not noises:
@@ -191,13 +193,13 @@ class Simulation:
 
     # -- faults of processes -----------------------------------------------------------------------------------------------------------
 
-    def _fail(self, member: SimulatedMember, what: str) -> None:
-        if what == "pause":
-            self._pause(member, self._random.uniform(0.5, 2.5) * member.ttl)
+    def _fail(self, member: SimulatedMember, kind: Kind, seconds: float) -> None:
+        if kind == "pause":
+            self._pause(member, seconds)
         else:
             self._crash(member)
             self._restarting += 1
-            self._start(self._restart, member, self._random.uniform(0.0, 2.0) * member.ttl)
+            self._start(self._restart, member, seconds)
 
     async def _restart(self, member: SimulatedMember, after: float) -> None:
         await anyio.sleep(after)
@@ -231,7 +233,7 @@ class Simulation:
 
     async def finish(self) -> None:
         """Let everybody leave, and look at what is left."""
-        self._closing = self._network.calm = True
+        self._closing = self._source.calm = True
         members = [*self._members.values(), *self._gone]
         with anyio.move_on_after(END_LIMIT):
             for producer in self._producers:
@@ -277,11 +279,17 @@ class Simulation:
     def _open_broker(self, name: str, namespace: str, environment: Environment | None) -> Broker:
         owner = OWNER.get()
         process = owner if isinstance(owner, SimulatedMember | Outsider) else Outsider("scenario")
-        return FaultyBroker(name, namespace, environment, network=self._network, owner=process, observer=self._ledger)
+        return FaultyBroker(name, namespace, environment, network=self._network, source=self._source, owner=process, observer=self._ledger)
 
-    def _inside(self, owner: object) -> Context:
-        context = self._context.copy()
-        context.run(OWNER.set, owner)
+    def _environment(self, who: str) -> Environment:
+        """Return a process's own, each time it starts: how often others ask for chance must not change what it gets."""
+        self._starts[who] = start = self._starts.get(who, 0) + 1
+        return replace(current_environment(), random=Random(f"{self._seed} {who} {start}"))  # noqa: S311 -- to be had again
+
+    def _inside(self, process: SimulatedMember | Outsider) -> Context:
+        context, environment = self._context.copy(), self._environment(process.name)
+        context.run(OWNER.set, process)
+        context.run(enter_environment, environment)
         return context
 
     def _start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
@@ -293,7 +301,7 @@ def simulate(
     scenario: Callable[[Simulation], Awaitable[None]],
     seed: int = 0,
     backend: Literal["trio", "asyncio"] = "trio",
-    faults: FaultPlan | None = None,
+    faults: FaultPlan | Sequence[Fault] | None = None,
 ) -> Report:
     """Run a scenario under one seed and return what happened; see `Report`.
 
@@ -303,21 +311,23 @@ def simulate(
         scenario: a coroutine function of a Simulation.
         seed: which interleaving, which faults.
         backend: "trio" or "asyncio".
-        faults: how likely which is; None: none.
+        faults: how likely which is, or just those that are to befall (as `Report.faults` lists them: all of these bring the same trace
+            again, and any may be left out); None: none.
 
     Raises:
         Exception: whatever the scenario raises, with the seed as a note.
     """
-    plan = FaultPlan() if faults is None else faults
     ledger = Ledger(lambda: 0.0)
+    source = FaultSource(seed, faults or (), lambda: 0.0)
 
     async def main() -> None:
-        nonlocal ledger
+        nonlocal ledger, source
         began = anyio.current_time()
         ledger = Ledger(lambda: anyio.current_time() - began)
+        source = FaultSource(seed, faults or (), lambda: anyio.current_time() - began)
         async with anyio.create_task_group() as tasks:
             with use_environment(current_environment()):
-                simulation = Simulation(seed, plan, ledger, tasks)
+                simulation = Simulation(seed, source, ledger, tasks)
                 try:
                     await scenario(simulation)
                     await simulation.finish()
@@ -344,4 +354,5 @@ def simulate(
         settles=ledger.settles,
         leases=ledger.leases(),
         marks=ledger.marks,
+        faults=source.befallen,
     )

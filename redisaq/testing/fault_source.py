@@ -1,0 +1,148 @@
+"""Where every fault of a simulation comes from: drawn as a plan says, or taken from a list.
+
+In: each operation and each run of a handler, by whose it is. Out: what befalls it. Always: whatever is given out stands in `befallen`,
+and that list, given instead of the plan, brings the same again. Each process has a chance of its own, and a list needs none: what befalls
+one process does not depend on how many faults another had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from redisaq.testing.faults import OF_OPERATIONS, SERVER, Fault, FaultPlan, Kind
+
+LATEST = 5.0
+"""Seconds by which a late request is late at most."""
+
+NOTHING: dict[Kind, float] = {}
+
+
+class Chance:
+    """One process's: how far it has come, and what decides about it."""
+
+    __slots__ = ("handlers", "operations", "random")
+
+    def __init__(self, seed: int, who: str) -> None:
+        """Begin."""
+        self.operations = 0
+        self.handlers = 0
+        self.random = Random(f"{seed} faults of {who}")  # noqa: S311 -- to be had again
+
+
+class FaultSource:
+    """See the module.
+
+    Attributes:
+        calm: True: no faults, for now; what a list has for that time is left out.
+        befallen: what has been given out, in order.
+    """
+
+    def __init__(self, seed: int, faults: FaultPlan | Sequence[Fault], clock: Callable[[], float]) -> None:
+        """Take what decides, and virtual time."""
+        self.calm = False
+        self.befallen: list[Fault] = []
+        self._seed = seed
+        self._clock = clock
+        self._chances: dict[str, Chance] = {}
+        self._plan = faults if isinstance(faults, FaultPlan) else FaultPlan()
+        self._script: dict[tuple[str, int, bool], dict[Kind, float]] | None = None
+        if not isinstance(faults, FaultPlan):
+            self._script = {}
+            for fault in faults:
+                self._script.setdefault((fault.who, fault.number, fault.kind == "slow_handler"), {})[fault.kind] = fault.amount
+        self._edges: list[tuple[Kind, float]] = []
+        self._edge = 0.0
+        for kind in OF_OPERATIONS:
+            self._edge += getattr(self._plan, kind)
+            self._edges.append((kind, self._edge))
+
+    def operation(self, who: str, ttl: float, *, heartbeat: bool, faults: bool = True) -> dict[Kind, float]:
+        """Return what befalls a process's next operation: kind -> amount.
+
+        Args:
+            who: the process's name.
+            ttl: of its lease, 0 if it can neither crash nor pause.
+            heartbeat: it is one.
+            faults: False: only delays may befall it.
+        """
+        chance = self._chance(who)
+        chance.operations += 1
+        if self.calm:
+            return NOTHING
+        if self._script is None:
+            drawn = self._draw(chance.random, ttl, heartbeat=heartbeat, faults=faults)
+        else:
+            drawn = self._script.get((who, chance.operations, False), NOTHING)
+        if drawn:
+            self._befalls(who, chance.operations, drawn)
+        return drawn
+
+    def _draw(self, random: Random, ttl: float, *, heartbeat: bool, faults: bool) -> dict[Kind, float]:
+        plan, found = self._plan, dict[Kind, float]()
+        if not faults:
+            return self._delays(random, found)
+        if heartbeat and ttl and (plan.crash or plan.pause):
+            drawn = random.random()
+            if drawn < plan.crash:
+                return {"crash": random.uniform(0.0, 2.0) * ttl}  # nothing is sent that something could befall
+            if drawn < plan.crash + plan.pause:
+                found["pause"] = random.uniform(0.5, 2.5) * ttl
+        drawn = random.random()
+        if drawn < self._edge:
+            kind: Kind = next(kind for kind, edge in self._edges if drawn < edge)
+            found[kind] = self._amount(kind, random)
+        return self._delays(random, found)
+
+    def _delays(self, random: Random, found: dict[Kind, float]) -> dict[Kind, float]:
+        least, most = self._plan.delay
+        if most:
+            found["delay"] = random.uniform(least, most) / 2
+            found["reply_delay"] = random.uniform(least, most) / 2
+        return found
+
+    def _amount(self, kind: Kind, random: Random) -> float:
+        if kind in ("lost_request", "disconnect"):
+            return float(random.random() < 0.5)  # noqa: PLR2004 -- half of them
+        if kind == "late_request":
+            return random.uniform(0.0, LATEST)
+        if kind == "failover":
+            return random.uniform(0.0, self._plan.replica_lag)
+        return random.random() if kind == "slot_loss" else 0.0
+
+    def handler(self, who: str, ttl: float) -> float:
+        """Return how much longer the next run of a process's handlers takes, seconds."""
+        chance = self._chance(who)
+        chance.handlers += 1
+        if self.calm:
+            return 0.0
+        if self._script is not None:
+            slow = self._script.get((who, chance.handlers, True), NOTHING).get("slow_handler", 0.0)
+        elif self._plan.slow_handler and chance.random.random() < self._plan.slow_handler:
+            slow = chance.random.uniform(0.0, 2.0 * ttl)
+        else:
+            return 0.0
+        if slow:
+            self._befalls(who, chance.handlers, {"slow_handler": slow})
+        return slow
+
+    def drift(self) -> float:
+        """Return how much faster the server's clock runs."""
+        most = self._plan.clock_drift
+        if self._script is not None:
+            drift = self._script.get((SERVER, 0, False), NOTHING).get("clock_drift", 0.0)
+        else:
+            drift = self._chance(SERVER).random.uniform(-most, most) if most else 0.0
+        if drift:
+            self._befalls(SERVER, 0, {"clock_drift": drift})
+        return drift
+
+    def _befalls(self, who: str, number: int, kinds: dict[Kind, float]) -> None:
+        now = self._clock()
+        self.befallen += [Fault(who, number, kind, amount, now) for kind, amount in kinds.items()]
+
+    def _chance(self, who: str) -> Chance:
+        chance = self._chances.get(who)
+        if chance is None:
+            chance = self._chances[who] = Chance(self._seed, who)
+        return chance

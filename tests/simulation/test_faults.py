@@ -1,0 +1,105 @@
+"""Faults as a list: the one that befell brings the same run again; a part of it brings what it says and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import anyio
+import pytest
+
+from redisaq import Message
+from redisaq.errors import SettingsError
+from redisaq.testing import Fault, FaultPlan, Report, Simulation, simulate
+
+Backend = Literal["trio", "asyncio"]
+
+both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
+
+PLAN = FaultPlan(
+    lost_request=0.02,
+    lost_reply=0.02,
+    late_request=0.02,
+    disconnect=0.01,
+    delay=(0.0, 0.1),
+    crash=0.05,
+    pause=0.05,
+    slow_handler=0.05,
+    clock_drift=0.001,
+)
+
+
+async def scenario(sim: Simulation) -> None:
+    """Three members share six partitions."""
+    producer = sim.producer("orders", init_partitions=6)
+
+    async def handle(_message: Message[Any]) -> None:
+        await anyio.sleep(0.01)
+
+    for name in "abc":
+        sim.member(name, "orders", handle, group_name="billing")
+    for first in range(0, 40, 10):
+        await producer.batch_enqueue([{"n": n} for n in range(first, first + 10)], partition_key="n")
+        await anyio.sleep(3.0)
+    await sim.until_quiet(timeout=600)
+
+
+def address(fault: Fault) -> tuple[str, int, str, float]:
+    """What a fault is but for its time."""
+    return fault.who, fault.number, fault.kind, fault.amount
+
+
+def found(report: Report) -> set[tuple[str, int, str, float]]:
+    """What befell but for the times."""
+    return {address(fault) for fault in report.faults}
+
+
+@both
+def test_the_list_that_befell_brings_the_same_run_again(backend: Backend) -> None:
+    kinds: set[str] = set()
+    for seed in range(6):
+        drawn = simulate(scenario, seed=seed, backend=backend, faults=PLAN)
+        again = simulate(scenario, seed=seed, backend=backend, faults=drawn.faults)
+        assert again.trace_hash == drawn.trace_hash
+        assert again.faults == drawn.faults
+        kinds |= {fault.kind for fault in drawn.faults}
+    assert kinds >= {"lost_request", "lost_reply", "late_request", "disconnect", "delay", "reply_delay", "slow_handler", "clock_drift"}
+    assert kinds & {"crash", "pause"}
+
+
+@both
+def test_a_part_of_the_list_brings_that_part(backend: Backend) -> None:
+    drawn = simulate(scenario, seed=3, backend=backend, faults=PLAN)
+    half = [fault for number, fault in enumerate(drawn.faults) if number % 2]
+    report = simulate(scenario, seed=3, backend=backend, faults=half)
+    assert report.ok, report.violations
+    assert found(report) <= {address(fault) for fault in half}
+    assert len(report.faults) > len(half) / 2
+
+
+@both
+def test_what_is_on_the_list_befalls_that_process_then(backend: Backend) -> None:
+    faults = [Fault("b", 9, "lost_request", 1.0), Fault("a", 4, "delay", 0.5), Fault("c", 2, "slow_handler", 7.0)]
+    report = simulate(scenario, seed=1, backend=backend, faults=faults)
+    assert found(report) == {address(fault) for fault in faults}
+    lost = [line for line in report.trace if "the request was lost" in line]
+    assert [line.split()[1] for line in lost] == ["b"]
+    slow = [delivery for delivery in report.deliveries if delivery.ended is not None and delivery.ended - delivery.started > 1.0]
+    assert [(one.member, round((one.ended or 0.0) - one.started, 2)) for one in slow] == [("c", 7.01)]
+    assert simulate(scenario, seed=1, backend=backend, faults=[]).faults == []
+
+
+@both
+def test_a_process_of_the_list_crashes_and_pauses(backend: Backend) -> None:
+    faults = [Fault("a", 3, "crash", 5.0), Fault("b", 3, "pause", 20.0)]
+    report = simulate(scenario, seed=1, backend=backend, faults=faults)
+    assert report.ok, report.violations
+    assert [mark.what for mark in report.marks if mark.member == "b"][1:3] == ["pauses for 20.000 s", "goes on"]
+    assert [mark.what for mark in report.marks if mark.member == "a"][:3] == ["joins", "crashes", "joins"]
+
+
+def test_settings_that_cannot_work() -> None:
+    wrong: list[dict[str, Any]] = [{"crash": 0.6, "pause": 0.6}, {"lost_request": 0.6, "lost_reply": 0.6}, {"delay": (1.0, 0.5)}]
+    wrong += [{"replica_lag": -1.0}, {"clock_drift": 0.5}, {"crash": float("nan")}]
+    for options in wrong:
+        with pytest.raises(SettingsError):
+            FaultPlan(**options)
