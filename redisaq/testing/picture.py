@@ -7,7 +7,7 @@ font, script or file from elsewhere is asked for; a long run has no more element
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from xml.etree.ElementTree import Element, tostring
 
@@ -19,6 +19,8 @@ from redisaq.testing.timeline_story import CRASHED, Place, Story, Violation, kin
 
 WIDTH = 1280
 """Pixels, unless told otherwise."""
+
+LEAST_WIDTH = 600
 
 LINE = 16.0
 FLAG = 15.0
@@ -118,23 +120,11 @@ def _draw_row(root: Element, story: Story, layout: Layout, row: Row, lane_names:
     for place, y in row.lanes.items():
         shapes.write(group, scale.left - 6.0, y + layout.bar - 1.0, lane_names[place], "rq-small", room=scale.left - MARGIN, anchor="end")
     for lease in story.leases:
-        if lease.member == row.name and scale.shows(lease.since, story.end if lease.until is None else lease.until):
-            _draw_lease(group, story, layout, lease, (row.lanes, lane_names))
+        if lease.member == row.name and scale.shows(lease.since, story.until(lease)):
+            place = (lease.topic, lease.group, lease.partition)
+            _draw_lease(group, story, layout, lease, row.lanes[place])
     _draw_runs(group, story, layout, row)
-    _draw_marks(group, story, layout, row)
-
-
-def _draw_marks(group: Element, story: Story, layout: Layout, row: Row) -> None:
-    scale = layout.scale
-    for span in story.absences:
-        if span.member == row.name and scale.shows(span.since, span.until):
-            x, width = _extent(layout, span.since, span.until)
-            what = "is gone" if span.what == CRASHED else "stands still"
-            title = f"{row.name} {what} for {span.until - span.since:.3f} s, from {span.since:.3f} to {span.until:.3f} s"
-            shapes.band(group, shapes.Box(x, row.top, width, row.bottom - row.top), HEAD, span.what, title)
-            shown = f"{what} {span.until - span.since:.1f} s"
-            if width > len(shown) * shapes.CHAR + 24.0:
-                shapes.write(group, x + 14.0, row.head + 4.0, shown)
+    _draw_absences(group, story, layout, row)
     for fault in story.faults:
         if fault.who == row.name and scale.shows(fault.time):
             title = f"{fault.time:.3f} s: {fault.who}: {kind_of(fault)} ({fault.operation})"
@@ -144,20 +134,37 @@ def _draw_marks(group: Element, story: Story, layout: Layout, row: Row) -> None:
             shapes.mark(group, scale.x(mark.time), row.head, mark.what, f"{mark.time:.3f} s: {mark.member} {mark.what}")
 
 
-def _draw_lease(
-    group: Element, story: Story, layout: Layout, lease: Lease, lanes: tuple[Mapping[Place, float], Mapping[Place, str]]
-) -> None:
+def _draw_absences(group: Element, story: Story, layout: Layout, row: Row) -> None:
+    for span in story.absences:
+        if span.member != row.name or not layout.scale.shows(span.since, span.until):
+            continue
+        x, width = _extent(layout, span.since, span.until)
+        what, seconds = "is gone" if span.what == CRASHED else "stands still", span.until - span.since
+        title = f"{row.name} {what} for {seconds:.3f} s, from {span.since:.3f} to {span.until:.3f} s"
+        shapes.band(group, shapes.Box(x, row.top, width, row.bottom - row.top), HEAD, span.what, title)
+        shown = f"{what} {seconds:.1f} s"
+        if width > len(shown) * shapes.CHAR + 24.0:
+            shapes.write(group, x + 14.0, row.head + 4.0, shown)
+
+
+def _draw_lease(group: Element, story: Story, layout: Layout, lease: Lease, y: float) -> None:
     place = (lease.topic, lease.group, lease.partition)
-    y, name_of_lane = lanes[0][place], lanes[1][place]
     colour = shapes.COLOURS[story.places.index(place) % len(shapes.COLOURS)]
-    x, width = _extent(layout, lease.since, story.end if lease.until is None else lease.until)
+    x, width = _extent(layout, lease.since, story.until(lease))
     ended = "and has it still" if lease.until is None else f"until {lease.until:.3f} s: {lease.end}"
     title = f"{lease.member} owns {story.name_of(place)} from {lease.since:.3f} s {ended}, token {lease.token}"
-    shapes.bar(group, shapes.Box(x, y, width, layout.bar), colour, lease.end if lease.until is not None else "", title)
-    name = next((one for one in (story.name_of(place), name_of_lane) if len(one) * shapes.CHAR + 8.0 < width), "")
+    shapes.bar(group, shapes.Box(x, y, width, layout.bar), colour, _end(layout, lease), title)
+    name = next((one for one in (story.name_of(place), str(lease.partition)) if len(one) * shapes.CHAR + 8.0 < width), "")
     if name and layout.bar > 9.0:  # noqa: PLR2004 -- the higher of the two bars
         class_ = "rq-small rq-on-dark" if colour in shapes.DARK_COLOURS else "rq-small rq-on-light"
         shapes.write(group, x + 4.0, y + layout.bar - 2.5, name, class_)
+
+
+def _end(layout: Layout, lease: Lease) -> str:
+    """Return how the bar ends: one that goes on beyond the time shown has no end in it."""
+    if lease.until is None:
+        return ""
+    return lease.end if lease.until <= layout.scale.until else "released"
 
 
 def _draw_runs(group: Element, story: Story, layout: Layout, row: Row) -> None:
@@ -165,14 +172,10 @@ def _draw_runs(group: Element, story: Story, layout: Layout, row: Row) -> None:
     scale = layout.scale
 
     def pixel(run: Delivery) -> tuple[Place, bool, int, int]:
-        x, width = _extent(layout, run.started, story.end if run.ended is None else run.ended)
+        x, width = _extent(layout, run.started, story.until(run))
         return (run.topic, run.group, run.partition), run.outcome != "returned", round(x), round(width)
 
-    runs = [
-        run
-        for run in story.deliveries
-        if run.member == row.name and scale.shows(run.started, story.end if run.ended is None else run.ended)
-    ]
+    runs = [run for run in story.deliveries if run.member == row.name and scale.shows(run.started, story.until(run))]
     for (place, failed, x, width), together in groupby(sorted(runs, key=pixel), key=pixel):
         told = [_told(story, run) for run in together]
         more = [f"and {len(told) - TOLD_RUNS} more"] if len(told) > TOLD_RUNS else []

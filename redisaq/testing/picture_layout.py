@@ -107,20 +107,14 @@ def lay_out(story: Story, window: tuple[float, float] | None, *, left: float, wi
 
 def _lanes(story: Story, name: str, scale: Scale) -> Sequence[Place]:
     held = {
-        (one.topic, one.group, one.partition)
-        for one in story.leases
-        if one.member == name and scale.shows(one.since, _end(story, one.until))
+        (one.topic, one.group, one.partition) for one in story.leases if one.member == name and scale.shows(one.since, story.until(one))
     }
     run = {
         (one.topic, one.group, one.partition)
         for one in story.deliveries
-        if one.member == name and scale.shows(one.started, _end(story, one.ended))
+        if one.member == name and scale.shows(one.started, story.until(one))
     }
     return sorted(held | run)
-
-
-def _end(story: Story, time: float | None) -> float:
-    return story.end if time is None else time
 
 
 def levels(xs: Sequence[float], room: float) -> list[int]:

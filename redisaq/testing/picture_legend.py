@@ -1,6 +1,6 @@
 """The legend of a timeline's picture: what each shape in it means.
 
-In: a story, and where there is room. Out: the legend, and where it ends. Always: it explains what the picture shows, and nothing else.
+In: a story, and where there is room. Out: the legend, and where it ends. Always: it explains what happened in the story, and nothing else.
 """
 
 from __future__ import annotations
@@ -33,25 +33,10 @@ def draw_legend(root: Element, story: Story, *, left: float, top: float, width: 
 
 
 def _items(story: Story) -> Iterable[tuple[str, Draw]]:
-    yield from _spans_and_runs(story)
-    yield from _marks(story)
-
-
-def _spans_and_runs(story: Story) -> Iterable[tuple[str, Draw]]:
-    for end, text in (("released", "lease, given back"), ("lost", "lease lost, or its owner crashed"), ("", "lease that had not ended")):
-        if any(_kind(one.end) == end for one in story.leases):
-            yield text, _bar(end)
-    outcomes = {run.outcome for run in story.deliveries}
-    if "returned" in outcomes:
-        yield "run of a handler", _run("rq-run", 5.0)
-    if outcomes - {"returned"}:
-        yield "run that raised, was cancelled or never ended", _run("rq-failed", 7.0)
+    yield from _items_of_leases(story)
     for what, text in ((PAUSED, "stands still"), (CRASHED, "gone")):
         if any(span.what == what for span in story.absences):
             yield text, _band(what)
-
-
-def _marks(story: Story) -> Iterable[tuple[str, Draw]]:
     for what in shapes.MARKS:
         if any(mark.what.startswith(what) for mark in story.marks):
             yield what, _mark(what)
@@ -60,6 +45,18 @@ def _marks(story: Story) -> Iterable[tuple[str, Draw]]:
         yield known[kind], _fault(kind)
     if any(one.time is not None for one in story.violations):
         yield "violation", _violation
+
+
+def _items_of_leases(story: Story) -> Iterable[tuple[str, Draw]]:
+    ends = {_kind(one.end) for one in story.leases}
+    for end, text in (("released", "lease, given back"), ("lost", "lease lost, or its owner crashed"), ("", "lease that had not ended")):
+        if end in ends:
+            yield text, _bar(end)
+    outcomes = {run.outcome for run in story.deliveries}
+    if "returned" in outcomes:
+        yield "run of a handler", _run("rq-run", 5.0)
+    if outcomes - {"returned"}:
+        yield "run that raised, was cancelled or never ended", _run("rq-failed", 7.0)
 
 
 def _kind(end: str) -> str:

@@ -66,18 +66,21 @@ _OTHER_FAULT = ("M0 -4.5L4.2 3.2H-4.2z", False)
 
 
 class Box(NamedTuple):
-    """A rectangle, in pixels."""
+    """A rectangle."""
 
     x: float
     y: float
     width: float
     height: float
 
+    def attributes(self) -> dict[str, float]:
+        """Return it as a rect's attributes."""
+        return self._asdict()
+
 
 def number(value: float) -> str:
     """Write a coordinate: a tenth of a pixel is enough."""
-    text = f"{value:.1f}"
-    return text.removesuffix(".0").replace("-0", "0") if text in ("-0.0", "0.0") else text.removesuffix(".0")
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def add(parent: Element, tag: str, title: str = "", /, **attributes: str | float) -> Element:
@@ -96,60 +99,51 @@ def write(
     text = printable(text)
     most = len(text) if room is None else max(1, int(room / char))
     shown = text if len(text) <= most else text[: most - 1] + "…"
-    attributes: dict[str, str | float] = {"x": x, "y": y}
-    if class_:
-        attributes["class_"] = class_
-    if anchor:
-        attributes["text_anchor"] = anchor
-    element = SubElement(
-        parent,
-        "text",
-        {key.rstrip("_").replace("_", "-"): value if isinstance(value, str) else number(value) for key, value in attributes.items()},
-    )
+    more = ({"class_": class_} if class_ else {}) | ({"text_anchor": anchor} if anchor else {})
+    element = add(parent, "text", x=x, y=y, **more)
     element.text = shown
     if shown != text:
-        SubElement(element, "title").text = text
+        add(element, "title").text = text
 
 
 def mark(parent: Element, x: float, y: float, what: str, title: str) -> None:
     """Draw what happened to a member; what has no shape is not drawn."""
     shape = MARKS.get(what.partition(" ")[0])
     if shape is not None:
-        _glyph(parent, (x, y), shape, "rq-mark", title)
+        _glyph(add(parent, "g", title, class_="rq-mark"), x, y, shape)
 
 
 def fault(parent: Element, x: float, y: float, kind: str, title: str) -> None:
     """Draw a fault; kinds that are not known share a triangle."""
-    _glyph(parent, (x, y), FAULTS.get(kind, _OTHER_FAULT), "rq-fault", title)
+    _glyph(add(parent, "g", title, class_="rq-fault"), x, y, FAULTS.get(kind, _OTHER_FAULT))
 
 
-def _glyph(parent: Element, at: tuple[float, float], shape: tuple[str, bool], class_: str, title: str) -> None:
+def _glyph(parent: Element, x: float, y: float, shape: tuple[str, bool]) -> None:
     path, hollow = shape
-    x, y = at
-    classes = f"{class_} rq-open" if hollow else class_
-    add(parent, "path", title, class_=classes, d=path, transform=f"translate({number(x)} {number(y)})")
+    hollowed = {"class_": "rq-open"} if hollow else {}
+    add(parent, "path", d=path, transform=f"translate({number(x)} {number(y)})", **hollowed)
 
 
 def band(parent: Element, box: Box, head: float, what: str, title: str) -> None:
     """Shade a time in which a member stood still ("paused") or was gone ("crashed"); below `head` it is hatched."""
     group = add(parent, "g", title, class_=f"rq-absence rq-{what}")
-    add(group, "rect", class_=f"rq-band rq-{what}-ground", **box._asdict())
+    add(group, "rect", class_=f"rq-band rq-{what}-ground", **box.attributes())
     if box.height > head:
-        below = Box(box.x, box.y + head, box.width, box.height - head)
-        add(group, "rect", fill=f"url(#rq-{what}-hatch)", **below._asdict())
+        hatched = Box(box.x, box.y + head, box.width, box.height - head)
+        add(group, "rect", fill=f"url(#rq-{what}-hatch)", **hatched.attributes())
 
 
 def bar(parent: Element, box: Box, colour: str, end: str, title: str) -> None:
     """Draw a lease: its end has a cap if it was lost or its owner crashed, and an arrow if it never ended."""
     group = add(parent, "g", title, class_="rq-lease")
-    add(group, "rect", class_="rq-bar", fill=colour, **box._asdict())
+    add(group, "rect", class_="rq-bar", fill=colour, **box.attributes())
     right = box.x + box.width
     if end in ("lost", "crashed"):
         cap = min(3.0, box.width)
         add(group, "rect", class_="rq-cap", x=right - cap, y=box.y - 1, width=cap, height=box.height + 2)
     elif not end:
-        d = f"M{number(right)} {number(box.y)}l5 {number(box.height / 2)}l-5 {number(box.height / 2)}z"
-        add(group, "path", class_="rq-cap", d=d)
+        half = number(box.height / 2)
+        add(group, "path", class_="rq-cap", d=f"M{number(right)} {number(box.y)}l5 {half}l-5 {half}z")
 
 
 def hatches(defs: Element) -> None:

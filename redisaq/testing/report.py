@@ -6,6 +6,7 @@ report, in every process; and the same report gives the same timelines.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from redisaq.errors import SettingsError
 from redisaq.testing.faults import Fault
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
-from redisaq.testing.picture import WIDTH, draw
+from redisaq.testing.picture import LEAST_WIDTH, WIDTH, draw
 from redisaq.testing.timeline import LIMIT, WITHIN, write
 from redisaq.testing.timeline_story import Story, tell
 
@@ -64,7 +65,13 @@ class Report(msgspec.Struct, frozen=True):
             around: the moment that matters, in seconds; None: those of the violations. With it, all partitions are told of.
             within: how many seconds before and after such a moment are told exactly.
             limit: how many lines of events to give at most; None: all. What matters least is left out first, and counted at the end.
+
+        Raises:
+            SettingsError: a time is not finite or `within` not positive; `limit` is negative.
         """
+        _check(around, within)
+        if limit is not None and limit < 0:
+            raise SettingsError(f"limit must not be negative: {limit!r}")
         return write(self._story(), around=around, within=within, limit=limit, steps=len(self.trace))
 
     def timeline_svg(self, *, around: float | None = None, within: float = WITHIN, width: int = WIDTH) -> str:
@@ -77,7 +84,13 @@ class Report(msgspec.Struct, frozen=True):
             around: draw only what happened around this moment, in seconds; None: all.
             within: how many seconds before and after `around` are drawn.
             width: of the picture, in pixels; at least 600.
+
+        Raises:
+            SettingsError: a time is not finite or `within` not positive; `width` is too small.
         """
+        _check(around, within)
+        if width < LEAST_WIDTH:
+            raise SettingsError(f"a picture is at least {LEAST_WIDTH} pixels wide, not {width!r}")
         window = None if around is None else (max(0.0, around - within), around + within)
         return draw(self._story(), window=window, width=width)
 
@@ -119,3 +132,10 @@ class Report(msgspec.Struct, frozen=True):
             deliveries=self.deliveries,
             settles=self.settles,
         )
+
+
+def _check(around: float | None, within: float) -> None:
+    if around is not None and not 0.0 <= around < math.inf:
+        raise SettingsError(f"around is a time of the simulation, in seconds, not {around!r}")
+    if not 0.0 < within < math.inf:
+        raise SettingsError(f"within must be seconds above 0, not {within!r}")

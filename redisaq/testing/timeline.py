@@ -148,7 +148,7 @@ def _states(story: Story, time: float) -> Iterable[Line]:
     for member in story.members:
         if not any(one.member == member and one.since < time <= one.until for one in story.presences):
             continue
-        held = [one for one in story.leases if one.member == member and one.since < time <= (story.end if one.until is None else one.until)]
+        held = [one for one in story.leases if one.member == member and one.since < time <= story.until(one)]
         what = "(owns " + (_listed(story, [(one.topic, one.group, one.partition) for one in held]) or "nothing")
         for one in story.absences:
             if one.member == member and one.what == PAUSED and one.since < time <= one.until:
@@ -165,7 +165,8 @@ def _leases(story: Story, focus: Focus) -> Iterable[Line]:
     for time, member, verb, lease in changes:
         place = (lease.topic, lease.group, lease.partition)
         former = together.get(member)
-        if focus.near(time) or (former is not None and not (former[1] == verb and time - former[0] <= TOGETHER)):
+        joins = former is not None and former[1] == verb and time - former[0] <= TOGETHER and not focus.near(time)
+        if not joins:
             yield from _flush(story, member, together)
         if focus.near(time):
             under = f" under {lease.token}" if verb == "takes" else ""

@@ -88,6 +88,14 @@ class Story:
     settles: Sequence[Settle]
     end: float
 
+    def until(self, one: Lease | Delivery) -> float:
+        """Return when a lease or a run was over: at the latest with its member's crash, or with the story."""
+        since, until = (one.since, one.until) if isinstance(one, Lease) else (one.started, one.ended)
+        if until is not None:
+            return until
+        crashes = (span.since for span in self.absences if span.member == one.member and span.what == CRASHED and span.since >= since)
+        return min(crashes, default=self.end)
+
     def name_of(self, place: Place) -> str:
         """Return what a place is called: with its group only where one topic has several."""
         topic, group, partition = place
@@ -119,14 +127,11 @@ def tell(
     times += [fault.time for fault in faults]
     times += [one.time for one in broken if one.time is not None]
     end = max(times, default=0.0)
-    owners: list[Lease | Delivery] = [*leases, *deliveries]
-    members = tuple(dict.fromkeys([mark.member for mark in marks] + [one.member for one in owners]))
-    places = {(one.topic, one.group, one.partition) for one in owners}
-    figures = (
-        f"{_count(produced, 'message')} produced, {dropped} dropped, {_count(len(deliveries), 'delivery')}, "
-        f"{_count(len(leases), 'lease')}, {_count(len(faults), 'network fault')}, {_count(len(members), 'member')}, "
-        f"{end:.3f} s, trace {trace_hash[:12]}"
-    )
+    members = tuple(dict.fromkeys([mark.member for mark in marks] + [one.member for one in leases] + [one.member for one in deliveries]))
+    places = {(one.topic, one.group, one.partition) for one in leases} | {(one.topic, one.group, one.partition) for one in deliveries}
+    counts = (len(deliveries), "delivery"), (len(leases), "lease"), (len(faults), "network fault"), (len(members), "member")
+    told = ", ".join(_count(number, what) for number, what in counts)
+    figures = f"{_count(produced, 'message')} produced, {dropped} dropped, {told}, {end:.3f} s, trace {trace_hash[:12]}"
     title = f"seed {seed} on {backend}: {_count(len(broken), 'violation') if broken else 'no violation'}"
     return Story(
         title=printable(title),
