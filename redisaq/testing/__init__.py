@@ -7,6 +7,7 @@ from redisaq.testing.faults import Fault, FaultPlan
 from redisaq.testing.handler_kit import HandlerKit
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 from redisaq.testing.outcome import Fate, HandlerRun, Outcome
+from redisaq.testing.pace import Limits, VirtualTimeExceeded
 from redisaq.testing.report import Report
 from redisaq.testing.simulation import Simulation, simulate
 from redisaq.testing.standstill import VirtualDeadlock, VirtualTimeUnavailable
@@ -22,6 +23,7 @@ __all__ = [
     "HandlerKit",
     "HandlerRun",
     "Lease",
+    "Limits",
     "Mark",
     "Outcome",
     "Probe",
@@ -31,6 +33,7 @@ __all__ = [
     "Simulation",
     "Step",
     "VirtualDeadlock",
+    "VirtualTimeExceeded",
     "VirtualTimeUnavailable",
     "simulate",
     "virtual_run",

@@ -23,7 +23,7 @@ from contextlib import closing
 from functools import cache, partial
 from platform import python_version
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -96,11 +96,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self._process_events(self._selector.select(0))
         if not ready and not self._stopping:
             self._now = max(self._now, self._next_timer())
+            self._watch.pace.moved(self._now)
         while self._next_timer() <= self._now:
             timer = heapq.heappop(self._scheduled)
             timer._scheduled = False
             ready.append(timer)
         self._shuffle()
+        if self._watch.pace.exhausted:
+            raise self._watch.failure or AssertionError
         if not ready and not self._stopping:  # all of it belongs to somebody frozen; the loop itself would wait in real time
             return
         super()._run_once()  # type: ignore[misc]
@@ -116,7 +119,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _shuffle(self) -> None:
         """Reorder the steps of tasks. What other threads append meanwhile stays where it is: at the end."""
-        ready = self._ready
+        ready, pace = self._ready, self._watch.pace
         handles = [ready.popleft() for _ in range(len(ready))]
         if self._freezer.active:
             handles = [handle for handle in handles if not self._freezer.holds(handle._context, handle)]
@@ -125,6 +128,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         for index, handle in enumerate(handles):
             owner: object = getattr(handle._callback, "__self__", None)
             if issubclass(type(owner), asyncio.Task):
+                pace.step(handle._context, cast("asyncio.Task[Any]", owner).get_name)
                 places.append(index)
                 steps.append((number(owner), handle))
         steps.sort(key=lambda step: step[0])

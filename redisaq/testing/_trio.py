@@ -48,31 +48,46 @@ def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch, freezer: F
             )
         elif statistics.seconds_to_next_deadline > 0:
             clock.jump(statistics.seconds_to_next_deadline)
+            watch.pace.moved(clock.current_time())
 
     setattr(clock, "_autojump", jump)  # noqa: B010 -- MockClock is final
     with seeded(seed):
         try:
-            return anyio.run(main, backend="trio", backend_options={"clock": clock, "instruments": [Gatekeeper(freezer)]})
+            return anyio.run(main, backend="trio", backend_options={"clock": clock, "instruments": [Gatekeeper(freezer, watch, clock)]})
         except trio.TrioInternalError as error:
-            if watch.deadlock is not None:
-                raise watch.deadlock from error
+            if watch.failure is not None:
+                raise watch.failure from error
             raise
 
 
 class Gatekeeper(trio.abc.Instrument):
-    """Takes the tasks of the frozen out of the queue of runnable ones, as soon as they come in, and puts them back."""
+    """Counts steps; takes the tasks of the frozen out of the queue of runnable ones, as soon as they come in, and puts them back."""
 
-    def __init__(self, freezer: Freezer) -> None:
-        """Take who is frozen."""
+    def __init__(self, freezer: Freezer, watch: Watch, clock: trio.testing.MockClock) -> None:
+        """Take who is frozen, and what ends a run that never would."""
         self._freezer = freezer
+        self._watch = watch
+        self._pace = watch.pace
+        self._clock = clock
         freezer.resume = lambda tasks: _run.GLOBAL_RUN_CONTEXT.runner.runq.extend(tasks)  # noqa: PLW0108 -- there is no runner yet
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
         """Look at a task that has just been put at the end of the queue."""
+        self._pace.step(task.context, lambda: task.name)
+        if self._pace.exhausted:
+            self._give_up()
         if self._freezer.active and self._freezer.holds(task.context, task):
             queue = _run.GLOBAL_RUN_CONTEXT.runner.runq
             if queue.pop() is not task:
                 raise VirtualTimeUnavailable(f"trio {trio.__version__}: a runnable task is not at the end of the queue")
+
+    def _give_up(self) -> None:
+        """End a run that cancelling does not end: trio asks the clock before each batch of steps, and gets an error."""
+
+        def current_time() -> float:
+            raise self._watch.failure or AssertionError
+
+        setattr(self._clock, "current_time", current_time)  # noqa: B010 -- MockClock is final
 
 
 @contextmanager

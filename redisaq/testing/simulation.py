@@ -28,6 +28,7 @@ from redisaq.testing.freezing import OWNER, Freezer, current_freezer
 from redisaq.testing.ledger import Ledger
 from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
+from redisaq.testing.pace import Limits, VirtualTimeExceeded
 from redisaq.testing.report import Report
 from redisaq.testing.rest import fates, leftovers, unsettled_groups, work_left
 from redisaq.testing.standstill import VirtualDeadlock
@@ -302,6 +303,7 @@ def simulate(
     seed: int = 0,
     backend: Literal["trio", "asyncio"] = "trio",
     faults: FaultPlan | Sequence[Fault] | None = None,
+    limits: Limits | None = None,
 ) -> Report:
     """Run a scenario under one seed and return what happened; see `Report`.
 
@@ -313,6 +315,7 @@ def simulate(
         backend: "trio" or "asyncio".
         faults: how likely which is, or just those that are to befall (as `Report.faults` lists them: all of these bring the same trace
             again, and any may be left out); None: none.
+        limits: how long it may go on; beyond them is a violation that says who takes the steps. None: those of Limits.
 
     Raises:
         Exception: whatever the scenario raises, with the seed as a note.
@@ -336,8 +339,8 @@ def simulate(
             tasks.cancel_scope.cancel()
 
     try:
-        virtual_run(main, seed=seed, backend=backend)
-    except VirtualDeadlock as error:
+        virtual_run(main, seed=seed, backend=backend, limits=limits or Limits())
+    except (VirtualDeadlock, VirtualTimeExceeded) as error:
         ledger.violations.append(str(error))  # the clock is gone
     except BaseException as error:
         error.add_note(f"simulated under seed {seed} on {backend}")

@@ -2,7 +2,7 @@
 
 In: the loops of `_trio.py` and `_asyncio.py` say when nothing is left to run. Out: the run is cancelled, so that clean-up still happens,
     and ends with
-VirtualDeadlock, which tells what waits where.
+VirtualDeadlock, which tells what waits where. What never comes to a standstill is `pace`'s business.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import anyio
 
 from redisaq.errors import RedisaqError
+from redisaq.testing.pace import NO_LIMITS, Limits, Pace
 
 T = TypeVar("T")
 
@@ -58,29 +59,36 @@ class VirtualTimeUnavailable(RedisaqError):
 class Watch:
     """Tells whether a standstill is final, and ends the run if it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = NO_LIMITS) -> None:
         """Watch from now on; threads that are there already are nobody's business here."""
-        self.deadlock: VirtualDeadlock | None = None
+        self.failure: RedisaqError | None = None
+        self.pace = Pace(limits, self.fail)
         self._threads = set(threading.enumerate())
         self._scope: anyio.CancelScope | None = None
         self._broken = False
         self._since: float | None = None
         self._seen = 0.0
 
+    def fail(self, error: RedisaqError) -> None:
+        """End the run with an error, unless it ends with one already."""
+        if self.failure is None and self._scope is not None:
+            self.failure = error
+            self._scope.cancel()
+
     async def over(self, main: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Await `main(*args)`; raise VirtualDeadlock if it came to a final standstill, whatever became of it then."""
+        """Await `main(*args)`; raise what the run was ended for, whatever became of it then."""
         try:
             with anyio.CancelScope() as self._scope:
                 result = await main(*args)
-                if self.deadlock is None:
+                if self.failure is None:
                     return result
         except BaseException as error:
-            if self.deadlock is not None:
-                raise self.deadlock from error
+            if self.failure is not None:
+                raise self.failure from error
             raise
         finally:
             self._scope = None
-        raise self.deadlock or AssertionError
+        raise self.failure or AssertionError
 
     def standstill(self, now: float, tasks: Sequence[tuple[str, object]], *, sockets: bool, break_shields: Callable[[], None]) -> None:
         """Nothing can run at this moment, and no timer is set.
@@ -102,14 +110,13 @@ class Watch:
             time.sleep(0.001)
             return
         waiting = [f"{name}: {where}" for name, chain in chains if (where := place(chain))]
-        if self.deadlock is None and self._scope is not None:
-            self.deadlock = VirtualDeadlock(now, waiting)
-            self._scope.cancel()
+        if self.failure is None and self._scope is not None:
+            self.fail(VirtualDeadlock(now, waiting))
         elif not self._broken:
             self._broken = True
             break_shields()
         else:
-            raise self.deadlock or VirtualDeadlock(now, waiting)
+            raise self.failure or VirtualDeadlock(now, waiting)
 
     def _may_change(self, outside: bool) -> bool:  # noqa: FBT001 -- the only argument
         if not outside and all(thread in self._threads or thread.name.startswith(WORKERS) for thread in threading.enumerate()):

@@ -18,6 +18,7 @@ from anyio.lowlevel import checkpoint
 from redisaq.environment import Environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.testing.freezing import Freezer, use_freezer
+from redisaq.testing.pace import NO_LIMITS, Limits
 from redisaq.testing.standstill import Watch
 
 T = TypeVar("T")
@@ -26,7 +27,13 @@ EPOCH = 1_700_000_000.0
 """What the wall clock says when a run in virtual time begins: 14 November 2023."""
 
 
-def virtual_run(main: Callable[..., Awaitable[T]], *args: Any, seed: int = 0, backend: Literal["trio", "asyncio"] = "trio") -> T:
+def virtual_run(
+    main: Callable[..., Awaitable[T]],
+    *args: Any,
+    seed: int = 0,
+    backend: Literal["trio", "asyncio"] = "trio",
+    limits: Limits = NO_LIMITS,
+) -> T:
     """Run `main(*args)` in virtual time, with the interleaving of its tasks that the seed gives; return its result.
 
     Time stands still while anything can run, and jumps to the next deadline when nothing can. So nothing in it may wait for another process
@@ -40,14 +47,16 @@ def virtual_run(main: Callable[..., Awaitable[T]], *args: Any, seed: int = 0, ba
         args: its arguments.
         seed: which interleaving.
         backend: "trio" or "asyncio".
+        limits: when a run that does not end is ended; default: never.
 
     Raises:
+        VirtualTimeExceeded: the run went beyond its limits.
         VirtualDeadlock: every task waits, and nothing is left that could wake one.
         VirtualTimeUnavailable: this version of Python or trio lacks what virtual time needs.
         SettingsError: there is no such backend.
         Exception: whatever `main` raises.
     """
-    watch, freezer = Watch(), Freezer()
+    watch, freezer = Watch(limits), Freezer()
     random = Random(seed)  # noqa: S311 -- chance that can be had again is the point
 
     async def root() -> T:
