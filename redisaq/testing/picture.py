@@ -15,7 +15,7 @@ from redisaq.testing import picture_shapes as shapes
 from redisaq.testing.observed import Delivery, Lease
 from redisaq.testing.picture_layout import HEAD, MARGIN, Layout, Row, lay_out, levels
 from redisaq.testing.picture_legend import draw_legend
-from redisaq.testing.timeline_story import CRASHED, Place, Story, Violation, kind_of
+from redisaq.testing.timeline_story import CRASHED, OF_THE_SERVER, Place, Story, Violation, kind_of
 
 WIDTH = 1280
 """Pixels, unless told otherwise."""
@@ -50,6 +50,7 @@ def draw(story: Story, *, window: tuple[float, float] | None, width: int) -> str
     _draw_grid(root, layout)
     for row in layout.rows.values():
         _draw_row(root, story, layout, row, lane_names)
+    _draw_losses(root, story, layout)
     _draw_flags(root, layout, flags, heights)
     height = draw_legend(root, story, left=left, top=layout.bottom + AXIS + 14.0, width=float(width)) + MARGIN
     paper.set("height", shapes.number(height))
@@ -97,6 +98,15 @@ def _draw_grid(root: Element, layout: Layout) -> None:
             shapes.write(grid, x, y, f"{time:.{decimals}f} s", "rq-soft", anchor="middle")
 
 
+def _draw_losses(root: Element, story: Story, layout: Layout) -> None:
+    """Draw a line through all rows where the server lost something."""
+    for fault in story.faults:
+        if fault.kind in OF_THE_SERVER and layout.scale.shows(fault.time):
+            x = layout.scale.x(fault.time)
+            title = f"{fault.time:.3f} s: {kind_of(fault)} ({fault.detail})"
+            shapes.add(root, "line", title, class_="rq-loss", x1=x, x2=x, y1=layout.top - 4.0, y2=layout.bottom + 4.0)
+
+
 def _draw_flags(root: Element, layout: Layout, flags: Sequence[tuple[int, Violation]], heights: Sequence[int]) -> None:
     for (count, one), level in zip(flags, heights, strict=True):
         x, y = layout.scale.x(one.time or 0.0), layout.top - AXIS - FLAG * level - FLAG / 2
@@ -127,7 +137,7 @@ def _draw_row(root: Element, story: Story, layout: Layout, row: Row, lane_names:
     _draw_absences(group, story, layout, row)
     for fault in story.faults:
         if fault.who == row.name and scale.shows(fault.time):
-            title = f"{fault.time:.3f} s: {fault.who}: {kind_of(fault)} ({fault.operation})"
+            title = f"{fault.time:.3f} s: {fault.who}: {kind_of(fault)} ({fault.detail})"
             shapes.fault(group, scale.x(fault.time), row.head, fault.kind, title)
     for mark in story.marks:
         if mark.member == row.name and scale.shows(mark.time):

@@ -30,12 +30,14 @@ STYLE = """
 .rq-paused-ground{fill:#bcc4cd;fill-opacity:.35}.rq-crashed-ground{fill:#59636e;fill-opacity:.3}.rq-hatch{stroke:#59636e;stroke-width:1;stroke-opacity:.75}
 .rq-mark{fill:#1f2328;stroke:#1f2328;stroke-width:1.4}.rq-fault{fill:#c2410c;stroke:#c2410c;stroke-width:1.4}.rq .rq-open{fill:#fff}
 .rq-violation{stroke:#b00020;stroke-width:1.6}.rq-flag{fill:#b00020}
+.rq-loss{stroke:#c2410c;stroke-width:1.4;stroke-dasharray:5 3}
 @media (prefers-color-scheme:dark){
 .rq text{fill:#e6edf3}.rq .rq-soft{fill:#9aa4af}.rq .rq-told{fill:#ff8a8a}.rq .rq-number{fill:#000}
 .rq-paper{fill:#0d1117}.rq-row{fill:#151b23}.rq-present{fill:#2a313c}.rq-grid{stroke:#30363d}.rq-bar{stroke:#e6edf3}.rq-cap{fill:#e6edf3}
 .rq-run{fill:#e6edf3}.rq-failed{fill:#ff6b6b}.rq-band{stroke:#9aa4af}.rq-paused-ground{fill:#59636e}.rq-crashed-ground{fill:#000}
 .rq-hatch{stroke:#9aa4af}.rq-mark{fill:#e6edf3;stroke:#e6edf3}.rq-fault{fill:#ff9e5e;stroke:#ff9e5e}.rq .rq-open{fill:#0d1117}
 .rq-violation{stroke:#ff6b6b}.rq-flag{fill:#ff6b6b}
+.rq-loss{stroke:#ff9e5e}
 }
 """
 

@@ -131,6 +131,7 @@ class Report(msgspec.Struct, frozen=True):
             leases=self.leases,
             deliveries=self.deliveries,
             settles=self.settles,
+            faults=self.faults,
         )
 
 

@@ -117,7 +117,7 @@ def _lines(story: Story, focus: Focus) -> Iterable[Line]:
     for mark in story.marks:
         yield Line(mark.time, _name(mark.member), printable(mark.what), _OUTLINE)
     for fault in story.faults:
-        what = f"fault: {kind_of(fault)} ({printable(fault.operation)})"
+        what = f"fault: {kind_of(fault)} ({printable(fault.detail)})"
         yield Line(fault.time, _name(fault.who), what, _FAULT)
     yield from _leases(story, focus)
     for run in story.deliveries:

@@ -10,10 +10,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from redisaq.testing.faults import Fault
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 
 Place = tuple[str, str, int]
 """Topic, group, partition."""
+
+OF_THE_SERVER = ("failover", "slot_loss")
+"""Faults that befall everybody."""
 
 CRASHED = "crashed"
 PAUSED = "paused"
@@ -40,12 +44,12 @@ class Violation:
 
 @dataclass(frozen=True)
 class Slip:
-    """One fault of the network: a FaultPlan's word for it, and the operation that it befell."""
+    """One fault: a FaultPlan's word for it, and which operation it befell or how large it was."""
 
     time: float
     who: str
     kind: str
-    operation: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -116,31 +120,32 @@ def tell(
     leases: Sequence[Lease],
     deliveries: Sequence[Delivery],
     settles: Sequence[Settle],
+    faults: Sequence[Fault],
 ) -> Story:
     """Return the story of a report's parts."""
     broken = tuple(_violation(text) for text in violations)
-    faults = tuple(faults_in(trace))
+    slips = tuple(sorted([*_of_the_network(trace), *_of_handlers_and_server(faults)], key=lambda slip: slip.time))
     times = [mark.time for mark in marks]
     times += [time for lease in leases for time in (lease.since, lease.until) if time is not None]
     times += [time for run in deliveries for time in (run.started, run.ended) if time is not None]
     times += [settle.time for settle in settles]
-    times += [fault.time for fault in faults]
+    times += [slip.time for slip in slips]
     times += [one.time for one in broken if one.time is not None]
     end = max(times, default=0.0)
     members = tuple(dict.fromkeys([mark.member for mark in marks] + [one.member for one in leases] + [one.member for one in deliveries]))
     places = {(one.topic, one.group, one.partition) for one in leases} | {(one.topic, one.group, one.partition) for one in deliveries}
-    counts = (len(deliveries), "delivery"), (len(leases), "lease"), (len(faults), "network fault"), (len(members), "member")
+    counts = (len(deliveries), "delivery"), (len(leases), "lease"), (len(slips), "fault"), (len(members), "member")
     told = ", ".join(_count(number, what) for number, what in counts)
     figures = f"{_count(produced, 'message')} produced, {dropped} dropped, {told}, {end:.3f} s, trace {trace_hash[:12]}"
     title = f"seed {seed} on {backend}: {_count(len(broken), 'violation') if broken else 'no violation'}"
     return Story(
         title=printable(title),
         figures=figures,
-        rows=tuple(dict.fromkeys([*members, *(fault.who for fault in faults)])),
+        rows=tuple(dict.fromkeys([*members, *(slip.who for slip in slips)])),
         members=members,
         places=tuple(sorted(places)),
         violations=broken,
-        faults=faults,
+        faults=slips,
         presences=tuple(_presences(marks, leases, end)),
         absences=tuple(_absences(marks, end)),
         marks=marks,
@@ -151,14 +156,23 @@ def tell(
     )
 
 
-def faults_in(trace: Iterable[str]) -> Iterable[Slip]:
-    """Find the network's faults in a trace."""
+def _of_the_network(trace: Iterable[str]) -> Iterable[Slip]:
+    """Find the network's faults in the trace, which knows their operations."""
     for line in trace:
         rest, _, outcome = line.rpartition(": ")
         kind, step = _OUTCOMES.get(outcome), _STEP.fullmatch(rest)
         if kind is not None and step is not None:
             who, _, operation = step[2].rpartition(" ")
             yield Slip(float(step[1]), who, kind, operation)
+
+
+def _of_handlers_and_server(faults: Iterable[Fault]) -> Iterable[Slip]:
+    """Find what the trace does not tell. Each delay would be too much; crashes and pauses are marks of their members."""
+    for fault in faults:
+        if fault.kind == "slow_handler":
+            yield Slip(fault.time, fault.who, fault.kind, f"{fault.amount:.3f} s longer")
+        elif fault.kind in OF_THE_SERVER:
+            yield Slip(fault.time, "server", fault.kind, f"at an operation of {fault.who}")
 
 
 def kind_of(fault: Slip) -> str:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 
-from redisaq.testing import Delivery, Lease, Mark, Report, Settle
+from redisaq.testing import Delivery, Fault, Lease, Mark, Report, Settle
 
 EMPTY = Report(
     seed=1,
@@ -67,6 +67,12 @@ FULL = told(
         Mark(8.0, "a", "crashes"),
         Mark(9.0, "a", "joins"),
         Mark(10.0, "b", "leaves"),
+    ],
+    faults=[
+        Fault("a", 3, "delay", 0.1, 1.0),
+        Fault("b", 1, "slow_handler", 0.4, 9.1),
+        Fault("a", 7, "failover", 0.3, 7.5),
+        Fault("a", 9, "crash", 1.0, 8.0),
     ],
 )
 """One of everything; it ends at 10 s."""

@@ -52,9 +52,17 @@ def test_a_partition_has_one_colour_and_lanes_of_one_member_do_not_overlap() -> 
     assert tops["a owns orders/1"] < tops["b owns orders/0"]
 
 
-def test_members_are_rows_in_the_order_in_which_they_joined_and_then_producers() -> None:
-    names = [one for one in picture(FULL).texts() if one in ("a", "b", "producer-0")]
-    assert names == ["a", "b", "producer-0"]
+def test_members_are_rows_in_the_order_in_which_they_joined_and_then_others() -> None:
+    names = [one for one in picture(FULL).texts() if one in ("a", "b", "producer-0", "server")]
+    assert names == ["a", "b", "producer-0", "server"]
+
+
+def test_what_the_server_lost_is_a_line_through_all_rows() -> None:
+    drawn = picture(FULL)
+    (line,) = drawn.of("rq-loss")
+    assert line.findtext(f"{SVG}title") == "7.500 s: failover (at an operation of a)"
+    assert drawn.time(float(line.get("x1", ""))) == pytest.approx(7.5, abs=NEAR)
+    assert float(line.get("y1", "")) < min(float(row.get("y", "")) for row in drawn.of("rq-row"))
 
 
 def test_each_fault_is_a_mark_and_each_kind_has_its_own_shape() -> None:
@@ -65,6 +73,8 @@ def test_each_fault_is_a_mark_and_each_kind_has_its_own_shape() -> None:
         "2.500 s: a: reply lost (read)",
         "3.000 s: b: request late (heartbeat)",
         "3.500 s: producer-0: connection broken (append)",
+        "7.500 s: server: failover (at an operation of a)",
+        "9.100 s: b: slow handler (0.400 s longer)",
     ]
     shapes: set[tuple[str, str]] = set()
     for title, fault in faults.items():
@@ -74,8 +84,8 @@ def test_each_fault_is_a_mark_and_each_kind_has_its_own_shape() -> None:
         place = re.fullmatch(r"translate\((\S+) (\S+)\)", path.get("transform", ""))
         assert place is not None
         assert drawn.time(float(place[1])) == pytest.approx(float(title.split()[0]), abs=NEAR)
-    assert len(shapes) == 4
-    for kind in ("request lost", "reply lost", "request late", "connection broken"):
+    assert len(shapes) == 6
+    for kind in ("request lost", "reply lost", "request late", "connection broken", "failover", "slow handler"):
         assert drawn.texts().count(kind) == 1  # in the legend
 
 
