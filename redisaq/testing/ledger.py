@@ -38,6 +38,7 @@ class Tenure:
     since: float
     until: float | None = None
     end: str = ""
+    overtaken: bool = False  # another took the partition while this one's process could not notice
 
 
 class Ledger:
@@ -214,6 +215,10 @@ class Ledger:
         for other in tenures if not woke else ():
             if not other.process.suspended and other.process.thawed_at < self._clock() - 2.0:  # it is given a moment to notice
                 self.violation(f"{process.name} took {group.topic}/{partition} while {other.process.name} has it since {other.since:.3f}")
+        for other in tenures:
+            if not other.overtaken:
+                other.overtaken = True
+                self.histories.broken_off(place)
         tenure = Tenure(process, group, partition, token, self._clock())
         tenures.append(tenure)
         self.tenures.append(tenure)
@@ -224,9 +229,10 @@ class Ledger:
             for run in self._running.get(place, ()):
                 if run.process is process:
                     self.violation(f"{process.name} gave {place[0].topic}/{place[1]} back while it runs {run}")
-        else:
+        open_ = [one for one in self._open.get(place, ()) if one.process is process][:1]
+        if end != "released" and not any(tenure.overtaken for tenure in open_):
             self.histories.broken_off(place)
-        for tenure in [one for one in self._open.get(place, ()) if one.process is process][:1]:
+        for tenure in open_:
             tenure.until, tenure.end = self._clock(), end
             self._open[place].remove(tenure)
 
@@ -236,7 +242,8 @@ class Ledger:
             for tenure in [one for one in tenures if one.process is process]:
                 tenure.until, tenure.end = self._clock(), "crashed"
                 tenures.remove(tenure)
-                self.histories.broken_off((tenure.group, tenure.partition))
+                if not tenure.overtaken:
+                    self.histories.broken_off((tenure.group, tenure.partition))
         for place, runs in self._running.items():
             self._running[place] = [run for run in runs if run.process is not process]
 
