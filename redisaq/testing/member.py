@@ -140,6 +140,9 @@ class SimulatedMember:
 
     async def _handle(self, messages: Sequence[Message[Any]], argument: object) -> None:
         """Call the handler, and write down how it went with each message."""
+        if self.crashed:  # its tasks are woken once more, to be cancelled: nothing begins then
+            await checkpoint()
+            raise ConnectionFailed(URL, "the process has crashed")
         call = object()
         runs = [self._ledger.begin(self, self.group, message, call) for message in messages]
         errors: dict[Message[Any], Exception] | None = None
