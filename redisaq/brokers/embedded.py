@@ -158,9 +158,9 @@ class EmbeddedBroker:
             topic, partition, fields, dedup_id=dedup_id, window=window, due=due, maxlen=maxlen, approximate=approximate
         )
 
-    async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:
+    async def backlog(self, topic: str, partitions: Sequence[int], *, enough: int = 1 << 31) -> list[int]:
         """See Broker."""
-        return await (self._broker or await self._get()).backlog(topic, partitions)
+        return await (self._broker or await self._get()).backlog(topic, partitions, enough=enough)
 
     async def keeping(self, groups: Sequence[GroupName]) -> Keeping:
         """See Broker."""

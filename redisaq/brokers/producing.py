@@ -86,6 +86,9 @@ class ProducingBroker(Protocol):
         """
         ...
 
-    async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:
-        """Return how many entries each partition holds that its slowest group has not been given; all of them if it has no group."""
+    async def backlog(self, topic: str, partitions: Sequence[int], *, enough: int = 1 << 31) -> list[int]:
+        """Return how many entries each partition holds that its slowest group has not been given; all of them if it has no group.
+
+        A number above `enough` need not be exact: a server that must count stops there.
+        """
         ...

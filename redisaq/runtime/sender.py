@@ -115,7 +115,8 @@ class Sender:
         """
         # Nothing is in the way, as nearly always: one try, without what the others need.
         state, now = self.state, self._environment.clock()
-        fresh = state is not None and not state.acked and 0 <= now - self._checked_at < FRESH and len(self._anchors) >= state.partitions
+        fresh = state is not None and 0 <= now - self._checked_at < FRESH and len(self._anchors) >= state.partitions
+        fresh = fresh and (now < self._anchors_until or state is None or not state.acked)
         if state is None or not fresh or self._recovered is not None or self._max_backlog is not None:
             await self._send(messages, self._append_now)
             return
@@ -364,7 +365,7 @@ class Sender:
         if any(count > most for count in wanted.values()):
             raise QueueFull(f"{max(wanted.values())} messages for one partition of {self._topic}: max_backlog allows {most} in all")
         while True:
-            waiting = await self._broker.backlog(self._topic, list(wanted))
+            waiting = await self._broker.backlog(self._topic, list(wanted), enough=most)
             full = [partition for (partition, count), backlog in zip(wanted.items(), waiting, strict=True) if backlog + count > most]
             if not full:
                 return

@@ -361,3 +361,14 @@ async def test_only_what_is_there_counts(world: World, a: Broker, group: GroupNa
             world.trim("orders", 0, 6)
     deleted = sum(number >= read_before for number in (1, 6, 9))
     assert await a.backlog("orders", [0, 1]) == [min(6, 10 - read_before), 10 - read_before - deleted]
+
+
+async def test_what_the_server_must_count_is_counted_in_pages(a: Broker, group: GroupName) -> None:
+    """After a seek no server knows the lag."""
+    await a.make_topic("orders", 1)
+    await a.make_groups(group, [0], latest=False)
+    sent = await append(a, "orders", 0, *[b"x"] * 1050)
+    await a.seek(group, 0, sent[49])
+    assert await a.backlog("orders", [0]) == [1000]
+    assert await a.backlog("orders", [0], enough=1000) == [1000]
+    assert 10 < (await a.backlog("orders", [0], enough=10))[0] <= 1000

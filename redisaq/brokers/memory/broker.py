@@ -179,8 +179,9 @@ class MemoryBroker:
 
         return await self._operate("append_once", step)
 
-    async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:
+    async def backlog(self, topic: str, partitions: Sequence[int], *, enough: int = 1 << 31) -> list[int]:
         """Return how many entries wait for the slowest group."""
+        del enough
         return await self._operate("backlog", lambda store: [producing.backlog(store, topic, partition) for partition in partitions])
 
     # -- what is kept -----------------------------------------------------------------------------------------------------------

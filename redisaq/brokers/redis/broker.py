@@ -118,9 +118,9 @@ class RedisBroker:
             topic, partition, fields, dedup_id=dedup_id, window=window, due=due, maxlen=maxlen, approximate=approximate
         )
 
-    async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:
+    async def backlog(self, topic: str, partitions: Sequence[int], *, enough: int = 1 << 31) -> list[int]:
         """Return how many entries wait for the slowest group."""
-        return await self._producing.backlog(topic, partitions)
+        return await self._producing.backlog(topic, partitions, enough)
 
     # -- what is kept -----------------------------------------------------------------------------------------------------------
 

@@ -86,9 +86,9 @@ class Producing:
         )
         return cast("bytes | None", await run(self._link, command))
 
-    async def backlog(self, topic: str, partitions: Sequence[int]) -> list[int]:
+    async def backlog(self, topic: str, partitions: Sequence[int], enough: int) -> list[int]:
         """Return how much waits."""
-        return cast("list[int]", await run_each(self._link, [BACKLOG(self._keys.stream(topic, p)) for p in partitions]))
+        return cast("list[int]", await run_each(self._link, [BACKLOG(self._keys.stream(topic, p), enough) for p in partitions]))
 
 
 def _last_id(reply: object) -> bytes | None:

@@ -1,12 +1,27 @@
 -- How many entries a partition holds that its slowest group has not been given; all of them if it has no group.
--- KEYS: stream. The count is of entries that are there, so a lag that the server cannot tell (after deletions) costs one range read.
+-- KEYS: stream. ARGV: the count that is enough: it need not be exact beyond it.
+-- The count is of entries that are there. A lag that the server cannot tell (after deletions, or a seek) is counted in pages, up to what is enough.
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return 0
 end
 local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
+local length = redis.call('XLEN', KEYS[1])
 if #groups == 0 then
-    return redis.call('XLEN', KEYS[1])
+    return length
+end
+local enough = tonumber(ARGV[1])
+local function count(after)
+    local counted = 0
+    while counted <= enough do
+        local entries = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 100)
+        counted = counted + #entries
+        if #entries < 100 then
+            break
+        end
+        after = entries[100][1]
+    end
+    return counted
 end
 local most = 0
 for _, group in ipairs(groups) do
@@ -14,13 +29,7 @@ for _, group in ipairs(groups) do
     for i = 1, #group, 2 do
         facts[group[i]] = group[i + 1]
     end
-    local lag = facts['lag']
-    if not lag then
-        lag = #redis.call('XRANGE', KEYS[1], '(' .. facts['last-delivered-id'], '+')
-    end
-    lag = math.min(lag, redis.call('XLEN', KEYS[1])) -- some servers count what was trimmed before it was read
-    if lag > most then
-        most = lag
-    end
+    -- Some servers count what was trimmed before it was read.
+    most = math.max(most, math.min(facts['lag'] or count(facts['last-delivered-id']), length))
 end
 return most
