@@ -15,7 +15,7 @@ from tests.servers import Server
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["memory", "valkey9", "redis7"])
+@pytest.fixture(params=["memory", "valkey9"])
 def url(request: pytest.FixtureRequest, server_pool: Any) -> str:
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}"
