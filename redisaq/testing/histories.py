@@ -203,6 +203,12 @@ class Histories:
             if former.outcome in ("running", "cancelled") or (blocks and not former.final):
                 self._violation(f"{run.process.name} began {run} before {former} had ended for good: it had {former.outcome}")
 
+    def failed(self, process: Process, place: Place, entry_id: EntryId, error: Exception) -> None:
+        """A process says that a handler failed: if it was cancelled, that was by its timeout."""
+        runs = self._runs(place, entry_id)
+        if runs and runs[-1].process is process and runs[-1].outcome == "cancelled":
+            runs[-1].outcome, runs[-1].error = "raised", error
+
     # -- settling ----------------------------------------------------------------------------------------------------------------------
 
     def check_done(self, name: str, place: Place, token: int, entry_id: EntryId) -> None:

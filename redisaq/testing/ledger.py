@@ -38,7 +38,7 @@ class Tenure:
     since: float
     until: float | None = None
     end: str = ""
-    overtaken: bool = False  # another took the partition while this one's process could not notice
+    broken: bool = False  # another took over before this one had ended
 
 
 class Ledger:
@@ -202,6 +202,8 @@ class Ledger:
                 self.dropped += [known.get(parse_id(entry_id.encode()), entry_id) for entry_id in event.entry_ids]
             case events.EntryUnreadable():
                 self.histories.unreadable((group, event.partition), parse_id(event.entry_id.encode()))
+            case events.MessageFailed():
+                self.histories.failed(process, (group, event.partition), parse_id(event.entry_id.encode()), event.error)
             case events.MessageEvent():
                 return
             case _:
@@ -216,9 +218,7 @@ class Ledger:
             if not other.process.suspended and other.process.thawed_at < self._clock() - 2.0:  # it is given a moment to notice
                 self.violation(f"{process.name} took {group.topic}/{partition} while {other.process.name} has it since {other.since:.3f}")
         for other in tenures:
-            if not other.overtaken:
-                other.overtaken = True
-                self.histories.broken_off(place)
+            self._broken_off(other)
         tenure = Tenure(process, group, partition, token, self._clock())
         tenures.append(tenure)
         self.tenures.append(tenure)
@@ -229,10 +229,9 @@ class Ledger:
             for run in self._running.get(place, ()):
                 if run.process is process:
                     self.violation(f"{process.name} gave {place[0].topic}/{place[1]} back while it runs {run}")
-        open_ = [one for one in self._open.get(place, ()) if one.process is process][:1]
-        if end != "released" and not any(tenure.overtaken for tenure in open_):
-            self.histories.broken_off(place)
-        for tenure in open_:
+        for tenure in [one for one in self._open.get(place, ()) if one.process is process][:1]:
+            if end != "released":
+                self._broken_off(tenure)
             tenure.until, tenure.end = self._clock(), end
             self._open[place].remove(tenure)
 
@@ -242,10 +241,14 @@ class Ledger:
             for tenure in [one for one in tenures if one.process is process]:
                 tenure.until, tenure.end = self._clock(), "crashed"
                 tenures.remove(tenure)
-                if not tenure.overtaken:
-                    self.histories.broken_off((tenure.group, tenure.partition))
+                self._broken_off(tenure)
         for place, runs in self._running.items():
             self._running[place] = [run for run in runs if run.process is not process]
+
+    def _broken_off(self, tenure: Tenure) -> None:
+        if not tenure.broken:
+            tenure.broken = True
+            self.histories.broken_off((tenure.group, tenure.partition))
 
     # -- for the report ----------------------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,9 @@ class SimulatedMember:
         options: what Consumer was given.
         crashed: it is gone.
         thawed_at: when its last pause ended, minus infinity if there was none.
+        dismissed: it was told to go, so nothing restarts it.
         ended: set when its consumer has come to an end.
+        gone: set then, and when it has crashed.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class SimulatedMember:
         self.retry: RetryPolicy = options.get("retry") or RetryPolicy()
         self.crashed = False
         self.thawed_at = -math.inf
+        self.dismissed = False
         self.ended = anyio.Event()
+        self.gone = anyio.Event()
         self.scope = anyio.CancelScope()
         self.consumer: Consumer[Any] | None = None
         self._ledger = ledger
@@ -104,6 +108,7 @@ class SimulatedMember:
                 self._ledger.violation(f"{self.name} ended by itself: {type(error).__name__}: {error}")
         finally:
             self.ended.set()
+            self.gone.set()
 
     def _consumer_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"logger": _silent} | self.options

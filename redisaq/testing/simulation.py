@@ -150,14 +150,25 @@ class Simulation:
         await anyio.lowlevel.checkpoint()
 
     async def leave(self, name: str) -> None:
-        """Let a member drain and leave; return when it has."""
-        member = self._named(name)
-        self._ledger.mark(member, "leaves")
+        """Let a member drain and leave; return when it has, or has crashed on the way. Nothing restarts it."""
+        member = self._dismissed(name, "leaves")
         if member.consumer is None:  # it has not come to its first step yet
-            member.scope.cancel()
+            self._inside(member).run(member.scope.cancel)
         else:
-            await member.consumer.stop()
-        await member.ended.wait()
+            self._inside(member).run(self._tasks.start_soon, member.consumer.stop)  # a task of its own: it stands still with the member
+        await member.gone.wait()
+
+    async def cancel(self, name: str) -> None:
+        """Cancel what runs a member's consumer; return when it has ended, or has crashed on the way. Nothing restarts it."""
+        member = self._dismissed(name, "is cancelled")
+        self._inside(member).run(member.scope.cancel)
+        await member.gone.wait()
+
+    def _dismissed(self, name: str, how: str) -> SimulatedMember:
+        member = self._named(name)
+        member.dismissed = True
+        self._ledger.mark(member, how)
+        return member
 
     async def until_quiet(self, timeout: float = 300.0) -> None:
         """Return when every message is done or dead for every group, and every group's partitions are shared out among those that run.
@@ -205,7 +216,7 @@ class Simulation:
     async def _restart(self, member: SimulatedMember, after: float) -> None:
         await anyio.sleep(after)
         self._restarting -= 1
-        if not self._closing and self._members[member.name] is member:
+        if not self._closing and not member.dismissed and self._members[member.name] is member:
             self.member(member.name, member.topic, member.handler, mode=member.mode, **member.options)
 
     def _crash(self, member: SimulatedMember) -> None:
@@ -214,6 +225,7 @@ class Simulation:
         self._ledger.mark(member, "crashes")
         self._ledger.crashed(member)
         member.crashed = True
+        member.gone.set()
         self._freezer.freeze(member)
 
     def _pause(self, member: SimulatedMember, seconds: float) -> None:

@@ -1,0 +1,72 @@
+"""Plays seeds of a scenario and sums up what came of them; what the long simulation's processes do."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+
+from redisaq.testing import Report, simulate
+from tests.simulation.catalogue import SCENARIOS, Backend
+
+NOTED = {
+    ": the request was lost": "lost request",
+    ": the reply was lost": "lost reply",
+    ": the connection broke": "disconnect",
+    ": late": "late request",
+    " process: crashes": "crash",
+    " process: pauses": "pause",
+    "nobody waits": "carried out with nobody waiting",
+}
+"""How the trace's lines tell of faults."""
+
+
+@dataclass
+class Outcome:
+    """What came of some seeds."""
+
+    seeds: int = 0
+    traces: set[str] = field(default_factory=set[str])
+    events: Counter[str] = field(default_factory=Counter[str])
+    failures: list[tuple[str, str, int, str]] = field(default_factory=list[tuple[str, str, int, str]])
+
+    def add(self, other: Outcome) -> None:
+        """Take in what came of others."""
+        self.seeds += other.seeds
+        self.traces |= other.traces
+        self.events += other.events
+        self.failures += other.failures
+
+
+def play(scenario: str, backend: Backend, seed: int) -> Report:
+    """Run one seed."""
+    found = SCENARIOS[scenario]
+    return simulate(found.play, seed=seed, backend=backend, faults=found.faults)
+
+
+def play_some(scenario: str, backend: Backend, seeds: range) -> Outcome:
+    """Run some seeds, in a process of its own."""
+    logging.disable(logging.CRITICAL)
+    outcome = Outcome()
+    for seed in seeds:
+        outcome.seeds += 1
+        try:
+            report = play(scenario, backend, seed)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, this seed failed
+            outcome.failures.append((scenario, backend, seed, repr(error)))
+            continue
+        outcome.traces.add(report.trace_hash)
+        outcome.events += count_faults(report)
+        if not report.ok:
+            outcome.failures.append((scenario, backend, seed, report.violations[0]))
+    return outcome
+
+
+def count_faults(report: Report) -> Counter[str]:
+    """Count what befell a run."""
+    events = Counter(name for line in report.trace for end, name in NOTED.items() if end in line)
+    events["handler runs"] = len(report.deliveries)
+    events["leases"] = len(report.leases)
+    events["leases lost"] = sum(lease.end == "lost" for lease in report.leases)
+    events["refused settlements"] = sum(not settle.accepted for settle in report.settles)
+    return events
