@@ -12,6 +12,7 @@ from contextvars import Token
 from typing import Any
 
 import anyio
+import msgspec
 
 from redisaq import events
 from redisaq.actors.handler import adapt
@@ -99,7 +100,7 @@ class Execution:
         if not counts:
             return
         owned.unwritten.update({entry_id: count - 1 for entry_id, count in counts.items()})  # if no handler begins after all
-        step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts)  # noqa: E731
+        step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts, raising=True)  # noqa: E731
         if not await insist(step, around.environment):
             owned.lose("another owner's token stands")
         if not owned.may_start:  # it began to drain meanwhile: no handler has seen them
@@ -111,15 +112,16 @@ class Execution:
     async def _start_retry(self, message: Message[Any], body: Body) -> None:
         around, owned = self._around, self.owned
         attempt = body.attempt + 1
-        if exhausted(self._retry, attempt):
-            message.attempt = attempt
+        counted = attempt - body.unused
+        if exhausted(self._retry, counted):
+            message.attempt = counted
             return
-        raised = owned.raised[message.entry] = Body(body.entry_id, body.fields, body.life, attempt, body.failure)
+        raised = owned.raised[message.entry] = msgspec.structs.replace(body, attempt=attempt)
         step = lambda: around.broker.start_retry(  # noqa: E731
             around.group, owned.partition, owned.token, entry_id=body.entry_id, life=body.life, attempt=attempt
         )
         if await insist(step, around.environment):
-            message.attempt = attempt
+            message.attempt = counted
             owned.bodies[message.entry] = raised
         else:
             owned.forget(message)
@@ -205,7 +207,7 @@ class Execution:
         with owned.until_drain():
             counts = {message.entry: owned.deliveries[message.entry] for message in held[1] if message.entry in owned.deliveries}
             if counts:
-                step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts)  # noqa: E731
+                step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts, raising=True)  # noqa: E731
                 await insist(step, around.environment)
                 for entry_id in counts:
                     owned.unwritten.pop(entry_id, None)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import msgspec
 
 from redisaq.actors.lease import Lease
 from redisaq.brokers.delivery import Body, Resolution
@@ -225,7 +226,7 @@ class OwnedPartition:
             self.unwritten[entry_id] = self.deliveries[entry_id]
         elif not used:  # noted with the server already: the next handler begins under the same number
             body = self.bodies[entry_id]
-            self.bodies[entry_id] = Body(body.entry_id, body.fields, body.life, body.attempt - 1, body.failure)
+            self.bodies[entry_id] = msgspec.structs.replace(body, attempt=body.attempt - 1)
         self.failed += 1
         self._look_finished()
         return again

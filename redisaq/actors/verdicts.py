@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
+
 from redisaq import events
 from redisaq.actors.owned import OwnedPartition, Settling
 from redisaq.actors.surroundings import Surroundings
@@ -75,10 +77,8 @@ class Verdicts:
         )
         now = owned.lease.server_now() // 1000
         failure = Failure("Unreadable", entry.reason, "", 0, now, now, owned.lease.incarnation)
-        if body is None:
-            dead = Body(entry.entry_id, entry.fields, failure=failure)
-        else:
-            dead = Body(body.entry_id, body.fields, body.life, body.attempt, failure)
+        dead = Body(entry.entry_id, entry.fields) if body is None else body
+        dead = msgspec.structs.replace(dead, failure=failure)
         owned.leave(Settling(Resolution("stream" if body is None else "retry", "dead", dead), event))
 
     def _source(self, message: Message[Any]) -> Literal["stream", "retry"]:
@@ -91,4 +91,6 @@ class Verdicts:
         first = before.failure.first_failed_ms if before is not None and before.failure is not None else now
         attempt = message.attempt if attempt is None else attempt
         failure = Failure(kind, text, trace, attempt, first, now, owned.lease.incarnation)
-        return Body(message.entry, message.fields, before.life if before is not None else 0, attempt, failure)
+        if before is None:
+            return Body(message.entry, message.fields, 0, attempt, failure)
+        return msgspec.structs.replace(before, failure=failure)

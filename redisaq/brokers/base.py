@@ -313,8 +313,13 @@ class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, RetentionB
         """
         ...
 
-    async def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
-        """Set the delivery counts of pending entries (T5), passing over ids that are not; False if another token stands."""
+    async def set_deliveries(
+        self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int], *, raising: bool = False
+    ) -> bool:
+        """Set the delivery counts of pending entries (T5), passing over ids that are not; False if another token stands.
+
+        `raising`: no count is lowered by this. An earlier call that arrives late must not undo a later one.
+        """
         ...
 
     async def settle(self, group: GroupName, acks: Sequence[Acks]) -> list[Settled]:

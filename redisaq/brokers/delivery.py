@@ -29,7 +29,7 @@ class Resolution(msgspec.Struct, frozen=True):
         to: "done", "retry" or "dead".
         body: what it is there; `entry_id`, `life` and `attempt` name what is to be settled, the rest is what is kept.
         due: server time in microseconds when it is to be tried again, for "retry"; positive.
-        used: False where the attempt does not count (`RetryAfter`): it is stored with one attempt less.
+        used: False where the attempt does not count (`RetryAfter`): it is stored as one that is not used.
     """
 
     source: Literal["stream", "retry"]
@@ -41,7 +41,7 @@ class Resolution(msgspec.Struct, frozen=True):
     @property
     def kept(self) -> Body:
         """What is kept in `retry`."""
-        return self.body if self.used else msgspec.structs.replace(self.body, attempt=self.body.attempt - 1)
+        return self.body if self.used else msgspec.structs.replace(self.body, unused=self.body.unused + 1)
 
 
 class Resolved(msgspec.Struct, frozen=True):

@@ -228,9 +228,11 @@ class EmbeddedBroker:
         """See Broker."""
         return await (self._broker or await self._get()).claim(group, partition, token, after=after, count=count)
 
-    async def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
+    async def set_deliveries(
+        self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int], *, raising: bool = False
+    ) -> bool:
         """See Broker."""
-        return await (self._broker or await self._get()).set_deliveries(group, partition, token, counts)
+        return await (self._broker or await self._get()).set_deliveries(group, partition, token, counts, raising=raising)
 
     async def settle(self, group: GroupName, acks: Sequence[Acks]) -> list[Settled]:
         """See Broker."""

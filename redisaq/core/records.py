@@ -47,8 +47,9 @@ class Body(msgspec.Struct, frozen=True):
         entry_id: the stream entry it came from: its name in `retry`.
         fields: the entry's fields, as they stood in the stream.
         life: counts redrives, from 0.
-        attempt: handlers begun in this life.
+        attempt: handlers begun in this life; it only grows, so that a settlement which arrives late never fits (S1).
         failure: None for one that was redriven and has not failed since.
+        unused: how many of those attempts do not count (`RetryAfter`, or handed back before the handler began).
     """
 
     entry_id: bytes
@@ -56,6 +57,7 @@ class Body(msgspec.Struct, frozen=True):
     life: int = 0
     attempt: int = 0
     failure: Failure | None = None
+    unused: int = 0
 
 
 class _Rest(msgspec.Struct, frozen=True, array_like=True):
@@ -63,6 +65,7 @@ class _Rest(msgspec.Struct, frozen=True, array_like=True):
 
     fields: tuple[bytes, ...]
     failure: Failure | None
+    unused: int = 0
 
 
 _encode_rest = msgspec.msgpack.Encoder().encode
@@ -81,9 +84,9 @@ def encode_retry(body: Body) -> bytes:
     """Return what stands in `retry` under the body's entry id."""
     failure = body.failure
     try:
-        rest = _encode_rest(_Rest(tuple(body.fields), failure))
+        rest = _encode_rest(_Rest(tuple(body.fields), failure, body.unused))
     except UnicodeEncodeError:  # lone surrogates: an error's text may hold what a file name or a broken text held
-        rest = _encode_rest(_Rest(tuple(body.fields), None if failure is None else _escaped(failure)))
+        rest = _encode_rest(_Rest(tuple(body.fields), None if failure is None else _escaped(failure), body.unused))
     return retry_prefix(body.life, body.attempt) + rest
 
 
@@ -91,12 +94,12 @@ def decode_retry(entry_id: bytes, data: bytes) -> Body:
     """Return the body that `encode_retry` wrote; ValueError (msgspec's, too) otherwise."""
     life, attempt, rest = data.split(b":", 2)
     found = _decode_rest(rest)
-    return Body(entry_id, found.fields, int(life), int(attempt), found.failure)
+    return Body(entry_id, found.fields, int(life), int(attempt), found.failure, found.unused)
 
 
 def encode_dead(body: Body) -> list[bytes]:
     """Return the words (field, value, ...) of the dead letter's entry."""
-    failure = body.failure or Failure("", "", "", body.attempt, 0, 0, "")
+    failure = body.failure or Failure("", "", "", body.attempt - body.unused, 0, 0, "")
     values = (
         _utf8(failure.error_type),
         _utf8(failure.error),

@@ -135,9 +135,11 @@ def tell_of_noting() -> None:
     """Tell of each step that writes down an attempt, before it is sent: whether it was done, a killed process cannot know."""
     set_deliveries, start_retry = RedisBroker.set_deliveries, RedisBroker.start_retry
 
-    async def counting(self: RedisBroker, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
+    async def counting(
+        self: RedisBroker, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int], *, raising: bool = False
+    ) -> bool:
         tell(Line(what="noted", entries=[entry_id.decode() for entry_id in counts]))
-        return await set_deliveries(self, group, partition, token, counts)
+        return await set_deliveries(self, group, partition, token, counts, raising=raising)
 
     async def starting(self: RedisBroker, *args: Any, entry_id: bytes, **more: Any) -> bool:
         tell(Line(what="noted", entries=[entry_id.decode()]))

@@ -48,9 +48,9 @@ class Order:
     failure: Failure
 
     @property
-    def kept(self) -> int:
-        """The attempt that is stored for a retry."""
-        return self.hand.attempt if self.used else self.hand.attempt - 1
+    def unused(self) -> int:
+        """How many attempts are stored as unused for a retry."""
+        return 0 if self.used else 1
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Message:
     due: int = 0
     life: int = 0
     attempt: int = 1
+    unused: int = 0
     failure: Failure | None = None
     deliveries: int = 1  # while it is pending
     trimmed: bool = False  # its entry is gone from the stream
@@ -119,10 +120,10 @@ class Model:
         else:
             if message.place != "retry" or (message.life, message.attempt) != (hand.life, hand.attempt):
                 return False
-            if order.to == "retry" and (message.due, message.attempt, message.failure) == (order.due, order.kept, order.failure):
+            if order.to == "retry" and (message.due, message.unused, message.failure) == (order.due, order.unused, order.failure):
                 return False
         message.place, message.due, message.failure = order.to, order.due, order.failure
-        message.life, message.attempt = hand.life, order.kept if order.to == "retry" else hand.attempt
+        message.life, message.attempt, message.unused = hand.life, hand.attempt, order.unused
         if order.to == "dead":
             self.dead.append(hand.name)
             if dead_maxlen is not None:
@@ -141,7 +142,7 @@ class Model:
             self.dead.remove(name)
             message = self.messages[name]
             message.place, message.due, message.failure = "retry", -1, None
-            message.life, message.attempt = message.life + 1, 0
+            message.life, message.attempt, message.unused = message.life + 1, 0, 0
 
     def pass_time(self) -> None:
         """Let what was due in the future be due."""

@@ -23,7 +23,7 @@ def failure(attempts: int = 1, text: str = "it broke") -> Failure:
 def resolution(entry: RawEntry | Body, to: Goal, *, due: int = 1, attempt: int = 1, life: int = 0, used: bool = True) -> Resolution:
     """Return where a stream's entry goes, after its first attempt; or a message of `retry`, as it is there."""
     if isinstance(entry, Body):
-        body = Body(entry.entry_id, entry.fields, entry.life, entry.attempt, failure(entry.attempt))
+        body = Body(entry.entry_id, entry.fields, entry.life, entry.attempt, failure(entry.attempt), entry.unused)
         return Resolution("retry", to, body, due, used)
     entry_id, fields = entry
     assert fields is not None

@@ -330,3 +330,12 @@ async def test_remake_group_leaves_a_group_that_is_there(a: Broker, group: Group
     await a.remake_group(group, 0, sent[0])
     assert await pending(a, group, 0, owned) == dict.fromkeys(sent[:2], 1)
     assert await deliver(a, group, 0, owned, "A") == sent[2:]
+
+
+async def test_a_raise_that_arrives_late_lowers_no_count(a: Broker, group: GroupName, owned: int) -> None:
+    """T5: the caller gave an earlier raise up, and sent it again, and then a later one."""
+    sent = await append(a, group.topic, 0, b"1", b"2")
+    await deliver(a, group, 0, owned, "A")
+    assert await a.set_deliveries(group, 0, owned, {sent[0]: 3}, raising=True)
+    assert await a.set_deliveries(group, 0, owned, {sent[0]: 2, sent[1]: 2}, raising=True)
+    assert await pending(a, group, 0, owned) == {sent[0]: 3, sent[1]: 2}

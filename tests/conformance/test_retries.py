@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from redisaq.brokers.base import Acks, Broker, GroupName, Remaining
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.anyio
 async def start(broker: Broker, group: GroupName, token: int, body: Body) -> Body:
     """Begin the next attempt; return what stands in `retry` then."""
     assert await broker.start_retry(group, 0, token, entry_id=body.entry_id, life=body.life, attempt=body.attempt + 1)
-    return Body(body.entry_id, body.fields, body.life, body.attempt + 1, body.failure)
+    return msgspec.structs.replace(body, attempt=body.attempt + 1)
 
 
 async def test_what_failed_waits_in_retry(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
@@ -97,15 +98,19 @@ async def test_from_retry_to_retry(a: Broker, group: GroupName, owned: int) -> N
 
 
 async def test_an_attempt_that_does_not_count(a: Broker, group: GroupName, owned: int) -> None:
-    """RetryAfter: stored with one attempt less, so the next handler has the same number."""
+    """RetryAfter: stored as unused. The number goes up all the same: a settlement that arrives late must not fit the next attempt (S1)."""
     (entry,) = await delivered(a, group, owned, b"1")
-    await resolve(a, group, owned, resolution(entry, "retry", used=False))
-    for _ in range(3):
+    again = resolution(entry, "retry", used=False)
+    await resolve(a, group, owned, again)
+    for number in range(1, 4):
         (body,) = (await due(a, group, owned)).retries
-        assert body.attempt == 0
-        running = await start(a, group, owned, body)
-        again = resolution(running, "retry", used=False)
+        assert (body.attempt, body.unused) == (number, number)
+        again = resolution(await start(a, group, owned, body), "retry", used=False)
         assert await resolve(a, group, owned, again, again) == [True, False]
+    (body,) = (await due(a, group, owned)).retries
+    running = await start(a, group, owned, body)
+    assert await resolve(a, group, owned, again) == [False], "it parked what a later handler works on"
+    assert await resolve(a, group, owned, resolution(running, "done")) == [True]
 
 
 async def test_starting_a_retry(a: Broker, b: Broker, group: GroupName, owned: int) -> None:

@@ -238,14 +238,14 @@ class MemoryStore:
                 entries.append(PendingEntry(format_id(entry_id), fields, cursor.pending[entry_id]))
         return Page(tuple(entries), tuple(trimmed), format_id(page[-1]) if more else None)
 
-    def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
-        """Set the delivery counts of what is pending."""
+    def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int], *, raising: bool) -> bool:
+        """Set the delivery counts of what is pending; `raising`: lower none."""
         if self.lease(group, partition).token != token:
             return False
         cursor = self.cursor(group, partition)
         for entry_id, count in counts.items():
             if cursor is not None and (number := parse_id(entry_id)) in cursor.pending:
-                cursor.pending[number] = count
+                cursor.pending[number] = max(count, cursor.pending[number]) if raising else count
         return True
 
     def settle(self, group: GroupName, acks: Acks) -> Settled:

@@ -198,9 +198,11 @@ class RedisBroker:
         """Return a page of pending entries (T5)."""
         return await self._pending.claim(group, partition, token, after=after, count=count)
 
-    async def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
+    async def set_deliveries(
+        self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int], *, raising: bool = False
+    ) -> bool:
         """Set the delivery counts of pending entries (T5)."""
-        return await self._pending.set_deliveries(group, partition, token, counts)
+        return await self._pending.set_deliveries(group, partition, token, counts, raising=raising)
 
     async def settle(self, group: GroupName, acks: Sequence[Acks]) -> list[Settled]:
         """Acknowledge under each partition's token (S1)."""

@@ -48,12 +48,14 @@ class Pending:
         entries, trimmed, last = page
         return Page(tuple(PendingEntry(entry_id, fields, deliveries) for entry_id, deliveries, fields in entries), tuple(trimmed), last)
 
-    async def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int]) -> bool:
+    async def set_deliveries(
+        self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int], *, raising: bool = False
+    ) -> bool:
         """Set delivery counts (T5); see Broker."""
         keys = self._keys.of_partition(group, partition)
         pairs = [word for pair in counts.items() for word in pair]
         try:
-            return bool(await run(self._link, DELIVERIES(keys.stream, keys.lease, group.group, token, *pairs)))
+            return bool(await run(self._link, DELIVERIES(keys.stream, keys.lease, group.group, token, int(raising), *pairs)))
         except ServerError as error:
             if error.code == "NOGROUP":  # the token stands, and nothing is pending
                 return True

@@ -1,12 +1,15 @@
--- Sets the delivery counts of pending entries (T5). KEYS: stream, lease. ARGV: group, token, then id, count, id, count ...
+-- Sets the delivery counts of pending entries (T5). KEYS: stream, lease. ARGV: group, token, 1 if no count is to be lowered, then id, count, id, count ...
 -- Answers 1, or 0 if another token stands. Ids that are not pending are passed over: XCLAIM without FORCE makes none pending.
 
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[2] then
     return 0
 end
-for i = 3, #ARGV, 2 do
+local raising = ARGV[3] == '1'
+for i = 4, #ARGV, 2 do
+    local pending = raising and redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
+    local enough = pending and pending[4] >= tonumber(ARGV[i + 1])
     -- XCLAIM would drop a pending id whose body is gone without a word; a claim reports it.
-    if redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1] then
+    if not enough and redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1] then
         redis.call('XCLAIM', KEYS[1], ARGV[1], 'owner', 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
     end
 end
