@@ -42,9 +42,12 @@ class Messages(Generic[T]):
         await self._tasks.__aenter__()
         try:
             await self._tasks.start(self._serve, send, name="redisaq messages")
-        except BaseException as error:
-            if not await self._tasks.__aexit__(type(error), error, error.__traceback__):
-                raise
+        except BaseException as error:  # noqa: BLE001 -- what is not swallowed on the way out is raised again
+            try:
+                if not await self._tasks.__aexit__(type(error), error, error.__traceback__):
+                    raise
+            finally:
+                self._offers.close()
         return self
 
     async def _serve(self, send: MemoryObjectSendStream[Message[T]], *, task_status: TaskStatus[None]) -> None:

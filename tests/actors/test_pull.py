@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from typing import Any
 
 import anyio
@@ -163,3 +165,16 @@ async def test_stop_inside_a_body_does_not_wait_for_itself(url: str) -> None:
                     await consumer.stop()
     assert seen == [0]
     assert await rest(url) == [(n, 1) for n in range(1, 5)]
+
+
+async def test_a_block_that_is_cancelled_while_it_is_entered_leaves_nothing_open(url: str) -> None:
+    await produce(url, 1)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        async with Consumer("jobs", url).messages():
+            pytest.fail("it was cancelled before")
+    assert scope.cancelled_caught
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gc.collect()  # what was left open would tell of it here
+    assert [str(one.message) for one in caught if "Unclosed" in str(one.message)] == []
