@@ -132,11 +132,18 @@ class SimulatedMember:
             raise ConnectionFailed(URL, "the process has crashed")
 
     async def _consume(self, consumer: Consumer[Any]) -> None:
+        # Coroutine functions, not plain ones that return a coroutine: between the two there would be a step, in which it may stand still.
+        async def one(message: Message[Any]) -> None:
+            await self._handle((message,), message)
+
+        async def some(messages: list[Message[Any]]) -> None:
+            await self._handle(messages, messages)
+
         match self.mode:
             case "process":
-                await consumer.process(lambda message: self._handle((message,), message))
+                await consumer.process(one)
             case "process_batch":
-                await consumer.process_batch(lambda messages: self._handle(messages, messages))
+                await consumer.process_batch(some)
             case "messages":
                 async with consumer.messages() as messages:
                     async for message in messages:
