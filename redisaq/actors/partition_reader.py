@@ -55,6 +55,7 @@ class PartitionReader(Actor[None]):
         self._workers = workers
         self._count = count
         self._reader: Reader | None = None
+        self._broken: list[Reader] = []  # closed, and to be killed before anything else is read or released
         self._remade = False
         self._unsent: Batch = []
         self._watch = LossWatch(surroundings, self._owned, self._tell)
@@ -134,12 +135,13 @@ class PartitionReader(Actor[None]):
             await self._reader.close()
 
     async def make_sure(self) -> None:
-        """Kill a read that is still without its answer (T3): to be called before a release, which takes it off the list.
+        """Kill reads that are still without their answers (T3): to be called before a release, which takes them off the list.
 
-        If there is none, count a last time what trimming took.
+        If there are none, count a last time what trimming took.
         """
-        if self._reader is not None and not self._reader.settled:
-            await self._fence((self._reader,))
+        unsettled = [*self._broken, *((self._reader,) if self._reader is not None and not self._reader.settled else ())]
+        if unsettled:
+            await self._fence(unsettled)
         elif self._watch.left is not None and not self._owned.lost:
             with contextlib.suppress(LeaseLostError):  # the release tells
                 await self._watch.look()
@@ -148,8 +150,11 @@ class PartitionReader(Actor[None]):
         """Make sure that nothing of a broken connection runs any more (T3)."""
         if self._reader is not None:
             broken, self._reader = self._reader, None
+            self._broken.append(broken)
             await broken.close()
-            await self._fence((broken,))
+        if self._broken:  # the kill itself may break: it is repeated until it has been answered
+            await self._fence(self._broken)
+            self._broken.clear()
 
     async def _fence(self, readers: Sequence[Reader]) -> None:
         around, owned = self._around, self._owned

@@ -98,16 +98,11 @@ class FaultyBroker(MemoryBroker):
         self._opened = self._opened or name not in OPENING
         befalls = self._source.operation(owner.name, owner.ttl, heartbeat=name == "heartbeat", faults=self._opened)
         await owner.suffer(befalls)
-        session = self._enter()
+        self._enter()
         if self._connection is None or self._connection.broken:
             self._connection = self._network.connect(self._owner.name)
 
-        def guarded(store: MemoryStore) -> T:
-            if not session.open:
-                raise ConnectionFailed(store.url, "the broker was closed")
-            return step(store)
-
-        return await self._network.call(self._connection, name, guarded, befalls)
+        return await self._network.call(self._connection, name, step, befalls)
 
     async def close(self) -> None:
         """Close the connections; what was sent may arrive all the same."""

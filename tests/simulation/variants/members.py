@@ -1,0 +1,306 @@
+"""Variants of the rules about members (M), each with the scenario that shows what goes wrong without.
+
+Most are directed: what has to coincide is too rare for chance. In all of them two members come to work on one partition, or nobody does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+
+from redisaq.actors import lease as lease_module, partition_owner
+from redisaq.actors.lease import Lease
+from redisaq.actors.member import Member
+from redisaq.brokers.memory.coordination import Coordination
+from redisaq.core import membership
+from redisaq.core.document import EMPTY, Document
+from redisaq.testing import FaultPlan, Simulation
+from tests.simulation.variants.breaking import Change, Function
+from tests.simulation.variants.crowd import GROUP, TOPIC, after_heartbeat, incarnation, lose_rings, owned, takes, topic, until
+from tests.simulation.variants.variant import Variant
+from tests.simulation.variants.wire import Wire
+
+TWO_AT_ONCE = r"began .* while \w+ runs|still ran .* after another had begun"
+
+# -- M1 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _named_by_hand(original: Function) -> Function:
+    def renew_incarnation(member: Member) -> None:
+        original(member)
+        member.lease.incarnation = member.name or member.lease.incarnation
+
+    return renew_incarnation
+
+
+async def one_name_twice(sim: Simulation) -> None:
+    """Two processes are started under one name."""
+    producer = await topic(sim, 2)
+    for name in "ab":
+        sim.member(name, TOPIC, takes(0.2), consumer_name="worker", batch_size=1)
+    for _ in range(8):
+        await producer.batch_enqueue([{}] * 4)
+        await anyio.sleep(0.5)
+    await sim.leave("a")
+    await sim.until_quiet()
+
+
+M1 = Variant(
+    name="M1",
+    without="an incarnation is the consumer's name, the same at each start",
+    changes=[Change(Member, "renew_incarnation", _named_by_hand)],
+    scenario=one_name_twice,
+    harm=TWO_AT_ONCE,
+    directed=True,
+)
+
+# -- M3 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _counted_versions(original: Function) -> Function:
+    def commit(coordination: Coordination, *args: Any, **options: Any) -> Any:
+        before = int(coordination.state.version) if coordination.state is not None else 0
+        return original(coordination, *args, **options | {"new_version": str(before + 1)})
+
+    return commit
+
+
+async def document_made_again(sim: Simulation) -> None:
+    """The document is lost while a join of somebody who read the old one is under way; one who is in the old one is gone meanwhile."""
+    wire = Wire(sim)
+    producer = await topic(sim, 4)
+    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
+    for name in "ab":
+        sim.member(name, TOPIC, takes(0.05), **options)
+    await until(lambda: len(owned(sim, "a")) == len(owned(sim, "b")) == 2)
+    state = sim.store.members(GROUP).state
+    assert state is not None
+    known = state.version
+
+    def stands_again() -> bool:
+        again = sim.store.members(GROUP).state
+        return again is not None and again is not state and again.version == known
+
+    wire.hold_until("c", "commit", stands_again, 30.0)
+    sim.member("c", TOPIC, takes(0.05), **options)
+    await until(lambda: bool(wire.befallen))
+    await sim.crash("b")
+    await sim.crash("c")
+    sim.store.forget_group(GROUP)
+    for name in "defghi":
+        await anyio.sleep(0.5)
+        sim.member(name, TOPIC, takes(0.05), **options)
+    await producer.batch_enqueue([{}] * 20)
+    await sim.until_quiet(timeout=60)
+
+
+M3 = Variant(
+    name="M3",
+    without="a version counts up from 1",
+    changes=[Change(Coordination, "commit", _counted_versions)],
+    scenario=document_made_again,
+    harm="not quiet .* partitions are owned|which are not the members that run|the document says",
+    directed=True,
+)
+
+# -- M5 --------------------------------------------------------------------------------------------------------------------------------
+
+
+async def wakes_past_its_lease(sim: Simulation) -> None:
+    """A member stands still for longer than its lease, in the middle of a handler."""
+    producer = await topic(sim, 2)
+    wire = Wire(sim)
+    for name in "ab":
+        sim.member(name, TOPIC, takes(1.0), heartbeat_interval=0.5, heartbeat_ttl=2.5)
+    await until(lambda: bool(owned(sim, "a")) and bool(owned(sim, "b")))
+    await producer.batch_enqueue([{}] * 12)
+    await anyio.sleep(0.3)
+    wire.slow("a", 0.4)  # nobody tells it at once
+    await sim.pause("a", 4.0)
+    await sim.until_quiet()
+
+
+def _no_deadline(_original: Function) -> Function:
+    return lambda sent, ttl: sent + ttl + math.inf
+
+
+def _from_the_answer(original: Function) -> Function:
+    return lambda lease, _sent: original(lease, lease._clock())
+
+
+def _without_margin(_original: Function) -> Function:
+    return lambda sent, ttl: sent + ttl
+
+
+async def cut_off(sim: Simulation, ttl: float, late: float) -> None:
+    """A member whose answers take long is cut off from the server, with much to do."""
+    wire = Wire(sim)
+    producer = await topic(sim, 2)
+    wire.slow("a", late)
+    sim.member("a", TOPIC, takes(0.2), heartbeat_interval=0.2, heartbeat_ttl=ttl, batch_size=100)
+    await producer.batch_enqueue([{}] * 200)
+    await until(lambda: owned(sim, "a") == {0, 1})
+    sim.member("b", TOPIC, takes(0.2), heartbeat_interval=0.2, heartbeat_ttl=ttl)
+    await until(lambda: bool(owned(sim, "a")) and bool(owned(sim, "b")))
+    await anyio.sleep(2 * late)
+    wire.cut("a")
+    await anyio.sleep(2 * ttl)
+    wire.mend("a")
+    await sim.until_quiet()
+
+
+async def cut_off_with_slow_answers(sim: Simulation) -> None:
+    """See `cut_off`."""
+    await cut_off(sim, 3.0, 1.0)
+
+
+async def cut_off_with_another_clock(sim: Simulation) -> None:
+    """See `cut_off`; the server's clock is another one."""
+    await cut_off(sim, 6.0, 0.0)
+
+
+M5_DEADLINE = Variant(
+    name="M5 deadline",
+    without="a lease has no deadline of its own",
+    changes=[Change(lease_module, "lease_deadline", _no_deadline)],
+    scenario=wakes_past_its_lease,
+    harm=TWO_AT_ONCE,
+    directed=True,
+)
+M5_SENT = Variant(
+    name="M5 sent",
+    without="the deadline is counted from the answer",
+    changes=[Change(Lease, "_extend", _from_the_answer)],
+    scenario=cut_off_with_slow_answers,
+    harm=TWO_AT_ONCE,
+    directed=True,
+)
+M5_MARGIN = Variant(
+    name="M5 margin",
+    without="the deadline has no margin",
+    changes=[Change(lease_module, "lease_deadline", _without_margin)],
+    scenario=cut_off_with_another_clock,
+    harm=TWO_AT_ONCE,
+    plan=FaultPlan(clock_drift=0.1),
+    directed=True,
+)
+
+# -- M7 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _blind_to_run_id(original: Function) -> Function:
+    def step(coordination: Coordination, *args: Any, **options: Any) -> Any:
+        if coordination.state is not None:
+            coordination.state.run_id = options["run_id"]
+        return original(coordination, *args, **options)
+
+    return step
+
+
+async def replica_takes_over(sim: Simulation) -> None:
+    """A replica that missed a member's last heartbeats takes over; the member takes two seconds to find it."""
+    wire = Wire(sim)
+    producer = await topic(sim, 4)
+    sim.member("a", TOPIC, takes(0.4), heartbeat_interval=3.0, heartbeat_ttl=6.0)
+    await until(lambda: len(owned(sim, "a")) == 4)  # all of them
+    sim.member("b", TOPIC, takes(0.4), heartbeat_interval=0.2, heartbeat_ttl=6.0)
+    await until(lambda: bool(owned(sim, "b")) and len(owned(sim, "a")) == 2)  # half of them
+    await anyio.sleep(8.0)  # the group is older than a ttl
+    await producer.batch_enqueue([{}] * 60)
+    await after_heartbeat(sim, "a")
+    await anyio.sleep(0.5)  # its next heartbeat is 2.5 s away
+    sim.store.members(GROUP).members[incarnation(sim, "a")] = sim.store.now() - 1
+    wire.cut("a")
+    sim.store.restart()
+    await anyio.sleep(2.0)
+    wire.mend("a")
+    await sim.until_quiet()
+
+
+M7 = Variant(
+    name="M7",
+    without="a server that is another one is taken for the one before",
+    changes=[Change(Coordination, "heartbeat", _blind_to_run_id), Change(Coordination, "commit", _blind_to_run_id)],
+    scenario=replica_takes_over,
+    harm=TWO_AT_ONCE,
+    directed=True,
+)
+
+# -- M8 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _made_plain(_original: Function) -> Function:
+    def made_again(_known: Document | None, *, partitions: int) -> Document:
+        del partitions
+        return EMPTY
+
+    return made_again
+
+
+def _never_frozen(original: Function) -> Function:
+    return lambda coordination, *args, **options: original(coordination, *args, **options | {"freeze": False})
+
+
+async def coordination_is_lost(sim: Simulation) -> None:
+    """Document and holders are lost, as in a FLUSHALL; of two members the one that beats more often sees it first."""
+    producer = await topic(sim, 4)
+    sim.member("a", TOPIC, takes(0.3), heartbeat_interval=3.0, heartbeat_ttl=9.0)
+    await until(lambda: len(owned(sim, "a")) == 4)  # all of them
+    sim.member("b", TOPIC, takes(0.3), heartbeat_interval=0.2, heartbeat_ttl=9.0)
+    await until(lambda: len(owned(sim, "a")) == len(owned(sim, "b")) == 2)  # half of them
+    await producer.batch_enqueue([{}] * 60)
+    await after_heartbeat(sim, "a")
+    await anyio.sleep(0.1)
+    lose_rings(sim)
+    sim.store.forget_group(GROUP)
+    for partition in range(4):
+        sim.store.lease(GROUP, partition).holder = ""
+    await sim.until_quiet()
+
+
+M8_FREEZE = Variant(
+    name="M8 freeze",
+    without="who makes a lost document again makes a plain one",
+    changes=[Change(membership, "made_again", _made_plain), Change(Coordination, "commit", _never_frozen)],
+    scenario=coordination_is_lost,
+    harm=TWO_AT_ONCE,
+    directed=True,
+)
+
+
+def _foreign_holders_do_not_count(_original: Function) -> Function:
+    def may_acquire_foreign(_now: int, *, frozen_until: int, born: int, ttl_us: int) -> bool:
+        del frozen_until, born, ttl_us
+        return True
+
+    return may_acquire_foreign
+
+
+async def newcomer_makes_the_document(sim: Simulation) -> None:
+    """The group's coordination is lost, and one who has never known the group is the first to come."""
+    producer = await topic(sim, 4)
+    sim.member("a", TOPIC, takes(0.3), heartbeat_interval=3.0, heartbeat_ttl=9.0)
+    await until(lambda: len(owned(sim, "a")) == 4)  # all of them
+    await producer.batch_enqueue([{}] * 80)
+    await after_heartbeat(sim, "a")
+    await anyio.sleep(0.1)
+    lose_rings(sim)
+    sim.store.forget_group(GROUP)
+    sim.member("b", TOPIC, takes(0.3), heartbeat_interval=0.2, heartbeat_ttl=9.0)
+    await sim.until_quiet()
+
+
+M8_HOLDER = Variant(
+    name="M8 holder",
+    without="a partition whose data names a foreign holder is taken at once",
+    changes=[Change(partition_owner, "may_acquire_foreign", _foreign_holders_do_not_count)],
+    scenario=newcomer_makes_the_document,
+    harm=TWO_AT_ONCE,
+    directed=True,
+)
+
+
+VARIANTS: Sequence[Variant] = (M1, M3, M5_DEADLINE, M5_SENT, M5_MARGIN, M7, M8_FREEZE, M8_HOLDER)

@@ -1,0 +1,126 @@
+"""Scripts faults of the simulated network where chance would take too long: this request of this process is lost, or comes later.
+
+In: what shall befall whose operations. Out: the same errors that the network's own faults give. Always: what is not named passes as it
+would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.testing import Simulation
+from redisaq.testing.faults import Kind
+from redisaq.testing.network import Connection, Request
+
+Step = Callable[[MemoryStore], Any]
+
+
+@dataclass
+class _Order:
+    who: str
+    operation: str  # "" for all
+    what: Literal["lose", "lose reply", "hold"]
+    times: float
+    seconds: float = 0.0
+    skip: int = 0  # so many pass first
+    when: Callable[[], bool] | None = None
+
+
+class Wire:
+    """See the module."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        """Stand between the processes and the network."""
+        self._simulation = simulation
+        self._network = network = simulation._network
+        self._send: Callable[..., Awaitable[Request]] = network.send
+        self._orders: list[_Order] = []
+        self._slow: dict[str, float] = {}
+        self._answer_of: Callable[[Request], Awaitable[Any]] = network.answer_of
+        self.befallen: list[str] = []
+        # No subclass: the simulation makes its own network.
+        setattr(network, "send", self._pass)  # noqa: B010
+        setattr(network, "answer_of", self._answer)  # noqa: B010
+
+    def lose(self, who: str, operation: str = "", times: float = 1) -> None:
+        """Let the next so many never arrive; their caller cannot tell."""
+        self._orders.append(_Order(who, operation, "lose", times))
+
+    def lose_reply(self, who: str, operation: str, times: float = 1) -> None:
+        """Let the next so many be done, and their caller not know."""
+        self._orders.append(_Order(who, operation, "lose reply", times))
+
+    def hold(self, who: str, operation: str, seconds: float, times: float = 1, skip: int = 0) -> None:
+        """Let the next so many (after some that pass) break for their caller at once, and be done later."""
+        self._orders.append(_Order(who, operation, "hold", times, seconds, skip))
+
+    def hold_until(self, who: str, operation: str, when: Callable[[], bool], seconds: float) -> None:
+        """Let the next one break for its caller at once, and be done right after the step that makes `when` true, or when time is up."""
+        self._orders.append(_Order(who, operation, "hold", 1, seconds, when=when))
+
+    def cut(self, who: str) -> None:
+        """Let nothing of it arrive from now on."""
+        self.lose(who, times=math.inf)
+
+    def slow(self, who: str, seconds: float) -> None:
+        """Let every answer to it take so much longer."""
+        self._slow[who] = seconds
+
+    def mend(self, who: str) -> None:
+        """Let everything of it arrive again."""
+        self._orders = [order for order in self._orders if order.who != who]
+
+    async def _pass(self, connection: Connection, name: str, step: Step, befalls: Mapping[Kind, float]) -> Request:
+        for order in self._orders:
+            if order.who == connection.who and order.operation in ("", name) and order.times > 0 and not connection.broken:
+                if order.skip:
+                    order.skip -= 1
+                    continue
+                order.times -= 1
+                self.befallen.append(f"{order.what} {connection.who} {name}")
+                return await self._befall(order, connection, name, step)
+        return await self._send(connection, name, step, befalls)
+
+    async def _answer(self, request: Request) -> Any:
+        if (more := self._slow.get(request.connection.who, 0.0)) > 0:
+            await anyio.sleep(more)
+        return await self._answer_of(request)
+
+    async def _befall(self, order: _Order, connection: Connection, name: str, step: Step) -> Request:
+        network, url = self._network, self._network.store.url
+        if order.what == "lose reply":
+            request = Request(connection, name, step, loses_reply=True)
+            network._push(request, 0.0)
+            return request
+        if order.when is not None:
+            self._simulation._start(self._do_when, order, step)
+        elif order.what == "hold":
+            network._push(Request(connection, name, step, loses_reply=False), order.seconds)
+        connection.cut(url, "the wire was cut", keeps=True)
+        await checkpoint()
+        raise connection.failure(url, "the wire was cut", maybe_executed=True)
+
+    async def _do_when(self, order: _Order, step: Step) -> None:
+        network, before, due = self._network, self._network.after_step, anyio.Event()
+        done = False
+
+        def look() -> None:
+            nonlocal done
+            before()
+            if not done and (due.is_set() or (order.when is not None and order.when())):
+                done = True
+                network.after_step = before
+                step(network.store)
+                before()
+
+        network.after_step = look
+        await anyio.sleep(order.seconds)
+        due.set()
+        look()
