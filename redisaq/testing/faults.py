@@ -70,10 +70,10 @@ class FaultPlan:
         late_request: the caller gets ConnectionFailed at once, and the server carries the operation out later, up to 5 s, unless its
             connection was killed meanwhile.
         disconnect: the connection breaks before the operation is sent; what else is under way on it fails, too.
-        failover: per broker operation: a replica hears nothing more of the server, and takes its place up to `replica_lag` seconds later.
-            What was written meanwhile is forgotten, every connection breaks, ids of clients begin again.
-        slot_loss: per broker operation: the data of one slot is gone: all of one partition (stream, leases, delayed, retries, dead letters,
-            marks of `dedup_id`), or a topic's coordination (partition count, and each group's members and document).
+        failover: not built yet, must be 0; to be: a replica hears nothing more of the server, and takes its place up to `replica_lag`
+            seconds later. What was written meanwhile is forgotten, every connection breaks, ids of clients begin again.
+        slot_loss: not built yet, must be 0; to be: the data of one slot is gone: all of one partition (stream, leases, delayed, retries,
+            dead letters, marks of `dedup_id`), or a topic's coordination (partition count, and each group's members and document).
         replica_lag: seconds of writes that a failover forgets, at most.
         delay: seconds, least and most, that an operation's way to the server and back takes.
         crash: per heartbeat: the member is gone without cleanup, and starts again after up to twice its `heartbeat_ttl`.
