@@ -44,7 +44,7 @@ EVER = 1e9
 class Consent:
     """The server's part in a further attempt: it notes that the attempt begins. Here nobody could object."""
 
-    async def set_deliveries(self, *_: object) -> bool:
+    async def set_deliveries(self, *_: object, **_named: object) -> bool:
         """Note attempts of pending entries."""
         return True
 

@@ -113,7 +113,8 @@ def outcome_of(
         mine += [settling.event] if settling.event is not None else []
         if isinstance(settling.event, events.MessageRetried):
             again_in = settling.event.again_in
-            next_attempt = settling.resolution.kept.attempt + 1
+            kept = settling.resolution.kept
+            next_attempt = kept.attempt - kept.unused + 1
         elif isinstance(settling.event, events.MessageDead | events.EntryUnreadable):
             reason = settling.event.reason
     return Outcome(
