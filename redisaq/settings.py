@@ -131,9 +131,8 @@ class RetryPolicy:
         for name, flag in (("jitter", self.jitter), ("blocking", self.blocking)):
             if not isinstance(flag, bool):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
                 raise SettingsError(f"{name} must be True or False, not {flag!r}")
-        if not isinstance(self.give_up_on, tuple) or not all(
-            isinstance(one, type) and issubclass(one, BaseException) for one in self.give_up_on
-        ):  # pyright: ignore[reportUnnecessaryIsInstance]
+        classes: object = self.give_up_on  # callers without types give whatever they have
+        if not isinstance(classes, tuple) or not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
             raise SettingsError(f"give_up_on must be a tuple of exception classes, not {self.give_up_on!r}")
 
     def pause(self, attempt: int, random: Random) -> float:

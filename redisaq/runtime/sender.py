@@ -122,13 +122,11 @@ class Sender:
             return
         placed = self._place(messages, state.partitions)
         anchors = self._anchors_of(placed)
-        entries = [(partition, fields) for partition, _, fields in placed]
         try:
-            answers = await self._broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate)
+            answers = await self._append_now(placed)
         except ConnectionFailed as error:
             await self._send((), self._append_now, begun=Begun(placed, now, anchors, error))
             return
-        self._note(entries, answers)
         if None in answers:
             left = await self._make_again(placed, answers, state.partitions)
             self.retried += 1

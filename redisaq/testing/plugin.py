@@ -19,7 +19,6 @@ from typing import Any, Literal, cast
 import anyio.from_thread
 import pytest
 
-from redisaq.consumer import leaves_of
 from redisaq.embedded import EmbeddedServer, open_embedded
 from redisaq.testing.faults import FaultPlan
 from redisaq.testing.report import Report
@@ -48,23 +47,11 @@ def run_coroutine(
         virtual_run(partial(test, **arguments), seed=seed, backend=loop)
         return
 
-    raised: list[Exception] = []
-
     async def scenario(sim: Simulation) -> None:
         __tracebackhide__ = True
-        try:
-            await test(**{**arguments, "sim": sim})
-        except Exception as error:
-            raised.append(error)
-            raise
+        await test(**{**arguments, "sim": sim})
 
-    try:
-        report = simulate(scenario, seed=seed, backend=loop, faults=faults)
-    except ExceptionGroup as group:
-        if raised and leaves_of(group) == raised:  # a failed assertion is easier to read without the task groups that it came through
-            raise raised[0] from None
-        raise
-    judged(report, name)
+    judged(simulate(scenario, seed=seed, backend=loop, faults=faults), name)
 
 
 def judged(result: object, name: str) -> object:
@@ -90,8 +77,7 @@ def failed_reports(error: BaseException, name: str) -> str:
 
 def explained(report: Report, name: str) -> str:
     """Return what a person wants to read of a report with violations, and where the picture is."""
-    lines = [f"{len(report.violations)} violation(s) under seed {report.seed} on {report.backend}:", *report.violations, ""]
-    return "\n".join([*lines, report.timeline(), picture(report, name)])
+    return f"{report.timeline()}\n{picture(report, name)}"
 
 
 def picture(report: Report, name: str) -> str:

@@ -334,9 +334,10 @@ def simulate(
     """
     ledger = Ledger(lambda: 0.0)
     source = FaultSource(seed, faults or (), lambda: 0.0)
+    raised: Exception | None = None
 
     async def main() -> None:
-        nonlocal ledger, source
+        nonlocal ledger, source, raised
         began = anyio.current_time()
         ledger = Ledger(lambda: anyio.current_time() - began)
         source = FaultSource(seed, faults or (), lambda: anyio.current_time() - began)
@@ -346,9 +347,13 @@ def simulate(
                 try:
                     await scenario(simulation)
                     await simulation.finish()
+                except Exception as error:  # noqa: BLE001 -- it is raised outside of the task group, which would wrap it
+                    raised = error
                 finally:
                     simulation.bury()
             tasks.cancel_scope.cancel()
+        if raised is not None:
+            raise raised
 
     try:
         virtual_run(main, seed=seed, backend=backend, limits=limits or Limits())

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 
+import anyio
 import pytest
 
+from redisaq.testing import Simulation, simulate
 from tests.simulation.catalogue import SCENARIOS, Backend
 from tests.simulation.playing import play
 
@@ -44,3 +46,15 @@ def test_the_same_seed_gives_the_same_trace_twice(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_other_seeds_give_other_traces(backend: Backend) -> None:
     assert len({play("small", backend, seed).trace_hash for seed in range(200)}) > 190
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_what_a_scenario_raises_comes_out_as_it_is(backend: Backend) -> None:
+    async def scenario(sim: Simulation) -> None:
+        sim.member("a", "orders", print)
+        await anyio.sleep(1)
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine") as caught:
+        simulate(scenario, seed=3, backend=backend)
+    assert caught.value.__notes__ == [f"simulated under seed 3 on {backend}"]
