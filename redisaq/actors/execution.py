@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Token
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -144,10 +144,14 @@ class Execution:
         except Exception as error:  # noqa: BLE001 -- whatever a user's handler raises goes to the retry policy
             return self.failed(message, error)
         except BaseException as error:
-            if not _own_cancellation(error):
+            if _own_cancellation(error):
+                return self.failed(message, _as_failure(error))
+            end, interruption = _parted(error)
+            if end is None:
                 owned.abandon(message)
                 raise
-            return self.failed(message, _as_failure(error))
+            self.failed(message, end)
+            raise interruption from None
         owned.succeed(message)
         if self._detailed:
             self._around.tell(events.MessageSucceeded, message)
@@ -193,9 +197,15 @@ class Execution:
         except BaseException as error:
             if _own_cancellation(error):
                 return dict.fromkeys(messages, _as_failure(error))
+            end, interruption = _parted(error)
             for message in messages:
-                self.owned.abandon(message)
-            raise
+                if end is None:
+                    self.owned.abandon(message)
+                else:
+                    self.failed(message, end)
+            if end is None:
+                raise
+            raise interruption from None
         return {}
 
     async def rest(self, held: Held) -> None:
@@ -252,6 +262,18 @@ class Execution:
 def _own_cancellation(error: BaseException) -> bool:
     """True if it is a cancellation that nobody outside the handler asked for (asyncio alone has such)."""
     return isinstance(error, anyio.get_cancelled_exc_class()) and not anyio.get_current_task().has_pending_cancellation()
+
+
+def _parted(error: BaseException) -> tuple[Exception | None, BaseException]:
+    """Return what a handler failed of while it was being cancelled, None if of nothing, and what is to be raised.
+
+    Trio raises both as one group. What is no cancellation must not go on with it: the scopes above would let it through, up to the user.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return None, error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    cancelled, rest = group.split(anyio.get_cancelled_exc_class())
+    return (rest, cancelled) if cancelled is not None and isinstance(rest, Exception) else (None, group)
 
 
 def _as_failure(error: BaseException) -> HandlerCancelled:

@@ -63,7 +63,10 @@ class PulledDelivery:
         owned = self._execution.owned
         inside.reset(self._inside)
         try:
-            swallowed = bool(self._body.__exit__(kind, error, traceback))
+            try:
+                swallowed = bool(self._body.__exit__(kind, error, traceback))
+            except Exception as left:  # noqa: BLE001 -- trio: what came in one group with the body's own cancellation
+                error, swallowed = left, False
             self.lost = self.lost or bool(owned.lost) or not owned.lease.alive()
             if self.lost:
                 owned.abandon(self._message)
