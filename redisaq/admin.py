@@ -202,7 +202,8 @@ class Admin:
         What stands at or behind the position is delivered next, as new: what of it was pending or in `retry` is no longer. What stands
         before it is not delivered; but what of it is pending, or to be tried again, is still finished: nothing that was begun is
         forgotten. Dead letters stay dead letters; delayed messages stay delayed. In a paused group handlers go on that were running, and
-        what they have in hand comes again if it stands behind the position.
+        what they have in hand comes again if it stands behind the position. What members have read and not begun comes once, perhaps
+        before what stands in front of it.
 
         Args:
             topic: the topic.

@@ -139,6 +139,17 @@ class OwnedPartition:
         self.queued[message.entry] = message
         self.bodies[message.entry] = body
 
+    def renew(self, entry_id: bytes) -> bool:
+        """Note that it was delivered as new once more, since an admin has moved the group; True if it waits for a handler already."""
+        message = self.queued.get(entry_id)
+        if message is None:
+            return False
+        message.attempt = 1
+        records: tuple[dict[bytes, Any], ...] = (self.deliveries, self.unwritten, self.bodies, self.raised)
+        for record in records:
+            record.pop(entry_id, None)
+        return True
+
     def has_room(self, count: int) -> bool:
         """Return whether `count` more messages may wait here; if none does, as many as come in one read may."""
         return len(self.queued) <= max(0, self.window - count) and len(self.leaving) < MOST_LEAVING

@@ -57,6 +57,7 @@ class PartitionReader(Actor[None]):
         self._reader: Reader | None = None
         self._broken: list[Reader] = []  # closed, and to be killed before anything else is read or released
         self._remade = False
+        self._highest = (0, 0)  # of all that was read: what is in flight is not above it
         self._unsent: Batch = []
         self._watch = LossWatch(surroundings, self._owned, self._tell)
         self._ahead = False  # the server has been asked for more already
@@ -72,6 +73,7 @@ class PartitionReader(Actor[None]):
             await self._close_broken()
             await self._claim()
             self._ahead = False
+            self._highest = max(self._highest, number(owned.position))
             self._watch.forget()  # a read that broke may have delivered entries that were claimed now
             await self._watch.look()
             if self._reader is None:
@@ -97,7 +99,7 @@ class PartitionReader(Actor[None]):
                 await self._make_group_again()
                 continue
             if entries:
-                await self._pass_on(self._decode(entries))
+                await self._pass_on(self._decode(await self._fresh(entries)))
 
     async def _look(self) -> bool:
         """Count what trimming took; False if the lease is lost."""
@@ -123,6 +125,21 @@ class PartitionReader(Actor[None]):
                 self._ahead = True
             return entries
         return reader.take_leftover()
+
+    async def _fresh(self, entries: Sequence[RawEntry]) -> Sequence[RawEntry]:
+        """Return those that do not wait here already: an admin may have moved the group back.
+
+        What a handler has in hand comes again once that has ended: the record holds a message once.
+        """
+        owned, highest = self._owned, self._highest
+        self._highest = max(highest, number(entries[-1][0]))
+        if number(entries[0][0]) > highest or self._remade:
+            return entries
+        fresh = [entry for entry in entries if not owned.renew(entry[0])]
+        for entry_id, _ in fresh:
+            while entry_id in owned.running or entry_id in owned.leaving:  # noqa: ASYNC110 -- too rare for a bell of its own
+                await anyio.sleep(MARGIN)
+        return fresh
 
     async def on_stop(self) -> None:
         """Record what a cancelled read still brought: it is handed back with the rest. Close the connection."""
