@@ -34,6 +34,11 @@ class _Turn:
         self.event = anyio.Event()
         self.granted = False
 
+    def look_again(self) -> None:
+        """Wake it, so that it looks how long it may wait."""
+        woken, self.event = self.event, anyio.Event()
+        woken.set()
+
 
 class HandlerPool:
     """Credit for handlers."""
@@ -96,6 +101,8 @@ class HandlerPool:
     def keep_for(self, thread: Abandoned) -> None:
         """Keep one credit until the thread has returned."""
         self._abandoned.append(thread)
+        for turn in self._waiting:  # who waits for an event alone would not learn when the thread returns
+            turn.look_again()
 
     def grant(self) -> None:
         """Hand out what credit there is to those first in line."""
