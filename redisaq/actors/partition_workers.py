@@ -96,6 +96,7 @@ class LaneWorkers(Actor[Batch]):
         self._waking = False
         self._closing = False
         self._workers = 0
+        self._resting = 0  # of these, those that hold a lane for a message's next try: they have no credit
 
     async def run(self) -> None:
         """Take batches in until the mailbox is closed, then wait for what runs."""
@@ -122,7 +123,7 @@ class LaneWorkers(Actor[Batch]):
         if self._idle:
             self._waking = True
             self._idle.popleft().set()
-        elif self._workers < self._execution.pool.limit:
+        elif self._workers - self._resting < self._execution.pool.limit:
             self._waking = True
             self._workers += 1
             self._tasks.start_soon(self._work, name=f"{self.path}/worker-{self._workers}")
@@ -140,7 +141,7 @@ class LaneWorkers(Actor[Batch]):
                         while (held := await self._execution.one(message)) is not None:  # its lane waits for it, without credit
                             entered = False
                             pool.leave()
-                            await self._execution.rest(held)
+                            await self._rest(held)
                             if not owned.may_start:
                                 return
                             await pool.enter()
@@ -156,6 +157,18 @@ class LaneWorkers(Actor[Batch]):
             if self._closing:
                 return
             if owned.may_start and not lanes.runnable:
+                if self._workers - self._resting > pool.limit:  # some were begun in the place of those that rested
+                    self._workers -= 1
+                    return
                 event = anyio.Event()
                 self._idle.append(event)
                 await event.wait()
+
+    async def _rest(self, held: Held) -> None:
+        """Hold a lane until its message's next try, and let another worker see to the other lanes meanwhile."""
+        self._resting += 1
+        try:
+            self._wake()
+            await self._execution.rest(held)
+        finally:
+            self._resting -= 1

@@ -1,0 +1,56 @@
+"""Who gets credit for a handler, where some are abandoned and others rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Message, Producer, RetryPolicy
+from redisaq.actors.handler_pool import Abandoned, HandlerPool
+from tests.actors.group import fresh_url, quick
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_who_waits_learns_that_a_thread_abandoned_meanwhile_has_returned() -> None:
+    pool, thread = HandlerPool(1), Abandoned()
+    await pool.enter()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.enter)
+            while not pool.contended:
+                await anyio.lowlevel.checkpoint()
+            thread.started = True
+            pool.keep_for(thread)  # its lease is over: the handler is left behind
+            pool.leave()
+            await anyio.sleep(0.01)
+            assert pool.contended
+            thread.returned = True
+    assert pool.running == 1
+
+
+@pytest.mark.parametrize("concurrency", [None, 1, 2])
+async def test_lanes_that_hold_failed_messages_leave_the_others_all_the_credit(concurrency: int | None) -> None:
+    url = fresh_url()
+    async with Producer("jobs", url) as producer:
+        for n in range(8):
+            await producer.enqueue({"n": n}, key=str(n % 4))
+    done: list[int] = []
+
+    async def handle(message: Message[Any]) -> None:
+        n = message.payload["n"]
+        if n % 4 < 2:
+            raise ValueError("for long")
+        done.append(n)
+
+    retry = RetryPolicy(backoff=600, jitter=False, blocking=True)
+    consumer = quick(url, ordering="key", concurrency=concurrency, retry=retry)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            while len(done) < 4:
+                await anyio.sleep(0.01)
+            await consumer.stop()
+    assert sorted(done) == [2, 3, 6, 7]
