@@ -244,10 +244,11 @@ class ConsumerRuntime:
         return LaneWorkers(execution, settings.ordering)
 
     async def _raise_token(self, partition: int, above: int) -> int | None:
-        def make(reply: Reply[int | None]) -> RaiseToken:
-            return RaiseToken(partition, above, reply)
-
-        return await self._coordinator.ref.ask(make, timeout=None)
+        # Not `ask`: that gives up when the coordinator starts anew over a broken connection, which remembers what it was asked.
+        reply: Reply[int | None] = Reply()
+        await self._coordinator.ref.tell(RaiseToken(partition, above, reply))
+        await reply.wait()
+        return reply.result()
 
     async def _ended(self, ended: Ended, owned: OwnedPartition | None) -> None:
         if owned is not None:
