@@ -13,11 +13,11 @@ from typing import Any, Generic, Self, TypeVar, Unpack, cast, overload
 
 import anyio
 from anyio.abc import TaskStatus
-from anyio.streams.memory import MemoryObjectSendStream
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.bulletin import Bulletin
 from redisaq.actors.handler_pool import HandlerPool
+from redisaq.actors.offers import Offers
 from redisaq.actors.surroundings import Surroundings, inside
 from redisaq.brokers import open_broker
 from redisaq.brokers.base import GroupName
@@ -174,7 +174,7 @@ class Consumer(Generic[T]):
         left.
         """
 
-        async def run(offers: MemoryObjectSendStream[Message[T]], task_status: TaskStatus[None]) -> None:
+        async def run(offers: Offers[Message[T]], task_status: TaskStatus[None]) -> None:
             plan = Plan("pull", None, self._settings.batch_size, offers=offers, until_empty=until_empty)
             await self._run(plan, task_status)
 

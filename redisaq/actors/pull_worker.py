@@ -1,10 +1,8 @@
 """Hands messages to a user's own loop instead of a handler (`Consumer.messages()`).
 
-In: batches from the partition's reader. Out: one message at a time, in order, over a stream without a buffer, to whoever iterates. The
-body of
+In: batches from the partition's reader. Out: one message at a time, in order, offered to whoever iterates. The body of
 `async with message` runs in the user's task, in a scope that ends with the lease; leaving it settles the message. At most `batch_size`
-are unsettled at
-once: that is the credit of the pool. A message that is never entered keeps its credit until its partition goes.
+are unsettled at once: that is the credit of the pool. A message that is never entered keeps its credit until its partition goes.
 """
 
 from __future__ import annotations
@@ -14,10 +12,10 @@ from types import TracebackType
 from typing import Any
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.execution import Execution
+from redisaq.actors.offers import Offers
 from redisaq.actors.partition_workers import Batch
 from redisaq.actors.surroundings import inside
 from redisaq.message import Message
@@ -94,12 +92,12 @@ class PulledDelivery:
 class PullWorker(Actor[Batch]):
     """Offers one partition's messages to the iterator, in order."""
 
-    def __init__(self, execution: Execution, offers: MemoryObjectSendStream[Message[Any]]) -> None:
-        """Take the execution (for its records) and the stream to the iterator."""
+    def __init__(self, execution: Execution, offers: Offers[Message[Any]]) -> None:
+        """Take the execution (for its records) and where to offer to the iterator."""
         super().__init__(name="workers", capacity=4)
         self.execution = execution
         self._offers = offers
-        self._out: set[PulledDelivery] = set()
+        self._out: dict[PulledDelivery, None] = {}  # in the order of offering: a set's would differ between runs
 
     async def run(self) -> None:
         """Offer until the mailbox is closed, then wait for the bodies that run."""
@@ -122,9 +120,9 @@ class PullWorker(Actor[Batch]):
                 await execution.pool.enter()
                 delivery = PulledDelivery(self, one)
                 one.delivery = delivery
-                self._out.add(delivery)
+                self._out[delivery] = None
                 try:
-                    await self._offers.send(one)
+                    await self._offers.offer(one)
                 except BaseException:  # it may have been taken out already: then the iterator drops it
                     delivery.withdraw()
                     raise
@@ -134,5 +132,5 @@ class PullWorker(Actor[Batch]):
     def ended(self, delivery: PulledDelivery) -> None:
         """Give the credit of a delivery back."""
         if delivery in self._out:
-            self._out.discard(delivery)
+            del self._out[delivery]
             self.execution.pool.leave()

@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from redisaq.actors.offers import Offers
 from redisaq.actors.pull_worker import PulledDelivery
 from redisaq.message import Message
 
@@ -23,48 +23,41 @@ class Messages(Generic[T]):
     not settled go to the next owner. When the block is cancelled, so is all of that but the settling of what is done.
     """
 
-    def __init__(
-        self, run: Callable[[MemoryObjectSendStream[Message[T]], TaskStatus[None]], Awaitable[None]], stop: Callable[[], None]
-    ) -> None:
+    def __init__(self, run: Callable[[Offers[Message[T]], TaskStatus[None]], Awaitable[None]], stop: Callable[[], None]) -> None:
         """Take what runs the consumer, and what ends it."""
         self._run = run
         self._stop = stop
         self._tasks: TaskGroup | None = None
-        self._offers: MemoryObjectReceiveStream[Message[T]] | None = None
+        self._offers: Offers[Message[T]] | None = None
 
     async def __aenter__(self) -> Messages[T]:
         """Start the consumer; return when its first assignment is in, or at once where the topic does not exist yet."""
         if self._tasks is not None:
             reason = "one block of messages() can be entered once; call messages() again"
             raise RuntimeError(reason)
-        send, self._offers = anyio.create_memory_object_stream[Message[T]](0)
+        self._offers = Offers()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         try:
-            await self._tasks.start(self._serve, send, name="redisaq messages")
-        except BaseException as error:  # noqa: BLE001 -- what is not swallowed on the way out is raised again
-            try:
-                if not await self._tasks.__aexit__(type(error), error, error.__traceback__):
-                    raise
-            finally:
-                self._offers.close()
+            await self._tasks.start(self._serve, self._offers, name="redisaq messages")
+        except BaseException as error:
+            if not await self._tasks.__aexit__(type(error), error, error.__traceback__):
+                raise
         return self
 
-    async def _serve(self, send: MemoryObjectSendStream[Message[T]], *, task_status: TaskStatus[None]) -> None:
-        with send:  # its end is the end of the iteration
-            await self._run(send, task_status)
+    async def _serve(self, offers: Offers[Message[T]], *, task_status: TaskStatus[None]) -> None:
+        try:
+            await self._run(offers, task_status)
+        finally:
+            offers.close()  # the end of the iteration
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         """Stop the consumer and wait for its end."""
         assert self._tasks is not None  # noqa: S101
-        assert self._offers is not None  # noqa: S101
         self._stop()
-        try:
-            return await self._tasks.__aexit__(kind, error, traceback)
-        finally:
-            self._offers.close()
+        return await self._tasks.__aexit__(kind, error, traceback)
 
     def __aiter__(self) -> Messages[T]:
         """Iterate until the consumer stops."""
@@ -77,7 +70,7 @@ class Messages(Generic[T]):
             raise RuntimeError(reason)
         while True:
             try:
-                message = await self._offers.receive()
+                message = await self._offers.take()
             except anyio.EndOfStream:
                 raise StopAsyncIteration from None
             delivery = message.delivery

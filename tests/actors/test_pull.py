@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, events
+from redisaq import Consumer, Message, Producer, events
 from tests.actors.group import Notebook, fresh_url, produce, quick
 
 pytestmark = pytest.mark.anyio
@@ -178,3 +178,26 @@ async def test_a_block_that_is_cancelled_while_it_is_entered_leaves_nothing_open
         warnings.simplefilter("always")
         gc.collect()  # what was left open would tell of it here
     assert [str(one.message) for one in caught if "Unclosed" in str(one.message)] == []
+
+
+async def test_who_is_cancelled_natively_while_it_waits_takes_nothing(url: str, anyio_backend: tuple[str, Any]) -> None:
+    """In whichever step after a message was offered that comes: the next call gets the message."""
+    if anyio_backend[0] != "asyncio":
+        pytest.skip("only asyncio knows cancellation that no scope asked for")
+    import asyncio
+
+    async with Producer("jobs", url) as producer, quick(url, batch_size=1).messages() as messages:
+        for steps in range(12):
+            waits = asyncio.ensure_future(messages.__anext__())
+            await asyncio.sleep(0.005)
+            await producer.enqueue({"n": steps})
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            waits.cancel()
+            try:
+                message = await waits
+            except asyncio.CancelledError:
+                with anyio.fail_after(5):
+                    message = await messages.__anext__()
+            async with message:
+                assert message.payload["n"] == steps
