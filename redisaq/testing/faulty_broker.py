@@ -159,10 +159,11 @@ class FaultyBroker(MemoryBroker):
 
     async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
         """Open a reading connection under the token (T3)."""
+        session = self._enter()
 
         def step(store: MemoryStore) -> Reader:
             client = store.open_client(group, partition, token, incarnation)
-            self._enter().clients.append(client)
+            session.keep(client)
             return FaultyReader(self._network, self._source, client, self._owner)
 
         return await self._operate("open_reader", step)

@@ -272,3 +272,44 @@ async def test_reads_are_served_in_the_order_in_which_they_came(namespace: str) 
                 await anyio.lowlevel.checkpoint()
         await append(broker, "orders", 0, b"0", b"1", b"2")
     assert found == {0: [b"0"], 1: [b"1"], 2: [b"2"]}
+
+
+async def test_what_a_late_call_opens_after_the_broker_was_closed_is_closed_too(namespace: str) -> None:
+    """As a server does that carries out what a connection had sent before it went."""
+
+    class Late(MemoryBroker):
+        steps: list[Callable[[Any], object]]
+
+        async def _operate(self, name: str, step: Callable[[Any], Any]) -> Any:
+            self.steps.append(step)
+            await anyio.lowlevel.checkpoint()
+            raise ConnectionFailed(self.store.url, f"{name} comes late", maybe_executed=True)
+
+    whole, late = MemoryBroker("late", namespace), Late("late", namespace)
+    late.steps = []
+    await whole.make_topic("orders", 1)
+    await whole.make_groups(GROUP, [0], latest=False)
+    await whole.install(GROUP, 0, 1, "a", foreign=False)
+    for call in (late.listen(GROUP), late.listen_partition("orders", 0), late.open_reader(GROUP, 0, 1, "a")):
+        with pytest.raises(ConnectionFailed):
+            await call
+    await late.close()
+    for step in late.steps:
+        step(late.store)
+    assert late.store.connections == 0
+
+
+async def test_closing_an_old_connection_leaves_one_of_the_same_id_alone(namespace: str) -> None:
+    """A restarted server gives the same ids to others."""
+    broker = MemoryBroker("restarted", namespace)
+    await broker.make_topic("orders", 1)
+    await broker.make_groups(GROUP, [0], latest=False)
+    await broker.install(GROUP, 0, 1, "a", foreign=False)
+    old = await broker.open_reader(GROUP, 0, 1, "a")
+    broker.store.restart()
+    new = await broker.open_reader(GROUP, 0, 1, "a")
+    assert old.mark.client_id == new.mark.client_id
+    await old.close()
+    assert broker.store.connections == 1
+    await broker.close()
+    assert broker.store.connections == 0

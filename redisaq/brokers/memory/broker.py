@@ -51,7 +51,22 @@ class _Session:
     clients: list[ReadingClient] = field(default_factory=list[ReadingClient])
     subscriptions: list[Subscription] = field(default_factory=list[Subscription])
 
+    def keep(self, client: ReadingClient) -> None:
+        """Close it with the broker; at once if a call that came late has opened it after that."""
+        self.clients.append(client)
+        if not self.open:
+            self.close()
+
+    def doorbell(self, *channels: Channel) -> Doorbell:
+        """Return a doorbell that is closed with the broker, as above."""
+        subscription = self.store.subscribe(*channels)
+        self.subscriptions.append(subscription)
+        if not self.open:
+            self.close()
+        return MemoryDoorbell(self.store, subscription)
+
     def close(self) -> None:
+        """Close what is open."""
         self.open = False
         for client in self.clients:
             self.store.disconnect(client, "the broker was closed")
@@ -111,11 +126,6 @@ class MemoryBroker:
         if self._session is None or self._session.store is not store:
             self._session = _Session(store)
         return self._session
-
-    def _doorbell(self, store: MemoryStore, *channels: Channel) -> Doorbell:
-        subscription = store.subscribe(*channels)
-        self._enter().subscriptions.append(subscription)
-        return MemoryDoorbell(store, subscription)
 
     # -- topics ---------------------------------------------------------------------------------------------------------------
 
@@ -264,7 +274,8 @@ class MemoryBroker:
 
     async def listen(self, group: GroupName) -> Doorbell:
         """Return a doorbell for the group and its topic."""
-        return await self._operate("listen", lambda store: self._doorbell(store, group, group.topic))
+        session = self._enter()
+        return await self._operate("listen", lambda _: session.doorbell(group, group.topic))
 
     # -- taking a partition (T) -------------------------------------------------------------------------------------------------
 
@@ -278,10 +289,11 @@ class MemoryBroker:
 
     async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
         """Open a reading connection under the token (T3)."""
+        session = self._enter()
 
         def step(store: MemoryStore) -> Reader:
             client = store.open_client(group, partition, token, incarnation)
-            self._enter().clients.append(client)
+            session.keep(client)
             return MemoryReader(store, client, self._operate)
 
         return await self._operate("open_reader", step)
@@ -336,7 +348,8 @@ class MemoryBroker:
 
     async def listen_partition(self, topic: str, partition: int) -> Doorbell:
         """Return the partition's doorbell."""
-        return await self._operate("listen_partition", lambda store: self._doorbell(store, (topic, partition)))
+        session = self._enter()
+        return await self._operate("listen_partition", lambda _: session.doorbell((topic, partition)))
 
     async def delay(self, topic: str, messages: Sequence[Delayed]) -> list[bool]:
         """Keep messages until they are due."""

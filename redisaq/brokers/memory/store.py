@@ -340,7 +340,8 @@ class MemoryStore:
     def disconnect(self, client: ReadingClient, reason: str) -> None:
         """Break a connection: its read fails, nothing more is delivered over it."""
         client.broken = client.broken or reason
-        self._clients.pop(client.mark.client_id, None)
+        if self._clients.get(client.mark.client_id) is client:  # a restarted server gives the same ids to others
+            del self._clients[client.mark.client_id]
         self._refuse_waiting((client.group.topic, client.partition), reason, client=client)
 
     def _serve(self, place: Place, stream: Stream) -> None:
