@@ -3,6 +3,8 @@
 In: offers, from any number of workers. Out: what was offered, in that order. Always: what is taken is taken without waiting. So whoever is
 cancelled while it waits has taken nothing, natively as well (a memory stream hands the item to one who waits, and asyncio's own
 `Task.cancel()` may come before that one runs: then it is nobody's).
+
+What must not be prepared before somebody wants it is prepared between `demand` and `forgo`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,28 @@ class Offers(Generic[T]):
         """Begin open, and without offers."""
         self._offers: deque[Offer[T]] = deque()
         self._arrival: anyio.Event | None = None
+        self._demand: anyio.Event | None = None
+        self._takers = 0
+        self._promised = 0
         self._closed = False
+
+    async def demand(self) -> None:
+        """Return once somebody waits for whom nothing is on offer, or promised; that is promised then, until `forgo`."""
+        while self._takers <= len(self._offers) + self._promised:
+            if self._demand is None:
+                self._demand = anyio.Event()
+            await self._demand.wait()
+        self._promised += 1
+
+    def forgo(self) -> None:
+        """Let the promise go: it is offered now, or there is nothing to offer."""
+        self._promised -= 1
+        self._tell_demand()
+
+    def _tell_demand(self) -> None:
+        if self._demand is not None:
+            self._demand.set()
+            self._demand = None
 
     async def offer(self, item: T) -> None:
         """Return once it has been taken. Cancelled, it is no longer on offer, or has just been taken."""
@@ -47,6 +70,7 @@ class Offers(Generic[T]):
         except BaseException:
             with contextlib.suppress(ValueError):
                 self._offers.remove(offer)
+                self._tell_demand()
             raise
 
     async def take(self) -> T:
@@ -55,14 +79,19 @@ class Offers(Generic[T]):
         Raises:
             anyio.EndOfStream: there is none, and there will be none.
         """
-        await checkpoint()
-        while not self._offers:
-            if self._closed:
-                raise anyio.EndOfStream
-            if self._arrival is None:
-                self._arrival = anyio.Event()
-            await self._arrival.wait()
-        offer = self._offers.popleft()
+        self._takers += 1
+        self._tell_demand()
+        try:
+            await checkpoint()
+            while not self._offers:
+                if self._closed:
+                    raise anyio.EndOfStream
+                if self._arrival is None:
+                    self._arrival = anyio.Event()
+                await self._arrival.wait()
+            offer = self._offers.popleft()
+        finally:
+            self._takers -= 1
         offer.taken.set()
         return offer.item
 

@@ -112,22 +112,34 @@ class PullWorker(Actor[Batch]):
         """Offer the batch, each message under its own credit."""
         execution, owned = self.execution, self.execution.owned
         for one in message:
-            if not await execution.ready((one,)):
-                if not owned.may_start:
-                    return
-                continue  # it is dead, or purged: not the others
             with owned.until_drain():
                 await execution.pool.enter()
-                delivery = PulledDelivery(self, one)
-                one.delivery = delivery
-                self._out[delivery] = None
+                one.delivery = delivery = PulledDelivery(self, one)
+                self._out[delivery] = None  # the credit is its own from here on
                 try:
-                    await self._offers.offer(one)
+                    if await self._ready(one):
+                        await self._offers.offer(one)
+                    else:  # it is dead, or purged, and others are not; or the partition goes
+                        delivery.withdraw()
                 except BaseException:  # it may have been taken out already: then the iterator drops it
                     delivery.withdraw()
                     raise
-            if owned.draining:
+            if not owned.may_start:
                 return
+
+    async def _ready(self, message: Message[Any]) -> bool:
+        """Return whether it may be offered. One that was delivered before is counted (T5): not before somebody wants it.
+
+        Else each crash would cost an attempt of a message in every partition that nobody had begun.
+        """
+        owned = self.execution.owned
+        if message.entry not in owned.deliveries and message.entry not in owned.bodies:
+            return bool(await self.execution.ready((message,)))
+        await self._offers.demand()
+        try:
+            return bool(await self.execution.ready((message,)))
+        finally:
+            self._offers.forgo()
 
     def ended(self, delivery: PulledDelivery) -> None:
         """Give the credit of a delivery back."""
