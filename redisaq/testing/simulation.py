@@ -270,7 +270,8 @@ class Simulation:
             self._ledger.violation(f"at rest: {sentence}")
 
     def bury(self) -> None:
-        """Cancel the tasks of those that crashed, and let them take notice."""
+        """Cancel the tasks of those that crashed, and let them take notice. Nobody crashes or stands still after this."""
+        self._closing = self._source.calm = True
         for member in (*self._members.values(), *self._gone):
             if member.crashed:
                 member.scope.cancel()

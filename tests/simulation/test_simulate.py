@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 
+import anyio
 import pytest
 
+from redisaq.testing import Fault, Simulation, simulate
+from redisaq.testing.faults import Kind
 from tests.simulation.catalogue import SCENARIOS, Backend
 from tests.simulation.playing import play
 
@@ -33,3 +36,25 @@ def test_no_invariant_is_broken(scenario: str, backend: Backend) -> None:
         report = play(scenario, backend, seed)
         again = f"python -m tests.simulation --scenario {scenario} --backend {backend} --first {seed} --replay"
         assert report.ok, f"{report.violations}\n{again}\n{report.timeline()}"
+
+
+@both
+@pytest.mark.parametrize("kind", ["crash", "pause"])
+def test_an_exception_of_the_scenario_is_raised_whatever_befalls_members_while_they_end(kind: Kind, backend: Backend) -> None:
+    ended_by: set[int] = set()
+
+    async def scenario(sim: Simulation) -> None:
+        async def handle(_message: object) -> None:
+            await anyio.sleep(0.1)
+
+        producer = sim.producer("orders", init_partitions=2)
+        await producer.batch_enqueue(range(10))
+        sim.member("a", "orders", handle, heartbeat_interval=1.0, heartbeat_ttl=4.0)
+        await anyio.sleep(0.35)
+        ended_by.add(sim._source._chance("a").operations)
+        raise ValueError("on purpose")
+
+    for number in range(1, 50):
+        with pytest.raises(ValueError, match="on purpose"):
+            simulate(scenario, 1, backend, [Fault("a", number, kind, 1.0)])
+    assert max(ended_by) < 40, "operations of the end were among them"
