@@ -1,7 +1,8 @@
 """The pytest plugin of redisaq: fixtures for queues, and tests that run once per seed.
 
-In: `@pytest.mark.redisaq_seeds(200)`, the options `--redisaq-seeds` and `--redisaq-seed`, requests for the fixtures `redisaq_url`,
-`redisaq_server` and `redisaq_seed`. Out: an item for each seed; for one that fails, the command that runs it again.
+In: `@pytest.mark.redisaq_seeds(200)`, the options `--redisaq-...` and the setting `redisaq_shrink`, requests for the fixtures
+`redisaq_url`, `redisaq_server` and `redisaq_seed`. Out: an item for each seed; for one that fails, the command that runs it again, and the
+faults that matter.
 
 Always: pytest loads this in every run of everybody who has redisaq installed, so it imports nothing but pytest and what pytest has loaded
 already. That is why it stands beside the package and not in it: a module of the package would bring the package along, which costs a
@@ -25,14 +26,21 @@ import pytest
 
 if TYPE_CHECKING:
     from redisaq.testing import FaultPlan
+    from redisaq.testing.overheard import Failed
     from redisaq.testing.plugin import ServerForTests
+    from redisaq.testing.plugin_shrinking import Budget
 
 MARK = "redisaq_seeds"
 BACKENDS = ("trio", "asyncio")
 OTHERS = ("anyio", "trio", "asyncio")
 """Marks by which other plugins claim a coroutine test."""
 
+SHRINK = 20.0
+"""Seconds for which the faults of a failed simulation are shrunk, unless told otherwise."""
+
 _numbers = itertools.count(1)
+_failed: pytest.StashKey[Failed] = pytest.StashKey()
+_budget: pytest.StashKey[Budget] = pytest.StashKey()
 
 
 class Draw(NamedTuple):
@@ -67,13 +75,30 @@ class Seeds(NamedTuple):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the two options."""
+    """Add the options and the setting."""
     group = parser.getgroup("redisaq", "redisaq: seeds")
     seeds = "run N seeds of each test marked redisaq_seeds, not its own count"
     group.addoption("--redisaq-seeds", metavar="N", type=number_from(1), default=None, help=seeds)
     group.addoption(
         "--redisaq-seed", metavar="K", type=number_from(0), action="append", default=None, help="run seed K alone; several may be given"
     )
+    shrink = "for how long to shrink the faults of a failed simulation, seconds; 0: not at all"
+    group.addoption("--redisaq-shrink", metavar="SECONDS", type=seconds, default=None, help=shrink)
+    group.addoption(
+        "--redisaq-faults", metavar="FILE", default=None, help="the faults of every scenario: those of this file, which a failure named"
+    )
+    parser.addini("redisaq_shrink", f"{shrink} (default {SHRINK:g})", default=str(SHRINK))
+
+
+def seconds(text: str) -> float:
+    """Read a time."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"seconds, 0 or more, not {text!r}")
+    return value
 
 
 def number_from(least: int) -> Callable[[str], int]:
@@ -88,7 +113,11 @@ def number_from(least: int) -> Callable[[str], int]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the mark known."""
+    """Make the mark known; check the setting."""
+    try:
+        seconds(config.getini("redisaq_shrink"))
+    except argparse.ArgumentTypeError as error:
+        raise pytest.UsageError(f"redisaq_shrink: {error}") from None
     config.addinivalue_line(
         "markers",
         f"{MARK}(count, *, start=0, backend=None, faults=None): run the test once for each of `count` seeds, beginning with `start`. It "
@@ -187,7 +216,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
             __tracebackhide__ = True
             from redisaq.testing import plugin  # noqa: PLC0415 -- see the module
 
-            plugin.run_coroutine(original, arguments, seed=draw.seed, backend=backend, faults=faults, name=pyfuncitem.nodeid)
+            name, file = pyfuncitem.nodeid, pyfuncitem.config.option.redisaq_faults
+            plugin.run_coroutine(original, arguments, seed=draw.seed, backend=backend, faults=faults, file=file, name=name)
 
         pyfuncitem.obj = run
     elif not inspect.iscoroutinefunction(original):
@@ -203,8 +233,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
             return plugin.judged(result, pyfuncitem.nodeid)
 
         pyfuncitem.obj = call
+    from redisaq.testing import overheard  # noqa: PLC0415 -- see the module
+
     try:
-        return (yield)
+        with overheard.listening() as pyfuncitem.stash[_failed]:
+            return (yield)
     finally:
         pyfuncitem.obj = function
 
@@ -229,17 +262,40 @@ def backend_of(item: pytest.Function) -> str:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Tell how to run a failed seed again, and what the reports say that the test held in its hands."""
     report = yield
-    draw = draw_of(item)
+    draw, failed = draw_of(item), item.stash.get(_failed, None)
+    if failed is not None:
+        del item.stash[_failed]  # items live as long as the run: what they hold on to adds up
     if draw is None or not report.failed:
         return report
+    file = os.path.relpath(item.path, item.config.invocation_params.dir)
+    node = shlex.quote(f"{file}::{item.nodeid.partition('::')[2]}")
+    command = f"pytest {node} --redisaq-seed={draw.seed}"
     if call.excinfo is not None and "redisaq.testing.report" in sys.modules:
         from redisaq.testing import plugin  # noqa: PLC0415 -- see the module
 
         add_section(report, "simulation", plugin.failed_reports(call.excinfo.value, item.nodeid))
-    file = os.path.relpath(item.path, item.config.invocation_params.dir)
-    node = shlex.quote(f"{file}::{item.nodeid.partition('::')[2]}")
-    add_section(report, "seed", f"run it again: pytest {node} --redisaq-seed={draw.seed}")
+        if failed is not None and failed.calls:
+            add_section(report, "faults", faults_of(item, failed, call.excinfo.value, command))
+    add_section(report, "seed", f"run it again: {command}")
     return report
+
+
+def faults_of(item: pytest.Item, failed: Failed, error: BaseException, command: str) -> str:
+    """Tell which faults of a failed test's simulation matter, if it had one."""
+    config, given = item.config, item.config.option.redisaq_shrink
+    if config.option.redisaq_faults is not None and given is None:
+        return ""  # those that an earlier failure has told
+    from redisaq.testing import plugin, plugin_shrinking  # noqa: PLC0415 -- see the module
+
+    if _budget not in config.stash:
+        config.stash[_budget] = plugin_shrinking.budget(seconds(config.getini("redisaq_shrink")) if given is None else given)
+    return plugin_shrinking.explain(
+        error,
+        failed,
+        config.stash[_budget],
+        save=lambda report, ending: plugin.save(report, item.nodeid, ending),
+        command=f"{command} --redisaq-faults=" if isinstance(item, pytest.Function) and is_scenario(original_of(item)) else "",
+    )
 
 
 def add_section(report: pytest.TestReport, name: str, text: str) -> None:

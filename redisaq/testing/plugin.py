@@ -20,6 +20,7 @@ import anyio.from_thread
 import pytest
 
 from redisaq.embedded import EmbeddedServer, open_embedded
+from redisaq.testing.fault_file import load_faults
 from redisaq.testing.faults import FaultPlan
 from redisaq.testing.report import Report
 from redisaq.testing.simulation import Simulation, simulate
@@ -27,7 +28,14 @@ from redisaq.testing.virtual import virtual_run
 
 
 def run_coroutine(
-    test: Callable[..., Any], arguments: Mapping[str, object], *, seed: int, backend: str, faults: FaultPlan | None, name: str
+    test: Callable[..., Any],
+    arguments: Mapping[str, object],
+    *,
+    seed: int,
+    backend: str,
+    faults: FaultPlan | None,
+    file: str | None,
+    name: str,
 ) -> None:
     """Run a coroutine test under a seed: as a scenario if it takes `sim`, else in virtual time.
 
@@ -37,6 +45,7 @@ def run_coroutine(
         seed: which.
         backend: "trio" or "asyncio".
         faults: of a scenario.
+        file: whose faults a scenario is to have instead.
         name: the test's.
     """
     __tracebackhide__ = True
@@ -51,7 +60,7 @@ def run_coroutine(
         __tracebackhide__ = True
         await test(**{**arguments, "sim": sim})
 
-    judged(simulate(scenario, seed=seed, backend=loop, faults=faults), name)
+    judged(simulate(scenario, seed=seed, backend=loop, faults=faults if file is None else load_faults(file)), name)
 
 
 def judged(result: object, name: str) -> object:
@@ -83,15 +92,20 @@ def explained(report: Report, name: str) -> str:
 def picture(report: Report, name: str) -> str:
     """Write the timeline as a picture; return the line that says where it is."""
     try:
-        file = report.save(pictures() / f"{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}-{report.backend}.svg")
+        file = save(report, name, ".svg")
     except OSError as error:
         return f"no picture could be written: {error}"
     return f"as a picture: {file}"
 
 
+def save(report: Report, name: str, ending: str) -> Path:
+    """Write a report's picture or faults to a file that is called after the test; OSError if that cannot be."""
+    return report.save(pictures() / f"{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}-{report.backend}{ending}")
+
+
 @cache
 def pictures() -> Path:
-    """Return where this process leaves pictures: a directory of its own."""
+    """Return where this process leaves pictures and faults: a directory of its own."""
     return Path(tempfile.mkdtemp(prefix="redisaq-"))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from redisaq.errors import SettingsError
+from redisaq.testing.fault_file import encode_faults
 from redisaq.testing.faults import Fault
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 from redisaq.testing.picture import LEAST_WIDTH, WIDTH, draw
@@ -95,8 +96,9 @@ class Report(msgspec.Struct, frozen=True):
         return draw(self._story(), window=window, width=width)
 
     def save(self, path: str | Path) -> Path:
-        """Write the timeline to a file: the picture if its name ends in .svg, all of the text if it ends in .txt; return where it is.
+        """Write the timeline or the faults to a file; return where it is.
 
+        The end of its name says what is written: .svg the picture, .txt all of the text, .json the faults, for `load_faults` to read.
         Directories that do not exist are made.
 
         Args:
@@ -112,8 +114,10 @@ class Report(msgspec.Struct, frozen=True):
                 text = self.timeline_svg()
             case ".txt":
                 text = self.timeline(limit=None) + "\n"
+            case ".json":
+                text = encode_faults(self.seed, self.backend, self.violations, self.faults)
             case _:
-                raise SettingsError(f"a timeline is saved as .svg or .txt, not as {path.name!r}")
+                raise SettingsError(f"a timeline is saved as .svg or .txt, faults as .json, not as {path.name!r}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
         return path

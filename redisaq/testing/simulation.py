@@ -21,6 +21,7 @@ from redisaq.brokers.memory.store import MemoryStore
 from redisaq.environment import Environment, current_environment, enter_environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.producer import Producer
+from redisaq.testing import overheard
 from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Fault, FaultPlan, Kind
 from redisaq.testing.faulty_broker import FaultyBroker
@@ -28,7 +29,9 @@ from redisaq.testing.freezing import OWNER, Freezer, current_freezer
 from redisaq.testing.ledger import Ledger
 from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
+from redisaq.testing.overheard import Call
 from redisaq.testing.pace import Limits, VirtualTimeExceeded
+from redisaq.testing.raised import tell_raised
 from redisaq.testing.report import Report
 from redisaq.testing.rest import fates, leftovers, unsettled_groups, work_left
 from redisaq.testing.standstill import VirtualDeadlock
@@ -317,6 +320,8 @@ def simulate(
     backend: Literal["trio", "asyncio"] = "trio",
     faults: FaultPlan | Sequence[Fault] | None = None,
     limits: Limits | None = None,
+    *,
+    raises: bool = True,
 ) -> Report:
     """Run a scenario under one seed and return what happened; see `Report`.
 
@@ -329,6 +334,7 @@ def simulate(
         faults: how likely which is, or just those that are to befall (as `Report.faults` lists them: all of these bring the same trace
             again, and any may be left out); None: none.
         limits: how long it may go on; beyond them is a violation that says who takes the steps. None: those of Limits.
+        raises: False: an exception of the scenario is not raised, but ends the run and is a violation.
 
     Raises:
         Exception: whatever the scenario raises, with the seed as a note.
@@ -349,7 +355,10 @@ def simulate(
                     await scenario(simulation)
                     await simulation.finish()
                 except Exception as error:  # noqa: BLE001 -- it is raised outside of the task group, which would wrap it
-                    raised = error
+                    if raises:
+                        raised = error
+                    else:
+                        ledger.violation(tell_raised(error))
                 finally:
                     simulation.bury()
             tasks.cancel_scope.cancel()
@@ -362,8 +371,9 @@ def simulate(
         ledger.violations.append(str(error))  # the clock is gone
     except BaseException as error:
         error.add_note(f"simulated under seed {seed} on {backend}")
+        overheard.tell(Call(scenario, seed, backend, faults, limits, error=error))
         raise
-    return Report(
+    report = Report(
         seed=seed,
         backend=backend,
         violations=ledger.violations,
@@ -377,3 +387,5 @@ def simulate(
         marks=ledger.marks,
         faults=source.befallen,
     )
+    overheard.tell(Call(scenario, seed, backend, faults, limits, report=report))
+    return report

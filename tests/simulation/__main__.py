@@ -1,29 +1,38 @@
 """The long simulation: `python -m tests.simulation --seeds 10000 --backend both --jobs 2`.
 
 In: which scenario, how many seeds, on which backends. Out: progress, then figures: seeds a second, different traces, faults that happened;
-and each failing seed with the command that replays it. The exit status is 1 if one failed.
+and each failing seed with the command that replays it; with --shrink, the few faults that bring it about. The exit status is 1 if one
+failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from redisaq.testing import load_faults
 from tests.simulation.catalogue import SCENARIOS, Backend
-from tests.simulation.playing import Outcome, play, play_some
+from tests.simulation.playing import Failure, Outcome, play, play_some
+from tests.simulation.shrinking import shrink_seed
 
 CHUNK = 10
 """Seeds that one process is given at once."""
+
+SHRUNK = 3
+"""Failed seeds of a scenario that are shrunk: more of them seldom tell more."""
 
 
 def chunks(scenario: str, backends: list[Backend], first: int, seeds: int) -> Iterator[tuple[str, Backend, range]]:
@@ -46,9 +55,9 @@ def run(work: Iterator[tuple[str, Backend, range]], jobs: int, limit: float, tol
                     running |= {pool.submit(play_some, *one) for one in islice(work, 1)}
 
 
-def replay(scenario: str, backend: Backend, seed: int) -> int:
-    """Run one seed and show all of it."""
-    report = play(scenario, backend, seed)
+def replay(scenario: str, backend: Backend, seed: int, faults: Path | None) -> int:
+    """Run one seed, with the faults of a file if there is one, and show all of it."""
+    report = play(scenario, backend, seed, None if faults is None else load_faults(faults))
     print(*report.trace, sep="\n")
     print(report.timeline())
     return 0 if report.ok else 1
@@ -70,6 +79,16 @@ def arguments(words: list[str]) -> Any:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which nothing new is begun, of each scenario")
     parser.add_argument("--replay", action="store_true", help="run the first seed alone and show its whole trace")
+    parser.add_argument("--faults", type=Path, help="with --replay: take the faults of this file")
+    parser.add_argument(
+        "--shrink",
+        type=float,
+        nargs="?",
+        const=60.0,
+        metavar="SECONDS",
+        help=f"then shrink the faults of failed seeds ({SHRUNK} of a scenario), for so long each (60); with --replay: of that one",
+    )
+    parser.add_argument("--out", type=Path, help="where to leave what shrinking found (default: a new folder for temporary files)")
     return parser.parse_args(words)
 
 
@@ -79,8 +98,11 @@ def main(words: list[str]) -> int:
     backends: list[Backend] = ["trio", "asyncio"] if options.backend == "both" else [options.backend]
     wanted: list[str] = options.scenario or ["orders"]
     names = list(SCENARIOS) if "all" in wanted else wanted
+    folder: Path = options.out or Path(tempfile.gettempdir()) / f"redisaq-simulation-{os.getpid()}"
+    if options.replay and options.shrink:
+        return 0 if shrink_seed(names[0], backends[0], options.first, within=options.shrink, folder=folder) is None else 1
     if options.replay:
-        return replay(names[0], backends[0], options.first)
+        return replay(names[0], backends[0], options.first, options.faults)
     console, status = Console(), 0
     for name in names:
         total, began = Outcome(), time.monotonic()
@@ -99,7 +121,14 @@ def main(words: list[str]) -> int:
                 status = 1
         tell(name, total, time.monotonic() - began, backends)
         status = 1 if total.failures else status
+        for _, backend, seed, _ in in_order(total.failures)[:SHRUNK] if options.shrink else ():
+            shrink_seed(name, backend, seed, within=options.shrink, folder=folder)
     return status
+
+
+def in_order(failures: list[Failure]) -> list[Failure]:
+    """Sort failures by backend and seed."""
+    return sorted(failures, key=lambda failure: failure[1:3])
 
 
 def tell(name: str, total: Outcome, took: float, backends: list[Backend]) -> None:
@@ -109,7 +138,7 @@ def tell(name: str, total: Outcome, took: float, backends: list[Backend]) -> Non
     )
     print(f"{len(total.traces)} different traces, {len(total.failures)} failed")
     print("   " + ", ".join(f"{count} {event}" for event, count in sorted(total.events.items())))
-    for scenario, backend, seed, why in sorted(total.failures, key=lambda failure: failure[1:3]):
+    for scenario, backend, seed, why in in_order(total.failures):
         print(f"   seed {seed} on {backend}: {why}")
         print(f"      python -m tests.simulation --scenario {scenario} --backend {backend} --first {seed} --replay")
 

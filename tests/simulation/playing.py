@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from redisaq.testing import Report, simulate
+from redisaq.testing import Fault, Report, simulate
 from tests.simulation.catalogue import SCENARIOS, Backend
 
 NOTED = {
@@ -20,6 +22,9 @@ NOTED = {
 }
 """How the trace's lines tell of faults."""
 
+Failure: TypeAlias = tuple[str, Backend, int, str]
+"""Scenario, backend, seed, and what was wrong."""
+
 
 @dataclass
 class Outcome:
@@ -28,7 +33,7 @@ class Outcome:
     seeds: int = 0
     traces: set[str] = field(default_factory=set[str])
     events: Counter[str] = field(default_factory=Counter[str])
-    failures: list[tuple[str, str, int, str]] = field(default_factory=list[tuple[str, str, int, str]])
+    failures: list[Failure] = field(default_factory=list[Failure])
 
     def add(self, other: Outcome) -> None:
         """Take in what came of others."""
@@ -38,10 +43,10 @@ class Outcome:
         self.failures += other.failures
 
 
-def play(scenario: str, backend: Backend, seed: int) -> Report:
-    """Run one seed."""
+def play(scenario: str, backend: Backend, seed: int, faults: Sequence[Fault] | None = None) -> Report:
+    """Run one seed, with these faults in place of the scenario's own, if given."""
     found = SCENARIOS[scenario]
-    return simulate(found.play, seed=seed, backend=backend, faults=found.faults)
+    return simulate(found.play, seed=seed, backend=backend, faults=found.faults if faults is None else faults)
 
 
 def play_some(scenario: str, backend: Backend, seeds: range) -> Outcome:

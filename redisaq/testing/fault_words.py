@@ -1,0 +1,66 @@
+"""Tells of single faults in words.
+
+In: a report. Out: a line for each fault that befell: when, whom, what, and at which operation, as far as the trace knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redisaq.testing.faults import Fault
+from redisaq.testing.timeline_story import printable
+
+_NOTES = {
+    "lost_request": "the request was lost",
+    "lost_reply": "the reply was lost",
+    "late_request": "late",
+    "disconnect": "the connection broke",
+}
+
+_TOLD = {
+    "delay": "delay: operation {number} is on its way for {amount} s",
+    "reply_delay": "reply_delay: the answer to operation {number} is on its way for {amount} s",
+    "late_request": "late_request{at}: carried out {amount} s later",
+    "crash": "crash{at}: it starts again {amount} s later",
+    "pause": "pause{at}: it stands still for {amount} s",
+    "slow_handler": "slow_handler: run {number} of a handler takes {amount} s longer",
+    "clock_drift": "clock_drift: {amount} s more in a second",
+    "failover": "failover{at}: the last {amount} s are forgotten",
+    "slot_loss": "slot_loss{at}: the slot at {amount} of all",
+}
+"""How each kind of fault is told; others by their names alone."""
+
+
+def tell_faults(faults: Sequence[Fault], trace: Sequence[str]) -> list[str]:
+    """Return a line for each fault, in their order.
+
+    Args:
+        faults: those of a run.
+        trace: of the same run.
+    """
+    width = max((len(printable(fault.who)) for fault in faults), default=0)
+    return [f"{fault.time:10.3f}  {printable(fault.who):<{width}}  {_what(fault, trace)}" for fault in faults]
+
+
+def _what(fault: Fault, trace: Sequence[str]) -> str:
+    told = _TOLD.get(fault.kind, "{kind}{at}")
+    if fault.kind in ("lost_request", "disconnect"):
+        told += ", what was sent before arrives" if fault.amount else ", with what was sent before"
+    name = _operation(fault, trace)
+    at = f" at operation {fault.number}" + (f" ({name})" if name else "")
+    return told.format(kind=fault.kind, at=at, number=fault.number, amount=f"{fault.amount:g}")
+
+
+def _operation(fault: Fault, trace: Sequence[str]) -> str:
+    """Return what the operation is called; "" if the trace does not tell.
+
+    It tells of a request when it is sent, and of a reply when it is lost, which may be later.
+    """
+    note = _NOTES.get(fault.kind)
+    start = f" {fault.who} "
+    for line in trace if note is not None else ():
+        rest, _, outcome = line.rpartition(": ")
+        time, _, _ = rest.partition(" ")
+        if outcome == note and rest.startswith(start, len(time)) and float(time) >= fault.time - 1e-6:
+            return rest[len(time) + len(start) :] if fault.kind == "lost_reply" or float(time) <= fault.time + 1e-6 else ""
+    return ""

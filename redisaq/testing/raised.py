@@ -1,0 +1,48 @@
+"""Says in a sentence what a scenario raised, so that it can stand among the violations.
+
+In: an exception. Out: its type, the line of the scenario that raised it, its text. Always: on one line; what comes before the first ": "
+is the same each time that line raises that type.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from traceback import walk_tb
+from typing import cast
+
+RAISED = "the scenario raised "
+"""So begins the sentence."""
+
+LONGEST = 500
+"""Characters of the text."""
+
+_OURS = str(Path(__file__).parents[1]) + os.sep
+_OTHERS = tuple(f"{os.sep}{package}{os.sep}" for package in ("anyio", "trio", "asyncio", "outcome"))
+
+
+def tell_raised(error: BaseException) -> str:
+    """Return the sentence; of a group, it names each exception within."""
+    leaves = list(_leaves(error))
+    where = " and ".join(dict.fromkeys(f"{type(leaf).__name__}{_place(leaf)}" for leaf in leaves))
+    texts = [text for leaf in leaves if (text := " ".join(str(leaf).split()))]
+    text = "; ".join(texts) or "no text"
+    return f"{RAISED}{where}: {text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}"
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(one)
+    else:
+        yield error
+
+
+def _place(error: BaseException) -> str:
+    """Return the innermost line that is neither ours nor an event loop's."""
+    for frame, line in reversed(list(walk_tb(error.__traceback__))):
+        code = frame.f_code
+        if not code.co_filename.startswith(_OURS) and not any(other in code.co_filename for other in _OTHERS):
+            return f" in {code.co_name}, {Path(code.co_filename).name} line {line}"
+    return ""
