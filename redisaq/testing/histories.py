@@ -116,6 +116,7 @@ class Histories:
         self._first: dict[tuple[Place, str | None], EntryId] = {}
         self._begun: dict[Place, set[EntryId]] = {}
         self._broken: dict[Place, int] = {}
+        self._policies: dict[GroupName, RetryPolicy] = {}
         self._unreadable: set[tuple[Place, EntryId]] = set()
 
     def broken_off(self, place: Place) -> None:
@@ -150,6 +151,7 @@ class Histories:
             if entry_id not in begun:
                 self._check_first(run)
         begun.add(entry_id)
+        self._policies[run.group] = run.process.retry
         self._lives.setdefault((place, entry_id), History()).runs.append(run)
 
     def _check_attempt(self, run: Run) -> None:
@@ -223,7 +225,8 @@ class Histories:
         runs = self._runs(place, entry_id)
         if (place, entry_id) in self._unreadable or (runs and runs[-1].outcome == "raised" and runs[-1].final):
             return
-        if not runs or not self._exhausted(place, entry_id, runs[-1].process.retry):
+        policy = runs[-1].process.retry if runs else self._policies.get(place[0])
+        if policy is None or not self._exhausted(place, entry_id, policy):
             self._violation(f"{name} let {show(place, entry_id)} die after {len(runs)} runs, with attempts left")
 
     def check_retry(self, name: str, place: Place, token: int, entry_id: EntryId) -> None:
