@@ -145,7 +145,8 @@ class Sender:
     async def send_once(self, message: Prepared, *, dedup_id: str, window: float, due: int | None) -> str:
         """Append or delay one message unless `dedup_id` was used; return the id of the message that stands (E7).
 
-        Without a key the id itself says which partition, so that every call with it comes to the same one.
+        Without a key the id itself says which partition, so that every call with it comes to the same one. What was sent may be repeated
+        as long as the mark is sure to stand; with a shorter window it is looked for, as without a mark (E1, E2).
         """
         msg_id, key, fields = message
         standing = b""
@@ -165,8 +166,9 @@ class Sender:
             standing = answer or b""
             return [answer]
 
-        await self._send([(msg_id, dedup_id if key is None else key, fields)], append, repeatable=True)
-        return standing.decode()
+        lasts = window >= 2 * self._terms.send_timeout
+        await self._send([(msg_id, dedup_id if key is None else key, fields)], append, repeatable=lasts)
+        return standing.decode() or msg_id  # no answer came: it was found where it belongs
 
     async def _send(self, messages: Sequence[Prepared], step: Step, *, repeatable: bool = False, begun: Begun | None = None) -> None:
         give_up_at = (self._environment.clock() if begun is None else begun.began_at) + self._terms.send_timeout
