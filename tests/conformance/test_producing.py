@@ -238,11 +238,18 @@ async def test_after_the_window_it_is_new(a: Broker, group: GroupName, owned: in
 
 async def test_a_repeat_does_not_stretch_the_window(a: Broker) -> None:
     await a.make_topic("orders", 1)
-    assert await once(a, b"1", window=0.3) == b"1"
-    await anyio.sleep(0.2)
-    assert await once(a, b"1", window=60.0) == b"1"
-    await anyio.sleep(0.2)
-    assert await once(a, b"2") == b"2"
+    window = 0.1
+    while True:
+        began, used = anyio.current_time(), f"within {window}"
+        assert await once(a, b"1", window=window, dedup_id=used) == b"1"
+        await anyio.sleep(window / 2)
+        answer = await once(a, b"2", window=60.0, dedup_id=used)
+        if anyio.current_time() - began < window:
+            break
+        window *= 2  # the machine is busy: that may have been too late
+    assert answer == b"1"
+    await anyio.sleep(window)
+    assert await once(a, b"3", dedup_id=used) == b"3"
 
 
 async def test_a_delayed_one_stands_too(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
