@@ -186,6 +186,10 @@ async def test_a_restart_breaks_connections_and_keeps_data(namespace: str) -> No
     assert await broker.fence(GROUP, 0, 1, [reader.mark])
     await append(broker, "orders", 0, b"1")
     assert len(await again.read(1, 0)) == 1, "the one with the old run_id was meant, not this one"
+    await reader.close()
+    assert await broker.fence(GROUP, 0, 1, [again.mark])
+    with pytest.raises(ConnectionFailed):  # the other's end did not take it off the server's list
+        await again.read(1, 0)
 
 
 async def test_a_restart_breaks_operations_under_way(namespace: str) -> None:

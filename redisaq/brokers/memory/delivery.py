@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redisaq.brokers.delivery import Due, Resolution, Resolved
-from redisaq.brokers.memory.store import OUT_OF_MEMORY, MemoryStore, Place
+from redisaq.brokers.memory.holdings import Place
+from redisaq.brokers.memory.store import OUT_OF_MEMORY, MemoryStore
 from redisaq.brokers.memory.streams import GroupCursor, parse_id
 from redisaq.brokers.producing import Delayed
 from redisaq.brokers.terms import GroupName

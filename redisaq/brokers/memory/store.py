@@ -18,20 +18,18 @@ from msgspec.structs import replace
 from redisaq.brokers.base import Acks, GroupName, Installed, Page, PendingEntry, RawEntry, ReaderMark, Remaining, Settled, TopicState
 from redisaq.brokers.memory.clients import Channel, ReadingClient, Subscription, WaitingRead
 from redisaq.brokers.memory.coordination import Coordination
+from redisaq.brokers.memory.holdings import Holdings, Place
 from redisaq.brokers.memory.leases import Lease
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.streams import START, GroupCursor, Stream, format_id, parse_id
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
 
-Place = tuple[str, int]
-"""A topic and one of its partitions."""
-
 OUT_OF_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
 
 
 @dataclass(eq=False, repr=False)
-class MemoryStore:
+class MemoryStore(Holdings):
     """What `memory://name` holds. Reach it as `MemoryBroker.store`.
 
     Attributes:
@@ -40,9 +38,6 @@ class MemoryStore:
         permits_killing: False is a server whose access rules forbid CLIENT KILL (T4).
         full: True is a server at its memory limit: it refuses to append and to delay, and nothing else (S2).
         run_id: another one after each `restart`.
-        idle: topic -> seconds without a member after which a group pins nothing, as producers declared.
-        alone: when it was first asked of a group, of which nobody knows a member, since when it has none.
-        delayed: by place: message id -> when it is due, and its fields as they are written.
     """
 
     url: str
@@ -50,16 +45,6 @@ class MemoryStore:
     permits_killing: bool = True
     full: bool = False
     run_id: str = ""
-    topic_names: set[str] = field(default_factory=set[str])
-    topics: dict[str, TopicState] = field(default_factory=dict[str, TopicState])
-    streams: dict[Place, Stream] = field(default_factory=dict[Place, Stream])
-    leases: dict[tuple[GroupName, int], Lease] = field(default_factory=dict[tuple[GroupName, int], Lease])
-    shelves: dict[tuple[GroupName, int], Shelf] = field(default_factory=dict[tuple[GroupName, int], Shelf])
-    delayed: dict[Place, dict[bytes, tuple[int, bytes]]] = field(default_factory=dict[Place, dict[bytes, tuple[int, bytes]]])
-    coordination: dict[GroupName, Coordination] = field(default_factory=dict[GroupName, Coordination])
-    marks: dict[tuple[str, int, str], tuple[bytes, int]] = field(default_factory=dict[tuple[str, int, str], tuple[bytes, int]])
-    idle: dict[str, float] = field(default_factory=dict[str, float])
-    alone: dict[GroupName, int] = field(default_factory=dict[GroupName, int])
     _clients: dict[int, ReadingClient] = field(default_factory=dict[int, ReadingClient])
     _waiting: dict[Place, list[WaitingRead]] = field(default_factory=dict[Place, list[WaitingRead]])
     _subscriptions: list[Subscription] = field(default_factory=list[Subscription])
@@ -96,6 +81,11 @@ class MemoryStore:
         for subscription in self._subscriptions:
             subscription.ring()
 
+    def fail_over(self, replica: Holdings) -> None:
+        """Restart with what a replica has: what it never heard of is forgotten."""
+        self.restart()
+        self.hold(replica)
+
     def flush(self) -> None:
         """Lose all data, as FLUSHALL does; connections stay."""
         self.topic_names.clear()
@@ -110,23 +100,12 @@ class MemoryStore:
         for topic, partition in list(self.streams):
             self.forget_stream(topic, partition)
 
-    def forget_group(self, group: GroupName) -> None:
-        """Lose the group's members and document; its partitions' tokens and pending entries stay (M8)."""
-        self.coordination.pop(group, None)
-
-    def forget_topic(self, topic: str) -> None:
-        """Lose the topic's partition count; its streams stay, and its name, which a server keeps elsewhere."""
-        self.topics.pop(topic, None)
-        self.idle.pop(topic, None)
-
     def forget_partition(self, topic: str, partition: int) -> None:
-        """Lose one partition: its stream, every group in it, every token beside it, and what was put aside."""
-        for group, number in {*self.leases, *self.shelves}:
-            if group.topic == topic and number == partition:
-                self.leases.pop((group, number), None)
-                self.shelves.pop((group, number), None)
-        self.delayed.pop((topic, partition), None)
-        self.forget_stream(topic, partition)
+        """Lose one slot; see Holdings. Who waits there is told."""
+        there = (topic, partition) in self.streams
+        super().forget_partition(topic, partition)
+        if there:
+            self._refuse_waiting((topic, partition), "the stream is gone")
 
     def forget_cursor(self, group: GroupName, partition: int) -> None:
         """Lose the group in one stream, as XGROUP DESTROY does (T6); the token stays."""

@@ -1,0 +1,80 @@
+"""The data of a memory store: what a server writes to its disk, and what its replicas have of it.
+
+Plain data, and how it is copied. What a server has only while it runs, its connections and who waits, is not here.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+
+from redisaq.brokers.base import GroupName, TopicState
+from redisaq.brokers.memory.coordination import Coordination
+from redisaq.brokers.memory.leases import Lease
+from redisaq.brokers.memory.shelf import Shelf
+from redisaq.brokers.memory.streams import Stream
+
+Place = tuple[str, int]
+"""A topic and one of its partitions."""
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class Holdings:
+    """See the module.
+
+    Attributes:
+        idle: topic -> seconds without a member after which a group pins nothing, as producers declared.
+        alone: when it was first asked of a group, of which nobody knows a member, since when it has none.
+        delayed: by place: message id -> when it is due, and its fields as they are written.
+    """
+
+    topic_names: set[str] = field(default_factory=set[str])
+    topics: dict[str, TopicState] = field(default_factory=dict[str, TopicState])
+    streams: dict[Place, Stream] = field(default_factory=dict[Place, Stream])
+    leases: dict[tuple[GroupName, int], Lease] = field(default_factory=dict[tuple[GroupName, int], Lease])
+    shelves: dict[tuple[GroupName, int], Shelf] = field(default_factory=dict[tuple[GroupName, int], Shelf])
+    delayed: dict[Place, dict[bytes, tuple[int, bytes]]] = field(default_factory=dict[Place, dict[bytes, tuple[int, bytes]]])
+    coordination: dict[GroupName, Coordination] = field(default_factory=dict[GroupName, Coordination])
+    marks: dict[tuple[str, int, str], tuple[bytes, int]] = field(default_factory=dict[tuple[str, int, str], tuple[bytes, int]])
+    idle: dict[str, float] = field(default_factory=dict[str, float])
+    alone: dict[GroupName, int] = field(default_factory=dict[GroupName, int])
+
+    def seen(self) -> Holdings:
+        """Return what is held: what is taken out afterwards stays in that; what is changed in place is changed there, too."""
+        return Holdings(**{one.name: getattr(self, one.name).copy() for one in fields(Holdings)})
+
+    def copied(self) -> Holdings:
+        """Return a copy that shares nothing."""
+        return Holdings(**{one.name: deepcopy(getattr(self, one.name)) for one in fields(Holdings)})
+
+    def hold(self, other: Holdings) -> None:
+        """Hold what the other does, from now on."""
+        for one in fields(Holdings):
+            setattr(self, one.name, getattr(other, one.name))
+
+    def forget_topic(self, topic: str) -> None:
+        """Lose the topic's partition count; its streams stay, and its name, which a server keeps elsewhere."""
+        self.topics.pop(topic, None)
+        self.idle.pop(topic, None)
+
+    def forget_group(self, group: GroupName) -> None:
+        """Lose the group's members and document; its partitions' tokens and pending entries stay (M8)."""
+        self.coordination.pop(group, None)
+
+    def forget_coordination(self, topic: str) -> None:
+        """Lose one slot: the topic's partition count, and each group's members and document."""
+        self.forget_topic(topic)
+        for group in [group for group in {**self.coordination, **self.alone} if group.topic == topic]:
+            self.forget_group(group)
+            self.alone.pop(group, None)
+
+    def forget_partition(self, topic: str, partition: int) -> None:
+        """Lose one slot: the partition's stream, every group in it, every token beside it, and what was put aside."""
+        for group, number in {**self.leases, **self.shelves}:
+            if group.topic == topic and number == partition:
+                self.leases.pop((group, number), None)
+                self.shelves.pop((group, number), None)
+        for mark in [mark for mark in self.marks if mark[:2] == (topic, partition)]:
+            del self.marks[mark]
+        self.delayed.pop((topic, partition), None)
+        self.streams.pop((topic, partition), None)
