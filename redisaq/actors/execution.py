@@ -125,6 +125,7 @@ class Execution:
             owned.bodies[message.entry] = raised
         else:
             owned.forget(message)
+            owned.ring_timer()  # it may be there under another attempt: a replica that took over may have missed the last ones
 
     async def one(self, message: Message[Any]) -> Held | None:
         """Run the handler on one message; return it if its lane is to wait for its next try. The caller has seen that it may start."""

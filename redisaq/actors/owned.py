@@ -8,7 +8,8 @@ settlement. Everything is synchronous; the reader adds, the workers start and fi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,9 @@ class OwnedPartition:
         self.unwritten: dict[bytes, int] = {}  # counts that the server does not have: to be set at the latest when it is handed back
         self.raised: dict[bytes, Body] = {}  # of `retry`: an attempt is noted at the server, and its handler has not begun
         self.done: list[bytes] = []  # to be acknowledged
-        self.settling = 0  # being acknowledged
+        self.settling = 0  # being acknowledged …
+        self._taken: list[list[bytes]] = []  # … and which these are
+        self.settlements = 0  # how often something was settled: an answer on its way at that time may name it as pending
         self.dirty = False  # the acknowledger has been rung for it
         self.position = b""  # highest entry id read
         self.handled = self.failed = 0
@@ -290,24 +293,31 @@ class OwnedPartition:
         """Return what is to be acknowledged now; give it back with `put_back` or end it with `settle`."""
         done, self.done = self.done, []
         self.settling += len(done)
+        self._taken.append(done)
         self.dirty = False
         return done
 
     def put_back(self, entry_ids: list[bytes]) -> None:
         """Record that an acknowledgement could not be sent."""
-        self.settling -= len(entry_ids)
+        self._settled(entry_ids)
         self.done[:0] = entry_ids
         self.dirty = True
 
     def settle(self, entry_ids: list[bytes]) -> None:
         """Record that these have been acknowledged, or refused."""
-        self.settling -= len(entry_ids)
+        self._settled(entry_ids)
         self._look_settled()
+
+    def _settled(self, entry_ids: list[bytes]) -> None:
+        self.settling -= len(entry_ids)
+        self.settlements += 1
+        self._taken = [taken for taken in self._taken if taken is not entry_ids]
 
     def resolved(self, settlings: Iterable[Settling]) -> None:
         """Record that these have been settled, or refused."""
         for settling in settlings:
             self.leaving.pop(settling.resolution.body.entry_id, None)
+        self.settlements += 1
         self._look_settled()
         self._made_room()
 
@@ -331,7 +341,11 @@ class OwnedPartition:
     def knows(self, entry_id: bytes) -> bool:
         """True if the entry is in flight here: it must not run a second time (S3)."""
         flying = entry_id in self.queued or entry_id in self.running or entry_id in self.leaving
-        return flying or entry_id in self.done
+        return flying or entry_id in self.done or any(entry_id in taken for taken in self._taken)
+
+    def in_flight(self) -> Iterator[bytes]:
+        """Return all entries that `knows` knows."""
+        return itertools.chain(self.queued, self.running, self.leaving, self.done, *self._taken)
 
     def lowest_unsettled(self) -> bytes:
         """Return the lowest entry id that is not settled, b"" if all are (T6)."""

@@ -222,7 +222,8 @@ class PartitionOwner(Actor[Drain]):
 
     async def _say_farewell(self) -> None:
         """Release what a failure ended, so that nobody has to wait for a holder that is no more: nothing runs here now."""
-        if self._reader is not None and not self._released and not self.owned.lost:
+        owned = self.owned
+        if self._reader is not None and not self._released and not owned.lost and owned.lease.alive():
             await insist(self._reader.make_sure, self._around.environment)
             await self._release()
 

@@ -56,7 +56,10 @@ class PartitionReader(Actor[None]):
         self._count = count
         self._reader: Reader | None = None
         self._broken: list[Reader] = []  # closed, and to be killed before anything else is read or released
-        self._remade = False
+        self._remade = False  # what is in flight may be read a second time
+        self._server = ""  # run_id of the one that is read
+        self._seen = b""  # what is pending there at or below it has been claimed or read
+        self._doubtful: set[bytes] = set()  # in flight when it was given a second time: what settles it may have come too early to count
         self._highest = (0, 0)  # of all that was read: what is in flight is not above it
         self._unsent: Batch = []
         self._watch = LossWatch(surroundings, self._owned, self._tell)
@@ -71,13 +74,14 @@ class PartitionReader(Actor[None]):
         owned, around = self._owned, self._around
         try:
             await self._close_broken()
+            if self._reader is None:
+                self._reader = await around.broker.open_reader(around.group, owned.partition, owned.token, owned.lease.incarnation)
+            self._look_at_server(self._reader.mark.run_id)
             await self._claim()
             self._ahead = False
             self._highest = max(self._highest, number(owned.position))
             self._watch.forget()  # a read that broke may have delivered entries that were claimed now
             await self._watch.look()
-            if self._reader is None:
-                self._reader = await around.broker.open_reader(around.group, owned.partition, owned.token, owned.lease.incarnation)
         except LeaseLostError as error:
             owned.lose(str(error))
             return
@@ -85,6 +89,8 @@ class PartitionReader(Actor[None]):
         await self._pass_on(unsent)
         while True:
             await owned.wait_for_room(self._count)
+            if self._doubtful and not await self._claim_doubtful():
+                return
             block = min(LONGEST_BLOCK, owned.lease.left() - MARGIN)
             if block < SHORTEST_BLOCK:  # so little is left that a renewal must come first
                 await anyio.sleep(MARGIN)
@@ -110,6 +116,19 @@ class PartitionReader(Actor[None]):
             return False
         return True
 
+    async def _claim_doubtful(self) -> bool:
+        """Claim what is pending although it is not in flight any more; False if the lease is lost."""
+        ended = {entry_id for entry_id in self._doubtful if not self._owned.knows(entry_id)}
+        if ended:
+            self._doubtful -= ended
+            self._seen = before(min(ended, key=number))
+            try:
+                await self._claim()
+            except LeaseLostError as error:
+                self._owned.lose(str(error))
+                return False
+        return True
+
     async def _read(self, reader: Reader, block: float) -> Sequence[RawEntry]:
         """Return new entries; nothing is read while the group is paused."""
         gate = self._around.gate
@@ -133,7 +152,10 @@ class PartitionReader(Actor[None]):
         """
         owned, highest = self._owned, self._highest
         self._highest = max(highest, number(entries[-1][0]))
-        if number(entries[0][0]) > highest or self._remade:
+        if number(entries[0][0]) > highest:
+            self._remade = False
+            return entries
+        if self._remade:  # others than those below
             return entries
         fresh = [entry for entry in entries if not owned.renew(entry[0])]
         for entry_id, _ in fresh:
@@ -178,20 +200,39 @@ class PartitionReader(Actor[None]):
         marks = [reader.mark for reader in readers]
         await around.broker.fence(around.group, owned.partition, owned.token, marks)
 
+    def _look_at_server(self, run_id: str) -> None:
+        """Begin anew if it is another one than before.
+
+        A replica that took over may have missed acknowledgements and deliveries: what they were about is pending or new there once more.
+        """
+        before, self._server = self._server, run_id
+        if before not in ("", run_id):
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Be ready to be given a second time whatever was read."""
+        self._seen = b""
+        self._remade = True
+        self._highest = max((self._highest, *map(number, self._owned.in_flight())))
+
     async def _claim(self) -> None:
-        """Pass on what is pending above the last entry seen."""
+        """Pass on what is pending and not known yet."""
         around, owned = self._around, self._owned
-        after: bytes | None = owned.position
+        after: bytes | None = self._seen
         while after is not None:
             await owned.wait_for_room(self._count)
+            settlements = owned.settlements
             page = await around.broker.claim(around.group, owned.partition, owned.token, after=after, count=self._count)
             if page.trimmed:
                 ids = tuple(entry_id.decode() for entry_id in page.trimmed)
                 self._owned.trimmed += len(ids)
                 self._tell(events.EntriesTrimmed, entry_ids=ids, count=len(ids))
+            if owned.settlements != settlements and number(after) < self._highest:  # some of these may be settled: it is asked again
+                continue
             batch: Batch = []
             for entry in page.entries:
                 if owned.knows(entry.entry_id):
+                    self._doubtful.add(entry.entry_id)
                     continue
                 message = self._decoder.decode(entry.entry_id, entry.fields, owned.partition, owned.token)
                 if isinstance(message, Unreadable):
@@ -200,7 +241,8 @@ class PartitionReader(Actor[None]):
                     owned.add_again(message, entry.deliveries)
                     batch.append(message)
             if page.entries:
-                owned.position = max(owned.position, page.entries[-1].entry_id, key=number)
+                self._seen = page.entries[-1].entry_id
+                owned.position = max(owned.position, self._seen, key=number)
             await self._pass_on(batch)
             after = page.last
 
@@ -213,8 +255,10 @@ class PartitionReader(Actor[None]):
         partition, token = owned.partition, owned.token
         batch: Batch = []
         self._watch.count(len(entries))
-        if self._remade:  # what was in flight when the group was lost is read a second time
-            entries = [entry for entry in entries if not owned.knows(entry[0])] or ()
+        if self._remade:
+            known = {entry_id for entry_id, _ in entries if owned.knows(entry_id)}
+            self._doubtful |= known
+            entries = [entry for entry in entries if entry[0] not in known]
         for entry_id, fields in entries:
             message = decode(entry_id, fields or (), partition, token)
             if isinstance(message, Unreadable):
@@ -223,7 +267,7 @@ class PartitionReader(Actor[None]):
                 batch.append(message)
         owned.add(batch)
         if entries:
-            owned.position = entries[-1][0]
+            owned.position = self._seen = entries[-1][0]
         return batch
 
     async def _make_group_again(self) -> None:
@@ -232,7 +276,7 @@ class PartitionReader(Actor[None]):
         lowest = owned.lowest_unsettled()
         evidence, start = (lowest, before(lowest)) if lowest else (owned.position, owned.position)
         await around.broker.remake_group(around.group, owned.partition, evidence, start=start)
-        self._remade = True
+        self._begin_anew()
         self._watch.forget()
         owned.position = b""  # the stream may have begun anew, too
         bulletin = around.bulletin
