@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from redisaq.brokers.base import GroupName
+from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import START, EntryId, GroupCursor, Stream, format_id, parse_id
@@ -25,7 +26,7 @@ _NOTHING = Shelf()
 
 
 @dataclass
-class Holdings:
+class Share:
     """What one group holds of one partition, as it was last seen.
 
     Attributes:
@@ -50,22 +51,39 @@ class Census:
         entries: by topic and partition: entry -> message id.
         ended: by group and partition: entry -> "done" or "dead".
         redriven: is told of an entry whose next life began.
-        lossy: True once a server may have lost data: what is no more where it was is then no violation.
     """
 
     violation: Callable[[str], None]
     redriven: Callable[[Place, EntryId], None]
     entries: dict[tuple[str, int], dict[EntryId, str]] = field(default_factory=dict[tuple[str, int], dict[EntryId, str]])
     ended: dict[Place, dict[EntryId, str]] = field(default_factory=dict[Place, dict[EntryId, str]])
-    lossy: bool = False
     _where: dict[str, str] = field(default_factory=dict[str, str])
+    _gone: set[str] = field(default_factory=set[str])
     _seen: dict[tuple[str, int], EntryId] = field(default_factory=dict[tuple[str, int], EntryId])
     _delayed: dict[tuple[str, int], frozenset[bytes]] = field(default_factory=dict[tuple[str, int], frozenset[bytes]])
-    _held: dict[tuple[str, int, str], Holdings] = field(default_factory=dict[tuple[str, int, str], Holdings])
+    _held: dict[tuple[str, int, str], Share] = field(default_factory=dict[tuple[str, int, str], Share])
 
     def appended(self, msg_id: str) -> bool:
         """Return whether the message is, or was, in a stream."""
+        return msg_id in self._where or msg_id in self._gone
+
+    def there(self, msg_id: str) -> bool:
+        """Return whether the message is in a stream, or was trimmed from it."""
         return msg_id in self._where
+
+    def gone(self, msg_id: str) -> None:
+        """A message has been lost: it may be appended once more."""
+        if self._where.pop(msg_id, None) is not None:
+            self._gone.add(msg_id)
+
+    def begin_anew(self, data: Holdings) -> None:
+        """The server has lost data: what it has now is not compared with what it had."""
+        self._seen = {place: stream.last_id for place, stream in data.streams.items()}
+        self._delayed = {place: frozenset(delayed) for place, delayed in data.delayed.items()}
+        self._held.clear()
+        for place, stream in data.streams.items():
+            for name, cursor in stream.groups.items():
+                self._first_look((*place, name), data, cursor)
 
     def look(self, store: MemoryStore) -> None:
         """Find what the last step has moved."""
@@ -83,7 +101,7 @@ class Census:
         self._seen[place] = stream.last_id
         for entry_id, fields in stream.after(seen, len(stream)):
             msg_id, where = fields[1].decode(), f"{place[0]}/{place[1]} {format_id(entry_id).decode()}"
-            if msg_id in self._where and not self.lossy:
+            if msg_id in self._where:
                 self.violation(f"message {msg_id} was appended twice: {self._where[msg_id]} and {where}")
             self._where[msg_id] = where
             self.entries.setdefault(place, {})[entry_id] = msg_id
@@ -92,42 +110,48 @@ class Census:
         before, now = self._delayed.get(place, frozenset[bytes]()), frozenset(delayed)
         self._delayed[place] = now
         for msg_id in now:
-            if msg_id.decode() in self._where and not self.lossy:
+            if msg_id.decode() in self._where:
                 self.violation(f"message {msg_id.decode()} is delayed, and in its stream: {self._where[msg_id.decode()]}")
         for msg_id in sorted(before - now):
-            if msg_id.decode() not in self._where and not self.lossy:
+            if msg_id.decode() not in self._where:
                 self.violation(f"message {msg_id.decode()} is no longer delayed, and in no stream")
+
+    def _first_look(self, key: tuple[str, int, str], data: Holdings, cursor: GroupCursor) -> None:
+        place = (GroupName(key[0], key[2]), key[1])
+        shelf = data.shelves.get(place, _NOTHING)
+        self._held[key] = self._share(self._print(cursor, shelf), cursor, shelf, place)
 
     def _look_group(self, key: tuple[str, int, str], store: MemoryStore, stream: Stream, cursor: GroupCursor) -> None:
         held = self._held.get(key)
         if held is None:
-            held = self._held[key] = Holdings(last_delivered=cursor.last_delivered)
+            held = self._held[key] = Share(last_delivered=cursor.last_delivered)
         place = (GroupName(key[0], key[2]), key[1])
         shelf = store.shelves.get(place, _NOTHING)
-        seen = (cursor.last_delivered, len(cursor.pending), len(shelf.retry), shelf.dead.last_id, len(shelf.dead))
+        seen = self._print(cursor, shelf)
         if seen != held.print:
-            self._held[key] = now = self._holdings(seen, cursor, shelf, place)
+            self._held[key] = now = self._share(seen, cursor, shelf, place)
             if cursor.last_delivered >= held.last_delivered:
                 self._compare(place, held, now, stream)
 
-    def _holdings(self, seen: tuple[object, ...], cursor: GroupCursor, shelf: Shelf, place: Place) -> Holdings:
+    def _print(self, cursor: GroupCursor, shelf: Shelf) -> tuple[object, ...]:
+        return (cursor.last_delivered, len(cursor.pending), len(shelf.retry), shelf.dead.last_id, len(shelf.dead))
+
+    def _share(self, seen: tuple[object, ...], cursor: GroupCursor, shelf: Shelf, place: Place) -> Share:
         pending, retry = frozenset(cursor.pending), frozenset(map(parse_id, shelf.retry))
         letters = [parse_id(decode_dead(words).entry_id) for _, words in shelf.dead.after(START, len(shelf.dead))]
-        holdings = Holdings(seen, cursor.last_delivered, pending, retry, frozenset(letters))
+        share = Share(seen, cursor.last_delivered, pending, retry, frozenset(letters))
         for entry_id, times in sorted(Counter([*pending, *retry, *letters]).items()):
             if times > 1:
-                kinds = [kind for kind, ids in (("pending", pending), ("retry", retry), ("dead", holdings.dead)) if entry_id in ids]
+                kinds = [kind for kind, ids in (("pending", pending), ("retry", retry), ("dead", share.dead)) if entry_id in ids]
                 self.violation(f"{show(place, entry_id)} is {times} times among {', '.join(kinds)}")
-        return holdings
+        return share
 
-    def _compare(self, place: Place, before: Holdings, now: Holdings, stream: Stream) -> None:
+    def _compare(self, place: Place, before: Share, now: Share, stream: Stream) -> None:
         """Check what one step did to one group's share of one partition."""
         ended = self.ended.setdefault(place, {})
         fresh = self._between(place, before.last_delivered, now.last_delivered)
         for entry_id in sorted(now.dead - before.dead):
             ended[entry_id] = "dead"
-        if self.lossy:
-            return
         for entry_id in sorted(now.retry & before.dead):
             ended.pop(entry_id, None)
             self.redriven(place, entry_id)

@@ -32,8 +32,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 OF_OPERATIONS: tuple[Kind, ...] = ("lost_request", "disconnect", "late_request", "lost_reply", "failover", "slot_loss")
 """At most one of these befalls an operation."""
 
-NOT_BUILT = ("failover", "slot_loss")
-
 SERVER = "server"
 """Whose fault a drifting clock is."""
 
@@ -70,10 +68,11 @@ class FaultPlan:
         late_request: the caller gets ConnectionFailed at once, and the server carries the operation out later, up to 5 s, unless its
             connection was killed meanwhile.
         disconnect: the connection breaks before the operation is sent; what else is under way on it fails, too.
-        failover: not built yet, must be 0; to be: a replica hears nothing more of the server, and takes its place up to `replica_lag`
-            seconds later. What was written meanwhile is forgotten, every connection breaks, ids of clients begin again.
-        slot_loss: not built yet, must be 0; to be: the data of one slot is gone: all of one partition (stream, leases, delayed, retries,
-            dead letters, marks of `dedup_id`), or a topic's coordination (partition count, and each group's members and document).
+        failover: per broker operation: a replica hears nothing more of the server from now on, and takes its place up to `replica_lag`
+            seconds later. What was written meanwhile is forgotten, every connection breaks, ids of clients begin again. At most one is
+            on its way at a time.
+        slot_loss: per broker operation: the data of one slot is gone: all of one partition (stream, leases, delayed, retries, dead
+            letters, marks of `dedup_id`), or a topic's coordination (partition count, and each group's members and document).
         replica_lag: seconds of writes that a failover forgets, at most.
         delay: seconds, least and most, that an operation's way to the server and back takes.
         crash: per heartbeat: the member is gone without cleanup, and starts again after up to twice its `heartbeat_ttl`.
@@ -101,8 +100,6 @@ class FaultPlan:
             value: float = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise SettingsError(f"{name} is a probability, from 0 to 1, not {value!r}")
-            if value and name in NOT_BUILT:
-                raise SettingsError(f"{name} is not built yet: it must be 0")
         if sum(getattr(self, name) for name in OF_OPERATIONS) > 1.0:
             raise SettingsError(f"{', '.join(OF_OPERATIONS)} exclude each other: their sum must not exceed 1")
         if self.crash + self.pause > 1.0:

@@ -94,14 +94,21 @@ class FaultyBroker(MemoryBroker):
         return self._network.store
 
     async def _operate(self, name: str, step: Callable[[MemoryStore], T]) -> T:
-        owner = self._owner
         self._opened = self._opened or name not in OPENING
+        while True:
+            try:
+                return await self._operate_once(name, step)
+            except ConnectionFailed:  # a failover; see OPENING
+                if self._opened:
+                    raise
+
+    async def _operate_once(self, name: str, step: Callable[[MemoryStore], T]) -> T:
+        owner = self._owner
         befalls = self._source.operation(owner.name, owner.ttl, heartbeat=name == "heartbeat", faults=self._opened)
         await owner.suffer(befalls)
         self._enter()
         if self._connection is None or self._connection.broken:
-            self._connection = self._network.connect(self._owner.name)
-
+            self._connection = self._network.connect(owner.name)
         return await self._network.call(self._connection, name, step, befalls)
 
     async def close(self) -> None:
@@ -178,6 +185,7 @@ class FaultyReader:
         self._client = client
         self._owner = owner
         self._connection = Connection(owner.name, client.mark)
+        network.adopt(self._connection)
         self._leftover: list[RawEntry] = []
         self._unanswered = False
 

@@ -7,6 +7,7 @@ returned under that token; what dies has failed for good, or has used up its att
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -101,9 +102,16 @@ class Run:
 
 @dataclass
 class History:
-    """The runs of one message in one life."""
+    """The runs of one message in one life.
+
+    Attributes:
+        since: how many of them a server that lost data does not know of.
+        strays: runs of an owner whose acquisition the server has forgotten.
+    """
 
     runs: list[Run] = field(default_factory=list[Run])
+    since: int = 0
+    strays: list[Run] = field(default_factory=list[Run])
 
 
 class Histories:
@@ -118,6 +126,7 @@ class Histories:
         self._broken: dict[Place, int] = {}
         self._policies: dict[GroupName, RetryPolicy] = {}
         self._unreadable: set[tuple[Place, EntryId]] = set()
+        self._repeatable: Counter[tuple[Place, EntryId]] = Counter()
 
     def broken_off(self, place: Place) -> None:
         """An owner of the partition has ended without giving it back."""
@@ -131,13 +140,36 @@ class Histories:
         """A message begins its next life."""
         self._lives[place, entry_id] = History()
 
-    def forget(self, place: Place) -> None:
-        """The server has lost what it knew of the partition: attempts and order begin anew."""
-        for key in [key for key in self._lives if key[0] == place]:
-            del self._lives[key]
-        for lane in [lane for lane in self._first if lane[0] == place]:
-            del self._first[lane]
-        self._begun.pop(place, None)
+    def set_back(self, place: Place, entry_id: EntryId) -> None:
+        """The server has forgotten some of what became of the entry: its attempts begin anew, and it may run after later ones.
+
+        So once more if its owner has it in hand, and is done with it before the server gives it out again.
+        """
+        self._repeatable[place, entry_id] += 1
+        self._begin_anew(place, entry_id)
+
+    def repeats(self, place: Place, entry_id: EntryId) -> bool:
+        """Return whether the entry may run again, though all was done that was to be; not more often than it was set back."""
+        if not self._repeatable[place, entry_id]:
+            return False
+        self._repeatable[place, entry_id] -= 1
+        self._begin_anew(place, entry_id)
+        return True
+
+    def _begin_anew(self, place: Place, entry_id: EntryId) -> None:
+        history = self._lives.get((place, entry_id))
+        if history is not None:
+            history.since = len(history.runs)
+
+    def set_back_all(self, place: Place, token: int) -> None:
+        """What an owner noted of its runs did not come to stand: its token had gone."""
+        for (where, entry_id), history in self._lives.items():
+            if where == place and history.runs and history.runs[-1].message.token == token:
+                self._begin_anew(place, entry_id)
+
+    def stray(self, run: Run) -> None:
+        """An owner whose acquisition the server has forgotten begins a run: nothing is asked of it, and nothing follows from it."""
+        self._lives.setdefault((run.place, run.entry_id), History()).strays.append(run)
 
     # -- a run begins ------------------------------------------------------------------------------------------------------------------
 
@@ -161,15 +193,18 @@ class Histories:
             self._violation(f"{name} began {run}, of {most} at most")
         if attempt > len(runs) + 1 + self._broken.get(run.place, 0):
             self._violation(f"{name} began {run}, though only {len(runs)} had begun before")
-        if not runs:
+        history = self._lives.get((run.place, run.entry_id))
+        if not runs or history is None or history.since >= len(runs):
             return
+        runs = runs[history.since :]
         former = runs[-1]
         last = former.message.attempt
         if attempt > last or (attempt == last and isinstance(former.error, RetryAfter)):
             return
         if attempt == last == 1 and former.message.token != run.message.token and sum(one.message.attempt == 1 for one in runs) == 1:
             return  # T5: the first delivery has counted already
-        self._violation(f"{name} began {run} after attempt {last}")
+        if not self.repeats(run.place, run.entry_id):
+            self._violation(f"{name} began {run} after attempt {last}")
 
     def _check_first(self, run: Run) -> None:
         """First runs of a lane begin in the order of its entries."""
@@ -193,9 +228,9 @@ class Histories:
             fields = fields_of(entry_id)
             if fields is None or (run.by_key and key_of(fields) != run.message.key) or (run.place, entry_id) in self._unreadable:
                 continue
-            runs = self._runs(run.place, entry_id)
-            former = runs[-1] if runs else None
-            if former is not None and former.call is run.call:
+            history = self._lives.get((run.place, entry_id), History())
+            former = history.runs[-1] if history.runs else None
+            if former is not None and (former.call is run.call or history.since >= len(history.runs)):
                 continue
             if former is None or former.message.token != run.message.token:
                 if not exhausted(policy, deliveries - 1):  # it dies of crashes, without a run
@@ -215,7 +250,7 @@ class Histories:
 
     def check_done(self, name: str, place: Place, token: int, entry_id: EntryId) -> None:
         """What is acknowledged has returned, or was discarded, under that token."""
-        for run in self._runs(place, entry_id):
+        for run in (*self._runs(place, entry_id), *self._lives.get((place, entry_id), History()).strays):
             if run.message.token == token and (run.outcome == "returned" or isinstance(run.error, Discard)):
                 return
         self._violation(f"{name} acknowledged {show(place, entry_id)} under {token}, under which it never ran to a good end")

@@ -21,6 +21,7 @@ from redisaq.brokers.memory.streams import EntryId, format_id, parse_id
 from redisaq.message import Message
 from redisaq.testing.census import Census, Place
 from redisaq.testing.histories import Histories, Process, Run
+from redisaq.testing.losses import Losses
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 
 MOST_VIOLATIONS = 20
@@ -59,7 +60,9 @@ class Ledger:
         self.incarnations: dict[str, Process] = {}  # of those that ever took a partition
         self.histories = Histories(self.violation)
         self.census = Census(self.violation, self.histories.redriven)
-        self._tokens: dict[Place, int] = {}
+        self.losses = Losses(self.census, self.histories, clock)
+        self.known: list[str] = []
+        self._tokens = self.losses.tokens
         self._running: dict[Place, list[Run]] = {}
         self._open: dict[Place, list[Tenure]] = {}
         self._done_under: set[tuple[Place, EntryId, int]] = set()
@@ -81,6 +84,15 @@ class Ledger:
             self.violations.append(f"at {self._clock():.3f}: {text}")
         self.note("check", "violation", text)
 
+    def side_by_side(self, text: str, excuse: str) -> None:
+        """Note what must not happen, unless it follows from what the server has forgotten and no rule can help it."""
+        if not excuse:
+            self.violation(text)
+            return
+        if len(self.known) < MOST_VIOLATIONS:
+            self.known.append(f"at {self._clock():.3f}: {text}: {excuse}")
+        self.note("check", "known", text)
+
     def hash(self) -> str:
         """Return the trace's hash."""
         digest = sha256()
@@ -95,6 +107,7 @@ class Ledger:
         """Go through what the last step has moved."""
         if self.store is not None:
             self.census.look(self.store)
+            self.losses.look(self.store)
 
     def installed(self, owner: object, group: GroupName, partition: int, token: int, answer: Installed) -> None:
         """Somebody tried to install a token."""
@@ -150,7 +163,8 @@ class Ledger:
         self.note(process.name, "begins", str(run))
         self.runs.append(run)
         if message.token < self._tokens.get(place, 0):
-            self.violation(f"{process.name} began {run} under {message.token}, while {self._tokens[place]} stands")
+            text = f"{process.name} began {run} under {message.token}, while {self._tokens[place]} stands"
+            self.side_by_side(text, self.losses.excuse(place))
         running = self._running.setdefault(place, [])
         for other in running:
             if other.process is process and other.message.token == message.token:
@@ -159,16 +173,30 @@ class Ledger:
             elif other.process.suspended or other.process.thawed_at == now:
                 other.superseded = True
             else:
-                self.violation(f"{process.name} began {run} while {other.process.name} runs {other} since {other.started:.3f}")
+                text = f"{process.name} began {run} while {other.process.name} runs {other} since {other.started:.3f}"
+                self.side_by_side(text, self.losses.excuse(place, (message.token, other.message.token)))
         running.append(run)
-        if (place, run.entry_id, message.token) in self._done_under:
-            self.violation(f"{process.name} began {run} again, which is done under the same token")
-        ended = self.census.ended.get(place, {}).get(run.entry_id)
-        if ended is not None and not self.census.lossy:
-            self.violation(f"{process.name} began {run}, which is {ended}")
-        if self.store is not None:
+        stray = bool(self.losses.excuse(place, (message.token,)))
+        if not stray:
+            self._check_again(run)
+        if stray:
+            self.histories.stray(run)
+        elif self.store is not None:
             self.histories.begin(run, self.store)
         return run
+
+    def _check_again(self, run: Run) -> None:
+        """What is done does not run again, unless the server has forgotten that."""
+        place, entry_id, name = run.place, run.entry_id, run.process.name
+        done = (place, entry_id, run.message.token) in self._done_under
+        ended = self.census.ended.get(place, {}).get(entry_id)
+        if (done or ended is not None) and self.histories.repeats(place, entry_id):
+            self.census.ended[place].pop(entry_id, None)
+            self._done_under.discard((place, entry_id, run.message.token))
+        elif done:
+            self.violation(f"{name} began {run} again, which is done under the same token")
+        elif ended is not None:
+            self.violation(f"{name} began {run}, which is {ended}")
 
     def end(self, run: Run, outcome: str, error: Exception | None) -> None:
         """A handler's run ended: it "returned", "raised" the error, or was "cancelled"."""
@@ -216,7 +244,8 @@ class Ledger:
         woke = process.thawed_at == self._clock()  # on waking it may run to its next checkpoint: there it learns that its time is over
         for other in tenures if not woke else ():
             if not other.process.suspended and other.process.thawed_at < self._clock() - 2.0:  # it is given a moment to notice
-                self.violation(f"{process.name} took {group.topic}/{partition} while {other.process.name} has it since {other.since:.3f}")
+                text = f"{process.name} took {group.topic}/{partition} while {other.process.name} has it since {other.since:.3f}"
+                self.side_by_side(text, self.losses.excuse(place, (token, other.token)))
         for other in tenures:
             self._broken_off(other)
         tenure = Tenure(process, group, partition, token, self._clock())
@@ -234,6 +263,7 @@ class Ledger:
                 self._broken_off(tenure)
             tenure.until, tenure.end = self._clock(), end
             self._open[place].remove(tenure)
+            self.losses.given_up(place, tenure.token, tenure.since)
 
     def crashed(self, process: Process) -> None:
         """A process is gone: nothing of it runs, it owns nothing."""
@@ -251,6 +281,11 @@ class Ledger:
             self.histories.broken_off((tenure.group, tenure.partition))
 
     # -- for the report ----------------------------------------------------------------------------------------------------------------
+
+    def all_dropped(self) -> list[str]:
+        """Return the messages that a group could not get, each once."""
+        lost = self.losses.dropped(self.store) if self.store is not None else []
+        return list(dict.fromkeys([*self.dropped, *lost]))
 
     def deliveries(self) -> list[Delivery]:
         """Return each run of a handler."""

@@ -53,6 +53,7 @@ class Connection:
         who: for the trace.
         mark: what can be killed.
         broken: why it is no more, "" while it works.
+        ended: the server is gone, too: what it answered and has not arrived yet never will.
     """
 
     def __init__(self, who: str, mark: ReaderMark) -> None:
@@ -60,6 +61,7 @@ class Connection:
         self.who = who
         self.mark = mark
         self.broken = ""
+        self.ended = False
         self.last_arrival = -math.inf
         self.under_way: list[Request] = []
 
@@ -92,7 +94,10 @@ class Network:
         self._sent = 0
         self._made = FIRST_ID
         self._connections: dict[int, Connection] = {}
+        self._readers: dict[Connection, None] = {}
+        self._held_until = -math.inf
         self.after_step: Callable[[], None] = lambda: None
+        self.strike: Callable[[Mapping[Kind, float]], None] = lambda _: None
 
     # -- connections -----------------------------------------------------------------------------------------------------------------
 
@@ -102,6 +107,26 @@ class Network:
         connection = Connection(who, ReaderMark(self._made, f"simulated:{self._made}", self.store.run_id))
         self._connections[self._made] = connection
         return connection
+
+    def adopt(self, connection: Connection) -> None:
+        """Know of a reader's connection, until it hangs up."""
+        self._readers[connection] = None
+
+    def break_all(self, reason: str) -> None:
+        """Let the server be another one: nothing that is under way arrives there, and ids of clients begin again (E1, T3)."""
+        for connection in (*self._connections.values(), *self._readers):
+            connection.cut(self.store.url, reason, keeps=False)
+            connection.ended = True
+        self._connections.clear()
+        self._readers.clear()
+        self._made = FIRST_ID
+
+    def hold(self, until: float) -> None:
+        """Let nothing arrive before then."""
+        self._held_until = until
+        self._heap = [(max(arrival, until), number, request) for arrival, number, request in self._heap]
+        heapq.heapify(self._heap)
+        self._changed.set()
 
     def kill(self, marks: Sequence[ReaderMark]) -> None:
         """Kill shared connections: nothing of them is carried out after this (E1)."""
@@ -121,6 +146,8 @@ class Network:
 
     async def send(self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], befalls: Mapping[Kind, float]) -> Request:
         """Send a step, with what befalls it."""
+        if "failover" in befalls or "slot_loss" in befalls:
+            self.strike(befalls)
         if connection.broken:
             await checkpoint()
             raise connection.failure(self.store.url, connection.broken, maybe_executed=False)
@@ -149,6 +176,8 @@ class Network:
             raise request.error
         if request.reply_delay:
             await anyio.sleep(request.reply_delay)
+            if request.connection.ended:
+                raise request.connection.failure(self.store.url, request.connection.broken, maybe_executed=True)
         return request.answer
 
     async def _break(self, connection: Connection, name: str, reason: str, *, keeps: bool, maybe_executed: bool) -> None:
@@ -159,11 +188,12 @@ class Network:
 
     def hang_up(self, connection: Connection, step: Callable[[MemoryStore], Any], after: float = 0.0) -> None:
         """Let the server see, behind all that was sent before, that the connection was closed."""
+        self._readers.pop(connection, None)
         self._push(Request(connection, "hang up", step), after)
 
     def _push(self, request: Request, delay: float) -> None:
         connection = request.connection
-        connection.last_arrival = arrival = max(connection.last_arrival, anyio.current_time() + delay)
+        connection.last_arrival = arrival = max(connection.last_arrival, self._held_until, anyio.current_time() + delay)
         connection.under_way.append(request)
         self._sent += 1
         heapq.heappush(self._heap, (arrival, self._sent, request))

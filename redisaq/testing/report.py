@@ -30,11 +30,14 @@ class Report(msgspec.Struct, frozen=True):
         trace_hash: of the trace, hex.
         trace: everything in order, a line each.
         produced: ids of the messages that producers were told are safe.
-        dropped: ids of messages that a group could not get, since the scenario let them be trimmed: listed, no violation.
+        dropped: ids of messages that a group could not get, since the scenario let them be trimmed, or since a failover or a lost
+            slot took them: listed, no violation.
         deliveries: each run of a handler, in the order of their starts.
         settles: in the order in which the server did them.
         leases: in the order of their beginnings.
         marks: what happened to members.
+        known: what must not happen and no rule can help: two owners side by side, since the server had forgotten that it gave one of them
+            the partition; each in a sentence with the reason. At most one ttl after the loss.
         faults: what befell, in order of time; `simulate` takes this list, or a part of it, instead of a FaultPlan.
     """
 
@@ -50,6 +53,7 @@ class Report(msgspec.Struct, frozen=True):
     leases: list[Lease]
     marks: list[Mark]
     faults: list[Fault] = []
+    known: list[str] = []
 
     @property
     def ok(self) -> bool:
@@ -128,6 +132,7 @@ class Report(msgspec.Struct, frozen=True):
             backend=self.backend,
             trace_hash=self.trace_hash,
             violations=self.violations,
+            known=self.known,
             trace=self.trace,
             produced=len(self.produced),
             dropped=len(self.dropped),

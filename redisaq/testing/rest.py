@@ -67,8 +67,9 @@ def document_of(store: MemoryStore, group: GroupName) -> Document | None:
 
 def fates(store: MemoryStore, groups: Sequence[GroupName], ledger: Ledger) -> list[str]:
     """Say which messages did not end done or dead, though nothing is left to do."""
-    missing = [f"message {msg_id} was said to be safe, and is nowhere" for msg_id in ledger.produced if not ledger.census.appended(msg_id)]
-    dropped = set(ledger.dropped)
+    dropped = {*ledger.dropped, *ledger.losses.dropped(store)}
+    unseen = [msg_id for msg_id in ledger.produced if not ledger.census.appended(msg_id) and msg_id not in dropped]
+    missing = [f"message {msg_id} was said to be safe, and is nowhere" for msg_id in unseen]
     for group in groups:
         for (topic, partition), entries in ledger.census.entries.items():
             if topic != group.topic:

@@ -29,6 +29,7 @@ from redisaq.testing.freezing import OWNER, Freezer, current_freezer
 from redisaq.testing.ledger import Ledger
 from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
+from redisaq.testing.outages import Outages
 from redisaq.testing.overheard import Call
 from redisaq.testing.pace import Limits, VirtualTimeExceeded
 from redisaq.testing.raised import tell_raised
@@ -91,6 +92,8 @@ class Simulation:
         self.store = ledger.store = MemoryStore(URL, server)
         self._network = Network(self.store, ledger.note)
         self._network.after_step = ledger.look
+        self._outages = Outages(self.store, self._network, ledger.losses, note=ledger.note, start=self._start)
+        self._network.strike = self._outages.strike
         memory_brokers.set(self._open_broker)
         self._context = copy_context()
         self._members: dict[str, SimulatedMember] = {}
@@ -139,6 +142,9 @@ class Simulation:
             source=self._source,
             fails=self._fail,
         )
+        losses = self._ledger.losses
+        losses.groups[member.group] = None
+        losses.ttl = max(losses.ttl, member.ttl)
         self._ledger.mark(member, "joins")
         self._inside(member).run(self._tasks.start_soon, member.run)
 
@@ -166,6 +172,16 @@ class Simulation:
         member = self._dismissed(name, "is cancelled")
         self._inside(member).run(member.scope.cancel)
         await member.gone.wait()
+
+    async def failover(self, forgets: float) -> None:
+        """Let a replica, which hears nothing more from now on, take the server's place `forgets` seconds later; return when it has."""
+        self._outages.fall_behind(forgets)
+        await self._outages.wait_over()
+
+    async def lose_slot(self, topic: str, partition: int | None = None) -> None:
+        """Let all data of one partition be gone; without a partition: the topic's partition count, and its groups' documents."""
+        self._outages.lose_slot(topic, partition)
+        await anyio.lowlevel.checkpoint()
 
     def _dismissed(self, name: str, how: str) -> SimulatedMember:
         member = self._named(name)
@@ -202,6 +218,8 @@ class Simulation:
 
     def _noises(self, groups: list[GroupName]) -> list[str]:
         noises = [f"{member.name} stands still" for member in self._members.values() if member.live and member.suspended]
+        if self._outages.lagging:
+            noises.append("a replica is about to take over")
         if self._restarting:
             noises.append(f"{self._restarting} members are to start again")
         return [*noises, *work_left(self.store, groups), *unsettled_groups(self.store, groups, list(self._members.values()))]
@@ -250,6 +268,7 @@ class Simulation:
     async def finish(self) -> None:
         """Let everybody leave, and look at what is left."""
         self._closing = self._source.calm = True
+        self._outages.call_off()
         members = [*self._members.values(), *self._gone]
         with anyio.move_on_after(END_LIMIT):
             for producer in self._producers:
@@ -380,7 +399,8 @@ def simulate(
         trace_hash=ledger.hash(),
         trace=ledger.trace,
         produced=ledger.produced,
-        dropped=ledger.dropped,
+        dropped=ledger.all_dropped(),
+        known=ledger.known,
         deliveries=ledger.deliveries(),
         settles=ledger.settles,
         leases=ledger.leases(),

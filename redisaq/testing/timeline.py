@@ -89,6 +89,8 @@ def write(story: Story, *, around: float | None, within: float, limit: int | Non
     told = [story.title, story.figures]
     if story.violations:
         told += ["", "what must not have happened", *(_violated(violation) for violation in story.violations)]
+    if story.known:
+        told += ["", "what no rule can help", *(_violated(one) for one in story.known)]
     told += ["", "what happened" + (f", in detail from {windows} s" if windows else "")]
     told += _body(shown, lines, width) or ["  nothing"]
     told += _rest(story, focus, lines, shown, steps)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from redisaq.testing.faults import Fault
+from redisaq.testing.faults import SERVER, Fault
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 
 Place = tuple[str, str, int]
@@ -24,6 +24,7 @@ PAUSED = "paused"
 
 _VIOLATION = re.compile(r"at (\d+(?:\.\d+)?): (.*)", re.DOTALL)
 _STEP = re.compile(r"(\d+\.\d+) (.*)", re.DOTALL)
+_LOSS = re.compile(rf"(\d+\.\d+) {SERVER} (failover|slot loss): (.*)", re.DOTALL)
 _OUTCOMES = {
     "the request was lost": "lost_request",
     "the reply was lost": "lost_reply",
@@ -44,7 +45,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Slip:
-    """One fault: a FaultPlan's word for it, and which operation it befell or how large it was."""
+    """One fault: a FaultPlan's word for it, and which operation it befell, how large it was, or what it took."""
 
     time: float
     who: str
@@ -68,6 +69,7 @@ class Story:
 
     Attributes:
         title: seed, backend and how many violations.
+        known: what must not happen and no rule can help.
         figures: how much of everything there was.
         rows: everybody to whom something happened: the members in the order in which they joined, then others.
         members: only the members.
@@ -83,6 +85,7 @@ class Story:
     members: tuple[str, ...]
     places: tuple[Place, ...]
     violations: tuple[Violation, ...]
+    known: tuple[Violation, ...]
     faults: tuple[Slip, ...]
     presences: tuple[Span, ...]
     absences: tuple[Span, ...]
@@ -113,6 +116,7 @@ def tell(
     backend: str,
     trace_hash: str,
     violations: Sequence[str],
+    known: Sequence[str],
     trace: Sequence[str],
     produced: int,
     dropped: int,
@@ -124,7 +128,7 @@ def tell(
 ) -> Story:
     """Return the story of a report's parts."""
     broken = tuple(_violation(text) for text in violations)
-    slips = tuple(sorted([*_of_the_network(trace), *_of_handlers_and_server(faults)], key=lambda slip: slip.time))
+    slips = tuple(sorted([*_of_network_and_server(trace), *_of_handlers(faults)], key=lambda slip: slip.time))
     times = [mark.time for mark in marks]
     times += [time for lease in leases for time in (lease.since, lease.until) if time is not None]
     times += [time for run in deliveries for time in (run.started, run.ended) if time is not None]
@@ -136,6 +140,7 @@ def tell(
     places = {(one.topic, one.group, one.partition) for one in leases} | {(one.topic, one.group, one.partition) for one in deliveries}
     counts = (len(deliveries), "delivery"), (len(leases), "lease"), (len(slips), "fault"), (len(members), "member")
     told = ", ".join(_count(number, what) for number, what in counts)
+    told += f", {len(known)} known" if known else ""
     figures = f"{_count(produced, 'message')} produced, {dropped} dropped, {told}, {end:.3f} s, trace {trace_hash[:12]}"
     title = f"seed {seed} on {backend}: {_count(len(broken), 'violation') if broken else 'no violation'}"
     return Story(
@@ -145,6 +150,7 @@ def tell(
         members=members,
         places=tuple(sorted(places)),
         violations=broken,
+        known=tuple(_violation(text) for text in known),
         faults=slips,
         presences=tuple(_presences(marks, leases, end)),
         absences=tuple(_absences(marks, end)),
@@ -156,9 +162,12 @@ def tell(
     )
 
 
-def _of_the_network(trace: Iterable[str]) -> Iterable[Slip]:
-    """Find the network's faults in the trace, which knows their operations."""
+def _of_network_and_server(trace: Iterable[str]) -> Iterable[Slip]:
+    """Find in the trace the network's faults, with their operations, and what the server lost, when it did."""
     for line in trace:
+        if (loss := _LOSS.fullmatch(line)) is not None:
+            yield Slip(float(loss[1]), SERVER, loss[2].replace(" ", "_"), loss[3])
+            continue
         rest, _, outcome = line.rpartition(": ")
         kind, step = _OUTCOMES.get(outcome), _STEP.fullmatch(rest)
         if kind is not None and step is not None:
@@ -166,13 +175,11 @@ def _of_the_network(trace: Iterable[str]) -> Iterable[Slip]:
             yield Slip(float(step[1]), who, kind, operation)
 
 
-def _of_handlers_and_server(faults: Iterable[Fault]) -> Iterable[Slip]:
+def _of_handlers(faults: Iterable[Fault]) -> Iterable[Slip]:
     """Find what the trace does not tell. Each delay would be too much; crashes and pauses are marks of their members."""
     for fault in faults:
         if fault.kind == "slow_handler":
             yield Slip(fault.time, fault.who, fault.kind, f"{fault.amount:.3f} s longer")
-        elif fault.kind in OF_THE_SERVER:
-            yield Slip(fault.time, "server", fault.kind, f"at an operation of {fault.who}")
 
 
 def kind_of(fault: Slip) -> str:

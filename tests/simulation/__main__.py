@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from redisaq.testing import load_faults
-from tests.simulation.catalogue import SCENARIOS, Backend
+from tests.simulation.catalogue import LOSSES, SCENARIOS, Backend
 from tests.simulation.playing import Failure, Outcome, play, play_some
 from tests.simulation.shrinking import shrink_seed
 
@@ -69,10 +69,11 @@ def arguments(words: list[str]) -> Any:
     parser = argparse.ArgumentParser(
         "python -m tests.simulation",
         description="Simulate whole groups, seed by seed.",
-        epilog=f"scenarios:\n{listed}",
+        epilog=f"scenarios (each also as NAME{LOSSES}: then the server fails over and loses slots, too):\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--scenario", action="append", choices=[*SCENARIOS, "all"], help="default: orders; may be said again")
+    names = [name + ending for name in (*SCENARIOS, "all") for ending in ("", LOSSES)]
+    parser.add_argument("--scenario", action="append", metavar="NAME", choices=names, help="default: orders; may be said again; all")
     parser.add_argument("--seeds", type=int, default=1000, help="how many, of each scenario on each backend (default 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first one (default 0)")
     parser.add_argument("--backend", choices=[*get_args(Backend), "both"], default="both")
@@ -92,12 +93,17 @@ def arguments(words: list[str]) -> Any:
     return parser.parse_args(words)
 
 
+def expanded(every: str) -> list[str]:
+    """Return the names of all scenarios, with the same ending."""
+    return [name + every.removeprefix("all") for name in SCENARIOS]
+
+
 def main(words: list[str]) -> int:
     """Do what the command line says; return the exit status."""
     options = arguments(words)
     backends: list[Backend] = ["trio", "asyncio"] if options.backend == "both" else [options.backend]
     wanted: list[str] = options.scenario or ["orders"]
-    names = list(SCENARIOS) if "all" in wanted else wanted
+    names = [name for one in wanted for name in (expanded(one) if one.startswith("all") else [one])]
     folder: Path = options.out or Path(tempfile.gettempdir()) / f"redisaq-simulation-{os.getpid()}"
     if options.replay and options.shrink:
         return 0 if shrink_seed(names[0], backends[0], options.first, within=options.shrink, folder=folder) is None else 1

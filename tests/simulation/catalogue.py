@@ -1,12 +1,22 @@
-"""All scenarios, by name."""
+"""All scenarios, by name; each also with losses of the server's data besides its own faults, under that name and an ending."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from tests.simulation import scenarios_delivery, scenarios_members
 from tests.simulation.scenarios import SCENARIOS, Scenario
+from tests.simulation.scenarios_outages import with_losses
 
-__all__ = ["SCENARIOS", "Backend", "Scenario", "scenarios_delivery", "scenarios_members"]
+__all__ = ["LOSSES", "SCENARIOS", "Backend", "Scenario", "scenario_of", "scenarios_delivery", "scenarios_members"]
 
 Backend = Literal["trio", "asyncio"]
+
+LOSSES = "+losses"
+
+
+def scenario_of(name: str) -> Scenario:
+    """Return the scenario of that name."""
+    found = SCENARIOS[name.removesuffix(LOSSES)]
+    return replace(found, faults=with_losses(found.faults)) if name.endswith(LOSSES) else found

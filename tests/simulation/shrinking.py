@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from redisaq.testing import NotReproduced, Report, Shrunk, shrink, simulate
-from tests.simulation.catalogue import SCENARIOS, Backend
+from tests.simulation.catalogue import Backend, scenario_of
 
 
 def shrink_seed(scenario: str, backend: Backend, seed: int, *, within: float, folder: Path) -> Shrunk | None:
     """Shrink one failed seed, and tell; return None if it does not fail."""
-    found = SCENARIOS[scenario]
+    found = scenario_of(scenario)
     logging.disable(logging.CRITICAL)
     try:
         report = simulate(found.play, seed, backend, found.faults, raises=False)

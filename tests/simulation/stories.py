@@ -49,6 +49,9 @@ FULL = told(
         "3.000000 b heartbeat: late",
         "3.500000 producer-0 append: the connection broke",
         "4.000000 a settle: done",
+        "7.200000 server replication: stands still",
+        "7.500000 server failover: the last 0.300 s are forgotten",
+        "7.600000 server slot loss: orders/2 is gone",
     ],
     produced=["m-1", "m-2"],
     deliveries=[run("a", 1, 5.9, 6.1), run("b", 1, 6.0, 6.02, entry="7-0"), run("b", 2, 5.95, 5.96), run("b", 0, 9.0, 9.5, "raised")],
@@ -71,7 +74,8 @@ FULL = told(
     faults=[
         Fault("a", 3, "delay", 0.1, 1.0),
         Fault("b", 1, "slow_handler", 0.4, 9.1),
-        Fault("a", 7, "failover", 0.3, 7.5),
+        Fault("a", 7, "failover", 0.3, 7.2),
+        Fault("a", 8, "slot_loss", 0.7, 7.6),
         Fault("a", 9, "crash", 1.0, 8.0),
     ],
 )

@@ -59,10 +59,12 @@ def test_members_are_rows_in_the_order_in_which_they_joined_and_then_others() ->
 
 def test_what_the_server_lost_is_a_line_through_all_rows() -> None:
     drawn = picture(FULL)
-    (line,) = drawn.of("rq-loss")
-    assert line.findtext(f"{SVG}title") == "7.500 s: failover (at an operation of a)"
-    assert drawn.time(float(line.get("x1", ""))) == pytest.approx(7.5, abs=NEAR)
-    assert float(line.get("y1", "")) < min(float(row.get("y", "")) for row in drawn.of("rq-row"))
+    failover, slot = drawn.of("rq-loss")
+    assert failover.findtext(f"{SVG}title") == "7.500 s: failover (the last 0.300 s are forgotten)"
+    assert slot.findtext(f"{SVG}title") == "7.600 s: slot loss (orders/2 is gone)"
+    for line, time in ((failover, 7.5), (slot, 7.6)):
+        assert drawn.time(float(line.get("x1", ""))) == pytest.approx(time, abs=NEAR)
+        assert float(line.get("y1", "")) < min(float(row.get("y", "")) for row in drawn.of("rq-row"))
 
 
 def test_each_fault_is_a_mark_and_each_kind_has_its_own_shape() -> None:
@@ -73,7 +75,8 @@ def test_each_fault_is_a_mark_and_each_kind_has_its_own_shape() -> None:
         "2.500 s: a: reply lost (read)",
         "3.000 s: b: request late (heartbeat)",
         "3.500 s: producer-0: connection broken (append)",
-        "7.500 s: server: failover (at an operation of a)",
+        "7.500 s: server: failover (the last 0.300 s are forgotten)",
+        "7.600 s: server: slot loss (orders/2 is gone)",
         "9.100 s: b: slow handler (0.400 s longer)",
     ]
     shapes: set[tuple[str, str]] = set()
@@ -84,8 +87,8 @@ def test_each_fault_is_a_mark_and_each_kind_has_its_own_shape() -> None:
         place = re.fullmatch(r"translate\((\S+) (\S+)\)", path.get("transform", ""))
         assert place is not None
         assert drawn.time(float(place[1])) == pytest.approx(float(title.split()[0]), abs=NEAR)
-    assert len(shapes) == 6
-    for kind in ("request lost", "reply lost", "request late", "connection broken", "failover", "slow handler"):
+    assert len(shapes) == 7
+    for kind in ("request lost", "reply lost", "request late", "connection broken", "failover", "slot loss", "slow handler"):
         assert drawn.texts().count(kind) == 1  # in the legend
 
 

@@ -22,7 +22,7 @@ def events(text: str) -> list[str]:
 def test_violations_come_first_with_their_moments() -> None:
     lines = FULL.timeline().splitlines()
     assert lines[0] == "seed 1 on trio: 2 violations"
-    assert lines[1].startswith("2 messages produced, 0 dropped, 4 deliveries, 4 leases, 6 faults, 2 members, 10.000 s, trace abab")
+    assert lines[1].startswith("2 messages produced, 0 dropped, 4 deliveries, 4 leases, 7 faults, 2 members, 10.000 s, trace abab")
     assert lines[3:6] == [
         "what must not have happened",
         "     6.000  b began orders/1 7-0 attempt 1 while a runs 5-0 since 5.900",
@@ -44,12 +44,23 @@ def test_around_a_violation_everything_about_its_partition_is_told() -> None:
     assert "     6.500  b           loses orders/1" in told_
     assert "     2.000  a           fault: request lost (settle)" in told_
     assert "     3.500  producer-0  fault: connection broken (append)" in told_
-    assert "     7.500  server      fault: failover (at an operation of a)" in told_
+    assert "     7.500  server      fault: failover (the last 0.300 s are forgotten)" in told_
+    assert "     7.600  server      fault: slot loss (orders/2 is gone)" in told_
     assert "     9.100  b           fault: slow handler (0.400 s longer)" in told_
     assert not any("delay" in line for line in told_)
     assert not any("runs orders/2" in line or "runs orders/0" in line for line in told_)
     broken = next(index for index, line in enumerate(told_) if ">>>" in line)
     assert "runs orders/1 7-0" in told_[broken - 1]  # what it is about stands before it
+
+
+def test_what_no_rule_can_help_is_told_apart_from_violations() -> None:
+    lines = told(known=["at 7.700: b took orders/2 while a has it since 2.000: a failover forgot 0.300 s"]).timeline().splitlines()
+    assert lines[0] == "seed 1 on trio: no violation"
+    assert "1 known" in lines[1]
+    assert lines[3:5] == [
+        "what no rule can help",
+        "     7.700  b took orders/2 while a has it since 2.000: a failover forgot 0.300 s",
+    ]
 
 
 def test_around_a_moment_all_partitions_are_told_of() -> None:

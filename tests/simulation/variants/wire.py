@@ -42,7 +42,7 @@ class Wire:
         self._network = network = simulation._network
         self._send: Callable[..., Awaitable[Request]] = network.send
         self._orders: list[_Order] = []
-        self._slow: dict[str, float] = {}
+        self._slow: dict[tuple[str, str], float] = {}
         self._answer_of: Callable[[Request], Awaitable[Any]] = network.answer_of
         self.befallen: list[str] = []
         # No subclass: the simulation makes its own network.
@@ -69,9 +69,9 @@ class Wire:
         """Let nothing of it arrive from now on."""
         self.lose(who, times=math.inf)
 
-    def slow(self, who: str, seconds: float) -> None:
-        """Let every answer to it take so much longer."""
-        self._slow[who] = seconds
+    def slow(self, who: str, seconds: float, operation: str = "") -> None:
+        """Let every answer to it, or those to one operation, take so much longer."""
+        self._slow[who, operation] = seconds
 
     def mend(self, who: str) -> None:
         """Let everything of it arrive again."""
@@ -89,7 +89,8 @@ class Wire:
         return await self._send(connection, name, step, befalls)
 
     async def _answer(self, request: Request) -> Any:
-        if (more := self._slow.get(request.connection.who, 0.0)) > 0:
+        who = request.connection.who
+        if (more := self._slow.get((who, request.name), self._slow.get((who, ""), 0.0))) > 0:
             await anyio.sleep(more)
         return await self._answer_of(request)
 

@@ -1,0 +1,222 @@
+"""Keeps account of what a failover or a lost slot has taken, so that this, and only this, is no violation.
+
+In: the server's data before and after. Out: messages that are gone (`dropped`); entries whose delivery or settlement is forgotten, which
+may run again; and acquisitions that are forgotten while their owner works on. Such an owner may work beside another until its next
+heartbeat: no rule closes that (docs/protocol.md, "What stays open"), so it is told as known. Always: an excuse is for one partition, one
+token, and one ttl at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.memory.holdings import Holdings
+from redisaq.brokers.memory.shelf import Shelf
+from redisaq.brokers.memory.streams import START, EntryId, parse_id
+from redisaq.core.document import EMPTY, Document, decode
+from redisaq.core.records import decode_dead
+from redisaq.testing.census import Census, Place
+from redisaq.testing.histories import Histories
+
+Standing = tuple[str, object]
+"""Where a group has an entry, and how often it was tried there."""
+
+
+@dataclass
+class Orphan:
+    """An acquisition that the server has forgotten, while its owner may work on.
+
+    Attributes:
+        token: of the owner.
+        until: when its owner must have heard of it at the latest.
+        reason: for people.
+        gone: when it was lost; None if it is excused in any case. Else the document went as a whole: then only if a member that never saw
+            the group makes the new one, and what stood beside the partition's data is gone as well.
+        ended: its owner has given up.
+    """
+
+    token: int
+    until: float
+    reason: str
+    gone: float | None = None
+    ended: bool = False
+
+
+class Losses:
+    """See the module.
+
+    Attributes:
+        ttl: the longest of any member's lease.
+        groups: those that members were in.
+        times: when data was lost.
+    """
+
+    def __init__(self, census: Census, histories: Histories, clock: Callable[[], float]) -> None:
+        """Take who else keeps account, and virtual time."""
+        self.ttl = 0.0
+        self.groups: dict[GroupName, None] = {}
+        self.times: list[float] = []
+        self.tokens: dict[Place, int] = {}  # the token that stands
+        self._census = census
+        self._histories = histories
+        self._clock = clock
+        self._taken: dict[str, tuple[str, int, EntryId] | None] = {}  # where it stood; None: it was delayed
+        self._orphans: dict[Place, list[Orphan]] = {}
+        self._unfenced: dict[Place, float] = {}  # when its token was lost
+        self._emptied: dict[Place, float] = {}  # when what stood beside its data was lost
+        self._made_plainly: dict[GroupName, float] = {}  # when a document was made by who knew of none before
+        self._unmade: set[GroupName] = set()
+
+    def dropped(self, data: Holdings) -> list[str]:
+        """Return the messages that were lost before every group had done with them, and have not come back."""
+        delayed = {msg_id.decode() for held in data.delayed.values() for msg_id in held}
+        left = {msg_id: stood for msg_id, stood in self._taken.items() if not self._census.there(msg_id) and msg_id not in delayed}
+        return [msg_id for msg_id, stood in left.items() if stood is None or not self._done(*stood)]
+
+    def _done(self, topic: str, partition: int, entry_id: EntryId) -> bool:
+        groups = [group for group in self.groups if group.topic == topic]
+        return bool(groups) and all(self._census.ended.get((group, partition), {}).get(entry_id) == "done" for group in groups)
+
+    # -- what is lost ------------------------------------------------------------------------------------------------------------------
+
+    def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
+        """Find out what was lost."""
+        self.times.append(self._clock())
+        for topic, partition in {**before.streams, **before.delayed}:
+            self._find_gone(topic, partition, before, after)
+        for group in self.groups:
+            for topic, partition in before.streams:
+                if topic == group.topic:
+                    self._set_back((group, partition), before, after)
+            self._find_orphans(group, before, after, reason)
+        for place, standing in self.tokens.items():
+            lease = after.leases.get(place)
+            self.tokens[place] = token = lease.token if lease is not None else 0
+            if token != standing:
+                self._unfenced[place] = self._clock()
+        self._census.begin_anew(after)
+
+    def _set_back(self, place: Place, before: Holdings, after: Holdings) -> None:
+        """Let run again whatever was delivered, tried or settled, and is not so any more."""
+        entries = self._census.entries.get((place[0].topic, place[1]), {})
+        was, stands = standings(before, place, entries), standings(after, place, entries)
+        ended = self._census.ended.setdefault(place, {})
+        for entry_id in entries:
+            standing = stands[entry_id]
+            if was[entry_id] == standing:
+                continue
+            self._histories.set_back(place, entry_id)
+            if standing[0] in ("unread", "pending", "retry"):
+                ended.pop(entry_id, None)
+            elif standing[0] == "dead":
+                ended[entry_id] = "dead"
+
+    def _find_gone(self, topic: str, partition: int, before: Holdings, after: Holdings) -> None:
+        entries = self._census.entries.get((topic, partition), {})
+        gone, delayed = there(before, topic, partition) - there(after, topic, partition), after.delayed.get((topic, partition), {})
+        for entry_id in [entry_id for entry_id in entries if entry_id in gone]:
+            msg_id = entries.pop(entry_id)
+            self._census.gone(msg_id)
+            self._taken[msg_id] = (topic, partition, entry_id)
+        for found in before.delayed.get((topic, partition), {}):
+            if found not in delayed and not self._census.there(found.decode()):
+                self._taken.setdefault(found.decode(), None)
+
+    # -- acquisitions that are lost ----------------------------------------------------------------------------------------------------
+
+    def _find_orphans(self, group: GroupName, before: Holdings, after: Holdings, reason: str) -> None:
+        now = self._clock()
+        was, stands = document_in(before, group), document_in(after, group)
+        if was is not None and stands is None:
+            self._unmade.add(group)
+            self._made_plainly.pop(group, None)
+        for partition, incarnation in (was or EMPTY).lease.items():
+            token = (was or EMPTY).token.get(partition, 0)
+            if stands is None or stands.lease.get(partition) != incarnation:
+                gone = None if stands is not None else now
+                self._orphans.setdefault((group, partition), []).append(Orphan(token, now + self.ttl, reason, gone))
+        for place, lease in before.leases.items():
+            if place[0] == group and (left := after.leases.get(place)) != lease and (left is None or left.holder != lease.holder):
+                self._emptied[place] = now
+
+    def look(self, data: Holdings) -> None:
+        """See whether a document that was lost has been made again, and by whom (M8)."""
+        for group in list(self._unmade):
+            coordination = data.coordination.get(group)
+            if coordination is not None and coordination.state is not None:
+                self._unmade.discard(group)
+                if coordination.state.frozen_until == 0:
+                    self._made_plainly[group] = self._clock()
+
+    def given_up(self, place: Place, token: int, since: float) -> None:
+        """An owner, who began then, has ended."""
+        if self._unfenced.get(place, -1.0) >= since:
+            self._histories.set_back_all(place, token)
+        for orphan in self._orphans.get(place, ()):
+            if orphan.token == token:
+                orphan.ended = True
+
+    def excuse(self, place: Place, tokens: Iterable[int] | None = None) -> str:
+        """Return why owners under these tokens may work side by side; an empty string if they must not.
+
+        Args:
+            place: what they work on.
+            tokens: of which one must be an orphan's that has not ended; None: whatever follows from there being an orphan.
+        """
+        now = self._clock()
+        for orphan in self._orphans.get(place, ()):
+            if now > orphan.until or (tokens is not None and (orphan.ended or orphan.token not in tokens)):
+                continue
+            if orphan.gone is None:
+                return f"{orphan.reason}, the acquisition under {orphan.token} included"
+            if place[0] in self._made_plainly and self._emptied.get(place, -1.0) >= orphan.gone - self.ttl:
+                return f"{orphan.reason}, and a member that had never seen the group made it again"
+        return ""
+
+
+def document_in(data: Holdings, group: GroupName) -> Document | None:
+    """Return the group's document."""
+    coordination = data.coordination.get(group)
+    return None if coordination is None or coordination.state is None else decode(coordination.state.document)
+
+
+def standings(data: Holdings, place: Place, entries: Iterable[EntryId]) -> dict[EntryId, Standing]:
+    """Return where the group has each of these entries."""
+    group, partition = place
+    stream = data.streams.get((group.topic, partition))
+    cursor = stream.groups.get(group.group) if stream is not None else None
+    shelf = data.shelves.get(place) or Shelf()
+    retry = {parse_id(entry_id): body for entry_id, (_, body) in shelf.retry.items()}
+    dead = dead_in(shelf)
+    found: dict[EntryId, Standing] = {}
+    for entry_id in entries:
+        if entry_id in retry:
+            found[entry_id] = ("retry", retry[entry_id])
+        elif entry_id in dead:
+            found[entry_id] = ("dead", None)
+        elif stream is None or cursor is None:
+            found[entry_id] = ("no group", None)
+        elif entry_id in cursor.pending:
+            found[entry_id] = ("pending", cursor.pending[entry_id])
+        elif entry_id > cursor.last_delivered:
+            found[entry_id] = ("unread", None)
+        else:
+            found[entry_id] = ("settled", None)
+    return found
+
+
+def there(data: Holdings, topic: str, partition: int) -> set[EntryId]:
+    """Return the entries of a partition that the server still has in some form."""
+    stream = data.streams.get((topic, partition))
+    found = {entry_id for entry_id, _ in stream.after(START, len(stream))} if stream is not None else set[EntryId]()
+    for (group, number), shelf in data.shelves.items():
+        if group.topic == topic and number == partition:
+            found |= {parse_id(entry_id) for entry_id in shelf.retry} | dead_in(shelf)
+    return found
+
+
+def dead_in(shelf: Shelf) -> set[EntryId]:
+    """Return the entries among the dead letters."""
+    return {parse_id(decode_dead(words).entry_id) for _, words in shelf.dead.after(START, len(shelf.dead))}

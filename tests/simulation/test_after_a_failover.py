@@ -1,0 +1,154 @@
+"""An owner that keeps its partition over a failover: the new server may hold as pending, unread or to be retried what it has settled.
+
+Each scenario brings one such case about by itself; what nobody works on any more is "not quiet".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Message, RetryPolicy
+from redisaq.brokers.base import GroupName
+from redisaq.testing import Report, Simulation, simulate
+from tests.simulation.variants.crowd import GROUP, TOPIC, owned, takes, topic, until
+from tests.simulation.variants.variant import BACKENDS, Backend, Scenario
+from tests.simulation.variants.wire import Wire
+
+AGAIN = RetryPolicy(backoff=0.1, max_backoff=0.1, jitter=False)
+
+
+def pending(sim: Simulation, group: GroupName = GROUP) -> int:
+    """Return how much the server holds as pending in the only partition."""
+    cursor = sim.store.cursor(group, 0)
+    return len(cursor.pending) if cursor is not None else 0
+
+
+async def claim_breaks(sim: Simulation) -> None:
+    """What was settled unheard is pending; the first claim that would tell breaks, and by the second the server is known."""
+    wire = Wire(sim)
+    producer = await topic(sim, 1)
+    sim.member("a", TOPIC, takes(0.2))
+    await until(lambda: owned(sim, "a") == {0})
+    await producer.enqueue({})
+    await until(lambda: pending(sim) == 1)
+    await sim.failover(1.0)
+    assert pending(sim) == 1
+    wire.lose("a", "claim")
+    await sim.until_quiet()
+    assert wire.befallen == ["lose a claim"]
+
+
+async def read_breaks(sim: Simulation) -> None:
+    """What was read and settled unheard is unread; the read that brings it again breaks."""
+    wire = Wire(sim)
+    producer = await topic(sim, 1)
+    sim.member("a", TOPIC, takes(0.01))
+    await until(lambda: owned(sim, "a") == {0})
+    async with anyio.create_task_group() as tasks:
+        await producer.batch_enqueue([{}] * 3)  # at the same moment: the replica hears of these, and of no read
+        tasks.start_soon(sim.failover, 1.0)
+    wire.lose_reply("a", "read")
+    await sim.until_quiet()
+    assert wire.befallen == ["lose reply a read"]
+
+
+async def settled_too_early(sim: Simulation) -> None:
+    """An acknowledgement comes before the new server has given the entry out, and its answer after that."""
+    wire = Wire(sim)
+    producer = await topic(sim, 1)
+    await producer.enqueue({})
+    wire.slow("a", 0.05, "sight")  # the last step before a read
+    wire.slow("a", 1.0, "settle")
+    sim.member("a", TOPIC, takes(0.17))
+    await until(lambda: owned(sim, "a") == {0})
+    assert pending(sim) == 0
+    await sim.failover(0.2)
+    await anyio.sleep(2.0)
+    wire.slow("a", 0.0, "settle")
+    await sim.until_quiet()
+
+
+async def settled_meanwhile(sim: Simulation) -> None:
+    """What is pending is named while its handler runs, and heard of when it has been settled: it must not run again."""
+    wire = Wire(sim)
+    producer = await topic(sim, 1)
+    sim.member("a", TOPIC, takes(0.5))
+    await until(lambda: owned(sim, "a") == {0})
+    await producer.enqueue({})
+    await until(lambda: pending(sim) == 1)
+    wire.slow("a", 1.0, "claim")
+    await sim.failover(0.1)
+    await anyio.sleep(3.0)
+    wire.slow("a", 0.0, "claim")
+    await sim.until_quiet()
+
+
+async def retried_unheard(sim: Simulation) -> None:
+    """The server has forgotten the attempt under which a retry is settled."""
+    producer = await topic(sim, 1)
+
+    async def handle(message: Message[Any]) -> None:
+        if message.attempt == 1:
+            raise ValueError("the first time")
+        await anyio.sleep(2.0)
+
+    sim.member("a", TOPIC, handle, retry=AGAIN)
+    await until(lambda: owned(sim, "a") == {0})
+    await producer.enqueue({})
+    await until(lambda: bool(sim.store.shelf(GROUP, 0).retry))
+    await sim.failover(1.0)
+    await sim.until_quiet()
+
+
+async def failed_unheard(sim: Simulation) -> None:
+    """The server has forgotten the last failure of a retry that waits for its turn behind another message."""
+    producer = await topic(sim, 1)
+
+    async def handle(message: Message[Any]) -> None:
+        if message.payload["n"]:
+            await anyio.sleep(2.0)
+        elif message.attempt <= 2:
+            raise ValueError("twice")
+
+    sim.member("a", TOPIC, handle, retry=AGAIN)
+    await until(lambda: owned(sim, "a") == {0})
+    await producer.enqueue({"n": 0})
+    await until(lambda: bool(sim.store.shelf(GROUP, 0).retry))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sim.failover, 1.0)
+        await anyio.sleep(0.15)  # it has failed a second time, and is due again in a moment
+        await producer.enqueue({"n": 1})
+    await sim.until_quiet()
+
+
+async def parked_unheard(sim: Simulation) -> None:
+    """The server holds as pending what has failed and waits for its next turn behind another message."""
+    producer = await topic(sim, 1)
+
+    async def handle(message: Message[Any]) -> None:
+        await anyio.sleep(2.0 if message.payload["n"] else 0.1)
+        if not message.payload["n"] and message.attempt == 1:
+            raise ValueError("the first time")
+
+    sim.member("a", TOPIC, handle, retry=AGAIN)
+    await until(lambda: owned(sim, "a") == {0})
+    await producer.batch_enqueue([{"n": 0}, {"n": 1}])
+    await until(lambda: pending(sim) == 2)
+    await sim.failover(1.0)
+    await sim.until_quiet()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "scenario",
+    [claim_breaks, read_breaks, settled_too_early, settled_meanwhile, retried_unheard, failed_unheard, parked_unheard],
+    ids=lambda one: one.__name__,
+)
+def test_what_the_new_server_believes_is_worked_off(scenario: Scenario, backend: Backend) -> None:
+    for seed in range(3):
+        report: Report = simulate(scenario, seed=seed, backend=backend)
+        assert report.ok, f"seed {seed}: {report.timeline()}"
+        assert (report.dropped, report.known) == ([], [])

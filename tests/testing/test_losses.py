@@ -1,0 +1,83 @@
+"""What a loss of data excuses: one owner, in one partition, for as long as a lease lasts; and what became of each message."""
+
+from __future__ import annotations
+
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.memory.coordination import Coordination, GroupState
+from redisaq.brokers.memory.holdings import Holdings
+from redisaq.brokers.memory.leases import Lease
+from redisaq.core.document import Document, encode
+from redisaq.testing.ledger import Ledger
+from redisaq.testing.losses import Losses
+
+GROUP = GroupName("orders", "billing")
+TTL = 10.0
+
+
+class World:
+    """A ledger's losses, and a clock moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.losses: Losses = Ledger(lambda: self.now).losses
+        self.losses.groups[GROUP] = None
+        self.losses.ttl = TTL
+
+
+def held(*, lease: dict[int, str], token: dict[int, int], frozen_until: int = 0, leases: bool = True, document: bool = True) -> Holdings:
+    """Return what a server holds of a group: its document, and what stands beside the partitions."""
+    state = GroupState("v", encode(Document(lease=lease, token=token)), "run", 0, frozen_until, 0)
+    holdings = Holdings(coordination={GROUP: Coordination(state=state)} if document else {})
+    if leases:
+        holdings.leases = {(GROUP, partition): Lease(token[partition], holder) for partition, holder in lease.items()}
+    return holdings
+
+
+BEFORE = held(lease={0: "b", 1: "a"}, token={0: 7, 1: 5})
+AFTER = held(lease={0: "a", 1: "a"}, token={0: 4, 1: 5})
+"""It is forgotten that 0 went from "a" to "b"."""
+
+
+def test_the_owner_whose_acquisition_is_forgotten_may_have_another_beside_it_for_a_ttl() -> None:
+    world = World()
+    world.losses.lost(BEFORE, AFTER, "a failover")
+    assert world.losses.excuse((GROUP, 0), (4, 7)) == "a failover, the acquisition under 7 included"
+    world.now += TTL
+    assert world.losses.excuse((GROUP, 0), (4, 7))
+    world.now += 0.001
+    assert world.losses.excuse((GROUP, 0), (4, 7)) == ""
+
+
+def test_nobody_else_may() -> None:
+    world = World()
+    world.losses.lost(BEFORE, AFTER, "a failover")
+    assert world.losses.excuse((GROUP, 0), (4, 8)) == "", "two others"
+    assert world.losses.excuse((GROUP, 1), (5, 7)) == "", "in another partition"
+    assert world.losses.excuse((GroupName("orders", "audit"), 0), (4, 7)) == "", "in another group"
+
+
+def test_an_owner_that_has_ended_excuses_nothing() -> None:
+    world = World()
+    world.losses.lost(BEFORE, AFTER, "a failover")
+    world.losses.given_up((GROUP, 0), 7, since=50.0)
+    assert world.losses.excuse((GROUP, 0), (4, 7)) == ""
+
+
+def test_a_document_that_is_lost_excuses_nothing_by_itself() -> None:
+    world = World()
+    after = held(lease={0: "b", 1: "a"}, token={0: 7, 1: 5}, document=False)
+    world.losses.lost(BEFORE, after, "a slot")
+    again = held(lease={0: "c"}, token={0: 9})
+    world.losses.look(again)
+    assert world.losses.excuse((GROUP, 0), (7, 9)) == "", "what stands beside the data names a foreign holder (M8)"
+
+
+def test_a_document_that_is_lost_with_what_stood_beside_the_data() -> None:
+    for frozen_until, excused in ((0, True), (1, False)):
+        world = World()
+        world.losses.lost(BEFORE, held(lease={}, token={}, document=False, leases=False), "all")
+        world.losses.look(held(lease={0: "c"}, token={0: 9}, frozen_until=frozen_until))
+        found = world.losses.excuse((GROUP, 0), (7, 9))
+        assert bool(found) is excused, "who knew the group makes it frozen (M8): then there is no excuse"
+        if excused:
+            assert found == "all, and a member that had never seen the group made it again"
