@@ -71,7 +71,7 @@ class PartitionOwner(Actor[Drain]):
         count: int,
         raise_token: Callable[[int, int], Awaitable[int | None]],
         taken: Callable[[int], None],
-        ended: Callable[[Ended], Awaitable[None]],
+        ended: Callable[[Ended], None],
     ) -> None:
         """Take the partition and what to work on it with.
 
@@ -114,9 +114,10 @@ class PartitionOwner(Actor[Drain]):
                 await self._say_farewell()
             if not self._released:
                 self._tell_lost()
-            # The coordinator must know, or nobody takes the partition again; at the end of everything nobody listens any more.
-            with contextlib.suppress(ActorStopped), anyio.move_on_after(1.0, shield=True):
-                await self._ended(Ended(owned.partition, owned.token, owned.lease.incarnation, self._released))
+            # The coordinator must know, or nobody takes the partition again. So this waits for nothing: a process that stands still here
+            # would find its time for waiting over. At the end of everything nobody listens any more.
+            with contextlib.suppress(ActorStopped):
+                self._ended(Ended(owned.partition, owned.token, owned.lease.incarnation, self._released))
 
     async def _take(self) -> bool:
         """Install the token and close the predecessor's readers; False if the partition is not to be had or wanted any more."""

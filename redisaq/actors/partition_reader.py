@@ -166,12 +166,14 @@ class PartitionReader(Actor[None]):
     async def on_stop(self) -> None:
         """Record what a cancelled read still brought: it is handed back with the rest. Close the connection."""
         if self._reader is not None:
-            if not self._owned.lost:
-                await self._reader.finish()
-            leftover = self._reader.take_leftover()
-            if leftover and not self._owned.lost:
-                self._unsent += self._decode(leftover)  # on_stop runs before a restart, too: then it is passed on
-            await self._reader.close()
+            try:
+                if not self._owned.lost:
+                    await self._reader.finish()
+            finally:
+                leftover = self._reader.take_leftover()
+                if leftover and not self._owned.lost:
+                    self._unsent += self._decode(leftover)  # on_stop runs before a restart, too: then it is passed on
+                await self._reader.close()
 
     async def make_sure(self) -> None:
         """Kill reads that are still without their answers (T3): to be called before a release, which takes them off the list.

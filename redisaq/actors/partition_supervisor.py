@@ -52,7 +52,7 @@ class PartitionSupervisor(Actor[Order]):
 
     def __init__(
         self,
-        owner_for: Callable[[Acquire, Callable[[Ended], Awaitable[None]]], PartitionOwner],
+        owner_for: Callable[[Acquire, Callable[[Ended], None]], PartitionOwner],
         ended: Callable[[Ended, OwnedPartition | None], Awaitable[None]],
         changed: Callable[[int], None],
     ) -> None:
@@ -78,13 +78,10 @@ class PartitionSupervisor(Actor[Order]):
                 else:
                     await self._begin(message)
             case Revoke(partition=partition, timeout=timeout):
-                if partition in self._next:  # it was never begun: nothing of it stands beside the data
-                    order = self._next.pop(partition)
-                    await self._tell_ended(Ended(partition, order.token, order.lease.incarnation, released=True), None)
-                elif partition in self.owners:
+                if not await self._drop_next(partition) and partition in self.owners:
                     self.owners[partition][0].drain(timeout)
             case Lose(partition=partition, reason=reason):
-                self._next.pop(partition, None)
+                await self._drop_next(partition)
                 if partition in self.owners:
                     self.owners[partition][0].owned.lose(reason)
             case Ended(partition=partition):
@@ -95,7 +92,15 @@ class PartitionSupervisor(Actor[Order]):
                 if partition in self._next:
                     await self._begin(self._next.pop(partition))
 
+    async def _drop_next(self, partition: int) -> bool:
+        """End what was to begin once the last owner is gone: nothing of it stands beside the data. False if nothing was."""
+        order = self._next.pop(partition, None)
+        if order is None:
+            return False
+        await self._tell_ended(Ended(partition, order.token, order.lease.incarnation, released=True), None)
+        return True
+
     async def _begin(self, order: Acquire) -> None:
-        owner = self._owner_for(order, self.ref.tell)
+        owner = self._owner_for(order, self.ref.tell_nowait)  # there is room for one of every partition
         self.owners[order.partition] = owner, await self._supervisor.start(owner)
         self._changed(len(self.owners))

@@ -9,7 +9,7 @@ partitions back, leave, close; the urgent one gives handlers no time, and is bou
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -209,7 +209,7 @@ class ConsumerRuntime:
 
     # -- the parts of one partition --------------------------------------------------------------------------------------------------
 
-    def _owner_for(self, order: Acquire, ended: Callable[[Ended], Awaitable[None]]) -> PartitionOwner:
+    def _owner_for(self, order: Acquire, ended: Callable[[Ended], None]) -> PartitionOwner:
         plan, settings = self._plan, self._settings
         window = 2 * plan.count
         if plan.mode == "one" and settings.ordering != "partition":

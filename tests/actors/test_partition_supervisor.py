@@ -1,0 +1,55 @@
+"""What is acquired again while its last owner winds up, and is lost before that has ended: its end is told like any other's."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from redisaq.actors import Supervisor
+from redisaq.actors.actor import Actor
+from redisaq.actors.lease import Lease
+from redisaq.actors.owned import OwnedPartition
+from redisaq.actors.partition_owner import Ended, PartitionOwner
+from redisaq.actors.partition_supervisor import Acquire, Lose, PartitionSupervisor, Revoke
+from redisaq.environment import Environment
+
+pytestmark = pytest.mark.anyio
+
+
+class SlowOwner(Actor[Any]):
+    """Stays, whatever is asked of it."""
+
+    def __init__(self, order: Acquire) -> None:
+        super().__init__(name="slow")
+        self.owned = OwnedPartition(order.partition, order.token, order.lease, 1, lambda _: None)
+        self.acquired = False
+
+    def drain(self, timeout: float) -> None:
+        """Take no notice."""
+
+    async def run(self) -> None:
+        """Stay."""
+        await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("way", [Lose(0, "for this test"), Revoke(0, 0.0)])
+async def test_its_end_is_told(way: Lose | Revoke) -> None:
+    told: list[Ended] = []
+    heard = anyio.Event()
+
+    async def ended(end: Ended, owned: OwnedPartition | None) -> None:
+        assert owned is None
+        told.append(end)
+        heard.set()
+
+    partitions = PartitionSupervisor(lambda order, _: cast("PartitionOwner", SlowOwner(order)), ended, lambda _: None)
+    with anyio.fail_after(5):
+        async with Supervisor() as supervisor:
+            ref = await supervisor.start(partitions)
+            for token, incarnation in ((1, "a"), (2, "b")):
+                await ref.tell(Acquire(0, token, Lease(incarnation, 60.0, Environment())))
+            await ref.tell(way)
+            await heard.wait()
+    assert told == [Ended(0, 2, "b", released=True)]
