@@ -26,6 +26,9 @@ from redisaq.errors import ActorStopped, RestartsExceeded
 
 logger = logging.getLogger("redisaq.actors")
 
+STANDSTILL = 1.0
+"""A deadline that is heeded so many seconds late tells that the process, or its event loop, stood still."""
+
 
 class Siblings(Protocol):
     """What a life needs to know of its supervisor and of the other actors there."""
@@ -233,8 +236,14 @@ class Life:
         except BaseException as error:  # noqa: BLE001 -- the one place where an actor's errors arrive; all are judged, none is dropped
             return [error]
         if scope.cancelled_caught and not math.isinf(scope.deadline):
-            logger.warning("actor %s: its clean-up took longer than %g s and was cancelled", self.actor.path, self._siblings.stop_timeout)
+            self._tell_cut_short(late=anyio.current_time() - scope.deadline)
         return []
+
+    def _tell_cut_short(self, late: float) -> None:
+        if late >= STANDSTILL:  # its time went by while nothing could run: that is no slow clean-up
+            logger.info("actor %s: the process stood still during its clean-up, which was cancelled then", self.actor.path)
+        else:
+            logger.warning("actor %s: its clean-up took longer than %g s and was cancelled", self.actor.path, self._siblings.stop_timeout)
 
     async def _see_to_hand(self, errors: list[BaseException]) -> list[BaseException]:
         """Tell what was in hand to on_lost and to whoever asked; drop errors that are none. Return what on_lost raised."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
 
 from redisaq.actors import Actor, ActorStopped, Supervisor
 from redisaq.errors import SettingsError
+from redisaq.testing import virtual_run
+from redisaq.testing.freezing import OWNER, current_freezer
 from tests.actors.kernel import Recorder, until
 
 pytestmark = pytest.mark.anyio
@@ -308,3 +310,35 @@ async def test_a_message_that_cannot_be_handled() -> None:
         async with Supervisor() as supervisor:
             ref = await supervisor.start(Actor[int]())
             await ref.tell(1)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+@pytest.mark.parametrize("still", [False, True])
+def test_a_process_that_stood_still_is_not_slow_to_clean_up(
+    caplog: pytest.LogCaptureFixture, backend: Literal["trio", "asyncio"], *, still: bool
+) -> None:
+    class Slow(Recorder):
+        async def on_stop(self) -> None:
+            self.note("stopping")
+            await anyio.sleep(1.0 if still else 100.0)
+
+    slow = Slow()
+
+    async def supervise() -> None:
+        OWNER.set("process")
+        async with Supervisor() as supervisor:
+            await supervisor.start(slow)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(supervise)
+            await anyio.sleep(0.5)
+            assert slow.log[-1] == ("slow", "stopping")
+            if still:
+                current_freezer().freeze("process")
+                await anyio.sleep(20.0)
+                current_freezer().thaw("process")
+
+    with caplog.at_level(logging.WARNING):
+        virtual_run(main, backend=backend)
+    assert ("its clean-up took longer than 10 s" in caplog.text) is not still
