@@ -243,6 +243,9 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
             await self._lose_all("the group no longer knows this member")
             return False
         lease.renew(sent, beat)
+        if not lease.alive():  # M5: the answer came too late, and whatever it would take now it could not work on
+            await self._lose_all("the lease ran out")
+            return False
         member.observe(beat)
         if beat.document is not None:
             member.document = beat.document
