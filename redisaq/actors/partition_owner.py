@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,14 +201,14 @@ class PartitionOwner(Actor[Drain]):
         await parts.stop(workers, timeout=0)
         with anyio.move_on_after(FLUSH_LIMIT):
             await owned.wait_settled()
-            await self._hand_back()
+            await self._hand_back(owned.hand_back())
             await insist(reader.make_sure, self._around.environment)
             await self._release()
+            await self._hand_back(owned.unwritten)  # once more: a raise that came late may have undone it before the release (T5)
 
-    async def _hand_back(self) -> None:
+    async def _hand_back(self, counts: Mapping[bytes, int]) -> None:
         """Undo the counts of what was read and never started (T5)."""
         around, owned = self._around, self.owned
-        counts = owned.hand_back()
         if counts:
             await insist(lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts), around.environment)
 

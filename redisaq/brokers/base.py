@@ -318,7 +318,8 @@ class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, RetentionB
     ) -> bool:
         """Set the delivery counts of pending entries (T5), passing over ids that are not; False if another token stands.
 
-        `raising`: no count is lowered by this. An earlier call that arrives late must not undo a later one.
+        `raising`: no count is lowered by this, and it is False, too, once the partition was released. An earlier call that arrives late
+        must not undo a later one.
         """
         ...
 

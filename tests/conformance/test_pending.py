@@ -339,3 +339,14 @@ async def test_a_raise_that_arrives_late_lowers_no_count(a: Broker, group: Group
     assert await a.set_deliveries(group, 0, owned, {sent[0]: 3}, raising=True)
     assert await a.set_deliveries(group, 0, owned, {sent[0]: 2, sent[1]: 2}, raising=True)
     assert await pending(a, group, 0, owned) == {sent[0]: 3, sent[1]: 2}
+
+
+async def test_a_raise_that_arrives_behind_the_release_raises_nothing(a: Broker, group: GroupName, owned: int) -> None:
+    """T5: the counts have been handed back."""
+    sent = await append(a, group.topic, 0, b"1")
+    await deliver(a, group, 0, owned, "A")
+    assert await a.release(group, 0, owned)
+    assert not await a.set_deliveries(group, 0, owned, {sent[0]: 3}, raising=True)
+    assert await pending(a, group, 0, owned) == {sent[0]: 1}
+    assert await a.set_deliveries(group, 0, owned, {sent[0]: 0})
+    assert await pending(a, group, 0, owned) == {sent[0]: 0}

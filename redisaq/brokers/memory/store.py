@@ -219,7 +219,8 @@ class MemoryStore(Holdings):
 
     def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int], *, raising: bool) -> bool:
         """Set the delivery counts of what is pending; `raising`: lower none."""
-        if self.lease(group, partition).token != token:
+        lease = self.lease(group, partition)
+        if lease.token != token or (raising and not lease.holder):
             return False
         cursor = self.cursor(group, partition)
         for entry_id, count in counts.items():

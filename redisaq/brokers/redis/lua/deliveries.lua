@@ -1,10 +1,12 @@
 -- Sets the delivery counts of pending entries (T5). KEYS: stream, lease. ARGV: group, token, 1 if no count is to be lowered, then id, count, id, count ...
--- Answers 1, or 0 if another token stands. Ids that are not pending are passed over: XCLAIM without FORCE makes none pending.
+-- Answers 1, or 0 if another token stands, or a count is to be raised and the token was released: a raise that comes late must not undo what was
+-- handed back. Ids that are not pending are passed over: XCLAIM without FORCE makes none pending.
 
-if redis.call('HGET', KEYS[2], 'token') ~= ARGV[2] then
+local lease = redis.call('HMGET', KEYS[2], 'token', 'holder')
+local raising = ARGV[3] == '1'
+if lease[1] ~= ARGV[2] or (raising and not lease[2]) then
     return 0
 end
-local raising = ARGV[3] == '1'
 for i = 4, #ARGV, 2 do
     local pending = raising and redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
     local enough = pending and pending[4] >= tonumber(ARGV[i + 1])
