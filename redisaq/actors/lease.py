@@ -70,9 +70,12 @@ class Lease:
 
     def alive(self) -> bool:
         """True while work may begin and be settled."""
-        if not self._ended and self._clock() >= self.deadline:
-            self.end()
-        return not self._ended
+        if self._ended:
+            return False
+        if self._clock() < self.deadline:
+            return True
+        self.end()
+        return False
 
     def left(self) -> float:
         """Return the seconds left, 0 if none."""

@@ -129,8 +129,7 @@ class OwnedPartition:
 
     def add(self, messages: Iterable[Message[Any]]) -> None:
         """Record messages that were read for the first time ever."""
-        for message in messages:
-            self.queued[message.entry] = message
+        self.queued.update({message.entry: message for message in messages})
 
     def add_again(self, message: Message[Any], deliveries: int) -> None:
         """Record a message that had been delivered before (T5), so often."""

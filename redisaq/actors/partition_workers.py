@@ -129,7 +129,7 @@ class LaneWorkers(Actor[Batch]):
             self._tasks.start_soon(self._work, name=f"{self.path}/worker-{self._workers}")
 
     async def _work(self) -> None:
-        owned, pool, lanes = self._execution.owned, self._execution.pool, self._lanes
+        owned, pool, lanes, one = self._execution.owned, self._execution.pool, self._lanes, self._execution.one
         while owned.may_start:
             await pool.enter()
             self._waking = False
@@ -138,7 +138,7 @@ class LaneWorkers(Actor[Batch]):
                 while owned.may_start and (message := lanes.next()) is not None:
                     self._wake()
                     try:
-                        while (held := await self._execution.one(message)) is not None:  # its lane waits for it, without credit
+                        while (held := await one(message)) is not None:  # its lane waits for it, without credit
                             entered = False
                             pool.leave()
                             await self._rest(held)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, final
 
 import msgspec
 
@@ -26,7 +26,8 @@ Deserializer = Callable[[bytes], Any]
 _encode_json = msgspec.json.Encoder().encode
 _headers_decoder = msgspec.json.Decoder(dict[str, str])
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-_PLAIN = 4  # fields and values of a message with nothing but its id and its payload
+_PLAIN = 4  # fields and values of a message with nothing but its id and its payload …
+_KEYED = 6  # … and of one that has a key, too
 _KNOWN = frozenset((b"i", b"d", b"k", b"h", b"t", b"c"))
 
 
@@ -105,6 +106,7 @@ def _headers_as_json(headers: object) -> bytes:
         raise SerializationError(f"headers must be text that can be written as UTF-8: {error}") from error
 
 
+@final
 class Unreadable(msgspec.Struct, frozen=True):
     """An entry that is no message: which, why, and what stands in it."""
 
@@ -129,19 +131,24 @@ class EntryDecoder(Generic[T]):
 
     def decode(self, entry_id: bytes, fields: Sequence[bytes], partition: int, token: int) -> Message[T] | Unreadable:
         """Return the message, with attempt 1, or why there is none."""
-        if len(fields) == _PLAIN and fields[0] == b"i" and fields[2] == b"d":  # nearly always
-            extra: dict[bytes, bytes] | None = None
+        extra: dict[bytes, bytes] | None = None
+        key: bytes | None = None
+        count = len(fields)
+        if count == _PLAIN and fields[0] == b"i" and fields[2] == b"d":  # nearly always …
             msg_id, data = fields[1], fields[3]
+        elif count == _KEYED and fields[0] == b"i" and fields[2] == b"d" and fields[4] == b"k":  # … or this
+            msg_id, data, key = fields[1], fields[3], fields[5]
         else:
             extra = dict(zip(fields[::2], fields[1::2], strict=True))
             if not extra.keys() <= _KNOWN or b"i" not in extra or b"d" not in extra:
                 return Unreadable(entry_id, "it has other fields than a message's", fields)
-            msg_id, data = extra[b"i"], extra[b"d"]
+            msg_id, data, key = extra[b"i"], extra[b"d"], extra.get(b"k")
         try:
             payload = self._payload(data)
+            text = None if key is None else key.decode()
             # By position: twice as fast as by name, for each message.
             message: Message[T] = Message(
-                self.topic, payload, None, None, None, _NO_HEADERS, msg_id.decode(), partition, 1, token, entry_id, 0, fields
+                self.topic, payload, None, None, text, _NO_HEADERS, msg_id.decode(), partition, 1, token, entry_id, 0, fields
             )
             if extra is not None:
                 _add_extra(message, extra)
@@ -152,8 +159,6 @@ class EntryDecoder(Generic[T]):
 
 def _add_extra(message: Message[Any], extra: Mapping[bytes, bytes]) -> None:
     """Add what is seldom set; ValueError (msgspec's, too) if it cannot be read."""
-    if b"k" in extra:
-        message.key = extra[b"k"].decode()
     if b"h" in extra:
         message.headers = _headers_decoder.decode(extra[b"h"])
     if b"t" in extra:
