@@ -89,7 +89,7 @@ class PartitionReader(Actor[None]):
         await self._pass_on(unsent)
         while True:
             await owned.wait_for_room(2 * self._count if self._ahead else self._count)
-            if self._doubtful and not await self._claim_doubtful():
+            if self._doubtful and not self._ahead and not await self._claim_doubtful():  # not what is to be read in a moment
                 return
             block = min(LONGEST_BLOCK, owned.lease.left() - MARGIN)
             if block < SHORTEST_BLOCK:  # so little is left that a renewal must come first
@@ -139,7 +139,8 @@ class PartitionReader(Actor[None]):
         with gate.while_open():
             entries = await reader.read(self._count, block)
             self._ahead = False
-            if len(entries) == self._count and self._owned.has_room(2 * self._count) and not self._watch.due:
+            may_wait = not self._watch.due and not self._doubtful
+            if may_wait and len(entries) == self._count and self._owned.has_room(2 * self._count):
                 reader.ask_ahead(self._count)
                 self._ahead = True
             return entries
