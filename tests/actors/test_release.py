@@ -42,3 +42,39 @@ async def test_a_read_without_its_answer_is_killed_before_the_release(settled: b
         steps.clear()
         await consumer.stop()
     assert steps == (["release"] if settled else ["fence", "release"])
+
+
+async def test_counts_whose_raise_may_still_arrive_are_handed_back_behind_the_release_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5: before it, the raise could undo that; behind it, it is refused."""
+    url = fresh_url()
+    await produce(url, 1)
+    began = anyio.Event()
+
+    async def stay(_message: Message[Any]) -> None:
+        began.set()
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(quick(url).process, stay)
+        await began.wait()
+        tasks.cancel_scope.cancel()
+
+    whole, steps = MemoryBroker._operate, list[str]()
+    raising = anyio.Event()
+
+    async def operate(self: MemoryBroker, name: str, step: Any) -> Any:
+        if name == "set_deliveries" and not raising.is_set():
+            raising.set()
+            await anyio.sleep_forever()
+        if name in ("set_deliveries", "release"):
+            steps.append(name)
+        return await whole(self, name, step)
+
+    monkeypatch.setattr(MemoryBroker, "_operate", operate)
+    consumer = quick(url)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, stay)
+            await raising.wait()
+            await consumer.stop()
+    assert steps == ["set_deliveries", "release", "set_deliveries"]
