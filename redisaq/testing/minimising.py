@@ -11,6 +11,7 @@ was before.
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterable, Sequence
+from random import Random
 from typing import TypeAlias, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -18,6 +19,13 @@ R = TypeVar("R")
 
 Search: TypeAlias = Generator[list[T], Sequence[T] | None, R]
 """Yields proposals. The answer to each is None if it does not do; else what was of account in it: itself, or a part that does the same."""
+
+HALF = 0.5
+"""Of a list, thinning out keeps this share at first."""
+
+LEAST_SHARE = 0.2
+LESS = 0.7
+MOST_MISSES = 8
 
 
 def minimise(items: Sequence[T], parts: Iterable[Iterable[T]] = ()) -> Search[T, list[T]]:
@@ -61,6 +69,36 @@ def _without(current: list[T], part: Iterable[T]) -> Search[T, list[T]]:
     return current if kept is None else list(kept)
 
 
+def thin_out(items: Sequence[T], random: Random) -> Search[T, list[T]]:
+    """Search a much shorter list that does, roughly: leave out what chance says, more after each hit, less after each miss; return it.
+
+    Where leaving out one item changes what the others bring about, as with faults, what a part of the list does is itself a matter of
+    chance: a part of any size may do, though neither the half of it does nor that half of the whole. Then several parts of one size are
+    worth a try, before smaller ones are left out.
+
+    Args:
+        items: a list that does; no item twice.
+        random: seeded.
+    """
+    current, share, misses = list(items), HALF, 0
+    while misses < MOST_MISSES and (1.0 - share) * len(current) >= 1.0:
+        kept = yield [item for item in current if random.random() < share]
+        if kept is None:
+            share, misses = 1.0 - (1.0 - share) * LESS, misses + 1
+        else:
+            current, share, misses = list(kept), max(LEAST_SHARE, share * LESS), 0
+    return current
+
+
+def first_of(proposals: Iterable[list[T]]) -> Search[T, list[T] | None]:
+    """Return what is of account in the first proposal that does, None if none does."""
+    for proposal in proposals:
+        kept = yield proposal
+        if kept is not None:
+            return list(kept)
+    return None
+
+
 def simplify(items: Sequence[T], simpler: Iterable[tuple[T, Iterable[T]]]) -> Search[T, list[T]]:
     """Search a list that does and whose items are simpler; return it.
 
@@ -81,20 +119,22 @@ def simplify(items: Sequence[T], simpler: Iterable[tuple[T, Iterable[T]]]) -> Se
     return current
 
 
-def once(search: Search[T, R]) -> Search[T, R]:
-    """Search the same, and pass no proposal on twice: what has been tried and did not do will not do now."""
-    asked: set[frozenset[T]] = set()
-    answer: Sequence[T] | None = None
+def once(search: Search[T, R], asked: set[frozenset[T]]) -> Search[T, R]:
+    """Search the same, and pass on no proposal that has been asked before: if it did not do then, it will not now.
+
+    Args:
+        search: whose proposals to pass on.
+        asked: what has been; is added to.
+    """
     try:
         proposal = next(search)
         while True:
-            key = frozenset(proposal)
-            if key in asked:
-                answer = None
-            else:
-                asked.add(key)
+            answer: Sequence[T] | None = None
+            if frozenset(proposal) not in asked:
+                asked.add(frozenset(proposal))
                 answer = yield proposal
-                asked.add(key if answer is None else frozenset(answer))
+                if answer is not None:
+                    asked.add(frozenset(answer))
             proposal = search.send(answer)
     except StopIteration as end:
         result: R = end.value

@@ -11,22 +11,24 @@ That costs attempts, and makes no answer wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import msgspec
+from random import Random
+from typing import Literal, TypeVar
 
 from redisaq.environment import current_environment
 from redisaq.errors import RedisaqError, SettingsError
 from redisaq.testing.fault_words import tell_faults
-from redisaq.testing.faults import KINDS, Fault
+from redisaq.testing.faults import Fault
 from redisaq.testing.kinds import EXCEEDED, kind_of, names_of, time_of
-from redisaq.testing.minimising import Search, minimise, once, simplify
+from redisaq.testing.minimising import Search, once
 from redisaq.testing.pace import Limits
 from redisaq.testing.report import Report
+from redisaq.testing.searching import complexity, search, search_again
 from redisaq.testing.simulation import Simulation, simulate
 from redisaq.testing.timeline_story import printable
+
+R = TypeVar("R")
 
 MOST_RUNS = 200
 
@@ -39,11 +41,9 @@ FEW_STEPS = 20_000
 ROUNDED = 0.0006
 """Seconds by which a violation's time may be wrong."""
 
-DELAYS = ("delay", "reply_delay")
-"""The greater part of most lists."""
-
-SWITCHES = ("lost_request", "disconnect")
-"""Their amount is no quantity."""
+FEW = 3
+RESTARTS = 2
+"""If more than so few are left in the end, the search begins anew so often, by another way."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Shrunk:
         violation: the sentence in it that says so.
         before: how many faults the first report had.
         runs: how many simulations that took.
-        finished: no single fault can be left out, and none be simplified; False: runs or time came to an end before that was known.
+        finished: no single fault can be left out, nor made simpler; False: runs or time came to an end before that was known.
     """
 
     report: Report
@@ -111,7 +111,7 @@ def shrink(
 ) -> Shrunk:
     """Find few and simple faults under which a scenario fails in the same way as in a report.
 
-    Faults are left out by delta debugging, until no single one can be; then what is left is made simpler: rounder amounts, fewer figures.
+    Faults are left out, many at once by chance, then by delta debugging until no single one can be; then amounts are made rounder.
     An exception that the scenario raises is a failure like any other; `simulate(..., raises=False)` gives the report of one.
 
     "The same way" is a violation of the same kind as the report's first one: the same sentence, whatever messages, members, partitions,
@@ -145,14 +145,33 @@ def shrink(
     until = math.inf if within is None else clock() + within
     if not attempts.reproduce(report):
         raise NotReproduced(way.wanted, attempts.last)
-    finished, search = False, once(_search(attempts.best.faults, way.time(attempts.best)))
-    try:
-        proposal = next(search)
-        while attempts.runs < max_runs and clock() < until:
-            proposal = search.send(attempts.make(proposal))
-    except StopIteration:
-        finished = True
+
+    def more() -> bool:
+        return attempts.runs < max_runs and clock() < until
+
+    def failed() -> float:
+        return way.time(attempts.failing)
+
+    random, asked = Random(len(report.faults)), set[frozenset[Fault]]()  # noqa: S311 -- the same each time
+    ended = _drive(once(search(attempts.best.faults, failed, random), asked), attempts, more)
+    finished, begin = ended is not None, ended[0] if ended is not None else []
+    for _ in range(RESTARTS):
+        best = attempts.best
+        if begin and len(best.faults) > FEW:
+            again = once(search_again(begin, failed, random, len(best.faults)), asked)
+            finished = _drive(again, attempts, more) is not None or attempts.best is best
     return Shrunk(attempts.best, way.sentences(attempts.best)[0], len(report.faults), attempts.runs, finished)
+
+
+def _drive(proposals: Search[Fault, R], attempts: Attempts, more: Callable[[], bool]) -> tuple[R] | None:
+    """Make the attempts that a search proposes; return what it returned, None if there may be no more attempts before it does."""
+    try:
+        proposal = next(proposals)
+        while more():
+            proposal = proposals.send(attempts.make(proposal))
+    except StopIteration as end:
+        return (end.value,)
+    return None
 
 
 class Way:
@@ -187,7 +206,8 @@ class Attempts:
     Attributes:
         runs: how many there were.
         last: the report of the last one.
-        best: that of the last one which failed in the same way.
+        failing: that of the last one which failed in the same way.
+        best: that of the one of these with the fewest and simplest faults.
     """
 
     def __init__(
@@ -200,7 +220,7 @@ class Attempts:
     ) -> None:
         """Take what is run, what it is to do, and who is told."""
         self.runs = 0
-        self.last = self.best = report
+        self.last = self.failing = self.best = report
         self._scenario = scenario
         self._seed = report.seed
         self._backend: Literal["trio", "asyncio"] = "trio" if report.backend == "trio" else "asyncio"
@@ -231,7 +251,9 @@ class Attempts:
         self.last = simulate(self._scenario, self._seed, self._backend, faults, self._limits, raises=False)
         alike = self._way.sentences(self.last) and not (self._capped and _exceeded(self.last))
         if alike:
-            self.best = self.last
+            self.failing = self.last
+            if complexity(self.last.faults) <= complexity(self.best.faults):
+                self.best = self.last
         if self._progress is not None:
             self._progress(self.runs, len(self.best.faults))
         befell = {_address(fault) for fault in self.last.faults}
@@ -244,29 +266,3 @@ def _exceeded(report: Report) -> bool:
 
 def _address(fault: Fault) -> tuple[str, int, str, float]:
     return fault.who, fault.number, fault.kind, fault.amount
-
-
-def _search(faults: Sequence[Fault], until: float) -> Search[Fault, None]:
-    """Propose lists of faults; those after `until` came too late to matter."""
-    parts = [[fault for fault in faults if fault.time > until], [fault for fault in faults if fault.kind in DELAYS]]
-    parts += [[fault for fault in faults if fault.kind == kind] for kind in KINDS if kind not in DELAYS]
-    current = yield from minimise(faults, parts)
-    while True:
-        simpler = yield from simplify(current, [(fault, _simpler(fault)) for fault in current])
-        if simpler == current:
-            return
-        current = yield from minimise(simpler)
-
-
-def _simpler(fault: Fault) -> Iterator[Fault]:
-    """Yield what might stand in a fault's place: amounts with one figure, then with two."""
-    amount = fault.amount
-    if fault.kind in SWITCHES:
-        others = [0.0]
-    else:
-        unit = 10.0 ** math.floor(math.log10(abs(amount))) if amount else 1.0
-        others = [round(amount / unit) * unit, math.floor(amount / unit) * unit, math.ceil(amount / unit) * unit]
-        others = [float(f"{one:.6g}") for one in (*others, float(f"{amount:.2g}"))]
-    for other in dict.fromkeys(others):
-        if other != amount:
-            yield msgspec.structs.replace(fault, amount=other)

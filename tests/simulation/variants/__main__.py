@@ -1,4 +1,4 @@
-"""`python -m tests.simulation.variants`: search the first seed that catches each broken variant.
+"""`python -m tests.simulation.variants`: search the first seed that catches each broken variant; with --shrink, the faults it takes.
 
 Exit status 1 if one is not caught.
 """
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tests.simulation.variants.hunt import first_caught
+from tests.simulation.variants.hunt import few, first_caught
 from tests.simulation.variants.registry import VARIANTS, recorded
 from tests.simulation.variants.variant import BACKENDS, Backend, Variant
 
@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--rule", action="append", metavar="M5", help="only variants of this rule; may be given again")
     parser.add_argument("--seeds", type=int, default=500, help="to try at most")
     parser.add_argument("--backend", action="append", choices=BACKENDS)
+    parser.add_argument("--shrink", action="store_true", help="shrink the faults of the found seed, and tell how many are left")
     options = parser.parse_args()
     chosen = [variant for variant in VARIANTS.values() if not options.rule or variant.rule in options.rule]
     if not chosen:
@@ -36,6 +37,8 @@ def main() -> int:
         found = first_caught(variant, backend, range(options.seeds))
         missed += found is None
         seed, shown = ("none", "") if found is None else (str(found[0]), found[1].harms[0])
+        if found is not None and options.shrink:
+            shown += f"\n{few(variant, found[0], backend)}"
         table.add_row(variant.name, variant.without, backend, seed, str(recorded(variant.name, backend)), shown)
     console.print(table)
     return min(missed, 1)

@@ -5,9 +5,10 @@ In: a variant, a seed, a backend. Out: what was violated, and whether each chang
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
-from redisaq.testing import simulate
+from redisaq.testing import shrink, simulate
 from tests.simulation.variants.breaking import taken_out
 from tests.simulation.variants.variant import Backend, Variant
 
@@ -59,3 +60,14 @@ def first_caught(variant: Variant, backend: Backend, seeds: range) -> tuple[int,
         if outcome.caught:
             return seed, outcome
     return None
+
+
+def few(variant: Variant, seed: int, backend: Backend) -> str:
+    """Shrink the faults under which a variant does its harm; say how many are left, and which."""
+    with taken_out(*variant.changes):
+        report = simulate(variant.scenario, seed, backend, variant.plan, raises=False)
+        if not report.faults or not variant.harms(report.violations):
+            return "no fault befell it" if not report.faults else "it takes the scenario's own check to see"
+        began = time.perf_counter()
+        shrunk = shrink(variant.scenario, report, same=lambda one: bool(variant.harms(one.violations)))
+        return f"{shrunk.text()}\n{time.perf_counter() - began:.0f} s"
