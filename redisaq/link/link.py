@@ -77,6 +77,16 @@ class Link:
         self._reconnections = 0
         self._calls = 0
 
+    @property
+    def url(self) -> str:
+        """The server's, for errors, without a password."""
+        return self.address.display
+
+    def give_up(self, reason: str) -> None:
+        """Break the shared connection; the next call makes it again."""
+        if self._connector.current is not None:
+            self._connector.current.fail(reason)
+
     async def connect(self) -> None:
         """Make the shared connection if it is not there. Cancelled, nothing is left behind.
 

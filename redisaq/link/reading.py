@@ -68,6 +68,15 @@ class ReadingConnection:
         """True if no command is without its reply."""
         return self._line.owed == 0
 
+    @property
+    def url(self) -> str:
+        """The server's, for errors, without a password."""
+        return self._line.url
+
+    def give_up(self, reason: str) -> None:
+        """Break it; what is called next says so."""
+        self._line.fail(reason)
+
     async def call(self, *commands: Command) -> list[object]:
         """Run commands that do not block, on this connection; replies as Link.call's.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from redisaq.brokers.redis.commands import PASSING, not_now
 from redisaq.brokers.redis.keys import Keys
 from redisaq.errors import ServerError
 from redisaq.link import Link, pack
@@ -75,5 +76,7 @@ class Appender:
         replies = cast("list[bytes | ServerError | None]", await self._link.call_packed(targets.pack(entries), len(entries)))
         refusal = next((reply for reply in replies if isinstance(reply, ServerError)), None)
         if refusal is not None:
+            if refusal.code in PASSING and all(isinstance(reply, ServerError) for reply in replies):
+                raise not_now(refusal, self._link)
             raise ServerError(refusal.text, appended=[None if isinstance(reply, ServerError) else reply for reply in replies])
         return cast("list[bytes | None]", replies)

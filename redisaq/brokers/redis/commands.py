@@ -2,7 +2,7 @@
 
 In come commands, several at once where a step is made of several partitions' steps; out come their replies in order. What always
 holds: a server that does not know a script (new, restarted, another node) is given its text, also in the middle of a pipeline,
-and nothing else is sent twice.
+and nothing else is sent twice; what a server cannot do just now counts as a failed connection, which callers try again.
 """
 
 from __future__ import annotations
@@ -12,14 +12,27 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from redisaq.brokers.redis.scripts import ALL, Command
-from redisaq.errors import ServerError
+from redisaq.errors import ConnectionFailed, ServerError
 
 Reply = Any
 """What the server answered, as hiredis parses it under RESP3; an error stands as a ServerError."""
 
 
+PASSING = frozenset({"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN"})
+"""Codes of errors that pass: somebody's script runs for long, a disk is full, a failover is under way. Nothing was carried out."""
+
+
 class Caller(Protocol):
     """What carries commands: the shared link, or a reading connection."""
+
+    @property
+    def url(self) -> str:
+        """The server's, for errors, without a password."""
+        ...
+
+    def give_up(self, reason: str) -> None:
+        """Break the connection: the next command goes over a new one, or says that it cannot."""
+        ...
 
     async def call(self, *commands: Command) -> list[Reply]:
         """Return the replies in order."""
@@ -52,7 +65,7 @@ async def run(caller: Caller, command: Command) -> Reply:
         ServerError: the server answered with an error.
     """
     (reply,) = await run_all(caller, (command,))
-    return checked(reply)
+    return checked(reply, caller)
 
 
 async def run_each(caller: Caller, commands: Sequence[Command]) -> list[Reply]:
@@ -61,14 +74,23 @@ async def run_each(caller: Caller, commands: Sequence[Command]) -> list[Reply]:
     Raises:
         ServerError: the server answered one of them with an error; the others have been carried out.
     """
-    return [checked(reply) for reply in await run_all(caller, commands)]
+    return [checked(reply, caller) for reply in await run_all(caller, commands)]
 
 
-def checked(reply: Reply) -> Reply:
-    """Return the reply, or raise it if it is an error."""
+def checked(reply: Reply, caller: Caller) -> Reply:
+    """Return the reply, or raise it if it is an error; ConnectionFailed if it is one that passes."""
     if isinstance(reply, ServerError):
-        raise reply
+        raise not_now(reply, caller) if reply.code in PASSING else reply
     return reply
+
+
+def not_now(error: ServerError, caller: Caller) -> ConnectionFailed:
+    """Return what to raise for an error that passes."""
+    if error.code == "READONLY":  # a replica by now: whoever took its place is found by connecting anew
+        caller.give_up(error.text)
+    failed = ConnectionFailed(caller.url, f"the server cannot do this now ({error.text})")
+    failed.__cause__ = error
+    return failed
 
 
 def _with_text(command: Command) -> Command:

@@ -51,7 +51,7 @@ class Leases:
             for reply in await run_all(self._link, kills):
                 if isinstance(reply, ServerError) and reply.code == "NOPERM":
                     return False  # T4; they stay on the list, since they may still read
-                checked(reply)
+                checked(reply, self._link)
         await run(self._link, UNREGISTER(self._keys.of_partition(group, partition).lease, token, *map(_field, readers)))
         return True
 

@@ -70,7 +70,7 @@ class Pending:
             keys = self._keys.of_partition(group, one.partition)
             commands.append(SETTLE(keys.stream, keys.lease, group.group, one.token, *one.entry_ids))
         replies = await self._link.call_packed(pack(commands), len(commands))
-        standing = [int(checked(reply) or 0) for reply in await run_unknown(self._link, commands, replies)]
+        standing = [int(checked(reply, self._link) or 0) for reply in await run_unknown(self._link, commands, replies)]
         return [Settled(done=token == one.token, token=token) for token, one in zip(standing, acks, strict=True)]
 
     async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:

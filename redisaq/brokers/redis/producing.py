@@ -28,7 +28,7 @@ class Producing:
     async def anchors(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
         """Return each stream's last id ever (E2)."""
         replies = await self._link.call(*((b"XINFO", b"STREAM", self._keys.stream(topic, partition)) for partition in partitions))
-        return [_last_id(reply) for reply in replies]
+        return [self._last_id(reply) for reply in replies]
 
     async def find(self, topic: str, partition: int, anchor: bytes, msg_ids: Sequence[bytes]) -> Found:
         """Look for messages (E2, E7)."""
@@ -48,10 +48,9 @@ class Producing:
         if not commands:
             return True
         for reply in await self._link.call(*commands):
-            if isinstance(reply, ServerError):
-                if reply.code == "NOPERM":
-                    return False
-                raise reply
+            if isinstance(reply, ServerError) and reply.code == "NOPERM":
+                return False
+            checked(reply, self._link)
         return True
 
     async def append_once(
@@ -90,10 +89,7 @@ class Producing:
         """Return how much waits."""
         return cast("list[int]", await run_each(self._link, [BACKLOG(self._keys.stream(topic, p), enough) for p in partitions]))
 
-
-def _last_id(reply: object) -> bytes | None:
-    if isinstance(reply, ServerError):
-        if "no such key" in reply.text:
+    def _last_id(self, reply: object) -> bytes | None:
+        if isinstance(reply, ServerError) and "no such key" in reply.text:
             return None
-        raise reply
-    return cast("dict[bytes, bytes]", checked(reply))[b"last-generated-id"]
+        return cast("dict[bytes, bytes]", checked(reply, self._link))[b"last-generated-id"]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from redisaq.brokers.base import RawEntry, ReaderMark
-from redisaq.errors import LeaseLostError, ServerError
+from redisaq.brokers.redis.commands import checked
+from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
 from redisaq.link import ReadingConnection
 
 OWNER = b"owner"
@@ -71,7 +72,7 @@ class RedisReader:
     def _take(self) -> list[RawEntry]:
         try:
             return self._entries(self._connection.take_leftover())
-        except (LeaseLostError, ServerError):
+        except (ConnectionFailed, LeaseLostError, ServerError):
             return []  # a refused read delivers nothing, and the next one is refused as well
 
     def _entries(self, reply: object) -> list[RawEntry]:
@@ -82,6 +83,6 @@ class RedisReader:
                 return []
             if reply.code == "NOGROUP":
                 raise LeaseLostError(f"the group {self._group} or its stream is gone") from reply
-            raise reply
+            checked(reply, self._connection)
         streams = cast("dict[bytes, list[list[Any]]]", reply)
         return [(entry_id, fields) for entries in streams.values() for entry_id, fields in entries]
