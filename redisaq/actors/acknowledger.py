@@ -86,6 +86,8 @@ class Acknowledger(Actor[Ring]):
         for settling, moved in zip(settlings, answer.moved, strict=True):
             if moved and settling.event is not None:
                 around.bulletin.tell(settling.event)
+            if not moved and settling.resolution.source == "stream":
+                owned.unmoved.add(settling.resolution.body.entry_id)
         # What was not found in `retry` may be there under another attempt: a replica that took over may have missed the last ones.
         if any(one.to == "retry" or (one.source == "retry" and not moved) for one, moved in zip(resolutions, answer.moved, strict=True)):
             owned.ring_timer()

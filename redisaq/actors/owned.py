@@ -62,6 +62,8 @@ class OwnedPartition:
         self.done: list[bytes] = []  # to be acknowledged
         self.settling = 0  # being acknowledged …
         self._taken: list[list[bytes]] = []  # … and which these are
+        self.unmoved: set[bytes] = set()  # what a settling did not find: it is not done if the group was lost by then (T6)
+        self._noted: set[bytes] | None = None  # what is settled otherwise than by an acknowledgement while somebody wants to know
         self.settlements = 0  # how often something was settled: an answer on its way at that time may name it as pending
         self.dirty = False  # the acknowledger has been rung for it
         self.position = b""  # highest entry id read
@@ -315,10 +317,22 @@ class OwnedPartition:
     def resolved(self, settlings: Iterable[Settling]) -> None:
         """Record that these have been settled, or refused."""
         for settling in settlings:
-            self.leaving.pop(settling.resolution.body.entry_id, None)
+            entry_id = settling.resolution.body.entry_id
+            self.leaving.pop(entry_id, None)
+            if self._noted is not None:
+                self._noted.add(entry_id)
         self.settlements += 1
         self._look_settled()
         self._made_room()
+
+    @contextlib.contextmanager
+    def noting(self) -> Generator[set[bytes]]:
+        """Return a set that takes up what is settled otherwise than by an acknowledgement: an answer on its way may be older."""
+        self._noted = noted = set[bytes]()
+        try:
+            yield noted
+        finally:
+            self._noted = None
 
     def _look_settled(self) -> None:
         if self._idle is not None and not self.done and not self.settling and not self.leaving:
@@ -348,7 +362,7 @@ class OwnedPartition:
 
     def lowest_unsettled(self) -> bytes:
         """Return the lowest entry id that is not settled, b"" if all are (T6)."""
-        flying = (*self.queued, *self.running, *self.leaving, *self.done)
+        flying = (*self.queued, *self.running, *self.leaving, *self.done, *self.unmoved)
         return min((entry_id for entry_id in flying if entry_id not in self.bodies), key=number, default=b"")
 
     def hand_back(self) -> dict[bytes, int]:

@@ -58,6 +58,7 @@ class PartitionReader(Actor[None]):
         self._broken: list[Reader] = []  # closed, and to be killed before anything else is read or released
         self._remade = False  # what is in flight may be read a second time
         self._server = ""  # run_id of the one that is read
+        self._trusted = True  # what was settled was settled there
         self._seen = b""  # what is pending there at or below it has been claimed or read
         self._doubtful: set[bytes] = set()  # in flight when it was given a second time: what settles it may have come too early to count
         self._highest = (0, 0)  # of all that was read: what is in flight is not above it
@@ -123,7 +124,7 @@ class PartitionReader(Actor[None]):
             self._doubtful -= ended
             self._seen = before(min(ended, key=number))
             try:
-                await self._claim()
+                await self._claim(until=max(map(number, ended)))
             except LeaseLostError as error:
                 self._owned.lose(str(error))
                 return False
@@ -137,8 +138,11 @@ class PartitionReader(Actor[None]):
             self._watch.forget()  # an admin may have moved the group
             return ()
         with gate.while_open():
+            unmoved = () if self._ahead else tuple(self._owned.unmoved)
             entries = await reader.read(self._count, block)
             self._ahead = False
+            self._trusted = True  # the group is there, and was when these were not found
+            self._owned.unmoved.difference_update(unmoved)
             may_wait = not self._watch.due and not self._doubtful
             if may_wait and len(entries) == self._count and self._owned.has_room(2 * self._count):
                 reader.ask_ahead(self._count)
@@ -210,6 +214,7 @@ class PartitionReader(Actor[None]):
         """
         before, self._server = self._server, run_id
         if before not in ("", run_id):
+            self._trusted = False
             self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -218,8 +223,8 @@ class PartitionReader(Actor[None]):
         self._remade = True
         self._highest = max((self._highest, *map(number, self._owned.in_flight())))
 
-    async def _claim(self) -> None:
-        """Pass on what is pending and not known yet."""
+    async def _claim(self, until: tuple[int, int] | None = None) -> None:
+        """Pass on what is pending and not known yet; nothing above the page with `until` is looked at."""
         around, owned = self._around, self._owned
         after: bytes | None = self._seen
         while after is not None:
@@ -247,7 +252,7 @@ class PartitionReader(Actor[None]):
                 self._seen = page.entries[-1].entry_id
                 owned.position = max(owned.position, self._seen, key=number)
             await self._pass_on(batch)
-            after = page.last
+            after = page.last if until is None or number(self._seen) < until else None
 
     async def _pass_on(self, batch: Batch) -> None:
         await hand_over(batch, self._workers, self._owned)
@@ -278,7 +283,10 @@ class PartitionReader(Actor[None]):
         around, owned = self._around, self._owned
         lowest = owned.lowest_unsettled()
         evidence, start = (lowest, before(lowest)) if lowest else (owned.position, owned.position)
+        if not self._trusted:  # it never heard of the group: all that was parked or found dead meanwhile is forgotten, too
+            evidence = start = b""
         await around.broker.remake_group(around.group, owned.partition, evidence, start=start)
+        owned.unmoved.clear()
         self._begin_anew()
         self._watch.forget()
         owned.position = b""  # the stream may have begun anew, too

@@ -58,10 +58,11 @@ class RetryTimer(Actor[Ring]):
         await around.gate.wait_open()
         await owned.wait_for_room(self._count)
         count = self._count + len(owned.bodies) + len(owned.leaving)  # those in flight are due, too
-        due: Due = await insist(lambda: around.broker.due(around.group, owned.partition, owned.token, count=count), around.environment)
+        with owned.noting() as settled:
+            due: Due = await insist(lambda: around.broker.due(around.group, owned.partition, owned.token, count=count), around.environment)
         batch: Batch = []
         for body in due.retries:
-            if owned.knows(body.entry_id):
+            if owned.knows(body.entry_id) or body.entry_id in settled:
                 continue
             message = self._decoder.decode(body.entry_id, body.fields, owned.partition, owned.token)
             if isinstance(message, Unreadable):

@@ -141,10 +141,42 @@ async def parked_unheard(sim: Simulation) -> None:
     await sim.until_quiet()
 
 
+async def group_unheard(sim: Simulation) -> None:
+    """The server has neither the group, which was lost with its slot and made again, nor what has been parked since."""
+    wire = Wire(sim)
+    producer = await topic(sim, 1)
+
+    async def handle(message: Message[Any]) -> None:
+        await anyio.sleep(0.1)
+        if message.payload["n"] == 0 and message.attempt == 1:
+            raise ValueError("the first time")
+
+    sim.member("a", TOPIC, handle, batch_size=1, retry=RetryPolicy(backoff=60.0, jitter=False))
+    await until(lambda: owned(sim, "a") == {0})
+    wire.lose("a", "remake_group", times=100)
+    await sim.lose_slot(TOPIC, 0)
+    await producer.batch_enqueue([{"n": n} for n in range(6)])
+    await until(lambda: sim.store.lease(GROUP, 0).token > 0)  # it has taken the partition anew
+    assert sim.store.cursor(GROUP, 0) is None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sim.failover, 3.0)
+        wire.mend("a")
+    await sim.until_quiet()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "scenario",
-    [claim_breaks, read_breaks, settled_too_early, settled_meanwhile, retried_unheard, failed_unheard, parked_unheard],
+    [
+        claim_breaks,
+        read_breaks,
+        settled_too_early,
+        settled_meanwhile,
+        retried_unheard,
+        failed_unheard,
+        parked_unheard,
+        group_unheard,
+    ],
     ids=lambda one: one.__name__,
 )
 def test_what_the_new_server_believes_is_worked_off(scenario: Scenario, backend: Backend) -> None:
