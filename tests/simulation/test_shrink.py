@@ -227,6 +227,22 @@ def test_an_attempt_that_would_go_on_for_ever_is_given_up() -> None:
     assert steps < shrunk.runs * 22_000
 
 
+def test_an_attempt_that_fails_and_then_goes_on_for_ever_is_given_up_too() -> None:
+    async def scenario(sim: Simulation) -> None:
+        producer = sim.producer("orders")
+        for number in range(5):
+            await producer.enqueue(number)
+        sim._ledger.violation("it fails")
+        while anyio.current_time() < 1.0:  # with fewer delays it goes round and round
+            await checkpoint()
+
+    faults = [Fault("producer-0", number, "delay", 0.5) for number in range(1, 9)]
+    report = simulate(scenario, faults=faults)
+    shrunk = shrink(scenario, report)
+    assert len(shrunk.report.violations) == 1
+    assert 0 < len(shrunk.faults) < len(faults)
+
+
 def test_limits_are_those_of_the_report() -> None:
     async def scenario(sim: Simulation) -> None:
         await sim.producer("orders").enqueue(1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
 
+import redisaq_pytest
 from redisaq.testing import load_faults
-from tests.testing.inner import run_inner
+from tests.testing.inner import installed, run_inner
 from tests.testing.test_plugin_coroutines import OTHERS
 
 pytest_plugins = ["pytester"]
@@ -188,6 +190,24 @@ def test_a_failure_that_does_not_come_again_is_told(pytester: pytest.Pytester, t
     check = f'await sim.producer("orders").enqueue(1)\n        tries.append(1)\n        assert len(tries) > {times}'
     text = HEAD.replace("PLAN =", "tries = []\n    PLAN =") + SIM.replace("await scenario(sim)", check)
     run_inner(pytester, text).stdout.fnmatch_lines([f"its faults could not be shrunk: *{sentence}. Does the scenario depend on more *"])
+
+
+def test_nothing_of_a_simulation_lives_on_with_its_test(pytester: pytest.Pytester) -> None:
+    """Items live as long as the run, and there may be thousands of seeds."""
+    items: list[pytest.Item] = []
+
+    class Spy:
+        def pytest_collection_finish(self, session: pytest.Session) -> None:
+            items.extend(session.items)
+
+        def pytest_runtest_call(self, item: pytest.Item) -> None:
+            assert redisaq_pytest._failed not in item.stash
+
+    pytester.makepyfile(test_inner=textwrap.dedent(HEAD + SIM.replace("(1,", "(2,")))
+    plugin = () if installed() else ("-p", "redisaq_pytest")
+    pytester.inline_run(*plugin, "-p", "no:cacheprovider", "--redisaq-shrink=0", plugins=[Spy()])
+    assert len(items) == 2
+    assert not any(redisaq_pytest._failed in item.stash for item in items)
 
 
 def test_a_file_that_is_not_there_is_an_error(pytester: pytest.Pytester) -> None:

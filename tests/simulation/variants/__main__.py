@@ -30,7 +30,7 @@ def main() -> int:
     if not chosen:
         parser.error(f"no such rule; there are {', '.join(sorted({variant.rule for variant in VARIANTS.values()}))}")
     logging.disable(logging.CRITICAL)
-    console, missed = Console(), 0
+    console, missed, shrunk = Console(), 0, list[str]()
     table = Table("variant", "without", "backend", "seed", "recorded", "what showed", title=f"the first of {options.seeds} seeds")
     pairs: list[tuple[Variant, Backend]] = [(variant, backend) for variant in chosen for backend in options.backend or BACKENDS]
     for variant, backend in track(pairs, "searching", console=Console(stderr=True), disable=not sys.stderr.isatty()):
@@ -38,9 +38,10 @@ def main() -> int:
         missed += found is None
         seed, shown = ("none", "") if found is None else (str(found[0]), found[1].harms[0])
         if found is not None and options.shrink:
-            shown += f"\n{few(variant, found[0], backend)}"
+            shrunk.append(f"{variant.name}: {few(variant, found[0], backend)}")
         table.add_row(variant.name, variant.without, backend, seed, str(recorded(variant.name, backend)), shown)
     console.print(table)
+    print(*shrunk, sep="\n")
     return min(missed, 1)
 
 

@@ -70,4 +70,4 @@ def few(variant: Variant, seed: int, backend: Backend) -> str:
             return "no fault befell it" if not report.faults else "it takes the scenario's own check to see"
         began = time.perf_counter()
         shrunk = shrink(variant.scenario, report, same=lambda one: bool(variant.harms(one.violations)))
-        return f"{shrunk.text()}\n{time.perf_counter() - began:.0f} s"
+        return f"{shrunk.text()}\n{time.perf_counter() - began:.1f} s"
