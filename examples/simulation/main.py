@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from redisaq import Message
-from redisaq.testing import FaultPlan, Simulation, simulate
+from redisaq.testing import FaultPlan, Simulation, shrink, simulate
 
 FAULTS = FaultPlan(lost_request=0.01, lost_reply=0.01, late_request=0.01, disconnect=0.01, delay=(0.0, 0.05), crash=0.03, pause=0.03)
 
@@ -39,6 +39,7 @@ def main() -> None:
     for report in reports:
         if not report.ok:  # a bug in redisaq, or in the scenario: this is what you would look at
             print(report.timeline())
+            print(shrink(scenario, report, within=60).text())  # the few faults that bring it about
             raise SystemExit(1)
     worst = max(reports, key=lambda report: sum(mark.what.startswith(("crashes", "pauses")) for mark in report.marks))
     print(worst.timeline(limit=40))
