@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
-import redisaq_pytest
 from redisaq.testing import load_faults
 from tests.testing.inner import installed, run_inner
 from tests.testing.test_plugin_coroutines import OTHERS
@@ -131,7 +131,7 @@ def test_what_the_scenario_prints_is_shown_once(pytester: pytest.Pytester) -> No
     assert told.count("a message is handled") == printed > 0
 
 
-@pytest.mark.parametrize(("imports", "mark", "settings"), OTHERS)
+@pytest.mark.parametrize(("imports", "mark", "settings"), [one for one in OTHERS if one.id in ("anyio", "trio-mode", "asyncio-auto")])
 def test_with_the_other_plugins(pytester: pytest.Pytester, imports: str, mark: str, settings: str) -> None:
     text = HEAD + f"\n    {imports}\n    {mark}\n" + SIM
     result = run_inner(pytester, text, settings=settings, process=True)
@@ -154,7 +154,7 @@ def test_the_option_wins_over_the_setting(pytester: pytest.Pytester) -> None:
 
 def test_it_ends_after_so_long(pytester: pytest.Pytester) -> None:
     """The first failure takes what time there is for all, since a run that has begun is finished; the others are told that it is over."""
-    result = run_inner(pytester, HEAD + SIM.replace("(1,", "(9,"), "--redisaq-shrink=0.000001")
+    result = run_inner(pytester, HEAD + SIM.replace("(1,", "(4,"), "--redisaq-shrink=0.000001")
     told = result.stdout.str()
     failures = told.count("run it again")
     assert failures > 1
@@ -194,20 +194,19 @@ def test_a_failure_that_does_not_come_again_is_told(pytester: pytest.Pytester, t
 
 def test_nothing_of_a_simulation_lives_on_with_its_test(pytester: pytest.Pytester) -> None:
     """Items live as long as the run, and there may be thousands of seeds."""
-    items: list[pytest.Item] = []
+    held: list[bool] = []
 
     class Spy:
-        def pytest_collection_finish(self, session: pytest.Session) -> None:
-            items.extend(session.items)
-
-        def pytest_runtest_call(self, item: pytest.Item) -> None:
-            assert redisaq_pytest._failed not in item.stash
+        def pytest_sessionfinish(self, session: pytest.Session) -> None:
+            key = sys.modules[
+                "redisaq_pytest"
+            ]._failed  # not imported above: pytest warns of plugins that were before it could rewrite them
+            held.extend(key in item.stash for item in session.items)
 
     pytester.makepyfile(test_inner=textwrap.dedent(HEAD + SIM.replace("(1,", "(2,")))
     plugin = () if installed() else ("-p", "redisaq_pytest")
     pytester.inline_run(*plugin, "-p", "no:cacheprovider", "--redisaq-shrink=0", plugins=[Spy()])
-    assert len(items) == 2
-    assert not any(redisaq_pytest._failed in item.stash for item in items)
+    assert held == [False, False]
 
 
 def test_a_file_that_is_not_there_is_an_error(pytester: pytest.Pytester) -> None:
