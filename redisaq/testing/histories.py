@@ -107,11 +107,13 @@ class History:
     Attributes:
         since: how many of them a server that lost data does not know of.
         strays: runs of an owner whose acquisition the server has forgotten.
+        former: how many runs there were in lives before, where the server may have forgotten that these are over.
     """
 
     runs: list[Run] = field(default_factory=list[Run])
     since: int = 0
     strays: list[Run] = field(default_factory=list[Run])
+    former: int = 0
 
 
 class Histories:
@@ -127,6 +129,7 @@ class Histories:
         self._policies: dict[GroupName, RetryPolicy] = {}
         self._unreadable: set[tuple[Place, EntryId]] = set()
         self._repeatable: Counter[tuple[Place, EntryId]] = Counter()
+        self._earlier: Counter[tuple[Place, EntryId]] = Counter()  # runs in lives that are over
 
     def broken_off(self, place: Place) -> None:
         """An owner of the partition has ended without giving it back."""
@@ -138,6 +141,7 @@ class Histories:
 
     def redriven(self, place: Place, entry_id: EntryId) -> None:
         """A message begins its next life."""
+        self._earlier[place, entry_id] += len(self._runs(place, entry_id))
         self._lives[place, entry_id] = History()
 
     def set_back(self, place: Place, entry_id: EntryId) -> None:
@@ -146,6 +150,7 @@ class Histories:
         So once more if its owner has it in hand, and is done with it before the server gives it out again.
         """
         self._repeatable[place, entry_id] += 1
+        self._lives.setdefault((place, entry_id), History()).former = self._earlier[place, entry_id]
         self._begin_anew(place, entry_id)
 
     def repeats(self, place: Place, entry_id: EntryId) -> bool:
@@ -191,7 +196,7 @@ class Histories:
         runs = self._runs(run.place, run.entry_id)
         if attempt > most:
             self._violation(f"{name} began {run}, of {most} at most")
-        if attempt > len(runs) + 1 + self._broken.get(run.place, 0):
+        if attempt > self._noted(run.place, run.entry_id) + 1:
             self._violation(f"{name} began {run}, though only {len(runs)} had begun before")
         history = self._lives.get((run.place, run.entry_id))
         if not runs or history is None or history.since >= len(runs):
@@ -272,7 +277,12 @@ class Histories:
 
     def _exhausted(self, place: Place, entry_id: EntryId, policy: RetryPolicy) -> bool:
         """Return whether crashes may have used up its attempts."""
-        return len(self._runs(place, entry_id)) + self._broken.get(place, 0) >= policy.max_attempts
+        return self._noted(place, entry_id) >= policy.max_attempts
+
+    def _noted(self, place: Place, entry_id: EntryId) -> int:
+        """Return how many attempts the server may have noted at most: each owner that broke off may have noted one that never began."""
+        history = self._lives.get((place, entry_id), History())
+        return len(history.runs) + history.former + self._broken.get(place, 0)
 
     def _runs(self, place: Place, entry_id: EntryId) -> list[Run]:
         history = self._lives.get((place, entry_id))
