@@ -205,7 +205,12 @@ class Producer:
         if dedup_id is not None:
             check_name("dedup_id", dedup_id)
             check_seconds("dedup_window", dedup_window)
-        prepared = self._prepare(payload, key=key, partition_key=partition_key, headers=headers, timeout=timeout, delayed=due is not None)
+        if key is None and partition_key is None and headers is None and timeout is None and due is None:
+            prepared = self._prepare_plain(payload)
+        else:
+            prepared = self._prepare(
+                payload, key=key, partition_key=partition_key, headers=headers, timeout=timeout, delayed=due is not None
+            )
         ids = await self._send([prepared], due, dedup_id, dedup_window)
         return ids[0]
 
