@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast, final
 
 import msgspec
 
+from redisaq.core.error_text import text_of
 from redisaq.errors import PartitionKeyError, SerializationError
 from redisaq.message import Message
 
@@ -154,7 +155,7 @@ class EntryDecoder(Generic[T]):
                 _add_extra(message, extra)
             return message  # noqa: TRY300 -- as above
         except Exception as error:  # noqa: BLE001 -- the user's deserializer may raise anything: that is an unreadable entry, reported
-            return Unreadable(entry_id, f"{type(error).__name__}: {error}", fields)
+            return Unreadable(entry_id, f"{type(error).__name__}: {text_of(error)}", fields)
 
 
 def _add_extra(message: Message[Any], extra: Mapping[bytes, bytes]) -> None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from redisaq.core.error_text import MOST_TEXT, text_of
 from redisaq.errors import SerializationError
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter
 from redisaq.settings import RetryPolicy
 
-MOST_TEXT, MOST_TRACEBACK = 1000, 8000  # characters kept of an error's text and of its traceback
+MOST_TRACEBACK = 8000  # characters kept of an error's traceback
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,8 @@ def describe(error: Exception) -> tuple[str, str, str]:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(error, SerializationError) and error.__traceback__ is None:
-        return name, _text(error), ""
+        return name, text_of(error), ""
     lines = "".join(traceback.format_exception(error))
     if len(lines) > MOST_TRACEBACK:
         lines = lines[: MOST_TRACEBACK // 4] + "\n[…]\n" + lines[-MOST_TRACEBACK * 3 // 4 :]
-    return name, _text(error), lines
-
-
-def _text(error: Exception) -> str:
-    """Return an error's text, bounded; its class is the user's, and so is what makes the text."""
-    try:
-        return str(error)[:MOST_TEXT]
-    except Exception as broken:  # noqa: BLE001 -- whatever it is, the message has failed, and the consumer has not
-        return f"<its text cannot be made: {type(broken).__qualname__}>"
+    return name, text_of(error), lines

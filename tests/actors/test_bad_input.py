@@ -209,3 +209,32 @@ async def test_a_handler_s_bad_instruction_is_a_failure_like_any_other() -> None
         2: (f"{__name__}.Unspeakable", "<its text cannot be made: RuntimeError>"),
         3: ("redisaq.errors.SettingsError", "RetryAfter must be a number of seconds, not 'soon'"),
     }
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Unspeakable(), "Unspeakable: <its text cannot be made: RuntimeError>"),
+        (ValueError("x" * 100_000), "ValueError: " + "x" * 1000),
+        (ValueError("\udcff"), "ValueError: \\udcff"),
+    ],
+)
+async def test_whatever_a_deserializer_raises_is_a_dead_letter_with_a_bounded_reason(error: Exception, reason: str) -> None:
+    """Else each member that reads it would end."""
+    url = fresh_url()
+    await produce(url, 2)
+
+    def deserialize(data: bytes) -> object:
+        if b"1" in data:
+            return data
+        raise error
+
+    notebook = Notebook()
+    with anyio.fail_after(10):
+        await Consumer("jobs", url, deserializer=deserialize).process(notebook.handle, until_empty=True)
+    assert [message.payload for message in notebook.messages] == [b'{"n":1}']
+    async with Admin(url) as admin:
+        (dead,) = [letter async for letter in admin.dead_letters("jobs", "default_group", deserializer=deserialize)]
+    assert (dead.error_type, dead.error) == ("Unreadable", reason)
+    assert dead.unreadable == reason.replace("\\udcff", "\udcff")
