@@ -335,7 +335,9 @@ class Producer:
         self._waiting += 1
         try:
             if dedup_id is not None:
-                ids = [await self._sender.send_once(todo[0], dedup_id=dedup_id, window=dedup_window, due=due)]
+                standing = await self._sender.send_once(todo[0], dedup_id=dedup_id, window=dedup_window, due=due)
+                if standing != ids[0]:  # an earlier message has the mark: the server has taken nothing
+                    return [standing]
             elif due is not None:
                 await self._sender.delay(todo, due)
             else:
