@@ -152,7 +152,8 @@ class Consumer(Generic[T]):
     ) -> None:
         """Give lists of messages to `callback`, each of one partition, in order.
 
-        As `process`; a list is acknowledged, or fails, as a whole.
+        As `process`; a list is acknowledged, or fails, as a whole, unless the callback raises `PartialFailure`. It may take as long as
+        the shortest timeout of its messages says; one that says nothing has the consumer's.
 
         Args:
             callback: of a list of 1 to `batch_size` messages.
@@ -170,8 +171,8 @@ class Consumer(Generic[T]):
     def messages(self, *, until_empty: bool = False) -> Messages[T]:
         """Return a context manager whose object iterates over the messages, for a loop of your own.
 
-        At most `batch_size` messages may be handed out and not settled. `until_empty` ends the iteration when the whole group has nothing
-        left.
+        At most `batch_size` messages may be handed out and not settled. A body that takes longer than the message's timeout, or else the
+        consumer's, is cancelled and has failed. `until_empty` ends the iteration when the whole group has nothing left.
         """
 
         async def run(offers: Offers[Message[T]], task_status: TaskStatus[None]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, cast
 
+from redisaq.errors import SettingsError
 from redisaq.message import Message
 from redisaq.settings import check_seconds
 
@@ -47,6 +48,21 @@ class PartialFailure(Exception):
     """
 
     def __init__(self, errors: Mapping[Message[Any], Exception]) -> None:
-        """Take the failures."""
+        """Take the failures; SettingsError if one is not of a message, or no exception."""
         super().__init__(f"{len(errors)} message(s) failed")
         self.errors = dict(errors)
+        given = cast("dict[object, object]", self.errors)  # callers without types give whatever they have
+        for message, error in given.items():
+            if not isinstance(message, Message) or not isinstance(error, Exception):
+                raise SettingsError(f"PartialFailure takes an exception for each message, not {error!r:.80} for {message!r:.80}")
+
+    def of(self, batch: Collection[Message[Any]]) -> dict[Message[Any], Exception]:
+        """Return what failed of a batch.
+
+        If a message is named that is not of it, that is all of it: nobody can tell which was meant, and none is to be lost.
+        """
+        if self.errors.keys() <= set(batch):
+            return self.errors
+        reason = SettingsError("PartialFailure names a message that is not of the batch")
+        reason.__cause__ = self
+        return {message: self.errors.get(message, reason) for message in batch}

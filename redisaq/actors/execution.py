@@ -184,7 +184,9 @@ class Execution:
     async def _errors_of(self, messages: list[Message[Any]]) -> dict[Message[Any], Exception]:
         """Run the handler on a batch; return what failed of it."""
         timeouts = [message.timeout for message in messages if message.timeout is not None]
-        timeout = min(timeouts) if timeouts else self._timeout
+        if len(timeouts) < len(messages) and self._timeout is not None:
+            timeouts.append(self._timeout)
+        timeout = min(timeouts) if timeouts else None
         try:
             if timeout is None:
                 await self._handler(messages)
@@ -192,7 +194,7 @@ class Execution:
                 with anyio.fail_after(timeout):
                     await self._handler(messages)
         except PartialFailure as failure:
-            return failure.errors
+            return failure.of(messages)
         except Exception as error:  # noqa: BLE001 -- as above, for all of the batch
             return dict.fromkeys(messages, error)
         except BaseException as error:
@@ -229,6 +231,10 @@ class Execution:
     def enter_body(self) -> Token[Surroundings | None]:
         """Mark the user's task as working on a message; undo it with `inside.reset`."""
         return inside.set(self._around)
+
+    def timeout_of(self, message: Message[Any]) -> float | None:
+        """Return how long work on it may take, seconds; None: as long as it likes. For a body: `one` sees to it by itself."""
+        return message.timeout if message.timeout is not None else self._timeout
 
     def began(self, message: Message[Any]) -> None:
         """Record that work on it begins."""

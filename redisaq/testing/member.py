@@ -167,7 +167,7 @@ class SimulatedMember:
                 await result
             errors = {}
         except PartialFailure as failure:
-            errors = failure.errors
+            errors = failure.of(messages)
             raise
         except Exception as error:
             errors = dict.fromkeys(messages, error)
