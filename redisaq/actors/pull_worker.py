@@ -1,13 +1,15 @@
 """Hands messages to a user's own loop instead of a handler (`Consumer.messages()`).
 
 In: batches from the partition's reader. Out: one message at a time, in order, offered to whoever iterates. The body of
-`async with message` runs in the user's task, in a scope that ends with the lease; leaving it settles the message. At most `batch_size`
+`async with message` runs in the user's task, in a scope that ends with the lease and with the message's timeout; leaving it settles the
+message. At most `batch_size`
 are unsettled at once: that is the credit of the pool. A message that is never entered keeps its credit until its partition goes.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any
 
@@ -45,7 +47,8 @@ class PulledDelivery:
         if self._body is not None:
             reason = "this message has been entered before"
             raise RuntimeError(reason)
-        self._body = self._execution.owned.scope()
+        timeout = self._execution.timeout_of(self._message)
+        self._body = self._execution.owned.scope() if timeout is None else self._limited(timeout)
         self._scope = self._body.__enter__()
         self._inside = self._execution.enter_body()
         if self.lost or not self._execution.owned.may_start:  # it was kept aside for too long: it is somebody else's
@@ -53,6 +56,12 @@ class PulledDelivery:
             self._scope.cancel()
         else:
             self._execution.began(self._message)
+
+    @contextlib.contextmanager
+    def _limited(self, seconds: float) -> Generator[anyio.CancelScope]:
+        """Return the same scope around one that ends after so long, with TimeoutError: a failure of the body."""
+        with self._execution.owned.scope() as scope, anyio.fail_after(seconds):
+            yield scope
 
     def leave(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
         """End the body and settle; True swallows the exception."""
@@ -63,7 +72,7 @@ class PulledDelivery:
         try:
             try:
                 swallowed = bool(self._body.__exit__(kind, error, traceback))
-            except Exception as left:  # noqa: BLE001 -- trio: what came in one group with the body's own cancellation
+            except Exception as left:  # noqa: BLE001 -- its timeout; and on trio what came in one group with the body's own cancellation
                 error, swallowed = left, False
             self.lost = self.lost or bool(owned.lost) or not owned.lease.alive()
             if self.lost:

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, Producer, events
+from redisaq import Consumer, Message, Producer, RetryPolicy, events
 from tests.actors.group import Notebook, fresh_url, produce, quick
 
 pytestmark = pytest.mark.anyio
@@ -130,6 +130,40 @@ async def test_a_lost_lease_cancels_the_body_and_the_loop_goes_on(url: str) -> N
                     break
     assert seen == [1]
     assert lost[0].lost
+
+
+@pytest.mark.parametrize(("own", "common"), [(0.05, None), (None, 0.05), (0.05, 20.0), (20.0, 0.05), (None, None)])
+async def test_a_body_that_takes_too_long_is_cancelled_and_has_failed(url: str, own: float | None, common: float | None) -> None:
+    """The message's timeout counts, else the consumer's."""
+    await produce(url, 1, timeout=own)
+    limit = common if own is None else own
+    notebook = Notebook()
+    ended: list[int] = []
+    options: dict[str, Any] = {"timeout": common, "retry": RetryPolicy(max_attempts=2, backoff=0.01), "on_event": notebook.note}
+    with anyio.fail_after(10):
+        async with quick(url, **options).messages(until_empty=True) as messages:
+            async for message in messages:
+                notebook.messages.append(message)
+                async with message:
+                    await anyio.sleep(0.2)
+                    ended.append(message.attempt)
+                assert not message.lost
+    cut = limit == 0.05
+    assert ended == ([] if cut else [1])
+    assert [message.attempt for message in notebook.messages] == ([1, 2] if cut else [1])
+    assert [type(one.error) for one in notebook.of(events.MessageFailed)] == ([TimeoutError] * 2 if cut else [])
+    assert len(notebook.of(events.MessageDead)) == cut
+
+
+async def test_a_body_with_a_timeout_is_cancelled_from_outside_as_any_other(url: str) -> None:
+    await produce(url, 1, timeout=20)
+    with anyio.move_on_after(0.2) as scope:
+        async with quick(url).messages() as messages:
+            async for message in messages:
+                async with message:
+                    await anyio.sleep(5)
+    assert scope.cancelled_caught
+    assert await rest(url) == [(0, 1)]
 
 
 def groups_name() -> Any:
