@@ -5,8 +5,11 @@ Plain data, checked when it is made; nothing here happens. `fault_source` draws 
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import msgspec
 
@@ -97,17 +100,45 @@ class FaultPlan:
     def __post_init__(self) -> None:
         """Check every value; SettingsError if one cannot work."""
         for name in (*OF_OPERATIONS, "crash", "pause", "slow_handler"):
-            value: float = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
+            value: object = getattr(self, name)
+            if not _is_number(value, most=1.0):
                 raise SettingsError(f"{name} is a probability, from 0 to 1, not {value!r}")
         if sum(getattr(self, name) for name in OF_OPERATIONS) > 1.0:
             raise SettingsError(f"{', '.join(OF_OPERATIONS)} exclude each other: their sum must not exceed 1")
         if self.crash + self.pause > 1.0:
             raise SettingsError("crash and pause exclude each other: their sum must not exceed 1")
-        least, most = self.delay
-        if not 0.0 <= least <= most < float("inf"):
-            raise SettingsError(f"delay is the least and the most in seconds, not {self.delay!r}")
-        if not 0.0 <= self.clock_drift <= 0.1:  # noqa: PLR2004 -- the lease's margin, a sixth, covers it
+        try:
+            least, most = self.delay
+        except (TypeError, ValueError):
+            least, most = math.nan, math.nan
+        if not (_is_number(least) and _is_number(most) and least <= most):
+            raise SettingsError(f"delay is the least and the most in seconds, such as (0.0, 0.2), not {self.delay!r}")
+        if not _is_number(self.clock_drift, most=0.1):  # the lease's margin, a sixth, covers it
             raise SettingsError(f"clock_drift must be from 0 to 0.1, not {self.clock_drift!r}")
-        if not 0.0 <= self.replica_lag < float("inf"):
+        if not _is_number(self.replica_lag):
             raise SettingsError(f"replica_lag is seconds, not {self.replica_lag!r}")
+
+
+def check_faults(faults: object) -> FaultPlan | Sequence[Fault]:
+    """Return what a simulation is to suffer: a plan, or a list of faults, empty for None; SettingsError for anything else."""
+    if faults is None:
+        return ()
+    if isinstance(faults, FaultPlan):
+        return faults
+    if not isinstance(faults, Sequence) or isinstance(faults, str | bytes):
+        raise SettingsError(f"faults are a FaultPlan, or a list of Fault as load_faults returns it, not {faults!r}")
+    listed = cast("Sequence[Fault]", faults)
+    for fault in listed:
+        if not isinstance(fault, Fault):
+            raise SettingsError(f"a list of faults holds Fault, not {fault!r}")
+        if fault.kind not in KINDS:
+            raise SettingsError(f"{fault!r}: kind is one of {', '.join(KINDS)}")
+        if not _is_number(abs(fault.amount) if fault.kind == "clock_drift" else fault.amount):
+            raise SettingsError(f"{fault!r}: amount is a number, 0 or more")
+        if fault.kind == "slot_loss" and fault.amount >= 1.0:
+            raise SettingsError(f"{fault!r}: amount is a share of the slots, less than 1")
+    return listed
+
+
+def _is_number(value: object, most: float = sys.float_info.max) -> bool:
+    return isinstance(value, int | float) and 0.0 <= value <= most

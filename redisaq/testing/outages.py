@@ -13,6 +13,7 @@ import anyio
 
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.settings import check_count
 from redisaq.testing.faults import SERVER, Kind
 from redisaq.testing.losses import Losses
 from redisaq.testing.network import Network
@@ -98,6 +99,8 @@ class Outages:
 
     def lose_slot(self, topic: str, partition: int | None) -> None:
         """Let a partition's data be gone, or without a partition what coordinates the topic; a replica loses the same."""
+        if partition is not None:
+            check_count("partition", partition, least=0)
         before = self._store.seen()
         for held in (self._store, self._replica) if self._replica is not None else (self._store,):
             if partition is None:

@@ -84,7 +84,7 @@ def _simpler(fault: Fault) -> Iterator[Fault]:
         others = [round(amount / unit) * unit, math.floor(amount / unit) * unit, math.ceil(amount / unit) * unit]
         others = [float(f"{one:.6g}") for one in (*others, float(f"{amount:.2g}"))]
     for other in dict.fromkeys(others):
-        if other != amount:
+        if other != amount and not (fault.kind == "slot_loss" and other >= 1.0):  # a share of all slots: there is none there
             yield msgspec.structs.replace(fault, amount=other)
 
 

@@ -21,9 +21,10 @@ from redisaq.brokers.memory.store import MemoryStore
 from redisaq.environment import Environment, current_environment, enter_environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.producer import Producer
+from redisaq.settings import check_callable, check_seconds
 from redisaq.testing import overheard
 from redisaq.testing.fault_source import FaultSource
-from redisaq.testing.faults import Fault, FaultPlan, Kind
+from redisaq.testing.faults import Fault, FaultPlan, Kind, check_faults
 from redisaq.testing.faulty_broker import FaultyBroker
 from redisaq.testing.freezing import OWNER, Freezer, current_freezer
 from redisaq.testing.ledger import Ledger
@@ -124,8 +125,9 @@ class Simulation:
             options: of Consumer.
 
         Raises:
-            SettingsError: a member of that name runs; there is no such mode.
+            SettingsError: a member of that name runs; there is no such mode; the handler cannot be called.
         """
+        check_callable("handler", handler)
         former = self._members.get(name)
         if former is not None and former.live:
             raise SettingsError(f"a member {name!r} runs already")
@@ -155,7 +157,7 @@ class Simulation:
 
     async def pause(self, name: str, seconds: float) -> None:
         """Let a member stand still for so long; return at once."""
-        self._pause(self._named(name), seconds)
+        self._pause(self._named(name), check_seconds("seconds", seconds, zero=True))
         await anyio.lowlevel.checkpoint()
 
     async def leave(self, name: str) -> None:
@@ -175,7 +177,7 @@ class Simulation:
 
     async def failover(self, forgets: float) -> None:
         """Let a replica, which hears nothing more from now on, take the server's place `forgets` seconds later; return when it has."""
-        self._outages.fall_behind(forgets)
+        self._outages.fall_behind(check_seconds("forgets", forgets, zero=True))
         await self._outages.wait_over()
 
     async def lose_slot(self, topic: str, partition: int | None = None) -> None:
@@ -196,7 +198,11 @@ class Simulation:
 
         Args:
             timeout: seconds; when they are over, what is not quiet is a violation. Half of them may pass with faults.
+
+        Raises:
+            SettingsError: `timeout` is no number of seconds.
         """
+        check_seconds("timeout", timeout, zero=True)
         now = anyio.current_time()
         groups, deadline = self._groups(), now + timeout
         while work_left(self.store, groups) and anyio.current_time() < now + timeout / 2:  # noqa: ASYNC110 -- a store rings nobody
@@ -356,17 +362,21 @@ def simulate(
         raises: False: an exception of the scenario is not raised, but ends the run and is a violation.
 
     Raises:
+        SettingsError: an argument cannot be.
+        RuntimeError: an event loop runs here already.
         Exception: whatever the scenario raises, with the seed as a note.
     """
+    check_callable("scenario", scenario)
+    befall = check_faults(faults)
     ledger = Ledger(lambda: 0.0)
-    source = FaultSource(seed, faults or (), lambda: 0.0)
+    source = FaultSource(seed, befall, lambda: 0.0)
     raised: Exception | None = None
 
     async def main() -> None:
         nonlocal ledger, source, raised
         began = anyio.current_time()
         ledger = Ledger(lambda: anyio.current_time() - began)
-        source = FaultSource(seed, faults or (), lambda: anyio.current_time() - began)
+        source = FaultSource(seed, befall, lambda: anyio.current_time() - began)
         async with anyio.create_task_group() as tasks:
             with use_environment(current_environment()):
                 simulation = Simulation(seed, source, ledger, tasks)

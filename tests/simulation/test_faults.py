@@ -99,7 +99,52 @@ def test_a_process_of_the_list_crashes_and_pauses(backend: Backend) -> None:
 
 def test_settings_that_cannot_work() -> None:
     wrong: list[dict[str, Any]] = [{"crash": 0.6, "pause": 0.6}, {"lost_request": 0.6, "lost_reply": 0.6}, {"delay": (1.0, 0.5)}]
-    wrong += [{"replica_lag": -1.0}, {"clock_drift": 0.5}, {"crash": float("nan")}]
+    wrong += [{"replica_lag": -1.0}, {"clock_drift": 0.5}, {"crash": float("nan")}, {"lost_reply": "often"}]
+    wrong += [{"delay": 0.1}, {"delay": (0.1,)}, {"delay": ("0", "1")}, {"clock_drift": None}]
     for options in wrong:
         with pytest.raises(SettingsError):
             FaultPlan(**options)
+
+
+@pytest.mark.parametrize(
+    ("faults", "sentence"),
+    [
+        ({"lost_reply": 0.01}, "a FaultPlan, or a list of Fault"),
+        ("faults.json", "a FaultPlan, or a list of Fault"),
+        (["lost_reply"], "holds Fault"),
+        ([Fault("a", 1, "explosion")], "kind is one of"),  # type: ignore[arg-type]
+        ([Fault("a", 1, "pause", -3.0)], "amount is a number"),
+        ([Fault("a", 1, "delay", float("nan"))], "amount is a number"),
+        ([Fault("a", 1, "slot_loss", 1.0)], "less than 1"),
+    ],
+)
+def test_faults_that_are_none(faults: Any, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        simulate(scenario, faults=faults)
+
+
+@both
+def test_a_scenario_that_asks_for_what_cannot_be(backend: Backend) -> None:
+    """A sentence that names the argument, and no group of exceptions from some task."""
+
+    async def handle(_message: Message[Any]) -> None:
+        pass
+
+    async def ask(sim: Simulation) -> None:
+        sim.member("a", "orders", handle)
+        for wrong in (-1.0, float("nan"), "soon"):
+            amount: Any = wrong
+            with pytest.raises(SettingsError, match="seconds"):
+                await sim.pause("a", amount)
+            with pytest.raises(SettingsError, match="forgets"):
+                await sim.failover(amount)
+            with pytest.raises(SettingsError, match="timeout"):
+                await sim.until_quiet(timeout=amount)
+        with pytest.raises(SettingsError, match="partition"):
+            await sim.lose_slot("orders", -1)
+        with pytest.raises(SettingsError, match="handler"):
+            sim.member("b", "orders", None)  # type: ignore[arg-type]
+
+    assert simulate(ask, backend=backend).ok
+    with pytest.raises(SettingsError, match="scenario"):
+        simulate("scenario")  # type: ignore[arg-type]

@@ -300,3 +300,29 @@ def test_a_file_that_holds_something_else(tmp_path: Path, text: str) -> None:
         load_faults(file)
     with pytest.raises(FileNotFoundError):
         load_faults(tmp_path / "none.json")
+
+
+@both
+def test_the_last_slot_is_made_no_rounder_than_a_slot_can_be(backend: Backend) -> None:
+    async def scenario(sim: Simulation) -> None:
+        producer = sim.producer("orders", init_partitions=2)
+        await producer.batch_enqueue([1, 2])
+        sim.member("a", "orders", lambda _message: None)
+        await sim.until_quiet()
+
+    def loses_the_last(report: Report) -> bool:
+        return any(fault.kind == "slot_loss" and fault.amount > 0.9 for fault in report.faults)
+
+    report = simulate(failing(scenario), backend=backend, faults=[Fault("a", 9, "slot_loss", 0.97)], raises=False)
+    shrunk = shrink(failing(scenario), report, same=loses_the_last)
+    assert [(fault.kind, fault.amount) for fault in shrunk.faults] == [("slot_loss", 0.97)]
+
+
+def failing(scenario: Callable[[Simulation], Awaitable[None]]) -> Callable[[Simulation], Awaitable[None]]:
+    """Return a scenario that fails in the end."""
+
+    async def fails(sim: Simulation) -> None:
+        await scenario(sim)
+        raise ValueError("no")
+
+    return fails
