@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, cast
 
-import anyio.lowlevel
-
 from redisaq import events
 from redisaq.actors.bulletin import Bulletin
 from redisaq.actors.execution import Execution
@@ -31,9 +29,10 @@ from redisaq.errors import SettingsError
 from redisaq.events import Event
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.producer import Producer
-from redisaq.settings import ConsumerOptions, check_callable, check_count, consumer_settings
+from redisaq.settings import ConsumerOptions, check_callable, check_count, check_seconds, check_text, consumer_settings
 from redisaq.testing.outcome import Fate, HandlerRun, Outcome, outcome_of
-from redisaq.testing.virtual import virtual_run
+from redisaq.testing.pace import NO_LIMITS, Limits
+from redisaq.testing.virtual import in_event_loop, virtual_run
 
 T = TypeVar("T")
 
@@ -125,7 +124,8 @@ class HandlerKit:
 
         Raises:
             RuntimeError: an event loop runs here already: use `adeliver`.
-            SettingsError: the kit's handler is one of batches, or `attempt` is not 1 or more.
+            SettingsError: the kit's handler is one of batches; `attempt` is not 1 or more, `timeout` not above 0, `key` no text, `raw` no
+                bytes.
             SerializationError, PartitionKeyError: as of `Producer.enqueue`.
         """
         return self._virtually(
@@ -178,6 +178,12 @@ class HandlerKit:
                 key, partition_key = message.key, message.partition_key
             headers = headers if headers is not None else message.headers
             timeout = timeout if timeout is not None else message.timeout
+        if key is not None:
+            check_text("key", key)
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        if raw is not None and not isinstance(raw, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+            raise SettingsError(f"raw must be bytes, not {type(raw).__name__}")
         data = raw if raw is not None else serialize(payload, self._serializer)
         if key is None and partition_key is not None:
             key = key_of(payload, partition_key)
@@ -242,19 +248,25 @@ class HandlerKit:
 
     # -- many messages ---------------------------------------------------------------------------------------------------------------
 
-    def run(self, payloads: Iterable[object], *, partitions: int = 1, partition_key: str | None = None) -> HandlerRun:
+    def run(
+        self, payloads: Iterable[object], *, partitions: int = 1, partition_key: str | None = None, limits: Limits | None = None
+    ) -> HandlerRun:
         """Send messages through a producer and a consumer, in virtual time, until each is done or dead.
 
         Args:
             payloads: as of `Producer.batch_enqueue`.
             partitions: of the topic.
             partition_key: as of `Producer.batch_enqueue`.
+            limits: how long it may go on, a day unless told otherwise: a handler that raises RetryAfter each time would go on for ever.
 
         Raises:
+            VirtualTimeExceeded: it went on for longer.
             RuntimeError: an event loop runs here already: use `arun`.
             SerializationError, PartitionKeyError: as of `Producer.batch_enqueue`.
         """
-        return self._virtually(self.arun, payloads, partitions=partitions, partition_key=partition_key)
+        return self._virtually(
+            self.arun, payloads, partitions=partitions, partition_key=partition_key, limits=limits if limits is not None else Limits()
+        )
 
     async def arun(self, payloads: Iterable[object], *, partitions: int = 1, partition_key: str | None = None) -> HandlerRun:
         """Do as `run`, in the running event loop and its time: a back-off of minutes takes minutes there."""
@@ -289,10 +301,8 @@ class HandlerKit:
 
     # -- virtual time ----------------------------------------------------------------------------------------------------------------
 
-    def _virtually(self, function: Callable[..., Awaitable[T]], *args: object, **named: object) -> T:
-        try:
-            anyio.lowlevel.current_token()
-        except RuntimeError:
-            return virtual_run(partial(function, *args, **named), seed=self._seed, backend=self._backend)
-        name = getattr(function, "__name__", "adeliver")
-        raise RuntimeError(f"an event loop runs here already: `await kit.{name}(...)` runs in it")
+    def _virtually(self, function: Callable[..., Awaitable[T]], *args: object, limits: Limits = NO_LIMITS, **named: object) -> T:
+        if in_event_loop():
+            name = getattr(function, "__name__", "adeliver")
+            raise RuntimeError(f"an event loop runs here already: `await kit.{name}(...)` runs in it")
+        return virtual_run(partial(function, *args, **named), seed=self._seed, backend=self._backend, limits=limits)

@@ -1,9 +1,8 @@
 """Run a program in virtual time: it sleeps for an hour in no time, and one seed gives one interleaving of its tasks.
 
-In: a coroutine function, its arguments, a seed. Out: its result, the same for the same seed, on every machine and in every process. Always:
-    the program sees
-an Environment whose chance comes from the seed, whose wall clock is a fixed epoch plus the loop's time, and whose plain functions run
-inline.
+In: a coroutine function, its arguments, a seed. Out: its result, the same for the same seed, on every machine and in every process.
+Always: the program sees an Environment whose chance comes from the seed, whose wall clock is a fixed epoch plus the loop's time, and whose
+plain functions run inline.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from random import Random
 from typing import Any, Literal, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
 from redisaq.environment import Environment, use_environment
 from redisaq.errors import SettingsError
+from redisaq.settings import check_callable
 from redisaq.testing.freezing import Freezer, use_freezer
 from redisaq.testing.pace import NO_LIMITS, Limits
 from redisaq.testing.standstill import Watch
@@ -53,9 +53,16 @@ def virtual_run(
         VirtualTimeExceeded: the run went beyond its limits.
         VirtualDeadlock: every task waits, and nothing is left that could wake one.
         VirtualTimeUnavailable: this version of Python or trio lacks what virtual time needs.
-        SettingsError: there is no such backend.
+        SettingsError: there is no such backend, or `main` cannot be called.
+        RuntimeError: an event loop runs here already.
         Exception: whatever `main` raises.
     """
+    if in_event_loop():
+        raise RuntimeError(
+            "an event loop runs here already: call virtual_run and simulate from a plain function, such as a test without `async`, "
+            "or let @pytest.mark.redisaq_seeds run the coroutine test"
+        )
+    check_callable("main", main)
     watch, freezer = Watch(limits), Freezer()
     random = Random(seed)  # noqa: S311 -- chance that can be had again is the point
 
@@ -75,6 +82,15 @@ def virtual_run(
 
         return _asyncio.run(root, seed, watch, freezer)
     raise SettingsError(f"backend: trio or asyncio, not {backend!r}")
+
+
+def in_event_loop() -> bool:
+    """Return whether an event loop runs in this thread."""
+    try:
+        current_token()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def run_inline(function: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:  # noqa: ARG001 -- one at a time here

@@ -10,7 +10,7 @@ import pytest
 
 from redisaq import DeadLetter, Discard, Message, PartialFailure, RetryAfter, RetryPolicy, events
 from redisaq.errors import PartitionKeyError, SettingsError
-from redisaq.testing import HandlerKit
+from redisaq.testing import HandlerKit, Limits, VirtualTimeExceeded
 from tests.conftest import Backend
 
 POLICY = RetryPolicy(max_attempts=3, backoff=10.0, jitter=False, give_up_on=(LookupError,))
@@ -181,3 +181,20 @@ def test_what_cannot_be() -> None:
         HandlerKit("handle")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="attempt"):
         HandlerKit(handle).deliver(1, attempt=0)
+    with pytest.raises(SettingsError, match="timeout"):
+        HandlerKit(handle).deliver(1, timeout=-1)
+    with pytest.raises(SettingsError, match="raw must be bytes"):
+        HandlerKit(handle).deliver(raw="1")  # type: ignore[arg-type]
+
+
+def test_an_error_tells_of_the_handler_alone() -> None:
+    """What it was raised within would stand above it in every traceback."""
+    error = HandlerKit(handle).deliver("fails").error
+    assert isinstance(error, ValueError)
+    assert error.__context__ is None
+
+
+def test_a_run_that_never_ends_is_ended(backend: Literal["trio", "asyncio"]) -> None:
+    kit = HandlerKit(handle, backend=backend)
+    with pytest.raises(VirtualTimeExceeded, match="100 s have passed"):
+        kit.run(["later"], limits=Limits(seconds=100))

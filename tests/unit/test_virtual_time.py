@@ -364,3 +364,13 @@ def test_asyncio_without_its_private_parts(monkeypatch: pytest.MonkeyPatch, tabl
     monkeypatch.setattr(_asyncio, "check", _asyncio.check.__wrapped__)
     with pytest.raises(VirtualTimeUnavailable, match=f"asyncio's event loop is not as it is needed: no {next(iter(value))}"):
         virtual_run(fail, backend="asyncio")
+
+
+async def test_a_loop_that_runs_already(anyio_backend: object) -> None:
+    with pytest.raises(RuntimeError, match="call virtual_run and simulate from a plain function"):
+        virtual_run(fail)
+
+
+def test_what_cannot_be_called() -> None:
+    with pytest.raises(SettingsError, match="main must be something that can be called"):
+        virtual_run("main")  # type: ignore[arg-type]
