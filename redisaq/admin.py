@@ -180,18 +180,20 @@ class Admin:
         ids: Iterable[str | DeadLetter],
         act: Callable[[int, Sequence[bytes]], Awaitable[int]],
     ) -> int:
-        """Do something with the dead letters of these ids, a page at a time; return the sum."""
+        """Do something with the dead letters of these ids, a page at a time, in the order of dying; return the sum."""
         msg_ids, named = _split(name, ids)
         total = 0
         for partition, view in enumerate(partitions):
-            dead_ids = named.get(partition, [])
-            for start in range(0, len(dead_ids), PAGE):
-                total += await act(partition, dead_ids[start : start + PAGE])
+            wanted = named.get(partition, set())
             after, left = b"", view.dead if msg_ids else 0  # those that were there: a message that dies again meanwhile is left alone
             while left > 0 and (page := await self._broker.dead_page(name, partition, after=after, count=min(PAGE, left))):
                 after, left = page[-1].dead_id, left - len(page)
-                if found := [dead.dead_id for dead in page if message_id(dead.body) in msg_ids]:
+                if found := [dead.dead_id for dead in page if dead.dead_id in wanted or message_id(dead.body) in msg_ids]:
                     total += await act(partition, found)
+                    wanted.difference_update(found)
+            rest = sorted(wanted, key=_place)  # however they were given: the order of a key is that of dying
+            for start in range(0, len(rest), PAGE):
+                total += await act(partition, rest[start : start + PAGE])
         return total
 
     # -- moving, pausing, deleting ---------------------------------------------------------------------------------------------------
@@ -366,17 +368,22 @@ def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping
     )
 
 
-def _split(name: GroupName, ids: Iterable[str | DeadLetter]) -> tuple[set[str], dict[int, list[bytes]]]:
+def _place(dead_id: bytes) -> tuple[int, int]:
+    milliseconds, _, sequence = dead_id.partition(b"-")
+    return int(milliseconds), int(sequence)
+
+
+def _split(name: GroupName, ids: Iterable[str | DeadLetter]) -> tuple[set[str], dict[int, set[bytes]]]:
     """Return the message ids, and by partition the ids of dead letters."""
     if isinstance(ids, str):
         raise SettingsError("ids must be several: put the one into a list")
     msg_ids: set[str] = set()
-    named: dict[int, list[bytes]] = {}
+    named: dict[int, set[bytes]] = {}
     for one in ids:
         if isinstance(one, DeadLetter):
             if (one.topic, one.group) != (name.topic, name.group):
                 raise SettingsError(f"this dead letter is of group {one.group} of {one.topic}: {one.dead_id}")
-            named.setdefault(one.partition, []).append(one.dead_id.encode())
+            named.setdefault(one.partition, set()).add(one.dead_id.encode())
         elif isinstance(one, str) and one:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
             msg_ids.add(one)
         else:

@@ -222,6 +222,26 @@ async def test_redriving_some(admin: Admin, bench: Bench) -> None:
     assert await bench.drain() == []
 
 
+async def test_what_is_redriven_comes_in_the_order_of_dying_however_it_was_named(admin: Admin, bench: Bench) -> None:
+    """Over more than one page, and with dead letters beside ids."""
+    ids = await bench.produce(250, partitions=1)
+    await bench.drain(failing=tuple(range(250)))
+    letters = await dead(admin)
+    seen: list[int] = []
+    mixed: list[str | DeadLetter] = [letters[8], ids[9], ids[1], letters[2], letters[8]]
+
+    async def handle(message: Message[Any]) -> None:
+        seen.append(message.payload["n"])
+
+    for named, expected in ((letters[:109:-1], list(range(110, 250))), (mixed, [1, 2, 8, 9])):
+        assert await admin.redrive("orders", "billing", named) == len(expected)
+        async with bench.consumer() as consumer:
+            with anyio.fail_after(30):
+                await consumer.process(handle, until_empty=True)
+        assert seen == expected
+        seen.clear()
+
+
 async def test_bad_ids(admin: Admin, bench: Bench) -> None:
     ids = await bench.produce(1)
     await bench.drain(failing=(0,))
