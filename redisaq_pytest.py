@@ -20,6 +20,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -113,11 +114,14 @@ def number_from(least: int) -> Callable[[str], int]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the mark known; check the setting."""
+    """Make the mark known; check what pytest has not."""
     try:
         seconds(config.getini("redisaq_shrink"))
     except argparse.ArgumentTypeError as error:
         raise pytest.UsageError(f"redisaq_shrink: {error}") from None
+    file = config.option.redisaq_faults
+    if file is not None and not Path(file).is_file():
+        raise pytest.UsageError(f"--redisaq-faults: there is no file {file!r}; a failed simulation tells where it has left one")
     config.addinivalue_line(
         "markers",
         f"{MARK}(count, *, start=0, backend=None, faults=None): run the test once for each of `count` seeds, beginning with `start`. It "
@@ -131,7 +135,8 @@ def seeds_of(mark: pytest.Mark) -> Seeds:
     try:
         return checked(*mark.args, **mark.kwargs)
     except TypeError as error:
-        raise ValueError(f"@pytest.mark.{MARK}{str(error).removeprefix('checked')}; write @pytest.mark.{MARK}(200)") from None
+        advice = f"write @pytest.mark.{MARK}(200), with start=, backend= and faults= as needed"
+        raise ValueError(f"@pytest.mark.{MARK}{str(error).removeprefix('checked')}; {advice}") from None
 
 
 def checked(count: int, *, start: int = 0, backend: str | Sequence[str] | None = None, faults: FaultPlan | None = None) -> Seeds:
@@ -157,15 +162,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if mark is None:
         return
     scenario = is_scenario(metafunc.function)
+    asked, wrong = None, ""
     try:
-        asked = seeds_of(mark)
+        check_use(metafunc, asked := seeds_of(mark))
     except ValueError as error:
-        pytest.fail(f"{metafunc.definition.nodeid}: {error}", pytrace=False)
-    if asked.faults is not None and not scenario:
-        pytest.fail(f"{metafunc.definition.nodeid}: {MARK}: faults are for coroutine functions that take sim", pytrace=False)
+        wrong = str(error)
+    if asked is None or wrong:  # here, or pytest would show the ValueError, too
+        pytest.fail(f"{metafunc.definition.nodeid}: {wrong}", pytrace=False)
     if "redisaq_seed" not in metafunc.fixturenames:
-        if not scenario and claimed(metafunc.function, metafunc.fixturenames, metafunc.definition):
-            pytest.fail(f"{metafunc.definition.nodeid}: {MARK}: without redisaq_seed every run of it would be the same", pytrace=False)
         metafunc.fixturenames.append("redisaq_seed")
     options = metafunc.config.option
     seeds: Sequence[int] = options.redisaq_seed or range(asked.start, asked.start + (options.redisaq_seeds or asked.number))
@@ -175,6 +179,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("redisaq_seed", "sim"), [(draw, None) for draw in draws], ids=ids, indirect=["redisaq_seed"])
     else:
         metafunc.parametrize("redisaq_seed", draws, ids=ids, indirect=True)
+
+
+def check_use(metafunc: pytest.Metafunc, asked: Seeds) -> None:
+    """Raise ValueError if the test cannot be what its mark says."""
+    function = metafunc.function
+    if is_scenario(function):
+        return
+    if asked.faults is not None:
+        raise ValueError(f"{MARK}: faults are for coroutine functions that take sim")
+    if "redisaq_seed" not in metafunc.fixturenames and claimed(function, metafunc.fixturenames, metafunc.definition):
+        takes_sim = "sim" in inspect.signature(function).parameters
+        advice = "a scenario, which takes sim, is written with `async def`" if takes_sim else "let it take that, and use it"
+        raise ValueError(f"{MARK}: without redisaq_seed every run of it would be the same; {advice}")
 
 
 def is_scenario(function: Callable[..., object]) -> bool:

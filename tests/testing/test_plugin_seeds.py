@@ -74,13 +74,21 @@ def test_an_option_that_cannot_be(pytester: pytest.Pytester, option: str) -> Non
         ("redisaq_seeds(5, backend='uvloop')", "redisaq_seed", 'backend is "trio", "asyncio", or a tuple of both, not *uvloop*'),
         ("redisaq_seeds(5, backend=())", "redisaq_seed", 'backend is "trio", "asyncio", or a tuple of both, not ()'),
         ("redisaq_seeds(5, faults=object())", "redisaq_seed", "faults are for coroutine functions that take sim"),
-        ("redisaq_seeds(5)", "", "without redisaq_seed every run of it would be the same"),
+        ("redisaq_seeds(5)", "", "without redisaq_seed every run of it would be the same; let it take that"),
+        ("redisaq_seeds(5)", "sim", "without redisaq_seed every run of it would be the same; *sim, is written with `async def`"),
     ],
 )
 def test_a_mark_that_cannot_be(pytester: pytest.Pytester, mark: str, arguments: str, sentence: str) -> None:
     result = run_inner(pytester, f"import pytest\n\n@pytest.mark.{mark}\ndef test_it({arguments}):\n    pass\n")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([f"*test_it*{sentence}*"])
+    result.stdout.no_fnmatch_line("*During handling*")
+
+
+def test_a_file_of_faults_that_is_not_there(pytester: pytest.Pytester) -> None:
+    result = run_inner(pytester, PLAIN, "--redisaq-faults=gone.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*there is no file 'gone.json'*"])
 
 
 def test_the_mark_is_known(pytester: pytest.Pytester) -> None:

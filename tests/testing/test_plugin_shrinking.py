@@ -207,9 +207,3 @@ def test_nothing_of_a_simulation_lives_on_with_its_test(pytester: pytest.Pyteste
     plugin = () if installed() else ("-p", "redisaq_pytest")
     pytester.inline_run(*plugin, "-p", "no:cacheprovider", "--redisaq-shrink=0", plugins=[Spy()])
     assert held == [False, False]
-
-
-def test_a_file_that_is_not_there_is_an_error(pytester: pytest.Pytester) -> None:
-    result = run_inner(pytester, HEAD + SIM, "--redisaq-faults=none.json")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*FileNotFoundError*none.json*"])
