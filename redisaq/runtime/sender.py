@@ -32,7 +32,7 @@ Prepared = tuple[str, str | None, list[bytes]]
 """A message's id, its key, its fields."""
 
 Placed = tuple[int, str, list[bytes]]
-"""A message's partition, its id, its fields: it stays there, however often it is sent."""
+"""A message's partition, its id, its fields: it stays there, however often it is sent (E6)."""
 
 Step = Callable[[Sequence[Placed]], Awaitable[list[bytes | None]]]
 """Sends messages; answers None for each whose stream is missing."""
