@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from redisaq.actors import Actor, ActorRef, Node, Reply, Supervisor
 from redisaq.actors.crew import Strategy
+from redisaq.errors import SettingsError
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -93,6 +94,9 @@ class ActorKit(Generic[M]):
         strategy: of the supervisor.
         stop_timeout: of the supervisor, seconds.
 
+    Raises:
+        SettingsError: one of them is no actor.
+
     Attributes:
         actor: the one that is tested.
         history: what has happened, in order.
@@ -108,6 +112,9 @@ class ActorKit(Generic[M]):
         stop_timeout: float = 10.0,
     ) -> None:
         """Take the actors."""
+        for one in (*before, actor, *after):
+            if not isinstance(one, Actor):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+                raise SettingsError(f"an Actor is wanted, not {one!r}")
         self.actor = actor
         self.history: list[Step] = []
         self._actors: tuple[Actor[Any], ...] = (*before, actor, *after)
@@ -144,12 +151,15 @@ class ActorKit(Generic[M]):
             timeout: seconds; in virtual time they cost nothing.
 
         Raises:
-            TimeoutError: one was still at work, or reads its mailbox in no way that waits.
+            TimeoutError: one was still at work, or reads its mailbox in no way that waits; it tells which.
         """
-        with anyio.fail_after(timeout):
+        with anyio.move_on_after(timeout) as scope:
             while not self._ended and not all(self._is_idle(actor) for actor in self._actors):
                 self._change = anyio.Event()
                 await self._change.wait()
+        if scope.cancelled_caught:
+            busy = [f"{actor.name} ({actor.mailbox.depth} in its mailbox)" for actor in self._actors if not self._is_idle(actor)]
+            raise TimeoutError(f"after {timeout:g} s still at work: {', '.join(busy)}")
 
     def tree(self) -> Node:
         """Return what the supervisor and its actors look like now."""
@@ -206,6 +216,9 @@ class ActorKit(Generic[M]):
             if error is not None and group.exceptions == (error,):  # the body's own, as it was
                 return False
             raise
+        finally:
+            if error is not None and self._error is not None and self._error is not error:  # an ActorStopped would not say why
+                error.add_note(f"what left the supervisor before: {type(self._error).__name__}: {self._error}")
         if error is None and self._error is not None and not self._looked:
             raise self._error
         return swallowed

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from redisaq.actors import Actor, ActorRef, Reply, RestartPolicy, RestartsExceeded
+from redisaq.errors import ActorStopped, SettingsError
 from redisaq.testing import ActorKit, Probe, virtual_run
 from tests.conftest import Backend
 
@@ -193,3 +194,37 @@ async def test_in_a_loop(anyio_backend: Backend) -> None:
         assert await kit.ask(Count) == 7
         await kit.idle()
     assert len(probe.messages) == 1
+
+
+def test_a_test_that_fails_of_an_escalation_is_told_of_it(virtually: Virtual) -> None:
+    """The actor has stopped: that alone would not say why."""
+
+    async def main() -> None:
+        async with ActorKit(Flusher()) as kit:
+            await kit.tell(ValueError("a bug"))
+            await kit.idle()
+            await kit.tell("more")
+
+    with pytest.raises(ActorStopped) as caught:
+        virtually(main)
+    assert caught.value.__notes__ == ["what left the supervisor before: ValueError: a bug"]
+
+
+def test_who_is_not_idle(virtually: Virtual) -> None:
+    class Slow(Actor[str]):
+        async def receive(self, message: str) -> None:
+            await anyio.sleep(100)
+
+    async def main() -> None:
+        async with ActorKit(Slow(), before=[Probe()]) as kit:
+            await kit.tell("a")
+            await kit.tell("b")
+            with pytest.raises(TimeoutError, match=r"^after 10 s still at work: slow \(1 in its mailbox\)$"):
+                await kit.idle(timeout=10)
+
+    virtually(main)
+
+
+def test_what_is_no_actor() -> None:
+    with pytest.raises(SettingsError, match="an Actor is wanted, not 'actor'"):
+        ActorKit("actor")  # type: ignore[arg-type]
