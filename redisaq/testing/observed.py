@@ -40,6 +40,8 @@ class Settle(msgspec.Struct, frozen=True):
     Attributes:
         time: when the server did it.
         member: the name in the simulation.
+        topic: of the messages, as is partition.
+        group: of the consumer.
         token: the one it was sent under.
         entry_ids: what it was about.
         to: "done", "retry" or "dead".
@@ -61,6 +63,10 @@ class Lease(msgspec.Struct, frozen=True):
     """A partition's time with one member.
 
     Attributes:
+        member: the name in the simulation.
+        topic: whose partition it is.
+        group: of the consumer.
+        token: the fencing token under which it had it.
         since: when it began to read.
         until: when it had given it back, lost it or crashed; None if it still has it.
         end: "released", "lost", "crashed", or "" while it lasts.
@@ -77,7 +83,13 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Something that happened to a member: "joins", "crashes", "pauses", "goes on", "leaves"."""
+    """Something that happened to a member.
+
+    Attributes:
+        time: when.
+        member: the name in the simulation.
+        what: "joins", "crashes", "pauses for 30.000 s", "goes on", "leaves" or "is cancelled".
+    """
 
     time: float
     member: str

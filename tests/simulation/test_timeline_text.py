@@ -22,7 +22,7 @@ def events(text: str) -> list[str]:
 def test_violations_come_first_with_their_moments() -> None:
     lines = FULL.timeline().splitlines()
     assert lines[0] == "seed 1 on trio: 2 violations"
-    assert lines[1].startswith("2 messages produced, 0 dropped, 4 deliveries, 4 leases, 7 faults, 2 members, 10.000 s, trace abab")
+    assert lines[1].startswith("2 messages produced, 0 dropped, 4 deliveries, 4 leases, 8 faults, 2 members, 10.000 s, trace abab")
     assert lines[3:6] == [
         "what must not have happened",
         "     6.000  b began orders/1 7-0 attempt 1 while a runs 5-0 since 5.900",
