@@ -1,10 +1,9 @@
 """Virtual time and seeded scheduling on asyncio.
 
 In: a coroutine function and a seed. Out: its result. A selector event loop whose clock jumps to the next timer when nothing is ready, and
-    which, in each
-round, sorts the steps of tasks by the tasks' creation and shuffles them by the seed. Sorting comes first because anyio iterates over sets
-of tasks, whose order differs from process to process. Everything else that is ready, callbacks of sockets and futures among them, keeps its
-place: it relies on first-in first-out.
+which, in each round, sorts the steps of tasks by the tasks' creation and shuffles them by the seed. Sorting comes first because anyio
+iterates over sets of tasks, whose order differs from process to process. Everything else that is ready, callbacks of sockets and futures
+among them, keeps its place: it relies on first-in first-out.
 
 This is one of two modules that touch private parts of an event loop: `_run_once` and what it works on.
 """

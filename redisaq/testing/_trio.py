@@ -1,9 +1,8 @@
 """Virtual time and seeded scheduling on trio.
 
 In: a coroutine function and a seed. Out: its result. The clock is trio's MockClock, which jumps to the next deadline when all tasks wait.
-    Scheduling is
-trio's own deterministic mode, made for property tests: each batch of runnable tasks is sorted by creation, then shuffled by a generator
-that is seeded here.
+Scheduling is trio's own deterministic mode, made for property tests: each batch of runnable tasks is sorted by creation, then shuffled by
+a generator that is seeded here.
 
 This is one of two modules that touch private parts of an event loop: `_ALLOW_DETERMINISTIC_SCHEDULING`, `_r` and the queue
 of runnable tasks of trio's scheduler, and `MockClock._autojump`.

@@ -1,8 +1,7 @@
 """What happens when nothing can ever run again: in virtual time no clock brings a change, so waiting on would be waiting for ever.
 
 In: the loops of `_trio.py` and `_asyncio.py` say when nothing is left to run. Out: the run is cancelled, so that clean-up still happens,
-    and ends with
-VirtualDeadlock, which tells what waits where. What never comes to a standstill is `pace`'s business.
+and ends with VirtualDeadlock, which tells what waits where. What never comes to a standstill is `pace`'s business.
 """
 
 from __future__ import annotations
