@@ -13,6 +13,7 @@ import anyio
 
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.errors import SettingsError
 from redisaq.settings import check_count
 from redisaq.testing.faults import SERVER, Kind
 from redisaq.testing.losses import Losses
@@ -101,6 +102,8 @@ class Outages:
         """Let a partition's data be gone, or without a partition what coordinates the topic; a replica loses the same."""
         if partition is not None:
             check_count("partition", partition, least=0)
+        if topic not in self._store.topic_names:
+            raise SettingsError(f"there is no topic {topic!r} of which a slot could be lost")
         before = self._store.seen()
         for held in (self._store, self._replica) if self._replica is not None else (self._store,):
             if partition is None:

@@ -152,6 +152,7 @@ class Simulation:
 
     async def crash(self, name: str) -> None:
         """Let a member be gone, without cleanup; nothing restarts it."""
+        self._named(name).dismissed = True
         self._crash(self._named(name))
         await anyio.lowlevel.checkpoint()
 

@@ -142,9 +142,28 @@ def test_a_scenario_that_asks_for_what_cannot_be(backend: Backend) -> None:
                 await sim.until_quiet(timeout=amount)
         with pytest.raises(SettingsError, match="partition"):
             await sim.lose_slot("orders", -1)
+        with pytest.raises(SettingsError, match="there is no topic 'other'"):
+            await sim.lose_slot("other")
         with pytest.raises(SettingsError, match="handler"):
             sim.member("b", "orders", None)  # type: ignore[arg-type]
 
     assert simulate(ask, backend=backend).ok
     with pytest.raises(SettingsError, match="scenario"):
         simulate("scenario")  # type: ignore[arg-type]
+
+
+async def gone(sim: Simulation) -> None:
+    """A member is told to crash for ever while it is down."""
+    sim.producer("orders", init_partitions=1)
+    sim.member("a", "orders", lambda _message: None, group_name="billing")
+    await anyio.sleep(5.0)
+    await sim.crash("a")
+    await anyio.sleep(60.0)
+
+
+@both
+def test_who_is_told_to_crash_stays_away(backend: Backend) -> None:
+    report = simulate(gone, seed=0, backend=backend, faults=[Fault("a", 8, "crash", 20.0)])
+    assert report.ok, report.violations
+    assert [mark.what for mark in report.marks if mark.member == "a"][:2] == ["joins", "crashes"]
+    assert sum(mark.what == "joins" for mark in report.marks) == 1
