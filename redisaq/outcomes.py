@@ -1,4 +1,7 @@
-"""What a handler may raise to say what is to become of its message. Anything else that it raises goes to the retry policy."""
+"""What a handler may raise to say what is to become of its message. Anything else that it raises goes to the retry policy.
+
+A task group in the handler raises what its tasks do as a group: one that stands alone in it is heeded as if it were raised by itself.
+"""
 
 from __future__ import annotations
 

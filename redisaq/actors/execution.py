@@ -23,7 +23,7 @@ from redisaq.actors.surroundings import Surroundings, inside
 from redisaq.actors.verdicts import Held, Verdicts
 from redisaq.brokers.delivery import Body
 from redisaq.core.codec import Unreadable
-from redisaq.core.retry import exhausted
+from redisaq.core.retry import exhausted, sole
 from redisaq.message import Message
 from redisaq.outcomes import PartialFailure
 from redisaq.settings import RetryPolicy
@@ -193,10 +193,9 @@ class Execution:
             else:
                 with anyio.fail_after(timeout):
                     await self._handler(messages)
-        except PartialFailure as failure:
-            return failure.of(messages)
         except Exception as error:  # noqa: BLE001 -- as above, for all of the batch
-            return dict.fromkeys(messages, error)
+            cause = sole(error)
+            return cause.of(messages) if isinstance(cause, PartialFailure) else dict.fromkeys(messages, error)
         except BaseException as error:
             if _own_cancellation(error):
                 return dict.fromkeys(messages, _as_failure(error))

@@ -15,7 +15,7 @@ from redisaq.actors.owned import OwnedPartition, Settling
 from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.delivery import Body, Failure, Resolution
 from redisaq.core.codec import Unreadable
-from redisaq.core.retry import describe, judge
+from redisaq.core.retry import describe, judge, sole
 from redisaq.message import Message
 from redisaq.settings import RetryPolicy
 
@@ -36,12 +36,13 @@ class Verdicts:
         """Record what becomes of it; return it, with how long (seconds) its lane is to wait for it, if it is to."""
         around, owned = self._around, self._owned
         around.tell(events.MessageFailed, message, error=error)
-        verdict = judge(self._policy, error, message.attempt, around.environment.random)
+        cause = sole(error)
+        verdict = judge(self._policy, cause, message.attempt, around.environment.random)
         source = self._source(message)
         if verdict.to == "retry" and verdict.blocking:
             around.tell(events.MessageRetried, message, again_in=verdict.pause, blocking=True)
             return verdict.pause, [owned.hold(message, used=verdict.used)]
-        kind, text, trace = describe(error)
+        kind, text, trace = describe(cause)
         body = self._body(message, kind, text, trace)
         if verdict.to == "done":
             owned.resolve(message, Settling(Resolution(source, "done", body)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Literal, cast
 
 from redisaq.core.error_text import MOST_TEXT, text_of
 from redisaq.errors import SerializationError
@@ -49,6 +49,17 @@ def judge(policy: RetryPolicy, error: Exception, attempt: int, random: Random) -
             return Verdict("dead")
         case _:
             return Verdict("retry", policy.pause(attempt, random), blocking=policy.blocking)
+
+
+def sole(error: Exception) -> Exception:
+    """Return what stands alone in a group, or the error itself: a handler's own task group raises even a single error as a group."""
+    while isinstance(error, ExceptionGroup):
+        group = cast("ExceptionGroup[Exception]", error)
+        first, *others = group.exceptions
+        if others:
+            return group
+        error = first
+    return error
 
 
 def exhausted(policy: RetryPolicy, attempt: int) -> bool:

@@ -1,0 +1,68 @@
+"""What comes out of a task group in a handler: an error that stands alone in a group is heeded as if it had been raised by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Consumer, DeadLetter, Discard, Message, PartialFailure, RetryAfter, RetryPolicy
+from tests.actors.group import fresh_url, produce
+from tests.actors.test_failures import SOON, dead_letters, run
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def url() -> str:
+    return fresh_url()
+
+
+async def _raise(error: Exception) -> None:
+    raise error
+
+
+async def test_what_a_handlers_own_task_group_raises_is_heeded(url: str) -> None:
+    """A single error comes out of a task group as a group of one, and of two groups as a group of that."""
+    await produce(url, 4)
+    errors = {0: RetryAfter(0.01), 1: Discard(), 2: DeadLetter("no such order"), 3: LookupError("gone")}
+
+    async def handle(message: Message[Any]) -> None:
+        if message.payload["n"] or len([one for one in notes if one.payload["n"] == 0]) < 3:
+            notes.append(message)
+            async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
+                inner.start_soon(_raise, errors[message.payload["n"]])
+                outer.start_soon(anyio.sleep, 0)
+
+    notes: list[Message[Any]] = []
+    await run(url, handle, retry=RetryPolicy(max_attempts=1, give_up_on=(LookupError,)))
+    assert [message.payload["n"] for message in notes].count(0) == 3, "its attempts do not count"
+    failures = sorted((dead.failure.error_type, dead.failure.error) for dead in await dead_letters(url) if dead.failure is not None)
+    assert failures == [("DeadLetter", "no such order"), ("LookupError", "gone")]
+
+
+async def test_a_partial_failure_out_of_a_task_group_is_heeded(url: str) -> None:
+    ids = await produce(url, 3)
+
+    async def handle(messages: list[Message[Any]]) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_raise, PartialFailure({messages[1]: DeadLetter("no")}))
+
+    with anyio.fail_after(15):
+        await Consumer("jobs", url, retry=SOON).process_batch(handle, until_empty=True)
+    (dead,) = await dead_letters(url)
+    assert dead.fields[1] == ids[1].encode()
+
+
+async def test_several_errors_at_once_are_a_failure_as_any_other(url: str) -> None:
+    await produce(url, 1)
+
+    async def handle(_message: Message[Any]) -> None:
+        raise ExceptionGroup("both", [Discard(), ValueError("no good")])
+
+    notebook = await run(url, handle, retry=RetryPolicy(max_attempts=2, backoff=0.01))
+    assert [message.attempt for message in notebook.messages] == [1, 2]
+    (dead,) = await dead_letters(url)
+    assert dead.failure is not None
+    assert dead.failure.error_type == "ExceptionGroup"
