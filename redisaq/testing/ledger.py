@@ -263,7 +263,13 @@ class Ledger:
                 self._broken_off(tenure)
             tenure.until, tenure.end = self._clock(), end
             self._open[place].remove(tenure)
-            self.losses.given_up(place, tenure.token, tenure.since)
+            if self.losses.given_up(place, tenure.token, tenure.since):
+                self._forget_unsettled(place, tenure.token)
+
+    def _forget_unsettled(self, place: Place, token: int) -> None:
+        """What was done under a token that the server has lost, and is not settled, runs again; so too under the same token, made again."""
+        ended = self.census.ended.get(place, {})
+        self._done_under = {one for one in self._done_under if one[0] != place or one[2] != token or one[1] in ended}
 
     def crashed(self, process: Process) -> None:
         """A process is gone: nothing of it runs, it owns nothing."""

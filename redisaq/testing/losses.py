@@ -150,13 +150,15 @@ class Losses:
                 if coordination.state.frozen_until == 0:
                     self._made_plainly[group] = self._clock()
 
-    def given_up(self, place: Place, token: int, since: float) -> None:
-        """An owner, who began then, has ended."""
-        if self._unfenced.get(place, -1.0) >= since:
-            self._histories.set_back_all(place, token)
+    def given_up(self, place: Place, token: int, since: float) -> bool:
+        """An owner, who began then, has ended; return whether its token had gone: then nothing it did last came to stand."""
         for orphan in self._orphans.get(place, ()):
             if orphan.token == token:
                 orphan.ended = True
+        gone = self._unfenced.get(place, -1.0) >= since
+        if gone:
+            self._histories.set_back_all(place, token)
+        return gone
 
     def excuse(self, place: Place, tokens: Iterable[int] | None = None) -> str:
         """Return why owners under these tokens may work side by side; an empty string if they must not.

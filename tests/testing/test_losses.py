@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.coordination import Coordination, GroupState
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.leases import Lease
 from redisaq.core.document import Document, encode
+from redisaq.events import LeaseLost, PartitionAcquired
+from redisaq.message import Message
+from redisaq.settings import RetryPolicy
 from redisaq.testing.ledger import Ledger
 from redisaq.testing.losses import Losses
 
@@ -19,7 +27,8 @@ class World:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.losses: Losses = Ledger(lambda: self.now).losses
+        self.ledger = Ledger(lambda: self.now)
+        self.losses: Losses = self.ledger.losses
         self.losses.groups[GROUP] = None
         self.losses.ttl = TTL
 
@@ -81,3 +90,48 @@ def test_a_document_that_is_lost_with_what_stood_beside_the_data() -> None:
         assert bool(found) is excused, "who knew the group makes it frozen (M8): then there is no excuse"
         if excused:
             assert found == "all, and a member that had never seen the group made it again"
+
+
+@dataclass(eq=False)
+class Owner:
+    """A process that works on."""
+
+    name: str = "a"
+    crashed: bool = False
+    thawed_at: float = -100.0
+    suspended: bool = False
+    mode: str = "process"
+    ordering: str = "partition"
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+@pytest.mark.parametrize(
+    ("gone", "settled", "allowed"),
+    [(True, False, True), (False, False, False), (True, True, False)],
+    ids=["lost with its slot", "still there", "settled all the same"],
+)
+def test_what_is_done_under_a_token_runs_again_under_it_only_if_the_token_was_lost_before_it_was_settled(
+    gone: bool, settled: bool, allowed: bool
+) -> None:
+    """The document keeps the token where only the partition's slot is lost: its owner takes the partition again under the same one."""
+    world, owner = World(), Owner()
+    ledger, held_now = world.ledger, held(lease={1: "a"}, token={1: 5})
+    message: Message[Any] = Message("orders", {}, msg_id="1", partition=1, attempt=1, token=5, entry=b"7-0")
+    ledger.losses.tokens[GROUP, 1] = 5
+    ledger.event(owner, GROUP, PartitionAcquired(topic="orders", group="billing", member="a", partition=1, token=5))
+    ledger.end(ledger.begin(owner, GROUP, message, message), "returned", None)
+    world.now += 1.0
+    after = held_now.copied()
+    if gone:
+        after.leases.clear()
+    world.losses.lost(held_now, after, "a slot")
+    ledger.losses.tokens[GROUP, 1] = 5
+    if settled:
+        ledger.census.ended[GROUP, 1] = {(7, 0): "done"}
+    lost = LeaseLost(topic="orders", group="billing", member="a", partition=1, token=5, reason="refused", unsettled=1)
+    ledger.event(owner, GROUP, lost)
+    world.now += 1.0
+    ledger.event(owner, GROUP, PartitionAcquired(topic="orders", group="billing", member="a", partition=1, token=5))
+    ledger.begin(owner, GROUP, message, message)
+    assert [text for text in ledger.violations if "done under the same token" in text] == ledger.violations
+    assert bool(ledger.violations) is not allowed
