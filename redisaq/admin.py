@@ -17,6 +17,7 @@ from redisaq.brokers.administration import END, START, GroupView, PartitionView
 from redisaq.brokers.base import Broker, GroupName, TopicState
 from redisaq.core.codec import Deserializer
 from redisaq.core.dead_letters import DeadLetter, DeadLetterDecoder, message_id
+from redisaq.core.entry_ids import parse_id
 from redisaq.core.positions import before_entry, before_time
 from redisaq.core.reports import GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
 from redisaq.environment import current_environment
@@ -191,7 +192,7 @@ class Admin:
                 if found := [dead.dead_id for dead in page if dead.dead_id in wanted or message_id(dead.body) in msg_ids]:
                     total += await act(partition, found)
                     wanted.difference_update(found)
-            rest = sorted(wanted, key=_place)  # however they were given: the order of a key is that of dying
+            rest = sorted(wanted, key=parse_id)  # however they were given: the order of a key is that of dying
             for start in range(0, len(rest), PAGE):
                 total += await act(partition, rest[start : start + PAGE])
         return total
@@ -366,11 +367,6 @@ def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping
         deliveries=view.deliveries,
         lost=view.lost,
     )
-
-
-def _place(dead_id: bytes) -> tuple[int, int]:
-    milliseconds, _, sequence = dead_id.partition(b"-")
-    return int(milliseconds), int(sequence)
 
 
 def _split(name: GroupName, ids: Iterable[str | DeadLetter]) -> tuple[set[str], dict[int, set[bytes]]]:

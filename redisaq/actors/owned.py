@@ -19,6 +19,7 @@ import msgspec
 
 from redisaq.actors.lease import Lease
 from redisaq.brokers.delivery import Body, Resolution
+from redisaq.core.entry_ids import parse_id
 from redisaq.events import Event
 from redisaq.message import Message
 
@@ -60,8 +61,7 @@ class OwnedPartition:
         self.unwritten: dict[bytes, int] = {}  # counts that the server does not have: to be set at the latest when it is handed back
         self.raised: dict[bytes, Body] = {}  # of `retry`: an attempt is noted at the server, and its handler has not begun
         self.done: list[bytes] = []  # to be acknowledged
-        self.settling = 0  # being acknowledged …
-        self._taken: list[list[bytes]] = []  # … and which these are
+        self._taken: list[list[bytes]] = []  # being acknowledged
         self.unmoved: set[bytes] = set()  # what a settling did not find: it is not done if the group was lost by then (T6)
         self._noted: set[bytes] | None = None  # what is settled otherwise than by an acknowledgement while somebody wants to know
         self.settlements = 0  # how often something was settled: an answer on its way at that time may name it as pending
@@ -85,7 +85,7 @@ class OwnedPartition:
     @property
     def unsettled(self) -> int:
         """How many messages were delivered here and not settled."""
-        return len(self.queued) + len(self.running) + len(self.leaving) + len(self.done) + self.settling
+        return len(self.queued) + len(self.running) + len(self.leaving) + len(self.done) + sum(map(len, self._taken))
 
     @contextlib.contextmanager
     def scope(self) -> Generator[anyio.CancelScope]:
@@ -293,7 +293,6 @@ class OwnedPartition:
     def take_done(self) -> list[bytes]:
         """Return what is to be acknowledged now; give it back with `put_back` or end it with `settle`."""
         done, self.done = self.done, []
-        self.settling += len(done)
         self._taken.append(done)
         self.dirty = False
         return done
@@ -310,7 +309,6 @@ class OwnedPartition:
         self._look_settled()
 
     def _settled(self, entry_ids: list[bytes]) -> None:
-        self.settling -= len(entry_ids)
         self.settlements += 1
         self._taken = [taken for taken in self._taken if taken is not entry_ids]
 
@@ -335,7 +333,7 @@ class OwnedPartition:
             self._noted = None
 
     def _look_settled(self) -> None:
-        if self._idle is not None and not self.done and not self.settling and not self.leaving:
+        if self._idle is not None and not self.done and not any(self._taken) and not self.leaving:
             self._idle.set()
             self._idle = None
 
@@ -347,7 +345,7 @@ class OwnedPartition:
             # Refused if the attempt was never raised (S1). It was first in its lane, and is to be so again: hence the earliest times.
             self.leave(Settling(Resolution("retry", "retry", body, due=place, used=False)))
         self.raised.clear()
-        while (self.done or self.settling or self.leaving) and not self.lost:
+        while (self.done or any(self._taken) or self.leaving) and not self.lost:
             self._idle = self._idle or anyio.Event()
             await self._idle.wait()
 
@@ -363,21 +361,9 @@ class OwnedPartition:
     def lowest_unsettled(self) -> bytes:
         """Return the lowest entry id that is not settled, b"" if all are (T6)."""
         flying = (*self.queued, *self.running, *self.leaving, *self.done, *self.unmoved)
-        return min((entry_id for entry_id in flying if entry_id not in self.bodies), key=number, default=b"")
+        return min((entry_id for entry_id in flying if entry_id not in self.bodies), key=parse_id, default=b"")
 
     def hand_back(self) -> dict[bytes, int]:
         """Return the delivery counts of messages that no handler started here, with the read's own count undone (T5)."""
         fresh = (entry_id for entry_id in self.queued if entry_id not in self.deliveries and entry_id not in self.bodies)
         return self.unwritten | dict.fromkeys(fresh, 0)
-
-
-def before(entry_id: bytes) -> bytes:
-    """Return the id just below: reading after it gives the entry itself."""
-    time, sequence = number(entry_id)
-    return b"%d-%d" % ((time, sequence - 1) if sequence else (max(0, time - 1), (1 << 64) - 1 if time else 0))
-
-
-def number(entry_id: bytes) -> tuple[int, int]:
-    """Return an entry id's two numbers, by which ids are ordered."""
-    time, _, sequence = entry_id.partition(b"-")
-    return int(time or 0), int(sequence or 0)

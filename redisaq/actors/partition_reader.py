@@ -19,13 +19,14 @@ from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.execution import Execution
 from redisaq.actors.loss_watch import LossWatch
-from redisaq.actors.owned import OwnedPartition, before, number
+from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.partition_workers import Batch, hand_over
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.restart import RestartPolicy
 from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import RawEntry, Reader
 from redisaq.core.codec import EntryDecoder, Unreadable
+from redisaq.core.entry_ids import before, format_id, parse_id
 from redisaq.errors import LeaseLostError
 
 LONGEST_BLOCK = 5.0  # seconds
@@ -80,7 +81,7 @@ class PartitionReader(Actor[None]):
             self._look_at_server(self._reader.mark.run_id)
             await self._claim()
             self._ahead = False
-            self._highest = max(self._highest, number(owned.position))
+            self._highest = max(self._highest, parse_id(owned.position))
             self._watch.forget()  # a read that broke may have delivered entries that were claimed now
             await self._watch.look()
         except LeaseLostError as error:
@@ -122,9 +123,9 @@ class PartitionReader(Actor[None]):
         ended = {entry_id for entry_id in self._doubtful if not self._owned.knows(entry_id)}
         if ended:
             self._doubtful -= ended
-            self._seen = before(min(ended, key=number))
+            self._seen = format_id(before(min(map(parse_id, ended))))
             try:
-                await self._claim(until=max(map(number, ended)))
+                await self._claim(until=max(map(parse_id, ended)))
             except LeaseLostError as error:
                 self._owned.lose(str(error))
                 return False
@@ -143,8 +144,8 @@ class PartitionReader(Actor[None]):
             self._ahead = False
             self._trusted = True  # the group is there, and was when these were not found
             self._owned.unmoved.difference_update(unmoved)
-            may_wait = not self._watch.due and not self._doubtful
-            if may_wait and len(entries) == self._count and self._owned.has_room(2 * self._count):
+            may_ask = not self._watch.due and not self._doubtful
+            if may_ask and len(entries) == self._count and self._owned.has_room(2 * self._count):
                 reader.ask_ahead(self._count)
                 self._ahead = True
             return entries
@@ -156,8 +157,8 @@ class PartitionReader(Actor[None]):
         What a handler has in hand comes again once that has ended: the record holds a message once.
         """
         owned, highest = self._owned, self._highest
-        self._highest = max(highest, number(entries[-1][0]))
-        if number(entries[0][0]) > highest:
+        self._highest = max(highest, parse_id(entries[-1][0]))
+        if parse_id(entries[0][0]) > highest:
             self._remade = False
             return entries
         if self._remade:  # others than those below
@@ -212,8 +213,8 @@ class PartitionReader(Actor[None]):
 
         A replica that took over may have missed acknowledgements and deliveries: what they were about is pending or new there once more.
         """
-        before, self._server = self._server, run_id
-        if before not in ("", run_id):
+        former, self._server = self._server, run_id
+        if former not in ("", run_id):
             self._trusted = False
             self._begin_anew()
 
@@ -221,7 +222,7 @@ class PartitionReader(Actor[None]):
         """Be ready to be given a second time whatever was read."""
         self._seen = b""
         self._remade = True
-        self._highest = max((self._highest, *map(number, self._owned.in_flight())))
+        self._highest = max((self._highest, *map(parse_id, self._owned.in_flight())))
 
     async def _claim(self, until: tuple[int, int] | None = None) -> None:
         """Pass on what is pending and not known yet; nothing above the page with `until` is looked at."""
@@ -235,7 +236,7 @@ class PartitionReader(Actor[None]):
                 ids = tuple(entry_id.decode() for entry_id in page.trimmed)
                 self._owned.trimmed += len(ids)
                 self._tell(events.EntriesTrimmed, entry_ids=ids, count=len(ids))
-            if owned.settlements != settlements and number(after) < self._highest:  # some of these may be settled: it is asked again
+            if owned.settlements != settlements and parse_id(after) < self._highest:  # some of these may be settled: it is asked again
                 continue
             batch: Batch = []
             for entry in page.entries:
@@ -250,9 +251,9 @@ class PartitionReader(Actor[None]):
                     batch.append(message)
             if page.entries:
                 self._seen = page.entries[-1].entry_id
-                owned.position = max(owned.position, self._seen, key=number)
+                owned.position = max(owned.position, self._seen, key=parse_id)
             await self._pass_on(batch)
-            after = page.last if until is None or number(self._seen) < until else None
+            after = page.last if until is None or parse_id(self._seen) < until else None
 
     async def _pass_on(self, batch: Batch) -> None:
         await hand_over(batch, self._workers, self._owned)
@@ -282,7 +283,7 @@ class PartitionReader(Actor[None]):
         """Make a lost group again so that nothing unsettled is passed over (T6)."""
         around, owned = self._around, self._owned
         lowest = owned.lowest_unsettled()
-        evidence, start = (lowest, before(lowest)) if lowest else (owned.position, owned.position)
+        evidence, start = (lowest, format_id(before(parse_id(lowest)))) if lowest else (owned.position, owned.position)
         if not self._trusted:  # it never heard of the group: all that was parked or found dead meanwhile is forgotten, too
             evidence = start = b""
         await around.broker.remake_group(around.group, owned.partition, evidence, start=start)

@@ -2,8 +2,8 @@
 
 In: batches from the partition's reader. Out: one message at a time, in order, offered to whoever iterates. The body of
 `async with message` runs in the user's task, in a scope that ends with the lease and with the message's timeout; leaving it settles the
-message. At most `batch_size`
-are unsettled at once: that is the credit of the pool. A message that is never entered keeps its credit until its partition goes.
+message. At most `batch_size` are unsettled at once: that is the credit of the pool. A message that is never entered keeps its credit
+until its partition goes.
 """
 
 from __future__ import annotations

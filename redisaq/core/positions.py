@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+from redisaq.core.entry_ids import LAST, before, format_id
 from redisaq.errors import SettingsError
-
-LAST = (1 << 64) - 1
-"""The greatest number in an id."""
 
 
 def before_entry(entry_id: str) -> bytes:
@@ -27,7 +25,7 @@ def before_entry(entry_id: str) -> bytes:
     match = re.fullmatch(r"(\d{1,20})(?:-(\d{1,20}))?", entry_id, re.ASCII) if isinstance(entry_id, str) else None  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
     if match is None or int(match[1]) > LAST or int(match[2] or 0) > LAST:
         raise SettingsError(f"an entry id looks like 1700000000000-0, not {entry_id!r}")
-    return _before(int(match[1]), int(match[2] or 0))
+    return format_id(before((int(match[1]), int(match[2] or 0))))
 
 
 def before_time(moment: datetime) -> bytes:
@@ -40,10 +38,4 @@ def before_time(moment: datetime) -> bytes:
         raise SettingsError(f"a datetime must be aware (have a time zone), {moment!r} is not")
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     microseconds = (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
-    return _before(max(0, -(-microseconds // 1000)), 0)
-
-
-def _before(milliseconds: int, sequence: int) -> bytes:
-    if sequence:
-        return b"%d-%d" % (milliseconds, sequence - 1)
-    return b"%d-%d" % (milliseconds - 1, LAST) if milliseconds else b"0-0"
+    return format_id(before((max(0, -(-microseconds // 1000)), 0)))

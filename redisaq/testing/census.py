@@ -17,7 +17,8 @@ from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.memory.streams import START, EntryId, GroupCursor, Stream, format_id, parse_id
+from redisaq.brokers.memory.streams import GroupCursor, Stream
+from redisaq.core.entry_ids import START, EntryId, format_id, parse_id
 from redisaq.core.records import decode_dead
 
 Place = tuple[GroupName, int]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.memory.streams import START, EntryId, format_id, parse_id
+from redisaq.core.entry_ids import START, EntryId, format_id, parse_id
 from redisaq.core.retry import exhausted
 from redisaq.message import Message
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter

@@ -17,7 +17,7 @@ from redisaq import events
 from redisaq.brokers.base import Acks, GroupName, Installed, Settled
 from redisaq.brokers.delivery import Resolution, Resolved
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.memory.streams import EntryId, format_id, parse_id
+from redisaq.core.entry_ids import EntryId, format_id, parse_id
 from redisaq.message import Message
 from redisaq.testing.census import Census, Place
 from redisaq.testing.histories import Histories, Process, Run

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
-from redisaq.brokers.memory.streams import START, EntryId, parse_id
 from redisaq.core.document import EMPTY, Document, decode
+from redisaq.core.entry_ids import START, EntryId, parse_id
 from redisaq.core.records import decode_dead
 from redisaq.testing.census import Census, Place
 from redisaq.testing.histories import Histories

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.memory.streams import format_id, parse_id
 from redisaq.core.document import Document, decode
+from redisaq.core.entry_ids import format_id, parse_id
 from redisaq.testing.ledger import Ledger
 from redisaq.testing.member import SimulatedMember
 

@@ -10,9 +10,10 @@ from redisaq.brokers.memory import retention
 from redisaq.brokers.memory.coordination import Coordination
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.memory.streams import START, GroupCursor, Stream, format_id, parse_id
+from redisaq.brokers.memory.streams import GroupCursor, Stream
 from redisaq.brokers.terms import GroupName
 from redisaq.core.document import decode
+from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.core.retention import IDLE
 
 

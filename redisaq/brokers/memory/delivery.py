@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from redisaq.brokers.delivery import Due, Resolution, Resolved
 from redisaq.brokers.memory.holdings import Place
 from redisaq.brokers.memory.store import OUT_OF_MEMORY, MemoryStore
-from redisaq.brokers.memory.streams import GroupCursor, parse_id
+from redisaq.brokers.memory.streams import GroupCursor
 from redisaq.brokers.producing import Delayed
 from redisaq.brokers.terms import GroupName
+from redisaq.core.entry_ids import parse_id
 from redisaq.core.records import decode_delayed, encode_delayed
 from redisaq.errors import LeaseLostError, ServerError
 

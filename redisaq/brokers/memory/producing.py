@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from redisaq.brokers.memory.delivery import delay
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.memory.streams import Stream, format_id, parse_id
+from redisaq.brokers.memory.streams import Stream
 from redisaq.brokers.producing import Delayed, Found
+from redisaq.core.entry_ids import format_id, parse_id
 
 
 def anchor(store: MemoryStore, topic: str, partition: int) -> bytes | None:

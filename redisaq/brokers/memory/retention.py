@@ -12,9 +12,10 @@ from msgspec.structs import replace
 from redisaq.brokers.base import TopicState
 from redisaq.brokers.memory.coordination import Coordination
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.memory.streams import EntryId, GroupCursor, Stream, format_id
+from redisaq.brokers.memory.streams import GroupCursor, Stream
 from redisaq.brokers.retention import Keeping, Sighting, Terms, Trimmed
 from redisaq.brokers.terms import GroupName
+from redisaq.core.entry_ids import EntryId, format_id
 from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
 from redisaq.errors import LeaseLostError
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from redisaq.brokers.delivery import Body, Resolution
 from redisaq.brokers.graveyard import DeadLetterEntry
-from redisaq.brokers.memory.streams import START, Stream, format_id, parse_id
+from redisaq.brokers.memory.streams import Stream
+from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.core.records import decode_dead, decode_retry, encode_dead, encode_retry, retry_prefix
 
 

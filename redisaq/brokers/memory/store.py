@@ -21,7 +21,8 @@ from redisaq.brokers.memory.coordination import Coordination
 from redisaq.brokers.memory.holdings import Holdings, Place
 from redisaq.brokers.memory.leases import Lease
 from redisaq.brokers.memory.shelf import Shelf
-from redisaq.brokers.memory.streams import START, GroupCursor, Stream, format_id, parse_id
+from redisaq.brokers.memory.streams import GroupCursor, Stream
+from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
 

@@ -11,24 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-EntryId = tuple[int, int]
-"""Milliseconds and a sequence number, as Redis orders ids."""
-
-START: EntryId = (0, 0)
-"""Before every entry: no entry has this id."""
-
-
-def parse_id(text: bytes) -> EntryId:
-    """Return the two numbers of an id; those of START if it is empty."""
-    if not text:
-        return START
-    milliseconds, _, sequence = text.partition(b"-")
-    return int(milliseconds), int(sequence or 0)
-
-
-def format_id(entry_id: EntryId) -> bytes:
-    """Return the id as Redis writes it."""
-    return b"%d-%d" % entry_id
+from redisaq.core.entry_ids import START, EntryId, format_id
 
 
 @dataclass

@@ -14,6 +14,7 @@ from redisaq.brokers.redis.commands import Caller, run, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import REDRIVE, Argument, Command
 from redisaq.brokers.terms import GroupName
+from redisaq.core.entry_ids import parse_id
 from redisaq.core.records import Body, decode_dead, encode_retry
 
 Entries = list[tuple[bytes, list[bytes]]]
@@ -58,7 +59,7 @@ class DeadLetters:
     async def _find(self, group: GroupName, partition: int, ids: Sequence[bytes], count: int) -> Entries:
         """Return the first `count` of these that are there, without ever asking for more at once."""
         dead = self._keys.of_partition(group, partition).dead
-        wanted = sorted(set(ids), key=_number)
+        wanted = sorted(set(ids), key=parse_id)
         found: Entries = []
         while wanted and len(found) < count:
             missing = count - len(found)
@@ -66,8 +67,3 @@ class DeadLetters:
             wanted = wanted[missing:]
             found += [entry for reply in await run_each(self._link, commands) for entry in cast("Entries", reply)]
         return found
-
-
-def _number(dead_id: bytes) -> tuple[int, int]:
-    milliseconds, _, sequence = dead_id.partition(b"-")
-    return int(milliseconds), int(sequence or 0)
