@@ -26,6 +26,17 @@ class Backoff:
         self.failures += 1
         return full_jitter(self.failures, base=BASE, most=CAP, random=self._random)
 
+    def broke(self, stood: float) -> float:
+        """Return the seconds to wait before connecting again, after a connection that stood for so many seconds.
+
+        One that stood for longer than the longest wait was a success: 0, and the failures are forgotten. Otherwise it counts as one more
+        failure: a server, or what stands before it, that lets everybody in and closes at once is not to be dialled in a busy loop.
+        """
+        if stood > CAP:
+            self.succeeded()
+            return 0.0
+        return self.failed()
+
     def succeeded(self) -> None:
         """Forget the failures."""
         self.failures = 0

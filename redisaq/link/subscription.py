@@ -40,7 +40,7 @@ class Subscription:
         self._url = url
         self._forget = forget
         self._backoff = Backoff(environment.random)
-        self._not_before = 0.0
+        self._not_before = self._since = 0.0  # when to connect again at the earliest; since when it is connected
         self._line: Line | None = None
         self._beginning: anyio.CancelScope | None = None
         self._rung = False
@@ -76,7 +76,8 @@ class Subscription:
                 while (item := self._line.poll()) is not NOTHING:
                     self._take(self._line, item)
             except ConnectionFailed:
-                self._line = None
+                self._line, now = None, self._environment.clock()
+                self._not_before = now + self._backoff.broke(now - self._since)
             if self._rung:
                 self._check_open()
                 self._rung = False
@@ -116,7 +117,6 @@ class Subscription:
         except (ConnectionFailed, ServerError):
             self._not_before = self._environment.clock() + self._backoff.failed()
         else:
-            self._backoff.succeeded()
             self._rung = True
 
     async def _reach(self) -> None:
@@ -125,6 +125,7 @@ class Subscription:
             try:
                 await anyio.sleep(max(0.0, self._not_before - self._environment.clock()))
                 self._line = await self._connect()
+                self._since = self._environment.clock()
             finally:
                 self._beginning = None
         if self._closed and self._line is not None:  # closed after its last wait

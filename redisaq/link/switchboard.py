@@ -92,7 +92,7 @@ class Switchboard:
         self._environment = environment
         self._url = url
         self._backoff: Backoff | None = None
-        self._not_before = 0.0
+        self._not_before = self._since = 0.0  # when to connect again at the earliest; since when it is connected
         self._line: Line | None = None
         self._driver: Bell | None = None
         self._bells: dict[bytes, list[Bell]] = {}
@@ -188,14 +188,14 @@ class Switchboard:
         try:
             line, _ = await self._dialer.dial(environment)
         except ConnectionFailed as error:
-            self._broke()
+            self._not_before = environment.clock() + self._backoff.failed()
             for bell in self._new_bells():
                 self._end(bell, error)
             return
         if not self._bells:  # closed after its last wait
             line.fail(UNWANTED)
             return
-        self._line = line
+        self._line, self._since = line, environment.clock()
         self._asked.clear()
         for channel in self._bells:
             self._ask(b"ssubscribe", channel)
@@ -208,13 +208,10 @@ class Switchboard:
         except ConnectionFailed:
             if self._line is line:
                 self._line = None
-                if not self._confirmed:
-                    self._broke()
                 self._confirmed.clear()
-
-    def _broke(self) -> None:
-        if self._backoff is not None:
-            self._not_before = self._environment().clock() + self._backoff.failed()
+                if self._backoff is not None:
+                    now = self._environment().clock()
+                    self._not_before = now + self._backoff.broke(now - self._since)
 
     def _ask(self, what: bytes, channel: bytes) -> None:
         if self._line is None:
@@ -245,9 +242,6 @@ class Switchboard:
                 self._ask(b"ssubscribe", channel)
 
     def _subscribed(self, channel: bytes) -> None:
-        self._not_before = 0.0
-        if self._backoff is not None:
-            self._backoff.succeeded()
         bells = self._bells.get(channel, ())
         if bells:
             self._confirmed.add(channel)

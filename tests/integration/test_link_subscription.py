@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator, Iterator
 
 import anyio
@@ -15,6 +14,7 @@ from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link import Link, Subscription, backoff, parse_address
 from tests.conftest import Backend
+from tests.link_chance import Longest
 from tests.link_fake import FakeServer, usual_answers
 from tests.link_proxy import DRIBBLE, Proxy
 from tests.link_steps import Steps, cancel_at
@@ -108,10 +108,6 @@ async def test_a_back_off_outlives_cancelled_waits(proxy: Proxy, channel: str, m
     """Who waits with short deadlines does not dial more often for it."""
     monkeypatch.setattr(backoff, "BASE", 1000.0)
     monkeypatch.setattr(backoff, "CAP", 1000.0)
-
-    class Longest(random.Random):
-        def uniform(self, a: float, b: float) -> float:
-            return max(a, b)
 
     link = Link(parse_address(proxy.url), Environment(random=Longest()))
     subscription = await link.subscribe(channel)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import random
 
 from redisaq.link.backoff import BASE, CAP, Backoff
-
-
-class Longest(random.Random):
-    def uniform(self, a: float, b: float) -> float:
-        return max(a, b)
+from tests.link_chance import Longest
 
 
 def test_limits_double_up_to_the_cap() -> None:
@@ -29,3 +25,10 @@ def test_jitter_is_full_and_seeded() -> None:
     assert all(0 <= delay <= CAP for delay in delays)
     assert min(delays[10:]) < CAP / 20
     assert max(delays[10:]) > CAP * 19 / 20
+
+
+def test_what_broke_soon_counts_as_a_failure_and_what_stood_long_forgives() -> None:
+    backoff = Backoff(Longest())
+    assert [backoff.broke(0.0), backoff.failed(), backoff.broke(CAP)] == [BASE, 2 * BASE, 4 * BASE]
+    assert backoff.broke(CAP + 0.001) == 0.0
+    assert backoff.broke(0.0) == BASE

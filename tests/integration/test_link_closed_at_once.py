@@ -1,0 +1,58 @@
+"""Doorbells at a server that lets everybody in and closes at once: they are patient with it, as with one that lets nobody in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+
+import anyio
+import pytest
+
+from redisaq.environment import Environment
+from redisaq.link import Bell, Link, Subscription, backoff, parse_address
+from tests.link_chance import Longest
+from tests.link_proxy import Proxy
+from tests.servers import Server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("open_it", [Link.subscribe, Link.listen], ids=["subscription", "switchboard"])]
+
+Opening = Callable[[Link, str], Awaitable[Subscription | Bell]]
+
+
+@pytest.fixture
+def proxy(valkey_server: Server) -> Iterator[Proxy]:
+    with Proxy(valkey_server.port) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize(("cap", "dialled"), [(1000.0, 1), (0.0, 2)], ids=["it stood for less than the longest pause", "for more"])
+async def test_a_connection_that_broke_soon_is_made_again_after_a_pause(
+    proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch, open_it: Opening, *, cap: float, dialled: int
+) -> None:
+    monkeypatch.setattr(backoff, "BASE", 1000.0)
+    monkeypatch.setattr(backoff, "CAP", cap)
+    link = Link(parse_address(proxy.url), Environment(random=Longest()))
+    try:
+        bell = await open_it(link, f"{{{namespace}}}:channel")
+        proxy.cut()
+        rings = 0
+        for _ in range(5):
+            with anyio.move_on_after(0.1):
+                await bell.wait()
+                rings += 1
+        assert (proxy.accepted, rings) == (dialled, dialled - 1)
+    finally:
+        await link.close()
+
+
+async def test_it_is_not_dialled_in_a_busy_loop(proxy: Proxy, namespace: str, open_it: Opening) -> None:
+    """With the pauses as they are, the longest drawn each time: 0.05 s, 0.1 s, 0.2 s, 0.4 s."""
+    link = Link(parse_address(proxy.url), Environment(random=Longest()))
+    try:
+        bell = await open_it(link, f"{{{namespace}}}:channel")
+        with anyio.move_on_after(0.7):
+            while True:
+                proxy.cut()
+                await bell.wait()
+        assert 2 <= proxy.accepted <= 4
+    finally:
+        await link.close()
