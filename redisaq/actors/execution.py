@@ -1,8 +1,8 @@
 """Runs a handler on messages of one partition and records what came of it.
 
 This is the one place that calls a user's handler, and so the one that catches whatever it raises. An exception (a timeout too) goes to
-the retry policy, which says
-whether the message is tried again, when, or is dead. Cancellation is no outcome: the message stays where it is, for the next owner.
+the retry policy, which says whether the message is tried again, when, or is dead. Cancellation is no outcome: the message stays where it
+is, for the next owner.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from redisaq.actors.handler_pool import Abandoned
 from redisaq.actors.insist import insist
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.surroundings import Surroundings, inside
+from redisaq.actors.time_limit import time_limit
 from redisaq.actors.verdicts import Held, Verdicts
 from redisaq.brokers.delivery import Body
 from redisaq.core.codec import Unreadable
@@ -140,7 +141,7 @@ class Execution:
             if timeout is None:
                 await self._handler(message)
             else:
-                with anyio.fail_after(timeout):
+                with time_limit(timeout):
                     await self._handler(message)
         except Exception as error:  # noqa: BLE001 -- whatever a user's handler raises goes to the retry policy
             return self.failed(message, error)
@@ -191,7 +192,7 @@ class Execution:
             if timeout is None:
                 await self._handler(messages)
             else:
-                with anyio.fail_after(timeout):
+                with time_limit(timeout):
                     await self._handler(messages)
         except Exception as error:  # noqa: BLE001 -- as above, for all of the batch
             cause = sole(error)

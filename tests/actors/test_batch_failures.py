@@ -83,4 +83,5 @@ async def test_a_batch_has_as_long_as_the_most_hurried_of_its_messages(own: list
         await consumer.process_batch(handle, batch_size=2, batch_wait=5, until_empty=True)
     assert ended == ([] if cut else [2])
     async with Admin(url) as admin:
-        assert [dead.error_type async for dead in admin.dead_letters("jobs", "default_group")] == ["TimeoutError"] * 2 * cut
+        dead = [(dead.error_type, dead.error) async for dead in admin.dead_letters("jobs", "default_group")]
+    assert dead == [("TimeoutError", "the handler took longer than 0.05 s")] * 2 * cut
