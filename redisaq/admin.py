@@ -22,6 +22,7 @@ from redisaq.core.positions import before_entry, before_time
 from redisaq.core.reports import GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
 from redisaq.environment import current_environment
 from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
+from redisaq.runtime.changes import Changes
 from redisaq.settings import check_callable, check_name
 
 __all__ = ["Admin", "DeadLetter", "DeadLetters", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]
@@ -47,6 +48,7 @@ class Admin:
             SettingsError: a value cannot work.
         """
         self._broker = open_broker(redis_url, check_name("namespace", namespace), current_environment())
+        self._changes = Changes(self._broker)
 
     async def connect(self) -> None:
         """Open the link. Optional: the first call does it.
@@ -145,19 +147,20 @@ class Admin:
             TopicMissingError: there is no such topic or group.
         """
         name, _, partitions = await self._look(topic, group)
-        if ids is not None:
 
-            async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-                return await self._broker.redrive(name, partition, dead_ids, count=len(dead_ids))
+        async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
+            return await self._broker.redrive(name, partition, dead_ids, count=len(dead_ids))
 
-            return await self._treat(name, partitions, ids, act)
-        total = 0
-        for partition, view in enumerate(partitions):
-            left = view.dead  # no more: what dies again meanwhile would be tried again for ever
-            while left > 0 and (moved := await self._broker.redrive(name, partition, None, count=min(PAGE, left))):
-                left -= moved
-                total += moved
-        return total
+        async with self._changes.in_order():
+            if ids is not None:
+                return await self._treat(name, partitions, ids, act)
+            total = 0
+            for partition, view in enumerate(partitions):
+                left = view.dead  # no more: what dies again meanwhile would be tried again for ever
+                while left > 0 and (moved := await self._broker.redrive(name, partition, None, count=min(PAGE, left))):
+                    left -= moved
+                    total += moved
+            return total
 
     async def purge(self, topic: str, group: str, ids: Iterable[str | DeadLetter] | None = None) -> int:
         """Drop dead letters for good; see `redrive` for the arguments.
@@ -166,13 +169,14 @@ class Admin:
             How many there were.
         """
         name, _, partitions = await self._look(topic, group)
-        if ids is None:
-            return sum([await self._broker.purge(name, partition, None) for partition in range(len(partitions))])
 
         async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
             return await self._broker.purge(name, partition, dead_ids)
 
-        return await self._treat(name, partitions, ids, act)
+        async with self._changes.in_order():
+            if ids is not None:
+                return await self._treat(name, partitions, ids, act)
+            return sum([await self._broker.purge(name, partition, None) for partition in range(len(partitions))])
 
     async def _treat(
         self,
@@ -224,8 +228,9 @@ class Admin:
         positions = _positions(to, len(partitions))
         if view.live and not view.paused:
             raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
-        for partition, position in positions.items():
-            await self._broker.seek(name, partition, position)
+        async with self._changes.in_order():
+            for partition, position in positions.items():
+                await self._broker.seek(name, partition, position)
 
     async def pause(self, topic: str, group: str) -> None:
         """Let the group's members begin nothing more, those that start later included; they keep their partitions.
@@ -236,7 +241,8 @@ class Admin:
             TopicMissingError: there is no such topic or group.
         """
         name, _, _ = await self._look(topic, group)
-        await self._broker.set_paused(name, paused=True)
+        async with self._changes.in_order():
+            await self._broker.set_paused(name, paused=True)
 
     async def resume(self, topic: str, group: str) -> None:
         """Let a paused group go on.
@@ -245,7 +251,8 @@ class Admin:
             TopicMissingError: there is no such topic or group.
         """
         name, _, _ = await self._look(topic, group)
-        await self._broker.set_paused(name, paused=False)
+        async with self._changes.in_order():
+            await self._broker.set_paused(name, paused=False)
 
     async def delete_group(self, topic: str, group: str, *, force: bool = False) -> None:
         """Delete a group with all that is its own: its position, what is pending, retries, dead letters. The messages stay in the topic.
@@ -261,10 +268,11 @@ class Admin:
             TopicMissingError: there is no such topic or group.
         """
         name, _, partitions = await self._look(topic, group)
-        live = await self._broker.disband(name, force=force)
-        if live and not force:
-            raise GroupBusyError(f"group {group} of {topic} has {len(live)} live member(s): stop them first", live)
-        await self._broker.drop_group(name, range(len(partitions)))
+        async with self._changes.in_order():
+            live = await self._broker.disband(name, force=force)
+            if live and not force:
+                raise GroupBusyError(f"group {group} of {topic} has {len(live)} live member(s): stop them first", live)
+            await self._broker.drop_group(name, range(len(partitions)))
 
     async def delete_topic(self, topic: str, *, force: bool = False) -> None:
         """Delete a topic: messages, delayed ones, marks of deduplication, and every group of it. Nothing is left.
@@ -285,9 +293,10 @@ class Admin:
             live = [member for name in names for member in (await self._broker.view_group(name)).live]
             if live:
                 raise GroupBusyError(f"groups of {topic} have {len(live)} live member(s): stop them first", live)
-        for name in names:
-            await self._broker.disband(name, force=True)
-        await self._broker.drop_topic(topic)
+        async with self._changes.in_order():
+            for name in names:
+                await self._broker.disband(name, force=True)
+            await self._broker.drop_topic(topic)
 
     # -- what they have in common ----------------------------------------------------------------------------------------------------
 

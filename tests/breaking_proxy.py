@@ -20,7 +20,7 @@ class _Pair:
         self.server = server
         self.cut_up: int | None = None  # bytes from the client that still pass; then both directions are cut
         self.cut_down: int | None = None  # bytes from the server that still pass; then both are cut
-        self.hold_up = False  # keep what the client sends; the client is deserted, the server not
+        self.hold_up: bytes | None = None  # keep what the client sends, from where this is in it; the client is deserted, the server not
         self.hold_down = False
         self.held_up = b""
         self.held_down = b""
@@ -65,11 +65,11 @@ class BreakingProxy:
             for pair in self._pairs:
                 pair.cut_down = count
 
-    def hold_and_desert(self) -> None:
-        """Keep what clients send next, close on the client, and leave the server's side open."""
+    def hold_and_desert(self, word: bytes = b"") -> None:
+        """Keep what clients send next (if it contains the word), close on the client, and leave the server's side open."""
         with self._lock:
             for pair in self._pairs:
-                pair.hold_up = True
+                pair.hold_up = word
 
     def let_through(self) -> None:
         """Send what was kept of deserted connections on to the server."""
@@ -138,7 +138,7 @@ class BreakingProxy:
 
     def _up(self, pair: _Pair, data: bytes) -> None:
         self._upstream += len(data)
-        if pair.hold_up:
+        if pair.hold_up is not None and pair.hold_up in data:
             pair.held_up += data
             self._desert(pair)
             return

@@ -8,9 +8,12 @@ import anyio
 import pytest
 
 from redisaq import Admin, Message
-from redisaq.errors import ConsumerError
+from redisaq.brokers.redis.scripts import PAUSE
+from redisaq.errors import ConnectionFailed, ConsumerError
+from tests.breaking_proxy import BreakingProxy
 from tests.integration.admin_bench import Bench
 from tests.server_fixtures import KeyLeaks, ServerPool
+from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -101,3 +104,24 @@ async def test_a_paused_group_is_never_empty(bench: Bench) -> None:
         await admin.resume("orders", "billing")
         assert await bench.drain(heartbeat_interval=0.1, heartbeat_ttl=1.0) == [0]
         await admin.delete_topic("orders")
+
+
+async def test_a_pause_that_would_come_behind_the_resume_is_killed(valkey_server: Server, namespace: str) -> None:
+    """E1: the pause's connection is dead to the admin and alive at the server, with the pause still on its way."""
+    await Bench(valkey_server.url, namespace).produce(1, partitions=1)
+    await Bench(valkey_server.url, namespace).drain()
+    proxy = BreakingProxy(valkey_server.port)
+    try:
+        async with Admin(proxy.url, namespace=namespace) as admin:
+            await admin.pause("orders", "billing")  # so that the server knows the script
+            for _ in range(3):
+                await admin.resume("orders", "billing")
+                proxy.hold_and_desert(PAUSE.words[1])
+                with pytest.raises(ConnectionFailed):
+                    await admin.pause("orders", "billing")
+                await admin.resume("orders", "billing")
+                proxy.let_through()
+                await anyio.sleep(0.1)
+                assert not (await admin.group("orders", "billing")).paused
+    finally:
+        proxy.close()

@@ -1,0 +1,40 @@
+"""Nothing an Admin asked for is carried out behind what it asked for later (E1), though connections break and requests come late."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from redisaq import Admin
+from redisaq.errors import ConnectionFailed
+from redisaq.testing import FaultPlan, Simulation, simulate
+from redisaq.testing.member import URL
+from tests.simulation.scenarios import insistently
+from tests.simulation.variants.crowd import GROUP, TOPIC, owned, takes, topic, until
+from tests.simulation.variants.variant import BACKENDS, Backend
+
+
+async def pausing_and_resuming(sim: Simulation) -> None:
+    """Each pause may break; each resume is insisted on, and from then on nobody finds the group paused."""
+    await topic(sim, 1)
+    sim.member("a", TOPIC, takes(0.0))
+    await until(lambda: owned(sim, "a") == {0})
+    async with Admin(URL) as admin:
+        for _ in range(10):
+            broken = 0
+            try:
+                await admin.pause(TOPIC, GROUP.group)
+            except ConnectionFailed:
+                broken += 1
+            await insistently(lambda: admin.resume(TOPIC, GROUP.group))
+            for _ in range(60):  # longer than a request is late at most
+                assert not sim.store.coordination[GROUP].paused, "a pause came behind the resume"
+                await anyio.sleep(0.1)
+    await sim.until_quiet()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_pause_comes_behind_the_resume_that_is_to_end_it(backend: Backend) -> None:
+    for seed in range(5):
+        report = simulate(pausing_and_resuming, seed=seed, backend=backend, faults=FaultPlan(late_request=0.2))
+        assert report.ok, f"seed {seed}: {report.violations}"
