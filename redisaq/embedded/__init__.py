@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from redisaq.embedded.server import EmbeddedServer, open_embedded, serve
+from redisaq.embedded.server import EmbeddedServer, hold_embedded, open_embedded, serve
 
-__all__ = ["EmbeddedServer", "open_embedded", "serve"]
+__all__ = ["EmbeddedServer", "hold_embedded", "open_embedded", "serve"]

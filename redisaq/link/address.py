@@ -55,6 +55,7 @@ class Address:
         database: its number.
         tls: None unless the scheme is "rediss".
         connect_timeout: seconds that connecting and logging in may take.
+        shown: what errors name instead of the URL.
     """
 
     scheme: str = "redis"
@@ -66,10 +67,13 @@ class Address:
     database: int = 0
     tls: TLSOptions | None = None
     connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
+    shown: str = ""
 
     @property
     def display(self) -> str:
         """The URL without the password."""
+        if self.shown:
+            return self.shown
         user = f"{quote(self.username, safe='')}@" if self.username else ""
         if self.scheme == "unix":
             return f"unix://{user}{self.path}" + (f"?db={self.database}" if self.database else "")

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio
@@ -31,10 +31,17 @@ _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES, _UNACKNOWLEDGED_MS = 10
 
 
 class Dialer:
-    """Dials one address, as often as wanted; keeps what is slow to make."""
+    """Dials one address, as often as wanted; keeps what is slow to make.
 
-    def __init__(self, address: Address, traffic: Traffic) -> None:
+    Args:
+        address: where to.
+        traffic: counts what goes over its connections.
+        reach: asked before each attempt, if there is one: sees to it that the server runs, and returns where it is. Its errors pass.
+    """
+
+    def __init__(self, address: Address, traffic: Traffic, reach: Callable[[], Awaitable[Address]] | None = None) -> None:
         self._address = address
+        self._reach = reach
         self._traffic = traffic
         self._context: ssl.SSLContext | None = None
         self._scopes: set[anyio.CancelScope] = set()
@@ -49,6 +56,8 @@ class Dialer:
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
+                if self._reach is not None:
+                    self._address = await self._reach()
                 line, greeting = await self._dial(environment)
             finally:
                 self._scopes.discard(scope)

@@ -6,7 +6,7 @@ of its own: it may be used in one loop after another (not in two at once), conne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from anyio.lowlevel import checkpoint
@@ -55,12 +55,16 @@ class Link:
         on_reconnect: called, synchronously, after the shared connection was made again; not after the first time.
     """
 
-    def __init__(self, address: Address, environment: Environment | None = None) -> None:
+    def __init__(
+        self, address: Address, environment: Environment | None = None, *, reach: Callable[[], Awaitable[Address]] | None = None
+    ) -> None:
         """Make a link; nothing is connected yet.
 
         Args:
             address: the server.
             environment: clock and randomness; None takes the context's at each connection.
+            reach: sees to it, before each connection, that the server runs, and returns where it is, if that is not `address`; its errors
+                pass.
         """
         self.address = address
         self.run_id = ""
@@ -69,7 +73,7 @@ class Link:
         self.on_reconnect: Callable[[], None] | None = None
         self._environment = environment
         self._traffic = Traffic()
-        self._dialer = Dialer(address, self._traffic)
+        self._dialer = Dialer(address, self._traffic, reach)
         self._connector = Connector(self._connect_shared, self._on_connected, address.display)
         self._switchboard = Switchboard(self._dialer, self._current_environment, address.display)
         self._opened: set[ReadingConnection | Subscription] = set()

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
+import fcntl
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
 from redisaq.brokers import open_broker
-from redisaq.brokers.base import Broker, GroupName
+from redisaq.brokers.base import GroupName
 from redisaq.brokers.embedded import EmbeddedBroker
+from redisaq.errors import ConnectionFailed
 from tests.conformance.steps import append
+from tests.integration.test_embedded import processes_in, until
 
 pytestmark = pytest.mark.anyio
-
-METHODS = [name for name, member in inspect.getmembers(Broker, inspect.iscoroutinefunction) if name not in ("connect", "close", "__init__")]
-
-
-class Recorder:
-    """Stands for the RedisBroker, and answers with what it was asked."""
-
-    def __getattr__(self, name: str) -> Any:
-        async def method(*args: object, **kwargs: object) -> object:
-            bound = inspect.signature(getattr(Broker, name)).bind(None, *args, **kwargs)
-            return name, dict(list(bound.arguments.items())[1:])
-
-        return method
-
-
-@pytest.mark.parametrize("name", METHODS)
-async def test_every_method_is_the_redis_brokers(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """With every argument in its place."""
-    broker = EmbeddedBroker("nowhere", "ns")
-    monkeypatch.setattr(broker, "_broker", Recorder())
-    parameters = list(inspect.signature(getattr(Broker, name)).parameters.values())[1:]
-    arguments = {parameter.name: object() for parameter in parameters}
-    positional = [arguments[parameter.name] for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
-    keywords = {parameter.name: arguments[parameter.name] for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-    answer = await getattr(broker, name)(*positional, **keywords)
-    assert answer in (None, (name, arguments))
-    if answer is None:
-        assert inspect.signature(getattr(Broker, name)).return_annotation == "None"
 
 
 async def test_it_starts_with_the_first_and_keeps_its_data(tmp_path: Path) -> None:
@@ -73,6 +48,61 @@ async def test_cancelling_the_start_leaves_no_hold(tmp_path: Path) -> None:
     await broker.connect()
     assert await broker.topics() == []
     await broker.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a server with its keeper")
+async def test_a_keeper_that_is_killed_costs_a_connection(tmp_path: Path) -> None:
+    """The server goes with it; the next connection starts both anew, with what was there."""
+    directory = tmp_path / "data"
+    broker = open_broker(f"embedded://{directory}", "ns")
+    await broker.make_topic("orders", 1)
+    await append(broker, "orders", 0, b"1")
+    for pid in processes_in(directory):
+        os.kill(pid, signal.SIGKILL)
+
+    async def until_it_breaks() -> None:
+        while True:
+            await broker.topics()
+            await anyio.sleep(0.001)
+
+    with pytest.raises(ConnectionFailed, match=r"^embedded://.*/data: "):
+        await until_it_breaks()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(broker.listen_partition, "orders", 0)
+            tasks.start_soon(broker.topics)
+    assert (await broker.remaining(GroupName("orders", "billing"), [0]))[0].unread
+    await broker.close()
+    until(lambda: not processes_in(directory), "nobody holds it any more")
+
+
+async def test_who_never_reached_it_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that does not start: each call says so, and none of them leaves a hold."""
+    monkeypatch.setattr("redisaq.embedded.server.valkey_program", lambda: "/bin/false")
+    directory = tmp_path / "data"
+    broker = open_broker(f"embedded://{directory}", "ns")
+    failed: list[str] = []
+
+    async def connect() -> None:
+        with pytest.raises(ConnectionFailed, match=r"^embedded://.*/data: the server does not start") as caught:
+            await broker.listen_partition("orders", 0)
+        failed.append(caught.value.reason)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(connect)
+    assert len(failed) == 3
+    until(lambda: is_free(directory / "users.lock"), "somebody holds the server")
+
+
+def is_free(file: Path) -> bool:
+    """Return whether nobody has this lock; a keeper that gives up still looks at it."""
+    with file.open("r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 PROGRAM = """
