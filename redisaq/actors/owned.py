@@ -60,6 +60,7 @@ class OwnedPartition:
         self.deliveries: dict[bytes, int] = {}  # of those that were delivered before this owner read them, or failed here
         self.unwritten: dict[bytes, int] = {}  # counts that the server does not have: to be set at the latest when it is handed back
         self.raised: dict[bytes, Body] = {}  # of `retry`: an attempt is noted at the server, and its handler has not begun
+        self.given_back: list[Resolution] = []  # … and these are given back
         self.done: list[bytes] = []  # to be acknowledged
         self._taken: list[list[bytes]] = []  # being acknowledged
         self.unmoved: set[bytes] = set()  # what a settling did not find: it is not done if the group was lost by then (T6)
@@ -343,7 +344,8 @@ class OwnedPartition:
             self.queued.pop(entry_id, None)
             self.bodies.pop(entry_id, None)
             # Refused if the attempt was never raised (S1). It was first in its lane, and is to be so again: hence the earliest times.
-            self.leave(Settling(Resolution("retry", "retry", body, due=place, used=False)))
+            self.given_back.append(Resolution("retry", "retry", body, due=place, used=False))
+            self.leave(Settling(self.given_back[-1]))
         self.raised.clear()
         while (self.done or any(self._taken) or self.leaving) and not self.lost:
             self._idle = self._idle or anyio.Event()

@@ -32,6 +32,7 @@ from redisaq.actors.signal_listener import SignalListener
 from redisaq.actors.supervisor import Supervisor
 from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Installed
+from redisaq.brokers.delivery import Resolution
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.membership import may_acquire_foreign
 from redisaq.errors import ActorStopped
@@ -204,13 +205,22 @@ class PartitionOwner(Actor[Drain]):
             await self._hand_back(owned.hand_back())
             await insist(reader.make_sure, self._around.environment)
             await self._release()
-            await self._hand_back(owned.unwritten)  # once more: a raise that came late may have undone it before the release (T5)
+            # Once more: a raise that came late may have undone it before the release (T5).
+            await self._hand_back(owned.unwritten)
+            await self._give_back(owned.given_back)
 
     async def _hand_back(self, counts: Mapping[bytes, int]) -> None:
         """Undo the counts of what was read and never started (T5)."""
         around, owned = self._around, self.owned
         if counts:
             await insist(lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts), around.environment)
+
+    async def _give_back(self, resolutions: Sequence[Resolution]) -> None:
+        """Undo the attempts of retries whose handlers never began (T5); what is undone already is refused (S1)."""
+        around, owned = self._around, self.owned
+        if resolutions:
+            step = lambda: around.broker.resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)  # noqa: E731
+            await insist(step, around.environment)
 
     async def _release(self) -> None:
         """Clear the holder beside the data; the token stays (M8)."""

@@ -91,7 +91,8 @@ class DeliveryBroker(Protocol):
     async def start_retry(self, group: GroupName, partition: int, token: int, *, entry_id: bytes, life: int, attempt: int) -> bool:
         """Note that a handler begins on a message of `retry`: its attempt becomes `attempt`, if it was one less in the same life.
 
-        False, and nothing changed, if another token stands or the message is not there so. Repeating it after a lost answer is True.
+        False, and nothing changed, if another token stands, if this one was released (T5), or if the message is not there so. Repeating
+        it after a lost answer is True.
         """
         ...
 

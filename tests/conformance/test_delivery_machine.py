@@ -54,6 +54,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self._hands: list[Hand] = []
         self._orders: list[Order] = []
         self._lost = False  # no token stands
+        self._released = False  # its holder has let go (M8)
         self._readers = 0  # registered beside the token
         self._steps = 0
         # A memory store belongs to the event loop in which it is asked for.
@@ -273,7 +274,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def _start(self, hand: Hand, *, stale: bool) -> None:
         message = self._model.messages[hand.name]
         there = message.place == "retry" and message.life == hand.life and hand.attempt - message.attempt in (0, 1)
-        there = there and not stale and not self._lost
+        there = there and not stale and not self._lost and not self._released
         assert self._both(lambda side: side.start_retry(self._stale(stale), hand)) == there
         if there:
             message.attempt = hand.attempt
@@ -310,7 +311,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def somebody_takes_over(self) -> None:
         self._token += 1
         assert self._both(lambda side: side.take_over(self._token)) == (True, self._token, self._readers)
-        self._lost, self._readers = False, 1
+        self._lost, self._released, self._readers = False, False, 1
 
     @rule()
     def the_token_is_lost(self) -> None:
@@ -320,9 +321,10 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(stale=st.booleans())
     def it_is_given_back(self, stale: bool) -> None:
-        """M8: the token stays, and what its owner still settles counts."""
+        """M8: the token stays, and what its owner still settles counts. T5: no retry begins any more."""
         refused = stale or self._lost
         assert self._both(lambda side: side.release(self._stale(stale))) == (not refused)
+        self._released = self._released or not refused
         self._readers = self._readers if refused else 0
 
     @rule(maxlen=st.integers(0, 6))

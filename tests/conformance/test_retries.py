@@ -133,6 +133,8 @@ async def test_starting_a_retry(a: Broker, b: Broker, group: GroupName, owned: i
     for number in range(3, 12):
         assert await begin(number)
     assert not await begin(2)
+    await a.release(group, 0, owned)
+    assert not await begin(12), "late: it would undo what was handed back before the release (T5)"
     assert (await due(a, group, owned)).retries[0].attempt == 11
 
 

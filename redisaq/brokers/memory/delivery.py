@@ -44,8 +44,9 @@ def _acknowledge(cursor: GroupCursor | None, entry_id: bytes) -> bool:
 
 
 def start_retry(store: MemoryStore, group: GroupName, partition: int, token: int, *, entry_id: bytes, life: int, attempt: int) -> bool:
-    """Note under the token that a handler begins on a message of `retry`."""
-    return store.lease(group, partition).token == token and store.shelf(group, partition).start(entry_id, life, attempt)
+    """Note under the token that a handler begins on a message of `retry`; not once it was released (T5)."""
+    lease = store.lease(group, partition)
+    return lease.token == token and bool(lease.holder) and store.shelf(group, partition).start(entry_id, life, attempt)
 
 
 def due(store: MemoryStore, group: GroupName, partition: int, token: int, count: int) -> Due:
