@@ -1,0 +1,87 @@
+"""One fault, at each operation of each process of a small group in which members leave and join: no message pays for it.
+
+Chance meets most of these places in thousands of runs; here each is visited. CI takes strides; `REDISAQ_STRIDE=1` takes every one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import RetryPolicy
+from redisaq.testing import Fault, Simulation, simulate
+from redisaq.testing.faults import Kind
+from tests.simulation.variants.variant import BACKENDS, Backend
+
+STRIDE = int(os.environ.get("REDISAQ_STRIDE", "47"))
+
+FAULTS: list[tuple[Kind, float]] = [
+    ("lost_request", 0.0),
+    ("lost_request", 1.0),
+    ("lost_reply", 0.0),
+    ("late_request", 0.05),
+    ("late_request", 0.4),
+    ("late_request", 2.0),
+    ("disconnect", 1.0),
+]
+
+MODES: dict[str, dict[str, Any]] = {
+    "by key, parked": {"ordering": "key", "concurrency": 4},
+    "by key, blocking": {"ordering": "key", "concurrency": 4, "blocking": True},
+    "one at a time, blocking": {"blocking": True},
+    "batches": {"mode": "process_batch"},
+    "pulled": {"mode": "messages"},
+}
+
+
+async def fails_now_and_then(message: Any) -> None:
+    """Of five messages one fails at its first attempt, and one for ever."""
+    await anyio.sleep(0.02)
+    for one in message if isinstance(message, list) else [message]:
+        number = one.payload["n"] % 5
+        if number == 2 or (number == 1 and one.attempt == 1):
+            raise ValueError("one in five")
+
+
+def story(*, blocking: bool = False, **options: Any) -> Callable[[Simulation], Awaitable[None]]:
+    """Two members of whom one leaves while retries wait, and one who joins then."""
+
+    async def scenario(sim: Simulation) -> None:
+        policy = RetryPolicy(max_attempts=3, backoff=0.1, blocking=blocking)
+        more = {"retry": policy, "heartbeat_ttl": 3.0, "heartbeat_interval": 0.5, **options}
+        producer = sim.producer("orders", init_partitions=2)
+        for name in "ab":
+            sim.member(name, "orders", fails_now_and_then, **more)
+        for n in range(0, 12, 4):
+            await producer.batch_enqueue([{"n": n + k} for k in range(4)], partition_key="n")
+            await anyio.sleep(0.3)
+        await producer.enqueue({"n": 12}, partition_key="n", delay=0.5)
+        await anyio.sleep(0.15)
+        await sim.leave("a")
+        sim.member("c", "orders", fails_now_and_then, **more)
+        await producer.batch_enqueue([{"n": 20 + k} for k in range(4)], partition_key="n")
+        await sim.until_quiet()
+
+    return scenario
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("mode", MODES)
+def test_no_message_pays_for_a_fault_at_any_operation(backend: Backend, mode: str) -> None:
+    scenario = story(**MODES[mode])
+    first = itertools.cycle(range(1, STRIDE + 1))
+    visited = 0
+    for who in ("a", "b", "c", "producer-0"):
+        for kind, amount in FAULTS:
+            for number in itertools.count(next(first), STRIDE):
+                report = simulate(scenario, seed=1, backend=backend, faults=[Fault(who, number, kind, amount)])
+                assert report.ok, f"{kind} {amount} at operation {number} of {who}: {report.violations}"
+                if not report.faults:
+                    break  # it has fewer operations
+                visited += 1
+    assert visited >= len(FAULTS)
