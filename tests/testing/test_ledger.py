@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from redisaq.brokers.base import GroupName
 from redisaq.events import LeaseLost, PartitionAcquired
-from redisaq.settings import RetryPolicy
 from redisaq.testing.ledger import Ledger
+from tests.testing.process import Told
 
 GROUP = GroupName("orders", "billing")
 PLACE = (GROUP, 0)
 
 
-@dataclass(eq=False)
-class Stopped:
-    """A process that stands still, so that it notices nothing."""
-
-    name: str
-    crashed: bool = False
-    thawed_at: float = -100.0
-    suspended: bool = True
-    mode: str = "process"
-    ordering: str = "partition"
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-
-
 def test_an_owner_that_stands_still_may_have_counted_an_attempt_once_another_has_taken_its_partition() -> None:
     ledger = Ledger(lambda: 5.0)
-    first, second = Stopped("a"), Stopped("b")
+    first, second = Told("a", suspended=True), Told("b", suspended=True)
     ledger.event(first, GROUP, acquired(1))
     assert broken(ledger) == 0
     ledger.event(second, GROUP, acquired(2))

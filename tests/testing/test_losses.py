@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -14,9 +13,9 @@ from redisaq.brokers.memory.leases import Lease
 from redisaq.core.document import Document, encode
 from redisaq.events import LeaseLost, PartitionAcquired
 from redisaq.message import Message
-from redisaq.settings import RetryPolicy
 from redisaq.testing.ledger import Ledger
 from redisaq.testing.losses import Losses
+from tests.testing.process import Told
 
 GROUP = GroupName("orders", "billing")
 TTL = 10.0
@@ -92,19 +91,6 @@ def test_a_document_that_is_lost_with_what_stood_beside_the_data() -> None:
             assert found == "all, and a member that had never seen the group made it again"
 
 
-@dataclass(eq=False)
-class Owner:
-    """A process that works on."""
-
-    name: str = "a"
-    crashed: bool = False
-    thawed_at: float = -100.0
-    suspended: bool = False
-    mode: str = "process"
-    ordering: str = "partition"
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-
-
 @pytest.mark.parametrize(
     ("gone", "settled", "allowed"),
     [(True, False, True), (False, False, False), (True, True, False)],
@@ -114,7 +100,7 @@ def test_what_is_done_under_a_token_runs_again_under_it_only_if_the_token_was_lo
     gone: bool, settled: bool, allowed: bool
 ) -> None:
     """The document keeps the token where only the partition's slot is lost: its owner takes the partition again under the same one."""
-    world, owner = World(), Owner()
+    world, owner = World(), Told("a")
     ledger, held_now = world.ledger, held(lease={1: "a"}, token={1: 5})
     message: Message[Any] = Message("orders", {}, msg_id="1", partition=1, attempt=1, token=5, entry=b"7-0")
     ledger.losses.tokens[GROUP, 1] = 5

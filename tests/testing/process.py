@@ -1,0 +1,20 @@
+"""A process that somebody who checks a simulation is told of, without a simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from redisaq.settings import RetryPolicy
+
+
+@dataclass(eq=False)
+class Told:
+    """A process as `Process` in `redisaq.testing.histories` has it."""
+
+    name: str
+    crashed: bool = False
+    thawed_at: float = -100.0
+    suspended: bool = False
+    mode: str = "process"
+    ordering: str = "partition"
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
