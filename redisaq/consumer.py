@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, TypeVar, Unpack, cast, overload
 
 import anyio
 from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.bulletin import Bulletin
@@ -32,6 +33,10 @@ from redisaq.settings import ConsumerOptions, check_callable, check_count, check
 
 T = TypeVar("T")
 A = TypeVar("A")
+
+STEPS_TO_BEGIN = 3
+"""After so many turns of the event loop a run that was started before has begun: trio shuffles the tasks of one turn, and `messages` begins
+its own in the next."""
 
 
 class Consumer(Generic[T]):
@@ -99,9 +104,11 @@ class Consumer(Generic[T]):
 
     async def close(self) -> None:
         """Stop, giving handlers no time, and close the link. May be called in any order, from any task, twice."""
-        await self._stop(urgent=True)
-        self._connected = False
-        await self._broker.close()
+        try:
+            await self._stop(urgent=True)
+        finally:
+            self._connected = False
+            await self._broker.close()
 
     async def __aenter__(self) -> Self:
         """Connect."""
@@ -260,6 +267,9 @@ class Consumer(Generic[T]):
             self._runtime.stop()
 
     async def _stop(self, *, urgent: bool) -> None:
+        if self._runtime is None:  # a run that was started just now, with `start_soon`, is to end, too
+            for _ in range(STEPS_TO_BEGIN):
+                await checkpoint()
         runtime, ended = self._runtime, self._ended
         if runtime is None or ended is None:
             return
