@@ -36,6 +36,7 @@ MODES: dict[str, dict[str, Any]] = {
     "one at a time, blocking": {"blocking": True},
     "batches": {"mode": "process_batch"},
     "pulled": {"mode": "messages"},
+    "alone": {"ordering": "key", "concurrency": 4, "alone": True},
 }
 
 
@@ -48,14 +49,17 @@ async def fails_now_and_then(message: Any) -> None:
             raise ValueError("one in five")
 
 
-def story(*, blocking: bool = False, **options: Any) -> Callable[[Simulation], Awaitable[None]]:
-    """Two members of whom one leaves as soon as the fault has come, or at last while retries wait, and one who joins then."""
+def story(*, blocking: bool = False, alone: bool = False, **options: Any) -> Callable[[Simulation], Awaitable[None]]:
+    """Two members of whom one leaves as soon as the fault has come, or at last while retries wait, and one who joins then.
+
+    Where the one that leaves is alone, nobody takes over at once, and what it sent may still arrive under its token.
+    """
 
     async def scenario(sim: Simulation) -> None:
         policy = RetryPolicy(max_attempts=3, backoff=0.1, blocking=blocking)
         more = {"retry": policy, "heartbeat_ttl": 3.0, "heartbeat_interval": 0.5, **options}
         producer = sim.producer("orders", init_partitions=2)
-        for name in "ab":
+        for name in "a" if alone else "ab":
             sim.member(name, "orders", fails_now_and_then, **more)
 
         async def leave() -> None:
@@ -63,6 +67,7 @@ def story(*, blocking: bool = False, **options: Any) -> Callable[[Simulation], A
                 while not sim._source.befallen:
                     await anyio.sleep(0.001)
             await sim.leave("a")
+            await anyio.sleep(3.0 * alone)
             sim.member("c", "orders", fails_now_and_then, **more)
 
         async with anyio.create_task_group() as tasks:
