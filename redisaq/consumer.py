@@ -191,7 +191,8 @@ class Consumer(Generic[T]):
     async def stop(self) -> None:
         """Drain: no new message is begun, running handlers may finish within `drain_timeout`; then `process()` returns, and so does this.
 
-        Called from a handler it only asks for that and returns at once.
+        A run that was started just before (`start_soon`) is ended, too. Without a run nothing happens; a later one is not affected. Called
+        from a handler it only asks for the end and returns at once.
         """
         await self._stop(urgent=False)
 
