@@ -257,6 +257,7 @@ class Histories:
         """What is acknowledged has returned, or was discarded, under that token."""
         for run in (*self._runs(place, entry_id), *self._lives.get((place, entry_id), History()).strays):
             if run.message.token == token and (run.outcome == "returned" or isinstance(run.error, Discard)):
+                self._begun.setdefault(place, set()).add(entry_id)  # if it was a stray's: what that settles has had its turn
                 return
         self._violation(f"{name} acknowledged {show(place, entry_id)} under {token}, under which it never ran to a good end")
 

@@ -1,28 +1,17 @@
-"""What the simulation says of a message that died without a run."""
+"""What the simulation says of runs, and of a message that died without one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, cast
+
+import pytest
 
 from redisaq import Message, RetryPolicy
 from redisaq.brokers.base import GroupName
 from redisaq.testing.histories import Histories, Run
+from tests.testing.process import Told
 
 GROUP = GroupName("orders", "billing")
-
-
-@dataclass
-class Member:
-    """A process, as the simulation sees it."""
-
-    name: str = "a"
-    crashed: bool = False
-    thawed_at: float = 0.0
-    ordering: str = "none"
-    mode: str = "process"
-    suspended: bool = False
-    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(max_attempts=2))
 
 
 def test_owners_that_broke_off_may_have_used_up_its_attempts() -> None:
@@ -30,9 +19,38 @@ def test_owners_that_broke_off_may_have_used_up_its_attempts() -> None:
     told: list[str] = []
     histories = Histories(told.append)
     other: Message[Any] = Message(topic="orders", payload={}, entry=b"1-0", partition=0, attempt=1, token=1)
-    histories.begin(Run(Member(), GROUP, other, object(), 0.0), cast("Any", None))
+    histories.begin(Run(Told("a", ordering="none", retry=RetryPolicy(max_attempts=2)), GROUP, other, object(), 0.0), cast("Any", None))
     for violations in (1, 2, 2):
         histories.check_dead("a", (GROUP, 0), (2, 0))
         assert len(told) == violations, told
         histories.broken_off((GROUP, 0))
     assert "after 0 runs" in told[0]
+
+
+class Nothing:
+    """A store in which the group stands nowhere: nothing waits for its turn."""
+
+    def cursor(self, *_: object) -> None:
+        """Return that there is none."""
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_what_an_owner_settled_whose_acquisition_is_forgotten_has_had_its_first_turn(settled: bool) -> None:
+    """Its run is asked nothing; but once the server has accepted it, a failover lets the entry run again, and not for the first time."""
+    told: list[str] = []
+    histories = Histories(told.append)
+    owner, store = Told("a"), cast("Any", Nothing())
+
+    def run(entry: bytes, token: int) -> Run:
+        message: Message[Any] = Message(topic="orders", payload={}, entry=entry, partition=0, attempt=1, token=token)
+        return Run(owner, GROUP, message, object(), 0.0, outcome="returned")
+
+    histories.stray(run(b"1-0", 1))
+    if settled:
+        histories.check_done("a", (GROUP, 0), 1, (1, 0))
+    histories.begin(run(b"2-0", 2), store)
+    assert told == []
+    histories.set_back((GROUP, 0), (1, 0))
+    histories.begin(run(b"1-0", 3), store)
+    assert bool(told) is not settled
+    assert all("for the first time after 2-0" in text for text in told)
