@@ -57,16 +57,16 @@ async def test_a_keeper_that_is_killed_costs_a_connection(tmp_path: Path) -> Non
     broker = open_broker(f"embedded://{directory}", "ns")
     await broker.make_topic("orders", 1)
     await append(broker, "orders", 0, b"1")
-    for pid in processes_in(directory):
+    killed, urls = set(processes_in(directory)), set[str]()
+    for pid in killed:
         os.kill(pid, signal.SIGKILL)
-
-    async def until_it_breaks() -> None:
-        while True:
-            await broker.topics()
-            await anyio.sleep(0.001)
-
-    with pytest.raises(ConnectionFailed, match=r"^embedded://.*/data: "):
-        await until_it_breaks()
+    with anyio.fail_after(30):
+        while not set(processes_in(directory)) - killed:  # a call that finds its connection broken may be the one that makes another
+            try:
+                await broker.topics()
+            except ConnectionFailed as error:
+                urls.add(error.url)
+    assert urls <= {f"embedded://{directory}"}
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(broker.listen_partition, "orders", 0)
