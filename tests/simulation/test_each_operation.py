@@ -18,7 +18,7 @@ from redisaq.testing import Fault, Simulation, simulate
 from redisaq.testing.faults import Kind
 from tests.simulation.variants.variant import BACKENDS, Backend
 
-STRIDE = int(os.environ.get("REDISAQ_STRIDE", "47"))
+STRIDE = int(os.environ.get("REDISAQ_STRIDE", "149"))
 
 FAULTS: list[tuple[Kind, float]] = [
     ("lost_request", 0.0),
