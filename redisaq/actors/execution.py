@@ -20,7 +20,6 @@ from redisaq.actors.handler_pool import Abandoned
 from redisaq.actors.insist import insist
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.surroundings import Surroundings, inside
-from redisaq.actors.time_limit import time_limit
 from redisaq.actors.verdicts import Held, Verdicts
 from redisaq.brokers.delivery import Body
 from redisaq.core.codec import Unreadable
@@ -141,7 +140,7 @@ class Execution:
             if timeout is None:
                 await self._handler(message)
             else:
-                with time_limit(timeout):
+                with anyio.fail_after(timeout, reason=f"the handler took longer than {timeout:g} s"):
                     await self._handler(message)
         except Exception as error:  # noqa: BLE001 -- whatever a user's handler raises goes to the retry policy
             return self.failed(message, error)
@@ -192,7 +191,7 @@ class Execution:
             if timeout is None:
                 await self._handler(messages)
             else:
-                with time_limit(timeout):
+                with anyio.fail_after(timeout, reason=f"the handler took longer than {timeout:g} s"):
                     await self._handler(messages)
         except Exception as error:  # noqa: BLE001 -- as above, for all of the batch
             cause = sole(error)

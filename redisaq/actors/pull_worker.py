@@ -20,7 +20,6 @@ from redisaq.actors.execution import Execution
 from redisaq.actors.offers import Offers
 from redisaq.actors.partition_workers import Batch
 from redisaq.actors.surroundings import inside
-from redisaq.actors.time_limit import time_limit
 from redisaq.message import Message
 
 
@@ -61,7 +60,7 @@ class PulledDelivery:
     @contextlib.contextmanager
     def _limited(self, seconds: float) -> Generator[anyio.CancelScope]:
         """Return the same scope around one that ends after so long, with TimeoutError: a failure of the body."""
-        with self._execution.owned.scope() as scope, time_limit(seconds, "the body"):
+        with self._execution.owned.scope() as scope, anyio.fail_after(seconds, reason=f"the body took longer than {seconds:g} s"):
             yield scope
 
     def leave(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
