@@ -146,12 +146,12 @@ class Admin:
         Raises:
             TopicMissingError: there is no such topic or group.
         """
-        name, _, partitions = await self._look(topic, group)
-
-        async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-            return await self._broker.redrive(name, partition, dead_ids, count=len(dead_ids))
-
         async with self._changes.in_order():
+            name, _, partitions = await self._look(topic, group)
+
+            async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
+                return await self._broker.redrive(name, partition, dead_ids, count=len(dead_ids))
+
             if ids is not None:
                 return await self._treat(name, partitions, ids, act)
             total = 0
@@ -168,12 +168,12 @@ class Admin:
         Returns:
             How many there were.
         """
-        name, _, partitions = await self._look(topic, group)
-
-        async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-            return await self._broker.purge(name, partition, dead_ids)
-
         async with self._changes.in_order():
+            name, _, partitions = await self._look(topic, group)
+
+            async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
+                return await self._broker.purge(name, partition, dead_ids)
+
             if ids is not None:
                 return await self._treat(name, partitions, ids, act)
             return sum([await self._broker.purge(name, partition, None) for partition in range(len(partitions))])
@@ -224,11 +224,11 @@ class Admin:
             SettingsError: `to` cannot be understood, or names a partition that is not there.
             TopicMissingError: there is no such topic or group.
         """
-        name, view, partitions = await self._look(topic, group)
-        positions = _positions(to, len(partitions))
-        if view.live and not view.paused:
-            raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
         async with self._changes.in_order():
+            name, view, partitions = await self._look(topic, group)
+            positions = _positions(to, len(partitions))
+            if view.live and not view.paused:
+                raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
             for partition, position in positions.items():
                 await self._broker.seek(name, partition, position)
 
@@ -240,8 +240,8 @@ class Admin:
         Raises:
             TopicMissingError: there is no such topic or group.
         """
-        name, _, _ = await self._look(topic, group)
         async with self._changes.in_order():
+            name, _, _ = await self._look(topic, group)
             await self._broker.set_paused(name, paused=True)
 
     async def resume(self, topic: str, group: str) -> None:
@@ -250,8 +250,8 @@ class Admin:
         Raises:
             TopicMissingError: there is no such topic or group.
         """
-        name, _, _ = await self._look(topic, group)
         async with self._changes.in_order():
+            name, _, _ = await self._look(topic, group)
             await self._broker.set_paused(name, paused=False)
 
     async def delete_group(self, topic: str, group: str, *, force: bool = False) -> None:
@@ -267,8 +267,8 @@ class Admin:
             GroupBusyError: members are alive; nothing was deleted.
             TopicMissingError: there is no such topic or group.
         """
-        name, _, partitions = await self._look(topic, group)
         async with self._changes.in_order():
+            name, _, partitions = await self._look(topic, group)
             live = await self._broker.disband(name, force=force)
             if live and not force:
                 raise GroupBusyError(f"group {group} of {topic} has {len(live)} live member(s): stop them first", live)
@@ -287,13 +287,13 @@ class Admin:
             GroupBusyError: members of a group are alive; nothing was deleted.
             TopicMissingError: there is no such topic.
         """
-        info = await self.topic(topic)
-        names = [GroupName(topic, group) for group in info.groups]
-        if not force:
-            live = [member for name in names for member in (await self._broker.view_group(name)).live]
-            if live:
-                raise GroupBusyError(f"groups of {topic} have {len(live)} live member(s): stop them first", live)
         async with self._changes.in_order():
+            info = await self.topic(topic)
+            names = [GroupName(topic, group) for group in info.groups]
+            if not force:
+                live = [member for name in names for member in (await self._broker.view_group(name)).live]
+                if live:
+                    raise GroupBusyError(f"groups of {topic} have {len(live)} live member(s): stop them first", live)
             for name in names:
                 await self._broker.disband(name, force=True)
             await self._broker.drop_topic(topic)
