@@ -72,3 +72,9 @@ def anyio_backend(request: pytest.FixtureRequest) -> Backend:
     """The event loop a test runs on, as anyio names it."""
     backend: Backend = request.param
     return backend
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a connection that breaks again and again be made anew without much of a pause: the test is about what comes then."""
+    monkeypatch.setattr("redisaq.link.backoff.CAP", 0.01)

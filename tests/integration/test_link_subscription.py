@@ -20,7 +20,7 @@ from tests.link_proxy import DRIBBLE, Proxy
 from tests.link_steps import Steps, cancel_at
 from tests.servers import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hasty")]
 
 HANG_SECONDS = 30
 

@@ -12,7 +12,7 @@ from tests.servers import Server
 
 __all__ = ["channel"]
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hasty")]
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["one more", "the first"])
