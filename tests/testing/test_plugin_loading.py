@@ -10,7 +10,6 @@ import pytest
 
 from tests.testing.inner import run_inner
 from tests.unit.source import ROOT
-from tests.unit.test_file_sizes import LIMIT, lines_of_code
 
 pytest_plugins = ["pytester"]
 
@@ -45,7 +44,3 @@ def test_the_entry_point_and_the_wheel_name_it() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["entry-points"]["pytest11"] == {"redisaq": "redisaq_pytest"}
     assert "redisaq_pytest.py" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-
-
-def test_it_holds_one_job() -> None:
-    assert lines_of_code((ROOT / "redisaq_pytest.py").read_text(encoding="utf-8")) <= LIMIT
