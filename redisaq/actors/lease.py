@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 
 import anyio
 
@@ -22,14 +22,15 @@ from redisaq.environment import Environment
 class Lease:
     """The time for which one incarnation may work."""
 
-    def __init__(self, incarnation: str, ttl: float, environment: Environment, former: frozenset[str] = frozenset()) -> None:
+    def __init__(self, incarnation: str, ttl: float, environment: Environment, former: Collection[str] = ()) -> None:
         """Begin without any time: the first `renew` gives some.
 
         Args:
             incarnation: whose lease it is.
             ttl: how long one renewal lasts, seconds.
             environment: the clock.
-            former: earlier incarnations of this process under which nothing runs any more: what they hold is not foreign.
+            former: earlier incarnations of this process under which nothing runs any more: what they hold is not foreign. Read each
+                time it is asked: the incarnation before this one comes in later, when its last handler has ended.
         """
         self.former = former
         self.incarnation = incarnation

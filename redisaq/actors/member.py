@@ -30,7 +30,7 @@ class Member:
         topic_missing: the topic did not exist when it was last looked for.
         retention: the topic's producers ask for `retention="acked"`, as far as heartbeats have told.
         on_retention: called when that is first told.
-        former: earlier incarnations under which nothing runs any more.
+        former: earlier incarnations under which nothing runs any more; leases read it live.
     """
 
     name: str | None
@@ -57,7 +57,7 @@ class Member:
             self.lease.end()
         self.joined = False
         self.version = ""
-        self.lease = Lease(self.environment.new_id(), self.ttl, self.environment, frozenset(self.former))
+        self.lease = Lease(self.environment.new_id(), self.ttl, self.environment, self.former)
 
     def observe(self, beat: Beat) -> None:
         """Take from an answer when to look next, and whether the topic is trimmed."""
