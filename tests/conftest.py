@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -72,6 +74,30 @@ def anyio_backend(request: pytest.FixtureRequest) -> Backend:
     """The event loop a test runs on, as anyio names it."""
     backend: Backend = request.param
     return backend
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Spread folders over workers, one more than there are processors: tests wait more than they work.
+
+    Files and single tests run in pytest's own process: they start at once, and a debugger reaches them. `-n 3` overrides both.
+    """
+    if not any((config.invocation_params.dir / argument.partition("::")[0]).is_dir() for argument in config.args):
+        return 0
+    processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(4, processors + 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt the tests' processes where pytest was started with SIGINT ignored, as a shell's background jobs are.
+
+    Processes inherit that, and some tests interrupt what they have started.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

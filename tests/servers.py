@@ -106,7 +106,7 @@ class Watchdog:
 
 
 _ports = itertools.cycle(range(20000, 32000))  # below the ports that the kernel gives to outgoing connections
-_first_port = 20000 + os.getpid() * 37 % 12000
+_first_port = 20000 + os.getpid() * 7417 % 12000  # far from where other workers begin, whose process ids are the next ones
 
 
 def free_port() -> int:

@@ -94,7 +94,7 @@ async def test_what_is_good_goes_to_the_server() -> None:
         ("\udcff", SerializationError),
         (math.nan.__add__, SerializationError),
     ],
-    ids=str,
+    ids=["topic", "timeout", "headers", "partition_key", "payload", "text", "callable"],
 )
 async def test_a_bad_message_sends_nothing(message: Any, error: type[Exception]) -> None:
     await refused((message, {}), error, None)
