@@ -23,7 +23,7 @@ from redisaq.core.reports import GroupInfo, MemberInfo, PartitionInfo, StreamInf
 from redisaq.environment import current_environment
 from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
 from redisaq.runtime.changes import Changes
-from redisaq.settings import check_callable, check_name
+from redisaq.settings import check_callable, check_count, check_name
 
 __all__ = ["Admin", "DeadLetter", "DeadLetters", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]
 
@@ -83,6 +83,7 @@ class Admin:
         Raises:
             TopicMissingError: there is no such topic.
         """
+        topic = check_name("topic", topic)
         state = await self._state(topic)
         views = await self._broker.view_streams(topic, range(state.partitions))
         return TopicInfo(
@@ -128,8 +129,9 @@ class Admin:
         """
         if deserializer is not None:
             check_callable("deserializer", deserializer)
-        decoder = DeadLetterDecoder(topic, group, deserializer)
-        return DeadLetters(self._broker, _name(topic, group), decoder, lambda: self._look(topic, group))
+        name = _name(topic, group)
+        decoder = DeadLetterDecoder(name.topic, name.group, deserializer)
+        return DeadLetters(self._broker, name, decoder, lambda: self._look(topic, group))
 
     async def redrive(self, topic: str, group: str, ids: Iterable[str | DeadLetter] | None = None) -> int:
         """Let dead letters be tried again: the same message and id, a new life, attempts from 1, at once; in the order of dying.
@@ -288,6 +290,7 @@ class Admin:
             TopicMissingError: there is no such topic.
         """
         async with self._changes.in_order():
+            topic = check_name("topic", topic)
             info = await self.topic(topic)
             names = [GroupName(topic, group) for group in info.groups]
             if not force:
@@ -301,7 +304,8 @@ class Admin:
     # -- what they have in common ----------------------------------------------------------------------------------------------------
 
     async def _state(self, topic: str) -> TopicState:
-        state = await self._broker.topic(check_name("topic", topic))
+        topic = check_name("topic", topic)
+        state = await self._broker.topic(topic)
         if state is None:
             raise TopicMissingError(f"there is no topic {topic}")
         return state
@@ -390,7 +394,7 @@ def _split(name: GroupName, ids: Iterable[str | DeadLetter]) -> tuple[set[str], 
                 raise SettingsError(f"this dead letter is of group {one.group} of {one.topic}: {one.dead_id}")
             named.setdefault(one.partition, set()).add(one.dead_id.encode())
         elif isinstance(one, str) and one:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-            msg_ids.add(one)
+            msg_ids.add(str.__str__(one))
         else:
             raise SettingsError(f"ids must be message ids or dead letters, not {one!r}")
     return msg_ids, named
@@ -399,12 +403,15 @@ def _split(name: GroupName, ids: Iterable[str | DeadLetter]) -> tuple[set[str], 
 def _positions(to: Position, partitions: int) -> dict[int, bytes]:
     """Return for each partition that is to be moved the position after which it goes on."""
     if isinstance(to, Mapping):
-        for number in to:
-            if number not in range(partitions):
-                raise SettingsError(f"there is no partition {number!r}: the topic has {partitions}")
-        return {number: before_entry(entry_id) for number, entry_id in to.items()}
+        positions: dict[int, bytes] = {}
+        for given, entry_id in to.items():
+            number = check_count("a partition's number", given, least=0)
+            if number >= partitions:
+                raise SettingsError(f"there is no partition {number}: the topic has {partitions}")
+            positions[number] = before_entry(entry_id)
+        return positions
     if isinstance(to, datetime):
         return dict.fromkeys(range(partitions), before_time(to))
-    if to not in ("earliest", "latest"):
+    if not isinstance(to, str) or to not in ("earliest", "latest"):
         raise SettingsError(f"to must be 'earliest', 'latest', an aware datetime, or entry ids by partition, not {to!r}")
     return dict.fromkeys(range(partitions), START if to == "earliest" else END)

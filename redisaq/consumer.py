@@ -78,7 +78,7 @@ class Consumer(Generic[T]):
         if self._settings.debug:
             self._logger.setLevel(logging.DEBUG)
         self._broker = open_broker(redis_url, self._settings.namespace, current_environment())
-        self._decoder: EntryDecoder[T] = EntryDecoder(topic, self._settings.deserializer, payload_type)
+        self._decoder: EntryDecoder[T] = EntryDecoder(self.topic, self._settings.deserializer, payload_type)
         self._connected = False
         self._runtime: ConsumerRuntime | None = None
         self._ended: anyio.Event | None = None

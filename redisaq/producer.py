@@ -25,7 +25,7 @@ from redisaq.environment import Environment, current_environment
 from redisaq.errors import PayloadTooLarge, SettingsError
 from redisaq.message import Message
 from redisaq.runtime.sender import Sender
-from redisaq.settings import check_callable, check_count, check_name, check_retention, check_seconds, check_text
+from redisaq.settings import check_callable, check_count, check_name, check_retention, check_seconds, check_str, check_text
 
 
 class ProducerStatistics(msgspec.Struct, frozen=True):
@@ -203,8 +203,8 @@ class Producer:
         """
         due = None if delay is None and at is None else self._due(delay, at)
         if dedup_id is not None:
-            check_name("dedup_id", dedup_id)
-            check_seconds("dedup_window", dedup_window)
+            dedup_id = check_name("dedup_id", dedup_id)
+            dedup_window = check_seconds("dedup_window", dedup_window)
         if key is None and partition_key is None and headers is None and timeout is None and due is None:
             prepared = self._prepare_plain(payload)
         else:
@@ -244,7 +244,7 @@ class Producer:
         Running producers and consumers notice within a second. Keys that move to a new partition may be handled out of order while
         their old partition still holds messages of theirs.
         """
-        check_count("partitions", partitions, most=1 << 16)
+        partitions = check_count("partitions", partitions, most=1 << 16)
         await self.connect()
         self._sender.state = state = await self._broker.grow_topic(self.topic, partitions)
         return state.partitions
@@ -260,7 +260,8 @@ class Producer:
         if delay is not None and at is not None:
             raise SettingsError("give delay or at, not both")
         if delay is not None:
-            if check_seconds("delay", delay, zero=True) == 0:
+            delay = check_seconds("delay", delay, zero=True)
+            if delay == 0:
                 return None
             return int((self._environment.wall_clock() + delay) * 1e6)
         if at is None:
@@ -307,13 +308,13 @@ class Producer:
         if len(data) > self._max_payload:
             raise PayloadTooLarge(len(data), self._max_payload)
         if key is None and partition_key is not None:
-            key = key_of(payload, partition_key)
+            key = key_of(payload, check_str("partition_key", partition_key))
         if key is None and not headers and timeout is None and not delayed:
             return None, [b"d", data]
         if key is not None:
-            check_text("key", key)
+            key = check_text("key", key)
         if timeout is not None:
-            check_seconds("timeout", timeout)
+            timeout = check_seconds("timeout", timeout)
         created_ms = int(self._environment.wall_clock() * 1000) if delayed else 0
         return key, [b"d", data, *extra_fields(key=key, headers=headers, timeout=timeout, created_ms=created_ms)]
 

@@ -1,8 +1,13 @@
-"""The edge: every name and number that a caller gives is checked here, once, before anything is sent."""
+"""The edge: every name and number that a caller gives is checked here, once, before anything is sent.
+
+What comes out is a plain `str`, `int` or `float`, never a subclass: an enumeration's member is one text to `encode()` and another one to an
+f-string, so that two parts of the package would see two names.
+"""
 
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from random import Random
@@ -18,7 +23,7 @@ _SHOWN = 40  # characters of a bad name in an error
 
 
 def check_name(kind: str, name: str) -> str:
-    """Return the name if it can stand in a key.
+    """Return the name, as a plain str, if it can stand in a key.
 
     Args:
         kind: what it names ("topic", "group_name", "consumer_name", "namespace"), for the error.
@@ -27,9 +32,7 @@ def check_name(kind: str, name: str) -> str:
     Raises:
         SettingsError: it cannot.
     """
-    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-        reason = f"{kind} must be a str, not {type(name).__name__}"
-        raise SettingsError(reason)
+    name = check_str(kind, name)
     shown = name if len(name) <= _SHOWN else name[:_SHOWN] + "…"
     if not 1 <= len(name) <= MAX_NAME:
         reason = f"{kind} must have 1 to {MAX_NAME} characters, {shown!r} has {len(name)}"
@@ -43,22 +46,36 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def check_str(name: str, value: object) -> str:
+    """Return a text as a plain str, whatever its class makes of `str()` and f-strings; SettingsError if it is none."""
+    if not isinstance(value, str):
+        raise SettingsError(f"{name} must be a str, not {type(value).__name__}")
+    return str.__str__(value)
+
+
 def check_count(name: str, value: int, *, least: int = 1, most: int = 1 << 31) -> int:
-    """Return a whole number within its bounds; SettingsError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-        reason = f"{name} must be a whole number, not {value!r}"
-        raise SettingsError(reason)
-    if not least <= value <= most:
-        reason = f"{name} must be from {least} to {most}, not {value}"
-        raise SettingsError(reason)
+    """Return a whole number within its bounds, as a plain int; SettingsError otherwise. What can be an index (numpy's integers) is one."""
+    try:
+        number = None if isinstance(value, bool) else int.__int__(operator.index(value))
+    except TypeError:
+        number = None
+    if number is None:
+        raise SettingsError(f"{name} must be a whole number, not {value!r}")
+    if not least <= number <= most:
+        raise SettingsError(f"{name} must be from {least} to {most}, not {number}")
+    return number
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return True or False; SettingsError for anything else: `"no"` would count as true."""
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name} must be True or False, not {value!r}")
     return value
 
 
 def check_seconds(name: str, value: float, *, above: float = 0.0, zero: bool = False) -> float:
     """Return a number of seconds above `above` (or that itself, if `zero`), at most MAX_SECONDS; SettingsError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-        reason = f"{name} must be a number of seconds, not {value!r}"
-        raise SettingsError(reason)
+    value = _check_number(name, "a number of seconds", value)
     if not above <= value <= MAX_SECONDS or (value == above and not zero):  # NaN is in no such range
         reason = f"{name} must be {'at least' if zero else 'more than'} {above:g} and at most {MAX_SECONDS:g} seconds, not {value!r}"
         raise SettingsError(reason)
@@ -67,29 +84,38 @@ def check_seconds(name: str, value: float, *, above: float = 0.0, zero: bool = F
 
 def check_factor(name: str, value: float) -> float:
     """Return a finite number of 1 or more; SettingsError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-        raise SettingsError(f"{name} must be a number, not {value!r}")
+    value = _check_number(name, "a number", value)
     if not 1 <= value <= MAX_SECONDS:
         raise SettingsError(f"{name} must be from 1 to {MAX_SECONDS:g}, not {value!r}")
     return float(value)
 
 
+def _check_number(name: str, kind: str, value: object) -> float:
+    """Return a plain int or float, so that no comparison and no conversion of a class of the caller's decides."""
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int.__int__(value)
+    raise SettingsError(f"{name} must be {kind}, not {value!r}")
+
+
 def check_text(name: str, value: object) -> str:
-    """Return a text that can be written as UTF-8; SettingsError otherwise."""
-    if not isinstance(value, str):
-        raise SettingsError(f"{name} must be a str, not {type(value).__name__}")
+    """Return a text that can be written as UTF-8, as a plain str; SettingsError otherwise."""
+    text = check_str(name, value)
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise SettingsError(f"{name} must be text that can be written as UTF-8, not {value[:_SHOWN]!r}") from error
-    return value
+        raise SettingsError(f"{name} must be text that can be written as UTF-8, not {text[:_SHOWN]!r}") from error
+    return text
 
 
 def check_retention(retention: Literal["acked"] | None) -> Literal["acked"] | None:
     """Return how a topic's entries are kept; SettingsError unless that is None or "acked"."""
-    if retention not in (None, "acked"):
+    if retention is None:
+        return None
+    if retention != "acked":
         raise SettingsError(f"retention must be None or 'acked', not {retention!r}")
-    return retention
+    return "acked"
 
 
 def check_callable(name: str, value: object) -> None:
@@ -97,6 +123,11 @@ def check_callable(name: str, value: object) -> None:
     if not callable(value):
         reason = f"{name} must be something that can be called, not {value!r}"
         raise SettingsError(reason)
+
+
+def _set(settings: object, name: str, value: object) -> None:
+    """Set a field of a frozen dataclass while it is made."""
+    object.__setattr__(settings, name, value)
 
 
 @dataclass(frozen=True)
@@ -124,13 +155,12 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Check every value; SettingsError if one cannot work."""
-        check_count("max_attempts", self.max_attempts, most=1 << 20)
-        check_seconds("backoff", self.backoff, zero=True)
-        check_factor("factor", self.factor)
-        check_seconds("max_backoff", self.max_backoff, zero=True)
-        for name, flag in (("jitter", self.jitter), ("blocking", self.blocking)):
-            if not isinstance(flag, bool):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-                raise SettingsError(f"{name} must be True or False, not {flag!r}")
+        _set(self, "max_attempts", check_count("max_attempts", self.max_attempts, most=1 << 20))
+        _set(self, "backoff", check_seconds("backoff", self.backoff, zero=True))
+        _set(self, "factor", check_factor("factor", self.factor))
+        _set(self, "max_backoff", check_seconds("max_backoff", self.max_backoff, zero=True))
+        check_flag("jitter", self.jitter)
+        check_flag("blocking", self.blocking)
         classes: object = self.give_up_on  # callers without types give whatever they have
         if not isinstance(classes, tuple) or not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
             raise SettingsError(f"give_up_on must be a tuple of exception classes, not {self.give_up_on!r}")
@@ -213,25 +243,27 @@ class ConsumerSettings:
     logger: logging.Logger | None = None
 
     def __post_init__(self) -> None:
-        """Check every value."""
-        check_name("group_name", self.group_name)
-        check_name("namespace", self.namespace)
+        """Check every value, and keep it as plain as it comes out."""
+        _set(self, "group_name", check_name("group_name", self.group_name))
+        _set(self, "namespace", check_name("namespace", self.namespace))
         if self.consumer_name is not None:
-            check_name("consumer_name", self.consumer_name)
-        check_count("batch_size", self.batch_size, most=100_000)
+            _set(self, "consumer_name", check_name("consumer_name", self.consumer_name))
+        _set(self, "batch_size", check_count("batch_size", self.batch_size, most=100_000))
         if self.concurrency is not None:
-            check_count("concurrency", self.concurrency, most=100_000)
+            _set(self, "concurrency", check_count("concurrency", self.concurrency, most=100_000))
         if self.init_partitions is not None:
-            check_count("init_partitions", self.init_partitions, most=1 << 16)
+            _set(self, "init_partitions", check_count("init_partitions", self.init_partitions, most=1 << 16))
         if not isinstance(self.retry, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
             raise SettingsError(f"retry must be a RetryPolicy, not {type(self.retry).__name__}")
         if self.dead_maxlen is not None:
-            check_count("dead_maxlen", self.dead_maxlen)
+            _set(self, "dead_maxlen", check_count("dead_maxlen", self.dead_maxlen))
         if self.timeout is not None:
-            check_seconds("timeout", self.timeout)
+            _set(self, "timeout", check_seconds("timeout", self.timeout))
         interval = check_seconds("heartbeat_interval", self.heartbeat_interval)
         ttl = check_seconds("heartbeat_ttl", self.heartbeat_ttl)
-        check_seconds("drain_timeout", self.drain_timeout, zero=True)
+        _set(self, "heartbeat_interval", interval)
+        _set(self, "heartbeat_ttl", ttl)
+        _set(self, "drain_timeout", check_seconds("drain_timeout", self.drain_timeout, zero=True))
         if ttl < 2 * interval:
             reason = f"heartbeat_ttl ({ttl:g} s) must be at least twice heartbeat_interval ({interval:g} s)"
             raise SettingsError(f"{reason}: one lost heartbeat is no crash")
@@ -239,8 +271,8 @@ class ConsumerSettings:
             check_callable("deserializer", self.deserializer)
         if self.on_event is not None:
             check_callable("on_event", self.on_event)
-        check_choice("ordering", self.ordering, ("partition", "key", "none"))
-        check_choice("start", self.start, ("earliest", "latest"))
+        _set(self, "ordering", check_choice("ordering", self.ordering, ("partition", "key", "none")))
+        _set(self, "start", check_choice("start", self.start, ("earliest", "latest")))
 
 
 def consumer_settings(options: ConsumerOptions) -> ConsumerSettings:
@@ -254,6 +286,7 @@ def consumer_settings(options: ConsumerOptions) -> ConsumerSettings:
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     """Return one of the choices; SettingsError for anything else."""
-    if value not in choices:
-        raise SettingsError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-    return value
+    for choice in choices:
+        if isinstance(value, str) and str.__str__(value) == choice:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+            return choice
+    raise SettingsError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")

@@ -72,7 +72,7 @@ def key_of(payload: object, partition_key: str) -> str:
         reason = f"the payload's field {partition_key!r} is None" if there else f"the payload has no field {partition_key!r}"
         raise PartitionKeyError(partition_key, reason)
     if isinstance(value, str):
-        return value
+        return str.__str__(value)  # an enumeration's member is no key, its text is
     return str(value) if type(value) is int else serialize(value, None).decode()
 
 
@@ -98,9 +98,11 @@ def _headers_as_json(headers: object) -> bytes:
     """Return them as JSON; SerializationError unless they are text to text."""
     if not isinstance(headers, Mapping):
         raise SerializationError(f"headers must map str to str, not be a {type(headers).__name__}")
-    pairs = dict(cast("Mapping[object, object]", headers))
-    if not all(isinstance(name, str) and isinstance(value, str) for name, value in pairs.items()):
-        raise SerializationError("headers must map str to str")
+    pairs: dict[str, str] = {}
+    for name, value in cast("Mapping[object, object]", headers).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise SerializationError("headers must map str to str")
+        pairs[str.__str__(name)] = str.__str__(value)
     try:
         return _encode_json(pairs)
     except UnicodeEncodeError as error:

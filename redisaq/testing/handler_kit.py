@@ -29,7 +29,7 @@ from redisaq.errors import SettingsError
 from redisaq.events import Event
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.producer import Producer
-from redisaq.settings import ConsumerOptions, check_callable, check_count, check_seconds, check_text, consumer_settings
+from redisaq.settings import ConsumerOptions, check_callable, check_count, check_name, check_seconds, check_text, consumer_settings
 from redisaq.testing.outcome import Fate, HandlerRun, Outcome, outcome_of
 from redisaq.testing.pace import NO_LIMITS, Limits
 from redisaq.testing.virtual import in_event_loop, virtual_run
@@ -88,7 +88,7 @@ class HandlerKit:
         """Take the handler and the settings."""
         check_callable("handler", handler)
         self._handler: Callable[[Any], Any] = handler
-        self._topic = topic
+        self._topic = check_name("topic", topic)
         self._payload_type = payload_type
         self._serializer = serializer
         self._batch = batch
@@ -96,7 +96,7 @@ class HandlerKit:
         self._backend: Literal["trio", "asyncio"] = backend
         self._options = options
         self._settings = consumer_settings(options)
-        self._decoder: EntryDecoder[Any] = EntryDecoder(topic, self._settings.deserializer, payload_type)
+        self._decoder: EntryDecoder[Any] = EntryDecoder(self._topic, self._settings.deserializer, payload_type)
 
     # -- one delivery ----------------------------------------------------------------------------------------------------------------
 
@@ -179,9 +179,9 @@ class HandlerKit:
             headers = headers if headers is not None else message.headers
             timeout = timeout if timeout is not None else message.timeout
         if key is not None:
-            check_text("key", key)
+            key = check_text("key", key)
         if timeout is not None:
-            check_seconds("timeout", timeout)
+            timeout = check_seconds("timeout", timeout)
         if raw is not None and not isinstance(raw, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
             raise SettingsError(f"raw must be bytes, not {type(raw).__name__}")
         data = raw if raw is not None else serialize(payload, self._serializer)

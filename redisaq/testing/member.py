@@ -21,7 +21,7 @@ from redisaq.errors import ConnectionFailed, SettingsError
 from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.outcomes import PartialFailure
-from redisaq.settings import RetryPolicy
+from redisaq.settings import RetryPolicy, check_name, check_str
 from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Kind
 from redisaq.testing.freezing import OWNER, Freezer
@@ -67,12 +67,12 @@ class SimulatedMember:
             raise SettingsError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
         self.name = name
         self.mode: Mode = mode
-        self.topic = topic
+        self.topic = check_name("topic", topic)
         self.handler = handler
         self.options = options
-        self.group = GroupName(topic, str(options.get("group_name", "default_group")))
+        self.group = GroupName(self.topic, check_name("group_name", options.get("group_name", "default_group")))
         self.ttl = float(options.get("heartbeat_ttl", 12.0))
-        self.ordering = str(options.get("ordering", "partition"))
+        self.ordering = check_str("ordering", options.get("ordering", "partition"))
         self.retry: RetryPolicy = options.get("retry") or RetryPolicy()
         self.crashed = False
         self.thawed_at = -math.inf
