@@ -86,6 +86,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         self._released: set[int] = set()  # to be given back in the document
         self._not_before: dict[int, float] = {}  # when a partition may be taken again
         self._asked: list[RaiseToken] = []
+        self._spent: dict[int, int] = {}  # partition -> token of an owner that lost it: not to be used again (M6)
         self._winding: dict[str, set[int]] = {}  # incarnation that is over -> partitions whose owners have not ended
         self._winding_until = 0.0
         self._leaving: float | None = None
@@ -167,6 +168,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
             if ended.released:
                 self._released.add(partition)
             else:
+                self._spent[partition] = ended.token
                 self._not_before[partition] = self._around.environment.clock() + RETAKE_PAUSE
 
     def _winding_up(self) -> bool:
@@ -210,6 +212,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         self._revoked.clear()
         self._released.clear()
         self._not_before.clear()
+        self._spent.clear()
         self._fail_asked()
         self._look_needed = True
 
@@ -286,20 +289,20 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
                 return False
             member.version, member.document = version, document
         self._released.clear()
+        self._spent.clear()
         self._answer_asked(raised)
         return True
 
     def _raise_tokens(self, document: Document) -> tuple[Document, dict[int, int]]:
-        """Raise the tokens that owners asked for, above what stands beside the data (T2)."""
+        """Raise the tokens that owners asked for, above what stands beside the data (T2), and those that a loss has spent (M6)."""
         raised: dict[int, int] = {}
+        incarnation, now = self._member.lease.incarnation, self._member.lease.server_now()
+        for partition, spent in self._spent.items():
+            if document.token.get(partition) == spent:
+                after = membership.raise_token(document, incarnation=incarnation, partition=partition, above=spent, now=now)
+                document = after or document
         for asked in self._asked:
-            after = membership.raise_token(
-                document,
-                incarnation=self._member.lease.incarnation,
-                partition=asked.partition,
-                above=asked.above,
-                now=self._member.lease.server_now(),
-            )
+            after = membership.raise_token(document, incarnation=incarnation, partition=asked.partition, above=asked.above, now=now)
             if after is not None:
                 document = after
                 raised[asked.partition] = after.token[asked.partition]

@@ -1,0 +1,50 @@
+"""A loss spends the token: whoever numbers things by it would repeat itself if the partition were taken again under the same one."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Literal
+
+import anyio
+import pytest
+
+from redisaq import Message, events
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.testing import virtual_run
+from tests.actors.group import Notebook, produce, quick
+
+GROUP = GroupName("jobs", "default_group")
+
+
+async def loses_the_token_beside_the_data(url: str) -> tuple[Notebook, list[tuple[int, int]]]:
+    """Handle three messages; in the midst of each, what stands beside the data is lost while the lease in the document stands."""
+    notebook = Notebook()
+    await produce(url, 3)
+    store = MemoryBroker(url.removeprefix("memory://"), "redisaq").store
+    runs: list[tuple[int, int]] = []
+
+    async def handle(message: Message[Any]) -> None:
+        number = message.payload["n"]
+        runs.append((number, message.token))
+        if sum(one == number for one, _ in runs) == 1:
+            await anyio.sleep(1)
+            store.leases.pop((GROUP, 0))
+            store.ring(("jobs", 0))  # its owner asks what is due, and is refused
+            await anyio.sleep(20)
+
+    await quick(url, on_event=notebook.note).process(handle, until_empty=True)
+    return notebook, runs
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_partition_that_was_lost_is_taken_again_under_a_greater_token(backend: Literal["trio", "asyncio"]) -> None:
+    """M6, T2: also where its lease stands all the time."""
+    for seed in range(3):
+        notebook, runs = virtual_run(loses_the_token_beside_the_data, "memory://spent", seed=seed, backend=backend)
+        acquired = [event.token for event in notebook.of(events.PartitionAcquired)]
+        assert len(notebook.of(events.LeaseLost)) == len(acquired) - 1 == 3
+        assert all(earlier < later for earlier, later in itertools.pairwise(acquired))
+        assert [number for number, _ in runs] == [0, 0, 1, 1, 2, 2]
+        assert len(set(runs)) == 6
+        assert len(notebook.of(events.MemberJoined)) == 1
