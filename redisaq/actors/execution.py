@@ -106,8 +106,9 @@ class Execution:
         if not owned.may_start:  # it began to drain meanwhile: no handler has seen them
             return
         for message in messages:
-            message.attempt = max(1, counts[message.entry] - 1)
-            owned.deliveries[message.entry] = counts[message.entry]
+            if message.entry in owned.deliveries:  # not delivered as new meanwhile
+                message.attempt = max(1, counts[message.entry] - 1)
+                owned.deliveries[message.entry] = counts[message.entry]
 
     async def _start_retry(self, message: Message[Any], body: Body) -> None:
         around, owned = self._around, self.owned
@@ -120,7 +121,10 @@ class Execution:
         step = lambda: around.broker.start_retry(  # noqa: E731
             around.group, owned.partition, owned.token, entry_id=body.entry_id, life=body.life, attempt=attempt
         )
-        if await insist(step, around.environment):
+        noted = await insist(step, around.environment)
+        if owned.bodies.get(message.entry) is not body:  # an admin moved the group back meanwhile: it is new again
+            return
+        if noted:
             message.attempt = counted
             owned.bodies[message.entry] = raised
         else:
@@ -217,7 +221,9 @@ class Execution:
         """
         around, owned = self._around, self.owned
         with owned.until_drain():
-            counts = {message.entry: owned.deliveries[message.entry] for message in held[1] if message.entry in owned.deliveries}
+            # Of one whose attempt does not count (RetryAfter) the server's number is too high: that is set back with the partition (T5).
+            deliveries = owned.deliveries
+            counts = {message.entry: deliveries[message.entry] for message in held[1] if deliveries.get(message.entry, 0) > message.attempt}
             if counts:
                 step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts, raising=True)  # noqa: E731
                 await insist(step, around.environment)

@@ -1,8 +1,8 @@
 """What one member knows of one partition while it owns it: the record of what is in flight.
 
 A memory stream drops what it holds when it is closed, so it is never that record: every message that was read stands here from the read
-to its
-settlement. Everything is synchronous; the reader adds, the workers start and finish, the acknowledger takes what is to be acknowledged.
+to its settlement. Everything is synchronous; the reader adds, the workers start and finish, the acknowledger takes what is to be
+acknowledged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 
 from redisaq.actors.lease import Lease
 from redisaq.brokers.delivery import Body, Resolution
-from redisaq.core.entry_ids import parse_id
+from redisaq.core.entry_ids import START, parse_id
 from redisaq.events import Event
 from redisaq.message import Message
 
@@ -68,6 +68,7 @@ class OwnedPartition:
         self.settlements = 0  # how often something was settled: an answer on its way at that time may name it as pending
         self.dirty = False  # the acknowledger has been rung for it
         self.position = b""  # highest entry id read
+        self.highest_due = START  # of all that came from `retry`, which may be above all that was read
         self.handled = self.failed = 0
         self.trimmed = 0  # entries that trimming took before they were done with
         self._ring = ring
@@ -143,6 +144,7 @@ class OwnedPartition:
         """Record a message that is due in `retry`: it stays there until it is settled (S3)."""
         self.queued[message.entry] = message
         self.bodies[message.entry] = body
+        self.highest_due = max(self.highest_due, parse_id(message.entry))
 
     def renew(self, entry_id: bytes) -> bool:
         """Note that it was delivered as new once more, since an admin has moved the group; True if it waits for a handler already."""
@@ -150,9 +152,11 @@ class OwnedPartition:
         if message is None:
             return False
         message.attempt = 1
-        records: tuple[dict[bytes, Any], ...] = (self.deliveries, self.unwritten, self.bodies, self.raised)
+        records: tuple[dict[bytes, Any], ...] = (self.deliveries, self.bodies, self.raised)
         for record in records:
             record.pop(entry_id, None)
+        if entry_id in self.unwritten:  # a raise may still be on its way
+            self.unwritten[entry_id] = 0
         return True
 
     def has_room(self, count: int) -> bool:
@@ -240,8 +244,8 @@ class OwnedPartition:
         if entry_id not in self.bodies:  # T5: the next attempt is the raised count less one
             self.deliveries[entry_id] = message.attempt + 1 if used else message.attempt
             self.unwritten[entry_id] = self.deliveries[entry_id]
-        elif not used:  # noted with the server already: the next handler begins under the same number
-            body = self.bodies[entry_id]
+        elif not used:  # noted with the server already: the next handler begins under the same number, or it is given back
+            self.raised[entry_id] = body = self.bodies[entry_id]
             self.bodies[entry_id] = msgspec.structs.replace(body, attempt=body.attempt - 1)
         self.failed += 1
         self._look_finished()
@@ -254,6 +258,8 @@ class OwnedPartition:
         self.queued.pop(entry_id, None)
         self.deliveries.pop(entry_id, None)
         self.bodies.pop(entry_id, None)
+        self.unwritten.pop(entry_id, None)
+        self.raised.pop(entry_id, None)
         self.failed += settling.resolution.to != "done"
         self.leave(settling)
         self._look_finished()
@@ -360,9 +366,17 @@ class OwnedPartition:
         """Return all entries that `knows` knows."""
         return itertools.chain(self.queued, self.running, self.leaving, self.done, *self._taken)
 
-    def lowest_unsettled(self) -> bytes:
-        """Return the lowest entry id that is not settled, b"" if all are (T6)."""
-        flying = (*self.queued, *self.running, *self.leaving, *self.done, *self.unmoved)
+    def confirm(self, unmoved: Iterable[bytes]) -> None:
+        """Note that the group was there after the server had not found these (T6).
+
+        Once it has been made again they count as settled only when it has come past them: until then it may be lost once more.
+        """
+        position = parse_id(self.position)
+        self.unmoved.difference_update([entry_id for entry_id in unmoved if parse_id(entry_id) <= position])
+
+    def lowest_unsettled(self, doubtful: Iterable[bytes] = ()) -> bytes:
+        """Return the lowest entry id that is not settled, `doubtful` among them, b"" if all are (T6)."""
+        flying = (*self.in_flight(), *self.unmoved, *doubtful)
         return min((entry_id for entry_id in flying if entry_id not in self.bodies), key=parse_id, default=b"")
 
     def hand_back(self) -> dict[bytes, int]:

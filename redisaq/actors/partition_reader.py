@@ -123,6 +123,7 @@ class PartitionReader(Actor[None]):
         ended = {entry_id for entry_id in self._doubtful if not self._owned.knows(entry_id)}
         if ended:
             self._doubtful -= ended
+            self._owned.unmoved |= ended  # T6: not settled for sure before the server has been asked, and has answered a read
             self._seen = format_id(before(min(map(parse_id, ended))))
             try:
                 await self._claim(until=max(map(parse_id, ended)))
@@ -143,7 +144,8 @@ class PartitionReader(Actor[None]):
             entries = await reader.read(self._count, block)
             self._ahead = False
             self._trusted = True  # the group is there, and was when these were not found
-            self._owned.unmoved.difference_update(unmoved)
+            if unmoved:
+                self._owned.confirm(unmoved)
             may_ask = not self._watch.due and not self._doubtful
             if may_ask and len(entries) == self._count and self._owned.has_room(2 * self._count):
                 reader.ask_ahead(self._count)
@@ -156,7 +158,7 @@ class PartitionReader(Actor[None]):
 
         What a handler has in hand comes again once that has ended: the record holds a message once.
         """
-        owned, highest = self._owned, self._highest
+        owned, highest = self._owned, max(self._highest, self._owned.highest_due)
         self._highest = max(highest, parse_id(entries[-1][0]))
         if parse_id(entries[0][0]) > highest:
             self._remade = False
@@ -165,7 +167,7 @@ class PartitionReader(Actor[None]):
             return entries
         fresh = [entry for entry in entries if not owned.renew(entry[0])]
         for entry_id, _ in fresh:
-            while entry_id in owned.running or entry_id in owned.leaving:  # noqa: ASYNC110 -- too rare for a bell of its own
+            while owned.knows(entry_id):  # noqa: ASYNC110 -- too rare for a bell of its own
                 await anyio.sleep(MARGIN)
         return fresh
 
@@ -282,12 +284,11 @@ class PartitionReader(Actor[None]):
     async def _make_group_again(self) -> None:
         """Make a lost group again so that nothing unsettled is passed over (T6)."""
         around, owned = self._around, self._owned
-        lowest = owned.lowest_unsettled()
+        lowest = owned.lowest_unsettled(self._doubtful)
         evidence, start = (lowest, format_id(before(parse_id(lowest)))) if lowest else (owned.position, owned.position)
         if not self._trusted:  # it never heard of the group: all that was parked or found dead meanwhile is forgotten, too
             evidence = start = b""
         await around.broker.remake_group(around.group, owned.partition, evidence, start=start)
-        owned.unmoved.clear()
         self._begin_anew()
         self._watch.forget()
         owned.position = b""  # the stream may have begun anew, too

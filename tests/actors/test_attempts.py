@@ -101,3 +101,43 @@ async def test_retry_after_costs_no_attempt_where_a_parked_message_holds_its_lan
             await quick(url, retry=RetryPolicy(backoff=0.01)).process(fail)
         await quick(url, retry=RetryPolicy(max_attempts=3, backoff=0.01, blocking=True)).process(put_off, until_empty=True)
     assert attempts == [1, 2, 2, 2, 3]
+
+
+@pytest.mark.parametrize("ordering", ["partition", "key", "none", "batch"])
+@pytest.mark.parametrize("source", ["retry", "stream"])
+async def test_retry_after_costs_no_attempt_where_the_partition_goes_while_its_lane_waits(url: str, ordering: Any, source: str) -> None:
+    """T5, T7: the server has counted the handler that put it off."""
+    await produce(url, 1)
+    policy = RetryPolicy(max_attempts=3, backoff=0.01, blocking=True)
+    attempts: list[int] = []
+
+    async def handle(message: Message[Any]) -> None:
+        attempts.append(message.attempt)
+        if len(attempts) == 1:
+            if source == "retry":
+                tasks.cancel_scope.cancel()
+            raise ValueError("once")
+        if len(attempts) < 5:
+            raise RetryAfter(60)
+
+    async def handle_all(messages: list[Message[Any]]) -> None:
+        await handle(messages[0])
+
+    def run(retry: RetryPolicy) -> Any:
+        consumers.append(quick(url, retry=retry, ordering="partition" if ordering == "batch" else ordering))
+        return consumers[-1].process_batch(handle_all) if ordering == "batch" else consumers[-1].process(handle)
+
+    consumers: list[Consumer[Any]] = []
+    with anyio.fail_after(20):
+        if source == "retry":
+            async with anyio.create_task_group() as tasks:
+                await run(RetryPolicy(backoff=0.01))
+        for begun in range(2, 5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run, policy)
+                while len(attempts) < begun:
+                    await anyio.sleep(0.01)
+                await anyio.sleep(0.05)  # its lane waits
+                await consumers[-1].stop()
+        await quick(url, retry=policy).process(handle, until_empty=True)
+    assert attempts == [1, 2, 2, 2, 2]

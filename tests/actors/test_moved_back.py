@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from redisaq import Admin, Message, RetryPolicy
+from redisaq.brokers.memory import MemoryBroker
 from tests.actors.group import fresh_url, produce, quick
 
 pytestmark = pytest.mark.anyio
@@ -74,3 +75,103 @@ async def test_what_waits_for_another_try_begins_anew(url: str) -> None:
                 await anyio.sleep(0.01)
             await consumer.stop()
     assert attempts == [(0, 1), (0, 2), (0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("ordering", ["partition", "key", "none"])
+async def test_retries_that_a_new_owner_has_in_hand_come_as_new_ones(url: str, ordering: Any) -> None:
+    """S3: it has read nothing yet, so what is delivered now is above all that it read, and in its hands nevertheless."""
+    await produce(url, 3)
+    parked = Counter[int]()
+    runs: list[tuple[int, int]] = []
+    began, go_on = anyio.Event(), anyio.Event()
+
+    async def park(message: Message[Any]) -> None:
+        parked[message.payload["n"]] += 1
+        raise ValueError("later")
+
+    async def handle(message: Message[Any]) -> None:
+        runs.append((message.payload["n"], message.attempt))
+        began.set()
+        await go_on.wait()
+
+    async def until(pending: int) -> None:
+        while (await admin.group("jobs", "default_group")).pending != pending:
+            await anyio.sleep(0.01)
+
+    retry = RetryPolicy(backoff=0.3, jitter=False)
+    with anyio.fail_after(10):
+        async with Admin(url) as admin, anyio.create_task_group() as tasks:
+            first = quick(url, retry=retry)
+            tasks.start_soon(first.process, park)
+            while len(parked) < 3 or (await admin.group("jobs", "default_group")).retry < 3:
+                await anyio.sleep(0.01)
+            await first.stop()
+            second = quick(url, retry=retry, ordering=ordering, concurrency=1)
+            tasks.start_soon(second.process, handle)
+            await began.wait()
+            await anyio.sleep(0.05)  # the others are in hand, too
+            await admin.pause("jobs", "default_group")
+            await admin.seek("jobs", "default_group", "earliest")
+            await admin.resume("jobs", "default_group")
+            await until(3)
+            go_on.set()
+            await until(0)
+            await second.stop()
+    assert runs[0] == (0, 2)
+    assert sorted(runs[1:]) == [(0, 1), (1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("source", ["retry", "stream"])
+@pytest.mark.parametrize("answered", ["before the group is moved", "afterwards"])
+async def test_an_attempt_that_is_being_noted_is_not_that_of_the_new_one(
+    url: str, monkeypatch: pytest.MonkeyPatch, source: str, answered: str
+) -> None:
+    """What the server says of an attempt in the life before means nothing to the message that is delivered anew."""
+    await produce(url, 1)
+    name = {"retry": "start_retry", "stream": "set_deliveries"}[source]
+    step = getattr(MemoryBroker, name)
+    asked, moved = anyio.Event(), anyio.Event()
+
+    async def late(broker: MemoryBroker, *arguments: Any, **more: Any) -> Any:
+        if asked.is_set():
+            return await step(broker, *arguments, **more)
+        if answered.startswith("before"):
+            answer = await step(broker, *arguments, **more)
+            asked.set()
+            await moved.wait()
+            return answer
+        asked.set()
+        await moved.wait()
+        return await step(broker, *arguments, **more)
+
+    attempts: list[int] = []
+    owners = {"retry": 1, "stream": 2}[source]  # after which the next attempt would be the second
+
+    async def handle(message: Message[Any]) -> None:
+        attempts.append(message.attempt)
+        if len(attempts) <= owners:
+            tasks.cancel_scope.cancel()
+            if source == "retry":
+                raise ValueError("later")
+            await anyio.sleep(60)
+
+    with anyio.fail_after(10):
+        for _ in range(owners):
+            async with anyio.create_task_group() as tasks:
+                await quick(url, retry=RetryPolicy(backoff=0.01)).process(handle)
+        monkeypatch.setattr(MemoryBroker, name, late)
+        async with Admin(url) as admin, anyio.create_task_group() as tasks:
+            consumer = quick(url)
+            tasks.start_soon(consumer.process, handle)
+            await asked.wait()
+            await admin.pause("jobs", "default_group")
+            await admin.seek("jobs", "default_group", "earliest")
+            await admin.resume("jobs", "default_group")
+            while not (await admin.group("jobs", "default_group")).pending:
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.05)
+            moved.set()
+            while len(attempts) <= owners or (await admin.group("jobs", "default_group")).pending:
+                await anyio.sleep(0.01)
+            await consumer.stop()
+    assert attempts == [1] * owners + [1]

@@ -56,3 +56,18 @@ async def test_all_who_wait_for_the_end_of_handlers_are_woken() -> None:
                 tasks.start_soon(owned.wait_finished)
             await anyio.wait_all_tasks_blocked()
             owned.succeed(message)
+
+
+async def test_what_was_not_found_is_settled_once_the_group_has_come_past_it() -> None:
+    """T6: a group that was made again, and has answered, may still be below it; then it may be lost once more."""
+    owned = owned_partition(4)
+    owned.unmoved |= {b"1-0", b"3-0"}
+    owned.confirm([b"1-0", b"3-0"])
+    assert owned.unmoved == {b"1-0", b"3-0"}
+    owned.position = b"2-0"
+    owned.confirm([b"1-0", b"3-0"])
+    assert owned.lowest_unsettled() == b"3-0"
+    owned.position = b"10-0"
+    owned.confirm([b"3-0"])
+    assert owned.lowest_unsettled() == b""
+    assert owned.lowest_unsettled([b"9-0", b"10-0"]) == b"9-0"
