@@ -1,6 +1,6 @@
 """redisaq: a partitioned job queue on Redis Streams, for asyncio and trio."""
 
-from redisaq.admin import Admin
+from redisaq.admin import Admin, DeadMessage
 from redisaq.consumer import Consumer
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.outcomes import DeadLetter, Discard, PartialFailure, RetryAfter
@@ -14,6 +14,7 @@ __all__ = [
     "Callback",
     "Consumer",
     "DeadLetter",
+    "DeadMessage",
     "Discard",
     "Message",
     "PartialFailure",

@@ -16,7 +16,7 @@ from redisaq.brokers import open_broker
 from redisaq.brokers.administration import END, START, GroupView, PartitionView
 from redisaq.brokers.base import Broker, GroupName, TopicState
 from redisaq.core.codec import Deserializer
-from redisaq.core.dead_letters import DeadLetter, DeadLetterDecoder, message_id
+from redisaq.core.dead_letters import DeadLetterDecoder, DeadMessage, message_id
 from redisaq.core.entry_ids import parse_id
 from redisaq.core.positions import before_entry, before_time
 from redisaq.core.reports import GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
@@ -25,7 +25,10 @@ from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
 from redisaq.runtime.changes import Changes
 from redisaq.settings import check_callable, check_count, check_name
 
-__all__ = ["Admin", "DeadLetter", "DeadLetters", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]
+__all__ = ["Admin", "DeadLetter", "DeadLetters", "DeadMessage", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]
+
+DeadLetter = DeadMessage
+"""Its name before 0.2, which `redisaq.DeadLetter`, for handlers to raise, has too: use the new one."""
 
 PAGE = 100
 """Dead letters that are in hand at once."""
@@ -125,7 +128,7 @@ class Admin:
         Args:
             topic: the topic.
             group: the group.
-            deserializer: gets a payload's bytes; None: JSON. What it raises becomes `DeadLetter.unreadable`.
+            deserializer: gets a payload's bytes; None: JSON. What it raises becomes `DeadMessage.unreadable`.
         """
         if deserializer is not None:
             check_callable("deserializer", deserializer)
@@ -133,7 +136,7 @@ class Admin:
         decoder = DeadLetterDecoder(name.topic, name.group, deserializer)
         return DeadLetters(self._broker, name, decoder, lambda: self._look(topic, group))
 
-    async def redrive(self, topic: str, group: str, ids: Iterable[str | DeadLetter] | None = None) -> int:
+    async def redrive(self, topic: str, group: str, ids: Iterable[str | DeadMessage] | None = None) -> int:
         """Let dead letters be tried again: the same message and id, a new life, attempts from 1, at once; in the order of dying.
 
         Args:
@@ -164,7 +167,7 @@ class Admin:
                     total += moved
             return total
 
-    async def purge(self, topic: str, group: str, ids: Iterable[str | DeadLetter] | None = None) -> int:
+    async def purge(self, topic: str, group: str, ids: Iterable[str | DeadMessage] | None = None) -> int:
         """Drop dead letters for good; see `redrive` for the arguments.
 
         Returns:
@@ -184,7 +187,7 @@ class Admin:
         self,
         name: GroupName,
         partitions: Sequence[PartitionView],
-        ids: Iterable[str | DeadLetter],
+        ids: Iterable[str | DeadMessage],
         act: Callable[[int, Sequence[bytes]], Awaitable[int]],
     ) -> int:
         """Do something with the dead letters of these ids, a page at a time, in the order of dying; return the sum."""
@@ -339,13 +342,13 @@ class DeadLetters:
         self._partitions = -1
         self._partition = 0
         self._after = b""
-        self._page: list[DeadLetter] = []
+        self._page: list[DeadMessage] = []
 
     def __aiter__(self) -> Self:
         """Return itself: there is one position."""
         return self
 
-    async def __anext__(self) -> DeadLetter:
+    async def __anext__(self) -> DeadMessage:
         """Return the next one, from a page that is in hand or asked for now."""
         if self._partitions < 0:
             _, _, partitions = await self._look()
@@ -382,14 +385,14 @@ def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping
     )
 
 
-def _split(name: GroupName, ids: Iterable[str | DeadLetter]) -> tuple[set[str], dict[int, set[bytes]]]:
+def _split(name: GroupName, ids: Iterable[str | DeadMessage]) -> tuple[set[str], dict[int, set[bytes]]]:
     """Return the message ids, and by partition the ids of dead letters."""
     if isinstance(ids, str):
         raise SettingsError("ids must be several: put the one into a list")
     msg_ids: set[str] = set()
     named: dict[int, set[bytes]] = {}
     for one in ids:
-        if isinstance(one, DeadLetter):
+        if isinstance(one, DeadMessage):
             if (one.topic, one.group) != (name.topic, name.group):
                 raise SettingsError(f"this dead letter is of group {one.group} of {one.topic}: {one.dead_id}")
             named.setdefault(one.partition, set()).add(one.dead_id.encode())

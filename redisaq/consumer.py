@@ -6,7 +6,6 @@ partition (or key), by one live owner a partition. One `process`, `process_batch
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack, cast, overload
@@ -27,9 +26,20 @@ from redisaq.environment import current_environment
 from redisaq.errors import ConsumerError
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.runtime.consumer_runtime import ConsumerRuntime, Plan, RunSettings
+from redisaq.runtime.logs import logger_for
 from redisaq.runtime.pulling import Messages
 from redisaq.runtime.statistics import ConsumerStatistics, statistics_of
-from redisaq.settings import ConsumerOptions, check_callable, check_count, check_name, check_seconds, consumer_settings
+from redisaq.runtime.topics import make_or_grow
+from redisaq.settings import (
+    ConsumerOptions,
+    ConsumerSettings,
+    check_callable,
+    check_count,
+    check_name,
+    check_seconds,
+    consumer_settings,
+    shows_options,
+)
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -52,6 +62,7 @@ class Consumer(Generic[T]):
     ) -> None: ...
     @overload
     def __init__(self, topic: str, redis_url: str = ..., *, payload_type: object, **options: Unpack[ConsumerOptions]) -> None: ...
+    @shows_options(ConsumerSettings)
     def __init__(
         self,
         topic: str,
@@ -74,9 +85,7 @@ class Consumer(Generic[T]):
         self.topic = check_name("topic", topic)
         self._settings = consumer_settings(options)
         self.group_name = self._settings.group_name
-        self._logger = self._settings.logger or logging.getLogger("redisaq.consumer")
-        if self._settings.debug:
-            self._logger.setLevel(logging.DEBUG)
+        self._logger = logger_for("redisaq.consumer", self._settings.logger, debug=self._settings.debug)
         self._broker = open_broker(redis_url, self._settings.namespace, current_environment())
         self._decoder: EntryDecoder[T] = EntryDecoder(self.topic, self._settings.deserializer, payload_type)
         self._connected = False
@@ -99,7 +108,7 @@ class Consumer(Generic[T]):
             return
         await self._broker.connect()
         if self._settings.init_partitions is not None:
-            await self._broker.make_topic(self.topic, self._settings.init_partitions)
+            await make_or_grow(self._broker, self.topic, self._settings.init_partitions)
         self._connected = True
 
     async def close(self) -> None:

@@ -137,6 +137,13 @@ class ConsumerError(RedisaqError):
     """What ended a consumer; the cause is its `__cause__`. A handler's own exception never ends one."""
 
 
+class GroupGoneError(RedisaqError):
+    """The server does not know the group that was to be read, or its topic (T6): it lost its data, or somebody deleted them.
+
+    A consumer makes them again and reads on.
+    """
+
+
 class LeaseLostError(RedisaqError):
     """This member no longer owns the partition: somebody else does, or may soon. Nothing was changed."""
 

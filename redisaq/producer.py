@@ -24,6 +24,7 @@ from redisaq.core.retention import IDLE
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import PayloadTooLarge, SettingsError
 from redisaq.message import Message
+from redisaq.runtime.logs import logger_for
 from redisaq.runtime.sender import Sender
 from redisaq.settings import check_callable, check_count, check_name, check_retention, check_seconds, check_str, check_text
 
@@ -89,7 +90,7 @@ class Producer:
             send_timeout: seconds that one call may take while the server cannot be reached, after a first connection.
             serializer: payload to str or bytes; default: JSON.
             namespace: the first part of every key.
-            debug: log at level DEBUG.
+            debug: log from level DEBUG on, to standard error where no logging is set up; other producers log as before.
             logger: where to log; default: "redisaq.producer".
 
         Raises:
@@ -100,9 +101,7 @@ class Producer:
         if serializer is not None:
             check_callable("serializer", serializer)
         self._serializer = serializer
-        self._logger = logger or logging.getLogger("redisaq.producer")
-        if debug:
-            self._logger.setLevel(logging.DEBUG)
+        self._logger = logger_for("redisaq.producer", logger, debug=debug)
         self._environment: Environment = current_environment()
         self._broker: Broker = open_broker(redis_url, check_name("namespace", namespace), self._environment)
         self._sender = Sender(

@@ -6,15 +6,18 @@ f-string, so that two parts of the package would see two names.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from random import Random
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 from redisaq.errors import SettingsError
 from redisaq.events import Event
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_NAME = 256
 MAX_SECONDS = 1e9
@@ -191,11 +194,11 @@ class ConsumerOptions(TypedDict, total=False):
         dead_maxlen: dead letters kept per partition and group, the newest; default: all.
         timeout: how long a handler may run, if the message says nothing; default: no limit.
         start: where a new group begins, "earliest" (default) or "latest".
-        init_partitions: make the topic with so many partitions if it does not exist; default: wait for it.
+        init_partitions: make the topic with so many partitions, or let it grow to them, as a Producer's does; default: wait for the topic.
         drain_timeout: how long handlers may take to finish when a partition is given back or the consumer stops; default 30.
         namespace: the first part of every key; default "redisaq".
         on_event: called with every event of `redisaq.events`.
-        debug: log at level DEBUG.
+        debug: log from level DEBUG on, to standard error where no logging is set up; other consumers log as before.
         logger: where to log; default "redisaq.consumer".
     """
 
@@ -273,6 +276,20 @@ class ConsumerSettings:
             check_callable("on_event", self.on_event)
         _set(self, "ordering", check_choice("ordering", self.ordering, ("partition", "key", "none")))
         _set(self, "start", check_choice("start", self.start, ("earliest", "latest")))
+
+
+def shows_options(settings: type[Any]) -> Callable[[F], F]:
+    """Return a decorator for a function whose `**options` are the fields of a dataclass: `help()` and `inspect.signature` show each."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        options = [inspect.Parameter(one.name, keyword, default=one.default, annotation=one.type) for one in fields(settings)]
+        vars(function)["__signature__"] = signature.replace(parameters=[*own, *options])
+        return function
+
+    return decorate
 
 
 def consumer_settings(options: ConsumerOptions) -> ConsumerSettings:

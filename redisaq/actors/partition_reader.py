@@ -27,7 +27,7 @@ from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import RawEntry, Reader
 from redisaq.core.codec import EntryDecoder, Unreadable
 from redisaq.core.entry_ids import before, format_id, parse_id
-from redisaq.errors import LeaseLostError
+from redisaq.errors import GroupGoneError, LeaseLostError
 
 LONGEST_BLOCK = 5.0  # seconds
 SHORTEST_BLOCK = 0.001  # seconds: the server counts in milliseconds, and a clock may not show less
@@ -103,7 +103,7 @@ class PartitionReader(Actor[None]):
                 block = min(block, left or block)
             try:
                 entries = await self._read(self._reader, block)
-            except LeaseLostError:
+            except GroupGoneError:
                 await self._make_group_again()
                 continue
             if entries:

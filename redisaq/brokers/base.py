@@ -173,7 +173,7 @@ class Reader(Protocol):
 
         Raises:
             ConnectionFailed: the connection broke, entries may have been delivered unseen: fence, claim what is pending, open another.
-            LeaseLostError: the group is gone, or the topic (T6); make it again before reading on.
+            GroupGoneError: the group is gone, or the topic (T6); make it again before reading on.
         """
         ...
 

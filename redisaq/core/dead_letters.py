@@ -18,7 +18,7 @@ from redisaq.core.records import Body, Failure
 _NO_FAILURE = Failure("", "", "", 0, 0, 0, "")
 
 
-class DeadLetter(msgspec.Struct, frozen=True):
+class DeadMessage(msgspec.Struct, frozen=True):
     """A message that will not be tried again, unless it is redriven.
 
     Attributes:
@@ -80,11 +80,11 @@ class DeadLetterDecoder:
         self._group = group
         self._decoder: EntryDecoder[Any] = EntryDecoder(topic, deserializer)
 
-    def decode(self, partition: int, dead_id: bytes, body: Body) -> DeadLetter:
+    def decode(self, partition: int, dead_id: bytes, body: Body) -> DeadMessage:
         """Return the dead letter."""
         failure = body.failure or _NO_FAILURE
         message = self._decoder.decode(body.entry_id, body.fields, partition, 0)
-        return DeadLetter(
+        return DeadMessage(
             topic=self._topic,
             group=self._group,
             partition=partition,

@@ -27,6 +27,7 @@ from redisaq.core.partitioner import RoundRobin, partition_for
 from redisaq.core.retention import anchor_age
 from redisaq.environment import Environment
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull
+from redisaq.runtime.topics import make_or_grow
 
 Prepared = tuple[str, str | None, list[bytes]]
 """A message's id, its key, its fields."""
@@ -87,9 +88,7 @@ class Sender:
     async def open(self, environment: Environment) -> TopicState:
         """Reach the server and make the topic, or let it grow to what it should have."""
         await self._broker.connect()
-        state = await self._broker.make_topic(self._topic, self._init_partitions, terms=self._terms)
-        if state.partitions < self._init_partitions:
-            state = await self._broker.grow_topic(self._topic, self._init_partitions)
+        state = await make_or_grow(self._broker, self._topic, self._init_partitions, terms=self._terms)
         self._environment = environment
         if self._round_robin is None:  # at random: of many producers that send one message each, not all are to fill partition 0
             self._round_robin = RoundRobin(environment.random.randrange(1 << 16))

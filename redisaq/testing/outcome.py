@@ -10,7 +10,7 @@ import msgspec
 from redisaq import events
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.verdicts import Held
-from redisaq.core.dead_letters import DeadLetter
+from redisaq.core.dead_letters import DeadMessage
 from redisaq.events import Event
 from redisaq.message import Message
 
@@ -60,7 +60,7 @@ class Fate(msgspec.Struct, frozen=True):
     payload: Any
     ended: Literal["done", "dead"]
     attempts: int
-    dead_letter: DeadLetter | None
+    dead_letter: DeadMessage | None
 
 
 class HandlerRun(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from typing import Any
 
 from redisaq.brokers.base import Acks, Broker, GroupName, PendingEntry, RawEntry, Reader
 from redisaq.core.document import Document
-from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
+from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError, ServerError
 from tests.conformance.steps import SECOND
 from tests.conformance.worlds import World
 
@@ -38,7 +38,7 @@ class Side:
         """Carry out one operation; return its answer, or what it raised."""
         try:
             return await getattr(self, name)(self._brokers[broker], **arguments)
-        except (ConnectionFailed, LeaseLostError) as error:
+        except (ConnectionFailed, GroupGoneError, LeaseLostError) as error:
             return type(error).__name__
         except ServerError as error:
             return f"server error {error.code}"

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from redisaq.brokers.base import Remaining, Settled
 from redisaq.brokers.delivery import Failure, Resolved
-from redisaq.errors import LeaseLostError
+from redisaq.errors import GroupGoneError, LeaseLostError
 from tests.conformance.delivery_model import FUTURE, Goal, Hand, Model, Order, Side
 from tests.conformance.worlds import MemoryWorld, RedisWorld
 from tests.conftest import Backend
@@ -75,6 +75,8 @@ class DeliveryMachine(RuleBasedStateMachine):
                 return await step(side)
             except LeaseLostError:
                 return "lease lost"
+            except GroupGoneError:
+                return "group gone"
 
         memory, server = (self._portal.call(attempt, side) for side in self._sides)
         assert memory == server

@@ -9,7 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from redisaq.brokers.base import Broker, GroupName, RawEntry, Reader, ReaderMark
-from redisaq.errors import ConnectionFailed, LeaseLostError
+from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError
 from tests.conformance.steps import append, deliver, pending, values
 from tests.conformance.worlds import World
 
@@ -32,7 +32,7 @@ class Blocked:
         try:
             with self.scope:
                 self.entries = list(await self._reader.read(self._count, self._block))
-        except (ConnectionFailed, LeaseLostError) as error:
+        except (ConnectionFailed, GroupGoneError) as error:
             self.error = error
         finally:
             self.ended.set()
@@ -255,7 +255,7 @@ LOSSES: list[Loss] = [
 
 @pytest.mark.parametrize("lose", LOSSES, ids=["group", "partition", "everything"])
 async def test_a_lost_group_ends_a_blocked_read(world: World, a: Broker, group: GroupName, owned: int, lose: Loss) -> None:
-    """T6: with LeaseLostError, or with nothing where the server does not say why; then the next read says it."""
+    """T6: with GroupGoneError, or with nothing where the server does not say why; then the next read says it."""
     reader = await a.open_reader(group, 0, owned, "A")
     blocked = Blocked(reader, block=60)
     async with anyio.create_task_group() as tasks:
@@ -266,10 +266,10 @@ async def test_a_lost_group_ends_a_blocked_read(world: World, a: Broker, group: 
             await blocked.ended.wait()
     if blocked.error is None:
         assert blocked.entries == []
-        with pytest.raises(LeaseLostError):
+        with pytest.raises(GroupGoneError):
             await reader.read(10, 60)
     else:
-        assert isinstance(blocked.error, LeaseLostError)
+        assert isinstance(blocked.error, GroupGoneError)
 
 
 async def test_another_groups_loss_ends_no_read(world: World, a: Broker, group: GroupName, owned: int) -> None:
@@ -295,7 +295,7 @@ async def test_a_lost_group_is_read_from_no_more(  # noqa: PLR0917 -- by name
     await append(a, group.topic, 0, b"1")
     reader = await a.open_reader(group, 0, owned, "A")
     lose(world, group)
-    with anyio.fail_after(4), pytest.raises(LeaseLostError):
+    with anyio.fail_after(4), pytest.raises(GroupGoneError):
         await reader.read(10, block)
     await a.remake_group(group, 0, b"")
     await append(a, group.topic, 0, b"2")

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from redisaq import Message, Producer
-from redisaq.admin import Admin, DeadLetter
+from redisaq.admin import Admin, DeadMessage
 from redisaq.brokers import open_broker
 from redisaq.brokers.base import GroupName
 from redisaq.core.document import Document, MemberEntry
@@ -62,7 +62,7 @@ async def member(url: str, namespace: str) -> AsyncIterator[str]:
     await broker.close()
 
 
-async def dead(admin: Admin, **more: Any) -> list[DeadLetter]:
+async def dead(admin: Admin, **more: Any) -> list[DeadMessage]:
     """Return all dead letters."""
     return [one async for one in admin.dead_letters("orders", "billing", **more)]
 
@@ -228,7 +228,7 @@ async def test_what_is_redriven_comes_in_the_order_of_dying_however_it_was_named
     await bench.drain(failing=tuple(range(250)))
     letters = await dead(admin)
     seen: list[int] = []
-    mixed: list[str | DeadLetter] = [letters[8], ids[9], ids[1], letters[2], letters[8]]
+    mixed: list[str | DeadMessage] = [letters[8], ids[9], ids[1], letters[2], letters[8]]
 
     async def handle(message: Message[Any]) -> None:
         seen.append(message.payload["n"])

@@ -24,7 +24,7 @@ from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.streams import GroupCursor, Stream
 from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.environment import Environment
-from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
+from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError, ServerError
 
 OUT_OF_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
 
@@ -284,7 +284,7 @@ class MemoryStore(Holdings):
             raise ConnectionFailed(self.url, client.broken)
         cursor = self.cursor(client.group, client.partition)
         if cursor is None:
-            raise LeaseLostError(f"the group {client.group.group} is not in partition {client.partition} of {client.group.topic}")
+            raise GroupGoneError(f"the group {client.group.group} is not in partition {client.partition} of {client.group.topic}")
         cursor.read_at = self.now()
         place = (client.group.topic, client.partition)
         entries = self.streams[place].deliver(cursor, count)
@@ -338,7 +338,7 @@ class MemoryStore(Holdings):
             if group not in (None, waiting.client.group) or client not in (None, waiting.client):
                 continue
             self.stop_waiting(waiting)
-            waiting.refuse(ConnectionFailed(self.url, reason, maybe_executed=True) if client else LeaseLostError(reason))
+            waiting.refuse(ConnectionFailed(self.url, reason, maybe_executed=True) if client else GroupGoneError(reason))
 
     # -- doorbells ----------------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from redisaq.brokers.base import RawEntry, ReaderMark
 from redisaq.brokers.redis.commands import checked
-from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
+from redisaq.errors import ConnectionFailed, GroupGoneError, ServerError
 from redisaq.link import ReadingConnection
 
 OWNER = b"owner"
@@ -72,7 +72,7 @@ class RedisReader:
     def _take(self) -> list[RawEntry]:
         try:
             return self._entries(self._connection.take_leftover())
-        except (ConnectionFailed, LeaseLostError, ServerError):
+        except (ConnectionFailed, GroupGoneError, ServerError):
             return []  # a refused read delivers nothing, and the next one is refused as well
 
     def _entries(self, reply: object) -> list[RawEntry]:
@@ -82,7 +82,7 @@ class RedisReader:
             if reply.code == "UNBLOCKED":  # by CLIENT UNBLOCK, or (Redis 7.0) since the stream went away: the next read tells
                 return []
             if reply.code == "NOGROUP":
-                raise LeaseLostError(f"the group {self._group} or its stream is gone") from reply
+                raise GroupGoneError(f"the group {self._group} or its stream is gone") from reply
             checked(reply, self._connection)
         streams = cast("dict[bytes, list[list[Any]]]", reply)
         return [(entry_id, fields) for entries in streams.values() for entry_id, fields in entries]
