@@ -7,12 +7,18 @@ with `use_environment`, and everything that connects afterwards in that context 
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
+import math
+import os
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -33,18 +39,78 @@ async def _run_in_thread(function: Callable[[], T], limiter: anyio.CapacityLimit
     return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
 
 
+CallLater = Callable[[float, Callable[[], object]], object]
+"""Lets an event loop call a function in so many seconds."""
+
+
+class _TimerThread:
+    """One thread for the timers of all loops that have none of their own."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = itertools.count()
+        self._running = False
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> None:
+        """Call the function in the thread, in so many seconds; it must be quick."""
+        with self._changed:
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), function))
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="redisaq timers", daemon=True).start()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._due or self._due[0][0] > time.monotonic():
+                    self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)
+                _, _, function = heapq.heappop(self._due)
+            function()
+
+
+_timer_thread = _TimerThread()
+
+
+def _renew_timer_thread() -> None:
+    global _timer_thread  # noqa: PLW0603 -- one for the process is what it is; a child of a fork has no threads but its own
+    _timer_thread = _TimerThread()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_timer_thread)
+
+
+def _timers_of_this_loop() -> CallLater:
+    loop: Any = anyio.lowlevel.current_token().native_token
+    own: CallLater | None = getattr(loop, "call_later", None)
+    if own is not None:
+        return own
+
+    def run_soon(function: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.run_sync_soon(function)
+
+    return lambda seconds, function: _timer_thread.call_later(seconds, partial(run_soon, function))
+
+
 @dataclass(frozen=True)
 class Environment:
     """What a run takes from outside.
 
     Attributes:
         clock: seconds that only go forward, comparable with anyio's deadlines.
+        monotonic: the same, cheap to read, and comparable only with itself.
+        timers: returns what lets the running event loop call a function later, without a task and at next to no cost.
         wall_clock: seconds since 1970.
         random: the source of jitter, versions and ids.
         run_plain: runs a plain function without blocking the event loop; if cancelled, the function is left to finish by itself.
     """
 
     clock: Callable[[], float] = anyio.current_time
+    monotonic: Callable[[], float] = time.monotonic
+    timers: Callable[[], CallLater] = _timers_of_this_loop
     wall_clock: Callable[[], float] = time.time
     random: random.Random = field(default_factory=random.SystemRandom)
     run_plain: PlainRunner = _run_in_thread
@@ -91,3 +157,26 @@ def use_environment(environment: Environment) -> Generator[Environment]:
         yield environment
     finally:
         _current.reset(token)
+
+
+# -- the time of a call ------------------------------------------------------------------------------------------------------------
+
+_until: ContextVar[float] = ContextVar("redisaq_until", default=math.inf)
+
+
+def time_is_up_at() -> float:
+    """Return until when what is called in this context may take, by `time.monotonic`; infinite where nothing limits it."""
+    return _until.get()
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Generator[None]:
+    """Let the enclosed calls to a server end within so many seconds, all of them together, whether it answers or not.
+
+    A call whose time is up raises ConnectionFailed, which says whether the server may have carried it out. Its connection is not harmed.
+    """
+    token = _until.set(min(_until.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _until.reset(token)

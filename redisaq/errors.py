@@ -29,15 +29,17 @@ class ConnectionFailed(RedisaqError, ConnectionError):
         maybe_executed: True if the request had (perhaps only partly) been written when the connection broke,
             so that the server may have carried it out.
         permanent: True if trying again cannot help (wrong password, no such database, server too old).
+        silent: True if nothing was heard from the server in time, rather than a refusal or an end of the connection.
         connection: where `maybe_executed`, which connection it was: client id, address as the server sees it, the server's run_id (E1).
     """
 
-    def __init__(self, url: str, reason: str, *, maybe_executed: bool = False, permanent: bool = False) -> None:
+    def __init__(self, url: str, reason: str, *, maybe_executed: bool = False, permanent: bool = False, silent: bool = False) -> None:
         super().__init__(f"{url}: {reason}")
         self.url = url
         self.reason = reason
         self.maybe_executed = maybe_executed
         self.permanent = permanent
+        self.silent = silent
         self.connection: tuple[int, str, str] | None = None
 
 

@@ -1,7 +1,7 @@
 """A proxy between a producer and its server that breaks connections at a given byte, from a thread of its own.
 
-Orders hold for the connections that stand when they are given; those made afterwards are whole. What always holds: bytes pass unchanged
-and in order until a break.
+Orders hold for the connections that stand when they are given; those made afterwards are whole, but for `swallow`. What always holds: bytes
+pass unchanged and in order until a break.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class _Pair:
         self.cut_down: int | None = None  # bytes from the server that still pass; then both are cut
         self.hold_up: bytes | None = None  # keep what the client sends, from where this is in it; the client is deserted, the server not
         self.hold_down = False
+        self.swallow = False  # nothing passes, either way; if the client closes, it is deserted
         self.held_up = b""
         self.held_down = b""
 
@@ -38,8 +39,9 @@ class BreakingProxy:
         self._pairs: list[_Pair] = []
         self._deserted: list[_Pair] = []
         self._upstream = 0
+        self._swallow = False  # for connections to come
         self._ending = False
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="breaking proxy", daemon=True)
         self._thread.start()
 
@@ -50,30 +52,49 @@ class BreakingProxy:
 
     def count_upstream(self) -> int:
         """Return how many bytes clients have sent so far."""
-        with self._lock:
+        with self.lock:
             return self._upstream
 
     def cut_after(self, count: int) -> None:
         """Cut each connection once `count` more bytes of its client have passed."""
-        with self._lock:
+        with self.lock:
             for pair in self._pairs:
                 pair.cut_up = count
 
     def drop_answers_after(self, count: int) -> None:
         """Let everything reach the server, and cut each connection once `count` more bytes have come back."""
-        with self._lock:
+        with self.lock:
             for pair in self._pairs:
                 pair.cut_down = count
 
     def hold_and_desert(self, word: bytes = b"") -> None:
         """Keep what clients send next (if it contains the word), close on the client, and leave the server's side open."""
-        with self._lock:
+        with self.lock:
             for pair in self._pairs:
                 pair.hold_up = word
 
+    def swallow(self) -> None:
+        """Let nothing pass any more, on connections to come either, and leave all of them open."""
+        with self.lock:
+            self._swallow = True
+            for pair in self._pairs:
+                pair.swallow = True
+
+    def admit(self) -> None:
+        """Let connections to come be whole again; those that stand go on swallowing."""
+        with self.lock:
+            self._swallow = False
+
     def let_through(self) -> None:
-        """Send what was kept of deserted connections on to the server."""
-        with self._lock:
+        """Send what was kept of deserted connections on to the server, and of the others either way, which are whole again."""
+        with self.lock:
+            self._swallow = False
+            for pair in self._pairs:
+                if pair.swallow:
+                    pair.swallow = False
+                    pair.server.sendall(pair.held_up)
+                    pair.client.sendall(pair.held_down)
+                    pair.held_up = pair.held_down = b""
             for pair in self._deserted:
                 with contextlib.suppress(OSError):
                     pair.server.sendall(pair.held_up)
@@ -82,18 +103,18 @@ class BreakingProxy:
 
     def hold_answers(self) -> None:
         """Keep what the server sends next."""
-        with self._lock:
+        with self.lock:
             for pair in self._pairs:
                 pair.hold_down = True
 
     def answers_held(self) -> int:
         """Return how many bytes of answers are kept."""
-        with self._lock:
+        with self.lock:
             return sum(len(pair.held_down) for pair in self._pairs)
 
     def cut_now(self) -> None:
         """Cut every connection."""
-        with self._lock:
+        with self.lock:
             for pair in list(self._pairs):
                 self._cut(pair)
 
@@ -111,7 +132,7 @@ class BreakingProxy:
     def _run(self) -> None:
         while not self._ending:
             for key, _ in self._selector.select(0.05):
-                with self._lock:
+                with self.lock:
                     if key.fileobj is self._listener:
                         self._accept()
                     elif isinstance(key.fileobj, socket.socket) and key.data in self._pairs:
@@ -120,6 +141,7 @@ class BreakingProxy:
     def _accept(self) -> None:
         client, _ = self._listener.accept()
         pair = _Pair(client, socket.create_connection(("127.0.0.1", self._server_port)))
+        pair.swallow = self._swallow
         self._pairs.append(pair)
         for one in (pair.client, pair.server):
             self._selector.register(one, selectors.EVENT_READ, pair)
@@ -129,7 +151,9 @@ class BreakingProxy:
             data = source.recv(65536)
         except OSError:
             data = b""
-        if not data:
+        if not data and pair.swallow and source is pair.client:
+            self._desert(pair)
+        elif not data:
             self._cut(pair)
         elif source is pair.client:
             self._up(pair, data)
@@ -138,6 +162,9 @@ class BreakingProxy:
 
     def _up(self, pair: _Pair, data: bytes) -> None:
         self._upstream += len(data)
+        if pair.swallow:
+            pair.held_up += data
+            return
         if pair.hold_up is not None and pair.hold_up in data:
             pair.held_up += data
             self._desert(pair)
@@ -151,7 +178,7 @@ class BreakingProxy:
                 self._cut(pair)
 
     def _down(self, pair: _Pair, data: bytes) -> None:
-        if pair.hold_down:
+        if pair.hold_down or pair.swallow:
             pair.held_down += data
             return
         passing = data if pair.cut_down is None else data[: pair.cut_down]

@@ -73,7 +73,7 @@ class Connector:
                 continue  # it succeeded, or its caller was cancelled
             if error.permanent or environment.clock() >= deadline:
                 # A copy: several tasks raise it, each with its own traceback.
-                raise ConnectionFailed(self._url, error.reason, permanent=error.permanent) from error.__cause__
+                raise ConnectionFailed(self._url, error.reason, permanent=error.permanent, silent=error.silent) from error.__cause__
             pause = min(self._not_before, deadline) - environment.clock()
             with anyio.move_on_after(max(0.0, pause)):
                 await _wait_in(self._sleepers)

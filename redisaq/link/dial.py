@@ -7,6 +7,7 @@ What always holds: cancelled or failed, no socket is left behind.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import ssl
@@ -37,20 +38,35 @@ class Dialer:
         address: where to.
         traffic: counts what goes over its connections.
         reach: asked before each attempt, if there is one: sees to it that the server runs, and returns where it is. Its errors pass.
+        silence: seconds that an attempt may take, if the address's connect_timeout is not less.
     """
 
-    def __init__(self, address: Address, traffic: Traffic, reach: Callable[[], Awaitable[Address]] | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        traffic: Traffic,
+        reach: Callable[[], Awaitable[Address]] | None = None,
+        *,
+        silence: float = math.inf,
+    ) -> None:
         self._address = address
+        self._silence = silence
         self._reach = reach
         self._traffic = traffic
         self._context: ssl.SSLContext | None = None
         self._scopes: set[anyio.CancelScope] = set()
 
-    async def dial(self, environment: Environment) -> tuple[Line, Greeting]:
+    async def dial(
+        self, environment: Environment, first: Callable[[Line, Greeting], Awaitable[None]] | None = None
+    ) -> tuple[Line, Greeting]:
         """Return a new connection, logged in.
 
+        Args:
+            environment: runs what is slow in a thread.
+            first: what has to be done on the connection before it is used; its errors pass.
+
         Raises:
-            ConnectionFailed: it could not be made within the address's connect_timeout, the server refuses us, or `interrupt` was called.
+            ConnectionFailed: it could not be made in time (connect_timeout, silence), the server refuses us, or `interrupt` was called.
             SettingsError: the certificate files cannot be used.
         """
         with anyio.CancelScope() as scope:
@@ -58,7 +74,7 @@ class Dialer:
             try:
                 if self._reach is not None:
                     self._address = await self._reach()
-                line, greeting = await self._dial(environment)
+                line, greeting = await self._dial(environment, first)
             finally:
                 self._scopes.discard(scope)
             if not scope.cancel_called:
@@ -71,21 +87,24 @@ class Dialer:
         for scope in self._scopes:
             scope.cancel()
 
-    async def _dial(self, environment: Environment) -> tuple[Line, Greeting]:
+    async def _dial(self, environment: Environment, first: Callable[[Line, Greeting], Awaitable[None]] | None) -> tuple[Line, Greeting]:
         address = self._address
         if address.tls is not None and self._context is None:
             self._context = await environment.run_plain(partial(make_context, address.tls))
-        with anyio.move_on_after(address.connect_timeout):
+        limit = min(address.connect_timeout, self._silence)
+        with anyio.move_on_after(limit):
             wire = await self._connect()
             try:
                 line = Line(wire, address.display)
                 greeting = await self._begin(line)
+                if first is not None:
+                    await first(line, greeting)
             except BaseException:
                 wire.close()
                 raise
             return line, greeting
-        reason = f"no answer within {address.connect_timeout:g} s: check host, port and firewall, and that the server runs"
-        raise ConnectionFailed(address.display, reason)
+        reason = f"no answer within {limit:g} s: check host, port and firewall, and that the server runs"
+        raise ConnectionFailed(address.display, reason, silent=True)
 
     async def _begin(self, line: Line) -> Greeting:
         address = self._address

@@ -1,14 +1,24 @@
 """A wire for one user at a time: the set-up of every connection, the reading connection, the subscribed one.
 
 In: commands. Out: replies in order, and pushed messages. What always holds: each await waits for readiness only, so cancelling anywhere
-loses nothing; a reply that was not waited for to the end is still owed, and comes first next time.
+loses nothing; a reply that was not waited for to the end is still owed, and comes first next time. Once it is watched, it breaks when
+replies are owed and nothing comes for too long (docs/link.md, rule 10).
 """
 
 from __future__ import annotations
 
-from redisaq.errors import ConnectionFailed
+import math
+
+from redisaq.environment import Environment
+from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link.resp import NOTHING, PARSE_ERRORS, Command, PushNotification, pack
+from redisaq.link.silence import Alarm, Silence
 from redisaq.link.wire import Wire
+
+PING_EVERY = 5.0
+"""Seconds for which a connection that only listens may be quiet before it is asked whether it is still there."""
+
+_PING = pack((("PING",),))
 
 
 class Line:
@@ -26,13 +36,51 @@ class Line:
         self.owed = 0
         self.broken: str | None = None
         self.url = url
+        self._silent = False  # it broke because nothing came
+        self._silence = Silence(math.inf)
+        self._listening = False
+        self._alarm: Alarm | None = None
+        self._now = Environment().monotonic
+        self._awaiting = False  # listening: nothing has come since something was sent
+        self._pings = 0  # listening: not answered yet
 
-    def send(self, *commands: Command) -> None:
-        """Queue commands and send what the socket takes; the rest goes while replies are waited for."""
+    def watch(self, silence: float, environment: Environment, *, listening: bool = False) -> None:
+        """Break it from now on when nothing comes for so many seconds while replies are owed.
+
+        Args:
+            silence: seconds, beyond those for which a command blocks.
+            environment: gives the clock and the timers.
+            listening: nothing may come for long, since messages are pushed: so the server is asked now and then.
+        """
+        if silence == math.inf:
+            return
+        self._silence, self._listening = Silence(silence), listening
+        self._now = environment.monotonic
+        self._silence.heard = self._now()
+        self._alarm = Alarm(environment, self._look)
+        if listening:
+            self._alarm.set(self._silence.heard + PING_EVERY)
+
+    def send(self, *commands: Command, block: float = 0.0) -> None:
+        """Queue commands and send what the socket takes; the rest goes while replies are waited for.
+
+        Args:
+            *commands: each a tuple of its name and arguments.
+            block: seconds for which they wait in the server.
+        """
         data = pack(commands)
         self._check(maybe_executed=False)
+        if self._alarm is not None:
+            silence, now = self._silence, self._now()
+            if not self._owing():
+                silence.heard = now
+            silence.block = block
+            due = silence.due()
+            if due < self._alarm.at or self._alarm.at <= now:
+                self._alarm.set(due)
         self.wire.put(data)
         self.owed += len(commands)
+        self._awaiting = True
         try:
             self.wire.flush()
         except OSError as error:
@@ -53,8 +101,9 @@ class Line:
                     await self.wire.wait_readable()
                 else:
                     await self.wire.wait_writable()
+                    self._silence.heard = self._now()
                 if self.broken is None:
-                    self.wire.receive()
+                    self._receive()
             except (OSError, *PARSE_ERRORS) as error:
                 raise self.fail(str(error) or repr(error)) from error
 
@@ -78,9 +127,64 @@ class Line:
         if self.broken is None:
             self.broken = reason
             self.wire.close()
-        return ConnectionFailed(self.url, self.broken, maybe_executed=True)
+        return ConnectionFailed(self.url, self.broken, maybe_executed=True, silent=self._silent)
+
+    def _receive(self) -> None:
+        taken = self.wire.taken
+        self.wire.receive()
+        if self.wire.taken > taken:
+            self._silence.heard = self._now()
+            self._awaiting = False
+
+    def _owing(self) -> bool:
+        return self._awaiting if self._listening else self.owed > 0
+
+    def _look(self, late: float) -> float:
+        """Find out whether the connection is silent; return when to look again."""
+        if self.broken is not None:
+            return math.inf
+        try:
+            self.wire.flush()
+            if self.wire.arrived():
+                self._receive()  # what has come counts, even if nobody has looked yet
+                self.wire.wake()
+        except (OSError, *PARSE_ERRORS) as error:
+            self.fail(str(error) or repr(error))
+            return math.inf
+        now = self._now()
+        if not self._owing():
+            return self._ask_whether_there(now) if self._listening else math.inf
+        due = self._silence.next_look(now, late)
+        if due is None:
+            self._silent = True
+            self.fail(str(self._silence))
+            return math.inf
+        return due
+
+    def _ask_whether_there(self, now: float) -> float:
+        silence = self._silence
+        if now < silence.heard + PING_EVERY:
+            return silence.heard + PING_EVERY
+        self._pings += 1
+        self.owed += 1
+        self._awaiting = True
+        silence.heard, silence.block = now, 0.0
+        self.wire.put(_PING)
+        try:
+            self.wire.flush()
+        except OSError as error:
+            self.fail(str(error) or repr(error))
+            return math.inf
+        return min(silence.due(), now + PING_EVERY)
 
     def _next(self) -> object:
+        item = self._next_of_all()
+        while self._pings and _is_pong(item):
+            self._pings -= 1
+            item = self._next_of_all()
+        return item
+
+    def _next_of_all(self) -> object:
         self._check(maybe_executed=True)
         try:
             item = self.wire.next_reply()
@@ -92,4 +196,9 @@ class Line:
 
     def _check(self, *, maybe_executed: bool) -> None:
         if self.broken is not None:
-            raise ConnectionFailed(self.url, self.broken, maybe_executed=maybe_executed)
+            raise ConnectionFailed(self.url, self.broken, maybe_executed=maybe_executed, silent=self._silent)
+
+
+def _is_pong(item: object) -> bool:
+    """Tell whether this answers PING, be it with a refusal: it answers."""
+    return item == b"PONG" or (isinstance(item, ServerError) and item.code == "NOPERM" and "'ping'" in item.text)

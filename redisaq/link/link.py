@@ -6,23 +6,29 @@ of its own: it may be used in one loop after another (not in two at once), conne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import anyio
 from anyio.lowlevel import checkpoint
 
-from redisaq.environment import Environment, current_environment
+from redisaq.environment import Environment, current_environment, time_is_up_at
 from redisaq.errors import ConnectionFailed
 from redisaq.link.address import Address
 from redisaq.link.connector import Connector
 from redisaq.link.dial import Dialer
 from redisaq.link.greeting import Greeting
+from redisaq.link.line import Line
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack, pack_command
-from redisaq.link.shared import NotSent, SharedConnection
+from redisaq.link.shared import Identity, NotSent, SharedConnection
 from redisaq.link.subscription import Subscription
 from redisaq.link.switchboard import Bell, Switchboard
 from redisaq.link.wire import Traffic
+
+LONGEST_SILENCE = 6.0
+"""Seconds for which no connection owes an answer without a byte coming, whatever its users could wait for."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,13 @@ class Link:
     """
 
     def __init__(
-        self, address: Address, environment: Environment | None = None, *, reach: Callable[[], Awaitable[Address]] | None = None
+        self,
+        address: Address,
+        environment: Environment | None = None,
+        *,
+        reach: Callable[[], Awaitable[Address]] | None = None,
+        silence: float = LONGEST_SILENCE,
+        time: float = math.inf,
     ) -> None:
         """Make a link; nothing is connected yet.
 
@@ -65,6 +77,9 @@ class Link:
             environment: clock and randomness; None takes the context's at each connection.
             reach: sees to it, before each connection, that the server runs, and returns where it is, if that is not `address`; its errors
                 pass.
+            silence: seconds after which a connection is broken on which replies are owed and nothing comes; no connection takes longer to
+                be made. Infinite: never.
+            time: seconds that one call on the shared connection may take where nothing else limits it (see `time_limit`).
         """
         self.address = address
         self.run_id = ""
@@ -73,9 +88,12 @@ class Link:
         self.on_reconnect: Callable[[], None] | None = None
         self._environment = environment
         self._traffic = Traffic()
-        self._dialer = Dialer(address, self._traffic, reach)
+        self._silence = silence
+        self._time = time
+        self._deserted: dict[Identity, None] = {}  # connections that may still carry something (E1)
+        self._dialer = Dialer(address, self._traffic, reach, silence=silence)
         self._connector = Connector(self._connect_shared, self._on_connected, address.display)
-        self._switchboard = Switchboard(self._dialer, self._current_environment, address.display)
+        self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence)
         self._opened: set[ReadingConnection | Subscription] = set()
         self._connected_before = False
         self._reconnections = 0
@@ -95,11 +113,11 @@ class Link:
         """Make the shared connection if it is not there. Cancelled, nothing is left behind.
 
         Raises:
-            ConnectionFailed: the one attempt failed; says what to try.
+            ConnectionFailed: the one attempt failed, or the time of the call is up (`time_limit`); says what to try.
             SettingsError: the certificate files cannot be used.
         """
         await checkpoint()
-        await self._connector.get(0.0, self._current_environment())
+        await self._connection(0.0, self._current_environment())
 
     async def close(self) -> None:
         """Close all connections of this link; calls under way raise ConnectionFailed.
@@ -126,7 +144,8 @@ class Link:
             Texts are bytes, maps are dicts.
 
         Raises:
-            ConnectionFailed: the server could not be reached, or the connection broke; `maybe_executed` tells which.
+            ConnectionFailed: the server could not be reached, or the connection broke, or the time of the call is up; `maybe_executed`
+                tells whether the server may have carried it out.
 
         Cancelled, the commands may or may not be carried out; the connection is not harmed.
         """
@@ -166,6 +185,7 @@ class Link:
         if not greeting.client_address:
             line.fail("closed")
             raise ConnectionFailed(self.address.display, "the server does not let us ask CLIENT INFO, which reading needs", permanent=True)
+        line.watch(self._silence, self._current_environment())
         reading = ReadingConnection(line, greeting, self.call, self._opened.discard)
         self._opened.add(reading)
         return reading
@@ -177,7 +197,9 @@ class Link:
             ConnectionFailed: the attempt failed.
             ServerError: the server does not let us listen.
         """
-        subscription = Subscription(self._dialer, channels, self._current_environment(), self.address.display, self._opened.discard)
+        subscription = Subscription(
+            self._dialer, channels, self._current_environment(), self.address.display, self._opened.discard, silence=self._silence
+        )
         self._opened.add(subscription)
         try:
             await subscription.begin()
@@ -210,17 +232,54 @@ class Link:
         deadline = environment.clock() + patience
         era = self._connector.era
         while True:
-            connection = await self._connector.get(deadline, environment)
+            connection = await self._connection(deadline, environment)
             try:
                 return await connection.call(data, replies)
             except NotSent as broken:
                 if self._connector.era != era or environment.clock() >= deadline:
                     raise ConnectionFailed(self.address.display, str(broken)) from None
 
+    async def _connection(self, deadline: float, environment: Environment) -> SharedConnection:
+        until = time_is_up_at()
+        if until == math.inf:
+            return await self._connector.get(deadline, environment)
+        with anyio.move_on_after(until - environment.monotonic()):
+            return await self._connector.get(deadline, environment)
+        raise ConnectionFailed(self.address.display, "no connection within the time of the call", silent=True)
+
     async def _connect_shared(self) -> SharedConnection:
-        line, greeting = await self._dialer.dial(self._current_environment())
+        environment = self._current_environment()
+        line, greeting = await self._dialer.dial(environment, self._kill_deserted)
         self._greeted(greeting)
-        return SharedConnection(line.wire, self.address.display, (greeting.client_id, greeting.client_address, greeting.run_id))
+        return SharedConnection(
+            line.wire,
+            self.address.display,
+            (greeting.client_id, greeting.client_address, greeting.run_id),
+            environment=environment,
+            silence=self._silence,
+            time=self._time,
+            deserted=self._desert,
+        )
+
+    def _desert(self, identity: Identity) -> None:
+        self._deserted[identity] = None
+
+    async def _kill_deserted(self, line: Line, greeting: Greeting) -> None:
+        """Kill what earlier shared connections may still carry before anything is sent over the next one (E1).
+
+        Whoever was told that a call broke does so as well, before it looks; but a call that was cancelled, or whose time was up, is told
+        to nobody.
+        """
+        deserted = tuple(self._deserted)
+        kills: list[Command] = [
+            ("CLIENT", "KILL", "ID", client_id, *(("ADDR", address) if address else ()))
+            for client_id, address, run_id in deserted
+            if run_id == greeting.run_id
+        ]
+        if kills:
+            await line.ask(*kills)  # where it is not permitted there is no such promise
+        for identity in deserted:
+            self._deserted.pop(identity, None)
 
     def _on_connected(self) -> None:
         if not self._connected_before:

@@ -88,8 +88,8 @@ class ReadingConnection:
         await self._pass_over()
         return await self._line.ask(*commands)
 
-    async def read(self, command: Command) -> object:
-        """Run one blocking command; return its reply (a ServerError instance if the server answered with an error).
+    async def read(self, command: Command, block: float = 0.0) -> object:
+        """Run one command that blocks for at most `block` seconds; return its reply (a ServerError instance if that is an error).
 
         Cancelled, it is brought to its end on the server first, for at most a second; what it still brought is then in `leftover`, and if
         `settled` is False even this failed. The cancellation goes on in any case.
@@ -100,7 +100,7 @@ class ReadingConnection:
         if self.leftover is not None:
             raise RuntimeError("take_leftover() before the next read")
         await self._pass_over()
-        self._line.send(command)
+        self._line.send(command, block=block)
         self._reading = True
         try:
             reply = await self._line.reply()

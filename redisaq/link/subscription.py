@@ -6,6 +6,7 @@ come together ring once; after every gap in the subscription it rings, so who wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import anyio
@@ -23,7 +24,14 @@ class Subscription:
     """See the module. For one waiting task at a time; `close` and `abort` from any."""
 
     def __init__(
-        self, dialer: Dialer, channels: Sequence[str], environment: Environment, url: str, forget: Callable[[Subscription], None]
+        self,
+        dialer: Dialer,
+        channels: Sequence[str],
+        environment: Environment,
+        url: str,
+        forget: Callable[[Subscription], None],
+        *,
+        silence: float = math.inf,
     ) -> None:
         """Make one; `begin` subscribes.
 
@@ -33,12 +41,14 @@ class Subscription:
             environment: clock and randomness.
             url: for errors, without a password.
             forget: called when this one is closed.
+            silence: seconds after which a connection is given up that owes something.
         """
         self._dialer = dialer
         self._subscribe = ("SSUBSCRIBE", *channels)
         self._environment = environment
         self._url = url
         self._forget = forget
+        self._silence = silence
         self._backoff = Backoff(environment.random)
         self._not_before = self._since = 0.0  # when to connect again at the earliest; since when it is connected
         self._line: Line | None = None
@@ -99,6 +109,7 @@ class Subscription:
 
     async def _connect(self) -> Line:
         line, _ = await self._dialer.dial(self._environment)
+        line.watch(self._silence, self._environment, listening=True)
         try:
             line.send(self._subscribe)
             for _ in self._subscribe[1:]:

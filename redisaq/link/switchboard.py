@@ -13,6 +13,7 @@ there, or may have been missed. What always holds:
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -80,14 +81,16 @@ class Bell:
 class Switchboard:
     """See the module. It begins anew when it has been closed."""
 
-    def __init__(self, dialer: Dialer, environment: Callable[[], Environment], url: str) -> None:
+    def __init__(self, dialer: Dialer, environment: Callable[[], Environment], url: str, silence: float = math.inf) -> None:
         """Make one; nothing is connected before the first `listen`.
 
         Args:
             dialer: makes its connections.
             environment: gives clock and randomness, asked at each connection.
             url: for errors, without a password.
+            silence: seconds after which a connection is given up that owes something.
         """
+        self._silence = silence
         self._dialer = dialer
         self._environment = environment
         self._url = url
@@ -195,6 +198,7 @@ class Switchboard:
         if not self._bells:  # closed after its last wait
             line.fail(UNWANTED)
             return
+        line.watch(self._silence, environment, listening=True)
         self._line, self._since = line, environment.clock()
         self._asked.clear()
         for channel in self._bells:
@@ -205,7 +209,10 @@ class Switchboard:
             self._take(line, await line.item())
             while (item := line.poll()) is not NOTHING:
                 self._take(line, item)
-        except ConnectionFailed:
+        except ConnectionFailed as error:
+            if error.silent:  # one attempt each, and theirs may never be answered
+                for bell in self._new_bells():
+                    self._end(bell, error)
             if self._line is line:
                 self._line = None
                 self._confirmed.clear()
@@ -268,4 +275,4 @@ def _copy(error: ConnectionFailed | ServerError) -> Exception:
     """Return the error to raise: several tasks raise it, each with its own traceback."""
     if isinstance(error, ServerError):
         return ServerError(error.text)
-    return ConnectionFailed(error.url, error.reason, permanent=error.permanent)
+    return ConnectionFailed(error.url, error.reason, permanent=error.permanent, silent=error.silent)

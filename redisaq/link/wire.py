@@ -42,6 +42,7 @@ class Wire:
     Attributes:
         queued: bytes of commands given to `put` so far.
         handed: how many of them the kernel has taken, or may have.
+        taken: bytes that came over the socket so far.
         closed: the wire is of no more use.
     """
 
@@ -53,9 +54,11 @@ class Wire:
         self._head: memoryview | None = None
         self._buffer = bytearray(RECEIVE_SIZE)
         self._parked = False
+        self._woken = False
         self._poll = _make_poll(sock)
         self.queued = 0
         self.handed = 0
+        self.taken = 0
         self.closed = False
         self._parser = make_parser(RECEIVE_SIZE)
         self.next_reply = self._parser.gets
@@ -93,6 +96,7 @@ class Wire:
             return False
         if not count:
             raise ConnectionResetError(_ENDED)
+        self.taken += count
         self._traffic.received += count
         self._parser.feed(self._buffer, 0, count)
         return count == RECEIVE_SIZE
@@ -102,30 +106,36 @@ class Wire:
         return bool(self._poll())
 
     async def wait_readable(self) -> None:
-        """Wait until `receive` has something, or the wire is closed."""
+        """Wait until `receive` has something, or `wake` is called, or the wire is closed."""
         if self.closed:
             return
-        self._parked = True
+        self._parked, self._woken = True, False
         try:
             await anyio.wait_readable(self._socket)
         except anyio.ClosedResourceError:
-            if not self.closed:
+            if not self.closed and not self._woken:
                 raise
         finally:
             self._unpark()
 
     async def wait_writable(self) -> None:
-        """Wait until `flush` can do something, or the wire is closed."""
+        """Wait until `flush` can do something, or `wake` is called, or the wire is closed."""
         if self.closed:
             return
-        self._parked = True
+        self._parked, self._woken = True, False
         try:
             await anyio.wait_writable(self._socket)
         except anyio.ClosedResourceError:
-            if not self.closed:
+            if not self.closed and not self._woken:
                 raise
         finally:
             self._unpark()
+
+    def wake(self) -> None:
+        """Let the task that waits for readiness look again, if there is one."""
+        if self._parked and not self.closed:
+            self._woken = True
+            anyio.notify_closing(self._socket)
 
     def close(self) -> None:
         """End it; whoever waits for readiness wakes. May be called twice.
@@ -223,6 +233,7 @@ class SecureWire(Wire):
             return False
         if not count:
             raise ConnectionResetError(_ENDED)
+        self.taken += count
         self._traffic.received += count
         self._incoming.write(memoryview(self._buffer)[:count])
         return count == RECEIVE_SIZE

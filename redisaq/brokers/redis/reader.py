@@ -38,7 +38,7 @@ class RedisReader:
         if not entries:
             # BLOCK 0 waits for ever: a wait that rounds to nothing must not become that.
             waiting = (b"BLOCK", max(1, int(block * 1000))) if block > 0 else ()
-            entries = self._entries(await connection.read((*self._begin, count, *waiting, *self._end)))
+            entries = self._entries(await connection.read((*self._begin, count, *waiting, *self._end), block))
         return entries
 
     def ask_ahead(self, count: int) -> None:

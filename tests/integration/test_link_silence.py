@@ -1,0 +1,304 @@
+"""A connection that owes replies and is silent breaks; a call whose time is up leaves it alone (docs/link.md, rules 10 to 12)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import time
+from collections.abc import AsyncGenerator, Iterator
+
+import anyio
+import pytest
+
+from redisaq.environment import time_limit
+from redisaq.errors import ConnectionFailed
+from redisaq.link import Link, line as line_module, parse_address
+from redisaq.link.silence import Alarm
+from tests.breaking_proxy import BreakingProxy
+from tests.conftest import Backend
+from tests.link_fake import FakeServer, bulk, usual_answers
+from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+SILENCE = 0.5
+MARGIN = 0.45  # for a busy machine
+
+
+@pytest.fixture
+def proxy(valkey_server: Server) -> Iterator[BreakingProxy]:
+    proxy = BreakingProxy(valkey_server.port)
+    yield proxy
+    proxy.close()
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, silence: float = SILENCE) -> AsyncGenerator[Link]:
+    link = Link(parse_address(url), silence=silence)
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+@contextlib.contextmanager
+def within(least: float, most: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert least <= time.monotonic() - began <= most + MARGIN
+
+
+async def test_a_silent_connection_breaks_and_the_next_call_takes_another(proxy: BreakingProxy) -> None:
+    async with opened(proxy.url) as link:
+        await link.connect()
+        proxy.swallow()
+        with within(SILENCE, SILENCE), pytest.raises(ConnectionFailed, match=r"silent for 0\.5 s") as raised:
+            await link.call(("ECHO", "lost"))
+        assert raised.value.maybe_executed
+        assert raised.value.silent
+        assert raised.value.connection is not None
+        proxy.admit()
+        assert await link.call(("ECHO", "next")) == [b"next"]
+        assert link.statistics().reconnections == 1
+
+
+async def test_in_a_pipeline_what_was_not_written_is_surely_not_sent(proxy: BreakingProxy, namespace: str) -> None:
+    """The first call fills every buffer on the way, so nothing of the second is written: it goes over the next connection."""
+    outcomes: dict[str, object] = {}
+    async with opened(proxy.url) as link, anyio.create_task_group() as tasks:
+        await link.connect()
+        with proxy.lock:  # the proxy does not even read
+
+            async def call(name: str, *command: str | bytes) -> None:
+                try:
+                    outcomes[name] = await link.call(command)
+                except ConnectionFailed as error:
+                    outcomes[name] = error.maybe_executed
+
+            tasks.start_soon(call, "large", "SET", namespace, b"x" * 64_000_000)
+            await anyio.sleep(0.1)
+            tasks.start_soon(call, "small", "ECHO", "small")
+            await anyio.sleep(SILENCE + 0.2)
+            assert outcomes == {"large": True}
+    assert outcomes == {"large": True, "small": [b"small"]}
+
+
+async def test_it_breaks_though_nobody_waits_any_more(proxy: BreakingProxy, namespace: str) -> None:
+    """What cancelled callers left is owed: a later caller begins on another connection, once the silent one is killed (E1)."""
+    async with opened(proxy.url) as link:
+        await link.connect()
+        proxy.swallow()
+        with anyio.move_on_after(0.1):
+            await link.call(("RPUSH", namespace, "late"))
+        await anyio.sleep(SILENCE)
+        assert not link.statistics().connected
+        proxy.admit()
+        assert await link.call(("RPUSH", namespace, "later")) == [1]
+        proxy.let_through()
+        await anyio.sleep(0.05)
+        assert await link.call(("LRANGE", namespace, 0, -1)) == [[b"later"]]
+
+
+async def test_new_callers_do_not_keep_it_alive(proxy: BreakingProxy) -> None:
+    """Each waits for less than the silence, and one of them comes at any time."""
+    async with opened(proxy.url) as link:
+        await link.connect()
+        proxy.swallow()
+        began = time.monotonic()
+        while link.statistics().connected:
+            with anyio.move_on_after(0.15), contextlib.suppress(ConnectionFailed):
+                await link.call(("ECHO", "x"))
+            assert time.monotonic() < began + SILENCE + MARGIN + 0.15
+
+
+async def test_a_call_whose_time_is_up_leaves_the_connection_alone(proxy: BreakingProxy) -> None:
+    """Its slot stays, so what is answered late is nobody else's answer."""
+    async with opened(proxy.url, 10.0) as link:
+        await link.connect()
+        proxy.swallow()
+        for name in ("first", "second"):
+            with within(0.2, 0.2), pytest.raises(ConnectionFailed, match="within the time") as raised, time_limit(0.2):
+                await link.call(("ECHO", name))
+            assert raised.value.maybe_executed
+        proxy.let_through()
+        assert await link.call(("ECHO", "third")) == [b"third"]
+        assert link.statistics().reconnections == 0
+
+
+async def test_of_several_callers_only_those_leave_whose_time_is_up(proxy: BreakingProxy) -> None:
+    outcomes: dict[float, object] = {}
+
+    async def call(seconds: float) -> None:
+        try:
+            with time_limit(seconds):
+                outcomes[seconds] = await link.call(("ECHO", seconds))
+        except ConnectionFailed as error:
+            outcomes[seconds] = error.maybe_executed
+
+    async with opened(proxy.url, 10.0) as link:
+        await link.connect()
+        proxy.swallow()
+        async with anyio.create_task_group() as tasks:
+            for seconds in (5.0, 0.1, math.inf, 0.2):
+                tasks.start_soon(call, seconds)
+            await anyio.sleep(0.35)
+            assert outcomes == {0.1: True, 0.2: True}
+            proxy.let_through()
+        assert outcomes == {0.1: True, 0.2: True, 5.0: [b"5.0"], math.inf: [b"inf"]}
+
+
+@pytest.mark.parametrize("moment", ["accept", "greeting", "tls"])
+async def test_a_dial_takes_no_longer(moment: str) -> None:
+    """A listener that never accepts, a server that never answers, one that is silent in the middle of TLS."""
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as silent:
+        scheme = "rediss" if moment == "tls" else "redis"
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+        with contextlib.ExitStack() as stack:
+            if moment == "greeting":
+                url = stack.enter_context(FakeServer({**usual_answers(), "INFO": b""})).url
+            async with opened(url) as link:
+                for attempt in (link.connect, link.open_reading, lambda: link.listen("bell"), lambda: link.subscribe("bell")):
+                    with within(SILENCE, SILENCE), pytest.raises(ConnectionFailed, match=r"no answer within 0\.5 s") as raised:
+                        await attempt()
+                    assert not raised.value.maybe_executed
+                with within(0.1, 0.1), pytest.raises(ConnectionFailed, match="within the time"), time_limit(0.1):
+                    await link.call(("ECHO", "x"))
+
+
+async def test_a_server_that_says_a_little_now_and_then_is_not_silent() -> None:
+    def dribble(command: list[bytes]) -> bytes:
+        answer = bulk("x" * 5)
+        for byte in answer[:-1]:
+            server.send(bytes([byte]))
+            time.sleep(0.1)
+        return answer[-1:]
+
+    with FakeServer({**usual_answers(), "ECHO": dribble}) as server:
+        async with opened(server.url, 0.5) as link:
+            with within(0.9, 2.0):
+                assert await link.call(("ECHO", "x")) == [b"xxxxx"]
+
+
+async def test_a_process_that_stood_still_does_not_blame_the_server(valkey_server: Server) -> None:
+    """The reply came while nobody looked."""
+    async with opened(valkey_server.url) as link, anyio.create_task_group() as tasks:
+        await link.connect()
+        answers: list[object] = []
+
+        async def call() -> None:
+            answers.extend(await link.call(("DEBUG", "SLEEP", "0.05"), ("ECHO", "x")))
+
+        tasks.start_soon(call)
+        await anyio.sleep(0.02)
+        time.sleep(SILENCE + 0.3)
+        await anyio.sleep(0.05)
+        assert answers == [b"OK", b"x"]
+
+
+async def test_a_read_may_be_silent_for_as_long_as_it_blocks(proxy: BreakingProxy, namespace: str) -> None:
+    async with opened(proxy.url) as link:
+        reading = await link.open_reading()
+        with within(0.8, 0.8):
+            assert await reading.read(("BLPOP", namespace, 0.8), 0.8) is None
+        proxy.swallow()
+        with within(0.3 + SILENCE, 0.3 + SILENCE), pytest.raises(ConnectionFailed, match="silent") as raised:
+            await reading.read(("BLPOP", namespace, 0.3), 0.3)
+        assert raised.value.silent
+        assert not reading.settled
+
+
+async def test_what_was_sent_ahead_is_owed(proxy: BreakingProxy) -> None:
+    async with opened(proxy.url) as link:
+        reading = await link.open_reading()
+        proxy.swallow()
+        reading.send_ahead(("ECHO", "x"))
+        await anyio.sleep(SILENCE + 0.1)
+        with within(0.0, 0.0), pytest.raises(ConnectionFailed, match="silent"):
+            await reading.reply_ahead()
+
+
+@pytest.mark.parametrize("bells", [True, False], ids=["bells", "subscription"])
+async def test_who_only_listens_asks_now_and_then(
+    proxy: BreakingProxy, namespace: str, monkeypatch: pytest.MonkeyPatch, bells: bool
+) -> None:
+    """After a silence it connects again and rings, since something may have been missed; a server that answers is left alone."""
+    monkeypatch.setattr(line_module, "PING_EVERY", 0.2)
+    async with opened(proxy.url) as link:
+        bell = await link.listen(namespace) if bells else await link.subscribe(namespace)
+        with anyio.move_on_after(1.0) as quiet:
+            await bell.wait()
+        assert quiet.cancelled_caught
+        proxy.swallow()
+        began = time.monotonic()
+        with anyio.move_on_after(0.1):
+            await bell.wait()
+        await anyio.sleep(0.7 + 0.1)  # it is found though nobody waits
+        proxy.admit()
+        with anyio.fail_after(3):
+            await bell.wait()
+        assert time.monotonic() - began >= SILENCE
+        await link.call(("SPUBLISH", namespace, "x"))
+        with anyio.fail_after(3):
+            await bell.wait()
+
+
+async def test_a_server_that_forbids_ping_is_heard_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "PING_EVERY", 0.1)
+    confirmed = b">3\r\n$10\r\nssubscribe\r\n$4\r\nbell\r\n:1\r\n"
+    forbidden = b"-NOPERM User x has no permissions to run the 'ping' command\r\n"
+    with FakeServer({**usual_answers(), "SSUBSCRIBE": confirmed, "PING": forbidden}) as server:
+        async with opened(server.url) as link:
+            bell = await link.listen("bell")
+            with anyio.move_on_after(0.5) as quiet:
+                await bell.wait()
+            assert quiet.cancelled_caught
+            assert server.words().count("PING") >= 3
+            assert server.words().count("HELLO") == 1
+
+
+async def test_a_subscription_that_is_never_confirmed_ends() -> None:
+    with FakeServer({**usual_answers(), "SSUBSCRIBE": b""}) as server:
+        async with opened(server.url) as link:
+            for attempt in (lambda: link.listen("bell"), lambda: link.subscribe("bell")):
+                with within(SILENCE, SILENCE), pytest.raises(ConnectionFailed, match="silent"):
+                    await attempt()
+
+
+async def test_it_costs_nothing_per_call(valkey_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One alarm in as many seconds as the connection may be silent, however many calls there are."""
+    alarms: list[float] = []
+    real = Alarm.set
+
+    def set_alarm(alarm: Alarm, when: float) -> None:
+        alarms.append(when)
+        real(alarm, when)
+
+    monkeypatch.setattr(Alarm, "set", set_alarm)
+    async with opened(valkey_server.url, 60.0) as link:
+        for _ in range(300):
+            await link.call(("ECHO", "x"))
+    assert len(alarms) == 1
+
+
+def test_it_works_in_one_event_loop_after_another(valkey_server: Server, anyio_backend: Backend) -> None:
+    """An alarm that died with its loop is set again in the next."""
+    name, options = anyio_backend
+    proxy = BreakingProxy(valkey_server.port)
+    link = Link(parse_address(proxy.url), silence=SILENCE)
+
+    async def once() -> None:
+        assert await link.call(("ECHO", "x")) == [b"x"]
+
+    async def silent() -> None:
+        with within(SILENCE, SILENCE), pytest.raises(ConnectionFailed, match="silent"):
+            await link.call(("ECHO", "x"))
+        await link.close()
+
+    try:
+        anyio.run(once, backend=name, backend_options=options)
+        time.sleep(SILENCE + 0.05)
+        proxy.swallow()
+        anyio.run(silent, backend=name, backend_options=options)
+    finally:
+        proxy.close()
