@@ -22,7 +22,7 @@ from redisaq.actors.surroundings import Surroundings, inside
 from redisaq.brokers import open_broker
 from redisaq.brokers.base import GroupName
 from redisaq.core.codec import EntryDecoder
-from redisaq.environment import current_environment
+from redisaq.environment import current_environment, silence_within
 from redisaq.errors import ConsumerError
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.runtime.consumer_runtime import ConsumerRuntime, Plan, RunSettings
@@ -86,7 +86,8 @@ class Consumer(Generic[T]):
         self._settings = consumer_settings(options)
         self.group_name = self._settings.group_name
         self._logger = logger_for("redisaq.consumer", self._settings.logger, debug=self._settings.debug)
-        self._broker = open_broker(redis_url, self._settings.namespace, current_environment())
+        silence = silence_within(self._settings.heartbeat_ttl)
+        self._broker = open_broker(redis_url, self._settings.namespace, current_environment(), silence=silence)
         self._decoder: EntryDecoder[T] = EntryDecoder(self.topic, self._settings.deserializer, payload_type)
         self._connected = False
         self._runtime: ConsumerRuntime | None = None

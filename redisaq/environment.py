@@ -161,6 +161,15 @@ def use_environment(environment: Environment) -> Generator[Environment]:
 
 # -- the time of a call ------------------------------------------------------------------------------------------------------------
 
+LONGEST_SILENCE, SHORTEST_SILENCE = 6.0, 0.5
+"""Seconds for which a connection may owe an answer without a byte coming: no more, and no less, whatever its users can wait for."""
+
+
+def silence_within(seconds: float) -> float:
+    """Return the silence to allow a connection whose user has so many seconds: half of them are left then to look and to send again."""
+    return min(LONGEST_SILENCE, max(SHORTEST_SILENCE, seconds / 2))
+
+
 _until: ContextVar[float] = ContextVar("redisaq_until", default=math.inf)
 
 

@@ -6,12 +6,13 @@ is asked for: that import takes longer than many a program's whole start.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
 
 from redisaq.brokers.base import Broker
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.environment import Environment
+from redisaq.environment import LONGEST_SILENCE, Environment
 from redisaq.errors import SettingsError
 
 __all__ = ["memory_brokers", "open_broker"]
@@ -32,6 +33,8 @@ def open_broker(
     cert_file: str | None = None,
     key_file: str | None = None,
     connect_timeout: float | None = None,
+    silence: float = LONGEST_SILENCE,
+    time: float = math.inf,
 ) -> Broker:
     """Return a broker for the URL; nothing is connected, and no file touched, before `connect` or the first call.
 
@@ -44,6 +47,8 @@ def open_broker(
         cert_file: PEM file of our own certificate.
         key_file: PEM file of its key, if cert_file does not hold it.
         connect_timeout: seconds that connecting may take, for servers only.
+        silence: seconds after which a connection that owes an answer is given up, if nothing comes over it.
+        time: seconds that one call may take where nothing else limits it (see `time_limit`).
 
     Raises:
         SettingsError: the URL cannot work.
@@ -56,7 +61,7 @@ def open_broker(
             return memory_brokers.get()(rest, namespace, environment)
         from redisaq.brokers.embedded import EmbeddedBroker  # noqa: PLC0415 -- see the module
 
-        return EmbeddedBroker(rest, namespace, environment)
+        return EmbeddedBroker(rest, namespace, environment, silence=silence, time=time)
     if not separator or scheme not in SERVERS:
         # The URL is not shown: a mistyped one has its password in unexpected places.
         raise SettingsError("the URL begins with none of redis://, rediss://, unix://, embedded:// and memory://")
@@ -64,4 +69,4 @@ def open_broker(
     from redisaq.link import Link, parse_address  # noqa: PLC0415
 
     address = parse_address(url, ca_file=ca_file, cert_file=cert_file, key_file=key_file, connect_timeout=connect_timeout)
-    return RedisBroker(Link(address, environment), namespace, environment)
+    return RedisBroker(Link(address, environment, silence=silence, time=time), namespace, environment)

@@ -10,12 +10,13 @@ It ends with the process, not with `close`: what was enqueued must still be ther
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 
 from redisaq.brokers.redis import RedisBroker
 from redisaq.embedded import EmbeddedServer, hold_embedded
-from redisaq.environment import Environment
+from redisaq.environment import LONGEST_SILENCE, Environment
 from redisaq.link import Address, Link
 
 
@@ -26,15 +27,25 @@ class EmbeddedBroker(RedisBroker):
         directory: where the server keeps its data, "" for one of this process alone.
         namespace: as of any broker.
         environment: as of any broker.
+        silence: as of any link.
+        time: as of any link.
     """
 
-    def __init__(self, directory: str, namespace: str, environment: Environment | None = None) -> None:
+    def __init__(
+        self,
+        directory: str,
+        namespace: str,
+        environment: Environment | None = None,
+        *,
+        silence: float = LONGEST_SILENCE,
+        time: float = math.inf,
+    ) -> None:
         self._directory = directory
         self._address = Address(scheme="unix", shown=f"embedded://{directory}")
         self._server: EmbeddedServer | None = None
         self._joined = False  # it has answered since it is held
         self._reaching = 0  # connections for which it is being looked after
-        super().__init__(Link(self._address, environment, reach=self._reach), namespace, environment)
+        super().__init__(Link(self._address, environment, reach=self._reach, silence=silence, time=time), namespace, environment)
 
     async def close(self) -> None:
         """Close every connection and let go of the server. The next call joins it anew."""

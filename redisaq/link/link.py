@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import anyio
 from anyio.lowlevel import checkpoint
 
-from redisaq.environment import Environment, current_environment, time_is_up_at
+from redisaq.environment import LONGEST_SILENCE, Environment, current_environment, time_is_up_at
 from redisaq.errors import ConnectionFailed
 from redisaq.link.address import Address
 from redisaq.link.connector import Connector
@@ -26,9 +26,6 @@ from redisaq.link.shared import Identity, NotSent, SharedConnection
 from redisaq.link.subscription import Subscription
 from redisaq.link.switchboard import Bell, Switchboard
 from redisaq.link.wire import Traffic
-
-LONGEST_SILENCE = 6.0
-"""Seconds for which no connection owes an answer without a byte coming, whatever its users could wait for."""
 
 
 @dataclass(frozen=True)

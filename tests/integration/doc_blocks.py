@@ -156,7 +156,7 @@ import runpy, sys
 from redisaq import admin, consumer, producer
 local, server, file = sys.argv[1:]
 for module in (admin, consumer, producer):
-    module.open_broker = lambda url, *more, real=module.open_broker: real(server if url == local else url, *more)
+    module.open_broker = lambda url, *more, real=module.open_broker, **named: real(server if url == local else url, *more, **named)
 runpy.run_path(file, run_name="__main__")
 """
 

@@ -44,8 +44,8 @@ def redis(docs_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The same, empty, and the one that the default address leads to."""
     docs_server.flush()
 
-    def open_broker(url: str, *more: Any) -> Any:
-        return real(docs_server.url if url == LOCAL else url, *more)
+    def open_broker(url: str, *more: Any, **named: Any) -> Any:
+        return real(docs_server.url if url == LOCAL else url, *more, **named)
 
     real = brokers.open_broker
     for module in (admin, consumer, producer):
