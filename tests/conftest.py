@@ -11,7 +11,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -85,6 +85,23 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
         return 0
     processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min(4, processors + 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Escape lone surrogates in what a worker reports: some tests log them, and what carries reports takes only valid Unicode."""
+    return escaped((yield))
+
+
+def escaped(data: Any) -> Any:
+    """Return the data with every string in it valid."""
+    if isinstance(data, str):
+        return data.encode("utf-8", "backslashreplace").decode()
+    if isinstance(data, dict):
+        return {escaped(key): escaped(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(map(escaped, data))
+    return data
 
 
 @pytest.fixture(scope="session", autouse=True)
