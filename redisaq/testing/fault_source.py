@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from random import Random
 
-from redisaq.testing.faults import OF_OPERATIONS, SERVER, Fault, FaultPlan, Kind
+from redisaq.testing.faults import OF_OPERATIONS, SERVER, SILENCES, Fault, FaultPlan, Kind
 
 LATEST = 5.0
 """Seconds by which a late request is late at most."""
@@ -82,12 +82,14 @@ class FaultSource:
         plan, found = self._plan, dict[Kind, float]()
         if not faults:
             return self._delays(random, found)
-        if heartbeat and ttl and (plan.crash or plan.pause):
+        if heartbeat and ttl and (plan.crash or plan.pause or plan.silent_network):
             drawn = random.random()
             if drawn < plan.crash:
                 return {"crash": random.uniform(0.0, 2.0) * ttl}  # nothing is sent that something could befall
             if drawn < plan.crash + plan.pause:
                 found["pause"] = random.uniform(0.5, 2.5) * ttl
+            elif drawn < plan.crash + plan.pause + plan.silent_network:
+                found["silent_network"] = random.uniform(0.0, plan.silence)
         drawn = random.random()
         if drawn < self._edge:
             kind: Kind = next(kind for kind, edge in self._edges if drawn < edge)
@@ -108,6 +110,10 @@ class FaultSource:
             return random.uniform(0.0, LATEST)
         if kind == "failover":
             return random.uniform(0.0, self._plan.replica_lag)
+        if kind in SILENCES:
+            return random.uniform(0.0, self._plan.silence)
+        if kind == "outage":
+            return random.uniform(0.0, self._plan.away)
         return random.random() if kind == "slot_loss" else 0.0
 
     def handler(self, who: str, ttl: float) -> float:

@@ -15,6 +15,8 @@ _NOTES = {
     "lost_reply": "the reply was lost",
     "late_request": "late",
     "disconnect": "the connection broke",
+    "silent_request": "silent",
+    "silent_reply": "silent, and carried out",
 }
 
 _TOLD = {
@@ -27,6 +29,11 @@ _TOLD = {
     "clock_drift": "clock_drift: {amount} s more in a second",
     "failover": "failover{at}: the last {amount} s are forgotten",
     "slot_loss": "slot_loss{at}: the slot at {amount} of all",
+    "silent_request": "silent_request{at}: nothing is heard for {amount} s, and nothing arrives",
+    "silent_reply": "silent_reply{at}: nothing is heard for {amount} s, but all arrives",
+    "silent_network": "silent_network{at}: nothing is heard on any connection for {amount} s",
+    "silent_server": "silent_server{at}: the server stands still for {amount} s",
+    "outage": "outage{at}: the server is away for {amount} s",
 }
 """How each kind of fault is told; others by their names alone."""
 

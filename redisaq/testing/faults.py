@@ -22,18 +22,40 @@ Kind = Literal[
     "lost_reply",
     "failover",
     "slot_loss",
+    "silent_request",
+    "silent_reply",
+    "silent_server",
+    "outage",
     "delay",
     "reply_delay",
     "crash",
     "pause",
+    "silent_network",
     "slow_handler",
     "clock_drift",
 ]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-OF_OPERATIONS: tuple[Kind, ...] = ("lost_request", "disconnect", "late_request", "lost_reply", "failover", "slot_loss")
+OF_OPERATIONS: tuple[Kind, ...] = (
+    "lost_request",
+    "disconnect",
+    "late_request",
+    "lost_reply",
+    "failover",
+    "slot_loss",
+    "silent_request",
+    "silent_reply",
+    "silent_server",
+    "outage",
+)
 """At most one of these befalls an operation."""
+
+OF_HEARTBEATS: tuple[Kind, ...] = ("crash", "pause", "silent_network")
+"""At most one of these befalls a heartbeat."""
+
+SILENCES: tuple[Kind, ...] = ("silent_request", "silent_reply", "silent_network", "silent_server")
+"""Their amount is for how long nothing is heard, in seconds."""
 
 SERVER = "server"
 """Whose fault a drifting clock is."""
@@ -49,7 +71,8 @@ class Fault(msgspec.Struct, frozen=True):
         kind: as in FaultPlan; "delay" is the way to the server, "reply_delay" the way back.
         amount: seconds for "delay", "reply_delay", "late_request" (how late), "pause", "slow_handler", "crash" (until it starts again)
             and "failover" (how much is forgotten). For "lost_request" and "disconnect": 1 if what was sent before on that connection
-            arrives all the same, else 0. For "slot_loss": which slot, as a share of all, from 0 to less than 1. For "clock_drift": how
+            arrives all the same, else 0. For the silent ones: how long nothing is heard; for "outage": how long the server is away.
+            For "slot_loss": which slot, as a share of all, from 0 to less than 1. For "clock_drift": how
             much faster the server's clock runs. Else 0.
         time: seconds since the simulation began; told, and of no account where a list of faults is given.
     """
@@ -77,9 +100,20 @@ class FaultPlan:
         slot_loss: per broker operation: the data of one slot is gone: all of one partition (stream, leases, delayed, retries, dead
             letters, marks of `dedup_id`), or a topic's coordination (partition count, and each group's members and document).
         replica_lag: seconds of writes that a failover forgets, at most.
+        silent_request: per broker operation: nothing more is heard on its connection, which breaks up to `silence` seconds later.
+            Neither it nor what is sent after it on that connection reaches the server.
+        silent_reply: the same, but all of it reaches the server, which carries it out.
+        silent_server: per broker operation: the server stands still for up to `silence` seconds, as under SIGSTOP, and answers nobody. Then
+            all connections break, and what was sent meanwhile is carried out.
+        outage: per broker operation: the server is away for up to `away` seconds: all connections break, and nobody can connect. Then it is
+            back with all its data, as another run. At most one outage, silence of the server or failover at a time.
+        silence: seconds for which nothing is heard, at most.
+        away: seconds for which the server is away, at most.
         delay: seconds, least and most, that an operation's way to the server and back takes.
         crash: per heartbeat: the member is gone without cleanup, and starts again after up to twice its `heartbeat_ttl`.
         pause: per heartbeat: the member stands still for between a half and two and a half times its `heartbeat_ttl`; then time jumps.
+        silent_network: per heartbeat: the member hears nothing on any connection, new ones included, for up to `silence` seconds.
+            Then all of them break, and what it sent meanwhile is carried out.
         slow_handler: per message: its handler takes up to twice the `heartbeat_ttl` longer.
         clock_drift: how much faster or slower than the members' clocks the server's runs, at most: 0.001 is a second in a thousand.
     """
@@ -96,17 +130,24 @@ class FaultPlan:
     failover: float = 0.0
     slot_loss: float = 0.0
     replica_lag: float = 1.0
+    silent_request: float = 0.0
+    silent_reply: float = 0.0
+    silent_network: float = 0.0
+    silent_server: float = 0.0
+    outage: float = 0.0
+    silence: float = 6.0
+    away: float = 15.0
 
     def __post_init__(self) -> None:
         """Check every value; SettingsError if one cannot work."""
-        for name in (*OF_OPERATIONS, "crash", "pause", "slow_handler"):
+        for name in (*OF_OPERATIONS, *OF_HEARTBEATS, "slow_handler"):
             value: object = getattr(self, name)
             if not _is_number(value, most=1.0):
                 raise SettingsError(f"{name} is a probability, from 0 to 1, not {value!r}")
         if sum(getattr(self, name) for name in OF_OPERATIONS) > 1.0:
             raise SettingsError(f"{', '.join(OF_OPERATIONS)} exclude each other: their sum must not exceed 1")
-        if self.crash + self.pause > 1.0:
-            raise SettingsError("crash and pause exclude each other: their sum must not exceed 1")
+        if sum(getattr(self, name) for name in OF_HEARTBEATS) > 1.0:
+            raise SettingsError(f"{', '.join(OF_HEARTBEATS)} exclude each other: their sum must not exceed 1")
         try:
             least, most = self.delay
         except (TypeError, ValueError):
@@ -115,8 +156,9 @@ class FaultPlan:
             raise SettingsError(f"delay is the least and the most in seconds, such as (0.0, 0.2), not {self.delay!r}")
         if not _is_number(self.clock_drift, most=0.1):  # the lease's margin, a sixth, covers it
             raise SettingsError(f"clock_drift must be from 0 to 0.1, not {self.clock_drift!r}")
-        if not _is_number(self.replica_lag):
-            raise SettingsError(f"replica_lag is seconds, not {self.replica_lag!r}")
+        for unit, seconds in (("replica_lag", self.replica_lag), ("silence", self.silence), ("away", self.away)):
+            if not _is_number(seconds):
+                raise SettingsError(f"{unit} is seconds, not {seconds!r}")
 
 
 def check_faults(faults: object) -> FaultPlan | Sequence[Fault]:

@@ -12,10 +12,11 @@ from typing import Any, Protocol, TypeVar
 
 import anyio
 
-from redisaq.brokers.base import Acks, GroupName, Installed, RawEntry, Reader, ReaderMark, Settled
+from redisaq.brokers.base import Acks, Doorbell, GroupName, Installed, RawEntry, Reader, ReaderMark, Settled
 from redisaq.brokers.delivery import Resolution, Resolved
 from redisaq.brokers.memory import MemoryBroker, delivery
 from redisaq.brokers.memory.clients import ReadingClient, WaitingRead
+from redisaq.brokers.memory.reader import MemoryDoorbell
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed
@@ -164,6 +165,19 @@ class FaultyBroker(MemoryBroker):
 
         return await self._operate("resolve", step)
 
+    async def listen(self, group: GroupName) -> Doorbell:
+        """Return a doorbell for the group and its topic, whose line may fall silent."""
+        return self._adopted(await super().listen(group))
+
+    async def listen_partition(self, topic: str, partition: int) -> Doorbell:
+        """Return the partition's doorbell, whose line may fall silent."""
+        return self._adopted(await super().listen_partition(topic, partition))
+
+    def _adopted(self, bell: Doorbell) -> Doorbell:
+        if isinstance(bell, MemoryDoorbell):
+            self._network.adopt_bell(self._owner.name, bell.subscription)
+        return bell
+
     async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
         """Open a reading connection under the token (T3)."""
         session = self._enter()
@@ -204,6 +218,7 @@ class FaultyReader:
                 with anyio.move_on_after(block):
                     await answer.answered.wait()
                 network.store.stop_waiting(answer)
+                await network.heard(self._connection)
             taken = True
         except ConnectionFailed:
             taken = True
@@ -212,6 +227,8 @@ class FaultyReader:
             if not taken:  # cancelled: CLIENT UNBLOCK brings the read to its end
                 with anyio.move_on_after(UNBLOCK_LIMIT, shield=True):
                     await request.answered.wait()
+                    if self._connection.silent:
+                        await self._connection.over.wait()
                 self._take_back(request.answered.is_set(), request.answer, request.error)
         if isinstance(answer, WaitingRead):
             if answer.error is not None:
@@ -222,7 +239,7 @@ class FaultyReader:
         return entries
 
     def _take_back(self, answered: bool, answer: WaitingRead | Sequence[RawEntry], error: Exception | None) -> None:  # noqa: FBT001 -- one caller
-        if not answered or error is not None:
+        if not answered or error is not None or self._connection.silent:
             return
         if isinstance(answer, WaitingRead):
             self._network.store.stop_waiting(answer)

@@ -24,6 +24,9 @@ from redisaq.testing.histories import Histories, Process, Run
 from redisaq.testing.losses import Losses
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 
+NOTICE = 2.0
+"""Seconds that an owner is given to tell that its time is over, after it stood still, or where nobody answers what is to end its reads."""
+
 MOST_VIOLATIONS = 20
 """One fault in the product may break thousands of things; so many are told."""
 
@@ -49,6 +52,7 @@ class Ledger:
         """Take virtual time."""
         self._clock = clock
         self.store: MemoryStore | None = None
+        self.was_silent: Callable[[str], bool] = lambda _: False
         self.trace: list[str] = []
         self.violations: list[str] = []
         self.produced: list[str] = []
@@ -243,7 +247,7 @@ class Ledger:
         tenures = self._open.setdefault(place, [])
         woke = process.thawed_at == self._clock()  # on waking it may run to its next checkpoint: there it learns that its time is over
         for other in tenures if not woke else ():
-            if not other.process.suspended and other.process.thawed_at < self._clock() - 2.0:  # it is given a moment to notice
+            if not other.process.suspended and other.process.thawed_at < self._clock() - NOTICE and not self.was_silent(other.process.name):
                 text = f"{process.name} took {group.topic}/{partition} while {other.process.name} has it since {other.since:.3f}"
                 self.side_by_side(text, self.losses.excuse(place, (token, other.token)))
         for other in tenures:

@@ -23,7 +23,7 @@ from redisaq.message import Message
 from redisaq.outcomes import PartialFailure
 from redisaq.settings import RetryPolicy, check_name, check_str
 from redisaq.testing.fault_source import FaultSource
-from redisaq.testing.faults import Kind
+from redisaq.testing.faults import OF_HEARTBEATS, Kind
 from redisaq.testing.freezing import OWNER, Freezer
 from redisaq.testing.ledger import Ledger
 
@@ -62,7 +62,7 @@ class SimulatedMember:
         source: FaultSource,
         fails: Callable[[SimulatedMember, Kind, float], None],
     ) -> None:
-        """Take what it consumes and how; `fails` is told "crash" or "pause", and its seconds, when one befalls it."""
+        """Take what it consumes and how; `fails` is told "crash", "pause" or "silent_network", and its seconds, when one befalls it."""
         if mode not in get_args(Mode):
             raise SettingsError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
         self.name = name
@@ -122,8 +122,8 @@ class SimulatedMember:
         return options | {"on_event": tell}
 
     async def suffer(self, befalls: Mapping[Kind, float]) -> None:
-        """Crash or pause here, if that befalls it; a process that has crashed sends nothing more."""
-        for kind in ("crash", "pause") if befalls else ():
+        """Crash, pause or fall silent here, if that befalls it; a process that has crashed sends nothing more."""
+        for kind in OF_HEARTBEATS if befalls else ():
             if kind in befalls:
                 self._fails(self, kind, befalls[kind])
                 await checkpoint()

@@ -2,25 +2,30 @@
 
 In: requests, each a synchronous step at the memory store. Out: their answers, after the time that the way takes. Always: requests of one
 connection are carried out in the order in which they were sent; nothing of a connection is carried out after it was killed; a request
-that has arrived is carried out whether or not its sender still waits, is paused, or is gone.
+that has arrived is carried out whether or not its sender still waits, is paused, or is gone. A silence ends with a broken connection:
+nothing that was sent in it is ever answered.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from redisaq.brokers.memory.clients import Subscription
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.terms import ReaderMark
 from redisaq.errors import ConnectionFailed
-from redisaq.testing.faults import Kind
+from redisaq.testing.faults import SERVER, Kind
 
 T = TypeVar("T")
+
+REFUSED = 0.1
+"""Seconds until a call fails while the server is away: a vain attempt to connect, with the pause before it."""
 
 FIRST_ID = 1_000_000
 """Ids of shared connections begin here; readers' connections have the store's small ones."""
@@ -54,6 +59,9 @@ class Connection:
         mark: what can be killed.
         broken: why it is no more, "" while it works.
         ended: the server is gone, too: what it answered and has not arrived yet never will.
+        silent: nothing is heard on it any more; it will break.
+        deaf: it is silent, and nothing that is sent on it arrives.
+        over: set when it has broken.
     """
 
     def __init__(self, who: str, mark: ReaderMark) -> None:
@@ -62,8 +70,12 @@ class Connection:
         self.mark = mark
         self.broken = ""
         self.ended = False
+        self.silent = False
+        self.deaf = False
+        self.over = anyio.Event()
         self.last_arrival = -math.inf
         self.under_way: list[Request] = []
+        self.unheard: list[Request] = []
 
     def failure(self, url: str, reason: str, *, maybe_executed: bool) -> ConnectionFailed:
         """Return the error that a caller gets."""
@@ -75,15 +87,24 @@ class Connection:
     def cut(self, url: str, reason: str, *, keeps: bool) -> None:
         """Break it: who waits gets an error; what is under way arrives all the same if `keeps`."""
         self.broken = self.broken or reason
-        for request in self.under_way:
+        self.over.set()
+        for request in (*self.under_way, *self.unheard):
             if not request.answered.is_set():
                 request.error = self.failure(url, reason, maybe_executed=True)
                 request.answered.set()
             request.dropped = request.dropped or not keeps
+        self.unheard.clear()
 
 
 class Network:
-    """Carries requests; see the module."""
+    """Carries requests; see the module.
+
+    Attributes:
+        away: why nobody can connect, "" while everybody can.
+        start: starts a task of nobody, with its two arguments.
+        after_step: is called after each step of the server.
+        strike: does what befalls the server.
+    """
 
     def __init__(self, store: MemoryStore, note: Callable[[str, str, str], None]) -> None:
         """Take the server, and who is told what is done (who, operation, what came of it)."""
@@ -96,6 +117,12 @@ class Network:
         self._connections: dict[int, Connection] = {}
         self._readers: dict[Connection, None] = {}
         self._held_until = -math.inf
+        self._silent: dict[str, float] = {}  # whose network is silent, and until when
+        self._silent_until = -math.inf  # so is the server's
+        self._last_silent: dict[str | None, float] = {}  # when its last silence is over, or will be
+        self._bells: dict[Subscription, str] = {}
+        self.away = ""
+        self.start: Callable[[Callable[..., Coroutine[Any, Any, None]], float, object], None] = lambda *_: None
         self.after_step: Callable[[], None] = lambda: None
         self.strike: Callable[[Mapping[Kind, float]], None] = lambda _: None
 
@@ -106,11 +133,17 @@ class Network:
         self._made += 1
         connection = Connection(who, ReaderMark(self._made, f"simulated:{self._made}", self.store.run_id))
         self._connections[self._made] = connection
+        connection.silent = self._is_silent(who)
         return connection
 
     def adopt(self, connection: Connection) -> None:
         """Know of a reader's connection, until it hangs up."""
         self._readers[connection] = None
+        connection.silent = self._is_silent(connection.who)
+
+    def adopt_bell(self, who: str, subscription: Subscription) -> None:
+        """Know of a doorbell's line."""
+        self._bells[subscription] = who
 
     def break_all(self, reason: str) -> None:
         """Let the server be another one: nothing that is under way arrives there, and ids of clients begin again (E1, T3)."""
@@ -121,10 +154,106 @@ class Network:
         self._readers.clear()
         self._made = FIRST_ID
 
-    def hold(self, until: float) -> None:
-        """Let nothing arrive before then."""
-        self._held_until = until
-        self._heap = [(max(arrival, until), number, request) for arrival, number, request in self._heap]
+    # -- silence ---------------------------------------------------------------------------------------------------------------------
+
+    def silence(self, who: str | None, seconds: float) -> None:
+        """Let nothing be heard on any connection of a process (None: of anybody) for so long, and nothing arrive; then all of them break.
+
+        What was sent meanwhile is carried out then. Nothing, where such a silence goes on already.
+        """
+        if self.away or self._silent_until > -math.inf or who in self._silent:
+            return
+        self._last_silent[who] = until = anyio.current_time() + seconds
+        if who is None:
+            self._silent_until = until
+            self._note(SERVER, "silence", f"nothing is heard for {seconds:.3f} s")
+            self.hold(until)
+        else:
+            self._silent[who] = until
+            self._note(who, "network", "nothing is heard any more")
+            self.hold(until, who)
+        for connection in self._all_of(who):
+            connection.silent = True
+        for bell in self._bells_of(who):
+            bell.channels = frozenset()
+        self.start(self._end_silence, seconds, who)
+
+    async def _end_silence(self, after: float, who: object) -> None:
+        await anyio.sleep(after)
+        name = who if isinstance(who, str) else None
+        if name is None:
+            self._silent_until = -math.inf
+        else:
+            self._silent.pop(name, None)
+        self._break_silent(name, [connection for connection in self._all_of(name) if not connection.broken])
+
+    def _break_silent(self, who: str | None, connections: Sequence[Connection]) -> None:
+        for connection in connections:
+            connection.cut(self.store.url, "nothing was heard for too long", keeps=True)
+        self.cut_bells(who, "nothing was heard for too long")
+
+    def cut_bells(self, who: str | None, reason: str) -> None:
+        """Cut the lines of a process's doorbells (None: everybody's)."""
+        for bell in self._bells_of(who):
+            del self._bells[bell]
+            self.store.unsubscribe(bell, reason)
+
+    def _befall(self, connection: Connection, name: str, befalls: Mapping[Kind, float]) -> None:
+        """Do what befalls the server, or silences the connection, from now on."""
+        self.strike(befalls)
+        for kind in ("silent_request", "silent_reply"):
+            if kind in befalls and not self.away and not connection.broken:
+                self._silence(connection, name, befalls[kind], deaf=kind == "silent_request")
+
+    def _silence(self, connection: Connection, name: str, seconds: float, *, deaf: bool) -> None:
+        if connection.silent:
+            return
+        connection.silent, connection.deaf = True, deaf
+        self._last_silent[connection.who] = max(self._last_silent.get(connection.who, -math.inf), anyio.current_time() + seconds)
+        self._note(connection.who, name, "silent" if deaf else "silent, and carried out")
+        self.start(self._end_one_silence, seconds, connection)
+
+    async def _end_one_silence(self, after: float, connection: object) -> None:
+        await anyio.sleep(after)
+        if isinstance(connection, Connection) and not connection.broken:
+            connection.cut(self.store.url, "nothing was heard for too long", keeps=not connection.deaf)
+
+    def _is_silent(self, who: str) -> bool:
+        return self._silent_until > -math.inf or who in self._silent
+
+    @property
+    def server_silent(self) -> bool:
+        """True while the server stands still."""
+        return self._silent_until > -math.inf
+
+    def unheard(self) -> list[str]:
+        """Return who waits for answers that will not come, sorted."""
+        return sorted(
+            {connection.who for connection in self._all_of(None) if connection.silent and not connection.broken} | {*self._silent}
+        )
+
+    def was_silent(self, who: str, within: float) -> bool:
+        """Return whether something of a process's network is silent, or was in the last so many seconds."""
+        return max(self._last_silent.get(who, -math.inf), self._last_silent.get(None, -math.inf)) >= anyio.current_time() - within
+
+    def _all_of(self, who: str | None) -> list[Connection]:
+        return [connection for connection in (*self._connections.values(), *self._readers) if who in (None, connection.who)]
+
+    def _bells_of(self, who: str | None) -> list[Subscription]:
+        return [bell for bell, owner in self._bells.items() if who in (None, owner)]
+
+    async def heard(self, connection: Connection) -> None:
+        """Return at once where answers are heard; else raise ConnectionFailed when the connection breaks."""
+        if connection.silent:
+            await connection.over.wait()
+            raise connection.failure(self.store.url, connection.broken, maybe_executed=True)
+
+    def hold(self, until: float, who: str | None = None) -> None:
+        """Let nothing arrive before then (of one process)."""
+        if who is None:
+            self._held_until = max(until, self._held_until)
+        held = [(max(arrival, until) if who in (None, one.connection.who) else arrival, number, one) for arrival, number, one in self._heap]
+        self._heap = held
         heapq.heapify(self._heap)
         self._changed.set()
 
@@ -146,11 +275,15 @@ class Network:
 
     async def send(self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], befalls: Mapping[Kind, float]) -> Request:
         """Send a step, with what befalls it."""
-        if "failover" in befalls or "slot_loss" in befalls:
-            self.strike(befalls)
-        if connection.broken:
-            await checkpoint()
-            raise connection.failure(self.store.url, connection.broken, maybe_executed=False)
+        if befalls:
+            self._befall(connection, name, befalls)
+        if self.away or connection.broken:
+            await (anyio.sleep(REFUSED) if self.away else checkpoint())
+            raise connection.failure(self.store.url, self.away or connection.broken, maybe_executed=False)
+        if connection.deaf:
+            request = Request(connection, name, step)
+            connection.unheard.append(request)
+            return request
         if not befalls:
             request = Request(connection, name, step)
             self._push(request, 0.0)
@@ -178,6 +311,7 @@ class Network:
             await anyio.sleep(request.reply_delay)
             if request.connection.ended:
                 raise request.connection.failure(self.store.url, request.connection.broken, maybe_executed=True)
+            await self.heard(request.connection)
         return request.answer
 
     async def _break(self, connection: Connection, name: str, reason: str, *, keeps: bool, maybe_executed: bool) -> None:
@@ -193,7 +327,8 @@ class Network:
 
     def _push(self, request: Request, delay: float) -> None:
         connection = request.connection
-        connection.last_arrival = arrival = max(connection.last_arrival, self._held_until, anyio.current_time() + delay)
+        held = max(self._held_until, self._silent.get(connection.who, -math.inf))
+        connection.last_arrival = arrival = max(connection.last_arrival, held, anyio.current_time() + delay)
         connection.under_way.append(request)
         self._sent += 1
         heapq.heappush(self._heap, (arrival, self._sent, request))
@@ -229,6 +364,9 @@ class Network:
         self._note(connection.who, request.name, f"{outcome}, nobody waits" if late else outcome)
         self.after_step()
         if late:
+            return
+        if connection.silent:
+            connection.unheard.append(request)
             return
         request.answer, request.error = answer, error
         if request.loses_reply:

@@ -1,7 +1,8 @@
-"""What happens to the simulated server: a replica that lagged takes its place, or the data of one slot is gone.
+"""What happens to the simulated server: it is silent or away, a replica that lagged takes its place, or the data of one slot is gone.
 
-In: "failover" and "slot_loss", when they befall an operation or a scenario asks for them. Out: the store as it is then, and what was lost,
-told to Losses. Always: the server does nothing for a moment after either, as none would; so no entry id is given twice.
+In: "failover", "slot_loss", "silent_server" and "outage", when they befall an operation or a scenario asks for them. Out: the store as it
+is then, and what was lost, told to Losses. Always: the server does nothing for a moment after a loss, as none would; so no entry id is
+given twice. Of failovers, silences and outages there is one at a time.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from redisaq.testing.network import Network
 
 MOMENT = 0.01
 """Seconds for which the server does nothing."""
+
+LOOK = 0.25
+"""Seconds between two looks at whether the server is there."""
 
 
 class Outages:
@@ -45,9 +49,20 @@ class Outages:
         self._over = anyio.Event()
 
     @property
-    def lagging(self) -> bool:
-        """True while a replica lags behind that is about to take over."""
-        return self._replica is not None
+    def noise(self) -> str:
+        """What is about to happen to the server, or happens; "" if nothing."""
+        if self._replica is not None:
+            return "a replica is about to take over"
+        if self._network.away:
+            return self._network.away
+        if self._network.server_silent:
+            return "the server stands still"
+        unheard = self._network.unheard()
+        return f"nothing is heard by {', '.join(unheard)}" if unheard else ""
+
+    @property
+    def _busy(self) -> bool:
+        return self._replica is not None or bool(self._network.away) or self._network.server_silent
 
     def strike(self, befalls: Mapping[Kind, float]) -> None:
         """Do what befalls the server."""
@@ -55,25 +70,31 @@ class Outages:
             self._lose_some_slot(befalls["slot_loss"])
         if "failover" in befalls:
             self.fall_behind(befalls["failover"])
+        if "silent_server" in befalls:
+            self.fall_silent(befalls["silent_server"])
+        if "outage" in befalls:
+            self.go_away(befalls["outage"])
 
     # -- failing over ------------------------------------------------------------------------------------------------------------------
 
     def fall_behind(self, seconds: float) -> None:
-        """Let a replica hear nothing more, and take over so much later; nothing, while another one does already."""
-        if self._replica is None:
+        """Let a replica hear nothing more, and take over so much later; nothing, while something else happens to the server."""
+        if not self._busy:
             self._replica = self._store.copied()
             self._over = anyio.Event()
             self._note(SERVER, "replication", "stands still")
             self._start(self._take_over, seconds)
 
     async def wait_over(self) -> None:
-        """Return once no replica is about to take over."""
-        if self._replica is not None:
+        """Return once no replica is about to take over, and the server is there."""
+        if self._replica is not None or self._network.away:
             await self._over.wait()
 
-    def call_off(self) -> None:
-        """Let no replica take over any more: the simulation ends."""
+    async def call_off(self) -> None:
+        """Let no replica take over any more: the simulation ends. Return once the server is there, and heard by everybody."""
         self._replica = None
+        while self.noise:  # noqa: ASYNC110 -- a network rings nobody
+            await anyio.sleep(LOOK)
         self._over.set()
 
     async def _take_over(self, after: float) -> None:
@@ -87,6 +108,31 @@ class Outages:
         self._pause()
         self._note(SERVER, "failover", f"the last {after:.3f} s are forgotten")
         self._losses.lost(before, self._store, f"a failover forgot {after:.3f} s")
+        self._over.set()
+
+    # -- being silent, or away ---------------------------------------------------------------------------------------------------------
+
+    def fall_silent(self, seconds: float) -> None:
+        """Let the server stand still for so long; nothing, while something else happens to it."""
+        if not self._busy:
+            self._network.silence(None, seconds)
+
+    def go_away(self, seconds: float) -> None:
+        """Let the server end, and be there again so much later with all its data; nothing, while something else happens to it."""
+        if self._busy:
+            return
+        self._note(SERVER, "outage", f"it is away for {seconds:.3f} s")
+        self._network.break_all("the server went away")
+        self._network.cut_bells(None, "the server went away")
+        self._network.away = "the server is away"
+        self._over = anyio.Event()
+        self._store.restart()
+        self._start(self._come_back, seconds)
+
+    async def _come_back(self, after: float) -> None:
+        await anyio.sleep(after)
+        self._network.away = ""
+        self._note(SERVER, "process", "is back")
         self._over.set()
 
     # -- losing a slot -----------------------------------------------------------------------------------------------------------------

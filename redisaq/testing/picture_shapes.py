@@ -44,6 +44,9 @@ STYLE = """
 _CIRCLE = "M-3.6 0a3.6 3.6 0 1 0 7.2 0a3.6 3.6 0 1 0 -7.2 0z"
 _DIAMOND = "M0 -4.6L4.6 0L0 4.6L-4.6 0z"
 _SQUARE = "M-3.4 -3.4H3.4V3.4H-3.4z"
+_BAR = "M-4.2 -1.6H4.2V1.6H-4.2z"
+_BARS = "M-4.2 -3.6H4.2V-1.2H-4.2zM-4.2 1.2H4.2V3.6H-4.2z"
+_CROSS = "M-4 0H4M0 -4V4"
 
 MARKS = {
     "joins": ("M-3 -4.5L4.5 0L-3 4.5z", False),
@@ -61,6 +64,11 @@ FAULTS = {
     "slow_handler": ("M-4 -4H4L-4 4H4z", True),
     "failover": (_SQUARE, False),
     "slot_loss": (_DIAMOND, False),
+    "silent_request": (_BAR, True),
+    "silent_reply": (_BAR, False),
+    "silent_network": (_BARS, True),
+    "silence": (_BARS, False),
+    "outage": (_CROSS, True),
 }
 """By a FaultPlan's word for it."""
 

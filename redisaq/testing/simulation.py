@@ -27,7 +27,7 @@ from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Fault, FaultPlan, Kind, check_faults
 from redisaq.testing.faulty_broker import FaultyBroker
 from redisaq.testing.freezing import OWNER, Freezer, current_freezer
-from redisaq.testing.ledger import Ledger
+from redisaq.testing.ledger import NOTICE, Ledger
 from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
 from redisaq.testing.outages import Outages
@@ -95,11 +95,14 @@ class Simulation:
         self._network.after_step = ledger.look
         self._outages = Outages(self.store, self._network, ledger.losses, note=ledger.note, start=self._start)
         self._network.strike = self._outages.strike
+        self._network.start = self._start
+        ledger.was_silent = lambda name: self._network.was_silent(name, NOTICE)
         memory_brokers.set(self._open_broker)
         self._context = copy_context()
         self._members: dict[str, SimulatedMember] = {}
         self._gone: list[SimulatedMember] = []
         self._producers: list[SimulatedProducer] = []
+        self._outsiders: set[str] = set()
         self._restarting = 0
         self._closing = False
         self._start(self._network.run)
@@ -108,7 +111,9 @@ class Simulation:
 
     def producer(self, topic: str, **options: Any) -> Producer:
         """Return a Producer of the simulated server; it takes what Producer takes, without an URL. It is closed at the end."""
-        producer = self._inside(Outsider(f"producer-{len(self._producers)}")).run(lambda: SimulatedProducer(topic, URL, **options))
+        name = f"producer-{len(self._producers)}"
+        self._outsiders.add(name)
+        producer = self._inside(Outsider(name)).run(lambda: SimulatedProducer(topic, URL, **options))
         producer.produced = self._ledger.produced
         self._producers.append(producer)
         return producer
@@ -181,6 +186,25 @@ class Simulation:
         self._outages.fall_behind(check_seconds("forgets", forgets, zero=True))
         await self._outages.wait_over()
 
+    async def silence(self, seconds: float, name: str | None = None) -> None:
+        """Let nothing be heard for so long on any connection of a member or producer, or, without a name, of anybody; return at once.
+
+        Then all these connections break, and what was sent meanwhile is carried out. It has no effect where such a silence goes on already.
+        """
+        check_seconds("seconds", seconds, zero=True)
+        if name is None:
+            self._outages.fall_silent(seconds)
+        elif name in {*self._members, *self._outsiders}:
+            self._network.silence(name, seconds)
+        else:
+            raise SettingsError(f"there is no member or producer {name!r}")
+        await anyio.lowlevel.checkpoint()
+
+    async def outage(self, seconds: float) -> None:
+        """Let the server be away for so long, and come back with all its data as another run; return when it is back."""
+        self._outages.go_away(check_seconds("seconds", seconds, zero=True))
+        await self._outages.wait_over()
+
     async def lose_slot(self, topic: str, partition: int | None = None) -> None:
         """Let all data of one partition be gone; without a partition: the topic's partition count, and its groups' documents."""
         self._outages.lose_slot(topic, partition)
@@ -225,8 +249,8 @@ class Simulation:
 
     def _noises(self, groups: list[GroupName]) -> list[str]:
         noises = [f"{member.name} stands still" for member in self._members.values() if member.live and member.suspended]
-        if self._outages.lagging:
-            noises.append("a replica is about to take over")
+        if self._outages.noise:
+            noises.append(self._outages.noise)
         if self._restarting:
             noises.append(f"{self._restarting} members are to start again")
         return [*noises, *work_left(self.store, groups), *unsettled_groups(self.store, groups, list(self._members.values()))]
@@ -236,6 +260,8 @@ class Simulation:
     def _fail(self, member: SimulatedMember, kind: Kind, seconds: float) -> None:
         if kind == "pause":
             self._pause(member, seconds)
+        elif kind == "silent_network":
+            self._network.silence(member.name, seconds)
         else:
             self._crash(member)
             self._restarting += 1
@@ -275,7 +301,7 @@ class Simulation:
     async def finish(self) -> None:
         """Let everybody leave, and look at what is left."""
         self._closing = self._source.calm = True
-        self._outages.call_off()
+        await self._outages.call_off()
         members = [*self._members.values(), *self._gone]
         with anyio.move_on_after(END_LIMIT):
             for producer in self._producers:

@@ -16,7 +16,7 @@ from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 Place = tuple[str, str, int]
 """Topic, group, partition."""
 
-OF_THE_SERVER = ("failover", "slot_loss")
+OF_THE_SERVER = ("failover", "slot_loss", "silence", "outage")
 """Faults that befall everybody."""
 
 CRASHED = "crashed"
@@ -24,15 +24,28 @@ PAUSED = "paused"
 
 _VIOLATION = re.compile(r"at (\d+(?:\.\d+)?): (.*)", re.DOTALL)
 _STEP = re.compile(r"(\d+\.\d+) (.*)", re.DOTALL)
-_LOSS = re.compile(rf"(\d+\.\d+) {SERVER} (failover|slot loss): (.*)", re.DOTALL)
+_LOSS = re.compile(rf"(\d+\.\d+) {SERVER} (failover|slot loss|silence|outage): (.*)", re.DOTALL)
 _OUTCOMES = {
     "the request was lost": "lost_request",
     "the reply was lost": "lost_reply",
     "late": "late_request",
     "the connection broke": "disconnect",
+    "silent": "silent_request",
+    "silent, and carried out": "silent_reply",
+    "nothing is heard any more": "silent_network",
 }
 
-_NAMES = {"lost_request": "request lost", "lost_reply": "reply lost", "late_request": "request late", "disconnect": "connection broken"}
+_NAMES = {
+    "lost_request": "request lost",
+    "lost_reply": "reply lost",
+    "late_request": "request late",
+    "disconnect": "connection broken",
+    "silent_request": "request unanswered",
+    "silent_reply": "answer unheard",
+    "silent_network": "network silent",
+    "silence": "server silent",
+    "outage": "server away",
+}
 
 
 @dataclass(frozen=True)

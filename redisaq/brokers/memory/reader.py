@@ -87,11 +87,11 @@ class MemoryDoorbell:
 
     def __init__(self, store: MemoryStore, subscription: Subscription) -> None:
         self._store = store
-        self._subscription = subscription
+        self.subscription = subscription
 
     async def wait(self) -> None:
         """Return at the next ring, or at once if it rang since the last call; see Doorbell."""
-        subscription = self._subscription
+        subscription = self.subscription
         await checkpoint()
         while not subscription.rung:
             if subscription.broken:
@@ -101,5 +101,5 @@ class MemoryDoorbell:
 
     async def close(self) -> None:
         """Stop listening; who still waits gets ConnectionFailed."""
-        self._store.unsubscribe(self._subscription, "the doorbell was closed")
+        self._store.unsubscribe(self.subscription, "the doorbell was closed")
         await checkpoint()

@@ -19,7 +19,7 @@ from redisaq.core import membership
 from redisaq.core.document import EMPTY, Document
 from redisaq.testing import FaultPlan, Simulation
 from tests.simulation.variants.breaking import Change, Function
-from tests.simulation.variants.crowd import GROUP, TOPIC, after_heartbeat, incarnation, lose_rings, owned, takes, topic, until
+from tests.simulation.variants.crowd import GROUP, TOPIC, after_heartbeat, complain, incarnation, lose_rings, owned, takes, topic, until
 from tests.simulation.variants.variant import Variant
 from tests.simulation.variants.wire import Wire
 
@@ -303,4 +303,36 @@ M8_HOLDER = Variant(
 )
 
 
-VARIANTS: Sequence[Variant] = (M1, M3, M5_DEADLINE, M5_SENT, M5_MARGIN, M7, M8_FREEZE, M8_HOLDER)
+def _without_the_last(original: Function) -> Function:
+    def renew_incarnation(member: Member) -> None:
+        original(member)
+        member.lease.former = frozenset(member.former)
+
+    return renew_incarnation
+
+
+async def away_for_longer_than_a_lease(sim: Simulation) -> None:
+    """The server is away until the only member's time has run out; what it had is its own as soon as the server is back."""
+    producer = await topic(sim, 2)
+    sim.member("a", TOPIC, takes(0.2), heartbeat_interval=0.5, heartbeat_ttl=6.0)
+    await until(lambda: owned(sim, "a") == {0, 1})
+    await producer.batch_enqueue([{}] * 60)
+    await sim.outage(8.0)
+    with anyio.move_on_after(3.0):
+        await until(lambda: owned(sim, "a") == {0, 1})
+    if owned(sim, "a") != {0, 1}:
+        complain(sim, "3 s after the server was back nobody worked on what a had")
+    await sim.until_quiet()
+
+
+M7_FORMER = Variant(
+    name="M7 former",
+    without="what this process held itself until its time ran out is a foreign holder's",
+    changes=[Change(Member, "renew_incarnation", _without_the_last)],
+    scenario=away_for_longer_than_a_lease,
+    harm="after the server was back nobody worked",
+    directed=True,
+)
+
+
+VARIANTS: Sequence[Variant] = (M1, M3, M5_DEADLINE, M5_SENT, M5_MARGIN, M7, M7_FORMER, M8_FREEZE, M8_HOLDER)
