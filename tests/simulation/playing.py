@@ -22,6 +22,10 @@ NOTED = {
     "nobody waits": "carried out with nobody waiting",
     "are forgotten": "failover",
     "is gone": "slot loss",
+    ": silent": "silent connection",
+    "network: nothing is heard": "silent network",
+    "silence: nothing is heard": "silent server",
+    "outage: it is away": "outage",
 }
 """How the trace's lines tell of faults."""
 

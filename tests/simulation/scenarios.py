@@ -28,6 +28,11 @@ FAULTS = FaultPlan(
     pause=0.02,
     slow_handler=0.01,
     clock_drift=0.001,
+    silent_request=0.003,
+    silent_reply=0.003,
+    silent_network=0.01,
+    silent_server=0.0002,
+    outage=0.0002,
 )
 
 

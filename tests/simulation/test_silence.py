@@ -1,0 +1,185 @@
+"""Silences and outages of the simulated network: who is answered when, what was carried out, and what a group makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq.brokers import open_broker
+from redisaq.brokers.base import Broker
+from redisaq.errors import ConnectionFailed, SettingsError
+from redisaq.testing import Fault, FaultPlan, Simulation, simulate
+from redisaq.testing.faults import Kind
+from redisaq.testing.member import URL
+from tests.simulation.playing import play
+from tests.simulation.variants.crowd import TOPIC, owned, takes, topic, until
+from tests.simulation.variants.variant import BACKENDS, Backend
+
+both = pytest.mark.parametrize("backend", BACKENDS)
+
+QUICK: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
+
+
+async def broken(call: Callable[[], Awaitable[Any]]) -> tuple[float, ConnectionFailed]:
+    """Return how long a call took to fail, and how it did."""
+    began = anyio.current_time()
+    with pytest.raises(ConnectionFailed) as raised:
+        await call()
+    return anyio.current_time() - began, raised.value
+
+
+def append(broker: Broker, msg_id: bytes = b"m") -> Callable[[], Awaitable[Any]]:
+    """Return a call that appends a message."""
+    return lambda: broker.append(TOPIC, [(0, [b"i", msg_id, b"d", b"1"])], maxlen=None, approximate=True)
+
+
+def appended(sim: Simulation) -> int:
+    """Return how many messages stand in the first partition."""
+    return len(sim.store.streams[TOPIC, 0])
+
+
+@both
+@pytest.mark.parametrize(("kind", "carried_out"), [("silent_request", 0), ("silent_reply", 2)])
+def test_a_silent_connection_answers_nobody_and_then_breaks(kind: Kind, carried_out: int, backend: Backend) -> None:
+    async def scenario(sim: Simulation) -> None:
+        await topic(sim, 1)
+        broker = open_broker(URL, "redisaq")
+        await broker.topic(TOPIC)
+        with anyio.move_on_after(1.0) as given_up:
+            await append(broker)()  # operation 2: who gives up leaves the connection as it is
+        assert given_up.cancelled_caught
+        took, error = await broken(append(broker, b"n"))
+        assert took == pytest.approx(2.0, abs=0.01)
+        assert error.maybe_executed
+        assert error.connection is not None
+        assert appended(sim) == carried_out
+        await append(broker, b"o")()  # over another connection
+        assert appended(sim) == carried_out + 1
+
+    report = simulate(scenario, 1, backend, [Fault("scenario", 2, kind, 3.0)])
+    assert [fault.kind for fault in report.faults] == [kind]
+
+
+@both
+def test_a_silent_network_is_that_of_one_process_and_what_it_sent_comes_late(backend: Backend) -> None:
+    async def scenario(sim: Simulation) -> None:
+        producer, other = await topic(sim, 1), sim.producer(TOPIC)
+        await other.connect()
+        await producer.enqueue({})
+        await sim.silence(3.0, "producer-0")
+        await sim.silence(1.0, "producer-0")  # it is silent already
+        began = anyio.current_time()
+        await other.enqueue({})
+        assert anyio.current_time() - began < 0.1
+        with anyio.move_on_after(2.5):
+            await producer.enqueue({})
+        assert appended(sim) == 2
+        await anyio.sleep(1.0)
+        assert appended(sim) == 3
+        with pytest.raises(SettingsError, match="no member or producer 'producer-7'"):
+            await sim.silence(1.0, "producer-7")
+
+    simulate(scenario, 1, backend)
+
+
+@both
+def test_a_member_whose_network_is_silent_loses_its_partitions_and_comes_back(backend: Backend) -> None:
+    async def scenario(sim: Simulation) -> None:
+        producer = await topic(sim, 4)
+        for name in "ab":
+            sim.member(name, TOPIC, takes(0.1), **QUICK)
+        await until(lambda: len(owned(sim, "a")) == len(owned(sim, "b")) == 2)
+        await sim.silence(5.0, "a")
+        await producer.batch_enqueue([{}] * 40)
+        await until(lambda: len(owned(sim, "b")) == 4, 4.0)
+        await until(lambda: not owned(sim, "a"), 1.0)
+        await sim.until_quiet()
+        assert len(owned(sim, "a")) == 2
+
+    report = simulate(scenario, 1, backend)
+    assert report.ok, report.violations
+
+
+@both
+def test_notifications_are_not_heard_in_a_silence(backend: Backend) -> None:
+    async def scenario(sim: Simulation) -> None:
+        await topic(sim, 1)
+        broker = open_broker(URL, "redisaq")
+        bell = await broker.listen_partition(TOPIC, 0)
+        await sim.silence(2.0)
+        sim.store.ring((TOPIC, 0))
+        took, _ = await broken(bell.wait)
+        assert took == pytest.approx(2.0, abs=0.01)
+
+    simulate(scenario, 1, backend)
+
+
+@both
+def test_a_server_that_stands_still_carries_out_later_what_it_was_sent(backend: Backend) -> None:
+    async def scenario(sim: Simulation) -> None:
+        await topic(sim, 1)
+        broker = open_broker(URL, "redisaq")
+        await broker.topic(TOPIC)
+        await sim.silence(3.0)
+        took, error = await broken(append(broker))
+        assert took == pytest.approx(3.0, abs=0.01)
+        assert error.maybe_executed
+        await anyio.sleep(0.01)
+        assert appended(sim) == 1
+        assert sim.store.run_id == broker_run(error)
+
+    simulate(scenario, 1, backend)
+
+
+def broker_run(error: ConnectionFailed) -> str:
+    """Return the run of the server to which a broken connection led."""
+    assert error.connection is not None
+    return error.connection[2]
+
+
+@both
+def test_a_server_that_was_away_is_another_run_with_the_same_data(backend: Backend) -> None:
+    async def scenario(sim: Simulation) -> None:
+        await topic(sim, 1)
+        broker = open_broker(URL, "redisaq")
+        await append(broker)()
+        run_id = sim.store.run_id
+
+        async def ask() -> None:
+            took, error = await broken(lambda: broker.topic(TOPIC))
+            assert took < 1.0
+            assert not error.maybe_executed
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sim.outage, 3.0)
+            await anyio.sleep(1.0)
+            await ask()
+            assert appended(sim) == 1
+        await append(broker, b"n")()
+        assert appended(sim) == 2
+        assert sim.store.run_id != run_id
+
+    simulate(scenario, 1, backend)
+
+
+@both
+@pytest.mark.parametrize(
+    ("scenario", "kinds"),
+    [("unanswered", {"silent_request", "silent_reply", "silent_network"}), ("away", {"silent_server", "outage"})],
+)
+def test_the_list_that_befell_brings_the_same_run_again(scenario: str, kinds: set[str], backend: Backend) -> None:
+    drawn = play(scenario, backend, 2)
+    assert {fault.kind for fault in drawn.faults} >= kinds
+    again = play(scenario, backend, 2, drawn.faults)
+    assert again.trace_hash == drawn.trace_hash
+    assert again.faults == drawn.faults
+
+
+def test_settings_of_silences_that_cannot_work() -> None:
+    wrong: list[dict[str, Any]] = [{"silence": -1.0}, {"away": float("nan")}, {"silent_reply": 2.0}, {"silent_network": 0.6, "crash": 0.6}]
+    for options in wrong:
+        with pytest.raises(SettingsError):
+            FaultPlan(**options)
