@@ -24,6 +24,13 @@ from redisaq.testing.faults import SERVER, Kind
 
 T = TypeVar("T")
 
+Start = Callable[[Callable[..., Coroutine[Any, Any, None]], float, object], None]
+
+
+def _start_nothing(_function: Callable[..., Coroutine[Any, Any, None]], _seconds: float, _whom: object) -> None:
+    """Start nothing: nobody has said yet how."""
+
+
 REFUSED = 0.1
 """Seconds until a call fails while the server is away: a vain attempt to connect, with the pause before it."""
 
@@ -122,7 +129,7 @@ class Network:
         self._last_silent: dict[str | None, float] = {}  # when its last silence is over, or will be
         self._bells: dict[Subscription, str] = {}
         self.away = ""
-        self.start: Callable[[Callable[..., Coroutine[Any, Any, None]], float, object], None] = lambda *_: None
+        self.start: Start = _start_nothing
         self.after_step: Callable[[], None] = lambda: None
         self.strike: Callable[[Mapping[Kind, float]], None] = lambda _: None
 
