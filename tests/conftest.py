@@ -11,12 +11,14 @@ import importlib.util
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 
+from tests.matrix import thin_out
 from tests.server_fixtures import (
     breakable_server,
     key_leaks,
@@ -74,6 +76,24 @@ def anyio_backend(request: pytest.FixtureRequest) -> Backend:
     """The event loop a test runs on, as anyio names it."""
     backend: Backend = request.param
     return backend
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the byte code of what is imported for as long as the run lasts, where Python is told to write none.
+
+    Hundreds of processes are started; each would compile the package again, which takes longer than running it.
+    """
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        directory = tempfile.TemporaryDirectory(prefix="rq-bytecode-")
+        config.add_cleanup(directory.cleanup)
+        os.environ["PYTHONPYCACHEPREFIX"] = directory.name
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave combinations of event loop and server out."""
+    thin_out(config, items)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
