@@ -188,15 +188,25 @@ class Consumer(Generic[T]):
     def messages(self, *, until_empty: bool = False) -> Messages[T]:
         """Return a context manager whose object iterates over the messages, for a loop of your own.
 
-        At most `batch_size` messages may be handed out and not settled. A body that takes longer than the message's timeout, or else the
-        consumer's, is cancelled and has failed. `until_empty` ends the iteration when the whole group has nothing left.
+        A message may be kept and entered later, or in another task (`tasks.start_soon(work, message)`). At most `batch_size` are handed
+        out and not settled, and one more while one of them is not entered. When the loop asks for the next message, one that nobody
+        references any more and nobody entered has failed (`NotHandled`), and so has one whose body was cancelled from outside. If the loop
+        ends instead, they stay with the group and have used no attempt. Python frees a message in a reference cycle only with its next
+        garbage collection, and the last message of a loop that drops it with `continue` when the loop is given another.
+
+        A body that takes longer than the message's timeout, or else the consumer's, is cancelled and has failed. `until_empty` ends the
+        iteration when the whole group has nothing left. Errors of the block pass as they are.
+
+        Raises:
+            ConnectionFailed: the first connection failed. Later ones are tried for ever.
+            ConsumerError: what ended the consumer, as its cause, unless the block raised.
         """
 
         async def run(offers: Offers[Message[T]], task_status: TaskStatus[None]) -> None:
             plan = Plan("pull", None, self._settings.batch_size, offers=offers, until_empty=until_empty)
             await self._run(plan, task_status)
 
-        return Messages(run, self._request_stop)
+        return Messages(run, self._request_stop, most=self._settings.batch_size)
 
     async def stop(self) -> None:
         """Drain: no new message is begun, running handlers may finish within `drain_timeout`; then `process()` returns, and so does this.

@@ -150,6 +150,13 @@ class LeaseLostError(RedisaqError):
     """This member no longer owns the partition: somebody else does, or may soon. Nothing was changed."""
 
 
+class NotHandled(RedisaqError):
+    """What a pulled message failed of that the loop went on without: it was dropped before anybody entered it, or its body was cancelled.
+
+    It goes to the retry policy, as a handler's own exception does. Enter each message, or keep it.
+    """
+
+
 class ActorStopped(RedisaqError):
     """The actor that was told or asked something has stopped, or restarted with the request in hand.
 

@@ -151,7 +151,7 @@ class Execution:
         except BaseException as error:
             if _own_cancellation(error):
                 return self.failed(message, _as_failure(error))
-            end, interruption = _parted(error)
+            end, interruption = parted(error)
             if end is None:
                 owned.abandon(message)
                 raise
@@ -203,7 +203,7 @@ class Execution:
         except BaseException as error:
             if _own_cancellation(error):
                 return dict.fromkeys(messages, _as_failure(error))
-            end, interruption = _parted(error)
+            end, interruption = parted(error)
             for message in messages:
                 if end is None:
                     self.owned.abandon(message)
@@ -276,7 +276,7 @@ def _own_cancellation(error: BaseException) -> bool:
     return isinstance(error, anyio.get_cancelled_exc_class()) and not anyio.get_current_task().has_pending_cancellation()
 
 
-def _parted(error: BaseException) -> tuple[Exception | None, BaseException]:
+def parted(error: BaseException) -> tuple[Exception | None, BaseException]:
     """Return what a handler failed of while it was being cancelled, None if of nothing, and what is to be raised.
 
     Trio raises both as one group. What is no cancellation must not go on with it: the scopes above would let it through, up to the user.

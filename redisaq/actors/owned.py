@@ -279,6 +279,18 @@ class OwnedPartition:
             self.dirty = True
             self._ring(self)
 
+    def take_back(self, message: Message[Any]) -> None:
+        """Record that work on it was cancelled while the partition stays: it waits here, and handed back it has used no attempt (T5)."""
+        entry_id = message.entry
+        if self.running.pop(entry_id, None) is None:
+            return
+        self.queued[entry_id] = message
+        if entry_id in self.bodies:
+            self.raised[entry_id] = self.bodies[entry_id]
+        elif entry_id in self.deliveries:
+            self.unwritten[entry_id] = self.deliveries[entry_id] - 1
+        self._look_finished()
+
     def abandon(self, message: Message[Any]) -> None:
         """Record that its handler was cancelled: it stays pending for the next owner."""
         self.running.pop(message.entry, None)

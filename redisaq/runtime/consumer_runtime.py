@@ -214,6 +214,8 @@ class ConsumerRuntime:
         window = 2 * plan.count
         if plan.mode == "one" and settings.ordering != "partition":
             window = max(window, 2 * (settings.concurrency or 1))
+        if plan.mode == "pull":
+            window += plan.count + 1  # those that are handed out and not entered wait, too, and must not keep it from reading
         owned = OwnedPartition(order.partition, order.token, order.lease, window, self._acknowledger.ring)
         if self.stopping:
             owned.begin_drain()

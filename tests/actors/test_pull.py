@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import warnings
 from typing import Any
@@ -97,16 +98,25 @@ async def test_a_message_never_entered_is_redelivered(url: str) -> None:
 
 
 async def test_at_most_batch_size_are_unsettled(url: str) -> None:
+    """And one more, as long as one of them is not entered."""
     await produce(url, 20, partitions=3)
     async with quick(url, batch_size=4).messages() as messages:
-        kept = [await messages.__anext__() for _ in range(4)]
+        kept = [await messages.__anext__() for _ in range(5)]
         with anyio.move_on_after(0.2) as scope:
             await messages.__anext__()
         assert scope.cancelled_caught
         async with kept[0]:
             pass
         with anyio.fail_after(1):
-            await messages.__anext__()
+            kept.append(await messages.__anext__())
+        async with contextlib.AsyncExitStack() as bodies:
+            for message in kept[1:5]:
+                await bodies.enter_async_context(message)
+            async with kept[5]:  # the one more: then four are in their bodies, and no other is handed out beside them
+                pass
+            with anyio.move_on_after(0.2) as scope:
+                await messages.__anext__()
+            assert scope.cancelled_caught
 
 
 async def test_a_lost_lease_cancels_the_body_and_the_loop_goes_on(url: str) -> None:
