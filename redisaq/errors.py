@@ -13,6 +13,10 @@ class RedisaqError(Exception):
     """The root: `except RedisaqError` catches whatever redisaq raises on purpose."""
 
 
+_FORBIDDEN = ("NOPERM", "unknown command", "ACL failure in script", "The user executing the script can't")
+"""What servers write where access rules forbid something; the last two, of Redis 7.2 and 7.0, where a script calls it."""
+
+
 class SettingsError(RedisaqError, ValueError):
     """The caller gave a value that cannot work (a name with braces, a ttl below the heartbeat).
 
@@ -58,6 +62,25 @@ class ServerError(RedisaqError):
         self.appended = appended
         self.text = text
         self.code = text.split(" ", 1)[0]
+
+    @property
+    def forbidden(self) -> bool:
+        """True if the server does not let us: its access rules forbid the command, or it was renamed."""
+        return any(words in self.text for words in _FORBIDDEN)
+
+
+class DamagedKeyError(ServerError):
+    """A key holds what redisaq did not write there: it is of another type, or says what cannot be. It is left as it is.
+
+    Repair or delete the key, or use another namespace; what is broken stands in the text.
+
+    Attributes:
+        key: its name.
+    """
+
+    def __init__(self, key: bytes, reason: str, *, code: str = "DAMAGED", appended: Sequence[bytes | None] | None = None) -> None:
+        self.key = key.decode("utf-8", "backslashreplace")
+        super().__init__(f"{code} the key {self.key} {reason}", appended=appended)
 
 
 class SerializationError(RedisaqError, ValueError):

@@ -158,10 +158,12 @@ class TrimmingRefused(Event, frozen=True, kw_only=True):
 
 
 class EntryUnreadable(PartitionEvent, frozen=True, kw_only=True):
-    """An entry cannot be read: foreign fields, or a payload that cannot be decoded. It goes to the dead letters.
+    """An entry, or what stands for one in `retry`, cannot be read: foreign fields, damaged bytes. It goes to the dead letters, as it is.
+
+    Of a retry or a delayed message whose other half is gone (evicted, deleted), `reason` says what became of it.
 
     Attributes:
-        entry_id: which.
+        entry_id: which; the message id of one that was delayed; "" where several are meant.
         reason: why, in words.
     """
 
@@ -171,6 +173,18 @@ class EntryUnreadable(PartitionEvent, frozen=True, kw_only=True):
 
 class KillNotPermitted(PartitionEvent, frozen=True, kw_only=True):
     """The server does not allow CLIENT KILL (ACL): order across a crash is best effort (T4). Told once a consumer."""
+
+
+class NotificationsNotPermitted(Event, frozen=True, kw_only=True):
+    """The server does not allow SSUBSCRIBE (ACL): the consumer looks every second for what notifications would tell it at once.
+
+    Reported once a consumer.
+
+    Attributes:
+        reason: the server's answer.
+    """
+
+    reason: str
 
 
 class TopicMissing(Event, frozen=True, kw_only=True):

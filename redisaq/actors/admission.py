@@ -13,6 +13,7 @@ from redisaq.actors.member import Member
 from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Beat
 from redisaq.core import membership
+from redisaq.core.document import EMPTY
 
 
 class Admission:
@@ -48,8 +49,9 @@ class Admission:
                 member.renew_incarnation()
                 incarnation = member.lease.incarnation
                 continue
-            lost = beat.document is None and member.document is not None
-            document = beat.document or membership.made_again(member.document, partitions=member.partitions)
+            lost = beat.damaged or (beat.document is None and member.document is not None)
+            known = member.document or (EMPTY if beat.damaged else None)
+            document = beat.document or membership.made_again(known, partitions=member.partitions)
             if beat.document is None:
                 await around.broker.make_groups(around.group, range(member.partitions), latest=self._latest and not lost)  # G6
             document = membership.join(

@@ -21,6 +21,7 @@ LEVELS: dict[type[Event], int] = {
     events.GroupLapsed: logging.WARNING,
     events.TrimmingRefused: logging.WARNING,
     events.KillNotPermitted: logging.WARNING,
+    events.NotificationsNotPermitted: logging.WARNING,
     events.TopicMissing: logging.WARNING,
     events.GroupLost: logging.WARNING,
     events.Disconnected: logging.WARNING,

@@ -21,7 +21,7 @@ from redisaq.actors.insist import insist
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.surroundings import Surroundings, inside
 from redisaq.actors.verdicts import Held, Verdicts
-from redisaq.brokers.delivery import Body
+from redisaq.brokers.delivery import Body, SetAside
 from redisaq.core.codec import Unreadable
 from redisaq.core.retry import exhausted, sole
 from redisaq.message import Message
@@ -264,6 +264,10 @@ class Execution:
     def unreadable(self, entry: Unreadable, body: Body | None = None) -> None:
         """Send what cannot be read to the dead letters, with the reason."""
         self._verdicts.unreadable(entry, body)
+
+    def set_aside(self, damaged: SetAside) -> None:
+        """Tell of a record that the broker has set aside."""
+        self._verdicts.set_aside(damaged)
 
     def _abandoned(self, argument: Message[Any] | list[Message[Any]], thread: Abandoned) -> None:
         self.pool.keep_for(thread)

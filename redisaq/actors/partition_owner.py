@@ -173,7 +173,10 @@ class PartitionOwner(Actor[Drain]):
             owned.ring_timer = lambda: ring(timer.ref)
             await parts.start(timer)
             listener = SignalListener(
-                lambda: around.broker.listen_partition(around.group.topic, owned.partition), owned.ring_timer, name="doorbell"
+                lambda: around.broker.listen_partition(around.group.topic, owned.partition),
+                owned.ring_timer,
+                around.notifications_refused,
+                name="doorbell",
             )
             await parts.start(listener)
             self._reader = reader = PartitionReader(around, self._execution, self._decoder, workers, count=self._count)

@@ -236,7 +236,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         self._look_needed = False
         known = beat.document or (member.document if beat.version == member.version else None)
         if not beat.alive or known is None or not membership.is_member(known, lease.incarnation):
-            if not beat.version:
+            if not beat.version or beat.damaged:
                 self._tell(events.GroupLost)
                 if lease.alive():  # M8: what this member ran until now, nobody else can own before its deadline
                     self._admission.safe, self._admission.safe_until = frozenset(self._held), lease.deadline

@@ -59,7 +59,10 @@ class RetryTimer(Actor[Ring]):
         await owned.wait_for_room(self._count)
         count = self._count + len(owned.bodies) + len(owned.leaving)  # those in flight are due, too
         with owned.noting() as settled:
-            due: Due = await insist(lambda: around.broker.due(around.group, owned.partition, owned.token, count=count), around.environment)
+            step = lambda: around.broker.due(around.group, owned.partition, owned.token, count=count, dead_maxlen=around.dead_maxlen)  # noqa: E731
+            due: Due = await insist(step, around.environment)
+        for damaged in due.set_aside:
+            self._execution.set_aside(damaged)
         batch: Batch = []
         for body in due.retries:
             if owned.knows(body.entry_id) or body.entry_id in settled:

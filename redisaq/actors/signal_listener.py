@@ -1,6 +1,7 @@
 """Listens to a doorbell (the group's, or one partition's) and rings whoever it concerns.
 
-A ring is a hint: missing one costs time, never correctness.
+A ring is a hint: missing one costs time, never correctness. Where the server does not let us listen, this rings every second instead, and
+asks once a minute whether it does by now.
 """
 
 from __future__ import annotations
@@ -8,30 +9,60 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 
+import anyio
+
 from redisaq.actors.actor import Actor
 from redisaq.actors.restart import RestartPolicy
 from redisaq.brokers.base import Doorbell
+from redisaq.errors import ServerError
+
+LOOK_EVERY = 1.0  # seconds between two looks where nobody tells when to look
+LOOKS = 60  # so many of them before it is tried again to listen
 
 
 class SignalListener(Actor[None]):
     """See the module."""
 
-    def __init__(self, listen: Callable[[], Awaitable[Doorbell]], look: Callable[[], None], *, name: str = "signal_listener") -> None:
-        """Take what opens the doorbell, and whom it concerns."""
+    def __init__(
+        self,
+        listen: Callable[[], Awaitable[Doorbell]],
+        look: Callable[[], None],
+        refused: Callable[[str], None],
+        *,
+        name: str = "signal_listener",
+    ) -> None:
+        """Make one.
+
+        Args:
+            listen: opens the doorbell.
+            look: whom it concerns.
+            refused: is told why the server does not let us listen, each time.
+            name: its name in the tree of actors.
+        """
         policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.1, max_backoff=5.0, reset_after=10.0)
         super().__init__(name=name, capacity=1, restart=policy)
         self._listen = listen
         self._look = look
+        self._refused = refused
         self._doorbell: Doorbell | None = None
 
     async def run(self) -> None:
         """Ring at each ring, and once when the listening begins: what changed before was not heard."""
-        await self.on_stop()
-        self._doorbell = await self._listen()
-        self._look()
         while True:
-            await self._doorbell.wait()
-            self._look()
+            await self.on_stop()
+            try:
+                self._doorbell = await self._listen()
+                self._look()
+                while True:
+                    await self._doorbell.wait()
+                    self._look()
+            except ServerError as error:
+                if not error.forbidden:
+                    raise
+                self._refused(error.text)
+            for _ in range(LOOKS):
+                self._look()
+                await anyio.sleep(LOOK_EVERY)
 
     async def on_stop(self) -> None:
         """Stop listening."""

@@ -22,6 +22,7 @@ class Surroundings:
     Attributes:
         gate: closed while the group is paused.
         kill_refused: the server does not permit CLIENT KILL (T4), and that has been told.
+        deaf: the server does not permit SSUBSCRIBE, and that has been told.
         dead_maxlen: how many dead letters a partition keeps for the group.
     """
 
@@ -32,6 +33,7 @@ class Surroundings:
     pool: HandlerPool
     gate: Gate = field(default_factory=Gate)
     kill_refused: bool = False
+    deaf: bool = False
     dead_maxlen: int | None = None
 
     def event(self, kind: type[events.MessageEvent], message: Message[Any], **more: Any) -> events.MessageEvent:
@@ -47,6 +49,15 @@ class Surroundings:
             attempt=message.attempt,
             **more,
         )
+
+    def notifications_refused(self, reason: str) -> None:
+        """Tell, once, that the server does not permit SSUBSCRIBE."""
+        if not self.deaf:
+            self.deaf = True
+            bulletin = self.bulletin
+            bulletin.tell(
+                events.NotificationsNotPermitted(topic=bulletin.topic, group=bulletin.group, member=bulletin.member, reason=reason)
+            )
 
     def tell(self, kind: type[events.MessageEvent], message: Message[Any], **more: Any) -> None:
         """Tell an event about a message."""

@@ -13,7 +13,7 @@ import msgspec
 from redisaq import events
 from redisaq.actors.owned import OwnedPartition, Settling
 from redisaq.actors.surroundings import Surroundings
-from redisaq.brokers.delivery import Body, Failure, Resolution
+from redisaq.brokers.delivery import Body, Failure, Resolution, SetAside
 from redisaq.core.codec import Unreadable
 from redisaq.core.retry import describe, judge, sole
 from redisaq.message import Message
@@ -66,21 +66,29 @@ class Verdicts:
 
     def unreadable(self, entry: Unreadable, body: Body | None) -> None:
         """Record that what cannot be read is dead; `body` if it came from `retry`."""
-        bulletin, owned = self._around.bulletin, self._owned
-        event = events.EntryUnreadable(
-            topic=bulletin.topic,
-            group=bulletin.group,
-            member=bulletin.member,
-            partition=owned.partition,
-            token=owned.token,
-            entry_id=entry.entry_id.decode(),
-            reason=entry.reason,
-        )
+        owned = self._owned
+        event = self._unreadable(entry.entry_id, entry.reason)
         now = owned.lease.server_now() // 1000
         failure = Failure("Unreadable", entry.reason, "", 0, now, now, owned.lease.incarnation)
         dead = Body(entry.entry_id, entry.fields) if body is None else body
         dead = msgspec.structs.replace(dead, failure=failure)
         owned.leave(Settling(Resolution("stream" if body is None else "retry", "dead", dead), event))
+
+    def set_aside(self, damaged: SetAside) -> None:
+        """Tell of a record that the broker has set aside."""
+        self._around.bulletin.tell(self._unreadable(damaged.entry_id, damaged.reason))
+
+    def _unreadable(self, entry_id: bytes, reason: str) -> events.EntryUnreadable:
+        bulletin, owned = self._around.bulletin, self._owned
+        return events.EntryUnreadable(
+            topic=bulletin.topic,
+            group=bulletin.group,
+            member=bulletin.member,
+            partition=owned.partition,
+            token=owned.token,
+            entry_id=entry_id.decode("utf-8", "backslashreplace"),
+            reason=reason,
+        )
 
     def _source(self, message: Message[Any]) -> Literal["stream", "retry"]:
         return "retry" if message.entry in self._owned.bodies else "stream"

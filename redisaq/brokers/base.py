@@ -74,6 +74,7 @@ class Beat(msgspec.Struct, frozen=True):
         born: when the document's state was made, 0 if there is none (M8).
         frozen_until: until then no standing lease may be dropped and no partition with a holder acquired (M7, M8); 0 if not frozen.
         paused: an admin has paused the group: nothing is to be read and no handler to begin.
+        damaged: there is a document, under `version`, that cannot be read: it counts as lost, and `commit` with `freeze` replaces it (M8).
     """
 
     alive: bool
@@ -86,6 +87,7 @@ class Beat(msgspec.Struct, frozen=True):
     born: int = 0
     frozen_until: int = 0
     paused: bool = False
+    damaged: bool = False
 
 
 class Installed(msgspec.Struct, frozen=True):
@@ -280,7 +282,8 @@ class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, RetentionB
 
         In the same step adds the incarnation to the members with now + ttl (`joins`) or removes it (`leaves`) (M2), and removes `expired`.
         Refused too if one of `expired` is not expired, or the group is frozen and `expired` is not empty (M5, M7), or the incarnation is
-        neither joining nor a live member. `freeze` on a new document sets frozen_until = now + ttl (M8). Rings on success.
+        neither joining nor a live member. `freeze`, for a document that is made again, sets
+        frozen_until = now + ttl (M8). Rings on success.
         """
         ...
 

@@ -16,7 +16,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from redisaq.brokers.terms import Doorbell, GroupName
-from redisaq.core.records import Body, Failure
+from redisaq.core.error_text import text_of
+from redisaq.core.records import RAW, Body, Failure, retry_prefix
 
 __all__ = ["Body", "DeliveryBroker", "Due", "Failure", "Resolution", "Resolved"]
 
@@ -30,6 +31,7 @@ class Resolution(msgspec.Struct, frozen=True):
         body: what it is there; `entry_id`, `life` and `attempt` name what is to be settled, the rest is what is kept.
         due: server time in microseconds when it is to be tried again, for "retry"; positive.
         used: False where the attempt does not count (`RetryAfter`): it is stored as one that is not used.
+        raw: what stands in `retry`, where that cannot be read: it is settled only if it still is that.
     """
 
     source: Literal["stream", "retry"]
@@ -37,6 +39,12 @@ class Resolution(msgspec.Struct, frozen=True):
     body: Body
     due: int = 0
     used: bool = True
+    raw: bytes | None = None
+
+    @property
+    def beginning(self) -> bytes:
+        """How what is settled must begin, in `retry`."""
+        return retry_prefix(self.body.life, self.body.attempt) if self.raw is None else self.raw
 
     @property
     def kept(self) -> Body:
@@ -58,6 +66,18 @@ class Resolved(msgspec.Struct, frozen=True):
     moved: tuple[bool, ...] = ()
 
 
+class SetAside(msgspec.Struct, frozen=True):
+    """A record that could not be read, or whose other half is gone, and what became of it.
+
+    Attributes:
+        entry_id: of the entry, or the id of a delayed message; b"" where several are meant.
+        reason: in words.
+    """
+
+    entry_id: bytes
+    reason: str
+
+
 class Due(msgspec.Struct, frozen=True):
     """What is due.
 
@@ -67,12 +87,28 @@ class Due(msgspec.Struct, frozen=True):
         next_due: server time in microseconds of the earliest one, of both kinds, that this answer has left where it is and does not name;
             None if there is none. Not after `now` if `count` left something out; in a second if the stream does not take what is due.
         now: the server's time.
+        set_aside: what this call found damaged. Retries are among the dead letters now, as they were; delayed ones are in the stream.
     """
 
     retries: tuple[Body, ...]
     moved: int
     next_due: int | None
     now: int
+    set_aside: tuple[SetAside, ...] = ()
+
+
+GONE = "its body is gone: was it evicted? It is lost"
+"""Of a retry, or a delayed message, that has a due time and nothing else."""
+
+FOUND = "so many bodies had lost their due times: were these evicted? They are due now"
+"""Of retries and delayed messages that had no due time."""
+
+
+def unreadable(entry_id: bytes, data: bytes, error: Exception) -> tuple[Resolution, SetAside]:
+    """Return what takes a retry that cannot be read to the dead letters, as it is, and what to report."""
+    reason = f"a retry that cannot be read: {text_of(error)}"
+    body = Body(entry_id, (RAW, data), failure=Failure("Unreadable", reason, "", 0, 0, 0, ""))
+    return Resolution("retry", "dead", body, raw=data), SetAside(entry_id, reason)
 
 
 class DeliveryBroker(Protocol):
@@ -96,10 +132,11 @@ class DeliveryBroker(Protocol):
         """
         ...
 
-    async def due(self, group: GroupName, partition: int, token: int, *, count: int) -> Due:
+    async def due(self, group: GroupName, partition: int, token: int, *, count: int, dead_maxlen: int | None = None) -> Due:
         """Move at most `count` due delayed messages into the stream (XADD first, then ZREM: S2); return up to `count` due retries.
 
-        Whoever has retries in flight asks for more than those. Of messages due at the same microsecond, the ids' bytes tell the order.
+        What of these is damaged is set aside, one by one. Whoever has retries in flight asks for more than those. Of messages due at the
+        same microsecond, the ids' bytes tell the order.
 
         Raises:
             LeaseLostError: another token stands.

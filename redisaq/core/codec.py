@@ -142,8 +142,8 @@ class EntryDecoder(Generic[T]):
         elif count == _KEYED and fields[0] == b"i" and fields[2] == b"d" and fields[4] == b"k":  # … or this
             msg_id, data, key = fields[1], fields[3], fields[5]
         else:
-            extra = dict(zip(fields[::2], fields[1::2], strict=True))
-            if not extra.keys() <= _KNOWN or b"i" not in extra or b"d" not in extra:
+            extra = dict(zip(fields[::2], fields[1::2], strict=False))
+            if count % 2 or not extra.keys() <= _KNOWN or b"i" not in extra or b"d" not in extra:
                 return Unreadable(entry_id, "it has other fields than a message's", fields)
             msg_id, data, key = extra[b"i"], extra[b"d"], extra.get(b"k")
         try:

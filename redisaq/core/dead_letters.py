@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from redisaq.core.codec import Deserializer, EntryDecoder, Unreadable
-from redisaq.core.records import Body, Failure
+from redisaq.core.records import FOREIGN, RAW, Body, Failure
 
 _NO_FAILURE = Failure("", "", "", 0, 0, 0, "")
 
@@ -28,7 +28,7 @@ class DeadMessage(msgspec.Struct, frozen=True):
         dead_id: of the dead letter itself; unique within the partition and group.
         msg_id: of the message; "" for an entry that no producer of redisaq made.
         entry_id: of the stream entry it came from.
-        data: the payload's bytes; b"" if there is none.
+        data: the payload's bytes; b"" if there is none; of a record that could not be read, the record as it was.
         payload: what the deserializer made of it; None if it could not.
         unreadable: why it could not; "" if it could.
         key: the message's key.
@@ -90,10 +90,10 @@ class DeadLetterDecoder:
             partition=partition,
             dead_id=dead_id.decode(),
             msg_id=message_id(body),
-            entry_id=body.entry_id.decode(),
-            data=_value(body, b"d"),
+            entry_id=body.entry_id.decode("utf-8", "backslashreplace"),
+            data=_value(body, b"d") or _value(body, RAW),
             payload=None if isinstance(message, Unreadable) else message.payload,
-            unreadable=message.reason if isinstance(message, Unreadable) else "",
+            unreadable=_unreadable(body, message.reason if isinstance(message, Unreadable) else ""),
             key=message.key if not isinstance(message, Unreadable) else (_value(body, b"k").decode("utf-8", "replace") or None),
             headers=message.headers if not isinstance(message, Unreadable) else _headers(_value(body, b"h")),
             error_type=failure.error_type,
@@ -104,8 +104,12 @@ class DeadLetterDecoder:
             last_failed=_moment(failure.last_failed_ms) if failure.last_failed_ms else None,
             died_at=_moment(int(dead_id.split(b"-")[0])),
             member=failure.member,
-            life=body.life,
+            life=max(0, body.life),
         )
+
+
+def _unreadable(body: Body, reason: str) -> str:
+    return "redisaq did not put it among the dead letters" if body.life == FOREIGN else reason
 
 
 def _value(body: Body, name: bytes) -> bytes:
@@ -120,4 +124,7 @@ def _headers(data: bytes) -> Mapping[str, str]:
 
 
 def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # an id, or a time, that somebody else has made up
+        return datetime.max.replace(tzinfo=UTC)

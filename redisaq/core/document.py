@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from redisaq.core.records import MOST_NUMBER, MOST_PARTITIONS, UNREADABLE
+
 
 class MemberEntry(msgspec.Struct, frozen=True):
     """One name in the group (M1, M2).
@@ -52,5 +54,23 @@ def encode(document: Document) -> bytes:
 
 
 def decode(data: bytes) -> Document:
-    """Return the document that `encode` wrote; msgspec.DecodeError otherwise."""
-    return _decoder.decode(data)
+    """Return the document that `encode` wrote; ValueError, or one of UNREADABLE, for anything else."""
+    document = _decoder.decode(data)
+    numbers = (*document.target, *document.lease, *document.token)
+    if not 0 <= document.partitions <= MOST_PARTITIONS or not all(0 <= number < MOST_PARTITIONS for number in numbers):
+        raise ValueError("there are no such partitions")
+    if not all(0 <= token < MOST_NUMBER for token in document.token.values()):
+        raise ValueError("a token is out of its bounds")
+    if any(holder and partition not in document.token for partition, holder in document.lease.items()):
+        raise ValueError("a lease has no token")
+    if not all(number < document.partitions for number in document.target):
+        raise ValueError("the target is of other partitions")
+    return document
+
+
+def read(data: bytes | None) -> Document | None:
+    """Return the document, None where there is none or it cannot be read."""
+    try:
+        return None if data is None else decode(data)
+    except UNREADABLE:
+        return None

@@ -13,9 +13,46 @@ the rest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
+
+from redisaq.core.entry_ids import LAST, parse_id
+
+UNREADABLE = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, msgspec.MsgspecError)
+"""What reading a damaged record may raise."""
+
+MOST_PARTITIONS = 1 << 16
+"""A topic has no more."""
+
+MOST_NUMBER = 1 << 53
+"""Numbers that are kept are below this one: scripts know no greater whole ones exactly (M6)."""
+
+MOST_WORDS = 4000
+"""Fields and values of an entry that can be moved as they are: scripts cannot take more arguments apart."""
+
+
+def whole(text: bytes | None) -> int | None:
+    """Return a number that is kept as text; None if there is none, or if it is no whole one that redisaq can have written."""
+    if text is None or len(text) > len(str(MOST_NUMBER)) or not text.isdigit():
+        return None
+    number = int(text)
+    return number if number < MOST_NUMBER else None
+
+
+def time_of(score: bytes | None) -> int | None:
+    """Return the time that is a sorted set's score; None without one, or if it is in no time (which only damage writes)."""
+    time = math.inf if score is None else float(score)
+    return max(0, int(time)) if time < MOST_NUMBER * 1000 else None
+
+
+def text_or_none(data: bytes) -> str | None:
+    """Return a name; None if it is no text."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -68,8 +105,17 @@ class _Rest(msgspec.Struct, frozen=True, array_like=True):
     unused: int = 0
 
 
+ID_LENGTH = 41
+"""Of the longest entry id."""
+
 _encode_rest = msgspec.msgpack.Encoder().encode
 _decode_rest = msgspec.msgpack.Decoder(_Rest).decode
+
+RAW = b"raw"
+"""The one field of an entry or a dead letter that was made of a record which could not be read: the record, as it was."""
+
+FOREIGN = -1
+"""The life of what is among the dead letters and was put there by somebody else."""
 
 _REASONS = (b"error", b"text", b"traceback", b"attempts", b"first", b"last", b"origin", b"member", b"life")
 _REASON_WORDS = 2 * len(_REASONS)
@@ -92,9 +138,22 @@ def encode_retry(body: Body) -> bytes:
 
 def decode_retry(entry_id: bytes, data: bytes) -> Body:
     """Return the body that `encode_retry` wrote; ValueError (msgspec's, too) otherwise."""
+    if not is_id(entry_id):
+        raise ValueError("it is not under an entry's id")
     life, attempt, rest = data.split(b":", 2)
     found = _decode_rest(rest)
-    return Body(entry_id, found.fields, int(life), int(attempt), found.failure, found.unused)
+    life_number, attempt_number = whole(life), whole(attempt)
+    if life_number is None or attempt_number is None or not data.startswith(retry_prefix(life_number, attempt_number)):
+        raise ValueError("it does not begin with a life and an attempt")
+    if not 0 <= found.unused < MOST_NUMBER:
+        raise ValueError("its counts cannot be")
+    return Body(entry_id, found.fields, life_number, attempt_number, found.failure, found.unused)
+
+
+def is_id(entry_id: bytes) -> bool:
+    """Return True if it is an entry's id."""
+    milliseconds, _, sequence = entry_id.partition(b"-")
+    return milliseconds.isdigit() and sequence.isdigit() and len(entry_id) <= ID_LENGTH and max(parse_id(entry_id)) <= LAST
 
 
 def encode_dead(body: Body) -> list[bytes]:
@@ -111,7 +170,9 @@ def encode_dead(body: Body) -> list[bytes]:
         _utf8(failure.member),
         b"%d" % body.life,
     )
-    return [*body.fields, *(word for pair in zip(_REASONS, values, strict=True) for word in pair)]
+    movable = len(body.fields) <= MOST_WORDS and len(body.fields) % 2 == 0
+    fields = body.fields if movable else (RAW, encode_delayed(body.fields))
+    return [*fields, *(word for pair in zip(_REASONS, values, strict=True) for word in pair)]
 
 
 def decode_dead(words: Sequence[bytes]) -> Body:
@@ -120,9 +181,28 @@ def decode_dead(words: Sequence[bytes]) -> Body:
     if tuple(reasons[::2]) != _REASONS:
         raise ValueError("these are not the fields of a dead letter")
     error_type, error, traceback, attempts, first, last, entry_id, member, life = reasons[1::2]
-    failure = Failure(error_type.decode(), error.decode(), traceback.decode(), int(attempts), int(first), int(last), member.decode())
+    numbers = [whole(number) for number in (attempts, first, last, life)]
+    if None in numbers:
+        raise ValueError("its numbers are none")
+    attempts_made, first_ms, last_ms, lives = (number or 0 for number in numbers)
+    failure = Failure(error_type.decode(), error.decode(), traceback.decode(), attempts_made, first_ms, last_ms, member.decode())
     known = bool(failure.error_type or failure.last_failed_ms)
-    return Body(entry_id, fields, int(life), failure.attempts, failure if known else None)
+    return Body(entry_id, fields, lives, failure.attempts, failure if known else None)
+
+
+def next_life(body: Body) -> Body | None:
+    """Return what a dead letter becomes when it is redriven; None for one that somebody else has put there."""
+    if body.life == FOREIGN or not is_id(body.entry_id):
+        return None
+    return Body(body.entry_id, body.fields, body.life + 1)
+
+
+def read_dead(dead_id: bytes, words: Sequence[bytes]) -> Body:
+    """Return the body of a dead letter, or one with all words of an entry that somebody else has put there: `life` is -1 then."""
+    try:
+        return decode_dead(words)
+    except UNREADABLE:
+        return Body(dead_id, tuple(words), FOREIGN)
 
 
 def encode_delayed(fields: Sequence[bytes]) -> bytes:

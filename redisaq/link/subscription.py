@@ -73,6 +73,7 @@ class Subscription:
 
         Raises:
             ConnectionFailed: it was closed.
+            ServerError: the server does not let us listen any more.
         """
         await checkpoint()
         while True:
@@ -125,7 +126,9 @@ class Subscription:
     async def _begin_again(self) -> None:
         try:
             await self._reach()
-        except (ConnectionFailed, ServerError):
+        except (ConnectionFailed, ServerError) as error:
+            if isinstance(error, ServerError) and error.forbidden:
+                raise
             self._not_before = self._environment.clock() + self._backoff.failed()
         else:
             self._rung = True

@@ -50,6 +50,7 @@ class Bell:
 
         Raises:
             ConnectionFailed: it was closed.
+            ServerError: the server does not let us listen any more.
         """
         await checkpoint()
         await self._board.drive_until(self, lambda: self.rung)
@@ -261,10 +262,11 @@ class Switchboard:
 
     def _refused(self, line: Line, item: object) -> None:
         _, channel = self._asked.popleft() if self._asked else (b"", b"")
-        new = [bell for bell in self._new_bells() if bell.channel == channel]
-        if not new or not isinstance(item, ServerError):
+        forbidden = isinstance(item, ServerError) and item.forbidden
+        refused = [bell for bell in self._bells.get(channel, ()) if forbidden or not bell.subscribed]
+        if not refused or not isinstance(item, ServerError):
             raise line.fail("the server refused to subscribe again")
-        for bell in new:
+        for bell in refused:
             self._end(bell, item)
 
     def _new_bells(self) -> list[Bell]:

@@ -168,7 +168,8 @@ class ConsumerRuntime:
                     await supervisor.start(self.partitions)
                     await supervisor.start(self._trimmer)
                     await supervisor.start(self._coordinator)
-                    await supervisor.start(SignalListener(lambda: around.broker.listen(around.group), self._coordinator.look))
+                    listen = lambda: around.broker.listen(around.group)  # noqa: E731
+                    await supervisor.start(SignalListener(listen, self._coordinator.look, around.notifications_refused))
                     await supervisor.start(HeartbeatEmitter(around, self.member, settings.heartbeat_interval, self._coordinator.look))
                     for actor in self._attached:
                         await supervisor.start(actor)

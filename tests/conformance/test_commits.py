@@ -185,9 +185,13 @@ async def test_a_frozen_document(world: World, a: Broker, group: GroupName) -> N
     assert (await look(a, group)).frozen_until == beat.frozen_until
 
 
-async def test_only_a_new_document_is_frozen(a: Broker, group: GroupName, version: str) -> None:
-    assert await commit(a, group, "A", version, 3, freeze=True) is not None
+async def test_a_document_in_the_place_of_another_is_frozen_if_asked(a: Broker, group: GroupName, version: str) -> None:
+    second = await commit(a, group, "A", version, 3)
     assert (await look(a, group)).frozen_until == 0
+    assert second is not None
+    assert await commit(a, group, "A", second, 4, freeze=True) is not None
+    beat = await look(a, group)
+    assert beat.now < beat.frozen_until <= beat.now + TTL * 1_000_000
 
 
 async def test_frozen_runs_out(world: World, a: Broker, group: GroupName) -> None:

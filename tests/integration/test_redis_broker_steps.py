@@ -152,7 +152,7 @@ async def test_each_step_is_in_one_slot(cluster: Server, namespace: str) -> None
 
 def test_every_script_is_shipped() -> None:
     names = sorted(path.name for path in (files("redisaq.brokers.redis") / "lua").iterdir())
-    assert names == sorted(f"{script.name}.lua" for script in ALL)
+    assert names == sorted({f"{name}.lua" for script in ALL for name in (script.name, *script.begins_with)})
     for script in ALL:
         assert not script.text.startswith(b"#!"), "S2: such a script is refused when memory is full"
         last = max(number for number in range(10) if b"KEYS[%d]" % number in script.text)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from redisaq.core.records import (
+    RAW,
     Body,
     Failure,
     decode_dead,
@@ -35,6 +36,9 @@ def test_a_retry_comes_back(body: Body) -> None:
 def test_a_dead_letter_comes_back(body: Body) -> None:
     if body.failure is not None:  # the two say the same
         body = msgspec.structs.replace(body, attempt=body.failure.attempts)
+    if len(body.fields) % 2:  # only damage writes such a record: it is kept whole, as one field
+        assert decode_dead(encode_dead(body)).fields == (RAW, encode_delayed(body.fields))
+        return
     assert decode_dead(encode_dead(body)) == body
 
 

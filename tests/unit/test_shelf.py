@@ -15,7 +15,7 @@ def test_redriving_keeps_its_order_though_the_clock_stands_still() -> None:
     while shelf.redrive(None, 4, NOW):
         pass
     found, next_due = shelf.due(NOW + 25, 100)
-    assert [body.entry_id for body in found] == [b"5-%d" % number for number in range(25)]
+    assert [entry_id for entry_id, _ in found] == [b"5-%d" % number for number in range(25)]
     assert next_due is None
     times = sorted(due for due, _ in shelf.retry.values())
     assert times == list(range(times[0], times[0] + 25))

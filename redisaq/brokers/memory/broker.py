@@ -342,9 +342,9 @@ class MemoryBroker:
 
         return await self._operate("start_retry", step)
 
-    async def due(self, group: GroupName, partition: int, token: int, *, count: int) -> Due:
+    async def due(self, group: GroupName, partition: int, token: int, *, count: int, dead_maxlen: int | None = None) -> Due:
         """Move due delayed messages into the stream, return due retries."""
-        return await self._operate("due", lambda store: delivery.due(store, group, partition, token, count))
+        return await self._operate("due", lambda store: delivery.due(store, group, partition, token, count=count, dead_maxlen=dead_maxlen))
 
     async def listen_partition(self, topic: str, partition: int) -> Doorbell:
         """Return the partition's doorbell."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from redisaq.brokers.base import Beat, TopicState
-from redisaq.core.document import Document, decode, encode
+from redisaq.core.document import Document, encode, read
 
 
 @dataclass
@@ -64,17 +64,19 @@ class Coordination:
         )
         if state is None:
             return answer
+        document = read(state.document) if state.version != known_version else None
         return Beat(
             alive=answer.alive,
             now=answer.now,
             version=state.version,
-            document=decode(state.document) if state.version != known_version else None,
+            document=document,
             expired=answer.expired,
             next_expiry=answer.next_expiry,
             topic=answer.topic,
             born=state.born,
             frozen_until=state.frozen_until,
             paused=self.paused,
+            damaged=document is None and state.version != known_version,
         )
 
     def commit(
@@ -106,12 +108,14 @@ class Coordination:
         if expired and state is not None and state.frozen_until > now:  # M7
             return False
         encoded = encode(document)
+        frozen_until = now + extension if freeze else 0
         if state is None:
-            self.state = GroupState(new_version, encoded, run_id, born=now, frozen_until=now + extension if freeze else 0, changed=now)
+            self.state = GroupState(new_version, encoded, run_id, born=now, frozen_until=frozen_until, changed=now)
         else:
             state.version = new_version
             state.document = encoded
             state.changed = now
+            state.frozen_until = max(state.frozen_until, frozen_until)
         for member in expired:
             self.members.pop(member, None)
         if joins:

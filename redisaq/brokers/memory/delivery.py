@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisaq.brokers.delivery import Due, Resolution, Resolved
+from redisaq.brokers.delivery import Body, Due, Resolution, Resolved, SetAside, unreadable
 from redisaq.brokers.memory.holdings import Place
 from redisaq.brokers.memory.store import OUT_OF_MEMORY, MemoryStore
 from redisaq.brokers.memory.streams import GroupCursor
 from redisaq.brokers.producing import Delayed
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import parse_id
-from redisaq.core.records import decode_delayed, encode_delayed
+from redisaq.core.records import RAW, UNREADABLE, decode_delayed, decode_retry, encode_delayed
 from redisaq.errors import LeaseLostError, ServerError
 
 BLOCKED = 1_000_000
@@ -49,15 +49,27 @@ def start_retry(store: MemoryStore, group: GroupName, partition: int, token: int
     return lease.token == token and bool(lease.holder) and store.shelf(group, partition).start(entry_id, life, attempt)
 
 
-def due(store: MemoryStore, group: GroupName, partition: int, token: int, count: int) -> Due:
+def due(store: MemoryStore, group: GroupName, partition: int, token: int, *, count: int, dead_maxlen: int | None) -> Due:
     """Move due delayed messages into the stream; return due retries, and when to ask again."""
     if store.lease(group, partition).token != token:
         raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
     now = store.now()
     moved, next_delayed = _move_delayed(store, (group.topic, partition), now, count)
-    retries, next_retry = store.shelf(group, partition).due(now, count)
+    found, next_retry = store.shelf(group, partition).due(now, count)
+    retries: list[Body] = []
+    resolutions: list[Resolution] = []
+    set_aside: list[SetAside] = []
+    for entry_id, data in found:
+        try:
+            retries.append(decode_retry(entry_id, data))
+        except UNREADABLE as error:
+            resolution, report = unreadable(entry_id, data, error)
+            resolutions.append(resolution)
+            set_aside.append(report)
+    if resolutions:
+        resolve(store, group, partition, token, resolutions, dead_maxlen=dead_maxlen)
     times = [time for time in (next_delayed, next_retry) if time is not None]
-    return Due(tuple(retries), moved, min(times, default=None), now)
+    return Due(tuple(retries), moved, min(times, default=None), now, tuple(set_aside))
 
 
 def _move_delayed(store: MemoryStore, place: Place, now: int, count: int) -> tuple[int, int | None]:
@@ -67,11 +79,20 @@ def _move_delayed(store: MemoryStore, place: Place, now: int, count: int) -> tup
     for due, msg_id in order[:count]:
         if due > now:
             break
-        if store.append_one(place, decode_delayed(delayed[msg_id][1]), None) is None:
+        if store.append_one(place, _words_of(delayed[msg_id][1]), None) is None:
             return moved, now + BLOCKED
         del delayed[msg_id]
         moved += 1
     return moved, order[moved][0] if moved < len(order) else None
+
+
+def _words_of(body: bytes) -> list[bytes]:
+    """Return the entry that a delayed body becomes; what is none goes into the stream as it is, so that each group finds it."""
+    try:
+        words = decode_delayed(body)
+    except ValueError:
+        words = []
+    return words if words and len(words) % 2 == 0 else [RAW, body]
 
 
 def delay(store: MemoryStore, topic: str, messages: Sequence[Delayed]) -> list[bool]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from redisaq.brokers.delivery import Body, Resolution
+from redisaq.brokers.delivery import Resolution
 from redisaq.brokers.graveyard import DeadLetterEntry
 from redisaq.brokers.memory.streams import Stream
 from redisaq.core.entry_ids import START, format_id, parse_id
-from redisaq.core.records import decode_dead, decode_retry, encode_dead, encode_retry, retry_prefix
+from redisaq.core.records import encode_dead, encode_retry, next_life, read_dead, retry_prefix
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Shelf:
         """Take a message out of `retry` if it is there as its body says (S1), and if the resolution says anything new."""
         body = resolution.body
         found = self.retry.get(body.entry_id)
-        if found is None or not found[1].startswith(retry_prefix(body.life, body.attempt)):
+        if found is None or not found[1].startswith(resolution.beginning):
             return False
         if resolution.to == "retry" and found == (resolution.due, encode_retry(resolution.kept)):
             return False
@@ -61,29 +61,30 @@ class Shelf:
             return True
         return data.startswith(after)
 
-    def due(self, now: int, count: int) -> tuple[list[Body], int | None]:
-        """Return up to `count` messages of `retry` that are due, and when the first of the others is."""
+    def due(self, now: int, count: int) -> tuple[list[tuple[bytes, bytes]], int | None]:
+        """Return up to `count` messages of `retry` that are due, as they are written, and when the first of the others is."""
         order = sorted((due, entry_id) for entry_id, (due, _) in self.retry.items())
-        bodies = [decode_retry(entry_id, self.retry[entry_id][1]) for due, entry_id in order[:count] if due <= now]
+        bodies = [(entry_id, self.retry[entry_id][1]) for due, entry_id in order[:count] if due <= now]
         return bodies, order[len(bodies)][0] if len(bodies) < len(order) else None
 
     def dead_page(self, after: bytes, count: int) -> list[DeadLetterEntry]:
         """Return up to `count` dead letters above an id."""
-        return [DeadLetterEntry(format_id(dead_id), decode_dead(words)) for dead_id, words in self.dead.after(parse_id(after), count)]
+        page = self.dead.after(parse_id(after), count)
+        return [DeadLetterEntry(format_id(dead_id), read_dead(format_id(dead_id), words)) for dead_id, words in page]
 
     def redrive(self, ids: Sequence[bytes] | None, count: int, now: int) -> int:
         """Let up to `count` dead letters begin their next life in `retry`, due now, in the order of dying."""
         if ids is None:
-            found = self.dead.after(START, count)
+            entries = self.dead.after(START, len(self.dead))
         else:
             wanted = sorted({parse_id(dead_id) for dead_id in ids})
-            found = [(dead_id, words) for dead_id in wanted if (words := self.dead.fields(dead_id)) is not None][:count]
+            entries = [(dead_id, words) for dead_id in wanted if (words := self.dead.fields(dead_id)) is not None]
+        readable = ((dead_id, next_life(read_dead(format_id(dead_id), words))) for dead_id, words in entries)
+        found = [(dead_id, body) for dead_id, body in readable if body is not None][:count]
         due = max(now - len(found), self.redriven)
         self.dead.delete(dead_id for dead_id, _ in found)
-        for _, words in found:
+        for _, body in found:
             due += 1
-            dead = decode_dead(words)
-            body = Body(dead.entry_id, dead.fields, dead.life + 1)
             self.retry.setdefault(body.entry_id, (due, encode_retry(body)))
             self.redriven = due
         return len(found)

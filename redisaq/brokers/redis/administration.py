@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redisaq.brokers.administration import LOOKED_AT, GroupView, PartitionView, StreamView
-from redisaq.brokers.redis.commands import Caller, run, run_each
+from redisaq.brokers.redis.commands import Caller, run, run_all, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import DISBAND, DROP_GROUP, PAUSE, SEEK, VIEW_GROUP, VIEW_PARTITION, VIEW_STREAM, Command
+from redisaq.brokers.redis.topics import kept_number
 from redisaq.brokers.terms import GroupName
-from redisaq.core.document import decode
+from redisaq.core.document import read
+from redisaq.core.records import MOST_NUMBER, text_or_none, time_of, whole
 from redisaq.core.retention import IDLE, alone_since
 
 PAGE = 1000
@@ -33,7 +35,7 @@ class Administration:
             return []
         commands = [VIEW_STREAM(keys.stream(topic, number), keys.delayed(topic, number)) for number in partitions]
         return [
-            StreamView(length, delayed, tuple(sorted(name.decode() for name in names)))
+            StreamView(length, delayed, tuple(sorted(name.decode("utf-8", "backslashreplace") for name in names)))
             for length, delayed, names in await run_each(self._link, commands)
         ]
 
@@ -42,16 +44,20 @@ class Administration:
         keys = self._keys.group(group)
         command = VIEW_GROUP(keys.members, keys.state, keys.meta, group.group)
         now, paused, document, members, changed, retention, idle = await run(self._link, command)
-        expiries = {member.decode(): int(expiry) * 1000 for member, expiry in zip(members[::2], members[1::2], strict=True)}
-        since = alone_since(now=int(now), last_expiry=max(expiries.values(), default=0), changed=int(changed) * 1000)
+        expiries: dict[str, int] = {}
+        for member, expiry in zip(members[::2], members[1::2], strict=True):
+            if (incarnation := text_or_none(member)) is not None:
+                expiries[incarnation] = (time_of(expiry) or MOST_NUMBER) * 1000
+        idle_ms = kept_number(keys.meta, "retention_idle", idle)
+        since = alone_since(now=int(now), last_expiry=max(expiries.values(), default=0), changed=(whole(changed) or 0) * 1000)
         alone = max(0.0, (int(now) - since) / 1e6) if since else 0.0
         return GroupView(
             now=int(now),
             paused=paused == 1,
             members=expiries,
-            document=None if document is None else decode(document),
+            document=read(document),
             alone=alone,
-            lapsed=retention == b"acked" and alone >= (IDLE if idle is None else int(idle) / 1000),
+            lapsed=retention == b"acked" and alone >= (IDLE if idle_ms is None else idle_ms / 1000),
         )
 
     async def view_partitions(self, group: GroupName, partitions: Sequence[int]) -> list[PartitionView]:
@@ -73,11 +79,11 @@ class Administration:
                     retry=retry,
                     dead=dead,
                     delayed=delayed,
-                    token=int(token or 0),
-                    holder=(holder or b"").decode(),
+                    token=whole(token) or 0,
+                    holder=(holder or b"").decode("utf-8", "backslashreplace"),
                     last_delivered=last,
                     deliveries=dict(sorted(zip(counts[::2], counts[1::2], strict=True))),
-                    lost=int(lost or 0),
+                    lost=whole(lost) or 0,
                 )
             )
         return views
@@ -123,4 +129,5 @@ class Administration:
                 break
         # The count comes last: whoever repeats this, cut short, has to know it.
         await run(self._link, (b"SREM", keys.topics, topic))
-        await run_each(self._link, [(b"UNLINK", keys.meta(topic)), (b"SPUBLISH", keys.topic_doorbell(topic), b"")])
+        await run(self._link, (b"UNLINK", keys.meta(topic)))
+        await run_all(self._link, [(b"SPUBLISH", keys.topic_doorbell(topic), b"")])  # a hint: it must not fail what is done

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from redisaq.brokers.redis.commands import PASSING, not_now
+from redisaq.brokers.redis.commands import PASSING, not_now, wrong_type
 from redisaq.brokers.redis.keys import Keys
 from redisaq.errors import ServerError
 from redisaq.link import Link, pack
@@ -78,5 +78,9 @@ class Appender:
         if refusal is not None:
             if refusal.code in PASSING and all(isinstance(reply, ServerError) for reply in replies):
                 raise not_now(refusal, self._link)
-            raise ServerError(refusal.text, appended=[None if isinstance(reply, ServerError) else reply for reply in replies])
+            appended = [None if isinstance(reply, ServerError) else reply for reply in replies]
+            if refusal.code == "WRONGTYPE":
+                partition, _ = entries[replies.index(refusal)]
+                raise wrong_type(self._keys.stream(topic, partition), refusal, appended=appended)
+            raise ServerError(refusal.text, appended=appended)
         return cast("list[bytes | None]", replies)

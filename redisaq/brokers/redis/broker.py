@@ -232,9 +232,9 @@ class RedisBroker:
         """Note that a handler begins on a message of `retry`."""
         return await self._retries.start_retry(group, partition, token, entry_id=entry_id, life=life, attempt=attempt)
 
-    async def due(self, group: GroupName, partition: int, token: int, *, count: int) -> Due:
+    async def due(self, group: GroupName, partition: int, token: int, *, count: int, dead_maxlen: int | None = None) -> Due:
         """Move due delayed messages into the stream, return due retries."""
-        return await self._retries.due(group, partition, token, count=count)
+        return await self._retries.due(group, partition, token, count=count, dead_maxlen=dead_maxlen)
 
     async def listen_partition(self, topic: str, partition: int) -> Doorbell:
         """Return the partition's doorbell; all of this broker share one connection."""

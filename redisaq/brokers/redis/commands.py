@@ -11,8 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from redisaq.brokers.redis.scripts import ALL, Command
-from redisaq.errors import ConnectionFailed, ServerError
+from redisaq.brokers.redis.keys import type_of
+from redisaq.brokers.redis.scripts import ALL, Argument, Command
+from redisaq.errors import ConnectionFailed, DamagedKeyError, ServerError
 
 Reply = Any
 """What the server answered, as hiredis parses it under RESP3; an error stands as a ServerError."""
@@ -65,7 +66,7 @@ async def run(caller: Caller, command: Command) -> Reply:
         ServerError: the server answered with an error.
     """
     (reply,) = await run_all(caller, (command,))
-    return checked(reply, caller)
+    return await checked_of(command, reply, caller)
 
 
 async def run_each(caller: Caller, commands: Sequence[Command]) -> list[Reply]:
@@ -74,7 +75,46 @@ async def run_each(caller: Caller, commands: Sequence[Command]) -> list[Reply]:
     Raises:
         ServerError: the server answered one of them with an error; the others have been carried out.
     """
-    return [checked(reply, caller) for reply in await run_all(caller, commands)]
+    replies = await run_all(caller, commands)
+    return [await checked_of(command, reply, caller) for command, reply in zip(commands, replies, strict=True)]
+
+
+async def checked_of(command: Command, reply: Reply, caller: Caller) -> Reply:
+    """Return the reply, or raise it as `checked` does; DamagedKeyError if a key of the command is of the wrong type."""
+    if isinstance(reply, ServerError) and reply.code == "WRONGTYPE":
+        raise await _of_wrong_type(command, reply, caller)
+    return checked(reply, caller)
+
+
+async def _of_wrong_type(command: Command, error: ServerError, caller: Caller) -> ServerError:
+    """Return an error that names the key: the server's does not."""
+    keys = _keys_of(command)
+    for key, found in zip(keys, await caller.call(*((b"TYPE", key) for key in keys)), strict=True):
+        wanted = type_of(key)
+        if isinstance(found, bytes) and found not in (wanted, b"none"):
+            return wrong_type(key, error, found)
+    return error
+
+
+def wrong_type(
+    key: bytes, error: ServerError, found: bytes | None = None, *, appended: Sequence[bytes | None] | None = None
+) -> DamagedKeyError:
+    """Return the error that names a key of the wrong type."""
+    is_a = "is of the wrong type" if found is None else f"is a {found.decode()}"
+    wanted = type_of(key).decode()
+    damaged = DamagedKeyError(key, f"{is_a}, and should be a {wanted}: delete or rename it", code="WRONGTYPE", appended=appended)
+    damaged.__cause__ = error
+    return damaged
+
+
+def _keys_of(command: Command) -> list[bytes]:
+    name, *rest = command
+    words: Sequence[Argument] = rest
+    if name in (b"EVALSHA", b"EVAL"):
+        words = words[2 : 2 + int(words[1])]
+    else:  # all others have one key, the first word of theirs that is one
+        words = [word for word in words[:2] if isinstance(word, bytes) and b":" in word][:1]
+    return [word for word in words if isinstance(word, bytes)]
 
 
 def checked(reply: Reply, caller: Caller) -> Reply:

@@ -13,7 +13,8 @@ from redisaq.brokers.redis.commands import Caller, milliseconds, run
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import COMMIT, HEARTBEAT
 from redisaq.brokers.redis.topics import topic_state
-from redisaq.core.document import Document, decode, encode
+from redisaq.core.document import Document, encode, read
+from redisaq.core.records import text_or_none, time_of
 
 
 class Coordination:
@@ -26,20 +27,23 @@ class Coordination:
     async def heartbeat(self, group: GroupName, incarnation: str, ttl: float, known_version: str) -> Beat:
         """Extend the incarnation's time if it lives; see Broker."""
         keys = self._keys.group(group)
-        command = HEARTBEAT(keys.members, keys.state, keys.meta, incarnation, milliseconds(ttl), known_version)
+        command = HEARTBEAT(keys.members, keys.state, keys.meta, incarnation, milliseconds(ttl), _bytes(known_version))
         answer = await run(self._link, command)
         alive, now, version, document, expired, next_expiry, generation, partitions, born, frozen_until, paused, *kept = answer
+        found = read(document) if version else None
+        expires = time_of(next_expiry)
         return Beat(
             alive=alive == 1,
             now=int(now),
-            version=version.decode(),
-            document=None if document is None else decode(document),
-            expired=tuple(sorted(incarnation.decode() for incarnation in expired)),
-            next_expiry=None if next_expiry is None else _microseconds(next_expiry),
-            topic=topic_state(generation, partitions, *kept),
-            born=_microseconds(born),
-            frozen_until=_microseconds(frozen_until),
+            version=version.decode("utf-8", "surrogateescape"),
+            document=found,
+            expired=tuple(sorted(name for one in expired if (name := text_or_none(one)) is not None)),
+            next_expiry=None if expires is None else expires * 1000,
+            topic=topic_state(keys.meta, generation, partitions, *kept),
+            born=int(born) * 1000,
+            frozen_until=int(frozen_until) * 1000,
             paused=paused == 1,
+            damaged=found is None and document is not None,
         )
 
     async def commit(
@@ -64,7 +68,7 @@ class Coordination:
             keys.doorbell,
             incarnation,
             milliseconds(ttl),
-            known_version,
+            _bytes(known_version),
             new_version,
             encode(document),
             int(joins),
@@ -75,5 +79,5 @@ class Coordination:
         return bool(await run(self._link, command))
 
 
-def _microseconds(milliseconds: bytes) -> int:
-    return int(milliseconds) * 1000
+def _bytes(version: str) -> bytes:
+    return version.encode("utf-8", "surrogateescape")  # whatever stands there is compared, and replaced

@@ -55,6 +55,19 @@ class PartitionKeys:
     delayed_bodies: bytes
 
 
+_TYPES = (
+    (re.compile(rb".*\}:(meta|g:.+:(state|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
+    (re.compile(rb".*\}:(g:.+:(members|retry)|delayed)", re.DOTALL), b"zset"),
+    (re.compile(rb".*\}:(\d+|g:.+:dead)", re.DOTALL), b"stream"),
+    (re.compile(rb".*\}:once:.*", re.DOTALL), b"string"),
+)
+
+
+def type_of(key: bytes) -> bytes:
+    """Return the type that a key has, as the server calls it."""
+    return next((kind for pattern, kind in _TYPES if pattern.fullmatch(key)), b"set")
+
+
 class Keys:
     """The keys of one namespace."""
 

@@ -13,6 +13,7 @@ from redisaq.brokers.redis.commands import checked, run, run_all
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.reader import RedisReader
 from redisaq.brokers.redis.scripts import INSTALL, REGISTER, RELEASE, UNREGISTER, Command
+from redisaq.core.records import whole
 from redisaq.errors import LeaseLostError, ServerError
 from redisaq.link import Link
 
@@ -28,12 +29,12 @@ class Leases:
         """Put the token beside the partition's data (T2); see Broker."""
         command = INSTALL(self._keys.of_partition(group, partition).lease, token, incarnation, int(foreign))
         done, standing, holder, readers = await run(self._link, command)
-        marks = (_mark(field, address) for field, address in zip(readers[::2], readers[1::2], strict=True))
+        marks = [_mark(field, address) for field, address in zip(readers[::2], readers[1::2], strict=True)]
         return Installed(
             done=done == 1,
-            token=int(standing or 0),
-            holder=holder.decode(),
-            readers=tuple(sorted(marks, key=lambda mark: (mark.run_id, mark.client_id))),
+            token=whole(standing) or 0,
+            holder=holder.decode("utf-8", "backslashreplace"),
+            readers=tuple(sorted((mark for mark in marks if mark is not None), key=lambda mark: (mark.run_id, mark.client_id))),
         )
 
     async def fence(self, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
@@ -49,7 +50,7 @@ class Leases:
         if kills:
             # Counted, never an error, where the connection is gone already.
             for reply in await run_all(self._link, kills):
-                if isinstance(reply, ServerError) and reply.code == "NOPERM":
+                if isinstance(reply, ServerError) and reply.forbidden:
                     return False  # T4; they stay on the list, since they may still read
                 checked(reply, self._link)
         await run(self._link, UNREGISTER(self._keys.of_partition(group, partition).lease, token, *map(_field, readers)))
@@ -80,6 +81,11 @@ def _field(mark: ReaderMark) -> str:
     return f"reader:{mark.client_id}:{mark.run_id}"
 
 
-def _mark(field: bytes, address: bytes) -> ReaderMark:
-    _, client_id, run_id = field.decode().split(":")
-    return ReaderMark(int(client_id), address.decode(), run_id)
+def _mark(field: bytes, address: bytes) -> ReaderMark | None:
+    """Return a registered reader; None for what no reader has registered, which a release clears with the rest."""
+    _, _, words = field.partition(b":")
+    client_id, _, run_id = words.partition(b":")
+    number = whole(client_id)
+    if not number or not run_id.isalnum() or not address.isascii():
+        return None
+    return ReaderMark(number, address.decode(), run_id.decode())

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from redisaq.brokers.base import Acks, GroupName, Page, PendingEntry, Remaining, Settled
-from redisaq.brokers.redis.commands import checked, run, run_each, run_unknown
+from redisaq.brokers.redis.commands import checked_of, run, run_each, run_unknown
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import CLAIM, DELIVERIES, MAKE_GROUP, REMAINING, REMAKE_GROUP, SETTLE, Command
+from redisaq.core.records import whole
 from redisaq.errors import LeaseLostError, ServerError
 from redisaq.link import Link, pack
 
@@ -69,8 +70,8 @@ class Pending:
         for one in acks:
             keys = self._keys.of_partition(group, one.partition)
             commands.append(SETTLE(keys.stream, keys.lease, group.group, one.token, *one.entry_ids))
-        replies = await self._link.call_packed(pack(commands), len(commands))
-        standing = [int(checked(reply, self._link) or 0) for reply in await run_unknown(self._link, commands, replies)]
+        replies = await run_unknown(self._link, commands, await self._link.call_packed(pack(commands), len(commands)))
+        standing = [whole(await checked_of(command, reply, self._link)) or 0 for command, reply in zip(commands, replies, strict=True)]
         return [Settled(done=token == one.token, token=token) for token, one in zip(standing, acks, strict=True)]
 
     async def remaining(self, group: GroupName, partitions: Sequence[int]) -> list[Remaining]:

@@ -10,9 +10,9 @@ from typing import cast
 
 from redisaq.brokers.base import ReaderMark
 from redisaq.brokers.producing import Found
-from redisaq.brokers.redis.commands import checked, run, run_each
+from redisaq.brokers.redis.commands import checked, checked_of, run, run_each
 from redisaq.brokers.redis.keys import Keys
-from redisaq.brokers.redis.scripts import APPEND_ONCE, BACKLOG, FIND
+from redisaq.brokers.redis.scripts import APPEND_ONCE, BACKLOG, FIND, Command
 from redisaq.core.records import encode_delayed
 from redisaq.errors import ServerError
 from redisaq.link import Link
@@ -27,8 +27,8 @@ class Producing:
 
     async def anchors(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
         """Return each stream's last id ever (E2)."""
-        replies = await self._link.call(*((b"XINFO", b"STREAM", self._keys.stream(topic, partition)) for partition in partitions))
-        return [self._last_id(reply) for reply in replies]
+        commands = [(b"XINFO", b"STREAM", self._keys.stream(topic, partition)) for partition in partitions]
+        return [await self._last_id(*pair) for pair in zip(commands, await self._link.call(*commands), strict=True)]
 
     async def find(self, topic: str, partition: int, anchor: bytes, msg_ids: Sequence[bytes]) -> Found:
         """Look for messages (E2, E7)."""
@@ -48,7 +48,7 @@ class Producing:
         if not commands:
             return True
         for reply in await self._link.call(*commands):
-            if isinstance(reply, ServerError) and reply.code == "NOPERM":
+            if isinstance(reply, ServerError) and reply.forbidden:
                 return False
             checked(reply, self._link)
         return True
@@ -89,7 +89,7 @@ class Producing:
         """Return how much waits."""
         return cast("list[int]", await run_each(self._link, [BACKLOG(self._keys.stream(topic, p), enough) for p in partitions]))
 
-    def _last_id(self, reply: object) -> bytes | None:
+    async def _last_id(self, command: Command, reply: object) -> bytes | None:
         if isinstance(reply, ServerError) and "no such key" in reply.text:
             return None
-        return cast("dict[bytes, bytes]", checked(reply, self._link))[b"last-generated-id"]
+        return cast("dict[bytes, bytes]", await checked_of(command, reply, self._link))[b"last-generated-id"]

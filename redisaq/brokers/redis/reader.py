@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from redisaq.brokers.base import RawEntry, ReaderMark
-from redisaq.brokers.redis.commands import checked
+from redisaq.brokers.redis.commands import checked, wrong_type
 from redisaq.errors import ConnectionFailed, GroupGoneError, ServerError
 from redisaq.link import ReadingConnection
 
@@ -83,6 +83,8 @@ class RedisReader:
                 return []
             if reply.code == "NOGROUP":
                 raise GroupGoneError(f"the group {self._group} or its stream is gone") from reply
+            if reply.code == "WRONGTYPE":
+                raise wrong_type(self._end[1], reply)
             checked(reply, self._connection)
         streams = cast("dict[bytes, list[list[Any]]]", reply)
         return [(entry_id, fields) for entries in streams.values() for entry_id, fields in entries]

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from redisaq.brokers.redis.commands import Caller, milliseconds, run, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import KEEPING, SIGHT, TRIM, Command
+from redisaq.brokers.redis.topics import kept_number
 from redisaq.brokers.retention import Keeping, Sighting, Trimmed
 from redisaq.brokers.terms import GroupName
+from redisaq.core.records import time_of, whole
 from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
 from redisaq.errors import LeaseLostError
 
@@ -36,11 +38,11 @@ class Retention:
         alone: dict[str, float] = {}
         replies = await run_each(self._link, commands)
         for group, (now, _, _, _, expiry, changed) in zip(groups, replies, strict=True):
-            since = alone_since(now=int(now), last_expiry=int(expiry) * 1000, changed=int(changed) * 1000)
+            since = alone_since(now=int(now), last_expiry=(time_of(expiry) or 0) * 1000, changed=(whole(changed) or 0) * 1000)
             if since:  # 0: nobody knows, and nothing is to be trimmed
                 alone[group.group] = max(0.0, (int(now) - since) / 1e6)
         now, retention, send_timeout, idle, *_ = replies[0]
-        return _keeping(now, retention, send_timeout, idle, alone)
+        return _keeping(self._keys.meta(groups[0].topic), now, retention, send_timeout, idle, alone=alone)
 
     async def trim(self, topic: str, partition: int, keeping: Keeping, groups: Sequence[str]) -> Trimmed:
         """Trim what every group has done with (E3)."""
@@ -71,11 +73,14 @@ class Retention:
         return Sighting(position, standing, lost, after, first)
 
 
-def _keeping(now: bytes, retention: bytes | None, send_timeout: bytes | None, idle: bytes | None, alone: dict[str, float]) -> Keeping:
+def _keeping(
+    meta: bytes, now: bytes, retention: bytes | None, send_timeout: bytes | None, idle: bytes | None, *, alone: dict[str, float]
+) -> Keeping:
+    limit, idle_ms = kept_number(meta, "send_timeout", send_timeout), kept_number(meta, "retention_idle", idle)
     return Keeping(
         acked=retention == b"acked",
         now=int(now),
-        kept_for=kept_for(SEND_TIMEOUT if send_timeout is None else int(send_timeout) / 1000),
-        idle=IDLE if idle is None else int(idle) / 1000,
+        kept_for=kept_for(SEND_TIMEOUT if limit is None else limit / 1000),
+        idle=IDLE if idle_ms is None else idle_ms / 1000,
         alone=alone,
     )

@@ -23,15 +23,18 @@ class Script:
     Attributes:
         name: of the file.
         keys: how many of its arguments are keys.
+        begins_with: files of lua/ that stand before it: functions that several scripts use.
     """
 
     name: str
     keys: int
+    begins_with: tuple[str, ...] = ()
 
     @cached_property
     def text(self) -> bytes:
         """The program, read at its first use."""
-        return (files("redisaq.brokers.redis") / "lua" / f"{self.name}.lua").read_bytes()
+        folder = files("redisaq.brokers.redis") / "lua"
+        return b"".join((folder / f"{name}.lua").read_bytes() for name in (*self.begins_with, self.name))
 
     @cached_property
     def words(self) -> tuple[bytes, bytes, bytes]:
@@ -44,25 +47,28 @@ class Script:
         return (*self.words, *arguments)
 
 
-HEARTBEAT = Script("heartbeat", keys=3)
-COMMIT = Script("commit", keys=2)
-INSTALL = Script("install", keys=1)
+WHOLE = ("whole",)
+
+HEARTBEAT = Script("heartbeat", keys=3, begins_with=WHOLE)
+COMMIT = Script("commit", keys=2, begins_with=WHOLE)
+INSTALL = Script("install", keys=1, begins_with=WHOLE)
 REGISTER = Script("register", keys=1)
 UNREGISTER = Script("unregister", keys=1)
 RELEASE = Script("release", keys=1)
-CLAIM = Script("claim", keys=2)
+CLAIM = Script("claim", keys=2, begins_with=WHOLE)
 DELIVERIES = Script("deliveries", keys=2)
 SETTLE = Script("settle", keys=2)
 REMAINING = Script("remaining", keys=3)
-MAKE_TOPIC = Script("make_topic", keys=1)
-GROW_TOPIC = Script("grow_topic", keys=1)
+MAKE_TOPIC = Script("make_topic", keys=1, begins_with=WHOLE)
+GROW_TOPIC = Script("grow_topic", keys=1, begins_with=WHOLE)
+NAME_TOPIC = Script("name_topic", keys=1)
 MAKE_STREAM = Script("make_stream", keys=1)
 REMAKE_GROUP = Script("remake_group", keys=1)
 RESOLVE = Script("resolve", keys=5)
 START_RETRY = Script("start_retry", keys=2)
 DUE = Script("due", keys=6)
 DELAY = Script("delay", keys=3)
-REDRIVE = Script("redrive", keys=4)
+REDRIVE = Script("redrive", keys=4, begins_with=WHOLE)
 FIND = Script("find", keys=2)
 APPEND_ONCE = Script("append_once", keys=4)
 BACKLOG = Script("backlog", keys=1)
@@ -74,9 +80,9 @@ SEEK = Script("seek", keys=3)
 DISBAND = Script("disband", keys=2)
 DROP_GROUP = Script("drop_group", keys=5)
 MAKE_GROUP = Script("make_group", keys=1)
-KEEPING = Script("keeping", keys=3)
+KEEPING = Script("keeping", keys=3, begins_with=WHOLE)
 TRIM = Script("trim", keys=1)
-SIGHT = Script("sight", keys=2)
+SIGHT = Script("sight", keys=2, begins_with=WHOLE)
 
 ALL = (
     HEARTBEAT,
@@ -91,6 +97,7 @@ ALL = (
     REMAINING,
     MAKE_TOPIC,
     GROW_TOPIC,
+    NAME_TOPIC,
     MAKE_STREAM,
     REMAKE_GROUP,
     RESOLVE,

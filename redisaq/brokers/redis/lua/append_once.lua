@@ -9,29 +9,31 @@ if standing then
     return standing
 end
 local due = ARGV[5]
+redis.call('SET', KEYS[1], ARGV[1], 'XX', 'PX', ARGV[2]) -- S2: writes nothing, but if it is refused nothing has happened
 if due ~= '' then
     if redis.call('EXISTS', KEYS[2]) == 0 then
         return false
     end
     local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+    redis.call('ZADD', KEYS[3], 'XX', due, '') -- S2: as above
     redis.call('HSET', KEYS[4], ARGV[1], ARGV[7])
     redis.call('ZADD', KEYS[3], due, ARGV[1])
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
     if not first or tonumber(due) < tonumber(first) then
-        redis.call('SPUBLISH', ARGV[6], '')
+        redis.pcall('SPUBLISH', ARGV[6], '') -- a hint: it must not fail what is done
     end
-else
-    local words = {KEYS[2], 'NOMKSTREAM'}
-    if ARGV[3] ~= '' then
-        words[3], words[4], words[5] = 'MAXLEN', ARGV[3], ARGV[4]
-    end
-    words[#words + 1] = '*'
-    for i = 8, #ARGV do
-        words[#words + 1] = ARGV[i]
-    end
-    -- XADD first: where memory is full, nothing happens.
-    if not redis.call('XADD', unpack(words)) then
-        return false
-    end
+    return ARGV[1]
+end
+local words = {KEYS[2], 'NOMKSTREAM'}
+if ARGV[3] ~= '' then
+    words[3], words[4], words[5] = 'MAXLEN', ARGV[3], ARGV[4]
+end
+words[#words + 1] = '*'
+for i = 8, #ARGV do
+    words[#words + 1] = ARGV[i]
+end
+if not redis.call('XADD', unpack(words)) then
+    return false
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ARGV[1]

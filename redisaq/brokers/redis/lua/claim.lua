@@ -20,12 +20,14 @@ for _, row in ipairs(pending) do
     if found[1] then
         entries[#entries + 1] = {row[1], row[4], found[1][2]}
     else
-        -- Trimmed from under the group: nobody can handle it any more.
-        redis.call('XACK', KEYS[1], ARGV[1], row[1])
-        trimmed[#trimmed + 1] = row[1]
+        trimmed[#trimmed + 1] = row[1] -- from under the group: nobody can handle it any more
     end
 end
 if #trimmed > 0 then
-    redis.call('HINCRBY', KEYS[2], 'lost', #trimmed)
+    redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- S2: writes nothing, but lets the rest pass whole, or refuses it
+    redis.call('HSET', KEYS[2], 'lost', string.format('%.0f', (whole(redis.call('HGET', KEYS[2], 'lost')) or 0) + #trimmed))
+    for _, id in ipairs(trimmed) do
+        redis.call('XACK', KEYS[1], ARGV[1], id)
+    end
 end
 return {entries, trimmed, last}

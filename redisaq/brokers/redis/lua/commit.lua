@@ -1,4 +1,5 @@
--- Replaces the group's document by compare-and-set on its version (M3), and changes the members with it (M2).
+-- Replaces the group's document by compare-and-set on its version (M3), and changes the members with it (M2). Frozen, it is made again under
+-- the version of one that cannot be read any more (M8).
 -- KEYS: members, state. ARGV: channel, incarnation, ttl in ms, known version, new version, document, joins, leaves, freeze
 --       (each '1' or '0'), then the expired incarnations that the new document drops.
 -- Answers 1, or 0 if refused; then nothing is changed.
@@ -16,7 +17,7 @@ local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 if state[1] and state[2] ~= run_id then
     return 0
 end
-if #ARGV > 9 and state[1] and tonumber(state[3]) > now then
+if #ARGV > 9 and state[1] and (whole(state[3]) or 0) > now then
     return 0
 end
 for i = 10, #ARGV do -- M5: looked at again; who is no longer in the set is as good as expired
@@ -33,6 +34,18 @@ if ARGV[7] ~= '1' then
 end
 
 redis.call('ZREM', KEYS[1], '') -- S2: writes nothing, but lets the rest pass whole when memory is full
+redis.call('ZADD', KEYS[1], 'XX', expiry, '') -- writes nothing, either: if one of the two is refused, nothing has happened
+local words = {'version', ARGV[5], 'doc', ARGV[6], 'changed', string.format('%.0f', now)}
+local more = {}
+if not state[1] then
+    more = {'run_id', run_id, 'born', string.format('%.0f', now), 'frozen_until', ARGV[9] == '1' and expiry or '0'}
+elseif ARGV[9] == '1' and (whole(state[3]) or 0) < tonumber(expiry) then
+    more = {'frozen_until', expiry}
+end
+for _, word in ipairs(more) do
+    words[#words + 1] = word
+end
+redis.call('HSET', KEYS[2], unpack(words))
 for i = 10, #ARGV do
     redis.call('ZREM', KEYS[1], ARGV[i])
 end
@@ -42,9 +55,5 @@ end
 if ARGV[8] == '1' then
     redis.call('ZREM', KEYS[1], ARGV[2])
 end
-redis.call('HSET', KEYS[2], 'version', ARGV[5], 'doc', ARGV[6], 'changed', string.format('%.0f', now))
-if not state[1] then
-    redis.call('HSET', KEYS[2], 'run_id', run_id, 'born', string.format('%.0f', now), 'frozen_until', ARGV[9] == '1' and expiry or '0')
-end
-redis.call('SPUBLISH', ARGV[1], '')
+redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: it must not fail what is done
 return 1

@@ -6,6 +6,6 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local live = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%.0f', now), '+inf')
 if #live == 0 or ARGV[2] == '1' then
     redis.call('DEL', KEYS[1], KEYS[2])
-    redis.call('SPUBLISH', ARGV[1], '')
+    redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: it must not fail what is done
 end
 return live

@@ -1,54 +1,87 @@
 -- Moves due delayed messages into the stream, and answers which retries are due; those stay where they are (S3).
 -- KEYS: stream, lease, retry, bodies of retry, delayed, bodies of delayed. ARGV: token, how many of each, at most.
 -- Answers nil if another token stands, else: now in us (text: a Lua number would lose digits, M6), how many were moved, the retries (id,
--- body, id, body ...), when the first other retry and the first other delayed message are due or nil, 1 if the stream took no more.
+-- body, id, body ...), when the first other retry and the first other delayed message are due or nil, 1 if the stream took no more, which
+-- retries and which delayed messages were dropped since their bodies are gone, how many bodies were found that had no due time (they are due now).
 
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then
     return false
 end
--- S2: removes nothing, but lets the rest pass whole when memory is full: what is moved is in memory already, and must be worked off.
+-- S2: these remove nothing, but let the rest pass whole when memory is full, or refuse all of it: what is moved is in memory already, and must be
+-- worked off.
 redis.call('ZREM', KEYS[5], '')
+redis.call('HDEL', KEYS[6], '')
+redis.call('ZREM', KEYS[3], '')
+redis.call('ZRANGE', KEYS[5], 0, 0)
 local time = redis.call('TIME')
 local now = time[1] .. string.format('%06d', time[2])
 local count = tonumber(ARGV[2])
 
-local function words_of(body) -- each word stands behind its length and a colon
+local function words_of(body) -- each word stands behind its length and a colon; nil if that is not so
     local words, at = {}, 1
     while at <= #body do
-        local colon = string.find(body, ':', at, true)
-        local last = colon + string.sub(body, at, colon - 1)
+        local _, colon, length = string.find(body, '^(%d+):', at)
+        local last = colon and #length < 10 and colon + tonumber(length)
+        if not last or last > #body or #words == 7000 then -- a command of more words cannot be unpacked
+            return nil
+        end
         words[#words + 1] = string.sub(body, colon + 1, last)
         at = last + 1
     end
-    return words
+    return #words > 0 and #words % 2 == 0 and words or nil
 end
 
-local moved, blocked = 0, 0
+-- A server that evicts takes a whole key: the due times of bodies that are left, or the bodies. What has only a body is due now.
+local found_again = 0
+local function mend(due, bodies)
+    if redis.call('HLEN', bodies) > redis.call('ZCARD', due) then
+        for _, id in ipairs(redis.call('HKEYS', bodies)) do
+            if not redis.call('ZSCORE', due, id) then
+                redis.call('ZADD', due, now, id)
+                found_again = found_again + 1
+            end
+        end
+    end
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '1e17', '+inf', 'LIMIT', 0, count)) do
+        redis.call('ZADD', due, 'XX', now, id) -- not before the year 5138: nobody has asked for that
+    end
+end
+mend(KEYS[5], KEYS[6])
+mend(KEYS[3], KEYS[4])
+
+local moved, blocked, lost_delayed = 0, 0, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, count)) do
     local body = redis.call('HGET', KEYS[6], id)
     if body then -- XADD before ZREM: the stream may be sealed, or gone (S2)
-        local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', '*', unpack(words_of(body)))
+        -- What is not a message goes into the stream as it is: each group will find that it cannot be read.
+        local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', '*', unpack(words_of(body) or {'raw', body}))
+        if type(added) == 'table' and not string.find(added.err, ' ID', 1, true) then -- it is not sealed: this does not pass
+            return added
+        end
         if type(added) ~= 'string' then
             blocked = 1
             break
         end
         moved = moved + 1
+    else
+        lost_delayed[#lost_delayed + 1] = id
     end
     redis.call('ZREM', KEYS[5], id)
     redis.call('HDEL', KEYS[6], id)
 end
 
-local retries = {}
+local retries, lost_retries = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, count)) do
     local body = redis.call('HGET', KEYS[4], id)
     if body then
         retries[#retries + 1] = id
         retries[#retries + 1] = body
     else
-        redis.call('ZREM', KEYS[3], id) -- somebody has tampered with it: there is nothing to be tried
+        redis.call('ZREM', KEYS[3], id)
+        lost_retries[#lost_retries + 1] = id
     end
 end
 local place = #retries / 2
 local next_retry = redis.call('ZRANGE', KEYS[3], place, place, 'WITHSCORES')[2]
 local next_delayed = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2]
-return {now, moved, retries, next_retry or false, next_delayed or false, blocked}
+return {now, moved, retries, next_retry or false, next_delayed or false, blocked, lost_retries, lost_delayed, found_again}

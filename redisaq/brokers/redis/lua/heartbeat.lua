@@ -1,6 +1,6 @@
 -- A heartbeat (M5, M7, M9): extends a live member, and tells it what others did.
 -- KEYS: members, state, meta. ARGV: incarnation, ttl in ms, the version the caller knows ('' for none).
--- Answers: alive, now in us (text: a Lua number would lose digits, M6), version, document or nil, expired members,
+-- Answers: alive, now in us (text: a Lua number would lose digits, M6), version ('' for none), document or nil, expired members,
 --          next expiry of another in ms or nil, generation, partitions, born in ms, frozen_until in ms, 1 if paused else 0, retention
 --          and send_timeout in ms or nil.
 
@@ -14,7 +14,21 @@ local expiry = string.format('%.0f', now + ARGV[2])
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until', 'paused')
 local version = state[1] or ''
-local frozen_until = state[4] or '0'
+local document = false
+if version ~= ARGV[3] or version == '' then -- without a version there is none, or it is damaged
+    document = redis.call('HGET', KEYS[2], 'doc')
+end
+local topic = redis.call('HMGET', KEYS[3], 'generation', 'partitions', 'retention', 'send_timeout')
+local far = now + 1e12 + 86400000 -- farther than any ttl reaches: a time that redisaq did not write, and that would hold up the group for ever
+local frozen_until = whole(state[4]) and state[4] or '0'
+local born = whole(state[3]) and state[3] or '0'
+if tonumber(frozen_until) > far or tonumber(born) > far then
+    frozen_until, born = expiry, string.format('%.0f', now)
+    redis.call('HSET', KEYS[2], 'frozen_until', frozen_until, 'born', born)
+end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], string.format('%.0f', far), '+inf')) do
+    redis.call('ZADD', KEYS[1], 'XX', expiry, member)
+end
 
 if state[1] and state[2] ~= run_id then
     -- M7: another server, which may have missed the last heartbeats. GT: nobody's time is cut short by a member of a shorter ttl.
@@ -48,14 +62,8 @@ for i = 1, #coming, 2 do
         next_expiry = coming[i + 1]
     end
 end
-
-local document = false
-if version ~= ARGV[3] then
-    document = redis.call('HGET', KEYS[2], 'doc')
-end
-local topic = redis.call('HMGET', KEYS[3], 'generation', 'partitions', 'retention', 'send_timeout')
 return {
     alive, time[1] .. string.format('%06d', time[2]), version, document, expired,
-    next_expiry, topic[1], topic[2], state[3] or '0', frozen_until, state[5] and 1 or 0,
+    next_expiry, topic[1], topic[2], born, frozen_until, state[5] and 1 or 0,
     topic[3], topic[4],
 }

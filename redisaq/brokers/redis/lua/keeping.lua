@@ -7,7 +7,7 @@ local time = redis.call('TIME')
 local topic = redis.call('HMGET', KEYS[1], 'retention', 'send_timeout', 'retention_idle')
 local state = redis.call('HMGET', KEYS[3], 'changed', 'born')
 local highest = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
-local changed = state[1] or state[2]
+local changed = whole(state[1]) and state[1] or whole(state[2]) and state[2] or false
 if topic[1] and not highest and not changed then
     -- Nobody has ever been a member, or what told so is lost: it counts from the first time that anybody asked.
     local field = 'alone:' .. ARGV[1]

@@ -1,26 +1,37 @@
 -- Makes a topic where it is not (E5), and keeps what a producer asks of it (E3). KEYS: meta.
 -- ARGV: channel, partitions, format, then '' or: send_timeout in ms, 'acked' or '', retention_idle in ms; of times the largest stands.
--- Answers generation, partitions, retention and send_timeout, as they stand.
+-- Answers generation, partitions, retention and send_timeout, as they stand, and retention_idle. One that cannot be read stays as it is.
 
-local function raise(field, value)
-    local standing = redis.call('HGET', KEYS[1], field)
-    if not standing or tonumber(standing) < tonumber(value) then
-        redis.call('HSET', KEYS[1], field, value)
+local function standing()
+    return redis.call('HMGET', KEYS[1], 'generation', 'partitions', 'retention', 'send_timeout', 'retention_idle')
+end
+local topic = standing()
+local words = {}
+local made = not topic[1] and not topic[2] and not topic[3] and not topic[4] and not topic[5]
+if made then
+    words = {'generation', '0', 'partitions', ARGV[2], 'format', ARGV[3]}
+end
+local function raise(field, value, before)
+    if not before or (whole(before) and whole(before) < tonumber(value)) then
+        words[#words + 1] = field
+        words[#words + 1] = value
     end
 end
-redis.call('HSETNX', KEYS[1], 'generation', 0)
-local made = redis.call('HSETNX', KEYS[1], 'partitions', ARGV[2]) == 1
-if made then
-    redis.call('HSET', KEYS[1], 'format', ARGV[3])
-end
-if ARGV[4] ~= '' then
-    raise('send_timeout', ARGV[4])
+if (made or (whole(topic[1]) and whole(topic[2]))) and ARGV[4] ~= '' then
+    raise('send_timeout', ARGV[4], topic[4])
     if ARGV[5] ~= '' then
-        raise('retention_idle', ARGV[6])
-        redis.call('HSET', KEYS[1], 'retention', ARGV[5])
+        raise('retention_idle', ARGV[6], topic[5])
+        if topic[3] ~= ARGV[5] then
+            words[#words + 1] = 'retention'
+            words[#words + 1] = ARGV[5]
+        end
     end
 end
-if made then
-    redis.call('SPUBLISH', ARGV[1], '')
+if #words > 0 then
+    redis.call('HDEL', KEYS[1], '') -- S2: writes nothing, but lets the rest pass whole when memory is full
+    redis.call('HSET', KEYS[1], unpack(words)) -- all at once: half of a topic could not be told from a damaged one
 end
-return redis.call('HMGET', KEYS[1], 'generation', 'partitions', 'retention', 'send_timeout')
+if made then
+    redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: it must not fail what is done
+end
+return standing()

@@ -3,23 +3,31 @@
 -- Answers how many were there. Their due times grow, also beyond those of earlier calls (`redriven` beside the lease), so order is kept.
 
 local time = redis.call('TIME')
-local due = time[1] * 1000000 + time[2] - (#ARGV - 1) / 3
-local last = tonumber(redis.call('HGET', KEYS[4], 'redriven') or '0')
-if last > due then
+local now = time[1] * 1000000 + time[2]
+local due = now - (#ARGV - 1) / 3
+local last = whole(redis.call('HGET', KEYS[4], 'redriven')) or 0
+if last > due and last < now + 3600000000 then -- hours ahead of the clock is none that anybody wrote
     due = last
 end
+-- S2: these write nothing, but let the rest pass whole when memory is full, or refuse all of it.
+redis.call('XDEL', KEYS[1], '0-0')
+redis.call('ZADD', KEYS[2], 'XX', 0, '')
+redis.call('HDEL', KEYS[3], '')
+redis.call('HDEL', KEYS[4], '')
 local redriven = 0
 for i = 2, #ARGV, 3 do
-    if redis.call('XDEL', KEYS[1], ARGV[i]) == 1 then -- first, so it passes whole when memory is full (S2)
+    if redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1] then
         due = due + 1
         redriven = redriven + 1
-        if redis.call('ZADD', KEYS[2], 'NX', string.format('%.0f', due), ARGV[i + 1]) == 1 then
+        if not redis.call('ZSCORE', KEYS[2], ARGV[i + 1]) then
             redis.call('HSET', KEYS[3], ARGV[i + 1], ARGV[i + 2])
+            redis.call('ZADD', KEYS[2], string.format('%.0f', due), ARGV[i + 1])
         end
+        redis.call('XDEL', KEYS[1], ARGV[i])
     end
 end
 if redriven > 0 then
     redis.call('HSET', KEYS[4], 'redriven', string.format('%.0f', due))
-    redis.call('SPUBLISH', ARGV[1], '')
+    redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: it must not fail what is done
 end
 return redriven

@@ -2,8 +2,8 @@
 -- KEYS: stream, lease, retry, bodies of retry, dead. ARGV: group, token, how many dead letters are kept ('' for all), then for each
 -- message: source ('stream' or 'retry'), where to ('done', 'retry' or 'dead'), entry id, how its body must begin (in retry), and
 -- for 'retry': when it is due, the body kept; for 'dead': how many words, and these.
--- Answers the token that stands or nil, and for each message 1 if it was moved, else 0. Without '#!lua', and with XACK and ZREM before
--- all else: so it passes whole when memory is full (S2).
+-- Answers the token that stands or nil, and for each message 1 if it was moved, else 0. Without '#!lua', so that it passes whole when memory is
+-- full (S2). Where a message goes it is written before it is taken away.
 
 local token = redis.call('HGET', KEYS[2], 'token')
 local moved = {}
@@ -11,16 +11,27 @@ if token ~= ARGV[2] then
     return {token, moved}
 end
 
-local function take_from_retry(id, beginning, due, body)
+-- S2: these write nothing, but let the rest pass whole when memory is full, or refuse all of it.
+redis.call('XACK', KEYS[1], ARGV[1], '0-0')
+redis.call('ZREM', KEYS[3], '')
+redis.call('HDEL', KEYS[4], '')
+redis.call('ZADD', KEYS[3], 'XX', 0, '')
+
+local function is_pending(id)
+    local rows = redis.pcall('XPENDING', KEYS[1], ARGV[1], id, id, 1)
+    if rows.err then -- a group that is not there has nothing pending
+        return not string.find(rows.err, 'NOGROUP', 1, true) and rows
+    end
+    return #rows > 0
+end
+
+local function is_in_retry(id, beginning, due, body)
     local found = redis.call('HGET', KEYS[4], id)
     if not found or string.sub(found, 1, #beginning) ~= beginning then
-        return 0
+        return false
     end
-    if found == body and tonumber(redis.call('ZSCORE', KEYS[3], id)) == tonumber(due) then
-        return 0 -- this very step, sent again
-    end
-    redis.call('HDEL', KEYS[4], id)
-    return redis.call('ZREM', KEYS[3], id)
+    local score = redis.call('ZSCORE', KEYS[3], id)
+    return found ~= body or not score or tonumber(score) ~= tonumber(due) -- else this very step, sent again
 end
 
 local at = 4
@@ -36,22 +47,32 @@ while at <= #ARGV do
         last = at + ARGV[at]
         at = last + 1
     end
-    local removed
+    local there
     if source == 'stream' then
-        removed = redis.call('XACK', KEYS[1], ARGV[1], id)
+        there = is_pending(id)
+        if type(there) == 'table' then
+            return there
+        end
     else
-        removed = take_from_retry(id, beginning, due, body)
+        there = is_in_retry(id, beginning, due, body)
     end
-    if removed == 1 then
-        -- NX: it is there already if a lost group was made again, and delivered it once more (T6).
-        if to == 'retry' and redis.call('ZADD', KEYS[3], 'NX', due, id) == 1 then
+    if there then
+        -- One of the stream may be in retry already, if a lost group was made again and delivered it once more (T6): that one stays as it is.
+        if to == 'retry' and (source == 'retry' or not redis.call('ZSCORE', KEYS[3], id)) then
             redis.call('HSET', KEYS[4], id, body)
+            redis.call('ZADD', KEYS[3], due, id)
         elseif to == 'dead' and ARGV[3] == '' then
             redis.call('XADD', KEYS[5], '*', unpack(ARGV, first, last))
         elseif to == 'dead' then
             redis.call('XADD', KEYS[5], 'MAXLEN', '=', ARGV[3], '*', unpack(ARGV, first, last))
         end
+        if source == 'stream' then
+            redis.call('XACK', KEYS[1], ARGV[1], id)
+        elseif to ~= 'retry' then
+            redis.call('ZREM', KEYS[3], id)
+            redis.call('HDEL', KEYS[4], id)
+        end
     end
-    moved[#moved + 1] = removed
+    moved[#moved + 1] = there and 1 or 0
 end
 return {token, moved}

@@ -85,9 +85,16 @@ elseif doubtful then
     counted = since ~= '' and since or '0-0'
 end
 if ordinal and ordinal ~= known then
-    redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', ordinal)
+    if known then -- S2: changes nothing, but if it is refused nothing has been counted
+        redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', known)
+    else
+        redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position)
+    end
 end
 if lost > 0 then
-    redis.call('HINCRBY', KEYS[2], 'lost', lost)
+    redis.call('HSET', KEYS[2], 'lost', string.format('%.0f', (whole(redis.call('HGET', KEYS[2], 'lost')) or 0) + lost))
+end
+if ordinal and ordinal ~= known then
+    redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', ordinal)
 end
 return {counted, ordinal, lost, lost > 0 and after or '', lost > 0 and first or ''}

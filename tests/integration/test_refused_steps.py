@@ -1,0 +1,280 @@
+"""Each step of the broker with one right taken away, and with full memory: nothing is done, or all of it, and a hint fails nothing (S2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from redisaq.brokers.administration import START
+from redisaq.brokers.base import Acks, GroupName, ReaderMark
+from redisaq.brokers.delivery import Body, Resolution
+from redisaq.brokers.producing import Delayed
+from redisaq.brokers.redis import RedisBroker, scripts
+from redisaq.brokers.retention import Terms
+from redisaq.core.document import Document, MemberEntry
+from redisaq.errors import ServerError
+from redisaq.link import Link, parse_address
+from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+GROUP = GroupName("orders", "billing")
+TOKEN = 1_700_000_000_123_457
+FIELDS = [b"i", b"p-1", b"d", b"1"]
+USER = "walker"
+HINTS = {"-spublish", "resetchannels"}
+
+Step = Callable[["Scene"], Awaitable[Any]]
+
+
+@dataclass
+class Scene:
+    """One namespace, full of everything, behind a broker whose rights can be taken away."""
+
+    server: Server
+    namespace: str
+    broker: RedisBroker
+    full: RedisBroker
+    ids: list[bytes]
+
+    async def set_up(self) -> None:
+        """Make everything anew: three pending entries, one trimmed, one unread, a retry, a dead letter, a due delayed message."""
+        self.wipe()
+        full, group = self.full, GROUP
+        await full.make_topic("orders", 1, terms=Terms(10.0, acked=True, idle=60.0))
+        await full.make_groups(group, [0], latest=False)
+        document = Document(1, {"A": MemberEntry("A")}, 1, {0: "A"}, {0: "A"}, {0: TOKEN})
+        await full.commit(group, "A", 60.0, known_version="", document=document, joins=True)
+        await full.install(group, 0, TOKEN, "A", foreign=True)
+        reader = await full.open_reader(group, 0, TOKEN, "A")
+        appended = await full.append("orders", [(0, FIELDS)] * 7, maxlen=None, approximate=False)
+        self.ids = [one for one in appended if one is not None]
+        await reader.read(6, 0)
+        await reader.close()
+        resolutions = [
+            Resolution("stream", "retry", Body(self.ids[0], FIELDS), due=1),
+            Resolution("stream", "dead", Body(self.ids[1], FIELDS)),
+        ]
+        await full.resolve(group, 0, TOKEN, resolutions, dead_maxlen=None)
+        await full.delay("orders", [Delayed(0, b"p-9", 2, FIELDS)])
+        self.command("XDEL", self.key("0"), self.ids[2])
+
+    def key(self, name: str) -> str:
+        return f"{{{self.namespace}:orders:0}}:{name}"
+
+    def group_key(self, name: str) -> str:
+        return f"{{{self.namespace}:orders}}:g:billing:{name}"
+
+    def command(self, *words: Any) -> Any:
+        return self.server.command(*words)
+
+    def keys(self) -> list[bytes]:
+        return sorted(key for key in self.command("KEYS", f"*{self.namespace}*"))
+
+    def wipe(self) -> None:
+        if keys := self.keys():
+            self.command("DEL", *keys)
+
+    def permit(self, *rules: str) -> None:
+        """Give the walker every right, then these rules."""
+        self.command("ACL", "SETUSER", USER, "reset", "on", "nopass", "~*", "&*", "+@all", *rules)
+
+    def snapshot(self) -> dict[bytes, Any]:
+        """Return all that the namespace holds."""
+        found: dict[bytes, Any] = {}
+        for key in self.keys():
+            match self.command("TYPE", key):
+                case b"hash":
+                    words = self.command("HGETALL", key)
+                    found[key] = dict(zip(words[::2], words[1::2], strict=True))
+                case b"zset":
+                    found[key] = self.command("ZRANGE", key, 0, -1, "WITHSCORES")
+                case b"set":
+                    found[key] = sorted(self.command("SMEMBERS", key))
+                case b"stream":
+                    groups = [row[:2] + row[4:] for row in self.command("XINFO", "GROUPS", key)]  # without the count of consumers
+                    pending = {row[1]: self.command("XPENDING", key, row[1], "-", "+", 100) for row in groups}
+                    waiting = {name: [(row[0], row[3]) for row in rows] for name, rows in pending.items()}
+                    found[key] = (self.command("XRANGE", key, "-", "+"), groups, waiting)
+                case _:
+                    found[key] = self.command("GET", key)
+        return found
+
+
+async def _resolve(scene: Scene, source: Any, to: Any, entry_id: bytes) -> None:
+    resolution = Resolution(source, to, Body(entry_id, FIELDS, 0, 0), due=99)
+    assert (await scene.broker.resolve(GROUP, 0, TOKEN, [resolution], dead_maxlen=5)).moved == (True,)
+
+
+async def _open_reader(scene: Scene) -> None:
+    await (await scene.broker.open_reader(GROUP, 0, TOKEN, "A")).close()
+
+
+async def _once(scene: Scene, due: int | None) -> None:
+    args: dict[str, Any] = {"dedup_id": "x", "window": 60.0, "due": due, "maxlen": None, "approximate": False}
+    assert await scene.broker.append_once("orders", 0, FIELDS, **args) == b"p-1"
+
+
+async def _beat_elsewhere(scene: Scene) -> None:
+    script = "redis.call('HDEL', KEYS[1], '') redis.call('HSET', KEYS[1], 'run_id', 'another')"  # also where memory is full
+    scene.command("EVAL", script, 1, scene.group_key("state"))
+    await scene.broker.heartbeat(GROUP, "A", 60.0, "")
+
+
+async def _commit(scene: Scene) -> None:
+    beat = await scene.full.heartbeat(GROUP, "A", 60.0, "")
+    assert beat.document is not None
+    args: dict[str, Any] = {"known_version": beat.version, "document": beat.document, "joins": True, "freeze": True}
+    assert await scene.broker.commit(GROUP, "B", 60.0, **args) is not None
+
+
+async def _remake(scene: Scene) -> None:
+    scene.command("XGROUP", "DESTROY", scene.key("0"), "billing")
+    await scene.broker.remake_group(GROUP, 0, scene.ids[3])
+
+
+async def _sight(scene: Scene) -> None:
+    scene.command("XTRIM", scene.key("0"), "MAXLEN", 0)
+    await scene.broker.sight(GROUP, 0, TOKEN, since=None, read=0)
+
+
+async def _delay(scene: Scene) -> None:
+    assert await scene.broker.delay("orders", [Delayed(0, b"p-8", 1, FIELDS), Delayed(0, b"p-7", 5, FIELDS)]) == [True, True]
+
+
+async def _trim(scene: Scene) -> None:
+    await scene.broker.trim("orders", 0, await scene.full.keeping([GROUP]), ["billing"])
+
+
+STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
+    "make_topic": (
+        lambda s: s.broker.make_topic("more", 1, terms=Terms(5.0, acked=True, idle=3.0)),
+        ("make_topic", "name_topic", "make_stream"),
+    ),
+    "grow_topic": (lambda s: s.broker.grow_topic("orders", 2), ("make_topic", "name_topic", "make_stream", "grow_topic")),
+    "make_groups": (lambda s: s.broker.make_groups(GroupName("orders", "new"), [0], latest=False), ("make_group",)),
+    "heartbeat": (lambda s: s.broker.heartbeat(GROUP, "A", 60.0, ""), ("heartbeat",)),
+    "heartbeat of another server": (_beat_elsewhere, ("heartbeat",)),
+    "commit": (_commit, ("commit",)),
+    "install": (lambda s: s.broker.install(GROUP, 0, TOKEN + 1, "B", foreign=True), ("install",)),
+    "open_reader": (_open_reader, ("register",)),
+    "fence": (lambda s: s.broker.fence(GROUP, 0, TOKEN, [ReaderMark(1, "x", "another")]), ("unregister",)),
+    "release": (lambda s: s.broker.release(GROUP, 0, TOKEN), ("release",)),
+    "claim": (lambda s: s.broker.claim(GROUP, 0, TOKEN, after=b"", count=10), ("claim",)),
+    "set_deliveries": (lambda s: s.broker.set_deliveries(GROUP, 0, TOKEN, {s.ids[3]: 4}, raising=True), ("deliveries",)),
+    "settle": (lambda s: s.broker.settle(GROUP, [Acks(0, TOKEN, [s.ids[3], s.ids[4]])]), ("settle",)),
+    "resolve to retry": (lambda s: _resolve(s, "stream", "retry", s.ids[3]), ("resolve",)),
+    "resolve to dead": (lambda s: _resolve(s, "stream", "dead", s.ids[3]), ("resolve",)),
+    "resolve retry again": (lambda s: _resolve(s, "retry", "retry", s.ids[0]), ("resolve",)),
+    "resolve retry to dead": (lambda s: _resolve(s, "retry", "dead", s.ids[0]), ("resolve",)),
+    "resolve retry to done": (lambda s: _resolve(s, "retry", "done", s.ids[0]), ("resolve",)),
+    "start_retry": (lambda s: s.broker.start_retry(GROUP, 0, TOKEN, entry_id=s.ids[0], life=0, attempt=1), ("start_retry",)),
+    "due": (lambda s: s.broker.due(GROUP, 0, TOKEN, count=10), ("due",)),
+    "remake_group": (_remake, ("remake_group",)),
+    "remaining": (lambda s: s.broker.remaining(GROUP, [0]), ("remaining",)),
+    "delay": (_delay, ("delay",)),
+    "append_once": (lambda s: _once(s, None), ("append_once",)),
+    "append_once delayed": (lambda s: _once(s, 1), ("append_once",)),
+    "find": (lambda s: s.broker.find("orders", 0, b"0-0", [b"p-1"]), ("find",)),
+    "backlog": (lambda s: s.broker.backlog("orders", [0]), ("backlog",)),
+    "view_streams": (lambda s: s.broker.view_streams("orders", [0]), ("view_stream",)),
+    "view_group": (lambda s: s.broker.view_group(GROUP), ("view_group",)),
+    "view_partitions": (lambda s: s.broker.view_partitions(GROUP, [0]), ("view_partition",)),
+    "pause": (lambda s: s.broker.set_paused(GROUP, paused=True), ("pause",)),
+    "seek": (lambda s: s.broker.seek(GROUP, 0, START), ("seek",)),
+    "disband": (lambda s: s.broker.disband(GROUP, force=True), ("disband",)),
+    "drop_group": (lambda s: s.broker.drop_group(GROUP, [0]), ("drop_group",)),
+    "redrive": (lambda s: s.broker.redrive(GROUP, 0, None, count=5), ("redrive",)),
+    "keeping": (lambda s: s.broker.keeping([GROUP]), ("keeping",)),
+    "trim": (_trim, ("trim",)),
+    "sight": (_sight, ("sight",)),
+}
+
+REPEATED = {"make_topic", "grow_topic", "heartbeat of another server", "commit", "remake_group", "drop_group", "sight"}
+"""Those that change the scene before they do what they do, or that are several steps: a repeat completes them."""
+
+AT_FULL_MEMORY = {"append_once", "append_once delayed", "delay"}
+"""Those that are refused then."""
+
+
+def commands_of(names: tuple[str, ...]) -> set[str]:
+    """Return the commands that scripts call, as access rules name them."""
+    found: set[str] = set()
+    for script in scripts.ALL:
+        if script.name in names:
+            for command, word in re.findall(rb"redis\.p?call\('(\w+)'(?:, '(\w+)')?", script.text):
+                name = command.decode().lower()
+                found.add(f"{name}|{word.decode().lower()}" if name in {"xgroup", "xinfo"} else name)
+    return found
+
+
+@pytest.fixture
+async def scene(server: Server, namespace: str) -> AsyncIterator[Scene]:
+    server.command("ACL", "SETUSER", USER, "reset", "on", "nopass", "~*", "&*", "+@all")
+    brokers = [RedisBroker(Link(parse_address(url)), namespace) for url in (f"redis://{USER}:x@127.0.0.1:{server.port}/0", server.url)]
+    for broker in brokers:
+        await broker.connect()
+    scene = Scene(server, namespace, brokers[0], brokers[1], [])
+    yield scene
+    for broker in brokers:
+        await broker.close()
+    scene.wipe()
+    server.command("ACL", "DELUSER", USER)
+
+
+def test_every_script_is_walked() -> None:
+    assert {name for _, names in STEPS.values() for name in names} == {script.name for script in scripts.ALL}
+
+
+async def test_one_right_less(scene: Scene) -> None:
+    """A command, or a channel: what is refused has changed nothing, or is completed by a repeat; what is only a hint fails nothing."""
+    refused = 0
+    for name, (step, script_names) in STEPS.items():
+        commands = sorted(commands_of(script_names))
+        fresh = False
+        for rule in [*(f"-{command}" for command in commands), "resetchannels"]:
+            if not fresh:
+                scene.permit()
+                await scene.set_up()
+            before = scene.snapshot()
+            scene.permit(rule)
+            try:
+                await step(scene)
+            except ServerError as error:
+                failed: Exception | None = error
+            else:
+                failed = None
+            fresh = False
+            if failed is not None:
+                assert isinstance(failed, ServerError), (name, rule, failed)
+                assert failed.forbidden, (name, rule, failed)
+                assert rule not in HINTS, (name, rule)
+                refused += 1
+                scene.permit()
+                if name in REPEATED:
+                    await step(scene)
+                else:
+                    assert scene.snapshot() == before, (name, rule)
+                    fresh = True
+    assert refused > 150
+
+
+async def test_full_memory(scene: Scene) -> None:
+    """What a group needs to work off what fills the memory passes; what adds to it is refused whole."""
+    for name, (step, _) in STEPS.items():
+        await scene.set_up()
+        before = scene.snapshot()
+        scene.command("CONFIG", "SET", "maxmemory", 1)
+        try:
+            if name in AT_FULL_MEMORY:
+                with pytest.raises(ServerError, match="OOM"):
+                    await step(scene)
+                assert scene.snapshot() == before, name
+            else:
+                await step(scene)
+        finally:
+            scene.command("CONFIG", "SET", "maxmemory", 0)
