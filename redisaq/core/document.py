@@ -33,6 +33,8 @@ class Document(msgspec.Struct, frozen=True):
         target: partition -> member name that should own it.
         lease: partition -> incarnation that does own it; absent while nobody does.
         token: partition -> the last fencing token given; never dropped on release (M6).
+        unable: partition -> incarnations that owned it and could not read it, each with the server's time at which it said so. Members of
+            an older version pass over this and drop it with their next change.
     """
 
     epoch: int = 0
@@ -41,6 +43,7 @@ class Document(msgspec.Struct, frozen=True):
     target: dict[int, str] = {}
     lease: dict[int, str] = {}
     token: dict[int, int] = {}
+    unable: dict[int, dict[str, int]] = {}
 
 
 EMPTY = Document()

@@ -21,8 +21,12 @@ queue (M1). Every function below moves the columns of this table, and nothing el
     release  who holds the lease     -                  -                 dropped                  -
     raise    who holds the lease     -                  -                 -                        above what stands
                                                                                                    beside the data (T2)
+    unable   who holds the lease     -                  computed anew     -                        -
 
-Computing the target anew gives the same target unless the set of names or the partition count has changed, so a name that has a
+`unable` is a column of its own: `enter_unable` adds to it; an entry goes with its incarnation, or when `advance` finds it older than
+FORGET_US.
+
+Computing the target anew gives the same target unless the set of names, the partition count or `unable` has changed, so a name that has a
 successor keeps its place.
 
 What always holds:
@@ -49,6 +53,9 @@ from redisaq.core.document import EMPTY, Document, MemberEntry
 
 UNKNOWN = ""
 """Holds the leases of a document made again: an owner that nobody can name may still be at work there (M8)."""
+
+FORGET_US = 300 * 1_000_000
+"""Microseconds after which a member that could not read a partition may be meant to own it again."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +223,7 @@ def advance(document: Document, *, incarnation: str, now: int, expired: Collecti
         return Step()
     gone = frozenset[str]() if frozen else frozenset(expired)
     lease = _leases_without(document, gone if frozen else gone | {UNKNOWN})
-    after = _settled(document, _without(document, gone), lease, partitions, document.target)
+    after = _settled(document, _without(document, gone), lease, partitions, document.target, since=now - FORGET_US)
     acquired: dict[int, int] = {}
     if after.members[name].incarnation == incarnation:
         free = (p for p, owner in after.target.items() if owner == name and p not in after.lease)
@@ -253,6 +260,29 @@ def raise_token(document: Document, *, incarnation: str, partition: int, above: 
     return _changed(document, token=document.token | {partition: token})
 
 
+def enter_unable(document: Document, *, incarnation: str, partitions: Collection[int], now: int) -> Document:
+    """Say that the incarnation owns these partitions and cannot read them: while another member can, that one is to have them.
+
+    Args:
+        document: the newest one the member has seen.
+        incarnation: the member.
+        partitions: those it does not hold, and those for which it has said so, are passed over.
+        now: the server's time at its last heartbeat, microseconds.
+    """
+    mine = {p for p in partitions if document.lease.get(p) == incarnation and incarnation not in document.unable.get(p, ())}
+    if not mine:
+        return document
+    unable = document.unable | {p: {**document.unable.get(p, {}), incarnation: now} for p in sorted(mine)}
+    after = msgspec.structs.replace(document, unable=unable)
+    lease = dict(document.lease)
+    return msgspec.structs.replace(_settled(after, _queues(after), lease, document.partitions, document.target), epoch=document.epoch + 1)
+
+
+def next_forgotten(document: Document) -> int | None:
+    """Return the server's time at which the first entry of `unable` is to be forgotten, None if there is none."""
+    return min((said + FORGET_US for entry in document.unable.values() for said in entry.values()), default=None)
+
+
 # -- the parts they are made of --------------------------------------------------------------------------------------------------
 
 _Queues = Mapping[str, tuple[str, ...]]  # name -> who holds it, then who waits for it; never empty
@@ -281,11 +311,27 @@ def _leases_without(document: Document, gone: Collection[str]) -> dict[int, str]
     return {partition: holder for partition, holder in document.lease.items() if holder not in gone}
 
 
-def _settled(document: Document, queues: _Queues, lease: dict[int, str], partitions: int, target: Mapping[int, str]) -> Document:
-    """Return the document with these members and leases, and with the target that follows from them and from the one so far."""
+def _settled(
+    document: Document, queues: _Queues, lease: dict[int, str], partitions: int, target: Mapping[int, str], *, since: int | None = None
+) -> Document:
+    """Return the document with these members and leases, and with the target that follows from them and from the one so far.
+
+    `since`: what was said of `unable` up to that time is forgotten.
+    """
     partitions = max(partitions, document.partitions)
     members = {name: MemberEntry(queue[0], queue[1:]) for name, queue in sorted(queues.items())}
-    return _changed(document, members=members, partitions=partitions, target=assign(members, partitions, target), lease=lease)
+    unable = document.unable
+    if not unable:
+        target = assign(members, partitions, target)
+    else:
+        names = {entry.incarnation: name for name, entry in members.items()}
+        unable = {
+            p: kept
+            for p, entry in unable.items()
+            if (kept := {one: said for one, said in entry.items() if one in names and (since is None or said > since)})
+        }
+        target = assign(members, partitions, target, {p: [names[one] for one in entry] for p, entry in unable.items()})
+    return _changed(document, members=members, partitions=partitions, target=target, lease=lease, unable=unable)
 
 
 def _changed(document: Document, **columns: object) -> Document:

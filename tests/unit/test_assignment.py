@@ -108,3 +108,39 @@ def test_a_thousand_members_and_4096_partitions() -> None:
     members = [f"m{number}" for number in range(1000)]
     target = assign(members[:999], 4096, assign(members, 4096, {}))
     assert spread(members[:999], target) <= 1
+
+
+UNABLE = st.dictionaries(st.integers(0, 30), st.sets(st.sampled_from("abcdefghijxyz"), max_size=5), max_size=20)
+
+
+@given(NAMES.filter(bool), st.integers(0, 30), CURRENT, UNABLE)
+def test_nobody_is_meant_to_own_what_he_cannot_read_while_another_can(
+    members: set[str], partitions: int, current: dict[int, str], unable: dict[int, set[str]]
+) -> None:
+    target = assign(members, partitions, current, unable)
+    assert list(target) == list(range(partitions))
+    assert set(target.values()) <= members
+    for partition, owner in target.items():
+        able = members - unable.get(partition, set())
+        assert owner in able or not able
+    assert assign(members, partitions, target, unable) == target, "a fixed point"
+    loads = Counter(dict.fromkeys(members, 0))
+    loads.update(target.values())
+    for partition, owner in target.items():  # as level as it can be
+        able = members - unable.get(partition, set()) or members
+        assert loads[owner] <= min(loads[one] for one in able) + 1
+
+
+@given(NAMES.filter(bool), st.integers(0, 30), CURRENT, UNABLE)
+def test_what_nobody_can_read_counts_for_nothing(
+    members: set[str], partitions: int, current: dict[int, str], unable: dict[int, set[str]]
+) -> None:
+    everybody = {partition: members | names for partition, names in unable.items()}
+    assert assign(members, partitions, current, everybody) == assign(members, partitions, current)
+
+
+def test_one_that_can_read_nothing_gives_all_away_and_gets_it_back() -> None:
+    before = assign("ab", 60, {})
+    without = assign("ab", 60, before, {partition: ["a"] for partition in range(60)})
+    assert set(without.values()) == {"b"}
+    assert spread("ab", assign("ab", 60, without)) <= 1

@@ -7,17 +7,20 @@ import pytest
 
 from redisaq.core.document import EMPTY, Document, MemberEntry, decode, encode
 from redisaq.core.membership import (
+    FORGET_US,
     UNKNOWN,
     Duties,
     Step,
     advance,
     duties,
+    enter_unable,
     is_member,
     join,
     lease_deadline,
     leave,
     made_again,
     may_acquire_foreign,
+    next_forgotten,
     raise_token,
     release,
 )
@@ -358,3 +361,69 @@ def test_documents_survive_the_wire_and_are_never_changed_in_place() -> None:
         assert decode(encode(change)) == change
     assert encode(document) == before
     assert msgspec.structs.asdict(decode(before)) == msgspec.structs.asdict(document)
+
+
+# -- unable ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_member_cannot_read_goes_to_another_that_can() -> None:
+    document = group("a", "b", "c", partitions=3)
+    mine = min(partition for partition, name in document.target.items() if name == "a")
+    after = enter_unable(document, incarnation="a", partitions=[mine, 1 - mine], now=NOW)
+    assert after.unable == {mine: {"a": NOW}}, "what it does not hold is not for it to say"
+    assert after.target[mine] in ("b", "c")
+    assert after.lease == document.lease
+    assert after.epoch == document.epoch + 1
+    assert duties(after, incarnation="a", held={mine: document.token[mine]}).revoke == {mine}
+    assert enter_unable(after, incarnation="a", partitions=[mine], now=NOW + 1) is after
+    assert step(after, "a", now=NOW) == Step()
+
+
+def test_what_nobody_can_read_stays_where_it_is() -> None:
+    alone = group("a")
+    assert enter_unable(alone, incarnation="a", partitions=[0], now=NOW).target == alone.target
+    document = enter_unable(group("a", "b"), incarnation="a", partitions=[0], now=NOW)
+    assert document.target[0] == "b"
+    document = step(release(document, incarnation="a", partitions=[0]), "b").document or document
+    both = enter_unable(document, incarnation="b", partitions=[0], now=NOW)
+    assert both.unable == {0: {"a": NOW, "b": NOW}}
+    assert (both.target[0], step(both, "b").document) == ("b", None)
+    third = join(both, name=None, incarnation="c", partitions=4)
+    assert third.target[0] == "c"
+
+
+@pytest.mark.parametrize("way", ["leave", "expire", "join again"])
+def test_an_entry_goes_with_its_incarnation(way: str) -> None:
+    document = enter_unable(group("a", "b"), incarnation="a", partitions=[0], now=NOW)
+    if way == "leave":
+        after = leave(document, incarnation="a")
+    elif way == "expire":
+        after = step(document, "b", expired=("a",)).document or document
+    else:
+        after = join(document, name=None, incarnation="a2", partitions=4, former=["a"])
+    assert after.unable == {}
+
+
+def test_an_entry_is_forgotten_after_a_while() -> None:
+    document = enter_unable(group("a", "b"), incarnation="a", partitions=[0, 1], now=NOW)
+    assert next_forgotten(document) == NOW + FORGET_US
+    assert step(document, "b", now=NOW + FORGET_US - 1) == Step()
+    after = step(document, "b", now=NOW + FORGET_US).document
+    assert after is not None
+    assert after.unable == {}
+    assert sorted(after.target.values()) == ["a", "a", "b", "b"]
+
+
+def test_a_member_of_an_older_version_reads_the_document_and_forgets_who_was_unable() -> None:
+    class Older(msgspec.Struct, frozen=True):
+        epoch: int = 0
+        members: dict[str, MemberEntry] = {}
+        partitions: int = 0
+        target: dict[int, str] = {}
+        lease: dict[int, str] = {}
+        token: dict[int, int] = {}
+
+    document = enter_unable(group("a", "b"), incarnation="a", partitions=[0], now=NOW)
+    older = msgspec.msgpack.decode(encode(document), type=Older)
+    assert (older.target, older.lease, older.token) == (document.target, document.lease, document.token)
+    assert decode(msgspec.msgpack.encode(older)) == msgspec.structs.replace(document, unable={})
