@@ -83,6 +83,13 @@ class DamagedKeyError(ServerError):
         super().__init__(f"{code} the key {self.key} {reason}", appended=appended)
 
 
+class ServerFull(ServerError):
+    """The server's memory is full, and its policy evicts nothing (`OOM`): the command was refused.
+
+    It passes when memory is freed, by consumers among others: they repeat their own steps until then, forever.
+    """
+
+
 class SerializationError(RedisaqError, ValueError):
     """The caller's payload or headers cannot be turned into bytes, or bytes not back into the wanted type.
 

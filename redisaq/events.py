@@ -187,6 +187,18 @@ class NotificationsNotPermitted(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class PartitionStuck(PartitionEvent, frozen=True, kw_only=True):
+    """This member owns a partition, and has not been able to read it for a whole `heartbeat_ttl`. Told again each minute.
+
+    Another member that has not said so gets the partition; where there is none, this one keeps it and goes on trying.
+
+    Attributes:
+        reason: what the last attempt failed of, in words.
+    """
+
+    reason: str
+
+
 class TopicMissing(Event, frozen=True, kw_only=True):
     """The topic does not exist yet; the consumer waits for it."""
 
@@ -196,11 +208,13 @@ class MemberJoined(Event, frozen=True, kw_only=True):
 
 
 class GroupLost(Event, frozen=True, kw_only=True):
-    """The server lost the group's data (FLUSHALL, restart without persistence); it is made again (M8, T6)."""
+    """The server lost the group's data (FLUSHALL, restart without persistence); it is made again (M8, T6). Told once for each loss."""
 
 
 class Disconnected(Event, frozen=True, kw_only=True):
-    """The server cannot be reached; it is tried again until it can.
+    """The server cannot be reached, refuses us or what we ask, or has not answered for a heartbeat's interval. It is tried again, forever.
+
+    Told again each minute for as long as it lasts.
 
     Attributes:
         reason: what happened, in words.

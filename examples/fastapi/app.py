@@ -58,8 +58,9 @@ def create_app(redis_url: str) -> FastAPI:
     @app.get("/health")
     async def health() -> dict[str, str | int]:
         statistics = consumer.statistics()
-        if statistics.state != "running":
-            raise HTTPException(503, f"the consumer is {statistics.state}")
+        if statistics.state != "running":  # "disconnected" while the server does not answer
+            heard = "never" if statistics.last_heartbeat is None else f"{statistics.last_heartbeat:.0f} s ago"
+            raise HTTPException(503, f"the consumer is {statistics.state}; the server last answered {heard}")
         running = sum(partition.in_flight for partition in statistics.partitions)
         return {"state": statistics.state, "partitions": len(statistics.partitions), "running": running, "handled": statistics.handled}
 

@@ -8,11 +8,9 @@ else's.
 
 from __future__ import annotations
 
-import math
-
 from redisaq.actors.actor import Actor
+from redisaq.actors.insist import forever
 from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.restart import RestartPolicy
 from redisaq.actors.ring import Ring, ring
 from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Acks
@@ -25,8 +23,7 @@ class Acknowledger(Actor[Ring]):
 
     def __init__(self, surroundings: Surroundings) -> None:
         """Take the broker."""
-        policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.05, max_backoff=1.0, reset_after=5.0)
-        super().__init__(name="acknowledger", capacity=1, restart=policy)
+        super().__init__(name="acknowledger", capacity=1, restart=forever(reset_after=5.0))
         self._around = surroundings
         self._dirty: dict[OwnedPartition, None] = {}
 
@@ -36,10 +33,18 @@ class Acknowledger(Actor[Ring]):
         ring(self.ref)
 
     async def run(self) -> None:
-        """Flush at each ring; after a restart, at once."""
-        await self._flush()
-        async for _ in self.mailbox:
-            await self._flush()
+        """Flush at each ring; after a restart, at once. A flush that has no answer when the lease ends is over, too."""
+        while True:
+            lease = next((owned.lease for owned in self._dirty if not owned.lost and owned.lease.alive()), None)
+            if lease is None:
+                await self._flush()  # of what is lost, which takes nothing
+                await self.mailbox.receive()
+                continue
+            with lease.scope():
+                await self._flush()
+                async for _ in self.mailbox:
+                    await self._flush()
+                return
 
     async def _flush(self) -> None:
         while self._dirty:

@@ -13,7 +13,7 @@ from redisaq.actors.member import Member
 from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Beat
 from redisaq.core import membership
-from redisaq.core.document import EMPTY
+from redisaq.core.document import EMPTY, Document
 
 
 class Admission:
@@ -33,46 +33,59 @@ class Admission:
         self._ready = ready
         self.safe: frozenset[int] = frozenset()
         self.safe_until = 0.0
+        self._lost: Document | None = None  # the last one that was found to be lost
 
     async def join(self) -> bool:
-        """Become a member (M1, M2); False if the topic does not exist yet."""
+        """Try to become a member (M1, M2); False if the topic does not exist yet.
+
+        `member.joined` tells whether it is one now. If not, and the topic exists, somebody else changed the group first: try again.
+        """
         around, member = self._around, self._member
         incarnation = member.lease.incarnation
-        while True:
-            sent = around.environment.clock()
-            beat = await around.broker.heartbeat(around.group, incarnation, member.ttl, "")
-            if not await self.topic_there(beat):
-                return False
-            if beat.alive and beat.document is not None and membership.is_member(beat.document, incarnation):
-                break  # joined before, and the answer was lost
-            if beat.document is not None and membership.is_member(beat.document, incarnation):  # M5: it has expired meanwhile
-                member.renew_incarnation()
-                incarnation = member.lease.incarnation
-                continue
-            lost = beat.damaged or (beat.document is None and member.document is not None)
-            known = member.document or (EMPTY if beat.damaged else None)
-            document = beat.document or membership.made_again(known, partitions=member.partitions)
-            if beat.document is None:
-                await around.broker.make_groups(around.group, range(member.partitions), latest=self._latest and not lost)  # G6
-            document = membership.join(
-                document,
-                name=member.name,
-                incarnation=incarnation,
-                partitions=member.partitions,
-                former=member.former,
-                held=self.safe if around.environment.clock() < self.safe_until else (),
-            )
-            sent = around.environment.clock()
-            version = await around.broker.commit(
-                around.group, incarnation, member.ttl, known_version=beat.version, document=document, joins=True, freeze=lost
-            )
-            if version is not None:
-                break
+        sent = around.environment.clock()
+        beat = await around.broker.heartbeat(around.group, incarnation, member.ttl, "")
+        if not await self.topic_there(beat):
+            return False
+        listed = beat.document is not None and membership.is_member(beat.document, incarnation)
+        if listed and not beat.alive:  # M5: it has expired meanwhile
+            member.renew_incarnation()
+            return True
+        if not listed:  # else it joined before, and the answer was lost
+            entered = await self._enter(beat)
+            if entered is None:
+                return True
+            sent = entered
         member.joined = True
         member.lease.begin(sent, beat)
+        around.contact.heartbeat = sent
         around.bulletin.member = incarnation
         self._tell(events.MemberJoined)
         return True
+
+    async def _enter(self, beat: Beat) -> float | None:
+        """Put the member into the document; return when this was sent, None if somebody else changed that first."""
+        around, member = self._around, self._member
+        lost = beat.damaged or (beat.document is None and member.document is not None)
+        known = member.document or (EMPTY if beat.damaged else None)
+        if lost and self._lost is not member.document:
+            self._lost = member.document
+            around.tell_group_lost(None)
+        document = beat.document or membership.made_again(known, partitions=member.partitions)
+        if beat.document is None:
+            await around.broker.make_groups(around.group, range(member.partitions), latest=self._latest and not lost)  # G6
+        document = membership.join(
+            document,
+            name=member.name,
+            incarnation=member.lease.incarnation,
+            partitions=member.partitions,
+            former=member.former,
+            held=self.safe if around.environment.clock() < self.safe_until else (),
+        )
+        sent = around.environment.clock()
+        version = await around.broker.commit(
+            around.group, member.lease.incarnation, member.ttl, known_version=beat.version, document=document, joins=True, freeze=lost
+        )
+        return None if version is None else sent
 
     async def topic_there(self, beat: Beat) -> bool:
         """True if the topic exists; one that was there and is lost is made again (E5)."""

@@ -22,6 +22,7 @@ LEVELS: dict[type[Event], int] = {
     events.TrimmingRefused: logging.WARNING,
     events.KillNotPermitted: logging.WARNING,
     events.NotificationsNotPermitted: logging.WARNING,
+    events.PartitionStuck: logging.WARNING,
     events.TopicMissing: logging.WARNING,
     events.GroupLost: logging.WARNING,
     events.Disconnected: logging.WARNING,

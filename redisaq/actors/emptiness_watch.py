@@ -1,7 +1,7 @@
 """Ends a consumer once the whole group has nothing left (`until_empty`).
 
-It asks only while nothing is in flight here, each partition in one atomic step, whoever owns it; the longer there is still something
-elsewhere, the more seldom, down to twice a second.
+It asks only when all that is owned here is done, each partition in one atomic step, whoever owns it; the oftener there was still something
+elsewhere, the more seldom, down to once a second.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from redisaq.actors.member import Member
 from redisaq.actors.partition_supervisor import PartitionSupervisor
 from redisaq.actors.surroundings import Surroundings
 from redisaq.errors import RedisaqError
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # seconds between two questions
+LOCAL_PAUSE = 0.02  # seconds between two looks at what is in flight here, which cost the server nothing
 
 
 class EmptinessWatch(Actor[None]):
@@ -40,16 +43,22 @@ class EmptinessWatch(Actor[None]):
     async def run(self) -> None:
         """Look until everything is empty."""
         await self._ready.wait()
-        pause = 0.02
+        pause = FIRST_PAUSE
         while not self._member.topic_missing:
             await anyio.sleep(pause)
-            if self._around.gate.closed:
-                group = self._around.group
-                raise RedisaqError(f"group {group.group} of {group.topic} is paused: it will not be empty before it is resumed")
-            if self._idle() and await self._empty():
+            while not self._idle():
+                self._check_open()
+                await anyio.sleep(LOCAL_PAUSE)
+            self._check_open()
+            if await self._empty():
                 break
-            pause = min(0.5, pause * 1.5) if self._idle() else 0.02
+            pause = min(LONGEST_PAUSE, pause * 1.5)
         self._stop()
+
+    def _check_open(self) -> None:
+        if self._around.gate.closed:
+            group = self._around.group
+            raise RedisaqError(f"group {group.group} of {group.topic} is paused: it will not be empty before it is resumed")
 
     def _idle(self) -> bool:
         owners = self._partitions.owners.values()

@@ -1,21 +1,23 @@
 """Renews the member's lease.
 
-Out: a ring to the coordinator whenever an answer tells something new, or that the lease is lost. One small command each `interval`. While
-the server cannot be reached it is tried more often, with jitter; the lease's own deadline, not this actor, is what stops the work then.
+Out: a ring to the coordinator whenever an answer tells something new, or that the lease is lost; to Contact, what becomes of each
+heartbeat. One small command each `interval`. While the server cannot be reached it is tried more often, with jitter; the lease's own
+deadline, not this actor, is what stops the work then, and a heartbeat that has no answer by that time is over, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 
-from redisaq import events
 from redisaq.actors.actor import Actor
+from redisaq.actors.contact import HEARTBEAT
+from redisaq.actors.insist import PASSING, reason_of
 from redisaq.actors.member import Member
 from redisaq.actors.surroundings import Surroundings
 from redisaq.core.backoff import full_jitter
-from redisaq.errors import ConnectionFailed
 
 
 class HeartbeatEmitter(Actor[None]):
@@ -32,16 +34,18 @@ class HeartbeatEmitter(Actor[None]):
 
     async def run(self) -> None:
         """Beat until stopped."""
-        environment = self._around.environment
+        environment, contact, member = self._around.environment, self._around.contact, self._member
         while True:
             sent = environment.clock()
             wait = self._interval
-            if self._member.joined:
+            if member.joined and member.lease.alive():
                 try:
-                    await self._beat(sent)
-                    self._answered()
-                except ConnectionFailed as error:
-                    self._failed(error)
+                    with member.lease.scope():
+                        await contact.ask(partial(self._beat, sent), within=self._interval)
+                        self._failures = 0
+                except PASSING as error:
+                    self._failures += 1
+                    contact.failed(HEARTBEAT, reason_of(error))
                     wait = full_jitter(self._failures, base=0.1, most=self._interval, random=environment.random)
                     sent = environment.clock()
             await anyio.sleep_until(sent + wait)
@@ -49,6 +53,7 @@ class HeartbeatEmitter(Actor[None]):
     async def _beat(self, sent: float) -> None:
         around, member, lease = self._around, self._member, self._member.lease
         beat = await around.broker.heartbeat(around.group, lease.incarnation, member.ttl, member.version)
+        around.contact.heartbeat = sent
         if lease is not member.lease:  # the answer of an incarnation that is over
             return
         if not beat.alive:
@@ -59,15 +64,3 @@ class HeartbeatEmitter(Actor[None]):
         member.observe(beat)
         if member.news(beat, paused=around.gate.closed):
             self._look()
-
-    def _failed(self, error: ConnectionFailed) -> None:
-        self._failures += 1
-        if self._failures == 1:
-            bulletin = self._around.bulletin
-            bulletin.tell(events.Disconnected(topic=bulletin.topic, group=bulletin.group, member=bulletin.member, reason=error.reason))
-
-    def _answered(self) -> None:
-        if self._failures:
-            self._failures = 0
-            bulletin = self._around.bulletin
-            bulletin.tell(events.Reconnected(topic=bulletin.topic, group=bulletin.group, member=bulletin.member))

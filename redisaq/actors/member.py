@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from redisaq.actors.lease import Lease
 from redisaq.brokers.base import Beat
 from redisaq.core.document import Document
-from redisaq.core.membership import is_member
+from redisaq.core.membership import is_member, next_forgotten
 from redisaq.environment import Environment
 
 
@@ -26,7 +26,8 @@ class Member:
         version: of the newest document seen (M3).
         document: the newest one seen; kept when the group is lost (M8).
         partitions: of the topic, 0 while it does not exist.
-        next_look: local clock at which another member's time runs out, or the group's freeze (M7, M8), as of the last answer.
+        next_look: local clock at which another member's time runs out, or the group's freeze (M7, M8), or what somebody could not read is
+            forgotten, as of the last answer.
         topic_missing: the topic did not exist when it was last looked for.
         retention: the topic's producers ask for `retention="acked"`, as far as heartbeats have told.
         on_retention: called when that is first told.
@@ -61,7 +62,9 @@ class Member:
 
     def observe(self, beat: Beat) -> None:
         """Take from an answer when to look next, and whether the topic is trimmed."""
-        times = [time for time in (beat.next_expiry, beat.frozen_until) if time is not None and time > beat.now]
+        document = beat.document or self.document
+        forgotten = None if document is None else next_forgotten(document)
+        times = [time for time in (beat.next_expiry, beat.frozen_until, forgotten) if time is not None and time > beat.now]
         left = (min(times) - beat.now) / 1e6 if times else math.inf
         self.next_look = self.environment.clock() + left
         if beat.topic is not None and beat.topic.acked and not self.retention:

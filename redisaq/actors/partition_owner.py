@@ -31,6 +31,7 @@ from redisaq.actors.ring import ring
 from redisaq.actors.signal_listener import SignalListener
 from redisaq.actors.supervisor import Supervisor
 from redisaq.actors.surroundings import Surroundings
+from redisaq.actors.trouble import Trouble
 from redisaq.brokers.base import Installed
 from redisaq.brokers.delivery import Resolution
 from redisaq.core.codec import EntryDecoder
@@ -38,6 +39,7 @@ from redisaq.core.membership import may_acquire_foreign
 from redisaq.errors import ActorStopped
 
 FLUSH_LIMIT = 5.0  # seconds for settling and releasing when a partition is given back
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5  # seconds between two looks at a holder that may still work
 FAREWELL_LIMIT = 1.0  # seconds for releasing when something has failed
 
 
@@ -71,6 +73,7 @@ class PartitionOwner(Actor[Drain]):
         decoder: EntryDecoder[Any],
         count: int,
         raise_token: Callable[[int, int], Awaitable[int | None]],
+        stuck: Callable[[int], None],
         taken: Callable[[int], None],
         ended: Callable[[Ended], None],
     ) -> None:
@@ -84,6 +87,7 @@ class PartitionOwner(Actor[Drain]):
             decoder: reads entries.
             count: entries of one read.
             raise_token: asks for a token above another one (partition, above): the new token, None if it is no longer leased (T2).
+            stuck: is told that it cannot be read.
             taken: is told when it is taken, or has to wait or give up.
             ended: is told the end.
         """
@@ -97,8 +101,10 @@ class PartitionOwner(Actor[Drain]):
         self._raise_token = raise_token
         self._taken = taken
         self._ended = ended
+        self._trouble = Trouble(surroundings, owned, stuck)
         self.acquired = self._released = False  # acquired: its predecessor's readers are closed, it reads
         self._patience: anyio.CancelScope | None = None
+        self._taking: anyio.CancelScope | None = None
         self._reader: PartitionReader | None = None
         self._limit = math.inf  # the shortest time that handlers were given
 
@@ -107,7 +113,7 @@ class PartitionOwner(Actor[Drain]):
         owned = self.owned
         try:
             with owned.scope():
-                if await self._take():
+                if await self._take_unless_drained():
                     await self._work()
         finally:
             self._taken(owned.partition)
@@ -120,11 +126,21 @@ class PartitionOwner(Actor[Drain]):
             with contextlib.suppress(ActorStopped):
                 self._ended(Ended(owned.partition, owned.token, owned.lease.incarnation, self._released))
 
+    async def _take_unless_drained(self) -> bool:
+        """Take it; False if it is not to be had, or wanted back before it was taken: then nothing of it is left beside the data."""
+        with anyio.CancelScope() as self._taking:
+            if self._limit < math.inf:
+                self._taking.cancel()
+            return await self._take()
+        await self._release()
+        return False
+
     async def _take(self) -> bool:
         """Install the token and close the predecessor's readers; False if the partition is not to be had or wanted any more."""
         around, owned = self._around, self.owned
+        pause = FIRST_PAUSE
         while True:
-            installed = await insist(self._install, around.environment)
+            installed = await insist(self._install, around.environment, self._trouble.failed)
             if installed.done:
                 break
             if installed.token >= owned.token:  # T2; the same one with another holder, or released, is spent as well
@@ -135,14 +151,12 @@ class PartitionOwner(Actor[Drain]):
                 owned.token = token
                 continue
             self._taken(owned.partition)
-            if await self._told_to_drain(0.05):  # M7, M8: a foreign holder, who may still work
-                await self._release()
-                return False
+            await anyio.sleep(pause)  # M7, M8: a foreign holder, who may still work
+            pause = min(2 * pause, LONGEST_PAUSE)
         readers = installed.readers
-        fenced = await insist(lambda: around.broker.fence(around.group, owned.partition, owned.token, readers), around.environment)
-        if not fenced and not around.kill_refused:
-            around.kill_refused = True
-            self._tell(events.KillNotPermitted)
+        fence = lambda: around.broker.fence(around.group, owned.partition, owned.token, readers)  # noqa: E731 -- one step, to be repeated
+        if not await insist(fence, around.environment, self._trouble.failed):
+            around.tell_kill_refused(owned)
         if owned.lost or not owned.lease.alive():  # a process that stood still wakes up here, before its scope is cancelled
             return False
         self.acquired = True
@@ -158,13 +172,6 @@ class PartitionOwner(Actor[Drain]):
             return await around.broker.install(around.group, owned.partition, owned.token, lease.incarnation, foreign=True)
         return installed
 
-    async def _told_to_drain(self, seconds: float) -> bool:
-        """Wait a little; True if the partition is wanted back meanwhile."""
-        with anyio.move_on_after(seconds):
-            await self.mailbox.receive()
-            return True
-        return False
-
     async def _work(self) -> None:
         owned, around = self.owned, self._around
         async with Supervisor("one_for_one", name="parts", parent=self) as parts:
@@ -179,7 +186,7 @@ class PartitionOwner(Actor[Drain]):
                 name="doorbell",
             )
             await parts.start(listener)
-            self._reader = reader = PartitionReader(around, self._execution, self._decoder, workers, count=self._count)
+            self._reader = reader = PartitionReader(around, self._execution, self._decoder, workers, self._trouble, count=self._count)
             await parts.start(reader)
             drain = await self.mailbox.receive()
             await self._drain(parts, reader, others=(listener, timer), workers=workers, timeout=drain.timeout)
@@ -187,6 +194,8 @@ class PartitionOwner(Actor[Drain]):
     def drain(self, timeout: float) -> None:
         """Give the partition back; said again, the shorter of the timeouts counts."""
         self._limit = min(self._limit, timeout)
+        if not self.acquired and self._taking is not None:
+            self._taking.cancel()
         if timeout <= 0 and self._patience is not None:
             self._patience.cancel()
         with contextlib.suppress(anyio.WouldBlock, ActorStopped):  # it has been told, or has ended
@@ -237,6 +246,8 @@ class PartitionOwner(Actor[Drain]):
     async def _say_farewell(self) -> None:
         """Release what a failure ended, so that nobody has to wait for a holder that is no more: nothing runs here now."""
         owned = self.owned
+        if self._around.given_up:
+            return
         if self._reader is not None and not self._released and not owned.lost and owned.lease.alive():
             await insist(self._reader.make_sure, self._around.environment)
             await self._release()

@@ -9,7 +9,6 @@ seen entry is claimed, and reading goes on. Restarted after a broken connection,
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +17,13 @@ import anyio
 from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.execution import Execution
+from redisaq.actors.insist import PASSING, forever, reason_of
 from redisaq.actors.loss_watch import LossWatch
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.partition_workers import Batch, hand_over
 from redisaq.actors.ref import ActorRef
-from redisaq.actors.restart import RestartPolicy
 from redisaq.actors.surroundings import Surroundings
+from redisaq.actors.trouble import Trouble
 from redisaq.brokers.base import RawEntry, Reader
 from redisaq.core.codec import EntryDecoder, Unreadable
 from redisaq.core.entry_ids import before, format_id, parse_id
@@ -43,17 +43,18 @@ class PartitionReader(Actor[None]):
         execution: Execution,
         decoder: EntryDecoder[object],
         workers: ActorRef[Batch],
+        trouble: Trouble,
         *,
         count: int,
     ) -> None:
-        """Take what it reads for, and how many entries one read may bring."""
-        policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.05, max_backoff=1.0, reset_after=1.0)
-        super().__init__(name="reader", capacity=1, restart=policy)
+        """Take what it reads for, who is told that it cannot, and how many entries one read may bring."""
+        super().__init__(name="reader", capacity=1, restart=forever(reset_after=1.0))
         self._around = surroundings
         self._execution = execution
         self._owned: OwnedPartition = execution.owned
         self._decoder = decoder
         self._workers = workers
+        self._trouble = trouble
         self._count = count
         self._reader: Reader | None = None
         self._broken: list[Reader] = []  # closed, and to be killed before anything else is read or released
@@ -69,8 +70,12 @@ class PartitionReader(Actor[None]):
 
     async def run(self) -> None:
         """Claim, then read, until stopped or the lease ends."""
-        with self._owned.scope():
-            await self._run()
+        try:
+            with self._owned.scope():
+                await self._run()
+        except PASSING as error:
+            self._trouble.failed(reason_of(error))
+            raise
 
     async def _run(self) -> None:
         owned, around = self._owned, self._around
@@ -143,6 +148,7 @@ class PartitionReader(Actor[None]):
             unmoved = () if self._ahead else tuple(self._owned.unmoved)
             entries = await reader.read(self._count, block)
             self._ahead = False
+            self._trouble.over()
             self._trusted = True  # the group is there, and was when these were not found
             if unmoved:
                 self._owned.confirm(unmoved)
@@ -208,7 +214,8 @@ class PartitionReader(Actor[None]):
     async def _fence(self, readers: Sequence[Reader]) -> None:
         around, owned = self._around, self._owned
         marks = [reader.mark for reader in readers]
-        await around.broker.fence(around.group, owned.partition, owned.token, marks)
+        if not await around.broker.fence(around.group, owned.partition, owned.token, marks):
+            around.tell_kill_refused(owned)
 
     def _look_at_server(self, run_id: str) -> None:
         """Begin anew if it is another one than before.
@@ -292,8 +299,7 @@ class PartitionReader(Actor[None]):
         self._begin_anew()
         self._watch.forget()
         owned.position = b""  # the stream may have begun anew, too
-        bulletin = around.bulletin
-        bulletin.tell(events.GroupLost(topic=bulletin.topic, group=bulletin.group, member=bulletin.member))
+        around.tell_group_lost(owned.partition)
 
     def _tell(self, kind: type[events.PartitionEvent], **more: Any) -> None:
         bulletin, owned = self._around.bulletin, self._owned

@@ -1,11 +1,10 @@
 """Keeps this member in its group, and its partitions what the group's document says. There is no leader: every member runs one of these.
 
-In: rings (the doorbell, the heartbeat's news), Ended from the partition supervisor, Leave, RaiseToken. Out: Acquire, Revoke, Lose to the
-partition supervisor. It is a pump: look
-(a heartbeat that brings the document), compute the next document with `core.membership`, try to set it, read its duties in what stands.
-Whoever loses the
-compare-and-set looks again. It wakes at the earliest of a ring, another member's expiry, its own deadline. Restarted after a broken
-connection it looks first: a commit whose answer was lost shows then.
+In: rings (the group's notifications, the heartbeat's news), Ended from the partition supervisor, Leave, RaiseToken, Unable. Out: Acquire,
+Revoke, Lose to the partition supervisor. It is a pump: look (a heartbeat that brings the document), compute the next document with
+`core.membership`, try to set it, read its duties in what stands. Whoever loses the compare-and-set looks again, and rests when that happens
+again and again. It wakes at the earliest of a ring, another member's expiry, its own deadline. Restarted after a broken connection it looks
+first: a commit whose answer was lost shows then. What it asks for ends with the lease, and joining after a ttl.
 """
 
 from __future__ import annotations
@@ -17,23 +16,25 @@ from dataclasses import dataclass
 
 import anyio
 
-from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.admission import Admission
+from redisaq.actors.contact import GROUP, HEARTBEAT
+from redisaq.actors.insist import PASSING, forever, reason_of
 from redisaq.actors.member import Member
 from redisaq.actors.partition_owner import Ended
 from redisaq.actors.partition_supervisor import Acquire, Lose, Order, Revoke
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.reply import Reply
-from redisaq.actors.restart import RestartPolicy
 from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Beat
 from redisaq.core import membership
+from redisaq.core.backoff import full_jitter
 from redisaq.core.document import Document
 from redisaq.errors import ActorStopped
 
 TOPIC_POLL = 1.0  # seconds between two looks for a topic that does not exist
 WINDING_LIMIT = 1.0  # seconds for which joining again waits for the handlers of the incarnation before
+LONGEST_PAUSE = 1.0  # seconds that a member rests when it is set back again and again
 RETAKE_PAUSE = 0.2  # seconds before a partition is taken again whose owner failed to take or keep it
 
 
@@ -57,7 +58,14 @@ class RaiseToken:
     reply: Reply[int | None]
 
 
-class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
+@dataclass(frozen=True)
+class Unable:
+    """This member owns the partition, and has not been able to read it for a ttl."""
+
+    partition: int
+
+
+class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
     """See the module."""
 
     def __init__(
@@ -68,17 +76,29 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         *,
         latest: bool,
         drain_timeout: float,
+        interval: float,
         ready: Callable[[Collection[int]], None],
         left: Callable[[], None],
     ) -> None:
-        """Take the member, who holds its partitions, where a new group begins, and who is told of the first assignment and the end."""
-        policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.05, max_backoff=1.0, reset_after=1.0)
-        super().__init__(name="rebalance_coordinator", capacity=1 << 17, restart=policy)
+        """Make one that has not joined.
+
+        Args:
+            surroundings: the consumer's.
+            member: which one.
+            partitions: holds the owners of its partitions.
+            latest: where a new group begins.
+            drain_timeout: seconds that handlers may take when a partition is given back.
+            interval: seconds between two heartbeats: an attempt to join that takes longer is reported.
+            ready: is told the first assignment.
+            left: is told the end.
+        """
+        super().__init__(name="rebalance_coordinator", capacity=1 << 17, restart=forever(reset_after=1.0))
         self._around = surroundings
         self._member = member
         self._partitions = partitions
         self._admission = Admission(surroundings, member, latest=latest, ready=ready)
         self._drain_timeout = drain_timeout
+        self._interval = interval
         self._ready = ready
         self._left = left
         self._held: dict[int, int] = {}  # partition -> token, of owners that have not ended
@@ -87,10 +107,13 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         self._not_before: dict[int, float] = {}  # when a partition may be taken again
         self._asked: list[RaiseToken] = []
         self._spent: dict[int, int] = {}  # partition -> token of an owner that lost it: not to be used again (M6)
+        self._unable: set[int] = set()  # to be entered in the document
         self._winding: dict[str, set[int]] = {}  # incarnation that is over -> partitions whose owners have not ended
         self._winding_until = 0.0
         self._leaving: float | None = None
         self._look_needed = True
+        self._setbacks = 0  # in a row: somebody else was first, or what was just joined is over already
+        self._over = ""  # why this incarnation is over, if something else than its deadline has ended it
         self._rung = False
         self._beat = Beat(alive=False, now=0)
 
@@ -106,9 +129,9 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         self._look_needed = True
         while True:
             if self._member.joined and not self._member.lease.alive():
-                await self._lose_all("the lease ran out")
+                await self._lose_all(self._over or "the lease ran out")
             if not self._member.joined and self._leaving is None and not self._winding_up():
-                self._look_needed = await self._admission.join()
+                await self._join()
             if self._member.joined:
                 await self._follow()
             if self._leaving is not None and not self._held and await self._leave():
@@ -120,9 +143,11 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
 
     async def _wait(self) -> None:
         """Wait for the next reason to act, and note it."""
-        clock, member = self._around.environment.clock, self._member
-        if self._look_needed and not self._winding_up():  # a commit was refused: somebody else was first
-            await anyio.lowlevel.checkpoint()
+        environment, member = self._around.environment, self._member
+        clock = environment.clock
+        if self._look_needed and not self._winding_up():  # a commit was refused, or this incarnation is over
+            again = self._setbacks - 1  # the first time it is tried again at once
+            await anyio.sleep(full_jitter(again, base=0.05, most=LONGEST_PAUSE, random=environment.random) if again > 0 else 0.0)
         else:
             until = min(self._not_before.values(), default=math.inf)
             if member.joined:
@@ -142,13 +167,15 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
             member.next_look = math.inf  # the look brings a new one
             self._look_needed = True
 
-    def _note(self, message: Look | Leave | RaiseToken | Ended) -> None:
+    def _note(self, message: Look | Leave | RaiseToken | Unable | Ended) -> None:
         match message:
             case Leave(timeout=timeout):
                 self._leaving = timeout
                 self._revoked.clear()  # tell all again: it may be more urgent now
             case RaiseToken():
                 self._asked.append(message)
+            case Unable(partition=partition):
+                self._unable.add(partition)
             case Ended():
                 self._note_end(message)
             case _:
@@ -179,7 +206,9 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
 
     async def _leave(self) -> bool:
         """Leave the group; False if somebody else changed it first, and it has to be tried again."""
-        left = await self._admission.leave()
+        left = False
+        with self._member.lease.scope():
+            left = await self._admission.leave()
         self._look_needed = not left
         return left
 
@@ -199,6 +228,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
     async def _lose_all(self, reason: str) -> None:
         """End everything and become somebody new (M5)."""
         member, clock = self._member, self._around.environment.clock
+        self._over = ""
         if self._held:
             self._winding[member.lease.incarnation] = set(self._held)
             self._winding_until = clock() + WINDING_LIMIT
@@ -211,6 +241,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         self._held.clear()
         self._revoked.clear()
         self._released.clear()
+        self._unable.clear()
         self._not_before.clear()
         self._spent.clear()
         self._fail_asked()
@@ -220,13 +251,34 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
 
     async def _follow(self) -> None:
         """Look if there is reason to, change what is to be changed, do what the document asks."""
-        if self._look_needed and not await self._look():
-            return
-        if not await self._change():
+        done = False
+        try:
+            with self._member.lease.scope():  # an answer that comes later is of no use
+                done = (not self._look_needed or await self._look()) and await self._change()
+        except PASSING as error:
+            self._around.contact.failed(GROUP, reason_of(error))
+            raise
+        if not done:
             self._look_needed = True
+            self._setbacks += 1
             return
+        self._setbacks = 0
+        self._around.contact.answered(GROUP)
         await self._do_duties()
         self._ready(self._held)
+
+    async def _join(self) -> None:
+        """Try to become a member, for at most a ttl: whatever happens it is tried again."""
+        around, member = self._around, self._member
+        self._look_needed = True
+        try:
+            with anyio.move_on_after(member.ttl):
+                self._look_needed = await around.contact.ask(self._admission.join, within=self._interval)
+        except PASSING as error:
+            around.contact.failed(HEARTBEAT, reason_of(error))
+            raise
+        if self._look_needed and not member.joined:
+            self._setbacks += 1
 
     async def _look(self) -> bool:
         """Read what stands; False if this incarnation is over."""
@@ -237,17 +289,15 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         known = beat.document or (member.document if beat.version == member.version else None)
         if not beat.alive or known is None or not membership.is_member(known, lease.incarnation):
             if not beat.version or beat.damaged:
-                self._tell(events.GroupLost)
                 if lease.alive():  # M8: what this member ran until now, nobody else can own before its deadline
                     self._admission.safe, self._admission.safe_until = frozenset(self._held), lease.deadline
             elif beat.document is not None:
                 member.document = beat.document
+            self._over = "the group no longer knows this member"
             lease.end()
-            await self._lose_all("the group no longer knows this member")
             return False
         lease.renew(sent, beat)
         if not lease.alive():  # M5: the answer came too late, and whatever it would take now it could not work on
-            await self._lose_all("the lease ran out")
             return False
         member.observe(beat)
         if beat.document is not None:
@@ -272,10 +322,12 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         document, raised = self._raise_tokens(document)
         expired: tuple[str, ...] = ()
         if self._leaving is None:
+            now = max(beat.now, member.lease.server_now())
+            document = membership.enter_unable(document, incarnation=incarnation, partitions=self._unable, now=now)
             step = membership.advance(
                 document,
                 incarnation=incarnation,
-                now=max(beat.now, member.lease.server_now()),
+                now=now,
                 expired=beat.expired,
                 partitions=member.partitions,
                 frozen=beat.now < beat.frozen_until,
@@ -290,6 +342,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
             member.version, member.document = version, document
         self._released.clear()
         self._spent.clear()
+        self._unable.clear()
         self._answer_asked(raised)
         return True
 
@@ -344,7 +397,3 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Ended]):
         if duties.vacate:
             self._released |= duties.vacate
             self._look_needed = True
-
-    def _tell(self, kind: type[events.Event]) -> None:
-        bulletin = self._around.bulletin
-        bulletin.tell(kind(topic=bulletin.topic, group=bulletin.group, member=bulletin.member))

@@ -1,8 +1,8 @@
 """Fetches what is due of one partition: this group's retries, and the delayed messages, which it moves into the stream.
 
-In: rings (something was put off from here, or the partition's doorbell: from elsewhere). Out: batches of due retries, to the partition's
-workers; a due retry stays in `retry`
-until it is settled, and the record of what is in flight keeps it from running twice (S3). One wake-up per due time, no polling.
+In: rings (something was put off from here, or the partition's notifications: from elsewhere). Out: batches of due retries, to the
+partition's workers; a due retry stays in `retry` until it is settled, and the record of what is in flight keeps it from running twice (S3).
+One wake-up per due time; and one within each ttl, since a notification is a hint that may never come.
 """
 
 from __future__ import annotations
@@ -47,10 +47,14 @@ class RetryTimer(Actor[Ring]):
                 while True:
                     left = await self._fetch()
                     if left > 0:
-                        with anyio.move_on_after(left):
+                        with anyio.move_on_after(min(left, self._longest())):
                             await self.mailbox.receive()
             except LeaseLostError as error:
                 self._owned.lose(str(error))
+
+    def _longest(self) -> float:
+        """Return after how many seconds to look whatever was heard: less than a ttl, and not all partitions at the same moment."""
+        return self._owned.lease.ttl * self._around.environment.random.uniform(0.75, 1.0)
 
     async def _fetch(self) -> float:
         """Pass on what is due; return how many seconds there are until the next."""

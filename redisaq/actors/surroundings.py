@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from redisaq import events
 from redisaq.actors.bulletin import Bulletin
+from redisaq.actors.contact import Contact
 from redisaq.actors.gate import Gate
 from redisaq.actors.handler_pool import HandlerPool
+from redisaq.actors.owned import OwnedPartition
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.environment import Environment
 from redisaq.message import Message
+
+SAME_LOSS = 30.0  # seconds within which partitions that find their group gone speak of one loss
 
 
 @dataclass
@@ -20,10 +25,12 @@ class Surroundings:
     """The consumer's group, its broker, its clocks, its subscribers, its credit.
 
     Attributes:
+        contact: whether the server answers.
         gate: closed while the group is paused.
         kill_refused: the server does not permit CLIENT KILL (T4), and that has been told.
         deaf: the server does not permit SSUBSCRIBE, and that has been told.
         dead_maxlen: how many dead letters a partition keeps for the group.
+        given_up: the consumer ends, and the server is silent: nothing more is to be asked of it.
     """
 
     group: GroupName
@@ -31,10 +38,43 @@ class Surroundings:
     environment: Environment
     bulletin: Bulletin
     pool: HandlerPool
+    contact: Contact = field(init=False)
     gate: Gate = field(default_factory=Gate)
     kill_refused: bool = False
     deaf: bool = False
     dead_maxlen: int | None = None
+    given_up: bool = False
+    _lost_seen: set[int | None] = field(default_factory=set[int | None])
+    _lost_told: float = -math.inf
+
+    def __post_init__(self) -> None:
+        """Begin in contact."""
+        self.contact = Contact(self.bulletin, self.environment.clock)
+
+    def tell_group_lost(self, where: int | None) -> None:
+        """Tell that the server lost the group's data, once for each loss: each partition notices for itself, and the document's reader.
+
+        Args:
+            where: the partition, None for the document. Who notices a second time notices another loss.
+        """
+        now, bulletin = self.environment.clock(), self.bulletin
+        if where in self._lost_seen or now - self._lost_told >= SAME_LOSS:
+            self._lost_seen.clear()
+        if not self._lost_seen:
+            self._lost_told = now
+            bulletin.tell(events.GroupLost(topic=bulletin.topic, group=bulletin.group, member=bulletin.member))
+        self._lost_seen.add(where)
+
+    def tell_kill_refused(self, owned: OwnedPartition) -> None:
+        """Tell, once, that the server does not permit CLIENT KILL (T4)."""
+        if not self.kill_refused:
+            self.kill_refused = True
+            bulletin = self.bulletin
+            bulletin.tell(
+                events.KillNotPermitted(
+                    topic=bulletin.topic, group=bulletin.group, member=bulletin.member, partition=owned.partition, token=owned.token
+                )
+            )
 
     def event(self, kind: type[events.MessageEvent], message: Message[Any], **more: Any) -> events.MessageEvent:
         """Return an event about a message."""

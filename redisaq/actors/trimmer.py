@@ -17,9 +17,9 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
+from redisaq.actors.insist import forever
 from redisaq.actors.member import Member
 from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.restart import RestartPolicy
 from redisaq.actors.ring import Ring, ring
 from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import GroupName
@@ -35,8 +35,7 @@ class Trimmer(Actor[Ring]):
 
     def __init__(self, surroundings: Surroundings, member: Member, owned: Callable[[], Sequence[OwnedPartition]]) -> None:
         """Take whose partitions, and what tells which these are."""
-        policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.05, max_backoff=1.0, reset_after=5.0)
-        super().__init__(name="trimmer", capacity=1, restart=policy)
+        super().__init__(name="trimmer", capacity=1, restart=forever(reset_after=5.0))
         self._around = surroundings
         self._member = member
         self._owned = owned

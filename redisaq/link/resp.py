@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias, cast
 
 import hiredis
 
-from redisaq.errors import ServerError
+from redisaq.errors import ServerError, ServerFull
 
 Command: TypeAlias = Sequence[str | bytes | int | float]
 """A command's name and arguments: a tuple."""
@@ -19,8 +19,8 @@ Command: TypeAlias = Sequence[str | bytes | int | float]
 NOTHING = object()
 """What a parser returns while no whole reply is there (None and False are replies in RESP3)."""
 
-PARSE_ERRORS = (hiredis.HiredisError, TypeError)
-"""What a parser raises: no RESP, or a map with keys that Python cannot hash."""
+PARSE_ERRORS = (hiredis.HiredisError, TypeError, MemoryError)
+"""What a parser raises: no RESP, a map with keys that Python cannot hash, or an announced size that there is no memory for."""
 
 PushNotification = hiredis.PushNotification
 """The type of messages that answer no command."""
@@ -53,9 +53,13 @@ def pack(commands: Sequence[Command]) -> bytes:
 
 def make_parser(keep: int) -> Parser:
     """Return a parser that keeps up to `keep` bytes of its buffer for the next reply."""
-    parser = hiredis.Reader(replyError=ServerError, notEnoughData=NOTHING)
+    parser = hiredis.Reader(replyError=_server_error, notEnoughData=NOTHING)
     parser.setmaxbuf(keep)
     return cast("Parser", parser)
+
+
+def _server_error(text: str) -> ServerError:
+    return (ServerFull if text.startswith("OOM ") else ServerError)(text)
 
 
 def push_kind(item: object) -> object:

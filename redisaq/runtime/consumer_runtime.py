@@ -28,7 +28,7 @@ from redisaq.actors.partition_owner import Ended, PartitionOwner
 from redisaq.actors.partition_supervisor import Acquire, PartitionSupervisor
 from redisaq.actors.partition_workers import Batch, LaneWorkers, SerialWorker
 from redisaq.actors.pull_worker import PullWorker
-from redisaq.actors.rebalance_coordinator import Leave, RaiseToken, RebalanceCoordinator
+from redisaq.actors.rebalance_coordinator import Leave, RaiseToken, RebalanceCoordinator, Unable
 from redisaq.actors.reply import Reply
 from redisaq.actors.signal_listener import SignalListener
 from redisaq.actors.supervisor import Supervisor
@@ -36,10 +36,12 @@ from redisaq.actors.surroundings import Surroundings
 from redisaq.actors.trimmer import Trimmer
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.lanes import Ordering
-from redisaq.errors import ActorStopped
+from redisaq.errors import ActorStopped, RedisaqError
 from redisaq.settings import RetryPolicy
 
-LEAVE_LIMIT = 10.0  # seconds for settling, releasing and leaving, beyond those that handlers are given: the server may not answer
+LEAVE_LIMIT = 10.0  # seconds for settling, releasing and leaving, once the handlers have ended or had their time
+SILENCE_LIMIT = 1.0  # of these, seconds for which a server that says nothing at all is waited for
+QUICK = 0.1  # seconds: an end that takes less needs no look at the server; and what is refused within this time is an answer
 FAREWELL_LIMIT = 2.0  # seconds for leaving when something has failed: the error is waited for
 
 
@@ -100,6 +102,7 @@ class ConsumerRuntime:
         self.member = Member(settings.consumer_name, settings.heartbeat_ttl, surroundings.environment)
         self._ready = anyio.Event()
         self._left = anyio.Event()
+        self._ending = anyio.Event()
         self._stopping: float | None = None
         self._patience = anyio.CancelScope()  # around everything; its deadline is set when the end begins
         self._first: set[int] | None = None  # partitions of the first assignment that are not taken yet
@@ -113,6 +116,7 @@ class ConsumerRuntime:
             self.partitions.ref,
             latest=settings.latest,
             drain_timeout=settings.drain_timeout,
+            interval=settings.heartbeat_interval,
             ready=self._assigned,
             left=self._left.set,
         )
@@ -136,6 +140,7 @@ class ConsumerRuntime:
         """Run until stopped, or empty (`until_empty`), or cancelled."""
         async with anyio.create_task_group() as tasks:
             sentinel = anyio.CancelScope()
+            minding = anyio.CancelScope(shield=True)
 
             async def tree() -> None:
                 try:
@@ -143,6 +148,7 @@ class ConsumerRuntime:
                         await self._tree()
                 finally:
                     sentinel.cancel()
+                    minding.cancel()
 
             async def watch() -> None:
                 with sentinel:
@@ -153,7 +159,13 @@ class ConsumerRuntime:
                             self.stop(urgent=True)
                         raise
 
+            async def mind() -> None:
+                with minding:
+                    await self._ending.wait()
+                    await self._mind_the_server()
+
             tasks.start_soon(watch, name="redisaq sentinel")
+            tasks.start_soon(mind, name="redisaq patience")
             tasks.start_soon(tree, name="redisaq consumer")
             await self._ready.wait()
             task_status.started()
@@ -195,11 +207,50 @@ class ConsumerRuntime:
         if self._stopping is not None and timeout >= self._stopping:
             return
         self._stopping = timeout
+        self._ending.set()
         self._patience.deadline = self.around.environment.clock() + timeout + LEAVE_LIMIT
         for owner, _ in self.partitions.owners.values():  # from here on no handler begins
             owner.owned.begin_drain()
         if self.supervisor is not None:
             self._tell_leave()
+
+    async def _mind_the_server(self) -> None:
+        """Give up once nothing but a silent server is waited for; one that answers, or refuses us, has until the limits.
+
+        What is given up is left to whoever takes over when the lease has run out.
+        """
+        limited = False
+        while True:
+            await anyio.sleep(QUICK)
+            if self._handling():  # nobody waits for the server
+                continue
+            if not limited:
+                limited = True
+                self._patience.deadline = min(self._patience.deadline, self.around.environment.clock() + LEAVE_LIMIT)
+            if not await self._answers(SILENCE_LIMIT - QUICK):
+                break
+        self.around.given_up = True
+        self._patience.cancel()
+        await self.around.broker.close()  # whatever waits for an answer, shielded or not, has none now
+
+    async def _answers(self, within: float) -> bool:
+        """Ask the server for something small: True if anything was heard of it in time."""
+        clock, broker, topic = self.around.environment.clock, self.around.broker, self.around.group.topic
+        with anyio.move_on_after(within):
+            while True:
+                asked = clock()
+                try:
+                    await broker.topic(topic)
+                except ConnectionError:
+                    if clock() - asked > QUICK:  # it broke, since nothing was heard: not an answer
+                        continue
+                except RedisaqError:
+                    pass
+                return True
+        return False
+
+    def _handling(self) -> bool:
+        return any(owner.owned.running for owner, _ in self.partitions.owners.values())
 
     def _tell_leave(self) -> None:
         if self._stopping is not None:
@@ -231,6 +282,7 @@ class ConsumerRuntime:
             decoder=self._decoder,
             count=plan.count,
             raise_token=self._raise_token,
+            stuck=self._stuck,
             taken=self._taken,
             ended=ended,
         )
@@ -252,6 +304,10 @@ class ConsumerRuntime:
         await self._coordinator.ref.tell(RaiseToken(partition, above, reply))
         await reply.wait()
         return reply.result()
+
+    def _stuck(self, partition: int) -> None:
+        with contextlib.suppress(ActorStopped, anyio.WouldBlock):  # told again in a minute
+            self._coordinator.ref.tell_nowait(Unable(partition))
 
     async def _ended(self, ended: Ended, owned: OwnedPartition | None) -> None:
         if owned is not None:

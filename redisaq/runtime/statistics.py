@@ -37,20 +37,25 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
     """One consumer.
 
     Attributes:
-        state: "stopped", "joining" (also while the topic does not exist), "running" or "draining".
+        state: "stopped", "joining" (also while the topic does not exist), "running", "disconnected" (joining or running, while the server
+            does not answer) or "draining".
         member: the incarnation, "" while stopped.
         partitions: the owned ones, by number.
         handled: handlers that returned, over all partitions and runs.
         failed: handlers that raised.
         trimmed: entries of its partitions that trimming took before they were done with.
+        connected: it runs, and the server answers its heartbeats; False from one heartbeat interval after the first that it does not.
+        last_heartbeat: seconds since the last heartbeat that was answered was sent, None before the first.
     """
 
-    state: Literal["stopped", "joining", "running", "draining"]
+    state: Literal["stopped", "joining", "running", "disconnected", "draining"]
     member: str
     partitions: tuple[PartitionStatistics, ...]
     handled: int
     failed: int
     trimmed: int = 0
+    connected: bool = False
+    last_heartbeat: float | None = None
 
 
 def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, trimmed: int) -> ConsumerStatistics:
@@ -70,7 +75,10 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, tr
         )
         for owned in runtime.owned()
     )
-    state: Literal["joining", "running", "draining"] = "running" if runtime.member.joined else "joining"
+    contact, clock = runtime.around.contact, runtime.around.environment.clock
+    state: Literal["joining", "running", "disconnected"] = "running" if runtime.member.joined else "joining"
+    if not contact.connected:
+        state = "disconnected"
     return ConsumerStatistics(
         state="draining" if runtime.stopping else state,
         member=runtime.member.lease.incarnation,
@@ -78,4 +86,6 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, tr
         handled=handled + runtime.handled + sum(p.handled for p in partitions),
         failed=failed + runtime.failed + sum(p.failed for p in partitions),
         trimmed=trimmed + runtime.trimmed + sum(p.trimmed for p in partitions),
+        connected=contact.connected,
+        last_heartbeat=None if contact.heartbeat is None else clock() - contact.heartbeat,
     )

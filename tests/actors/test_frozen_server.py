@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message
-from redisaq.runtime.consumer_runtime import LEAVE_LIMIT
+from redisaq.runtime.consumer_runtime import SILENCE_LIMIT
 from redisaq.testing import virtual_run
 from tests.actors.group import fresh_url, produce
 
@@ -64,7 +64,7 @@ def test_cancelling_ends_within_the_limit(backend: Backend) -> None:
     async def main() -> float:
         return await end_while_frozen(stop=False, drain_timeout=30.0)
 
-    assert virtual_run(main, backend=backend) <= LEAVE_LIMIT + 0.1
+    assert virtual_run(main, backend=backend) <= SILENCE_LIMIT + 0.1
 
 
 @pytest.mark.parametrize("backend", get_args(Backend))
@@ -72,4 +72,4 @@ def test_stopping_ends_within_drain_timeout_and_the_limit(backend: Backend) -> N
     async def main() -> float:
         return await end_while_frozen(stop=True, drain_timeout=2.0)
 
-    assert virtual_run(main, backend=backend) <= 2.0 + LEAVE_LIMIT + 0.1
+    assert virtual_run(main, backend=backend) <= 2.0 + SILENCE_LIMIT + 0.1

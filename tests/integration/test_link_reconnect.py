@@ -225,6 +225,22 @@ async def test_garbage_breaks_the_connection() -> None:
             assert await link.call(("ECHO", "two")) == [b"two"]
 
 
+async def test_a_reply_of_a_size_that_there_is_no_memory_for_breaks_the_connection() -> None:
+    """Wherever replies are parsed: hiredis raises MemoryError, which is no bug of ours."""
+    with FakeServer(usual_answers() | {"HUGE": b"*4294967295\r\n", "GET": b"+OK\r\n"}) as fake:
+        link = Link(parse_address(fake.url))
+        try:
+            with pytest.raises(ConnectionFailed):
+                await link.call(("HUGE",))
+            assert await link.call(("GET", "x")) == [b"OK"]
+            reading = await link.open_reading()
+            with pytest.raises(ConnectionFailed):
+                await reading.read(("HUGE",))
+            await reading.close()
+        finally:
+            await link.close()
+
+
 async def test_replies_before_the_end_are_delivered() -> None:
     """A server that answers and hangs up at once: the answer counts."""
     held = threading.Event()
