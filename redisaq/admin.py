@@ -20,6 +20,7 @@ from redisaq.core.dead_letters import DeadLetterDecoder, DeadMessage, message_id
 from redisaq.core.entry_ids import parse_id
 from redisaq.core.positions import before_entry, before_time
 from redisaq.core.reports import GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
+from redisaq.describing import shown
 from redisaq.environment import current_environment
 from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
 from redisaq.runtime.changes import Changes
@@ -399,7 +400,7 @@ def _split(name: GroupName, ids: Iterable[str | DeadMessage]) -> tuple[set[str],
         elif isinstance(one, str) and one:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
             msg_ids.add(str.__str__(one))
         else:
-            raise SettingsError(f"ids must be message ids or dead letters, not {one!r}")
+            raise SettingsError(f"ids must be message ids or dead letters, not {shown(one)}")
     return msg_ids, named
 
 
@@ -416,5 +417,5 @@ def _positions(to: Position, partitions: int) -> dict[int, bytes]:
     if isinstance(to, datetime):
         return dict.fromkeys(range(partitions), before_time(to))
     if not isinstance(to, str) or to not in ("earliest", "latest"):
-        raise SettingsError(f"to must be 'earliest', 'latest', an aware datetime, or entry ids by partition, not {to!r}")
+        raise SettingsError(f"to must be 'earliest', 'latest', an aware datetime, or entry ids by partition, not {shown(to)}")
     return dict.fromkeys(range(partitions), START if to == "earliest" else END)

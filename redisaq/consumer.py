@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
-from typing import Any, Generic, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 import anyio
 from anyio.abc import TaskStatus
@@ -22,7 +22,9 @@ from redisaq.actors.surroundings import Surroundings, inside
 from redisaq.brokers import open_broker
 from redisaq.brokers.base import GroupName
 from redisaq.core.codec import EntryDecoder
+from redisaq.describing import name_of, text_of
 from redisaq.environment import current_environment, silence_within
+from redisaq.error_groups import leaves_of, split_off
 from redisaq.errors import ConsumerError
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.runtime.consumer_runtime import ConsumerRuntime, Plan, RunSettings
@@ -301,24 +303,13 @@ class Consumer(Generic[T]):
 
 def raise_ended(group: BaseExceptionGroup[BaseException]) -> None:
     """Raise what a run ended with: one ConsumerError; but interrupts, and cancellation, as they are."""
-    _, errors = group.split(anyio.get_cancelled_exc_class())
+    _, errors = split_off(group, anyio.get_cancelled_exc_class())
     if errors is None:
         raise group
-    leaves = leaves_of(errors)
+    leaves = list(leaves_of(errors))
     for leaf in leaves:
         if isinstance(leaf, KeyboardInterrupt | SystemExit):
             raise leaf from None
     cause = leaves[0] if len(leaves) == 1 else errors
-    reason = f"the consumer ended: {type(cause).__name__}: {cause}"
+    reason = f"the consumer ended: {name_of(type(cause))}: {text_of(cause)}"
     raise ConsumerError(reason) from cause
-
-
-def leaves_of(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """Return the exceptions of a group that are no groups themselves."""
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            leaves += leaves_of(cast("BaseExceptionGroup[BaseException]", error))
-        else:
-            leaves.append(error)
-    return leaves

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
+from redisaq.describing import shown, text_of
 from redisaq.errors import SettingsError
 from redisaq.message import Message
 from redisaq.settings import check_seconds
@@ -34,9 +35,9 @@ class DeadLetter(Exception):
     """
 
     def __init__(self, reason: str) -> None:
-        """Take the reason."""
+        """Take the reason, of which 1,000 characters are kept."""
         super().__init__(reason)
-        self.reason = str(reason)
+        self.reason = text_of(reason)
 
 
 class Discard(Exception):
@@ -56,8 +57,9 @@ class PartialFailure(Exception):
         self.errors = dict(errors)
         given = cast("dict[object, object]", self.errors)  # callers without types give whatever they have
         for message, error in given.items():
-            if not isinstance(message, Message) or not isinstance(error, Exception):
-                raise SettingsError(f"PartialFailure takes an exception for each message, not {error!r:.80} for {message!r:.80}")
+            fits = isinstance(message, Message), isinstance(error, Exception)
+            if not all(fits):
+                raise SettingsError(f"PartialFailure takes an exception for each message, not {shown(error, 80)} for {shown(message, 80)}")
 
     def of(self, batch: Collection[Message[Any]]) -> dict[Message[Any], Exception]:
         """Return what failed of a batch.

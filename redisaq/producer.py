@@ -21,6 +21,7 @@ from redisaq.brokers.base import Broker
 from redisaq.brokers.retention import Terms
 from redisaq.core.codec import Serializer, extra_fields, key_of, serialize
 from redisaq.core.retention import IDLE
+from redisaq.describing import shown
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import PayloadTooLarge, SettingsError
 from redisaq.message import Message
@@ -266,7 +267,7 @@ class Producer:
         if at is None:
             return None
         if not isinstance(at, datetime) or at.tzinfo is None or at.utcoffset() is None:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingsError(f"at must be an aware datetime (with a time zone), not {at!r}")
+            raise SettingsError(f"at must be an aware datetime (with a time zone), not {shown(at)}")
         now, due = self._environment.wall_clock(), at.timestamp()
         if due <= now:
             return None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from random import Random
 from typing import Any, Literal, TypedDict, TypeVar
 
+from redisaq.describing import shown
 from redisaq.errors import SettingsError
 from redisaq.events import Event
 
@@ -63,7 +64,7 @@ def check_count(name: str, value: int, *, least: int = 1, most: int = 1 << 31) -
     except TypeError:
         number = None
     if number is None:
-        raise SettingsError(f"{name} must be a whole number, not {value!r}")
+        raise SettingsError(f"{name} must be a whole number, not {shown(value)}")
     if not least <= number <= most:
         raise SettingsError(f"{name} must be from {least} to {most}, not {number}")
     return number
@@ -72,7 +73,7 @@ def check_count(name: str, value: int, *, least: int = 1, most: int = 1 << 31) -
 def check_flag(name: str, value: object) -> bool:
     """Return True or False; SettingsError for anything else: `"no"` would count as true."""
     if not isinstance(value, bool):
-        raise SettingsError(f"{name} must be True or False, not {value!r}")
+        raise SettingsError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
@@ -80,7 +81,7 @@ def check_seconds(name: str, value: float, *, above: float = 0.0, zero: bool = F
     """Return a number of seconds above `above` (or that itself, if `zero`), at most MAX_SECONDS; SettingsError otherwise."""
     value = _check_number(name, "a number of seconds", value)
     if not above <= value <= MAX_SECONDS or (value == above and not zero):  # NaN is in no such range
-        reason = f"{name} must be {'at least' if zero else 'more than'} {above:g} and at most {MAX_SECONDS:g} seconds, not {value!r}"
+        reason = f"{name} must be {'at least' if zero else 'more than'} {above:g} and at most {MAX_SECONDS:g} seconds, not {shown(value)}"
         raise SettingsError(reason)
     return float(value)
 
@@ -89,7 +90,7 @@ def check_factor(name: str, value: float) -> float:
     """Return a finite number of 1 or more; SettingsError otherwise."""
     value = _check_number(name, "a number", value)
     if not 1 <= value <= MAX_SECONDS:
-        raise SettingsError(f"{name} must be from 1 to {MAX_SECONDS:g}, not {value!r}")
+        raise SettingsError(f"{name} must be from 1 to {MAX_SECONDS:g}, not {shown(value)}")
     return float(value)
 
 
@@ -99,7 +100,7 @@ def _check_number(name: str, kind: str, value: object) -> float:
         return float.__float__(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return int.__int__(value)
-    raise SettingsError(f"{name} must be {kind}, not {value!r}")
+    raise SettingsError(f"{name} must be {kind}, not {shown(value)}")
 
 
 def check_text(name: str, value: object) -> str:
@@ -117,14 +118,14 @@ def check_retention(retention: Literal["acked"] | None) -> Literal["acked"] | No
     if retention is None:
         return None
     if retention != "acked":
-        raise SettingsError(f"retention must be None or 'acked', not {retention!r}")
+        raise SettingsError(f"retention must be None or 'acked', not {shown(retention)}")
     return "acked"
 
 
 def check_callable(name: str, value: object) -> None:
     """Raise SettingsError unless it can be called."""
     if not callable(value):
-        reason = f"{name} must be something that can be called, not {value!r}"
+        reason = f"{name} must be something that can be called, not {shown(value)}"
         raise SettingsError(reason)
 
 
@@ -166,7 +167,7 @@ class RetryPolicy:
         check_flag("blocking", self.blocking)
         classes: object = self.give_up_on  # callers without types give whatever they have
         if not isinstance(classes, tuple) or not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
-            raise SettingsError(f"give_up_on must be a tuple of exception classes, not {self.give_up_on!r}")
+            raise SettingsError(f"give_up_on must be a tuple of exception classes, not {shown(self.give_up_on)}")
 
     def pause(self, attempt: int, random: Random) -> float:
         """Return how long to wait after attempt number `attempt`, seconds."""
@@ -306,4 +307,4 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
     for choice in choices:
         if isinstance(value, str) and str.__str__(value) == choice:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
             return choice
-    raise SettingsError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    raise SettingsError(f"{name} must be one of {', '.join(map(repr, choices))}, not {shown(value)}")

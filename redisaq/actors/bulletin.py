@@ -9,7 +9,9 @@ import logging
 from collections.abc import Callable
 
 from redisaq import events
+from redisaq.describing import shown
 from redisaq.events import Event
+from redisaq.logs import log
 
 LEVELS: dict[type[Event], int] = {
     events.MessageFailed: logging.WARNING,
@@ -54,15 +56,16 @@ class Bulletin:
         level = LEVELS.get(type(event), logging.DEBUG)
         if self._logger.isEnabledFor(level):
             error = getattr(event, "error", None)
-            self._logger.log(level, "%s", describe(event), exc_info=error if level >= logging.WARNING else None)
+            log(self._logger, level, describe(event), error if level >= logging.WARNING else None)
         if self._on_event is not None:
             try:
                 self._on_event(event)
-            except Exception:
-                self._logger.exception("on_event failed on %s", type(event).__name__)
+            except Exception as failure:  # noqa: BLE001 -- see the module
+                log(self._logger, logging.ERROR, f"on_event failed on {type(event).__name__}", failure)
 
 
 def describe(event: Event) -> str:
     """Return the event as one line."""
-    fields = (f"{name}={getattr(event, name)!r}" for name in event.__struct_fields__ if getattr(event, name) != "")
+    values = ((name, getattr(event, name)) for name in event.__struct_fields__)
+    fields = (f"{name}={shown(value)}" for name, value in values if not (type(value) is str and not value))
     return f"{type(event).__name__} " + " ".join(fields)

@@ -24,6 +24,7 @@ from redisaq.actors.verdicts import Held, Verdicts
 from redisaq.brokers.delivery import Body, SetAside
 from redisaq.core.codec import Unreadable
 from redisaq.core.retry import exhausted, sole
+from redisaq.error_groups import split_off
 from redisaq.message import Message
 from redisaq.outcomes import PartialFailure
 from redisaq.settings import RetryPolicy
@@ -199,7 +200,7 @@ class Execution:
                     await self._handler(messages)
         except Exception as error:  # noqa: BLE001 -- as above, for all of the batch
             cause = sole(error)
-            return cause.of(messages) if isinstance(cause, PartialFailure) else dict.fromkeys(messages, error)
+            return cast("PartialFailure", cause).of(messages) if issubclass(type(cause), PartialFailure) else dict.fromkeys(messages, error)
         except BaseException as error:
             if _own_cancellation(error):
                 return dict.fromkeys(messages, _as_failure(error))
@@ -285,11 +286,10 @@ def parted(error: BaseException) -> tuple[Exception | None, BaseException]:
 
     Trio raises both as one group. What is no cancellation must not go on with it: the scopes above would let it through, up to the user.
     """
-    if not isinstance(error, BaseExceptionGroup):
+    if not issubclass(type(error), BaseExceptionGroup):
         return None, error
-    group = cast("BaseExceptionGroup[BaseException]", error)
-    cancelled, rest = group.split(anyio.get_cancelled_exc_class())
-    return (rest, cancelled) if cancelled is not None and isinstance(rest, Exception) else (None, group)
+    cancelled, rest = split_off(error, anyio.get_cancelled_exc_class())
+    return (rest, cancelled) if cancelled is not None and isinstance(rest, Exception) else (None, error)
 
 
 def _as_failure(error: BaseException) -> HandlerCancelled:

@@ -21,6 +21,7 @@ from anyio.lowlevel import checkpoint
 from redisaq.actors.actor import Actor
 from redisaq.actors.restart import RestartRecord, consists_of
 from redisaq.actors.tree import Node, Status
+from redisaq.describing import shown
 from redisaq.environment import current_environment
 from redisaq.errors import ActorStopped, RestartsExceeded
 
@@ -267,7 +268,7 @@ class Life:
         for error in errors:
             self._last_error = error
             if self._forgives(error):
-                logger.warning("actor %s: on_stop failed: %r", self.actor.path, error)
+                logger.warning("actor %s: on_stop failed: %s", self.actor.path, shown(error))
         fatal = [error for error in errors if not self._forgives(error)]
         self._report(fatal)
         return bool(fatal)
@@ -281,7 +282,7 @@ class Life:
             return None, errors
         if self._cancelled or (self._stopping and not self._mailbox.depth):
             for error in errors:
-                logger.warning("actor %s failed while it was being stopped: %r", self.actor.path, error)
+                logger.warning("actor %s failed while it was being stopped: %s", self.actor.path, shown(error))
             return None, []
         if errors and self._record is not None:
             now = anyio.current_time()
@@ -290,7 +291,7 @@ class Life:
                 exceeded = RestartsExceeded(self.actor.path, self._record.granted(now))
                 exceeded.__cause__ = errors[-1]
                 return None, [exceeded]
-            logger.info("actor %s failed and runs again in %.3g s: %r", self.actor.path, rest, errors[-1])
+            logger.info("actor %s failed and runs again in %.3g s: %s", self.actor.path, rest, shown(errors[-1]))
             self._failure = errors[-1]
             return rest, []
         return (0.0 if taken_down and not self._finished else None), []

@@ -16,8 +16,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from redisaq.brokers.terms import Doorbell, GroupName
-from redisaq.core.error_text import text_of
 from redisaq.core.records import RAW, Body, Failure, retry_prefix
+from redisaq.describing import text_of
 
 __all__ = ["Body", "DeliveryBroker", "Due", "Failure", "Resolution", "Resolved"]
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, cast, final
 
 import msgspec
 
-from redisaq.core.error_text import text_of
+from redisaq.describing import name_of, shown, text_of
 from redisaq.errors import PartitionKeyError, SerializationError
 from redisaq.message import Message
 
@@ -41,7 +41,7 @@ def serialize(payload: object, serializer: Serializer | None) -> bytes:
     try:
         data = _encode_json(payload) if serializer is None else serializer(payload)
     except (TypeError, ValueError, OverflowError, LookupError, AttributeError, RecursionError, msgspec.MsgspecError) as error:
-        reason = f"a payload of type {type(payload).__name__} cannot be serialized: {error}"
+        reason = f"a payload of type {type(payload).__name__} cannot be serialized: {text_of(error)}"
         raise SerializationError(reason) from error
     if type(data) is bytes:  # nearly always, and each message pays for what follows
         return data
@@ -69,7 +69,7 @@ def key_of(payload: object, partition_key: str) -> str:
         value = getattr(payload, partition_key, None)
         there = hasattr(payload, partition_key)
     if value is None:
-        reason = f"the payload's field {partition_key!r} is None" if there else f"the payload has no field {partition_key!r}"
+        reason = f"the payload's field {shown(partition_key)} is None" if there else f"the payload has no field {shown(partition_key)}"
         raise PartitionKeyError(partition_key, reason)
     if isinstance(value, str):
         return str.__str__(value)  # an enumeration's member is no key, its text is
@@ -157,7 +157,7 @@ class EntryDecoder(Generic[T]):
                 _add_extra(message, extra)
             return message  # noqa: TRY300 -- as above
         except Exception as error:  # noqa: BLE001 -- the user's deserializer may raise anything: that is an unreadable entry, reported
-            return Unreadable(entry_id, f"{type(error).__name__}: {text_of(error)}", fields)
+            return Unreadable(entry_id, f"{name_of(type(error))}: {text_of(error)}", fields)
 
 
 def _add_extra(message: Message[Any], extra: Mapping[bytes, bytes]) -> None:

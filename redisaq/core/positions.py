@@ -10,6 +10,7 @@ import re
 from datetime import UTC, datetime
 
 from redisaq.core.entry_ids import LAST, before, format_id
+from redisaq.describing import shown
 from redisaq.errors import SettingsError
 
 
@@ -24,7 +25,7 @@ def before_entry(entry_id: str) -> bytes:
     """
     match = re.fullmatch(r"(\d{1,20})(?:-(\d{1,20}))?", entry_id, re.ASCII) if isinstance(entry_id, str) else None  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
     if match is None or int(match[1]) > LAST or int(match[2] or 0) > LAST:
-        raise SettingsError(f"an entry id looks like 1700000000000-0, not {entry_id!r}")
+        raise SettingsError(f"an entry id looks like 1700000000000-0, not {shown(entry_id)}")
     return format_id(before((int(match[1]), int(match[2] or 0))))
 
 
@@ -35,7 +36,7 @@ def before_time(moment: datetime) -> bytes:
         SettingsError: a naive datetime: it means another time on each machine.
     """
     if moment.tzinfo is None or moment.utcoffset() is None:
-        raise SettingsError(f"a datetime must be aware (have a time zone), {moment!r} is not")
+        raise SettingsError(f"a datetime must be aware (have a time zone), {shown(moment)} is not")
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     microseconds = (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
     return format_id(before((max(0, -(-microseconds // 1000)), 0)))

@@ -6,17 +6,15 @@ exponential with full jitter (see `backoff`).
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, cast
 
-from redisaq.core.error_text import MOST_TEXT, text_of
+from redisaq.describing import name_of, text_of, traceback_of
+from redisaq.error_groups import members_of
 from redisaq.errors import SerializationError
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter
 from redisaq.settings import RetryPolicy
-
-MOST_TRACEBACK = 8000  # characters kept of an error's traceback
 
 
 @dataclass(frozen=True)
@@ -37,28 +35,26 @@ class Verdict:
 
 
 def judge(policy: RetryPolicy, error: Exception, attempt: int, random: Random) -> Verdict:
-    """Return what becomes of a message whose handler raised `error` at its attempt number `attempt` (from 1)."""
-    match error:
-        case Discard():
-            return Verdict("done")
-        case DeadLetter():
-            return Verdict("dead")
-        case RetryAfter(seconds=seconds):
-            return Verdict("retry", seconds, used=False, blocking=policy.blocking)
-        case _ if attempt >= policy.max_attempts or isinstance(error, policy.give_up_on):
-            return Verdict("dead")
-        case _:
-            return Verdict("retry", policy.pause(attempt, random), blocking=policy.blocking)
+    """Return what becomes of a message whose handler raised `error` at its attempt number `attempt` (from 1).
+
+    Classes count as they do in an `except` clause: by what the error's own class was made from.
+    """
+    kind = type(error)
+    if issubclass(kind, Discard):
+        return Verdict("done")
+    if issubclass(kind, DeadLetter):
+        return Verdict("dead")
+    if issubclass(kind, RetryAfter):
+        return Verdict("retry", cast("RetryAfter", error).seconds, used=False, blocking=policy.blocking)
+    if attempt >= policy.max_attempts or any(given in kind.__mro__ for given in policy.give_up_on):
+        return Verdict("dead")
+    return Verdict("retry", policy.pause(attempt, random), blocking=policy.blocking)
 
 
 def sole(error: Exception) -> Exception:
     """Return what stands alone in a group, or the error itself: a handler's own task group raises even a single error as a group."""
-    while isinstance(error, ExceptionGroup):
-        group = cast("ExceptionGroup[Exception]", error)
-        first, *others = group.exceptions
-        if others:
-            return group
-        error = first
+    while len(members := members_of(error)) == 1:
+        error = cast("Exception", members[0])
     return error
 
 
@@ -69,13 +65,9 @@ def exhausted(policy: RetryPolicy, attempt: int) -> bool:
 
 def describe(error: Exception) -> tuple[str, str, str]:
     """Return an error's qualified class name, its text and its traceback, each bounded."""
-    if isinstance(error, DeadLetter):
-        return "DeadLetter", error.reason[:MOST_TEXT], ""
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    if isinstance(error, SerializationError) and error.__traceback__ is None:
-        return name, text_of(error), ""
-    lines = "".join(traceback.format_exception(error))
-    if len(lines) > MOST_TRACEBACK:
-        lines = lines[: MOST_TRACEBACK // 4] + "\n[…]\n" + lines[-MOST_TRACEBACK * 3 // 4 :]
-    return name, text_of(error), lines
+    if issubclass(kind, DeadLetter):
+        return "DeadLetter", text_of(cast("DeadLetter", error).reason), ""
+    if issubclass(kind, SerializationError) and error.__traceback__ is None:
+        return name_of(kind), text_of(error), ""
+    return name_of(kind), text_of(error), traceback_of(error)

@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 
 from redisaq.brokers.base import GroupName
 from redisaq.consumer import Consumer
+from redisaq.describing import name_of, text_of
 from redisaq.errors import ConnectionFailed, SettingsError
 from redisaq.events import Event
 from redisaq.message import Message
@@ -105,7 +106,7 @@ class SimulatedMember:
                 await self._consume(self.consumer)
         except Exception as error:  # noqa: BLE001 -- a consumer never gives up: whatever ends it is told
             if not self.crashed:
-                self._ledger.violation(f"{self.name} ended by itself: {type(error).__name__}: {error}")
+                self._ledger.violation(f"{self.name} ended by itself: {name_of(type(error))}: {text_of(error)}")
         finally:
             self.ended.set()
             self.gone.set()

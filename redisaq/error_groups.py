@@ -1,0 +1,54 @@
+"""Takes groups of exceptions apart.
+
+In: an exception, maybe a group. Out: what is in it. What always holds: nothing recurses, so that a group of any depth and any width is
+taken apart, and what a subclass says about itself is not asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+
+def members_of(group: BaseException) -> tuple[BaseException, ...]:
+    """Return the exceptions of a group, () for what is no group."""
+    if not issubclass(type(group), BaseExceptionGroup):
+        return ()
+    return cast("tuple[BaseException, ...]", BaseExceptionGroup.__dict__["exceptions"].__get__(group))
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in it that are no groups, each once, in their order; the error itself if it is none."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if issubclass(type(one), BaseExceptionGroup):
+            waiting.extend(reversed(members_of(one)))
+        else:
+            yield one
+
+
+def split_off(group: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
+    """Return what of a group is of a class, and what is not, each as one exception; None for nothing.
+
+    Both keep the shape of the group where Python can split it. It cannot where the group is very deep, or has a `derive` that fails.
+    """
+    try:
+        matched, rest = cast("BaseExceptionGroup[BaseException]", group).split(kind)
+    except Exception:  # noqa: BLE001 -- it is the user's class
+        leaves = list(leaves_of(group))
+        return (
+            _joined([leaf for leaf in leaves if issubclass(type(leaf), kind)]),
+            _joined([leaf for leaf in leaves if not issubclass(type(leaf), kind)]),
+        )
+    return matched, rest
+
+
+def _joined(errors: list[BaseException]) -> BaseException | None:
+    if len(errors) < 2:  # noqa: PLR2004 -- one needs no group
+        return errors[0] if errors else None
+    return BaseExceptionGroup("several errors", errors)
