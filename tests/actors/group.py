@@ -7,9 +7,13 @@ from collections import Counter
 from typing import Any
 
 import anyio
+import pytest
 
 from redisaq import Consumer, Message, Producer
 from redisaq.events import Event
+
+IN_VIRTUAL_TIME = pytest.mark.redisaq_seeds(1, backend=("trio", "asyncio"))
+"""For a file of coroutine tests whose waits, limits and leases are not to take real time, nor to depend on how busy the machine is."""
 
 _numbers = itertools.count()
 

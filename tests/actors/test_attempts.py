@@ -9,9 +9,9 @@ import pytest
 
 from redisaq import Consumer, Message, Producer, RetryAfter, RetryPolicy
 from redisaq.brokers.memory import MemoryBroker
-from tests.actors.group import fresh_url, produce, quick
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from redisaq import Consumer, Message, Producer, RetryPolicy, events
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker, MemoryStore
-from tests.actors.group import Notebook, fresh_url, produce, quick
+from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 GROUP = GroupName("jobs", "default_group")
 
 
