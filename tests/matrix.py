@@ -14,7 +14,9 @@ from collections import defaultdict
 
 import pytest
 
-LOOPS = "anyio_backend"
+LOOPS = ("anyio_backend", "backend")
+"""Parameters that are an event loop: of the test itself, or of processes that it starts."""
+
 SERVERS = ("bench", "breakable_server", "own_server", "place", "server", "url", "world")
 """Fixtures that are a server, or lead to one."""
 
@@ -54,7 +56,8 @@ def place_of(item: pytest.Item) -> tuple[str, int, int] | None:
         return None
     indices: dict[str, int] = dict(item.callspec.indices)
     servers = [name for name in SERVERS if item.callspec.params.get(name) in KINDS]
-    if LOOPS not in indices or not servers:
+    loops = [name for name in LOOPS if name in indices]
+    if not loops or not servers:
         return None
-    loop, server = indices.pop(LOOPS), indices.pop(servers[0])
+    loop, server = indices.pop(loops[0]), indices.pop(servers[0])
     return f"{item.nodeid.partition('[')[0]} {sorted(indices.items())}", loop, server

@@ -1,6 +1,6 @@
 """Simulated groups: nothing lost, doubled, out of order or run by two at once, whatever befalls them.
 
-One whole run takes 300 seeds, shared out over the scenarios; `REDISAQ_SEEDS` raises that. `python -m tests.simulation` takes thousands.
+One whole run takes 200 seeds, shared out over the scenarios; `REDISAQ_SEEDS` raises that. `python -m tests.simulation` takes thousands.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from redisaq.testing.faults import Kind
 from tests.simulation.catalogue import SCENARIOS, Backend
 from tests.simulation.playing import play
 
-SEEDS = int(os.environ.get("REDISAQ_SEEDS", "300"))
+SEEDS = int(os.environ.get("REDISAQ_SEEDS", "200"))
 
-SHARES = {"orders": 4, "small": 3, "storm": 0.5}
+SHARES = {"orders": 3, "small": 3, "storm": 0.5}
 """How many times the usual share of seeds a scenario gets; the one named first is what most resembles real work."""
 
 both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
