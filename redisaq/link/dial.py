@@ -208,6 +208,8 @@ def _broke(address: Address, error: ConnectionFailed) -> ConnectionFailed:
         reason = f"the answer is no Redis server's ({cause}): check host and port, and whether it wants TLS (rediss://)"
     elif address.tls is not None:
         reason += "; does it ask for a certificate of ours (cert_file, key_file)? Its alert may be lost when it closes"
+    elif isinstance(cause, OSError):
+        reason += " before it had answered; has it room for one more client (maxclients)? Its refusal may be lost when it closes"
     return ConnectionFailed(address.display, reason)
 
 

@@ -179,9 +179,6 @@ class Link:
             ConnectionFailed: the attempt failed.
         """
         line, greeting = await self._dialer.dial(self._current_environment())
-        if not greeting.client_address:
-            line.fail("closed")
-            raise ConnectionFailed(self.address.display, "the server does not let us ask CLIENT INFO, which reading needs", permanent=True)
         line.watch(self._silence, self._current_environment())
         reading = ReadingConnection(line, greeting, self.call, self._opened.discard)
         self._opened.add(reading)

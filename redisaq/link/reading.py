@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 from anyio.lowlevel import checkpoint
 
-from redisaq.errors import ConnectionFailed
+from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link.greeting import Greeting
 from redisaq.link.line import Line
 from redisaq.link.resp import Command
@@ -32,7 +32,7 @@ class ReadingConnection:
 
     Attributes:
         client_id: of this connection, in this run of the server.
-        client_address: as the server sees it (a proxy may stand between).
+        client_address: as the server sees it (a proxy may stand between); "" if we may not ask.
         run_id: of the run of the server.
         leftover: the reply of a read that was cancelled; it may be a ServerError. None if there was nothing.
         ahead: the reply of what was sent ahead is owed.
@@ -159,7 +159,9 @@ class ReadingConnection:
             while self._line.broken is None:
                 with anyio.move_on_after(_ONE_UNBLOCK_WITHIN):
                     with contextlib.suppress(ConnectionFailed):  # the reply may come without it
-                        await self._call_shared(("CLIENT", "UNBLOCK", self.client_id))
+                        (answer,) = await self._call_shared(("CLIENT", "UNBLOCK", self.client_id))
+                        if isinstance(answer, ServerError) and answer.forbidden:  # T4: it ends when it has blocked for long enough
+                            return
                 with anyio.move_on_after(pause):
                     try:
                         self.leftover = await self._line.reply()

@@ -45,7 +45,9 @@ class Leases:
         # connection is gone, and this one gives its id to somebody else.
         await self._link.connect()
         kills: list[Command] = [
-            (b"CLIENT", b"KILL", b"ID", mark.client_id, b"ADDR", mark.address) for mark in readers if mark.run_id == self._link.run_id
+            (b"CLIENT", b"KILL", b"ID", mark.client_id, *((b"ADDR", mark.address) if mark.address else ()))
+            for mark in readers
+            if mark.run_id == self._link.run_id
         ]
         if kills:
             # Counted, never an error, where the connection is gone already.
