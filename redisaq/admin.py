@@ -7,12 +7,12 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
-from redisaq.brokers import open_broker
 from redisaq.brokers.administration import END, START, GroupView, PartitionView
 from redisaq.brokers.base import Broker, GroupName, TopicState
 from redisaq.core.codec import Deserializer
@@ -21,8 +21,9 @@ from redisaq.core.entry_ids import parse_id
 from redisaq.core.positions import before_entry, before_time
 from redisaq.core.reports import GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
 from redisaq.describing import shown
-from redisaq.environment import current_environment
+from redisaq.environment import when_forked
 from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
+from redisaq.runtime.access import Access, RedisURL
 from redisaq.runtime.changes import Changes
 from redisaq.settings import check_callable, check_count, check_name
 
@@ -31,6 +32,9 @@ __all__ = ["Admin", "DeadLetter", "DeadLetters", "DeadMessage", "GroupInfo", "Me
 DeadLetter = DeadMessage
 """Its name before 0.2, which `redisaq.DeadLetter`, for handlers to raise, has too: use the new one."""
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 PAGE = 100
 """Dead letters that are in hand at once."""
 
@@ -38,33 +42,57 @@ Position = Literal["earliest", "latest"] | datetime | Mapping[int, str]
 """Where `seek` may go to."""
 
 
+def in_one_loop(method: Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]]:
+    """Let a method of Admin be used by one event loop at a time."""
+
+    @functools.wraps(method)
+    async def guarded(admin: Admin, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with admin._access:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- this is a part of the class below
+            return await method(admin, *args, **kwargs)
+
+    return guarded
+
+
 class Admin:
     """Looks after the topics of one namespace; an async context manager."""
 
-    def __init__(self, redis_url: str = "redis://localhost:6379/0", *, namespace: str = "redisaq") -> None:
+    def __init__(self, redis_url: RedisURL | None = None, *, namespace: str = "redisaq") -> None:
         """Take the settings; nothing is opened yet.
 
         Args:
-            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path].
+            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]; None: what REDISAQ_URL says when it connects, or
+                else redis://localhost:6379/0.
             namespace: that of the producers and consumers.
 
         Raises:
             SettingsError: a value cannot work.
         """
-        self._broker = open_broker(redis_url, check_name("namespace", namespace), current_environment())
-        self._changes = Changes(self._broker)
+        self._access = Access(redis_url, namespace, user="Admin")
+        self.forked()
+        when_forked(self)
 
+    def forked(self) -> None:
+        """Begin anew in a child made by fork. The child calls this by itself."""
+        self._changes = Changes(self._access)
+
+    @property
+    def _broker(self) -> Broker:
+        return self._access.broker
+
+    @in_one_loop
     async def connect(self) -> None:
         """Open the link. Optional: the first call does it.
 
         Raises:
             ConnectionFailed: the server cannot be reached, or refused us. Every other method may raise it, too; it may be called again.
+            WrongThreadError: the admin is in use by the event loop of another thread. Every other method may raise it, too.
         """
         await self._broker.connect()
 
+    @in_one_loop
     async def close(self) -> None:
         """Close the link. May be called in any order, from any task, twice."""
-        await self._broker.close()
+        await self._access.close()
 
     async def __aenter__(self) -> Self:
         """Connect."""
@@ -77,10 +105,12 @@ class Admin:
 
     # -- looking -------------------------------------------------------------------------------------------------------------------
 
+    @in_one_loop
     async def topics(self) -> list[str]:
         """Return the names of all topics of the namespace, sorted."""
         return list(await self._broker.topics())
 
+    @in_one_loop
     async def topic(self, topic: str) -> TopicInfo:
         """Return a topic's partitions, with what each holds, and its groups.
 
@@ -97,6 +127,7 @@ class Admin:
             tuple(sorted({name for view in views for name in view.groups})),
         )
 
+    @in_one_loop
     async def group(self, topic: str, group: str) -> GroupInfo:
         """Return how a group stands: its members, and its share of each partition. Each partition is looked at in one atomic step.
 
@@ -135,8 +166,9 @@ class Admin:
             check_callable("deserializer", deserializer)
         name = _name(topic, group)
         decoder = DeadLetterDecoder(name.topic, name.group, deserializer)
-        return DeadLetters(self._broker, name, decoder, lambda: self._look(topic, group))
+        return DeadLetters(self._access, name, decoder, lambda: self._look(topic, group))
 
+    @in_one_loop
     async def redrive(self, topic: str, group: str, ids: Iterable[str | DeadMessage] | None = None) -> int:
         """Let dead letters be tried again: the same message and id, a new life, attempts from 1, at once; in the order of dying.
 
@@ -168,6 +200,7 @@ class Admin:
                     total += moved
             return total
 
+    @in_one_loop
     async def purge(self, topic: str, group: str, ids: Iterable[str | DeadMessage] | None = None) -> int:
         """Drop dead letters for good; see `redrive` for the arguments.
 
@@ -209,6 +242,7 @@ class Admin:
 
     # -- moving, pausing, deleting ---------------------------------------------------------------------------------------------------
 
+    @in_one_loop
     async def seek(self, topic: str, group: str, to: Position) -> None:
         """Let a group go on somewhere else. Its members must be gone, or the group paused.
 
@@ -238,6 +272,7 @@ class Admin:
             for partition, position in positions.items():
                 await self._broker.seek(name, partition, position)
 
+    @in_one_loop
     async def pause(self, topic: str, group: str) -> None:
         """Let the group's members begin nothing more, those that start later included; they keep their partitions.
 
@@ -250,6 +285,7 @@ class Admin:
             name, _, _ = await self._look(topic, group)
             await self._broker.set_paused(name, paused=True)
 
+    @in_one_loop
     async def resume(self, topic: str, group: str) -> None:
         """Let a paused group go on.
 
@@ -260,6 +296,7 @@ class Admin:
             name, _, _ = await self._look(topic, group)
             await self._broker.set_paused(name, paused=False)
 
+    @in_one_loop
     async def delete_group(self, topic: str, group: str, *, force: bool = False) -> None:
         """Delete a group with all that is its own: its position, what is pending, retries, dead letters. The messages stay in the topic.
 
@@ -280,6 +317,7 @@ class Admin:
                 raise GroupBusyError(f"group {group} of {topic} has {len(live)} live member(s): stop them first", live)
             await self._broker.drop_group(name, range(len(partitions)))
 
+    @in_one_loop
     async def delete_topic(self, topic: str, *, force: bool = False) -> None:
         """Delete a topic: messages, delayed ones, marks of deduplication, and every group of it. Nothing is left.
 
@@ -330,13 +368,13 @@ class DeadLetters:
 
     def __init__(
         self,
-        broker: Broker,
+        access: Access,
         name: GroupName,
         decoder: DeadLetterDecoder,
         look: Callable[[], Awaitable[tuple[GroupName, GroupView, list[PartitionView]]]],
     ) -> None:
         """Take what is asked; nothing is, yet."""
-        self._broker = broker
+        self._access = access
         self._name = name
         self._decoder = decoder
         self._look = look
@@ -351,13 +389,17 @@ class DeadLetters:
 
     async def __anext__(self) -> DeadMessage:
         """Return the next one, from a page that is in hand or asked for now."""
+        with self._access:
+            return await self._next()
+
+    async def _next(self) -> DeadMessage:
         if self._partitions < 0:
             _, _, partitions = await self._look()
             self._partitions = len(partitions)
         while not self._page:
             if self._partition == self._partitions:
                 raise StopAsyncIteration
-            page = await self._broker.dead_page(self._name, self._partition, after=self._after, count=PAGE)
+            page = await self._access.broker.dead_page(self._name, self._partition, after=self._after, count=PAGE)
             self._page = [self._decoder.decode(self._partition, dead.dead_id, dead.body) for dead in reversed(page)]
             self._after = page[-1].dead_id if page else b""
             self._partition += not page

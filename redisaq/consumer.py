@@ -19,14 +19,14 @@ from redisaq.actors.bulletin import Bulletin
 from redisaq.actors.handler_pool import HandlerPool
 from redisaq.actors.offers import Offers
 from redisaq.actors.surroundings import Surroundings, inside
-from redisaq.brokers import open_broker
 from redisaq.brokers.base import GroupName
 from redisaq.core.codec import EntryDecoder
 from redisaq.describing import name_of, text_of
-from redisaq.environment import current_environment, silence_within
+from redisaq.environment import current_environment, silence_within, when_forked
 from redisaq.error_groups import leaves_of, split_off
 from redisaq.errors import ConsumerError
 from redisaq.message import BatchCallback, Callback, Message
+from redisaq.runtime.access import Access, RedisURL
 from redisaq.runtime.consumer_runtime import ConsumerRuntime, Plan, RunSettings
 from redisaq.runtime.logs import logger_for
 from redisaq.runtime.pulling import Messages
@@ -56,19 +56,21 @@ class Consumer(Generic[T]):
 
     @overload
     def __init__(
-        self: Consumer[Any], topic: str, redis_url: str = ..., *, payload_type: None = None, **options: Unpack[ConsumerOptions]
+        self: Consumer[Any], topic: str, redis_url: RedisURL | None = ..., *, payload_type: None = None, **options: Unpack[ConsumerOptions]
     ) -> None: ...
     @overload
     def __init__(
-        self: Consumer[A], topic: str, redis_url: str = ..., *, payload_type: type[A], **options: Unpack[ConsumerOptions]
+        self: Consumer[A], topic: str, redis_url: RedisURL | None = ..., *, payload_type: type[A], **options: Unpack[ConsumerOptions]
     ) -> None: ...
     @overload
-    def __init__(self, topic: str, redis_url: str = ..., *, payload_type: object, **options: Unpack[ConsumerOptions]) -> None: ...
+    def __init__(
+        self, topic: str, redis_url: RedisURL | None = ..., *, payload_type: object, **options: Unpack[ConsumerOptions]
+    ) -> None: ...
     @shows_options(ConsumerSettings)
     def __init__(
         self,
         topic: str,
-        redis_url: str = "redis://localhost:6379/0",
+        redis_url: RedisURL | None = None,
         *,
         payload_type: object = None,
         **options: Unpack[ConsumerOptions],
@@ -77,7 +79,8 @@ class Consumer(Generic[T]):
 
         Args:
             topic: the topic to consume.
-            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path].
+            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]; None: what REDISAQ_URL says when it connects, or
+                else redis://localhost:6379/0.
             payload_type: what payloads are: a msgspec Struct, dataclass, TypedDict, union…; None: whatever the deserializer gives.
             options: see `redisaq.settings.ConsumerOptions`.
 
@@ -89,13 +92,18 @@ class Consumer(Generic[T]):
         self.group_name = self._settings.group_name
         self._logger = logger_for("redisaq.consumer", self._settings.logger, debug=self._settings.debug)
         silence = silence_within(self._settings.heartbeat_ttl)
-        self._broker = open_broker(redis_url, self._settings.namespace, current_environment(), silence=silence)
+        self._access = Access(redis_url, self._settings.namespace, user="Consumer", silence=silence)
         self._decoder: EntryDecoder[T] = EntryDecoder(self.topic, self._settings.deserializer, payload_type)
+        self._attached: list[Actor[Any]] = []
+        self._handled = self._failed = self._trimmed = 0
+        self.forked()
+        when_forked(self)
+
+    def forked(self) -> None:
+        """Count as ended and unconnected in a child made by fork: the run is the parent's. The child calls this by itself."""
         self._connected = False
         self._runtime: ConsumerRuntime | None = None
         self._ended: anyio.Event | None = None
-        self._attached: list[Actor[Any]] = []
-        self._handled = self._failed = self._trimmed = 0
 
     # -- opening and closing ---------------------------------------------------------------------------------------------------------
 
@@ -106,21 +114,25 @@ class Consumer(Generic[T]):
 
         Raises:
             ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it.
+            WrongThreadError: the consumer is in use by the event loop of another thread. Every other method may raise it, too.
         """
-        if self._connected:
-            return
-        await self._broker.connect()
-        if self._settings.init_partitions is not None:
-            await make_or_grow(self._broker, self.topic, self._settings.init_partitions)
-        self._connected = True
+        with self._access:
+            if self._connected:
+                return
+            broker = self._access.broker
+            await broker.connect()
+            if self._settings.init_partitions is not None:
+                await make_or_grow(broker, self.topic, self._settings.init_partitions)
+            self._connected = True
 
     async def close(self) -> None:
         """Stop, giving handlers no time, and close the link. May be called in any order, from any task, twice."""
-        try:
-            await self._stop(urgent=True)
-        finally:
-            self._connected = False
-            await self._broker.close()
+        with self._access:
+            try:
+                await self._stop(urgent=True)
+            finally:
+                self._connected = False
+                await self._access.close()
 
     async def __aenter__(self) -> Self:
         """Connect."""
@@ -216,7 +228,8 @@ class Consumer(Generic[T]):
         A run that was started just before (`start_soon`) is ended, too. Without a run nothing happens; a later one is not affected. Called
         from a handler it only asks for the end and returns at once.
         """
-        await self._stop(urgent=False)
+        with self._access:
+            await self._stop(urgent=False)
 
     def attach(self, actor: Actor[Any]) -> None:
         """Let an actor of yours live beside the consumer's own: started after them at the next run, stopped before them."""
@@ -235,6 +248,10 @@ class Consumer(Generic[T]):
     # -- running -------------------------------------------------------------------------------------------------------------------
 
     async def _run(self, plan: Plan, task_status: TaskStatus[None]) -> None:
+        with self._access:
+            await self._run_here(plan, task_status)
+
+    async def _run_here(self, plan: Plan, task_status: TaskStatus[None]) -> None:
         if self._runtime is not None:
             reason = "this consumer runs already; a second run needs a second Consumer"
             raise RuntimeError(reason)
@@ -256,7 +273,7 @@ class Consumer(Generic[T]):
             if opened:  # nobody else would close what nobody else opened
                 self._connected = False
                 with anyio.CancelScope(shield=True):
-                    await self._broker.close()
+                    await self._access.close()
             ended.set()
 
     def _new_runtime(self, plan: Plan) -> ConsumerRuntime:
@@ -265,7 +282,7 @@ class Consumer(Generic[T]):
         concurrency = options.batch_size if plan.mode == "pull" else options.concurrency
         around = Surroundings(
             GroupName(self.topic, self.group_name),
-            self._broker,
+            self._access.broker,
             environment,
             bulletin,
             HandlerPool(concurrency),

@@ -14,6 +14,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,32 @@ import anyio.lowlevel
 import anyio.to_thread
 
 T = TypeVar("T")
+
+
+class Forkable(Protocol):
+    """What a child made by fork must not use as it is."""
+
+    def forked(self) -> None:
+        """Forget what belongs to the parent. Called in the child, in the middle of whatever the parent did: it waits for nothing."""
+        ...
+
+
+_forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+def when_forked(thing: Forkable) -> None:
+    """Have `thing.forked()` called in each child that this process makes by fork, for as long as the thing lives."""
+    _forkable.add(thing)
+
+
+def _in_child() -> None:
+    current_environment().random.seed()  # else each child would draw what its parent and its siblings draw
+    for thing in list(_forkable):
+        thing.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 class PlainRunner(Protocol):
@@ -47,6 +74,11 @@ class _TimerThread:
     """One thread for the timers of all loops that have none of their own."""
 
     def __init__(self) -> None:
+        self.forked()
+        when_forked(self)
+
+    def forked(self) -> None:
+        """Begin without a thread: a child made by fork has none but its own."""
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()
@@ -71,15 +103,6 @@ class _TimerThread:
 
 
 _timer_thread = _TimerThread()
-
-
-def _renew_timer_thread() -> None:
-    global _timer_thread  # noqa: PLW0603 -- one for the process is what it is; a child of a fork has no threads but its own
-    _timer_thread = _TimerThread()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_timer_thread)
 
 
 def _timers_of_this_loop() -> CallLater:

@@ -24,6 +24,20 @@ class SettingsError(RedisaqError, ValueError):
     """
 
 
+class WrongThreadError(RedisaqError, RuntimeError):
+    """A Producer, Consumer or Admin was called from another thread than the one whose event loop uses it at the moment.
+
+    Nothing was sent, and the calls that are under way are not affected. Let that event loop make the call, or give each thread an object
+    of its own.
+    """
+
+    def __init__(self, user: str) -> None:
+        super().__init__(
+            f"this {user} is in use by the event loop of another thread: let that loop make the call (anyio.from_thread.run), "
+            f"or make a {user} for each thread"
+        )
+
+
 class ConnectionFailed(RedisaqError, ConnectionError):
     """The server could not be reached, refused us, or the connection broke under a request.
 

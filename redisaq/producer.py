@@ -16,15 +16,14 @@ from typing import Literal, Self, cast
 import anyio
 import msgspec
 
-from redisaq.brokers import open_broker
-from redisaq.brokers.base import Broker
 from redisaq.brokers.retention import Terms
 from redisaq.core.codec import Serializer, extra_fields, key_of, serialize
 from redisaq.core.retention import IDLE
 from redisaq.describing import shown
-from redisaq.environment import Environment, current_environment
+from redisaq.environment import Environment, current_environment, when_forked
 from redisaq.errors import PayloadTooLarge, SettingsError
 from redisaq.message import Message
+from redisaq.runtime.access import Access, RedisURL
 from redisaq.runtime.logs import logger_for
 from redisaq.runtime.sender import Sender
 from redisaq.settings import check_callable, check_count, check_name, check_retention, check_seconds, check_str, check_text
@@ -56,7 +55,7 @@ class Producer:
     def __init__(
         self,
         topic: str,
-        redis_url: str = "redis://localhost:6379/0",
+        redis_url: RedisURL | None = None,
         *,
         init_partitions: int = 1,
         maxlen: int | None = None,
@@ -75,7 +74,8 @@ class Producer:
 
         Args:
             topic: 1 to 256 characters, no braces, no control characters.
-            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path].
+            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]; None: what REDISAQ_URL says when it connects, or
+                else redis://localhost:6379/0.
             init_partitions: the topic is made with so many partitions, or grown to them; a topic never shrinks.
             maxlen: entries kept per partition; older ones are trimmed whether handled or not. None: unbounded.
             approximate: let the server keep somewhat more than `maxlen`, which is much cheaper.
@@ -104,9 +104,9 @@ class Producer:
         self._serializer = serializer
         self._logger = logger_for("redisaq.producer", logger, debug=debug)
         self._environment: Environment = current_environment()
-        self._broker: Broker = open_broker(redis_url, check_name("namespace", namespace), self._environment)
-        self._sender = Sender(
-            self._broker,
+        self._access = Access(redis_url, namespace, user="Producer")
+        self._new_sender = functools.partial(
+            Sender,
             self.topic,
             init_partitions=check_count("init_partitions", init_partitions, most=1 << 16),
             maxlen=None if maxlen is None else check_count("maxlen", maxlen),
@@ -118,9 +118,21 @@ class Producer:
                 idle=check_seconds("retention_idle", retention_idle),
             ),
         )
+        self._sent = self._bytes = 0
+        self._begin()
+        when_forked(self)
+
+    def _begin(self) -> None:
+        self._sender = self._new_sender()
         self._connecting: anyio.Event | None = None
         self._id_prefix = ""
-        self._issued = self._sent = self._bytes = self._waiting = 0
+        self._issued = self._waiting = 0
+
+    def forked(self) -> None:
+        """Begin anew in a child made by fork, with message ids of its own. The child calls this by itself."""
+        self._environment.random.seed()
+        self._environment = current_environment()
+        self._begin()
 
     # -- opening and closing ---------------------------------------------------------------------------------------------------
 
@@ -131,7 +143,12 @@ class Producer:
 
         Raises:
             ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it.
+            WrongThreadError: the producer is in use by the event loop of another thread. Every other method may raise it, too.
         """
+        with self._access:
+            await self._connect()
+
+    async def _connect(self) -> None:
         while self._sender.state is None:
             if self._connecting is not None:
                 await self._connecting.wait()
@@ -146,13 +163,14 @@ class Producer:
     async def _open(self) -> None:
         self._environment = current_environment().bound()
         self._id_prefix = self._id_prefix or self._environment.new_id()
-        state = await self._sender.open(self._environment)
+        state = await self._sender.open(self._access.broker, self._environment)
         self._logger.debug("producing to topic %s with %d partition(s)", self.topic, state.partitions)
 
     async def close(self) -> None:
         """Close the link; calls under way fail with ConnectionFailed or AmbiguousEnqueueError. A later call opens it again."""
-        self._sender.close()
-        await self._broker.close()
+        with self._access:
+            self._sender.close()
+            await self._access.close()
 
     async def __aenter__(self) -> Self:
         """Connect."""
@@ -245,9 +263,10 @@ class Producer:
         their old partition still holds messages of theirs.
         """
         partitions = check_count("partitions", partitions, most=1 << 16)
-        await self.connect()
-        self._sender.state = state = await self._broker.grow_topic(self.topic, partitions)
-        return state.partitions
+        with self._access:
+            await self._connect()
+            self._sender.state = state = await self._access.broker.grow_topic(self.topic, partitions)
+            return state.partitions
 
     def statistics(self) -> ProducerStatistics:
         """Return the counters as they stand."""
@@ -327,24 +346,29 @@ class Producer:
     ) -> list[str]:
         if not prepared:
             return []
-        if self._sender.state is None:
-            await self.connect()
-        first = self._issued
-        self._issued += len(prepared)
-        ids = [f"{self._id_prefix}-{number:x}" for number in range(first, self._issued)]
-        todo = [(msg_id, key, [b"i", msg_id.encode(), *fields]) for msg_id, (key, fields) in zip(ids, prepared, strict=True)]
-        self._waiting += 1
+        access = self._access
+        access.enter()
         try:
-            if dedup_id is not None:
-                standing = await self._sender.send_once(todo[0], dedup_id=dedup_id, window=dedup_window, due=due)
-                if standing != ids[0]:  # an earlier message has the mark: the server has taken nothing
-                    return [standing]
-            elif due is not None:
-                await self._sender.delay(todo, due)
-            else:
-                await self._sender.send(todo)
+            if self._sender.state is None:
+                await self._connect()
+            first = self._issued
+            self._issued += len(prepared)
+            ids = [f"{self._id_prefix}-{number:x}" for number in range(first, self._issued)]
+            todo = [(msg_id, key, [b"i", msg_id.encode(), *fields]) for msg_id, (key, fields) in zip(ids, prepared, strict=True)]
+            self._waiting += 1
+            try:
+                if dedup_id is not None:
+                    standing = await self._sender.send_once(todo[0], dedup_id=dedup_id, window=dedup_window, due=due)
+                    if standing != ids[0]:  # an earlier message has the mark: the server has taken nothing
+                        return [standing]
+                elif due is not None:
+                    await self._sender.delay(todo, due)
+                else:
+                    await self._sender.send(todo)
+            finally:
+                self._waiting -= 1
+            self._sent += len(ids)
+            self._bytes += sum([len(fields[1]) for _, fields in prepared])
+            return ids
         finally:
-            self._waiting -= 1
-        self._sent += len(ids)
-        self._bytes += sum([len(fields[1]) for _, fields in prepared])
-        return ids
+            access.leave()

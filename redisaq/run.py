@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -44,12 +45,14 @@ def run(
         What `main` returned; None if it was cancelled.
 
     Raises:
-        SettingsError: there is no such backend.
+        SettingsError: there is no such backend, or this is not the main thread.
         Exception: what `main` raised, as it is.
     """
     if backend not in ("asyncio", "uvloop", "trio"):
         reason = f"backend must be 'asyncio', 'uvloop' or 'trio', not {backend!r}"
         raise SettingsError(reason)
+    if threading.current_thread() is not threading.main_thread():
+        raise SettingsError("redisaq.run must be called in the main thread, which alone gets signals: use anyio.run in another one")
     owner = getattr(main, "__self__", None)
     result: T | None = None
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from redisaq.brokers.redis import RedisBroker
 from redisaq.embedded import EmbeddedServer, hold_embedded
-from redisaq.environment import LONGEST_SILENCE, Environment
+from redisaq.environment import LONGEST_SILENCE, Environment, when_forked
 from redisaq.link import Address, Link
 
 
@@ -64,7 +64,7 @@ class EmbeddedBroker(RedisBroker):
         """
         server = self._server
         if server is None:
-            server = self._server = hold_embedded(self._directory) if self._directory else _own_server()
+            server = self._server = hold_embedded(self._directory) if self._directory else _own.get()
             self._joined = False
         self._reaching += 1
         try:
@@ -84,14 +84,24 @@ class EmbeddedBroker(RedisBroker):
             server.let_go()
 
 
-_own: EmbeddedServer | None = None
-_own_lock = threading.Lock()
+class _Own:
+    """This process's own server; its keeper ends it and removes its directory when the process, and its children by fork, are gone."""
+
+    def __init__(self) -> None:
+        self._server: EmbeddedServer | None = None
+        self.forked()
+        when_forked(self)
+
+    def forked(self) -> None:
+        """Take a lock that no thread of the parent holds; a child made by fork meets its parent at the same server."""
+        self._lock = threading.Lock()
+
+    def get(self) -> EmbeddedServer:
+        """Return it, held from now on."""
+        with self._lock:
+            if self._server is None:
+                self._server = hold_embedded(None)
+            return self._server
 
 
-def _own_server() -> EmbeddedServer:
-    """Return this process's own server, held from now on; its keeper ends it and removes its directory when the process is gone."""
-    global _own  # noqa: PLW0603 -- one for the process is what it is
-    with _own_lock:
-        if _own is None:
-            _own = hold_embedded(None)
-        return _own
+_own = _Own()

@@ -3,6 +3,9 @@
 In: a directory, or None for a fresh one. Out: EmbeddedServer, whose `unix_url` any client can use. What always holds: the server lives as
 long as somebody has it open, in whatever process, and no longer. Being a user means holding a shared lock on the file `users.lock`; the
 kernel drops it when a process dies, so a user that is killed counts no longer. keeper.py is the other side, and tells the rest.
+
+A lock that a child inherits by fork is its parent's: as long as the child had it open the parent could not let go. So the child closes its
+copies, which takes nothing from the parent, and takes a lock of its own before it connects.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from anyio.abc import TaskStatus
 
 from redisaq.embedded import keeper
 from redisaq.embedded.program import valkey_program
-from redisaq.environment import current_environment
+from redisaq.environment import current_environment, when_forked
 from redisaq.errors import ConnectionFailed, SettingsError
 
 START_SECONDS = 60.0
@@ -40,10 +43,38 @@ STARTS = 2
 """Keepers that may give up before it is said that the server does not start."""
 
 
+class Descriptors:
+    """The files with locks that this process has open."""
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        when_forked(self)
+
+    def open(self, path: str) -> int:
+        """Open a file to lock it; make it if it is not there. OSError if that cannot be."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._open.add(descriptor)
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        """Close one, which unlocks it if nobody else has it open."""
+        self._open.discard(descriptor)
+        os.close(descriptor)
+
+    def forked(self) -> None:
+        """Close this process's copies, without unlocking what is the parent's."""
+        for descriptor in tuple(self._open):
+            self.close(descriptor)
+
+
+descriptors = Descriptors()
+
+
 class EmbeddedServer:
     """One user's hold on the server of a directory: the server runs until the last such hold is closed, or its process is gone.
 
-    Made by `open_embedded`; use it as `async with`, or call `close`. A process made by fork (not by exec) inherits its parent's hold.
+    Made by `open_embedded`; use it as `async with`, or call `close`. A process made by fork inherits no hold: it has one from its next
+    `ensure` on.
 
     Attributes:
         directory: where the server keeps its data, absolute.
@@ -53,13 +84,19 @@ class EmbeddedServer:
     def __init__(self, directory: str, *, private: bool) -> None:
         self.directory = directory
         self.private = private
+        self._held = False
+        self.forked()
+        when_forked(self)
+
+    def forked(self) -> None:
+        """Forget what belongs to the parent: its lock, and its way to the socket. The child calls this by itself."""
         self._users: int | None = None
         self._shortcut: str | None = None
         self._socket = self._file("valkey.sock")
 
     def __repr__(self) -> str:
         """Return the directory and whether it is open."""
-        return f"<EmbeddedServer {self.directory!r}{'' if self._users is not None else ' closed'}>"
+        return f"<EmbeddedServer {self.directory!r}{'' if self._held else ' closed'}>"
 
     @property
     def socket_path(self) -> str:
@@ -100,7 +137,7 @@ class EmbeddedServer:
 
         A private server's directory is gone when this returns, if no other process has joined it. Cancelling only ends that wait.
         """
-        if self._users is None:
+        if not self._held:
             return
         self.let_go()
         if self.private:
@@ -124,9 +161,10 @@ class EmbeddedServer:
         """
         try:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)  # noqa: PTH103
-            self._users = os.open(self._file("users.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._users = descriptors.open(self._file("users.lock"))
         except OSError as error:
             raise SettingsError(f"embedded://{self.directory} cannot be used: {error.strerror}") from error
+        self._held = True
         if len(os.fsencode(self._socket)) > LONGEST_ADDRESS and self._shortcut is None:
             self._take_shortcut()
 
@@ -146,8 +184,9 @@ class EmbeddedServer:
 
     def let_go(self) -> None:
         """Be a user no more, without waiting for anything."""
+        self._held = False
         if self._users is not None:
-            os.close(self._users)
+            descriptors.close(self._users)
             self._users = None
         if self._shortcut is not None:
             shutil.rmtree(self._shortcut, ignore_errors=True)
@@ -162,21 +201,24 @@ class EmbeddedServer:
         if (users := self._lock("users.lock", fcntl.LOCK_EX)) is None:
             if (users := self._lock("users.lock", fcntl.LOCK_SH)) is None:
                 return not os.path.exists(self.directory)  # noqa: PTH110 -- the server is just ending
-            os.close(users)
+            descriptors.close(users)
             return True  # somebody else uses it
         try:
             if (lock := self._lock("server.lock", fcntl.LOCK_EX)) is None:
                 return False  # the keeper has not yet seen that nobody is left
             shutil.rmtree(self.directory, ignore_errors=True)
-            os.close(lock)
+            descriptors.close(lock)
         finally:
-            os.close(users)
+            descriptors.close(users)
         return True
 
     def _is_user(self) -> bool:
         """Return True once the lock that says so is ours; False while a server is ending, or its directory is going."""
-        if self._users is None:
+        if not self._held:
             raise SettingsError(f"embedded://{self.directory} has been closed")
+        if self._users is None:
+            self.hold()  # in a child made by fork
+        assert self._users is not None  # noqa: S101 -- or hold() has raised
         try:
             fcntl.flock(self._users, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -184,7 +226,7 @@ class EmbeddedServer:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(self._file("users.lock")), os.fstat(self._users)):  # noqa: PTH116
                 return True
-        os.close(self._users)  # the directory was removed, and may be there anew
+        descriptors.close(self._users)  # the directory was removed, and may be there anew
         self._users = None
         self.hold()
         return False
@@ -192,13 +234,13 @@ class EmbeddedServer:
     def _lock(self, name: str, kind: int) -> int | None:
         """Return a file, open, with its lock; None if another process has that, or the directory is gone."""
         try:
-            descriptor = os.open(self._file(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = descriptors.open(self._file(name))
         except FileNotFoundError:
             return None
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(descriptor)
+            descriptors.close(descriptor)
             return None
         return descriptor
 
@@ -218,7 +260,7 @@ class EmbeddedServer:
                     check=False,  # why it failed stands in the log
                 )
         finally:
-            os.close(lock)
+            descriptors.close(lock)
         return True
 
     async def _answers(self) -> bool:

@@ -23,7 +23,7 @@ from redisaq.link.greeting import Greeting, greet
 from redisaq.link.line import Line
 from redisaq.link.resp import PARSE_ERRORS
 from redisaq.link.tls import make_context
-from redisaq.link.wire import SecureWire, Traffic, Wire
+from redisaq.link.wire import SecureWire, Traffic, Wire, inherited
 
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY})
 _RETRY_FULL_BACKLOG = 0.01
@@ -167,6 +167,7 @@ class Dialer:
 
 async def _open(family: int, target: str | tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
+    inherited.add(sock)
     try:
         sock.setblocking(False)  # noqa: FBT003 -- as the standard library has it
         if sock.family != getattr(socket, "AF_UNIX", None):

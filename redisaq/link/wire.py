@@ -9,21 +9,49 @@ Errors of the socket and of TLS leave as OSError, those of the parser as PARSE_E
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import cast
 
 import anyio
 
+from redisaq.environment import when_forked
 from redisaq.link.resp import make_parser
 
 # recv_into a buffer that is made once: recv() of so much allocates it each time, five times slower at 60 kB a reply (measured).
 RECEIVE_SIZE = 256 * 1024
 _ENCRYPT_SIZE = 64 * 1024
 _ENDED = "the server closed the connection"
+
+
+class Inherited:
+    """The sockets of this process, so that a child made by fork can close its copies of them.
+
+    The parent goes on with them, and so does its event loop: nothing is shut down or unregistered, since both would reach the parent's.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        when_forked(self)
+
+    def add(self, sock: socket.socket) -> None:
+        """Remember a socket for as long as it lives."""
+        self._sockets.add(sock)
+
+    def forked(self) -> None:
+        """Close this process's copies."""
+        for sock in list(self._sockets):
+            if (descriptor := sock.detach()) >= 0:
+                os.close(descriptor)
+        self._sockets.clear()
+
+
+inherited = Inherited()
 
 
 class Traffic:

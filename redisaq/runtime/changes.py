@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator
 
-from redisaq.brokers.base import Broker
 from redisaq.brokers.terms import ReaderMark
 from redisaq.errors import ConnectionFailed, ServerError
+from redisaq.runtime.access import Access
 
 
 class Changes:
     """See the module."""
 
-    def __init__(self, broker: Broker) -> None:
-        """Take whom the changes go through."""
-        self._broker = broker
+    def __init__(self, access: Access) -> None:
+        """Take what the changes go through."""
+        self._access = access
         self._broken: dict[tuple[int, str, str], None] = {}  # connections that may still carry something, and are to be killed
 
     @contextlib.asynccontextmanager
@@ -43,6 +43,6 @@ class Changes:
     async def _kill(self) -> None:
         broken = tuple(self._broken)
         if broken:
-            await self._broker.kill([ReaderMark(*connection) for connection in broken])
+            await self._access.broker.kill([ReaderMark(*connection) for connection in broken])
             for connection in broken:
                 self._broken.pop(connection, None)

@@ -56,7 +56,6 @@ class Sender:
 
     def __init__(
         self,
-        broker: Broker,
         topic: str,
         *,
         init_partitions: int,
@@ -66,13 +65,13 @@ class Sender:
         terms: Terms,
     ) -> None:
         """Take where to and how; see Producer."""
-        self._broker = broker
         self._topic = topic
         self._init_partitions = init_partitions
         self._maxlen = maxlen
         self._approximate = approximate
         self._max_backlog = max_backlog
         self._terms = terms
+        self._broker: Broker
         self._round_robin: RoundRobin | None = None
         self._environment = Environment()
         self._checked_at = 0.0
@@ -85,8 +84,9 @@ class Sender:
 
     # -- opening -------------------------------------------------------------------------------------------------------------------
 
-    async def open(self, environment: Environment) -> TopicState:
+    async def open(self, broker: Broker, environment: Environment) -> TopicState:
         """Reach the server and make the topic, or let it grow to what it should have."""
+        self._broker = broker
         await self._broker.connect()
         state = await make_or_grow(self._broker, self._topic, self._init_partitions, terms=self._terms)
         self._environment = environment

@@ -37,7 +37,8 @@ async def end_while_frozen(*, stop: bool, drain_timeout: float) -> float:
     url = fresh_url()
     await produce(url, 20, partitions=3)
     consumer = Consumer("jobs", url, drain_timeout=drain_timeout)
-    consumer._broker = broker = FreezingBroker(consumer._broker)
+    frozen: Any = FreezingBroker(consumer._access.broker)
+    consumer._access.broker = frozen
     running = anyio.Event()
 
     async def handle(_message: Message[Any]) -> None:
@@ -47,7 +48,7 @@ async def end_while_frozen(*, stop: bool, drain_timeout: float) -> float:
     async with anyio.create_task_group() as tasks:
         await tasks.start(consumer.process, handle)
         await running.wait()
-        broker.frozen = True
+        frozen.frozen = True
         began = anyio.current_time()
         if stop:
             await consumer.stop()

@@ -1,0 +1,140 @@
+"""The broker of one producer, consumer or admin: when it is opened, by whom it may be used, and what a fork makes of it.
+
+In: the URL that the user gave, or none. Out: a Broker. What always holds:
+
+- Without a URL, REDISAQ_URL is read when the object connects, and again when it connects after it was closed.
+- One event loop at a time uses the object. The first call of a loop claims it, the end of the last one lets it go; a call from another
+  thread is refused meanwhile. Both are single steps of a dict, which no thread switch divides, and cost nanoseconds.
+- A child made by fork opens a broker of its own. What it inherited belongs to the parent and is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from types import TracebackType
+from typing import Protocol, TypeAlias
+
+from redisaq.brokers import open_broker
+from redisaq.brokers.base import Broker
+from redisaq.environment import LONGEST_SILENCE, current_environment, when_forked
+from redisaq.errors import SettingsError, WrongThreadError
+from redisaq.settings import check_name
+
+
+class URLObject(Protocol):
+    """A URL of pydantic's, such as RedisDsn."""
+
+    def unicode_string(self) -> str:
+        """Return it as text, its password included."""
+        ...
+
+
+RedisURL: TypeAlias = str | URLObject
+"""What a `redis_url` may be."""
+
+URL_VARIABLE = "REDISAQ_URL"
+DEFAULT_URL = "redis://localhost:6379/0"
+
+_CLAIM = 0
+
+
+class Access:
+    """See the module. As `with access:` it encloses a call."""
+
+    def __init__(self, redis_url: object, namespace: str, *, user: str, silence: float = LONGEST_SILENCE) -> None:
+        """Take where to; nothing is opened yet.
+
+        Args:
+            redis_url: what the user gave; None: what REDISAQ_URL says, or else DEFAULT_URL.
+            namespace: the first part of every key.
+            user: the class of the object, for errors.
+            silence: see `open_broker`.
+
+        Raises:
+            SettingsError: the URL or the namespace cannot work.
+        """
+        self._url = None if redis_url is None else text_of_url("redis_url", redis_url)
+        self._namespace = check_name("namespace", namespace)
+        self._user = user
+        self._silence = silence
+        self._claim: dict[int, int] = {}  # the thread whose event loop uses it
+        self._calls = 0  # under way, all of that thread: nobody else counts
+        self._broker: Broker | None = None if self._url is None else self._open(self._url)
+        when_forked(self)
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, opened now if it is not.
+
+        Raises:
+            SettingsError: REDISAQ_URL cannot work.
+        """
+        if self._broker is None:
+            self._broker = self._open_default() if self._url is None else self._open(self._url)
+        return self._broker
+
+    @broker.setter
+    def broker(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def close(self) -> None:
+        """Close the broker, if there is one; the next call opens it again."""
+        broker = self._broker
+        if broker is not None:
+            if self._url is None:
+                self._broker = None
+            await broker.close()
+
+    def enter(self) -> None:
+        """Begin a call.
+
+        Raises:
+            WrongThreadError: calls from another thread are under way.
+        """
+        if self._claim.setdefault(_CLAIM, thread := threading.get_ident()) != thread:
+            raise WrongThreadError(self._user)
+        self._calls += 1
+
+    def leave(self) -> None:
+        """End a call."""
+        self._calls -= 1
+        if not self._calls:
+            self._claim.clear()
+
+    def __enter__(self) -> None:
+        """Begin a call."""
+        self.enter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """End it."""
+        self.leave()
+
+    def forked(self) -> None:
+        """Forget what the parent had: its broker, and its calls."""
+        self._broker = None
+        self._claim, self._calls = {}, 0
+
+    def _open_default(self) -> Broker:
+        try:
+            return self._open(os.environ.get(URL_VARIABLE, DEFAULT_URL))
+        except SettingsError as error:
+            problem = f"{URL_VARIABLE}: {error}"
+        raise SettingsError(problem)
+
+    def _open(self, url: str) -> Broker:
+        return open_broker(url, self._namespace, current_environment(), silence=self._silence)
+
+
+def text_of_url(name: str, url: object) -> str:
+    """Return a URL as a plain str: a str of any class, or an object of pydantic's, whose types are none.
+
+    Raises:
+        SettingsError: it is something else; a password in it is not shown.
+    """
+    if not isinstance(url, str):
+        as_text = getattr(url, "unicode_string", None)
+        url = as_text() if callable(as_text) else url
+    if not isinstance(url, str):
+        raise SettingsError(f"{name} must be a str, a URL of pydantic's, or None, not {type(url).__name__}")
+    return str.__str__(url)
