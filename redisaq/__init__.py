@@ -1,5 +1,6 @@
 """redisaq: a partitioned job queue on Redis Streams, for asyncio and trio."""
 
+from redisaq import startup as _startup  # noqa: F401  # pyright: ignore[reportUnusedImport] -- it acts when it is imported: first
 from redisaq.admin import Admin, DeadMessage
 from redisaq.consumer import Consumer
 from redisaq.message import BatchCallback, Callback, Message

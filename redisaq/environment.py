@@ -11,17 +11,21 @@ import heapq
 import itertools
 import math
 import os
+import queue
 import random
+import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
@@ -62,8 +66,100 @@ class PlainRunner(Protocol):
         ...
 
 
+class _Work:
+    """One plain function on its way through a thread, and who waits for it."""
+
+    __slots__ = ("context", "done", "error", "function", "loop", "result", "scope", "token")
+
+    def __init__(self, function: Callable[[], Any], scope: anyio.CancelScope) -> None:
+        self.function = function
+        self.scope = scope
+        self.token = anyio.lowlevel.current_token()
+        self.loop: Any = self.token.native_token
+        self.context = copy_context()
+        self.done = anyio.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Call the function as anyio's own threads do: it may call back with `anyio.from_thread`, and is inside of no event loop."""
+        _from_thread.current_token, _from_thread.current_cancel_scope = self.token, self.scope
+        try:
+            if (sniffio := sys.modules.get("sniffio")) is not None:
+                self.context.run(sniffio.current_async_library_cvar.set, None)
+            self.result = self.context.run(self.function)
+        except BaseException as error:  # noqa: BLE001 -- whoever waits gets it
+            self.error = error
+        finally:
+            del _from_thread.current_token, _from_thread.current_cancel_scope
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so has whoever waited
+            self.loop.call_soon_threadsafe(self.done.set)
+
+
+_from_thread: Any = vars(anyio.from_thread)["threadlocals"]
+"""Where `anyio.from_thread` looks whether it is in a worker thread, and of which loop."""
+
+
+class _Threads:
+    """Threads for plain functions which, unlike anyio's own under asyncio, do not keep the process from ending.
+
+    A handler that was cancelled is abandoned in its thread, and may go on for hours there. The threads are daemons, as trio's are.
+    """
+
+    IDLE = 10.0  # seconds after which a thread ends that has nothing to do
+
+    def __init__(self) -> None:
+        self.forked()
+        when_forked(self)
+
+    def forked(self) -> None:
+        """Begin without threads: a child made by fork has none but its own."""
+        self._idle: deque[queue.SimpleQueue[_Work]] = deque()  # of each thread that waits: where it gets its work
+
+    def run(self, work: _Work) -> None:
+        """Run it, in a thread that is idle or a new one."""
+        try:
+            box = self._idle.pop()
+        except IndexError:
+            box = queue.SimpleQueue[_Work]()
+            threading.Thread(target=self._serve, args=(box,), name="redisaq worker", daemon=True).start()
+        box.put(work)
+
+    def _serve(self, box: queue.SimpleQueue[_Work]) -> None:
+        idle = self._idle
+        while True:
+            try:
+                work = box.get(timeout=self.IDLE)
+            except queue.Empty:
+                try:
+                    idle.remove(box)
+                except ValueError:
+                    continue  # work is just coming
+                return
+            work.run()
+            del work
+            idle.append(box)
+
+
+_threads = _Threads()
+
+
 async def _run_in_thread(function: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:
-    return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
+    if not hasattr(anyio.lowlevel.current_token().native_token, "call_soon_threadsafe"):  # trio, whose threads are daemons anyway
+        return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    async with limiter or anyio.to_thread.current_default_thread_limiter():
+        scope = anyio.CancelScope()
+        work = _Work(function, scope)
+        with scope:
+            _threads.run(work)
+            await work.done.wait()
+        try:
+            if work.error is not None:
+                raise work.error
+            return cast("T", work.result)
+        finally:
+            del work  # the error's traceback leads here
 
 
 CallLater = Callable[[float, Callable[[], object]], object]

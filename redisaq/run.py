@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from types import FrameType, TracebackType
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import anyio
 
 from redisaq.errors import SettingsError
+from redisaq.settings import check_choice
 
 T = TypeVar("T")
 
@@ -48,9 +50,7 @@ def run(
         SettingsError: there is no such backend, or this is not the main thread.
         Exception: what `main` raised, as it is.
     """
-    if backend not in ("asyncio", "uvloop", "trio"):
-        reason = f"backend must be 'asyncio', 'uvloop' or 'trio', not {backend!r}"
-        raise SettingsError(reason)
+    check_choice("backend", backend, ("asyncio", "uvloop", "trio"))
     if threading.current_thread() is not threading.main_thread():
         raise SettingsError("redisaq.run must be called in the main thread, which alone gets signals: use anyio.run in another one")
     owner = getattr(main, "__self__", None)
@@ -74,8 +74,10 @@ def run(
             listening = anyio.Event()
             tasks.start_soon(listen)
             await listening.wait()
+            early.over = True
             try:
-                result = await main(*args, **kwargs)
+                if not early.came:
+                    result = await main(*args, **kwargs)
             finally:
                 if isinstance(owner, Stoppable):
                     with anyio.CancelScope(shield=True):  # it has ended: nothing is left to wait for
@@ -84,10 +86,41 @@ def run(
 
     options = {"use_uvloop": True} if backend == "uvloop" else {}
     failure: BaseException | None = None
-    try:
-        anyio.run(supervise, backend="trio" if backend == "trio" else "asyncio", backend_options=options)
-    except BaseExceptionGroup as group:
-        failure = group.exceptions[0] if len(group.exceptions) == 1 else group  # what `main` raised, without the task group's wrapping
+    with Early() as early:
+        try:
+            anyio.run(supervise, backend="trio" if backend == "trio" else "asyncio", backend_options=options)
+        except BaseExceptionGroup as group:
+            failure = group.exceptions[0] if len(group.exceptions) == 1 else group  # what `main` raised, without the task group's wrapping
     if failure is not None:
         raise failure
     return result
+
+
+class Early:
+    """SIGINT and SIGTERM until the event loop is told of them: noted, so that none breaks into a loop that is just starting.
+
+    Attributes:
+        came: there was one.
+        over: the loop has been told of signals. Those that come once it no longer is, at the very end, do what they did before.
+    """
+
+    def __init__(self) -> None:
+        self.came = self.over = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Begin to note."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note) or signal.SIG_DFL
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Let signals do what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.over:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+        self.came = True

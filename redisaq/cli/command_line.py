@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -32,11 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with 2 for words that cannot be understood, with 0 after --help and --version; as argparse does.
     """
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    if options.command is None:
-        parser.print_help()
-        return 0
+    try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # until now an interrupt has ended the process, silently
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        parser = make_parser()
+        options = parser.parse_args(arguments)
+        if options.command is None:
+            parser.print_help()
+            return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
     try:
         status: int = options.run(options)
         sys.stdout.flush()

@@ -153,10 +153,10 @@ def check_output(block: Block, output: str) -> None:
 
 REDIRECT = """
 import runpy, sys
-from redisaq import admin, consumer, producer
+from redisaq.runtime import access
 local, server, file = sys.argv[1:]
-for module in (admin, consumer, producer):
-    module.open_broker = lambda url, *more, real=module.open_broker, **named: real(server if url == local else url, *more, **named)
+real = access.open_broker
+access.open_broker = lambda url, *more, **named: real(server if url == local else url, *more, **named)
 runpy.run_path(file, run_name="__main__")
 """
 

@@ -10,7 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import admin, brokers, consumer, producer
+from redisaq import brokers
+from redisaq.runtime import access
 from tests.conftest import BACKENDS, Backend
 from tests.integration.doc_blocks import LOCAL, Block, blocks_of, pages, run_fragment, run_program, run_test_file, run_tests
 from tests.integration.doc_preludes import PRELUDES
@@ -48,8 +49,7 @@ def redis(docs_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
         return real(docs_server.url if url == LOCAL else url, *more, **named)
 
     real = brokers.open_broker
-    for module in (admin, consumer, producer):
-        monkeypatch.setattr(module, "open_broker", open_broker)
+    monkeypatch.setattr(access, "open_broker", open_broker)
     return docs_server
 
 
