@@ -45,7 +45,7 @@ class RefusingBroker(MemoryBroker):
 
 def member(url: str, notebook: Notebook, refuses: Callable[[str, tuple[Any, ...]], Exception | None] = lambda *_: None) -> Consumer[Any]:
     consumer = Consumer("jobs", url, heartbeat_interval=INTERVAL, heartbeat_ttl=TTL, on_event=notebook.note)
-    consumer._broker = RefusingBroker(url, refuses)
+    consumer._access.broker = RefusingBroker(url, refuses)
     return consumer
 
 
@@ -187,7 +187,7 @@ def test_a_slow_handler_or_a_pause_is_no_trouble(backend: Backend) -> None:
             await producer.batch_enqueue([{"n": n} for n in range(100)])
             tasks.start_soon(consumer.process, slow)
             await anyio.sleep(3 * TTL)
-            await consumer._broker.set_paused(GroupName("jobs", "default_group"), paused=True)
+            await consumer._access.broker.set_paused(GroupName("jobs", "default_group"), paused=True)
             await anyio.sleep(3 * TTL)
             assert notebook.of(events.PartitionStuck) == []
             await consumer.close()

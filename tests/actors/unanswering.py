@@ -57,5 +57,5 @@ class UnansweringBroker(MemoryBroker):
 def with_silence(consumer: Consumer[Any], url: str) -> UnansweringBroker:
     """Give the consumer such a broker, which answers everything until it is told otherwise."""
     broker = UnansweringBroker(url.removeprefix("memory://"))
-    consumer._broker = broker
+    consumer._access.broker = broker
     return broker
