@@ -25,7 +25,7 @@ from redisaq.environment import when_forked
 from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
 from redisaq.runtime.access import Access, RedisURL
 from redisaq.runtime.changes import Changes
-from redisaq.settings import check_callable, check_count, check_name
+from redisaq.settings import check_count, check_name, check_plain
 
 __all__ = ["Admin", "DeadLetter", "DeadLetters", "DeadMessage", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]
 
@@ -163,7 +163,7 @@ class Admin:
             deserializer: gets a payload's bytes; None: JSON. What it raises becomes `DeadMessage.unreadable`.
         """
         if deserializer is not None:
-            check_callable("deserializer", deserializer)
+            check_plain("deserializer", deserializer)
         name = _name(topic, group)
         decoder = DeadLetterDecoder(name.topic, name.group, deserializer)
         return DeadLetters(self._access, name, decoder, lambda: self._look(topic, group))

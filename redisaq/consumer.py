@@ -35,8 +35,8 @@ from redisaq.runtime.topics import make_or_grow
 from redisaq.settings import (
     ConsumerOptions,
     ConsumerSettings,
-    check_callable,
     check_count,
+    check_handler,
     check_name,
     check_seconds,
     consumer_settings,
@@ -165,11 +165,11 @@ class Consumer(Generic[T]):
             task_status: `await nursery.start(consumer.process, callback)` returns when the first assignment is in.
 
         Raises:
-            SettingsError: `callback` cannot be called.
+            SettingsError: `callback` cannot be a handler: it is a class, has a `yield`, or takes another number of arguments than one.
             ConnectionFailed: the first connection failed. Later ones are tried for ever.
             ConsumerError: what ended the consumer, as its cause. A callback's exception never does.
         """
-        check_callable("callback", callback)
+        check_handler("callback", callback)
         await self._run(Plan("one", callback, self._settings.batch_size, until_empty=until_empty), task_status)
 
     async def process_batch(
@@ -193,7 +193,7 @@ class Consumer(Generic[T]):
             until_empty: return when the whole group has nothing left.
             task_status: as in `process`.
         """
-        check_callable("callback", callback)
+        check_handler("callback", callback)
         size = self._settings.batch_size if batch_size is None else check_count("batch_size", batch_size, most=100_000)
         wait = check_seconds("batch_wait", batch_wait, zero=True)
         plan = Plan("batch", callback, size, batch_size=size, batch_wait=wait, until_empty=until_empty)

@@ -129,17 +129,17 @@ class PartitionKeyError(RedisaqError, KeyError):
 
 
 class PayloadTooLarge(RedisaqError, ValueError):
-    """A serialized payload is longer than the producer's `max_payload`.
+    """A message, which is its serialized payload, its key and its headers, is longer than the producer's `max_payload`.
 
     Store the large thing elsewhere and enqueue where it is, or raise `max_payload`.
 
     Attributes:
-        size: bytes of the payload.
+        size: bytes of the message.
         limit: bytes allowed.
     """
 
     def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"the payload has {size} bytes, max_payload allows {limit}")
+        super().__init__(f"the message (payload, key and headers) has {size} bytes, max_payload allows {limit}")
         self.size = size
         self.limit = limit
 

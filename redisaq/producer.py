@@ -18,6 +18,7 @@ import msgspec
 
 from redisaq.brokers.retention import Terms
 from redisaq.core.codec import Serializer, extra_fields, key_of, serialize
+from redisaq.core.payloads import check_all
 from redisaq.core.retention import IDLE
 from redisaq.describing import shown
 from redisaq.environment import Environment, current_environment, when_forked
@@ -26,7 +27,7 @@ from redisaq.message import Message
 from redisaq.runtime.access import Access, RedisURL
 from redisaq.runtime.logs import logger_for
 from redisaq.runtime.sender import Sender
-from redisaq.settings import check_callable, check_count, check_name, check_retention, check_seconds, check_str, check_text
+from redisaq.settings import check_count, check_name, check_payloads, check_plain, check_retention, check_seconds, check_str, check_text
 
 
 class ProducerStatistics(msgspec.Struct, frozen=True):
@@ -87,7 +88,7 @@ class Producer:
             max_backlog: entries of one partition that may wait for the slowest group; `enqueue` waits for room, at most `send_timeout`,
                 then raises
                 QueueFull. None: no limit.
-            max_payload: bytes that one serialized payload may have.
+            max_payload: bytes that one message may have: its serialized payload, its key and its headers.
             send_timeout: seconds that one call may take while the server cannot be reached, after a first connection.
             serializer: payload to str or bytes; default: JSON.
             namespace: the first part of every key.
@@ -100,7 +101,7 @@ class Producer:
         self.topic = check_name("topic", topic)
         self._max_payload = check_count("max_payload", max_payload)
         if serializer is not None:
-            check_callable("serializer", serializer)
+            check_plain("serializer", serializer)
         self._serializer = serializer
         self._logger = logger_for("redisaq.producer", logger, debug=debug)
         self._environment: Environment = current_environment()
@@ -245,16 +246,21 @@ class Producer:
     ) -> list[str]:
         """Append some messages in one round trip and return their ids, in the same order.
 
+        `payloads` is a list, a generator or anything else that yields them; one payload (a text, bytes, a mapping, a record) is refused.
         All are checked before any is sent. Arguments and errors are those of `enqueue`, for every message. After a ServerError, messages
         before the refused one may have been appended; cancelled, any number of them.
         """
         due = self._due(delay, at)
+        several = check_payloads(payloads)
         if key is None and partition_key is None and headers is None and timeout is None and due is None:
-            return await self._send([self._prepare_plain(payload) for payload in payloads], None)
+            prepared = [self._prepare_plain(payload, checked=False) for payload in several]
+            if self._serializer is None:
+                check_all(several, [fields[1] for _, fields in prepared])
+            return await self._send(prepared, None)
         prepare = functools.partial(
             self._prepare, key=key, partition_key=partition_key, headers=headers, timeout=timeout, delayed=due is not None
         )
-        return await self._send([prepare(payload) for payload in payloads], due)
+        return await self._send([prepare(payload) for payload in several], due)
 
     async def request_partition_increase(self, partitions: int) -> int:
         """Let the topic grow to so many partitions; return how many it has (more, if it had more).
@@ -293,11 +299,11 @@ class Producer:
         check_seconds("the time until `at`", due - now)
         return int(due * 1e6)
 
-    def _prepare_plain(self, payload: object) -> tuple[str | None, list[bytes]]:
+    def _prepare_plain(self, payload: object, *, checked: bool = True) -> tuple[str | None, list[bytes]]:
         """Do the same as `_prepare` for a message without extras, which most are, in half the time."""
         if isinstance(payload, Message):
             return self._prepare(cast("object", payload), key=None, partition_key=None, headers=None, timeout=None, delayed=False)
-        data = serialize(payload, self._serializer)
+        data = serialize(payload, self._serializer, checked=checked)
         if len(data) > self._max_payload:
             raise PayloadTooLarge(len(data), self._max_payload)
         return None, [b"d", data]
@@ -335,7 +341,11 @@ class Producer:
         if timeout is not None:
             timeout = check_seconds("timeout", timeout)
         created_ms = int(self._environment.wall_clock() * 1000) if delayed else 0
-        return key, [b"d", data, *extra_fields(key=key, headers=headers, timeout=timeout, created_ms=created_ms)]
+        fields = [b"d", data, *extra_fields(key=key, headers=headers, timeout=timeout, created_ms=created_ms)]
+        size = sum(map(len, fields[1::2]))
+        if size > self._max_payload:
+            raise PayloadTooLarge(size, self._max_payload)
+        return key, fields
 
     async def _send(
         self,

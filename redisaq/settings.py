@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 import logging
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from random import Random
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar, cast
 
-from redisaq.describing import shown
+from redisaq.callables import function_of, is_async, is_generator, misfit
+from redisaq.describing import name_of, shown
 from redisaq.errors import SettingsError
 from redisaq.events import Event
 
@@ -127,6 +128,39 @@ def check_callable(name: str, value: object) -> None:
     if not callable(value):
         reason = f"{name} must be something that can be called, not {shown(value)}"
         raise SettingsError(reason)
+
+
+def check_plain(name: str, value: object) -> None:
+    """Raise SettingsError unless it is a plain function of one argument, as far as that can be known."""
+    check_callable(name, value)
+    if is_async(value) or is_generator(value):
+        kind = "async" if is_async(value) else "a generator"
+        raise SettingsError(f"{name} must be a plain function, and {shown(value)} is {kind}: nobody would run what it makes")
+    _check_fit(name, value)
+
+
+def check_handler(name: str, value: object) -> None:
+    """Raise SettingsError unless it can be a handler, as far as that can be known: called with one argument, it does its work."""
+    check_callable(name, value)
+    if isinstance(function_of(value), type):
+        raise SettingsError(f"{name} must be a function, or an object with `__call__`: calling the class {shown(value)} makes an object")
+    if is_generator(value):
+        raise SettingsError(f"{name} must not have a `yield`: calling {shown(value)} makes a generator, and runs nothing of it")
+    _check_fit(name, value)
+
+
+def _check_fit(name: str, value: object) -> None:
+    if reason := misfit(value):
+        raise SettingsError(f"{name} is called with one argument, and {shown(value)} cannot be: {reason}")
+
+
+def check_payloads(payloads: object) -> list[object]:
+    """Return the payloads of a batch; SettingsError for what can be iterated over, but is one payload: a text, a mapping, a record."""
+    kind = type(payloads)
+    record = any(hasattr(kind, name) for name in ("keys", "_fields", "__struct_fields__", "__dataclass_fields__", "__pydantic_fields__"))
+    if record or isinstance(payloads, str | bytes | bytearray | memoryview) or not isinstance(payloads, Iterable):
+        raise SettingsError(f"payloads must be several: a list of them, say, not one {name_of(kind)}")
+    return list(cast("Iterable[object]", payloads))
 
 
 def _set(settings: object, name: str, value: object) -> None:
@@ -272,9 +306,9 @@ class ConsumerSettings:
             reason = f"heartbeat_ttl ({ttl:g} s) must be at least twice heartbeat_interval ({interval:g} s)"
             raise SettingsError(f"{reason}: one lost heartbeat is no crash")
         if self.deserializer is not None:
-            check_callable("deserializer", self.deserializer)
+            check_plain("deserializer", self.deserializer)
         if self.on_event is not None:
-            check_callable("on_event", self.on_event)
+            check_plain("on_event", self.on_event)
         _set(self, "ordering", check_choice("ordering", self.ordering, ("partition", "key", "none")))
         _set(self, "start", check_choice("start", self.start, ("earliest", "latest")))
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 
 from redisaq import events
+from redisaq.callables import unrun
 from redisaq.describing import shown
 from redisaq.events import Event
 from redisaq.logs import log
@@ -17,6 +18,7 @@ LEVELS: dict[type[Event], int] = {
     events.MessageFailed: logging.WARNING,
     events.MessageDead: logging.ERROR,
     events.HandlerAbandoned: logging.WARNING,
+    events.HandlerBlocked: logging.WARNING,
     events.LeaseLost: logging.WARNING,
     events.EntriesTrimmed: logging.ERROR,
     events.EntryUnreadable: logging.ERROR,
@@ -59,7 +61,9 @@ class Bulletin:
             log(self._logger, level, describe(event), error if level >= logging.WARNING else None)
         if self._on_event is not None:
             try:
-                self._on_event(event)
+                told = self._on_event(event)
+                if told is not None and (made := unrun(told)):
+                    raise TypeError(f"on_event returned {made}: it must be a plain function")  # noqa: TRY301 -- logged as any other failure
             except Exception as failure:  # noqa: BLE001 -- see the module
                 log(self._logger, logging.ERROR, f"on_event failed on {type(event).__name__}", failure)
 

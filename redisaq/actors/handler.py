@@ -7,7 +7,6 @@ returns an awaitable, that is awaited in the loop. A thread cannot be stopped: w
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 from collections.abc import Awaitable, Callable
@@ -16,16 +15,10 @@ from typing import Any, TypeVar
 import anyio
 
 from redisaq.actors.handler_pool import Abandoned
+from redisaq.callables import is_async
 from redisaq.environment import Environment
 
 A = TypeVar("A")
-
-
-def is_async(callback: Callable[..., Any]) -> bool:
-    """True if calling it certainly gives a coroutine."""
-    while isinstance(callback, functools.partial):
-        callback = callback.func
-    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(getattr(callback, "__call__", None))  # noqa: B004
 
 
 def adapt(

@@ -15,6 +15,9 @@ from typing import Any, Generic, TypeVar, cast, final
 
 import msgspec
 
+from redisaq.callables import unrun
+from redisaq.core.payload_types import decoder_for
+from redisaq.core.payloads import check, encode, encode_json, text_of_value
 from redisaq.describing import name_of, shown, text_of
 from redisaq.errors import PartitionKeyError, SerializationError
 from redisaq.message import Message
@@ -24,7 +27,6 @@ T = TypeVar("T")
 Serializer = Callable[[Any], str | bytes]
 Deserializer = Callable[[bytes], Any]
 
-_encode_json = msgspec.json.Encoder().encode
 _headers_decoder = msgspec.json.Decoder(dict[str, str])
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _PLAIN = 4  # fields and values of a message with nothing but its id and its payload …
@@ -32,14 +34,27 @@ _KEYED = 6  # … and of one that has a key, too
 _KNOWN = frozenset((b"i", b"d", b"k", b"h", b"t", b"c"))
 
 
-def serialize(payload: object, serializer: Serializer | None) -> bytes:
+def serialize(payload: object, serializer: Serializer | None, *, checked: bool = True) -> bytes:
     """Return the payload as bytes.
 
+    Args:
+        payload: it.
+        serializer: of the user's; None: JSON.
+        checked: see that nothing of it is lost in JSON; if not, `payloads.check_all` is to do that.
+
     Raises:
-        SerializationError: the serializer refused it, or returned neither str nor bytes.
+        SerializationError: the serializer refused it, or returned neither str nor bytes; or JSON has no form for something in it.
     """
     try:
-        data = _encode_json(payload) if serializer is None else serializer(payload)
+        if serializer is None:
+            encoded = encode(payload)
+            if checked:
+                check(payload, encoded)
+            data: str | bytes = encoded
+        else:
+            data = serializer(payload)
+    except SerializationError:
+        raise
     except (TypeError, ValueError, OverflowError, LookupError, AttributeError, RecursionError, msgspec.MsgspecError) as error:
         reason = f"a payload of type {type(payload).__name__} cannot be serialized: {text_of(error)}"
         raise SerializationError(reason) from error
@@ -52,12 +67,14 @@ def serialize(payload: object, serializer: Serializer | None) -> bytes:
             raise SerializationError(f"the serializer returned a text that cannot be written as UTF-8: {error}") from error
     if isinstance(data, bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance] -- the serializer is the user's
         return bytes(data)
-    reason = f"the serializer returned {type(data).__name__}; it must return str or bytes"
+    reason = f"the serializer returned {unrun(data) or type(data).__name__}; it must return str or bytes"
     raise SerializationError(reason)
 
 
 def key_of(payload: object, partition_key: str) -> str:
     """Return the text that decides the partition: the payload's field of that name.
+
+    It is the text that stands in JSON for the field, without quotes: the same text is the same key, whatever the field's type.
 
     Raises:
         PartitionKeyError: there is no such field, or it is None.
@@ -73,7 +90,13 @@ def key_of(payload: object, partition_key: str) -> str:
         raise PartitionKeyError(partition_key, reason)
     if isinstance(value, str):
         return str.__str__(value)  # an enumeration's member is no key, its text is
-    return str(value) if type(value) is int else serialize(value, None).decode()
+    if type(value) is int:
+        return str(value)
+    try:
+        return text_of_value(value, f"the payload's field {shown(partition_key)}")
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        reason = f"the payload's field {shown(partition_key)} is no key: {text_of(error)}"
+        raise SerializationError(reason) from error
 
 
 def extra_fields(*, key: str | None, headers: Mapping[str, str] | None, timeout: float | None, created_ms: int = 0) -> list[bytes]:
@@ -104,7 +127,7 @@ def _headers_as_json(headers: object) -> bytes:
             raise SerializationError("headers must map str to str")
         pairs[str.__str__(name)] = str.__str__(value)
     try:
-        return _encode_json(pairs)
+        return encode_json(pairs)
     except UnicodeEncodeError as error:
         raise SerializationError(f"headers must be text that can be written as UTF-8: {error}") from error
 
@@ -122,15 +145,9 @@ class EntryDecoder(Generic[T]):
     """Turns the entries of one topic into messages."""
 
     def __init__(self, topic: str, deserializer: Deserializer | None = None, payload_type: object = None) -> None:
-        """Take how payloads are read: `deserializer` gets bytes; `payload_type` is what the result must be (msgspec's rules)."""
+        """Take how payloads are read: `deserializer` gets bytes; `payload_type` is what the result must be."""
         self.topic = topic
-        self._payload: Callable[[bytes], Any]
-        if deserializer is None:
-            self._payload = msgspec.json.Decoder(Any if payload_type is None else payload_type).decode
-        elif payload_type is None:
-            self._payload = deserializer
-        else:
-            self._payload = lambda data: msgspec.convert(deserializer(data), payload_type)
+        self._payload = decoder_for(payload_type, deserializer)
 
     def decode(self, entry_id: bytes, fields: Sequence[bytes], partition: int, token: int) -> Message[T] | Unreadable:
         """Return the message, with attempt 1, or why there is none."""

@@ -21,7 +21,7 @@ from redisaq.brokers.memory.store import MemoryStore
 from redisaq.environment import Environment, current_environment, enter_environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.producer import Producer
-from redisaq.settings import check_callable, check_seconds
+from redisaq.settings import check_callable, check_handler, check_seconds
 from redisaq.testing import overheard
 from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Fault, FaultPlan, Kind, check_faults
@@ -132,7 +132,7 @@ class Simulation:
         Raises:
             SettingsError: a member of that name runs; there is no such mode; the handler cannot be called.
         """
-        check_callable("handler", handler)
+        check_handler("handler", handler)
         former = self._members.get(name)
         if former is not None and former.live:
             raise SettingsError(f"a member {name!r} runs already")

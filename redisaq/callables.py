@@ -1,0 +1,90 @@
+"""Tells what a callable of a user's does when it is called, as far as that can be known before.
+
+In: a callable. Out: answers. What always holds: nothing is called, and where nothing can be known, nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from types import FunctionType, MethodType
+from typing import Any, cast
+
+MOST_WRAPPINGS = 100
+"""Partials, methods and objects inside each other that are looked through."""
+
+
+def function_of(callback: Any) -> Any:  # noqa: ANN401 -- whatever a user gives
+    """Return the function behind partials, bound and static methods and objects with `__call__`; a class, or what is built in, as it is."""
+    for _ in range(MOST_WRAPPINGS):
+        if isinstance(callback, FunctionType | type):
+            break
+        if isinstance(callback, functools.partial):
+            callback = callback.func
+        elif isinstance(callback, MethodType | staticmethod):
+            callback = callback.__func__
+        else:
+            call: Any = getattr(type(cast("object", callback)), "__call__", None)  # noqa: B004
+            if not isinstance(call, FunctionType | functools.partial | staticmethod):
+                break
+            callback = cast("Any", call)
+    return callback
+
+
+def is_async(callback: Any) -> bool:  # noqa: ANN401 -- as above
+    """Return whether calling it certainly makes a coroutine."""
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    if isinstance(callback, type):
+        return False
+    call = getattr(callback, "__call__", None)  # noqa: B004
+    return any(map(inspect.iscoroutinefunction, (callback, call, function_of(callback))))
+
+
+def is_generator(callback: Any) -> bool:  # noqa: ANN401 -- as above
+    """Return whether calling it certainly makes a generator, or what `contextlib` makes of one, and so runs nothing of it."""
+    function = function_of(callback)
+    if inspect.isasyncgenfunction(function):
+        return True
+    if inspect.isgeneratorfunction(function):
+        return not function.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE  # `types.coroutine` makes a coroutine of it
+    code = getattr(function, "__code__", None)
+    made = getattr(code, "co_filename", None) == contextlib.__file__
+    return made and is_generator(getattr(function, "__wrapped__", None))
+
+
+def misfit(callback: Any) -> str:  # noqa: ANN401 -- as above
+    """Return why it cannot be called with one argument, "" if it can, or if nobody knows.
+
+    A decorator may add arguments of its own to what it wraps, but it has none to pass on that is not there.
+    """
+    argument = object()
+    try:
+        own = inspect.signature(callback, follow_wrapped=False)
+        promised = inspect.signature(callback)
+    except Exception:  # noqa: BLE001 -- what is built in may have none, and a user's object may have anything
+        return ""
+    try:
+        own.bind(argument)
+        promised.bind_partial(argument)
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
+def unrun(result: object) -> str:
+    """Return what of a function was made by calling it and has not run, in words; "" for any other result. What it was is closed."""
+    if inspect.isgenerator(result):
+        result.close()
+        return "a generator"
+    if inspect.iscoroutine(result):
+        result.close()
+        return "a coroutine that nobody awaits"
+    if inspect.isasyncgen(result):
+        return "an async generator"
+    if isinstance(result, contextlib.AbstractContextManager | contextlib.AbstractAsyncContextManager):
+        inner = getattr(cast("object", result), "gen", None)
+        if inspect.isgenerator(inner) or inspect.isasyncgen(inner):
+            return "a context manager that nobody enters"
+    return ""
