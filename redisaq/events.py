@@ -78,6 +78,19 @@ class MessageDead(MessageEvent, frozen=True, kw_only=True):
     reason: str
 
 
+class HandlerBlocked(MessageEvent, frozen=True, kw_only=True):
+    """The event loop stood still while the handler ran, until the lease was lost: the message is handled again, by the next owner.
+
+    Nothing else ran meanwhile, the heartbeat neither. A handler that calls what blocks should be a plain function (it runs in a thread), or
+    await a thread of its own. A process that was stopped and went on looks the same.
+
+    Attributes:
+        seconds: for how long, or so.
+    """
+
+    seconds: float
+
+
 class HandlerAbandoned(MessageEvent, frozen=True, kw_only=True):
     """A plain function was still running in its thread when the lease or the timeout ended; its outcome will be dropped."""
 

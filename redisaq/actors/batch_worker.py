@@ -6,11 +6,13 @@ In: messages from the partition's reader. Out: outcomes, recorded in the owned p
 
 from __future__ import annotations
 
+from contextvars import Context, copy_context
 from typing import Any
 
 import anyio
 
 from redisaq.actors.actor import Actor
+from redisaq.actors.contexts import afresh, changed, under
 from redisaq.actors.execution import Execution
 from redisaq.actors.partition_workers import Batch
 from redisaq.actors.verdicts import Held
@@ -30,22 +32,24 @@ class BatchWorker(Actor[Batch]):
         self._wait = wait
         self._unlimited = unlimited
         self._held: list[Message[Any]] = []
+        self._open = True  # more may come
 
     async def run(self) -> None:
         """Gather batches and run them until the mailbox is closed, in a scope that ends with the lease."""
         with self._execution.owned.scope():
-            await self._run_all()
+            await afresh(self._loop, copy_context())
 
-    async def _run_all(self) -> None:
-        open_ = True
-        while open_ and self._execution.owned.may_start:
-            open_ = await self._gather()
-            while len(self._held) >= self._size or (self._held and not open_):
-                await self._run(self._held[: self._size])
-                del self._held[: self._size]
-            if self._held:  # `wait` has passed
-                held, self._held = self._held, []
-                await self._run(held)
+    async def _loop(self, base: Context) -> bool:
+        """Gather batches and run them until the mailbox is closed; True if a handler has changed the context."""
+        while True:
+            while self._held:
+                batch, self._held = self._held[: self._size], self._held[self._size :]
+                await self._run(batch, base)
+                if changed(base):
+                    return True
+            if not self._open or not self._execution.owned.may_start:
+                return False
+            self._open = await self._gather()
 
     async def _gather(self) -> bool:
         """Receive until there is a full batch or the first has waited long enough; False if no more can come."""
@@ -60,13 +64,15 @@ class BatchWorker(Actor[Batch]):
             return False
         return True
 
-    async def _run(self, messages: Batch) -> None:
+    async def _run(self, messages: Batch, base: Context) -> None:
         """Run one batch, and again those of it for which the partition waits (blocking retries)."""
         execution = self._execution
         held = await self._once(messages)
         while held is not None:
             await execution.rest(held)
-            held = await self._once(held[1])
+            held = await under(base.copy(), self._once(held[1]))
+        if not execution.owned.may_start:
+            execution.look_back(messages)
 
     async def _once(self, messages: Batch) -> Held | None:
         execution, pool = self._execution, self._execution.pool

@@ -22,12 +22,17 @@ from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.surroundings import Surroundings, inside
 from redisaq.actors.verdicts import Held, Verdicts
 from redisaq.brokers.delivery import Body, SetAside
-from redisaq.core.codec import Unreadable
+from redisaq.callables import unrun
+from redisaq.core.codec import EntryDecoder, Unreadable
 from redisaq.core.retry import exhausted, sole
 from redisaq.error_groups import split_off
 from redisaq.message import Message
 from redisaq.outcomes import PartialFailure
 from redisaq.settings import RetryPolicy
+
+
+class HandlerNotRun(Exception):
+    """Calling the handler ran nothing of it, or not all: it returned a generator, or a coroutine that nobody awaits."""
 
 
 class HandlerCancelled(Exception):
@@ -48,10 +53,11 @@ class Execution:
         owned: OwnedPartition,
         callback: Callable[[Any], Any] | None,
         *,
+        decoder: EntryDecoder[Any],
         timeout: float | None,
         retry: RetryPolicy,
     ) -> None:
-        """Take the user's callback (of a message, or of a list of them; None where messages are pulled) and what becomes of failures."""
+        """Take the user's callback (of a message, or of a list; None: messages are pulled), what reads them, and what failures do."""
         self._around = surroundings
         self.owned = owned
         self.pool = surroundings.pool
@@ -59,7 +65,8 @@ class Execution:
         self._handler: Callable[[Any], Awaitable[Any]] = adapt(callback or _never, surroundings.environment, self._abandoned)
         self._timeout = timeout
         self._retry = retry
-        self._verdicts = Verdicts(surroundings, owned, retry)
+        self._blocked: set[bytes] = set()  # of which has been told that the event loop stood still over them
+        self._verdicts = Verdicts(surroundings, owned, retry, decoder)
         self._detailed = surroundings.bulletin.detailed
 
     async def ready(self, messages: Sequence[Message[Any]]) -> list[Message[Any]]:
@@ -143,10 +150,12 @@ class Execution:
         try:
             timeout = message.timeout if message.timeout is not None else self._timeout
             if timeout is None:
-                await self._handler(message)
+                result = await self._handler(message)
             else:
                 with anyio.fail_after(timeout, reason=f"the handler took longer than {timeout:g} s"):
-                    await self._handler(message)
+                    result = await self._handler(message)
+            if result is not None:
+                _check_run(result)
         except Exception as error:  # noqa: BLE001 -- whatever a user's handler raises goes to the retry policy
             return self.failed(message, error)
         except BaseException as error:
@@ -155,6 +164,7 @@ class Execution:
             end, interruption = parted(error)
             if end is None:
                 owned.abandon(message)
+                self.look_back((message,))
                 raise
             self.failed(message, end)
             raise interruption from None
@@ -194,10 +204,12 @@ class Execution:
         timeout = min(timeouts) if timeouts else None
         try:
             if timeout is None:
-                await self._handler(messages)
+                result = await self._handler(messages)
             else:
                 with anyio.fail_after(timeout, reason=f"the handler took longer than {timeout:g} s"):
-                    await self._handler(messages)
+                    result = await self._handler(messages)
+            if result is not None:
+                _check_run(result)
         except Exception as error:  # noqa: BLE001 -- as above, for all of the batch
             cause = sole(error)
             return cast("PartialFailure", cause).of(messages) if issubclass(type(cause), PartialFailure) else dict.fromkeys(messages, error)
@@ -211,6 +223,7 @@ class Execution:
                 else:
                     self.failed(message, end)
             if end is None:
+                self.look_back(messages)
                 raise
             raise interruption from None
         return {}
@@ -259,8 +272,21 @@ class Execution:
         owned = self.owned
         if owned.lost or not owned.lease.alive():
             owned.abandon(message)
+            self.look_back((message,))
             return None
         return self._verdicts.failed(message, error)
+
+    def look_back(self, messages: Sequence[Message[Any]]) -> None:
+        """If the lease has ended because the event loop stood still while these were handled, say so, and remember it."""
+        lease = self.owned.lease
+        if lease.alive() or not lease.stood_still:
+            return
+        for message in messages:
+            if message.entry in self._blocked:  # its handler has failed, too late
+                continue
+            self._blocked.add(message.entry)
+            self._around.note_blocked(self.owned.partition, message.entry, lease.stood_still)
+            self._around.tell(events.HandlerBlocked, message, seconds=round(lease.stood_still, 3))
 
     def unreadable(self, entry: Unreadable, body: Body | None = None) -> None:
         """Send what cannot be read to the dead letters, with the reason."""
@@ -274,6 +300,12 @@ class Execution:
         self.pool.keep_for(thread)
         for message in argument if isinstance(argument, list) else (argument,):
             self._around.tell(events.HandlerAbandoned, message)
+
+
+def _check_run(result: object) -> None:
+    """Raise HandlerNotRun if a handler's result shows that it has not run: with a `yield` in it, say, behind a decorator."""
+    if made := unrun(result):
+        raise HandlerNotRun(f"the handler returned {made}: what it would do has not been done")
 
 
 def _own_cancellation(error: BaseException) -> bool:

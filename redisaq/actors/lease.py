@@ -18,6 +18,9 @@ from redisaq.brokers.base import Beat
 from redisaq.core.membership import lease_deadline
 from redisaq.environment import Environment
 
+LATE = 1 / 12
+"""What part of its ttl later than its deadline a lease may be seen to have ended; later than that, the event loop stood still."""
+
 
 class Lease:
     """The time for which one incarnation may work."""
@@ -39,6 +42,9 @@ class Lease:
         self._clock = environment.clock
         self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
         self._ended = False
+        self._looked = -math.inf  # when somebody last saw that it stood
+        self.stood_still = 0.0
+        """For how many seconds the event loop had stood still when this lease ended, if that is why it ended; else 0."""
         self._server_ahead = 0.0  # server seconds less local seconds, as of the last answer
         self.born = 0
         self.frozen_until = 0
@@ -73,7 +79,9 @@ class Lease:
         """True while work may begin and be settled."""
         if self._ended:
             return False
-        if self._clock() < self.deadline:
+        now = self._clock()
+        if now < self.deadline:
+            self._looked = now
             return True
         self.end()
         return False
@@ -86,6 +94,9 @@ class Lease:
         """End it now: every scope under it is cancelled."""
         if not self._ended:
             self._ended = True
+            now = self._clock()
+            if now - self.deadline > self.ttl * LATE and self._looked > -math.inf:
+                self.stood_still = now - self._looked
             for scope in tuple(self._scopes):
                 scope.cancel()
 

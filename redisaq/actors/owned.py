@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,11 +235,11 @@ class OwnedPartition:
         if self._finished is not None:
             self._look_finished()
 
-    def hold(self, message: Message[Any], *, used: bool) -> Message[Any]:
-        """Record that it failed and that its lane waits for its next try here, where it is; return it as it will be given then."""
+    def hold(self, message: Message[Any], again: Message[Any], *, used: bool) -> Message[Any]:
+        """Record that it failed and that its lane waits for its next try here, where it is; return `again`, as it will be given then."""
         entry_id = message.entry
         del self.running[entry_id]
-        self.queued[entry_id] = again = copy(message)
+        self.queued[entry_id] = again
         if entry_id not in self.bodies:  # T5: the next attempt is the raised count less one
             self.deliveries[entry_id] = message.attempt + 1 if used else message.attempt
             self.unwritten[entry_id] = self.deliveries[entry_id]

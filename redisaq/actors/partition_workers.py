@@ -10,11 +10,13 @@ When the mailbox is closed, they end once the running handlers have; what has no
 from __future__ import annotations
 
 from collections import deque
+from contextvars import Context, copy_context
 from typing import Any
 
 import anyio
 
 from redisaq.actors.actor import Actor
+from redisaq.actors.contexts import afresh, changed, under
 from redisaq.actors.execution import Execution
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.ref import ActorRef
@@ -50,25 +52,37 @@ class SerialWorker(Actor[Batch]):
         super().__init__(name="workers", capacity=4)
         self._execution = execution
         self._unlimited = unlimited
+        self._batch: deque[Message[Any]] = deque()  # received, and not run
 
     async def run(self) -> None:
         """Receive batches, in a scope that ends with the lease: handlers are cancelled at once, whatever else winds up slowly."""
         with self._execution.owned.scope():
-            await super().run()
+            await afresh(self._loop, copy_context())
 
-    async def receive(self, message: Batch) -> None:
-        """Run the batch in order."""
-        execution, owned = self._execution, self._execution.owned
-        for one in message:
-            if not owned.may_start:
-                return
-            held = await execution.one(one) if self._unlimited else await self._one(one)
-            while held is not None:  # the partition waits for it (a blocking retry)
-                await execution.rest(held)
-                if not owned.may_start:
-                    return
-                (again,) = held[1]
-                held = await execution.one(again) if self._unlimited else await self._one(again)
+    async def _loop(self, base: Context) -> bool:
+        """Run batches in order until the mailbox is closed; True if a handler has changed the context."""
+        execution, owned, batch = self._execution, self._execution.owned, self._batch
+        one = execution.one if self._unlimited else self._one
+        while True:
+            message: Message[Any] | None = None
+            while batch and owned.may_start:
+                message = batch.popleft()
+                held = await one(message)
+                while held is not None:  # the partition waits for it (a blocking retry)
+                    await execution.rest(held)
+                    if not owned.may_start:
+                        break
+                    (message,) = held[1]
+                    held = await under(base.copy(), one(message))
+                if changed(base) and owned.may_start:
+                    return True
+            batch.clear()
+            if message is not None and not owned.may_start:
+                execution.look_back((message,))
+            try:
+                batch.extend(await self.mailbox.receive())
+            except anyio.EndOfStream:
+                return False
 
     async def _one(self, message: Message[Any]) -> Held | None:
         """Run one under the pool's credit."""
@@ -96,11 +110,13 @@ class LaneWorkers(Actor[Batch]):
         self._waking = False
         self._closing = False
         self._workers = 0
+        self._base = copy_context()
         self._resting = 0  # of these, those that hold a lane for a message's next try: they have no credit
 
     async def run(self) -> None:
         """Take batches in until the mailbox is closed, then wait for what runs."""
         with self._execution.owned.scope():
+            self._base = copy_context()
             await self._run()
 
     async def _run(self) -> None:
@@ -126,43 +142,53 @@ class LaneWorkers(Actor[Batch]):
         elif self._workers - self._resting < self._execution.pool.limit:
             self._waking = True
             self._workers += 1
-            self._tasks.start_soon(self._work, name=f"{self.path}/worker-{self._workers}")
+            self._tasks.start_soon(afresh, self._work, self._base, name=f"{self.path}/worker-{self._workers}")
 
-    async def _work(self) -> None:
+    async def _work(self, base: Context) -> bool:  # noqa: C901, PLR0912 -- a function of its own would be a step more for each message
+        """Run messages until there are to be no more; True if a handler has changed the context."""
         owned, pool, lanes, one = self._execution.owned, self._execution.pool, self._lanes, self._execution.one
         while owned.may_start:
             await pool.enter()
             self._waking = False
             entered = True
+            message: Message[Any] | None = None
             try:
                 while owned.may_start and (message := lanes.next()) is not None:
                     self._wake()
+                    key = message.key  # the handler may change the message's
                     try:
-                        while (held := await one(message)) is not None:  # its lane waits for it, without credit
+                        held = await one(message)
+                        while held is not None:  # its lane waits for it, without credit
                             entered = False
                             pool.leave()
                             await self._rest(held)
                             if not owned.may_start:
-                                return
+                                return False
                             await pool.enter()
                             entered = True
                             (message,) = held[1]
+                            held = await under(base.copy(), one(message))
                     finally:
-                        lanes.done(message.key)
+                        lanes.done(key)
+                    if changed(base) and owned.may_start:
+                        return True
                     if pool.contended:
                         break
             finally:
                 if entered:
                     pool.leave()
+            if message is not None and not owned.may_start:
+                self._execution.look_back((message,))
             if self._closing:
-                return
+                return False
             if owned.may_start and not lanes.runnable:
                 if self._workers - self._resting > pool.limit:  # some were begun in the place of those that rested
                     self._workers -= 1
-                    return
+                    return False
                 event = anyio.Event()
                 self._idle.append(event)
                 await event.wait()
+        return False
 
     async def _rest(self, held: Held) -> None:
         """Hold a lane until its message's next try, and let another worker see to the other lanes meanwhile."""

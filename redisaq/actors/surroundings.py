@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from redisaq import events
 from redisaq.actors.bulletin import Bulletin
@@ -18,6 +18,15 @@ from redisaq.environment import Environment
 from redisaq.message import Message
 
 SAME_LOSS = 30.0  # seconds within which partitions that find their group gone speak of one loss
+MOST_BLOCKED = 1000
+"""Entries of which is remembered that the event loop stood still over them: the last ones."""
+
+
+class Blocked(NamedTuple):
+    """How often the event loop stood still over an entry, and for how many seconds at most."""
+
+    times: int
+    seconds: float
 
 
 @dataclass
@@ -31,6 +40,7 @@ class Surroundings:
         deaf: the server does not permit SSUBSCRIBE, and that has been told.
         dead_maxlen: how many dead letters a partition keeps for the group.
         given_up: the consumer ends, and the server is silent: nothing more is to be asked of it.
+        blocked: entries, by partition and id, whose handlers ran here while the event loop stood still until the lease was lost.
     """
 
     group: GroupName
@@ -44,6 +54,7 @@ class Surroundings:
     deaf: bool = False
     dead_maxlen: int | None = None
     given_up: bool = False
+    blocked: dict[tuple[int, bytes], Blocked] = field(default_factory=dict[tuple[int, bytes], "Blocked"])
     _lost_seen: set[int | None] = field(default_factory=set[int | None])
     _lost_told: float = -math.inf
 
@@ -98,6 +109,13 @@ class Surroundings:
             bulletin.tell(
                 events.NotificationsNotPermitted(topic=bulletin.topic, group=bulletin.group, member=bulletin.member, reason=reason)
             )
+
+    def note_blocked(self, partition: int, entry_id: bytes, seconds: float) -> None:
+        """Remember that the event loop stood still over an entry: whoever finds it dead may be this process."""
+        times, most = self.blocked.pop((partition, entry_id), (0, 0.0))
+        self.blocked[partition, entry_id] = Blocked(times + 1, max(most, seconds))
+        if len(self.blocked) > MOST_BLOCKED:
+            del self.blocked[next(iter(self.blocked))]
 
     def tell(self, kind: type[events.MessageEvent], message: Message[Any], **more: Any) -> None:
         """Tell an event about a message."""

@@ -14,8 +14,8 @@ from redisaq import events
 from redisaq.actors.owned import OwnedPartition, Settling
 from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.delivery import Body, Failure, Resolution, SetAside
-from redisaq.core.codec import Unreadable
-from redisaq.core.retry import describe, judge, sole
+from redisaq.core.codec import EntryDecoder, Unreadable
+from redisaq.core.retry import Verdict, describe, judge, sole
 from redisaq.message import Message
 from redisaq.settings import RetryPolicy
 
@@ -26,8 +26,9 @@ Held = tuple[float, list[Message[Any]]]
 class Verdicts:
     """See the module."""
 
-    def __init__(self, surroundings: Surroundings, owned: OwnedPartition, policy: RetryPolicy) -> None:
-        """Take where verdicts are recorded and what they follow."""
+    def __init__(self, surroundings: Surroundings, owned: OwnedPartition, policy: RetryPolicy, decoder: EntryDecoder[Any]) -> None:
+        """Take where verdicts are recorded, what they follow, and what reads a message again."""
+        self._decoder = decoder
         self._around = surroundings
         self._owned = owned
         self._policy = policy
@@ -40,8 +41,7 @@ class Verdicts:
         verdict = judge(self._policy, cause, message.attempt, around.environment.random)
         source = self._source(message)
         if verdict.to == "retry" and verdict.blocking:
-            around.tell(events.MessageRetried, message, again_in=verdict.pause, blocking=True)
-            return verdict.pause, [owned.hold(message, used=verdict.used)]
+            return self._hold(message, verdict)
         kind, text, trace = describe(cause)
         body = self._body(message, kind, text, trace)
         if verdict.to == "done":
@@ -55,24 +55,53 @@ class Verdicts:
             owned.resolve(message, Settling(Resolution(source, "retry", body, due=due, used=verdict.used), event))
         return None
 
+    def _hold(self, message: Message[Any], verdict: Verdict) -> Held | None:
+        """Let its lane wait for its next try. What the handler has changed of it is gone then: each attempt reads it anew."""
+        owned = self._owned
+        again = self._decoder.decode(message.entry, message.fields, owned.partition, owned.token)
+        if isinstance(again, Unreadable):  # a deserializer that does not read the same twice
+            owned.resolve(message, self._dead_unreadable(again, owned.bodies.get(message.entry)))
+            return None
+        again.attempt = message.attempt
+        self._around.tell(events.MessageRetried, message, again_in=verdict.pause, blocking=True)
+        return verdict.pause, [owned.hold(message, again, used=verdict.used)]
+
     def dead_of_crashes(self, message: Message[Any]) -> None:
-        """Record that it is dead: so many handlers were begun on it, and none ended."""
+        """Record that it is dead: so many handlers were begun on it, and none ended under the lease that it began under.
+
+        What is known is what this process has seen: another one, whose event loop stood still, could write nothing down meanwhile, and may
+        not afterwards.
+        """
         attempts = message.attempt - 1
-        reason = f"{attempts} handlers were begun on it, and none ended: each time its process did"
-        body = self._body(message, "CrashedDeliveries", reason, "", attempt=attempts)
+        blocked = self._around.blocked.pop((self._owned.partition, message.entry), None)
+        if blocked is None:
+            kind = "CrashedDeliveries"
+            reason = f"{attempts} handlers were begun on it, and none ended: each time its process did, or lost its lease"
+        else:
+            kind, begun = "HandlerBlocked", max(attempts, blocked.times)
+            reason = (
+                f"{begun} handlers were begun on it, and none ended in time: the event loop of this process was blocked "
+                f"{blocked.times} time(s), for up to {blocked.seconds:.1f} s, until the lease was lost (call what blocks in a thread)"
+            )
+            if blocked.times < attempts:
+                reason += "; the other times the process ended, or lost its lease"
+        body = self._body(message, kind, reason, "", attempt=attempts)
         source = self._source(message)
         event = self._around.event(events.MessageDead, message, reason=reason)
         self._owned.resolve(message, Settling(Resolution(source, "dead", body), event))
 
     def unreadable(self, entry: Unreadable, body: Body | None) -> None:
         """Record that what cannot be read is dead; `body` if it came from `retry`."""
+        self._owned.leave(self._dead_unreadable(entry, body))
+
+    def _dead_unreadable(self, entry: Unreadable, body: Body | None) -> Settling:
         owned = self._owned
         event = self._unreadable(entry.entry_id, entry.reason)
         now = owned.lease.server_now() // 1000
         failure = Failure("Unreadable", entry.reason, "", 0, now, now, owned.lease.incarnation)
         dead = Body(entry.entry_id, entry.fields) if body is None else body
         dead = msgspec.structs.replace(dead, failure=failure)
-        owned.leave(Settling(Resolution("stream" if body is None else "retry", "dead", dead), event))
+        return Settling(Resolution("stream" if body is None else "retry", "dead", dead), event)
 
     def set_aside(self, damaged: SetAside) -> None:
         """Tell of a record that the broker has set aside."""

@@ -273,7 +273,7 @@ class ConsumerRuntime:
             owned.begin_drain()
         # Where messages are pulled there is no lane to hold: the loop is the user's.
         retry = replace(settings.retry, blocking=False) if plan.mode == "pull" else settings.retry
-        execution = Execution(self.around, owned, plan.callback, timeout=settings.timeout, retry=retry)
+        execution = Execution(self.around, owned, plan.callback, decoder=self._decoder, timeout=settings.timeout, retry=retry)
         return PartitionOwner(
             self.around,
             owned,

@@ -29,7 +29,17 @@ from redisaq.errors import SettingsError
 from redisaq.events import Event
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.producer import Producer
-from redisaq.settings import ConsumerOptions, check_callable, check_count, check_name, check_seconds, check_text, consumer_settings
+from redisaq.settings import (
+    ConsumerOptions,
+    check_count,
+    check_handler,
+    check_name,
+    check_payloads,
+    check_plain,
+    check_seconds,
+    check_text,
+    consumer_settings,
+)
 from redisaq.testing.outcome import Fate, HandlerRun, Outcome, outcome_of
 from redisaq.testing.pace import NO_LIMITS, Limits
 from redisaq.testing.virtual import in_event_loop, virtual_run
@@ -86,7 +96,9 @@ class HandlerKit:
         **options: Unpack[ConsumerOptions],
     ) -> None:
         """Take the handler and the settings."""
-        check_callable("handler", handler)
+        check_handler("handler", handler)
+        if serializer is not None:
+            check_plain("serializer", serializer)
         self._handler: Callable[[Any], Any] = handler
         self._topic = check_name("topic", topic)
         self._payload_type = payload_type
@@ -157,7 +169,7 @@ class HandlerKit:
         """Do as `deliver_batch`, in the running event loop."""
         if not self._batch:
             raise SettingsError("this kit's handler is one of single messages: use deliver, or HandlerKit(..., batch=True)")
-        return await self._deliver([self._fields(number, payload) for number, payload in enumerate(payloads)], attempt)
+        return await self._deliver([self._fields(number, payload) for number, payload in enumerate(check_payloads(payloads))], attempt)
 
     def _fields(
         self,
@@ -195,7 +207,9 @@ class HandlerKit:
         environment = current_environment().bound()
         told: list[Event] = []
         around, owned = self._parts(environment, told)
-        execution = Execution(around, owned, self._handler, timeout=self._settings.timeout, retry=self._settings.retry)
+        execution = Execution(
+            around, owned, self._handler, decoder=self._decoder, timeout=self._settings.timeout, retry=self._settings.retry
+        )
         ids = [b"%d-%d" % (int(environment.wall_clock() * 1000), number) for number in range(len(entries))]
         messages: dict[bytes, Message[Any]] = {}
         for entry_id, fields in zip(ids, entries, strict=True):
@@ -224,10 +238,9 @@ class HandlerKit:
         """Return what a consumer that owns one partition has, as far as a handler needs it."""
         settings = self._settings
 
-        def tell(event: Event) -> None:
+        def tell(event: Event) -> object:
             told.append(event)
-            if settings.on_event is not None:
-                settings.on_event(event)
+            return None if settings.on_event is None else settings.on_event(event)
 
         bulletin = Bulletin(self._topic, settings.group_name, tell, settings.logger or logging.getLogger("redisaq.consumer"))
         group = GroupName(self._topic, settings.group_name)
@@ -274,13 +287,12 @@ class HandlerKit:
         told: list[tuple[float, Event]] = []
         began = environment.clock()
 
-        def tell(event: Event) -> None:
+        def tell(event: Event) -> object:
             told.append((environment.clock() - began, event))
-            if self._settings.on_event is not None:
-                self._settings.on_event(event)
+            return None if self._settings.on_event is None else self._settings.on_event(event)
 
         options: ConsumerOptions = {**self._options, "on_event": tell}
-        messages = list(payloads)
+        messages = check_payloads(payloads)
         namespace = self._settings.namespace
         own: Consumer[Any] = Consumer(self._topic, url, payload_type=self._payload_type, **options)
         async with (

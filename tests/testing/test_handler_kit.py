@@ -91,7 +91,7 @@ def test_a_message_that_killed_its_process_each_time(blocking: bool) -> None:
     begun: list[object] = []
     outcome = HandlerKit(begun.append, retry=policy(blocking)).deliver("well", attempt=4)
     assert (outcome.to, outcome.error, begun) == ("dead", None, [])
-    assert outcome.reason == "3 handlers were begun on it, and none ended: each time its process did"
+    assert outcome.reason == "3 handlers were begun on it, and none ended: each time its process did, or lost its lease"
 
 
 def test_a_timeout(backend: Literal["trio", "asyncio"]) -> None:

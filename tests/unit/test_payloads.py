@@ -1,0 +1,265 @@
+"""Nothing of a payload is lost without a word, on its way into JSON or out of it."""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Annotated, Any, NamedTuple, TypedDict
+
+import anyio
+import msgspec
+import pydantic
+import pydantic.dataclasses
+import pytest
+
+from redisaq import Consumer, Message, Producer
+from redisaq.core.codec import EntryDecoder, Unreadable, key_of, serialize
+from redisaq.core.partitioner import partition_for
+from redisaq.errors import PayloadTooLarge, SerializationError, SettingsError
+from redisaq.testing import HandlerKit
+from tests.actors.group import fresh_url
+
+NAN = float("nan")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    NONE = float("inf")
+
+
+class Struct(msgspec.Struct):
+    id: Any
+    more: Any = None
+
+
+class Model(pydantic.BaseModel):
+    id: int
+    at: datetime | None = None
+    name: str = pydantic.Field(default="", alias="theName")
+    price: float = 0.0
+
+    @pydantic.computed_field
+    def twice(self) -> int:
+        return 2 * self.id
+
+
+@dataclass
+class Plain:
+    id: Any
+
+
+@dataclass
+class Holder:
+    model: Model
+    some: list[Model]
+
+
+@pydantic.dataclasses.dataclass
+class Checked:
+    count: Annotated[int, pydantic.Field(gt=0)]
+
+
+class StructOfModel(msgspec.Struct):
+    model: Model
+
+
+class Record(NamedTuple):
+    a: int
+    b: int
+
+
+class Typed(TypedDict):
+    model: Model
+
+
+LOST: list[tuple[Any, str]] = [
+    ({"a": [1.0, {"b": NAN}]}, "payload['a'][1]['b'] is nan"),
+    ({"a": float("-inf"), "null": None}, "payload['a'] is -inf"),
+    (NAN, "payload is nan"),
+    ((1, NAN), r"payload[1] is nan"),
+    (Struct(1, more=NAN), "payload.more is nan"),
+    (Plain(NAN), "payload.id is nan"),
+    ({"a": Colour.NONE}, "payload['a'] is inf"),
+    (Model(id=1, price=NAN), "payload['price'] is nan"),
+    ({"models": [Model(id=1, price=NAN)]}, "payload['models'][0]['price'] is nan"),
+    ({1: "a", "1": "b"}, "payload has two keys that are written alike: 1 and '1'"),
+    ({"a": [{"1.5": "a", 1.5: "b"}]}, "payload['a'][0] has two keys"),
+    ({"m": {date(2026, 1, 2): 1, "2026-01-02": 2}}, "payload['m'] has two keys"),
+    ({"m": {uuid.UUID(int=0xF): 1, str(uuid.UUID(int=0xF)): 2}}, "payload['m'] has two keys"),
+    ({"m": {datetime(2026, 1, 2, tzinfo=UTC): 1, "2026-01-02T00:00:00Z": 2}}, "payload['m'] has two keys"),
+    ({"m": {b"a": 1, "YQ==": 2}}, "payload['m'] has two keys"),
+    ({b"abc": 1, "YWJj": 2}, "payload has two keys"),
+    ({Colour.RED: 1, "red": 2}, "payload has two keys"),
+    ({1: {"x": None}, "y": {2: None, "2": None}}, "payload['y'] has two keys"),
+]
+
+
+@pytest.mark.parametrize(("payload", "said"), LOST, ids=range(len(LOST)))
+def test_what_json_would_lose_is_refused(payload: Any, said: str) -> None:
+    with pytest.raises(SerializationError) as raised:
+        serialize(payload, None)
+    assert said in str(raised.value)
+    producer = Producer("t", fresh_url())
+    for send in (lambda: producer.enqueue(payload, key="k"), lambda: producer.batch_enqueue([{"n": 1}, payload])):
+        with pytest.raises(SerializationError):
+            anyio.run(send)
+    assert producer.statistics().sent == 0
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [{"a": None}, {"line1": "null", "line2": None}, {1: 2, "2": 1}, [None, 1.5], {"nan": "nan"}, Struct(None), {"a": 2**70, "b": None}],
+    ids=range(7),
+)
+def test_what_json_keeps_is_sent(payload: Any) -> None:
+    assert msgspec.json.decode(serialize(payload, None)) == msgspec.json.decode(msgspec.json.encode(payload))
+
+
+def test_a_serializer_of_ones_own_says_itself_what_it_writes() -> None:
+    assert serialize({"a": NAN}, repr) == b"{'a': nan}"
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------------------
+
+SAME: list[tuple[Any, str]] = [
+    (uuid.UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+    (date(2026, 1, 2), "2026-01-02"),
+    (datetime(2026, 1, 2, 3, tzinfo=UTC), "2026-01-02T03:00:00Z"),
+    (Decimal("1.50"), "1.50"),
+    (b"abc", "YWJj"),
+    (Colour.RED, "red"),
+    (7, "7"),
+    (True, "true"),
+    (1.5, "1.5"),
+    ("ä\n", "ä\n"),
+    (["a", 1], '["a",1]'),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), SAME, ids=[text for _, text in SAME])
+@pytest.mark.parametrize("make", [lambda value: {"id": value}, Struct, Plain], ids=["dict", "struct", "dataclass"])
+def test_a_key_is_the_text_of_the_field(make: Callable[[Any], Any], value: Any, text: str) -> None:
+    assert key_of(make(value), "id") == text
+    assert partition_for(key_of(make(value), "id"), 64) == partition_for(key_of({"id": text}, "id"), 64)
+
+
+def test_a_key_out_of_a_model_and_of_a_message() -> None:
+    assert key_of(Model(id=3, at=datetime(2026, 1, 2, tzinfo=UTC)), "at") == "2026-01-02T00:00:00Z"
+    kit = HandlerKit(lambda _: None)
+    message = kit.deliver(Message("test", {"id": uuid.UUID(int=7)}, partition_key="id")).message
+    assert message is not None
+    assert message.key == str(uuid.UUID(int=7))
+
+
+def test_a_key_that_json_cannot_write_is_refused() -> None:
+    with pytest.raises(SerializationError, match="the payload's field 'id' is nan"):
+        key_of({"id": NAN}, "id")
+    with pytest.raises(SerializationError, match="the payload's field 'id' is no key"):
+        key_of({"id": object()}, "id")
+
+
+# -- types -------------------------------------------------------------------------------------------------------------------------
+
+
+def through(payload: Any, payload_type: Any, **more: Any) -> Any:
+    decoder: EntryDecoder[Any] = EntryDecoder("t", payload_type=payload_type, **more)
+    return decoder.decode(b"1-1", [b"i", b"x", b"d", serialize(payload, None)], 0, 1)
+
+
+MODEL = Model(id=3, at=datetime(2026, 1, 2, tzinfo=UTC), theName="n")
+
+
+@pytest.mark.parametrize(
+    ("payload", "payload_type"),
+    [
+        (MODEL, Model),
+        (MODEL, Model | None),
+        ([MODEL], list[Model]),
+        ({"a": MODEL}, dict[str, Model]),
+        (Holder(MODEL, [MODEL]), Holder),
+        ({"model": MODEL}, Typed),
+        (StructOfModel(MODEL), StructOfModel),
+        (Checked(3), Checked),
+        (3, Annotated[int, pydantic.Field(gt=0)]),
+    ],
+    ids=range(9),
+)
+def test_a_model_comes_out_as_it_went_in(payload: Any, payload_type: Any) -> None:
+    message = through(payload, payload_type)
+    assert isinstance(message, Message), message
+    assert message.payload == payload
+
+
+@pytest.mark.parametrize(
+    ("payload", "payload_type"),
+    [({"id": "x"}, Model), ({"count": 0}, Checked), (0, Annotated[int, pydantic.Field(gt=0)]), ({"model": {}}, StructOfModel)],
+)
+def test_what_pydantic_refuses_cannot_be_read(payload: Any, payload_type: Any) -> None:
+    assert isinstance(through(payload, payload_type), Unreadable)
+
+
+def test_a_model_from_a_deserializer() -> None:
+    message = through(MODEL, Model, deserializer=msgspec.json.decode)
+    assert isinstance(message, Message)
+    assert message.payload == MODEL
+
+
+@pytest.mark.parametrize(
+    "payload_type", [object(), "Order", type("Mine", (), {}), list[range], Struct | StructOfModel, 5, Callable[[], int]]
+)
+def test_a_type_that_nothing_can_be_read_as_is_refused(payload_type: Any) -> None:
+    with pytest.raises(SettingsError, match="payload_type"):
+        Consumer("t", "memory://", payload_type=payload_type)
+
+
+def test_a_type_that_a_deserializer_makes_is_taken() -> None:
+    kind = type("Mine", (), {})
+    message = through(1, kind, deserializer=lambda _: kind())
+    assert isinstance(message, Message)
+    assert isinstance(message.payload, kind)
+
+
+# -- batches and limits --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    ["abc", b"abc", bytearray(b"a"), memoryview(b"a"), {"a": 1}, {}, Message("t", 1), MODEL, Plain(1), Struct(1), Record(1, 2), 5, None],
+    ids=range(13),
+)
+def test_one_payload_is_no_batch(payloads: Any) -> None:
+    producer = Producer("t", fresh_url())
+    with pytest.raises(SettingsError, match="payloads must be several"):
+        anyio.run(producer.batch_enqueue, payloads)
+    with pytest.raises(SettingsError, match="payloads must be several"):
+        HandlerKit(lambda _: None).run(payloads)
+
+
+def test_what_yields_payloads_is_a_batch() -> None:
+    def yields() -> Iterator[int]:
+        yield from (1, 2)
+
+    async def main() -> list[int]:
+        async with Producer("t", fresh_url()) as producer:
+            return [len(await producer.batch_enqueue(some)) for some in ([1, 2], (1, 2), yields(), {1, 2}, {1: 1, 2: 2}.keys(), range(2))]
+
+    assert anyio.run(main) == [2] * 6
+
+
+@pytest.mark.parametrize("more", [{"key": "k" * 100}, {"headers": {"a": "b" * 100}}, {"headers": {"a" * 100: "b"}}])
+def test_the_limit_counts_headers_and_key(more: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with Producer("t", fresh_url(), max_payload=100) as producer:
+            await producer.enqueue("x" * 98)
+            for send in (lambda: producer.enqueue({}, **more), lambda: producer.batch_enqueue([{}], **more)):
+                with pytest.raises(PayloadTooLarge, match="key and headers"):
+                    await send()
+            with pytest.raises(PayloadTooLarge):
+                await producer.enqueue(Message("t", {}, **more))
+            assert producer.statistics().sent == 1
+
+    anyio.run(main)
