@@ -135,8 +135,12 @@ class Consumer(Generic[T]):
                 await self._access.close()
 
     async def __aenter__(self) -> Self:
-        """Connect."""
-        await self.connect()
+        """Connect; closed again if that fails."""
+        try:
+            await self.connect()
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:

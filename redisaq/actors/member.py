@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from redisaq.actors.lease import Lease
 from redisaq.brokers.base import Beat
 from redisaq.core.document import Document
-from redisaq.core.membership import is_member, next_forgotten
+from redisaq.core.membership import UNKNOWN, is_member, next_forgotten
 from redisaq.environment import Environment
 
 
@@ -76,4 +76,6 @@ class Member:
         grown = beat.topic is None or beat.topic.partitions != self.partitions
         listed = self.document is not None and any(is_member(self.document, one) for one in beat.expired)
         droppable = listed and beat.now >= beat.frozen_until
-        return beat.version != self.version or droppable or grown or beat.paused != paused
+        # A beat may be the first to see the end of a freeze, and `observe` then knows no time at which to look (M8).
+        thawed = self.document is not None and beat.now >= beat.frozen_until and UNKNOWN in self.document.lease.values()
+        return beat.version != self.version or droppable or thawed or grown or beat.paused != paused

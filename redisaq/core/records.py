@@ -43,8 +43,8 @@ def whole(text: bytes | None) -> int | None:
 
 def time_of(score: bytes | None) -> int | None:
     """Return the time that is a sorted set's score; None without one, or if it is in no time (which only damage writes)."""
-    time = math.inf if score is None else float(score)
-    return max(0, int(time)) if time < MOST_NUMBER * 1000 else None
+    time = math.inf if score is None else max(0.0, float(score))
+    return int(time) if time < MOST_NUMBER * 1000 else None
 
 
 def text_or_none(data: bytes) -> str | None:

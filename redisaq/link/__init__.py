@@ -6,6 +6,7 @@ The layers above use a Link and nothing of redis-py or hiredis.
 from __future__ import annotations
 
 from redisaq.link.address import Address, TLSOptions, parse_address
+from redisaq.link.greeting import CLUSTER
 from redisaq.link.link import Link, LinkStatistics
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack
@@ -13,6 +14,7 @@ from redisaq.link.subscription import Subscription
 from redisaq.link.switchboard import Bell
 
 __all__ = [
+    "CLUSTER",
     "Address",
     "Bell",
     "Command",

@@ -18,6 +18,8 @@ CLIENT_NAME = "redisaq"
 OLDEST_REDIS = (7, 0)
 OLDEST_VALKEY = (7, 2)
 
+CLUSTER = "this is a cluster: use redis+cluster:// once redisaq knows that, and until then a single server"
+
 _CLIENT_ADDRESS = re.compile(r"(?:^| )addr=(.*?) laddr=")
 # The codes of errors that pass by themselves.
 _PASSING = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
@@ -33,6 +35,7 @@ class Greeting:
         run_id: of this run of the server.
         server_name: "redis" or "valkey".
         server_version: as numbers.
+        eviction: its `maxmemory-policy`, "" if it does not say.
     """
 
     client_id: int
@@ -40,6 +43,7 @@ class Greeting:
     run_id: str
     server_name: str
     server_version: tuple[int, ...]
+    eviction: str = ""
 
 
 async def greet(line: Line, address: Address) -> Greeting:
@@ -52,12 +56,14 @@ async def greet(line: Line, address: Address) -> Greeting:
     if address.username is not None or address.password is not None:
         hello += ["AUTH", address.username or "default", address.password or ""]
     hello += ["SETNAME", CLIENT_NAME]
-    commands: list[Command] = [tuple(hello), ("INFO", "server"), ("PING",), ("SELECT", address.database), ("CLIENT", "INFO")]
+    commands: list[Command] = [tuple(hello), ("INFO", "server", "memory"), ("PING",), ("SELECT", address.database), ("CLIENT", "INFO")]
     answered, info, ping, selected, client = await line.ask(*commands)
     if isinstance(answered, ServerError) and answered.code in {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED", *_PASSING}:
         raise _refusal(address, answered)
     if not isinstance(answered, dict):
-        # A server that does not know HELLO or its version 3 is older than 6.
+        # A server that does not know HELLO or its version 3 is older than 6, or somebody has taken the command away.
+        if _unknown(answered) and _version(_facts(info)) >= OLDEST_REDIS:
+            raise _renamed(address)
         raise _too_old(address, "older than 6.0", "7.0") if _unknown(answered) else _refusal(address, answered)
     hello_map = cast("dict[bytes, object]", answered)
     if isinstance(info, ServerError) and info.code in _PASSING:
@@ -65,13 +71,15 @@ async def greet(line: Line, address: Address) -> Greeting:
     facts = _facts(info)
     name = "valkey" if facts.get("server_name") == "valkey" or "valkey_version" in facts else "redis"
     text = facts.get("valkey_version") or facts.get("redis_version") or _text(hello_map.get(b"version"))
-    version = tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+    version = _numbers(text)
     if version < (OLDEST_VALKEY if name == "valkey" else OLDEST_REDIS):
         raise _too_old(address, text or "unknown", "7.0" if name == "redis" else "7.2")
     # PING is refused while the server loads its data, as everything else will be; HELLO is not.
     for reply in (info, ping, selected):
         if isinstance(reply, ServerError) and not (reply is ping and reply.code == "NOPERM"):
             raise _refusal(address, reply, selecting=reply is selected)
+    if hello_map.get(b"mode") == b"cluster":
+        await _refuse_cluster(line, address)
     found = _CLIENT_ADDRESS.search(client.decode("utf-8", "surrogateescape")) if isinstance(client, bytes) else None
     return Greeting(
         client_id=_number(hello_map.get(b"id")),
@@ -79,12 +87,27 @@ async def greet(line: Line, address: Address) -> Greeting:
         run_id=facts.get("run_id", ""),
         server_name=name,
         server_version=version,
+        eviction=facts.get("maxmemory_policy", ""),
     )
+
+
+async def _refuse_cluster(line: Line, address: Address) -> None:
+    (state,) = await line.ask(("CLUSTER", "INFO"))
+    if _numbers(_facts(state).get("cluster_size", "0")) > (1,):  # a node that has all slots answers like a single server
+        raise ConnectionFailed(address.display, CLUSTER, permanent=True)
 
 
 def _facts(info: object) -> dict[str, str]:
     lines = info.decode("utf-8", "replace").splitlines() if isinstance(info, bytes) else []
     return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def _version(facts: dict[str, str]) -> tuple[int, ...]:
+    return _numbers(facts.get("valkey_version") or facts.get("redis_version") or "")
 
 
 def _text(value: object) -> str:
@@ -102,6 +125,11 @@ def _unknown(answer: object) -> bool:
 def _too_old(address: Address, found: str, needed: str) -> ConnectionFailed:
     server = "Valkey" if needed == "7.2" else "Redis"
     reason = f"the server is {server} {found}, but Redis 7.0 or Valkey 7.2 is the oldest that will do: upgrade it"
+    return ConnectionFailed(address.display, reason, permanent=True)
+
+
+def _renamed(address: Address) -> ConnectionFailed:
+    reason = "the server has no HELLO command: it was renamed or disabled (rename-command), and redisaq needs it under its own name"
     return ConnectionFailed(address.display, reason, permanent=True)
 
 

@@ -6,6 +6,7 @@ of its own: it may be used in one loop after another (not in two at once), conne
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from redisaq.link.shared import Identity, NotSent, SharedConnection
 from redisaq.link.subscription import Subscription
 from redisaq.link.switchboard import Bell, Switchboard
 from redisaq.link.wire import Traffic
+
+logger = logging.getLogger("redisaq.link")
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class Link:
         self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence)
         self._opened: set[ReadingConnection | Subscription] = set()
         self._connected_before = False
+        self._eviction = ""  # the policy that has been warned of
         self._reconnections = 0
         self._calls = 0
 
@@ -287,6 +291,14 @@ class Link:
         self.run_id = greeting.run_id
         self.server_name = greeting.server_name
         self.server_version = greeting.server_version
+        if greeting.eviction not in ("", "noeviction", self._eviction):
+            self._eviction = greeting.eviction
+            logger.warning(
+                "%s evicts keys when its memory is full (maxmemory-policy %s): messages, retries and marks of deduplication may get lost; "
+                "set it to noeviction",
+                self.address.display,
+                greeting.eviction,
+            )
 
     def _current_environment(self) -> Environment:
         return self._environment or current_environment()

@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from redisaq.brokers.redis import RedisBroker
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError
 from redisaq.link import Link, parse_address
 from tests.conftest import Backend
@@ -281,3 +282,48 @@ async def test_hello_is_sent_with_name_and_login() -> None:
 def test_the_fake_looks_like_a_server() -> None:
     assert hello("7.0.0").startswith(b"%4")
     assert bulk("é") == b"$2\r\n\xc3\xa9\r\n"
+
+
+async def test_a_renamed_hello_is_named() -> None:
+    with FakeServer(usual_answers() | {"HELLO": b"-ERR unknown command 'HELLO', with args beginning with: '3'\r\n"}) as fake:
+        with pytest.raises(ConnectionFailed, match="renamed") as failed:
+            await Link(parse_address(fake.url)).connect()
+        assert failed.value.permanent
+
+
+@pytest.mark.parametrize("masters", [1, 3])
+async def test_a_cluster_is_named(masters: int) -> None:
+    """One that has all slots is as good as a single server."""
+    answers = {
+        "HELLO": hello("7.2.4").replace(b"%4", b"%5", 1) + bulk("mode") + bulk("cluster"),
+        "CLUSTER": bulk(f"cluster_size:{masters}\r\n"),
+    }
+    with FakeServer(usual_answers() | answers) as fake:
+        link = Link(parse_address(fake.url))
+        if masters == 1:
+            await link.connect()
+            await link.close()
+            return
+        with pytest.raises(ConnectionFailed, match=r"this is a cluster: use redis\+cluster://") as failed:
+            await link.connect()
+        assert failed.value.permanent
+
+
+async def test_a_moved_slot_says_that_it_is_a_cluster() -> None:
+    with FakeServer(usual_answers() | {"SMEMBERS": b"-MOVED 1 127.0.0.1:1\r\n"}) as fake:
+        broker = RedisBroker(Link(parse_address(fake.url)), "any")
+        with pytest.raises(ConnectionFailed, match="this is a cluster"):
+            await broker.topics()
+        await broker.close()
+
+
+async def test_eviction_is_warned_of_once(breakable_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    breakable_server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    link = Link(parse_address(breakable_server.url))
+    for _ in range(2):
+        await link.connect()
+        await link.close()
+    warnings = [record.getMessage() for record in caplog.records if record.name == "redisaq.link"]
+    assert len(warnings) == 1
+    assert "allkeys-lru" in warnings[0]
+    assert "noeviction" in warnings[0]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from redisaq import Consumer, Message, Producer
+from redisaq.admin import Admin
 from redisaq.brokers.administration import START
 from redisaq.brokers.base import Acks, GroupName, ReaderMark
 from redisaq.brokers.delivery import Body, Resolution
@@ -17,7 +22,10 @@ from redisaq.brokers.redis import RedisBroker, scripts
 from redisaq.brokers.retention import Terms
 from redisaq.core.document import Document, MemberEntry
 from redisaq.errors import ServerError
+from redisaq.events import Event, NotificationsNotPermitted
 from redisaq.link import Link, parse_address
+from redisaq.outcomes import DeadLetter
+from redisaq.settings import RetryPolicy
 from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -261,6 +269,116 @@ async def test_one_right_less(scene: Scene) -> None:
                     assert scene.snapshot() == before, (name, rule)
                     fresh = True
     assert refused > 150
+
+
+def documented() -> tuple[str, ...]:
+    """Return the rules that docs/guarantees.md gives, for the namespace `redisaq`."""
+    page = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text()
+    (line,) = re.findall(r"^ACL SETUSER worker on >secret (.+)$", page, re.MULTILINE)
+    return tuple(line.split())
+
+
+PLAIN = {"hello", "auth", "ping", "select", "client|info", "client|kill", "client|unblock", "cluster|info", "eval", "evalsha", "type"}
+PLAIN |= {"unlink", "scan", "smembers", "xreadgroup", "ssubscribe", "sunsubscribe"}
+"""What is sent outside scripts, and by none."""
+
+
+def test_the_documented_rights_are_those_that_are_used() -> None:
+    rights = {rule[1:] for rule in documented() if rule.startswith("+")}
+    assert rights == PLAIN | commands_of(tuple(script.name for script in scripts.ALL))
+
+
+async def test_the_documented_rights_are_enough(scene: Scene) -> None:
+    """For each step, and for a producer, a consumer and an Admin at work."""
+    rules = [rule.replace("redisaq", scene.namespace) for rule in documented()]
+    scene.command("ACL", "SETUSER", USER, "reset", "on", "nopass", *rules)
+    scene.command("ACL", "LOG", "RESET")
+    for step, _ in STEPS.values():
+        await scene.set_up()
+        await step(scene)
+    scene.wipe()
+    url, namespace, got, failed = f"redis://{USER}:x@127.0.0.1:{scene.server.port}/0", scene.namespace, Counter[Any](), set[Any]()
+
+    async def handle(message: Message[Any]) -> None:
+        got[message.payload] += 1
+        if message.payload in {1, 2} and message.payload not in failed:
+            failed.add(message.payload)
+            raise ValueError if message.payload == 1 else DeadLetter("at once")
+
+    consumer = Consumer("jobs", url, namespace=namespace, retry=RetryPolicy(backoff=0.0), heartbeat_interval=0.2, heartbeat_ttl=2.0)
+    async with (
+        Producer("jobs", url, namespace=namespace, init_partitions=2, maxlen=100, retention="acked") as producer,
+        Admin(url, namespace=namespace) as admin,
+        anyio.create_task_group() as tasks,
+    ):
+        await tasks.start(consumer.process, handle)
+        await producer.batch_enqueue([0, 1, 2, 3])
+        await producer.enqueue(4, delay=0.05)
+        await producer.enqueue(5, dedup_id="five")
+        await producer.enqueue(6, dedup_id="six", delay=0.05)
+        await producer.request_partition_increase(3)
+        with anyio.fail_after(20):
+            while len(got) < 7 or got[1] < 2:
+                await anyio.sleep(0.01)
+            while not await admin.redrive("jobs", "default_group"):
+                await anyio.sleep(0.01)
+            while got[2] < 2:
+                await anyio.sleep(0.01)
+        await admin.pause("jobs", "default_group")
+        await admin.seek("jobs", "default_group", "latest")
+        await admin.resume("jobs", "default_group")
+        await admin.group("jobs", "default_group")
+        await consumer.stop()
+        await admin.delete_topic("jobs", force=True)
+    assert [dict(zip(entry[::2], entry[1::2], strict=True))[b"object"] for entry in scene.command("ACL", "LOG")] == []
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_a_consumer_without_notifications_looks_every_second(scene: Scene, when: str) -> None:
+    """It says so once, and hears of growth, of what is delayed, and of pauses in time."""
+    url, got, told = f"redis://{USER}:x@127.0.0.1:{scene.server.port}/0", list[Any](), list[Event]()
+
+    async def handle(message: Message[Any]) -> None:
+        got.append(message.payload)
+
+    if when == "before":
+        scene.permit("resetchannels")
+    consumer = Consumer("jobs", url, namespace=scene.namespace, heartbeat_interval=20.0, heartbeat_ttl=60.0, on_event=told.append)
+    async with (
+        Producer("jobs", scene.server.url, namespace=scene.namespace, init_partitions=2) as producer,
+        anyio.create_task_group() as tasks,
+    ):
+        await tasks.start(consumer.process, handle)
+        if when == "meanwhile":
+            scene.permit("resetchannels")
+        with anyio.fail_after(15):
+            while not any(isinstance(event, NotificationsNotPermitted) for event in told):
+                await anyio.sleep(0.01)
+            await producer.batch_enqueue(["late"] * 2, delay=0.1)
+            while len(got) < 2:
+                await anyio.sleep(0.01)
+            await producer.request_partition_increase(3)
+            while len(consumer.assignment) < 3:
+                await anyio.sleep(0.01)
+        await consumer.stop()
+    assert len([event for event in told if isinstance(event, NotificationsNotPermitted)]) == 1
+
+
+async def test_a_new_group_at_full_memory_drains_it(scene: Scene) -> None:
+    async with Producer("jobs", scene.server.url, namespace=scene.namespace) as producer:
+        await producer.batch_enqueue([1, 2, 3])
+    got: list[Any] = []
+
+    async def handle(message: Message[Any]) -> None:
+        got.append(message.payload)
+
+    scene.command("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with anyio.fail_after(20):
+            await Consumer("jobs", scene.server.url, namespace=scene.namespace).process(handle, until_empty=True)
+    finally:
+        scene.command("CONFIG", "SET", "maxmemory", 0)
+    assert got == [1, 2, 3]
 
 
 async def test_full_memory(scene: Scene) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from redisaq.brokers.redis.keys import type_of
 from redisaq.brokers.redis.scripts import ALL, Argument, Command
 from redisaq.errors import ConnectionFailed, DamagedKeyError, ServerError
+from redisaq.link import CLUSTER
 
 Reply = Any
 """What the server answered, as hiredis parses it under RESP3; an error stands as a ServerError."""
@@ -120,6 +121,8 @@ def _keys_of(command: Command) -> list[bytes]:
 def checked(reply: Reply, caller: Caller) -> Reply:
     """Return the reply, or raise it if it is an error; ConnectionFailed if it is one that passes."""
     if isinstance(reply, ServerError):
+        if reply.code in {"MOVED", "ASK"}:
+            raise ConnectionFailed(caller.url, CLUSTER, permanent=True) from reply
         raise not_now(reply, caller) if reply.code in PASSING else reply
     return reply
 
