@@ -10,22 +10,27 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
+import anyio
+
 from redisaq.brokers.administration import END, START, GroupView, PartitionView
 from redisaq.brokers.base import Broker, GroupName, TopicState
+from redisaq.brokers.graveyard import DeadLetterEntry
+from redisaq.core.backoff import full_jitter
 from redisaq.core.codec import Deserializer
 from redisaq.core.dead_letters import DeadLetterDecoder, DeadMessage, message_id
 from redisaq.core.entry_ids import parse_id
 from redisaq.core.positions import before_entry, before_time
 from redisaq.core.reports import GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
 from redisaq.describing import shown
-from redisaq.environment import when_forked
-from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
+from redisaq.environment import current_environment, silence_within, time_is_up_at, time_limit, when_forked
+from redisaq.errors import ConnectionFailed, GroupBusyError, SettingsError, TopicMissingError
 from redisaq.runtime.access import Access, RedisURL
 from redisaq.runtime.changes import Changes
-from redisaq.settings import check_count, check_name, check_plain
+from redisaq.settings import check_count, check_name, check_plain, check_seconds
 
 __all__ = ["Admin", "DeadLetter", "DeadLetters", "DeadMessage", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]
 
@@ -40,6 +45,8 @@ PAGE = 100
 
 Position = Literal["earliest", "latest"] | datetime | Mapping[int, str]
 """Where `seek` may go to."""
+
+T = TypeVar("T")
 
 
 def in_one_loop(method: Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]]:
@@ -56,24 +63,30 @@ def in_one_loop(method: Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]])
 class Admin:
     """Looks after the topics of one namespace; an async context manager."""
 
-    def __init__(self, redis_url: RedisURL | None = None, *, namespace: str = "redisaq") -> None:
+    def __init__(self, redis_url: RedisURL | None = None, *, namespace: str = "redisaq", timeout: float = 30.0) -> None:
         """Take the settings; nothing is opened yet.
 
         Args:
             redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]; None: what REDISAQ_URL says when it connects, or
                 else redis://localhost:6379/0.
             namespace: that of the producers and consumers.
+            timeout: seconds that one call may take, whether the server can be reached or answers; of `dead_letters`, each step. What only
+                looks is asked again meanwhile when a connection breaks. A connection over which nothing comes for half of that while an
+                answer is owed is given up (0.5 to 6 s).
 
         Raises:
             SettingsError: a value cannot work.
         """
-        self._access = Access(redis_url, namespace, user="Admin")
+        self._timeout = check_seconds("timeout", timeout)
+        self._access = Access(redis_url, namespace, user="Admin", silence=silence_within(self._timeout))
+        self._closings = 0
         self.forked()
         when_forked(self)
 
     def forked(self) -> None:
         """Begin anew in a child made by fork. The child calls this by itself."""
-        self._changes = Changes(self._access)
+        self._environment = current_environment()
+        self._changes = Changes(self._access, self._timeout)
 
     @property
     def _broker(self) -> Broker:
@@ -84,14 +97,18 @@ class Admin:
         """Open the link. Optional: the first call does it.
 
         Raises:
-            ConnectionFailed: the server cannot be reached, or refused us. Every other method may raise it, too; it may be called again.
+            ConnectionFailed: the server cannot be reached, or refused us, or does not answer within `timeout`. Every other method may
+                raise it, too; after a change `maybe_executed` tells whether it may have been made. It may be called again: what may
+                still be under way is killed before the next change.
             WrongThreadError: the admin is in use by the event loop of another thread. Every other method may raise it, too.
         """
-        await self._broker.connect()
+        with time_limit(self._timeout):
+            await self._broker.connect()
 
     @in_one_loop
     async def close(self) -> None:
-        """Close the link. May be called in any order, from any task, twice."""
+        """Close the link; calls under way raise ConnectionFailed. May be called in any order, from any task, twice."""
+        self._closings += 1
         await self._access.close()
 
     async def __aenter__(self) -> Self:
@@ -112,7 +129,8 @@ class Admin:
     @in_one_loop
     async def topics(self) -> list[str]:
         """Return the names of all topics of the namespace, sorted."""
-        return list(await self._broker.topics())
+        with time_limit(self._timeout):
+            return list(await self._ask(self._broker.topics))
 
     @in_one_loop
     async def topic(self, topic: str) -> TopicInfo:
@@ -122,8 +140,9 @@ class Admin:
             TopicMissingError: there is no such topic.
         """
         topic = check_name("topic", topic)
-        state = await self._state(topic)
-        views = await self._broker.view_streams(topic, range(state.partitions))
+        with time_limit(self._timeout):
+            state = await self._state(topic)
+            views = await self._ask(lambda: self._broker.view_streams(topic, range(state.partitions)))
         return TopicInfo(
             topic,
             state.generation,
@@ -138,7 +157,8 @@ class Admin:
         Raises:
             TopicMissingError: there is no such topic, or no such group of it.
         """
-        name, view, partitions = await self._look(topic, group)
+        with time_limit(self._timeout):
+            name, view, partitions = await self._look(topic, group)
         members: list[MemberInfo] = []
         lease: Mapping[int, str] = {}
         if view.document is not None:
@@ -170,7 +190,17 @@ class Admin:
             check_plain("deserializer", deserializer)
         name = _name(topic, group)
         decoder = DeadLetterDecoder(name.topic, name.group, deserializer)
-        return DeadLetters(self._access, name, decoder, lambda: self._look(topic, group))
+
+        async def look() -> int:
+            with time_limit(self._timeout):
+                _, _, partitions = await self._look(topic, group)
+                return len(partitions)
+
+        async def page(partition: int, after: bytes) -> list[DeadLetterEntry]:
+            with time_limit(self._timeout):
+                return await self._dead_page(name, partition, after, PAGE)
+
+        return DeadLetters(self._access, decoder, look, page)
 
     @in_one_loop
     async def redrive(self, topic: str, group: str, ids: Iterable[str | DeadMessage] | None = None) -> int:
@@ -188,18 +218,18 @@ class Admin:
         Raises:
             TopicMissingError: there is no such topic or group.
         """
-        async with self._changes.in_order():
+        async with self._changes.in_order() as change:
             name, _, partitions = await self._look(topic, group)
 
             async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-                return await self._broker.redrive(name, partition, dead_ids, count=len(dead_ids))
+                return await change.make(self._broker.redrive(name, partition, dead_ids, count=len(dead_ids)))
 
             if ids is not None:
                 return await self._treat(name, partitions, ids, act)
             total = 0
             for partition, view in enumerate(partitions):
                 left = view.dead  # no more: what dies again meanwhile would be tried again for ever
-                while left > 0 and (moved := await self._broker.redrive(name, partition, None, count=min(PAGE, left))):
+                while left > 0 and (moved := await change.make(self._broker.redrive(name, partition, None, count=min(PAGE, left)))):
                     left -= moved
                     total += moved
             return total
@@ -211,15 +241,15 @@ class Admin:
         Returns:
             How many there were.
         """
-        async with self._changes.in_order():
+        async with self._changes.in_order() as change:
             name, _, partitions = await self._look(topic, group)
 
             async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-                return await self._broker.purge(name, partition, dead_ids)
+                return await change.make(self._broker.purge(name, partition, dead_ids))
 
             if ids is not None:
                 return await self._treat(name, partitions, ids, act)
-            return sum([await self._broker.purge(name, partition, None) for partition in range(len(partitions))])
+            return sum([await change.make(self._broker.purge(name, partition, None)) for partition in range(len(partitions))])
 
     async def _treat(
         self,
@@ -234,7 +264,7 @@ class Admin:
         for partition, view in enumerate(partitions):
             wanted = named.get(partition, set())
             after, left = b"", view.dead if msg_ids else 0  # those that were there: a message that dies again meanwhile is left alone
-            while left > 0 and (page := await self._broker.dead_page(name, partition, after=after, count=min(PAGE, left))):
+            while left > 0 and (page := await self._dead_page(name, partition, after, min(PAGE, left))):
                 after, left = page[-1].dead_id, left - len(page)
                 if found := [dead.dead_id for dead in page if dead.dead_id in wanted or message_id(dead.body) in msg_ids]:
                     total += await act(partition, found)
@@ -268,13 +298,13 @@ class Admin:
             SettingsError: `to` cannot be understood, or names a partition that is not there.
             TopicMissingError: there is no such topic or group.
         """
-        async with self._changes.in_order():
+        async with self._changes.in_order() as change:
             name, view, partitions = await self._look(topic, group)
             positions = _positions(to, len(partitions))
             if view.live and not view.paused:
                 raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
             for partition, position in positions.items():
-                await self._broker.seek(name, partition, position)
+                await change.make(self._broker.seek(name, partition, position))
 
     @in_one_loop
     async def pause(self, topic: str, group: str) -> None:
@@ -285,9 +315,9 @@ class Admin:
         Raises:
             TopicMissingError: there is no such topic or group.
         """
-        async with self._changes.in_order():
+        async with self._changes.in_order() as change:
             name, _, _ = await self._look(topic, group)
-            await self._broker.set_paused(name, paused=True)
+            await change.make(self._broker.set_paused(name, paused=True))
 
     @in_one_loop
     async def resume(self, topic: str, group: str) -> None:
@@ -296,9 +326,9 @@ class Admin:
         Raises:
             TopicMissingError: there is no such topic or group.
         """
-        async with self._changes.in_order():
+        async with self._changes.in_order() as change:
             name, _, _ = await self._look(topic, group)
-            await self._broker.set_paused(name, paused=False)
+            await change.make(self._broker.set_paused(name, paused=False))
 
     @in_one_loop
     async def delete_group(self, topic: str, group: str, *, force: bool = False) -> None:
@@ -314,12 +344,12 @@ class Admin:
             GroupBusyError: members are alive; nothing was deleted.
             TopicMissingError: there is no such topic or group.
         """
-        async with self._changes.in_order():
+        async with self._changes.in_order() as change:
             name, _, partitions = await self._look(topic, group)
-            live = await self._broker.disband(name, force=force)
+            live = await change.make(self._broker.disband(name, force=force))
             if live and not force:
                 raise GroupBusyError(f"group {group} of {topic} has {len(live)} live member(s): stop them first", live)
-            await self._broker.drop_group(name, range(len(partitions)))
+            await change.make(self._broker.drop_group(name, range(len(partitions))))
 
     @in_one_loop
     async def delete_topic(self, topic: str, *, force: bool = False) -> None:
@@ -335,23 +365,23 @@ class Admin:
             GroupBusyError: members of a group are alive; nothing was deleted.
             TopicMissingError: there is no such topic.
         """
-        async with self._changes.in_order():
+        async with self._changes.in_order() as change:
             topic = check_name("topic", topic)
             info = await self.topic(topic)
             names = [GroupName(topic, group) for group in info.groups]
             if not force:
-                live = [member for name in names for member in (await self._broker.view_group(name)).live]
+                live = [member for name in names for member in (await self._ask(partial(self._broker.view_group, name))).live]
                 if live:
                     raise GroupBusyError(f"groups of {topic} have {len(live)} live member(s): stop them first", live)
             for name in names:
-                await self._broker.disband(name, force=True)
-            await self._broker.drop_topic(topic)
+                await change.make(self._broker.disband(name, force=True))
+            await change.make(self._broker.drop_topic(topic))
 
     # -- what they have in common ----------------------------------------------------------------------------------------------------
 
     async def _state(self, topic: str) -> TopicState:
         topic = check_name("topic", topic)
-        state = await self._broker.topic(topic)
+        state = await self._ask(lambda: self._broker.topic(topic))
         if state is None:
             raise TopicMissingError(f"there is no topic {topic}")
         return state
@@ -359,12 +389,29 @@ class Admin:
     async def _look(self, topic: str, group: str) -> tuple[GroupName, GroupView, list[PartitionView]]:
         name = _name(topic, group)
         state = await self._state(topic)
-        partitions = await self._broker.view_partitions(name, range(state.partitions))
-        view = await self._broker.view_group(name)
+        partitions = await self._ask(lambda: self._broker.view_partitions(name, range(state.partitions)))
+        view = await self._ask(lambda: self._broker.view_group(name))
         known = view.paused or view.members or view.document is not None
         if not known and not any(partition.there for partition in partitions):
             raise TopicMissingError(f"topic {topic} has no group {group}")
         return name, view, partitions
+
+    async def _dead_page(self, name: GroupName, partition: int, after: bytes, count: int) -> list[DeadLetterEntry]:
+        return await self._ask(lambda: self._broker.dead_page(name, partition, after=after, count=count))
+
+    async def _ask(self, look: Callable[[], Awaitable[T]]) -> T:
+        """Return what `look` finds; over a connection that breaks, or says nothing, ask again within the time of the call."""
+        failures, closings = 0, self._closings
+        while True:
+            try:
+                return await look()
+            except ConnectionFailed as error:
+                failures += 1
+                pause = full_jitter(failures, base=0.05, most=2.0, random=self._environment.random)
+                refused = error.permanent or not (error.maybe_executed or error.silent)
+                if refused or self._closings > closings or self._environment.monotonic() + pause >= time_is_up_at():
+                    raise
+            await anyio.sleep(pause)
 
 
 class DeadLetters:
@@ -373,15 +420,22 @@ class DeadLetters:
     def __init__(
         self,
         access: Access,
-        name: GroupName,
         decoder: DeadLetterDecoder,
-        look: Callable[[], Awaitable[tuple[GroupName, GroupView, list[PartitionView]]]],
+        look: Callable[[], Awaitable[int]],
+        page: Callable[[int, bytes], Awaitable[list[DeadLetterEntry]]],
     ) -> None:
-        """Take what is asked; nothing is, yet."""
+        """Make one; nothing is asked yet.
+
+        Args:
+            access: guards what it is asked.
+            decoder: of the group's dead letters.
+            look: returns how many partitions there are.
+            page: returns a partition's dead letters after an id.
+        """
         self._access = access
-        self._name = name
         self._decoder = decoder
         self._look = look
+        self._ask_page = page
         self._partitions = -1
         self._partition = 0
         self._after = b""
@@ -398,12 +452,11 @@ class DeadLetters:
 
     async def _next(self) -> DeadMessage:
         if self._partitions < 0:
-            _, _, partitions = await self._look()
-            self._partitions = len(partitions)
+            self._partitions = await self._look()
         while not self._page:
             if self._partition == self._partitions:
                 raise StopAsyncIteration
-            page = await self._access.broker.dead_page(self._name, self._partition, after=self._after, count=PAGE)
+            page = await self._ask_page(self._partition, self._after)
             self._page = [self._decoder.decode(self._partition, dead.dead_id, dead.body) for dead in reversed(page)]
             self._after = page[-1].dead_id if page else b""
             self._partition += not page

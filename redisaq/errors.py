@@ -60,6 +60,10 @@ class ConnectionFailed(RedisaqError, ConnectionError):
         self.silent = silent
         self.connection: tuple[int, str, str] | None = None
 
+    def unsent(self) -> ConnectionFailed:
+        """Return the same for a request of which nothing was sent: it was something else that may have been carried out."""
+        return ConnectionFailed(self.url, self.reason, permanent=self.permanent, silent=self.silent)
+
 
 class ServerError(RedisaqError):
     """The server answered a command with an error that redisaq cannot mend (out of memory, no permission).
@@ -149,16 +153,17 @@ class QueueFull(RedisaqError):
 
 
 class AmbiguousEnqueueError(RedisaqError):
-    """A connection broke while messages were being sent, and whether they arrived cannot be told.
+    """A connection broke, or nothing was answered in time, while messages were being sent; whether they arrived cannot be told.
 
     They may or may not be in the topic. Send them again if handling one twice is harmless; look for their ids otherwise.
 
     Attributes:
-        message_ids: those whose fate is unknown.
+        message_ids: those whose fate is unknown; empty if it was no message, but the growth of the topic.
     """
 
     def __init__(self, message_ids: Sequence[str], reason: str) -> None:
-        super().__init__(f"it is unknown whether {len(message_ids)} message(s) were enqueued: {reason}")
+        what = f"{len(message_ids)} message(s) were enqueued" if message_ids else "the topic has grown"
+        super().__init__(f"it is unknown whether {what}: {reason}")
         self.message_ids = tuple(message_ids)
         self.reason = reason
 

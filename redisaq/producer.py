@@ -21,8 +21,8 @@ from redisaq.core.codec import Serializer, extra_fields, key_of, serialize
 from redisaq.core.payloads import check_all
 from redisaq.core.retention import IDLE
 from redisaq.describing import shown
-from redisaq.environment import Environment, current_environment, when_forked
-from redisaq.errors import PayloadTooLarge, SettingsError
+from redisaq.environment import Environment, current_environment, silence_within, time_is_up_at, time_limit, when_forked
+from redisaq.errors import ConnectionFailed, PayloadTooLarge, SettingsError
 from redisaq.message import Message
 from redisaq.runtime.access import Access, RedisURL
 from redisaq.runtime.logs import logger_for
@@ -89,7 +89,9 @@ class Producer:
                 then raises
                 QueueFull. None: no limit.
             max_payload: bytes that one message may have: its serialized payload, its key and its headers.
-            send_timeout: seconds that one call may take while the server cannot be reached, after a first connection.
+            send_timeout: seconds that one call may take, whether the server can be reached, answers, or has room. A connection over
+                which nothing comes for half of that while an answer is owed is given up (0.5 to 6 s), so that the other half is left to
+                look what arrived and to send the rest.
             serializer: payload to str or bytes; default: JSON.
             namespace: the first part of every key.
             debug: log from level DEBUG on, to standard error where no logging is set up; other producers log as before.
@@ -105,7 +107,9 @@ class Producer:
         self._serializer = serializer
         self._logger = logger_for("redisaq.producer", logger, debug=debug)
         self._environment: Environment = current_environment()
-        self._access = Access(redis_url, namespace, user="Producer")
+        self._send_timeout = check_seconds("send_timeout", send_timeout)
+        silence = silence_within(self._send_timeout)
+        self._access = Access(redis_url, namespace, user="Producer", silence=silence, time=self._send_timeout)
         self._new_sender = functools.partial(
             Sender,
             self.topic,
@@ -114,7 +118,7 @@ class Producer:
             approximate=approximate,
             max_backlog=None if max_backlog is None else check_count("max_backlog", max_backlog),
             terms=Terms(
-                send_timeout=check_seconds("send_timeout", send_timeout),
+                send_timeout=self._send_timeout,
                 acked=check_retention(retention) is not None,
                 idle=check_seconds("retention_idle", retention_idle),
             ),
@@ -143,23 +147,30 @@ class Producer:
         Cancelled, it leaves the producer unconnected or connected, usable in either case.
 
         Raises:
-            ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it.
+            ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it. Or it does not answer.
             WrongThreadError: the producer is in use by the event loop of another thread. Every other method may raise it, too.
         """
         with self._access:
             await self._connect()
 
     async def _connect(self) -> None:
-        while self._sender.state is None:
-            if self._connecting is not None:
-                await self._connecting.wait()
-                continue
-            self._connecting = anyio.Event()
-            try:
-                await self._open()
-            finally:
-                self._connecting.set()
-                self._connecting = None
+        with time_limit(self._send_timeout):
+            while self._sender.state is None:
+                if self._connecting is not None:
+                    await self._wait_for(self._connecting)
+                    continue
+                self._connecting = anyio.Event()
+                try:
+                    await self._open()
+                finally:
+                    self._connecting.set()
+                    self._connecting = None
+
+    async def _wait_for(self, connecting: anyio.Event) -> None:
+        with anyio.move_on_after(time_is_up_at() - self._environment.monotonic()):
+            await connecting.wait()
+            return
+        raise ConnectionFailed(f"topic {self.topic}", "another call has not reached the server within send_timeout", silent=True)
 
     async def _open(self) -> None:
         self._environment = current_environment().bound()
@@ -218,8 +229,10 @@ class Producer:
             dedup_window: seconds.
 
         Raises:
-            ConnectionFailed: the server could not be reached (first connection: at once; later: within `send_timeout`).
-            AmbiguousEnqueueError: the connection broke after the message may have been sent, and what would tell is gone or out of reach.
+            ConnectionFailed: the server could not be reached (first connection: at once; later: within `send_timeout`); nothing was
+                appended.
+            AmbiguousEnqueueError: the connection broke after the message may have been sent, or the server did not answer within
+                `send_timeout`, and what would tell is gone or out of reach.
             QueueFull: the partition stayed full for `send_timeout`.
             SerializationError, PartitionKeyError, PayloadTooLarge, SettingsError: nothing was sent.
             ServerError: the server refused it (out of memory, no permission).
@@ -271,12 +284,15 @@ class Producer:
 
         Running producers and consumers notice within a second. Keys that move to a new partition may be handled out of order while
         their old partition still holds messages of theirs.
+
+        Raises:
+            ConnectionFailed: as for `enqueue`; the topic has not grown.
+            AmbiguousEnqueueError: no answer came within `send_timeout`: it may have grown. Asking again does no harm.
         """
         partitions = check_count("partitions", partitions, most=1 << 16)
-        with self._access:
+        with self._access, time_limit(self._send_timeout):
             await self._connect()
-            self._sender.state = state = await self._access.broker.grow_topic(self.topic, partitions)
-            return state.partitions
+            return await self._sender.grow(partitions)
 
     def statistics(self) -> ProducerStatistics:
         """Return the counters as they stand."""
@@ -360,11 +376,11 @@ class Producer:
     ) -> list[str]:
         if not prepared:
             return []
+        if self._sender.state is None:
+            return await self._connect_and_send(prepared, due, dedup_id, dedup_window)
         access = self._access
         access.enter()
         try:
-            if self._sender.state is None:
-                await self._connect()
             first = self._issued
             self._issued += len(prepared)
             ids = [f"{self._id_prefix}-{number:x}" for number in range(first, self._issued)]
@@ -386,3 +402,13 @@ class Producer:
             return ids
         finally:
             access.leave()
+
+    async def _connect_and_send(
+        self, prepared: Sequence[tuple[str | None, list[bytes]]], due: int | None, dedup_id: str | None, dedup_window: float
+    ) -> list[str]:
+        with self._access, time_limit(self._send_timeout):  # of the whole call
+            try:
+                await self._connect()
+            except ConnectionFailed as error:
+                raise error.unsent() from error
+            return await self._send(prepared, due, dedup_id, dedup_window)

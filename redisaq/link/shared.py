@@ -97,7 +97,7 @@ class SharedConnection:
         """Send packed commands, return their replies; cancelled, the commands may or may not be carried out.
 
         Raises:
-            NotSent: it broke before anything of `data` was written.
+            NotSent: it broke before anything of `data` was written, or there was no time left.
             ConnectionFailed: it broke later, or the time of the call was up (`maybe_executed` is True).
         """
         if self._driver is None and self.broken is None and self._wire.arrived():
@@ -144,6 +144,8 @@ class SharedConnection:
         until, now = time_is_up_at(), self._now()
         if until == math.inf:
             until = now + self._time
+        elif until <= now:
+            raise NotSent("the time of the call is up")
         if not self._waiters:
             self._silence.heard = now
         due = min(self._silence.due(), until)

@@ -10,6 +10,7 @@ In: the URL that the user gave, or none. Out: a Broker. What always holds:
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from types import TracebackType
@@ -42,7 +43,7 @@ _CLAIM = 0
 class Access:
     """See the module. As `with access:` it encloses a call."""
 
-    def __init__(self, redis_url: object, namespace: str, *, user: str, silence: float = LONGEST_SILENCE) -> None:
+    def __init__(self, redis_url: object, namespace: str, *, user: str, silence: float = LONGEST_SILENCE, time: float = math.inf) -> None:
         """Take where to; nothing is opened yet.
 
         Args:
@@ -50,6 +51,7 @@ class Access:
             namespace: the first part of every key.
             user: the class of the object, for errors.
             silence: see `open_broker`.
+            time: see `open_broker`.
 
         Raises:
             SettingsError: the URL or the namespace cannot work.
@@ -58,6 +60,7 @@ class Access:
         self._namespace = check_name("namespace", namespace)
         self._user = user
         self._silence = silence
+        self._time = time
         self._claim: dict[int, int] = {}  # the thread whose event loop uses it
         self._calls = 0  # under way, all of that thread: nobody else counts
         self._broker: Broker | None = None if self._url is None else self._open(self._url)
@@ -123,7 +126,7 @@ class Access:
         raise SettingsError(problem)
 
     def _open(self, url: str) -> Broker:
-        return open_broker(url, self._namespace, current_environment(), silence=self._silence)
+        return open_broker(url, self._namespace, current_environment(), silence=self._silence, time=self._time)
 
 
 def text_of_url(name: str, url: object) -> str:

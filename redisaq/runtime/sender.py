@@ -3,11 +3,12 @@
 In: prepared messages, from any task. Out: nothing, once the server has them all; or an error that names those whose fate is unknown.
 
 Before anything is sent, an anchor is known for each stream: an id that stood there (E2). When the connection breaks under an append,
-whether it happened cannot be
-told from here. So the connection is killed, by what the server knows it by, lest the append runs late (E1); then the streams are read
-from the anchors on, and what is missing is sent
-again, in order (E4). Meanwhile nothing later of this producer passes. If trimming has taken the evidence, nobody can tell any more:
-AmbiguousEnqueueError, never a guess.
+whether it happened cannot be told from here. So the connection is killed, by what the server knows it by, so that the append does not run
+late (E1); then the streams are read from the anchors on, and what is missing is sent again, in order (E4). Meanwhile nothing later of this
+producer passes. If trimming has taken the evidence, nobody can tell any more: AmbiguousEnqueueError, never a guess.
+
+Every call ends within `send_timeout`, whether the server answers or not: what is asked of it is limited by `time_limit`, what is waited for
+here by the same moment. A connection that says nothing for half of that breaks, so the other half is left to kill, look and send again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import NoReturn
 
 import anyio
 
@@ -25,8 +26,8 @@ from redisaq.brokers.retention import Terms
 from redisaq.core.backoff import full_jitter
 from redisaq.core.partitioner import RoundRobin, partition_for
 from redisaq.core.retention import anchor_age
-from redisaq.environment import Environment
-from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull
+from redisaq.environment import Environment, time_is_up_at, time_limit
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull, ServerError
 from redisaq.runtime.topics import make_or_grow
 
 Prepared = tuple[str, str | None, list[bytes]]
@@ -42,13 +43,49 @@ FRESH = 0.5  # seconds for which the known partition count is trusted: an increa
 FIRST_POLL, LAST_POLL = 0.02, 0.5  # seconds between two looks at a full partition
 
 
-class Begun(NamedTuple):
-    """A call whose first try has not done it all: what is left, when it began; where that broke, the anchors before it, and the error."""
+class Call:
+    """A call that its first try has not done, or could not begin.
 
-    left: list[Placed]
-    began_at: float
-    anchors: dict[int, bytes]
-    broken: ConnectionFailed | None
+    Attributes:
+        step: how its messages are sent.
+        give_up_at: when its time is up.
+        repeatable: what was sent may simply be sent again (E7).
+        messages: as they were prepared; None once they are placed.
+        left: what is not known to be in its stream.
+        doubtful: what is left may be in its stream all the same.
+        unknown: what is not left, since nobody can tell any more whether it is in its stream (E2).
+        broken: why a try broke that is to be recovered from; None otherwise.
+        anchors: of before that try.
+    """
+
+    __slots__ = ("anchors", "broken", "doubtful", "give_up_at", "left", "messages", "repeatable", "step", "unknown")
+
+    def __init__(self, step: Step, give_up_at: float, messages: Sequence[Prepared] | None = None, *, repeatable: bool = False) -> None:
+        self.step = step
+        self.give_up_at = give_up_at
+        self.repeatable = repeatable
+        self.messages = messages
+        self.left: list[Placed] = []
+        self.doubtful = False
+        self.unknown: list[Placed] = []
+        self.broken: ConnectionFailed | None = None
+        self.anchors: dict[int, bytes] = {}
+
+    def answered(self, left: list[Placed], answers: Sequence[bytes | None]) -> None:
+        """Take the answers of a try: what found no stream is left.
+
+        Raises:
+            ServerError: of one partition a later message was accepted, and an earlier one was not: it cannot be sent behind it (C3).
+        """
+        self.doubtful = False
+        refused: dict[int, None] = {}
+        for (partition, _, _), answer in zip(left, answers, strict=True):
+            if answer is None:
+                refused[partition] = None
+            elif partition in refused:
+                reason = f"NOSTREAM the stream of partition {partition} was made while a call was appending to it: the order would be lost"
+                raise ServerError(reason, appended=answers)
+        self.left = [message for message, answer in zip(left, answers, strict=True) if answer is None]
 
 
 class Sender:
@@ -109,7 +146,7 @@ class Sender:
 
         Raises:
             ConnectionFailed: the server could not be reached in time; nothing of what is left was appended.
-            AmbiguousEnqueueError: it cannot be told whether what is left was appended.
+            AmbiguousEnqueueError: it cannot be told whether the messages that it names were appended.
             QueueFull: a partition stayed full.
         """
         # Nothing is in the way, as nearly always: one try, without what the others need.
@@ -117,19 +154,24 @@ class Sender:
         fresh = state is not None and 0 <= now - self._checked_at < FRESH and len(self._anchors) >= state.partitions
         fresh = fresh and (now < self._anchors_until or state is None or not state.acked)
         if state is None or not fresh or self._recovered is not None or self._max_backlog is not None:
-            await self._send(messages, self._append_now)
+            await self._finish(Call(self._append_now, self._give_up_at(now), messages))
             return
         placed = self._place(messages, state.partitions)
         anchors = self._anchors_of(placed)
         try:
             answers = await self._append_now(placed)
         except ConnectionFailed as error:
-            await self._send((), self._append_now, begun=Begun(placed, now, anchors, error))
+            call = Call(self._append_now, self._give_up_at(now))
+            call.left, call.anchors = placed, anchors
+            self._note_break(call, error)
+            await self._finish(call, error)
             return
         if None in answers:
-            left = await self._make_again(placed, answers, state.partitions)
+            call = Call(self._append_now, self._give_up_at(now))
+            call.answered(placed, answers)
+            await self._make_again(state.partitions, call)
             self.retried += 1
-            await self._send((), self._append_now, begun=Begun(left, now, anchors, None))
+            await self._finish(call)
 
     async def delay(self, messages: Sequence[Prepared], due: int) -> None:
         """Keep them all until `due` (server time, microseconds), as `send` appends them."""
@@ -139,7 +181,7 @@ class Sender:
             delayed = [Delayed(partition, fields[1], due + place, fields) for place, (partition, _, fields) in enumerate(placed)]
             return [b"" if kept else None for kept in await self._broker.delay(self._topic, delayed)]
 
-        await self._send(messages, keep)
+        await self._finish(Call(keep, self._give_up_at(self._environment.clock()), messages))
 
     async def send_once(self, message: Prepared, *, dedup_id: str, window: float, due: int | None) -> str:
         """Append or delay one message unless `dedup_id` was used; return the id of the message that stands (E7).
@@ -166,73 +208,131 @@ class Sender:
             return [answer]
 
         lasts = window >= 2 * self._terms.send_timeout
-        await self._send([(msg_id, dedup_id if key is None else key, fields)], append, repeatable=lasts)
+        messages = [(msg_id, dedup_id if key is None else key, fields)]
+        await self._finish(Call(append, self._give_up_at(self._environment.clock()), messages, repeatable=lasts))
         return standing.decode() or msg_id  # no answer came: it was found where it belongs
 
-    async def _send(self, messages: Sequence[Prepared], step: Step, *, repeatable: bool = False, begun: Begun | None = None) -> None:
-        give_up_at = (self._environment.clock() if begun is None else begun.began_at) + self._terms.send_timeout
+    async def grow(self, partitions: int) -> int:
+        """Let the topic grow to so many partitions; return how many it has. Asked again over broken connections: it never shrinks.
+
+        Raises:
+            ConnectionFailed: the server could not be reached within `send_timeout`.
+            AmbiguousEnqueueError: nor did it answer, and may have done it.
+        """
+        give_up_at = self._give_up_at(self._environment.clock())
+        failures, doubtful = 0, False
+        with time_limit(give_up_at - self._environment.clock()):
+            while True:
+                try:
+                    self.state = state = await self._broker.grow_topic(self._topic, partitions)
+                except ConnectionFailed as error:
+                    failures += 1
+                    doubtful = doubtful or error.maybe_executed
+                    if self.state is None or not await self._pause(error, failures, give_up_at):
+                        if doubtful:
+                            raise AmbiguousEnqueueError((), f"{error.reason}, and no answer within send_timeout") from error
+                        raise
+                    self.retried += 1
+                else:
+                    return state.partitions
+
+    def _give_up_at(self, began_at: float) -> float:
+        """Return when the time of a call is up that began then: it may be within the time of another."""
+        now = self._environment.clock()
+        return min(began_at + self._terms.send_timeout, now + time_is_up_at() - self._environment.monotonic())
+
+    async def _finish(self, call: Call, error: ConnectionFailed | None = None) -> None:
+        """Go on with a call until all of it is done, or its time is up; `error` is what its first try broke with."""
         failures = 0
-        left: list[Placed] = [] if begun is None else begun.left
-        placed = begun is not None
-        while True:
-            try:
-                if begun is not None and begun.broken is not None:
-                    broken, anchors, begun = begun.broken, begun.anchors, None
-                    left = await self._after(broken, left, anchors, step=step, give_up_at=give_up_at)
-                    if not left:
-                        return
-                while self._recovered is not None:  # E4: nothing later passes what is being recovered
-                    await self._recovered.wait()
-                partitions = await self._partitions()
-                if not placed:
-                    left, placed = self._place(messages, partitions), True
-                if self._max_backlog is not None:
-                    await self._wait_for_room(left, give_up_at)
-                left = await self._take_step(left, step, partitions, repeatable=repeatable, give_up_at=give_up_at)
-            except ConnectionFailed as error:
-                failures += 1
-                if self.state is None or not await self._pause(error, failures, give_up_at):
-                    raise
-            if placed and not left:
+        with time_limit(call.give_up_at - self._environment.clock()):
+            while True:
+                try:
+                    if error is not None and call.broken is None:
+                        raise error
+                    error = None
+                    await self._go_on(call)
+                except ConnectionFailed as again:
+                    error = None
+                    failures += 1
+                    if self.state is None or not await self._pause(again, failures, call.give_up_at):
+                        self._fail(call, again)
+                if call.messages is None and not call.left:
+                    break
+                self.retried += 1
+        if call.unknown:
+            raise self._ambiguous(call.unknown, "the connection broke, and trimming has taken what would tell")
+
+    async def _go_on(self, call: Call) -> None:
+        """Take a call one try further."""
+        if call.broken is not None:
+            await self._recover(call)
+            if not call.left:
                 return
-            self.retried += 1
+        await self._let_recover(call.give_up_at)
+        partitions = await self._partitions()
+        if call.messages is not None:
+            call.left, call.messages = self._place(call.messages, partitions), None
+        if self._max_backlog is not None:
+            await self._wait_for_room(call.left, call.give_up_at)
+        await self._take_step(call, partitions)
+
+    def _fail(self, call: Call, error: ConnectionFailed) -> NoReturn:
+        """Raise what a call ends with whose time is up: the error, if nothing of what is left can have been appended."""
+        uncertain = call.unknown + (call.left if call.doubtful else [])
+        if not uncertain:
+            raise error.unsent() from error
+        if self.state is None:
+            raise self._ambiguous(uncertain, "the producer was closed under the call") from error
+        raise self._ambiguous(uncertain, f"{error.reason}, and no answer within send_timeout") from error
+
+    async def _let_recover(self, give_up_at: float) -> None:
+        """Wait while an earlier call is being recovered: nothing later passes it (E4)."""
+        while self._recovered is not None:
+            with anyio.move_on_after(give_up_at - self._environment.clock()) as waiting:
+                await self._recovered.wait()
+            if waiting.cancelled_caught:
+                reason = "an earlier call of this producer has still not been looked for: nothing was sent"
+                raise ConnectionFailed(f"topic {self._topic}", reason, silent=True)
 
     def _place(self, messages: Sequence[Prepared], partitions: int) -> list[Placed]:
         place = (self._round_robin or RoundRobin()).next
         return [(place(partitions) if key is None else partition_for(key, partitions), msg_id, fields) for msg_id, key, fields in messages]
 
-    async def _take_step(self, placed: list[Placed], step: Step, partitions: int, *, repeatable: bool, give_up_at: float) -> list[Placed]:
-        """Return what has not been appended, since its stream is gone; the stream is made again first (E5)."""
+    async def _take_step(self, call: Call, partitions: int) -> None:
+        """Send what is left; make the streams again that are gone (E5)."""
         if self.state is not None and self.state.acked:
             await self._renew_anchors()
         if len(self._anchors) < partitions:
             await self._learn_anchors(partitions)
-        anchors = self._anchors_of(placed)
+        call.anchors = self._anchors_of(call.left)
         try:
-            answers = await step(placed)
+            answers = await call.step(call.left)
         except ConnectionFailed as error:
-            if repeatable:
+            self._note_break(call, error)
+            if call.broken is None:
                 raise
-            return await self._after(error, placed, anchors, step=step, give_up_at=give_up_at)
-        return [] if None not in answers else await self._make_again(placed, answers, partitions)
+            await self._recover(call)
+            return
+        call.answered(call.left, answers)
+        if call.left:
+            await self._make_again(partitions, call)
 
     def _anchors_of(self, placed: list[Placed]) -> dict[int, bytes]:
         """Return what stands now in the streams these go to (E2)."""
         return self._anchors.copy() if len(placed) > 1 else {placed[0][0]: self._anchors[placed[0][0]]}
 
-    async def _after(
-        self, error: ConnectionFailed, placed: list[Placed], anchors: dict[int, bytes], *, step: Step, give_up_at: float
-    ) -> list[Placed]:
-        """Return what has not been appended by a try that broke; raise the error if nothing was sent."""
-        if not error.maybe_executed:
-            raise error
-        return await self._recover(placed, anchors, error, step=step, give_up_at=give_up_at)
+    def _note_break(self, call: Call, error: ConnectionFailed) -> None:
+        """Note that a try broke: if anything of it was sent, it may be there."""
+        if error.maybe_executed:
+            call.doubtful = True
+            if not call.repeatable:
+                call.broken = error
 
-    async def _make_again(self, placed: list[Placed], answers: Sequence[bytes | None], partitions: int) -> list[Placed]:
-        """Make the streams again (E5); return what found none."""
-        with contextlib.suppress(ConnectionFailed):  # the next try meets the missing stream again
+    async def _make_again(self, partitions: int, call: Call) -> None:
+        """Make the streams again that what is left did not find (E5)."""
+        with contextlib.suppress(ConnectionFailed), time_limit(call.give_up_at - self._environment.clock()):
+            # If this breaks, the next try meets the missing stream again.
             self.state = await self._broker.make_topic(self._topic, partitions, terms=self._terms)
-        return [message for message, answer in zip(placed, answers, strict=True) if answer is None]
 
     async def _append_now(self, placed: Sequence[Placed]) -> list[bytes | None]:
         entries = [(partition, fields) for partition, _, fields in placed]
@@ -270,15 +370,13 @@ class Sender:
 
     # -- recovering ------------------------------------------------------------------------------------------------------------------
 
-    async def _recover(
-        self, placed: list[Placed], anchors: dict[int, bytes], broken: ConnectionFailed, *, step: Step, give_up_at: float
-    ) -> list[Placed]:
-        """Find out what of a broken append happened, and send the rest (E1 to E4); return what has no stream."""
+    async def _recover(self, call: Call) -> None:
+        """Find out what of a broken try happened, and send the rest (E1 to E4); what has no stream is left."""
         self._recoveries += 1
         if self._recovered is None:
             self._recovered = anyio.Event()
         try:
-            return await self._recover_now(placed, anchors, broken, step=step, give_up_at=give_up_at)
+            await self._recover_now(call)
         finally:
             self._recoveries -= 1
             if self._recoveries <= 0:
@@ -289,42 +387,51 @@ class Sender:
             self._recovered.set()
             self._recovered = None
 
-    async def _recover_now(
-        self, placed: list[Placed], anchors: dict[int, bytes], broken: ConnectionFailed, *, step: Step, give_up_at: float
-    ) -> list[Placed]:
+    async def _recover_now(self, call: Call) -> None:
+        error, call.broken = call.broken, None
         used: list[tuple[int, str, str]] = []
-        left, failures, error = placed, 0, broken
-        while True:
+        failures = 0
+        while error is not None:
             if error.maybe_executed and error.connection is not None and error.connection not in used:
                 used.append(error.connection)  # E1: every connection that may still carry an append of ours
             failures += 1
-            if self.state is None:
-                raise self._ambiguous(left, "the producer was closed under the call") from broken
-            if not await self._pause(error, failures, give_up_at):
-                raise self._ambiguous(left, f"{error.reason}, and no answer within send_timeout") from broken
+            if self.state is None or not await self._pause(error, failures, call.give_up_at):
+                self._fail(call, error)
             self.retried += 1
             try:
                 if not await self._broker.kill([ReaderMark(*connection) for connection in used]):
-                    raise self._ambiguous(left, "the connection broke, and the server does not permit CLIENT KILL") from broken
-                left = await self._missing(left, anchors)
-                answers = await step(left) if left else []
-                return [message for message, answer in zip(left, answers, strict=True) if answer is None]
+                    uncertain = call.unknown + call.left
+                    raise self._ambiguous(uncertain, "the connection broke, and the server does not permit CLIENT KILL") from error
+                await self._find(call)
+                if call.left:
+                    await self._send_again(call)
             except ConnectionFailed as again:
                 error = again
+            else:
+                return
 
-    async def _missing(self, placed: list[Placed], anchors: dict[int, bytes]) -> list[Placed]:
-        """Return what is not in its stream."""
+    async def _send_again(self, call: Call) -> None:
+        try:
+            answers = await call.step(call.left)
+        except ConnectionFailed as error:
+            call.doubtful = error.maybe_executed
+            raise
+        call.answered(call.left, answers)
+
+    async def _find(self, call: Call) -> None:
+        """Look for what is left of a call; what is not in its stream stays left, unless that cannot be told (E2)."""
         by_partition: dict[int, list[Placed]] = defaultdict(list)
-        for message in placed:
+        for message in call.left:
             by_partition[message[0]].append(message)
         missing: set[str] = set()
+        unknown: set[str] = set()
         for partition, some in by_partition.items():
-            found = await self._broker.find(self._topic, partition, anchors[partition], [msg_id.encode() for _, msg_id, _ in some])
-            absent = [message for message, entry_id in zip(some, found.present, strict=True) if entry_id is None]
-            if absent and not found.complete:  # E2
-                raise self._ambiguous(absent, "the connection broke, and trimming has taken what would tell")
-            missing.update(msg_id for _, msg_id, _ in absent)
-        return [message for message in placed if message[1] in missing]
+            found = await self._broker.find(self._topic, partition, call.anchors[partition], [msg_id.encode() for _, msg_id, _ in some])
+            absent = {msg_id for (_, msg_id, _), entry_id in zip(some, found.present, strict=True) if entry_id is None}
+            (missing if found.complete else unknown).update(absent)
+        call.unknown += [message for message in call.left if message[1] in unknown]
+        call.left = [message for message in call.left if message[1] in missing]
+        call.doubtful = False  # their connections are killed, and they are not there
 
     def _ambiguous(self, placed: Sequence[Placed], reason: str) -> AmbiguousEnqueueError:
         return AmbiguousEnqueueError([msg_id for _, msg_id, _ in placed], reason)

@@ -80,7 +80,7 @@ async def test_a_quick_consumer_leaves_the_evidence(proxy: BreakingProxy, consum
 async def test_the_limit_of_the_producer_that_waits_longest_counts(proxy: BreakingProxy, consumer: Broker, namespace: str) -> None:
     async with (
         Producer("jobs", proxy.url, namespace=namespace, retention="acked", send_timeout=5.0) as patient,
-        Producer("jobs", proxy.url, namespace=namespace, retention="acked", send_timeout=0.001) as hasty,
+        Producer("jobs", proxy.url, namespace=namespace, retention="acked", send_timeout=0.5) as hasty,
     ):
         await patient.batch_enqueue([{"n": n} for n in range(3)], key=WATCHED)
         await hasty.enqueue({"n": 3}, key=WATCHED)
