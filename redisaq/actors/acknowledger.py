@@ -14,6 +14,7 @@ from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.ring import Ring, ring
 from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Acks
+from redisaq.errors import ConnectionFailed
 
 MOST_IDS = 2000  # in one script
 
@@ -80,16 +81,22 @@ class Acknowledger(Actor[Ring]):
             owned.resolved(settlings)
             return
         resolutions = [settling.resolution for settling in settlings]
-        answer = await around.broker.resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
+        try:
+            answer = await around.broker.resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
+        except ConnectionFailed as error:
+            if error.maybe_executed:
+                owned.uncertain.update(one.body.entry_id for one in resolutions)
+            raise
         if not answer.done:
             if answer.token < owned.token and await self._install_again(owned):
                 self._dirty[owned] = None
             else:
                 owned.lose("its settling was refused: another token stands")
             return
+        told = owned.uncertain.copy()  # S1: these were settled, as it seems, by a try whose answer was lost
         owned.resolved(settlings)
         for settling, moved in zip(settlings, answer.moved, strict=True):
-            if moved and settling.event is not None:
+            if settling.event is not None and (moved or settling.resolution.body.entry_id in told):
                 around.bulletin.tell(settling.event)
             if not moved and settling.resolution.source == "stream":
                 owned.unmoved.add(settling.resolution.body.entry_id)

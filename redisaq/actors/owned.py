@@ -56,8 +56,10 @@ class OwnedPartition:
         self.running: dict[bytes, Message[Any]] = {}
         self.bodies: dict[bytes, Body] = {}  # of those that came from `retry`
         self.leaving: dict[bytes, Settling] = {}  # to be settled otherwise than by an acknowledgement
+        self.uncertain: set[bytes] = set()  # of these: sent, and whether the server has done it is not known
         self.deliveries: dict[bytes, int] = {}  # of those that were delivered before this owner read them, or failed here
         self.unwritten: dict[bytes, int] = {}  # counts that the server does not have: to be set at the latest when it is handed back
+        self.first_failed: dict[bytes, int] = {}  # of those that wait here for their next try: when they first failed, server milliseconds
         self.raised: dict[bytes, Body] = {}  # of `retry`: an attempt is noted at the server, and its handler has not begun
         self.given_back: list[Resolution] = []  # … and these are given back
         self.done: list[bytes] = []  # to be acknowledged
@@ -151,7 +153,7 @@ class OwnedPartition:
         if message is None:
             return False
         message.attempt = 1
-        records: tuple[dict[bytes, Any], ...] = (self.deliveries, self.bodies, self.raised)
+        records: tuple[dict[bytes, Any], ...] = (self.deliveries, self.bodies, self.raised, self.first_failed)
         for record in records:
             record.pop(entry_id, None)
         if entry_id in self.unwritten:  # a raise may still be on its way
@@ -228,6 +230,7 @@ class OwnedPartition:
         del self.running[entry_id]
         if self.deliveries:
             self.deliveries.pop(entry_id, None)
+            self.first_failed.pop(entry_id, None)
         self.done.append(entry_id)
         if not self.dirty:
             self.dirty = True
@@ -259,6 +262,7 @@ class OwnedPartition:
         self.bodies.pop(entry_id, None)
         self.unwritten.pop(entry_id, None)
         self.raised.pop(entry_id, None)
+        self.first_failed.pop(entry_id, None)
         self.failed += settling.resolution.to != "done"
         self.leave(settling)
         self._look_finished()
@@ -269,6 +273,7 @@ class OwnedPartition:
         self.queued.pop(message.entry, None)
         self.bodies.pop(message.entry, None)
         self.raised.pop(message.entry, None)
+        self.first_failed.pop(message.entry, None)
         self._made_room()
 
     def leave(self, settling: Settling) -> None:
@@ -293,6 +298,7 @@ class OwnedPartition:
     def abandon(self, message: Message[Any]) -> None:
         """Record that its handler was cancelled: it stays pending for the next owner."""
         self.running.pop(message.entry, None)
+        self.first_failed.pop(message.entry, None)
         self._look_finished()
 
     def _look_finished(self) -> None:
@@ -335,6 +341,7 @@ class OwnedPartition:
         for settling in settlings:
             entry_id = settling.resolution.body.entry_id
             self.leaving.pop(entry_id, None)
+            self.uncertain.discard(entry_id)
             if self._noted is not None:
                 self._noted.add(entry_id)
         self.settlements += 1

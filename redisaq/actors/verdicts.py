@@ -64,6 +64,7 @@ class Verdicts:
             return None
         again.attempt = message.attempt
         self._around.tell(events.MessageRetried, message, again_in=verdict.pause, blocking=True)
+        owned.first_failed.setdefault(message.entry, owned.lease.server_now() // 1000)
         return verdict.pause, [owned.hold(message, again, used=verdict.used)]
 
     def dead_of_crashes(self, message: Message[Any]) -> None:
@@ -126,7 +127,11 @@ class Verdicts:
         owned = self._owned
         before = owned.bodies.get(message.entry)
         now = owned.lease.server_now() // 1000
-        first = before.failure.first_failed_ms if before is not None and before.failure is not None else now
+        first = (
+            before.failure.first_failed_ms
+            if before is not None and before.failure is not None
+            else owned.first_failed.get(message.entry, now)
+        )
         attempt = message.attempt if attempt is None else attempt
         failure = Failure(kind, text, trace, attempt, first, now, owned.lease.incarnation)
         if before is None:

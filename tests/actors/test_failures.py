@@ -93,6 +93,19 @@ async def test_a_blocking_retry_holds_its_lane_and_nothing_else(url: str, orderi
     assert [message.attempt for message in notebook.messages if message.payload["n"] == 0] == [1, 2, 3]
 
 
+async def test_a_lane_that_waited_says_when_its_message_failed_first(url: str) -> None:
+    await produce(url, 1)
+
+    async def handle(_message: Message[Any]) -> None:
+        raise ValueError("no good")
+
+    await run(url, handle, retry=RetryPolicy(max_attempts=3, backoff=0.05, factor=1.0, jitter=False, blocking=True))
+    (dead,) = await dead_letters(url)
+    assert dead.failure is not None
+    assert dead.failure.attempts == 3
+    assert 90 <= dead.failure.last_failed_ms - dead.failure.first_failed_ms < 5_000
+
+
 async def test_a_blocking_back_off_ends_when_the_consumer_stops(url: str) -> None:
     """T7."""
     await produce(url, 2)
