@@ -52,12 +52,14 @@ class Census:
         entries: by topic and partition: entry -> message id.
         ended: by group and partition: entry -> "done" or "dead".
         redriven: is told of an entry whose next life began.
+        purged: dead letters that somebody has dropped, or for which there was no room.
     """
 
     violation: Callable[[str], None]
     redriven: Callable[[Place, EntryId], None]
     entries: dict[tuple[str, int], dict[EntryId, str]] = field(default_factory=dict[tuple[str, int], dict[EntryId, str]])
     ended: dict[Place, dict[EntryId, str]] = field(default_factory=dict[Place, dict[EntryId, str]])
+    purged: set[tuple[Place, EntryId]] = field(default_factory=set[tuple[Place, EntryId]])
     _where: dict[str, str] = field(default_factory=dict[str, str])
     _gone: set[str] = field(default_factory=set[str])
     _seen: dict[tuple[str, int], EntryId] = field(default_factory=dict[tuple[str, int], EntryId])
@@ -153,6 +155,7 @@ class Census:
         fresh = self._between(place, before.last_delivered, now.last_delivered)
         for entry_id in sorted(now.dead - before.dead):
             ended[entry_id] = "dead"
+        self.purged |= {(place, entry_id) for entry_id in before.dead - now.dead - now.retry}
         for entry_id in sorted(now.retry & before.dead):
             ended.pop(entry_id, None)
             self.redriven(place, entry_id)

@@ -17,6 +17,10 @@ LATEST = 5.0
 
 NOTHING: dict[Kind, float] = {}
 
+UNNOTICED: tuple[Kind, ...] = ("delay", "reply_delay", "clock_drift")
+LASTING: tuple[Kind, ...] = (*SILENCES, "late_request", "failover", "outage", "crash", "pause", "slow_handler")
+"""Kinds whose amount is for how long they last."""
+
 
 class Chance:
     """One process's: how far it has come, and what decides about it."""
@@ -36,12 +40,14 @@ class FaultSource:
     Attributes:
         calm: True: no faults, for now; what a list has for that time is left out.
         befallen: what has been given out, in order.
+        disturb: is told when something befalls that may hold up the group, and for how many seconds.
     """
 
     def __init__(self, seed: int, faults: FaultPlan | Sequence[Fault], clock: Callable[[], float]) -> None:
         """Take what decides, and virtual time."""
         self.calm = False
         self.befallen: list[Fault] = []
+        self.disturb: Callable[[float], None] = lambda _: None
         self._seed = seed
         self._clock = clock
         self._chances: dict[str, Chance] = {}
@@ -145,6 +151,9 @@ class FaultSource:
 
     def _befalls(self, who: str, number: int, kinds: dict[Kind, float]) -> None:
         now = self._clock()
+        for kind, amount in kinds.items():
+            if kind not in UNNOTICED:
+                self.disturb(amount if kind in LASTING else 0.0)
         self.befallen += [Fault(who, number, kind, amount, now) for kind, amount in kinds.items()]
 
     def _chance(self, who: str) -> Chance:

@@ -30,6 +30,9 @@ class Process(Protocol):
     thawed_at: float
     ordering: str
     retry: RetryPolicy
+    ttl: float
+    heartbeat_interval: float
+    reads_json: bool
 
     @property
     def mode(self) -> str:
@@ -128,6 +131,7 @@ class Histories:
         self._broken: dict[Place, int] = {}
         self._policies: dict[GroupName, RetryPolicy] = {}
         self._unreadable: set[tuple[Place, EntryId]] = set()
+        self._died_unread: dict[tuple[Place, EntryId], str] = {}
         self._repeatable: Counter[tuple[Place, EntryId]] = Counter()
         self._earlier: Counter[tuple[Place, EntryId]] = Counter()  # runs in lives that are over
 
@@ -138,6 +142,7 @@ class Histories:
     def unreadable(self, place: Place, entry_id: EntryId) -> None:
         """An entry cannot be read: no handler will run on it."""
         self._unreadable.add((place, entry_id))
+        self._died_unread.pop((place, entry_id), None)
 
     def redriven(self, place: Place, entry_id: EntryId) -> None:
         """A message begins its next life."""
@@ -268,7 +273,18 @@ class Histories:
             return
         policy = runs[-1].process.retry if runs else self._policies.get(place[0])
         if policy is None or not self._exhausted(place, entry_id, policy):
-            self._violation(f"{name} let {show(place, entry_id)} die after {len(runs)} runs, with attempts left")
+            text = f"{name} let {show(place, entry_id)} die after {len(runs)} runs, with attempts left"
+            if runs:
+                self._violation(text)
+            else:
+                self._died_unread[place, entry_id] = text
+
+    def close(self, excused: Callable[[Place], bool]) -> None:
+        """All have left: what died without a run could not be read, and its member has said so, unless an owner ended before it could."""
+        for (place, _), text in self._died_unread.items():
+            if not excused(place):
+                self._violation(text)
+        self._died_unread.clear()
 
     def check_retry(self, name: str, place: Place, token: int, entry_id: EntryId) -> None:
         """What is parked has failed, or is handed back before it ran under that token."""
@@ -284,6 +300,11 @@ class Histories:
         """Return how many attempts the server may have noted at most: each owner that broke off may have noted one that never began."""
         history = self._lives.get((place, entry_id), History())
         return len(history.runs) + history.former + self._broken.get(place, 0)
+
+    def runs(self, place: Place, entry_id: EntryId) -> list[Run]:
+        """Return the runs of a message in its present life, in order, but for those that a server which lost data does not know of."""
+        history = self._lives.get((place, entry_id))
+        return [] if history is None else history.runs[history.since :]
 
     def _runs(self, place: Place, entry_id: EntryId) -> list[Run]:
         history = self._lives.get((place, entry_id))

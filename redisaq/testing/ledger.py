@@ -21,8 +21,25 @@ from redisaq.core.entry_ids import EntryId, format_id, parse_id
 from redisaq.message import Message
 from redisaq.testing.census import Census, Place
 from redisaq.testing.histories import Histories, Process, Run
+from redisaq.testing.judging import Given, Judge, JudgeType, more_judges
 from redisaq.testing.losses import Losses
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
+from redisaq.testing.ownership import Ownership
+from redisaq.testing.promptness import Promptness
+from redisaq.testing.truth import Contents, Events, Failures
+
+JUDGES: tuple[JudgeType, ...] = (Promptness, Contents, Failures, Events, Ownership)
+"""Those of every simulation."""
+
+DISTURBING = ("seek", "set_paused", "redrive", "purge", "disband", "drop_topic", "grow_topic", "forget_group")
+"""Operations of others that may hold up a group for a moment, or give it work of long ago."""
+
+ORDERLY = ("joins", "leaves", "is cancelled")
+"""What happens to processes and holds nobody up."""
+
+LONG_AGO = 600.0
+SETTLES = 5.0
+"""Seconds, beside a ttl, after which nothing is left of a fault."""
 
 NOTICE = 2.0
 """Seconds that an owner is given to tell that its time is over, after it stood still, or where nobody answers what is to end its reads."""
@@ -48,8 +65,8 @@ class Tenure:
 class Ledger:
     """See the module."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """Take virtual time."""
+    def __init__(self, clock: Callable[[], float], judges: Sequence[JudgeType] = JUDGES) -> None:
+        """Take virtual time, and who judges besides."""
         self._clock = clock
         self.store: MemoryStore | None = None
         self.was_silent: Callable[[str], bool] = lambda _: False
@@ -70,6 +87,41 @@ class Ledger:
         self._running: dict[Place, list[Run]] = {}
         self._open: dict[Place, list[Tenure]] = {}
         self._done_under: set[tuple[Place, EntryId, int]] = set()
+        self._had: dict[Place, list[Tenure]] = {}
+        self._disturbed: list[float] = []  # until when something held up the group
+        self.judges: list[Judge] = [judge(self) for judge in (*judges, *more_judges())]
+
+    # -- what judges ask ---------------------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return the time, seconds since the simulation began."""
+        return self._clock()
+
+    def disturb(self, seconds: float = 0.0) -> None:
+        """Something happens that may hold up the group for so long."""
+        now = self._clock()
+        self._disturbed = [*(time for time in self._disturbed if time > now - LONG_AGO), now + seconds]
+
+    def undisturbed(self, since: float, apart_from: float | None = None) -> bool:
+        """Return whether nothing holds up the group, and nothing has since then, nor for a ttl and some seconds before."""
+        return all(time == apart_from or time + self.losses.ttl + SETTLES < since for time in self._disturbed)
+
+    @property
+    def forgot(self) -> bool:
+        """True once the server has lost data."""
+        return bool(self.losses.times)
+
+    def tenures_of(self, place: Place) -> Sequence[Tenure]:
+        """Return who has had a partition, and when, in order."""
+        return self._had.get(place, ())
+
+    def all_tenures(self) -> Sequence[Tenure]:
+        """Return who has had any partition, and when."""
+        return self.tenures
+
+    def runs_of(self, place: Place, entry_id: EntryId) -> Sequence[Run]:
+        """Return the handlers' runs on a message in its present life, in order."""
+        return self.histories.runs(place, entry_id)
 
     # -- writing down ----------------------------------------------------------------------------------------------------------------
 
@@ -81,6 +133,8 @@ class Ledger:
         """Note what happened to a process."""
         self.marks.append(Mark(self._clock(), process.name, what))
         self.note(process.name, "process", what)
+        if what not in ORDERLY:
+            self.disturb()
 
     def violation(self, text: str) -> None:
         """Note what must not happen."""
@@ -113,6 +167,20 @@ class Ledger:
             self.census.look(self.store)
             self.losses.look(self.store)
 
+    def stepped(self, who: str, operation: str) -> None:
+        """The server has done an operation."""
+        if operation in DISTURBING:
+            self.disturb()
+        for judge in self.judges:
+            judge.stepped(who, operation)
+
+    def given(self, msg_ids: Sequence[str], given: Sequence[Given]) -> None:
+        """A producer was told that messages are safe."""
+        self.produced += msg_ids
+        for msg_id, one in zip(msg_ids, given, strict=False):
+            for judge in self.judges:
+                judge.produced(msg_id, one)
+
     def installed(self, owner: object, group: GroupName, partition: int, token: int, answer: Installed) -> None:
         """Somebody tried to install a token."""
         del owner
@@ -136,6 +204,8 @@ class Ledger:
             moved = answer.done and answer.moved[index]
             if moved or not answer.done:
                 self._settle(owner, (group, partition), token, [parse_id(one.body.entry_id)], one.to, accepted=answer.done)
+        for judge in self.judges:
+            judge.resolved(str(getattr(owner, "name", owner)), (group, partition), token, resolutions, answer)
 
     def _settle(self, owner: object, place: Place, token: int, ids: Sequence[EntryId], to: str, *, accepted: bool) -> None:
         (group, partition), name = place, str(getattr(owner, "name", owner))
@@ -187,6 +257,8 @@ class Ledger:
             self.histories.stray(run)
         elif self.store is not None:
             self.histories.begin(run, self.store)
+        for judge in self.judges:
+            judge.begun(run)
         return run
 
     def _check_again(self, run: Run) -> None:
@@ -214,6 +286,8 @@ class Ledger:
             self.violation(f"{run.process.name} still ran {run} after another had begun")
         if outcome == "returned":
             self._done_under.add((run.place, run.entry_id, run.message.token))
+        for judge in self.judges:
+            judge.ended(run)
 
     # -- what members tell -------------------------------------------------------------------------------------------------------------
 
@@ -237,9 +311,12 @@ class Ledger:
             case events.MessageFailed():
                 self.histories.failed(process, (group, event.partition), parse_id(event.entry_id.encode()), event.error)
             case events.MessageEvent():
-                return
+                pass
             case _:
                 self.note(process.name, "tells", type(event).__name__)
+        partition = event.partition if isinstance(event, events.MessageEvent | events.PartitionEvent) else None
+        for judge in self.judges:
+            judge.told(process, None if partition is None else (group, partition), event)
 
     def _acquired(self, process: Process, place: Place, token: int) -> None:
         group, partition = place
@@ -255,6 +332,7 @@ class Ledger:
         tenure = Tenure(process, group, partition, token, self._clock())
         tenures.append(tenure)
         self.tenures.append(tenure)
+        self._had.setdefault(place, []).append(tenure)
 
     def _given_up(self, process: Process, place: Place, end: str) -> None:
         self.note(process.name, end, f"{place[0].topic}/{place[1]}")
@@ -284,6 +362,14 @@ class Ledger:
                 self._broken_off(tenure)
         for place, runs in self._running.items():
             self._running[place] = [run for run in runs if run.process is not process]
+        for judge in self.judges:
+            judge.crashed(process)
+
+    def close(self) -> None:
+        """All have left."""
+        self.histories.close(lambda place: any(one.end != "released" for one in self.tenures_of(place)))
+        for judge in self.judges:
+            judge.closed()
 
     def _broken_off(self, tenure: Tenure) -> None:
         if not tenure.broken:

@@ -73,6 +73,8 @@ class SimulatedMember:
         self.options = options
         self.group = GroupName(self.topic, check_name("group_name", options.get("group_name", "default_group")))
         self.ttl = float(options.get("heartbeat_ttl", 12.0))
+        self.heartbeat_interval = float(options.get("heartbeat_interval", 3.0))
+        self.reads_json = options.get("deserializer") is None
         self.ordering = check_str("ordering", options.get("ordering", "partition"))
         self.retry: RetryPolicy = options.get("retry") or RetryPolicy()
         self.crashed = False

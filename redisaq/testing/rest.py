@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from redisaq.brokers.base import GroupName
+from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.core.document import Document, decode
 from redisaq.core.entry_ids import format_id, parse_id
@@ -72,13 +73,14 @@ def fates(store: MemoryStore, groups: Sequence[GroupName], ledger: Ledger) -> li
     missing = [f"message {msg_id} was said to be safe, and is nowhere" for msg_id in unseen]
     for group in groups:
         for (topic, partition), entries in ledger.census.entries.items():
-            if topic != group.topic:
+            if topic != group.topic or topic not in store.topic_names:  # an admin has deleted it
                 continue
             ended = ledger.census.ended.get((group, partition), {})
-            dead = {parse_id(entry.body.entry_id) for entry in store.shelf(group, partition).dead_page(b"", 1 << 30)}
+            purged = ledger.census.purged
+            dead = {parse_id(entry.body.entry_id) for entry in (store.shelves.get((group, partition)) or Shelf()).dead_page(b"", 1 << 30)}
             for entry_id, msg_id in entries.items():
                 where = f"message {msg_id}, {format_id(entry_id).decode()} of {topic}/{partition}"
-                if ended.get(entry_id) == "dead" and entry_id not in dead:
+                if ended.get(entry_id) == "dead" and entry_id not in dead and ((group, partition), entry_id) not in purged:
                     missing.append(f"{where}, died, and is not among the dead letters of {group.group}")
                 elif entry_id not in ended and msg_id not in dropped:
                     missing.append(f"{where}, is neither done nor dead for {group.group}")

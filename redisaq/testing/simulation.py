@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from contextvars import Context, copy_context
 from dataclasses import replace
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import anyio
 from anyio.abc import TaskGroup
@@ -20,6 +20,7 @@ from redisaq.brokers.base import Broker, GroupName
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.environment import Environment, current_environment, enter_environment, use_environment
 from redisaq.errors import SettingsError
+from redisaq.message import Message
 from redisaq.producer import Producer
 from redisaq.settings import check_callable, check_handler, check_seconds
 from redisaq.testing import overheard
@@ -27,6 +28,7 @@ from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Fault, FaultPlan, Kind, check_faults
 from redisaq.testing.faulty_broker import FaultyBroker
 from redisaq.testing.freezing import OWNER, Freezer, current_freezer
+from redisaq.testing.judging import Given
 from redisaq.testing.ledger import NOTICE, Ledger
 from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
@@ -37,6 +39,7 @@ from redisaq.testing.raised import tell_raised
 from redisaq.testing.report import Report
 from redisaq.testing.rest import fates, leftovers, unsettled_groups, work_left
 from redisaq.testing.standstill import VirtualDeadlock
+from redisaq.testing.truth import round_trip
 from redisaq.testing.virtual import EPOCH, virtual_run
 
 LOOK = 0.25
@@ -49,19 +52,36 @@ END_LIMIT = 120.0
 class SimulatedProducer(Producer):
     """A Producer whose messages the simulation knows."""
 
-    produced: list[str]
+    ledger: Ledger
+    writes_json = True
 
     async def enqueue(self, payload: object, **options: Any) -> str:
         """Append one message; see Producer."""
         msg_id = await super().enqueue(payload, **options)
-        self.produced.append(msg_id)
+        self.ledger.given([msg_id], self._given([payload], options))
         return msg_id
 
     async def batch_enqueue(self, payloads: Iterable[object], **options: Any) -> list[str]:
         """Append some messages; see Producer."""
-        msg_ids = await super().batch_enqueue(payloads, **options)
-        self.produced += msg_ids
+        listed = list(payloads)
+        msg_ids = await super().batch_enqueue(listed, **options)
+        self.ledger.given(msg_ids, self._given(listed, options))
         return msg_ids
+
+    def _given(self, payloads: Sequence[object], options: Mapping[str, Any]) -> list[Given]:
+        """Return what handlers are to be handed; nothing where that cannot be told from here."""
+        field = options.get("partition_key")
+        known = self.writes_json and options.get("dedup_id") is None and not any(isinstance(one, Message) for one in payloads)
+        if not known or (field is not None and not all(isinstance(value_of(one, field), str | int) for one in payloads)):
+            return []
+        headers = dict(options.get("headers") or {})
+        keys = [options.get("key") if field is None else str(value_of(one, field)) for one in payloads]
+        return [Given(round_trip(one), key, headers, options.get("timeout")) for one, key in zip(payloads, keys, strict=True)]
+
+
+def value_of(payload: object, field: str) -> object:
+    """Return a field of a payload that is a mapping, None of any other."""
+    return cast("Mapping[str, object]", payload).get(field) if isinstance(payload, Mapping) else None
 
 
 class Outsider:
@@ -96,6 +116,8 @@ class Simulation:
         self._outages = Outages(self.store, self._network, ledger.losses, note=ledger.note, start=self._start)
         self._network.strike = self._outages.strike
         self._network.start = self._start
+        self._network.stepped = ledger.stepped
+        source.disturb = ledger.disturb
         ledger.was_silent = lambda name: self._network.was_silent(name, NOTICE)
         memory_brokers.set(self._open_broker)
         self._context = copy_context()
@@ -114,7 +136,8 @@ class Simulation:
         name = f"producer-{len(self._producers)}"
         self._outsiders.add(name)
         producer = self._inside(Outsider(name)).run(lambda: SimulatedProducer(topic, URL, **options))
-        producer.produced = self._ledger.produced
+        producer.ledger = self._ledger
+        producer.writes_json = options.get("serializer") is None
         self._producers.append(producer)
         return producer
 
@@ -184,6 +207,7 @@ class Simulation:
     async def failover(self, forgets: float) -> None:
         """Let a replica, which hears nothing more from now on, take the server's place `forgets` seconds later; return when it has."""
         self._outages.fall_behind(check_seconds("forgets", forgets, zero=True))
+        self._ledger.disturb(forgets)
         await self._outages.wait_over()
 
     async def silence(self, seconds: float, name: str | None = None) -> None:
@@ -191,7 +215,7 @@ class Simulation:
 
         Then all these connections break, and what was sent meanwhile is carried out. It has no effect where such a silence goes on already.
         """
-        check_seconds("seconds", seconds, zero=True)
+        self._ledger.disturb(check_seconds("seconds", seconds, zero=True))
         if name is None:
             self._outages.fall_silent(seconds)
         elif name in {*self._members, *self._outsiders}:
@@ -203,11 +227,13 @@ class Simulation:
     async def outage(self, seconds: float) -> None:
         """Let the server be away for so long, and come back with all its data as another run; return when it is back."""
         self._outages.go_away(check_seconds("seconds", seconds, zero=True))
+        self._ledger.disturb(seconds)
         await self._outages.wait_over()
 
     async def lose_slot(self, topic: str, partition: int | None = None) -> None:
         """Let all data of one partition be gone; without a partition: the topic's partition count, and its groups' documents."""
         self._outages.lose_slot(topic, partition)
+        self._ledger.disturb()
         await anyio.lowlevel.checkpoint()
 
     def _dismissed(self, name: str, how: str) -> SimulatedMember:
@@ -286,6 +312,7 @@ class Simulation:
         if not member.live or member.suspended:
             return
         self._ledger.mark(member, f"pauses for {seconds:.3f} s")
+        self._ledger.disturb(seconds)
         self._freezer.freeze(member)
         self._start(self._go_on, member, seconds)
 
@@ -323,6 +350,7 @@ class Simulation:
         await anyio.sleep(max((member.ttl for member in members), default=0.0) * 1.2 + 1.0)  # what crashed before is forgotten by then
         for sentence in leftovers(self.store, self._groups(), self._ledger):
             self._ledger.violation(f"at rest: {sentence}")
+        self._ledger.close()
 
     def bury(self) -> None:
         """Cancel the tasks of those that crashed, and let them take notice. Nobody crashes or stands still after this."""

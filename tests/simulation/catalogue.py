@@ -5,11 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from tests.simulation import scenarios_delivery, scenarios_members, scenarios_silence
+from tests.simulation import scenarios_delivery, scenarios_kept, scenarios_members, scenarios_silence
 from tests.simulation.scenarios import SCENARIOS, Scenario
 from tests.simulation.scenarios_outages import with_losses
 
-__all__ = ["LOSSES", "SCENARIOS", "Backend", "Scenario", "scenario_of", "scenarios_delivery", "scenarios_members", "scenarios_silence"]
+__all__ = [
+    "LOSSES",
+    "SCENARIOS",
+    "Backend",
+    "Scenario",
+    "scenario_of",
+    "scenarios_delivery",
+    "scenarios_kept",
+    "scenarios_members",
+    "scenarios_silence",
+]
 
 Backend = Literal["trio", "asyncio"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from redisaq import Message, Producer, RetryPolicy
+from redisaq import Message, PartialFailure, Producer, RetryPolicy
 from redisaq.environment import current_environment
 from redisaq.errors import ConnectionFailed
 from redisaq.testing import FaultPlan, Simulation
@@ -128,14 +128,17 @@ async def small(sim: Simulation) -> None:
     await sim.until_quiet(timeout=300)
 
 
-@scenario("process_batch, now and then with a batch that fails in part")
+@scenario("process_batch, now and then with a batch that fails in part, or whole")
 async def batches(sim: Simulation) -> None:
     producer = sim.producer("orders", init_partitions=6)
 
     async def handle(messages: list[Message[Any]]) -> None:
         await anyio.sleep(0.02)
-        if any(message.payload["n"] % 20 == 3 and message.attempt == 1 for message in messages):
+        failed = [message for message in messages if message.payload["n"] % 10 == 3 and message.attempt == 1]
+        if any(message.payload["n"] % 20 == 3 for message in failed):
             raise ValueError("the first time all of it fails")
+        if failed:
+            raise PartialFailure({message: ValueError("the first time") for message in failed})
 
     for name in "abc":
         retry = RetryPolicy(max_attempts=20, backoff=0.2, max_backoff=1.0)

@@ -18,3 +18,6 @@ class Told:
     mode: str = "process"
     ordering: str = "partition"
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    ttl: float = 12.0
+    heartbeat_interval: float = 3.0
+    reads_json: bool = True

@@ -12,7 +12,7 @@ PLACE = (GROUP, 0)
 
 
 def test_an_owner_that_stands_still_may_have_counted_an_attempt_once_another_has_taken_its_partition() -> None:
-    ledger = Ledger(lambda: 5.0)
+    ledger = Ledger(lambda: 5.0, ())
     first, second = Told("a", suspended=True), Told("b", suspended=True)
     ledger.event(first, GROUP, acquired(1))
     assert broken(ledger) == 0

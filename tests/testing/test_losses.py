@@ -26,7 +26,7 @@ class World:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.ledger = Ledger(lambda: self.now)
+        self.ledger = Ledger(lambda: self.now, ())
         self.losses: Losses = self.ledger.losses
         self.losses.groups[GROUP] = None
         self.losses.ttl = TTL

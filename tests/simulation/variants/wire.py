@@ -39,6 +39,7 @@ class Wire:
     def __init__(self, simulation: Simulation) -> None:
         """Stand between the processes and the network."""
         self._simulation = simulation
+        simulation._ledger.disturb(math.inf)  # whatever takes long from now on may be our doing
         self._network = network = simulation._network
         self._send: Callable[..., Awaitable[Request]] = network.send
         self._orders: list[_Order] = []

@@ -1,0 +1,74 @@
+"""Judges who has which partition for how long: takeovers and hand-overs come in time, and nothing else ends a handler."""
+
+from __future__ import annotations
+
+from redisaq import events
+from redisaq.events import Event
+from redisaq.testing.census import Place
+from redisaq.testing.histories import Process, Run
+from redisaq.testing.judging import Court, Judge, Tenure
+
+HAND_OVER = 2.0
+"""Seconds within which a partition that was given back has its next owner."""
+
+TAKE_OVER = 2.0
+"""Seconds, beyond a crashed owner's ttl and a heartbeat, within which its partition has its next owner."""
+
+AFTER = 3.0
+"""Seconds for which an owner may still have its partition after a handler there was cancelled, beside what draining may take."""
+
+
+class Ownership(Judge):
+    """See the module."""
+
+    def __init__(self, court: Court) -> None:
+        """Begin."""
+        super().__init__(court)
+        self._joined: dict[Process, float] = {}
+        self._cancelled: list[Run] = []
+
+    def told(self, process: Process, place: Place | None, event: Event) -> None:
+        """Look how long the partition was nobody's."""
+        now = self.court.now()
+        match event:
+            case events.MemberJoined():
+                self._joined[process] = now
+            case events.PartitionAcquired() if place is not None:
+                self._acquired(process, place)
+            case events.MessageFailed():
+                self._cancelled = [run for run in self._cancelled if run.outcome == "cancelled"]
+            case _:
+                pass
+
+    def _acquired(self, process: Process, place: Place) -> None:
+        former = [one for one in self.court.tenures_of(place) if one.until is not None]
+        if not former or any(one.until is None and one.process is not process for one in self.court.tenures_of(place)):
+            return
+        last = max(former, key=lambda one: one.until or 0.0)
+        began, now = last.until or 0.0, self.court.now()
+        most = HAND_OVER
+        if last.end == "crashed":
+            most = TAKE_OVER + last.process.ttl + process.heartbeat_interval
+        elif last.end != "released":
+            return
+        since = max(began, self._joined.get(process, now))
+        if now - since > most and self.court.undisturbed(since, began):
+            how = "it was given back" if last.end == "released" else "its owner had crashed"
+            self.court.violation(f"{process.name} took {place[0].topic}/{place[1]} {now - since:.3f} s after {how}")
+
+    def ended(self, run: Run) -> None:
+        """Remember a handler that was cancelled: its reason is still to be seen."""
+        if run.outcome == "cancelled":
+            self._cancelled.append(run)
+
+    def closed(self) -> None:
+        """Each handler that was cancelled had its lease end soon, or its own time was over."""
+        for run in self._cancelled:
+            if run.outcome != "cancelled" or run.ended is None or run.process.crashed:
+                continue
+            ends = [one for one in self.court.tenures_of(run.place) if one.process is run.process and one.token == run.message.token]
+            if not any(self._reason(one, run.ended) for one in ends):
+                self.court.violation(f"{run.process.name} cancelled {run} at {run.ended:.3f}, and its lease went on")
+
+    def _reason(self, tenure: Tenure, cancelled: float) -> bool:
+        return tenure.until is not None and cancelled <= tenure.until <= cancelled + AFTER + 10.0

@@ -1,0 +1,268 @@
+"""Each judge of a simulation finds what it is for: with a small fault built into the product it speaks up, and without it is silent."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from redisaq import Message, RetryPolicy, events
+from redisaq.actors import verdicts
+from redisaq.actors.bulletin import Bulletin
+from redisaq.actors.execution import Execution
+from redisaq.actors.member import Member
+from redisaq.actors.retry_timer import RetryTimer
+from redisaq.actors.verdicts import Verdicts
+from redisaq.brokers.memory import delivery
+from redisaq.brokers.memory.shelf import Shelf
+from redisaq.core.codec import EntryDecoder
+from redisaq.testing import Simulation, simulate
+from tests.simulation.variants.breaking import Change, Function, taken_out
+from tests.simulation.variants.crowd import TOPIC, owned, topic, until
+from tests.simulation.variants.variant import BACKENDS, Backend
+
+both = pytest.mark.parametrize("backend", BACKENDS)
+
+
+async def work(sim: Simulation) -> None:
+    """Messages with keys and headers, delayed and retried; a member comes, one leaves, and one crashes."""
+    producer = await topic(sim, 4)
+
+    async def handle(message: Message[Any]) -> None:
+        await anyio.sleep(0.05)
+        if message.payload["n"] % 3 == 0 and message.attempt < 3:
+            raise ValueError(f"attempt {message.attempt}")
+
+    parked = RetryPolicy(max_attempts=3, backoff=1.0, jitter=False)
+    options: dict[str, Any] = {"ordering": "key", "concurrency": 4, "retry": parked, "heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
+    for name in "ab":
+        sim.member(name, TOPIC, handle, **options)
+    await until(lambda: len(owned(sim, "a")) == len(owned(sim, "b")) == 2)
+    await producer.enqueue({"n": 1}, delay=2.0)
+    await producer.batch_enqueue([{"n": n, "key": f"k{n}"} for n in range(12)], partition_key="key", headers={"trace": "7"}, timeout=9.0)
+    await anyio.sleep(20.0)
+    sim.member("c", TOPIC, handle, **options)
+    await anyio.sleep(20.0)
+    await sim.leave("a")
+    await anyio.sleep(20.0)
+    await sim.crash("b")
+    await anyio.sleep(20.0)
+    await producer.batch_enqueue([{"n": n} for n in range(8)])
+    await sim.until_quiet()
+
+
+async def dying(sim: Simulation) -> None:
+    """One at a time, blocking: messages that fail until they are dead."""
+    producer = await topic(sim, 1)
+
+    async def handle(message: Message[Any]) -> None:
+        await anyio.sleep(0.05)
+        raise ValueError(f"attempt {message.attempt}")
+
+    sim.member("a", TOPIC, handle, retry=RetryPolicy(max_attempts=3, backoff=3.0, jitter=False, blocking=True))
+    await producer.batch_enqueue([{"n": n} for n in range(2)])
+    await sim.until_quiet()
+
+
+async def retrying(sim: Simulation) -> None:
+    """A message that fails once is parked; its member looks by itself after a ttl at the latest."""
+    producer = await topic(sim, 1)
+
+    async def handle(message: Message[Any]) -> None:
+        if message.attempt == 1:
+            raise ValueError("the first time")
+
+    sim.member("a", TOPIC, handle, retry=RetryPolicy(backoff=2.0, jitter=False))
+    await anyio.sleep(30.0)
+    await producer.enqueue({})
+    await sim.until_quiet()
+
+
+# -- what is broken ----------------------------------------------------------------------------------------------------------------------
+
+
+def due_early(original: Function) -> Function:
+    return lambda shelf, now, count: original(shelf, now + 2_000_000, count)
+
+
+def delayed_early(original: Function) -> Function:
+    return lambda store, place, now, count: original(store, place, now + 5_000_000, count)
+
+
+def due_late(original: Function) -> Function:
+    async def fetch(timer: RetryTimer) -> float:
+        left: float = await original(timer)
+        return left * 10
+
+    return fetch
+
+
+def longer_pauses(original: Function) -> Function:
+    def judge(*arguments: Any) -> Any:
+        verdict = original(*arguments)
+        return replace(verdict, pause=verdict.pause * 3)
+
+    return judge
+
+
+def no_headers(original: Function) -> Function:
+    def decode(*arguments: Any, **options: Any) -> Any:
+        message = original(*arguments, **options)
+        if isinstance(message, Message):
+            message.headers = {}
+        return message
+
+    return decode
+
+
+def no_timeout(original: Function) -> Function:
+    def decode(*arguments: Any, **options: Any) -> Any:
+        message = original(*arguments, **options)
+        if isinstance(message, Message):
+            message.timeout = None
+        return message
+
+    return decode
+
+
+def other_text(original: Function) -> Function:
+    def describe(error: Exception) -> tuple[str, str, str]:
+        kind, _, trace = original(error)
+        return kind, "something", trace
+
+    return describe
+
+
+def failure_changed(**changes: Callable[[Any], Any]) -> Callable[[Function], Function]:
+    def without(original: Function) -> Function:
+        def body(*arguments: Any, **options: Any) -> Any:
+            made = original(*arguments, **options)
+            failure = msgspec.structs.replace(made.failure, **{name: change(made.failure) for name, change in changes.items()})
+            return msgspec.structs.replace(made, failure=failure)
+
+        return body
+
+    return without
+
+
+def telling(kind: type[events.Event], times: int) -> Callable[[Function], Function]:
+    def without(original: Function) -> Function:
+        def tell(bulletin: Bulletin, event: events.Event) -> None:
+            for _ in range(times if isinstance(event, kind) else 1):
+                original(bulletin, event)
+
+        return tell
+
+    return without
+
+
+def short_of_time(original: Function) -> Function:
+    async def one(execution: Execution, message: Message[Any]) -> Any:
+        with anyio.CancelScope() as scope:
+            if message.payload["n"] == 1 and message.attempt == 1:
+                scope.deadline = anyio.current_time() + 0.02
+            return await original(execution, message)
+        return None
+
+    return one
+
+
+def no_look_at_expiry(original: Function) -> Function:
+    def observe(member: Member, beat: Any) -> None:
+        original(member, beat)
+        member.next_look = math.inf
+
+    return observe
+
+
+def seldom_told_of_expiry(original: Function) -> Function:
+    def news(member: Member, beat: Any, **options: Any) -> bool:
+        seen = beat if beat.now // 10_000_000 % 2 else msgspec.structs.replace(beat, expired=())
+        return bool(original(member, seen, **options))
+
+    return news
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault, and the sentence that names it."""
+
+    changes: list[Change]
+    harm: str
+    scenario: Callable[[Simulation], Awaitable[None]] = work
+
+
+MUTANTS: dict[str, Mutant] = {
+    "retries before they are due": Mutant([Change(Shelf, "due", due_early)], "s before it was due"),
+    "delayed messages before they are due": Mutant([Change(delivery, "_move_delayed", delayed_early)], "was put into .* before it was due"),
+    "parked retries ten times too late": Mutant([Change(RetryTimer, "_fetch", due_late)], "after it could have", retrying),
+    "pauses that are none of the policy's": Mutant([Change(verdicts, "judge", longer_pauses)], "wait for .* not from"),
+    "messages without their headers": Mutant([Change(EntryDecoder, "decode", no_headers)], "was handed .* its producer was given"),
+    "messages without their timeout": Mutant([Change(EntryDecoder, "decode", no_timeout)], "was handed .* its producer was given"),
+    "another error's text": Mutant([Change(verdicts, "describe", other_text)], "stored ValueError: 'something'"),
+    "attempts miscounted": Mutant(
+        [Change(Verdicts, "_body", failure_changed(attempts=lambda failure: failure.attempts + 1))], "stored 2 attempts of .* attempt 1"
+    ),
+    "the first failure's time is the last one's": Mutant(
+        [Change(Verdicts, "_body", failure_changed(first_failed_ms=lambda failure: failure.last_failed_ms))], "failed first", dying
+    ),
+    "runs that are told twice": Mutant([Change(Bulletin, "tell", telling(events.MessageSucceeded, 2))], "no handler had returned"),
+    "runs that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.MessageSucceeded, 0))], "never told that"),
+    "beginnings that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.MessageStarted, 0))], "had not told so"),
+    "retries that are told twice": Mutant([Change(Bulletin, "tell", telling(events.MessageRetried, 2))], "more often than the server"),
+    "deaths that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.MessageDead, 0))], "never told that .* died", dying),
+    "owners that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.PartitionAcquired, 0))], "had not told that it has"),
+    "handlers that are cancelled for nothing": Mutant([Change(Execution, "one", short_of_time)], "and its lease went on"),
+    "expired members that nobody looks for": Mutant(
+        [Change(Member, "observe", no_look_at_expiry), Change(Member, "news", seldom_told_of_expiry)], "after its owner had crashed"
+    ),
+}
+
+
+@both
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_judge_finds(name: str, backend: Backend) -> None:
+    mutant = MUTANTS[name]
+    with taken_out(*mutant.changes) as uses:
+        report = simulate(mutant.scenario, 1, backend, raises=False)
+    assert not uses.unused
+    assert any(re.search(mutant.harm, one) for one in report.violations), report.violations
+
+
+@both
+@pytest.mark.parametrize("scenario", [work, dying, retrying])
+def test_without_a_fault_no_judge_speaks(scenario: Callable[[Simulation], Awaitable[None]], backend: Backend) -> None:
+    report = simulate(scenario, 1, backend)
+    assert report.ok, report.violations
+
+
+async def unreadable_and_broken(sim: Simulation) -> None:
+    """What cannot be read is a dead letter, however often its settlement has to be sent."""
+    producer = await topic(sim, 2)
+    await producer.batch_enqueue([{"n": 1}] * 4)
+    sim.store.append(TOPIC, [(0, [b"foreign", b"1"]), (1, [b"i", b"m-1", b"d", b"{"])], None)
+    sim.member("a", TOPIC, lambda _message: None)
+    await sim.until_quiet()
+
+
+@both
+def test_what_cannot_be_read_is_no_violation(backend: Backend) -> None:
+    report = simulate(unreadable_and_broken, 1, backend)
+    assert report.ok, report.violations
+    assert sum(settle.to == "dead" for settle in report.settles) == 2
+
+
+@both
+def test_what_dies_unread_though_it_can_be_read_is_one(backend: Backend) -> None:
+    def never_told(original: Function) -> Function:
+        return telling(events.EntryUnreadable, 0)(original)
+
+    with taken_out(Change(Bulletin, "tell", never_told)):
+        report = simulate(unreadable_and_broken, 1, backend)
+    assert any("die after 0 runs" in one for one in report.violations), report.violations
