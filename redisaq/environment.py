@@ -293,7 +293,7 @@ _until: ContextVar[float] = ContextVar("redisaq_until", default=math.inf)
 
 
 def time_is_up_at() -> float:
-    """Return until when what is called in this context may take, by `time.monotonic`; infinite where nothing limits it."""
+    """Return until when what is called in this context may take, by `Environment.monotonic`; infinite where nothing limits it."""
     return _until.get()
 
 
@@ -303,7 +303,7 @@ def time_limit(seconds: float) -> Generator[None]:
 
     A call whose time is up raises ConnectionFailed, which says whether the server may have carried it out. Its connection is not harmed.
     """
-    token = _until.set(min(_until.get(), time.monotonic() + seconds))
+    token = _until.set(min(_until.get(), current_environment().monotonic() + seconds))
     try:
         yield
     finally:

@@ -67,7 +67,9 @@ def virtual_run(
     random = Random(seed)  # noqa: S311 -- chance that can be had again is the point
 
     async def root() -> T:
-        environment = Environment(wall_clock=lambda: EPOCH + anyio.current_time(), random=random, run_plain=run_inline)
+        environment = Environment(
+            monotonic=anyio.current_time, wall_clock=lambda: EPOCH + anyio.current_time(), random=random, run_plain=run_inline
+        )
         use_freezer(freezer)
         with use_environment(environment):
             return await watch.over(main, *args)

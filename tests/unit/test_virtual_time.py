@@ -21,7 +21,7 @@ import trio
 import trio.testing
 from anyio.lowlevel import checkpoint
 
-from redisaq.environment import current_environment
+from redisaq.environment import current_environment, time_is_up_at, time_limit
 from redisaq.errors import RedisaqError, SettingsError
 from redisaq.testing import EPOCH, VirtualDeadlock, VirtualTimeUnavailable, standstill, virtual_run
 from redisaq.testing.virtual import run_inline
@@ -374,3 +374,20 @@ async def test_a_loop_that_runs_already(anyio_backend: object) -> None:
 def test_what_cannot_be_called() -> None:
     with pytest.raises(SettingsError, match="main must be something that can be called"):
         virtual_run("main")  # type: ignore[arg-type]
+
+
+@both
+def test_the_time_of_a_call_is_virtual_too(backend: Backend) -> None:
+    async def main() -> list[float]:
+        await anyio.sleep(100)
+        left: list[float] = []
+        with time_limit(5):
+            await anyio.sleep(2)
+            left.append(round(time_is_up_at() - anyio.current_time(), 6))
+            with time_limit(60):
+                left.append(round(time_is_up_at() - anyio.current_time(), 6))
+            with time_limit(1):
+                left.append(round(time_is_up_at() - anyio.current_time(), 6))
+        return [*left, time_is_up_at()]
+
+    assert virtual_run(main, seed=1, backend=backend) == [3, 3, 1, float("inf")]
