@@ -248,6 +248,16 @@ async def work_for_long(message: Message[Any]) -> None:
         await anyio.sleep(20)
 
 
+async def work_and_wind_up_slowly(message: Message[Any]) -> None:
+    """The partition is given back long before the body is left."""
+    async with message:
+        try:
+            await anyio.sleep(20)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.5)
+
+
 async def goes_on(message: Message[Any], way: str, tasks: TaskGroup) -> bool:
     """Do what the way says with a message in hand; True if the loop goes on then."""
     match way:
@@ -263,6 +273,8 @@ async def goes_on(message: Message[Any], way: str, tasks: TaskGroup) -> bool:
             return True
         case "cancelled in the body":
             await work_for_long(message)
+        case "cancelled in a body that winds up slowly":
+            await work_and_wind_up_slowly(message)
         case _:
             pass
     return False
@@ -307,6 +319,7 @@ async def ends(url: str, way: str) -> int:
         "cancelled, un-entered",
         "body cancelled, then break",
         "cancelled in the body",
+        "cancelled in a body that winds up slowly",
         "body in a task",
     ],
 )

@@ -253,6 +253,19 @@ async def test_a_group_made_again_delivers_once_more(world: World, a: Broker, gr
     assert (await due(a, group, owned)).retries == (running,)
 
 
+async def test_a_group_made_again_does_not_move_the_time_of_what_waits(world: World, a: Broker, group: GroupName, owned: int) -> None:
+    """T6: what stands in `retry` stays as it is, its due time, too, wherever the second delivery is to go."""
+    (entry,) = await delivered(a, group, owned, b"1")
+    coming = await now(a, group) + HOUR
+    await resolve(a, group, owned, resolution(entry, "retry", due=coming))
+    world.forget_cursor(group, 0)
+    await a.remake_group(group, 0, b"")
+    (again,) = await read(a, group, 0, owned)
+    assert await resolve(a, group, owned, resolution(again, "retry", due=7)) == [True]
+    found = await due(a, group, owned)
+    assert (found.retries, found.next_due) == ((), coming)
+
+
 async def test_at_full_memory_what_is_in_hand_goes_through(world: World, a: Broker, group: GroupName, owned: int) -> None:
     """S2: acks, retries and dead letters pass whole, whichever comes first; appends are refused."""
     entries = await delivered(a, group, owned, *(b"%d" % number for number in range(8)))

@@ -1,0 +1,243 @@
+"""What becomes of messages, looked at one promise at a time: nothing twice, nothing forgotten, nothing too early or too late."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from redisaq import Admin, Message, Producer, RetryPolicy, events
+from redisaq.actors import acknowledger
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.core.entry_ids import START
+from redisaq.testing import virtual_run
+from tests.actors.group import Notebook, fresh_url, produce, quick
+
+GROUP = GroupName("jobs", "default_group")
+Backend = Literal["trio", "asyncio"]
+
+on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
+
+
+def store_of(url: str) -> MemoryStore:
+    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
+
+
+def play(scenario: Callable[[str], Awaitable[Any]], backend: Backend) -> Any:
+    return virtual_run(scenario, "memory://settlements", backend=backend)
+
+
+@on_both
+def test_a_group_that_is_lost_with_nothing_in_flight_goes_on_where_it_was(backend: Backend) -> None:
+    """T6: it does not run its whole stream again."""
+
+    async def scenario(url: str) -> list[int]:
+        await produce(url, 20)
+        notebook, consumer = Notebook(), quick(url)
+        async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, notebook.handle)
+            await anyio.sleep(1)
+            store_of(url).forget_cursor(GROUP, 0)
+            await anyio.sleep(1)
+            await producer.enqueue({"n": 20})
+            await anyio.sleep(1)
+            await consumer.stop()
+        return notebook.numbers
+
+    assert play(scenario, backend) == list(range(21))
+
+
+@on_both
+@pytest.mark.parametrize("count", [6, 7, 8])
+def test_a_large_acknowledgement_is_cut_and_loses_nothing(backend: Backend, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acknowledger, "MOST_IDS", 3)
+
+    async def scenario(url: str) -> tuple[int, list[int]]:
+        await produce(url, count)
+        consumer, sizes = quick(url), list[int]()
+
+        async def handle(messages: list[Message[Any]]) -> None:
+            sizes.append(len(messages))
+
+        async with Admin(url) as admin, anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process_batch, handle)
+            await anyio.sleep(1)
+            pending = (await admin.group("jobs", "default_group")).pending
+            await consumer.stop()
+        return pending, sizes
+
+    assert play(scenario, backend) == (0, [count])
+
+
+@on_both
+def test_a_parked_message_is_tried_again_when_it_is_due(backend: Backend) -> None:
+    async def scenario(url: str) -> list[float]:
+        await produce(url, 1)
+        times: list[float] = []
+
+        async def handle(_message: Message[Any]) -> None:
+            times.append(anyio.current_time())
+            if len(times) < 3:
+                raise ValueError("again")
+
+        retry = RetryPolicy(max_attempts=3, backoff=10, factor=3, jitter=False)
+        await quick(url, retry=retry).process(handle, until_empty=True)
+        return times
+
+    first, second, third = play(scenario, backend)
+    assert second - first == pytest.approx(10, abs=0.01)
+    assert third - second == pytest.approx(30, abs=0.01)
+
+
+@on_both
+@pytest.mark.parametrize("ordering", ["partition", "key"])
+def test_a_failure_is_written_down_before_its_lane_waits(backend: Backend, ordering: Any) -> None:
+    """T5: whoever takes over after a crash goes on counting."""
+
+    async def scenario(url: str) -> list[int]:
+        await produce(url, 1)
+        consumer = quick(url, ordering=ordering, retry=RetryPolicy(max_attempts=5, backoff=5, factor=1, jitter=False, blocking=True))
+        counts: list[int] = []
+
+        async def handle(_message: Message[Any]) -> None:
+            raise ValueError("again")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            for _ in range(3):
+                await anyio.sleep(5 if counts else 1)
+                counts += store_of(url).streams["jobs", 0].groups["default_group"].pending.values()
+            tasks.cancel_scope.cancel()
+        return counts
+
+    assert play(scenario, backend) == [2, 3, 4]  # the next attempt is that of the raised count, less one
+
+
+@on_both
+def test_what_is_kept_of_a_failure_says_when_it_failed_first_and_last(backend: Backend) -> None:
+    async def scenario(url: str) -> tuple[float, int, int]:
+        await produce(url, 1)
+
+        async def handle(_message: Message[Any]) -> None:
+            raise ValueError("again")
+
+        await quick(url, retry=RetryPolicy(max_attempts=3, backoff=10, factor=1, jitter=False)).process(handle, until_empty=True)
+        async with Admin(url) as admin:
+            (dead,) = [dead async for dead in admin.dead_letters("jobs", "default_group")]
+        assert dead.first_failed is not None
+        assert dead.last_failed is not None
+        return (dead.last_failed - dead.first_failed).total_seconds(), dead.attempts, dead.life
+
+    apart, attempts, life = play(scenario, backend)
+    assert 20 <= apart < 21
+    assert (attempts, life) == (3, 0)
+
+
+@on_both
+def test_as_many_dead_letters_are_kept_as_the_consumer_says(backend: Backend) -> None:
+    async def scenario(url: str) -> list[Any]:
+        await produce(url, 5)
+
+        async def handle(_message: Message[Any]) -> None:
+            raise ValueError("dead")
+
+        await quick(url, retry=RetryPolicy(max_attempts=1), dead_maxlen=2, batch_size=1).process(handle, until_empty=True)
+        async with Admin(url) as admin:
+            return [dead.payload async for dead in admin.dead_letters("jobs", "default_group")]
+
+    assert play(scenario, backend) == [{"n": 3}, {"n": 4}]
+
+
+@on_both
+@pytest.mark.parametrize("to", ["retry", "dead"])
+def test_a_failure_whose_token_the_server_lost_is_settled_under_it_again(backend: Backend, to: str) -> None:
+    """T2: nobody else has come, so that the owner installs its token again and goes on."""
+
+    async def scenario(url: str) -> tuple[list[int], int, list[str]]:
+        await produce(url, 1)
+        notebook, attempts = Notebook(), list[int]()
+
+        async def handle(message: Message[Any]) -> None:
+            attempts.append(message.attempt)
+            if message.attempt == 1:
+                store_of(url).leases.pop((GROUP, 0))
+                raise ValueError("while the token is lost")
+
+        retry = RetryPolicy(max_attempts=2 if to == "retry" else 1, backoff=0.5, jitter=False)
+        await quick(url, retry=retry, on_event=notebook.note).process(handle, until_empty=True)
+        kinds = (events.LeaseLost, events.MessageRetried, events.MessageDead)
+        return (
+            attempts,
+            len(notebook.of(events.PartitionAcquired)),
+            [type(one).__name__ for one in notebook.events if isinstance(one, kinds)],
+        )
+
+    retried = to == "retry"
+    assert play(scenario, backend) == ([1, 2] if retried else [1], 1, ["MessageRetried" if retried else "MessageDead"])
+
+
+@on_both
+def test_who_dies_of_crashes_is_reported_dead_once(backend: Backend) -> None:
+    """T5: as many handlers began on it as are allowed, and none ended."""
+
+    async def scenario(url: str) -> tuple[list[int], list[tuple[int, str]], list[str]]:
+        await produce(url, 2)
+        notebook, attempts = Notebook(), list[int]()
+        store = store_of(url)
+        policy = RetryPolicy(max_attempts=2)
+
+        async def handle(message: Message[Any]) -> None:
+            attempts.append(message.payload["n"])
+
+        stream = store.streams["jobs", 0]
+        stream.make_group("default_group", START)
+        ((entry, _),) = stream.after(START, 1)
+        cursor = stream.groups["default_group"]
+        cursor.pending[entry], cursor.last_delivered = 3, entry  # delivered three times, and never settled
+        await quick(url, retry=policy, on_event=notebook.note).process(handle, until_empty=True)
+        async with Admin(url) as admin:
+            dead = [dead.error_type async for dead in admin.dead_letters("jobs", "default_group")]
+        return attempts, [(one.attempt, one.reason) for one in notebook.of(events.MessageDead)], dead
+
+    attempts, dead, stored = play(scenario, backend)
+    assert attempts == [1]
+    ((_attempt, reason),) = dead
+    assert reason.startswith("2 handlers were begun on it, and none ended")
+    assert stored == ["CrashedDeliveries"]
+
+
+@pytest.mark.anyio
+async def test_an_abandoned_thread_is_reported_and_keeps_its_credit_until_it_returns() -> None:
+    url = fresh_url()
+    await produce(url, 8, partitions=2)
+    notebook, go_on = Notebook(), threading.Event()
+    order: list[str] = []
+    store = store_of(url)
+
+    def handle(message: Message[Any]) -> None:
+        order.append("began")
+        if len(order) == 1:
+            store.forget_group(GROUP)  # its lease is over: nobody waits for it any more
+            go_on.wait(20)
+            order.append("returned")
+
+    consumer = quick(url, concurrency=1, on_event=notebook.note)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            while not notebook.of(events.HandlerAbandoned) or len(notebook.of(events.PartitionAcquired)) < 4:
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.2)
+            assert order == ["began"], "one handler at a time, and one still runs"
+            go_on.set()
+            while len(order) < 10:
+                await anyio.sleep(0.01)
+            await consumer.stop()
+    assert order[:2] == ["began", "returned"]
+    assert len(notebook.of(events.HandlerAbandoned)) == 1
