@@ -10,12 +10,14 @@ started after the one that failed, since they may build on it; "one_for_all" sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections import deque
+from collections.abc import Callable, Container
+from typing import Any, Literal, get_args
 
 import anyio
 
 from redisaq.actors.life import Life
+from redisaq.actors.ref import ActorRef
 from redisaq.errors import ActorStopped, SettingsError
 
 Strategy = Literal["one_for_one", "rest_for_one", "one_for_all"]
@@ -36,22 +38,51 @@ class Crew:
         self.strategy = strategy
         self.stop_timeout = stop_timeout
         self.leaving = False
-        self.lives: list[Life] = []
+        self.lives: dict[Life, None] = {}  # in the order they were started; some that have ended among them
+        self._living: dict[ActorRef[Any], Life] = {}  # in that order, too
+        self._names: set[str] = set()  # of the living: a member of thousands of partitions starts as many actors
+        self._ended: deque[Life] = deque()
         self.interruptions: list[BaseException] = []
         self._fail = fail
         self._change: anyio.Event | None = None
 
     def add(self, life: Life) -> None:
-        """Take one in, as the last. Those that ended long ago are forgotten."""
-        ended = [one for one in self.lives if not one.alive]
-        for one in ended[: max(0, len(ended) - REMEMBERED + 1)]:
-            self.lives.remove(one)
-        self.lives.append(life)
+        """Take one in, as the last."""
+        self.lives[life] = None
+        self._living[life.actor.ref] = life
+        self._names.add(life.actor.name)
+
+    def ended(self, life: Life) -> None:
+        """Note that one's task has ended; of those that have, the oldest are forgotten."""
+        del self._living[life.actor.ref]
+        self._names.discard(life.actor.name)
+        self._ended.append(life)
+        while len(self._ended) > REMEMBERED:
+            self.forget(self._ended.popleft())
+        self.changed()
+
+    def forget(self, life: Life) -> None:
+        """Let one be as if it had never been here."""
+        self.lives.pop(life, None)
 
     @property
     def living(self) -> list[Life]:
         """Those whose task has not ended, in order."""
-        return [life for life in self.lives if life.alive]
+        return list(self._living.values())
+
+    @property
+    def last(self) -> Life | None:
+        """The last one whose task has not ended."""
+        return next(reversed(self._living.values()), None)
+
+    @property
+    def names(self) -> Container[str]:
+        """Of those whose task has not ended."""
+        return self._names
+
+    def of(self, ref: ActorRef[Any]) -> Life | None:
+        """Return the one whose ref this is, None if its task has ended, or it was never here."""
+        return self._living.get(ref)
 
     def fail(self, errors: list[BaseException]) -> None:
         """Let these errors leave the supervisor."""
@@ -79,8 +110,8 @@ class Crew:
         """Take down, last first, those that the strategy does not let outlive this failure, and wait until they are down."""
         if self.strategy == "one_for_one":
             return
-        place = self.lives.index(failed)
-        victims = self.lives[place + 1 :] if self.strategy == "rest_for_one" else [life for life in self.lives if life is not failed]
+        lives = list(self.lives)
+        victims = lives[lives.index(failed) + 1 :] if self.strategy == "rest_for_one" else [life for life in lives if life is not failed]
         for victim in reversed(victims):
             if victim.active:
                 victim.take_down(cause)
@@ -98,5 +129,5 @@ class Crew:
         others = [other for other in self.living if other is not life and other.came_up]
         if self.strategy == "one_for_all" and any(other.cooling for other in others):
             return False
-        place = self.lives.index(life)
-        return all(other.up for other in others if self.lives.index(other) < place)
+        places = {one: place for place, one in enumerate(self.lives)}
+        return all(other.up for other in others if places[other] < places[life])

@@ -41,6 +41,10 @@ class Siblings(Protocol):
         """Something about a life changed: whoever waits for that looks again."""
         ...
 
+    def ended(self, life: Life) -> None:
+        """The task of this one has ended."""
+        ...
+
     async def clear_the_way(self, failed: Life, cause: BaseException) -> None:
         """Take down those that must not outlive this one's failure."""
         ...
@@ -333,4 +337,4 @@ class Life:
         self._mailbox.close()
         self.settled.set()
         self.ended.set()
-        self._siblings.changed()
+        self._siblings.ended(self)

@@ -165,6 +165,10 @@ class PartitionOwner(Actor[Drain]):
         return True
 
     async def _install(self) -> Installed:
+        async with self._around.taking:
+            return await self._try_to_install()
+
+    async def _try_to_install(self) -> Installed:
         around, owned, lease = self._around, self.owned, self.owned.lease
         foreign = may_acquire_foreign(lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=int(lease.ttl * 1e6))
         installed = await around.broker.install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign)

@@ -80,9 +80,10 @@ class PartitionReader(Actor[None]):
     async def _run(self) -> None:
         owned, around = self._owned, self._around
         try:
-            await self._close_broken()
-            if self._reader is None:
-                self._reader = await around.broker.open_reader(around.group, owned.partition, owned.token, owned.lease.incarnation)
+            async with around.taking:
+                await self._close_broken()
+                if self._reader is None:
+                    self._reader = await around.broker.open_reader(around.group, owned.partition, owned.token, owned.lease.incarnation)
             self._look_at_server(self._reader.mark.run_id)
             await self._claim()
             self._ahead = False

@@ -87,7 +87,7 @@ class Supervisor:
             life.start_awaited = False
         if life.start_errors:
             await life.ended.wait()
-            self._crew.lives.remove(life)
+            self._crew.forget(life)
             raise_errors(life.start_errors)
         if not life.came_up:
             raise ActorStopped(actor.path, "was stopped before it came up")
@@ -97,7 +97,7 @@ class Supervisor:
         mailbox = actor.mailbox
         if mailbox.opened:
             raise RuntimeError(f"actor {actor.path} has been started before: an actor lives once, make a new one")
-        taken = {life.actor.name for life in self._crew.living}
+        taken = self._crew.names
         if not actor.named:
             actor.name = unique_name(actor.name, taken)
         elif actor.name in taken:
@@ -124,13 +124,13 @@ class Supervisor:
             RuntimeError: the actor stops itself; let `run` return instead.
         """
         ref = target.ref if isinstance(target, Actor) else target
-        for life in self._crew.living:
-            if life.actor.ref is ref:
-                if life.actor.mailbox.owner == anyio.get_current_task().id:
-                    raise RuntimeError(f"actor {ref.path} would wait for its own end for ever; let its run return instead")
-                await life.stop(self._crew.stop_timeout if timeout is None else timeout)
-                return life.actor.mailbox.leftover
-        return 0
+        life = self._crew.of(ref)
+        if life is None:
+            return 0
+        if life.actor.mailbox.owner == anyio.get_current_task().id:
+            raise RuntimeError(f"actor {ref.path} would wait for its own end for ever; let its run return instead")
+        await life.stop(self._crew.stop_timeout if timeout is None else timeout)
+        return life.actor.mailbox.leftover
 
     def tree(self) -> Node:
         """Return what the supervisor and everything below it looks like now: at once, and frozen."""
@@ -197,8 +197,8 @@ class Supervisor:
         crew = self._crew
         try:
             await self._leave.wait()
-            while living := crew.living:
-                await living[-1].stop(crew.stop_timeout)
+            while last := crew.last:
+                await last.stop(crew.stop_timeout)
         finally:
             self._begin_to_stop()
             try:

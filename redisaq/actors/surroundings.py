@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import anyio
+
 from redisaq import events
 from redisaq.actors.bulletin import Bulletin
 from redisaq.actors.contact import Contact
@@ -16,6 +18,10 @@ from redisaq.actors.owned import OwnedPartition
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.environment import Environment
 from redisaq.message import Message
+
+AT_ONCE = 32
+"""So many partitions dial, or are installed, at a time. With thousands at once each turn of the event loop takes seconds, and a heartbeat
+needs several turns: the lease would run out meanwhile."""
 
 SAME_LOSS = 30.0  # seconds within which partitions that find their group gone speak of one loss
 MOST_BLOCKED = 1000
@@ -36,6 +42,7 @@ class Surroundings:
     Attributes:
         contact: whether the server answers.
         gate: closed while the group is paused.
+        taking: lets few partitions at a time be taken, and connected again: see AT_ONCE.
         kill_refused: the server does not permit CLIENT KILL (T4), and that has been told.
         deaf: the server does not permit SSUBSCRIBE, and that has been told.
         dead_maxlen: how many dead letters a partition keeps for the group.
@@ -50,6 +57,7 @@ class Surroundings:
     pool: HandlerPool
     contact: Contact = field(init=False)
     gate: Gate = field(default_factory=Gate)
+    taking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(AT_ONCE))
     kill_refused: bool = False
     deaf: bool = False
     dead_maxlen: int | None = None
