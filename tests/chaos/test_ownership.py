@@ -140,7 +140,7 @@ def test_leaves_and_joins_take_moments(crew: Crew) -> None:
             first = joiner.said("start")[0].at - joiner.said("joined")[0].at
             await crew.leave("b")
             revoked = max(line.at for line in joiner.said("PartitionRevoked"))
-            await until(lambda: len(owned_by(crew, "a")) == PARTITIONS, 5, "all partitions again")
+            await until(lambda: len(owned_by(crew, "a")) == PARTITIONS, 15, "all partitions again")
             acquired = max(line.at for line in crew.members["a"].said("PartitionAcquired"))
             load.on = False
             await crew.leave("a")
