@@ -323,26 +323,6 @@ async def test_deduplication_answers_the_first_message(url: str) -> None:
     assert sorted(notebook.numbers) == [0, 2, 4, 5]
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"delay": -1},
-        {"delay": float("nan")},
-        {"delay": 1, "at": "2030-01-01"},
-        {"at": __import__("datetime").datetime(2030, 1, 1)},
-        {"headers": {"a": 1}},
-        {"dedup_id": "a{b}"},
-        {"dedup_id": "a", "dedup_window": 0},
-        {"timeout": 0},
-    ],
-)
-async def test_bad_arguments_send_nothing(url: str, more: dict[str, Any]) -> None:
-    async with Producer("jobs", url) as producer:
-        with pytest.raises(ValueError, match=r"."):
-            await producer.enqueue({}, **more)
-        assert producer.statistics().sent == 0
-
-
 def test_a_policy_without_attempts_is_refused() -> None:
     with pytest.raises(SettingsError, match="max_attempts"):
         RetryPolicy(max_attempts=0)

@@ -186,12 +186,14 @@ async def test_a_lost_group_is_made_again_once_and_nothing_is_lost(url: str) -> 
         await anyio.sleep(0.3)
         await produce(url, 4, partitions=2)
         await until(lambda: len(notebook.messages) == 7)
+        await anyio.sleep(2.0)  # heartbeats that might find it lost again
+        assert len(notebook.of(events.GroupLost)) == 1
         assert len(notebook.events) < 60
-        assert notebook.of(events.GroupLost)
+        assert max(notebook.counts.values()) == 1
         tasks.cancel_scope.cancel()
 
 
-async def test_a_changed_server_freezes_takeovers_for_one_ttl(url: str) -> None:
+async def test_a_changed_server_takes_nobody_s_lease(url: str) -> None:
     """M7: after a restart every lease is extended and goes on; nobody loses anything."""
     await produce(url, 1, partitions=4)
     notebook = Notebook()

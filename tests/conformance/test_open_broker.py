@@ -62,7 +62,12 @@ def test_certificates_where_they_are_of_no_use(url: str, option: str) -> None:
 
 
 def test_certificates_are_handed_on() -> None:
-    assert isinstance(open_broker("rediss://localhost", "ns", ca_file="a", cert_file="b", key_file="c", connect_timeout=3), RedisBroker)
+    broker = open_broker("rediss://localhost", "ns", ca_file="a", cert_file="b", key_file="c", connect_timeout=3)
+    assert isinstance(broker, RedisBroker)
+    address = broker._link._dialer._address
+    assert address.tls is not None
+    assert (address.tls.ca_file, address.tls.cert_file, address.tls.key_file) == ("a", "b", "c")
+    assert address.connect_timeout == 3
 
 
 def test_redis_is_imported_for_real_servers_only() -> None:
