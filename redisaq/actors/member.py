@@ -76,6 +76,8 @@ class Member:
         grown = beat.topic is None or beat.topic.partitions != self.partitions
         listed = self.document is not None and any(is_member(self.document, one) for one in beat.expired)
         droppable = listed and beat.now >= beat.frozen_until
-        # A beat may be the first to see the end of a freeze, and `observe` then knows no time at which to look (M8).
+        # A beat may be the first to see the end of a freeze (M8), or of an entry in `unable`: `observe` then knows no time to look.
         thawed = self.document is not None and beat.now >= beat.frozen_until and UNKNOWN in self.document.lease.values()
-        return beat.version != self.version or droppable or thawed or grown or beat.paused != paused
+        forgotten = None if self.document is None else next_forgotten(self.document)
+        overdue = thawed or (forgotten is not None and beat.now >= forgotten)
+        return beat.version != self.version or droppable or overdue or grown or beat.paused != paused

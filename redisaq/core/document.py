@@ -59,11 +59,12 @@ def encode(document: Document) -> bytes:
 def decode(data: bytes) -> Document:
     """Return the document that `encode` wrote; ValueError, or one of UNREADABLE, for anything else."""
     document = _decoder.decode(data)
-    numbers = (*document.target, *document.lease, *document.token)
+    numbers = (*document.target, *document.lease, *document.token, *document.unable)
     if not 0 <= document.partitions <= MOST_PARTITIONS or not all(0 <= number < MOST_PARTITIONS for number in numbers):
         raise ValueError("there are no such partitions")
-    if not all(0 <= token < MOST_NUMBER for token in document.token.values()):
-        raise ValueError("a token is out of its bounds")
+    said = (at for entries in document.unable.values() for at in entries.values())
+    if not all(0 <= value < MOST_NUMBER for value in (document.epoch, *document.token.values(), *said)):
+        raise ValueError("a token, a time or the epoch is out of its bounds")
     if any(holder and partition not in document.token for partition, holder in document.lease.items()):
         raise ValueError("a lease has no token")
     if not all(number < document.partitions for number in document.target):

@@ -210,7 +210,7 @@ class Sender:
         lasts = window >= 2 * self._terms.send_timeout
         messages = [(msg_id, dedup_id if key is None else key, fields)]
         await self._finish(Call(append, self._give_up_at(self._environment.clock()), messages, repeatable=lasts))
-        return standing.decode() or msg_id  # no answer came: it was found where it belongs
+        return standing.decode("utf-8", "backslashreplace") or msg_id  # no answer came: it was found where it belongs
 
     async def grow(self, partitions: int) -> int:
         """Let the topic grow to so many partitions; return how many it has. Asked again over broken connections: it never shrinks.

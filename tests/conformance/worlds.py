@@ -59,6 +59,10 @@ class World(Protocol):
         """Lose everything."""
         ...
 
+    def damage(self, group: GroupName, what: str, data: bytes) -> None:
+        """Damage a record: "retry" `7-1` or "delayed" `m` of partition 0, which are due then, the group's "document", or add to "dead"."""
+        ...
+
     def forget_group(self, group: GroupName) -> None:
         """Lose the group's members and document."""
         ...
@@ -132,6 +136,18 @@ class MemoryWorld:
 
     def flush(self) -> None:
         self.store.flush()
+
+    def damage(self, group: GroupName, what: str, data: bytes) -> None:
+        store = self.store
+        state = store.members(group).state
+        if what == "retry":
+            store.shelf(group, 0).retry[b"7-1"] = (1, data)
+        elif what == "delayed":
+            store.delayed.setdefault((group.topic, 0), {})[b"m"] = (1, data)
+        elif what == "dead":
+            store.shelf(group, 0).dead.append([b"foreign", data], store.now() // 1000)
+        elif state is not None:
+            state.document, state.version = data, "damaged"
 
     def forget_group(self, group: GroupName) -> None:
         self.store.forget_group(group)
@@ -215,6 +231,17 @@ class RedisWorld:
 
     def flush(self) -> None:
         self._delete_keys("*")
+
+    def damage(self, group: GroupName, what: str, data: bytes) -> None:
+        share = f"g:{group.group}:retry" if what == "retry" else "delayed"
+        if what == "dead":
+            self._server.command("XADD", self.key(group.topic, 0, f"g:{group.group}:dead"), "*", "foreign", data)
+        elif what == "document":
+            self._server.command("HSET", self._group_key(group, "state"), "doc", data, "version", "damaged")
+        else:
+            name = "7-1" if what == "retry" else "m"
+            self._server.command("ZADD", self.key(group.topic, 0, share), 1, name)
+            self._server.command("HSET", self.key(group.topic, 0, f"{share}:body"), name, data)
 
     def forget_group(self, group: GroupName) -> None:
         self._server.command("DEL", self._group_key(group, "members"), self._group_key(group, "state"))

@@ -1,0 +1,91 @@
+"""What cannot be read is set aside, one by one, and the rest goes on; every broker does the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from redisaq.brokers.base import Broker, GroupName
+from redisaq.brokers.delivery import Resolution
+from redisaq.core.document import EMPTY, Document
+from redisaq.core.records import FOREIGN, RAW, Body, encode_delayed
+from tests.conformance.worlds import World
+
+pytestmark = pytest.mark.anyio
+
+FIELDS = (b"i", b"p-1", b"d", b"1")
+
+
+async def delivered(a: Broker, group: GroupName, owned: int, count: int) -> list[bytes]:
+    """Append and read so many; return their ids."""
+    await a.append(group.topic, [(0, FIELDS)] * count, maxlen=None, approximate=False)
+    reader = await a.open_reader(group, 0, owned, "A")
+    ids = [entry_id for entry_id, _ in await reader.read(count, 0)]
+    await reader.close()
+    return ids
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"0:0:", b"x:0:\x92\x90\xc0", b"0:" + b"9" * 30 + b":\x92\x90\xc0", b"-1:0:\x92\x90\xc0"])
+async def test_a_retry_goes_to_the_dead_letters_as_it_is(world: World, a: Broker, group: GroupName, owned: int, data: bytes) -> None:
+    (entry_id,) = await delivered(a, group, owned, 1)
+    good = Body(entry_id, FIELDS)
+    await a.resolve(group, 0, owned, [Resolution("stream", "retry", good, due=2)], dead_maxlen=None)
+    world.damage(group, "retry", data)
+    due = await a.due(group, 0, owned, count=10)
+    assert due.retries == (good,)
+    assert [one.entry_id for one in due.set_aside] == [b"7-1"]
+    (dead,) = await a.dead_page(group, 0, after=b"", count=10)
+    assert (dead.body.entry_id, dead.body.fields) == (b"7-1", (RAW, data))
+    assert dead.body.failure is not None
+    assert not (await a.due(group, 0, owned, count=10)).set_aside
+    assert await a.redrive(group, 0, None, count=10) == 1
+    assert {body.fields for body in (await a.due(group, 0, owned, count=10)).retries} == {FIELDS, (RAW, data)}
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"1:i2:p", b"1:i", b"x:i1:d", b"1:i1:x1:d"])
+async def test_a_delayed_message_goes_into_the_stream_as_it_is(world: World, a: Broker, group: GroupName, owned: int, data: bytes) -> None:
+    world.damage(group, "delayed", data)
+    assert (await a.due(group, 0, owned, count=10)).moved == 1
+    reader = await a.open_reader(group, 0, owned, "A")
+    ((_, fields),) = await reader.read(10, 0)
+    await reader.close()
+    assert tuple(fields or ()) == (RAW, data)
+
+
+async def test_a_whole_delayed_message_is_moved_as_ever(world: World, a: Broker, group: GroupName, owned: int) -> None:
+    world.damage(group, "delayed", encode_delayed(FIELDS))
+    assert (await a.due(group, 0, owned, count=10)).moved == 1
+    reader = await a.open_reader(group, 0, owned, "A")
+    ((_, fields),) = await reader.read(10, 0)
+    await reader.close()
+    assert tuple(fields or ()) == FIELDS
+
+
+async def test_a_foreign_dead_letter_is_shown_and_stays(world: World, a: Broker, group: GroupName, owned: int) -> None:
+    first, second = await delivered(a, group, owned, 2)
+    await a.resolve(group, 0, owned, [Resolution("stream", "dead", Body(first, FIELDS))], dead_maxlen=None)
+    for _ in range(3):
+        world.damage(group, "dead", b"\xff")
+    await a.resolve(group, 0, owned, [Resolution("stream", "dead", Body(second, FIELDS))], dead_maxlen=None)
+    page = await a.dead_page(group, 0, after=b"", count=10)
+    assert [one.body.life for one in page] == [0, FOREIGN, FOREIGN, FOREIGN, 0]
+    assert page[1].body.fields == (b"foreign", b"\xff")
+    assert await a.redrive(group, 0, [one.dead_id for one in page[1:3]], count=2) == 0
+    assert [await a.redrive(group, 0, None, count=1) for _ in range(3)] == [1, 1, 0]
+    assert await a.purge(group, 0, None) == 3
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\x80x", b"\x81\xa5epoch\xa1x", b"\x81\xaapartitions\xce\x01\x31\x2d\x00"])
+async def test_a_document_counts_as_lost(world: World, a: Broker, group: GroupName, owned: int, data: bytes) -> None:
+    """It is replaced under the version beside it, frozen (M8)."""
+    version = await a.commit(group, "A", 60.0, known_version="", document=EMPTY, joins=True)
+    assert version
+    assert not (await a.heartbeat(group, "A", 60.0, "")).damaged
+    world.damage(group, "document", data)
+    beat = await a.heartbeat(group, "A", 60.0, version)
+    assert (beat.alive, beat.damaged, beat.document) == (True, True, None)
+    assert (await a.view_group(group)).document is None
+    document = Document(1, {}, 3)
+    assert await a.commit(group, "B", 60.0, known_version=beat.version, document=document, joins=True, freeze=True)
+    after = await a.heartbeat(group, "B", 60.0, "")
+    assert (after.document, after.damaged) == (document, False)
+    assert after.frozen_until > after.now
