@@ -15,6 +15,8 @@ What always holds:
 - The server hands each change to the operating system before it answers, so a killed one loses nothing; once a second the keeper has it
   written to the disk. (With `appendfsync everysec` the server does that by itself, but while a slow disk keeps it waiting it answers
   ahead of its writes: killed then, it loses what it has confirmed.)
+- A server on a full disk takes no more changes, but has confirmed the one that met it, and holds that in its memory. So it is not stopped
+  before it could write what it has confirmed, or for UNWRITTEN_SECONDS; meanwhile users may join it again.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,6 +41,12 @@ SYNC_SECONDS = 1.0
 
 STOP_SECONDS = 10.0
 """How long a server may take to write what it holds before it is killed."""
+
+UNWRITTEN_SECONDS = 600.0
+"""How long a server that cannot write what it has confirmed is kept without users, for somebody to make room on the disk."""
+
+ANSWER_SECONDS = 1.0
+"""How long the server may take to say whether it could write."""
 
 QUICK_SECONDS = 1.0
 QUICK_LIMIT = 3
@@ -80,11 +89,14 @@ class Keeper:
         unused: nobody uses the server any more, and nobody can begin to while this process lives.
     """
 
-    def __init__(self, program: str, lock: int) -> None:
+    def __init__(self, program: str, lock: int, *, keeps: bool = True) -> None:
+        """Take the server's program and the lock of `server.lock`; `keeps` tells whether the directory is to stay."""
         self._program = program
         self._lock = lock
+        self._keeps = keeps
+        self._unwritten_since: float | None = None  # without users
         self._prepare = with_its_parent()
-        self._users = os.open("users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._users = os.open("users.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         self._told_to_stop = False
         self._next_sync = 0.0
         self._synced: dict[str, tuple[int, int]] = {}  # file -> its size and time when it was last sent to the disk
@@ -149,7 +161,46 @@ class Keeper:
                 pass  # somebody holds it shared
             else:
                 self.unused = True
-        return self.unused or self._told_to_stop
+        if not (self.unused or self._told_to_stop):
+            self._unwritten_since = None
+            return False
+        if not self._must_wait():
+            return True
+        if self.unused:  # whoever comes meanwhile is welcome
+            fcntl.flock(self._users, fcntl.LOCK_UN)
+            self.unused = False
+        return False
+
+    def _must_wait(self) -> bool:
+        """Tell whether the server holds what it has confirmed and could not write, and may still come to write it."""
+        if not self._keeps or (unwritten := self.unwritten()) is None:
+            return False
+        now = time.monotonic()
+        if self._unwritten_since is None:
+            self._unwritten_since = now
+            sys.stderr.write(f"{unwritten} bytes of confirmed changes are not written; the server stays until they are\n")
+        if now - self._unwritten_since < UNWRITTEN_SECONDS:
+            return True
+        sys.stderr.write(f"{unwritten} bytes of confirmed changes could not be written for {UNWRITTEN_SECONDS:.0f} s, and are lost\n")
+        return False
+
+    def unwritten(self) -> int | None:
+        """Return how many bytes the server has confirmed and could not write; None if it has written all, or does not answer."""
+        facts = b""
+        try:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.settimeout(ANSWER_SECONDS)
+                server.connect("valkey.sock")
+                server.sendall(b"INFO persistence\r\n")
+                while b"aof_last_write_status:" not in facts or b"\r\n\r\n" not in facts:
+                    data = server.recv(1 << 16)
+                    if not data:
+                        break
+                    facts += data
+        except OSError:
+            pass  # what has come of the answer counts
+        found = dict(line.split(b":", 1) for line in facts.split(b"\r\n") if b":" in line)
+        return None if found.get(b"aof_last_write_status", b"ok") == b"ok" else int(found.get(b"aof_buffer_length", b"0"))
 
     def _stop_soon(self, _number: int, _frame: FrameType | None) -> None:
         self._told_to_stop = True
@@ -168,7 +219,7 @@ def main(directory: str, program: str, afterwards: str, lock: str) -> None:
         os._exit(0)  # the starter waits for this one, and has no child to look after from then on
     os.umask(0o077)
     os.chdir(directory)
-    keeper = Keeper(program, int(lock))
+    keeper = Keeper(program, int(lock), keeps=afterwards == "keep")
     keeper.run()
     if afterwards == "remove" and keeper.unused:
         shutil.rmtree(directory, ignore_errors=True)

@@ -11,9 +11,11 @@ copies, which takes nothing from the parent, and takes a lock of its own before 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -43,6 +45,17 @@ STARTS = 2
 """Keepers that may give up before it is said that the server does not start."""
 
 
+_HINTS = {
+    errno.EACCES: "this process may not write there (permission denied)",
+    errno.EEXIST: "it is a file, not a directory",
+    errno.ELOOP: "a symbolic link stands where one of its files should",
+    errno.ENAMETOOLONG: "the name is too long for the file system",
+    errno.ENOSPC: "the disk is full",
+    errno.ENOTDIR: "a part of the path is a file, not a directory",
+    errno.EROFS: "the file system is read-only",
+}
+
+
 class Descriptors:
     """The files with locks that this process has open."""
 
@@ -52,7 +65,7 @@ class Descriptors:
 
     def open(self, path: str) -> int:
         """Open a file to lock it; make it if it is not there. OSError if that cannot be."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._open.add(descriptor)
         return descriptor
 
@@ -161,12 +174,28 @@ class EmbeddedServer:
         """
         try:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)  # noqa: PTH103
+            self._check_owner()
             self._users = descriptors.open(self._file("users.lock"))
-        except OSError as error:
-            raise SettingsError(f"embedded://{self.directory} cannot be used: {error.strerror}") from error
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from error
         self._held = True
         if len(os.fsencode(self._socket)) > LONGEST_ADDRESS and self._shortcut is None:
             self._take_shortcut()
+
+    def _check_owner(self) -> None:
+        """Raise SettingsError if somebody else could put files into the directory: what is read from it is trusted, and sent over."""
+        found = os.stat(self.directory)  # noqa: PTH116
+        if found.st_uid != os.geteuid():
+            raise SettingsError(
+                f"embedded://{self.directory} belongs to user {found.st_uid}, and this process is of user {os.geteuid()}: "
+                "use a directory of its own"
+            )
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise SettingsError(f"embedded://{self.directory} can be written to by others: take that right away (chmod go-w)")
+
+    def _unusable(self, error: OSError | ValueError) -> SettingsError:
+        hint = _HINTS.get(error.errno or 0, error.strerror) if isinstance(error, OSError) else str(error)
+        return SettingsError(f"embedded://{self.directory} cannot be used: {hint}")
 
     def _take_shortcut(self) -> None:
         """Give the socket a short name: through a link in a directory of our own, which lasts as long as this hold."""
@@ -237,6 +266,8 @@ class EmbeddedServer:
             descriptor = descriptors.open(self._file(name))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise self._unusable(error) from error
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -249,7 +280,11 @@ class EmbeddedServer:
         if (lock := self._lock("server.lock", fcntl.LOCK_EX)) is None:
             return False
         try:
-            with open(self._file("valkey.log"), "ab", opener=privately) as log:
+            try:
+                log = open(self._file("valkey.log"), "ab", opener=privately)  # noqa: SIM115 -- closed below
+            except OSError as error:
+                raise self._unusable(error) from error
+            with log:
                 subprocess.run(  # noqa: S603 -- this Python and a file of this package
                     [sys.executable, "-I", "-S", keeper.__file__, self.directory, valkey_program(), self._afterwards, str(lock)],
                     stdin=subprocess.DEVNULL,
@@ -267,7 +302,7 @@ class EmbeddedServer:
         try:
             async with await anyio.connect_unix(self._socket) as stream:
                 await stream.send(b"PING\r\n")
-                return (await stream.receive(64)).startswith(b"+PONG")
+                return (await stream.receive(64)).startswith((b"+PONG", b"-MISCONF"))  # the latter on a full disk
         except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
             return False
 
@@ -335,7 +370,7 @@ def _drop(server: EmbeddedServer) -> None:
 
 def privately(path: str, flags: int) -> int:
     """Open a file that only its owner may read, if it is new."""
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def absolute(directory: str) -> str:

@@ -25,6 +25,11 @@ from redisaq.link.resp import PARSE_ERRORS
 from redisaq.link.tls import make_context
 from redisaq.link.wire import SecureWire, Traffic, Wire, inherited
 
+PLAIN_PORT = "does the server speak TLS on this port? Without TLS the URL begins with redis://"
+OUR_CERTIFICATE = "ssl_certfile=FILE and ssl_keyfile=FILE in the URL"
+_OTHER_NAME = frozenset({62, 63, 64})  # X509_V_ERR_HOSTNAME_MISMATCH and those of an e-mail and an IP address
+_OTHER_TIME = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY})
 _RETRY_FULL_BACKLOG = 0.01
 # Seconds until a silent peer is given up: the first probe, between probes, and for data that nobody acknowledges.
@@ -92,6 +97,7 @@ class Dialer:
         if address.tls is not None and self._context is None:
             self._context = await environment.run_plain(partial(make_context, address.tls))
         limit = min(address.connect_timeout, self._silence)
+        wire: Wire | None = None
         with anyio.move_on_after(limit):
             wire = await self._connect()
             try:
@@ -103,7 +109,10 @@ class Dialer:
                 wire.close()
                 raise
             return line, greeting
-        reason = f"no answer within {limit:g} s: check host, port and firewall, and that the server runs"
+        if isinstance(wire, SecureWire) and not wire.agreed:
+            reason = f"connected, but TLS was not answered within {limit:g} s: {PLAIN_PORT}"
+        else:
+            reason = f"no answer within {limit:g} s: check host, port and firewall, and that the server runs"
         raise ConnectionFailed(address.display, reason, silent=True)
 
     async def _begin(self, line: Line) -> Greeting:
@@ -114,7 +123,7 @@ class Dialer:
             except ssl.SSLError as error:
                 raise _tls_failed(address, error) from error
             except OSError as error:
-                reason = f"the connection broke before TLS was agreed on ({_words(error)}): does the server speak TLS on this port?"
+                reason = f"the connection broke before TLS was agreed on ({_words(error)}): {PLAIN_PORT}"
                 raise ConnectionFailed(address.display, reason) from error
         try:
             return await greet(line, address)
@@ -208,7 +217,7 @@ def _broke(address: Address, error: ConnectionFailed) -> ConnectionFailed:
     if isinstance(cause, PARSE_ERRORS):
         reason = f"the answer is no Redis server's ({cause}): check host and port, and whether it wants TLS (rediss://)"
     elif address.tls is not None:
-        reason += "; does it ask for a certificate of ours (cert_file, key_file)? Its alert may be lost when it closes"
+        reason += f"; does it ask for a certificate of ours ({OUR_CERTIFICATE})? Its alert may be lost when it closes"
     elif isinstance(cause, OSError):
         reason += " before it had answered; has it room for one more client (maxclients)? Its refusal may be lost when it closes"
     return ConnectionFailed(address.display, reason)
@@ -217,12 +226,20 @@ def _broke(address: Address, error: ConnectionFailed) -> ConnectionFailed:
 def _tls_failed(address: Address, error: ssl.SSLError) -> ConnectionFailed:
     what = getattr(error, "verify_message", "") or error.reason or _words(error)
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = f"the server's certificate was not accepted ({what}): give the file of the authority that signed it (ca_file)"
+        reason = f"the server's certificate was not accepted ({what}): {_certificate_hint(address, error.verify_code)}"
         return ConnectionFailed(address.display, reason, permanent=True)
     if "CERTIFICATE" in what or "UNKNOWN_CA" in what:
-        reason = f"the server did not accept our certificate, or asks for one ({what}): give one that it trusts (cert_file, key_file)"
+        reason = f"the server did not accept our certificate, or asks for one ({what}): give one that it trusts ({OUR_CERTIFICATE})"
         return ConnectionFailed(address.display, reason, permanent=True)
-    return ConnectionFailed(address.display, f"TLS failed ({what}): does the server speak TLS on this port?")
+    return ConnectionFailed(address.display, f"TLS failed ({what}): {PLAIN_PORT}")
+
+
+def _certificate_hint(address: Address, code: int) -> str:
+    if code in _OTHER_NAME:
+        return f"it is for another name than {address.host}: use that name in the URL, or ssl_check_hostname=false there"
+    if code in _OTHER_TIME:
+        return "renew it on the server, and check this machine's clock"
+    return "name the file of the authority that signed it with ssl_ca_certs=FILE in the URL"
 
 
 def _words(error: OSError | UnicodeError) -> str:

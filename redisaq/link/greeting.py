@@ -74,9 +74,10 @@ async def greet(line: Line, address: Address) -> Greeting:
     version = _numbers(text)
     if version < (OLDEST_VALKEY if name == "valkey" else OLDEST_REDIS):
         raise _too_old(address, text or "unknown", "7.0" if name == "redis" else "7.2")
-    # PING is refused while the server loads its data, as everything else will be; HELLO is not.
+    # PING is refused while the server loads its data, as everything else will be; HELLO is not. On a full disk it is refused as if it were
+    # a change, and everything that changes nothing goes on.
     for reply in (info, ping, selected):
-        if isinstance(reply, ServerError) and not (reply is ping and reply.code == "NOPERM"):
+        if isinstance(reply, ServerError) and not (reply is ping and reply.code in {"NOPERM", "MISCONF"}):
             raise _refusal(address, reply, selecting=reply is selected)
     if hello_map.get(b"mode") == b"cluster":
         await _refuse_cluster(line, address)

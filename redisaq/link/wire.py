@@ -203,6 +203,7 @@ class SecureWire(Wire):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self._encrypted = memoryview(b"")
         self._ended = False
+        self.agreed = False  # on TLS: the handshake is done
 
     async def handshake(self) -> None:
         """Agree on keys and check the certificates; ssl.SSLError if that fails. Cancelled, the wire is of no more use."""
@@ -219,6 +220,7 @@ class SecureWire(Wire):
             while not self._push():
                 await self.wait_writable()
             if done:
+                self.agreed = True
                 self._decrypt()  # what came along with the last of the handshake
                 return
             await self.wait_readable()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import random
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -76,7 +78,7 @@ async def test_the_certificate_is_verified_by_default(tls_port: int) -> None:
     error = await refusal(f"rediss://127.0.0.1:{tls_port}")
     assert error.permanent
     assert "certificate was not accepted" in error.reason
-    assert "ca_file" in error.reason
+    assert "ssl_ca_certs=FILE in the URL" in error.reason
     async with opened(f"rediss://127.0.0.1:{tls_port}?ssl_cert_reqs=none") as link:
         assert await link.call(("PING",)) == [b"PONG"]
 
@@ -85,7 +87,9 @@ async def test_the_host_is_verified_by_default(tls_port: int, authority: Authori
     url = f"rediss://localhost:{tls_port}"  # the certificate is for 127.0.0.1
     error = await refusal(url, ca_file=authority.ca_file)
     assert error.permanent
-    assert "localhost" in error.reason
+    assert "it is for another name than localhost" in error.reason
+    assert "ssl_ca_certs" not in error.reason, "the authority is the right one"
+    assert "ssl_check_hostname=false" in error.reason
     async with opened(f"{url}?ssl_check_hostname=false", ca_file=authority.ca_file) as link:
         assert await link.call(("PING",)) == [b"PONG"]
 
@@ -95,6 +99,7 @@ async def test_client_certificates(asking_port: int, authority: Authority, tmp_p
     error = await refusal(url, ca_file=authority.ca_file)
     assert error.permanent
     assert "asks for one" in error.reason
+    assert "ssl_certfile=FILE and ssl_keyfile=FILE in the URL" in error.reason
     cert_file, key_file = authority.issue("client")
     async with opened(url, ca_file=authority.ca_file, cert_file=cert_file, key_file=key_file) as link:
         assert await link.call(("PING",)) == [b"PONG"]
@@ -134,7 +139,26 @@ async def test_the_wrong_scheme(tls_port: int, valkey_server: Server) -> None:
         error = await refusal(fake.url.replace("redis://", "rediss://"))
     assert "TLS" in error.reason
     error = await refusal(f"rediss://127.0.0.1:{valkey_server.port}?socket_connect_timeout=0.2")
-    assert "TLS" in error.reason or "no answer" in error.reason
+    assert "does the server speak TLS on this port? Without TLS the URL begins with redis://" in error.reason
+    assert "firewall" not in error.reason
+
+
+HINTS = re.compile(r"\b([a-z]+_[a-z_]+)\b")
+
+
+def test_hints_name_what_there_is() -> None:
+    """Whatever an error of the link's tells people to set is an option of the URL, or of the server's configuration."""
+    known = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname", "socket_connect_timeout"}
+    texts = [
+        node.value
+        for name in ("dial", "greeting", "tls", "address")
+        for node in ast.walk(ast.parse(Path(f"redisaq/link/{name}.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value and "\n" not in node.value
+    ]
+    assert {word for text in texts for word in HINTS.findall(text)} <= known
+    for option in known:
+        values = {"ssl_cert_reqs": "none", "ssl_check_hostname": "false", "socket_connect_timeout": "1", "ssl_keyfile": "k&ssl_certfile=c"}
+        parse_address(f"rediss://h?{option}={values.get(option, 'f')}")
 
 
 async def test_an_end_is_seen_before_anything_is_sent(tls_port: int, authority: Authority) -> None:
