@@ -253,8 +253,8 @@ class OwnedPartition:
         self._look_finished()
         return again
 
-    def resolve(self, message: Message[Any], settling: Settling) -> None:
-        """Record what is to become of a message that did not simply succeed; see `Settling`."""
+    def resolve(self, message: Message[Any], settling: Settling, *, raised: bool = True) -> None:
+        """Record what is to become of a message that did not simply succeed; see `Settling`. `raised`: a handler has, just now."""
         entry_id = message.entry
         self.running.pop(entry_id, None)
         self.queued.pop(entry_id, None)
@@ -263,7 +263,7 @@ class OwnedPartition:
         self.unwritten.pop(entry_id, None)
         self.raised.pop(entry_id, None)
         self.first_failed.pop(entry_id, None)
-        self.failed += settling.resolution.to != "done"
+        self.failed += raised and settling.resolution.to != "done"
         self.leave(settling)
         self._look_finished()
         self._made_room()

@@ -89,7 +89,7 @@ class Verdicts:
         body = self._body(message, kind, reason, "", attempt=attempts)
         source = self._source(message)
         event = self._around.event(events.MessageDead, message, reason=reason)
-        self._owned.resolve(message, Settling(Resolution(source, "dead", body), event))
+        self._owned.resolve(message, Settling(Resolution(source, "dead", body), event), raised=False)
 
     def unreadable(self, entry: Unreadable, body: Body | None) -> None:
         """Record that what cannot be read is dead; `body` if it came from `retry`."""

@@ -211,6 +211,16 @@ async def test_a_message_that_takes_its_process_with_it_dies_after_its_attempts(
     await broker.close()
 
 
+async def test_a_message_that_died_of_crashes_is_not_counted_as_a_handler_that_raised(url: str) -> None:
+    await produce(url, 2)
+    await run_until_started(url, 3)
+    consumer = quick(url, retry=RetryPolicy(max_attempts=2))
+    with anyio.fail_after(15):
+        await consumer.process(_nothing, until_empty=True)
+    assert len(await dead_letters(url)) == 1
+    assert (consumer.statistics().handled, consumer.statistics().failed) == (1, 0)
+
+
 async def run_until_started(url: str, times: int) -> None:
     """Let a handler begin on the first message and be gone with its process, so many times."""
     for _ in range(times):
