@@ -97,9 +97,20 @@ def leftovers(store: MemoryStore, groups: Sequence[GroupName], ledger: Ledger) -
         left.append(f"{store.connections} connections of readers and doorbells are still open")
     known = {*store.topics, *(name for name, _ in store.streams)}
     left += [f"{group} has something, and no topic" for group, _ in {**store.leases, **store.shelves} if group.topic not in known]
+    left += [f"{topic} is gone, and has left {what}" for topic, what in _orphans(store)]
     for group in groups:
         left += [f"{group.topic}, {group.group}: {what}" for what in _left_of_group(store, group, ledger)]
     return left
+
+
+def _orphans(store: MemoryStore) -> list[tuple[str, str]]:
+    """Return what is left of topics that are no more."""
+    there = [(topic, "a stream") for topic, _ in store.streams]
+    there += [(topic, "delayed messages") for (topic, _), delayed in store.delayed.items() if delayed]
+    there += [(topic, "marks of deduplication ids") for topic, _, _ in store.marks]
+    there += [(group.topic, "retries or dead letters") for (group, _), shelf in store.shelves.items() if shelf.retry or len(shelf.dead)]
+    there += [(group.topic, "a document") for group, state in store.coordination.items() if state.state is not None]
+    return [(topic, what) for topic, what in dict.fromkeys(there) if topic not in store.topic_names]
 
 
 def _left_of_group(store: MemoryStore, group: GroupName, ledger: Ledger) -> list[str]:

@@ -12,19 +12,25 @@ import anyio
 import msgspec
 import pytest
 
-from redisaq import Message, RetryPolicy, events
+from redisaq import Admin, Message, RetryPolicy, events
 from redisaq.actors import verdicts
 from redisaq.actors.bulletin import Bulletin
 from redisaq.actors.execution import Execution
 from redisaq.actors.member import Member
+from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.retry_timer import RetryTimer
 from redisaq.actors.verdicts import Verdicts
-from redisaq.brokers.memory import delivery
+from redisaq.brokers.memory import administration, delivery
 from redisaq.brokers.memory.shelf import Shelf
+from redisaq.brokers.memory.store import MemoryStore
 from redisaq.core.codec import EntryDecoder
+from redisaq.core.lanes import Lanes
 from redisaq.testing import Simulation, simulate
+from redisaq.testing.judging import judged_by
+from redisaq.testing.member import URL
+from tests.simulation.judges import PROJECT
 from tests.simulation.variants.breaking import Change, Function, taken_out
-from tests.simulation.variants.crowd import TOPIC, owned, topic, until
+from tests.simulation.variants.crowd import TOPIC, complain, owned, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend
 
 both = pytest.mark.parametrize("backend", BACKENDS)
@@ -82,6 +88,34 @@ async def retrying(sim: Simulation) -> None:
     await anyio.sleep(30.0)
     await producer.enqueue({})
     await sim.until_quiet()
+
+
+async def deleting(sim: Simulation) -> None:
+    """A topic is worked empty and deleted."""
+    producer = await topic(sim, 1)
+    await producer.enqueue({}, dedup_id="once")
+    sim.member("a", TOPIC, lambda _message: None)
+    await sim.until_quiet()
+    await sim.leave("a")
+    await producer.close()
+    async with Admin(URL) as admin:
+        await admin.delete_topic(TOPIC, force=True)
+
+
+async def side_by_side(sim: Simulation) -> None:
+    """Four keys of one partition, each of whose messages takes a second."""
+    producer = await topic(sim, 1)
+
+    async def handle(_message: Message[Any]) -> None:
+        await anyio.sleep(1.0)
+
+    sim.member("a", TOPIC, handle, ordering="key", concurrency=4)
+    await until(lambda: owned(sim, "a") == {0})
+    began = anyio.current_time()
+    await producer.batch_enqueue([{"n": n, "key": f"k{n}"} for n in range(4)], partition_key="key")
+    await sim.until_quiet()
+    if anyio.current_time() > began + 2.0:
+        complain(sim, "the keys took turns")
 
 
 # -- what is broken ----------------------------------------------------------------------------------------------------------------------
@@ -173,6 +207,23 @@ def short_of_time(original: Function) -> Function:
     return one
 
 
+def counted_twice(original: Function) -> Function:
+    def succeed(partition: OwnedPartition, message: Message[Any]) -> None:
+        partition.handled += 1
+        original(partition, message)
+
+    return succeed
+
+
+def marks_stay(original: Function) -> Function:
+    def drop_topic(store: MemoryStore, topic: str) -> None:
+        marks = store.marks.copy()
+        original(store, topic)
+        store.marks.update(marks)
+
+    return drop_topic
+
+
 def no_look_at_expiry(original: Function) -> Function:
     def observe(member: Member, beat: Any) -> None:
         original(member, beat)
@@ -219,6 +270,17 @@ MUTANTS: dict[str, Mutant] = {
     "deaths that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.MessageDead, 0))], "never told that .* died", dying),
     "owners that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.PartitionAcquired, 0))], "had not told that it has"),
     "handlers that are cancelled for nothing": Mutant([Change(Execution, "one", short_of_time)], "and its lease went on"),
+    "a group that never rests": Mutant([Change(RetryTimer, "_longest", lambda _original: lambda _timer: 0.1)], "had nothing to do"),
+    "handlers that are counted twice": Mutant([Change(OwnedPartition, "succeed", counted_twice)], "counts .* handled"),
+    "topics that leave their marks": Mutant([Change(administration, "drop_topic", marks_stay)], "is gone, and has left", deleting),
+    "one key at a time": Mutant(
+        [
+            Change(Lanes, "add", lambda original: lambda lanes, item, key: original(lanes, item, key and "one")),
+            Change(Lanes, "done", lambda original: lambda lanes, key: original(lanes, key and "one")),
+        ],
+        "the keys took turns",
+        side_by_side,
+    ),
     "expired members that nobody looks for": Mutant(
         [Change(Member, "observe", no_look_at_expiry), Change(Member, "news", seldom_told_of_expiry)], "after its owner had crashed"
     ),
@@ -229,16 +291,17 @@ MUTANTS: dict[str, Mutant] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_judge_finds(name: str, backend: Backend) -> None:
     mutant = MUTANTS[name]
-    with taken_out(*mutant.changes) as uses:
+    with taken_out(*mutant.changes) as uses, judged_by(*PROJECT):
         report = simulate(mutant.scenario, 1, backend, raises=False)
     assert not uses.unused
     assert any(re.search(mutant.harm, one) for one in report.violations), report.violations
 
 
 @both
-@pytest.mark.parametrize("scenario", [work, dying, retrying])
+@pytest.mark.parametrize("scenario", [work, dying, retrying, deleting, side_by_side])
 def test_without_a_fault_no_judge_speaks(scenario: Callable[[Simulation], Awaitable[None]], backend: Backend) -> None:
-    report = simulate(scenario, 1, backend)
+    with judged_by(*PROJECT):
+        report = simulate(scenario, 1, backend)
     assert report.ok, report.violations
 
 
