@@ -126,6 +126,7 @@ class PulledDelivery:
         if self.lost or owned.lost or not owned.lease.alive():
             self.lost = True
             owned.abandon(self._message)
+            self._execution.look_back((self._message,))
             self._end()
             return swallowed or error is None or isinstance(error, Exception)
         if error is None:

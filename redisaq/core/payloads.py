@@ -31,11 +31,8 @@ _AS_READ = {"by_alias": True, "round_trip": True}
 _LAST = bytes.maketrans(b"123456789Z=", b"00000000000")
 """Makes the last characters that numbers, dates and padded bytes have into one."""
 
-_UUID = 38
-"""Characters of a UUID and its quotes."""
-
-_DICT = {dict}
-_STR = {str}
+_SAFE = frozenset((str, int, bool, type(None)))
+"""What nothing can be lost of."""
 
 _uuid_key = re.compile(rb'-[0-9a-f]{12}":').search
 """Finds a key that may have been a UUID."""
@@ -70,39 +67,37 @@ def encode(payload: object) -> bytes:
 
 def check(payload: object, data: bytes, where: str = "payload") -> None:
     """Raise SerializationError if something of the payload is not in its bytes."""
-    other_keys = _may_have_other_keys(data) or _has_other_keys(payload)
-    if other_keys or data.find(b"null") >= 0:
-        _look(payload, where, other_keys=other_keys)
+    other_keys = False
+    if type(payload) is dict:
+        for key, value in payload.items():  # pyright: ignore[reportUnknownVariableType] -- a `cast` would cost more than the rest
+            if type(key) is not str:  # pyright: ignore[reportUnknownArgumentType]
+                other_keys = True
+            elif type(value) in _SAFE:  # pyright: ignore[reportUnknownArgumentType]
+                continue
+            break
+        else:
+            return
+    # `partition` takes half the time of `find`, and a fifth of that of `in`, which first tries whether what is looked for is a number.
+    other_keys = other_keys or bool(data.translate(_LAST).partition(b'0":')[1]) or _uuid_key(data) is not None
+    if other_keys or data.partition(b"null")[1]:
+        _look(payload, where, other_keys=other_keys)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def check_all(payloads: Sequence[object], datas: Sequence[bytes]) -> None:
     """Do as `check` for some payloads, at a fraction of the cost of each."""
     together = b"".join(datas)
-    if together.find(b"null") >= 0 or _may_have_other_keys(together):
+    doubtful = together.translate(_LAST).find(b'0":') >= 0 or together.find(b"null") >= 0 or _uuid_key(together) is not None
+    if doubtful or {*map(type, payloads)} != {dict} or not _keys_are_text(cast("Sequence[dict[Any, object]]", payloads)):
         for payload, data in zip(payloads, datas, strict=True):
             check(payload, data)
-    elif {*map(type, payloads)} != _DICT or not {
-        *map(type, itertools.chain.from_iterable(cast("Sequence[dict[object, object]]", payloads)))
-    } <= _STR:
-        for payload in payloads:
-            if _has_other_keys(payload):
-                _look(payload, "payload", other_keys=True)
 
 
-def _may_have_other_keys(data: bytes) -> bool:
-    """Return whether a key in the bytes ends as one may that is no text, at the cost of a copy.
-
-    Here and above, `find` takes a tenth of the time that `in` does: that first tries whether what is looked for is a number.
-    """
-    return data.translate(_LAST).find(b'0":') >= 0 or (len(data) > _UUID and _uuid_key(data) is not None)
-
-
-def _has_other_keys(payload: object) -> bool:
-    if type(payload) is dict:
-        for key in payload:  # pyright: ignore[reportUnknownVariableType] -- whatever its keys are
-            if type(key) is not str:  # pyright: ignore[reportUnknownArgumentType]
-                return True
-    return False
+def _keys_are_text(payloads: Sequence[dict[Any, object]]) -> bool:
+    try:
+        "".join(itertools.chain.from_iterable(payloads))
+    except TypeError:
+        return False
+    return True
 
 
 def _look(payload: object, where: str, *, other_keys: bool) -> None:

@@ -63,3 +63,19 @@ async def test_a_handler_that_awaits_until_its_lease_is_lost_has_blocked_nothing
             assert consumer._runtime is not None
             consumer._runtime.member.lease.end()
     assert not notebook.of(events.HandlerBlocked)
+
+
+async def test_a_body_that_blocks_is_warned_of_as_well() -> None:
+    url, notebook = fresh_url(), Notebook()
+    await produce(url, 1)
+    consumer = quick(url, on_event=notebook.note, heartbeat_interval=0.08, heartbeat_ttl=0.3)
+    with anyio.fail_after(20):
+        async with consumer.messages() as messages:
+            async for message in messages:
+                async with message:
+                    if not notebook.of(events.HandlerBlocked):
+                        time.sleep(0.35)
+                if message.attempt and notebook.of(events.HandlerBlocked) and not message.lost:
+                    break
+    (blocked,) = notebook.of(events.HandlerBlocked)
+    assert 0.3 < blocked.seconds < 5
