@@ -8,6 +8,7 @@ import random
 import re
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat, load_pem_private_key
 
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError
-from redisaq.link import Link, TLSOptions, parse_address
+from redisaq.link import Link, ReadingConnection, TLSOptions, parse_address
 from redisaq.link.tls import make_context
 from redisaq.link.wire import SecureWire, Traffic
+from tests.breaking_proxy import BreakingProxy
 from tests.cancellation.test_link_shared import Callers, connect
 from tests.link_fake import FakeServer, usual_answers
 from tests.link_proxy import DRIBBLE, Proxy
@@ -279,3 +281,31 @@ async def test_a_server_that_speaks_tls_itself(server_pool: ServerPool, authorit
         assert "asks for one" in error.reason if error.permanent else "ask for a certificate" in error.reason
     finally:
         server.close()
+
+
+async def test_a_silent_server_behind_tls(tls_port: int, authority: Authority) -> None:
+    """Rule 10: shared and reading connections break, and closing has nothing to wait for."""
+    proxy = BreakingProxy(tls_port)
+    link = Link(parse_address(f"rediss://127.0.0.1:{proxy.port}", ca_file=authority.ca_file), silence=0.5)
+    try:
+        await link.connect()
+        reading = await link.open_reading()
+        proxy.swallow()
+        failures: list[ConnectionFailed] = []
+
+        async def call(connection: Link | ReadingConnection) -> None:
+            with pytest.raises(ConnectionFailed, match="silent") as caught:
+                await connection.call(("ECHO", "x" * 100_000))
+            failures.append(caught.value)
+
+        began = time.monotonic()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call, link)
+            tasks.start_soon(call, reading)
+        assert 0.5 <= time.monotonic() - began < 1.0
+        assert [failure.maybe_executed for failure in failures] == [True, True]
+        began = time.monotonic()
+        await link.close()
+        assert time.monotonic() - began < 0.5
+    finally:
+        proxy.close()
