@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from redisaq import Admin, Message, Producer, RetryPolicy, events
+from redisaq import Admin, Message, Producer, RetryAfter, RetryPolicy, events
 from redisaq.actors import acknowledger
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
@@ -241,3 +241,51 @@ async def test_an_abandoned_thread_is_reported_and_keeps_its_credit_until_it_ret
             await consumer.stop()
     assert order[:2] == ["began", "returned"]
     assert len(notebook.of(events.HandlerAbandoned)) == 1
+
+
+@on_both
+@pytest.mark.parametrize("blocking", [False, True])
+def test_nothing_is_remembered_of_what_is_settled(backend: Backend, *, blocking: bool) -> None:
+    """Over failures, pauses that do not count, deaths, a group that is moved back and one that is lost."""
+    kept = ("queued", "running", "bodies", "leaving", "deliveries", "unwritten", "raised", "done", "_taken", "unmoved")
+
+    async def scenario(url: str) -> dict[str, Any]:
+        await produce(url, 40, partition_key="n")
+        retry = RetryPolicy(max_attempts=2, backoff=0.1, jitter=False, blocking=blocking)
+        consumer = quick(url, ordering="key", concurrency=3, retry=retry)
+
+        async def handle(message: Message[Any]) -> None:
+            await anyio.sleep(0.01)
+            match message.payload["n"] % 5, message.attempt:
+                case (1, 1) | (2, _):
+                    raise ValueError("once, or always")
+                case (3, 1):
+                    if put_off.setdefault(message.msg_id, message.attempt):
+                        put_off[message.msg_id] = 0
+                        raise RetryAfter(0.1)
+                case _:
+                    pass
+
+        put_off: dict[str, int] = {}
+        async with Admin(url) as admin, Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            await anyio.sleep(0.1)
+            await admin.pause("jobs", "default_group")
+            await admin.seek("jobs", "default_group", "earliest")
+            await admin.resume("jobs", "default_group")
+            await anyio.sleep(0.1)
+            store_of(url).forget_cursor(GROUP, 0)
+            await anyio.sleep(20)
+            await producer.enqueue({"n": 0})  # a read confirms what was not found
+            await producer.enqueue({"n": 0})
+            await anyio.sleep(20)
+            runtime = consumer._runtime
+            assert runtime is not None
+            (owned,) = runtime.owned()
+            left = {name: getattr(owned, name) for name in kept}
+            group = await admin.group("jobs", "default_group")
+            assert (group.pending, group.retry) == (0, 0)
+            await consumer.stop()
+        return {name: value for name, value in left.items() if value}
+
+    assert play(scenario, backend) == {}
