@@ -305,6 +305,42 @@ async def test_under_a_running_group(case: Case) -> None:
             await consumer.stop()
 
 
+@pytest.mark.parametrize("partitions", ["20000000", "0", "-1", "x", "65537"])
+async def test_a_partition_count_that_cannot_be_ends_who_works(case: Case, partitions: str) -> None:
+    """It is named, and left as it is; the group goes on when it has been set right."""
+
+    async def work() -> None:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(case.consumer().process, case.handle)
+            case.command("HSET", case.of_topic("meta"), "partitions", partitions)
+
+    with anyio.fail_after(20), pytest.RaisesGroup(ConsumerError) as caught:
+        await work()
+    (error,) = caught.value.exceptions
+    assert isinstance(error.__cause__, DamagedKeyError)
+    assert error.__cause__.key == case.of_topic("meta")
+    assert case.command("HGET", case.of_topic("meta"), "partitions") == partitions.encode()
+    case.command("HSET", case.of_topic("meta"), "partitions", 2)
+    assert await send(case, "after", set())
+    with anyio.fail_after(20):
+        await case.consumer().process(case.handle, until_empty=True)
+    assert case.got["after-a"] == case.got["after-c"] == 1
+
+
+async def test_a_mark_that_is_no_id(case: Case) -> None:
+    """A deduplication mark says which message stands; whatever it says, it stands. One of another type is named."""
+    async with Producer("jobs", case.server.url, namespace=case.namespace, init_partitions=2) as producer:
+        await producer.enqueue("x", dedup_id="one", key="a")
+        (mark,) = case.command("KEYS", f"*{case.namespace}*once:one")
+        case.command("SET", mark, b"\xff\xfe")
+        assert await producer.enqueue("x", dedup_id="one", key="a")
+        case.command("DEL", mark)
+        case.command("HSET", mark, "x", "1")
+        with pytest.raises(DamagedKeyError) as caught:
+            await producer.enqueue("x", dedup_id="one", key="a")
+        assert caught.value.key == mark.decode()
+
+
 async def test_a_damaged_retry_is_kept_as_it_was(case: Case) -> None:
     """It is among the dead letters, raw; a damaged delayed message is an entry that each group finds."""
     _retry(case, b"\xff junk")

@@ -4,7 +4,7 @@
 -- number is none.
 
 local lease = redis.call('HMGET', KEYS[1], 'token', 'holder')
-local token, holder = whole(lease[1]) and lease[1], lease[2] or ''
+local token, holder = whole(lease[1]) and lease[1] or false, lease[2] or ''
 local again = token == ARGV[1] and holder == ARGV[2]
 local greater = not token or tonumber(ARGV[1]) > whole(token)
 local free = ARGV[3] == '1' or holder == '' or holder == ARGV[2]
