@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import defaultdict
+from typing import TypeAlias
 
 import pytest
 
@@ -21,6 +22,12 @@ SERVERS = ("bench", "breakable_server", "own_server", "place", "server", "url", 
 """Fixtures that are a server, or lead to one."""
 
 KINDS = ("memory", "valkey", "valkey9", "redis8", "redis7")
+
+Values: TypeAlias = tuple[tuple[str, int], ...]
+"""Names of parameters, and which object each has: the combinations of one test share them."""
+
+Pair: TypeAlias = tuple[pytest.Item, str, str]
+"""An item, its event loop and its server."""
 
 
 def meet(loop: int, loops: int, server: int, servers: int, turn: int) -> bool:
@@ -35,29 +42,33 @@ def thin_out(config: pytest.Config, items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"REDISAQ_MATRIX is {choice!r}; it is 'all' or not set")
     if choice or any("[" in argument for argument in config.args):
         return
-    groups: dict[str, list[tuple[pytest.Item, int, int]]] = defaultdict(list)
+    functions: dict[str, dict[Values, list[Pair]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
         place = place_of(item)
         if place is not None:
-            groups[place[0]].append((item, *place[1:]))
+            values, pair = place
+            functions[item.nodeid.partition("[")[0]][values].append(pair)
     left_out: set[pytest.Item] = set()
-    for name, group in groups.items():
-        loops, servers = 1 + max(loop for _, loop, _ in group), 1 + max(server for _, _, server in group)
-        turn = zlib.crc32(name.encode())
-        left_out.update(item for item, loop, server in group if not meet(loop, loops, server, servers, turn))
+    for function, rows in functions.items():
+        for number, pairs in enumerate(rows.values()):
+            loops, servers = (list(dict.fromkeys(column)) for column in zip(*((loop, server) for _, loop, server in pairs), strict=True))
+            turn = zlib.crc32(f"{function} {number}".encode())
+            for item, loop, server in pairs:
+                if not meet(loops.index(loop), len(loops), servers.index(server), len(servers), turn):
+                    left_out.add(item)
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
 
 
-def place_of(item: pytest.Item) -> tuple[str, int, int] | None:
-    """Return the test with its other parameters, the loop's number and the server's; None if it has not both."""
+def place_of(item: pytest.Item) -> tuple[Values, Pair] | None:
+    """Return the test's other parameters, and the item with its loop and its server; None if it has not both."""
     if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
         return None
-    indices: dict[str, int] = dict(item.callspec.indices)
-    servers = [name for name in SERVERS if item.callspec.params.get(name) in KINDS]
-    loops = [name for name in LOOPS if name in indices]
+    params: dict[str, object] = dict(item.callspec.params)
+    servers = [name for name in SERVERS if params.get(name) in KINDS]
+    loops = [name for name in LOOPS if name in params]
     if not loops or not servers:
         return None
-    loop, server = indices.pop(loops[0]), indices.pop(servers[0])
-    return f"{item.nodeid.partition('[')[0]} {sorted(indices.items())}", loop, server
+    loop, server = repr(params.pop(loops[0])), repr(params.pop(servers[0]))
+    return tuple((name, id(value)) for name, value in params.items()), (item, loop, server)

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
 
 import pytest
 
 from tests.matrix import meet, thin_out
+from tests.unit.source import ROOT
+
+EXAMPLE = "tests/integration/test_every_seventh.py::test_on_a_server"
+
+
+def collected(*arguments: str, matrix: str = "") -> list[tuple[str, str, str]]:
+    """Return the event loop, the server and the other parameters of each item of the example that would run."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
+    environment = {**os.environ, "REDISAQ_MATRIX": matrix}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=120)
+    return re.findall(r"::test_on_a_server\[(asyncio-eager|\w+)-(\w+)-(.*)\]", done.stdout)
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3, 4])
@@ -27,3 +43,22 @@ def test_a_setting_that_means_nothing_is_refused(pytestconfig: pytest.Config, mo
     monkeypatch.setenv("REDISAQ_MATRIX", "most")
     with pytest.raises(pytest.UsageError, match="REDISAQ_MATRIX is 'most'"):
         thin_out(pytestconfig, [])
+
+
+def test_with_each_value_of_its_other_parameters_a_test_meets_each_loop_and_each_server() -> None:
+    everything, thinned = collected(EXAMPLE, matrix="all"), collected(EXAMPLE)
+    rows: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for loop, server, others in thinned:
+        rows[others].append((loop, server))
+    loops, servers, values = (set(column) for column in zip(*everything, strict=True))
+    assert len(everything) == len(loops) * len(servers) * len(values)
+    assert set(rows) == values
+    for pairs in rows.values():
+        assert {loop for loop, _ in pairs} == loops
+        assert {server for _, server in pairs} == servers
+        assert len(pairs) == max(len(loops), len(servers))
+
+
+def test_what_is_named_runs_in_any_case() -> None:
+    for server in ("valkey9", "redis8", "redis7"):
+        assert collected(f"{EXAMPLE}[trio-{server}-1-parked]") == [("trio", server, "1-parked")]
