@@ -104,7 +104,7 @@ def test_what_json_would_lose_is_refused(payload: Any, said: str) -> None:
         serialize(payload, None)
     assert said in str(raised.value)
     producer = Producer("t", fresh_url())
-    for send in (lambda: producer.enqueue(payload, key="k"), lambda: producer.batch_enqueue([{"n": 1}, payload])):
+    for send in (lambda: producer.enqueue(payload, key="k"), lambda: producer.batch_enqueue([payload, {"n": 1}])):
         with pytest.raises(SerializationError):
             anyio.run(send)
     assert producer.statistics().sent == 0
@@ -121,6 +121,12 @@ def test_what_json_keeps_is_sent(payload: Any) -> None:
 
 def test_a_serializer_of_ones_own_says_itself_what_it_writes() -> None:
     assert serialize({"a": NAN}, repr) == b"{'a': nan}"
+
+
+def test_all_of_a_batch_is_looked_at() -> None:
+    for payload in ({"a": NAN}, {1: "a", "1": "b"}):
+        with pytest.raises(SerializationError):
+            anyio.run(Producer("t", fresh_url()).batch_enqueue, [{"n": 1}, payload])
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------------------
