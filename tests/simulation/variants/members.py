@@ -154,7 +154,7 @@ async def cut_off(sim: Simulation, ttl: float, late: float) -> None:
 
 async def cut_off_with_slow_answers(sim: Simulation) -> None:
     """See `cut_off`."""
-    await cut_off(sim, 3.0, 1.0)
+    await cut_off(sim, 3.0, 0.8)
 
 
 async def cut_off_with_another_clock(sim: Simulation) -> None:

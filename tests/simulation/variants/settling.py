@@ -119,8 +119,8 @@ S1_LIFE = Variant(
 def _taken_out_when_due(original: Function) -> Function:
     def due(shelf: Shelf, now: int, count: int) -> Any:
         bodies, following = original(shelf, now, count)
-        for body in bodies:
-            del shelf.retry[body.entry_id]
+        for entry_id, _ in bodies:
+            del shelf.retry[entry_id]
         return bodies, following
 
     return due
