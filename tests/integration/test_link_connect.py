@@ -240,14 +240,14 @@ async def test_patience_does_not_wait_for_what_cannot_help() -> None:
         assert fake.words().count("HELLO") == 1
 
 
-async def test_reading_needs_client_info() -> None:
+async def test_reading_does_without_client_info() -> None:
+    """Then nobody knows the connection by its address, and T4 is all there is."""
     with FakeServer(usual_answers() | {"CLIENT": b"-NOPERM no permission for client|info\r\n"}) as fake:
         link = link_to(fake.url)
         try:
-            await link.connect()  # the shared connection does not
-            with pytest.raises(ConnectionFailed, match="CLIENT INFO") as caught:
-                await link.open_reading()
-            assert caught.value.permanent
+            reading = await link.open_reading()
+            assert not reading.client_address
+            await reading.close()
         finally:
             await link.close()
 
