@@ -29,7 +29,7 @@ ALL = FaultPlan(
     late_request=0.005,
     failover=0.001,
     slot_loss=0.001,
-    crash=0.01,
+    crash=0.03,
     pause=0.01,
     slow_handler=0.01,
     clock_drift=0.0001,
@@ -66,9 +66,9 @@ def test_every_fault_at_once(backend: Backend) -> None:
 
 @both
 def test_the_list_that_befell_brings_the_same_run_again(backend: Backend) -> None:
-    plan = FaultPlan(lost_reply=0.02, delay=(0.0, 0.1), failover=0.01, slot_loss=0.01)
+    plan = FaultPlan(lost_reply=0.02, delay=(0.0, 0.1), failover=0.02, slot_loss=0.01)
     kinds: set[str] = set()
-    for seed in range(3):
+    for seed in range(5):
         drawn = simulate(scenario, seed=seed, backend=backend, faults=plan)
         again = simulate(scenario, seed=seed, backend=backend, faults=drawn.faults)
         assert (again.trace_hash, again.faults, again.dropped) == (drawn.trace_hash, drawn.faults, drawn.dropped)
