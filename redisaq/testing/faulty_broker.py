@@ -7,6 +7,7 @@ observer at the moment at which the server does it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -18,11 +19,11 @@ from redisaq.brokers.memory import MemoryBroker, delivery
 from redisaq.brokers.memory.clients import ReadingClient, WaitingRead
 from redisaq.brokers.memory.reader import MemoryDoorbell
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.environment import Environment
+from redisaq.environment import Environment, silence_within, time_is_up_at
 from redisaq.errors import ConnectionFailed
 from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Kind
-from redisaq.testing.network import Connection, Network
+from redisaq.testing.network import Connection, Network, WaitLimits
 
 T = TypeVar("T")
 
@@ -60,6 +61,11 @@ class Process(Protocol):
     @property
     def ttl(self) -> float:
         """Of its lease; 0 if it has none."""
+        ...
+
+    @property
+    def time(self) -> float:
+        """Seconds that one call may take where nothing else limits it."""
         ...
 
     async def suffer(self, befalls: Mapping[Kind, float]) -> None:
@@ -110,7 +116,13 @@ class FaultyBroker(MemoryBroker):
         self._enter()
         if self._connection is None or self._connection.broken:
             self._connection = self._network.connect(owner.name)
-        return await self._network.call(self._connection, name, step, befalls)
+        return await self._network.call(self._connection, name, step, befalls, self._limits())
+
+    def _limits(self) -> WaitLimits:
+        """Return for how long an answer is waited for: until the time of the call is up, or of any call where nothing limits it."""
+        until = time_is_up_at()
+        left = until - anyio.current_time() if until < math.inf else self._owner.time
+        return WaitLimits(silence_within(self._owner.ttl or min(self._owner.time, 60.0)), max(0.0, left))
 
     async def close(self) -> None:
         """Close the connections; what was sent may arrive all the same."""

@@ -77,6 +77,7 @@ class SimulatedMember:
         self.reads_json = options.get("deserializer") is None
         self.ordering = check_str("ordering", options.get("ordering", "partition"))
         self.retry: RetryPolicy = options.get("retry") or RetryPolicy()
+        self.time = math.inf
         self.crashed = False
         self.thawed_at = -math.inf
         self.dismissed = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -36,6 +36,18 @@ REFUSED = 0.1
 
 FIRST_ID = 1_000_000
 """Ids of shared connections begin here; readers' connections have the store's small ones."""
+
+
+class WaitLimits(NamedTuple):
+    """For how many seconds an answer is waited for, as the link of a real broker does.
+
+    Attributes:
+        silence: then the connection is broken, if nothing is heard on it.
+        time: then the call is given up, and the connection stays.
+    """
+
+    silence: float
+    time: float
 
 
 class Request:
@@ -275,12 +287,29 @@ class Network:
 
     # -- sending ---------------------------------------------------------------------------------------------------------------------
 
-    async def call(self, connection: Connection, name: str, step: Callable[[MemoryStore], T], befalls: Mapping[Kind, float]) -> T:
-        """Carry out one step, as far as what befalls it allows; return the step's answer, or raise what it raised."""
+    async def call(
+        self, connection: Connection, name: str, step: Callable[[MemoryStore], T], befalls: Mapping[Kind, float], limits: WaitLimits
+    ) -> T:
+        """Carry out one step, as far as what befalls it allows; return the step's answer, or raise what it raised.
+
+        Who is not answered waits no longer than `limits` says.
+        """
         request = await self.send(connection, name, step, befalls)
-        await request.answered.wait()
-        answer: T = await self.answer_of(request)
-        return answer
+        with anyio.move_on_after(min(limits)):
+            await request.answered.wait()
+            answer: T = await self.answer_of(request)
+            return answer
+        late: T = await self._out_of_patience(connection, request, limits)
+        return late
+
+    async def _out_of_patience(self, connection: Connection, request: Request, limits: WaitLimits) -> Any:  # noqa: ANN401 -- as `call`
+        """Break a connection that was silent for too long; leave one alone whose caller has no time left."""
+        if limits.silence <= limits.time:
+            if not connection.silent:  # the way is long, and bytes come
+                await request.answered.wait()
+                return await self.answer_of(request)
+            connection.cut(self.store.url, "nothing was heard for too long", keeps=not connection.deaf)
+        raise connection.failure(self.store.url, "the time of the call is up", maybe_executed=True)
 
     async def send(self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], befalls: Mapping[Kind, float]) -> Request:
         """Send a step, with what befalls it."""

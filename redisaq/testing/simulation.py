@@ -6,7 +6,9 @@ process.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+import contextlib
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import replace
 from random import Random
@@ -45,6 +47,9 @@ from redisaq.testing.virtual import EPOCH, virtual_run
 LOOK = 0.25
 """Seconds between two looks at whether all is quiet."""
 
+GRACE = 0.1
+"""Seconds by which a producer's call may end later than its time is up."""
+
 END_LIMIT = 120.0
 """Seconds that members may take to leave when a scenario has ended."""
 
@@ -53,20 +58,36 @@ class SimulatedProducer(Producer):
     """A Producer whose messages the simulation knows."""
 
     ledger: Ledger
+    send_timeout = 30.0
     writes_json = True
 
     async def enqueue(self, payload: object, **options: Any) -> str:
         """Append one message; see Producer."""
-        msg_id = await super().enqueue(payload, **options)
+        with self._timely():
+            msg_id = await super().enqueue(payload, **options)
         self.ledger.given([msg_id], self._given([payload], options))
         return msg_id
 
     async def batch_enqueue(self, payloads: Iterable[object], **options: Any) -> list[str]:
         """Append some messages; see Producer."""
         listed = list(payloads)
-        msg_ids = await super().batch_enqueue(listed, **options)
+        with self._timely():
+            msg_ids = await super().batch_enqueue(listed, **options)
         self.ledger.given(msg_ids, self._given(listed, options))
         return msg_ids
+
+    @contextlib.contextmanager
+    def _timely(self) -> Generator[None]:
+        """A call ends within `send_timeout`, whether it is answered or not."""
+        began = anyio.current_time()
+        try:
+            yield
+        finally:
+            took = anyio.current_time() - began
+            if took > self.send_timeout + GRACE:
+                self.ledger.violation(
+                    f"a call of a producer of {self.topic} took {took:.3f} s, with a send_timeout of {self.send_timeout:g} s"
+                )
 
     def _given(self, payloads: Sequence[object], options: Mapping[str, Any]) -> list[Given]:
         """Return what handlers are to be handed; nothing where that cannot be told from here."""
@@ -89,9 +110,10 @@ class Outsider:
 
     ttl = 0.0
 
-    def __init__(self, name: str) -> None:
-        """Take its name."""
+    def __init__(self, name: str, time: float = math.inf) -> None:
+        """Take its name, and how many seconds its calls may take."""
         self.name = name
+        self.time = time
 
     async def suffer(self, befalls: Mapping[Kind, float]) -> None:
         """Do nothing."""
@@ -135,8 +157,11 @@ class Simulation:
         """Return a Producer of the simulated server; it takes what Producer takes, without an URL. It is closed at the end."""
         name = f"producer-{len(self._producers)}"
         self._outsiders.add(name)
-        producer = self._inside(Outsider(name)).run(lambda: SimulatedProducer(topic, URL, **options))
+        producer = self._inside(Outsider(name, float(options.get("send_timeout", 30.0)))).run(
+            lambda: SimulatedProducer(topic, URL, **options)
+        )
         producer.ledger = self._ledger
+        producer.send_timeout = float(options.get("send_timeout", 30.0))
         producer.writes_json = options.get("serializer") is None
         self._producers.append(producer)
         return producer

@@ -25,7 +25,7 @@ SILENT = FaultPlan(
     delay=(0.0, 0.05),
 )
 
-AWAY = FaultPlan(outage=0.003, away=15.0, silent_server=0.001, silence=15.0, crash=0.005, delay=(0.0, 0.05))
+AWAY = FaultPlan(outage=0.003, away=15.0, silent_server=0.003, silence=15.0, crash=0.005, delay=(0.0, 0.05))
 
 
 async def however_it_ends(call: Callable[[], Awaitable[Any]]) -> None:

@@ -8,13 +8,17 @@ from typing import Any
 import anyio
 import pytest
 
+from redisaq import Admin
 from redisaq.brokers import open_broker
 from redisaq.brokers.base import Broker
-from redisaq.errors import ConnectionFailed, SettingsError
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, SettingsError
 from redisaq.testing import Fault, FaultPlan, Simulation, simulate
 from redisaq.testing.faults import Kind
+from redisaq.testing.faulty_broker import FaultyBroker
 from redisaq.testing.member import URL
+from redisaq.testing.network import WaitLimits
 from tests.simulation.playing import play
+from tests.simulation.variants.breaking import Change, taken_out
 from tests.simulation.variants.crowd import TOPIC, owned, takes, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend
 
@@ -171,9 +175,9 @@ def test_a_server_that_was_away_is_another_run_with_the_same_data(backend: Backe
     [("unanswered", {"silent_request", "silent_reply", "silent_network"}), ("away", {"silent_server", "outage"})],
 )
 def test_the_list_that_befell_brings_the_same_run_again(scenario: str, kinds: set[str], backend: Backend) -> None:
-    drawn = play(scenario, backend, 2)
-    assert {fault.kind for fault in drawn.faults} >= kinds
-    again = play(scenario, backend, 2, drawn.faults)
+    reports = (play(scenario, backend, seed) for seed in range(20))
+    drawn = next(one for one in reports if {fault.kind for fault in one.faults} >= kinds)
+    again = play(scenario, backend, drawn.seed, drawn.faults)
     assert again.trace_hash == drawn.trace_hash
     assert again.faults == drawn.faults
 
@@ -183,3 +187,38 @@ def test_settings_of_silences_that_cannot_work() -> None:
     for options in wrong:
         with pytest.raises(SettingsError):
             FaultPlan(**options)
+
+
+async def asks_a_silent_server(sim: Simulation) -> None:
+    """A producer and an admin ask while nothing is heard for long: each is told in its time that nothing is known."""
+    producer = sim.producer(TOPIC, init_partitions=1, send_timeout=2.0)
+    await producer.enqueue({})
+    async with Admin(URL, timeout=3.0) as admin:
+        await admin.topic(TOPIC)
+        await sim.silence(20.0)
+        with pytest.raises((ConnectionFailed, AmbiguousEnqueueError)):
+            await producer.enqueue({})
+        took, _ = await broken(lambda: admin.delete_topic(TOPIC))
+        assert took < 3.1
+    await anyio.sleep(20.0)
+
+
+@both
+def test_calls_end_in_their_time_however_long_nothing_is_heard(backend: Backend) -> None:
+    report = simulate(asks_a_silent_server, 1, backend)
+    assert report.ok, report.violations
+
+
+@both
+def test_a_call_that_does_not_is_a_violation(backend: Backend) -> None:
+    async def patient(sim: Simulation) -> None:
+        producer = sim.producer(TOPIC, init_partitions=1, send_timeout=2.0)
+        await producer.enqueue({})
+        await sim.silence(20.0)
+        with pytest.raises((ConnectionFailed, AmbiguousEnqueueError)):
+            await producer.enqueue({})
+
+    for_ever = Change(FaultyBroker, "_limits", lambda _original: lambda _broker: WaitLimits(60.0, 60.0))
+    with taken_out(for_ever):
+        report = simulate(patient, 1, backend)
+    assert any("with a send_timeout of 2 s" in one for one in report.violations), report.violations
