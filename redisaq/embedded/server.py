@@ -124,8 +124,8 @@ class EmbeddedServer:
     async def ensure(self) -> None:
         """Return when the server answers; start it if it does not run. For a client about to connect again.
 
-        The keeper starts a server again that died by itself; this starts it where the keeper was killed, too. Cancelling leaves a start
-        to go on by itself.
+        The keeper starts a server again that died by itself; this starts it where the keeper was killed, too. Cancelling waits for the
+        some milliseconds that the start of a keeper takes; the server goes on to start by itself.
 
         Raises:
             ConnectionFailed: it does not start, or does not answer; the end of its log is in the reason.
@@ -136,8 +136,11 @@ class EmbeddedServer:
         try:
             with anyio.fail_after(START_SECONDS):
                 while not (self._is_user() and await self._answers()):
-                    if self._is_user() and await current_environment().run_plain(self._start_keeper):
-                        starts += 1
+                    if self._is_user():
+                        # To its end: a thread that is left to itself ends with the process, perhaps before there is a keeper, and
+                        # then nobody removes a private directory.
+                        with anyio.CancelScope(shield=True):
+                            starts += await current_environment().run_plain(self._start_keeper)
                         if starts > STARTS:
                             raise self._failure("the server does not start")
                     await anyio.sleep(pause)
