@@ -215,7 +215,7 @@ async def test_a_handler_s_bad_instruction_is_a_failure_like_any_other() -> None
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (Unspeakable(), "Unspeakable: <its text cannot be made: RuntimeError>"),
+        (Unspeakable(), "tests.actors.test_bad_input.Unspeakable: <its text cannot be made: RuntimeError>"),
         (ValueError("x" * 100_000), "ValueError: " + "x" * 1000),
         (ValueError("\udcff"), "ValueError: \\udcff"),
     ],
@@ -237,4 +237,4 @@ async def test_whatever_a_deserializer_raises_is_a_dead_letter_with_a_bounded_re
     async with Admin(url) as admin:
         (dead,) = [letter async for letter in admin.dead_letters("jobs", "default_group", deserializer=deserialize)]
     assert (dead.error_type, dead.error) == ("Unreadable", reason)
-    assert dead.unreadable == reason.replace("\\udcff", "\udcff")
+    assert dead.unreadable == reason
