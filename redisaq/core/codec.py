@@ -27,6 +27,9 @@ T = TypeVar("T")
 Serializer = Callable[[Any], str | bytes]
 Deserializer = Callable[[bytes], Any]
 
+NOT_SERIALIZED = (TypeError, ValueError, OverflowError, LookupError, AttributeError, RecursionError, msgspec.MsgspecError)
+"""What is raised where a payload cannot be written."""
+
 _headers_decoder = msgspec.json.Decoder(dict[str, str])
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _PLAIN = 4  # fields and values of a message with nothing but its id and its payload …
@@ -34,28 +37,26 @@ _KEYED = 6  # … and of one that has a key, too
 _KNOWN = frozenset((b"i", b"d", b"k", b"h", b"t", b"c"))
 
 
-def serialize(payload: object, serializer: Serializer | None, *, checked: bool = True) -> bytes:
+def serialize(payload: object, serializer: Serializer | None) -> bytes:
     """Return the payload as bytes.
 
     Args:
         payload: it.
         serializer: of the user's; None: JSON.
-        checked: see that nothing of it is lost in JSON; if not, `payloads.check_all` is to do that.
 
     Raises:
         SerializationError: the serializer refused it, or returned neither str nor bytes; or JSON has no form for something in it.
     """
     try:
         if serializer is None:
-            encoded = encode(payload)
-            if checked:
-                check(payload, encoded)
+            encoded = encode_json(payload) if type(payload) is dict else encode(payload)  # most are, and save a call
+            check(payload, encoded)
             data: str | bytes = encoded
         else:
             data = serializer(payload)
     except SerializationError:
         raise
-    except (TypeError, ValueError, OverflowError, LookupError, AttributeError, RecursionError, msgspec.MsgspecError) as error:
+    except NOT_SERIALIZED as error:
         reason = f"a payload of type {type(payload).__name__} cannot be serialized: {text_of(error)}"
         raise SerializationError(reason) from error
     if type(data) is bytes:  # nearly always, and each message pays for what follows
