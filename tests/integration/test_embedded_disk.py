@@ -22,7 +22,7 @@ from redisaq.embedded import hold_embedded, keeper, open_embedded
 from redisaq.embedded.keeper import Keeper
 from redisaq.embedded.program import valkey_program
 from redisaq.embedded.server import EmbeddedServer
-from redisaq.errors import RedisaqError, SettingsError
+from redisaq.errors import ConnectionFailed, RedisaqError, SettingsError
 from tests.integration.test_embedded import processes_in, until
 
 LIMIT = 60
@@ -234,6 +234,71 @@ async def test_a_directory_that_is_read_only(name: str, number: int, words: str,
         await producer.connect()
     monkeypatch.undo()
     await producer.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("used_up", [errno.EMFILE, errno.ENOSPC])
+@pytest.mark.parametrize("where", ["os.open", "tempfile.mkdtemp", "subprocess.run", "fcntl.flock"])
+async def test_what_is_used_up_is_tried_again(where: str, used_up: int, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SettingsError, or a bare OSError, would end a consumer."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(used_up, os.strerror(used_up))
+
+    monkeypatch.setattr(f"redisaq.embedded.server.{where}", refuse)
+    with anyio.fail_after(LIMIT), pytest.raises(ConnectionFailed, match=r"embedded://.* cannot be used: ") as caught:
+        await open_embedded(None if where == "tempfile.mkdtemp" else str(directory))
+    assert not caught.value.permanent
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("private", [True, False])
+async def test_without_descriptors_a_broker_connects_once_there_are_some(
+    private: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left behind by the attempts, and what was reached before is reached again."""
+    places = tmp_path / "temporary"
+    places.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(places))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    server = hold_embedded(None if private else str(tmp_path / "data"))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            with pytest.raises(ConnectionFailed, match="too many open files"):
+                hold_embedded(None)
+            with anyio.fail_after(LIMIT), pytest.raises(ConnectionFailed, match="too many open files"):
+                await server.ensure()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(list(places.iterdir())) == private
+        with anyio.fail_after(LIMIT):
+            await server.ensure()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await server.close()
+
+
+@pytest.mark.anyio
+async def test_a_directory_that_was_in_use_and_refuses_is_tried_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a lock file without the right to write, when the server has to be started again."""
+    async with await open_embedded(str(directory)) as server:
+
+        async def dead() -> bool:
+            return False
+
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+        monkeypatch.setattr(server, "_answers", dead)
+        monkeypatch.setattr("redisaq.embedded.server.os.open", refuse)
+        with anyio.fail_after(LIMIT), pytest.raises(ConnectionFailed, match="may not write there"):
+            await server.ensure()
+        monkeypatch.undo()
+        with anyio.fail_after(LIMIT):
+            await server.ensure()
 
 
 def test_a_socket_whose_name_has_no_room_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
