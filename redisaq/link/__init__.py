@@ -6,7 +6,7 @@ The layers above use a Link and nothing of redis-py or hiredis.
 from __future__ import annotations
 
 from redisaq.link.address import Address, TLSOptions, parse_address
-from redisaq.link.greeting import CLUSTER
+from redisaq.link.greeting import CLUSTER, LOGGED_OUT
 from redisaq.link.link import Link, LinkStatistics
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack
@@ -15,6 +15,7 @@ from redisaq.link.switchboard import Bell
 
 __all__ = [
     "CLUSTER",
+    "LOGGED_OUT",
     "Address",
     "Bell",
     "Command",

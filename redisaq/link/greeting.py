@@ -20,6 +20,9 @@ OLDEST_VALKEY = (7, 2)
 
 CLUSTER = "this is a cluster: use redis+cluster:// once redisaq knows that, and until then a single server"
 
+LOGGED_OUT = frozenset({"DENIED", "NOAUTH", "WRONGPASS"})
+"""Codes of errors that say that a connection is not logged in (any more). Nothing was carried out; the next log-in tells the rest."""
+
 _CLIENT_ADDRESS = re.compile(r"(?:^| )addr=(.*?) laddr=")
 # The codes of errors that pass by themselves.
 _PASSING = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
@@ -58,7 +61,7 @@ async def greet(line: Line, address: Address) -> Greeting:
     hello += ["SETNAME", CLIENT_NAME]
     commands: list[Command] = [tuple(hello), ("INFO", "server", "memory"), ("PING",), ("SELECT", address.database), ("CLIENT", "INFO")]
     answered, info, ping, selected, client = await line.ask(*commands)
-    if isinstance(answered, ServerError) and answered.code in {"WRONGPASS", "NOAUTH", "NOPERM", "DENIED", *_PASSING}:
+    if isinstance(answered, ServerError) and answered.code in {"NOPERM", *LOGGED_OUT, *_PASSING}:
         raise _refusal(address, answered)
     if not isinstance(answered, dict):
         # A server that does not know HELLO or its version 3 is older than 6, or somebody has taken the command away.

@@ -25,6 +25,7 @@ from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link.backoff import Backoff
 from redisaq.link.dial import Dialer
+from redisaq.link.greeting import LOGGED_OUT
 from redisaq.link.line import Line
 from redisaq.link.resp import NOTHING, push_kind
 
@@ -262,6 +263,11 @@ class Switchboard:
 
     def _refused(self, line: Line, item: object) -> None:
         _, channel = self._asked.popleft() if self._asked else (b"", b"")
+        if isinstance(item, ServerError) and item.code in LOGGED_OUT:
+            broken = line.fail(f"the server does not take this connection for logged in any more ({item.text})")
+            for bell in self._new_bells():
+                self._end(bell, broken)
+            raise broken
         forbidden = isinstance(item, ServerError) and item.forbidden
         refused = [bell for bell in self._bells.get(channel, ()) if forbidden or not bell.subscribed]
         if not refused or not isinstance(item, ServerError):

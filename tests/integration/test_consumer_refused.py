@@ -12,10 +12,14 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, Producer, events
+from redisaq import Admin, Consumer, Message, Producer, events
+from redisaq.brokers import open_broker
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.redis import RedisBroker
 from redisaq.errors import ConnectionFailed
 from redisaq.events import Event
 from redisaq.link import Link, parse_address
+from tests.link_fake import FakeServer, usual_answers
 from tests.server_fixtures import ServerPool
 from tests.servers import Server
 
@@ -160,6 +164,90 @@ async def test_a_refused_password_is_tried_again_until_it_is_right(own_server: S
             await watcher.consumer.stop()
     with pytest.raises(ConnectionFailed, match="wrong user name or password"):
         await Watcher(f"redis://turning:wrong@127.0.0.1:{own_server.port}/0", namespace).consumer.process(watcher.handle)
+
+
+async def test_a_rotated_password_is_tried_again_until_it_is_right(own_server: Server, namespace: str) -> None:
+    own_server.command("ACL", "SETUSER", "turning", "on", ">first", "~*", "&*", "+@all")
+    async with Producer("jobs", own_server.url, namespace=namespace, init_partitions=1) as producer:
+        watcher = Watcher(f"redis://turning:first@127.0.0.1:{own_server.port}/0", namespace)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(watcher.consumer.process, watcher.handle)
+            own_server.command("ACL", "SETUSER", "turning", "resetpass", ">second")
+            own_server.command("CLIENT", "KILL", "USER", "turning")
+            await until(lambda: any("wrong user name or password" in event.reason for event in watcher.of(events.Disconnected)))
+            own_server.command("ACL", "SETUSER", "turning", "on", ">first")
+            await producer.enqueue({"n": 1})
+            await until(lambda: watcher.handled == [1])
+            await watcher.consumer.stop()
+
+
+def link_of(user: Any) -> Link:
+    """Return the link of a producer, consumer or admin."""
+    broker = user._access.broker
+    assert isinstance(broker, RedisBroker)
+    return broker._link
+
+
+async def test_an_answer_that_wants_a_log_in_breaks_the_connection(own_server: Server, namespace: str) -> None:
+    """RESET logs out and leaves the connection open: what comes next on it is answered with NOAUTH, and is not executed."""
+    url = f"redis://turning:first@127.0.0.1:{own_server.port}/0"
+    for name, password in {"root": "root", "turning": "first"}.items():
+        own_server.command("ACL", "SETUSER", name, "on", f">{password}", "~*", "&*", "+@all")
+    own_server.command("ACL", "SETUSER", "default", "off")
+    root = Link(parse_address(f"redis://root:root@127.0.0.1:{own_server.port}/0"))
+    watcher = Watcher(url, namespace)
+    async with Producer("jobs", url, namespace=namespace) as producer, Admin(url, namespace=namespace) as admin:
+        await producer.enqueue({"n": 0})
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(watcher.consumer.process, watcher.handle)
+            await until(lambda: watcher.handled == [0])
+            await root.call(("ACL", "SETUSER", "turning", "resetpass", ">second"))
+            for user in (watcher.consumer, producer, admin):
+                await link_of(user).call(("RESET",))
+            await until(lambda: bool(watcher.of(events.Disconnected)))
+            await until(lambda: watcher.consumer.statistics().state == "disconnected")
+            with pytest.raises(ConnectionFailed, match="wrong user name or password") as refused:
+                await producer.enqueue({"n": 1})
+            assert not refused.value.maybe_executed
+            with pytest.raises(ConnectionFailed, match=r"wants a log-in again \(NOAUTH") as logged_out:
+                await admin.topics()
+            assert not logged_out.value.maybe_executed
+            await root.call(("ACL", "SETUSER", "turning", "resetpass", ">first"))
+            assert await admin.topics() == ["jobs"]
+            await producer.enqueue({"n": 2})
+            await until(lambda: watcher.handled == [0, 2])
+            await until(lambda: watcher.consumer.statistics().state == "running")
+            await watcher.consumer.stop()
+    await root.close()
+
+
+async def test_a_read_on_a_connection_that_is_logged_out_breaks_it(own_server: Server, namespace: str) -> None:
+    own_server.command("ACL", "SETUSER", "turning", "on", ">first", "~*", "&*", "+@all")
+    own_server.command("ACL", "SETUSER", "default", "off")
+    broker: Any = open_broker(f"redis://turning:first@127.0.0.1:{own_server.port}/0", namespace)
+    group = GroupName("jobs", "g")
+    await broker.make_topic("jobs", 1)
+    await broker.make_groups(group, [0], latest=False)
+    await broker.install(group, 0, 1_700_000_000_123_457, "A", foreign=True)
+    reader = await broker.open_reader(group, 0, 1_700_000_000_123_457, "A")
+    await reader._connection.call(("RESET",))
+    with pytest.raises(ConnectionFailed, match="wants a log-in again"):
+        await reader.read(1, 0)
+    with pytest.raises(ConnectionFailed):
+        await reader.read(1, 0)
+    await broker.close()
+
+
+@pytest.mark.parametrize("refusal", ["NOAUTH Authentication required.", "BUSY a script runs"])
+async def test_who_may_not_listen_just_now_tries_again(refusal: str, namespace: str) -> None:
+    """It would be an end for the consumer if it were a ServerError."""
+    with FakeServer(usual_answers() | {"SSUBSCRIBE": f"-{refusal}\r\n".encode()}) as fake:
+        broker = open_broker(fake.url, namespace)
+        with pytest.raises(ConnectionFailed, match=refusal[:4]):
+            await broker.listen(GroupName("jobs", "g"))
+        with pytest.raises(ConnectionFailed, match=refusal[:4]):
+            await broker.listen_partition("jobs", 0)
+        await broker.close()
 
 
 async def test_a_stopped_server_is_reported_and_does_not_hold_up_the_end(own_server: Server, namespace: str) -> None:

@@ -76,8 +76,10 @@ class Appender:
         replies = cast("list[bytes | ServerError | None]", await self._link.call_packed(targets.pack(entries), len(entries)))
         refusal = next((reply for reply in replies if isinstance(reply, ServerError)), None)
         if refusal is not None:
-            if refusal.code in PASSING and all(isinstance(reply, ServerError) for reply in replies):
-                raise not_now(refusal, self._link)
+            if refusal.code in PASSING:
+                passing = not_now(refusal, self._link)
+                if all(isinstance(reply, ServerError) for reply in replies):
+                    raise passing
             appended = [None if isinstance(reply, ServerError) else reply for reply in replies]
             if refusal.code == "WRONGTYPE":
                 partition, _ = entries[replies.index(refusal)]

@@ -6,7 +6,7 @@ always holds: every method but `append` may be repeated after a broken connectio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 
 from redisaq.brokers.administration import GroupView, PartitionView, StreamView
 from redisaq.brokers.base import Acks, Beat, Doorbell, GroupName, Installed, Page, Reader, ReaderMark, Remaining, Settled, TopicState
@@ -15,6 +15,7 @@ from redisaq.brokers.graveyard import DeadLetterEntry
 from redisaq.brokers.producing import Delayed, Found
 from redisaq.brokers.redis.administration import Administration
 from redisaq.brokers.redis.appender import Appender
+from redisaq.brokers.redis.commands import checked
 from redisaq.brokers.redis.coordination import Coordination
 from redisaq.brokers.redis.dead_letters import DeadLetters
 from redisaq.brokers.redis.delays import Delays
@@ -28,6 +29,7 @@ from redisaq.brokers.redis.topics import Topics
 from redisaq.brokers.retention import Keeping, Sighting, Terms, Trimmed
 from redisaq.core.document import Document
 from redisaq.environment import Environment, current_environment
+from redisaq.errors import ServerError
 from redisaq.link import Link
 
 
@@ -178,7 +180,7 @@ class RedisBroker:
     async def listen(self, group: GroupName) -> Doorbell:
         """Return a doorbell for the group and its topic."""
         keys = self._keys.group(group)
-        return await self._link.subscribe(keys.doorbell.decode(), keys.topic_doorbell.decode())
+        return await self._listened(self._link.subscribe(keys.doorbell.decode(), keys.topic_doorbell.decode()))
 
     # -- taking a partition (T) -------------------------------------------------------------------------------------------------
 
@@ -238,7 +240,14 @@ class RedisBroker:
 
     async def listen_partition(self, topic: str, partition: int) -> Doorbell:
         """Return the partition's doorbell; all of this broker share one connection."""
-        return await self._link.listen(self._keys.partition_doorbell(topic, partition).decode())
+        return await self._listened(self._link.listen(self._keys.partition_doorbell(topic, partition).decode()))
+
+    async def _listened(self, listening: Awaitable[Doorbell]) -> Doorbell:
+        try:
+            return await listening
+        except ServerError as error:
+            checked(error, self._link)
+            raise
 
     async def delay(self, topic: str, messages: Sequence[Delayed]) -> list[bool]:
         """Keep messages until they are due."""

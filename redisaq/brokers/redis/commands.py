@@ -14,14 +14,15 @@ from typing import Any, Protocol
 from redisaq.brokers.redis.keys import type_of
 from redisaq.brokers.redis.scripts import ALL, Argument, Command
 from redisaq.errors import ConnectionFailed, DamagedKeyError, ServerError
-from redisaq.link import CLUSTER
+from redisaq.link import CLUSTER, LOGGED_OUT
 
 Reply = Any
 """What the server answered, as hiredis parses it under RESP3; an error stands as a ServerError."""
 
 
-PASSING = frozenset({"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN"})
-"""Codes of errors that pass: somebody's script runs for long, a disk is full, a failover is under way. Nothing was carried out."""
+PASSING = LOGGED_OUT | {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN"}
+"""Codes of errors that pass: somebody's script runs for long, a disk is full, a failover is under way, a password is being changed.
+Nothing was carried out."""
 
 
 class Caller(Protocol):
@@ -129,9 +130,13 @@ def checked(reply: Reply, caller: Caller) -> Reply:
 
 def not_now(error: ServerError, caller: Caller) -> ConnectionFailed:
     """Return what to raise for an error that passes."""
-    if error.code == "READONLY":  # a replica by now: whoever took its place is found by connecting anew
+    reason = f"the server cannot do this now ({error.text})"
+    if error.code in LOGGED_OUT:
+        reason = f"the server wants a log-in again ({error.text}): check user name and password in the URL"
+    if error.code == "READONLY" or error.code in LOGGED_OUT:
+        # Connecting anew finds whoever took the place of what is a replica by now, or whether the server still lets us in.
         caller.give_up(error.text)
-    failed = ConnectionFailed(caller.url, f"the server cannot do this now ({error.text})")
+    failed = ConnectionFailed(caller.url, reason)
     failed.__cause__ = error
     return failed
 
