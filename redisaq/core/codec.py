@@ -49,7 +49,8 @@ def serialize(payload: object, serializer: Serializer | None) -> bytes:
     """
     try:
         if serializer is None:
-            encoded = encode_json(payload) if type(payload) is dict else encode(payload)  # most are, and save a call
+            kind = type(payload)
+            encoded = encode_json(payload) if kind is dict else encode(payload)  # most are, and save a call
             check(payload, encoded)
             data: str | bytes = encoded
         else:
