@@ -115,7 +115,7 @@ async def main():
     await first.close()
     assert await second.topics() == ["orders"]
     from redisaq.brokers import embedded
-    print(embedded._own.directory)
+    print(embedded._own.get().directory)
     if sys.argv[1:] == ["close"]:
         await second.close()
 

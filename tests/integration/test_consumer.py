@@ -217,7 +217,6 @@ async def test_a_custom_serializer_may_return_str_or_bytes(url: str, namespace: 
 
 async def test_the_server_restarts_and_the_consumer_goes_on(breakable_server: Server, namespace: str) -> None:
     url = breakable_server.url
-    seen: list[events.Event] = []
     got: Counter[int] = Counter()
 
     async def handle(message: Message[Any]) -> None:
@@ -225,13 +224,12 @@ async def test_the_server_restarts_and_the_consumer_goes_on(breakable_server: Se
 
     producer = Producer("jobs", url, namespace=namespace, init_partitions=2)
     await producer.enqueue({"n": 0})
-    consumer = Consumer("jobs", url, namespace=namespace, heartbeat_interval=0.3, heartbeat_ttl=3.0, on_event=seen.append)
+    consumer = Consumer("jobs", url, namespace=namespace, heartbeat_interval=0.3, heartbeat_ttl=3.0)
     async with anyio.create_task_group() as tasks:
         await tasks.start(consumer.process, handle)
         await until(lambda: got[0] == 1)
         breakable_server.restart()
-        await until(lambda: any(isinstance(event, events.Reconnected) for event in seen), 10)
-        for n in range(1, 5):
+        for n in range(1, 5):  # they can only be read over connections that are made to the new process
             await producer.enqueue({"n": n})
         await until(lambda: all(got[n] for n in range(5)), 15)
         tasks.cancel_scope.cancel()
