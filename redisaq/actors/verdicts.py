@@ -41,7 +41,7 @@ class Verdicts:
         verdict = judge(self._policy, cause, message.attempt, around.environment.random)
         source = self._source(message)
         if verdict.to == "retry" and verdict.blocking:
-            return self._hold(message, verdict)
+            return self._hold(message, verdict, cause)
         kind, text, trace = describe(cause)
         body = self._body(message, kind, text, trace)
         if verdict.to == "done":
@@ -55,8 +55,11 @@ class Verdicts:
             owned.resolve(message, Settling(Resolution(source, "retry", body, due=due, used=verdict.used), event))
         return None
 
-    def _hold(self, message: Message[Any], verdict: Verdict) -> Held | None:
-        """Let its lane wait for its next try. What the handler has changed of it is gone then: each attempt reads it anew."""
+    def _hold(self, message: Message[Any], verdict: Verdict, cause: Exception) -> Held | None:
+        """Let its lane wait for its next try. What the handler has changed of it is gone then: each attempt reads it anew.
+
+        What waits in `retry` keeps this failure instead of the one before, for where the partition goes before that try.
+        """
         owned = self._owned
         again = self._decoder.decode(message.entry, message.fields, owned.partition, owned.token)
         if isinstance(again, Unreadable):  # a deserializer that does not read the same twice
@@ -65,6 +68,8 @@ class Verdicts:
         again.attempt = message.attempt
         self._around.tell(events.MessageRetried, message, again_in=verdict.pause, blocking=True)
         owned.first_failed.setdefault(message.entry, owned.lease.server_now() // 1000)
+        if message.entry in owned.bodies:
+            owned.bodies[message.entry] = self._body(message, *describe(cause))
         return verdict.pause, [owned.hold(message, again, used=verdict.used)]
 
     def dead_of_crashes(self, message: Message[Any]) -> None:

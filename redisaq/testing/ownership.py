@@ -25,7 +25,17 @@ class Ownership(Judge):
         """Begin."""
         super().__init__(court)
         self._joined: dict[Process, float] = {}
+        self._run_id = ""
+        self._changed = 0.0
         self._cancelled: list[Run] = []
+
+    def stepped(self, who: str, operation: str) -> None:
+        """Note since when the server is another than before: it starts all leases anew (M7), those of the dead as well."""
+        del who, operation
+        store = self.court.store
+        if store is not None and store.run_id != self._run_id:
+            self._changed = self.court.now() if self._run_id else 0.0
+            self._run_id = store.run_id
 
     def told(self, process: Process, place: Place | None, event: Event) -> None:
         """Look how long the partition was nobody's."""
@@ -45,15 +55,18 @@ class Ownership(Judge):
         if not former or any(one.until is None and one.process is not process for one in self.court.tenures_of(place)):
             return
         last = max(former, key=lambda one: one.until or 0.0)
-        began, now = last.until or 0.0, self.court.now()
+        ended, now = last.until or 0.0, self.court.now()
+        began = ended
         most = HAND_OVER
         if last.end == "crashed":
             most = TAKE_OVER + last.process.ttl + process.heartbeat_interval
+            began = max(began, self._changed)
         elif last.end != "released":
             return
         since = max(began, self._joined.get(process, now))
-        if now - since > most and self.court.undisturbed(since, began):
+        if now - since > most and self.court.undisturbed(since, ended):
             how = "it was given back" if last.end == "released" else "its owner had crashed"
+            how += ", and the server had changed" if began > ended else ""
             self.court.violation(f"{process.name} took {place[0].topic}/{place[1]} {now - since:.3f} s after {how}")
 
     def ended(self, run: Run) -> None:

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryAfter, RetryPolicy
+from redisaq.brokers.delivery import Body
 from redisaq.brokers.memory import MemoryBroker
 from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick
 
@@ -141,3 +142,43 @@ async def test_retry_after_costs_no_attempt_where_the_partition_goes_while_its_l
                 await consumers[-1].stop()
         await quick(url, retry=policy).process(handle, until_empty=True)
     assert attempts == [1, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("ordering", ["partition", "key", "none"])
+async def test_what_is_given_back_keeps_its_last_failure(url: str, ordering: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It failed once and was parked, then failed otherwise and held its lane: `retry` tells of the later failure, not of the one before."""
+    await produce(url, 1)
+    stored: list[Body] = []
+    resolve = MemoryBroker.resolve
+
+    async def listen(broker: MemoryBroker, *arguments: Any, **more: Any) -> Any:
+        stored.extend(one.body for one in arguments[3])
+        return await resolve(broker, *arguments, **more)
+
+    begun: list[float] = []
+
+    async def handle(message: Message[Any]) -> None:
+        del message
+        begun.append(anyio.current_time())
+        if len(begun) == 1:
+            tasks.cancel_scope.cancel()
+            raise ValueError("once")
+        raise RetryAfter(60)
+
+    monkeypatch.setattr(MemoryBroker, "resolve", listen)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            await quick(url, retry=RetryPolicy(backoff=3.0, jitter=False)).process(handle)
+        consumer = quick(url, retry=RetryPolicy(blocking=True), ordering=ordering)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            while len(begun) < 2:
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.05)  # its lane waits
+            await consumer.stop()
+    first, last = stored[0].failure, stored[-1].failure
+    assert first is not None
+    assert last is not None
+    assert (first.error_type, first.attempts) == ("ValueError", 1)
+    assert (last.error_type, last.attempts, last.first_failed_ms) == ("redisaq.outcomes.RetryAfter", 2, first.first_failed_ms)
+    assert last.last_failed_ms - first.last_failed_ms == pytest.approx((begun[1] - begun[0]) * 1000, abs=200)
