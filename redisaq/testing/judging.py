@@ -7,7 +7,7 @@ changes nothing: with it or without it a seed gives the same run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -102,6 +102,9 @@ class Judge:
 
     def stepped(self, who: str, operation: str) -> None:
         """The server has done an operation."""
+
+    def lost(self, entries: Collection[tuple[Place, EntryId]]) -> None:
+        """The server has lost data: these entries are gone, or it has forgotten what became of them."""
 
     def crashed(self, process: Process) -> None:
         """A process is gone."""

@@ -8,7 +8,7 @@ handlers; nothing runs under a stale token, or once it is done; nothing is settl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -81,7 +81,7 @@ class Ledger:
         self.incarnations: dict[str, Process] = {}  # of those that ever took a partition
         self.histories = Histories(self.violation)
         self.census = Census(self.violation, self.histories.redriven)
-        self.losses = Losses(self.census, self.histories, clock)
+        self.losses = Losses(self.census, self.histories, clock, self._lost)
         self.known: list[str] = []
         self._tokens = self.losses.tokens
         self._running: dict[Place, list[Run]] = {}
@@ -173,6 +173,10 @@ class Ledger:
             self.disturb()
         for judge in self.judges:
             judge.stepped(who, operation)
+
+    def _lost(self, entries: Collection[tuple[Place, EntryId]]) -> None:
+        for judge in self.judges:
+            judge.lost(entries)
 
     def given(self, msg_ids: Sequence[str], given: Sequence[Given]) -> None:
         """A producer was told that messages are safe."""

@@ -8,7 +8,7 @@ token, and one ttl at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from redisaq.brokers.base import GroupName
@@ -19,6 +19,9 @@ from redisaq.core.entry_ids import START, EntryId, parse_id
 from redisaq.core.records import decode_dead
 from redisaq.testing.census import Census, Place
 from redisaq.testing.histories import Histories
+
+Entry = tuple[Place, EntryId]
+"""A group's entry."""
 
 Standing = tuple[str, object]
 """Where a group has an entry, and how often it was tried there."""
@@ -53,8 +56,11 @@ class Losses:
         times: when data was lost.
     """
 
-    def __init__(self, census: Census, histories: Histories, clock: Callable[[], float]) -> None:
-        """Take who else keeps account, and virtual time."""
+    def __init__(
+        self, census: Census, histories: Histories, clock: Callable[[], float], told: Callable[[Collection[Entry]], None] = lambda _: None
+    ) -> None:
+        """Take who else keeps account, virtual time, and who is told of which entries the server has forgotten something."""
+        self._told = told
         self.ttl = 0.0
         self.groups: dict[GroupName, None] = {}
         self.times: list[float] = []
@@ -84,12 +90,14 @@ class Losses:
     def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
         """Find out what was lost."""
         self.times.append(self._clock())
+        forgotten = set[Entry]()
         for topic, partition in {**before.streams, **before.delayed}:
-            self._find_gone(topic, partition, before, after)
+            gone = self._find_gone(topic, partition, before, after)
+            forgotten.update(((group, partition), entry_id) for group in self.groups if group.topic == topic for entry_id in gone)
         for group in self.groups:
             for topic, partition in before.streams:
                 if topic == group.topic:
-                    self._set_back((group, partition), before, after)
+                    forgotten.update(self._set_back((group, partition), before, after))
             self._find_orphans(group, before, after, reason)
         for place, standing in self.tokens.items():
             lease = after.leases.get(place)
@@ -97,9 +105,11 @@ class Losses:
             if token != standing:
                 self._unfenced[place] = self._clock()
         self._census.begin_anew(after)
+        self._told(forgotten)
 
-    def _set_back(self, place: Place, before: Holdings, after: Holdings) -> None:
-        """Let run again whatever was delivered, tried or settled, and is not so any more."""
+    def _set_back(self, place: Place, before: Holdings, after: Holdings) -> Iterable[Entry]:
+        """Let run again whatever was delivered, tried or settled, and is not so any more; return it."""
+        changed: list[Entry] = []
         entries = self._census.entries.get((place[0].topic, place[1]), {})
         was, stands = standings(before, place, entries), standings(after, place, entries)
         ended = self._census.ended.setdefault(place, {})
@@ -108,12 +118,15 @@ class Losses:
             if was[entry_id] == standing:
                 continue
             self._histories.set_back(place, entry_id)
+            changed.append((place, entry_id))
             if standing[0] in ("unread", "pending", "retry"):
                 ended.pop(entry_id, None)
             elif standing[0] == "dead":
                 ended[entry_id] = "dead"
+        return changed
 
-    def _find_gone(self, topic: str, partition: int, before: Holdings, after: Holdings) -> None:
+    def _find_gone(self, topic: str, partition: int, before: Holdings, after: Holdings) -> Collection[EntryId]:
+        """Note which messages are lost; return their entries."""
         entries = self._census.entries.get((topic, partition), {})
         gone, delayed = there(before, topic, partition) - there(after, topic, partition), after.delayed.get((topic, partition), {})
         for entry_id in [entry_id for entry_id in entries if entry_id in gone]:
@@ -123,6 +136,7 @@ class Losses:
         for found in before.delayed.get((topic, partition), {}):
             if found not in delayed and not self._census.there(found.decode()):
                 self._taken.setdefault(found.decode(), None)
+        return gone
 
     # -- acquisitions that are lost ----------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ for another reason is not judged.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from redisaq import events
 from redisaq.core.entry_ids import EntryId, format_id
 from redisaq.events import Event
@@ -48,7 +50,13 @@ class Promptness(Judge):
             for msg_id, due in before.items():
                 if msg_id not in delayed and operation == "due" and now < due - EARLY:
                     self.court.violation(f"message {msg_id.decode()} was put into {topic}/{partition} {due - now:.3f} s before it was due")
-            self._delayed[topic, partition] = {msg_id: due / 1e6 for msg_id, (due, _) in delayed.items()}
+            self._delayed[topic, partition] = _dues(delayed)
+
+    def lost(self, entries: Collection[tuple[Place, EntryId]]) -> None:
+        """What a server that lost data does not know of any more was not put anywhere by anybody: look at what is left of it."""
+        del entries
+        store = self.court.store
+        self._delayed = {} if store is None else {where: _dues(delayed) for where, delayed in store.delayed.items()}
 
     # -- retries ---------------------------------------------------------------------------------------------------------------------
 
@@ -107,6 +115,10 @@ class Promptness(Judge):
         if former is None or former.ended is None or former.message.token != run.message.token or former.process is not run.process:
             return None
         return former.ended + pause
+
+
+def _dues(delayed: Mapping[bytes, tuple[int, object]]) -> dict[bytes, float]:
+    return {msg_id: due / 1e6 for msg_id, (due, _) in delayed.items()}
 
 
 def _parse(entry_id: str) -> EntryId:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import msgspec
@@ -118,9 +118,12 @@ class Events(Judge):
         self._returned: dict[Process, Counter[str]] = {}
         self._raised: dict[Process, Counter[str]] = {}
         self._settled: Counter[Case] = Counter()
+        self._forgotten: set[tuple[Place, EntryId]] = set()
+        self._doubtful: Counter[Case] = Counter()
 
     def begun(self, run: Run) -> None:
         """It has been announced, by a process that has the partition."""
+        self._forgotten.discard((run.place, run.entry_id))
         if not _take(self._announced, run.process, str(run)):
             self.court.violation(f"{run.process.name} began {run} and had not told so")
         tenures = self.court.tenures_of(run.place)
@@ -134,11 +137,24 @@ class Events(Judge):
             counts.setdefault(run.process, Counter())[str(run)] += 1
 
     def resolved(self, process: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
-        """It is to be told."""
+        """It is to be told.
+
+        S1: what is not found where it was counts as settled if an earlier try may have settled it. A member cannot know that the server has
+        done so and forgotten it, or has lost the entry: such a settlement may be told, once.
+        """
         del token
-        for index, one in enumerate(resolutions):
-            if answer.done and answer.moved[index]:
-                self._settled[process, one.to, show(place, parse_id(one.body.entry_id))] += 1
+        for index, one in enumerate(resolutions if answer.done else ()):
+            entry_id = parse_id(one.body.entry_id)
+            case = process, one.to, show(place, entry_id)
+            if answer.moved[index]:
+                self._settled[case] += 1
+            elif (place, entry_id) in self._forgotten:
+                self._forgotten.discard((place, entry_id))
+                self._doubtful[case] += 1
+
+    def lost(self, entries: Collection[tuple[Place, EntryId]]) -> None:
+        """Note what the server has forgotten."""
+        self._forgotten.update(entries)
 
     def told(self, process: Process, place: Place | None, event: Event) -> None:
         """See whether it has happened, and how often it was told."""
@@ -174,8 +190,12 @@ class Events(Judge):
                 pass
 
     def _told_settled(self, process: Process, to: str, where: str) -> None:
-        self._settled[process.name, to, where] -= 1
-        if self._settled[process.name, to, where] < 0:
+        case = process.name, to, where
+        for counts in (self._settled, self._doubtful):
+            if counts[case] > 0:
+                counts[case] -= 1
+                break
+        else:
             self.court.violation(f"{process.name} told that {where} went to {to}, more often than the server had done that")
 
     def closed(self) -> None:

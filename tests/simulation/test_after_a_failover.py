@@ -184,3 +184,20 @@ def test_what_the_new_server_believes_is_worked_off(scenario: Scenario, backend:
         report: Report = simulate(scenario, seed=seed, backend=backend)
         assert report.ok, f"seed {seed}: {report.timeline()}"
         assert (report.dropped, report.known) == ([], [])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_delayed_message_that_is_forgotten_was_not_put_into_its_stream(backend: Backend) -> None:
+    async def scenario(sim: Simulation) -> None:
+        producer = await topic(sim, 1)
+        sim.member("a", TOPIC, lambda _message: None)
+        await until(lambda: len(owned(sim, "a")) == 1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sim.failover, 1.0)
+            await anyio.sleep(0.1)
+            await producer.enqueue({"n": 1}, delay=30.0)
+        await sim.until_quiet()
+
+    report = simulate(scenario, 1, backend)
+    assert report.ok, report.violations
+    assert report.dropped == report.produced
