@@ -123,7 +123,6 @@ class Events(Judge):
 
     def begun(self, run: Run) -> None:
         """It has been announced, by a process that has the partition."""
-        self._forgotten.discard((run.place, run.entry_id))
         if not _take(self._announced, run.process, str(run)):
             self.court.violation(f"{run.process.name} began {run} and had not told so")
         tenures = self.court.tenures_of(run.place)
@@ -148,6 +147,7 @@ class Events(Judge):
             case = process, one.to, show(place, entry_id)
             if answer.moved[index]:
                 self._settled[case] += 1
+                self._forgotten.discard((place, entry_id))
             elif (place, entry_id) in self._forgotten:
                 self._forgotten.discard((place, entry_id))
                 self._doubtful[case] += 1
