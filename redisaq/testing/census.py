@@ -34,6 +34,7 @@ class Share:
         print: changes whenever a message has moved.
         last_delivered: nothing at or below it is new to the group.
         pending, retry, dead: entries.
+        letters: how many dead letters were ever written.
     """
 
     print: tuple[object, ...] = ()
@@ -41,6 +42,7 @@ class Share:
     pending: frozenset[EntryId] = frozenset()
     retry: frozenset[EntryId] = frozenset()
     dead: frozenset[EntryId] = frozenset()
+    letters: int = 0
 
 
 @dataclass
@@ -142,7 +144,7 @@ class Census:
     def _share(self, seen: tuple[object, ...], cursor: GroupCursor, shelf: Shelf, place: Place) -> Share:
         pending, retry = frozenset(cursor.pending), frozenset(map(parse_id, shelf.retry))
         letters = [parse_id(decode_dead(words).entry_id) for _, words in shelf.dead.after(START, len(shelf.dead))]
-        share = Share(seen, cursor.last_delivered, pending, retry, frozenset(letters))
+        share = Share(seen, cursor.last_delivered, pending, retry, frozenset(letters), shelf.dead.removed + len(shelf.dead))
         for entry_id, times in sorted(Counter([*pending, *retry, *letters]).items()):
             if times > 1:
                 kinds = [kind for kind, ids in (("pending", pending), ("retry", retry), ("dead", share.dead)) if entry_id in ids]
@@ -164,7 +166,11 @@ class Census:
             self.violation(f"{show(place, entry_id)} came back, though it had been {ended.get(entry_id, 'gone')}")
         for entry_id in sorted((now.pending & (before.retry | before.dead)) | (now.retry & now.pending)):
             self.violation(f"{show(place, entry_id)} is pending again")
-        for entry_id in sorted((before.pending | before.retry | fresh) - held):
+        left = (before.pending | before.retry | fresh) - held
+        died = {entry_id for entry_id in left if ended.get(entry_id) == "dead"}
+        if now.letters - before.letters == len(now.dead - before.dead) + len(died):  # written, and dropped for later ones of this step
+            self.purged |= {(place, entry_id) for entry_id in died}
+        for entry_id in sorted(left):
             if entry_id not in ended and stream.fields(entry_id) is not None:
                 self.violation(f"{show(place, entry_id)} is nowhere, and nobody settled it")
 

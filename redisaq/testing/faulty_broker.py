@@ -106,7 +106,7 @@ class FaultyBroker(MemoryBroker):
             try:
                 return await self._operate_once(name, step)
             except ConnectionFailed:  # a failover; see OPENING
-                if self._opened:
+                if self._opened or anyio.current_time() >= time_is_up_at():
                     raise
 
     async def _operate_once(self, name: str, step: Callable[[MemoryStore], T]) -> T:
