@@ -89,6 +89,7 @@ class SharedConnection:
         self._now = environment.monotonic
         self._silence = Silence(silence)
         self._time = time
+        self._soonest = min(silence, time)
         self._deserted = deserted
         self._silent = False  # it broke because nothing came
         self._alarm = Alarm(environment, self._look)
@@ -148,9 +149,9 @@ class SharedConnection:
             raise NotSent("the time of the call is up")
         if not self._waiters:
             self._silence.heard = now
-        due = min(self._silence.due(), until)
-        if due < self._alarm.at or self._alarm.at <= now:
-            self._alarm.set(due)
+        rings = self._alarm.at  # in time for those that wait already
+        if rings <= now or rings > now + self._soonest or rings > until:
+            self._alarm.set(min(self._silence.due(), until))
         waiter = _Waiter(replies, self._wire.queued, until)
         self._wire.put(data)
         self._waiters.append(waiter)

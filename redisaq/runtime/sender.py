@@ -129,7 +129,7 @@ class Sender:
         self._environment = environment
         if self._round_robin is None:  # at random: of many producers that send one message each, not all are to fill partition 0
             self._round_robin = RoundRobin(environment.random.randrange(1 << 16))
-        self._checked_at = environment.clock()
+        self._checked_at = environment.monotonic()
         self.state = state
         return state
 
@@ -150,7 +150,7 @@ class Sender:
             QueueFull: a partition stayed full.
         """
         # Nothing is in the way, as nearly always: one try, without what the others need.
-        state, now = self.state, self._environment.clock()
+        state, now = self.state, self._environment.monotonic()
         fresh = state is not None and 0 <= now - self._checked_at < FRESH and len(self._anchors) >= state.partitions
         fresh = fresh and (now < self._anchors_until or state is None or not state.acked)
         if state is None or not fresh or self._recovered is not None or self._max_backlog is not None:
@@ -181,7 +181,7 @@ class Sender:
             delayed = [Delayed(partition, fields[1], due + place, fields) for place, (partition, _, fields) in enumerate(placed)]
             return [b"" if kept else None for kept in await self._broker.delay(self._topic, delayed)]
 
-        await self._finish(Call(keep, self._give_up_at(self._environment.clock()), messages))
+        await self._finish(Call(keep, self._give_up_at(self._environment.monotonic()), messages))
 
     async def send_once(self, message: Prepared, *, dedup_id: str, window: float, due: int | None) -> str:
         """Append or delay one message unless `dedup_id` was used; return the id of the message that stands (E7).
@@ -209,7 +209,7 @@ class Sender:
 
         lasts = window >= 2 * self._terms.send_timeout
         messages = [(msg_id, dedup_id if key is None else key, fields)]
-        await self._finish(Call(append, self._give_up_at(self._environment.clock()), messages, repeatable=lasts))
+        await self._finish(Call(append, self._give_up_at(self._environment.monotonic()), messages, repeatable=lasts))
         return standing.decode("utf-8", "backslashreplace") or msg_id  # no answer came: it was found where it belongs
 
     async def grow(self, partitions: int) -> int:
@@ -219,9 +219,9 @@ class Sender:
             ConnectionFailed: the server could not be reached within `send_timeout`.
             AmbiguousEnqueueError: nor did it answer, and may have done it.
         """
-        give_up_at = self._give_up_at(self._environment.clock())
+        give_up_at = self._give_up_at(self._environment.monotonic())
         failures, doubtful = 0, False
-        with time_limit(give_up_at - self._environment.clock()):
+        with time_limit(give_up_at - self._environment.monotonic()):
             while True:
                 try:
                     self.state = state = await self._broker.grow_topic(self._topic, partitions)
@@ -238,13 +238,12 @@ class Sender:
 
     def _give_up_at(self, began_at: float) -> float:
         """Return when the time of a call is up that began then: it may be within the time of another."""
-        now = self._environment.clock()
-        return min(began_at + self._terms.send_timeout, now + time_is_up_at() - self._environment.monotonic())
+        return min(began_at + self._terms.send_timeout, time_is_up_at())
 
     async def _finish(self, call: Call, error: ConnectionFailed | None = None) -> None:
         """Go on with a call until all of it is done, or its time is up; `error` is what its first try broke with."""
         failures = 0
-        with time_limit(call.give_up_at - self._environment.clock()):
+        with time_limit(call.give_up_at - self._environment.monotonic()):
             while True:
                 try:
                     if error is not None and call.broken is None:
@@ -288,7 +287,7 @@ class Sender:
     async def _let_recover(self, give_up_at: float) -> None:
         """Wait while an earlier call is being recovered: nothing later passes it (E4)."""
         while self._recovered is not None:
-            with anyio.move_on_after(give_up_at - self._environment.clock()) as waiting:
+            with anyio.move_on_after(give_up_at - self._environment.monotonic()) as waiting:
                 await self._recovered.wait()
             if waiting.cancelled_caught:
                 reason = "an earlier call of this producer has still not been looked for: nothing was sent"
@@ -330,7 +329,7 @@ class Sender:
 
     async def _make_again(self, partitions: int, call: Call) -> None:
         """Make the streams again that what is left did not find (E5)."""
-        with contextlib.suppress(ConnectionFailed), time_limit(call.give_up_at - self._environment.clock()):
+        with contextlib.suppress(ConnectionFailed), time_limit(call.give_up_at - self._environment.monotonic()):
             # If this breaks, the next try meets the missing stream again.
             self.state = await self._broker.make_topic(self._topic, partitions, terms=self._terms)
 
@@ -350,7 +349,7 @@ class Sender:
 
     async def _renew_anchors(self) -> None:
         """Learn anchors anew before they are so old that a call could outlive what they stand for (E2, E3)."""
-        now = self._environment.clock()
+        now = self._environment.monotonic()
         if now < self._anchors_until:
             return
         self._anchors_until = now + anchor_age(self._terms.send_timeout)  # before asking: of many tasks one asks
@@ -439,7 +438,7 @@ class Sender:
     async def _pause(self, error: ConnectionFailed, failures: int, give_up_at: float) -> bool:
         """Wait before another try; False if there is none."""
         wait = full_jitter(failures, base=0.05, most=2.0, random=self._environment.random)
-        if error.permanent or self._environment.clock() + wait >= give_up_at:
+        if error.permanent or self._environment.monotonic() + wait >= give_up_at:
             return False
         await anyio.sleep(wait)
         return True
@@ -448,7 +447,7 @@ class Sender:
 
     async def _partitions(self) -> int:
         """Return the partition count, looked up again when it was last seen too long ago."""
-        now = self._environment.clock()
+        now = self._environment.monotonic()
         if self.state is None or not 0 <= now - self._checked_at < FRESH:
             self._checked_at = now  # set before asking: of many tasks one looks
             state = await self._broker.topic(self._topic)
@@ -475,7 +474,7 @@ class Sender:
             full = [partition for (partition, count), backlog in zip(wanted.items(), waiting, strict=True) if backlog + count > most]
             if not full:
                 return
-            if self._environment.clock() + pause >= give_up_at:
+            if self._environment.monotonic() + pause >= give_up_at:
                 raise QueueFull(f"partition {full[0]} of {self._topic} still holds {max(waiting)} waiting messages (max_backlog {most})")
             await anyio.sleep(pause)
             pause = min(LAST_POLL, pause * 2)
