@@ -391,8 +391,15 @@ class Producer:
         try:
             first = self._issued
             self._issued += len(prepared)
-            ids = [f"{self._id_prefix}-{number:x}" for number in range(first, self._issued)]
-            todo = [(msg_id, key, [b"i", msg_id.encode(), *fields]) for msg_id, (key, fields) in zip(ids, prepared, strict=True)]
+            if len(prepared) == 1:  # as most are: a comprehension costs as much as all of this
+                ((key, fields),) = prepared
+                ids = [f"{self._id_prefix}-{first:x}"]
+                todo = [(ids[0], key, [b"i", ids[0].encode(), *fields])]
+                size = len(fields[1])
+            else:
+                ids = [f"{self._id_prefix}-{number:x}" for number in range(first, self._issued)]
+                todo = [(msg_id, key, [b"i", msg_id.encode(), *fields]) for msg_id, (key, fields) in zip(ids, prepared, strict=True)]
+                size = sum([len(fields[1]) for _, fields in prepared])
             self._waiting += 1
             try:
                 if dedup_id is not None:
@@ -406,7 +413,7 @@ class Producer:
             finally:
                 self._waiting -= 1
             self._sent += len(ids)
-            self._bytes += sum([len(fields[1]) for _, fields in prepared])
+            self._bytes += size
             return ids
         finally:
             access.leave()
