@@ -295,6 +295,9 @@ class Sender:
 
     def _place(self, messages: Sequence[Prepared], partitions: int) -> list[Placed]:
         place = (self._round_robin or RoundRobin()).next
+        if len(messages) == 1:  # as most are: a comprehension is a call more
+            ((msg_id, key, fields),) = messages
+            return [(place(partitions) if key is None else partition_for(key, partitions), msg_id, fields)]
         return [(place(partitions) if key is None else partition_for(key, partitions), msg_id, fields) for msg_id, key, fields in messages]
 
     async def _take_step(self, call: Call, partitions: int) -> None:
@@ -334,7 +337,7 @@ class Sender:
             self.state = await self._broker.make_topic(self._topic, partitions, terms=self._terms)
 
     async def _append_now(self, placed: Sequence[Placed]) -> list[bytes | None]:
-        entries = [(partition, fields) for partition, _, fields in placed]
+        entries = [placed[0][::2]] if len(placed) == 1 else [(partition, fields) for partition, _, fields in placed]
         answers = await self._broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate)
         self._note(entries, answers)
         return answers
