@@ -25,10 +25,10 @@ from redisaq.describing import name_of, text_of
 from redisaq.environment import current_environment, silence_within, when_forked
 from redisaq.error_groups import leaves_of, split_off
 from redisaq.errors import ConsumerError
+from redisaq.logs import logger_for
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.runtime.access import Access, RedisURL
 from redisaq.runtime.consumer_runtime import ConsumerRuntime, Plan, RunSettings
-from redisaq.runtime.logs import logger_for
 from redisaq.runtime.pulling import Messages
 from redisaq.runtime.statistics import ConsumerStatistics, statistics_of
 from redisaq.runtime.topics import make_or_grow

@@ -1,7 +1,8 @@
-"""Writes to a log about what belongs to a user.
+"""Which logger one object writes to, and how it writes there about what belongs to a user.
 
-In: a logger (it, its filters and its handlers are the user's as well), a level, a text, maybe an exception. What always holds: nothing is
-raised. An exception that others can print is given to the logger as it is; of any other, the log gets the bounded text.
+What always holds: what others log with, and at which level, stays as their program has set it up; and writing raises nothing, although the
+logger, its filters and its handlers are the user's as well. An exception that others can print is given to the logger as it is; of any
+other, the log gets the bounded text.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import logging
 import sys
 
 from redisaq.describing import is_tame, text_of, traceback_of
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def log(logger: logging.Logger, level: int, text: str, error: BaseException | None = None) -> None:
@@ -22,3 +25,24 @@ def log(logger: logging.Logger, level: int, text: str, error: BaseException | No
     except Exception as broken:  # noqa: BLE001 -- whoever watches has failed, and what is watched has not
         if logging.raiseExceptions and sys.stderr is not None:  # as the standard library's handlers do
             sys.stderr.write(f"redisaq could not log ({text_of(broken)}): {text}\n")
+
+
+def logger_for(name: str, given: logging.Logger | None, *, debug: bool) -> logging.Logger:
+    """Return the logger of one producer or consumer.
+
+    Args:
+        name: of the logger that stands where none is given.
+        given: the user's own.
+        debug: log from level DEBUG on, whatever the level of the logger is: through a logger of the object's own, whose records go to the
+            same handlers. Where no logging has been set up they go to standard error.
+    """
+    shared = given or logging.getLogger(name)
+    if not debug:
+        return shared
+    own = logging.Logger(shared.name, logging.DEBUG)  # noqa: LOG001 -- one that getLogger makes would be everybody's
+    own.parent = shared
+    fallback = logging.StreamHandler()
+    fallback.setFormatter(logging.Formatter(FORMAT))
+    fallback.addFilter(lambda _: not shared.hasHandlers())  # asked for each record: a program may set up its logging later
+    own.addHandler(fallback)
+    return own

@@ -24,9 +24,9 @@ from redisaq.core.retention import IDLE
 from redisaq.describing import shown
 from redisaq.environment import Environment, current_environment, silence_within, time_is_up_at, time_limit, when_forked
 from redisaq.errors import ConnectionFailed, PayloadTooLarge, SettingsError
+from redisaq.logs import logger_for
 from redisaq.message import Message
 from redisaq.runtime.access import Access, RedisURL
-from redisaq.runtime.logs import logger_for
 from redisaq.runtime.sender import Sender
 from redisaq.settings import check_count, check_name, check_payloads, check_plain, check_retention, check_seconds, check_str, check_text
 

@@ -17,7 +17,7 @@ import pytest
 import redisaq
 import redisaq.admin
 from redisaq import Admin, Consumer, Producer
-from redisaq.runtime.logs import logger_for
+from redisaq.logs import logger_for
 from redisaq.settings import ConsumerOptions, ConsumerSettings
 from tests.actors.group import fresh_url
 
