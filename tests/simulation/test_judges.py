@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ import anyio
 import msgspec
 import pytest
 
-from redisaq import Admin, Message, RetryPolicy, events
+from redisaq import Admin, DeadLetter, Message, RetryPolicy, events
 from redisaq.actors import verdicts
 from redisaq.actors.bulletin import Bulletin
 from redisaq.actors.execution import Execution
@@ -20,6 +21,7 @@ from redisaq.actors.member import Member
 from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.retry_timer import RetryTimer
 from redisaq.actors.verdicts import Verdicts
+from redisaq.brokers.delivery import Resolution
 from redisaq.brokers.memory import administration, delivery
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
@@ -30,7 +32,7 @@ from redisaq.testing.judging import judged_by
 from redisaq.testing.member import URL
 from tests.simulation.judges import PROJECT
 from tests.simulation.variants.breaking import Change, Function, taken_out
-from tests.simulation.variants.crowd import TOPIC, complain, owned, topic, until
+from tests.simulation.variants.crowd import GROUP, TOPIC, complain, owned, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend
 
 both = pytest.mark.parametrize("backend", BACKENDS)
@@ -329,3 +331,39 @@ def test_what_dies_unread_though_it_can_be_read_is_one(backend: Backend) -> None
     with taken_out(Change(Bulletin, "tell", never_told)):
         report = simulate(unreadable_and_broken, 1, backend)
     assert any("die after 0 runs" in one for one in report.violations), report.violations
+
+
+async def dying_at_once(sim: Simulation) -> None:
+    """One step writes more dead letters than are kept: the first of them are gone before anybody could have seen them."""
+    producer = await topic(sim, 1)
+
+    def die(_message: Message[Any]) -> None:
+        raise DeadLetter("for good")
+
+    sim.member("a", TOPIC, die, ordering="none", concurrency=6, dead_maxlen=2)
+    await until(lambda: owned(sim, "a") == {0})
+    await producer.batch_enqueue([{"n": n} for n in range(6)])
+    await sim.until_quiet()
+    assert len(sim.store.shelf(GROUP, 0).dead) == 2
+
+
+@both
+def test_dead_letters_without_room_are_no_violation(backend: Backend) -> None:
+    report = simulate(dying_at_once, 1, backend)
+    assert report.ok, report.violations
+
+
+@both
+def test_a_dead_letter_that_was_never_written_is_one(backend: Backend) -> None:
+    def never_first(original: Function) -> Function:
+        puts = itertools.count()
+
+        def put(shelf: Shelf, resolution: Resolution, *arguments: Any) -> None:
+            if next(puts):
+                original(shelf, resolution, *arguments)
+
+        return put
+
+    with taken_out(Change(Shelf, "put", never_first)):
+        report = simulate(dying_at_once, 1, backend)
+    assert any("is not among the dead letters" in one for one in report.violations), report.violations

@@ -222,3 +222,19 @@ def test_a_call_that_does_not_is_a_violation(backend: Backend) -> None:
     with taken_out(for_ever):
         report = simulate(patient, 1, backend)
     assert any("with a send_timeout of 2 s" in one for one in report.violations), report.violations
+
+
+@both
+def test_a_first_call_without_an_answer_ends_when_its_time_is_up(backend: Backend) -> None:
+    """Nothing of the kind befalls a client that opens, but a silence of the whole server may begin before."""
+
+    async def scenario(sim: Simulation) -> None:
+        producer = sim.producer(TOPIC, send_timeout=5.0)
+        await sim.silence(6.0)
+        took, _ = await broken(lambda: producer.enqueue({}))
+        assert took == pytest.approx(5.0, abs=0.1)
+        await anyio.sleep(2.0)
+        await producer.enqueue({})
+
+    report = simulate(scenario, 1, backend)
+    assert report.ok, report.violations
