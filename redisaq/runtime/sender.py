@@ -337,7 +337,11 @@ class Sender:
             self.state = await self._broker.make_topic(self._topic, partitions, terms=self._terms)
 
     async def _append_now(self, placed: Sequence[Placed]) -> list[bytes | None]:
-        entries = [placed[0][::2]] if len(placed) == 1 else [(partition, fields) for partition, _, fields in placed]
+        if len(placed) == 1:
+            ((partition, _, fields),) = placed
+            entries = [(partition, fields)]
+        else:
+            entries = [(partition, fields) for partition, _, fields in placed]
         answers = await self._broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate)
         self._note(entries, answers)
         return answers
