@@ -1,7 +1,7 @@
 """Ends a consumer once the whole group has nothing left (`until_empty`).
 
-It asks only when all that is owned here is done, each partition in one atomic step, whoever owns it; the oftener there was still something
-elsewhere, the more seldom, down to once a second.
+It asks only when all that is owned here is done, each partition in one atomic step, whoever owns it; while there is still something
+elsewhere it asks less and less often, down to once a second.
 """
 
 from __future__ import annotations
