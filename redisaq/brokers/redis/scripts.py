@@ -7,8 +7,7 @@ keys, and computes none.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 Argument = bytes | str | int
@@ -16,31 +15,35 @@ Command = tuple[Argument, ...]
 """A command's words."""
 
 
+FOLDER = files("redisaq.brokers.redis") / "lua"
+
+
 @dataclass(frozen=True)
 class Script:
     """One file of lua/.
+
+    Its text is read when the module is imported: at a script's first use the process may have no file left to open.
 
     Attributes:
         name: of the file.
         keys: how many of its arguments are keys.
         begins_with: files of lua/ that stand before it: functions that several scripts use.
+        text: the program.
+        words: how a command begins that runs it by hash: servers know scripts by the SHA-1 of their text.
     """
 
     name: str
     keys: int
     begins_with: tuple[str, ...] = ()
+    text: bytes = field(init=False, repr=False)
+    words: tuple[bytes, bytes, bytes] = field(init=False, repr=False)
 
-    @cached_property
-    def text(self) -> bytes:
-        """The program, read at its first use."""
-        folder = files("redisaq.brokers.redis") / "lua"
-        return b"".join((folder / f"{name}.lua").read_bytes() for name in (*self.begins_with, self.name))
-
-    @cached_property
-    def words(self) -> tuple[bytes, bytes, bytes]:
-        """How a command begins that runs it by hash: servers know scripts by the SHA-1 of their text."""
-        sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
-        return b"EVALSHA", sha, b"%d" % self.keys
+    def __post_init__(self) -> None:
+        """Read the file, and those before it."""
+        text = b"".join((FOLDER / f"{name}.lua").read_bytes() for name in (*self.begins_with, self.name))
+        sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "words", (b"EVALSHA", sha, b"%d" % self.keys))
 
     def __call__(self, *arguments: Argument) -> Command:
         """Return the command that runs it by hash, with its keys first."""
