@@ -1,7 +1,7 @@
 """What keeps the streams: the Broker protocol in `base`, and the brokers that fulfil it.
 
-In comes an URL; out goes the broker that its scheme names, not connected yet. Nothing of redis-py is imported before a real server
-is asked for: that import takes longer than many a program's whole start.
+In comes an URL; out goes the broker that its scheme names, not connected yet. The Redis broker and its link are imported only when a
+real server is asked for.
 """
 
 from __future__ import annotations

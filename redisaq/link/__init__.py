@@ -1,6 +1,6 @@
 """Redis over anyio: connections, reads that block, the doorbell, TLS, reconnection.
 
-The layers above use a Link and nothing of redis-py or hiredis.
+The layers above use a Link and nothing of hiredis.
 """
 
 from __future__ import annotations

@@ -7,10 +7,9 @@ wrong without repeating the URL, since a mistyped URL has its password in unexpe
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
-from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from redisaq.errors import SettingsError
 
@@ -109,30 +108,23 @@ def parse_address(
         SettingsError: the URL cannot work.
     """
     scheme = _check_scheme(url)
-    options = _check_shape(url, scheme)
-    parsed = _parse(url)
-    timeout = float(parsed.get("socket_connect_timeout", DEFAULT_CONNECT_TIMEOUT)) if connect_timeout is None else connect_timeout
+    parts, options = _split(url, scheme)
+    timeout = _timeout(options) if connect_timeout is None else connect_timeout
     if not 0 < timeout < float("inf"):
         raise SettingsError("the connect timeout must be a positive number of seconds")
-    database = int(parsed.get("db", 0))
-    if database < 0:
-        raise SettingsError("the URL's database must be a number from 0 on")
     files = (ca_file or options.get("ssl_ca_certs"), cert_file or options.get("ssl_certfile"), key_file or options.get("ssl_keyfile"))
+    of_unix = scheme == "unix"
     return Address(
         scheme=scheme,
-        host="" if scheme == "unix" else str(parsed.get("host", "localhost")),
-        port=int(parsed.get("port", DEFAULT_PORT)),
-        path=str(parsed["path"]) if scheme == "unix" else "",
-        username=_text(parsed.get("username")),
-        password=_text(parsed.get("password")),
-        database=database,
+        host="" if of_unix else unquote(parts.hostname or "localhost"),
+        port=DEFAULT_PORT if of_unix else parts.port or DEFAULT_PORT,
+        path=unquote(parts.path) if of_unix else "",
+        username=unquote(parts.username) if parts.username else options.get("username"),
+        password=unquote(parts.password) if parts.password else options.get("password"),
+        database=_database(options.get("db") or ("" if of_unix else parts.path.removeprefix("/")) or "0"),
         tls=_tls(scheme, options, *files),
         connect_timeout=timeout,
     )
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
 
 
 def _check_scheme(url: str) -> str:
@@ -144,18 +136,18 @@ def _check_scheme(url: str) -> str:
     return scheme
 
 
-def _check_shape(url: str, scheme: str) -> dict[str, str]:
-    """Refuse what redis' parser would pass over in silence; return the options after the question mark."""
+def _split(url: str, scheme: str) -> tuple[SplitResult, dict[str, str]]:
+    """Return the parts, and the options after the question mark; of an option that is given twice, the first counts."""
     try:
         parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        options = dict(reversed(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))))
         port = parts.port
     except ValueError:
         problem = "the URL cannot be read: check host and port, and percent-encode special characters of user and password"
     else:
         found = _find_problem(url, parts, port) or _find_option_problem(scheme, options)
         if not found:
-            return options
+            return parts, options
         problem = found
     # Outside the except clause: the original's text, which may quote a piece of the password, must not become the context.
     raise SettingsError(problem)
@@ -191,14 +183,17 @@ def _find_option_problem(scheme: str, options: Mapping[str, str]) -> str | None:
     return None
 
 
-def _parse(url: str) -> Mapping[str, str | int | float]:
-    # Not at the top: importing redis takes 0.2 s, and who only uses the memory broker needs none of it.
-    from redis import connection  # noqa: PLC0415
-
-    parse_url = cast("Callable[[str], Mapping[str, str | int | float]]", connection.parse_url)  # it has no annotations
+def _database(text: str) -> int:
     with contextlib.suppress(ValueError):
-        return parse_url(url)
-    raise SettingsError("the URL's options cannot be read: db is a number, socket_connect_timeout a number of seconds")
+        if (number := int(text)) >= 0:
+            return number
+    raise SettingsError("the URL's database (db) is a number from 0 on, as in redis://localhost:6379/0 or unix:///path/to/socket?db=0")
+
+
+def _timeout(options: Mapping[str, str]) -> float:
+    with contextlib.suppress(ValueError):
+        return float(options.get("socket_connect_timeout", DEFAULT_CONNECT_TIMEOUT))
+    raise SettingsError("the URL's option socket_connect_timeout is a number of seconds")
 
 
 def _tls(scheme: str, options: Mapping[str, str], ca_file: str | None, cert_file: str | None, key_file: str | None) -> TLSOptions | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -44,6 +45,46 @@ def test_parts(url: str, wanted: Address) -> None:
     assert parse_address(url) == wanted
 
 
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("redis://HOST.Example:7000", {"host": "host.example", "port": 7000}),
+        ("redis://a%2Fb:7000", {"host": "a/b", "port": 7000}),
+        ("redis://[FE80::1%25eth0]", {"host": "fe80::1%eth0"}),
+        ("redis://me@host", {"host": "host", "username": "me"}),
+        ("redis://me:@host", {"host": "host", "username": "me"}),
+        ("redis://:@host", {"host": "host"}),
+        ("redis://a:b:c@host", {"host": "host", "username": "a", "password": "b:c"}),
+        ("redis://a@b:c@host", {"host": "host", "username": "a@b", "password": "c"}),
+        ("redis://me:%70%77@host", {"host": "host", "username": "me", "password": "pw"}),
+        ("redis://host?username=me&password=a%2Bb+c%2520", {"host": "host", "username": "me", "password": "a+b c%20"}),
+        ("redis://me:pw@host?username=you&password=no", {"host": "host", "username": "me", "password": "pw"}),
+        ("redis://host/3?db=4", {"host": "host", "db": 4}),
+        ("redis://host?db=4&db=5", {"host": "host", "db": 4}),
+        ("redis://host/", {"host": "host"}),
+        ("redis://host/007", {"host": "host", "db": 7}),
+        ("redis://host?socket_connect_timeout=1e1", {"host": "host", "socket_connect_timeout": 10.0}),
+        ("unix:///run/r%C3%A9dis/s?username=me&password=pw", {"path": "/run/rédis/s", "username": "me", "password": "pw"}),
+        ("unix:///run/3", {"path": "/run/3"}),
+        ("unix:///run/s;x?db=1", {"path": "/run/s;x", "db": 1}),
+    ],
+)
+def test_redis_py_reads_the_same(url: str, wanted: dict[str, Any]) -> None:
+    """What `redis.connection.parse_url` of redis-py 8.1 returned, the class of the connection left out."""
+    address = parse_address(url)
+    said = {
+        "host": address.host or None,
+        "path": address.path or None,
+        "username": address.username,
+        "password": address.password,
+        "port": address.port,
+        "db": address.database,
+        "socket_connect_timeout": address.connect_timeout,
+    }
+    defaults = {"port": 6379, "db": 0, "socket_connect_timeout": 5.0}
+    assert {name: value for name, value in said.items() if value is not None} == defaults | wanted
+
+
 def test_arguments_win_over_the_url() -> None:
     url = "rediss://host?ssl_ca_certs=/url.pem&socket_connect_timeout=9"
     address = parse_address(url, ca_file="/ca.pem", cert_file="/c.pem", key_file="/k.pem", connect_timeout=1)
@@ -67,7 +108,9 @@ def test_arguments_win_over_the_url() -> None:
         ("redis://host/-1", "database number"),
         ("redis://host/1/2", "database number"),
         ("redis://host?db=-1", "from 0 on"),
-        ("redis://host?db=x", "db is a number"),
+        ("redis://host?db=x", r"\(db\) is a number"),
+        ("redis://host?socket_connect_timeout=x", "socket_connect_timeout is a number of seconds"),
+        (f"redis://host/{'9' * 5000}", "database"),  # more digits than Python reads
         ("redis://host?db=", "has no value"),
         ("redis://host?socket_connect_timeout=0", "positive"),
         ("redis://host?socket_connect_timeout=nan", "positive"),

@@ -89,9 +89,9 @@ def test_nothing_acts_when_it_is_collected(file: Path) -> None:
 
 
 @package
-def test_redis_py_is_imported_by_the_link_alone(file: Path) -> None:
-    if not name_of(file).startswith("redisaq/link/"):
-        assert "redis" not in {name.split(".")[0] for name in imported(file)}
+def test_hiredis_is_imported_by_the_link_alone_and_redis_py_by_nothing(file: Path) -> None:
+    libraries = {name.split(".")[0] for name in imported(file)} & {"hiredis", "redis"}
+    assert libraries <= ({"hiredis"} if name_of(file).startswith("redisaq/link/") else set())
 
 
 IMPORT_ALL = """
@@ -103,7 +103,7 @@ print(sorted({"redis", "trio", "uvloop"} & set(sys.modules)))
 
 
 def test_importing_everything_takes_neither_redis_py_nor_an_event_loop_along() -> None:
-    """The first takes a fifth of a second; of the others one may not be installed."""
+    """redis-py is no dependency, and of the event loops one may not be installed."""
     modules = [module_of(file) for file in python_files("redisaq") if name_of(file) not in LOOP_FILES]
     result = subprocess.run([sys.executable, "-c", IMPORT_ALL, *modules], check=False, capture_output=True, text=True, cwd=ROOT)
     assert (result.stderr, result.stdout) == ("", "[]\n")
