@@ -16,8 +16,10 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 
+from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.administration import END, START, GroupView, PartitionView
 from redisaq.brokers.base import Broker, GroupName, TopicState
+from redisaq.brokers.changes import Changes
 from redisaq.brokers.graveyard import DeadLetterEntry
 from redisaq.core.backoff import full_jitter
 from redisaq.core.codec import Deserializer
@@ -28,8 +30,6 @@ from redisaq.core.reports import GroupInfo, MemberInfo, PartitionInfo, StreamInf
 from redisaq.describing import shown
 from redisaq.environment import current_environment, silence_within, time_is_up_at, time_limit, when_forked
 from redisaq.errors import ConnectionFailed, GroupBusyError, SettingsError, TopicMissingError
-from redisaq.runtime.access import Access, RedisURL
-from redisaq.runtime.changes import Changes
 from redisaq.settings import check_count, check_name, check_plain, check_seconds
 
 __all__ = ["Admin", "DeadLetter", "DeadLetters", "DeadMessage", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]

@@ -15,11 +15,16 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.bulletin import Bulletin
-from redisaq.actors.handler_pool import HandlerPool
-from redisaq.actors.offers import Offers
-from redisaq.actors.surroundings import Surroundings, inside
+from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.base import GroupName
+from redisaq.brokers.topics import make_or_grow
+from redisaq.consuming.bulletin import Bulletin
+from redisaq.consuming.concurrency import HandlerPool
+from redisaq.consuming.context import Surroundings, inside
+from redisaq.consuming.offers import Offers
+from redisaq.consuming.pulling import Messages
+from redisaq.consuming.runtime import ConsumerRuntime, Plan, RunSettings
+from redisaq.consuming.statistics import ConsumerStatistics, statistics_of
 from redisaq.core.codec import EntryDecoder
 from redisaq.describing import name_of, text_of
 from redisaq.environment import current_environment, silence_within, when_forked
@@ -27,11 +32,6 @@ from redisaq.error_groups import leaves_of, split_off
 from redisaq.errors import ConsumerError
 from redisaq.logs import logger_for
 from redisaq.message import BatchCallback, Callback, Message
-from redisaq.runtime.access import Access, RedisURL
-from redisaq.runtime.consumer_runtime import ConsumerRuntime, Plan, RunSettings
-from redisaq.runtime.pulling import Messages
-from redisaq.runtime.statistics import ConsumerStatistics, statistics_of
-from redisaq.runtime.topics import make_or_grow
 from redisaq.settings import (
     ConsumerOptions,
     ConsumerSettings,

@@ -17,6 +17,7 @@ from typing import Literal, Self, cast
 import anyio
 import msgspec
 
+from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.retention import Terms
 from redisaq.core.codec import NOT_SERIALIZED, Serializer, extra_fields, key_of, serialize
 from redisaq.core.payloads import SERIALIZER, check_all, encode_json
@@ -26,8 +27,7 @@ from redisaq.environment import Environment, current_environment, silence_within
 from redisaq.errors import ConnectionFailed, PayloadTooLarge, SettingsError
 from redisaq.logs import logger_for
 from redisaq.message import Message
-from redisaq.runtime.access import Access, RedisURL
-from redisaq.runtime.sender import Sender
+from redisaq.producing.sender import Sender
 from redisaq.settings import check_count, check_name, check_payloads, check_plain, check_retention, check_seconds, check_str, check_text
 
 

@@ -1,6 +1,6 @@
 """The kernel: actors with bounded mailboxes, supervised in a tree, on any event loop that anyio runs on.
 
-This module exports only the kernel, which works by itself; the actors that make up a consumer stand beside it, one a file.
+It works by itself and knows nothing of Redis. The actors that make up a consumer are in `redisaq.consuming`.
 """
 
 from __future__ import annotations

@@ -13,16 +13,16 @@ from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, cast
 
 from redisaq import events
-from redisaq.actors.bulletin import Bulletin
-from redisaq.actors.execution import Execution
-from redisaq.actors.handler_pool import HandlerPool
-from redisaq.actors.lease import Lease
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.surroundings import Surroundings, inside
 from redisaq.admin import Admin
 from redisaq.brokers.base import Beat, Broker, GroupName
 from redisaq.brokers.delivery import Body
 from redisaq.consumer import Consumer
+from redisaq.consuming.bulletin import Bulletin
+from redisaq.consuming.concurrency import HandlerPool
+from redisaq.consuming.context import Surroundings, inside
+from redisaq.consuming.handling import Execution
+from redisaq.consuming.lease import Lease
+from redisaq.consuming.owned import OwnedPartition
 from redisaq.core.codec import EntryDecoder, Serializer, Unreadable, extra_fields, key_of, serialize
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import SettingsError

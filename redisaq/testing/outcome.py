@@ -8,8 +8,8 @@ from typing import Any, Literal
 import msgspec
 
 from redisaq import events
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.verdicts import Held
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.verdicts import Held
 from redisaq.core.dead_letters import DeadMessage
 from redisaq.events import Event
 from redisaq.message import Message

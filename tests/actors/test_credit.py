@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from redisaq import Message, Producer, RetryPolicy
-from redisaq.actors.handler_pool import Abandoned, HandlerPool
+from redisaq.consuming.concurrency import Abandoned, HandlerPool
 from tests.actors.group import fresh_url, quick
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message
-from redisaq.runtime.consumer_runtime import SILENCE_LIMIT
+from redisaq.consuming.runtime import SILENCE_LIMIT
 from redisaq.testing import virtual_run
 from tests.actors.group import fresh_url, produce
 

@@ -9,9 +9,9 @@ import pytest
 
 from redisaq import Message
 from redisaq.actors import Actor, Supervisor
-from redisaq.actors.lease import Lease
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.partition_workers import Batch, hand_over
+from redisaq.consuming.handler_pool import Batch, hand_over
+from redisaq.consuming.lease import Lease
+from redisaq.consuming.owned import OwnedPartition
 from redisaq.environment import Environment
 from redisaq.errors import ActorStopped
 

@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Producer
-from redisaq.actors.surroundings import AT_ONCE
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.consuming.context import AT_ONCE
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, fresh_url
 

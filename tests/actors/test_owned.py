@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from redisaq import Message
-from redisaq.actors.lease import Lease
-from redisaq.actors.owned import OwnedPartition
+from redisaq.consuming.lease import Lease
+from redisaq.consuming.owned import OwnedPartition
 
 pytestmark = pytest.mark.anyio
 

@@ -9,10 +9,10 @@ import pytest
 
 from redisaq.actors import Supervisor
 from redisaq.actors.actor import Actor
-from redisaq.actors.lease import Lease
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.partition_owner import Ended, PartitionOwner
-from redisaq.actors.partition_supervisor import Acquire, Lose, PartitionSupervisor, Revoke
+from redisaq.consuming.lease import Lease
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.owner import Ended, PartitionOwner
+from redisaq.consuming.partitions import Acquire, Lose, PartitionSupervisor, Revoke
 from redisaq.environment import Environment
 
 pytestmark = pytest.mark.anyio

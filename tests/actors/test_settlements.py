@@ -11,10 +11,10 @@ import anyio.to_thread
 import pytest
 
 from redisaq import Admin, Message, Producer, RetryAfter, RetryPolicy, events
-from redisaq.actors import acknowledger
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.consuming import acknowledger
 from redisaq.core.entry_ids import START
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, fresh_url, produce, quick

@@ -153,7 +153,7 @@ def check_output(block: Block, output: str) -> None:
 
 REDIRECT = """
 import runpy, sys
-from redisaq.runtime import access
+from redisaq.brokers import access
 local, server, file = sys.argv[1:]
 real = access.open_broker
 access.open_broker = lambda url, *more, **named: real(server if url == local else url, *more, **named)

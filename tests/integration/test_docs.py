@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from redisaq import brokers
-from redisaq.runtime import access
+from redisaq.brokers import access
 from tests.conftest import BACKENDS, Backend
 from tests.integration.doc_blocks import LOCAL, Block, blocks_of, pages, run_fragment, run_program, run_test_file, run_tests
 from tests.integration.doc_preludes import PRELUDES

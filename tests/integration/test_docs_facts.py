@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy, errors, events
-from redisaq.actors.bulletin import LEVELS
+from redisaq.consuming.bulletin import LEVELS
 from redisaq.settings import ConsumerSettings
 from tests.integration.doc_blocks import pages
 from tests.unit.source import PACKAGE, ROOT, tree_of

@@ -187,7 +187,7 @@ def test_what_a_claim_costs() -> None:
     """Nanoseconds: every enqueue pays for it."""
     import timeit
 
-    from redisaq.runtime.access import Access
+    from redisaq.brokers.access import Access
 
     access = Access("memory://", "redisaq", user="Producer")
 

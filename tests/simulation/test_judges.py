@@ -14,17 +14,17 @@ import msgspec
 import pytest
 
 from redisaq import Admin, DeadLetter, Message, RetryPolicy, events
-from redisaq.actors import verdicts
-from redisaq.actors.bulletin import Bulletin
-from redisaq.actors.execution import Execution
-from redisaq.actors.member import Member
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.retry_timer import RetryTimer
-from redisaq.actors.verdicts import Verdicts
 from redisaq.brokers.delivery import Resolution
 from redisaq.brokers.memory import administration, delivery
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.consuming import verdicts
+from redisaq.consuming.bulletin import Bulletin
+from redisaq.consuming.handling import Execution
+from redisaq.consuming.member import Member
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.retry_timer import RetryTimer
+from redisaq.consuming.verdicts import Verdicts
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.lanes import Lanes
 from redisaq.testing import Simulation, simulate

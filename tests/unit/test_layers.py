@@ -13,7 +13,7 @@ from tests.unit.source import ROOT, imported, name_of, python_files
 
 LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
 LOOP_FILES = {"redisaq/testing/_trio.py", "redisaq/testing/_asyncio.py"}
-LAYERS_TOP_DOWN = ("cli", "runtime", "actors", "brokers", "link", "embedded", "core", "environment", "errors")
+LAYERS_TOP_DOWN = ("cli", "consuming", "producing", "actors", "brokers", "link", "embedded", "core", "environment", "errors")
 
 
 def lint(directory: Path) -> subprocess.CompletedProcess[str]:
@@ -51,7 +51,10 @@ def test_the_contract_lets_layers_look_down(tmp_path: Path) -> None:
         ("link", "brokers"),
         ("link", "embedded"),
         ("brokers", "actors"),
-        ("actors", "runtime"),
+        ("actors", "consuming"),
+        ("actors", "brokers"),
+        ("brokers", "consuming"),
+        ("producing", "consuming"),
         ("environment", "core"),
     ],
 )

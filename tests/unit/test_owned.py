@@ -7,8 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq.actors.lease import Lease
-from redisaq.actors.owned import OwnedPartition
+from redisaq.consuming.lease import Lease
+from redisaq.consuming.owned import OwnedPartition
 from redisaq.environment import Environment
 from redisaq.message import Message
 

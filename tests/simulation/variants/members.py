@@ -11,10 +11,10 @@ from typing import Any
 
 import anyio
 
-from redisaq.actors import lease as lease_module, partition_owner
-from redisaq.actors.lease import Lease
-from redisaq.actors.member import Member
 from redisaq.brokers.memory.coordination import Coordination
+from redisaq.consuming import lease as lease_module, owner as partition_owner
+from redisaq.consuming.lease import Lease
+from redisaq.consuming.member import Member
 from redisaq.core import membership
 from redisaq.core.document import EMPTY, Document
 from redisaq.testing import FaultPlan, Simulation

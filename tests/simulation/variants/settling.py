@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 
 from redisaq import Admin, Message, RetryPolicy
-from redisaq.actors.owned import OwnedPartition
 from redisaq.brokers.base import Acks, GroupName, Settled
 from redisaq.brokers.delivery import Resolution
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.consuming.owned import OwnedPartition
 from redisaq.testing import Report, Simulation
 from redisaq.testing.member import URL
 from tests.simulation.variants.breaking import Change, Function

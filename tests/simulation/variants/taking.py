@@ -8,10 +8,10 @@ from typing import Any
 import anyio
 
 from redisaq import Message, RetryPolicy
-from redisaq.actors.partition_owner import PartitionOwner
 from redisaq.brokers.base import GroupName, Installed, ReaderMark
 from redisaq.brokers.memory.leases import Lease
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.consuming.owner import PartitionOwner
 from redisaq.testing import FaultPlan, Report, Simulation
 from tests.simulation.variants.breaking import Change, Function
 from tests.simulation.variants.crowd import GROUP, TOPIC, complain, crowd, owned, takes, topic, until

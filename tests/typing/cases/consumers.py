@@ -10,8 +10,8 @@ import anyio
 
 import redisaq
 from redisaq import BatchCallback, Callback, Consumer, Message
-from redisaq.runtime.pulling import Messages
-from redisaq.runtime.statistics import ConsumerStatistics
+from redisaq.consuming.pulling import Messages
+from redisaq.consuming.statistics import ConsumerStatistics
 from tests.typing.cases.payloads import Note, Order, Refund
 
 # -- which Consumer it is ------------------------------------------------------------------------------------------------------

@@ -15,14 +15,14 @@ import anyio
 import msgspec
 
 from redisaq import events
-from redisaq.actors.handler import adapt
-from redisaq.actors.handler_pool import Abandoned
-from redisaq.actors.insist import insist
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.surroundings import Surroundings, inside
-from redisaq.actors.verdicts import Held, Verdicts
 from redisaq.brokers.delivery import Body, SetAside
 from redisaq.callables import unrun
+from redisaq.consuming.concurrency import Abandoned
+from redisaq.consuming.context import Surroundings, inside
+from redisaq.consuming.handler import adapt
+from redisaq.consuming.insist import insist
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.verdicts import Held, Verdicts
 from redisaq.core.codec import EntryDecoder, Unreadable
 from redisaq.core.retry import exhausted, sole
 from redisaq.error_groups import split_off

@@ -17,13 +17,13 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
-from redisaq.actors.insist import forever
-from redisaq.actors.member import Member
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.ring import Ring, ring
-from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.retention import Keeping
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.insist import forever
+from redisaq.consuming.member import Member
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.ring import Ring, ring
 from redisaq.errors import ServerError
 
 SHORTEST, LONGEST = 0.2, 5.0  # seconds between two looks; between these, a quarter of the time for which everything is kept

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.insist import insist
-from redisaq.actors.member import Member
-from redisaq.actors.partition_supervisor import PartitionSupervisor
-from redisaq.actors.surroundings import Surroundings
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.insist import insist
+from redisaq.consuming.member import Member
+from redisaq.consuming.partitions import PartitionSupervisor
 from redisaq.errors import RedisaqError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # seconds between two questions

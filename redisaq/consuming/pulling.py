@@ -9,7 +9,7 @@ from typing import Generic, TypeVar, cast
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from redisaq.actors.offers import Offers
+from redisaq.consuming.offers import Offers
 from redisaq.message import Message
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from typing import Any
 import anyio
 import msgspec
 
-from redisaq.actors.lease import Lease
 from redisaq.brokers.delivery import Body, Resolution
+from redisaq.consuming.lease import Lease
 from redisaq.core.entry_ids import START, parse_id
 from redisaq.events import Event
 from redisaq.message import Message

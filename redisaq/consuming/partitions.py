@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.lease import Lease
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.partition_owner import Drain, Ended, PartitionOwner
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.supervisor import Supervisor
+from redisaq.consuming.lease import Lease
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.owner import Drain, Ended, PartitionOwner
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import anyio
 
-from redisaq.actors.handler_pool import Abandoned
 from redisaq.callables import is_async
+from redisaq.consuming.concurrency import Abandoned
 from redisaq.environment import Environment
 
 A = TypeVar("A")

@@ -16,15 +16,15 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Execution
-from redisaq.actors.insist import PASSING, forever, reason_of
-from redisaq.actors.loss_watch import LossWatch
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.partition_workers import Batch, hand_over
 from redisaq.actors.ref import ActorRef
-from redisaq.actors.surroundings import Surroundings
-from redisaq.actors.trouble import Trouble
 from redisaq.brokers.base import RawEntry, Reader
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.handler_pool import Batch, hand_over
+from redisaq.consuming.handling import Execution
+from redisaq.consuming.insist import PASSING, forever, reason_of
+from redisaq.consuming.loss_watch import LossWatch
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.trouble import Trouble
 from redisaq.core.codec import EntryDecoder, Unreadable
 from redisaq.core.entry_ids import before, format_id, parse_id
 from redisaq.errors import GroupGoneError, LeaseLostError

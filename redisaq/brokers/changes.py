@@ -11,10 +11,10 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable
 from typing import TypeVar
 
+from redisaq.brokers.access import Access
 from redisaq.brokers.terms import ReaderMark
 from redisaq.environment import time_limit
 from redisaq.errors import ConnectionFailed, ServerError
-from redisaq.runtime.access import Access
 
 T = TypeVar("T")
 

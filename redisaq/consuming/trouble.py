@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable
 
 from redisaq import events
-from redisaq.actors.contact import REMIND
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.surroundings import Surroundings
+from redisaq.consuming.contact import REMIND
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.owned import OwnedPartition
 
 
 class Trouble:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import msgspec
 
 from redisaq import events
-from redisaq.actors.owned import OwnedPartition, Settling
-from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.delivery import Body, Failure, Resolution, SetAside
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.owned import OwnedPartition, Settling
 from redisaq.core.codec import EntryDecoder, Unreadable
 from redisaq.core.retry import Verdict, describe, judge, sole
 from redisaq.message import Message

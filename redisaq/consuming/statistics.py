@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from redisaq.runtime.consumer_runtime import ConsumerRuntime
+from redisaq.consuming.runtime import ConsumerRuntime
 
 
 class PartitionStatistics(msgspec.Struct, frozen=True):

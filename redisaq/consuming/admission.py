@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from redisaq import events
-from redisaq.actors.member import Member
-from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Beat
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.member import Member
 from redisaq.core import membership
 from redisaq.core.document import EMPTY, Document
 

@@ -22,10 +22,10 @@ import anyio
 from msgspec import structs
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Execution, parted
-from redisaq.actors.offers import Offers
-from redisaq.actors.partition_workers import Batch
-from redisaq.actors.surroundings import inside
+from redisaq.consuming.context import inside
+from redisaq.consuming.handler_pool import Batch
+from redisaq.consuming.handling import Execution, parted
+from redisaq.consuming.offers import Offers
 from redisaq.errors import NotHandled
 from redisaq.message import Message
 

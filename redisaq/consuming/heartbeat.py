@@ -13,10 +13,10 @@ from functools import partial
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.contact import HEARTBEAT
-from redisaq.actors.insist import PASSING, reason_of
-from redisaq.actors.member import Member
-from redisaq.actors.surroundings import Surroundings
+from redisaq.consuming.contact import HEARTBEAT
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.insist import PASSING, reason_of
+from redisaq.consuming.member import Member
 from redisaq.core.backoff import full_jitter
 
 

@@ -9,11 +9,11 @@ else's.
 from __future__ import annotations
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.insist import forever
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.ring import Ring, ring
-from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Acks
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.insist import forever
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.ring import Ring, ring
 from redisaq.errors import ConnectionFailed
 
 MOST_IDS = 2000  # in one script

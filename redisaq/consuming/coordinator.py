@@ -17,16 +17,16 @@ from dataclasses import dataclass
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.admission import Admission
-from redisaq.actors.contact import GROUP, HEARTBEAT
-from redisaq.actors.insist import PASSING, forever, reason_of
-from redisaq.actors.member import Member
-from redisaq.actors.partition_owner import Ended
-from redisaq.actors.partition_supervisor import Acquire, Lose, Order, Revoke
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.reply import Reply
-from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.base import Beat
+from redisaq.consuming.admission import Admission
+from redisaq.consuming.contact import GROUP, HEARTBEAT
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.insist import PASSING, forever, reason_of
+from redisaq.consuming.member import Member
+from redisaq.consuming.owner import Ended
+from redisaq.consuming.partitions import Acquire, Lose, Order, Revoke
 from redisaq.core import membership
 from redisaq.core.backoff import full_jitter
 from redisaq.core.document import Document

@@ -13,7 +13,7 @@ from typing import TypeVar
 import anyio
 
 from redisaq import events
-from redisaq.actors.bulletin import Bulletin
+from redisaq.consuming.bulletin import Bulletin
 
 T = TypeVar("T")
 

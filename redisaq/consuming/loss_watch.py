@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from redisaq import events
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.retention import Sighting
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.owned import OwnedPartition
 
 EVERY = 2.0  # seconds between two looks
 

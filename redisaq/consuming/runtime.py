@@ -16,24 +16,24 @@ from typing import Any, Literal
 import anyio
 from anyio.abc import TaskStatus
 
-from redisaq.actors.acknowledger import Acknowledger
 from redisaq.actors.actor import Actor
-from redisaq.actors.batch_worker import BatchWorker
-from redisaq.actors.emptiness_watch import EmptinessWatch
-from redisaq.actors.execution import Execution
-from redisaq.actors.heartbeat_emitter import HeartbeatEmitter
-from redisaq.actors.member import Member
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.partition_owner import Ended, PartitionOwner
-from redisaq.actors.partition_supervisor import Acquire, PartitionSupervisor
-from redisaq.actors.partition_workers import Batch, LaneWorkers, SerialWorker
-from redisaq.actors.pull_worker import PullWorker
-from redisaq.actors.rebalance_coordinator import Leave, RaiseToken, RebalanceCoordinator, Unable
 from redisaq.actors.reply import Reply
-from redisaq.actors.signal_listener import SignalListener
 from redisaq.actors.supervisor import Supervisor
-from redisaq.actors.surroundings import Surroundings
-from redisaq.actors.trimmer import Trimmer
+from redisaq.consuming.acknowledger import Acknowledger
+from redisaq.consuming.batch_worker import BatchWorker
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.coordinator import Leave, RaiseToken, RebalanceCoordinator, Unable
+from redisaq.consuming.doorbell import SignalListener
+from redisaq.consuming.handler_pool import Batch, LaneWorkers, SerialWorker
+from redisaq.consuming.handling import Execution
+from redisaq.consuming.heartbeat import HeartbeatEmitter
+from redisaq.consuming.member import Member
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.owner import Ended, PartitionOwner
+from redisaq.consuming.partitions import Acquire, PartitionSupervisor
+from redisaq.consuming.pull_worker import PullWorker
+from redisaq.consuming.trimmer import Trimmer
+from redisaq.consuming.until_empty import EmptinessWatch
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.lanes import Ordering
 from redisaq.errors import ActorStopped, RedisaqError

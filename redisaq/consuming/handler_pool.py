@@ -16,11 +16,11 @@ from typing import Any
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.contexts import afresh, changed, under
-from redisaq.actors.execution import Execution
-from redisaq.actors.owned import OwnedPartition
 from redisaq.actors.ref import ActorRef
-from redisaq.actors.verdicts import Held
+from redisaq.consuming.contexts import afresh, changed, under
+from redisaq.consuming.handling import Execution
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.verdicts import Held
 from redisaq.core.lanes import Lanes, Ordering
 from redisaq.errors import ActorStopped
 from redisaq.message import Message

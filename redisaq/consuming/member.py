@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from redisaq.actors.lease import Lease
 from redisaq.brokers.base import Beat
+from redisaq.consuming.lease import Lease
 from redisaq.core.document import Document
 from redisaq.core.membership import UNKNOWN, is_member, next_forgotten
 from redisaq.environment import Environment

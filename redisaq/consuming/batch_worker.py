@@ -12,10 +12,10 @@ from typing import Any
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.contexts import afresh, changed, under
-from redisaq.actors.execution import Execution
-from redisaq.actors.partition_workers import Batch
-from redisaq.actors.verdicts import Held
+from redisaq.consuming.contexts import afresh, changed, under
+from redisaq.consuming.handler_pool import Batch
+from redisaq.consuming.handling import Execution
+from redisaq.consuming.verdicts import Held
 from redisaq.environment import Environment
 from redisaq.message import Message
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import anyio
 
 from redisaq import events
-from redisaq.actors.bulletin import Bulletin
-from redisaq.actors.contact import Contact
-from redisaq.actors.gate import Gate
-from redisaq.actors.handler_pool import HandlerPool
-from redisaq.actors.owned import OwnedPartition
 from redisaq.brokers.base import Broker, GroupName
+from redisaq.consuming.bulletin import Bulletin
+from redisaq.consuming.concurrency import HandlerPool
+from redisaq.consuming.contact import Contact
+from redisaq.consuming.gate import Gate
+from redisaq.consuming.owned import OwnedPartition
 from redisaq.environment import Environment
 from redisaq.message import Message
 

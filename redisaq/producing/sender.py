@@ -23,12 +23,12 @@ import anyio
 from redisaq.brokers.base import Broker, ReaderMark, TopicState
 from redisaq.brokers.producing import Delayed
 from redisaq.brokers.retention import Terms
+from redisaq.brokers.topics import make_or_grow
 from redisaq.core.backoff import full_jitter
 from redisaq.core.partitioner import RoundRobin, partition_for
 from redisaq.core.retention import anchor_age
 from redisaq.environment import Environment, time_is_up_at, time_limit
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull, ServerError
-from redisaq.runtime.topics import make_or_grow
 
 Prepared = tuple[str, str | None, list[bytes]]
 """A message's id, its key, its fields."""

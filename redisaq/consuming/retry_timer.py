@@ -13,14 +13,14 @@ from typing import Any
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.execution import Execution
-from redisaq.actors.insist import insist
-from redisaq.actors.owned import OwnedPartition
-from redisaq.actors.partition_workers import Batch, hand_over
 from redisaq.actors.ref import ActorRef
-from redisaq.actors.ring import Ring
-from redisaq.actors.surroundings import Surroundings
 from redisaq.brokers.delivery import Due
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.handler_pool import Batch, hand_over
+from redisaq.consuming.handling import Execution
+from redisaq.consuming.insist import insist
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.ring import Ring
 from redisaq.core.codec import EntryDecoder, Unreadable
 from redisaq.errors import LeaseLostError
 

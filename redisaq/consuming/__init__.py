@@ -1,0 +1,1 @@
+"""Runs one consumer: its actors, and the runtime that starts and ends them in order."""

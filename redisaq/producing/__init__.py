@@ -1,0 +1,1 @@
+"""Sends one producer's messages."""

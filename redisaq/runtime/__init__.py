@@ -1,1 +1,0 @@
-"""Wires the actors of one consumer."""
