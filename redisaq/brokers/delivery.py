@@ -11,45 +11,15 @@ must match (S1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
 from redisaq.brokers.terms import Doorbell, GroupName
-from redisaq.core.records import RAW, Body, Failure, retry_prefix
+from redisaq.core.records import RAW, Body, Failure, Resolution
 from redisaq.describing import text_of
 
 __all__ = ["Body", "DeliveryBroker", "Due", "Failure", "Resolution", "Resolved"]
-
-
-class Resolution(msgspec.Struct, frozen=True):
-    """Where one message goes.
-
-    Attributes:
-        source: where it is: a pending entry of the stream, or `retry`.
-        to: "done", "retry" or "dead".
-        body: what it is there; `entry_id`, `life` and `attempt` name what is to be settled, the rest is what is kept.
-        due: server time in microseconds when it is to be tried again, for "retry"; positive.
-        used: False where the attempt does not count (`RetryAfter`): it is stored as one that is not used.
-        raw: what stands in `retry`, where that cannot be read: it is settled only if it still is that.
-    """
-
-    source: Literal["stream", "retry"]
-    to: Literal["done", "retry", "dead"]
-    body: Body
-    due: int = 0
-    used: bool = True
-    raw: bytes | None = None
-
-    @property
-    def beginning(self) -> bytes:
-        """How what is settled must begin, in `retry`."""
-        return retry_prefix(self.body.life, self.body.attempt) if self.raw is None else self.raw
-
-    @property
-    def kept(self) -> Body:
-        """What is kept in `retry`."""
-        return self.body if self.used else msgspec.structs.replace(self.body, unused=self.body.unused + 1)
 
 
 class Resolved(msgspec.Struct, frozen=True):

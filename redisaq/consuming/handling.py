@@ -23,7 +23,8 @@ from redisaq.consuming.handler import adapt
 from redisaq.consuming.insist import insist
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.verdicts import Held, Verdicts
-from redisaq.core.codec import EntryDecoder, Unreadable
+from redisaq.core.codec import EntryDecoder
+from redisaq.core.records import Unreadable
 from redisaq.core.retry import exhausted, sole
 from redisaq.error_groups import split_off
 from redisaq.message import Message

@@ -25,8 +25,9 @@ from redisaq.consuming.insist import PASSING, forever, reason_of
 from redisaq.consuming.loss_watch import LossWatch
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.trouble import Trouble
-from redisaq.core.codec import EntryDecoder, Unreadable
+from redisaq.core.codec import EntryDecoder
 from redisaq.core.entry_ids import before, format_id, parse_id
+from redisaq.core.records import Unreadable
 from redisaq.errors import GroupGoneError, LeaseLostError
 
 LONGEST_BLOCK = 5.0  # seconds

@@ -21,7 +21,8 @@ from redisaq.consuming.handling import Execution
 from redisaq.consuming.insist import insist
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.ring import Ring
-from redisaq.core.codec import EntryDecoder, Unreadable
+from redisaq.core.codec import EntryDecoder
+from redisaq.core.records import Unreadable
 from redisaq.errors import LeaseLostError
 
 

@@ -14,7 +14,8 @@ from redisaq import events
 from redisaq.brokers.delivery import Body, Failure, Resolution, SetAside
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.owned import OwnedPartition, Settling
-from redisaq.core.codec import EntryDecoder, Unreadable
+from redisaq.core.codec import EntryDecoder
+from redisaq.core.records import Unreadable
 from redisaq.core.retry import Verdict, describe, judge, sole
 from redisaq.message import Message
 from redisaq.settings import RetryPolicy

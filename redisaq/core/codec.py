@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar, cast, final
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
 from redisaq.callables import unrun
 from redisaq.core.payload_types import decoder_for
 from redisaq.core.payloads import check, encode, encode_json, text_of_value
+from redisaq.core.records import Unreadable
 from redisaq.describing import name_of, shown, text_of
 from redisaq.errors import PartitionKeyError, SerializationError
 from redisaq.message import Message
@@ -132,15 +133,6 @@ def _headers_as_json(headers: object) -> bytes:
         return encode_json(pairs)
     except UnicodeEncodeError as error:
         raise SerializationError(f"headers must be text that can be written as UTF-8: {error}") from error
-
-
-@final
-class Unreadable(msgspec.Struct, frozen=True):
-    """An entry that is no message: which, why, and what stands in it."""
-
-    entry_id: bytes
-    reason: str
-    fields: Sequence[bytes] = ()
 
 
 class EntryDecoder(Generic[T]):

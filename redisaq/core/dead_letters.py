@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from redisaq.core.codec import Deserializer, EntryDecoder, Unreadable
-from redisaq.core.records import FOREIGN, RAW, Body, Failure
+from redisaq.core.codec import Deserializer, EntryDecoder
+from redisaq.core.records import FOREIGN, RAW, Body, Failure, Unreadable
 
 _NO_FAILURE = Failure("", "", "", 0, 0, 0, "")
 

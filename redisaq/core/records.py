@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal, final
 
 import msgspec
 
@@ -95,6 +96,45 @@ class Body(msgspec.Struct, frozen=True):
     attempt: int = 0
     failure: Failure | None = None
     unused: int = 0
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """Where one message goes.
+
+    Attributes:
+        source: where it is: a pending entry of the stream, or `retry`.
+        to: "done", "retry" or "dead".
+        body: what it is there; `entry_id`, `life` and `attempt` name what is to be settled, the rest is what is kept.
+        due: server time in microseconds when it is to be tried again, for "retry"; positive.
+        used: False where the attempt does not count (`RetryAfter`): it is stored as one that is not used.
+        raw: what stands in `retry`, where that cannot be read: it is settled only if it still is that.
+    """
+
+    source: Literal["stream", "retry"]
+    to: Literal["done", "retry", "dead"]
+    body: Body
+    due: int = 0
+    used: bool = True
+    raw: bytes | None = None
+
+    @property
+    def beginning(self) -> bytes:
+        """How what is settled must begin, in `retry`."""
+        return retry_prefix(self.body.life, self.body.attempt) if self.raw is None else self.raw
+
+    @property
+    def kept(self) -> Body:
+        """What is kept in `retry`."""
+        return self.body if self.used else msgspec.structs.replace(self.body, unused=self.body.unused + 1)
+
+
+@final
+class Unreadable(msgspec.Struct, frozen=True):
+    """An entry that is no message: which, why, and what stands in it."""
+
+    entry_id: bytes
+    reason: str
+    fields: Sequence[bytes] = ()
 
 
 class _Rest(msgspec.Struct, frozen=True, array_like=True):

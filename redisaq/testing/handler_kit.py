@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar, Unpack, cast
 from redisaq import events
 from redisaq.admin import Admin
 from redisaq.brokers.base import Beat, Broker, GroupName
-from redisaq.brokers.delivery import Body
 from redisaq.consumer import Consumer
 from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.concurrency import HandlerPool
@@ -23,7 +22,8 @@ from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.handling import Execution
 from redisaq.consuming.lease import Lease
 from redisaq.consuming.owned import OwnedPartition
-from redisaq.core.codec import EntryDecoder, Serializer, Unreadable, extra_fields, key_of, serialize
+from redisaq.core.codec import EntryDecoder, Serializer, extra_fields, key_of, serialize
+from redisaq.core.records import Body, Unreadable
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import SettingsError
 from redisaq.events import Event

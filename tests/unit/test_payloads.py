@@ -17,8 +17,9 @@ import pydantic.dataclasses
 import pytest
 
 from redisaq import Consumer, Message, Producer
-from redisaq.core.codec import EntryDecoder, Unreadable, key_of, serialize
+from redisaq.core.codec import EntryDecoder, key_of, serialize
 from redisaq.core.partitioner import partition_for
+from redisaq.core.records import Unreadable
 from redisaq.errors import PayloadTooLarge, SerializationError, SettingsError
 from redisaq.testing import HandlerKit
 from tests.actors.group import fresh_url
