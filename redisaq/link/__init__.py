@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from redisaq.link.address import Address, TLSOptions, parse_address
 from redisaq.link.greeting import CLUSTER, LOGGED_OUT
-from redisaq.link.link import Link, LinkStatistics
+from redisaq.link.link import Link
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack
 from redisaq.link.subscription import Subscription
@@ -20,7 +20,6 @@ __all__ = [
     "Bell",
     "Command",
     "Link",
-    "LinkStatistics",
     "ReadingConnection",
     "Subscription",
     "TLSOptions",

@@ -33,11 +33,10 @@ class Connector:
         era: grows with each `close`; who was waiting in an older one has failed.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[SharedConnection]], connected: Callable[[], None], url: str) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[SharedConnection]], url: str) -> None:
         self.current: SharedConnection | None = None
         self.era = 0
         self._connect = connect
-        self._connected = connected
         self._url = url
         self._attempt: _Attempt | None = None
         self._backoff: Backoff | None = None
@@ -100,8 +99,6 @@ class Connector:
         finally:
             self._attempt = None
             _wake(attempt.waiting)
-        if attempt.error is None:
-            self._connected()
 
 
 async def _wait_in(queue: list[anyio.Event]) -> None:

@@ -23,7 +23,7 @@ from redisaq.link.greeting import Greeting, greet
 from redisaq.link.line import Line
 from redisaq.link.resp import PARSE_ERRORS
 from redisaq.link.tls import make_context
-from redisaq.link.wire import SecureWire, Traffic, Wire, inherited
+from redisaq.link.wire import SecureWire, Wire, inherited
 
 PLAIN_PORT = "does the server speak TLS on this port? Without TLS the URL begins with redis://"
 OUR_CERTIFICATE = "ssl_certfile=FILE and ssl_keyfile=FILE in the URL"
@@ -41,7 +41,6 @@ class Dialer:
 
     Args:
         address: where to.
-        traffic: counts what goes over its connections.
         reach: asked before each attempt, if there is one: sees to it that the server runs, and returns where it is. Its errors pass.
         silence: seconds that an attempt may take, if the address's connect_timeout is not less.
     """
@@ -49,7 +48,6 @@ class Dialer:
     def __init__(
         self,
         address: Address,
-        traffic: Traffic,
         reach: Callable[[], Awaitable[Address]] | None = None,
         *,
         silence: float = math.inf,
@@ -57,7 +55,6 @@ class Dialer:
         self._address = address
         self._silence = silence
         self._reach = reach
-        self._traffic = traffic
         self._context: ssl.SSLContext | None = None
         self._scopes: set[anyio.CancelScope] = set()
 
@@ -170,8 +167,8 @@ class Dialer:
 
     def _wire(self, sock: socket.socket) -> Wire:
         if self._context is None:
-            return Wire(sock, self._traffic)
-        return SecureWire(sock, self._traffic, self._context, self._address.host)
+            return Wire(sock)
+        return SecureWire(sock, self._context, self._address.host)
 
 
 async def _open(family: int, target: str | tuple[object, ...]) -> socket.socket:

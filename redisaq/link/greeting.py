@@ -36,16 +36,12 @@ class Greeting:
         client_id: of this connection.
         client_address: of this connection as the server sees it (a proxy may stand between); "" if we may not ask.
         run_id: of this run of the server.
-        server_name: "redis" or "valkey".
-        server_version: as numbers.
         eviction: its `maxmemory-policy`, "" if it does not say.
     """
 
     client_id: int
     client_address: str
     run_id: str
-    server_name: str
-    server_version: tuple[int, ...]
     eviction: str = ""
 
 
@@ -89,8 +85,6 @@ async def greet(line: Line, address: Address) -> Greeting:
         client_id=_number(hello_map.get(b"id")),
         client_address=found[1] if found else "",
         run_id=facts.get("run_id", ""),
-        server_name=name,
-        server_version=version,
         eviction=facts.get("maxmemory_policy", ""),
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -26,28 +25,8 @@ from redisaq.link.resp import Command, pack, pack_command
 from redisaq.link.shared import Identity, NotSent, SharedConnection
 from redisaq.link.subscription import Subscription
 from redisaq.link.switchboard import Bell, Switchboard
-from redisaq.link.wire import Traffic
 
 logger = logging.getLogger("redisaq.link")
-
-
-@dataclass(frozen=True)
-class LinkStatistics:
-    """What went over a link so far.
-
-    Attributes:
-        connected: the shared connection is up, as far as is known without asking.
-        reconnections: how often it was made again after it had broken.
-        bytes_sent: over all connections of the link, as they went over the socket.
-        bytes_received: the same, the other way.
-        calls: calls on the shared connection.
-    """
-
-    connected: bool
-    reconnections: int
-    bytes_sent: int
-    bytes_received: int
-    calls: int
 
 
 class Link:
@@ -56,9 +35,6 @@ class Link:
     Attributes:
         address: the server.
         run_id: of the run of the server that the shared connection was last made to, "" before.
-        server_name: "redis" or "valkey", "" before.
-        server_version: as numbers, () before.
-        on_reconnect: called, synchronously, after the shared connection was made again; not after the first time.
     """
 
     def __init__(
@@ -83,22 +59,15 @@ class Link:
         """
         self.address = address
         self.run_id = ""
-        self.server_name = ""
-        self.server_version: tuple[int, ...] = ()
-        self.on_reconnect: Callable[[], None] | None = None
         self._environment = environment
-        self._traffic = Traffic()
         self._silence = silence
         self._time = time
         self._deserted: dict[Identity, None] = {}  # connections that may still carry something (E1)
-        self._dialer = Dialer(address, self._traffic, reach, silence=silence)
-        self._connector = Connector(self._connect_shared, self._on_connected, address.display)
+        self._dialer = Dialer(address, reach, silence=silence)
+        self._connector = Connector(self._connect_shared, address.display)
         self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence)
         self._opened: set[ReadingConnection | Subscription] = set()
-        self._connected_before = False
         self._eviction = ""  # the policy that has been warned of
-        self._reconnections = 0
-        self._calls = 0
 
     @property
     def url(self) -> str:
@@ -127,7 +96,6 @@ class Link:
         """
         self._dialer.interrupt()
         self._connector.close()
-        self._connected_before = False
         for opened in tuple(self._opened):
             opened.abort()
         self._switchboard.abort()
@@ -165,7 +133,6 @@ class Link:
             replies: how many commands they are, at least one.
             patience: as for `call`.
         """
-        self._calls += 1
         connection = self._connector.current
         if connection is not None and connection.broken is None:
             era = self._connector.era
@@ -214,16 +181,6 @@ class Link:
             ServerError: the server does not let us listen.
         """
         return await self._switchboard.listen(channel)
-
-    def statistics(self) -> LinkStatistics:
-        """Return what went over the link so far."""
-        return LinkStatistics(
-            connected=self._connector.live is not None,
-            reconnections=self._reconnections,
-            bytes_sent=self._traffic.sent,
-            bytes_received=self._traffic.received,
-            calls=self._calls,
-        )
 
     async def _call_patiently(self, data: bytes, replies: int, patience: float) -> list[object]:
         environment = self._current_environment()
@@ -279,18 +236,8 @@ class Link:
         for identity in deserted:
             self._deserted.pop(identity, None)
 
-    def _on_connected(self) -> None:
-        if not self._connected_before:
-            self._connected_before = True
-            return
-        self._reconnections += 1
-        if self.on_reconnect is not None:
-            self.on_reconnect()
-
     def _greeted(self, greeting: Greeting) -> None:
         self.run_id = greeting.run_id
-        self.server_name = greeting.server_name
-        self.server_version = greeting.server_version
         if greeting.eviction not in ("", "noeviction", self._eviction):
             self._eviction = greeting.eviction
             logger.warning(

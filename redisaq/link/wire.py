@@ -54,16 +54,6 @@ class Inherited:
 inherited = Inherited()
 
 
-class Traffic:
-    """Bytes that went over the sockets of one link."""
-
-    __slots__ = ("received", "sent")
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.received = 0
-
-
 class Wire:
     """A plain socket.
 
@@ -74,10 +64,9 @@ class Wire:
         closed: the wire is of no more use.
     """
 
-    def __init__(self, sock: socket.socket, traffic: Traffic) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)  # noqa: FBT003 -- as the standard library has it
         self._socket = sock
-        self._traffic = traffic
         self._pieces: list[bytes] = []
         self._head: memoryview | None = None
         self._buffer = bytearray(RECEIVE_SIZE)
@@ -125,7 +114,6 @@ class Wire:
         if not count:
             raise ConnectionResetError(_ENDED)
         self.taken += count
-        self._traffic.received += count
         self._parser.feed(self._buffer, 0, count)
         return count == RECEIVE_SIZE
 
@@ -188,16 +176,14 @@ class Wire:
             self._socket.close()
 
     def _send(self, data: memoryview) -> int:
-        count = self._socket.send(data)
-        self._traffic.sent += count
-        return count
+        return self._socket.send(data)
 
 
 class SecureWire(Wire):
     """The same through TLS: an SSLObject between memory buffers, over the same non-blocking socket."""
 
-    def __init__(self, sock: socket.socket, traffic: Traffic, context: ssl.SSLContext, server_hostname: str) -> None:
-        super().__init__(sock, traffic)
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str) -> None:
+        super().__init__(sock)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
@@ -264,7 +250,6 @@ class SecureWire(Wire):
         if not count:
             raise ConnectionResetError(_ENDED)
         self.taken += count
-        self._traffic.received += count
         self._incoming.write(memoryview(self._buffer)[:count])
         return count == RECEIVE_SIZE
 

@@ -49,8 +49,6 @@ async def test_over_tcp_and_unix(server: Server) -> None:
         link = link_to(url)
         await link.connect()
         try:
-            assert link.server_name == ("valkey" if server.kind == "valkey9" else "redis")
-            assert link.server_version >= (7, 0)
             assert f"run_id:{link.run_id}" in server.command("INFO", "server").decode()
             (info,) = await link.call(("CLIENT", "INFO"))
             assert isinstance(info, bytes)
