@@ -19,10 +19,9 @@ from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.topics import make_or_grow
 from redisaq.consuming.bulletin import Bulletin
-from redisaq.consuming.concurrency import HandlerPool
+from redisaq.consuming.concurrency import Concurrency
 from redisaq.consuming.context import Surroundings, inside
-from redisaq.consuming.offers import Offers
-from redisaq.consuming.pulling import Messages
+from redisaq.consuming.pulling import Messages, Offers
 from redisaq.consuming.runtime import ConsumerRuntime, Plan, RunSettings
 from redisaq.consuming.statistics import ConsumerStatistics, statistics_of
 from redisaq.core.codec import EntryDecoder
@@ -289,7 +288,7 @@ class Consumer(Generic[T]):
             self._access.broker,
             environment,
             bulletin,
-            HandlerPool(concurrency),
+            Concurrency(concurrency),
             dead_maxlen=options.dead_maxlen,
         )
         settings = RunSettings(

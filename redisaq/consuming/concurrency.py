@@ -40,8 +40,8 @@ class _Turn:
         woken.set()
 
 
-class HandlerPool:
-    """Credit for handlers."""
+class Concurrency:
+    """The counter: see the module."""
 
     def __init__(self, concurrency: int | None) -> None:
         """Take the most handlers at once; None: as many as there are owned partitions."""

@@ -12,7 +12,7 @@ import anyio
 from redisaq import events
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.consuming.bulletin import Bulletin
-from redisaq.consuming.concurrency import HandlerPool
+from redisaq.consuming.concurrency import Concurrency
 from redisaq.consuming.contact import Contact
 from redisaq.consuming.gate import Gate
 from redisaq.consuming.owned import OwnedPartition
@@ -54,7 +54,7 @@ class Surroundings:
     broker: Broker
     environment: Environment
     bulletin: Bulletin
-    pool: HandlerPool
+    concurrency: Concurrency
     contact: Contact = field(init=False)
     gate: Gate = field(default_factory=Gate)
     taking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(AT_ONCE))

@@ -33,7 +33,7 @@ def adapt(
     """
     if is_async(callback):
         return callback
-    limiter = anyio.CapacityLimiter(math.inf)  # how many run at once is the pool's to say
+    limiter = anyio.CapacityLimiter(math.inf)  # how many run at once is for `Concurrency` to say
 
     async def call(argument: A) -> object:
         thread = Abandoned()

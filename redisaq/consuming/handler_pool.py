@@ -1,10 +1,10 @@
-"""Run the handlers of one partition: in one line, or in lanes.
+"""Runs the handlers of one partition: in one line, in lanes, or on batches. Where messages are pulled, `PullPool` is in its place.
 
-In: batches of messages from the partition's reader (and single ones from its retry timer). Out: outcomes, recorded in the owned
-partition. Workers are
-children of their partition's scope, so losing one lease cancels just its handlers. Before each handler begins, the lease is looked at.
+In: batches of messages from the partition's reader, and from its retry timer. Out: outcomes, recorded in the owned partition. A pool is a
+child of its partition's scope, so losing one lease cancels just its handlers. Before each handler begins, the lease is looked at. How many
+handlers run at once, over all partitions, is `Concurrency`'s to say.
 
-When the mailbox is closed, they end once the running handlers have; what has not started stays in the record.
+When the mailbox is closed, a pool ends once the running handlers have; what has not started stays in the record.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from redisaq.consuming.handling import Execution
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.verdicts import Held
 from redisaq.core.lanes import Lanes, Ordering
+from redisaq.environment import Environment
 from redisaq.errors import ActorStopped
 from redisaq.message import Message
 
@@ -44,12 +45,12 @@ async def hand_over(batch: Batch, workers: ActorRef[Batch], owned: OwnedPartitio
                 raise
 
 
-class SerialWorker(Actor[Batch]):
+class SerialPool(Actor[Batch]):
     """One handler at a time, in order (ordering "partition"): runs in the actor's own task, so a message costs no hop."""
 
     def __init__(self, execution: Execution, *, unlimited: bool) -> None:
         """Take the execution; `unlimited`: one handler a partition is all the limit there is."""
-        super().__init__(name="workers", capacity=4)
+        super().__init__(name="handler_pool", capacity=4)
         self._execution = execution
         self._unlimited = unlimited
         self._batch: deque[Message[Any]] = deque()  # received, and not run
@@ -85,16 +86,16 @@ class SerialWorker(Actor[Batch]):
                 return False
 
     async def _one(self, message: Message[Any]) -> Held | None:
-        """Run one under the pool's credit."""
-        execution, pool = self._execution, self._execution.pool
-        await pool.enter()
+        """Run one under the credit of `Concurrency`."""
+        execution, concurrency = self._execution, self._execution.concurrency
+        await concurrency.enter()
         try:
             return await execution.one(message) if execution.owned.may_start else None
         finally:
-            pool.leave()
+            concurrency.leave()
 
 
-class LaneWorkers(Actor[Batch]):
+class LanePool(Actor[Batch]):
     """Several handlers at once, one for each lane (ordering "key" and "none").
 
     Worker tasks are kept, since starting one costs more than a quick handler. One wakes the next before it runs its own message, so that
@@ -103,7 +104,7 @@ class LaneWorkers(Actor[Batch]):
 
     def __init__(self, execution: Execution, ordering: Ordering) -> None:
         """Take the execution and what shares a lane."""
-        super().__init__(name="workers", capacity=4)
+        super().__init__(name="handler_pool", capacity=4)
         self._execution = execution
         self._lanes: Lanes[Message[Any]] = Lanes(ordering)
         self._idle: deque[anyio.Event] = deque()
@@ -139,16 +140,16 @@ class LaneWorkers(Actor[Batch]):
         if self._idle:
             self._waking = True
             self._idle.popleft().set()
-        elif self._workers - self._resting < self._execution.pool.limit:
+        elif self._workers - self._resting < self._execution.concurrency.limit:
             self._waking = True
             self._workers += 1
             self._tasks.start_soon(afresh, self._work, self._base, name=f"{self.path}/worker-{self._workers}")
 
     async def _work(self, base: Context) -> bool:  # noqa: C901, PLR0912 -- a function of its own would be a step more for each message
         """Run messages until there are to be no more; True if a handler has changed the context."""
-        owned, pool, lanes, one = self._execution.owned, self._execution.pool, self._lanes, self._execution.one
+        owned, concurrency, lanes, one = self._execution.owned, self._execution.concurrency, self._lanes, self._execution.one
         while owned.may_start:
-            await pool.enter()
+            await concurrency.enter()
             self._waking = False
             entered = True
             message: Message[Any] | None = None
@@ -160,11 +161,11 @@ class LaneWorkers(Actor[Batch]):
                         held = await one(message)
                         while held is not None:  # its lane waits for it, without credit
                             entered = False
-                            pool.leave()
+                            concurrency.leave()
                             await self._rest(held)
                             if not owned.may_start:
                                 return False
-                            await pool.enter()
+                            await concurrency.enter()
                             entered = True
                             (message,) = held[1]
                             held = await under(base.copy(), one(message))
@@ -172,17 +173,17 @@ class LaneWorkers(Actor[Batch]):
                         lanes.done(key)
                     if changed(base) and owned.may_start:
                         return True
-                    if pool.contended:
+                    if concurrency.contended:
                         break
             finally:
                 if entered:
-                    pool.leave()
+                    concurrency.leave()
             if message is not None and not owned.may_start:
                 self._execution.look_back((message,))
             if self._closing:
                 return False
             if owned.may_start and not lanes.runnable:
-                if self._workers - self._resting > pool.limit:  # some were begun in the place of those that rested
+                if self._workers - self._resting > concurrency.limit:  # some were begun in the place of those that rested
                     self._workers -= 1
                     return False
                 event = anyio.Event()
@@ -198,3 +199,71 @@ class LaneWorkers(Actor[Batch]):
             await self._execution.rest(held)
         finally:
             self._resting -= 1
+
+
+class BatchPool(Actor[Batch]):
+    """One handler at a time, of up to `size` messages (`process_batch`).
+
+    A batch begins when `size` messages are there, or `wait` seconds after its first one was.
+    """
+
+    def __init__(self, execution: Execution, environment: Environment, *, size: int, wait: float, unlimited: bool) -> None:
+        """Take the execution, and how full a batch should be and for how long (seconds) it may wait for that."""
+        super().__init__(name="handler_pool", capacity=4)
+        self._execution = execution
+        self._clock = environment.clock
+        self._size = size
+        self._wait = wait
+        self._unlimited = unlimited
+        self._held: list[Message[Any]] = []
+        self._open = True  # more may come
+
+    async def run(self) -> None:
+        """Gather batches and run them until the mailbox is closed, in a scope that ends with the lease."""
+        with self._execution.owned.scope():
+            await afresh(self._loop, copy_context())
+
+    async def _loop(self, base: Context) -> bool:
+        """Gather batches and run them until the mailbox is closed; True if a handler has changed the context."""
+        while True:
+            while self._held:
+                batch, self._held = self._held[: self._size], self._held[self._size :]
+                await self._run(batch, base)
+                if changed(base):
+                    return True
+            if not self._open or not self._execution.owned.may_start:
+                return False
+            self._open = await self._gather()
+
+    async def _gather(self) -> bool:
+        """Receive until there is a full batch or the first has waited long enough; False if no more can come."""
+        try:
+            if not self._held:
+                self._held += await self.mailbox.receive()
+            if len(self._held) < self._size:
+                with anyio.move_on_after(self._wait):
+                    while len(self._held) < self._size:
+                        self._held += await self.mailbox.receive()
+        except anyio.EndOfStream:
+            return False
+        return True
+
+    async def _run(self, messages: Batch, base: Context) -> None:
+        """Run one batch, and again those of it for which the partition waits (blocking retries)."""
+        execution = self._execution
+        held = await self._once(messages)
+        while held is not None:
+            await execution.rest(held)
+            held = await under(base.copy(), self._once(held[1]))
+        if not execution.owned.may_start:
+            execution.look_back(messages)
+
+    async def _once(self, messages: Batch) -> Held | None:
+        execution, concurrency = self._execution, self._execution.concurrency
+        if self._unlimited:
+            return await execution.many(messages) if execution.owned.may_start else None
+        await concurrency.enter()
+        try:
+            return await execution.many(messages) if execution.owned.may_start else None
+        finally:
+            concurrency.leave()

@@ -61,7 +61,7 @@ class Execution:
         """Take the user's callback (of a message, or of a list; None: messages are pulled), what reads them, and what failures do."""
         self._around = surroundings
         self.owned = owned
-        self.pool = surroundings.pool
+        self.concurrency = surroundings.concurrency
         self._gate = surroundings.gate
         self._handler: Callable[[Any], Awaitable[Any]] = adapt(callback or _never, surroundings.environment, self._abandoned)
         self._timeout = timeout
@@ -298,7 +298,7 @@ class Execution:
         self._verdicts.set_aside(damaged)
 
     def _abandoned(self, argument: Message[Any] | list[Message[Any]], thread: Abandoned) -> None:
-        self.pool.keep_for(thread)
+        self.concurrency.keep_for(thread)
         for message in argument if isinstance(argument, list) else (argument,):
             self._around.tell(events.HandlerAbandoned, message)
 

@@ -20,18 +20,17 @@ from redisaq.actors.actor import Actor
 from redisaq.actors.reply import Reply
 from redisaq.actors.supervisor import Supervisor
 from redisaq.consuming.acknowledger import Acknowledger
-from redisaq.consuming.batch_worker import BatchWorker
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.coordinator import Leave, RaiseToken, RebalanceCoordinator, Unable
 from redisaq.consuming.doorbell import SignalListener
-from redisaq.consuming.handler_pool import Batch, LaneWorkers, SerialWorker
+from redisaq.consuming.handler_pool import Batch, BatchPool, LanePool, SerialPool
 from redisaq.consuming.handling import Execution
 from redisaq.consuming.heartbeat import HeartbeatEmitter
 from redisaq.consuming.member import Member
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.owner import Ended, PartitionOwner
 from redisaq.consuming.partitions import Acquire, PartitionSupervisor
-from redisaq.consuming.pull_worker import PullWorker
+from redisaq.consuming.pulling import PullPool
 from redisaq.consuming.trimmer import Trimmer
 from redisaq.consuming.until_empty import EmptinessWatch
 from redisaq.core.codec import EntryDecoder
@@ -291,12 +290,12 @@ class ConsumerRuntime:
         plan, settings = self._plan, self._settings
         unlimited = settings.concurrency is None
         if plan.mode == "pull":
-            return PullWorker(execution, plan.offers)
+            return PullPool(execution, plan.offers)
         if plan.mode == "batch":
-            return BatchWorker(execution, self.around.environment, size=plan.batch_size, wait=plan.batch_wait, unlimited=unlimited)
+            return BatchPool(execution, self.around.environment, size=plan.batch_size, wait=plan.batch_wait, unlimited=unlimited)
         if settings.ordering == "partition":
-            return SerialWorker(execution, unlimited=unlimited)
-        return LaneWorkers(execution, settings.ordering)
+            return SerialPool(execution, unlimited=unlimited)
+        return LanePool(execution, settings.ordering)
 
     async def _raise_token(self, partition: int, above: int) -> int | None:
         # Not `ask`: that gives up when the coordinator starts anew over a broken connection, which remembers what it was asked.
@@ -334,5 +333,5 @@ class ConsumerRuntime:
             self._ready.set()
 
     def _changed(self, owned: int) -> None:
-        self.around.pool.owned = owned
-        self.around.pool.grant()
+        self.around.concurrency.owned = owned
+        self.around.concurrency.grant()

@@ -17,7 +17,7 @@ from redisaq.admin import Admin
 from redisaq.brokers.base import Beat, Broker, GroupName
 from redisaq.consumer import Consumer
 from redisaq.consuming.bulletin import Bulletin
-from redisaq.consuming.concurrency import HandlerPool
+from redisaq.consuming.concurrency import Concurrency
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.handling import Execution
 from redisaq.consuming.lease import Lease
@@ -244,8 +244,8 @@ class HandlerKit:
 
         bulletin = Bulletin(self._topic, settings.group_name, tell, settings.logger or logging.getLogger("redisaq.consumer"))
         group = GroupName(self._topic, settings.group_name)
-        pool = HandlerPool(settings.concurrency)
-        around = Surroundings(group, cast("Broker", Consent()), environment, bulletin, pool, dead_maxlen=settings.dead_maxlen)
+        concurrency = Concurrency(settings.concurrency)
+        around = Surroundings(group, cast("Broker", Consent()), environment, bulletin, concurrency, dead_maxlen=settings.dead_maxlen)
         lease = Lease("test", EVER, environment)
         lease.begin(environment.clock(), Beat(alive=True, now=int(environment.wall_clock() * 1e6)))
         return around, OwnedPartition(0, 1, lease, 1 << 30, lambda _: None)

@@ -8,27 +8,27 @@ import anyio
 import pytest
 
 from redisaq import Message, Producer, RetryPolicy
-from redisaq.consuming.concurrency import Abandoned, HandlerPool
+from redisaq.consuming.concurrency import Abandoned, Concurrency
 from tests.actors.group import fresh_url, quick
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_who_waits_learns_that_a_thread_abandoned_meanwhile_has_returned() -> None:
-    pool, thread = HandlerPool(1), Abandoned()
-    await pool.enter()
+    concurrency, thread = Concurrency(1), Abandoned()
+    await concurrency.enter()
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(pool.enter)
-            while not pool.contended:
+            tasks.start_soon(concurrency.enter)
+            while not concurrency.contended:
                 await anyio.lowlevel.checkpoint()
             thread.started = True
-            pool.keep_for(thread)  # its lease is over: the handler is left behind
-            pool.leave()
+            concurrency.keep_for(thread)  # its lease is over: the handler is left behind
+            concurrency.leave()
             await anyio.sleep(0.01)
-            assert pool.contended
+            assert concurrency.contended
             thread.returned = True
-    assert pool.running == 1
+    assert concurrency.running == 1
 
 
 @pytest.mark.parametrize("concurrency", [None, 1, 2])
