@@ -1,0 +1,213 @@
+"""Which tests run which line: noted once, kept outside what is committed, and asked for each mutant.
+
+In: test files, run under coverage.py with a context for each test. Out: for a line of the product the tests that run it, and how long each
+takes. What always holds: lines are known by the place around them and their text, so that what was noted outlives a move to another file
+and changes elsewhere in it; only tests that passed are chosen. A script is run by the tests that run a line which names it.
+
+A test runs on one event loop only, and failing or skipped tests are as good as none.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import coverage
+import msgspec
+
+from tests.mutants.copies import ROOT, Copy, copy_of
+from tests.mutants.places import Source, Span, product
+from tests.mutants.plugin import CONTEXT, ORDERS, Line, Orders, context_of
+
+CACHE = Path(os.environ.get("REDISAQ_MUTANTS_CACHE", ROOT / ".mutants"))
+"""The folder of what is noted; .gitignore names it."""
+
+FOLDERS = ("actors", "cancellation", "chaos", "conformance", "integration", "simulation", "testing", "unit")
+"""Folders of tests that run the product."""
+
+RCFILE = """\
+[run]
+branch = false
+source = {package}
+parallel = true
+data_file = {data}
+context = ${{{context}-}}
+disable_warnings = no-data-collected, module-not-imported, module-not-measured, couldnt-parse, no-ctracer, already-imported
+"""
+
+
+class Covering(msgspec.Struct):
+    """What was noted.
+
+    Attributes:
+        tests: by number: the test's id, "" for what has been noted again since.
+        seconds: how long each took.
+        files: of each test file the hash of what was run.
+        lines: by file, place and text: the tests, a bit each, in hexadecimal.
+    """
+
+    tests: list[str]
+    seconds: list[float]
+    files: dict[str, str]
+    lines: dict[str, dict[str, dict[str, str]]]
+
+    def of(self, sources: Sequence[Source], source: Source, span: Span) -> list[tuple[float, str]]:
+        """Return the tests that run one of these lines, and how long each takes; of the function around them, if none is known."""
+        bits = self._bits_of(sources, source, span)
+        return [(self.seconds[n], self.tests[n]) for n in numbers(bits) if self.tests[n]]
+
+    def _bits_of(self, sources: Sequence[Source], source: Source, span: Span) -> int:
+        if source.lua:
+            return self._of_script(sources, Path(source.name).stem)
+        place = source.place_of(span[0])
+        texts = {source.lines[line - 1].strip() for line in range(span[0], span[1] + 1)} - {""}
+        for files in ([source.name], list(self.lines)):  # what has moved is looked for everywhere
+            known = [self.lines[file][place] for file in files if place in self.lines.get(file, {})]
+            if bits := union(found[text] for found in known for text in texts if text in found):
+                return bits
+            if place and (bits := union(bits for found in known for bits in found.values())):
+                return bits
+        return self._of_module_level(sources, source, span)
+
+    def _of_module_level(self, sources: Sequence[Source], source: Source, span: Span) -> int:
+        """Return who runs a line that uses a name assigned here, or any line of the file or class, since imports belong to no test."""
+        place = source.place_of(span[0])
+        assigned = re.match(r"\s*(\w+)\s*[:=]", source.lines[span[0] - 1])
+        if assigned is not None and (bits := self._naming(sources, assigned[1])):
+            return bits
+        known = self.lines.get(source.name, {})
+        return union(bits for name, texts in known.items() if name.startswith(place) for bits in texts.values())
+
+    def _of_script(self, sources: Sequence[Source], stem: str) -> int:
+        """Return who runs a line that names the script, or one of those that it begins."""
+        text = "\n".join(source.text for source in sources if not source.lua)
+        names = re.findall(rf'(\w+) = Script\(\s*"{stem}"', text)
+        for shared in re.findall(rf'(\w+) = \("{stem}",\)', text):
+            names += re.findall(rf"(\w+) = Script\([^)]*begins_with={shared}\b", text)
+        bits = 0
+        for name in names:
+            bits |= self._naming(sources, name)
+        return bits
+
+    def _naming(self, sources: Sequence[Source], name: str) -> int:
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        return union(
+            bits for places in self.lines.values() for texts in places.values() for text, bits in texts.items() if word.search(text)
+        )
+
+
+def union(bits: Iterable[str]) -> int:
+    """Return the tests of any of these."""
+    result = 0
+    for one in bits:
+        result |= int(one, 16)
+    return result
+
+
+def numbers(bits: int) -> list[int]:
+    """Return the numbers of the bits that are set."""
+    return [n for n, digit in enumerate(reversed(f"{bits:b}")) if digit == "1"]
+
+
+def choose(covering: list[tuple[float, str]], seconds: float) -> list[str]:
+    """Return the tests to run, quick ones first and of each function one before another, for about so many seconds by what was noted."""
+    turns: dict[str, int] = defaultdict(int)
+    rows: list[tuple[int, float, str]] = []
+    for took, test in sorted(covering):
+        function = test.partition("[")[0]
+        rows.append((turns[function], took, test))
+        turns[function] += 1
+    chosen: list[str] = []
+    files: set[str] = set()
+    left = seconds
+    for _, took, test in sorted(rows):
+        file = test.partition("::")[0]
+        cost = took + 0.02 + (0 if file in files else 0.1)  # a file has to be imported, and a test collected
+        if cost <= left:
+            left -= cost
+            chosen.append(test)
+            files.add(file)
+    return chosen
+
+
+def load() -> Covering:
+    """Read what was noted; nothing, if nothing was."""
+    file = CACHE / "covering.json.gz"
+    if not file.exists():
+        return Covering([], [], {}, {})
+    return msgspec.json.decode(gzip.decompress(file.read_bytes()), type=Covering)
+
+
+def save(covering: Covering) -> None:
+    """Write it."""
+    CACHE.mkdir(exist_ok=True)
+    partial = CACHE / f"covering.{os.getpid()}"
+    partial.write_bytes(gzip.compress(msgspec.json.encode(covering), 5))
+    partial.replace(CACHE / "covering.json.gz")
+
+
+def hash_of(file: Path) -> str:
+    """Return the hash of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def stale(covering: Covering, folders: Sequence[str]) -> list[str]:
+    """Return the test files below these folders that are new, or changed since they were noted."""
+    found = [file for folder in folders for file in sorted((ROOT / "tests" / folder).rglob("test_*.py"))]
+    return [name for file in found if covering.files.get(name := file.relative_to(ROOT).as_posix()) != hash_of(file)]
+
+
+def note(covering: Covering, files: Sequence[str], limit: float) -> None:
+    """Run these test files, and note what each test covers and how long it takes."""
+    with copy_of() as copy, tempfile.TemporaryDirectory(prefix="rq-covering-") as folder:
+        work = Path(folder)
+        rcfile = work / "coveragerc"
+        rcfile.write_text(RCFILE.format(package=copy.root / "redisaq", data=work / "data", context=CONTEXT))
+        orders = work / "orders"
+        orders.write_bytes(msgspec.json.encode(Orders(log=str(work / "log"))))
+        env = {ORDERS: str(orders), "COVERAGE_PROCESS_START": str(rcfile)}
+        words = ["-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-p", "tests.mutants.plugin", *files]
+        status = copy.python(*words, env=env, limit=limit, output=CACHE / "noting.log")
+        if status not in (0, 1):
+            raise SystemExit(f"pytest ended with {status}: see {CACHE / 'noting.log'}")
+        log = [msgspec.json.decode(line, type=Line) for line in (work / "log").read_bytes().splitlines()]
+        hashes = {file: hash_of(copy.root / file) for file in files}
+        add(covering, hashes, {line.test: line.seconds for line in log if line.passed}, read(work, copy))
+
+
+def read(work: Path, copy: Copy) -> dict[tuple[str, str, str], set[str]]:
+    """Return the contexts of each line that has one: by file, place and text."""
+    measured = coverage.Coverage(data_file=str(work / "data"), config_file=str(work / "coveragerc"))
+    measured.combine(keep=True)
+    data = measured.get_data()
+    result: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for source in product(copy.root):
+        for line, contexts in data.contexts_by_lineno(str(copy.root / source.name)).items():
+            if line <= len(source.lines):
+                key = source.name, source.place_of(line), source.lines[line - 1].strip()
+                result[key].update(context.rpartition("|")[2] for context in contexts)
+    return result
+
+
+def add(covering: Covering, hashes: dict[str, str], seconds: dict[str, float], lines: dict[tuple[str, str, str], set[str]]) -> None:
+    """Take up what was just noted, in place of what was known of these files."""
+    covering.tests = ["" if test.partition("::")[0] in hashes else test for test in covering.tests]
+    bits: dict[str, int] = {}
+    for test, took in seconds.items():
+        bits[context_of(test)] = 1 << len(covering.tests)
+        covering.tests.append(test)
+        covering.seconds.append(took)
+    for (file, place, text), contexts in lines.items():
+        found = covering.lines.setdefault(file, {}).setdefault(place, {})
+        known = int(found.get(text, "0"), 16)
+        for context in contexts:
+            known |= bits.get(context, 0)
+        if known:
+            found[text] = f"{known:x}"
+    covering.files |= hashes

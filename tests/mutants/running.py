@@ -1,0 +1,135 @@
+"""Runs the tests that concern a mutant, and says who caught it and in how long.
+
+In: a mutant, a copy of the tree and what is known of the tests. Out: a Result. What always holds: a test that fails is run again by itself,
+and only the second failure counts; what outlasts the time limit was caught by it only if one test hung, else it was merely slow.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from tests.mutants.copies import Copy
+from tests.mutants.covering import Covering, choose
+from tests.mutants.operators import Mutant
+from tests.mutants.places import Source
+from tests.mutants.plugin import ORDERS, Line, Orders
+
+HUNG = 10.0
+"""A test hangs if it has taken this many seconds, and five times as long as it did when it was noted."""
+
+SHARE = 0.4
+"""The part of the time limit for which tests are chosen: the rest is for starting, and for a machine that does other things, too."""
+
+NO_TESTS = 5
+"""pytest's exit status where it has found none."""
+
+CAUGHT = frozenset({"caught", "hung", "broken"})
+
+
+class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What became of a mutant.
+
+    Attributes:
+        mutant: its title.
+        diff: what it changed.
+        breaks: what a mutant written by hand breaks.
+        verdict: "caught" by a test; "hung", one that hung; "broken", the tests could not even be collected; "survived"; "slow", the time
+            limit was reached, no test failed or hung; "uncovered", no test is known to run it; "flaky", a test failed once and not
+            again, and no other failed; "equivalent", known to change nothing.
+        by: the test.
+        seconds: how long all of it took.
+        tests: how many were chosen.
+        why: of an equivalent one.
+    """
+
+    mutant: str
+    diff: str
+    verdict: str
+    breaks: str = ""
+    by: str = ""
+    seconds: float = 0.0
+    tests: int = 0
+    why: str = ""
+
+
+class Run(msgspec.Struct):
+    """One process of pytest.
+
+    Attributes:
+        status: its exit status; None if it was killed.
+        failed: the test that failed, "" if none did.
+        current: the test under way at the end, "" if none was.
+        lasted: how many seconds that one had taken.
+        passed: how many tests did.
+    """
+
+    status: int | None
+    failed: str
+    current: str
+    lasted: float
+    passed: int
+
+
+def run_tests(copy: Copy, tests: Sequence[str], limit: float) -> Run:
+    """Run tests in this order, up to the first that fails."""
+    files = dict.fromkeys(test.partition("::")[0] for test in tests)
+    existing = [file for file in files if (copy.root / file).exists()]
+    with tempfile.TemporaryDirectory(prefix="rq-mutant-") as folder:
+        log, orders = Path(folder) / "log", Path(folder) / "orders"
+        log.touch()
+        orders.write_bytes(msgspec.json.encode(Orders(log=str(log), tests=list(tests))))
+        words = ["-m", "pytest", "-x", "-q", "-n0", "--tb=short", "-p", "no:cacheprovider", "-p", "tests.mutants.plugin", *existing]
+        status = copy.python(*words, env={ORDERS: str(orders)}, limit=limit, output=Path(folder) / "output")
+        ended = time.monotonic()
+        lines = [msgspec.json.decode(line, type=Line) for line in log.read_bytes().split(b"\n")[:-1]]
+    open_tests = {line.test: line.began for line in lines if line.began is not None}
+    run = Run(status, "", "", 0.0, 0)
+    for line in lines:
+        if line.began is None:
+            open_tests.pop(line.test, None)
+            run.passed += line.passed
+            if line.failed:
+                run.failed = line.test
+    for run.current, began in open_tests.items():
+        run.lasted = ended - began
+    return run
+
+
+def try_out(mutant: Mutant, copy: Copy, covering: Covering, sources: Sequence[Source], limit: float) -> Result:
+    """Run what concerns a mutant, for `limit` seconds at most."""
+    known = covering.of(sources, mutant.source, mutant.span)
+    tests = choose(known, limit * SHARE)
+    result = Result(mutant=mutant.title, diff=mutant.diff, breaks=mutant.breaks, verdict="uncovered", tests=len(tests))
+    began = time.monotonic()
+    with copy.changed(mutant.source.name, mutant.text):
+        while tests:
+            left = limit - (time.monotonic() - began)
+            run = run_tests(copy, tests, max(left, 1.0))
+            result.verdict, result.by = judge(run, {test: seconds for seconds, test in known})
+            if result.verdict != "caught":
+                break
+            again = run_tests(copy, [result.by], limit)  # a limit of its own: it is the proof
+            if again.status != 0:
+                break
+            result.verdict = "flaky"
+            tests = tests[tests.index(result.by) + 1 :]
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def judge(run: Run, known: dict[str, float]) -> tuple[str, str]:
+    """Return what a run says of the mutant, and which test said so."""
+    if run.status is None or (run.status < 0 and not run.failed):
+        if run.current and run.lasted > max(HUNG, 5 * known.get(run.current, 0.0)):
+            return "hung", run.current
+        return ("slow", run.current) if run.status is None else ("caught", run.current)
+    if run.failed:
+        return "caught", run.failed
+    if run.status == 0:
+        return "survived", ""
+    return ("broken", "") if run.status != NO_TESTS else ("uncovered", "")
