@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import coverage
@@ -67,13 +67,19 @@ class Covering(msgspec.Struct):
             return self._of_script(sources, Path(source.name).stem)
         place = source.place_of(span[0])
         texts = {source.lines[line - 1].strip() for line in range(span[0], span[1] + 1)} - {""}
-        for files in ([source.name], list(self.lines)):  # what has moved is looked for everywhere
-            known = [self.lines[file][place] for file in files if place in self.lines.get(file, {})]
+        for known in self._known(source.name, place):
             if bits := union(found[text] for found in known for text in texts if text in found):
                 return bits
             if place and (bits := union(bits for found in known for bits in found.values())):
                 return bits
         return self._of_module_level(sources, source, span)
+
+    def _known(self, file: str, place: str) -> Iterator[list[dict[str, str]]]:
+        """Give what is known of a place: here, in any file (it has moved), in any class of any file (that has another name now)."""
+        yield [self.lines.get(file, {}).get(place, {})]
+        yield [places[place] for places in self.lines.values() if place in places]
+        last = place.rpartition(".")[2]
+        yield [texts for places in self.lines.values() for name, texts in places.items() if last and name.rpartition(".")[2] == last]
 
     def _of_module_level(self, sources: Sequence[Source], source: Source, span: Span) -> int:
         """Return who runs a line that uses a name assigned here, or any line of the file or class, since imports belong to no test."""

@@ -156,6 +156,8 @@ def covering_of(lines: dict[tuple[str, str, str], set[str]]) -> Covering:
 
 def test_tests_are_found_for_a_line_wherever_it_has_moved() -> None:
     covering = covering_of({("redisaq/old.py", "f", "x = 1"): {"tests/a.py::one"}, ("redisaq/old.py", "f", "y = 2"): {"tests/a.py::two"}})
+    renamed = Source("redisaq/new.py", "class A:\n    def f():\n        x = 1\n")
+    assert covering.of([renamed], renamed, (3, 3)) == [(1.0, "tests/a.py::one")]
     moved = Source("redisaq/new.py", "def f():\n    x = 1\n    y = 3\n")
     assert covering.of([moved], moved, (2, 2)) == [(1.0, "tests/a.py::one")]
     assert covering.of([moved], moved, (3, 3)) == [(1.0, "tests/a.py::one"), (1.0, "tests/a.py::two")]  # new: all of the function's
