@@ -13,8 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from redisaq.cli import server
-from redisaq.cli.demo import command as demo
+from redisaq.cli import demo, server
 from redisaq.errors import RedisaqError
 
 INTERRUPTED = 130

@@ -34,7 +34,7 @@ def until_it_imports(pid: int) -> None:
 
 
 @pytest.mark.parametrize("how", COMMANDS)
-@pytest.mark.parametrize("words", [["demo", "--messages", "100", "--plain"], ["server"]], ids=["demo", "server"])
+@pytest.mark.parametrize("words", [["demo", "--messages", "100"], ["server"]], ids=["demo", "server"])
 def test_an_interrupt_in_the_first_second_is_quiet(how: str, words: list[str]) -> None:
     """Whatever is being imported or started just then."""
     with own_place() as place:

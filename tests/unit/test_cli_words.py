@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from redisaq.cli import main
-from redisaq.cli.demo import command
-from redisaq.cli.demo.parent import Outcome
-from redisaq.cli.demo.tally import Verdict
+from redisaq.cli import demo, main
+from redisaq.cli.demo import Demo
 from redisaq.errors import ConnectionFailed
 
 
@@ -110,28 +108,35 @@ def test_without_an_event_loop_it_says_what_to_install(
     assert f'pip install "redisaq[{backend}]"' in capsys.readouterr().err
 
 
-GOOD = Verdict(expected=3, produced=3, processed=3, duplicates=1, foreign=0)
-BAD = Verdict(expected=3, produced=3, processed=2, duplicates=0, foreign=0)
-
-
 @pytest.mark.parametrize(
-    ("outcome", "status", "said"),
+    "outcome",
     [
-        (Outcome(GOOD, None), 0, "lost 0, duplicates 1: they match"),
-        (Outcome(BAD, None), 1, "lost 1, duplicates 0: they do NOT match"),
-        (Outcome(GOOD, "consumer-2 ended by itself"), 1, "consumer-2 ended by itself"),
-        (ConnectionFailed("redis://host", "cannot connect"), 1, "redisaq demo: redis://host: cannot connect"),
-        (None, 130, "interrupted"),
+        ([], "abca", 0, "lost 0, duplicates 1: they match"),
+        ([], "ab", 1, "lost 1, duplicates 0: they do NOT match"),
+        ([], "", 1, "consumer-2 ended by itself"),
+        ([ConnectionFailed("redis://host", "cannot connect")], "abc", 1, "redisaq demo: redis://host: cannot connect"),
+        (None, "ab", 130, "interrupted"),
     ],
     ids=["good", "lost", "failed", "unreachable", "interrupted"],
 )
 def test_the_status_says_how_the_demo_went(
-    outcome: object, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    outcome: tuple[list[Exception] | None, str, int, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(*_: Any, **__: Any) -> object:
-        return outcome
+    failures, processed, status, said = outcome
 
-    monkeypatch.setattr(command, "run", run)
-    assert status_of("demo", "--plain") == status
+    def run(_: Any, played: Demo, *__: Any, **___: Any) -> list[Exception] | None:
+        played.tally.produce("abc")
+        played.tally.process(processed)
+        played.failure = "" if processed else "consumer-2 ended by itself"
+        return failures
+
+    monkeypatch.setattr(demo, "run", run)
+    assert status_of("demo", "--messages", "3") == status
     captured = capsys.readouterr()
     assert said in captured.out + captured.err
+
+
+def test_a_word_of_earlier_days_is_still_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was a live picture once, and `--plain` chose lines instead."""
+    monkeypatch.setattr(demo, "run", lambda *_, **__: None)
+    assert status_of("demo", "--plain") == 130
