@@ -2,6 +2,7 @@
 
 from redisaq import startup as _startup  # noqa: F401  # pyright: ignore[reportUnusedImport] -- it acts when it is imported: first
 from redisaq.admin import Admin, DeadMessage
+from redisaq.app import App, Topic
 from redisaq.consumer import Consumer
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.outcomes import DeadLetter, Discard, PartialFailure, RetryAfter
@@ -11,6 +12,7 @@ from redisaq.settings import RetryPolicy
 
 __all__ = [
     "Admin",
+    "App",
     "BatchCallback",
     "Callback",
     "Consumer",
@@ -22,5 +24,6 @@ __all__ = [
     "Producer",
     "RetryAfter",
     "RetryPolicy",
+    "Topic",
     "run",
 ]

@@ -173,7 +173,8 @@ class Consumer(Generic[T]):
             ConsumerError: what ended the consumer, as its cause. A callback's exception never does.
         """
         check_handler("callback", callback)
-        await self._run(Plan("one", callback, self._settings.batch_size, until_empty=until_empty), task_status)
+        plan = Plan("one", callback, self._settings.batch_size, until_empty=until_empty, middleware=self._settings.middleware)
+        await self._run(plan, task_status)
 
     async def process_batch(
         self,
@@ -199,7 +200,8 @@ class Consumer(Generic[T]):
         check_handler("callback", callback)
         size = self._settings.batch_size if batch_size is None else check_count("batch_size", batch_size, most=100_000)
         wait = check_seconds("batch_wait", batch_wait, zero=True)
-        plan = Plan("batch", callback, size, batch_size=size, batch_wait=wait, until_empty=until_empty)
+        middleware = self._settings.middleware
+        plan = Plan("batch", callback, size, batch_size=size, batch_wait=wait, until_empty=until_empty, middleware=middleware)
         await self._run(plan, task_status)
 
     def messages(self, *, until_empty: bool = False) -> Messages[T]:

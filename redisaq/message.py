@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
+T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 
@@ -32,7 +33,7 @@ class Delivery(Protocol):
         ...
 
 
-class Message(msgspec.Struct, Generic[T], eq=False):
+class Message(msgspec.Struct, Generic[T_co], eq=False):
     """One job.
 
     Attributes:
@@ -53,7 +54,7 @@ class Message(msgspec.Struct, Generic[T], eq=False):
     """
 
     topic: str
-    payload: T
+    payload: T_co
     partition_key: str | None = None
     timeout: float | None = None
     key: str | None = None
@@ -93,7 +94,7 @@ class Message(msgspec.Struct, Generic[T], eq=False):
         """True if it was pulled with `messages()` and its partition's lease ended before it was settled."""
         return self.delivery is not None and self.delivery.lost
 
-    async def __aenter__(self) -> Message[T]:
+    async def __aenter__(self) -> Message[T_co]:
         """Begin to work on a message pulled with `Consumer.messages()`.
 
         Raises:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Literal, Self, cast
@@ -27,6 +27,7 @@ from redisaq.environment import Environment, current_environment, silence_within
 from redisaq.errors import ConnectionFailed, PayloadTooLarge, SettingsError
 from redisaq.logs import logger_for
 from redisaq.message import Message
+from redisaq.middleware import Outgoing
 from redisaq.producing.sender import Sender
 from redisaq.settings import check_count, check_name, check_payloads, check_plain, check_retention, check_seconds, check_str, check_text
 
@@ -68,6 +69,7 @@ class Producer:
         max_payload: int = 1 << 20,
         send_timeout: float = 30.0,
         serializer: Serializer | None = None,
+        on_send: Callable[[Outgoing], object] | None = None,
         namespace: str = "redisaq",
         debug: bool = False,
         logger: logging.Logger | None = None,
@@ -94,6 +96,7 @@ class Producer:
                 which nothing comes for half of that while an answer is owed is given up (0.5 to 6 s), so that the other half is left to
                 look what arrived and to send the rest.
             serializer: payload to str or bytes; default: JSON.
+            on_send: called with each message before it is serialized, to add headers, say; what it raises, `enqueue` raises.
             namespace: the first part of every key.
             debug: log from level DEBUG on, to standard error where no logging is set up; other producers log as before.
             logger: where to log; default: "redisaq.producer".
@@ -106,6 +109,9 @@ class Producer:
         if serializer is not None:
             check_plain("serializer", serializer)
         self._serializer = serializer
+        if on_send is not None:
+            check_plain("on_send", on_send)
+        self._on_send = on_send
         self._logger = logger_for("redisaq.producer", logger, debug=debug)
         self._environment: Environment = current_environment()
         self._send_timeout = check_seconds("send_timeout", send_timeout)
@@ -319,8 +325,8 @@ class Producer:
 
     def _prepare_plain(self, payload: object) -> tuple[str | None, list[bytes]]:
         """Do the same as `_prepare` for a message without extras, which most are, in half the time."""
-        if isinstance(payload, Message):
-            return self._prepare(cast("object", payload), key=None, partition_key=None, headers=None, timeout=None, delayed=False)
+        if isinstance(payload, Message) or self._on_send is not None:
+            return self._prepare(payload, key=None, partition_key=None, headers=None, timeout=None, delayed=False)
         data = serialize(payload, self._serializer)
         if len(data) > self._max_payload:
             raise PayloadTooLarge(len(data), self._max_payload)
@@ -328,7 +334,7 @@ class Producer:
 
     def _prepare_plain_ones(self, payloads: Sequence[object]) -> list[tuple[str | None, list[bytes]]]:
         """Do the same as `_prepare_plain` for each, without a call of Python's for each where nothing is special about them."""
-        if self._serializer is None and not any(map(_is_special, set(map(type, payloads)))):
+        if self._serializer is None and self._on_send is None and not any(map(_is_special, set(map(type, payloads)))):
             with contextlib.suppress(*NOT_SERIALIZED):  # below, it is one of them that is refused
                 datas = list(map(encode_json, payloads))
                 if not datas or max(map(len, datas)) <= self._max_payload:
@@ -357,11 +363,12 @@ class Producer:
                 key, partition_key = message.key, message.partition_key
             headers = headers if headers is not None else message.headers
             timeout = timeout if timeout is not None else message.timeout
+        if key is None and partition_key is not None:
+            key = key_of(payload, check_str("partition_key", partition_key))
+        headers = self._show(payload, key, headers)
         data = serialize(payload, self._serializer)
         if len(data) > self._max_payload:
             raise PayloadTooLarge(len(data), self._max_payload)
-        if key is None and partition_key is not None:
-            key = key_of(payload, check_str("partition_key", partition_key))
         if key is None and not headers and timeout is None and not delayed:
             return None, [b"d", data]
         if key is not None:
@@ -374,6 +381,14 @@ class Producer:
         if size > self._max_payload:
             raise PayloadTooLarge(size, self._max_payload)
         return key, fields
+
+    def _show(self, payload: object, key: str | None, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """Let `on_send` see a message; return its headers."""
+        if self._on_send is None:
+            return headers
+        outgoing = Outgoing(self.topic, payload, key, dict(headers or {}))
+        self._on_send(outgoing)
+        return outgoing.headers
 
     async def _send(
         self,

@@ -1,4 +1,4 @@
-"""Runs a consumer as a program of its own, until it ends or is told to."""
+"""Runs a consumer, or an App, as a program of its own, until it ends or is told to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 from types import FrameType, TracebackType
-from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeVar, overload, runtime_checkable
 
 import anyio
 
@@ -29,16 +29,29 @@ class Stoppable(Protocol):
         ...
 
 
+@runtime_checkable
+class Servable(Stoppable, Protocol):
+    """What runs by itself: an App."""
+
+    async def serve(self) -> None:
+        """Run until stopped."""
+        ...
+
+
+@overload
+def run(main: Servable, /, *, backend: Literal["asyncio", "uvloop", "trio"] = ...) -> None: ...
+@overload
+def run(main: Callable[..., Awaitable[T]], *args: Any, backend: Literal["asyncio", "uvloop", "trio"] = ..., **kwargs: Any) -> T | None: ...
 def run(
-    main: Callable[..., Awaitable[T]], *args: Any, backend: Literal["asyncio", "uvloop", "trio"] = "asyncio", **kwargs: Any
-) -> T | None:
+    main: Callable[..., Awaitable[Any]] | Servable, *args: Any, backend: Literal["asyncio", "uvloop", "trio"] = "asyncio", **kwargs: Any
+) -> Any:
     """Run `main(*args, **kwargs)` in an event loop of its own; end it well on SIGINT and SIGTERM.
 
     The first signal calls `stop()` of the object that `main` is a method of (`redisaq.run(consumer.process, handle)`): it drains. The
-    second one cancels. A function that is no such method is cancelled by the first. Such an object is closed at the end.
+    second one cancels. A function that is no such method is cancelled by the first. Such an object is closed at the end. An App is served.
 
     Args:
-        main: what to run.
+        main: what to run: an async function, or an App.
         args: its arguments.
         backend: "asyncio", "uvloop" or "trio"; the last two need `pip install "redisaq[uvloop]"` or `"redisaq[trio]"`.
         kwargs: its keyword arguments.
@@ -53,8 +66,9 @@ def run(
     check_choice("backend", backend, ("asyncio", "uvloop", "trio"))
     if threading.current_thread() is not threading.main_thread():
         raise SettingsError("redisaq.run must be called in the main thread, which alone gets signals: use anyio.run in another one")
-    owner = getattr(main, "__self__", None)
-    result: T | None = None
+    function = main.serve if isinstance(main, Servable) else main
+    owner = getattr(function, "__self__", None)
+    result: Any = None
 
     async def supervise() -> None:
         nonlocal result
@@ -77,7 +91,7 @@ def run(
             early.over = True
             try:
                 if not early.came:
-                    result = await main(*args, **kwargs)
+                    result = await function(*args, **kwargs)
             finally:
                 if isinstance(owner, Stoppable):
                     with anyio.CancelScope(shield=True):  # it has ended: nothing is left to wait for

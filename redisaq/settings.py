@@ -18,6 +18,7 @@ from redisaq.callables import function_of, is_async, is_generator, misfit
 from redisaq.describing import name_of, shown
 from redisaq.errors import SettingsError
 from redisaq.events import Event
+from redisaq.middleware import Middleware, check_middleware
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -212,14 +213,12 @@ class RetryPolicy:
         return random.uniform(0.0, bound) if self.jitter else bound
 
 
-class ConsumerOptions(TypedDict, total=False):
-    """What `Consumer` takes besides topic, URL and payload type. Times are seconds.
+class HandlingOptions(TypedDict, total=False):
+    """What `Consumer` takes, and `Topic.consumer` of an App, too. Times are seconds.
 
     Attributes:
-        group_name: the consumer group; default "default_group".
         consumer_name: a static name: started again under it within `heartbeat_ttl`, the consumer gets its partitions back without a
             rebalance (M1).
-        batch_size: the most entries that one read brings (and, in `process_batch`, that one batch has); default 10.
         heartbeat_interval: between two heartbeats; default 3.
         heartbeat_ttl: after so long without one a member is taken for crashed; default 12, at least twice the interval.
         deserializer: bytes to payload; default: JSON.
@@ -229,17 +228,14 @@ class ConsumerOptions(TypedDict, total=False):
         dead_maxlen: dead letters kept per partition and group, the newest; default: all.
         timeout: how long a handler may run, if the message says nothing; default: no limit.
         start: where a new group begins, "earliest" (default) or "latest".
-        init_partitions: make the topic with so many partitions, or let it grow to them, as a Producer's does; default: wait for the topic.
         drain_timeout: how long handlers may take to finish when a partition is given back or the consumer stops; default 30.
-        namespace: the first part of every key; default "redisaq".
+        middleware: async functions around the handler, outermost first; pulled messages have none. See `redisaq.middleware`.
         on_event: called with every event of `redisaq.events`.
         debug: log from level DEBUG on, to standard error where no logging is set up; other consumers log as before.
         logger: where to log; default "redisaq.consumer".
     """
 
-    group_name: str
     consumer_name: str | None
-    batch_size: int
     heartbeat_interval: float
     heartbeat_ttl: float
     deserializer: Callable[[bytes], Any] | None
@@ -249,12 +245,27 @@ class ConsumerOptions(TypedDict, total=False):
     dead_maxlen: int | None
     timeout: float | None
     start: Literal["earliest", "latest"]
-    init_partitions: int | None
     drain_timeout: float
-    namespace: str
+    middleware: Sequence[Middleware]
     on_event: Callable[[Event], object] | None
     debug: bool
     logger: logging.Logger | None
+
+
+class ConsumerOptions(HandlingOptions, total=False):
+    """What `Consumer` takes besides topic, URL and payload type: these, and `HandlingOptions`.
+
+    Attributes:
+        group_name: the consumer group; default "default_group".
+        batch_size: the most entries that one read brings (and, in `process_batch`, that one batch has); default 10.
+        init_partitions: make the topic with so many partitions, or let it grow to them, as a Producer's does; default: wait for the topic.
+        namespace: the first part of every key; default "redisaq".
+    """
+
+    group_name: str
+    batch_size: int
+    init_partitions: int | None
+    namespace: str
 
 
 @dataclass(frozen=True)
@@ -276,6 +287,7 @@ class ConsumerSettings:
     init_partitions: int | None = None
     drain_timeout: float = 30.0
     namespace: str = "redisaq"
+    middleware: Sequence[Middleware] = ()
     on_event: Callable[[Event], object] | None = None
     debug: bool = False
     logger: logging.Logger | None = None
@@ -309,6 +321,7 @@ class ConsumerSettings:
             check_plain("deserializer", self.deserializer)
         if self.on_event is not None:
             check_plain("on_event", self.on_event)
+        _set(self, "middleware", check_middleware(self.middleware))
         _set(self, "ordering", check_choice("ordering", self.ordering, ("partition", "key", "none")))
         _set(self, "start", check_choice("start", self.start, ("earliest", "latest")))
 

@@ -6,6 +6,7 @@ In: the URL that the user gave, or none. Out: a Broker. What always holds:
 - One event loop at a time uses the object. The first call of a loop claims it, the end of the last one lets it go; a call from another
   thread is refused meanwhile. Both are single steps of a dict, which no thread switch divides, and cost nanoseconds.
 - A child made by fork opens a broker of its own. What it inherited belongs to the parent and is left alone.
+- Objects that share a broker never close it: that is for the owner of the Shared to do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from functools import partial
 from types import TracebackType
 from typing import Protocol, TypeAlias
 
@@ -40,6 +42,66 @@ DEFAULT_URL = "redis://localhost:6379/0"
 _CLAIM = 0
 
 
+class Shared:
+    """One broker for several objects: what an App gives its producers, or its consumers, in place of a URL.
+
+    It is opened when the first of them connects, in the environment of that moment.
+    """
+
+    def __init__(self, redis_url: object, namespace: str) -> None:
+        """Take where to; nothing is opened yet.
+
+        Raises:
+            SettingsError: the URL or the namespace cannot work.
+        """
+        self._namespace = check_name("namespace", namespace)
+        self._silence = LONGEST_SILENCE
+        self._time = 0.0
+        self._broker: Broker | None = None
+        self.use(redis_url)
+        when_forked(self)
+
+    def use(self, redis_url: object) -> None:
+        """Go to this URL from the next opening on.
+
+        Raises:
+            SettingsError: it cannot work.
+        """
+        url = None if redis_url is None else text_of_url("redis_url", redis_url)
+        if url is not None:
+            open_at(url, self._namespace, silence=self._silence, time=math.inf)  # only to see whether it can be
+        self._url = url
+
+    def join(self, silence: float, time: float) -> None:
+        """Let one more object use it: the shortest silence and the longest time hold for all.
+
+        An object without a time limits its calls itself.
+        """
+        self._silence = min(self._silence, silence)
+        self._time = max(self._time, 0.0 if math.isinf(time) else time)
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, opened now if it is not.
+
+        Raises:
+            SettingsError: the URL, or REDISAQ_URL, cannot work.
+        """
+        if self._broker is None:
+            self._broker = open_at(self._url, self._namespace, silence=self._silence, time=self._time or math.inf)
+        return self._broker
+
+    async def close(self) -> None:
+        """Close the broker, if there is one; the next use opens another."""
+        broker, self._broker = self._broker, None
+        if broker is not None:
+            await broker.close()
+
+    def forked(self) -> None:
+        """Forget the parent's broker."""
+        self._broker = None
+
+
 class Access:
     """See the module. As `with access:` it encloses a call."""
 
@@ -47,7 +109,7 @@ class Access:
         """Take where to; nothing is opened yet.
 
         Args:
-            redis_url: what the user gave; None: what REDISAQ_URL says, or else DEFAULT_URL.
+            redis_url: what the user gave; None: what REDISAQ_URL says, or else DEFAULT_URL. Or a Shared.
             namespace: the first part of every key.
             user: the class of the object, for errors.
             silence: see `open_broker`.
@@ -56,13 +118,16 @@ class Access:
         Raises:
             SettingsError: the URL or the namespace cannot work.
         """
-        self._url = None if redis_url is None else text_of_url("redis_url", redis_url)
+        self._shared = redis_url if isinstance(redis_url, Shared) else None
+        self._url = None if redis_url is None or self._shared else text_of_url("redis_url", redis_url)
         self._namespace = check_name("namespace", namespace)
         self._user = user
         self._silence = silence
         self._time = time
         self._claim: dict[int, int] = {}  # the thread whose event loop uses it
         self._calls = 0  # under way, all of that thread: nobody else counts
+        if self._shared is not None:
+            self._shared.join(silence, time)
         self._broker: Broker | None = None if self._url is None else self._open(self._url)
         when_forked(self)
 
@@ -73,8 +138,10 @@ class Access:
         Raises:
             SettingsError: REDISAQ_URL cannot work.
         """
+        if self._shared is not None:
+            return self._shared.broker
         if self._broker is None:
-            self._broker = self._open_default() if self._url is None else self._open(self._url)
+            self._broker = self._open(self._url)
         return self._broker
 
     @broker.setter
@@ -82,7 +149,7 @@ class Access:
         self._broker = broker
 
     async def close(self) -> None:
-        """Close the broker, if there is one; the next call opens it again."""
+        """Close the broker, if there is one and it is not shared; the next call opens it again."""
         broker = self._broker
         if broker is not None:
             if self._url is None:
@@ -118,15 +185,24 @@ class Access:
         self._broker = None
         self._claim, self._calls = {}, 0
 
-    def _open_default(self) -> Broker:
-        try:
-            return self._open(os.environ.get(URL_VARIABLE, DEFAULT_URL))
-        except SettingsError as error:
-            problem = f"{URL_VARIABLE}: {error}"
-        raise SettingsError(problem)
+    def _open(self, url: str | None) -> Broker:
+        return open_at(url, self._namespace, silence=self._silence, time=self._time)
 
-    def _open(self, url: str) -> Broker:
-        return open_broker(url, self._namespace, current_environment(), silence=self._silence, time=self._time)
+
+def open_at(url: str | None, namespace: str, *, silence: float, time: float) -> Broker:
+    """Return a broker for the URL, or for what REDISAQ_URL says, in the environment of the context.
+
+    Raises:
+        SettingsError: it cannot work; of REDISAQ_URL, it says so.
+    """
+    open_it = partial(open_broker, namespace=namespace, environment=current_environment(), silence=silence, time=time)
+    if url is not None:
+        return open_it(url)
+    try:
+        return open_it(os.environ.get(URL_VARIABLE, DEFAULT_URL))
+    except SettingsError as error:
+        problem = f"{URL_VARIABLE}: {error}"
+    raise SettingsError(problem)
 
 
 def text_of_url(name: str, url: object) -> str:

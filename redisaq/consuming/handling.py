@@ -7,7 +7,7 @@ is, for the next owner.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Token
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from redisaq.core.records import Unreadable
 from redisaq.core.retry import exhausted, sole
 from redisaq.error_groups import split_off
 from redisaq.message import Message
+from redisaq.middleware import Middleware, through
 from redisaq.outcomes import PartialFailure
 from redisaq.settings import RetryPolicy
 
@@ -53,17 +54,18 @@ class Execution:
         surroundings: Surroundings,
         owned: OwnedPartition,
         callback: Callable[[Any], Any] | None,
+        middleware: Sequence[Middleware] = (),
         *,
         decoder: EntryDecoder[Any],
         timeout: float | None,
         retry: RetryPolicy,
     ) -> None:
-        """Take the user's callback (of a message, or of a list; None: messages are pulled), what reads them, and what failures do."""
+        """Take the user's callback (of a message, or of a list; None: messages are pulled), what is around it, and what failures do."""
         self._around = surroundings
         self.owned = owned
         self.concurrency = surroundings.concurrency
         self._gate = surroundings.gate
-        self._handler: Callable[[Any], Awaitable[Any]] = adapt(callback or _never, surroundings.environment, self._abandoned)
+        self._handler = through(middleware, adapt(callback or _never, surroundings.environment, self._abandoned))
         self._timeout = timeout
         self._retry = retry
         self._blocked: set[bytes] = set()  # of which has been told that the event loop stood still over them

@@ -36,6 +36,7 @@ from redisaq.consuming.until_empty import EmptinessWatch
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.lanes import Ordering
 from redisaq.errors import ActorStopped, RedisaqError
+from redisaq.middleware import Middleware
 from redisaq.settings import RetryPolicy
 
 LEAVE_LIMIT = 10.0  # seconds for settling, releasing and leaving, once the handlers have ended or had their time
@@ -56,6 +57,7 @@ class Plan:
         batch_size: of a batch.
         batch_wait: seconds for which a batch may wait to be full.
         until_empty: end when the whole group has nothing left.
+        middleware: what is put around the handler, outermost first.
     """
 
     mode: Literal["one", "batch", "pull"]
@@ -65,6 +67,7 @@ class Plan:
     batch_size: int = 1
     batch_wait: float = 0.0
     until_empty: bool = False
+    middleware: Sequence[Middleware] = ()
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,9 @@ class ConsumerRuntime:
             owned.begin_drain()
         # Where messages are pulled there is no lane to hold: the loop is the user's.
         retry = replace(settings.retry, blocking=False) if plan.mode == "pull" else settings.retry
-        execution = Execution(self.around, owned, plan.callback, decoder=self._decoder, timeout=settings.timeout, retry=retry)
+        execution = Execution(
+            self.around, owned, plan.callback, plan.middleware, decoder=self._decoder, timeout=settings.timeout, retry=retry
+        )
         return PartitionOwner(
             self.around,
             owned,

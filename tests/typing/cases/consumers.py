@@ -124,7 +124,7 @@ async def in_a_nursery(consumer: Consumer[Order]) -> None:
 
 def as_a_program(consumer: Consumer[Order]) -> None:
     redisaq.run(consumer.process, take_order, backend="trio", until_empty=True)
-    redisaq.run(consumer.process, take_order, backend="gevent")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    redisaq.run(consumer.process, take_order, backend="gevent")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 async def pulling() -> None:

@@ -1,0 +1,540 @@
+"""App: all that a program produces and consumes, as one object.
+
+In: topics, handlers, resources. Out: producers, consumers and their life. An App is made of the public classes and of nothing else. What
+always holds: it is entered by one event loop at a time; links are opened before the lifespan begins and closed after it has ended, and
+whatever is consumed is consumed inside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from types import MappingProxyType, TracebackType
+from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, cast, overload
+
+import anyio
+from anyio.abc import TaskStatus
+
+from redisaq.admin import Admin
+from redisaq.brokers.access import RedisURL, Shared, text_of_url
+from redisaq.consumer import Consumer
+from redisaq.core.codec import Serializer
+from redisaq.error_groups import leaves_of
+from redisaq.errors import ConsumerError, SettingsError
+from redisaq.events import Event
+from redisaq.message import Message
+from redisaq.middleware import Middleware, Outgoing, check_middleware
+from redisaq.producer import Producer
+from redisaq.settings import HandlingOptions, check_callable, check_handler, check_name, check_plain
+
+S = TypeVar("S")
+T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
+
+Lifespan = Callable[["App[S]"], AbstractAsyncContextManager[S]]
+"""Makes what handlers need, and takes it down again: an async generator under `contextlib.asynccontextmanager`."""
+
+_serving: ContextVar[App[Any] | None] = ContextVar("redisaq_serving", default=None)
+"""The App in whose handlers, or tasks that they started, the code runs."""
+
+
+class ProducerOptions(TypedDict, total=False):
+    """What `App.topic` takes besides name, payload type and partitions: the same as `Producer`."""
+
+    maxlen: int | None
+    approximate: bool
+    retention: Literal["acked"] | None
+    retention_idle: float
+    max_backlog: int | None
+    max_payload: int
+    send_timeout: float
+    serializer: Serializer | None
+    on_send: Callable[[Outgoing], object] | None
+    debug: bool
+    logger: logging.Logger | None
+
+
+@dataclass(frozen=True)
+class Subscription(Generic[T]):
+    """One consumer of an App.
+
+    Attributes:
+        topic: what it consumes.
+        group_name: its consumer group.
+        handler: what it calls.
+        consumer: the Consumer, for statistics and `attach`.
+        batch_size: of a batch consumer; None: the handler gets one message at a time.
+        batch_wait: seconds for which a batch may wait to be full.
+    """
+
+    topic: Topic[T]
+    group_name: str
+    handler: Callable[..., Any]
+    consumer: Consumer[T]
+    batch_size: int | None = None
+    batch_wait: float = 0.0
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Consume until stopped."""
+        if self.batch_size is None:
+            await self.consumer.process(self.handler, task_status=task_status)
+        else:
+            size, wait = self.batch_size, self.batch_wait
+            await self.consumer.process_batch(self.handler, batch_size=size, batch_wait=wait, task_status=task_status)
+
+
+class Topic(Generic[T]):
+    """A topic of an App: where its messages are enqueued, and whose consumers are declared. Made by `App.topic`.
+
+    Attributes:
+        name: the topic's.
+        payload_type: what its payloads are; None: anything.
+        partitions: the least that it has.
+        producer: the Producer that enqueues, for statistics and growing.
+    """
+
+    def __init__(
+        self, app: App[Any], name: str, payload_type: object, partitions: int, *, options: Mapping[str, Any], producer: Producer
+    ) -> None:
+        """Take what `App.topic` was given."""
+        self.name = name
+        self.payload_type = payload_type
+        self.partitions = partitions
+        self.producer = producer
+        self._app = app
+        self._options = dict(options)
+
+    def __repr__(self) -> str:
+        """Show name and size."""
+        return f"<Topic {self.name!r} of at least {self.partitions} partition(s)>"
+
+    def agrees(self, payload_type: object, partitions: int, options: Mapping[str, Any]) -> bool:
+        """Return whether it was declared like this."""
+        return (self.payload_type, self.partitions, self._options) == (payload_type, partitions, dict(options))
+
+    async def enqueue(
+        self,
+        payload: T | Message[T],
+        *,
+        key: str | None = None,
+        partition_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+        dedup_id: str | None = None,
+        dedup_window: float = 3600.0,
+    ) -> str:
+        """Append one message and return its id: see `Producer.enqueue`. It connects if the App has not been entered."""
+        return await self.producer.enqueue(
+            payload,
+            key=key,
+            partition_key=partition_key,
+            headers=headers,
+            timeout=timeout,
+            delay=delay,
+            at=at,
+            dedup_id=dedup_id,
+            dedup_window=dedup_window,
+        )
+
+    async def batch_enqueue(
+        self,
+        payloads: Iterable[T | Message[T]],
+        *,
+        key: str | None = None,
+        partition_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+    ) -> list[str]:
+        """Append some messages in one round trip and return their ids: see `Producer.batch_enqueue`."""
+        return await self.producer.batch_enqueue(
+            payloads, key=key, partition_key=partition_key, headers=headers, timeout=timeout, delay=delay, at=at
+        )
+
+    def consumer(
+        self, group_name: str, *, batch_size: int = 10, **options: Unpack[HandlingOptions]
+    ) -> Callable[[Callable[[Message[T]], R]], Callable[[Message[T]], R]]:
+        """Return a decorator that has the App give this topic's messages to a function; the function stays as it is.
+
+        Args:
+            group_name: the consumer group.
+            batch_size: the most entries that one read brings.
+            options: the Consumer's.
+
+        Raises:
+            SettingsError: an option cannot work, or belongs to the App; or the App has a consumer of this group already.
+        """
+
+        def decorate(handler: Callable[[Message[T]], R]) -> Callable[[Message[T]], R]:
+            check_handler("the handler", handler)
+            self._app.subscribe(Subscription(self, group_name, handler, self._new_consumer(group_name, batch_size, options)))
+            return handler
+
+        return decorate
+
+    def batch_consumer(
+        self, group_name: str, *, batch_size: int = 10, batch_wait: float = 0.05, **options: Unpack[HandlingOptions]
+    ) -> Callable[[Callable[[list[Message[T]]], R]], Callable[[list[Message[T]]], R]]:
+        """Return a decorator that has the App give lists of this topic's messages to a function: see `Consumer.process_batch`.
+
+        Args:
+            group_name: the consumer group.
+            batch_size: messages of one list, at most.
+            batch_wait: seconds for which a list may wait to be full.
+            options: the Consumer's.
+
+        Raises:
+            SettingsError: as for `consumer`.
+        """
+
+        def decorate(handler: Callable[[list[Message[T]]], R]) -> Callable[[list[Message[T]]], R]:
+            check_handler("the handler", handler)
+            consumer = self._new_consumer(group_name, batch_size, options)
+            self._app.subscribe(Subscription(self, group_name, handler, consumer, batch_size, batch_wait))
+            return handler
+
+        return decorate
+
+    def _new_consumer(self, group_name: str, batch_size: int, options: HandlingOptions) -> Consumer[T]:
+        for name in ("group_name", "namespace", "init_partitions"):
+            if name in options:
+                owner = {
+                    "group_name": "the decorator's first argument",
+                    "namespace": "the App's",
+                    "init_partitions": "the topic's: partitions",
+                }
+                raise SettingsError(f"{name} is no option here: it is {owner[name]}")
+        return self._app.new_consumer(self, group_name, batch_size, options)
+
+
+class App(Generic[S]):
+    """All that a program produces and consumes: topics, consumers, and what they need while they run.
+
+    `async with app:` opens the link and runs the lifespan, for a program that only produces. `serve` consumes, too.
+    """
+
+    @overload
+    def __init__(
+        self: App[None],
+        redis_url: RedisURL | None = ...,
+        *,
+        name: str = ...,
+        namespace: str = ...,
+        lifespan: None = ...,
+        middleware: Sequence[Middleware] = ...,
+        on_event: Callable[[Event], object] | None = ...,
+        on_send: Callable[[Outgoing], object] | None = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: App[A],
+        redis_url: RedisURL | None = ...,
+        *,
+        name: str = ...,
+        namespace: str = ...,
+        lifespan: Callable[[App[A]], AbstractAsyncContextManager[A]],
+        middleware: Sequence[Middleware] = ...,
+        on_event: Callable[[Event], object] | None = ...,
+        on_send: Callable[[Outgoing], object] | None = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        redis_url: RedisURL | None = None,
+        *,
+        name: str = "app",
+        namespace: str = "redisaq",
+        lifespan: Callable[[App[Any]], AbstractAsyncContextManager[Any]] | None = None,
+        middleware: Sequence[Middleware] = (),
+        on_event: Callable[[Event], object] | None = None,
+        on_send: Callable[[Outgoing], object] | None = None,
+    ) -> None:
+        """Take the settings; nothing is opened yet.
+
+        Args:
+            redis_url: as for a Producer; None: what REDISAQ_URL says when it connects, or else redis://localhost:6379/0.
+            name: the program's, for what belongs to the App itself.
+            namespace: the first part of every key.
+            lifespan: called with the App when it is entered; what it yields is `state`.
+            middleware: around every handler, outside a consumer's own.
+            on_event: called with every event of every consumer, after a consumer's own.
+            on_send: called with every message before it is serialized, after a topic's own.
+
+        Raises:
+            SettingsError: a value cannot work.
+        """
+        self.name = check_name("name", name)
+        self.namespace = check_name("namespace", namespace)
+        if lifespan is not None:
+            check_callable("lifespan", lifespan)
+        self._lifespan = lifespan
+        self._middleware = check_middleware(middleware)
+        if on_event is not None:
+            check_plain("on_event", on_event)
+        if on_send is not None:
+            check_plain("on_send", on_send)
+        self._on_event = on_event
+        self._on_send = on_send
+        self._url = None if redis_url is None else text_of_url("redis_url", redis_url)
+        self._consuming = Shared(self._url, namespace)
+        self._producing: dict[float, Shared] = {}  # by send_timeout, which holds for a whole link
+        self._topics: dict[str, Topic[Any]] = {}
+        self._subscriptions: list[Subscription[Any]] = []
+        self.admin = Admin(cast("Any", self._producing_link(30.0)), namespace=namespace)
+        self._entered: AsyncExitStack | None = None
+        self._state: Any = None
+        self._given_state: tuple[Any] | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    @property
+    def state(self) -> S:
+        """What the lifespan has made; None without one.
+
+        Raises:
+            RuntimeError: the App has not been entered.
+        """
+        if self._entered is None:
+            reason = "the App's state is made when it is entered: use `async with app:`, or serve it"
+            raise RuntimeError(reason)
+        return cast("S", self._state)
+
+    @property
+    def topics(self) -> Mapping[str, Topic[Any]]:
+        """Its topics, by name."""
+        return MappingProxyType(self._topics)
+
+    @property
+    def consumers(self) -> Sequence[Subscription[Any]]:
+        """Its consumers, in the order in which they were declared."""
+        return tuple(self._subscriptions)
+
+    # -- declaring ---------------------------------------------------------------------------------------------------------------
+
+    @overload
+    def topic(self, name: str, payload_type: None = ..., *, partitions: int = ..., **options: Unpack[ProducerOptions]) -> Topic[Any]: ...
+    @overload
+    def topic(self, name: str, payload_type: type[A], *, partitions: int = ..., **options: Unpack[ProducerOptions]) -> Topic[A]: ...
+    @overload
+    def topic(self, name: str, payload_type: object, *, partitions: int = ..., **options: Unpack[ProducerOptions]) -> Topic[Any]: ...
+    def topic(self, name: str, payload_type: object = None, *, partitions: int = 1, **options: Unpack[ProducerOptions]) -> Topic[Any]:
+        """Return the topic of that name, declared here.
+
+        Args:
+            name: the topic's.
+            payload_type: what payloads are: handlers get it, and type checkers hold `enqueue` to it.
+            partitions: it is made with so many, or grown to them; a topic never shrinks.
+            options: the Producer's.
+
+        Raises:
+            SettingsError: an option cannot work, or the topic was declared before in another way.
+        """
+        name = check_name("topic", name)
+        if (standing := self._topics.get(name)) is not None:
+            if not standing.agrees(payload_type, partitions, options):
+                raise SettingsError(f"topic {name!r} was declared before, with another payload type, size or options")
+            return standing
+        given: dict[str, Any] = {**options, "on_send": _both(options.get("on_send"), self._on_send)}
+        link = self._producing_link(options.get("send_timeout", 30.0))
+        producer = Producer(name, cast("Any", link), init_partitions=partitions, namespace=self.namespace, **given)
+        topic: Topic[Any] = Topic(self, name, payload_type, partitions, options=options, producer=producer)
+        self._topics[name] = topic
+        return topic
+
+    def new_consumer(self, topic: Topic[T], group_name: str, batch_size: int, options: HandlingOptions) -> Consumer[T]:
+        """Return a Consumer of a topic on the App's link, with the App's middleware and events; `Topic.consumer` calls this."""
+        given: dict[str, Any] = {
+            **options,
+            "batch_size": batch_size,
+            "middleware": (*self._middleware, *check_middleware(options.get("middleware", ()))),
+            "on_event": _both(options.get("on_event"), self._on_event),
+        }
+        link = cast("Any", self._consuming)
+        kind = topic.payload_type
+        return Consumer(topic.name, link, payload_type=kind, group_name=group_name, namespace=self.namespace, **given)
+
+    def subscribe(self, subscription: Subscription[Any]) -> None:
+        """Take one more consumer; `Topic.consumer` calls this.
+
+        Raises:
+            SettingsError: there is one of this topic and group already.
+            RuntimeError: the App is serving.
+        """
+        if self._tasks is not None:
+            reason = "the App is serving: declare its consumers before"
+            raise RuntimeError(reason)
+        for one in self._subscriptions:
+            if (one.topic, one.group_name) == (subscription.topic, subscription.group_name):
+                raise SettingsError(f"the App has a consumer of group {one.group_name!r} of topic {one.topic.name!r} already")
+        self._subscriptions.append(subscription)
+
+    @contextlib.contextmanager
+    def replace(self, *, url: RedisURL | None = None, state: object = ...) -> Generator[Self]:
+        """Use another server, or another state, within the block: for tests. With a state the lifespan is not run.
+
+        Raises:
+            RuntimeError: the App has been entered.
+            SettingsError: the URL cannot work.
+        """
+        if self._entered is not None:
+            reason = "the App has been entered: replace what it uses before"
+            raise RuntimeError(reason)
+        before, given = self._url, self._given_state
+        if url is not None:
+            self._use(text_of_url("url", url))
+        if state is not ...:
+            self._given_state = (state,)
+        try:
+            yield self
+        finally:
+            self._use(before)
+            self._given_state = given
+
+    def _use(self, url: str | None) -> None:
+        self._url = url
+        for link in (self._consuming, *self._producing.values()):
+            link.use(url)
+
+    # -- living ------------------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the producing link, make the topics, and run the lifespan up to its `yield`; nothing is consumed.
+
+        Raises:
+            ConnectionFailed: the server cannot be reached, or refused us.
+            RuntimeError: the App has been entered already.
+        """
+        if self._entered is not None:
+            reason = "the App has been entered already"
+            raise RuntimeError(reason)
+        async with AsyncExitStack() as stack:
+            self._entered = stack
+            try:
+                stack.push_async_callback(self._close_links)
+                await self.admin.connect()
+                for topic in self._topics.values():
+                    await topic.producer.connect()
+                if self._given_state is not None:
+                    (self._state,) = self._given_state
+                elif self._lifespan is not None:
+                    self._state = await stack.enter_async_context(self._lifespan(self))
+            except BaseException:
+                self._entered = None
+                raise
+            self._entered = stack.pop_all()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """End the lifespan and close the links; the reverse of entering."""
+        stack = self._entered
+        if stack is not None:
+            try:
+                await stack.__aexit__(kind, error, traceback)
+            finally:
+                self._entered = self._state = None
+
+    async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Consume until stopped or cancelled; enter the App before, and leave it after, unless it is entered.
+
+        Cancelled, handlers are cancelled, what is done is acknowledged, and the rest goes to other members at once.
+
+        Args:
+            task_status: `await nursery.start(app.serve)` returns when every consumer has its first assignment.
+
+        Raises:
+            SettingsError: the App has no consumer.
+            RuntimeError: it is serving already.
+            ConnectionFailed: the first connection failed. Later ones are tried forever.
+            ConsumerError: what ended a consumer, as its cause; the others were ended because of it. A handler's exception never does.
+        """
+        if self._tasks is not None:
+            reason = "the App is serving already"
+            raise RuntimeError(reason)
+        if not self._subscriptions:
+            raise SettingsError(
+                "the App has no consumer: declare one with @topic.consumer(group_name), or use `async with app:` to produce"
+            )
+        async with AsyncExitStack() as stack:
+            if self._entered is None:
+                await stack.enter_async_context(self)
+            token = _serving.set(self)
+            try:
+                await self._consume(task_status)
+            except BaseExceptionGroup as group:
+                raise_first(group)
+            finally:
+                _serving.reset(token)
+
+    async def _consume(self, task_status: TaskStatus[None]) -> None:
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                async with anyio.create_task_group() as starting:
+                    for one in self._subscriptions:
+                        starting.start_soon(partial(self._tasks.start, one.run), name=f"redisaq {one.topic.name} {one.group_name}")
+                task_status.started()
+        finally:
+            self._tasks = None
+
+    async def stop(self) -> None:
+        """Drain: no new message is begun, running handlers may finish within their `drain_timeout`; then `serve` returns, and so does this.
+
+        Called from a handler it only asks for the end and returns at once. Without `serve` nothing happens.
+        """
+        if _serving.get() is self and self._tasks is not None:
+            for one in self._subscriptions:
+                self._tasks.start_soon(one.consumer.stop, name="redisaq stop")
+            return
+        async with anyio.create_task_group() as tasks:
+            for one in self._subscriptions:
+                tasks.start_soon(one.consumer.stop)
+
+    async def close(self) -> None:
+        """Stop, giving handlers no time, and close the links. May be called twice."""
+        async with anyio.create_task_group() as tasks:
+            for one in self._subscriptions:
+                tasks.start_soon(one.consumer.close)
+        await self._close_links()
+
+    async def _close_links(self) -> None:
+        with anyio.CancelScope(shield=True):  # a link that has to wait for a silent server gives up within a second
+            for topic in self._topics.values():
+                await topic.producer.close()
+            await self.admin.close()
+            for link in (self._consuming, *self._producing.values()):
+                await link.close()
+
+    def _producing_link(self, send_timeout: float) -> Shared:
+        if send_timeout not in self._producing:
+            self._producing[send_timeout] = Shared(self._url, self.namespace)
+        return self._producing[send_timeout]
+
+
+def raise_first(group: BaseExceptionGroup[BaseException]) -> None:
+    """Raise the ConsumerError, or whatever else is alone in a group; the group if there are several."""
+    leaves = list(leaves_of(group))
+    for leaf in leaves:
+        if isinstance(leaf, ConsumerError):
+            raise leaf
+    if len(leaves) == 1:
+        raise leaves[0]
+    raise group
+
+
+def _both(first: Callable[[Any], object] | None, then: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
+    """Return a function that calls both; the one that there is, or None."""
+    if first is None or then is None:
+        return first or then
+
+    def call(argument: Any) -> None:  # noqa: ANN401 -- an event, or an outgoing message
+        first(argument)
+        then(argument)
+
+    return call

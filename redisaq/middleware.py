@@ -1,0 +1,91 @@
+"""What a program puts around its handlers, and what it looks at before a message is sent.
+
+In: functions of the user's. Out: one handler. What always holds: middleware runs inside the handler's lease and timeout, outermost first;
+what it raises is the handler's failure; without any, nothing is put around anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from redisaq.callables import is_async, is_generator
+from redisaq.describing import shown
+from redisaq.errors import SettingsError
+from redisaq.message import Message
+
+Next: TypeAlias = Callable[[], Awaitable[None]]
+"""Calls the rest: the next middleware, and in the end the handler."""
+
+Middleware: TypeAlias = Callable[[tuple[Message[Any], ...], Next], Awaitable[object]]
+"""Wraps a handler: `async def tenant(messages, call_next): ...; await call_next()`.
+
+It gets the messages that the handler gets: one, or a batch. Without `call_next` the handler does not run, and the messages count as done.
+"""
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message that is about to be serialized.
+
+    Attributes:
+        topic: where it goes.
+        payload: what the serializer will be given.
+        key: its key, if it has one.
+        headers: its headers; what is written into them is sent.
+    """
+
+    topic: str
+    payload: Any
+    key: str | None
+    headers: dict[str, str]
+
+
+def check_middleware(middleware: object) -> tuple[Middleware, ...]:
+    """Return the middleware as a tuple; SettingsError unless each is an async function."""
+    if isinstance(middleware, str) or not isinstance(middleware, Sequence):
+        raise SettingsError(f"middleware must be a list of async functions, not {shown(middleware)}")
+    for one in middleware:  # pyright: ignore[reportUnknownVariableType] -- callers without types give whatever they have
+        if not callable(one) or isinstance(one, type) or is_generator(one) or not is_async(one):  # pyright: ignore[reportUnknownArgumentType]
+            raise SettingsError(f"middleware must be async functions of (messages, call_next), not {shown(one)}")  # pyright: ignore[reportUnknownArgumentType]
+    return tuple(middleware)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
+def through(middleware: Sequence[Middleware], handler: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+    """Return the handler inside the middleware; the handler itself if there is none. What it returns is what the handler returned."""
+    if not middleware:
+        return handler
+
+    async def call(argument: Any) -> Any:  # noqa: ANN401 -- a message, or a list of them; and whatever the handler returns
+        result: Any = None
+
+        async def innermost() -> None:
+            nonlocal result
+            result = await handler(argument)
+
+        messages: tuple[Message[Any], ...] = tuple(argument) if isinstance(argument, list) else (argument,)
+        following: Next = innermost
+        for one in reversed(middleware):
+            following = _around(one, messages, following)
+        await following()
+        return result
+
+    return call
+
+
+def _around(one: Middleware, messages: tuple[Message[Any], ...], following: Next) -> Next:
+    called = False
+
+    async def call_next() -> None:
+        nonlocal called
+        if called:
+            reason = f"middleware {shown(one)} called call_next twice: a handler runs once"
+            raise RuntimeError(reason)
+        called = True
+        await following()
+
+    async def run() -> None:
+        await one(messages, call_next)
+
+    return run

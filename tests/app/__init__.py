@@ -1,0 +1,1 @@
+"""Tests of App: all that a program produces and consumes, as one object."""
