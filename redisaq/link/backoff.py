@@ -33,10 +33,6 @@ class Backoff:
         failure: a server, or what stands before it, that lets everybody in and closes at once is not to be dialled in a busy loop.
         """
         if stood > CAP:
-            self.succeeded()
+            self.failures = 0
             return 0.0
         return self.failed()
-
-    def succeeded(self) -> None:
-        """Forget the failures."""
-        self.failures = 0

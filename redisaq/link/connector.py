@@ -1,8 +1,8 @@
 """Keeps the shared connection up: one attempt at a time, whoever needs it (docs/link.md, rule 8).
 
-In: callers who need the connection, each with a deadline for retrying. Out: the live connection, or ConnectionFailed.
-What always holds: at most one attempt is under way; an attempt that ends, also because its caller was cancelled, wakes all who wait for it,
-and the first of them begins the next; between failed attempts lies one back-off, however many wait.
+In: callers who need the connection. Out: the live connection, or ConnectionFailed. What always holds: at most one attempt is under way; an
+attempt that ends, also because its caller was cancelled, wakes all who wait for it. If it failed, so have they; if its caller was
+cancelled, the first of them begins the next.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed
-from redisaq.link.backoff import Backoff
 from redisaq.link.shared import SharedConnection
 
 
@@ -22,7 +20,22 @@ class _Attempt:
 
     def __init__(self) -> None:
         self.error: ConnectionFailed | None = None
-        self.waiting: list[anyio.Event] = []
+        self._waiting: list[anyio.Event] = []
+
+    async def wait(self) -> None:
+        """Return at its end."""
+        # An event of one's own: one that is kept would belong to the event loop that first waited for it.
+        event = anyio.Event()
+        self._waiting.append(event)
+        try:
+            await event.wait()
+        finally:
+            self._waiting.remove(event)
+
+    def end(self) -> None:
+        """Wake all who wait."""
+        for event in self._waiting:
+            event.set()
 
 
 class Connector:
@@ -39,9 +52,6 @@ class Connector:
         self._connect = connect
         self._url = url
         self._attempt: _Attempt | None = None
-        self._backoff: Backoff | None = None
-        self._not_before = 0.0
-        self._sleepers: list[anyio.Event] = []
 
     @property
     def live(self) -> SharedConnection | None:
@@ -49,11 +59,11 @@ class Connector:
         current = self.current
         return current if current is not None and current.broken is None else None
 
-    async def get(self, deadline: float, environment: Environment) -> SharedConnection:
-        """Return the live connection; make one if need be, trying again until `deadline` (at least once).
+    async def get(self) -> SharedConnection:
+        """Return the live connection; make one if need be, in one attempt.
 
         Raises:
-            ConnectionFailed: no attempt succeeded, or it was closed meanwhile.
+            ConnectionFailed: the attempt failed, or it was closed meanwhile.
         """
         era = self.era
         while True:
@@ -64,53 +74,25 @@ class Connector:
             attempt = self._attempt
             if attempt is None:
                 attempt = self._attempt = _Attempt()
-                await self._run(attempt, environment)
+                await self._run(attempt)
             else:
-                await _wait_in(attempt.waiting)
-            error = attempt.error
-            if error is None:
-                continue  # it succeeded, or its caller was cancelled
-            if error.permanent or environment.clock() >= deadline:
+                await attempt.wait()
+            if (error := attempt.error) is not None:
                 # A copy: several tasks raise it, each with its own traceback.
                 raise ConnectionFailed(self._url, error.reason, permanent=error.permanent, silent=error.silent) from error.__cause__
-            pause = min(self._not_before, deadline) - environment.clock()
-            with anyio.move_on_after(max(0.0, pause)):
-                await _wait_in(self._sleepers)
 
     def close(self) -> None:
         """Fail everybody who waits; break the connection. An attempt under way is for its dialer to end."""
         self.era += 1
-        self._backoff = None
         if self.current is not None:
             self.current.fail("the link was closed")
             self.current = None
-        _wake(self._sleepers)
 
-    async def _run(self, attempt: _Attempt, environment: Environment) -> None:
-        backoff = self._backoff = self._backoff or Backoff(environment.random)
+    async def _run(self, attempt: _Attempt) -> None:
         try:
             self.current = await self._connect()
         except ConnectionFailed as error:
             attempt.error = error
-            self._not_before = environment.clock() + backoff.failed()
-        else:
-            backoff.succeeded()
-            _wake(self._sleepers)
         finally:
             self._attempt = None
-            _wake(attempt.waiting)
-
-
-async def _wait_in(queue: list[anyio.Event]) -> None:
-    # Events of one's own: one that is kept would belong to the event loop that first waited for it.
-    event = anyio.Event()
-    queue.append(event)
-    try:
-        await event.wait()
-    finally:
-        queue.remove(event)
-
-
-def _wake(queue: list[anyio.Event]) -> None:
-    for event in queue:
-        event.set()
+            attempt.end()

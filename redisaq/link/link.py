@@ -87,7 +87,7 @@ class Link:
             SettingsError: the certificate files cannot be used.
         """
         await checkpoint()
-        await self._connection(0.0, self._current_environment())
+        await self._connection()
 
     async def close(self) -> None:
         """Close all connections of this link; calls under way raise ConnectionFailed.
@@ -101,12 +101,11 @@ class Link:
         self._switchboard.abort()
         await checkpoint()
 
-    async def call(self, *commands: Command, patience: float = 0.0) -> list[object]:
+    async def call(self, *commands: Command) -> list[object]:
         """Run commands on the shared connection, joined with those of other tasks; never a blocking one.
 
         Args:
             *commands: each a tuple of its name and arguments.
-            patience: seconds for which connecting is tried again while nothing has been sent; may be math.inf. 0: one attempt.
 
         Returns:
             One reply per command, in order; where the server answered with an error, a ServerError instance stands for the reply.
@@ -119,19 +118,18 @@ class Link:
         Cancelled, the commands may or may not be carried out; the connection is not harmed.
         """
         if len(commands) == 1 and isinstance(commands[0], tuple):
-            return await self.call_packed(pack_command(commands[0]), 1, patience)
+            return await self.call_packed(pack_command(commands[0]), 1)
         if not commands:
             await checkpoint()
             return []
-        return await self.call_packed(pack(commands), len(commands), patience)
+        return await self.call_packed(pack(commands), len(commands))
 
-    async def call_packed(self, data: bytes, replies: int, patience: float = 0.0) -> list[object]:
+    async def call_packed(self, data: bytes, replies: int) -> list[object]:
         """Run commands that `pack` has packed; see `call`.
 
         Args:
             data: the packed commands, joined.
             replies: how many commands they are, at least one.
-            patience: as for `call`.
         """
         connection = self._connector.current
         if connection is not None and connection.broken is None:
@@ -141,7 +139,11 @@ class Link:
             except NotSent as broken:
                 if self._connector.era != era:
                     raise ConnectionFailed(self.address.display, str(broken)) from None
-        return await self._call_patiently(data, replies, patience)
+        connection = await self._connection()
+        try:
+            return await connection.call(data, replies)
+        except NotSent as broken:
+            raise ConnectionFailed(self.address.display, str(broken)) from None
 
     async def open_reading(self) -> ReadingConnection:
         """Make a connection of one's own, for commands that block. One attempt; the caller closes it.
@@ -182,24 +184,12 @@ class Link:
         """
         return await self._switchboard.listen(channel)
 
-    async def _call_patiently(self, data: bytes, replies: int, patience: float) -> list[object]:
-        environment = self._current_environment()
-        deadline = environment.clock() + patience
-        era = self._connector.era
-        while True:
-            connection = await self._connection(deadline, environment)
-            try:
-                return await connection.call(data, replies)
-            except NotSent as broken:
-                if self._connector.era != era or environment.clock() >= deadline:
-                    raise ConnectionFailed(self.address.display, str(broken)) from None
-
-    async def _connection(self, deadline: float, environment: Environment) -> SharedConnection:
+    async def _connection(self) -> SharedConnection:
         until = time_is_up_at()
         if until == math.inf:
-            return await self._connector.get(deadline, environment)
-        with anyio.move_on_after(until - environment.monotonic()):
-            return await self._connector.get(deadline, environment)
+            return await self._connector.get()
+        with anyio.move_on_after(until - self._current_environment().monotonic()):
+            return await self._connector.get()
         raise ConnectionFailed(self.address.display, "no connection within the time of the call", silent=True)
 
     async def _connect_shared(self) -> SharedConnection:

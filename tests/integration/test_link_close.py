@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import random
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,9 +11,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed
-from redisaq.link import Link, backoff, parse_address
+from redisaq.link import Link, parse_address
 from redisaq.link.shared import SharedConnection
 from redisaq.link.wire import Wire
 from tests.link_proxy import Proxy
@@ -39,42 +36,6 @@ async def opened(url: str) -> Any:
         await link.close()
 
 
-class Longest(random.Random):
-    """Draws the longest delay each time."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return max(a, b)
-
-
-@pytest.mark.parametrize("ended_by", ["another's success", "close"])
-async def test_a_long_pause_is_ended(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, ended_by: str) -> None:
-    """Who waits for the next attempt learns at once that another has connected, or that the link is closed."""
-    monkeypatch.setattr(backoff, "BASE", 1000.0)
-    monkeypatch.setattr(backoff, "CAP", 1000.0)
-    link = Link(parse_address(proxy.url), Environment(random=Longest()))
-    outcomes: list[object] = []
-    proxy.refuse()
-
-    async def call() -> None:
-        try:
-            outcomes.extend(await link.call(("ECHO", "waited"), patience=math.inf))
-        except ConnectionFailed as error:
-            outcomes.append(error.reason)
-
-    with anyio.fail_after(20):
-        async with anyio.create_task_group() as group:
-            group.start_soon(call)
-            while not link._connector._sleepers:
-                await checkpoint()
-            proxy.admit()
-            if ended_by == "close":
-                await link.close()
-            else:
-                assert await link.call(("ECHO", "called")) == [b"called"]
-    assert outcomes == (["the link was closed"] if ended_by == "close" else [b"waited"])
-    await link.close()
-
-
 @pytest.mark.parametrize("idle", [True, False])
 async def test_close_fails_calls_under_way(proxy: Proxy, idle: bool) -> None:
     """Rule 7. Those whose bytes had not been written are told so."""
@@ -82,7 +43,7 @@ async def test_close_fails_calls_under_way(proxy: Proxy, idle: bool) -> None:
 
     async def call(text: str) -> None:
         with pytest.raises(ConnectionFailed, match="closed") as caught:
-            await link.call(("ECHO", text), patience=math.inf)
+            await link.call(("ECHO", text))
         maybe_executed[text[:5]] = caught.value.maybe_executed
 
     async with opened(proxy.url) as link:
@@ -101,17 +62,16 @@ async def test_close_fails_calls_under_way(proxy: Proxy, idle: bool) -> None:
         assert link._connector.live is None
 
 
-async def test_close_ends_connecting_and_waiting(proxy: Proxy) -> None:
+async def test_close_ends_connecting_and_waiting_for_that(proxy: Proxy) -> None:
     async def call(url: str) -> None:
         link = Link(parse_address(url))
         async with anyio.create_task_group() as group:
-            group.start_soon(expect_closed, lambda: link.call(("PING",), patience=math.inf))
-            group.start_soon(expect_closed, lambda: link.call(("PING",), patience=math.inf))
+            group.start_soon(expect_closed, lambda: link.call(("PING",)))
+            group.start_soon(expect_closed, lambda: link.call(("PING",)))
             await anyio.wait_all_tasks_blocked()
-            if proxy.accepted:
-                group.start_soon(expect_closed, link.open_reading)
-                group.start_soon(expect_closed, lambda: link.subscribe("channel"))
-                await anyio.wait_all_tasks_blocked()
+            group.start_soon(expect_closed, link.open_reading)
+            group.start_soon(expect_closed, lambda: link.subscribe("channel"))
+            await anyio.wait_all_tasks_blocked()
             await link.close()
 
     async def expect_closed(function: Callable[[], Any]) -> None:
@@ -119,11 +79,8 @@ async def test_close_ends_connecting_and_waiting(proxy: Proxy) -> None:
             await function()
 
     with anyio.fail_after(20):
-        proxy.refuse()
-        await call(proxy.url)  # between two attempts
-        proxy.admit()
         proxy.freeze()
-        await call(proxy.url)  # within one
+        await call(proxy.url)
         proxy.thaw()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import socket
 import traceback
 from collections.abc import Iterator
@@ -203,39 +202,6 @@ async def test_refusals(answers: dict[str, Answer], words: str, permanent: bool)
         error = await refusal(fake.url)
     assert words in error.reason
     assert error.permanent == permanent
-
-
-async def test_patience_waits_until_the_server_has_loaded() -> None:
-    with FakeServer(usual_answers() | {"PING": b"-LOADING not yet\r\n"}) as fake:
-        link = link_to(fake.url)
-        try:
-            async with anyio.create_task_group() as group:
-
-                async def load() -> None:
-                    while fake.words().count("HELLO") < 3:
-                        await anyio.sleep(0.001)
-                    fake.answers["PING"] = b"+PONG\r\n"
-
-                group.start_soon(load)
-                with anyio.fail_after(20):
-                    assert await link.call(("ECHO", "ready"), patience=math.inf) == [b"ready"]
-        finally:
-            await link.close()
-
-
-async def test_patience_ends(tmp_path: Path) -> None:
-    link = link_to(f"unix://{tmp_path}/none")
-    with anyio.fail_after(20), pytest.raises(ConnectionFailed, match="check the path") as caught:
-        await link.call(("PING",), patience=0.2)
-    assert not caught.value.maybe_executed
-
-
-async def test_patience_does_not_wait_for_what_cannot_help() -> None:
-    with FakeServer(usual_answers("6.2.0")) as fake:
-        link = link_to(fake.url)
-        with anyio.fail_after(20), pytest.raises(ConnectionFailed, match="oldest"):
-            await link.call(("PING",), patience=math.inf)
-        assert fake.words().count("HELLO") == 1
 
 
 async def test_reading_does_without_client_info() -> None:

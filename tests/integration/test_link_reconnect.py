@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -44,7 +43,7 @@ async def opened(url: str) -> Any:
 
 
 async def test_an_idle_connection_that_broke_is_made_again(proxy: Proxy) -> None:
-    """The end is seen before anything is sent, so even a call without patience does not fail."""
+    """The end is seen before anything is sent, so the call does not fail."""
     async with opened(proxy.url) as link:
         assert await link.call(("ECHO", 1)) == [b"1"]
         proxy.cut()
@@ -57,7 +56,7 @@ async def test_what_was_sent_is_never_sent_again(proxy: Proxy, namespace: str) -
 
     async def call() -> None:
         with pytest.raises(ConnectionFailed) as caught:
-            await link.call(("INCR", namespace), patience=math.inf)
+            await link.call(("INCR", namespace))
         errors.append(caught.value)
 
     async with opened(proxy.url) as link:
@@ -80,7 +79,7 @@ async def test_a_server_that_restarts(breakable_server: Server) -> None:
         await link.connect()
         first = link.run_id
         breakable_server.restart(keep_data=False)
-        assert await link.call(("ECHO", "again"), patience=20.0) == [b"again"]
+        assert await link.call(("ECHO", "again")) == [b"again"]
         assert link.run_id
         assert link.run_id != first
 
@@ -90,7 +89,7 @@ async def test_reconnecting_is_single_flight(proxy: Proxy) -> None:
     replies: list[list[object]] = []
 
     async def call(number: int) -> None:
-        replies.append(await link.call(("ECHO", number), patience=20.0))
+        replies.append(await link.call(("ECHO", number)))
 
     async with opened(proxy.url) as link:
         for round_number in (1, 2, 3):
@@ -146,27 +145,6 @@ async def test_the_connecting_callers_role_is_handed_on(anyio_backend: Backend) 
                         victims.cancel_scope.cancel()
                     held.set()
         assert sorted(replies) == [[b"%d" % number] for number in range(1, 5)]
-
-
-async def test_patience_lasts_until_the_server_is_back(proxy: Proxy) -> None:
-    replies: list[list[object]] = []
-    proxy.refuse()
-
-    async def call(number: int, patience: float) -> None:
-        replies.append(await link.call(("ECHO", number), patience=patience))
-
-    async with opened(proxy.url) as link:
-        with anyio.fail_after(30):
-            async with anyio.create_task_group() as group:
-                for number in range(5):
-                    group.start_soon(call, number, math.inf if number % 2 else 30.0)
-                with pytest.raises(ConnectionFailed):
-                    await link.call(("PING",))
-                await anyio.sleep(0.05)
-                assert not replies
-                proxy.admit()
-        assert sorted(replies) == [[b"%d" % number] for number in range(5)]
-        assert proxy.accepted == 1
 
 
 async def test_connect_cancelled_at_every_await_leaves_nothing(proxy: Proxy) -> None:

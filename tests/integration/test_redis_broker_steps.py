@@ -220,9 +220,9 @@ async def test_each_step_is_one_round_trip(broker: RedisBroker, link: Link, monk
     calls: list[int] = []  # replies wanted, call by call
     call_packed = link.call_packed
 
-    def counting(data: bytes, replies: int, patience: float = 0.0) -> Coroutine[Any, Any, list[object]]:
+    def counting(data: bytes, replies: int) -> Coroutine[Any, Any, list[object]]:
         calls.append(replies)
-        return call_packed(data, replies, patience)
+        return call_packed(data, replies)
 
     monkeypatch.setattr(link, "call_packed", counting)
     await exercise(broker)
