@@ -49,6 +49,7 @@ class ConnectionFailed(RedisaqError, ConnectionError):
         permanent: True if trying again cannot help (wrong password, no such database, server too old).
         silent: True if nothing was heard from the server in time, rather than a refusal or an end of the connection.
         connection: where `maybe_executed`, which connection it was: client id, address as the server sees it, the server's run_id (E1).
+        appended: where a part of a batch was appended before: for each message its entry id, None if it was not appended. None otherwise.
     """
 
     def __init__(self, url: str, reason: str, *, maybe_executed: bool = False, permanent: bool = False, silent: bool = False) -> None:
@@ -59,6 +60,7 @@ class ConnectionFailed(RedisaqError, ConnectionError):
         self.permanent = permanent
         self.silent = silent
         self.connection: tuple[int, str, str] | None = None
+        self.appended: Sequence[bytes | None] | None = None
 
     def unsent(self) -> ConnectionFailed:
         """Return the same for a request of which nothing was sent: it was something else that may have been carried out."""

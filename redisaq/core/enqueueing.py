@@ -1,0 +1,633 @@
+"""What is known of one enqueue, and what to do next (E1 to E7).
+
+`Enqueue.next(now)` returns the next step. Whoever drives it does the step and reports what came of it with an event. Nothing here waits,
+reads a clock, draws a random number or talks to a server, and no rule about enqueueing once is decided anywhere else.
+
+An append is the one thing that redisaq must not simply repeat. When its connection breaks, nobody can tell whether the server has carried
+it out, or still will. So each message has a state that says what is *known* of it, and a message is only sent while it is `absent`:
+
+=========  ===============================================================  ========================================================
+state      meaning                                                          how it is left
+=========  ===============================================================  ========================================================
+absent     the server does not have it, and nothing on its way brings it    Send: it is uncertain before a byte is written
+uncertain  it is on its way, or was when its connection broke               an answer; or Kill, then Find (E1, E2)
+there      the server has it                                                -
+refused    the server will not have it, or it must not be sent again (C3)   -
+unknown    what could tell is gone, so it is never sent again (E2)          -
+=========  ===============================================================  ========================================================
+
+The call ends when every message is in one of the last three states, or when its time is up. It is done if all are there; ambiguous if one
+is uncertain or unknown; and failed otherwise.
+
+How an uncertain message becomes certain
+    1. Every connection that may still carry it is killed, and the server has confirmed that (E1).
+    2. The stream to which it was *sent* is searched, from an anchor on: an id that stood there before it was sent (E2, E6). Either it is
+       there; or it is absent, if the search reached back to the anchor or the stream ends at or before it (C5); or it is unknown.
+    3. The stream's last id, which the search returns too, is the anchor of the next try, even if it is lower than the one before (C5).
+
+An anchor is an id that one *run* of the server named. A server that took over may give out ids below it. So if an append went to another
+run than the one its anchor is from, the anchor tells nothing, and the whole stream is searched.
+
+Where a mark at the server makes a second try harmless (`repeatable`, E7), none of this is needed: the message is sent again to the same
+partition, where its mark is. It is then *loose*: an earlier try may still arrive, so only an answer makes it certain.
+
+Order. Each enqueue gets a number when it is first sent. One that has to send again holds up all later ones to the same partitions until it
+has done so (E4). If the topic has grown since, its keys may belong elsewhere by now, and it holds up everything later. Searching needs no
+turn: it changes nothing.
+
+An enqueue itself is in one of five states. Each row is an event; the entry is the state that follows, and a dash is a mistake of the
+driver, which raises Misstep.
+
+========  ============  ======================  ====================  =======  ===================================================
+event     waiting       sending                 searching             missing  rules
+========  ============  ======================  ====================  =======  ===================================================
+topic_is  waiting       -                       -                     waiting  E5; a message that was never sent is placed anew
+room      waiting       -                       -                     -        before the first try only
+learnt    waiting       -                       -                     -        E2, E3: anchors are known before anything is sent
+killed    waiting       -                       searching, over       -        E1; over if the server does not permit it (T4)
+sent      -             over, waiting, missing  -                     -        C1, C3, E5: one answer may mix them
+found     -             -                       searching             -        E2, C3, C5: waiting once nothing is uncertain
+broke     waiting       searching, waiting      searching             missing  E1, C2, E7; waiting if nothing was written, or if it
+                                                                               is repeatable
+paused    waiting       -                       searching             missing  E4, where it waited for an earlier enqueue
+give_up   over          over                    over                  over     its time is up, or the producer was closed
+leave     over          over                    over                  over     its caller was cancelled
+========  ============  ======================  ====================  =======  ===================================================
+
+C1 to C3 and C5 are the rules for servers of a cluster and for servers that took over. On one server a part of them can already happen:
+a stream that comes back in the middle of a call (C3), a replica that never heard of an anchor (C5). C4 is to be a `killed` that was
+answered by another node.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Literal, TypeVar
+
+import msgspec
+
+from redisaq.core.entry_ids import parse_id
+from redisaq.core.retention import anchor_age
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, RedisaqError, ServerError
+
+Known = Literal["absent", "uncertain", "there", "refused", "unknown"]
+
+State = Literal["waiting", "sending", "searching", "missing", "over"]
+
+Connection = tuple[int, str, str]
+"""A connection's client id, its address as the server sees it, and the server's run (E1)."""
+
+Answer = bytes | RedisaqError | None
+"""What became of one message that was sent: its entry id (b"" if it has none yet, since it is delayed); None if its stream does not exist
+(E5); or why the server refused it. A refusal that is a ConnectionFailed passes: nothing was done, and it may be sent again (C1)."""
+
+BEGINNING = b"0-0"
+"""Before every entry. A search from here is complete only if nothing was ever taken out of the stream."""
+
+FRESH = 0.5
+"""Seconds for which the known partition count is trusted: an increase reaches a running producer within this time."""
+
+TRIMMED = "the connection broke, and trimming has taken what would tell"
+FORBIDDEN = "the connection broke, and the server does not permit CLIENT KILL"
+CLOSED = "the producer was closed under the call"
+OVERTAKEN = "OVERTAKEN a later message of the call stands in partition {}, and an earlier one does not: the order would be lost"
+LATE = "there was no time left"
+HELD_UP = "an earlier call of this producer has still not been looked for: nothing was sent"
+
+S = TypeVar("S")
+
+
+class Misstep(Exception):
+    """The driver reported an event that cannot happen in this state."""
+
+
+class Outgoing(msgspec.Struct, eq=False):
+    """One message.
+
+    Attributes:
+        msg_id: its id.
+        key: what decides its partition; None: each partition in turn.
+        fields: of its entry.
+        partition: where it goes; -1 until it is placed. It stays there once it has been sent (E6).
+        known: what is known of it.
+        entry: what the server answered for it.
+        refusal: why it was refused.
+    """
+
+    msg_id: str
+    key: str | None
+    fields: list[bytes]
+    partition: int = -1
+    known: Known = "absent"
+    entry: bytes | None = None
+    refusal: RedisaqError | None = None
+
+
+# -- steps: what to do next ----------------------------------------------------------------------------------------------------------
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """Wait a random time that grows with the failures in a row; then `paused`."""
+
+    failures: int
+
+
+class WaitForTurn(msgspec.Struct, frozen=True):
+    """Wait until `behind` no longer holds anything up (E4), but not longer than this enqueue has time; then `paused`."""
+
+    behind: Enqueue
+
+
+class ReadTopic(msgspec.Struct, frozen=True):
+    """Read how many partitions there are, and see to it that the topic keeps what this producer needs (E3); then `topic_is`."""
+
+
+class MakeTopic(msgspec.Struct, frozen=True):
+    """Make the streams that are missing (E5); then `topic_is`."""
+
+
+class WaitForRoom(msgspec.Struct, frozen=True):
+    """Wait until each partition has room for so many messages; then `room`, or `give_up` with QueueFull."""
+
+    wanted: dict[int, int]
+
+
+class LearnAnchors(msgspec.Struct, frozen=True):
+    """Ask for the last id of each of these streams (E2); then `learnt`."""
+
+    partitions: list[int]
+
+
+class Kill(msgspec.Struct, frozen=True):
+    """Kill those of these connections that can still reach the streams (E1); then `killed`."""
+
+    connections: list[Connection]
+
+
+class Find(msgspec.Struct, frozen=True):
+    """Look for these messages among the delayed ones, and in the stream after the anchor (E2, E7); then `found`."""
+
+    partition: int
+    anchor: bytes
+    messages: list[Outgoing]
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send these messages, in this order; then `sent`."""
+
+    messages: list[Outgoing]
+
+
+Step = Pause | WaitForTurn | ReadTopic | MakeTopic | WaitForRoom | LearnAnchors | Kill | Find | Send
+"""After each of them comes the event that it names, or `broke`."""
+
+
+# -- the producer --------------------------------------------------------------------------------------------------------------------
+
+
+class Knowledge:
+    """What one producer knows: of its topic, of its streams' ends, and of the enqueues that still have to send something again.
+
+    Attributes:
+        partitions: how many the topic has, 0 while nobody knows.
+        generation: how often it has grown.
+        anchors: partition -> an id that stood in its stream (E2), named by `run`.
+        run: the run of the server that named all of `anchors`.
+        unkilled: connections that broke and may still carry something (E1).
+        forbidden: those that the server does not permit to kill.
+        calm_until: up to this time an enqueue may be sent without asking `next` first: nothing that it would ask for is missing.
+        number: of the last enqueue that was first sent.
+    """
+
+    def __init__(self, topic: str, place: Callable[[str | None, int], int], send_timeout: float, *, limited: bool = False) -> None:
+        """Begin with nothing known.
+
+        Args:
+            topic: its name, for errors.
+            place: returns the partition of a key, of so many partitions.
+            send_timeout: of the producer, seconds.
+            limited: its partitions only take so many messages: ask for room before each first try.
+        """
+        self.partitions = self.generation = 0
+        self.anchors: dict[int, bytes] = {}
+        self.run = ""
+        self.unkilled: dict[Connection, None] = {}
+        self.forbidden: set[Connection] = set()
+        self.calm_until = -math.inf
+        self.number = 0
+        self.topic = topic
+        self.place = place
+        self.limited = limited
+        self._anchor_age = anchor_age(send_timeout)
+        self._acked = False
+        self._fresh_until = self._anchors_until = -math.inf
+        self._lines: dict[int, list[Enqueue]] = {}  # partition -> who has to send there again, by number
+        self._outdated: list[Enqueue] = []  # those of them that were placed in another generation, by number
+
+    def topic_is(self, generation: int, partitions: int, now: float, *, acked: bool) -> None:
+        """Note how the topic stands now; `acked`: what is acknowledged may be trimmed, so that anchors grow old (E3)."""
+        self.partitions, self._acked, self._fresh_until = partitions, acked, now + FRESH
+        if generation != self.generation:
+            self.generation = generation
+            everybody = {enqueue.number: enqueue for line in self._lines.values() for enqueue in line}
+            self._outdated = [everybody[number] for number in sorted(everybody) if everybody[number].generation != generation]
+        self.look()
+
+    def look(self) -> None:
+        """Find out until when enqueues may be sent without asking."""
+        calm = not (self.limited or self._lines or self.unkilled) and 0 < self.partitions <= len(self.anchors)
+        until = min(self._fresh_until, self._anchors_until) if self._acked else self._fresh_until
+        self.calm_until = until if calm else -math.inf
+
+    def named(self, anchors: Sequence[tuple[int, bytes]], run: str) -> None:
+        """Note anchors that this run of the server named; "": nobody can tell which run it was."""
+        if run != self.run or not run:
+            self.anchors.clear()
+            self.run, self.calm_until = run, -math.inf
+        if run:
+            self.anchors.update(anchors)
+
+    def to_read(self, now: float) -> bool:
+        """Tell whether the topic has to be read again. Of many enqueues one does: the others go on with what was known."""
+        if self.partitions and now < self._fresh_until:
+            return False
+        self._fresh_until = now + FRESH
+        return True
+
+    def to_learn(self, wanted: Iterable[int], now: float) -> list[int]:
+        """Return the partitions whose anchors have to be learnt (E2), or learnt again because all are too old (E3)."""
+        everywhere = range(self.partitions)
+        if self._acked and now >= self._anchors_until:
+            self._anchors_until = now + self._anchor_age  # before asking: of many enqueues one asks
+            return sorted({*everywhere, *wanted})
+        return [partition for partition in sorted({*everywhere, *wanted}) if partition not in self.anchors]
+
+    def not_learnt(self) -> None:
+        """Learning broke: somebody has to ask again."""
+        self._anchors_until = -math.inf
+
+    def line_up(self, enqueue: Enqueue, partitions: frozenset[int]) -> None:
+        """Let an enqueue hold up later ones to these partitions, and to no others (E4)."""
+        for partition in enqueue.holds - partitions:
+            line = self._lines[partition]
+            line.remove(enqueue)
+            if not line:
+                del self._lines[partition]
+        for partition in partitions - enqueue.holds:
+            insort(self._lines.setdefault(partition, []), enqueue, key=_number)
+        if enqueue in self._outdated and not partitions:
+            self._outdated.remove(enqueue)
+        elif partitions and not enqueue.holds and enqueue.generation != self.generation:
+            insort(self._outdated, enqueue, key=_number)
+        enqueue.holds = partitions
+        if partitions:
+            self.calm_until = -math.inf
+
+    def blocker(self, enqueue: Enqueue, partitions: frozenset[int]) -> Enqueue | None:
+        """Return an earlier enqueue that has to send first (E4), the last of them; None if there is none."""
+        number = enqueue.number or math.inf
+        for line in (self._outdated, *(self._lines[partition] for partition in partitions if partition in self._lines)):
+            earlier = bisect_left(line, number, key=_number)
+            if earlier:
+                return line[earlier - 1]
+        return None
+
+
+_number = attrgetter("number")
+
+
+# -- one enqueue ---------------------------------------------------------------------------------------------------------------------
+
+
+class Enqueue:
+    """One call: its messages, and how far it has come; see the module.
+
+    Attributes:
+        messages: in the order of the call.
+        give_up_at: when its time is up.
+        state: see the module.
+        error: once it is over, what the caller gets; None if all messages are there.
+        cause: the last failure, None before the first.
+        number: in the order of first sending; 0 before.
+        generation: of the topic when its messages were placed.
+        holds: the partitions where it holds up later enqueues (E4).
+    """
+
+    def __init__(self, knowledge: Knowledge, messages: list[Outgoing], give_up_at: float, *, repeatable: bool = False) -> None:
+        """Begin.
+
+        Args:
+            knowledge: of the producer.
+            messages: to be sent, in this order.
+            give_up_at: when its time is up.
+            repeatable: a mark at the server makes a second try harmless (E7).
+        """
+        self.messages = messages
+        self.state: State = "waiting"
+        self.error: RedisaqError | None = None
+        self.cause: ConnectionFailed | None = None
+        self.number = 0
+        self.generation = -1
+        self.holds: frozenset[int] = frozenset()
+        self._knowledge = knowledge
+        self.give_up_at = give_up_at
+        self._repeatable = repeatable
+        self._step: Step | None = None  # what is under way
+        self._failures = 0  # in a row
+        self._pausing = False
+        self._held_up = False
+        self._has_room = not knowledge.limited
+        self._anchors: dict[int, bytes] = {}  # as they were when the messages were sent
+        self._run = ""  # that named these
+        self._loose = False  # an earlier try may still arrive (E7)
+        self._carriers: dict[Connection, None] = {}  # may still bring what is uncertain (E1)
+        self._ambiguity = ""  # why something is unknown
+
+    def already_sent(self, number: int, generation: int, anchors: dict[int, bytes], run: str) -> None:
+        """Go on from here with messages that were sent without asking `next`, while all was calm; now comes `sent` or `broke`.
+
+        Args:
+            number: its place in the order of first sending.
+            generation: of the topic when the messages were placed.
+            anchors: as they were before it was sent, at least those of its partitions.
+            run: that named the anchors.
+        """
+        self.number, self.generation, self._anchors, self._run = number, generation, anchors, run
+        self._sends(self.messages)
+
+    # -- what to do ------------------------------------------------------------------------------------------------------------------
+
+    def next(self, now: float) -> Step | None:
+        """Return what to do now; None: it is over."""
+        if self._step is not None:
+            raise Misstep(f"{self._step} is under way")
+        if now >= self.give_up_at:
+            self.give_up()
+        if self.state == "over":
+            return None
+        if self._pausing:
+            self._pausing = False
+            self._step = Pause(self._failures)
+        elif self.state == "missing":
+            self._step = MakeTopic()
+        else:
+            self._step = self._search(now) if self.state == "searching" else self._prepare(now)
+        return self._step
+
+    def _search(self, now: float) -> Step | None:
+        """Return how to find out what became of a try that broke (E1, E2), or what comes once that is certain; None: it is over."""
+        knowledge = self._knowledge
+        uncertain = [message for message in self.messages if message.known == "uncertain"]
+        if uncertain and not knowledge.forbidden.isdisjoint(self._carriers):  # T4: it may come at any time
+            self._ambiguity = FORBIDDEN
+            for message in uncertain:
+                message.known = "unknown"
+            self._settle()
+        elif uncertain and knowledge.unkilled:  # E1
+            return Kill(list(knowledge.unkilled))
+        elif uncertain:
+            partition = uncertain[0].partition
+            return Find(partition, self._anchors[partition], [message for message in uncertain if message.partition == partition])
+        if self.state == "over":
+            return None
+        self.state = "waiting"
+        return self._prepare(now)
+
+    def _prepare(self, now: float) -> Step:
+        """Return what comes before a message may be sent, for everything that this producer sends; or what `_begin` returns."""
+        knowledge = self._knowledge
+        if knowledge.to_read(now):
+            return ReadTopic()
+        self._place()
+        todo = [message for message in self.messages if message.known in ("absent", "uncertain")]
+        partitions = frozenset([message.partition for message in todo])
+        behind = knowledge.blocker(self, partitions)
+        self._held_up = behind is not None
+        if behind is not None:  # E4
+            return WaitForTurn(behind)
+        if knowledge.unkilled:  # E1: what an earlier call left must not arrive behind what is sent now
+            return Kill(list(knowledge.unkilled))
+        return self._begin(todo, partitions, now)
+
+    def _begin(self, todo: list[Outgoing], partitions: frozenset[int], now: float) -> Step:
+        """Return what the partitions of these messages lack, or Send."""
+        knowledge = self._knowledge
+        if not self._has_room:
+            return WaitForRoom(Counter([message.partition for message in todo]))
+        if unknown := knowledge.to_learn(partitions, now):
+            return LearnAnchors(unknown)
+        if not self.number:
+            knowledge.number = self.number = knowledge.number + 1
+        self._anchors, self._run = {partition: knowledge.anchors[partition] for partition in partitions}, knowledge.run
+        return self._sends(todo)
+
+    def _place(self) -> None:
+        """Give each message its partition. One that was sent keeps it (E6), unless the topic has lost that partition with its data."""
+        knowledge = self._knowledge
+        anew = not self.number and self.generation != knowledge.generation
+        if anew:
+            self.generation = knowledge.generation
+            self._has_room = not knowledge.limited
+        for message in self.messages:
+            lost = message.partition < 0 or (message.partition >= knowledge.partitions and message.known == "absent")
+            if lost or (anew and message.key is not None):
+                message.partition = knowledge.place(message.key, knowledge.partitions)
+
+    def _sends(self, messages: list[Outgoing]) -> Step:
+        for message in messages:
+            message.known = "uncertain"
+        self.state = "sending"
+        self._knowledge.line_up(self, frozenset())
+        self._step = Send(messages)
+        return self._step
+
+    # -- what came of it -------------------------------------------------------------------------------------------------------------
+
+    def topic_is(self, generation: int, partitions: int, now: float, *, acked: bool) -> None:
+        """The topic is as this says, and its streams are there (E5); see `Knowledge.topic_is`."""
+        self._ended(ReadTopic, MakeTopic)
+        self._knowledge.topic_is(generation, partitions, now, acked=acked)
+        self.state = "waiting"
+
+    def room(self) -> None:
+        """There is room."""
+        self._ended(WaitForRoom)
+        self._has_room = True
+
+    def learnt(self, anchors: Sequence[bytes | None], run: str) -> None:
+        """These are the last ids of the streams, None for a missing one (E2)."""
+        step = self._ended(LearnAnchors)
+        self._knowledge.named([(partition, anchor or BEGINNING) for partition, anchor in zip(step.partitions, anchors, strict=True)], run)
+
+    def killed(self, *, allowed: bool) -> None:
+        """The server has killed the connections (E1), or does not permit that."""
+        step = self._ended(Kill)
+        for connection in step.connections:
+            self._knowledge.unkilled.pop(connection, None)
+        if not allowed:
+            self._knowledge.forbidden.update(step.connections)
+
+    def sent(self, answers: Sequence[Answer], run: str) -> None:
+        """This run of the server answered ("": nobody can tell which): for each message what became of it (C3, E5)."""
+        step = self._ended(Send)
+        self.state, missing = "waiting", set[int]()
+        absent: Known = "uncertain" if self._loose else "absent"
+        ends: list[tuple[int, bytes]] = []
+        for message, answer in zip(step.messages, answers, strict=True):
+            if isinstance(answer, bytes):
+                message.known, message.entry = "there", answer
+                if answer:
+                    ends.append((message.partition, answer))
+            elif answer is None:
+                message.known, self.state = absent, "missing"
+                missing.add(message.partition)
+            elif isinstance(answer, ConnectionFailed):  # C1
+                message.known, self.cause, self._pausing = absent, answer, True
+            else:
+                message.known, message.refusal = "unknown" if self._loose else "refused", answer
+                self._ambiguity = f"an earlier try broke, and a later one was refused: {answer}"
+        self._failures = self._failures + 1 if self._pausing else 0
+        self._knowledge.named(ends, run)
+        for partition in missing:  # E5: it may begin again at a lower id
+            self._knowledge.anchors.pop(partition, None)
+        self._settle(
+            "NOSTREAM the stream of partition {} was made while a call was appending to it: the order would be lost"
+            if missing
+            else OVERTAKEN
+        )
+
+    def found(self, present: Sequence[bytes | None], *, complete: bool, last: bytes, run: str) -> None:
+        """The search was answered.
+
+        Args:
+            present: for each message its entry id, b"" if it is delayed, None if it is in neither place.
+            complete: the stream reaches back to the anchor.
+            last: the last id that the stream ever had (C5).
+            run: of the server that answered; "": nobody can tell.
+        """
+        step = self._ended(Find)
+        known = complete or parse_id(last) <= parse_id(step.anchor)
+        if not known:
+            self._ambiguity = TRIMMED
+        for message, entry in zip(step.messages, present, strict=True):
+            message.known = "there" if entry is not None else "absent" if known else "unknown"
+            message.entry = entry
+        self._knowledge.named([(step.partition, last)], run)
+        self._settle()
+
+    def broke(self, error: ConnectionFailed, connections: Sequence[Connection] = ()) -> None:
+        """The step failed.
+
+        Args:
+            error: with what. `maybe_executed` tells whether anything was written; only a message that was sent is uncertain then.
+            connections: all that broke and may still carry a part of what was sent (C2).
+        """
+        step, self._step = self._step, None
+        if step is None:
+            raise Misstep("nothing is under way")
+        self._failures, self._pausing, self.cause = self._failures + 1, True, error
+        if isinstance(step, LearnAnchors):
+            self._knowledge.not_learnt()
+        if isinstance(step, Send):
+            self._broke_sending(step, connections, written=error.maybe_executed)
+        if error.permanent:
+            self.give_up()
+        self._hold()
+
+    def _broke_sending(self, step: Send, connections: Sequence[Connection], *, written: bool) -> None:
+        knowledge = self._knowledge
+        self.state = "searching" if written and not self._repeatable else "waiting"
+        self._carriers.update(dict.fromkeys(connections))
+        if self.state == "searching":
+            knowledge.unkilled.update(dict.fromkeys(connections))
+            if any(run != self._run for _, _, run in connections):  # E2: it may have got an id below the anchor
+                self._anchors = dict.fromkeys(self._anchors, BEGINNING)
+            return
+        self._loose = self._loose or written
+        for message in step.messages:
+            message.known = "uncertain" if self._loose else "absent"
+
+    def paused(self) -> None:
+        """A pause, or the wait for a turn, is over."""
+        self._ended(Pause, WaitForTurn)
+
+    def give_up(self, reason: RedisaqError | str | None = None) -> None:
+        """End the call: its time is up, or `reason` says what else.
+
+        Args:
+            reason: an error to raise if nothing is uncertain; or a text that says why nobody waits any longer.
+        """
+        self._step = None
+        if self.state == "over":
+            return
+        failure = reason if isinstance(reason, RedisaqError) else None
+        if failure is None and self._held_up:
+            failure = ConnectionFailed(f"topic {self._knowledge.topic}", HELD_UP, silent=True)
+        if not isinstance(reason, str):
+            reason = f"{self.cause.reason}, and no answer within send_timeout" if self.cause is not None else LATE
+        self._end(self._ambiguity or reason, failure)
+
+    def leave(self) -> None:
+        """The caller was cancelled: nothing more is sent. What it left is killed before the next enqueue sends anything (E1)."""
+        self._step = None
+        if self.state != "over":
+            self._over()
+
+    # -- how it ends -----------------------------------------------------------------------------------------------------------------
+
+    def _settle(self, overtaken: str = OVERTAKEN) -> None:
+        """Refuse what a later message of the call has overtaken: sent again, it would stand behind that (C3). End when all is known."""
+        standing = set[int]()
+        for message in reversed(self.messages):
+            if message.known == "there" and message.entry:
+                standing.add(message.partition)
+            elif message.known == "absent" and message.partition in standing:
+                message.known, message.refusal = "refused", ServerError(overtaken.format(message.partition), appended=())
+        if all(message.known not in ("absent", "uncertain") for message in self.messages):
+            self._end(self._ambiguity, None)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Hold up later enqueues to wherever something may have to be sent again, and no others (E4)."""
+        holding = self.number and self.state in ("waiting", "searching", "missing")
+        todo = [message.partition for message in self.messages if message.known in ("absent", "uncertain")] if holding else []
+        self._knowledge.line_up(self, frozenset(todo))
+
+    def _end(self, ambiguity: str, failure: RedisaqError | None) -> None:
+        """End the call with what its caller is to know. Whatever an error does not name, or show as appended, is there."""
+        lacking = [message for message in self.messages if message.known != "there"]
+        refusal = next((message.refusal for message in lacking if message.refusal is not None), None)
+        if any(message.known in ("uncertain", "unknown") for message in lacking):
+            self.error = AmbiguousEnqueueError([message.msg_id for message in lacking], ambiguity)
+        elif lacking:
+            self.error = refusal or failure or self._not_sent()
+            self._tell_appended(self.error, partly=len(lacking) < len(self.messages))
+        self._over()
+
+    def _tell_appended(self, error: RedisaqError, *, partly: bool) -> None:
+        """Let an error about a part of an append tell which part was appended; a script that was refused has no such part."""
+        if (isinstance(error, ServerError) and error.appended is not None) or (isinstance(error, ConnectionFailed) and partly):
+            error.appended = [message.entry for message in self.messages]
+
+    def _not_sent(self) -> ConnectionFailed:
+        if self.cause is not None:
+            return self.cause.unsent()
+        return ConnectionFailed(f"topic {self._knowledge.topic}", LATE, silent=True)
+
+    def _over(self) -> None:
+        knowledge = self._knowledge
+        self.state = "over"
+        if self._loose:  # E1: an earlier try must not arrive behind what comes next
+            knowledge.unkilled.update(self._carriers)
+        knowledge.line_up(self, frozenset())
+        knowledge.look()
+
+    def _ended(self, *kinds: type[S]) -> S:
+        step, self._step = self._step, None
+        if not isinstance(step, kinds):
+            raise Misstep(f"this cannot come after {step}")
+        return step
