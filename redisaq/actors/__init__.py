@@ -8,10 +8,10 @@ from __future__ import annotations
 from redisaq.actors.actor import Actor
 from redisaq.actors.mailbox import Mailbox
 from redisaq.actors.ref import ActorRef
-from redisaq.actors.reply import Reply
 from redisaq.actors.restart import RestartPolicy
 from redisaq.actors.supervisor import Supervisor
 from redisaq.actors.tree import Node
+from redisaq.actors.waiting import Reply
 from redisaq.errors import ActorStopped, RestartsExceeded
 
 __all__ = ["Actor", "ActorRef", "ActorStopped", "Mailbox", "Node", "Reply", "RestartPolicy", "RestartsExceeded", "Supervisor"]

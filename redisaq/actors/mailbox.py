@@ -18,7 +18,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from redisaq.actors.reply import Asked, Reply
+from redisaq.actors.waiting import Asked, Reply, Signal
 from redisaq.errors import ActorStopped, SettingsError
 
 M = TypeVar("M")
@@ -47,8 +47,8 @@ class Mailbox(Generic[M]):
         self._reading = False
         self._send: MemoryObjectSendStream[M] | None = None
         self._take: MemoryObjectReceiveStream[M] | None = None
-        self._arrival: anyio.Event | None = None
-        self._opening: anyio.Event | None = None
+        self._arrival = Signal()
+        self._opening = Signal()
         self._closed = False
         self._asked: dict[int, Asked] = {}
 
@@ -138,8 +138,6 @@ class Mailbox(Generic[M]):
         return self._take
 
     async def _wait_for_arrival(self) -> None:
-        if self._arrival is None:
-            self._arrival = anyio.Event()
         self.busy_since = None
         await self._arrival.wait()
 
@@ -164,15 +162,13 @@ class Mailbox(Generic[M]):
             if self._closed:
                 await checkpoint()  # as where it is open: whoever is being cancelled learns that first
                 raise self.stopped()
-            if self._opening is None:
-                self._opening = anyio.Event()
             await self._opening.wait()
         try:
             await self._send.send(message)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
             raise self.stopped() from None
-        if self._arrival is not None:
-            self._wake()
+        if self._arrival.event is not None:
+            self._arrival.fire()
 
     def put_nowait(self, message: M) -> None:
         """Put a message in if there is room; see `ActorRef.tell_nowait`."""
@@ -184,8 +180,8 @@ class Mailbox(Generic[M]):
             self._send.send_nowait(message)
         except (anyio.ClosedResourceError, anyio.BrokenResourceError):
             raise self.stopped() from None
-        if self._arrival is not None:
-            self._wake()
+        if self._arrival.event is not None:
+            self._arrival.fire()
 
     def expect(self, message: M, reply: Reply[Any]) -> Asked:
         """Note that somebody waits for the answer to this message, until `forget`."""
@@ -202,11 +198,6 @@ class Mailbox(Generic[M]):
         """Return the error that says this actor is gone."""
         return ActorStopped(self.path, reason, leftover=self.leftover)
 
-    def _wake(self) -> None:
-        arrival, self._arrival = self._arrival, None
-        if arrival is not None:
-            arrival.set()
-
     # -- the supervisor's side --------------------------------------------------------------------------------------------------
 
     @property
@@ -222,8 +213,7 @@ class Mailbox(Generic[M]):
     def open(self) -> None:
         """Let messages in."""
         self._send, self._take = anyio.create_memory_object_stream[M](self.capacity)
-        if self._opening is not None:
-            self._opening.set()
+        self._opening.fire()
 
     def lose_hand(self, error: BaseException | None) -> Sequence[M]:
         """The actor will not finish what it has in hand: return that, and give its askers the error that it failed of, if there is one."""
@@ -248,9 +238,8 @@ class Mailbox(Generic[M]):
         self._closed = True
         if self._send is not None:
             self._send.close()
-        if self._opening is not None:
-            self._opening.set()
-        self._wake()
+        self._opening.fire()
+        self._arrival.fire()
 
     def close(self) -> int:
         """Close it for good; return how many messages were left. Whoever waits for an answer gets ActorStopped."""

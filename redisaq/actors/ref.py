@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
-from redisaq.actors.reply import Reply
+from redisaq.actors.waiting import Reply
 
 if TYPE_CHECKING:
     from redisaq.actors.mailbox import Mailbox

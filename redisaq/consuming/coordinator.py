@@ -18,7 +18,7 @@ import anyio
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
-from redisaq.actors.reply import Reply
+from redisaq.actors.waiting import Reply
 from redisaq.brokers.base import Beat
 from redisaq.consuming.admission import Admission
 from redisaq.consuming.contact import GROUP, HEARTBEAT

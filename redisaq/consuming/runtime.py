@@ -17,8 +17,8 @@ import anyio
 from anyio.abc import TaskStatus
 
 from redisaq.actors.actor import Actor
-from redisaq.actors.reply import Reply
 from redisaq.actors.supervisor import Supervisor
+from redisaq.actors.waiting import Reply
 from redisaq.consuming.acknowledger import Acknowledger
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.coordinator import Leave, RaiseToken, RebalanceCoordinator, Unable

@@ -16,7 +16,7 @@ import msgspec
 from anyio.abc import TaskGroup, TaskStatus
 
 from redisaq.actors import Actor, ActorRef, Node, Reply, Supervisor
-from redisaq.actors.crew import Strategy
+from redisaq.actors.supervisor import Strategy
 from redisaq.errors import SettingsError
 
 M = TypeVar("M")

@@ -16,7 +16,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from redisaq.actors import Actor, ActorRef, ActorStopped, Reply, RestartPolicy, RestartsExceeded, Supervisor
-from redisaq.actors.crew import Strategy
+from redisaq.actors.supervisor import Strategy
 from redisaq.environment import current_environment
 from redisaq.testing import virtual_run
 

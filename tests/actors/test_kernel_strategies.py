@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from redisaq.actors import ActorStopped, RestartPolicy, Supervisor
-from redisaq.actors.crew import Strategy
+from redisaq.actors.supervisor import Strategy
 from redisaq.testing import virtual_run
 from tests.actors.kernel import Recorder, until
 

@@ -1,4 +1,4 @@
-"""Where the answer to a question goes: made by `ActorRef.ask`, put into the message, set by the actor."""
+"""What tasks wait for: a change (`Signal`), an answer (`Reply`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,34 @@ import anyio
 R = TypeVar("R")
 
 
+class Signal:
+    """Wakes the tasks that wait for a change. Nobody waiting costs nothing: there is an event only while somebody does.
+
+    Attributes:
+        event: what the waiting tasks wait for; None while there are none. The hot path looks at it before it calls `fire`.
+    """
+
+    __slots__ = ("event",)
+
+    def __init__(self) -> None:
+        """Begin with nobody waiting."""
+        self.event: anyio.Event | None = None
+
+    async def wait(self) -> None:
+        """Wait for the next `fire`."""
+        if self.event is None:
+            self.event = anyio.Event()
+        await self.event.wait()
+
+    def fire(self) -> None:
+        """Wake all that wait now."""
+        event, self.event = self.event, None
+        if event is not None:
+            event.set()
+
+
 class Reply(Generic[R]):
-    """The place for one answer.
+    """The place for one answer: made by `ActorRef.ask`, put into the message, set by the actor.
 
     Attributes:
         deadline: the loop's time until which the asker waits; `math.inf` if it has no limit.
