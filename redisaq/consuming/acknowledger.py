@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from redisaq.actors.actor import Actor
 from redisaq.brokers.base import Acks
+from redisaq.consuming.contact import forever
 from redisaq.consuming.context import Surroundings
-from redisaq.consuming.insist import forever
+from redisaq.consuming.doorbell import Ring, ring
 from redisaq.consuming.owned import OwnedPartition
-from redisaq.consuming.ring import Ring, ring
 from redisaq.errors import ConnectionFailed
 
 MOST_IDS = 2000  # in one script

@@ -1,7 +1,13 @@
-"""Whether the server answers this consumer, and who is told when that changes.
+"""What a consumer does while the server does not answer: repeats its steps, restarts its actors, reports it.
 
-In: steps towards the server that say that the consumer is in its group, or keep it there: answered, failed, or overdue. Out: Disconnected,
-again each minute for as long as it lasts, and Reconnected. What always holds: an overdue step is reported, and still waited for.
+After its first connection a consumer never gives up. What bounds the waiting is the lease, whose scope cancels it.
+
+- `insist` repeats a step, and `forever` restarts an actor, after the errors in `PASSING`. Any other error ends the consumer.
+- `Contact` knows whether the server answers the steps that make the consumer a member of its group, and keep it one. Out: Disconnected,
+  again each minute for as long as it lasts, and Reconnected. Always: an overdue step is reported, and still waited for.
+- `Trouble` notices that one owned partition cannot be taken or read, although its owner lives. Out, after a ttl without a read that came
+  back: PartitionStuck, again each minute, and a word to the coordinator, which lets another member have the partition. Always: a partition
+  that nothing was asked of (its group is paused, its handlers are slow) is in no trouble.
 """
 
 from __future__ import annotations
@@ -13,9 +19,44 @@ from typing import TypeVar
 import anyio
 
 from redisaq import events
+from redisaq.actors.restart import RestartPolicy
 from redisaq.consuming.bulletin import Bulletin
+from redisaq.consuming.owned import OwnedPartition
+from redisaq.core.backoff import full_jitter
+from redisaq.environment import Environment
+from redisaq.errors import ServerFull
 
 T = TypeVar("T")
+
+PASSING: tuple[type[Exception], ...] = (ConnectionError, ServerFull)
+"""What a consumer's own steps are repeated after, forever: a server that cannot be reached, refuses a log-in or is busy, and one whose
+memory is full. Any other error ends the consumer."""
+
+
+async def insist(step: Callable[[], Awaitable[T]], environment: Environment, failed: Callable[[str], None] = lambda _: None) -> T:
+    """Return what `step` answers, repeating it after errors that pass, with full jitter, 0.05 s growing to 1 s.
+
+    `failed` is told the reason of each failure.
+    """
+    failures = 0
+    while True:
+        try:
+            return await step()
+        except PASSING as error:
+            failures += 1
+            failed(reason_of(error))
+            await anyio.sleep(full_jitter(failures, base=0.05, most=1.0, random=environment.random))
+
+
+def forever(*, backoff: float = 0.05, max_backoff: float = 1.0, reset_after: float) -> RestartPolicy:
+    """Return the policy of a consumer's own actor: it runs again after each error that passes."""
+    return RestartPolicy(on=PASSING, max_restarts=math.inf, within=60.0, backoff=backoff, max_backoff=max_backoff, reset_after=reset_after)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a step failed, in words, without the server's address."""
+    return str(getattr(error, "reason", "") or error) or type(error).__name__
+
 
 HEARTBEAT, GROUP = "heartbeat", "group"
 """What may fail each by itself: staying a member (or becoming one), and changing the group's document."""
@@ -24,7 +65,7 @@ REMIND = 60.0  # seconds between two reports of what lasts
 
 
 class Contact:
-    """See the module.
+    """Whether the server answers this consumer.
 
     Attributes:
         heartbeat: local clock at which the last heartbeat that was answered had been sent, None before the first.
@@ -84,3 +125,40 @@ class Contact:
             await anyio.sleep(within)
             self.failed(HEARTBEAT, f"the server has not answered for {within:g} s")
             within = REMIND
+
+
+class Trouble:
+    """Whether one partition can be read."""
+
+    def __init__(self, bulletin: Bulletin, clock: Callable[[], float], owned: OwnedPartition, stuck: Callable[[int], None]) -> None:
+        """Take the partition, and who is told that this member cannot read it."""
+        self._bulletin = bulletin
+        self._clock = clock
+        self._owned = owned
+        self._stuck = stuck
+        self._since: float | None = None
+        self._told = -math.inf
+
+    def failed(self, reason: str) -> None:
+        """Note that it could not be taken, or read, just now."""
+        owned, now = self._owned, self._clock()
+        if self._since is None:
+            self._since = now
+        elif now - self._since >= owned.lease.ttl and now - self._told >= REMIND and owned.may_start:
+            self._told = now
+            bulletin = self._bulletin
+            bulletin.tell(
+                events.PartitionStuck(
+                    topic=bulletin.topic,
+                    group=bulletin.group,
+                    member=bulletin.member,
+                    partition=owned.partition,
+                    token=owned.token,
+                    reason=reason,
+                )
+            )
+            self._stuck(owned.partition)
+
+    def over(self) -> None:
+        """Note that it was read."""
+        self._since = None

@@ -1,8 +1,10 @@
-"""What every actor of one consumer is given."""
+"""What every actor of one consumer is given; and the gate that is closed while the group is paused."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,14 +12,57 @@ from typing import Any, NamedTuple
 import anyio
 
 from redisaq import events
+from redisaq.actors.waiting import Signal
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.concurrency import Concurrency
 from redisaq.consuming.contact import Contact
-from redisaq.consuming.gate import Gate
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.environment import Environment
 from redisaq.message import Message
+
+
+class Gate:
+    """Closed while the group is paused: nothing is read and no handler begins; what runs goes on, leases are kept.
+
+    The coordinator moves it; readers and handler pools heed it.
+    """
+
+    def __init__(self) -> None:
+        """Begin open."""
+        self.closed = False
+        self._opened = Signal()
+        self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
+
+    def move(self, *, closed: bool) -> bool:
+        """Close or open it; False if it was so already."""
+        if closed == self.closed:
+            return False
+        self.closed = closed
+        if closed:
+            for scope in tuple(self._scopes):
+                scope.cancel()
+        else:
+            self._opened.fire()
+        return True
+
+    async def wait_open(self) -> None:
+        """Return once it is open."""
+        while self.closed:
+            await self._opened.wait()
+
+    @contextlib.contextmanager
+    def while_open(self) -> Generator[anyio.CancelScope]:
+        """Return a cancel scope that ends when it closes."""
+        with anyio.CancelScope() as scope:
+            self._scopes[scope] = None
+            if self.closed:
+                scope.cancel()
+            try:
+                yield scope
+            finally:
+                self._scopes.pop(scope, None)
+
 
 AT_ONCE = 32
 """So many partitions dial, or are installed, at a time. With thousands at once each turn of the event loop takes seconds, and a heartbeat

@@ -20,11 +20,9 @@ from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.waiting import Reply
 from redisaq.brokers.base import Beat
-from redisaq.consuming.admission import Admission
-from redisaq.consuming.contact import GROUP, HEARTBEAT
+from redisaq.consuming.contact import GROUP, HEARTBEAT, PASSING, forever, reason_of
 from redisaq.consuming.context import Surroundings
-from redisaq.consuming.insist import PASSING, forever, reason_of
-from redisaq.consuming.member import Member
+from redisaq.consuming.member import Admission, Member
 from redisaq.consuming.owner import Ended
 from redisaq.consuming.partitions import Acquire, Lose, Order, Revoke
 from redisaq.core import membership

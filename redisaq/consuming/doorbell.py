@@ -1,20 +1,38 @@
-"""Listens to a doorbell (the group's, or one partition's) and rings whoever it concerns.
+"""Rings: the smallest message, "look again"; and the actor that hears the server's and passes them on.
 
-A ring is a hint: missing one costs time, never correctness. Where the server does not let us listen, this rings every second instead, and
-asks once a minute whether it does by now.
+In: rings of a group's doorbell, or of one partition's. Out: a call for each. A ring is a hint: missing one costs time, never correctness.
+Where the server does not let us listen, the listener rings every second instead, and asks once a minute whether it may by now.
+
+One ring at a time is enough, so a mailbox for rings has room for one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Awaitable, Callable
 
 import anyio
 
 from redisaq.actors.actor import Actor
+from redisaq.actors.ref import ActorRef
 from redisaq.actors.restart import RestartPolicy
 from redisaq.brokers.base import Doorbell
-from redisaq.errors import ServerError
+from redisaq.errors import ActorStopped, ServerError
+
+
+class Ring:
+    """There is something to look at; what it is stands elsewhere."""
+
+
+RING = Ring()
+
+
+def ring(ref: ActorRef[Ring]) -> None:
+    """Let the actor look again; one that has been rung and has not looked yet, or has stopped, is left alone."""
+    with contextlib.suppress(anyio.WouldBlock, ActorStopped):
+        ref.tell_nowait(RING)
+
 
 LOOK_EVERY = 1.0  # seconds between two looks where nobody tells when to look
 LOOKS = 60  # so many of them before it is tried again to listen

@@ -18,9 +18,9 @@ from redisaq import events
 from redisaq.brokers.delivery import Body, SetAside
 from redisaq.callables import unrun
 from redisaq.consuming.concurrency import Abandoned
+from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.handler import adapt
-from redisaq.consuming.insist import insist
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.verdicts import Held, Verdicts
 from redisaq.core.codec import EntryDecoder

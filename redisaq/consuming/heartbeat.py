@@ -13,9 +13,8 @@ from functools import partial
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.consuming.contact import HEARTBEAT
+from redisaq.consuming.contact import HEARTBEAT, PASSING, reason_of
 from redisaq.consuming.context import Surroundings
-from redisaq.consuming.insist import PASSING, reason_of
 from redisaq.consuming.member import Member
 from redisaq.core.backoff import full_jitter
 

@@ -24,16 +24,14 @@ from redisaq.actors.ref import ActorRef
 from redisaq.actors.supervisor import Supervisor
 from redisaq.brokers.base import Installed
 from redisaq.brokers.delivery import Resolution
+from redisaq.consuming.contact import Trouble, insist
 from redisaq.consuming.context import Surroundings
-from redisaq.consuming.doorbell import SignalListener
+from redisaq.consuming.doorbell import SignalListener, ring
 from redisaq.consuming.handler_pool import Batch
 from redisaq.consuming.handling import Execution
-from redisaq.consuming.insist import insist
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.reader import PartitionReader
 from redisaq.consuming.retry_timer import RetryTimer
-from redisaq.consuming.ring import ring
-from redisaq.consuming.trouble import Trouble
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.membership import may_acquire_foreign
 from redisaq.errors import ActorStopped
@@ -101,7 +99,7 @@ class PartitionOwner(Actor[Drain]):
         self._raise_token = raise_token
         self._taken = taken
         self._ended = ended
-        self._trouble = Trouble(surroundings, owned, stuck)
+        self._trouble = Trouble(surroundings.bulletin, surroundings.environment.clock, owned, stuck)
         self.acquired = self._released = False  # acquired: its predecessor's readers are closed, it reads
         self._patience: anyio.CancelScope | None = None
         self._taking: anyio.CancelScope | None = None

@@ -18,13 +18,12 @@ from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.brokers.base import RawEntry, Reader
+from redisaq.consuming.contact import PASSING, Trouble, forever, reason_of
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.handler_pool import Batch, hand_over
 from redisaq.consuming.handling import Execution
-from redisaq.consuming.insist import PASSING, forever, reason_of
 from redisaq.consuming.loss_watch import LossWatch
 from redisaq.consuming.owned import OwnedPartition
-from redisaq.consuming.trouble import Trouble
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.entry_ids import before, format_id, parse_id
 from redisaq.core.records import Unreadable

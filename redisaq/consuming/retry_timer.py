@@ -15,12 +15,12 @@ import anyio
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.brokers.delivery import Due
+from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings
+from redisaq.consuming.doorbell import Ring
 from redisaq.consuming.handler_pool import Batch, hand_over
 from redisaq.consuming.handling import Execution
-from redisaq.consuming.insist import insist
 from redisaq.consuming.owned import OwnedPartition
-from redisaq.consuming.ring import Ring
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.records import Unreadable
 from redisaq.errors import LeaseLostError

@@ -19,11 +19,11 @@ from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.retention import Keeping
+from redisaq.consuming.contact import forever
 from redisaq.consuming.context import Surroundings
-from redisaq.consuming.insist import forever
+from redisaq.consuming.doorbell import Ring, ring
 from redisaq.consuming.member import Member
 from redisaq.consuming.owned import OwnedPartition
-from redisaq.consuming.ring import Ring, ring
 from redisaq.errors import ServerError
 
 SHORTEST, LONGEST = 0.2, 5.0  # seconds between two looks; between these, a quarter of the time for which everything is kept

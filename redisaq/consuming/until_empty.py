@@ -11,8 +11,8 @@ from collections.abc import Callable
 import anyio
 
 from redisaq.actors.actor import Actor
+from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings
-from redisaq.consuming.insist import insist
 from redisaq.consuming.member import Member
 from redisaq.consuming.partitions import PartitionSupervisor
 from redisaq.errors import RedisaqError
