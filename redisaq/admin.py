@@ -16,17 +16,15 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 
+from redisaq.admin_views import DeadLetterDecoder, DeadMessage, GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo, message_id
 from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.administration import END, START, GroupView, PartitionView
 from redisaq.brokers.base import Broker, GroupName, TopicState
 from redisaq.brokers.changes import Changes
 from redisaq.brokers.graveyard import DeadLetterEntry
-from redisaq.core.backoff import full_jitter
 from redisaq.core.codec import Deserializer
-from redisaq.core.dead_letters import DeadLetterDecoder, DeadMessage, message_id
-from redisaq.core.entry_ids import parse_id
-from redisaq.core.positions import before_entry, before_time
-from redisaq.core.reports import GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
+from redisaq.core.entry_ids import before_entry, before_time, parse_id
+from redisaq.core.retry import full_jitter
 from redisaq.describing import shown
 from redisaq.environment import current_environment, silence_within, time_is_up_at, time_limit, when_forked
 from redisaq.errors import ConnectionFailed, GroupBusyError, SettingsError, TopicMissingError

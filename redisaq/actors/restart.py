@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import cast
 
-from redisaq.core.backoff import full_jitter
+from redisaq.core.retry import full_jitter
 from redisaq.errors import SettingsError
 
 

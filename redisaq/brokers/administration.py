@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from redisaq.brokers.terms import GroupName
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 
 __all__ = ["END", "LOOKED_AT", "START", "AdminBroker", "GroupView", "PartitionView", "StreamView"]
 

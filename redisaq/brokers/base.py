@@ -21,7 +21,7 @@ from redisaq.brokers.graveyard import Graveyard
 from redisaq.brokers.producing import ProducingBroker
 from redisaq.brokers.retention import RetentionBroker, Terms
 from redisaq.brokers.terms import Doorbell, GroupName, ReaderMark
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 
 __all__ = [
     "Acks",

@@ -31,7 +31,7 @@ from redisaq import events
 from redisaq.cli.groups import leaves
 from redisaq.consumer import Consumer
 from redisaq.embedded import open_embedded
-from redisaq.embedded.program import valkey_program
+from redisaq.embedded.server import valkey_program
 from redisaq.environment import current_environment
 from redisaq.errors import RedisaqError, SettingsError
 from redisaq.message import Message

@@ -22,7 +22,7 @@ from redisaq import events
 from redisaq.actors.restart import RestartPolicy
 from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.owned import OwnedPartition
-from redisaq.core.backoff import full_jitter
+from redisaq.core.retry import full_jitter
 from redisaq.environment import Environment
 from redisaq.errors import ServerFull
 

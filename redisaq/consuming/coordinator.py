@@ -26,8 +26,8 @@ from redisaq.consuming.member import Admission, Member
 from redisaq.consuming.owner import Ended
 from redisaq.consuming.partitions import Acquire, Lose, Order, Revoke
 from redisaq.core import membership
-from redisaq.core.backoff import full_jitter
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
+from redisaq.core.retry import full_jitter
 from redisaq.errors import ActorStopped
 
 TOPIC_POLL = 1.0  # seconds between two looks for a topic that does not exist

@@ -16,7 +16,7 @@ from redisaq.actors.actor import Actor
 from redisaq.consuming.contact import HEARTBEAT, PASSING, reason_of
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.member import Member
-from redisaq.core.backoff import full_jitter
+from redisaq.core.retry import full_jitter
 
 
 class HeartbeatEmitter(Actor[None]):

@@ -16,8 +16,7 @@ from redisaq.brokers.base import Beat
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.lease import Lease
 from redisaq.core import membership
-from redisaq.core.document import EMPTY, Document
-from redisaq.core.membership import UNKNOWN, is_member, next_forgotten
+from redisaq.core.membership import EMPTY, UNKNOWN, Document, is_member, next_forgotten
 from redisaq.environment import Environment
 
 

@@ -16,8 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from redisaq.callables import unrun
-from redisaq.core.payload_types import decoder_for
-from redisaq.core.payloads import check, encode, encode_json, text_of_value
+from redisaq.core.payloads import check, decoder_for, encode, encode_json, text_of_value
 from redisaq.core.records import Unreadable
 from redisaq.describing import name_of, shown, text_of
 from redisaq.errors import PartitionKeyError, SerializationError

@@ -1,4 +1,6 @@
-"""How the group's document changes: one pure function for each reason, and what a member reads in it.
+"""The group's document: who is in the group, who should own which partition, who does own it; and how all of that changes.
+
+There is one pure function for each reason to change it. Nothing else builds a document.
 
 In: the document as a member last saw it, and what it knows besides (its incarnation, the server's time, who is expired). Out: the
 next document, for the broker to put in the place of exactly the one that was seen (M3). Whoever comes second with his gets a
@@ -26,6 +28,16 @@ queue (M1). Every function below moves the columns of this table, and nothing el
 `unable` is a column of its own: `enter_unable` adds to it; an entry goes with its incarnation, or when `advance` finds it older than
 FORGET_US.
 
+The target is computed by `assign`. It is
+
+- *able*: nobody is meant to own a partition that he cannot read, while another member can;
+- *balanced*: the loads of two members differ by at most one, unless none of the greater one's partitions could go to the other;
+- *sticky*: where all can read all, no balanced assignment moves fewer partitions away from a member that is still there (the idea of
+  KIP-54);
+- *a fixed point*: applied to its own result it changes nothing;
+- *deterministic*: it depends on what it is given, never on the order in which it is given. Two members that see the same document compute
+  the same target.
+
 Computing the target anew gives the same target unless the set of names, the partition count or `unable` has changed, so a name that has a
 successor keeps its place.
 
@@ -43,13 +55,142 @@ member that takes over. `join`, `leave` and `advance` may also be chained, and t
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
-from redisaq.core.assignment import assign
-from redisaq.core.document import EMPTY, Document, MemberEntry
+from redisaq.core.records import MOST_NUMBER, MOST_PARTITIONS, UNREADABLE
+
+
+class MemberEntry(msgspec.Struct, frozen=True):
+    """One name in the group (M1, M2).
+
+    Attributes:
+        incarnation: the running start that holds the name now.
+        successors: later starts under the same name, oldest first, waiting for the name.
+    """
+
+    incarnation: str
+    successors: tuple[str, ...] = ()
+
+
+class Document(msgspec.Struct, frozen=True):
+    """What the group agrees on.
+
+    Attributes:
+        epoch: grows by one with every change.
+        members: member name -> who holds it. A consumer without a name of its own uses its incarnation as its name.
+        partitions: how many partitions the target was computed for.
+        target: partition -> member name that should own it.
+        lease: partition -> incarnation that does own it; absent while nobody does.
+        token: partition -> the last fencing token given; never dropped on release (M6).
+        unable: partition -> incarnations that owned it and could not read it, each with the server's time at which it said so. Members of
+            an older version pass over this and drop it with their next change.
+    """
+
+    epoch: int = 0
+    members: dict[str, MemberEntry] = {}
+    partitions: int = 0
+    target: dict[int, str] = {}
+    lease: dict[int, str] = {}
+    token: dict[int, int] = {}
+    unable: dict[int, dict[str, int]] = {}
+
+
+EMPTY = Document()
+_decoder = msgspec.msgpack.Decoder(Document)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_document(document: Document) -> bytes:
+    """Return the document as msgpack."""
+    return _encoder.encode(document)
+
+
+def decode_document(data: bytes) -> Document:
+    """Return the document that `encode_document` wrote; ValueError, or one of UNREADABLE, for anything else."""
+    document = _decoder.decode(data)
+    numbers = (*document.target, *document.lease, *document.token, *document.unable)
+    if not 0 <= document.partitions <= MOST_PARTITIONS or not all(0 <= number < MOST_PARTITIONS for number in numbers):
+        raise ValueError("there are no such partitions")
+    said = (at for entries in document.unable.values() for at in entries.values())
+    if not all(0 <= value < MOST_NUMBER for value in (document.epoch, *document.token.values(), *said)):
+        raise ValueError("a token, a time or the epoch is out of its bounds")
+    if any(holder and partition not in document.token for partition, holder in document.lease.items()):
+        raise ValueError("a lease has no token")
+    if not all(number < document.partitions for number in document.target):
+        raise ValueError("the target is of other partitions")
+    return document
+
+
+def read_document(data: bytes | None) -> Document | None:
+    """Return the document, None where there is none or it cannot be read."""
+    try:
+        return None if data is None else decode_document(data)
+    except UNREADABLE:
+        return None
+
+
+def assign(
+    members: Collection[str], partitions: int, current: Mapping[int, str], unable: Mapping[int, Collection[str]] | None = None
+) -> dict[int, str]:
+    """Return partition -> member for the partitions 0 to `partitions` - 1.
+
+    Args:
+        members: names; what is listed twice counts once.
+        partitions: how many there are.
+        current: what was meant so far. Members that are gone and partitions outside the range are passed over.
+        unable: partition -> members that cannot read it. Where that is all of them, it counts for nothing.
+
+    Returns:
+        A member for every partition, in the order of the partitions; nothing if there are no members.
+    """
+    owned: dict[str, list[int]] = {member: [] for member in sorted(set(members))}
+    if not owned:
+        return {}
+    barred = {partition: owned.keys() & set(names) for partition, names in (unable or {}).items()}
+    barred = {partition: names for partition, names in barred.items() if names and len(names) < len(owned)}
+    unplaced: list[int] = []
+    for partition in range(partitions):
+        owner = current.get(partition)
+        if owner in owned and owner not in barred.get(partition, ()):
+            owned[owner].append(partition)
+        else:
+            unplaced.append(partition)
+
+    # Those that not everybody can have come first. Each goes to whoever has least.
+    for partition in [one for one in unplaced if one in barred]:
+        able = owned.keys() - barred[partition]
+        owned[min(able, key=lambda member: (len(owned[member]), member))].append(partition)
+    hands = [(len(kept), member) for member, kept in owned.items()]
+    heapq.heapify(hands)
+    for partition in [one for one in unplaced if one not in barred]:
+        load, member = hands[0]
+        owned[member].append(partition)
+        heapq.heapreplace(hands, (load + 1, member))
+
+    while _level(owned, barred):
+        pass
+    return dict(sorted((partition, member) for member, kept in owned.items() for partition in kept))
+
+
+def _level(owned: dict[str, list[int]], barred: Mapping[int, Collection[str]]) -> bool:
+    """Move one partition from whoever has most to whoever has least, or as near to that as can be; False if that would level nothing."""
+    ranks = sorted((len(kept), member) for member, kept in owned.items())
+    for most, giver in reversed(ranks):
+        if most < ranks[0][0] + 2:
+            break
+        for least, taker in ranks:
+            if most < least + 2:
+                break
+            for place in range(most - 1, -1, -1):
+                if taker not in barred.get(owned[giver][place], ()):
+                    owned[taker].append(owned[giver].pop(place))
+                    return True
+    return False
+
 
 UNKNOWN = ""
 """Holds the leases of a document made again: an owner that nobody can name may still be at work there (M8)."""

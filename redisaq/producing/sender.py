@@ -24,9 +24,9 @@ from redisaq.brokers.base import Broker, ReaderMark, TopicState
 from redisaq.brokers.producing import Delayed
 from redisaq.brokers.retention import Terms
 from redisaq.brokers.topics import make_or_grow
-from redisaq.core.backoff import full_jitter
 from redisaq.core.partitioner import RoundRobin, partition_for
 from redisaq.core.retention import anchor_age
+from redisaq.core.retry import full_jitter
 from redisaq.environment import Environment, time_is_up_at, time_limit
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull, ServerError
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
-from redisaq.core.document import EMPTY, Document, decode
 from redisaq.core.entry_ids import START, EntryId, parse_id
+from redisaq.core.membership import EMPTY, Document, decode_document
 from redisaq.core.records import decode_dead
 from redisaq.testing.census import Census, Place
 from redisaq.testing.histories import Histories
@@ -195,7 +195,7 @@ class Losses:
 def document_in(data: Holdings, group: GroupName) -> Document | None:
     """Return the group's document."""
     coordination = data.coordination.get(group)
-    return None if coordination is None or coordination.state is None else decode(coordination.state.document)
+    return None if coordination is None or coordination.state is None else decode_document(coordination.state.document)
 
 
 def standings(data: Holdings, place: Place, entries: Iterable[EntryId]) -> dict[EntryId, Standing]:

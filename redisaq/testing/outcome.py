@@ -8,9 +8,9 @@ from typing import Any, Literal
 import msgspec
 
 from redisaq import events
+from redisaq.admin_views import DeadMessage
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.verdicts import Held
-from redisaq.core.dead_letters import DeadMessage
 from redisaq.events import Event
 from redisaq.message import Message
 

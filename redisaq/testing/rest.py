@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.core.document import Document, decode
 from redisaq.core.entry_ids import format_id, parse_id
+from redisaq.core.membership import Document, decode_document
 from redisaq.testing.ledger import Ledger
 from redisaq.testing.member import SimulatedMember
 
@@ -63,7 +63,7 @@ def _unsettled(store: MemoryStore, group: GroupName, members: Sequence[Simulated
 def document_of(store: MemoryStore, group: GroupName) -> Document | None:
     """Return the group's document, None if there is none."""
     state = store.members(group).state
-    return None if state is None else decode(state.document)
+    return None if state is None else decode_document(state.document)
 
 
 def fates(store: MemoryStore, groups: Sequence[GroupName], ledger: Ledger) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from redisaq import Consumer, Producer, events
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.core.document import Document, decode
+from redisaq.core.membership import Document, decode_document
 from redisaq.errors import ConnectionFailed, ConsumerError, ServerError, ServerFull
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, fresh_url
@@ -60,7 +60,7 @@ def too_many() -> ConnectionFailed:
 def document_of(url: str) -> Document:
     state = MemoryBroker(url.removeprefix("memory://"), "redisaq").store.members(GroupName("jobs", "default_group")).state
     assert state is not None
-    return decode(state.document)
+    return decode_document(state.document)
 
 
 async def until(done: Callable[[], bool], *, most: float) -> float:

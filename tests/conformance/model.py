@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redisaq.brokers.base import Acks, Broker, GroupName, PendingEntry, RawEntry, Reader
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError, ServerError
 from tests.conformance.steps import SECOND
 from tests.conformance.worlds import World

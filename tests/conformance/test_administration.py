@@ -8,7 +8,7 @@ import pytest
 from redisaq.brokers.administration import END, START, GroupView, PartitionView, StreamView
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.brokers.producing import Delayed
-from redisaq.core.document import Document, MemberEntry
+from redisaq.core.membership import Document, MemberEntry
 from tests.conformance.failures import dead, delivered, due, now, read, resolution, resolve
 from tests.conformance.steps import SECOND, append, ids, pending, values
 from tests.conformance.worlds import World

@@ -9,7 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from redisaq.brokers.base import Beat, Broker, GroupName
-from redisaq.core.document import EMPTY, Document
+from redisaq.core.membership import EMPTY, Document
 from tests.conformance.steps import SECOND, Changes
 from tests.conformance.worlds import World
 

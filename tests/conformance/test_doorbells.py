@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from redisaq.brokers.base import Broker, Doorbell, GroupName
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 from redisaq.errors import ConnectionFailed
 from tests.conformance.worlds import World
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from redisaq.brokers.base import Beat, Broker, GroupName, TopicState
-from redisaq.core.document import Document, MemberEntry
+from redisaq.core.membership import Document, MemberEntry
 from tests.conformance.steps import SECOND, Changes
 from tests.conformance.worlds import World
 

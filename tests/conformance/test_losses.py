@@ -7,7 +7,7 @@ import pytest
 from redisaq.brokers.administration import END, START
 from redisaq.brokers.base import Acks, Broker, GroupName
 from redisaq.brokers.retention import Sighting
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 from redisaq.errors import LeaseLostError
 from tests.conformance.steps import append, deliver
 from tests.conformance.worlds import RedisWorld, World

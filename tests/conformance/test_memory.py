@@ -13,7 +13,7 @@ import pytest
 
 from redisaq.brokers.base import GroupName, RawEntry
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 from redisaq.environment import Environment, use_environment
 from redisaq.errors import ConnectionFailed
 from tests.conformance.steps import append, ids, pending, values

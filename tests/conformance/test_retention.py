@@ -8,7 +8,7 @@ import pytest
 
 from redisaq.brokers.base import Acks, Broker, GroupName, TopicState
 from redisaq.brokers.retention import Keeping, Terms, Trimmed
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 from tests.conformance.steps import append, deliver
 from tests.conformance.worlds import World
 

@@ -6,7 +6,7 @@ import pytest
 
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.brokers.delivery import Resolution
-from redisaq.core.document import EMPTY, Document
+from redisaq.core.membership import EMPTY, Document
 from redisaq.core.records import FOREIGN, RAW, Body, encode_delayed
 from tests.conformance.worlds import World
 

@@ -13,7 +13,7 @@ from redisaq import Message, Producer
 from redisaq.admin import Admin, DeadMessage
 from redisaq.brokers import open_broker
 from redisaq.brokers.base import GroupName
-from redisaq.core.document import Document, MemberEntry
+from redisaq.core.membership import Document, MemberEntry
 from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
 from tests.integration.admin_bench import Bench
 from tests.server_fixtures import KeyLeaks, ServerPool

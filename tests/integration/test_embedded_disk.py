@@ -20,8 +20,7 @@ import pytest
 from redisaq import Admin, Producer
 from redisaq.embedded import hold_embedded, keeper, open_embedded
 from redisaq.embedded.keeper import Keeper
-from redisaq.embedded.program import valkey_program
-from redisaq.embedded.server import EmbeddedServer
+from redisaq.embedded.server import EmbeddedServer, valkey_program
 from redisaq.errors import ConnectionFailed, RedisaqError, SettingsError
 from tests.integration.test_embedded import processes_in, until
 

@@ -14,7 +14,7 @@ import pytest
 
 from redisaq.brokers.base import GroupName, Reader
 from redisaq.brokers.redis import RedisBroker
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 from redisaq.errors import ConnectionFailed, LeaseLostError
 from redisaq.link import Link, parse_address
 from tests.link_proxy import DRIBBLE, Proxy

@@ -20,7 +20,7 @@ from redisaq.brokers.redis.appender import _Targets
 from redisaq.brokers.redis.commands import run_all
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import ALL, INSTALL, SETTLE
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 from redisaq.errors import ServerError
 from redisaq.link import Link, parse_address
 from tests.integration.delivery_steps import KEYS, Step, exercise_delivery, steps as delivery_steps

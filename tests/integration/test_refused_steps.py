@@ -20,7 +20,7 @@ from redisaq.brokers.delivery import Body, Resolution
 from redisaq.brokers.producing import Delayed
 from redisaq.brokers.redis import RedisBroker, scripts
 from redisaq.brokers.retention import Terms
-from redisaq.core.document import Document, MemberEntry
+from redisaq.core.membership import Document, MemberEntry
 from redisaq.errors import ServerError
 from redisaq.events import Event, NotificationsNotPermitted
 from redisaq.link import Link, parse_address

@@ -10,7 +10,7 @@ from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.coordination import Coordination, GroupState
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.leases import Lease
-from redisaq.core.document import Document, encode
+from redisaq.core.membership import Document, encode_document
 from redisaq.events import LeaseLost, PartitionAcquired
 from redisaq.message import Message
 from redisaq.testing.ledger import Ledger
@@ -34,7 +34,7 @@ class World:
 
 def held(*, lease: dict[int, str], token: dict[int, int], frozen_until: int = 0, leases: bool = True, document: bool = True) -> Holdings:
     """Return what a server holds of a group: its document, and what stands beside the partitions."""
-    state = GroupState("v", encode(Document(lease=lease, token=token)), "run", 0, frozen_until, 0)
+    state = GroupState("v", encode_document(Document(lease=lease, token=token)), "run", 0, frozen_until, 0)
     holdings = Holdings(coordination={GROUP: Coordination(state=state)} if document else {})
     if leases:
         holdings.leases = {(GROUP, partition): Lease(token[partition], holder) for partition, holder in lease.items()}

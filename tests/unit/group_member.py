@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from redisaq.brokers.base import Beat
-from redisaq.core.document import Document
 from redisaq.core.membership import (
+    Document,
     Step,
     advance,
     duties,

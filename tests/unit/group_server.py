@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from redisaq.brokers.base import Beat, Installed, TopicState
-from redisaq.core.document import EMPTY, Document
+from redisaq.core.membership import EMPTY, Document
 
 TTL = 120  # the server's units of time, of which a lease lasts this many
 

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from redisaq.core.document import Document
-from redisaq.core.membership import UNKNOWN
+from redisaq.core.membership import UNKNOWN, Document
 from tests.unit.group_member import Life, Lost, Member, Request
 from tests.unit.group_server import TTL, Change, Server
 

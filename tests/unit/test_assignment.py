@@ -13,7 +13,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from redisaq.core.assignment import assign
+from redisaq.core.membership import assign
 
 NAMES = st.sets(st.sampled_from("abcdefghij"), max_size=8)
 CURRENT = st.dictionaries(st.integers(0, 50), st.sampled_from("abcdefghijxyz"))
@@ -80,7 +80,7 @@ def test_does_not_depend_on_the_order_of_what_it_is_given(
 
 
 def test_is_the_same_in_processes_with_other_hash_seeds() -> None:
-    program = "from redisaq.core.assignment import assign; print(assign({*'abcdefg'}, 40, {n: 'abcdefgxyz'[n % 10] for n in range(60)}))"
+    program = "from redisaq.core.membership import assign; print(assign({*'abcdefg'}, 40, {n: 'abcdefgxyz'[n % 10] for n in range(60)}))"
     answers = {
         subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
         for seed in ("0", "1", "2")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from redisaq.core.document import EMPTY, Document, MemberEntry, decode, encode
 from redisaq.core.membership import (
+    EMPTY,
     FORGET_US,
     UNKNOWN,
+    Document,
     Duties,
+    MemberEntry,
     Step,
     advance,
+    decode_document,
     duties,
+    encode_document,
     enter_unable,
     is_member,
     join,
@@ -350,7 +354,7 @@ def test_changes_can_be_chained_into_one() -> None:
 
 def test_documents_survive_the_wire_and_are_never_changed_in_place() -> None:
     document = join(made_again(group("a", "b"), partitions=4), name="s", incarnation="c", partitions=4, held=[1])
-    before = encode(document)
+    before = encode_document(document)
     for change in (
         join(document, name="s", incarnation="d", partitions=9),
         leave(document, incarnation="c"),
@@ -358,9 +362,9 @@ def test_documents_survive_the_wire_and_are_never_changed_in_place() -> None:
         step(document, "c").document,
     ):
         assert change is not None
-        assert decode(encode(change)) == change
-    assert encode(document) == before
-    assert msgspec.structs.asdict(decode(before)) == msgspec.structs.asdict(document)
+        assert decode_document(encode_document(change)) == change
+    assert encode_document(document) == before
+    assert msgspec.structs.asdict(decode_document(before)) == msgspec.structs.asdict(document)
 
 
 # -- unable ------------------------------------------------------------------------------------------------------------------------
@@ -424,6 +428,6 @@ def test_a_member_of_an_older_version_reads_the_document_and_forgets_who_was_una
         token: dict[int, int] = {}
 
     document = enter_unable(group("a", "b"), incarnation="a", partitions=[0], now=NOW)
-    older = msgspec.msgpack.decode(encode(document), type=Older)
+    older = msgspec.msgpack.decode(encode_document(document), type=Older)
     assert (older.target, older.lease, older.token) == (document.target, document.lease, document.token)
-    assert decode(msgspec.msgpack.encode(older)) == msgspec.structs.replace(document, unable={})
+    assert decode_document(msgspec.msgpack.encode(older)) == msgspec.structs.replace(document, unable={})

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from redisaq.core.entry_ids import LAST
-from redisaq.core.positions import before_entry, before_time
+from redisaq.core.entry_ids import LAST, before_entry, before_time
 from redisaq.errors import SettingsError
 
 

@@ -12,8 +12,8 @@ from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import GroupCursor, Stream
 from redisaq.brokers.terms import GroupName
-from redisaq.core.document import read
 from redisaq.core.entry_ids import START, format_id, parse_id
+from redisaq.core.membership import read_document
 from redisaq.core.retention import IDLE
 
 
@@ -29,7 +29,7 @@ def view_streams(store: MemoryStore, topic: str, partitions: Sequence[int]) -> l
 def view_group(store: MemoryStore, group: GroupName) -> GroupView:
     """Return how the group's coordination stands."""
     found = store.coordination.get(group, Coordination())
-    document = None if found.state is None else read(found.state.document)
+    document = None if found.state is None else read_document(found.state.document)
     since = retention.alone_from(store, group)
     alone = (store.now() - since) / 1e6 if since else 0.0
     topic = store.topics.get(group.topic)

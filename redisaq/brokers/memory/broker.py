@@ -35,7 +35,7 @@ from redisaq.brokers.memory.reader import MemoryDoorbell, MemoryReader
 from redisaq.brokers.memory.store import MemoryStore, open_store
 from redisaq.brokers.producing import Delayed, Found
 from redisaq.brokers.retention import Keeping, Sighting, Terms, Trimmed
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
 

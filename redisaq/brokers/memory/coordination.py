@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from redisaq.brokers.base import Beat, TopicState
-from redisaq.core.document import Document, encode, read
+from redisaq.core.membership import Document, encode_document, read_document
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Coordination:
         )
         if state is None:
             return answer
-        document = read(state.document) if state.version != known_version else None
+        document = read_document(state.document) if state.version != known_version else None
         return Beat(
             alive=answer.alive,
             now=answer.now,
@@ -107,7 +107,7 @@ class Coordination:
             return False
         if expired and state is not None and state.frozen_until > now:  # M7
             return False
-        encoded = encode(document)
+        encoded = encode_document(document)
         frozen_until = now + extension if freeze else 0
         if state is None:
             self.state = GroupState(new_version, encoded, run_id, born=now, frozen_until=frozen_until, changed=now)

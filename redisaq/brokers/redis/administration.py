@@ -13,7 +13,7 @@ from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import DISBAND, DROP_GROUP, PAUSE, SEEK, VIEW_GROUP, VIEW_PARTITION, VIEW_STREAM, Command
 from redisaq.brokers.redis.topics import kept_number
 from redisaq.brokers.terms import GroupName
-from redisaq.core.document import read
+from redisaq.core.membership import read_document
 from redisaq.core.records import MOST_NUMBER, text_or_none, time_of, whole
 from redisaq.core.retention import IDLE, alone_since
 
@@ -55,7 +55,7 @@ class Administration:
             now=int(now),
             paused=paused == 1,
             members=expiries,
-            document=read(document),
+            document=read_document(document),
             alone=alone,
             lapsed=retention == b"acked" and alone >= (IDLE if idle_ms is None else idle_ms / 1000),
         )

@@ -27,7 +27,7 @@ from redisaq.brokers.redis.retention import Retention
 from redisaq.brokers.redis.retries import Retries
 from redisaq.brokers.redis.topics import Topics
 from redisaq.brokers.retention import Keeping, Sighting, Terms, Trimmed
-from redisaq.core.document import Document
+from redisaq.core.membership import Document
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ServerError
 from redisaq.link import Link

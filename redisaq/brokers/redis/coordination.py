@@ -13,7 +13,7 @@ from redisaq.brokers.redis.commands import Caller, milliseconds, run
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import COMMIT, HEARTBEAT
 from redisaq.brokers.redis.topics import topic_state
-from redisaq.core.document import Document, encode, read
+from redisaq.core.membership import Document, encode_document, read_document
 from redisaq.core.records import text_or_none, time_of
 
 
@@ -30,7 +30,7 @@ class Coordination:
         command = HEARTBEAT(keys.members, keys.state, keys.meta, incarnation, milliseconds(ttl), _bytes(known_version))
         answer = await run(self._link, command)
         alive, now, version, document, expired, next_expiry, generation, partitions, born, frozen_until, paused, *kept = answer
-        found = read(document) if version else None
+        found = read_document(document) if version else None
         expires = time_of(next_expiry)
         return Beat(
             alive=alive == 1,
@@ -70,7 +70,7 @@ class Coordination:
             milliseconds(ttl),
             _bytes(known_version),
             new_version,
-            encode(document),
+            encode_document(document),
             int(joins),
             int(leaves),
             int(freeze),

@@ -16,7 +16,7 @@ from redisaq.consuming import lease as lease_module, owner as partition_owner
 from redisaq.consuming.lease import Lease
 from redisaq.consuming.member import Member
 from redisaq.core import membership
-from redisaq.core.document import EMPTY, Document
+from redisaq.core.membership import EMPTY, Document
 from redisaq.testing import FaultPlan, Simulation
 from tests.simulation.variants.breaking import Change, Function
 from tests.simulation.variants.crowd import GROUP, TOPIC, after_heartbeat, complain, incarnation, lose_rings, owned, takes, topic, until
