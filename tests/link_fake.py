@@ -84,6 +84,10 @@ class FakeServer:
         """Send bytes that answer nothing, on the newest connection."""
         self._sockets[-1].sendall(data)
 
+    def drop(self) -> None:
+        """Break the newest connection."""
+        self._sockets[-1].shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
         while True:
             try:

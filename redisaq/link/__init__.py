@@ -10,7 +10,6 @@ from redisaq.link.greeting import CLUSTER, LOGGED_OUT
 from redisaq.link.link import Link
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack
-from redisaq.link.subscription import Subscription
 from redisaq.link.switchboard import Bell
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "Command",
     "Link",
     "ReadingConnection",
-    "Subscription",
     "TLSOptions",
     "pack",
     "parse_address",

@@ -23,7 +23,6 @@ from redisaq.link.line import Line
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack, pack_command
 from redisaq.link.shared import Identity, NotSent, SharedConnection
-from redisaq.link.subscription import Subscription
 from redisaq.link.switchboard import Bell, Switchboard
 
 logger = logging.getLogger("redisaq.link")
@@ -66,7 +65,7 @@ class Link:
         self._dialer = Dialer(address, reach, silence=silence)
         self._connector = Connector(self._connect_shared, address.display)
         self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence)
-        self._opened: set[ReadingConnection | Subscription] = set()
+        self._opened: set[ReadingConnection] = set()
         self._eviction = ""  # the policy that has been warned of
 
     @property
@@ -157,32 +156,14 @@ class Link:
         self._opened.add(reading)
         return reading
 
-    async def subscribe(self, *channels: str) -> Subscription:
-        """Make a connection that listens to sharded channels (SSUBSCRIBE), all of one slot. One attempt; the caller closes it.
+    async def listen(self, *channels: str) -> Bell:
+        """Listen to some sharded channels, on the one connection that all bells of this link share. One attempt; the caller closes it.
 
         Raises:
             ConnectionFailed: the attempt failed.
             ServerError: the server does not let us listen.
         """
-        subscription = Subscription(
-            self._dialer, channels, self._current_environment(), self.address.display, self._opened.discard, silence=self._silence
-        )
-        self._opened.add(subscription)
-        try:
-            await subscription.begin()
-        except BaseException:
-            subscription.abort()
-            raise
-        return subscription
-
-    async def listen(self, channel: str) -> Bell:
-        """Listen to one more sharded channel, on the one connection that all bells of this link share. One attempt; the caller closes it.
-
-        Raises:
-            ConnectionFailed: the attempt failed.
-            ServerError: the server does not let us listen.
-        """
-        return await self._switchboard.listen(channel)
+        return await self._switchboard.listen(*channels)
 
     async def _connection(self) -> SharedConnection:
         until = time_is_up_at()

@@ -1,13 +1,12 @@
-"""Many doorbells on one subscribed connection.
+"""The subscribed connection: many doorbells on one, a hint each, never the truth (docs/link.md).
 
-In: sharded channels, one at a time, taken and dropped as it comes. Out: a Bell for each; its `wait` returns when something was published
+In: sharded channels, a few at a time, taken and dropped as it comes. Out: a Bell for them; its `wait` returns when something was published
 there, or may have been missed. What always holds:
 
 - There is no task of its own. At most one of those who wait, the driver, waits for the socket; who leaves hands that on (as in `shared`).
 - A bell that `listen` has returned is subscribed: what is published from then on rings it, at the latest after the next reconnection.
+- Messages that come together ring once. After every gap in the subscription it rings, so that who waits looks for itself.
 - Without bells there is no connection.
-
-`subscription` is the same for a set of channels that does not change, with one who waits.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import anyio
@@ -33,16 +32,22 @@ UNWANTED = "nobody listens any more"
 
 
 class Bell:
-    """One listener's end of one channel. For one waiting task at a time; `close` from any."""
+    """One listener's end of its channels. For one waiting task at a time; `close` from any."""
 
-    def __init__(self, board: Switchboard, channel: bytes) -> None:
+    def __init__(self, board: Switchboard, channels: Sequence[bytes]) -> None:
         """Make one; Switchboard.listen does."""
-        self.channel = channel
-        self.subscribed = self.rung = False
+        self.channels = channels
+        self.unconfirmed = set(channels)  # before it is subscribed for the first time
+        self.rung = False
         self.ended: ConnectionFailed | ServerError | None = None  # why it is of no more use
         self.event: anyio.Event | None = None  # set while its task waits for another that drives
         self.scope: anyio.CancelScope | None = None  # set while its task drives
         self._board = board
+
+    @property
+    def subscribed(self) -> bool:
+        """True once all its channels have been subscribed."""
+        return not self.unconfirmed
 
     async def wait(self) -> None:
         """Return at the next message, or at once if one came since the last call; also after each renewed subscription.
@@ -104,21 +109,22 @@ class Switchboard:
         self._asked: deque[tuple[bytes, bytes]] = deque()  # (ssubscribe or sunsubscribe, channel), not answered yet
         self._confirmed: set[bytes] = set()
 
-    async def listen(self, channel: str) -> Bell:
-        """Return a bell for a sharded channel, once it is subscribed. One attempt.
+    async def listen(self, *channels: str) -> Bell:
+        """Return a bell for some sharded channels, once they are subscribed. One attempt.
 
         Raises:
             ConnectionFailed: the attempt failed, or the link was closed meanwhile.
             ServerError: the server does not let us listen.
         """
         await checkpoint()
-        bell = Bell(self, channel.encode())
-        bells = self._bells.setdefault(bell.channel, [])
-        bells.append(bell)
-        bell.subscribed = bell.channel in self._confirmed
+        bell = Bell(self, [channel.encode() for channel in channels])
+        new = [channel for channel in bell.channels if channel not in self._bells]
+        for channel in bell.channels:
+            self._bells.setdefault(channel, []).append(bell)
+        bell.unconfirmed -= self._confirmed
         try:
-            if self._line is not None and len(bells) == 1:
-                self._ask(b"ssubscribe", bell.channel)
+            for channel in new:
+                self._ask(b"ssubscribe", channel)
             await self.drive_until(bell, lambda: bell.subscribed)
         except BaseException:
             self.drop(bell)
@@ -136,16 +142,19 @@ class Switchboard:
 
     def _end(self, bell: Bell, reason: ConnectionFailed | ServerError) -> None:
         bell.end(reason)
-        bells = self._bells.get(bell.channel, [])
-        if bell not in bells:
-            return
-        bells.remove(bell)
-        if bells:
-            return
-        del self._bells[bell.channel]
-        self._confirmed.discard(bell.channel)
-        if self._bells:
-            self._ask(b"sunsubscribe", bell.channel)
+        unwanted: list[bytes] = []
+        for channel in bell.channels:
+            bells = self._bells.get(channel, [])
+            if bell not in bells:
+                continue
+            bells.remove(bell)
+            if not bells:
+                del self._bells[channel]
+                self._confirmed.discard(channel)
+                unwanted.append(channel)
+        if self._bells or not unwanted:
+            for channel in unwanted:
+                self._ask(b"sunsubscribe", channel)
             return
         self._not_before = 0.0
         if self._line is not None:
@@ -258,7 +267,7 @@ class Switchboard:
             if bell.subscribed:
                 bell.ring()  # for what it has missed meanwhile
             else:
-                bell.subscribed = True
+                bell.unconfirmed.discard(channel)
                 bell.wake()
 
     def _refused(self, line: Line, item: object) -> None:
@@ -268,8 +277,10 @@ class Switchboard:
             for bell in self._new_bells():
                 self._end(bell, broken)
             raise broken
+        if isinstance(item, ServerError) and channel and channel not in self._bells:
+            return  # nobody listens to it any more
         forbidden = isinstance(item, ServerError) and item.forbidden
-        refused = [bell for bell in self._bells.get(channel, ()) if forbidden or not bell.subscribed]
+        refused = [bell for bell in self._bells.get(channel, ()) if forbidden or channel in bell.unconfirmed]
         if not refused or not isinstance(item, ServerError):
             raise line.fail("the server refused to subscribe again")
         for bell in refused:

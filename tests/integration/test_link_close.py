@@ -70,7 +70,7 @@ async def test_close_ends_connecting_and_waiting_for_that(proxy: Proxy) -> None:
             group.start_soon(expect_closed, lambda: link.call(("PING",)))
             await anyio.wait_all_tasks_blocked()
             group.start_soon(expect_closed, link.open_reading)
-            group.start_soon(expect_closed, lambda: link.subscribe("channel"))
+            group.start_soon(expect_closed, lambda: link.listen("channel"))
             await anyio.wait_all_tasks_blocked()
             await link.close()
 

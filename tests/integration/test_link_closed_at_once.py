@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
 import anyio
 import pytest
 
 from redisaq.environment import Environment
-from redisaq.link import Bell, Link, Subscription, backoff, parse_address
+from redisaq.link import Link, backoff, parse_address
 from tests.link_chance import Longest
 from tests.link_proxy import Proxy
 from tests.servers import Server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("open_it", [Link.subscribe, Link.listen], ids=["subscription", "switchboard"])]
-
-Opening = Callable[[Link, str], Awaitable[Subscription | Bell]]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
@@ -26,13 +24,13 @@ def proxy(valkey_server: Server) -> Iterator[Proxy]:
 
 @pytest.mark.parametrize(("cap", "dialled"), [(1000.0, 1), (0.0, 2)], ids=["it stood for less than the longest pause", "for more"])
 async def test_a_connection_that_broke_soon_is_made_again_after_a_pause(
-    proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch, open_it: Opening, *, cap: float, dialled: int
+    proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch, *, cap: float, dialled: int
 ) -> None:
     monkeypatch.setattr(backoff, "BASE", 1000.0)
     monkeypatch.setattr(backoff, "CAP", cap)
     link = Link(parse_address(proxy.url), Environment(random=Longest()))
     try:
-        bell = await open_it(link, f"{{{namespace}}}:channel")
+        bell = await link.listen(f"{{{namespace}}}:channel")
         proxy.cut()
         rings = 0
         for _ in range(5):
@@ -44,11 +42,11 @@ async def test_a_connection_that_broke_soon_is_made_again_after_a_pause(
         await link.close()
 
 
-async def test_it_is_not_dialled_in_a_busy_loop(proxy: Proxy, namespace: str, open_it: Opening) -> None:
+async def test_it_is_not_dialled_in_a_busy_loop(proxy: Proxy, namespace: str) -> None:
     """With the pauses as they are, the longest drawn each time: 0.05 s, 0.1 s, 0.2 s, 0.4 s."""
     link = Link(parse_address(proxy.url), Environment(random=Longest()))
     try:
-        bell = await open_it(link, f"{{{namespace}}}:channel")
+        bell = await link.listen(f"{{{namespace}}}:channel")
         with anyio.move_on_after(0.7):
             while True:
                 proxy.cut()

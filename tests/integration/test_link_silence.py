@@ -160,7 +160,7 @@ async def test_a_dial_takes_no_longer(moment: str) -> None:
             if moment == "greeting":
                 url = stack.enter_context(FakeServer({**usual_answers(), "INFO": b""})).url
             async with opened(url) as link:
-                for attempt in (link.connect, link.open_reading, lambda: link.listen("bell"), lambda: link.subscribe("bell")):
+                for attempt in (link.connect, link.open_reading, lambda: link.listen("bell")):
                     with within(SILENCE, SILENCE), pytest.raises(ConnectionFailed, match=r"answer(ed)? within 0\.5 s") as raised:
                         await attempt()
                     assert not raised.value.maybe_executed
@@ -220,14 +220,11 @@ async def test_what_was_sent_ahead_is_owed(proxy: BreakingProxy) -> None:
             await reading.reply_ahead()
 
 
-@pytest.mark.parametrize("bells", [True, False], ids=["bells", "subscription"])
-async def test_who_only_listens_asks_now_and_then(
-    proxy: BreakingProxy, namespace: str, monkeypatch: pytest.MonkeyPatch, bells: bool
-) -> None:
+async def test_who_only_listens_asks_now_and_then(proxy: BreakingProxy, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a silence it connects again and rings, since something may have been missed; a server that answers is left alone."""
     monkeypatch.setattr(line_module, "PING_EVERY", 0.2)
     async with opened(proxy.url) as link:
-        bell = await link.listen(namespace) if bells else await link.subscribe(namespace)
+        bell = await link.listen(namespace)
         with anyio.move_on_after(1.0) as quiet:
             await bell.wait()
         assert quiet.cancelled_caught
@@ -262,9 +259,8 @@ async def test_a_server_that_forbids_ping_is_heard_all_the_same(monkeypatch: pyt
 async def test_a_subscription_that_is_never_confirmed_ends() -> None:
     with FakeServer({**usual_answers(), "SSUBSCRIBE": b""}) as server:
         async with opened(server.url) as link:
-            for attempt in (lambda: link.listen("bell"), lambda: link.subscribe("bell")):
-                with within(SILENCE, SILENCE), pytest.raises(ConnectionFailed, match="silent"):
-                    await attempt()
+            with within(SILENCE, SILENCE), pytest.raises(ConnectionFailed, match="silent"):
+                await link.listen("bell")
 
 
 async def test_it_costs_nothing_per_call(valkey_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

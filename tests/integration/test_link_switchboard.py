@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 import anyio
 import pytest
 
+from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError
-from redisaq.link import Bell, Link, parse_address
+from redisaq.link import Bell, Link, backoff, parse_address
 from tests.conftest import Backend
+from tests.link_chance import Longest
 from tests.link_fake import FakeServer, usual_answers
 from tests.link_proxy import DRIBBLE, Proxy
 from tests.link_steps import Steps, cancel_at
@@ -70,6 +72,90 @@ async def test_each_hears_its_own(server: Server, channel: str) -> None:
                 await publish(link, f"{channel}:{number}")
                 await bells[number].wait()
                 assert [await quiet(bell) for bell in bells] == [True] * 3
+
+
+async def test_a_bell_of_several_channels_hears_each(server: Server, channel: str) -> None:
+    async with opened(server.url) as link:
+        own = await link.listen(channel)
+        both = await link.listen(channel, f"{channel}:2")
+        with anyio.fail_after(HANG_SECONDS):
+            assert await quiet(both), "the first subscription is no ring"
+            await publish(link, channel)
+            await own.wait()
+            await both.wait()
+            await publish(link, f"{channel}:2")
+            await both.wait()
+            assert await quiet(own)
+        await both.close()
+        assert await quiet(own)
+        assert (listeners(server, channel), listeners(server, f"{channel}:2")) == (1, 0), "what another listens to stays"
+
+
+async def test_a_bell_of_several_channels_is_refused_as_a_whole(server: Server, channel: str) -> None:
+    server.command("ACL", "SETUSER", "half", "on", "nopass", "~*", "resetchannels", f"&{channel}", "+@all")
+    async with opened(f"redis://half:x@127.0.0.1:{server.port}") as link:
+        own = await link.listen(channel)
+        for channels in ((channel, f"{channel}:2"), (f"{channel}:2", f"{channel}:3")):
+            with pytest.raises(ServerError, match="NOPERM"):
+                await link.listen(*channels)
+        assert server.command("SPUBLISH", channel, "x") == 1
+        with anyio.fail_after(HANG_SECONDS):
+            await own.wait()
+    server.command("ACL", "DELUSER", "half")
+
+
+async def test_a_bell_half_of_which_is_confirmed_when_the_connection_breaks_waits_for_the_other_half() -> None:
+    def confirm(command: list[bytes]) -> bytes:
+        return b">3\r\n+ssubscribe\r\n+%s\r\n:1\r\n" % command[1]
+
+    with FakeServer(usual_answers() | {"SSUBSCRIBE": lambda command: confirm(command) if command[1] != b"second" else b""}) as fake:
+        async with opened(fake.url) as link:
+            own = await link.listen("first")
+            listening = anyio.Event()
+
+            async def listen() -> None:
+                await link.listen("first", "second")
+                listening.set()
+
+            with anyio.fail_after(HANG_SECONDS):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(listen)
+                    while fake.words().count("SSUBSCRIBE") < 2:
+                        await anyio.sleep(0.001)
+                    fake.drop()
+                    await own.wait()
+                    assert not listening.is_set()
+                    fake.send(confirm([b"SSUBSCRIBE", b"second"]))
+                    await listening.wait()
+
+
+async def test_messages_that_came_together_ring_once(valkey_server: Server, channel: str) -> None:
+    async with opened(valkey_server.url) as link:
+        bell = await link.listen(channel)
+        await link.call(*[("SPUBLISH", channel, number) for number in range(100)])
+        rings = 0
+        with anyio.fail_after(HANG_SECONDS):
+            while not await quiet(bell):
+                rings += 1
+        assert 1 <= rings <= 50
+
+
+async def test_a_back_off_outlives_cancelled_waits(proxy: Proxy, channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits with short deadlines does not dial more often for it."""
+    monkeypatch.setattr(backoff, "BASE", 1000.0)
+    monkeypatch.setattr(backoff, "CAP", 1000.0)
+    link = Link(parse_address(proxy.url), Environment(random=Longest()))
+    try:
+        bell = await link.listen(channel)
+        proxy.refuse()
+        assert await quiet(bell)
+        proxy.admit()
+        for _ in range(5):
+            with anyio.move_on_after(0.01):
+                await bell.wait()
+        assert proxy.accepted == 1
+    finally:
+        await link.close()
 
 
 async def test_all_may_wait_at_once(server: Server, channel: str) -> None:

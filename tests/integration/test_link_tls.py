@@ -236,13 +236,13 @@ async def test_what_comes_along_with_the_handshake_is_read(authority: Authority)
 async def test_reading_and_subscribing(tls_port: int, authority: Authority, namespace: str) -> None:
     async with opened(f"rediss://127.0.0.1:{tls_port}", ca_file=authority.ca_file) as link:
         reading = await link.open_reading()
-        subscription = await link.subscribe(namespace)
+        bell = await link.listen(namespace)
         with anyio.fail_after(20):
             with anyio.move_on_after(0.02):
                 await reading.read(("BLPOP", namespace, 0))
             assert reading.settled
             assert await link.call(("SPUBLISH", namespace, "x")) == [1]
-            await subscription.wait()
+            await bell.wait()
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"])

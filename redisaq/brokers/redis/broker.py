@@ -180,7 +180,7 @@ class RedisBroker:
     async def listen(self, group: GroupName) -> Doorbell:
         """Return a doorbell for the group and its topic."""
         keys = self._keys.group(group)
-        return await self._listened(self._link.subscribe(keys.doorbell.decode(), keys.topic_doorbell.decode()))
+        return await self._listened(self._link.listen(keys.doorbell.decode(), keys.topic_doorbell.decode()))
 
     # -- taking a partition (T) -------------------------------------------------------------------------------------------------
 
