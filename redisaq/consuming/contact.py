@@ -2,7 +2,7 @@
 
 After its first connection a consumer never gives up. What bounds the waiting is the lease, whose scope cancels it.
 
-- `insist` repeats a step, and `forever` restarts an actor, after the errors in `PASSING`. Any other error ends the consumer.
+- `insist` repeats a step, and the policy `FOREVER` restarts an actor, after the errors in `PASSING`. Any other error ends the consumer.
 - `Contact` knows whether the server answers the steps that make the consumer a member of its group, and keep it one. Out: Disconnected,
   again each minute for as long as it lasts, and Reconnected. Always: an overdue step is reported, and still waited for.
 - `Trouble` notices that one owned partition cannot be taken or read, although its owner lives. Out, after a ttl without a read that came
@@ -12,8 +12,9 @@ After its first connection a consumer never gives up. What bounds the waiting is
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import TypeVar
 
 import anyio
@@ -32,9 +33,16 @@ PASSING: tuple[type[Exception], ...] = (ConnectionError, ServerFull)
 """What a consumer's own steps are repeated after, forever: a server that cannot be reached, refuses a log-in or is busy, and one whose
 memory is full. Any other error ends the consumer."""
 
+FIRST_REST, LONGEST_REST = 0.05, 1.0  # seconds: bounds of the rest after one failure, and after many in a row
+
+FOREVER = RestartPolicy(
+    on=PASSING, max_restarts=math.inf, within=60.0, backoff=FIRST_REST, max_backoff=LONGEST_REST, reset_after=LONGEST_REST
+)
+"""Of a consumer's own actors: each runs again after an error that passes."""
+
 
 async def insist(step: Callable[[], Awaitable[T]], environment: Environment, failed: Callable[[str], None] = lambda _: None) -> T:
-    """Return what `step` answers, repeating it after errors that pass, with full jitter, 0.05 s growing to 1 s.
+    """Return what `step` answers, repeating it after errors that pass, with full jitter.
 
     `failed` is told the reason of each failure.
     """
@@ -45,12 +53,17 @@ async def insist(step: Callable[[], Awaitable[T]], environment: Environment, fai
         except PASSING as error:
             failures += 1
             failed(reason_of(error))
-            await anyio.sleep(full_jitter(failures, base=0.05, most=1.0, random=environment.random))
+            await anyio.sleep(full_jitter(failures, base=FIRST_REST, most=LONGEST_REST, random=environment.random))
 
 
-def forever(*, backoff: float = 0.05, max_backoff: float = 1.0, reset_after: float) -> RestartPolicy:
-    """Return the policy of a consumer's own actor: it runs again after each error that passes."""
-    return RestartPolicy(on=PASSING, max_restarts=math.inf, within=60.0, backoff=backoff, max_backoff=max_backoff, reset_after=reset_after)
+@contextlib.contextmanager
+def reporting(failed: Callable[[str], None]) -> Generator[None]:
+    """Enclose a step that is repeated elsewhere: tell `failed` the reason of an error that passes, and raise it."""
+    try:
+        yield
+    except PASSING as error:
+        failed(reason_of(error))
+        raise
 
 
 def reason_of(error: Exception) -> str:

@@ -13,6 +13,7 @@ import contextlib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 import anyio
 
@@ -20,7 +21,7 @@ from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.waiting import Reply
 from redisaq.brokers.base import Beat
-from redisaq.consuming.contact import GROUP, HEARTBEAT, PASSING, forever, reason_of
+from redisaq.consuming.contact import FOREVER, GROUP, HEARTBEAT, reporting
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.member import Admission, Member
 from redisaq.consuming.owner import Ended
@@ -90,7 +91,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             ready: is told the first assignment.
             left: is told the end.
         """
-        super().__init__(name="rebalance_coordinator", capacity=1 << 17, restart=forever(reset_after=1.0))
+        super().__init__(name="rebalance_coordinator", capacity=1 << 17, restart=FOREVER)
         self._around = surroundings
         self._member = member
         self._partitions = partitions
@@ -250,12 +251,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
     async def _follow(self) -> None:
         """Look if there is reason to, change what is to be changed, do what the document asks."""
         done = False
-        try:
-            with self._member.lease.scope():  # an answer that comes later is of no use
-                done = (not self._look_needed or await self._look()) and await self._change()
-        except PASSING as error:
-            self._around.contact.failed(GROUP, reason_of(error))
-            raise
+        with reporting(partial(self._around.contact.failed, GROUP)), self._member.lease.scope():  # an answer that comes later is of no use
+            done = (not self._look_needed or await self._look()) and await self._change()
         if not done:
             self._look_needed = True
             self._setbacks += 1
@@ -269,12 +266,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         """Try to become a member, for at most a ttl: whatever happens it is tried again."""
         around, member = self._around, self._member
         self._look_needed = True
-        try:
-            with anyio.move_on_after(member.ttl):
-                self._look_needed = await around.contact.ask(self._admission.join, within=self._interval)
-        except PASSING as error:
-            around.contact.failed(HEARTBEAT, reason_of(error))
-            raise
+        with reporting(partial(around.contact.failed, HEARTBEAT)), anyio.move_on_after(member.ttl):
+            self._look_needed = await around.contact.ask(self._admission.join, within=self._interval)
         if self._look_needed and not member.joined:
             self._setbacks += 1
 

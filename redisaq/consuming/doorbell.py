@@ -9,15 +9,14 @@ One ring at a time is enough, so a mailbox for rings has room for one.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Awaitable, Callable
 
 import anyio
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
-from redisaq.actors.restart import RestartPolicy
 from redisaq.brokers.base import Doorbell
+from redisaq.consuming.contact import FOREVER
 from redisaq.errors import ActorStopped, ServerError
 
 
@@ -57,8 +56,7 @@ class SignalListener(Actor[None]):
             refused: is told why the server does not let us listen, each time.
             name: its name in the tree of actors.
         """
-        policy = RestartPolicy(on=(ConnectionError,), max_restarts=math.inf, within=60.0, backoff=0.1, max_backoff=5.0, reset_after=10.0)
-        super().__init__(name=name, capacity=1, restart=policy)
+        super().__init__(name=name, capacity=1, restart=FOREVER)
         self._listen = listen
         self._look = look
         self._refused = refused

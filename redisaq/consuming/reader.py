@@ -18,7 +18,7 @@ from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.brokers.base import RawEntry, Reader
-from redisaq.consuming.contact import PASSING, Trouble, forever, reason_of
+from redisaq.consuming.contact import FOREVER, Trouble, reporting
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.handler_pool import Batch, hand_over
 from redisaq.consuming.handling import Execution
@@ -48,7 +48,7 @@ class PartitionReader(Actor[None]):
         count: int,
     ) -> None:
         """Take what it reads for, who is told that it cannot, and how many entries one read may bring."""
-        super().__init__(name="reader", capacity=1, restart=forever(reset_after=1.0))
+        super().__init__(name="reader", capacity=1, restart=FOREVER)
         self._around = surroundings
         self._execution = execution
         self._owned: OwnedPartition = execution.owned
@@ -70,12 +70,8 @@ class PartitionReader(Actor[None]):
 
     async def run(self) -> None:
         """Claim, then read, until stopped or the lease ends."""
-        try:
-            with self._owned.scope():
-                await self._run()
-        except PASSING as error:
-            self._trouble.failed(reason_of(error))
-            raise
+        with reporting(self._trouble.failed), self._owned.scope():
+            await self._run()
 
     async def _run(self) -> None:
         owned, around = self._owned, self._around
