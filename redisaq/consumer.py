@@ -16,13 +16,10 @@ from anyio.lowlevel import checkpoint
 
 from redisaq.actors.actor import Actor
 from redisaq.brokers.access import Access, RedisURL
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.topics import make_or_grow
-from redisaq.consuming.bulletin import Bulletin
-from redisaq.consuming.concurrency import Concurrency
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.pulling import Messages, Offers
-from redisaq.consuming.runtime import ConsumerRuntime, Plan, RunSettings
+from redisaq.consuming.runtime import ConsumerRuntime, Plan, for_pulling
 from redisaq.consuming.statistics import ConsumerStatistics, statistics_of
 from redisaq.core.codec import EntryDecoder
 from redisaq.describing import name_of, text_of
@@ -282,30 +279,10 @@ class Consumer(Generic[T]):
             ended.set()
 
     def _new_runtime(self, plan: Plan) -> ConsumerRuntime:
-        options, environment = self._settings, current_environment().bound()
-        bulletin = Bulletin(self.topic, self.group_name, options.on_event, self._logger)
-        concurrency = options.batch_size if plan.mode == "pull" else options.concurrency
-        around = Surroundings(
-            GroupName(self.topic, self.group_name),
-            self._access.broker,
-            environment,
-            bulletin,
-            Concurrency(concurrency),
-            dead_maxlen=options.dead_maxlen,
-        )
-        settings = RunSettings(
-            consumer_name=options.consumer_name,
-            heartbeat_interval=options.heartbeat_interval,
-            heartbeat_ttl=options.heartbeat_ttl,
-            ordering=options.ordering,
-            concurrency=concurrency,
-            timeout=options.timeout,
-            retry=options.retry,
-            latest=options.start == "latest",
-            drain_timeout=options.drain_timeout,
-        )
+        settings = for_pulling(self._settings) if plan.mode == "pull" else self._settings
+        around = Surroundings(self.topic, settings, self._access.broker, current_environment().bound(), self._logger)
         attached, self._attached = self._attached, []
-        return ConsumerRuntime(around, settings, plan, self._decoder, attached)
+        return ConsumerRuntime(around, plan, self._decoder, attached)
 
     def _request_stop(self) -> None:
         if self._runtime is not None:

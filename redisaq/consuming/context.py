@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Generator
 from contextvars import ContextVar
@@ -20,6 +21,7 @@ from redisaq.consuming.contact import Contact
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.environment import Environment
 from redisaq.message import Message
+from redisaq.settings import ConsumerSettings
 
 
 class Gate:
@@ -82,38 +84,48 @@ class Blocked(NamedTuple):
 
 @dataclass
 class Surroundings:
-    """The consumer's group, its broker, its clocks, its subscribers, its credit.
+    """The consumer's group, its settings, its broker, its clocks, its subscribers, its credit.
 
     Attributes:
+        settings: the user's; where messages are pulled, those that `for_pulling` makes of them.
         contact: whether the server answers.
         gate: closed while the group is paused.
         taking: lets few partitions at a time be taken, and connected again: see AT_ONCE.
         kill_refused: the server does not permit CLIENT KILL (T4), and that has been told.
         deaf: the server does not permit SSUBSCRIBE, and that has been told.
-        dead_maxlen: how many dead letters a partition keeps for the group.
         given_up: the consumer ends, and the server is silent: nothing more is to be asked of it.
         blocked: entries, by partition and id, whose handlers ran here while the event loop stood still until the lease was lost.
     """
 
-    group: GroupName
+    topic: str
+    settings: ConsumerSettings
     broker: Broker
     environment: Environment
-    bulletin: Bulletin
-    concurrency: Concurrency
+    logger: logging.Logger
+    group: GroupName = field(init=False)
+    bulletin: Bulletin = field(init=False)
+    concurrency: Concurrency = field(init=False)
     contact: Contact = field(init=False)
     gate: Gate = field(default_factory=Gate)
     taking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(AT_ONCE))
     kill_refused: bool = False
     deaf: bool = False
-    dead_maxlen: int | None = None
     given_up: bool = False
     blocked: dict[tuple[int, bytes], Blocked] = field(default_factory=dict[tuple[int, bytes], "Blocked"])
     _lost_seen: set[int | None] = field(default_factory=set[int | None])
     _lost_told: float = -math.inf
 
     def __post_init__(self) -> None:
-        """Begin in contact."""
+        """Begin in contact, with nothing told."""
+        self.group = GroupName(self.topic, self.settings.group_name)
+        self.bulletin = Bulletin(self.topic, self.settings.group_name, self.settings.on_event, self.logger)
+        self.concurrency = Concurrency(self.settings.concurrency)
         self.contact = Contact(self.bulletin, self.environment.clock)
+
+    @property
+    def dead_maxlen(self) -> int | None:
+        """How many dead letters a partition keeps for the group."""
+        return self.settings.dead_maxlen
 
     def tell_group_lost(self, where: int | None) -> None:
         """Tell that the server lost the group's data, once for each loss: each partition notices for itself, and the document's reader.

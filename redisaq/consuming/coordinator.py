@@ -73,9 +73,6 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         member: Member,
         partitions: ActorRef[Order],
         *,
-        latest: bool,
-        drain_timeout: float,
-        interval: float,
         ready: Callable[[Collection[int]], None],
         left: Callable[[], None],
     ) -> None:
@@ -85,9 +82,6 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             surroundings: the consumer's.
             member: which one.
             partitions: holds the owners of its partitions.
-            latest: where a new group begins.
-            drain_timeout: seconds that handlers may take when a partition is given back.
-            interval: seconds between two heartbeats: an attempt to join that takes longer is reported.
             ready: is told the first assignment.
             left: is told the end.
         """
@@ -95,9 +89,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         self._around = surroundings
         self._member = member
         self._partitions = partitions
-        self._admission = Admission(surroundings, member, latest=latest, ready=ready)
-        self._drain_timeout = drain_timeout
-        self._interval = interval
+        self._admission = Admission(surroundings, member, ready)
+        self._settings = surroundings.settings
         self._ready = ready
         self._left = left
         self._held: dict[int, int] = {}  # partition -> token, of owners that have not ended
@@ -267,7 +260,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         around, member = self._around, self._member
         self._look_needed = True
         with reporting(partial(around.contact.failed, HEARTBEAT)), anyio.move_on_after(member.ttl):
-            self._look_needed = await around.contact.ask(self._admission.join, within=self._interval)
+            self._look_needed = await around.contact.ask(self._admission.join, within=self._settings.heartbeat_interval)
         if self._look_needed and not member.joined:
             self._setbacks += 1
 
@@ -374,7 +367,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             self._revoked.discard(partition)
             await partitions.tell(Lose(partition, "the group's document leases it to somebody else"))  # M4
         leaving = self._leaving is not None
-        timeout = self._drain_timeout if self._leaving is None else self._leaving
+        timeout = self._settings.drain_timeout if self._leaving is None else self._leaving
         for partition in (self._held.keys() if leaving else duties.revoke) - self._revoked:
             self._revoked.add(partition)
             await partitions.tell(Revoke(partition, timeout))

@@ -22,12 +22,12 @@ from redisaq.core.retry import full_jitter
 class HeartbeatEmitter(Actor[None]):
     """See the module."""
 
-    def __init__(self, surroundings: Surroundings, member: Member, interval: float, look: Callable[[], None]) -> None:
-        """Take whose lease, how often (seconds), and what rings the coordinator."""
+    def __init__(self, surroundings: Surroundings, member: Member, look: Callable[[], None]) -> None:
+        """Take whose lease it is, and what rings the coordinator."""
         super().__init__(name="heartbeat_emitter", capacity=1)
         self._around = surroundings
         self._member = member
-        self._interval = interval
+        self._interval = surroundings.settings.heartbeat_interval
         self._look = look
         self._failures = 0
 

@@ -99,11 +99,10 @@ class Admission:
         safe_until: … until then, by the local clock.
     """
 
-    def __init__(self, surroundings: Surroundings, member: Member, *, latest: bool, ready: Callable[[Collection[int]], None]) -> None:
-        """Take the member, where a new group begins, and who is told that there is nothing to be assigned yet."""
+    def __init__(self, surroundings: Surroundings, member: Member, ready: Callable[[Collection[int]], None]) -> None:
+        """Take the member, and who is told that there is nothing to be assigned yet."""
         self._around = surroundings
         self._member = member
-        self._latest = latest
         self._ready = ready
         self.safe: frozenset[int] = frozenset()
         self.safe_until = 0.0
@@ -146,7 +145,8 @@ class Admission:
             around.tell_group_lost(None)
         document = beat.document or membership.made_again(known, partitions=member.partitions)
         if beat.document is None:
-            await around.broker.make_groups(around.group, range(member.partitions), latest=self._latest and not lost)  # G6
+            latest = around.settings.start == "latest" and not lost
+            await around.broker.make_groups(around.group, range(member.partitions), latest=latest)  # G6
         document = membership.join(
             document,
             name=member.name,

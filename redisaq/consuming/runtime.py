@@ -34,10 +34,9 @@ from redisaq.consuming.pulling import PullPool
 from redisaq.consuming.trimmer import Trimmer
 from redisaq.consuming.until_empty import EmptinessWatch
 from redisaq.core.codec import EntryDecoder
-from redisaq.core.lanes import Ordering
 from redisaq.errors import ActorStopped, RedisaqError
 from redisaq.middleware import Middleware
-from redisaq.settings import RetryPolicy
+from redisaq.settings import ConsumerSettings
 
 LEAVE_LIMIT = 10.0  # seconds for settling, releasing and leaving, once the handlers have ended or had their time
 SILENCE_LIMIT = 1.0  # of these, seconds for which a server that says nothing at all is waited for
@@ -70,19 +69,9 @@ class Plan:
     middleware: Sequence[Middleware] = ()
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """The consumer's settings that its actors need; times in seconds."""
-
-    consumer_name: str | None
-    heartbeat_interval: float
-    heartbeat_ttl: float
-    ordering: Ordering
-    concurrency: int | None
-    timeout: float | None
-    retry: RetryPolicy
-    latest: bool
-    drain_timeout: float
+def for_pulling(settings: ConsumerSettings) -> ConsumerSettings:
+    """Return what holds of the settings where messages are pulled: the loop is the user's, so there is no lane to hold."""
+    return replace(settings, concurrency=settings.batch_size, retry=replace(settings.retry, blocking=False))
 
 
 class ConsumerRuntime:
@@ -91,14 +80,13 @@ class ConsumerRuntime:
     def __init__(
         self,
         surroundings: Surroundings,
-        settings: RunSettings,
         plan: Plan,
         decoder: EntryDecoder[Any],
         attached: Sequence[Actor[Any]],
     ) -> None:
         """Make the actors; none of them runs yet."""
         self.around = surroundings
-        self._settings = settings
+        self._settings = settings = surroundings.settings
         self._plan = plan
         self._decoder = decoder
         self.member = Member(settings.consumer_name, settings.heartbeat_ttl, surroundings.environment)
@@ -116,9 +104,6 @@ class ConsumerRuntime:
             surroundings,
             self.member,
             self.partitions.ref,
-            latest=settings.latest,
-            drain_timeout=settings.drain_timeout,
-            interval=settings.heartbeat_interval,
             ready=self._assigned,
             left=self._left.set,
         )
@@ -173,7 +158,7 @@ class ConsumerRuntime:
             task_status.started()
 
     async def _tree(self) -> None:
-        settings, around = self._settings, self.around
+        around = self.around
         try:
             with self._patience:
                 async with Supervisor("one_for_one", name="consumer") as supervisor:
@@ -184,7 +169,7 @@ class ConsumerRuntime:
                     await supervisor.start(self._coordinator)
                     listen = lambda: around.broker.listen(around.group)  # noqa: E731
                     await supervisor.start(SignalListener(listen, self._coordinator.look, around.notifications_refused))
-                    await supervisor.start(HeartbeatEmitter(around, self.member, settings.heartbeat_interval, self._coordinator.look))
+                    await supervisor.start(HeartbeatEmitter(around, self.member, self._coordinator.look))
                     for actor in self._attached:
                         await supervisor.start(actor)
                     if self._plan.until_empty:
@@ -273,10 +258,8 @@ class ConsumerRuntime:
         owned = OwnedPartition(order.partition, order.token, order.lease, window, self._acknowledger.ring)
         if self.stopping:
             owned.begin_drain()
-        # Where messages are pulled there is no lane to hold: the loop is the user's.
-        retry = replace(settings.retry, blocking=False) if plan.mode == "pull" else settings.retry
         execution = Execution(
-            self.around, owned, plan.callback, plan.middleware, decoder=self._decoder, timeout=settings.timeout, retry=retry
+            self.around, owned, plan.callback, plan.middleware, decoder=self._decoder, timeout=settings.timeout, retry=settings.retry
         )
         return PartitionOwner(
             self.around,

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, cast
 
 from redisaq import events
 from redisaq.admin import Admin
-from redisaq.brokers.base import Beat, Broker, GroupName
+from redisaq.brokers.base import Beat, Broker
 from redisaq.consumer import Consumer
-from redisaq.consuming.bulletin import Bulletin
-from redisaq.consuming.concurrency import Concurrency
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.handling import Execution
 from redisaq.consuming.lease import Lease
@@ -242,10 +241,8 @@ class HandlerKit:
             told.append(event)
             return None if settings.on_event is None else settings.on_event(event)
 
-        bulletin = Bulletin(self._topic, settings.group_name, tell, settings.logger or logging.getLogger("redisaq.consumer"))
-        group = GroupName(self._topic, settings.group_name)
-        concurrency = Concurrency(settings.concurrency)
-        around = Surroundings(group, cast("Broker", Consent()), environment, bulletin, concurrency, dead_maxlen=settings.dead_maxlen)
+        logger = settings.logger or logging.getLogger("redisaq.consumer")
+        around = Surroundings(self._topic, replace(settings, on_event=tell), cast("Broker", Consent()), environment, logger)
         lease = Lease("test", EVER, environment)
         lease.begin(environment.clock(), Beat(alive=True, now=int(environment.wall_clock() * 1e6)))
         return around, OwnedPartition(0, 1, lease, 1 << 30, lambda _: None)
