@@ -7,7 +7,7 @@ what it raises is the handler's failure; without any, nothing is put around anyt
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
@@ -64,7 +64,7 @@ def through(middleware: Sequence[Middleware], handler: Callable[[Any], Awaitable
             nonlocal result
             result = await handler(argument)
 
-        messages: tuple[Message[Any], ...] = tuple(argument) if isinstance(argument, list) else (argument,)
+        messages = tuple(cast("list[Message[Any]]", argument)) if isinstance(argument, list) else (cast("Message[Any]", argument),)
         following: Next = innermost
         for one in reversed(middleware):
             following = _around(one, messages, following)

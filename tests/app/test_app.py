@@ -433,27 +433,35 @@ def test_the_url_comes_from_the_environment(run: Run, request: pytest.FixtureReq
     run(main)
 
 
+def consume(app: Any, handler: Any = nothing, **options: Any) -> object:
+    """Declare a consumer with whatever is given, as code without types may."""
+    return app.topic("orders", Order).consumer("x", **options)(handler)
+
+
+REFUSED: list[tuple[Callable[[App[Any]], object], str]] = [
+    (lambda app: app.topic("orders", int), "declared before"),
+    (lambda app: app.topic("orders", Order, partitions=2), "was declared before, with"),
+    (lambda app: app.topic("orders", Order, maxlen=3), "'orders' was declared before"),
+    (lambda app: app.topic("or{ders"), "braces"),
+    (lambda app: app.topic("more", partitions=0), "init_partitions must be from 1"),
+    (lambda app: app.topic("more", send_timeout=-1), "send_timeout must be more than 0"),
+    (lambda app: app.topic("orders", Order).consumer("billing")(nothing), "consumer of group 'billing'"),
+    (lambda app: app.topic("orders", Order).batch_consumer("billing")(nothing), "of group 'billing' of topic"),
+    (lambda app: consume(app, namespace="y"), "namespace is no option here"),
+    (lambda app: consume(app, init_partitions=3), "the topic's: partitions"),
+    (lambda app: consume(app, concurency=3), "no setting 'concurency'"),
+    (lambda app: consume(app, Order), "the handler must be"),
+    (lambda app: consume(app, middleware=[print]), "must be async functions"),
+    (lambda _: App("http://x"), "begins with none of"),
+    (lambda _: App(cast("Any", 3)), "must be a str"),
+    (lambda _: App(name=""), "name must have 1 to 256"),
+    (lambda _: App(middleware=cast("Any", "abc")), "must be a list"),
+]
+
+
 @pytest.mark.parametrize(
     ("declare", "words"),
-    [
-        (lambda app: app.topic("orders", int), "declared before"),
-        (lambda app: app.topic("orders", Order, partitions=2), "was declared before, with"),
-        (lambda app: app.topic("orders", Order, maxlen=3), "'orders' was declared before"),
-        (lambda app: app.topic("or{ders"), "braces"),
-        (lambda app: app.topic("more", partitions=0), "init_partitions must be from 1"),
-        (lambda app: app.topic("more", send_timeout=-1), "send_timeout must be more than 0"),
-        (lambda app: app.topic("orders", Order).consumer("billing")(nothing), "consumer of group 'billing'"),
-        (lambda app: app.topic("orders", Order).batch_consumer("billing")(nothing), "of group 'billing' of topic"),
-        (lambda app: app.topic("orders", Order).consumer("x", namespace="y")(nothing), "namespace is no option here"),
-        (lambda app: app.topic("orders", Order).consumer("x", init_partitions=3)(nothing), "the topic's: partitions"),
-        (lambda app: app.topic("orders", Order).consumer("x", concurency=3)(nothing), "no setting 'concurency'"),
-        (lambda app: app.topic("orders", Order).consumer("x")(Order), "the handler must be"),
-        (lambda app: app.topic("orders", Order).consumer("x", middleware=[print])(nothing), "must be async functions"),
-        (lambda _: App("http://x"), "begins with none of"),
-        (lambda _: App(cast("Any", 3)), "must be a str"),
-        (lambda _: App(name=""), "name must have 1 to 256"),
-        (lambda _: App(middleware=cast("Any", "abc")), "must be a list"),
-    ],
+    REFUSED,
     ids=lambda value: value if isinstance(value, str) else "-",
 )
 def test_what_cannot_work_is_refused_where_it_is_declared(
