@@ -291,11 +291,10 @@ class PartitionReader(Actor[None]):
         lowest = owned.lowest_unsettled(self._doubtful)
         evidence, start = (lowest, format_id(before(parse_id(lowest)))) if lowest else (owned.position, owned.position)
         if not self._trusted:  # it never heard of the group: all that was parked or found dead meanwhile is forgotten, too
-            evidence = start = b""
+            evidence = start = owned.position = b""
         await around.broker.remake_group(around.group, owned.partition, evidence, start=start)
         self._begin_anew()
         self._watch.forget()
-        owned.position = b""  # the stream may have begun anew, too
         around.tell_group_lost(owned.partition)
 
     def _tell(self, kind: type[events.PartitionEvent], **more: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -10,6 +11,7 @@ import pytest
 
 from redisaq import Admin, Message, RetryPolicy
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.core.reports import GroupInfo
 from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick
 
 pytestmark = IN_VIRTUAL_TIME
@@ -18,6 +20,12 @@ pytestmark = IN_VIRTUAL_TIME
 @pytest.fixture
 def url() -> str:
     return fresh_url()
+
+
+def counted(group: GroupInfo) -> Mapping[int, int]:
+    """Return how many pending entries of the one partition have which delivery count."""
+    (partition,) = group.partitions
+    return partition.deliveries
 
 
 @pytest.mark.parametrize("ordering", ["partition", "key", "none"])
@@ -175,3 +183,38 @@ async def test_an_attempt_that_is_being_noted_is_not_that_of_the_new_one(
                 await anyio.sleep(0.01)
             await consumer.stop()
     assert attempts == [1] * owners + [1]
+
+
+async def test_a_count_that_may_still_be_raised_is_set_back_for_the_new_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5: a raise of the life before is on its way when the message is delivered anew, and then the partition is given back."""
+    await produce(url, 1)
+    operate, raising = MemoryBroker._operate, anyio.Event()
+
+    async def stay(_message: Message[Any]) -> None:
+        await anyio.sleep(60)
+
+    async def stop_at_the_raise(broker: MemoryBroker, name: str, step: Any) -> Any:
+        if name == "set_deliveries" and not raising.is_set():
+            raising.set()
+            await anyio.sleep(60)
+        return await operate(broker, name, step)
+
+    with anyio.fail_after(10):
+        for _ in range(2):  # the second one raises the count to 2
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(quick(url).process, stay)
+                await anyio.sleep(0.3)
+                tasks.cancel_scope.cancel()
+        monkeypatch.setattr(MemoryBroker, "_operate", stop_at_the_raise)
+        async with Admin(url) as admin, anyio.create_task_group() as tasks:
+            consumer = quick(url)
+            tasks.start_soon(consumer.process, stay)
+            await raising.wait()
+            assert counted(await admin.group("jobs", "default_group")) == {2: 1}
+            await admin.pause("jobs", "default_group")
+            await admin.seek("jobs", "default_group", "earliest")
+            await admin.resume("jobs", "default_group")
+            while counted(await admin.group("jobs", "default_group")) != {1: 1}:  # it is delivered anew
+                await anyio.sleep(0.01)
+            await consumer.stop()
+            assert counted(await admin.group("jobs", "default_group")) == {0: 1}

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Message
+from redisaq import Admin, Message, RetryPolicy
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.reader import MemoryReader
 from tests.actors.group import fresh_url, produce, quick
@@ -78,3 +78,50 @@ async def test_counts_whose_raise_may_still_arrive_are_handed_back_behind_the_re
             await raising.wait()
             await consumer.stop()
     assert steps == ["set_deliveries", "release", "set_deliveries"]
+
+
+async def test_an_attempt_that_may_still_arrive_is_given_back_behind_the_release_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5, of `retry`: before the release, the attempt could be noted after it was given back; behind it, that is refused."""
+    url = fresh_url()
+    await produce(url, 1)
+    whole, steps = MemoryBroker._operate, list[str]()
+    noting = anyio.Event()
+
+    async def operate(self: MemoryBroker, name: str, step: Any) -> Any:
+        if name == "start_retry":
+            noting.set()
+            await anyio.sleep_forever()
+        if noting.is_set() and name in ("resolve", "release"):
+            steps.append(name)
+        return await whole(self, name, step)
+
+    async def fail(_message: Message[Any]) -> None:
+        raise ValueError("later")
+
+    monkeypatch.setattr(MemoryBroker, "_operate", operate)
+    consumer = quick(url, retry=RetryPolicy(backoff=0.01))
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, fail)
+            await noting.wait()
+            await consumer.stop()
+    assert steps == ["resolve", "release", "resolve"]
+
+
+async def test_what_no_handler_has_begun_on_is_handed_back_as_if_it_had_not_been_read() -> None:
+    """T5: its count is 0; what a handler has begun on keeps its own."""
+    url = fresh_url()
+    await produce(url, 3)
+    began = anyio.Event()
+
+    async def stay(_message: Message[Any]) -> None:
+        began.set()
+        await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(quick(url).process, stay)
+        await began.wait()
+        tasks.cancel_scope.cancel()
+    async with Admin(url) as admin:
+        (partition,) = (await admin.group("jobs", "default_group")).partitions
+    assert partition.deliveries == {0: 2, 1: 1}

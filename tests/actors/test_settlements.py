@@ -54,6 +54,63 @@ def test_a_group_that_is_lost_with_nothing_in_flight_goes_on_where_it_was(backen
 
 
 @on_both
+def test_a_group_that_is_lost_twice_goes_on_where_it_was(backend: Backend) -> None:
+    """T6: also if nothing was delivered in between."""
+
+    async def scenario(url: str) -> list[int]:
+        await produce(url, 20)
+        notebook, consumer = Notebook(), quick(url)
+        async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, notebook.handle)
+            for _ in range(2):
+                await anyio.sleep(1)
+                store_of(url).forget_cursor(GROUP, 0)
+            await anyio.sleep(1)
+            await producer.enqueue({"n": 20})
+            await anyio.sleep(1)
+            await consumer.stop()
+        return notebook.numbers
+
+    assert play(scenario, backend) == list(range(21))
+
+
+@on_both
+def test_retries_in_hand_do_not_hold_up_those_that_come_due_behind_them(backend: Backend) -> None:
+    """What is in hand stays due at the server (S3): asked for as many as one look takes, it would name these alone, again and again."""
+
+    async def scenario(url: str) -> tuple[int, int]:
+        await produce(url, 3)
+        notebook, looks = Notebook(), 0
+        operate = MemoryBroker._operate
+
+        async def count(broker: MemoryBroker, name: str, step: Callable[..., Any]) -> Any:
+            nonlocal looks
+            looks += name == "due"
+            return await operate(broker, name, step)
+
+        async def handle(message: Message[Any]) -> None:
+            if message.attempt == 1:
+                raise ValueError("later")
+            notebook.running += 1
+            notebook.most_running = max(notebook.most_running, notebook.running)
+            await anyio.sleep(5)
+            notebook.running -= 1
+
+        consumer = quick(url, ordering="none", concurrency=3, batch_size=1, retry=RetryPolicy(backoff=0.5, jitter=False))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MemoryBroker, "_operate", count)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(consumer.process, handle)
+                await anyio.sleep(4)
+                await consumer.stop()
+        return notebook.most_running, looks
+
+    most_running, looks = play(scenario, backend)
+    assert most_running == 3
+    assert looks < 30
+
+
+@on_both
 @pytest.mark.parametrize("count", [6, 7, 8])
 def test_a_large_acknowledgement_is_cut_and_loses_nothing(backend: Backend, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acknowledger, "MOST_IDS", 3)
