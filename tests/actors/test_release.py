@@ -1,4 +1,4 @@
-"""T3: a partition is released only when no read on it can still be carried out."""
+"""A partition is released only when no read on it can still be carried out (T3, T4), and what had not begun is handed back whole (T5)."""
 
 from __future__ import annotations
 
@@ -42,6 +42,28 @@ async def test_a_read_without_its_answer_is_killed_before_the_release(settled: b
         steps.clear()
         await consumer.stop()
     assert steps == (["release"] if settled else ["fence", "release"])
+
+
+async def test_no_read_waits_in_the_server_for_longer_than_its_lease_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T4: where connections must not be killed, this alone ends the reads of a process that hangs."""
+    read, blocks = MemoryReader.read, list[float]()
+
+    async def noted(self: MemoryReader, count: int, block: float) -> Any:
+        blocks.append(block)
+        return await read(self, count, block)
+
+    monkeypatch.setattr(MemoryReader, "read", noted)
+    url = fresh_url()
+    await produce(url, 1)
+    consumer = quick(url, heartbeat_ttl=0.6)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(consumer.process, lambda _message: None)
+            while len(blocks) < 3:
+                await anyio.sleep(0.01)
+            await consumer.stop()
+    assert min(blocks) > 0
+    assert max(blocks) <= 0.6 - 0.1  # a sixth of the ttl is the margin for clocks that differ in speed (M5)
 
 
 async def test_counts_whose_raise_may_still_arrive_are_handed_back_behind_the_release_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,47 @@ def test_retries_in_hand_do_not_hold_up_those_that_come_due_behind_them(backend:
 
 
 @on_both
+def test_a_retry_that_stands_under_an_earlier_attempt_is_fetched_at_once(backend: Backend) -> None:
+    """T6: a replica that took over has missed the last attempt; else it would wait for the timer's next round, a ttl later."""
+
+    async def scenario(url: str) -> list[tuple[int, float]]:
+        await produce(url, 1)
+        runs: list[tuple[int, float]] = []
+        operate, noted = MemoryBroker._operate, 0
+        retries = store_of(url).shelf(GROUP, 0).retry
+        earlier: dict[bytes, tuple[int, bytes]] = {}
+
+        async def forget_the_first(broker: MemoryBroker, name: str, step: Callable[..., Any]) -> Any:
+            nonlocal noted
+            if name == "start_retry":
+                noted += 1
+                if noted == 1:
+                    earlier.update(retries)
+                elif noted == 2:
+                    retries.update(earlier)
+            return await operate(broker, name, step)
+
+        async def handle(message: Message[Any]) -> None:
+            runs.append((message.attempt, anyio.current_time()))
+            if len(runs) < 3:
+                raise ValueError("later")
+
+        consumer = quick(url, heartbeat_ttl=60, heartbeat_interval=10, retry=RetryPolicy(backoff=0.1, factor=1.0, jitter=False))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MemoryBroker, "_operate", forget_the_first)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(consumer.process, handle)
+                while len(runs) < 3:
+                    await anyio.sleep(0.1)
+                await consumer.stop()
+        return runs
+
+    runs = play(scenario, backend)
+    assert [attempt for attempt, _ in runs] == [1, 2, 2]
+    assert runs[2][1] - runs[1][1] < 1
+
+
+@on_both
 @pytest.mark.parametrize("count", [6, 7, 8])
 def test_a_large_acknowledgement_is_cut_and_loses_nothing(backend: Backend, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acknowledger, "MOST_IDS", 3)

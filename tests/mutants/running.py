@@ -44,7 +44,7 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
         by: the test.
         seconds: how long all of it took.
         tests: how many were chosen.
-        why: of an equivalent one.
+        why: of an equivalent one; of one that was caught before any test, what pytest said last.
     """
 
     mutant: str
@@ -66,6 +66,7 @@ class Run(msgspec.Struct):
         current: the test under way at the end, "" if none was.
         lasted: how many seconds that one had taken.
         passed: how many tests did.
+        said: the last lines of what it printed.
     """
 
     status: int | None
@@ -73,6 +74,7 @@ class Run(msgspec.Struct):
     current: str
     lasted: float
     passed: int
+    said: str = ""
 
 
 def run_tests(copy: Copy, tests: Sequence[str], limit: float) -> Run:
@@ -86,9 +88,10 @@ def run_tests(copy: Copy, tests: Sequence[str], limit: float) -> Run:
         words = ["-m", "pytest", "-x", "-q", "-n0", "--tb=short", "-p", "no:cacheprovider", "-p", "tests.mutants.plugin", *existing]
         status = copy.python(*words, env={ORDERS: str(orders)}, limit=limit, output=Path(folder) / "output")
         ended = time.monotonic()
+        said = (Path(folder) / "output").read_text(errors="replace")[-400:]
         lines = [msgspec.json.decode(line, type=Line) for line in log.read_bytes().split(b"\n")[:-1]]
     open_tests = {line.test: line.began for line in lines if line.began is not None}
-    run = Run(status, "", "", 0.0, 0)
+    run = Run(status, "", "", 0.0, 0, said)
     for line in lines:
         if line.began is None:
             open_tests.pop(line.test, None)
@@ -112,6 +115,7 @@ def try_out(mutant: Mutant, copy: Copy, covering: Covering, sources: Sequence[So
             run = run_tests(copy, tests, max(left, 1.0))
             result.verdict, result.by = judge(run, {test: seconds for seconds, test in known})
             if result.verdict != "caught":
+                result.why = run.said if result.verdict == "broken" else ""
                 break
             again = run_tests(copy, [result.by], limit)  # a limit of its own: it is the proof
             if again.status != 0:
