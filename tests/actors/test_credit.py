@@ -31,6 +31,32 @@ async def test_who_waits_learns_that_a_thread_abandoned_meanwhile_has_returned()
     assert concurrency.running == 1
 
 
+async def test_credit_that_is_granted_to_one_who_is_being_cancelled_goes_on_to_the_next() -> None:
+    concurrency, entered = Concurrency(1), anyio.Event()
+    await concurrency.enter()
+
+    async def give_up() -> None:
+        with cancelled:
+            await concurrency.enter()
+            concurrency.leave()  # it was awake already
+
+    async def enter() -> None:
+        await concurrency.enter()
+        entered.set()
+
+    cancelled = anyio.CancelScope()
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(give_up)
+            await anyio.wait_all_tasks_blocked()
+            cancelled.cancel()
+            concurrency.leave()
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(enter)
+            await entered.wait()
+    assert concurrency.running == 1
+
+
 @pytest.mark.parametrize("concurrency", [None, 1, 2])
 async def test_lanes_that_hold_failed_messages_leave_the_others_all_the_credit(concurrency: int | None) -> None:
     url = fresh_url()

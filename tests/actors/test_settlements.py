@@ -152,6 +152,34 @@ def test_a_retry_that_stands_under_an_earlier_attempt_is_fetched_at_once(backend
 
 
 @on_both
+def test_a_group_begins_at_the_beginning_of_partitions_that_come_later(backend: Backend) -> None:
+    """G6: a group that began at latest misses nothing that is sent to a new partition before its members have heard of it."""
+
+    async def scenario(url: str) -> list[int]:
+        await produce(url, 1)
+        notebook, consumer = Notebook(), quick(url, group_name="late", start="latest")
+        operate, joined = MemoryBroker._operate, False
+
+        async def late(broker: MemoryBroker, name: str, step: Callable[..., Any]) -> Any:
+            if name == "make_groups" and joined:
+                await anyio.sleep(0.3)
+            return await operate(broker, name, step)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MemoryBroker, "_operate", late)
+            async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+                await tasks.start(consumer.process, notebook.handle)
+                joined = True
+                await producer.request_partition_increase(3)
+                await producer.batch_enqueue([{"n": n} for n in range(6)])
+                await anyio.sleep(2)
+                await consumer.stop()
+        return sorted(notebook.numbers)
+
+    assert play(scenario, backend) == list(range(6))
+
+
+@on_both
 @pytest.mark.parametrize("count", [6, 7, 8])
 def test_a_large_acknowledgement_is_cut_and_loses_nothing(backend: Backend, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acknowledger, "MOST_IDS", 3)

@@ -11,6 +11,7 @@ import pytest
 from redisaq import Message, events
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.errors import LeaseLostError
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, produce, quick
 
@@ -48,3 +49,29 @@ def test_a_partition_that_was_lost_is_taken_again_under_a_greater_token(backend:
         assert [number for number, _ in runs] == [0, 0, 1, 1, 2, 2]
         assert len(set(runs)) == 6
         assert len(notebook.of(events.MemberJoined)) == 1
+
+
+async def cannot_keep_its_partition(url: str) -> list[float]:
+    """Refuse the reader of each owner, ten times; return when each was refused."""
+    refused: list[float] = []
+    open_reader = MemoryBroker.open_reader
+
+    async def refuse(broker: MemoryBroker, *arguments: Any, **more: Any) -> Any:
+        if len(refused) < 10:
+            refused.append(anyio.current_time())
+            raise LeaseLostError("another token stands")
+        return await open_reader(broker, *arguments, **more)
+
+    await produce(url, 1)
+    notebook = Notebook()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryBroker, "open_reader", refuse)
+        await quick(url).process(notebook.handle, until_empty=True)
+    assert notebook.numbers == [0]
+    return refused
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_partition_that_cannot_be_kept_is_not_taken_again_without_a_pause(backend: Literal["trio", "asyncio"]) -> None:
+    refused = virtual_run(cannot_keep_its_partition, "memory://refused", backend=backend)
+    assert min(later - earlier for earlier, later in itertools.pairwise(refused)) > 0.19
