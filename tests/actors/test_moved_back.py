@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from redisaq import Admin, Message, RetryPolicy
+from redisaq.admin_views import GroupInfo
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.core.reports import GroupInfo
 from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick
 
 pytestmark = IN_VIRTUAL_TIME
