@@ -496,6 +496,12 @@ class App(Generic[S]):
             for one in self._subscriptions:
                 tasks.start_soon(one.consumer.stop)
 
+    def healthy(self, *, within: float = 10.0) -> bool:
+        """Return whether it is entered and, if it serves, every consumer is healthy: see `Consumer.healthy`. For readiness probes."""
+        return self._entered is not None and (
+            self._tasks is None or all(one.consumer.healthy(within=within) for one in self._subscriptions)
+        )
+
     async def close(self) -> None:
         """Stop, giving handlers no time, and close the links. May be called twice."""
         async with anyio.create_task_group() as tasks:

@@ -247,6 +247,27 @@ class Consumer(Generic[T]):
         """Return state, member, partitions and counters as they stand."""
         return statistics_of(self._runtime, self._handled, self._failed, self._trimmed)
 
+    def healthy(self, *, within: float = 10.0) -> bool:
+        """Return whether it does what it is there for: it runs, the server answers, and it is a member of its group.
+
+        It is for readiness probes. It is not for liveness: a restart does not mend a server that is away. A member without partitions is
+        healthy, and so is a consumer that waits for a topic that does not exist yet.
+
+        Args:
+            within: seconds beyond `heartbeat_interval` that the last answered heartbeat may be old: a blocked event loop sends none.
+
+        Raises:
+            SettingsError: `within` is no number of seconds.
+        """
+        within = check_seconds("within", within)
+        runtime, statistics = self._runtime, self.statistics()
+        if runtime is None or not statistics.connected:
+            return False
+        if runtime.member.topic_missing:
+            return True
+        beat = statistics.last_heartbeat
+        return statistics.state in ("running", "draining") and (beat is None or beat <= self._settings.heartbeat_interval + within)
+
     # -- running -------------------------------------------------------------------------------------------------------------------
 
     async def _run(self, plan: Plan, task_status: TaskStatus[None]) -> None:

@@ -10,7 +10,7 @@ import anyio
 import msgspec
 import pytest
 
-from redisaq import App, Message, Producer, RetryPolicy, events
+from redisaq import App, Consumer, Message, Producer, RetryPolicy, events
 from redisaq.errors import ConsumerError, SettingsError
 from redisaq.middleware import Next, Outgoing
 from redisaq.testing import virtual_run
@@ -488,5 +488,41 @@ def test_an_app_without_consumers_says_so(run: Run, request: pytest.FixtureReque
     async def main() -> None:
         with pytest.raises(SettingsError, match="no consumer: declare one"):
             await an_app(request).serve()
+
+    run(main)
+
+
+def test_it_is_healthy_while_its_consumers_are_members(run: Run, request: pytest.FixtureRequest) -> None:
+    app = an_app(request)
+    orders = app.topic("orders", int)
+
+    @orders.consumer("billing")
+    async def bill(message: Message[int]) -> None:
+        pass
+
+    waiting = Consumer("nothing", f"memory://{request.node.name}")
+
+    async def main() -> None:
+        consumer = app.consumers[0].consumer
+        assert not app.healthy()
+        assert not consumer.healthy()
+        async with app:
+            assert app.healthy()  # it only produces
+            assert not consumer.healthy()
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(app.serve)
+                assert app.healthy()
+                assert consumer.healthy()
+                await tasks.start(waiting.process, bill)
+                assert waiting.healthy()  # it waits for its topic
+                await anyio.sleep(60)
+                assert app.healthy(within=0.1)
+                await waiting.stop()
+                await app.stop()
+            assert not waiting.healthy()
+            assert not consumer.healthy()
+        assert not app.healthy()
+        with pytest.raises(SettingsError, match="within must be more than 0"):
+            consumer.healthy(within=0)
 
     run(main)

@@ -57,6 +57,28 @@ async def test_an_app_shares_two_links(own_server: Server, namespace: str) -> No
             await anyio.sleep(0.01)
 
 
+async def test_an_app_whose_server_does_not_answer_is_not_healthy(own_server: Server, namespace: str) -> None:
+    app = App(own_server.url, namespace=namespace)
+
+    @app.topic("orders", int).consumer("billing", heartbeat_interval=0.1, heartbeat_ttl=1.0)
+    async def bill(message: Message[int]) -> None:
+        pass
+
+    async def until(healthy: bool) -> None:
+        with anyio.fail_after(10):
+            while app.healthy() != healthy:
+                await anyio.sleep(0.01)
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(app.serve)
+        assert app.healthy()
+        own_server.pause()
+        await until(healthy=False)
+        own_server.resume()
+        await until(healthy=True)
+        await app.stop()
+
+
 PROGRAM = textwrap.dedent(
     """
     import sys
