@@ -154,10 +154,9 @@ class Consumer(Generic[T]):
     ) -> None:
         """Give each message to `callback` until cancelled or stopped.
 
-        A message is acknowledged when the callback returns; when it raises, the retry policy says what becomes of it. When
-        the lease of its
-        partition ends, the callback is cancelled and the next owner gets the message. Cancelled, callbacks are cancelled, what is done is
-        acknowledged, the rest goes to the next owner at once.
+        A message is acknowledged when the callback returns; when it raises, the retry policy says what becomes of it. When the lease of
+        its partition ends, the callback is cancelled and the next owner gets the message. Cancelled, callbacks are cancelled, what is done
+        is acknowledged, the rest goes to the next owner at once.
 
         Args:
             callback: async, or plain (it runs in a worker thread and should be able to stand being abandoned there).

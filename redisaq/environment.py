@@ -238,8 +238,8 @@ class Environment:
         """Return this environment with a clock of the running event loop that is cheap to read: it is read for each message.
 
         `anyio.current_time` looks the loop up anew each time, which costs more than most handlers' bookkeeping. A loop's own clock is the
-        same one, virtual or
-        not; but uvloop's stands still within one round of the loop, and a process that was paused must see that time has passed.
+        same one, virtual or not; but uvloop's stands still within one round of the loop, and a process that was paused must see that time
+        has passed.
         """
         if self.clock is not anyio.current_time:
             return self

@@ -1,7 +1,6 @@
 """Every error that redisaq raises on purpose: one small tree.
 
-Each class says who caused it and what to do about it. Passwords never stand in them: an URL
-is shown without its password.
+Each class says who caused it and what to do about it. Passwords never stand in them: an URL is shown without its password.
 """
 
 from __future__ import annotations

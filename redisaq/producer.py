@@ -89,8 +89,7 @@ class Producer:
             retention_idle: seconds without a member after which a group no longer keeps entries from being trimmed; default: a day. Of
                 several producers the largest counts. While all groups are without members nothing is trimmed, however long.
             max_backlog: entries of one partition that may wait for the slowest group; `enqueue` waits for room, at most `send_timeout`,
-                then raises
-                QueueFull. None: no limit.
+                then raises QueueFull. None: no limit.
             max_payload: bytes that one message may have: its serialized payload, its key and its headers.
             send_timeout: seconds that one call may take, whether the server can be reached, answers, or has room. A connection over
                 which nothing comes for half of that while an answer is owed is given up (0.5 to 6 s), so that the other half is left to

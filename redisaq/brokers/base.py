@@ -282,8 +282,8 @@ class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, RetentionB
 
         In the same step adds the incarnation to the members with now + ttl (`joins`) or removes it (`leaves`) (M2), and removes `expired`.
         Refused too if one of `expired` is not expired, or the group is frozen and `expired` is not empty (M5, M7), or the incarnation is
-        neither joining nor a live member. `freeze`, for a document that is made again, sets
-        frozen_until = now + ttl (M8). Rings on success.
+        neither joining nor a live member. `freeze`, for a document that is made again, sets frozen_until = now + ttl (M8). Rings on
+        success.
         """
         ...
 

@@ -1,8 +1,7 @@
 """Makes whatever a user gives as a handler into one coroutine function.
 
-An async function, a partial of one, or an object with async `__call__` is called in the event loop. Anything else runs in a worker
-thread; if it
-returns an awaitable, that is awaited in the loop. A thread cannot be stopped: when the lease or the timeout ends, it is abandoned.
+An async function, a partial of one, or an object with async `__call__` is called in the event loop. Anything else runs in a worker thread;
+if it returns an awaitable, that is awaited in the loop. A thread cannot be stopped: when the lease or the timeout ends, it is abandoned.
 """
 
 from __future__ import annotations

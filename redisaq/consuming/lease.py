@@ -1,9 +1,8 @@
 """A member's lease: one deadline, shared by every scope that works under it.
 
 The deadline is the local clock at which the last successful heartbeat was *sent*, plus the ttl, less a margin. The heartbeat emitter
-pushes it on; every
-partition's scope (and every body of a pulled message) follows it. Once passed it is final (M5): nothing revives this lease, the member
-joins again as a new incarnation. Ownership is a cancel scope.
+pushes it on; every partition's scope (and every body of a pulled message) follows it. Once passed it is final (M5): nothing revives this
+lease, the member joins again as a new incarnation. Ownership is a cancel scope.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Owns one partition: takes it, works on it, and gives it back or loses it.
 
 In: one Drain. Out, when it ends: Ended, to the partition supervisor. The order of taking is T1: the compare-and-set has been done by the
-coordinator; then
-install the token, close the predecessor's readers, claim what is pending, read (the last two are the reader's). Everything runs in a
-scope whose deadline
-is the lease's. The order of giving back: stop reading, let running handlers finish, settle, undo the counts of what no handler started
-(T5), release.
+coordinator; then install the token, close the predecessor's readers, claim what is pending, read (the last two are the reader's).
+Everything runs in a scope whose deadline is the lease's. The order of giving back: stop reading, let running handlers finish, settle, undo
+the counts of what no handler started (T5), release.
 """
 
 from __future__ import annotations

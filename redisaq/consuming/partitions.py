@@ -1,9 +1,8 @@
 """Holds the owners of this member's partitions.
 
 In: Acquire, Revoke, Lose from the coordinator, Ended from the owners. Out: Ended, to the coordinator, once an owner is gone altogether. A
-partition that is
-acquired again while its last owner still winds up (a handler that takes long to be cancelled) waits for that: in one process, too, two
-never work on one partition.
+partition that is acquired again while its last owner still winds up (a handler that takes long to be cancelled) waits for that: in one
+process, too, two never work on one partition.
 """
 
 from __future__ import annotations

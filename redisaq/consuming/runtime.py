@@ -1,9 +1,8 @@
 """Wires the actors of one consumer, starts them in order, and ends them in order.
 
-The whole tree runs in a child task of the task that called `process()`, under a shield: whatever cancels the caller (a scope of the
-user's nursery, or one or more native
-`Task.cancel()`) reaches a second child, the sentinel, which turns it into an urgent Leave. So both ways to end are one: give the
-partitions back, leave, close; the urgent one gives handlers no time, and is bounded.
+The whole tree runs in a child task of the task that called `process()`, under a shield: whatever cancels the caller (a scope of the user's
+nursery, or one or more native `Task.cancel()`) reaches a second child, the sentinel, which turns it into an urgent Leave. So both ways to
+end are one: give the partitions back, leave, close; the urgent one gives handlers no time, and is bounded.
 """
 
 from __future__ import annotations

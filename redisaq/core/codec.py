@@ -1,9 +1,8 @@
 """Between a message and the fields of its stream entry.
 
-Fields are few, short and always in the same order, so that the server stores their names once a node: `i` message id, `d` payload,
-then only what is set: `k` key, `h` headers (JSON), `t` timeout in seconds, `c` time of creation in milliseconds. Whatever else an entry
-holds makes
-it foreign: it is reported, never guessed at.
+Fields are few, short and always in the same order, so that the server stores their names once a node: `i` message id, `d` payload, then
+only what is set: `k` key, `h` headers (JSON), `t` timeout in seconds, `c` time of creation in milliseconds. Whatever else an entry holds
+makes it foreign: it is reported, never guessed at.
 """
 
 from __future__ import annotations

@@ -69,11 +69,11 @@ class Fault(msgspec.Struct, frozen=True):
         number: which of that process's operations at the broker, counted from 1 and on through crashes; for "slow_handler", which of its
             handlers' runs; 0 for "clock_drift".
         kind: as in FaultPlan; "delay" is the way to the server, "reply_delay" the way back.
-        amount: seconds for "delay", "reply_delay", "late_request" (how late), "pause", "slow_handler", "crash" (until it starts again)
-            and "failover" (how much is forgotten). For "lost_request" and "disconnect": 1 if what was sent before on that connection
-            arrives all the same, else 0. For the silent ones: how long nothing is heard; for "outage": how long the server is away.
-            For "slot_loss": which slot, as a share of all, from 0 to less than 1. For "clock_drift": how
-            much faster the server's clock runs. Else 0.
+        amount: seconds for "delay", "reply_delay", "late_request" (how late), "pause", "slow_handler", "crash" (until it starts again) and
+            "failover" (how much is forgotten). For "lost_request" and "disconnect": 1 if what was sent before on that connection arrives
+            all the same, else 0. For the silent ones: how long nothing is heard; for "outage": how long the server is away. For
+            "slot_loss": which slot, as a share of all, from 0 to less than 1. For "clock_drift": how much faster the server's clock runs.
+            Else 0.
         time: seconds since the simulation began; told, and of no account where a list of faults is given.
     """
 
