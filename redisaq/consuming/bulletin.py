@@ -1,4 +1,4 @@
-"""Tells events to whoever subscribed: the log always, the user's `on_event` if there is one.
+"""Makes events and tells them to whoever subscribed: the log always, the user's `on_event` if there is one.
 
 An exception of a subscriber is logged and goes no further: a consumer does not end because somebody who watches it failed.
 """
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from redisaq import events
 from redisaq.callables import unrun
+from redisaq.consuming.owned import OwnedPartition
 from redisaq.describing import shown
 from redisaq.events import Event
 from redisaq.logs import log
+from redisaq.message import Message
+
+E = TypeVar("E", bound=Event)
 
 LEVELS: dict[type[Event], int] = {
     events.MessageFailed: logging.WARNING,
@@ -53,8 +58,30 @@ class Bulletin:
         """True if somebody wants an event for each message that goes well; making one costs more than the hot path can spare."""
         return self._on_event is not None or self._logger.isEnabledFor(logging.DEBUG)
 
+    def event(self, kind: type[E], about: Message[Any] | OwnedPartition | None = None, **more: object) -> E:
+        """Return an event of this consumer, stamped with who it is, and with the message or the partition that it is about."""
+        make: Callable[..., E] = kind
+        if about is None:
+            return make(topic=self.topic, group=self.group, member=self.member, **more)
+        if isinstance(about, OwnedPartition):
+            return make(topic=self.topic, group=self.group, member=self.member, partition=about.partition, token=about.token, **more)
+        return make(
+            topic=self.topic,
+            group=self.group,
+            member=self.member,
+            partition=about.partition,
+            msg_id=about.msg_id,
+            entry_id=about.entry_id,
+            attempt=about.attempt,
+            **more,
+        )
+
+    def publish(self, kind: type[Event], about: Message[Any] | OwnedPartition | None = None, **more: object) -> None:
+        """Make an event, see `event`, and tell it to all."""
+        self.tell(self.event(kind, about, **more))
+
     def tell(self, event: Event) -> None:
-        """Tell the event to all."""
+        """Tell an event that has been made before to all."""
         level = LEVELS.get(type(event), logging.DEBUG)
         if self._logger.isEnabledFor(level):
             error = getattr(event, "error", None)

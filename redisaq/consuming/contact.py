@@ -99,19 +99,18 @@ class Contact:
 
     def failed(self, what: str, reason: str) -> None:
         """Note that it failed, or is overdue."""
-        now, bulletin = self._clock(), self._bulletin
+        now = self._clock()
         if not self._failing or now - self._told >= REMIND:
             self._told = now
-            bulletin.tell(events.Disconnected(topic=bulletin.topic, group=bulletin.group, member=bulletin.member, reason=reason))
+            self._bulletin.publish(events.Disconnected, reason=reason)
         self._failing.add(what)
 
     def answered(self, what: str) -> None:
         """Note that it was answered."""
         if what in self._failing:
             self._failing.discard(what)
-            bulletin = self._bulletin
             if not self._failing:
-                bulletin.tell(events.Reconnected(topic=bulletin.topic, group=bulletin.group, member=bulletin.member))
+                self._bulletin.publish(events.Reconnected)
 
     async def ask(self, step: Callable[[], Awaitable[T]], *, within: float) -> T:
         """Return what the heartbeat `step` answers; without an answer after `within` seconds, report that and wait on.
@@ -159,17 +158,7 @@ class Trouble:
             self._since = now
         elif now - self._since >= owned.lease.ttl and now - self._told >= REMIND and owned.may_start:
             self._told = now
-            bulletin = self._bulletin
-            bulletin.tell(
-                events.PartitionStuck(
-                    topic=bulletin.topic,
-                    group=bulletin.group,
-                    member=bulletin.member,
-                    partition=owned.partition,
-                    token=owned.token,
-                    reason=reason,
-                )
-            )
+            self._bulletin.publish(events.PartitionStuck, owned, reason=reason)
             self._stuck(owned.partition)
 
     def over(self) -> None:

@@ -133,47 +133,29 @@ class Surroundings:
         Args:
             where: the partition, None for the document. Who notices a second time notices another loss.
         """
-        now, bulletin = self.environment.clock(), self.bulletin
+        now = self.environment.clock()
         if where in self._lost_seen or now - self._lost_told >= SAME_LOSS:
             self._lost_seen.clear()
         if not self._lost_seen:
             self._lost_told = now
-            bulletin.tell(events.GroupLost(topic=bulletin.topic, group=bulletin.group, member=bulletin.member))
+            self.bulletin.publish(events.GroupLost)
         self._lost_seen.add(where)
 
     def tell_kill_refused(self, owned: OwnedPartition) -> None:
         """Tell, once, that the server does not permit CLIENT KILL (T4)."""
         if not self.kill_refused:
             self.kill_refused = True
-            bulletin = self.bulletin
-            bulletin.tell(
-                events.KillNotPermitted(
-                    topic=bulletin.topic, group=bulletin.group, member=bulletin.member, partition=owned.partition, token=owned.token
-                )
-            )
+            self.bulletin.publish(events.KillNotPermitted, owned)
 
-    def event(self, kind: type[events.MessageEvent], message: Message[Any], **more: Any) -> events.MessageEvent:
+    def event(self, kind: type[events.MessageEvent], message: Message[Any], **more: object) -> events.MessageEvent:
         """Return an event about a message."""
-        bulletin = self.bulletin
-        return kind(
-            topic=bulletin.topic,
-            group=bulletin.group,
-            member=bulletin.member,
-            partition=message.partition,
-            msg_id=message.msg_id,
-            entry_id=message.entry_id,
-            attempt=message.attempt,
-            **more,
-        )
+        return self.bulletin.event(kind, message, **more)
 
     def notifications_refused(self, reason: str) -> None:
         """Tell, once, that the server does not permit SSUBSCRIBE."""
         if not self.deaf:
             self.deaf = True
-            bulletin = self.bulletin
-            bulletin.tell(
-                events.NotificationsNotPermitted(topic=bulletin.topic, group=bulletin.group, member=bulletin.member, reason=reason)
-            )
+            self.bulletin.publish(events.NotificationsNotPermitted, reason=reason)
 
     def note_blocked(self, partition: int, entry_id: bytes, seconds: float) -> None:
         """Remember that the event loop stood still over an entry: whoever finds it dead may be this process."""
@@ -182,9 +164,9 @@ class Surroundings:
         if len(self.blocked) > MOST_BLOCKED:
             del self.blocked[next(iter(self.blocked))]
 
-    def tell(self, kind: type[events.MessageEvent], message: Message[Any], **more: Any) -> None:
+    def tell(self, kind: type[events.MessageEvent], message: Message[Any], **more: object) -> None:
         """Tell an event about a message."""
-        self.bulletin.tell(self.event(kind, message, **more))
+        self.bulletin.publish(kind, message, **more)
 
 
 inside: ContextVar[Surroundings | None] = ContextVar("redisaq_inside", default=None)

@@ -7,8 +7,6 @@ one small command, every other second at most and only where something was read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from redisaq import events
 from redisaq.brokers.retention import Sighting
 from redisaq.consuming.context import Surroundings
@@ -20,11 +18,10 @@ EVERY = 2.0  # seconds between two looks
 class LossWatch:
     """See the module."""
 
-    def __init__(self, surroundings: Surroundings, owned: OwnedPartition, tell: Callable[..., None]) -> None:
-        """Take whose partition, and what tells an event about it."""
+    def __init__(self, surroundings: Surroundings, owned: OwnedPartition) -> None:
+        """Take whose partition it is."""
         self._around = surroundings
         self._owned = owned
-        self._tell = tell
         self._since: Sighting | None = None
         self._next = 0.0
         self._read = 0
@@ -59,8 +56,9 @@ class LossWatch:
         self._since = sighting
         if sighting.lost:
             owned.trimmed += sighting.lost
-            self._tell(
+            around.bulletin.publish(
                 events.EntriesTrimmed,
+                owned,
                 entry_ids=(),
                 count=sighting.lost,
                 after=sighting.after.decode(),

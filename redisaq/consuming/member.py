@@ -132,7 +132,7 @@ class Admission:
         member.lease.begin(sent, beat)
         around.contact.heartbeat = sent
         around.bulletin.member = incarnation
-        self._tell(events.MemberJoined)
+        around.bulletin.publish(events.MemberJoined)
         return True
 
     async def _enter(self, beat: Beat) -> float | None:
@@ -170,7 +170,7 @@ class Admission:
         elif beat.topic is None:
             if not member.topic_missing:
                 member.topic_missing = True
-                self._tell(events.TopicMissing)
+                around.bulletin.publish(events.TopicMissing)
                 self._ready(())
             return False
         else:
@@ -188,7 +188,3 @@ class Admission:
             around.group, member.lease.incarnation, member.ttl, known_version=member.version, document=document, leaves=True
         )
         return version is not None
-
-    def _tell(self, kind: type[events.Event]) -> None:
-        bulletin = self._around.bulletin
-        bulletin.tell(kind(topic=bulletin.topic, group=bulletin.group, member=bulletin.member))

@@ -157,7 +157,7 @@ class PartitionOwner(Actor[Drain]):
             return False
         self.acquired = True
         self._taken(owned.partition)
-        self._tell(events.PartitionAcquired)
+        self._around.bulletin.publish(events.PartitionAcquired, self.owned)
         return True
 
     async def _install(self) -> Installed:
@@ -241,7 +241,7 @@ class PartitionOwner(Actor[Drain]):
             await insist(lambda: around.broker.release(around.group, owned.partition, owned.token), around.environment)
             self._released = True
             if self.acquired:
-                self._tell(events.PartitionRevoked)
+                self._around.bulletin.publish(events.PartitionRevoked, self.owned)
 
     async def _say_farewell(self) -> None:
         """Release what a failure ended, so that nobody has to wait for a holder that is no more: nothing runs here now."""
@@ -255,17 +255,4 @@ class PartitionOwner(Actor[Drain]):
     def _tell_lost(self) -> None:
         if self.acquired:
             reason = self.owned.lost or ("the lease ran out" if not self.owned.lease.alive() else "it could not be given back in time")
-            self._tell(events.LeaseLost, reason=reason, unsettled=self.owned.unsettled)
-
-    def _tell(self, kind: type[events.PartitionEvent], **more: Any) -> None:
-        bulletin, owned = self._around.bulletin, self.owned
-        bulletin.tell(
-            kind(
-                topic=bulletin.topic,
-                group=bulletin.group,
-                member=bulletin.member,
-                partition=owned.partition,
-                token=owned.token,
-                **more,
-            )
-        )
+            self._around.bulletin.publish(events.LeaseLost, self.owned, reason=reason, unsettled=self.owned.unsettled)

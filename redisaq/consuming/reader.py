@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import anyio
 
@@ -65,7 +64,7 @@ class PartitionReader(Actor[None]):
         self._doubtful: set[bytes] = set()  # in flight when it was given a second time: what settles it may have come too early to count
         self._highest = (0, 0)  # of all that was read: what is in flight is not above it
         self._unsent: Batch = []
-        self._watch = LossWatch(surroundings, self._owned, self._tell)
+        self._watch = LossWatch(surroundings, self._owned)
         self._ahead = False  # the server has been asked for more already
 
     async def run(self) -> None:
@@ -241,7 +240,7 @@ class PartitionReader(Actor[None]):
             if page.trimmed:
                 ids = tuple(entry_id.decode() for entry_id in page.trimmed)
                 self._owned.trimmed += len(ids)
-                self._tell(events.EntriesTrimmed, entry_ids=ids, count=len(ids))
+                around.bulletin.publish(events.EntriesTrimmed, owned, entry_ids=ids, count=len(ids))
             if owned.settlements != settlements and parse_id(after) < self._highest:  # some of these may be settled: it is asked again
                 continue
             batch: Batch = []
@@ -296,16 +295,3 @@ class PartitionReader(Actor[None]):
         self._begin_anew()
         self._watch.forget()
         around.tell_group_lost(owned.partition)
-
-    def _tell(self, kind: type[events.PartitionEvent], **more: Any) -> None:
-        bulletin, owned = self._around.bulletin, self._owned
-        bulletin.tell(
-            kind(
-                topic=bulletin.topic,
-                group=bulletin.group,
-                member=bulletin.member,
-                partition=owned.partition,
-                token=owned.token,
-                **more,
-            )
-        )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import anyio
 
@@ -58,7 +57,7 @@ class Trimmer(Actor[Ring]):
             except ServerError as error:  # access rules may forbid it: then it is not trimmed, and the work goes on
                 if not self._refused:
                     self._refused = True
-                    self._tell(events.TrimmingRefused, reason=error.text)
+                    self._around.bulletin.publish(events.TrimmingRefused, reason=error.text)
             with anyio.move_on_after(self._pause):  # its end ends this, too
                 await self.mailbox.receive()
 
@@ -96,12 +95,8 @@ class Trimmer(Actor[Ring]):
     def _tell_lapsed(self, keeping: Keeping) -> None:
         lapsed = keeping.lapsed if keeping.acked else {}
         for group in sorted(lapsed.keys() - self._lapsed):
-            self._tell(events.GroupLapsed, lapsed=group, alone=lapsed[group])
+            self._around.bulletin.publish(events.GroupLapsed, lapsed=group, alone=lapsed[group])
         self._lapsed = set(lapsed)
-
-    def _tell(self, kind: type[events.Event], **more: Any) -> None:
-        bulletin = self._around.bulletin
-        bulletin.tell(kind(topic=bulletin.topic, group=bulletin.group, member=bulletin.member, **more))
 
 
 def _mark(owned: OwnedPartition) -> tuple[object, ...]:

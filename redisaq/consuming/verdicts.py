@@ -115,16 +115,8 @@ class Verdicts:
         self._around.bulletin.tell(self._unreadable(damaged.entry_id, damaged.reason))
 
     def _unreadable(self, entry_id: bytes, reason: str) -> events.EntryUnreadable:
-        bulletin, owned = self._around.bulletin, self._owned
-        return events.EntryUnreadable(
-            topic=bulletin.topic,
-            group=bulletin.group,
-            member=bulletin.member,
-            partition=owned.partition,
-            token=owned.token,
-            entry_id=entry_id.decode("utf-8", "backslashreplace"),
-            reason=reason,
-        )
+        shown_id = entry_id.decode("utf-8", "backslashreplace")
+        return self._around.bulletin.event(events.EntryUnreadable, self._owned, entry_id=shown_id, reason=reason)
 
     def _source(self, message: Message[Any]) -> Literal["stream", "retry"]:
         return "retry" if message.entry in self._owned.bodies else "stream"
