@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from redisaq.actors.actor import Actor
 from redisaq.brokers.base import Acks
-from redisaq.consuming.contact import FOREVER
+from redisaq.consuming.contact import forever
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import Ring, ring
 from redisaq.consuming.owned import OwnedPartition
@@ -24,7 +24,7 @@ class Acknowledger(Actor[Ring]):
 
     def __init__(self, surroundings: Surroundings) -> None:
         """Take the broker."""
-        super().__init__(name="acknowledger", capacity=1, restart=FOREVER)
+        super().__init__(name="acknowledger", capacity=1, restart=forever(reset_after=5.0))
         self._around = surroundings
         self._dirty: dict[OwnedPartition, None] = {}
 

@@ -2,7 +2,7 @@
 
 After its first connection a consumer never gives up. What bounds the waiting is the lease, whose scope cancels it.
 
-- `insist` repeats a step, and the policy `FOREVER` restarts an actor, after the errors in `PASSING`. Any other error ends the consumer.
+- `insist` repeats a step, and the policy `forever` restarts an actor, after the errors in `PASSING`. Any other error ends the consumer.
 - `Contact` knows whether the server answers the steps that make the consumer a member of its group, and keep it one. Out: Disconnected,
   again each minute for as long as it lasts, and Reconnected. Always: an overdue step is reported, and still waited for.
 - `Trouble` notices that one owned partition cannot be taken or read, although its owner lives. Out, after a ttl without a read that came
@@ -35,10 +35,10 @@ memory is full. Any other error ends the consumer."""
 
 FIRST_REST, LONGEST_REST = 0.05, 1.0  # seconds: bounds of the rest after one failure, and after many in a row
 
-FOREVER = RestartPolicy(
-    on=PASSING, max_restarts=math.inf, within=60.0, backoff=FIRST_REST, max_backoff=LONGEST_REST, reset_after=LONGEST_REST
-)
-"""Of a consumer's own actors: each runs again after an error that passes."""
+
+def forever(*, first: float = FIRST_REST, longest: float = LONGEST_REST, reset_after: float) -> RestartPolicy:
+    """Return the policy of a consumer's own actor: it runs again after each error that passes; see RestartPolicy for the times."""
+    return RestartPolicy(on=PASSING, max_restarts=math.inf, within=60.0, backoff=first, max_backoff=longest, reset_after=reset_after)
 
 
 async def insist(step: Callable[[], Awaitable[T]], environment: Environment, failed: Callable[[str], None] = lambda _: None) -> T:

@@ -21,7 +21,7 @@ from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.waiting import Reply
 from redisaq.brokers.base import Beat
-from redisaq.consuming.contact import FOREVER, GROUP, HEARTBEAT, reporting
+from redisaq.consuming.contact import GROUP, HEARTBEAT, forever, reporting
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.member import Admission, Member
 from redisaq.consuming.owner import Ended
@@ -85,7 +85,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             ready: is told the first assignment.
             left: is told the end.
         """
-        super().__init__(name="rebalance_coordinator", capacity=1 << 17, restart=FOREVER)
+        super().__init__(name="rebalance_coordinator", capacity=1 << 17, restart=forever(reset_after=1.0))
         self._around = surroundings
         self._member = member
         self._partitions = partitions

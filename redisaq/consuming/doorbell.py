@@ -16,7 +16,7 @@ import anyio
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.brokers.base import Doorbell
-from redisaq.consuming.contact import FOREVER
+from redisaq.consuming.contact import forever
 from redisaq.errors import ActorStopped, ServerError
 
 
@@ -56,7 +56,7 @@ class SignalListener(Actor[None]):
             refused: is told why the server does not let us listen, each time.
             name: its name in the tree of actors.
         """
-        super().__init__(name=name, capacity=1, restart=FOREVER)
+        super().__init__(name=name, capacity=1, restart=forever(first=0.1, longest=5.0, reset_after=10.0))
         self._listen = listen
         self._look = look
         self._refused = refused

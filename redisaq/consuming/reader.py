@@ -17,7 +17,7 @@ from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.brokers.base import RawEntry, Reader
-from redisaq.consuming.contact import FOREVER, Trouble, reporting
+from redisaq.consuming.contact import Trouble, forever, reporting
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.handler_pool import Batch, hand_over
 from redisaq.consuming.handling import Execution
@@ -47,7 +47,7 @@ class PartitionReader(Actor[None]):
         count: int,
     ) -> None:
         """Take what it reads for, who is told that it cannot, and how many entries one read may bring."""
-        super().__init__(name="reader", capacity=1, restart=FOREVER)
+        super().__init__(name="reader", capacity=1, restart=forever(reset_after=1.0))
         self._around = surroundings
         self._execution = execution
         self._owned: OwnedPartition = execution.owned

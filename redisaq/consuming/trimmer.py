@@ -18,7 +18,7 @@ from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.retention import Keeping
-from redisaq.consuming.contact import FOREVER
+from redisaq.consuming.contact import forever
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import Ring, ring
 from redisaq.consuming.member import Member
@@ -34,7 +34,7 @@ class Trimmer(Actor[Ring]):
 
     def __init__(self, surroundings: Surroundings, member: Member, owned: Callable[[], Sequence[OwnedPartition]]) -> None:
         """Take whose partitions, and what tells which these are."""
-        super().__init__(name="trimmer", capacity=1, restart=FOREVER)
+        super().__init__(name="trimmer", capacity=1, restart=forever(reset_after=5.0))
         self._around = surroundings
         self._member = member
         self._owned = owned
