@@ -19,10 +19,15 @@ pytestmark = pytest.mark.anyio
 
 
 class Workers(Actor[Batch]):
-    """Takes batches and does nothing with them."""
+    """Notes the batches that it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.got: list[Batch] = []
 
     async def receive(self, message: Batch) -> None:
-        """Take one."""
+        """Note one."""
+        self.got.append(message)
 
 
 def partition() -> OwnedPartition:
@@ -33,11 +38,12 @@ def partition() -> OwnedPartition:
 
 @pytest.mark.parametrize("over", ["lease", "lost", "drain"])
 async def test_workers_that_ended_with_the_lease_get_nothing_and_nobody_fails(over: str) -> None:
-    owned, batch = partition(), [Message[Any]("jobs", {}, entry=b"1-0")]
+    owned, batch, actor = partition(), [Message[Any]("jobs", {}, entry=b"1-0")], Workers()
     async with Supervisor() as supervisor:
-        workers = await supervisor.start(Workers())
+        workers = await supervisor.start(actor)
         await hand_over(batch, workers, owned)
         await supervisor.stop(workers)
+        assert actor.got == [batch]
         match over:
             case "lease":  # a process that was paused: nothing but the clock tells
                 owned.lease.deadline = anyio.current_time() - 1
@@ -46,6 +52,7 @@ async def test_workers_that_ended_with_the_lease_get_nothing_and_nobody_fails(ov
             case _:
                 owned.begin_drain()
         await hand_over(batch, workers, owned)
+    assert actor.got == [batch]
 
 
 async def test_workers_that_stopped_while_the_lease_stands_are_a_failure() -> None:

@@ -156,6 +156,40 @@ def test_a_server_that_is_away_is_reported_each_minute_and_its_return_once(backe
 
 
 @on_both
+def test_a_server_is_there_again_once_nothing_fails_any_more(backend: Backend) -> None:
+    """Heartbeats are answered first; what the group's document needs is still refused for a while."""
+
+    async def scenario(url: str) -> list[str]:
+        told, states = Notebook(), list[str]()
+        await produce(url, 1)
+        consumer = member(url, on_event=told.note)
+        away: set[str] = set()
+
+        async def before(name: str) -> None:
+            if name in away:
+                raise ConnectionFailed(url, "for this test")
+
+        hooked(consumer, url).before = before
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, told.handle)
+            await until(lambda: len(consumer.assignment) == 1)
+            away.update(("heartbeat", "commit"))
+            store_of(url).grow_topic("jobs", 2)
+            for back in ("heartbeat", "commit"):
+                await anyio.sleep(TTL / 4)
+                away.discard(back)
+                states += [type(one).__name__ for one in told.events if isinstance(one, events.Disconnected | events.Reconnected)]
+                states.append(consumer.statistics().state)
+                told.events.clear()
+            await until(lambda: len(consumer.assignment) == 2)
+            states += [type(one).__name__ for one in told.events if isinstance(one, events.Disconnected | events.Reconnected)]
+            await consumer.stop()
+        return states
+
+    assert play(scenario, backend) == ["Disconnected", "disconnected", "disconnected", "Reconnected"]
+
+
+@on_both
 @pytest.mark.parametrize("ends", ["stop", "lose", "expire"])
 def test_each_partition_begins_and_ends_once(backend: Backend, ends: str) -> None:
     async def scenario(url: str) -> list[tuple[str, int]]:

@@ -11,19 +11,34 @@ import pytest
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.errors import ConnectionFailed
 from tests.conformance.steps import append
-from tests.conformance.worlds import World
+from tests.conformance.worlds import RedisWorld, World
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_connect_twice_does_nothing_more(a: Broker) -> None:
+async def test_connect_twice_does_nothing_more(world: World, a: Broker) -> None:
     await a.make_topic("orders", 1)
+    before = connections(world)
+    await a.connect()
     await a.connect()
     assert await a.topics() == ["orders"]
+    assert connections(world) - before == isinstance(world, RedisWorld), "the look itself makes one"
+
+
+def connections(world: World) -> int:
+    """Return how many connections were ever made to a server; a memory broker makes none."""
+    if not isinstance(world, RedisWorld):
+        return 0
+    (line,) = (line for line in world.command("INFO", "stats").splitlines() if line.startswith(b"total_connections_received:"))
+    return int(line.partition(b":")[2])
 
 
 async def test_close_before_connect_and_twice(world: World) -> None:
     broker = world.broker()
+    await broker.close()
+    await broker.close()
+    await broker.make_topic("orders", 1)
+    assert await broker.topics() == ["orders"], "it opens as any other"
     await broker.close()
     await broker.close()
 
@@ -36,8 +51,11 @@ async def test_close_in_any_order_from_any_task(world: World) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(first.close)
     await second.make_topic("orders", 1)
+    assert await second.topics() == ["orders"], "the end of the first is none of its"
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(second.close)
+    assert await first.topics() == ["orders"]
+    await first.close()
 
 
 async def test_a_closed_broker_can_be_used_again(a: Broker, b: Broker) -> None:

@@ -37,6 +37,18 @@ async def test_connect_and_close_in_any_order_without_nesting(url: str, namespac
     await producer.enqueue({"n": 1})  # a closed one opens again
     await producer.close()
     await producer.close()
+    got: list[Any] = []
+
+    async def handle(message: Message[Any]) -> None:
+        got.append(message.payload)
+
+    for n in (2, 3):  # and so does a consumer, each time
+        await consumer.process(handle, until_empty=True)
+        await consumer.close()
+        await consumer.close()
+        await producer.enqueue({"n": n})
+    await producer.close()
+    assert got == [{"n": 1}, {"n": 2}]
 
 
 def test_one_producer_over_several_event_loops(anyio_backend: tuple[str, Any], url: str, namespace: str) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,3 +71,33 @@ def test_what_was_appended_is_sent_to_the_disk_once(tmp_path: Path, monkeypatch:
     shutil.rmtree(files)
     keeper.sync()
     assert len(synced) == 3
+
+
+def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given STOP_SECONDS to end by itself, and no more."""
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/bin/sh\ntrap '' TERM\necho $$ > pid.new && mv pid.new pid\nn=0\nwhile [ $n -lt 300 ]; do sleep 0.05; n=$((n + 1)); done\n"
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr("redisaq.embedded.keeper.SYNC_SECONDS", 0.05)
+    monkeypatch.setattr("redisaq.embedded.keeper.STOP_SECONDS", 0.5)
+    with (tmp_path / "users.lock").open("w") as user:
+        fcntl.flock(user, fcntl.LOCK_SH)
+        left: list[float] = []
+
+        def sync(_keeper: Keeper) -> None:
+            if not left and (tmp_path / "pid").exists():
+                left.append(time.monotonic())
+                fcntl.flock(user, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(Keeper, "sync", sync)
+        lock = os.open(tmp_path / "server.lock", os.O_RDWR | os.O_CREAT)
+        try:
+            Keeper(str(program), lock).run()
+        finally:
+            os.close(lock)
+    assert 0.5 <= time.monotonic() - left[0] < 8
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

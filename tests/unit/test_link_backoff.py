@@ -11,9 +11,9 @@ from tests.link_chance import Longest
 def test_limits_double_up_to_the_cap() -> None:
     backoff = Backoff(Longest())
     limits = [backoff.failed() for _ in range(5000)]  # so many that a plain power of two would overflow
-    assert limits[:3] == [BASE, 2 * BASE, 4 * BASE]
+    assert limits[:3] == [BASE, 2 * BASE, 4 * BASE] == [0.05, 0.1, 0.2]
     assert limits == sorted(limits)
-    assert limits[-1] == CAP
+    assert limits[-1] == CAP == 2.0
 
 
 def test_jitter_is_full_and_seeded() -> None:
