@@ -309,7 +309,7 @@ def test_what_trimming_took_of_the_pending_is_told_once(backend: Backend) -> Non
 @on_both
 def test_no_more_failures_are_in_hand_than_may_be(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the server does not take what failed, reading stops: what is kept of failures is bounded."""
-    monkeypatch.setattr("redisaq.actors.owned.MOST_LEAVING", 5)
+    monkeypatch.setattr("redisaq.consuming.owned.MOST_LEAVING", 5)
 
     async def scenario(url: str) -> tuple[int, int]:
         await produce(url, 60)

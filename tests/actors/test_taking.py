@@ -13,7 +13,7 @@ from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.leases import Lease
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.core.document import Document, decode
+from redisaq.core.membership import Document, decode_document
 from redisaq.errors import ConnectionFailed, ConsumerError, ServerError
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, produce, quick
@@ -38,7 +38,7 @@ def store_of(url: str) -> MemoryStore:
 def document_of(url: str) -> Document:
     state = store_of(url).members(GROUP).state
     assert state is not None
-    return decode(state.document)
+    return decode_document(state.document)
 
 
 def member(url: str, **more: Any) -> Consumer[Any]:
