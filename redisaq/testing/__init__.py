@@ -7,6 +7,7 @@ from redisaq.testing.fault_file import load_faults
 from redisaq.testing.faults import Fault, FaultPlan
 from redisaq.testing.handler_kit import HandlerKit
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
+from redisaq.testing.observing import Observer, Run
 from redisaq.testing.outcome import Fate, HandlerRun, Outcome
 from redisaq.testing.pace import Limits, VirtualTimeExceeded
 from redisaq.testing.report import Report
@@ -28,10 +29,12 @@ __all__ = [
     "Limits",
     "Mark",
     "NotReproduced",
+    "Observer",
     "Outcome",
     "Probe",
     "Report",
     "Restart",
+    "Run",
     "Settle",
     "Shrunk",
     "Simulation",

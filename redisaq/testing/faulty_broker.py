@@ -2,7 +2,7 @@
 
 In: the calls of the Broker protocol, each of which passes `_operate`. Out: answers, or ConnectionFailed as the fault plan says. Always:
 shared calls go over one connection, which is replaced when it has broken; each reader has its own (T3); what settles is told to the
-observer at the moment at which the server does it.
+record at the moment at which the server does it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ import anyio
 
 from redisaq.brokers.base import Acks, Doorbell, GroupName, Installed, RawEntry, Reader, ReaderMark, Settled
 from redisaq.brokers.delivery import Resolution, Resolved
-from redisaq.brokers.memory import MemoryBroker, delivery
+from redisaq.brokers.memory import MemoryBroker, administration, delivery
 from redisaq.brokers.memory.clients import ReadingClient, WaitingRead
 from redisaq.brokers.memory.reader import MemoryDoorbell
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.core.entry_ids import START
 from redisaq.environment import Environment, silence_within, time_is_up_at
 from redisaq.errors import ConnectionFailed
 from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Kind
 from redisaq.testing.network import Connection, Network, WaitLimits
+from redisaq.testing.record import Record
 
 T = TypeVar("T")
 
@@ -33,21 +35,6 @@ have no faults."""
 
 UNBLOCK_LIMIT = 1.0
 """Seconds for which a cancelled read waits until the server has ended it."""
-
-
-class Observer(Protocol):
-    """What is told of the steps that matter most, when the server does them."""
-
-    def installed(self, owner: object, group: GroupName, partition: int, token: int, answer: Installed) -> None:
-        """Somebody tried to install a token."""
-
-    def settled(self, owner: object, group: GroupName, acks: Acks, answer: Settled) -> None:
-        """Somebody acknowledged."""
-
-    def resolved(
-        self, owner: object, group: GroupName, partition: int, token: int, *, resolutions: Sequence[Resolution], answer: Resolved
-    ) -> None:
-        """Somebody settled what did not simply succeed."""
 
 
 class Process(Protocol):
@@ -85,13 +72,13 @@ class FaultyBroker(MemoryBroker):
         network: Network,
         source: FaultSource,
         owner: Process,
-        observer: Observer,
+        record: Record,
     ) -> None:
         super().__init__(name, namespace, environment)
         self._network = network
         self._source = source
         self._owner = owner
-        self._observer = observer
+        self._record = record
         self._connection: Connection | None = None
         self._opened = False
 
@@ -149,7 +136,7 @@ class FaultyBroker(MemoryBroker):
 
         def step(store: MemoryStore) -> Installed:
             answer = store.install(group, partition, token, incarnation, foreign=foreign)
-            self._observer.installed(self._owner, group, partition, token, answer)
+            self._record.installed(self._owner, group, partition, token, answer)
             return answer
 
         return await self._operate("install", step)
@@ -160,7 +147,7 @@ class FaultyBroker(MemoryBroker):
         def step(store: MemoryStore) -> list[Settled]:
             answers = [store.settle(group, one) for one in acks]
             for one, answer in zip(acks, answers, strict=True):
-                self._observer.settled(self._owner, group, one, answer)
+                self._record.settled(self._owner, group, one, answer)
             return answers
 
         return await self._operate("settle", step)
@@ -172,10 +159,22 @@ class FaultyBroker(MemoryBroker):
 
         def step(store: MemoryStore) -> Resolved:
             answer = delivery.resolve(store, group, partition, token, resolutions, dead_maxlen=dead_maxlen)
-            self._observer.resolved(self._owner, group, partition, token, resolutions=resolutions, answer=answer)
+            self._record.resolved(self._owner, group, partition, token, resolutions=resolutions, answer=answer)
             return answer
 
         return await self._operate("resolve", step)
+
+    async def seek(self, group: GroupName, partition: int, position: bytes) -> None:
+        """Deliver what stands after the position next."""
+
+        def step(store: MemoryStore) -> None:
+            cursor = store.cursor(group, partition)
+            before = START if cursor is None else cursor.last_delivered
+            administration.seek(store, group, partition, position)
+            cursor = store.cursor(group, partition)
+            self._record.sought(group, partition, before, START if cursor is None else cursor.last_delivered)
+
+        await self._operate("seek", step)
 
     async def listen(self, group: GroupName) -> Doorbell:
         """Return a doorbell for the group and its topic, whose line may fall silent."""

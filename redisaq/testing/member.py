@@ -1,6 +1,6 @@
 """One simulated member: a Consumer in a process of its own, which can crash, stand still, and start again.
 
-In: what `Simulation.member` was given. Out: runs of its handler and what it tells, to the ledger. Always: a crash runs no cleanup and sends
+In: what `Simulation.member` was given. Out: runs of its handler and what it tells, to the record. Always: a crash runs no cleanup and sends
 nothing more; a pause stops every task of the member, and nothing else.
 """
 
@@ -26,7 +26,7 @@ from redisaq.settings import RetryPolicy, check_name, check_str
 from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import OF_HEARTBEATS, Kind
 from redisaq.testing.freezing import OWNER, Freezer
-from redisaq.testing.ledger import Ledger
+from redisaq.testing.record import Record
 
 URL = "memory://simulation"
 
@@ -58,7 +58,7 @@ class SimulatedMember:
         options: dict[str, Any],
         *,
         mode: Mode,
-        ledger: Ledger,
+        record: Record,
         freezer: Freezer,
         source: FaultSource,
         fails: Callable[[SimulatedMember, Kind, float], None],
@@ -85,7 +85,7 @@ class SimulatedMember:
         self.gone = anyio.Event()
         self.scope = anyio.CancelScope()
         self.consumer: Consumer[Any] | None = None
-        self._ledger = ledger
+        self._record = record
         self._freezer = freezer
         self._source = source
         self._fails = fails
@@ -109,7 +109,7 @@ class SimulatedMember:
                 await self._consume(self.consumer)
         except Exception as error:  # noqa: BLE001 -- a consumer never gives up: whatever ends it is told
             if not self.crashed:
-                self._ledger.violation(f"{self.name} ended by itself: {name_of(type(error))}: {text_of(error)}")
+                self._record.violation(f"{self.name} ended by itself: {name_of(type(error))}: {text_of(error)}")
         finally:
             self.ended.set()
             self.gone.set()
@@ -119,7 +119,7 @@ class SimulatedMember:
         told: Callable[[Event], object] | None = options.get("on_event")
 
         def tell(event: Event) -> None:
-            self._ledger.event(self, self.group, event)
+            self._record.event(self, self.group, event)
             if told is not None and not self.crashed:
                 told(event)
 
@@ -160,7 +160,7 @@ class SimulatedMember:
             await checkpoint()
             raise ConnectionFailed(URL, "the process has crashed")
         call = object()
-        runs = [self._ledger.begin(self, self.group, message, call) for message in messages]
+        runs = [self._record.begin(self, self.group, message, call) for message in messages]
         errors: dict[Message[Any], Exception] | None = None
         try:
             slow = self._source.handler(self.name, self.ttl)
@@ -179,4 +179,4 @@ class SimulatedMember:
         finally:
             for run in runs:
                 failed = None if errors is None else errors.get(run.message)
-                self._ledger.end(run, "cancelled" if errors is None else "returned" if failed is None else "raised", failed)
+                self._record.end(run, "cancelled" if errors is None else "returned" if failed is None else "raised", failed)

@@ -121,8 +121,7 @@ class Network:
     Attributes:
         away: why nobody can connect, "" while everybody can.
         start: starts a task of nobody, with its two arguments.
-        after_step: is called after each step of the server,
-        stepped: and so is this, with whose and which operation it was.
+        stepped: is called after each step of the server, with whose and which operation it was.
         strike: does what befalls the server.
     """
 
@@ -143,7 +142,6 @@ class Network:
         self._bells: dict[Subscription, str] = {}
         self.away = ""
         self.start: Start = _start_nothing
-        self.after_step: Callable[[], None] = lambda: None
         self.stepped: Callable[[str, str], None] = lambda _who, _operation: None
         self.strike: Callable[[Mapping[Kind, float]], None] = lambda _: None
 
@@ -401,7 +399,6 @@ class Network:
         late = request.answered.is_set()
         self._note(connection.who, request.name, f"{outcome}, nobody waits" if late else outcome)
         self.stepped(connection.who, request.name)
-        self.after_step()
         if late:
             return
         if connection.silent:

@@ -1,7 +1,7 @@
 """What happens to the simulated server: it is silent or away, a replica that lagged takes its place, or the data of one slot is gone.
 
 In: "failover", "slot_loss", "silent_server" and "outage", when they befall an operation or a scenario asks for them. Out: the store as it
-is then, and what was lost, told to Losses. Always: the server does nothing for a moment after a loss, as none would; so no entry id is
+is then, and what it had before, for the record. Always: the server does nothing for a moment after a loss, as none would; so no entry id is
 given twice. Of failovers, silences and outages there is one at a time.
 """
 
@@ -17,7 +17,6 @@ from redisaq.brokers.memory.store import MemoryStore
 from redisaq.errors import SettingsError
 from redisaq.settings import check_count
 from redisaq.testing.faults import SERVER, Kind
-from redisaq.testing.losses import Losses
 from redisaq.testing.network import Network
 
 MOMENT = 0.01
@@ -34,15 +33,15 @@ class Outages:
         self,
         store: MemoryStore,
         network: Network,
-        losses: Losses,
+        lost: Callable[[Holdings, Holdings, str], None],
         *,
         note: Callable[[str, str, str], None],
         start: Callable[[Callable[[float], Coroutine[Any, Any, None]], float], None],
     ) -> None:
-        """Take whose server it is, who is told, and what starts a task of nobody."""
+        """Take whose server it is, who is told what was lost, who notes it, and what starts a task of nobody."""
         self._store = store
         self._network = network
-        self._losses = losses
+        self._lost = lost
         self._note = note
         self._start = start
         self._replica: Holdings | None = None
@@ -107,7 +106,7 @@ class Outages:
         self._store.fail_over(replica)
         self._pause()
         self._note(SERVER, "failover", f"the last {after:.3f} s are forgotten")
-        self._losses.lost(before, self._store, f"a failover forgot {after:.3f} s")
+        self._lost(before, self._store, f"a failover forgot {after:.3f} s")
         self._over.set()
 
     # -- being silent, or away ---------------------------------------------------------------------------------------------------------
@@ -159,7 +158,7 @@ class Outages:
         self._pause()
         what = f"the coordination of {topic}" if partition is None else f"{topic}/{partition}"
         self._note(SERVER, "slot loss", f"{what} is gone")
-        self._losses.lost(before, self._store, f"the slot of {what} was lost")
+        self._lost(before, self._store, f"the slot of {what} was lost")
 
     def _pause(self) -> None:
         self._network.hold(anyio.current_time() + MOMENT)

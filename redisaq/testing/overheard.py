@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from redisaq.testing.faults import Fault, FaultPlan
+from redisaq.testing.observing import ObserverType
 from redisaq.testing.pace import Limits
 from redisaq.testing.report import Report
 
@@ -34,6 +35,7 @@ class Call:
     backend: Literal["trio", "asyncio"]
     faults: FaultPlan | Sequence[Fault] | None
     limits: Limits | None
+    observers: Sequence[ObserverType] = ()
     report: Report | None = None
     error: BaseException | None = None
 

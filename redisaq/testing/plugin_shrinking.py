@@ -98,7 +98,7 @@ def _shrunk(call: Call, seconds: float, save: Save, command: str) -> str:
         return ""
     if report.ok:
         return "its faults could not be shrunk: run once more, it did not fail. Does the scenario depend on more than its seed?"
-    found = shrink(call.scenario, report, within=seconds, limits=call.limits)
+    found = shrink(call.scenario, report, within=seconds, limits=call.limits, observers=call.observers)
     text = found.text()
     if not found.faults:
         return text

@@ -22,6 +22,7 @@ from redisaq.testing.fault_words import tell_faults
 from redisaq.testing.faults import Fault
 from redisaq.testing.kinds import EXCEEDED, kind_of, names_of, time_of
 from redisaq.testing.minimising import Search, once
+from redisaq.testing.observing import ObserverType
 from redisaq.testing.pace import Limits
 from redisaq.testing.report import Report
 from redisaq.testing.searching import complexity, search, search_again
@@ -108,6 +109,7 @@ def shrink(
     within: float | None = None,
     limits: Limits | None = None,
     progress: Callable[[int, int], object] | None = None,
+    observers: Sequence[ObserverType] = (),
 ) -> Shrunk:
     """Find few and simple faults under which a scenario fails in the same way as in a report.
 
@@ -125,6 +127,7 @@ def shrink(
         within: seconds of real time after which no other one is begun; None: no limit.
         limits: as `simulate` got them; None: those of Limits, and an attempt that takes many times as long as the report's is given up.
         progress: called after each simulation with how many were run, and how many faults are left.
+        observers: as `simulate` got them.
 
     Returns:
         The best that was found, and whether it is known to be the end.
@@ -140,7 +143,7 @@ def shrink(
     way = Way(report, same)
     if not way.sentences(report):
         raise SettingsError("`same` says no to the report itself")
-    attempts = Attempts(scenario, report, way, limits, progress)
+    attempts = Attempts(scenario, report, way, limits, progress, observers=observers)
     clock = current_environment().wall_clock
     until = math.inf if within is None else clock() + within
     if not attempts.reproduce(report):
@@ -217,8 +220,10 @@ class Attempts:
         way: Way,
         limits: Limits | None,
         progress: Callable[[int, int], object] | None,
+        *,
+        observers: Sequence[ObserverType],
     ) -> None:
-        """Take what is run, what it is to do, and who is told."""
+        """Take what is run, what it is to do, who is told, and who watches."""
         self.runs = 0
         self.last = self.failing = self.best = report
         self._scenario = scenario
@@ -228,6 +233,7 @@ class Attempts:
         self._limits: Limits | None = limits
         self._capped = False
         self._progress = progress
+        self._observers = observers
 
     def reproduce(self, report: Report) -> bool:
         """Make the first one, under the report's own faults; return whether it failed in the same way.
@@ -248,7 +254,7 @@ class Attempts:
     def make(self, faults: Sequence[Fault]) -> list[Fault] | None:
         """Make one; return those of the faults that befell if it failed in the same way, else None."""
         self.runs += 1
-        self.last = simulate(self._scenario, self._seed, self._backend, faults, self._limits, raises=False)
+        self.last = simulate(self._scenario, self._seed, self._backend, faults, self._limits, raises=False, observers=self._observers)
         alike = self._way.sentences(self.last) and not (self._capped and _exceeded(self.last))
         if alike:
             self.failing = self.last

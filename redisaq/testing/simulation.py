@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, Literal, cast
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup
 
 from redisaq.brokers import memory_brokers
@@ -30,18 +31,18 @@ from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Fault, FaultPlan, Kind, check_faults
 from redisaq.testing.faulty_broker import FaultyBroker
 from redisaq.testing.freezing import OWNER, Freezer, current_freezer
-from redisaq.testing.judging import Given
-from redisaq.testing.ledger import NOTICE, Ledger
+from redisaq.testing.guarantees import NOTICE
 from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
+from redisaq.testing.observing import Given, ObserverType
 from redisaq.testing.outages import Outages
 from redisaq.testing.overheard import Call
 from redisaq.testing.pace import Limits, VirtualTimeExceeded
+from redisaq.testing.quiet import unsettled_groups, work_left
 from redisaq.testing.raised import tell_raised
+from redisaq.testing.record import Record
 from redisaq.testing.report import Report
-from redisaq.testing.rest import fates, leftovers, unsettled_groups, work_left
 from redisaq.testing.standstill import VirtualDeadlock
-from redisaq.testing.truth import round_trip
 from redisaq.testing.virtual import EPOCH, virtual_run
 
 LOOK = 0.25
@@ -57,7 +58,7 @@ END_LIMIT = 120.0
 class SimulatedProducer(Producer):
     """A Producer whose messages the simulation knows."""
 
-    ledger: Ledger
+    record: Record
     send_timeout = 30.0
     writes_json = True
 
@@ -65,7 +66,7 @@ class SimulatedProducer(Producer):
         """Append one message; see Producer."""
         with self._timely():
             msg_id = await super().enqueue(payload, **options)
-        self.ledger.given([msg_id], self._given([payload], options))
+        self.record.given([msg_id], self._given([payload], options))
         return msg_id
 
     async def batch_enqueue(self, payloads: Iterable[object], **options: Any) -> list[str]:
@@ -73,7 +74,7 @@ class SimulatedProducer(Producer):
         listed = list(payloads)
         with self._timely():
             msg_ids = await super().batch_enqueue(listed, **options)
-        self.ledger.given(msg_ids, self._given(listed, options))
+        self.record.given(msg_ids, self._given(listed, options))
         return msg_ids
 
     @contextlib.contextmanager
@@ -85,7 +86,7 @@ class SimulatedProducer(Producer):
         finally:
             took = anyio.current_time() - began
             if took > self.send_timeout + GRACE:
-                self.ledger.violation(
+                self.record.violation(
                     f"a call of a producer of {self.topic} took {took:.3f} s, with a send_timeout of {self.send_timeout:g} s"
                 )
 
@@ -97,7 +98,10 @@ class SimulatedProducer(Producer):
             return []
         headers = dict(options.get("headers") or {})
         keys = [options.get("key") if field is None else str(value_of(one, field)) for one in payloads]
-        return [Given(round_trip(one), key, headers, options.get("timeout")) for one, key in zip(payloads, keys, strict=True)]
+        return [
+            Given(msgspec.json.decode(msgspec.json.encode(one)), key, headers, options.get("timeout"))
+            for one, key in zip(payloads, keys, strict=True)
+        ]
 
 
 def value_of(payload: object, field: str) -> object:
@@ -122,25 +126,24 @@ class Outsider:
 class Simulation:
     """What a scenario is given: producers, members, and what may happen to them. Times are seconds of virtual time."""
 
-    def __init__(self, seed: int, source: FaultSource, ledger: Ledger, tasks: TaskGroup) -> None:
+    def __init__(self, seed: int, source: FaultSource, record: Record, tasks: TaskGroup) -> None:
         """`simulate` makes it."""
         self._seed = seed
         self._source = source
-        self._ledger = ledger
+        self.record = record
         self._tasks = tasks
         self._freezer: Freezer = current_freezer()
         self._starts: dict[str, int] = {}
         speed = 1.0 + source.drift()
         server = replace(self._environment("server"), wall_clock=lambda: EPOCH + anyio.current_time() * speed)
-        self.store = ledger.store = MemoryStore(URL, server)
-        self._network = Network(self.store, ledger.note)
-        self._network.after_step = ledger.look
-        self._outages = Outages(self.store, self._network, ledger.losses, note=ledger.note, start=self._start)
+        self.store = record.store = MemoryStore(URL, server)
+        self._network = Network(self.store, record.note)
+        self._outages = Outages(self.store, self._network, record.lost, note=record.note, start=self._start)
         self._network.strike = self._outages.strike
         self._network.start = self._start
-        self._network.stepped = ledger.stepped
-        source.disturb = ledger.disturb
-        ledger.was_silent = lambda name: self._network.was_silent(name, NOTICE)
+        self._network.stepped = record.stepped
+        source.disturb = record.disturb
+        record.was_silent = lambda name: self._network.was_silent(name, NOTICE)
         memory_brokers.set(self._open_broker)
         self._context = copy_context()
         self._members: dict[str, SimulatedMember] = {}
@@ -160,7 +163,7 @@ class Simulation:
         producer = self._inside(Outsider(name, float(options.get("send_timeout", 30.0)))).run(
             lambda: SimulatedProducer(topic, URL, **options)
         )
-        producer.ledger = self._ledger
+        producer.record = self.record
         producer.send_timeout = float(options.get("send_timeout", 30.0))
         producer.writes_json = options.get("serializer") is None
         self._producers.append(producer)
@@ -192,15 +195,12 @@ class Simulation:
             handler,
             options,
             mode=mode,
-            ledger=self._ledger,
+            record=self.record,
             freezer=self._freezer,
             source=self._source,
             fails=self._fail,
         )
-        losses = self._ledger.losses
-        losses.groups[member.group] = None
-        losses.ttl = max(losses.ttl, member.ttl)
-        self._ledger.mark(member, "joins")
+        self.record.mark(member, "joins")
         self._inside(member).run(self._tasks.start_soon, member.run)
 
     async def crash(self, name: str) -> None:
@@ -232,7 +232,7 @@ class Simulation:
     async def failover(self, forgets: float) -> None:
         """Let a replica, which hears nothing more from now on, take the server's place `forgets` seconds later; return when it has."""
         self._outages.fall_behind(check_seconds("forgets", forgets, zero=True))
-        self._ledger.disturb(forgets)
+        self.record.disturb(forgets)
         await self._outages.wait_over()
 
     async def silence(self, seconds: float, name: str | None = None) -> None:
@@ -240,7 +240,7 @@ class Simulation:
 
         Then all these connections break, and what was sent meanwhile is carried out. It has no effect where such a silence goes on already.
         """
-        self._ledger.disturb(check_seconds("seconds", seconds, zero=True))
+        self.record.disturb(check_seconds("seconds", seconds, zero=True))
         if name is None:
             self._outages.fall_silent(seconds)
         elif name in {*self._members, *self._outsiders}:
@@ -252,19 +252,19 @@ class Simulation:
     async def outage(self, seconds: float) -> None:
         """Let the server be away for so long, and come back with all its data as another run; return when it is back."""
         self._outages.go_away(check_seconds("seconds", seconds, zero=True))
-        self._ledger.disturb(seconds)
+        self.record.disturb(seconds)
         await self._outages.wait_over()
 
     async def lose_slot(self, topic: str, partition: int | None = None) -> None:
         """Let all data of one partition be gone; without a partition: the topic's partition count, and its groups' documents."""
         self._outages.lose_slot(topic, partition)
-        self._ledger.disturb()
+        self.record.disturb()
         await anyio.lowlevel.checkpoint()
 
     def _dismissed(self, name: str, how: str) -> SimulatedMember:
         member = self._named(name)
         member.dismissed = True
-        self._ledger.mark(member, how)
+        self.record.mark(member, how)
         return member
 
     async def until_quiet(self, timeout: float = 300.0) -> None:
@@ -293,10 +293,9 @@ class Simulation:
         finally:
             self._source.calm = False
         for noise in noises:
-            self._ledger.violation(f"not quiet after {timeout:g} s: {noise}")
+            self.record.violation(f"not quiet after {timeout:g} s: {noise}")
         if not noises:
-            for sentence in fates(self.store, groups, self._ledger):
-                self._ledger.violation(sentence)
+            self.record.quiet(groups)
 
     def _noises(self, groups: list[GroupName]) -> list[str]:
         noises = [f"{member.name} stands still" for member in self._members.values() if member.live and member.suspended]
@@ -327,8 +326,7 @@ class Simulation:
     def _crash(self, member: SimulatedMember) -> None:
         if not member.live:
             return
-        self._ledger.mark(member, "crashes")
-        self._ledger.crashed(member)
+        self.record.mark(member, "crashes")
         member.crashed = True
         member.gone.set()
         self._freezer.freeze(member)
@@ -336,8 +334,8 @@ class Simulation:
     def _pause(self, member: SimulatedMember, seconds: float) -> None:
         if not member.live or member.suspended:
             return
-        self._ledger.mark(member, f"pauses for {seconds:.3f} s")
-        self._ledger.disturb(seconds)
+        self.record.mark(member, f"pauses for {seconds:.3f} s")
+        self.record.disturb(seconds)
         self._freezer.freeze(member)
         self._start(self._go_on, member, seconds)
 
@@ -345,7 +343,7 @@ class Simulation:
         await anyio.sleep(after)
         if not member.crashed:
             member.thawed_at = anyio.current_time()
-            self._ledger.mark(member, "goes on")
+            self.record.mark(member, "goes on")
             self._freezer.thaw(member)
 
     # -- the end -----------------------------------------------------------------------------------------------------------------------
@@ -364,18 +362,16 @@ class Simulation:
                         leaving.start_soon(self.leave, member.name)
         for member in members:
             if member.live:
-                self._ledger.violation(f"{member.name} had not left {END_LIMIT:g} s after it was told to")
+                self.record.violation(f"{member.name} had not left {END_LIMIT:g} s after it was told to")
         self.bury()
         with anyio.move_on_after(END_LIMIT):
             for member in members:
                 await member.ended.wait()
         for member in members:
             if not member.ended.is_set():
-                self._ledger.violation(f"tasks of {member.name} are left running")
+                self.record.violation(f"tasks of {member.name} are left running")
         await anyio.sleep(max((member.ttl for member in members), default=0.0) * 1.2 + 1.0)  # what crashed before is forgotten by then
-        for sentence in leftovers(self.store, self._groups(), self._ledger):
-            self._ledger.violation(f"at rest: {sentence}")
-        self._ledger.close()
+        self.record.close()
 
     def bury(self) -> None:
         """Cancel the tasks of those that crashed, and let them take notice. Nobody crashes or stands still after this."""
@@ -401,7 +397,7 @@ class Simulation:
     def _open_broker(self, name: str, namespace: str, environment: Environment | None) -> Broker:
         owner = OWNER.get()
         process = owner if isinstance(owner, SimulatedMember | Outsider) else Outsider("scenario")
-        return FaultyBroker(name, namespace, environment, network=self._network, source=self._source, owner=process, observer=self._ledger)
+        return FaultyBroker(name, namespace, environment, network=self._network, source=self._source, owner=process, record=self.record)
 
     def _environment(self, who: str) -> Environment:
         """Return a process's own, each time it starts: how often others ask for chance must not change what it gets."""
@@ -427,6 +423,7 @@ def simulate(
     limits: Limits | None = None,
     *,
     raises: bool = True,
+    observers: Sequence[ObserverType] = (),
 ) -> Report:
     """Run a scenario under one seed and return what happened; see `Report`.
 
@@ -440,6 +437,7 @@ def simulate(
             again, and any may be left out); None: none.
         limits: how long it may go on; beyond them is a violation that says who takes the steps. None: those of Limits.
         raises: False: an exception of the scenario is not raised, but ends the run and is a violation.
+        observers: who watches it besides, and adds violations of its own: subclasses of Observer.
 
     Raises:
         SettingsError: an argument cannot be.
@@ -448,18 +446,18 @@ def simulate(
     """
     check_callable("scenario", scenario)
     befall = check_faults(faults)
-    ledger = Ledger(lambda: 0.0)
+    record = Record(lambda: 0.0)
     source = FaultSource(seed, befall, lambda: 0.0)
     raised: Exception | None = None
 
     async def main() -> None:
-        nonlocal ledger, source, raised
+        nonlocal record, source, raised
         began = anyio.current_time()
-        ledger = Ledger(lambda: anyio.current_time() - began)
+        record = Record(lambda: anyio.current_time() - began, observers)
         source = FaultSource(seed, befall, lambda: anyio.current_time() - began)
         async with anyio.create_task_group() as tasks:
             with use_environment(current_environment()):
-                simulation = Simulation(seed, source, ledger, tasks)
+                simulation = Simulation(seed, source, record, tasks)
                 try:
                     await scenario(simulation)
                     await simulation.finish()
@@ -467,7 +465,7 @@ def simulate(
                     if raises:
                         raised = error
                     else:
-                        ledger.violation(tell_raised(error))
+                        record.violation(tell_raised(error))
                 finally:
                     simulation.bury()
             tasks.cancel_scope.cancel()
@@ -477,25 +475,25 @@ def simulate(
     try:
         virtual_run(main, seed=seed, backend=backend, limits=limits or Limits())
     except (VirtualDeadlock, VirtualTimeExceeded) as error:
-        ledger.violations.append(str(error))  # the clock is gone
+        record.violations.append(str(error))  # the clock is gone
     except BaseException as error:
         error.add_note(f"simulated under seed {seed} on {backend}")
-        overheard.tell(Call(scenario, seed, backend, faults, limits, error=error))
+        overheard.tell(Call(scenario, seed, backend, faults, limits, observers, error=error))
         raise
     report = Report(
         seed=seed,
         backend=backend,
-        violations=ledger.violations,
-        trace_hash=ledger.hash(),
-        trace=ledger.trace,
-        produced=ledger.produced,
-        dropped=ledger.all_dropped(),
-        known=ledger.known,
-        deliveries=ledger.deliveries(),
-        settles=ledger.settles,
-        leases=ledger.leases(),
-        marks=ledger.marks,
+        violations=record.violations,
+        trace_hash=record.hash(),
+        trace=record.trace,
+        produced=record.produced,
+        dropped=record.dropped(),
+        known=record.known,
+        deliveries=record.deliveries(),
+        settles=record.settles,
+        leases=record.leases(),
+        marks=record.marks,
         faults=source.befallen,
     )
-    overheard.tell(Call(scenario, seed, backend, faults, limits, report=report))
+    overheard.tell(Call(scenario, seed, backend, faults, limits, observers, report=report))
     return report

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from redisaq.testing import Fault, Report, simulate
-from redisaq.testing.judging import judged_by
+from redisaq.testing import Fault, Report
 from tests.simulation.catalogue import Backend, scenario_of
-from tests.simulation.judges import PROJECT
+from tests.simulation.judged import simulate
 
 NOTED = {
     ": the request was lost": "lost request",
@@ -55,8 +54,7 @@ class Outcome:
 def play(scenario: str, backend: Backend, seed: int, faults: Sequence[Fault] | None = None) -> Report:
     """Run one seed, with these faults in place of the scenario's own, if given."""
     found = scenario_of(scenario)
-    with judged_by(*PROJECT):
-        return simulate(found.play, seed=seed, backend=backend, faults=found.faults if faults is None else faults)
+    return simulate(found.play, seed=seed, backend=backend, faults=found.faults if faults is None else faults)
 
 
 def play_some(scenario: str, backend: Backend, seeds: range) -> Outcome:

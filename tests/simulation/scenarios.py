@@ -102,12 +102,12 @@ def dead_ids(sim: Simulation) -> set[str]:
 
 def lost_data(sim: Simulation) -> bool:
     """Return whether the server has lost data."""
-    return bool(sim._ledger.losses.times)
+    return bool(sim.record.losses)
 
 
 def dropped_ids(sim: Simulation) -> set[str]:
     """Return the ids of the messages that went with it."""
-    return set(sim._ledger.all_dropped())
+    return set(sim.record.dropped())
 
 
 @scenario("five members share twelve partitions while 300 messages come in")

@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from redisaq.testing import NotReproduced, Report, Shrunk, shrink, simulate
+from redisaq.testing import NotReproduced, Report, Shrunk
 from tests.simulation.catalogue import Backend, scenario_of
+from tests.simulation.judged import shrink, simulate
 
 
 def shrink_seed(scenario: str, backend: Backend, seed: int, *, within: float, folder: Path) -> Shrunk | None:

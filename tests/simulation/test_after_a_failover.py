@@ -12,7 +12,8 @@ import pytest
 
 from redisaq import Message, RetryPolicy
 from redisaq.brokers.base import GroupName
-from redisaq.testing import Report, Simulation, simulate
+from redisaq.testing import Report, Simulation
+from tests.simulation.judged import simulate
 from tests.simulation.variants.crowd import GROUP, TOPIC, owned, takes, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend, Scenario
 from tests.simulation.variants.wire import Wire

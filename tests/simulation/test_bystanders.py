@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from redisaq import Message, RetryPolicy
-from redisaq.testing import Simulation, simulate
+from redisaq.testing import Simulation
+from tests.simulation.judged import simulate
 
 
 @pytest.mark.parametrize("mode", ["process", "process_batch", "messages"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from redisaq.testing import Simulation, simulate
+from redisaq.testing import Simulation
+from tests.simulation.judged import simulate
 from tests.simulation.variants.crowd import TOPIC, owned, takes, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend
 

@@ -9,8 +9,9 @@ import sys
 import anyio
 import pytest
 
-from redisaq.testing import Simulation, simulate
+from redisaq.testing import Simulation
 from tests.simulation.catalogue import SCENARIOS, Backend
+from tests.simulation.judged import simulate
 from tests.simulation.playing import play
 
 SEED = 7

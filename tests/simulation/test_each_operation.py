@@ -14,8 +14,9 @@ import anyio
 import pytest
 
 from redisaq import RetryPolicy
-from redisaq.testing import Fault, Simulation, simulate
+from redisaq.testing import Fault, Simulation
 from redisaq.testing.faults import Kind
+from tests.simulation.judged import simulate
 from tests.simulation.variants.variant import BACKENDS, Backend
 
 STRIDE = int(os.environ.get("REDISAQ_STRIDE", "97"))

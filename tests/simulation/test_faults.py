@@ -9,7 +9,8 @@ import pytest
 
 from redisaq import Message
 from redisaq.errors import SettingsError
-from redisaq.testing import Fault, FaultPlan, Report, Simulation, simulate
+from redisaq.testing import Fault, FaultPlan, Report, Simulation
+from tests.simulation.judged import simulate
 
 Backend = Literal["trio", "asyncio"]
 

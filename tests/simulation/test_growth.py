@@ -9,8 +9,9 @@ import anyio
 import pytest
 
 from redisaq import Message
-from redisaq.testing import Fault, Simulation, simulate
+from redisaq.testing import Fault, Simulation
 from redisaq.testing.faults import Kind
+from tests.simulation.judged import simulate
 
 Backend = Literal["trio", "asyncio"]
 

@@ -8,8 +8,9 @@ import pytest
 
 from redisaq import Message, RetryPolicy
 from redisaq.brokers.base import GroupName
-from redisaq.testing.histories import Histories, Run
-from tests.testing.process import Told
+from redisaq.testing.observing import Run
+from tests.simulation.judges.histories import Histories
+from tests.simulation.process import Told
 
 GROUP = GroupName("orders", "billing")
 

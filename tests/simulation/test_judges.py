@@ -27,10 +27,9 @@ from redisaq.consuming.retry_timer import RetryTimer
 from redisaq.consuming.verdicts import Verdicts
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.lanes import Lanes
-from redisaq.testing import Simulation, simulate
-from redisaq.testing.judging import judged_by
+from redisaq.testing import Simulation
 from redisaq.testing.member import URL
-from tests.simulation.judges import PROJECT
+from tests.simulation.judged import simulate
 from tests.simulation.variants.breaking import Change, Function, taken_out
 from tests.simulation.variants.crowd import GROUP, TOPIC, complain, owned, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend
@@ -293,7 +292,7 @@ MUTANTS: dict[str, Mutant] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_judge_finds(name: str, backend: Backend) -> None:
     mutant = MUTANTS[name]
-    with taken_out(*mutant.changes) as uses, judged_by(*PROJECT):
+    with taken_out(*mutant.changes) as uses:
         report = simulate(mutant.scenario, 1, backend, raises=False)
     assert not uses.unused
     assert any(re.search(mutant.harm, one) for one in report.violations), report.violations
@@ -302,8 +301,7 @@ def test_a_judge_finds(name: str, backend: Backend) -> None:
 @both
 @pytest.mark.parametrize("scenario", [work, dying, retrying, deleting, side_by_side])
 def test_without_a_fault_no_judge_speaks(scenario: Callable[[Simulation], Awaitable[None]], backend: Backend) -> None:
-    with judged_by(*PROJECT):
-        report = simulate(scenario, 1, backend)
+    report = simulate(scenario, 1, backend)
     assert report.ok, report.violations
 
 

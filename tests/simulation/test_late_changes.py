@@ -7,8 +7,9 @@ import pytest
 
 from redisaq import Admin
 from redisaq.errors import ConnectionFailed
-from redisaq.testing import FaultPlan, Simulation, simulate
+from redisaq.testing import FaultPlan, Simulation
 from redisaq.testing.member import URL
+from tests.simulation.judged import simulate
 from tests.simulation.scenarios import insistently
 from tests.simulation.variants.crowd import GROUP, TOPIC, owned, takes, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend

@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from redisaq import Message, RetryPolicy
-from redisaq.testing import Simulation, simulate
+from redisaq.testing import Simulation
+from tests.simulation.judged import simulate
 from tests.simulation.variants.crowd import TOPIC, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend
 from tests.simulation.variants.wire import Wire

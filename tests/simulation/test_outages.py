@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from redisaq import Message
-from redisaq.testing import FaultPlan, Simulation, simulate
+from redisaq.testing import FaultPlan, Simulation
+from tests.simulation.judged import simulate
 from tests.simulation.variants.breaking import taken_out
 from tests.simulation.variants.crowd import TOPIC, owned, takes, topic, until
 from tests.simulation.variants.members import M5_DEADLINE

@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from redisaq import events
-from redisaq.testing import Simulation, simulate
+from redisaq.testing import Simulation
+from tests.simulation.judged import simulate
 from tests.simulation.scenarios import brief
 
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 import pytest
 
-from redisaq.testing import FaultPlan, Simulation, simulate
+from redisaq.testing import FaultPlan, Simulation
+from tests.simulation.judged import simulate
 from tests.simulation.scenarios import brief
 
 FAULTS = FaultPlan(lost_request=0.03, lost_reply=0.05, late_request=0.05, disconnect=0.02, delay=(0.0, 0.3))

@@ -15,8 +15,9 @@ from anyio.lowlevel import checkpoint
 from redisaq import Message
 from redisaq.environment import current_environment, use_environment
 from redisaq.errors import SettingsError
-from redisaq.testing import Fault, FaultPlan, Limits, NotReproduced, Report, Shrunk, Simulation, load_faults, shrink, simulate
+from redisaq.testing import Fault, FaultPlan, Limits, NotReproduced, Report, Shrunk, Simulation, load_faults
 from redisaq.testing.kinds import kind_of, names_of
+from tests.simulation.judged import shrink, simulate
 from tests.simulation.variants.breaking import taken_out
 from tests.simulation.variants.registry import VARIANTS, recorded
 from tests.simulation.variants.variant import Backend
@@ -232,7 +233,7 @@ def test_an_attempt_that_fails_and_then_goes_on_for_ever_is_given_up_too() -> No
         producer = sim.producer("orders")
         for number in range(5):
             await producer.enqueue(number)
-        sim._ledger.violation("it fails")
+        sim.record.violation("it fails")
         while anyio.current_time() < 1.0:  # with fewer delays it goes round and round
             await checkpoint()
 

@@ -12,11 +12,12 @@ from redisaq import Admin
 from redisaq.brokers import open_broker
 from redisaq.brokers.base import Broker
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, SettingsError
-from redisaq.testing import Fault, FaultPlan, Simulation, simulate
+from redisaq.testing import Fault, FaultPlan, Simulation
 from redisaq.testing.faults import Kind
 from redisaq.testing.faulty_broker import FaultyBroker
 from redisaq.testing.member import URL
 from redisaq.testing.network import WaitLimits
+from tests.simulation.judged import simulate
 from tests.simulation.playing import play
 from tests.simulation.variants.breaking import Change, taken_out
 from tests.simulation.variants.crowd import TOPIC, owned, takes, topic, until

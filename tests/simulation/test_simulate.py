@@ -10,9 +10,10 @@ import os
 import anyio
 import pytest
 
-from redisaq.testing import Fault, Simulation, simulate
+from redisaq.testing import Fault, Simulation
 from redisaq.testing.faults import Kind
 from tests.simulation.catalogue import SCENARIOS, Backend
+from tests.simulation.judged import simulate
 from tests.simulation.playing import play
 
 SEEDS = int(os.environ.get("REDISAQ_SEEDS", "200"))

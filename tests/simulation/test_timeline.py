@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from redisaq import Message
-from redisaq.testing import FaultPlan, Report, Simulation, simulate
+from redisaq.testing import FaultPlan, Report, Simulation
+from tests.simulation.judged import simulate
 from tests.simulation.stories import SVG, Picture
 
 NEAR = 0.03  # seconds: a coordinate is rounded to a tenth of a pixel

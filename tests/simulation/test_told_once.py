@@ -10,7 +10,8 @@ import pytest
 
 from redisaq import DeadLetter, Message, RetryPolicy
 from redisaq.events import Event
-from redisaq.testing import Simulation, simulate
+from redisaq.testing import Simulation
+from tests.simulation.judged import simulate
 from tests.simulation.variants.crowd import TOPIC, owned, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend
 from tests.simulation.variants.wire import Wire

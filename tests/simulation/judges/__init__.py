@@ -1,10 +1,34 @@
-"""Judges that only this project needs, beside those of `redisaq.testing`; `playing.play` lets them judge every scenario."""
+"""The project's own judges of a simulation: they see the rules of docs/protocol.md kept, and much else that no user has to know of.
+
+`Guarantees` of `redisaq.testing` asks what a user is promised: one owner, one handler of a lane, once done never again, in order, none
+lost. These ask why it is so: in which state each message is and how it came there (`census`), its attempts (`histories`), under which
+token it was settled (`court`), what exactly a loss of data excuses (`losses`), what comes in time (`promptness`, `ownership`), what is
+told (`truth`), what is left (`rest`), what is asked while nothing happens (`idleness`), what is counted (`numbers`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from redisaq.testing.record import Record
+from tests.simulation.judges.court import Court, Judge
 from tests.simulation.judges.idleness import Idleness
 from tests.simulation.judges.numbers import Numbers
+from tests.simulation.judges.ownership import Ownership
+from tests.simulation.judges.promptness import Promptness
+from tests.simulation.judges.truth import Contents, Events, Failures
 
-__all__ = ["PROJECT", "Idleness", "Numbers"]
+__all__ = ["JUDGES", "PROJECT", "project"]
 
-PROJECT = (Idleness, Numbers)
+JUDGES: tuple[Callable[[Court], Judge], ...] = (Promptness, Contents, Failures, Events, Ownership, Idleness, Numbers)
+
+
+def project(record: Record) -> Court:
+    """Return all of them, as one observer."""
+    court = Court(record)
+    court.judges = [make(court) for make in JUDGES]
+    return court
+
+
+PROJECT = (project,)
+"""For `simulate(..., observers=PROJECT)`."""

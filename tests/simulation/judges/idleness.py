@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from redisaq.brokers.delivery import Resolution, Resolved
 from redisaq.events import Event
-from redisaq.testing.census import Place
-from redisaq.testing.histories import Process, Run
-from redisaq.testing.judging import Court, Given, Judge
+from redisaq.testing.observing import Given, Place, Process, Run
+from tests.simulation.judges.court import Court, Judge
 
 SHORTEST = 15.0
 """Seconds of rest that are looked at."""
@@ -43,7 +42,7 @@ class Idleness(Judge):
         elif self.court.now() - self._since > LOOKED_FOR:
             self._asked[who] += 1
 
-    def produced(self, msg_id: str, given: Given) -> None:
+    def produced(self, msg_id: str, given: Given | None) -> None:
         """There is work."""
         del msg_id, given
         self._stir()

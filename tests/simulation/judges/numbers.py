@@ -6,10 +6,9 @@ from collections import Counter
 
 from redisaq import events
 from redisaq.events import Event
-from redisaq.testing.census import Place
-from redisaq.testing.histories import Process, Run
-from redisaq.testing.judging import Court, Judge
 from redisaq.testing.member import SimulatedMember
+from redisaq.testing.observing import Place, Process, Run
+from tests.simulation.judges.court import Court, Judge
 
 
 class Numbers(Judge):

@@ -100,4 +100,4 @@ def lose_rings(sim: Simulation) -> None:
 
 def complain(sim: Simulation, sentence: str) -> None:
     """Let a violation be in the report that only the scenario can see."""
-    sim._ledger.violation(sentence)
+    sim.record.violation(sentence)

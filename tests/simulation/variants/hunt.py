@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from redisaq.testing import shrink, simulate
+from tests.simulation.judged import shrink, simulate
 from tests.simulation.variants.breaking import taken_out
 from tests.simulation.variants.variant import Backend, Variant
 

@@ -39,7 +39,7 @@ class Wire:
     def __init__(self, simulation: Simulation) -> None:
         """Stand between the processes and the network."""
         self._simulation = simulation
-        simulation._ledger.disturb(math.inf)  # whatever takes long from now on may be our doing
+        simulation.record.disturb(math.inf)  # whatever takes long from now on may be our doing
         self._network = network = simulation._network
         self._send: Callable[..., Awaitable[Request]] = network.send
         self._orders: list[_Order] = []
@@ -110,19 +110,19 @@ class Wire:
         raise connection.failure(url, "the wire was cut", maybe_executed=True)
 
     async def _do_when(self, order: _Order, step: Step) -> None:
-        network, before, due = self._network, self._network.after_step, anyio.Event()
+        network, before, due = self._network, self._network.stepped, anyio.Event()
         done = False
 
-        def look() -> None:
+        def look(who: str, operation: str) -> None:
             nonlocal done
-            before()
+            before(who, operation)
             if not done and (due.is_set() or (order.when is not None and order.when())):
                 done = True
-                network.after_step = before
+                network.stepped = before
                 step(network.store)
-                before()
+                before("wire", "late step")
 
-        network.after_step = look
+        network.stepped = look
         await anyio.sleep(order.seconds)
         due.set()
-        look()
+        look("wire", "nothing")

@@ -13,23 +13,29 @@ from redisaq.brokers.memory.leases import Lease
 from redisaq.core.membership import Document, encode_document
 from redisaq.events import LeaseLost, PartitionAcquired
 from redisaq.message import Message
-from redisaq.testing.ledger import Ledger
-from redisaq.testing.losses import Losses
-from tests.testing.process import Told
+from redisaq.testing.record import Record
+from tests.simulation.judges.court import Court
+from tests.simulation.judges.losses import Losses
+from tests.simulation.process import Told
 
 GROUP = GroupName("orders", "billing")
 TTL = 10.0
 
 
 class World:
-    """A ledger's losses, and a clock moved by hand."""
+    """A court's losses, and a clock moved by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.ledger = Ledger(lambda: self.now, ())
-        self.losses: Losses = self.ledger.losses
+        self.courts: list[Court] = []
+        self.record = Record(lambda: self.now, [self._court])
+        self.losses: Losses = self.courts[0].losses
         self.losses.groups[GROUP] = None
         self.losses.ttl = TTL
+
+    def _court(self, record: Record) -> Court:
+        self.courts.append(Court(record))
+        return self.courts[-1]
 
 
 def held(*, lease: dict[int, str], token: dict[int, int], frozen_until: int = 0, leases: bool = True, document: bool = True) -> Holdings:
@@ -101,23 +107,23 @@ def test_what_is_done_under_a_token_runs_again_under_it_only_if_the_token_was_lo
 ) -> None:
     """The document keeps the token where only the partition's slot is lost: its owner takes the partition again under the same one."""
     world, owner = World(), Told("a")
-    ledger, held_now = world.ledger, held(lease={1: "a"}, token={1: 5})
+    record, held_now = world.record, held(lease={1: "a"}, token={1: 5})
     message: Message[Any] = Message("orders", {}, msg_id="1", partition=1, attempt=1, token=5, entry=b"7-0")
-    ledger.losses.tokens[GROUP, 1] = 5
-    ledger.event(owner, GROUP, PartitionAcquired(topic="orders", group="billing", member="a", partition=1, token=5))
-    ledger.end(ledger.begin(owner, GROUP, message, message), "returned", None)
+    world.losses.tokens[GROUP, 1] = 5
+    record.event(owner, GROUP, PartitionAcquired(topic="orders", group="billing", member="a", partition=1, token=5))
+    record.end(record.begin(owner, GROUP, message, message), "returned", None)
     world.now += 1.0
     after = held_now.copied()
     if gone:
         after.leases.clear()
     world.losses.lost(held_now, after, "a slot")
-    ledger.losses.tokens[GROUP, 1] = 5
+    world.losses.tokens[GROUP, 1] = 5
     if settled:
-        ledger.census.ended[GROUP, 1] = {(7, 0): "done"}
+        world.courts[0].census.ended[GROUP, 1] = {(7, 0): "done"}
     lost = LeaseLost(topic="orders", group="billing", member="a", partition=1, token=5, reason="refused", unsettled=1)
-    ledger.event(owner, GROUP, lost)
+    record.event(owner, GROUP, lost)
     world.now += 1.0
-    ledger.event(owner, GROUP, PartitionAcquired(topic="orders", group="billing", member="a", partition=1, token=5))
-    ledger.begin(owner, GROUP, message, message)
-    assert [text for text in ledger.violations if "done under the same token" in text] == ledger.violations
-    assert bool(ledger.violations) is not allowed
+    record.event(owner, GROUP, PartitionAcquired(topic="orders", group="billing", member="a", partition=1, token=5))
+    record.begin(owner, GROUP, message, message)
+    assert [text for text in record.violations if "done under the same token" in text] == record.violations
+    assert bool(record.violations) is not allowed

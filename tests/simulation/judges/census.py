@@ -18,10 +18,10 @@ from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import GroupCursor, Stream
-from redisaq.core.entry_ids import START, EntryId, format_id, parse_id
+from redisaq.core.entry_ids import START, EntryId, parse_id
 from redisaq.core.records import decode_dead
-
-Place = tuple[GroupName, int]
+from redisaq.testing.observing import Place, show
+from redisaq.testing.whereabouts import Whereabouts
 
 _NOTHING = Shelf()
 
@@ -51,7 +51,7 @@ class Census:
 
     Attributes:
         violation: is told what must not happen.
-        entries: by topic and partition: entry -> message id.
+        whereabouts: which message stands in which entry.
         ended: by group and partition: entry -> "done" or "dead".
         redriven: is told of an entry whose next life began.
         purged: dead letters that somebody has dropped, or for which there was no room.
@@ -59,31 +59,14 @@ class Census:
 
     violation: Callable[[str], None]
     redriven: Callable[[Place, EntryId], None]
-    entries: dict[tuple[str, int], dict[EntryId, str]] = field(default_factory=dict[tuple[str, int], dict[EntryId, str]])
+    whereabouts: Whereabouts
     ended: dict[Place, dict[EntryId, str]] = field(default_factory=dict[Place, dict[EntryId, str]])
     purged: set[tuple[Place, EntryId]] = field(default_factory=set[tuple[Place, EntryId]])
-    _where: dict[str, str] = field(default_factory=dict[str, str])
-    _gone: set[str] = field(default_factory=set[str])
-    _seen: dict[tuple[str, int], EntryId] = field(default_factory=dict[tuple[str, int], EntryId])
     _delayed: dict[tuple[str, int], frozenset[bytes]] = field(default_factory=dict[tuple[str, int], frozenset[bytes]])
     _held: dict[tuple[str, int, str], Share] = field(default_factory=dict[tuple[str, int, str], Share])
 
-    def appended(self, msg_id: str) -> bool:
-        """Return whether the message is, or was, in a stream."""
-        return msg_id in self._where or msg_id in self._gone
-
-    def there(self, msg_id: str) -> bool:
-        """Return whether the message is in a stream, or was trimmed from it."""
-        return msg_id in self._where
-
-    def gone(self, msg_id: str) -> None:
-        """A message has been lost: it may be appended once more."""
-        if self._where.pop(msg_id, None) is not None:
-            self._gone.add(msg_id)
-
     def begin_anew(self, data: Holdings) -> None:
         """The server has lost data: what it has now is not compared with what it had."""
-        self._seen = {place: stream.last_id for place, stream in data.streams.items()}
         self._delayed = {place: frozenset(delayed) for place, delayed in data.delayed.items()}
         self._held.clear()
         for place, stream in data.streams.items():
@@ -93,32 +76,20 @@ class Census:
     def look(self, store: MemoryStore) -> None:
         """Find what the last step has moved."""
         for place, stream in store.streams.items():
-            if stream.last_id != self._seen.get(place, START):
-                self._look_appended(place, stream)
             for name, cursor in stream.groups.items():
                 self._look_group((*place, name), store, stream, cursor)
         for place, delayed in store.delayed.items():
             if len(delayed) != len(self._delayed.get(place, ())) or delayed:
                 self._look_delayed(place, delayed)
 
-    def _look_appended(self, place: tuple[str, int], stream: Stream) -> None:
-        seen = self._seen.get(place, START)
-        self._seen[place] = stream.last_id
-        for entry_id, fields in stream.after(seen, len(stream)):
-            msg_id, where = fields[1].decode(), f"{place[0]}/{place[1]} {format_id(entry_id).decode()}"
-            if msg_id in self._where:
-                self.violation(f"message {msg_id} was appended twice: {self._where[msg_id]} and {where}")
-            self._where[msg_id] = where
-            self.entries.setdefault(place, {})[entry_id] = msg_id
-
     def _look_delayed(self, place: tuple[str, int], delayed: Iterable[bytes]) -> None:
         before, now = self._delayed.get(place, frozenset[bytes]()), frozenset(delayed)
         self._delayed[place] = now
         for msg_id in now:
-            if msg_id.decode() in self._where:
-                self.violation(f"message {msg_id.decode()} is delayed, and in its stream: {self._where[msg_id.decode()]}")
+            if (where := self.whereabouts.place_of(msg_id.decode())) is not None:
+                self.violation(f"message {msg_id.decode()} is delayed, and in its stream: {where}")
         for msg_id in sorted(before - now):
-            if msg_id.decode() not in self._where:
+            if self.whereabouts.place_of(msg_id.decode()) is None:
                 self.violation(f"message {msg_id.decode()} is no longer delayed, and in no stream")
 
     def _first_look(self, key: tuple[str, int, str], data: Holdings, cursor: GroupCursor) -> None:
@@ -177,10 +148,5 @@ class Census:
     def _between(self, place: Place, after: EntryId, until: EntryId) -> frozenset[EntryId]:
         if after == until:
             return frozenset()
-        entries = self.entries.get((place[0].topic, place[1]), {})
+        entries = self.whereabouts.entries.get((place[0].topic, place[1]), {})
         return frozenset(entry_id for entry_id in entries if after < entry_id <= until)
-
-
-def show(place: Place, entry_id: EntryId) -> str:
-    """Return how an entry is named in a violation."""
-    return f"{format_id(entry_id).decode()} of {place[0].topic}/{place[1]}"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from redisaq.brokers.base import GroupName
 from redisaq.settings import RetryPolicy
 
 
 @dataclass(eq=False)
 class Told:
-    """A process as `Process` in `redisaq.testing.histories` has it."""
+    """A process as `Process` in `redisaq.testing.observing` has it."""
 
     name: str
+    group: GroupName = field(default=GroupName("orders", "billing"))
     crashed: bool = False
     thawed_at: float = -100.0
     suspended: bool = False

@@ -6,17 +6,14 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import cast
 
-import msgspec
-
 from redisaq import events
 from redisaq.brokers.delivery import Resolution, Resolved
 from redisaq.core.entry_ids import EntryId, parse_id
 from redisaq.events import Event
 from redisaq.outcomes import DeadLetter
-from redisaq.testing.census import Place, show
-from redisaq.testing.histories import Process, Run
-from redisaq.testing.judging import Court, Given, Judge
+from redisaq.testing.observing import Given, Place, Process, Run, show
 from redisaq.testing.virtual import EPOCH
+from tests.simulation.judges.court import Court, Judge
 
 CLOCKS = 0.5
 """Seconds by which a member's idea of the server's time may be wrong; and what a clock drifts in a simulation."""
@@ -34,8 +31,10 @@ class Contents(Judge):
         self._given: dict[str, Given] = {}
         self._got: dict[str, Run] = {}
 
-    def produced(self, msg_id: str, given: Given) -> None:
+    def produced(self, msg_id: str, given: Given | None) -> None:
         """Keep it: a handler may have begun before."""
+        if given is None:
+            return
         self._given[msg_id] = given
         if msg_id in self._got:
             self._compare(self._got[msg_id], given)
@@ -152,7 +151,7 @@ class Events(Judge):
                 self._forgotten.discard((place, entry_id))
                 self._doubtful[case] += 1
 
-    def lost(self, entries: Collection[tuple[Place, EntryId]]) -> None:
+    def forgotten(self, entries: Collection[tuple[Place, EntryId]]) -> None:
         """Note what the server has forgotten."""
         self._forgotten.update(entries)
 
@@ -228,8 +227,3 @@ def _take(counts: dict[Process, Counter[str]], process: Process, what: str) -> b
 
 def _entry(event: events.MessageEvent) -> EntryId:
     return parse_id(event.entry_id.encode())
-
-
-def round_trip(payload: object) -> object:
-    """Return what a payload is when it has been written as JSON and read again."""
-    return msgspec.json.decode(msgspec.json.encode(payload))

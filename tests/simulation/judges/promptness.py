@@ -13,10 +13,9 @@ from redisaq.core.entry_ids import EntryId, format_id
 from redisaq.events import Event
 from redisaq.outcomes import RetryAfter
 from redisaq.settings import RetryPolicy
-from redisaq.testing.census import Place
-from redisaq.testing.histories import Process, Run
-from redisaq.testing.judging import Court, Judge
+from redisaq.testing.observing import Place, Process, Run
 from redisaq.testing.virtual import EPOCH
+from tests.simulation.judges.court import Court, Judge
 
 LATE = 2.0
 """Seconds after which a handler that could begin has begun."""
@@ -52,7 +51,7 @@ class Promptness(Judge):
                     self.court.violation(f"message {msg_id.decode()} was put into {topic}/{partition} {due - now:.3f} s before it was due")
             self._delayed[topic, partition] = _dues(delayed)
 
-    def lost(self, entries: Collection[tuple[Place, EntryId]]) -> None:
+    def forgotten(self, entries: Collection[tuple[Place, EntryId]]) -> None:
         """What a server that lost data does not know of any more was not put anywhere by anybody: look at what is left of it."""
         del entries
         store = self.court.store
@@ -101,9 +100,10 @@ class Promptness(Judge):
         if not self._running[name]:
             self._idle_since[name] = self.court.now()
 
-    def crashed(self, process: Process) -> None:
-        """Nothing runs there any more."""
-        self._running.pop(process.name, None)
+    def happened(self, process: Process, what: str) -> None:
+        """Nothing runs any more where a process has crashed."""
+        if what == "crashes":
+            self._running.pop(process.name, None)
 
     def _due(self, run: Run) -> float | None:
         """Return when a retry is due, in the simulation's time; None for what is none."""

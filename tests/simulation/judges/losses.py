@@ -1,9 +1,8 @@
 """Keeps account of what a failover or a lost slot has taken, so that this, and only this, is no violation.
 
-In: the server's data before and after. Out: messages that are gone (`dropped`); entries whose delivery or settlement is forgotten, which
-may run again; and acquisitions that are forgotten while their owner works on. Such an owner may work beside another until its next
-heartbeat: no rule closes that (docs/protocol.md, "What stays open"), so it is told as known. Always: an excuse is for one partition, one
-token, and one ttl at most.
+In: the server's data before and after. Out: entries whose delivery or settlement is forgotten, which may run again; and acquisitions that
+are forgotten while their owner works on. Such an owner may work beside another until its next heartbeat: no rule closes that
+(docs/protocol.md, "What stays open"), so it is told as known. Always: an excuse is for one partition, one token, and one ttl at most.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ from dataclasses import dataclass
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
-from redisaq.core.entry_ids import START, EntryId, parse_id
+from redisaq.core.entry_ids import EntryId, parse_id
 from redisaq.core.membership import EMPTY, Document, decode_document
-from redisaq.core.records import decode_dead
-from redisaq.testing.census import Census, Place
-from redisaq.testing.histories import Histories
+from redisaq.testing.observing import Place
+from redisaq.testing.whereabouts import dead_in, there
+from tests.simulation.judges.census import Census
+from tests.simulation.judges.histories import Histories
 
 Entry = tuple[Place, EntryId]
 """A group's entry."""
@@ -68,22 +68,11 @@ class Losses:
         self._census = census
         self._histories = histories
         self._clock = clock
-        self._taken: dict[str, tuple[str, int, EntryId] | None] = {}  # where it stood; None: it was delayed
         self._orphans: dict[Place, list[Orphan]] = {}
         self._unfenced: dict[Place, float] = {}  # when its token was lost
         self._emptied: dict[Place, float] = {}  # when what stood beside its data was lost
         self._made_plainly: dict[GroupName, float] = {}  # when a document was made by who knew of none before
         self._unmade: set[GroupName] = set()
-
-    def dropped(self, data: Holdings) -> list[str]:
-        """Return the messages that were lost before every group had done with them, and have not come back."""
-        delayed = {msg_id.decode() for held in data.delayed.values() for msg_id in held}
-        left = {msg_id: stood for msg_id, stood in self._taken.items() if not self._census.there(msg_id) and msg_id not in delayed}
-        return [msg_id for msg_id, stood in left.items() if stood is None or not self._done(*stood)]
-
-    def _done(self, topic: str, partition: int, entry_id: EntryId) -> bool:
-        groups = [group for group in self.groups if group.topic == topic]
-        return bool(groups) and all(self._census.ended.get((group, partition), {}).get(entry_id) == "done" for group in groups)
 
     # -- what is lost ------------------------------------------------------------------------------------------------------------------
 
@@ -92,7 +81,7 @@ class Losses:
         self.times.append(self._clock())
         forgotten = set[Entry]()
         for topic, partition in {**before.streams, **before.delayed}:
-            gone = self._find_gone(topic, partition, before, after)
+            gone = there(before, topic, partition) - there(after, topic, partition)
             forgotten.update(((group, partition), entry_id) for group in self.groups if group.topic == topic for entry_id in gone)
         for group in self.groups:
             for topic, partition in before.streams:
@@ -110,7 +99,7 @@ class Losses:
     def _set_back(self, place: Place, before: Holdings, after: Holdings) -> Iterable[Entry]:
         """Let run again whatever was delivered, tried or settled, and is not so any more; return it."""
         changed: list[Entry] = []
-        entries = self._census.entries.get((place[0].topic, place[1]), {})
+        entries = self._census.whereabouts.entries.get((place[0].topic, place[1]), {})
         was, stands = standings(before, place, entries), standings(after, place, entries)
         ended = self._census.ended.setdefault(place, {})
         for entry_id in entries:
@@ -124,19 +113,6 @@ class Losses:
             elif standing[0] == "dead":
                 ended[entry_id] = "dead"
         return changed
-
-    def _find_gone(self, topic: str, partition: int, before: Holdings, after: Holdings) -> Collection[EntryId]:
-        """Note which messages are lost; return their entries."""
-        entries = self._census.entries.get((topic, partition), {})
-        gone, delayed = there(before, topic, partition) - there(after, topic, partition), after.delayed.get((topic, partition), {})
-        for entry_id in [entry_id for entry_id in entries if entry_id in gone]:
-            msg_id = entries.pop(entry_id)
-            self._census.gone(msg_id)
-            self._taken[msg_id] = (topic, partition, entry_id)
-        for found in before.delayed.get((topic, partition), {}):
-            if found not in delayed and not self._census.there(found.decode()):
-                self._taken.setdefault(found.decode(), None)
-        return gone
 
     # -- acquisitions that are lost ----------------------------------------------------------------------------------------------------
 
@@ -221,18 +197,3 @@ def standings(data: Holdings, place: Place, entries: Iterable[EntryId]) -> dict[
         else:
             found[entry_id] = ("settled", None)
     return found
-
-
-def there(data: Holdings, topic: str, partition: int) -> set[EntryId]:
-    """Return the entries of a partition that the server still has in some form."""
-    stream = data.streams.get((topic, partition))
-    found = {entry_id for entry_id, _ in stream.after(START, len(stream))} if stream is not None else set[EntryId]()
-    for (group, number), shelf in data.shelves.items():
-        if group.topic == topic and number == partition:
-            found |= {parse_id(entry_id) for entry_id in shelf.retry} | dead_in(shelf)
-    return found
-
-
-def dead_in(shelf: Shelf) -> set[EntryId]:
-    """Return the entries among the dead letters."""
-    return {parse_id(decode_dead(words).entry_id) for _, words in shelf.dead.after(START, len(shelf.dead))}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from redisaq import events
 from redisaq.events import Event
-from redisaq.testing.census import Place
-from redisaq.testing.histories import Process, Run
-from redisaq.testing.judging import Court, Judge, Tenure
+from redisaq.testing.observing import Place, Process, Run, Tenure
+from tests.simulation.judges.court import Court, Judge
 
 HAND_OVER = 2.0
 """Seconds within which a partition that was given back has its next owner."""

@@ -10,97 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.core.entry_ids import START, EntryId, format_id, parse_id
+from redisaq.core.entry_ids import START, EntryId, format_id
 from redisaq.core.retry import exhausted
-from redisaq.message import Message
-from redisaq.outcomes import DeadLetter, Discard, RetryAfter
+from redisaq.outcomes import Discard, RetryAfter
 from redisaq.settings import RetryPolicy
-from redisaq.testing.census import Place, show
-
-
-class Process(Protocol):
-    """A simulated process, as those who check it see it."""
-
-    name: str
-    crashed: bool
-    thawed_at: float
-    ordering: str
-    retry: RetryPolicy
-    ttl: float
-    heartbeat_interval: float
-    reads_json: bool
-
-    @property
-    def mode(self) -> str:
-        """By which method of Consumer it consumes."""
-        ...
-
-    @property
-    def suspended(self) -> bool:
-        """True while none of its tasks can run."""
-        ...
-
-
-@dataclass(eq=False)
-class Run:
-    """A handler's run on one message.
-
-    Attributes:
-        call: one for all messages of a batch.
-        superseded: another owner began while this one's process stood still.
-    """
-
-    process: Process
-    group: GroupName
-    message: Message[Any]
-    call: object
-    started: float
-    ended: float | None = None
-    outcome: str = "running"
-    error: Exception | None = None
-    superseded: bool = False
-
-    @property
-    def place(self) -> Place:
-        """The group and the partition."""
-        return self.group, self.message.partition
-
-    @property
-    def entry_id(self) -> EntryId:
-        """The message's entry."""
-        return parse_id(self.message.entry)
-
-    @property
-    def ordered(self) -> bool:
-        """True if its lane is shared with others."""
-        return self.process.ordering == "partition" or self.by_key or self.process.mode != "process"
-
-    @property
-    def by_key(self) -> bool:
-        """True if its lane is that of its key."""
-        return self.process.mode == "process" and self.process.ordering == "key" and self.message.key is not None
-
-    def shares_lane(self, other: Run) -> bool:
-        """Return whether the two must not run at once."""
-        return self.ordered and other.ordered and self.call is not other.call and (not self.by_key or self.message.key == other.message.key)
-
-    @property
-    def final(self) -> bool:
-        """True if it ended so that its message needs no other run."""
-        policy, error = self.process.retry, self.error
-        if self.outcome != "raised":
-            return self.outcome == "returned"
-        if isinstance(error, RetryAfter):
-            return False
-        return isinstance(error, (DeadLetter, Discard, *policy.give_up_on)) or self.message.attempt >= policy.max_attempts
-
-    def __str__(self) -> str:
-        """For the trace, and for violations."""
-        return f"{self.group.topic}/{self.message.partition} {self.message.entry_id} attempt {self.message.attempt}"
+from redisaq.testing.observing import Place, Run, show
 
 
 @dataclass
@@ -249,12 +166,6 @@ class Histories:
             blocks = policy.blocking and run.process.mode != "messages"
             if former.outcome in ("running", "cancelled") or (blocks and not former.final):
                 self._violation(f"{run.process.name} began {run} before {former} had ended for good: it had {former.outcome}")
-
-    def failed(self, process: Process, place: Place, entry_id: EntryId, error: Exception) -> None:
-        """A process says that a handler failed: if it was cancelled, that was by its timeout."""
-        runs = self._runs(place, entry_id)
-        if runs and runs[-1].process is process and runs[-1].outcome == "cancelled":
-            runs[-1].outcome, runs[-1].error = "raised", error
 
     # -- settling ----------------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,182 @@
+"""Watches every simulation, and reports what a user of redisaq must never see, whatever befalls.
+
+No two members handle one partition at once, and no two handlers one lane; what is done does not run again; messages of a lane begin in
+order; no message is appended twice (`whereabouts` says so), and none is lost. How redisaq brings that about is the project's own business,
+and so is what judges it: tests/simulation/judges.
+
+Where the server has lost data it may have given one partition to two members, which no rule can help (docs/protocol.md, "What stays
+open"): for as long as a lease lasts that is reported as known. Of what it may have forgotten nothing is asked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from redisaq import events
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.memory.holdings import Holdings
+from redisaq.core.entry_ids import START, EntryId, format_id, parse_id
+from redisaq.events import Event
+from redisaq.testing.observed import Settle
+from redisaq.testing.observing import Observer, Place, Process, Run, Tenure
+
+if TYPE_CHECKING:
+    from redisaq.testing.record import Record
+
+NOTICE = 2.0
+"""Seconds that an owner is given to tell that its time is over, after it stood still, or where nobody answers what is to end its reads."""
+
+ENDED = {"done", "dead"}
+
+
+class Guarantees(Observer):
+    """See the module."""
+
+    def __init__(self, record: Record) -> None:
+        """Begin."""
+        super().__init__(record)
+        self._ended: dict[tuple[Place, EntryId], str] = {}
+        self._doubtful: dict[Place, EntryId] = {}  # up to here the server may have forgotten what became of entries
+        self._passed: set[tuple[Place, EntryId]] = set()  # an admin has moved the group's position past them
+        self._begun: set[tuple[Place, EntryId]] = set()
+        self._first: dict[tuple[Place, str | None], EntryId] = {}
+        self._in_hand: dict[Place, EntryId] = {}  # up to here its order is as it may be: members had it in hand when its position was moved
+        self._shaken: dict[Place, tuple[float, str]] = {}  # until when two owners are excused, and why
+
+    # -- one owner, one handler of a lane ------------------------------------------------------------------------------------------------
+
+    def begun(self, run: Run) -> None:
+        """It is its member's turn, its lane's, and its own."""
+        self._check_owner(run)
+        self._check_side_by_side(run)
+        excused = self._excuse(run.place)
+        if not excused:  # else it may be one whose acquisition is forgotten: nothing is asked of it, and nothing follows from it
+            self._check_again(run)
+            if run.ordered and (run.place, run.entry_id) not in self._begun:
+                self._check_order(run)
+        self._begun.add((run.place, run.entry_id))
+
+    def _check_owner(self, run: Run) -> None:
+        store = self.record.store
+        standing = 0 if store is None else store.lease(*run.place).token
+        if run.message.token < standing:
+            text = f"{run.process.name} began {run} under {run.message.token}, while {standing} stands"
+            self._side_by_side(text, run.place, None)
+
+    def _check_side_by_side(self, run: Run) -> None:
+        name, process = run.process.name, run.process
+        for other in self.record.running_in(run.place):
+            if other is run:
+                continue
+            if other.process is process and other.message.token == run.message.token:
+                if run.shares_lane(other) or other.entry_id == run.entry_id:
+                    self.record.violation(f"{name} began {run} while it runs {other}")
+            elif other.process.suspended or other.process.thawed_at == run.started:
+                other.superseded = True
+            else:
+                text = f"{name} began {run} while {other.process.name} runs {other} since {other.started:.3f}"
+                self._side_by_side(text, run.place, (run.message.token, other.message.token))
+
+    def ended(self, run: Run) -> None:
+        """One that another has taken the place of ends as soon as its process goes on."""
+        if run.superseded and run.ended is not None and run.ended > run.process.thawed_at:
+            self.record.violation(f"{run.process.name} still ran {run} after another had begun")
+
+    def told(self, process: Process, place: Place | None, event: Event) -> None:
+        """A partition has one owner, which gives it back when no handler of it runs."""
+        if place is None:
+            return
+        if isinstance(event, events.PartitionAcquired):
+            self._check_acquired(self.record.owners_of(place)[-1])
+        elif isinstance(event, events.PartitionRevoked):
+            for run in self.record.running_in(place):
+                if run.process is process:
+                    self.record.violation(f"{process.name} gave {place[0].topic}/{place[1]} back while it runs {run}")
+
+    def _check_acquired(self, tenure: Tenure) -> None:
+        process, place, now = tenure.process, (tenure.group, tenure.partition), self.record.now()
+        if process.thawed_at == now:  # on waking it may run to its next checkpoint: there it learns that its time is over
+            return
+        for other in self.record.owners_of(place):
+            late = other.process.suspended or other.process.thawed_at >= now - NOTICE or self.record.was_silent(other.process.name)
+            if other is not tenure and not late:
+                where = f"{tenure.group.topic}/{tenure.partition}"
+                text = f"{process.name} took {where} while {other.process.name} has it since {other.since:.3f}"
+                self._side_by_side(text, place, (tenure.token, other.token))
+
+    def _side_by_side(self, text: str, place: Place, tokens: Collection[int] | None) -> None:
+        reason = self._excuse(place)
+        if reason:
+            self.record.excuse(text, reason, place, tokens)
+        else:
+            self.record.violation(text)
+
+    def _excuse(self, place: Place) -> str:
+        until, reason = self._shaken.get(place, (0.0, ""))
+        return reason if self.record.now() <= until else ""
+
+    # -- once, and in order --------------------------------------------------------------------------------------------------------------
+
+    def settled(self, settle: Settle) -> None:
+        """What has ended does not run again."""
+        place = (GroupName(settle.topic, settle.group), settle.partition)
+        if settle.accepted and settle.to in ENDED:
+            for entry_id in settle.entry_ids:
+                self._ended[place, parse_id(entry_id.encode())] = settle.to
+
+    def _check_again(self, run: Run) -> None:
+        if self._ended.get((run.place, run.entry_id)) == "done" and run.entry_id > self._doubtful.get(run.place, START):
+            self.record.violation(f"{run.process.name} began {run}, which is done")
+
+    def _check_order(self, run: Run) -> None:
+        """First runs of a lane begin in the order of its entries."""
+        key = (run.place, run.message.key if run.by_key else None)
+        first = self._first.get(key, START)
+        if run.entry_id > first:
+            self._first[key] = run.entry_id
+        elif run.entry_id > self._in_hand.get(run.place, START):
+            lane = f" (key {run.message.key})" if run.by_key else ""
+            self.record.violation(f"{run.process.name} began {run}{lane} for the first time after {format_id(first).decode()}")
+
+    def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
+        """What stands after the new position runs once more, as new; what was passed over never does."""
+        for key in [key for key in self._ended if key[0] == place and key[1] > after]:
+            del self._ended[key]
+        entries = self.record.whereabouts.entries.get((place[0].topic, place[1]), {})
+        self._passed = {key for key in self._passed if key[0] != place or key[1] <= after}
+        self._passed |= {(place, entry_id) for entry_id in entries if before < entry_id <= after}
+        self._in_hand[place] = max(self._in_hand.get(place, START), before)
+
+    def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
+        """What had ended may run again, where the server has lost some of what it knew of the partition."""
+        until = self.record.now() + self.record.ttl
+        for place in {(group, number) for group in self.record.groups for topic, number in before.streams if topic == group.topic}:
+            self._doubtful[place] = before.streams[place[0].topic, place[1]].last_id
+            if _ownership(before, place) != _ownership(after, place):
+                self._shaken[place] = (until, reason)
+
+    # -- none is lost --------------------------------------------------------------------------------------------------------------------
+
+    def quiet(self, groups: Sequence[GroupName]) -> None:
+        """Each message that is safe is done or dead for each group, or the report tells that it was dropped."""
+        record, dropped = self.record, set(self.record.dropped())
+        for msg_id in record.produced:
+            if not record.whereabouts.appended(msg_id) and msg_id not in dropped:
+                record.violation(f"message {msg_id} was said to be safe, and is nowhere")
+        for group in groups:
+            for (topic, partition), entries in record.whereabouts.entries.items():
+                if topic != group.topic or record.store is None or topic not in record.store.topic_names:  # an admin has deleted it
+                    continue
+                for entry_id, msg_id in entries.items():
+                    key = (group, partition), entry_id
+                    if key not in self._ended and key not in self._passed and msg_id not in dropped:
+                        where = f"{format_id(entry_id).decode()} of {topic}/{partition}"
+                        record.violation(f"message {msg_id}, {where}, is neither done nor dead for {group.group}")
+
+
+def _ownership(data: Holdings, place: Place) -> object:
+    """Return what a server knows of who has a partition."""
+    coordination, lease = data.coordination.get(place[0]), data.leases.get(place)
+    document = None if coordination is None or coordination.state is None else coordination.state.document
+    return document, None if lease is None else (lease.token, lease.holder)

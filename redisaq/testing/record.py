@@ -1,0 +1,323 @@
+"""Writes down what happens in a simulation: the trace, the parts of the report, and the sentences of those who watch.
+
+In: what the network carries out, what handlers begin and end, what members tell. Out: all of it, to each observer, and to the report. It
+judges nothing: `guarantees` does, and whoever `simulate` was given besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from hashlib import sha256
+from itertools import zip_longest
+from typing import Any
+
+from redisaq import events
+from redisaq.brokers.base import Acks, GroupName, Installed, Settled
+from redisaq.brokers.delivery import Resolution, Resolved
+from redisaq.brokers.memory.holdings import Holdings
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.core.entry_ids import EntryId, format_id, parse_id
+from redisaq.message import Message
+from redisaq.testing.guarantees import Guarantees
+from redisaq.testing.observed import Delivery, Lease, Mark, Settle
+from redisaq.testing.observing import Given, Observer, ObserverType, Place, Process, Run, Tenure
+from redisaq.testing.whereabouts import Whereabouts
+
+DISTURBING = ("seek", "set_paused", "redrive", "purge", "disband", "drop_topic", "grow_topic", "forget_group")
+"""Operations of others that may hold up a group for a moment, or give it work of long ago."""
+
+ORDERLY = ("joins", "leaves", "is cancelled")
+"""What happens to processes and holds nobody up."""
+
+MOST_VIOLATIONS = 20
+"""One fault in the product may break thousands of things; so many are told."""
+
+
+class Record:
+    """See the module.
+
+    Attributes:
+        store: the server; None before the simulation has made it.
+        was_silent: says whether something of a process's network is silent, or was a moment ago.
+        whereabouts: where each message is.
+        ttl: the longest `heartbeat_ttl` of any member so far.
+        groups: those that members were in.
+        losses: when the server lost data.
+    """
+
+    def __init__(self, clock: Callable[[], float], observers: Sequence[ObserverType] = ()) -> None:
+        """Begin with nothing.
+
+        Args:
+            clock: returns virtual time.
+            observers: who watches besides `Guarantees`.
+        """
+        self._clock = clock
+        self.store: MemoryStore | None = None
+        self.was_silent: Callable[[str], bool] = lambda _: False
+        self.trace: list[str] = []
+        self.violations: list[str] = []
+        self.known: list[str] = []
+        self.produced: list[str] = []
+        self.settles: list[Settle] = []
+        self.marks: list[Mark] = []
+        self.runs: list[Run] = []
+        self.tenures: list[Tenure] = []
+        self.ttl = 0.0
+        self.groups: dict[GroupName, None] = {}
+        self.losses: list[float] = []
+        self.whereabouts = Whereabouts()
+        self._trimmed: list[str] = []
+        self._running: dict[Place, list[Run]] = {}
+        self._last: dict[tuple[Place, EntryId], Run] = {}
+        self._open: dict[Place, list[Tenure]] = {}
+        self._had: dict[Place, list[Tenure]] = {}
+        self.observers: list[Observer] = [make(self) for make in (Guarantees, *observers)]
+
+    # -- what observers ask ------------------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return the time, seconds since the simulation began."""
+        return self._clock()
+
+    def tenures_of(self, place: Place) -> Sequence[Tenure]:
+        """Return who has had a partition, and when, in order."""
+        return self._had.get(place, ())
+
+    def owners_of(self, place: Place) -> Sequence[Tenure]:
+        """Return who has a partition, in the order in which they took it."""
+        return self._open.get(place, ())
+
+    def running_in(self, place: Place) -> Sequence[Run]:
+        """Return the handlers that run on messages of a partition."""
+        return self._running.get(place, ())
+
+    def dropped(self) -> list[str]:
+        """Return the messages that a group could not get, each once: trimmed, or lost by the server."""
+        lost = [] if self.store is None else self.whereabouts.dropped(self.store, self.groups, self.settles)
+        return list(dict.fromkeys([*self._trimmed, *lost]))
+
+    # -- writing down ------------------------------------------------------------------------------------------------------------------
+
+    def note(self, who: str, what: str, outcome: str) -> None:
+        """Add a line to the trace."""
+        self.trace.append(f"{self._clock():.6f} {who} {what}: {outcome}")
+
+    def violation(self, text: str) -> None:
+        """Report what must not happen."""
+        if len(self.violations) < MOST_VIOLATIONS:
+            self.violations.append(f"at {self._clock():.3f}: {text}")
+        self.note("check", "violation", text)
+
+    def excuse(self, text: str, reason: str, place: Place, tokens: Collection[int] | None) -> None:
+        """Report what must not happen, and follows from what the server has forgotten, so that no rule can help it."""
+        if len(self.known) < MOST_VIOLATIONS:
+            self.known.append(f"at {self._clock():.3f}: {text}: {reason}")
+        self.note("check", "known", text)
+        for observer in self.observers:
+            observer.excused(place, tokens, text)
+
+    def hash(self) -> str:
+        """Return the trace's hash."""
+        digest = sha256()
+        for line in self.trace:
+            digest.update(line.encode())
+            digest.update(b"\n")
+        return digest.hexdigest()
+
+    # -- faults ------------------------------------------------------------------------------------------------------------------------
+
+    def disturb(self, seconds: float = 0.0) -> None:
+        """Something happens that may hold up the group for so long."""
+        for observer in self.observers:
+            observer.disturbed(seconds)
+
+    def mark(self, process: Process, what: str) -> None:
+        """Note what happens to a process; one that crashes runs nothing any more, and owns nothing."""
+        if what == "joins":
+            self.groups[process.group] = None
+            self.ttl = max(self.ttl, process.ttl)
+        self.marks.append(Mark(self._clock(), process.name, what))
+        self.note(process.name, "process", what)
+        if what not in ORDERLY:
+            self.disturb()
+        if what == "crashes":
+            for tenures in self._open.values():
+                for tenure in [one for one in tenures if one.process is process]:
+                    tenure.until, tenure.end = self._clock(), "crashed"
+                    tenures.remove(tenure)
+            for place, runs in self._running.items():
+                self._running[place] = [run for run in runs if run.process is not process]
+        for observer in self.observers:
+            observer.happened(process, what)
+
+    def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
+        """The server has lost data."""
+        self.losses.append(self._clock())
+        self.whereabouts.lost(before, after)
+        for observer in self.observers:
+            observer.lost(before, after, reason)
+
+    # -- what the server does ----------------------------------------------------------------------------------------------------------
+
+    def stepped(self, who: str, operation: str) -> None:
+        """The server has done an operation."""
+        if operation in DISTURBING:
+            self.disturb()
+        if self.store is not None:
+            for text in self.whereabouts.look(self.store):
+                self.violation(text)
+        for observer in self.observers:
+            observer.stepped(who, operation)
+
+    def given(self, msg_ids: Sequence[str], given: Sequence[Given]) -> None:
+        """A producer was told that messages are safe."""
+        self.produced += msg_ids
+        for msg_id, one in zip_longest(msg_ids, given):
+            for observer in self.observers:
+                observer.produced(msg_id, one)
+
+    def installed(self, owner: object, group: GroupName, partition: int, token: int, answer: Installed) -> None:
+        """Somebody tried to install a token."""
+        for observer in self.observers if answer.done else ():
+            observer.installed(_name(owner), (group, partition), token)
+
+    def settled(self, owner: object, group: GroupName, acks: Acks, answer: Settled) -> None:
+        """Somebody acknowledged."""
+        self._settle(owner, (group, acks.partition), acks.token, acks.entry_ids, "done", accepted=answer.done)
+
+    def resolved(
+        self, owner: object, group: GroupName, partition: int, token: int, *, resolutions: Sequence[Resolution], answer: Resolved
+    ) -> None:
+        """Somebody settled what did not simply succeed."""
+        for index, one in enumerate(resolutions):
+            if not answer.done or answer.moved[index]:
+                self._settle(owner, (group, partition), token, [one.body.entry_id], one.to, accepted=answer.done)
+        for observer in self.observers:
+            observer.resolved(_name(owner), (group, partition), token, resolutions, answer)
+
+    def _settle(self, owner: object, place: Place, token: int, ids: Sequence[bytes], to: str, *, accepted: bool) -> None:
+        (group, partition), name = place, _name(owner)
+        shown = tuple(format_id(parse_id(entry_id)).decode() for entry_id in ids)
+        settle = Settle(self._clock(), name, group.topic, group.group, partition, token, shown, to, accepted)
+        self.settles.append(settle)
+        self.note(name, f"{to} {group.topic}/{partition} {','.join(shown)}", "accepted" if accepted else "refused")
+        for observer in self.observers:
+            observer.settled(settle)
+
+    def sought(self, group: GroupName, partition: int, before: EntryId, after: EntryId) -> None:
+        """Somebody has moved a group's position."""
+        for observer in self.observers:
+            observer.sought((group, partition), before, after)
+
+    # -- what handlers do --------------------------------------------------------------------------------------------------------------
+
+    def begin(self, process: Process, group: GroupName, message: Message[Any], call: object) -> Run:
+        """A handler begins; `call` is one for all messages of a batch."""
+        run = Run(process, group, message, call, self._clock())
+        self.note(process.name, "begins", str(run))
+        self.runs.append(run)
+        self._last[run.place, run.entry_id] = run
+        self._running.setdefault(run.place, []).append(run)
+        for observer in self.observers:
+            observer.begun(run)
+        return run
+
+    def end(self, run: Run, outcome: str, error: Exception | None) -> None:
+        """A handler's run ended: it "returned", "raised" the error, or was "cancelled"."""
+        if run.process.crashed:
+            return
+        run.ended, run.outcome, run.error = self._clock(), outcome, error
+        self._running[run.place].remove(run)
+        self.note(run.process.name, "ends", f"{run} {outcome}")
+        for observer in self.observers:
+            observer.ended(run)
+
+    # -- what members tell -------------------------------------------------------------------------------------------------------------
+
+    def event(self, process: Process, group: GroupName, event: events.Event) -> None:
+        """A member told of something."""
+        if process.crashed:
+            return
+        match event:
+            case events.PartitionAcquired():
+                self._acquired(process, (group, event.partition), event.token)
+            case events.PartitionRevoked():
+                self._given_up(process, (group, event.partition), "released")
+            case events.LeaseLost():
+                self._given_up(process, (group, event.partition), "lost")
+            case events.EntriesTrimmed():
+                self._trimmed += [
+                    self.whereabouts.message(group.topic, event.partition, entry_id) or entry_id for entry_id in event.entry_ids
+                ]
+            case events.MessageFailed():
+                self._failed(process, (group, event.partition), parse_id(event.entry_id.encode()), event.error)
+            case events.MessageEvent() | events.EntryUnreadable():
+                pass
+            case _:
+                self.note(process.name, "tells", type(event).__name__)
+        partition = event.partition if isinstance(event, events.MessageEvent | events.PartitionEvent) else None
+        for observer in self.observers:
+            observer.told(process, None if partition is None else (group, partition), event)
+
+    def _acquired(self, process: Process, place: Place, token: int) -> None:
+        group, partition = place
+        self.note(process.name, "takes", f"{group.topic}/{partition} under {token}")
+        tenure = Tenure(process, group, partition, token, self._clock())
+        self._open.setdefault(place, []).append(tenure)
+        self.tenures.append(tenure)
+        self._had.setdefault(place, []).append(tenure)
+
+    def _given_up(self, process: Process, place: Place, end: str) -> None:
+        self.note(process.name, end, f"{place[0].topic}/{place[1]}")
+        for tenure in [one for one in self._open.get(place, ()) if one.process is process][:1]:
+            tenure.until, tenure.end = self._clock(), end
+            self._open[place].remove(tenure)
+
+    def _failed(self, process: Process, place: Place, entry_id: EntryId, error: Exception) -> None:
+        """A process says that a handler failed: if it was cancelled, that was by its timeout."""
+        run = self._last.get((place, entry_id))
+        if run is not None and run.process is process and run.outcome == "cancelled":
+            run.outcome, run.error = "raised", error
+
+    def quiet(self, groups: Sequence[GroupName]) -> None:
+        """Nothing is left to do for these groups."""
+        for observer in self.observers:
+            observer.quiet(groups)
+
+    def close(self) -> None:
+        """All have left."""
+        for observer in self.observers:
+            observer.closed()
+
+    # -- for the report ----------------------------------------------------------------------------------------------------------------
+
+    def deliveries(self) -> list[Delivery]:
+        """Return each run of a handler."""
+        return [
+            Delivery(
+                run.process.name,
+                run.group.topic,
+                run.group.group,
+                run.message.partition,
+                run.message.msg_id,
+                run.message.entry_id,
+                run.message.attempt,
+                run.message.token,
+                run.started,
+                run.ended,
+                run.outcome,
+            )
+            for run in self.runs
+        ]
+
+    def leases(self) -> list[Lease]:
+        """Return each partition's times with its members."""
+        return [
+            Lease(one.process.name, one.group.topic, one.group.group, one.partition, one.token, one.since, one.until, one.end)
+            for one in self.tenures
+        ]
+
+
+def _name(owner: object) -> str:
+    return str(getattr(owner, "name", owner))

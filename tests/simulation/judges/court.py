@@ -1,0 +1,278 @@
+"""The project's own judges, as one observer of a simulation: they judge rules M, T and S, where `Guarantees` asks for the outcome alone.
+
+In: what the record writes down, as it happens. Out: a sentence for each thing that the protocol forbids. Where messages are is checked by
+`census`, their attempts and their order by `histories`, what a loss of data excuses by `losses`, what holds at rest only by `rest`; tokens,
+and what runs again under one, here. Each judge of `judges` has a matter of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from redisaq import events
+from redisaq.brokers.base import GroupName
+from redisaq.brokers.delivery import Resolution, Resolved
+from redisaq.brokers.memory.holdings import Holdings
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.core.entry_ids import EntryId, parse_id
+from redisaq.events import Event
+from redisaq.testing.observed import Settle
+from redisaq.testing.observing import Given, Observer, Place, Process, Run, Tenure
+from redisaq.testing.record import Record
+from tests.simulation.judges.census import Census
+from tests.simulation.judges.histories import Histories
+from tests.simulation.judges.losses import Losses
+from tests.simulation.judges.rest import fates, leftovers
+
+LONG_AGO = 600.0
+SETTLES = 5.0
+"""Seconds, beside a ttl, after which nothing is left of a fault."""
+
+
+class Judge(Observer):
+    """An observer that the court passes everything on to, and that may ask it."""
+
+    def __init__(self, court: Court) -> None:
+        """Judge the simulation of a court.
+
+        Args:
+            court: what there is to ask.
+        """
+        super().__init__(court.record)
+        self.court = court
+
+    def forgotten(self, entries: Collection[tuple[Place, EntryId]]) -> None:
+        """The server has lost data: these entries are gone, or it has forgotten what became of them."""
+
+
+class Court(Observer):
+    """See the module."""
+
+    def __init__(self, record: Record) -> None:
+        """Begin, with the judges of every simulation."""
+        super().__init__(record)
+        self.incarnations: dict[str, Process] = {}  # of those that ever took a partition
+        self.histories = Histories(record.violation)
+        self.census = Census(record.violation, self.histories.redriven, record.whereabouts)
+        self.losses = Losses(self.census, self.histories, record.now, self._forgotten)
+        self._tokens = self.losses.tokens
+        self._done_under: set[tuple[Place, EntryId, int]] = set()
+        self._broken: set[Tenure] = set()  # another took over before it had ended, or it ended without giving its partition back
+        self._disturbed: list[float] = []  # until when something held up the group
+        self.judges: list[Judge] = []
+
+    # -- what judges ask ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> MemoryStore | None:
+        """The server."""
+        return self.record.store
+
+    @property
+    def forgot(self) -> bool:
+        """True once the server has lost data."""
+        return bool(self.losses.times)
+
+    def now(self) -> float:
+        """Return the time, seconds since the simulation began."""
+        return self.record.now()
+
+    def violation(self, text: str) -> None:
+        """Report what must not happen."""
+        self.record.violation(text)
+
+    def undisturbed(self, since: float, apart_from: float | None = None) -> bool:
+        """Return whether nothing holds up the group, and nothing has since then, nor for a ttl and some seconds before."""
+        return all(time == apart_from or time + self.record.ttl + SETTLES < since for time in self._disturbed)
+
+    def tenures_of(self, place: Place) -> Sequence[Tenure]:
+        """Return who has had a partition, and when, in order."""
+        return self.record.tenures_of(place)
+
+    def all_tenures(self) -> Sequence[Tenure]:
+        """Return who has had any partition, and when."""
+        return self.record.tenures
+
+    def runs_of(self, place: Place, entry_id: EntryId) -> Sequence[Run]:
+        """Return the handlers' runs on a message in its present life, in order."""
+        return self.histories.runs(place, entry_id)
+
+    # -- what the server does ----------------------------------------------------------------------------------------------------------
+
+    def disturbed(self, seconds: float) -> None:
+        """Remember until when something holds up the group."""
+        now = self.now()
+        self._disturbed = [*(time for time in self._disturbed if time > now - LONG_AGO), now + seconds]
+        for judge in self.judges:
+            judge.disturbed(seconds)
+
+    def stepped(self, who: str, operation: str) -> None:
+        """Go through what the step has moved."""
+        for judge in self.judges:
+            judge.stepped(who, operation)
+        if self.store is not None:
+            self.census.look(self.store)
+            self.losses.look(self.store)
+
+    def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
+        """Find out what the server has forgotten."""
+        self.losses.lost(before, after, reason)
+        for judge in self.judges:
+            judge.lost(before, after, reason)
+
+    def _forgotten(self, entries: Collection[tuple[Place, EntryId]]) -> None:
+        for judge in self.judges:
+            judge.forgotten(entries)
+
+    def excused(self, place: Place, tokens: Collection[int] | None, text: str) -> None:
+        """Two owners side by side are excused only if one of them has an acquisition that the server has forgotten."""
+        if not self.losses.excuse(place, tokens):
+            self.violation(text)
+        for judge in self.judges:
+            judge.excused(place, tokens, text)
+
+    def produced(self, msg_id: str, given: Given | None) -> None:
+        """Pass it on."""
+        for judge in self.judges:
+            judge.produced(msg_id, given)
+
+    def installed(self, who: str, place: Place, token: int) -> None:
+        """T2: tokens only grow."""
+        standing = self._tokens.get(place, 0)
+        if token < standing:
+            self.violation(f"token {token} was installed in {place[0].topic}/{place[1]} over {standing}")
+        self._tokens[place] = max(token, standing)
+        for judge in self.judges:
+            judge.installed(who, place, token)
+
+    def settled(self, settle: Settle) -> None:
+        """S1: under the token that stands; and what is settled is in a state to be."""
+        if settle.accepted:
+            self._check_settled(settle)
+        for judge in self.judges:
+            judge.settled(settle)
+
+    def _check_settled(self, settle: Settle) -> None:
+        place, name, token = (GroupName(settle.topic, settle.group), settle.partition), settle.member, settle.token
+        if token != self._tokens.get(place, 0):
+            self.violation(f"{name} settled in {settle.topic}/{place[1]} under {token}, while {self._tokens.get(place, 0)} stands")
+        ended, histories = self.census.ended.setdefault(place, {}), self.histories
+        for entry_id in (parse_id(text.encode()) for text in settle.entry_ids):
+            match settle.to:
+                case "done":
+                    histories.check_done(name, place, token, entry_id)
+                case "dead":
+                    histories.check_dead(name, place, entry_id)
+                case _:
+                    histories.check_retry(name, place, token, entry_id)
+                    continue
+            ended.setdefault(entry_id, settle.to)
+
+    def resolved(self, who: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
+        """Pass it on."""
+        for judge in self.judges:
+            judge.resolved(who, place, token, resolutions, answer)
+
+    def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
+        """Pass it on."""
+        for judge in self.judges:
+            judge.sought(place, before, after)
+
+    # -- what handlers do --------------------------------------------------------------------------------------------------------------
+
+    def begun(self, run: Run) -> None:
+        """Check a run that begins; of one whose owner's acquisition the server has forgotten nothing is asked."""
+        if self.losses.excuse(run.place, (run.message.token,)):
+            self.histories.stray(run)
+        else:
+            self._check_again(run)
+            if self.store is not None:
+                self.histories.begin(run, self.store)
+        for judge in self.judges:
+            judge.begun(run)
+
+    def _check_again(self, run: Run) -> None:
+        """What is done does not run again, unless the server has forgotten that."""
+        place, entry_id, name = run.place, run.entry_id, run.process.name
+        done = (place, entry_id, run.message.token) in self._done_under
+        ended = self.census.ended.get(place, {}).get(entry_id)
+        if (done or ended is not None) and self.histories.repeats(place, entry_id):
+            self.census.ended[place].pop(entry_id, None)
+            self._done_under.discard((place, entry_id, run.message.token))
+        elif done:
+            self.violation(f"{name} began {run} again, which is done under the same token")
+        elif ended == "dead" or (ended == "done" and self.forgot):  # as long as nothing is forgotten, `Guarantees` says so
+            self.violation(f"{name} began {run}, which is {ended}")
+
+    def ended(self, run: Run) -> None:
+        """Note what is done, before that is settled."""
+        if run.outcome == "returned":
+            self._done_under.add((run.place, run.entry_id, run.message.token))
+        for judge in self.judges:
+            judge.ended(run)
+
+    # -- what members tell, and what happens to them -----------------------------------------------------------------------------------
+
+    def told(self, process: Process, place: Place | None, event: Event) -> None:
+        """Note who has ended without giving its partition back, and what cannot be read."""
+        match event:
+            case events.PartitionAcquired() if place is not None:
+                self.incarnations[event.member] = process
+                for other in self.record.owners_of(place)[:-1]:
+                    self._broken_off(other)
+            case events.PartitionRevoked() | events.LeaseLost() if place is not None:
+                self._given_up(process, place, event)
+            case events.EntryUnreadable() if place is not None:
+                self.histories.unreadable(place, parse_id(event.entry_id.encode()))
+            case _:
+                pass
+        for judge in self.judges:
+            judge.told(process, place, event)
+
+    def _given_up(self, process: Process, place: Place, event: Event) -> None:
+        for tenure in [one for one in self.record.tenures_of(place) if one.process is process and one.until is not None][-1:]:
+            if isinstance(event, events.LeaseLost):
+                self._broken_off(tenure)
+            if self.losses.given_up(place, tenure.token, tenure.since):
+                self._forget_unsettled(place, tenure.token)
+
+    def _forget_unsettled(self, place: Place, token: int) -> None:
+        """What was done under a token that the server has lost, and is not settled, runs again; so too under the same token, made again."""
+        ended = self.census.ended.get(place, {})
+        self._done_under = {one for one in self._done_under if one[0] != place or one[2] != token or one[1] in ended}
+
+    def happened(self, process: Process, what: str) -> None:
+        """What joins may be lost data of; what crashes gives nothing back."""
+        if what == "joins":
+            self.losses.groups[process.group] = None
+            self.losses.ttl = max(self.losses.ttl, process.ttl)
+        if what == "crashes":
+            for tenure in self.record.tenures:
+                if tenure.process is process and tenure.end == "crashed":
+                    self._broken_off(tenure)
+        for judge in self.judges:
+            judge.happened(process, what)
+
+    def _broken_off(self, tenure: Tenure) -> None:
+        if tenure not in self._broken:
+            self._broken.add(tenure)
+            self.histories.broken_off((tenure.group, tenure.partition))
+
+    # -- the end -----------------------------------------------------------------------------------------------------------------------
+
+    def quiet(self, groups: Sequence[GroupName]) -> None:
+        """Everything ended as it should."""
+        if self.store is not None:
+            for sentence in fates(self.store, groups, self.record, self.census, forgot=self.forgot):
+                self.violation(sentence)
+        for judge in self.judges:
+            judge.quiet(groups)
+
+    def closed(self) -> None:
+        """Nothing is left of those that have left."""
+        if self.store is not None:
+            for sentence in leftovers(self.store, list(self.record.groups), self.incarnations):
+                self.violation(f"at rest: {sentence}")
+        self.histories.close(lambda place: any(one.end != "released" for one in self.tenures_of(place)))
+        for judge in self.judges:
+            judge.closed()
