@@ -17,7 +17,9 @@ LATEST = 5.0
 
 NOTHING: dict[Kind, float] = {}
 
-UNNOTICED: tuple[Kind, ...] = ("delay", "reply_delay", "clock_drift")
+UNNOTICED: tuple[Kind, ...] = ("delay", "reply_delay", "clock_drift", "silent_notifications")
+"""Kinds that hold nobody up by more than moments, or, where no notification is heard, until the next look."""
+
 LASTING: tuple[Kind, ...] = (*SILENCES, "late_request", "failover", "outage", "crash", "pause", "slow_handler")
 """Kinds whose amount is for how long they last."""
 
@@ -41,6 +43,7 @@ class FaultSource:
         calm: True: no faults, for now; what a list has for that time is left out.
         befallen: what has been given out, in order.
         disturb: is told when something befalls that may hold up the group, and for how many seconds.
+        befall: is told of each fault as it befalls.
     """
 
     def __init__(self, seed: int, faults: FaultPlan | Sequence[Fault], clock: Callable[[], float]) -> None:
@@ -48,6 +51,7 @@ class FaultSource:
         self.calm = False
         self.befallen: list[Fault] = []
         self.disturb: Callable[[float], None] = lambda _: None
+        self.befall: Callable[[Fault], None] = lambda _: None
         self._seed = seed
         self._clock = clock
         self._chances: dict[str, Chance] = {}
@@ -88,7 +92,7 @@ class FaultSource:
         plan, found = self._plan, dict[Kind, float]()
         if not faults:
             return self._delays(random, found)
-        if heartbeat and ttl and (plan.crash or plan.pause or plan.silent_network):
+        if heartbeat and ttl and (plan.crash or plan.pause or plan.silent_network or plan.silent_notifications):
             drawn = random.random()
             if drawn < plan.crash:
                 return {"crash": random.uniform(0.0, 2.0) * ttl}  # nothing is sent that something could befall
@@ -96,6 +100,8 @@ class FaultSource:
                 found["pause"] = random.uniform(0.5, 2.5) * ttl
             elif drawn < plan.crash + plan.pause + plan.silent_network:
                 found["silent_network"] = random.uniform(0.0, plan.silence)
+            elif drawn < plan.crash + plan.pause + plan.silent_network + plan.silent_notifications:
+                found["silent_notifications"] = random.uniform(0.0, plan.silence)
         drawn = random.random()
         if drawn < self._edge:
             kind: Kind = next(kind for kind, edge in self._edges if drawn < edge)
@@ -154,7 +160,8 @@ class FaultSource:
         for kind, amount in kinds.items():
             if kind not in UNNOTICED:
                 self.disturb(amount if kind in LASTING else 0.0)
-        self.befallen += [Fault(who, number, kind, amount, now) for kind, amount in kinds.items()]
+            self.befallen.append(fault := Fault(who, number, kind, amount, now))
+            self.befall(fault)
 
     def _chance(self, who: str) -> Chance:
         chance = self._chances.get(who)

@@ -32,6 +32,7 @@ _TOLD = {
     "silent_request": "silent_request{at}: nothing is heard for {amount} s, and nothing arrives",
     "silent_reply": "silent_reply{at}: nothing is heard for {amount} s, but all arrives",
     "silent_network": "silent_network{at}: nothing is heard on any connection for {amount} s",
+    "silent_notifications": "silent_notifications{at}: no notification is heard for {amount} s",
     "silent_server": "silent_server{at}: the server stands still for {amount} s",
     "outage": "outage{at}: the server is away for {amount} s",
 }

@@ -31,6 +31,7 @@ Kind = Literal[
     "crash",
     "pause",
     "silent_network",
+    "silent_notifications",
     "slow_handler",
     "clock_drift",
 ]
@@ -51,10 +52,10 @@ OF_OPERATIONS: tuple[Kind, ...] = (
 )
 """At most one of these befalls an operation."""
 
-OF_HEARTBEATS: tuple[Kind, ...] = ("crash", "pause", "silent_network")
+OF_HEARTBEATS: tuple[Kind, ...] = ("crash", "pause", "silent_network", "silent_notifications")
 """At most one of these befalls a heartbeat."""
 
-SILENCES: tuple[Kind, ...] = ("silent_request", "silent_reply", "silent_network", "silent_server")
+SILENCES: tuple[Kind, ...] = ("silent_request", "silent_reply", "silent_network", "silent_notifications", "silent_server")
 """Their amount is for how long nothing is heard, in seconds."""
 
 SERVER = "server"
@@ -114,6 +115,8 @@ class FaultPlan:
         pause: per heartbeat: the member stands still for between a half and two and a half times its `heartbeat_ttl`; then time jumps.
         silent_network: per heartbeat: the member hears nothing on any connection, new ones included, for up to `silence` seconds.
             Then all of them break, and what it sent meanwhile is carried out.
+        silent_notifications: per heartbeat: no notification reaches the member for up to `silence` seconds, while all its calls are
+            answered. Then the connections on which it listens break.
         slow_handler: per message: its handler takes up to twice the `heartbeat_ttl` longer.
         clock_drift: how much faster or slower than the members' clocks the server's runs, at most: 0.001 is a second in a thousand.
     """
@@ -133,6 +136,7 @@ class FaultPlan:
     silent_request: float = 0.0
     silent_reply: float = 0.0
     silent_network: float = 0.0
+    silent_notifications: float = 0.0
     silent_server: float = 0.0
     outage: float = 0.0
     silence: float = 6.0

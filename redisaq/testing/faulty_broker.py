@@ -13,13 +13,14 @@ from typing import Any, Protocol, TypeVar
 
 import anyio
 
+from redisaq.brokers.administration import END
 from redisaq.brokers.base import Acks, Doorbell, GroupName, Installed, RawEntry, Reader, ReaderMark, Settled
 from redisaq.brokers.delivery import Resolution, Resolved
 from redisaq.brokers.memory import MemoryBroker, administration, delivery
 from redisaq.brokers.memory.clients import ReadingClient, WaitingRead
 from redisaq.brokers.memory.reader import MemoryDoorbell
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.core.entry_ids import START
+from redisaq.core.entry_ids import START, parse_id
 from redisaq.environment import Environment, silence_within, time_is_up_at
 from redisaq.errors import ConnectionFailed
 from redisaq.testing.fault_source import FaultSource
@@ -171,8 +172,8 @@ class FaultyBroker(MemoryBroker):
             cursor = store.cursor(group, partition)
             before = START if cursor is None else cursor.last_delivered
             administration.seek(store, group, partition, position)
-            cursor = store.cursor(group, partition)
-            self._record.sought(group, partition, before, START if cursor is None else cursor.last_delivered)
+            last = store.streams[group.topic, partition].last_id
+            self._record.sought(group, partition, before, last if position == END else min(parse_id(position), last))
 
         await self._operate("seek", step)
 

@@ -41,7 +41,7 @@ class Guarantees(Observer):
         self._passed: set[tuple[Place, EntryId]] = set()  # an admin has moved the group's position past them
         self._begun: set[tuple[Place, EntryId]] = set()
         self._first: dict[tuple[Place, str | None], EntryId] = {}
-        self._in_hand: dict[Place, EntryId] = {}  # up to here its order is as it may be: members had it in hand when its position was moved
+        self._in_hand: dict[Place, EntryId] = {}  # up to here entries come in any order: members may have had them in hand at a seek
         self._shaken: dict[Place, tuple[float, str]] = {}  # until when two owners are excused, and why
 
     # -- one owner, one handler of a lane ------------------------------------------------------------------------------------------------
@@ -53,7 +53,8 @@ class Guarantees(Observer):
         excused = self._excuse(run.place)
         if not excused:  # else it may be one whose acquisition is forgotten: nothing is asked of it, and nothing follows from it
             self._check_again(run)
-            if run.ordered and (run.place, run.entry_id) not in self._begun:
+            new = (run.place, run.entry_id) not in self._begun and run.entry_id > self._in_hand.get(run.place, START)
+            if run.ordered and new:
                 self._check_order(run)
         self._begun.add((run.place, run.entry_id))
 
@@ -135,7 +136,7 @@ class Guarantees(Observer):
         first = self._first.get(key, START)
         if run.entry_id > first:
             self._first[key] = run.entry_id
-        elif run.entry_id > self._in_hand.get(run.place, START):
+        else:
             lane = f" (key {run.message.key})" if run.by_key else ""
             self.record.violation(f"{run.process.name} began {run}{lane} for the first time after {format_id(first).decode()}")
 
@@ -146,6 +147,8 @@ class Guarantees(Observer):
         entries = self.record.whereabouts.entries.get((place[0].topic, place[1]), {})
         self._passed = {key for key in self._passed if key[0] != place or key[1] <= after}
         self._passed |= {(place, entry_id) for entry_id in entries if before < entry_id <= after}
+        self._doubtful[place] = max(self._doubtful.get(place, START), before)  # what runs now ends, and runs again
+        self._first = {lane: first for lane, first in self._first.items() if lane[0] != place}
         self._in_hand[place] = max(self._in_hand.get(place, START), before)
 
     def lost(self, before: Holdings, after: Holdings, reason: str) -> None:

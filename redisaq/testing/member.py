@@ -75,6 +75,8 @@ class SimulatedMember:
         self.ttl = float(options.get("heartbeat_ttl", 12.0))
         self.heartbeat_interval = float(options.get("heartbeat_interval", 3.0))
         self.reads_json = options.get("deserializer") is None
+        self.concurrency: int | None = options.get("concurrency")
+        self.batch_size = int(options.get("batch_size", 10))
         self.ordering = check_str("ordering", options.get("ordering", "partition"))
         self.retry: RetryPolicy = options.get("retry") or RetryPolicy()
         self.time = math.inf

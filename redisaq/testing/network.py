@@ -140,6 +140,7 @@ class Network:
         self._silent_until = -math.inf  # so is the server's
         self._last_silent: dict[str | None, float] = {}  # when its last silence is over, or will be
         self._bells: dict[Subscription, str] = {}
+        self._muted: set[str] = set()  # whose doorbells are not heard
         self.away = ""
         self.start: Start = _start_nothing
         self.stepped: Callable[[str, str], None] = lambda _who, _operation: None
@@ -163,6 +164,8 @@ class Network:
     def adopt_bell(self, who: str, subscription: Subscription) -> None:
         """Know of a doorbell's line."""
         self._bells[subscription] = who
+        if who in self._muted:
+            subscription.channels = frozenset()
 
     def break_all(self, reason: str) -> None:
         """Let the server be another one: nothing that is under way arrives there, and ids of clients begin again (E1, T3)."""
@@ -210,6 +213,21 @@ class Network:
         for connection in connections:
             connection.cut(self.store.url, "nothing was heard for too long", keeps=True)
         self.cut_bells(who, "nothing was heard for too long")
+
+    def mute(self, who: str, seconds: float) -> None:
+        """Let no doorbell of a process be heard for so long; then their lines break. Nothing, where that goes on already."""
+        if who in self._muted:
+            return
+        self._muted.add(who)
+        self._note(who, "notifications", "none is heard any more")
+        for bell in self._bells_of(who):
+            bell.channels = frozenset()
+        self.start(self._end_muting, seconds, who)
+
+    async def _end_muting(self, after: float, who: object) -> None:
+        await anyio.sleep(after)
+        self._muted.discard(str(who))
+        self.cut_bells(str(who), "nothing was heard for too long")
 
     def cut_bells(self, who: str | None, reason: str) -> None:
         """Cut the lines of a process's doorbells (None: everybody's)."""

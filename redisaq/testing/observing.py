@@ -18,6 +18,7 @@ from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter
 from redisaq.settings import RetryPolicy
+from redisaq.testing.faults import Fault
 from redisaq.testing.observed import Settle
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Process(Protocol):
     ttl: float
     heartbeat_interval: float
     reads_json: bool
+    concurrency: int | None
+    batch_size: int
 
     @property
     def mode(self) -> str:
@@ -169,8 +172,11 @@ class Observer:
     def happened(self, process: Process, what: str) -> None:
         """Something happened to a member: see `Mark.what`."""
 
+    def befell(self, fault: Fault) -> None:
+        """A fault begins."""
+
     def disturbed(self, seconds: float) -> None:
-        """A fault begins that may hold up the group for so long, or an admin does something of that kind."""
+        """Something begins that may hold up the group for so long: a fault, or what an admin does."""
 
     # -- the server
 

@@ -67,6 +67,7 @@ FAULTS = {
     "silent_request": (_BAR, True),
     "silent_reply": (_BAR, False),
     "silent_network": (_BARS, True),
+    "silent_notifications": (_CROSS, False),
     "silence": (_BARS, False),
     "outage": (_CROSS, True),
 }

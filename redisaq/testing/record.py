@@ -18,6 +18,7 @@ from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.core.entry_ids import EntryId, format_id, parse_id
 from redisaq.message import Message
+from redisaq.testing.faults import Fault
 from redisaq.testing.guarantees import Guarantees
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 from redisaq.testing.observing import Given, Observer, ObserverType, Place, Process, Run, Tenure
@@ -131,6 +132,11 @@ class Record:
         """Something happens that may hold up the group for so long."""
         for observer in self.observers:
             observer.disturbed(seconds)
+
+    def befall(self, fault: Fault) -> None:
+        """A fault begins."""
+        for observer in self.observers:
+            observer.befell(fault)
 
     def mark(self, process: Process, what: str) -> None:
         """Note what happens to a process; one that crashes runs nothing any more, and owns nothing."""

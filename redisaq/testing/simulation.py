@@ -6,24 +6,21 @@ process.
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from dataclasses import replace
 from random import Random
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import anyio
-import msgspec
 from anyio.abc import TaskGroup
 
+from redisaq.admin import Admin
 from redisaq.brokers import memory_brokers
 from redisaq.brokers.base import Broker, GroupName
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.environment import Environment, current_environment, enter_environment, use_environment
 from redisaq.errors import SettingsError
-from redisaq.message import Message
 from redisaq.producer import Producer
 from redisaq.settings import check_callable, check_handler, check_seconds
 from redisaq.testing import overheard
@@ -34,8 +31,9 @@ from redisaq.testing.freezing import OWNER, Freezer, current_freezer
 from redisaq.testing.guarantees import NOTICE
 from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
-from redisaq.testing.observing import Given, ObserverType
+from redisaq.testing.observing import ObserverType
 from redisaq.testing.outages import Outages
+from redisaq.testing.outsiders import Outsider, SimulatedAdmin, SimulatedProducer
 from redisaq.testing.overheard import Call
 from redisaq.testing.pace import Limits, VirtualTimeExceeded
 from redisaq.testing.quiet import unsettled_groups, work_left
@@ -48,83 +46,17 @@ from redisaq.testing.virtual import EPOCH, virtual_run
 LOOK = 0.25
 """Seconds between two looks at whether all is quiet."""
 
-GRACE = 0.1
-"""Seconds by which a producer's call may end later than its time is up."""
-
 END_LIMIT = 120.0
 """Seconds that members may take to leave when a scenario has ended."""
 
 
-class SimulatedProducer(Producer):
-    """A Producer whose messages the simulation knows."""
-
-    record: Record
-    send_timeout = 30.0
-    writes_json = True
-
-    async def enqueue(self, payload: object, **options: Any) -> str:
-        """Append one message; see Producer."""
-        with self._timely():
-            msg_id = await super().enqueue(payload, **options)
-        self.record.given([msg_id], self._given([payload], options))
-        return msg_id
-
-    async def batch_enqueue(self, payloads: Iterable[object], **options: Any) -> list[str]:
-        """Append some messages; see Producer."""
-        listed = list(payloads)
-        with self._timely():
-            msg_ids = await super().batch_enqueue(listed, **options)
-        self.record.given(msg_ids, self._given(listed, options))
-        return msg_ids
-
-    @contextlib.contextmanager
-    def _timely(self) -> Generator[None]:
-        """A call ends within `send_timeout`, whether it is answered or not."""
-        began = anyio.current_time()
-        try:
-            yield
-        finally:
-            took = anyio.current_time() - began
-            if took > self.send_timeout + GRACE:
-                self.record.violation(
-                    f"a call of a producer of {self.topic} took {took:.3f} s, with a send_timeout of {self.send_timeout:g} s"
-                )
-
-    def _given(self, payloads: Sequence[object], options: Mapping[str, Any]) -> list[Given]:
-        """Return what handlers are to be handed; nothing where that cannot be told from here."""
-        field = options.get("partition_key")
-        known = self.writes_json and options.get("dedup_id") is None and not any(isinstance(one, Message) for one in payloads)
-        if not known or (field is not None and not all(isinstance(value_of(one, field), str | int) for one in payloads)):
-            return []
-        headers = dict(options.get("headers") or {})
-        keys = [options.get("key") if field is None else str(value_of(one, field)) for one in payloads]
-        return [
-            Given(msgspec.json.decode(msgspec.json.encode(one)), key, headers, options.get("timeout"))
-            for one, key in zip(payloads, keys, strict=True)
-        ]
-
-
-def value_of(payload: object, field: str) -> object:
-    """Return a field of a payload that is a mapping, None of any other."""
-    return cast("Mapping[str, object]", payload).get(field) if isinstance(payload, Mapping) else None
-
-
-class Outsider:
-    """A producer's process: it neither crashes nor pauses."""
-
-    ttl = 0.0
-
-    def __init__(self, name: str, time: float = math.inf) -> None:
-        """Take its name, and how many seconds its calls may take."""
-        self.name = name
-        self.time = time
-
-    async def suffer(self, befalls: Mapping[Kind, float]) -> None:
-        """Do nothing."""
-
-
 class Simulation:
-    """What a scenario is given: producers, members, and what may happen to them. Times are seconds of virtual time."""
+    """What a scenario is given: producers, members, and what may happen to them. Times are seconds of virtual time.
+
+    Attributes:
+        record: what has happened so far, as observers see it.
+        store: the server, to look at.
+    """
 
     def __init__(self, seed: int, source: FaultSource, record: Record, tasks: TaskGroup) -> None:
         """`simulate` makes it."""
@@ -142,7 +74,7 @@ class Simulation:
         self._network.strike = self._outages.strike
         self._network.start = self._start
         self._network.stepped = record.stepped
-        source.disturb = record.disturb
+        source.disturb, source.befall = record.disturb, record.befall
         record.was_silent = lambda name: self._network.was_silent(name, NOTICE)
         memory_brokers.set(self._open_broker)
         self._context = copy_context()
@@ -168,6 +100,15 @@ class Simulation:
         producer.writes_json = options.get("serializer") is None
         self._producers.append(producer)
         return producer
+
+    def admin(self, **options: Any) -> Admin:
+        """Return an Admin of the simulated server, to be used with `async with`; it takes what Admin takes, without an URL.
+
+        A call of it that takes longer than its `timeout` is a violation.
+        """
+        admin = SimulatedAdmin(URL, **options)
+        admin.record, admin.seconds = self.record, float(options.get("timeout", 30.0))
+        return admin
 
     def member(self, name: str, topic: str, handler: Callable[[Any], Any], *, mode: Mode = "process", **options: Any) -> None:
         """Start a member of a group; it takes what Consumer takes, without an URL.
@@ -312,6 +253,8 @@ class Simulation:
             self._pause(member, seconds)
         elif kind == "silent_network":
             self._network.silence(member.name, seconds)
+        elif kind == "silent_notifications":
+            self._network.mute(member.name, seconds)
         else:
             self._crash(member)
             self._restarting += 1

@@ -33,6 +33,7 @@ _OUTCOMES = {
     "silent": "silent_request",
     "silent, and carried out": "silent_reply",
     "nothing is heard any more": "silent_network",
+    "none is heard any more": "silent_notifications",
 }
 
 _NAMES = {
@@ -43,6 +44,7 @@ _NAMES = {
     "silent_request": "request unanswered",
     "silent_reply": "answer unheard",
     "silent_network": "network silent",
+    "silent_notifications": "notifications silent",
     "silence": "server silent",
     "outage": "server away",
 }

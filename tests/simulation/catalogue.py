@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from tests.simulation import scenarios_delivery, scenarios_kept, scenarios_members, scenarios_silence
+from tests.simulation import scenarios_admin, scenarios_delivery, scenarios_kept, scenarios_members, scenarios_silence
 from tests.simulation.scenarios import SCENARIOS, Scenario
 from tests.simulation.scenarios_outages import with_losses
 
@@ -15,6 +15,7 @@ __all__ = [
     "Backend",
     "Scenario",
     "scenario_of",
+    "scenarios_admin",
     "scenarios_delivery",
     "scenarios_kept",
     "scenarios_members",

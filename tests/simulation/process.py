@@ -23,3 +23,5 @@ class Told:
     ttl: float = 12.0
     heartbeat_interval: float = 3.0
     reads_json: bool = True
+    concurrency: int | None = None
+    batch_size: int = 10

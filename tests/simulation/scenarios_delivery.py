@@ -6,9 +6,8 @@ from typing import Any
 
 import anyio
 
-from redisaq import Admin, DeadLetter, Discard, Message, RetryAfter, RetryPolicy
+from redisaq import DeadLetter, Discard, Message, RetryAfter, RetryPolicy
 from redisaq.testing import Simulation
-from redisaq.testing.member import URL
 from tests.simulation.scenarios import brief, dead_ids, dropped_ids, fill, insistently, lost_data, scenario
 
 
@@ -27,7 +26,7 @@ async def _fail_and_redrive(sim: Simulation, retry: RetryPolicy) -> None:
     for name in "abcd":
         sim.member(name, "orders", every_seventh_fails, group_name="billing", ordering="key", concurrency=4, retry=retry)
     ids = await fill(producer, 80, keys=30)
-    async with Admin(URL) as admin:
+    async with sim.admin() as admin:
         await insistently(lambda: admin.redrive("orders", "billing"))
         more = await fill(producer, 40, keys=30)
         await insistently(lambda: admin.redrive("orders", "billing"))

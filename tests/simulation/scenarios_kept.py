@@ -11,7 +11,6 @@ import anyio
 from redisaq import Admin, DeadLetter, Message, RetryPolicy
 from redisaq.errors import AmbiguousEnqueueError
 from redisaq.testing import FaultPlan, Simulation
-from redisaq.testing.member import URL
 from tests.simulation.scenarios import FAULTS, brief, fill, insistently, scenario
 
 CALM_SERVER = replace(FAULTS, silent_server=0.0, outage=0.0)
@@ -90,7 +89,7 @@ async def deleted(sim: Simulation) -> None:
         if message.payload["n"] % 7 == 0:
             raise DeadLetter("one in seven")
 
-    async with Admin(URL) as admin:
+    async with sim.admin() as admin:
         for number in range(3):
             topic = f"orders-{number}"
             producer = sim.producer(topic, init_partitions=3)

@@ -7,10 +7,9 @@ from typing import Any
 
 import anyio
 
-from redisaq import Admin, RetryPolicy
+from redisaq import RetryPolicy
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed
 from redisaq.testing import FaultPlan, Simulation
-from redisaq.testing.member import URL
 from tests.simulation.scenarios import brief, fill, insistently, scenario
 from tests.simulation.scenarios_delivery import every_seventh_fails
 
@@ -43,7 +42,7 @@ async def unanswered(sim: Simulation) -> None:
     for name in "abc":
         options: dict[str, Any] = {"ordering": "key", "concurrency": 3, "retry": retry}
         sim.member(name, "orders", every_seventh_fails, heartbeat_interval=1.0, heartbeat_ttl=6.0, **options)
-    async with Admin(URL) as admin:
+    async with sim.admin() as admin:
         for first in range(0, 60, 5):
             await however_it_ends(lambda first=first: producer.batch_enqueue([{"n": first + more, "key": str(more)} for more in range(5)]))  # type: ignore[misc]
             await however_it_ends(lambda first=first: producer.enqueue({"n": 100 + first}, delay=2.0))  # type: ignore[misc]

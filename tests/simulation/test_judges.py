@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ import anyio
 import msgspec
 import pytest
 
-from redisaq import Admin, DeadLetter, Message, RetryPolicy, events
+from redisaq import DeadLetter, Message, RetryPolicy, admin, events
+from redisaq.brokers.base import GroupName
 from redisaq.brokers.delivery import Resolution
 from redisaq.brokers.memory import administration, delivery
 from redisaq.brokers.memory.shelf import Shelf
@@ -27,8 +29,8 @@ from redisaq.consuming.retry_timer import RetryTimer
 from redisaq.consuming.verdicts import Verdicts
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.lanes import Lanes
-from redisaq.testing import Simulation
-from redisaq.testing.member import URL
+from redisaq.errors import ConnectionFailed
+from redisaq.testing import Fault, Simulation
 from tests.simulation.judged import simulate
 from tests.simulation.variants.breaking import Change, Function, taken_out
 from tests.simulation.variants.crowd import GROUP, TOPIC, complain, owned, topic, until
@@ -99,8 +101,58 @@ async def deleting(sim: Simulation) -> None:
     await sim.until_quiet()
     await sim.leave("a")
     await producer.close()
-    async with Admin(URL) as admin:
-        await admin.delete_topic(TOPIC, force=True)
+    async with sim.admin() as asked:
+        await asked.delete_topic(TOPIC, force=True)
+
+
+async def moving(sim: Simulation) -> None:
+    """A group is paused with messages in hand, parked and done, and moved back to the first of them."""
+    producer = await topic(sim, 1)
+
+    async def handle(message: Message[Any]) -> None:
+        await anyio.sleep(0.5)
+        if message.attempt == 1 and message.payload["n"] % 2:
+            raise ValueError("the first time")
+
+    sim.member("a", TOPIC, handle, retry=RetryPolicy(max_attempts=5, backoff=5.0, jitter=False))
+    await producer.batch_enqueue([{"n": n} for n in range(8)])
+    await anyio.sleep(2.2)
+    async with sim.admin() as asked:
+        await asked.pause(TOPIC, GROUP.group)
+        await asked.seek(TOPIC, GROUP.group, "earliest")
+        await asked.resume(TOPIC, GROUP.group)
+    await sim.until_quiet()
+
+
+async def unheard(sim: Simulation) -> None:
+    """A delayed message comes while its member, which looks after a ttl at the latest, hears no notification."""
+    producer = await topic(sim, 1)
+    sim.member("a", TOPIC, lambda _message: None)
+    await anyio.sleep(30.0)
+    await producer.enqueue({}, delay=1.0)
+    await sim.until_quiet()
+
+
+async def hurried(sim: Simulation) -> None:
+    """An admin with little time asks a server that is silent for long."""
+    await topic(sim, 1)
+    async with sim.admin(timeout=3.0) as asked:
+        await sim.silence(20.0)
+        with contextlib.suppress(ConnectionFailed):
+            await asked.topics()
+
+
+async def keys(sim: Simulation) -> None:
+    """Six keys of one partition, each of whose messages takes a second."""
+    producer = await topic(sim, 1)
+
+    async def handle(_message: Message[Any]) -> None:
+        await anyio.sleep(1.0)
+
+    sim.member("a", TOPIC, handle, ordering="key", concurrency=6)
+    await until(lambda: owned(sim, "a") == {0})
+    await producer.batch_enqueue([{"n": n, "key": f"k{n}"} for n in range(6)], partition_key="key")
+    await sim.until_quiet()
 
 
 async def side_by_side(sim: Simulation) -> None:
@@ -241,13 +293,43 @@ def seldom_told_of_expiry(original: Function) -> Function:
     return news
 
 
+def seek_that(*keeps: str) -> Callable[[Function], Function]:
+    """Let a seek leave something as it was: the group's position, what is pending, what is parked."""
+
+    def without(original: Function) -> Function:
+        def seek(store: MemoryStore, group: GroupName, partition: int, position: bytes) -> None:
+            cursor = store.streams[group.topic, partition].groups[group.group]
+            shelf = store.shelf(group, partition)
+            last, pending, retry = cursor.last_delivered, dict(cursor.pending), dict(shelf.retry)
+            original(store, group, partition, position)
+            if "position" in keeps:
+                cursor.last_delivered = last
+            if "pending" in keeps:
+                cursor.pending.update(pending)
+            if "retry" in keeps:
+                shelf.retry.update(retry)
+
+        return seek
+
+    return without
+
+
+def without_limit(_original: Function) -> Function:
+    return contextlib.nullcontext
+
+
+UNHEARD = [Fault("a", number, "silent_notifications", 120.0) for number in range(1, 12)]
+"""From its beginning on, whichever of its first operations is a heartbeat."""
+
+
 @dataclass(frozen=True)
 class Mutant:
-    """A fault, and the sentence that names it."""
+    """A fault built in, the sentence that names it, and the faults that it takes besides."""
 
     changes: list[Change]
     harm: str
     scenario: Callable[[Simulation], Awaitable[None]] = work
+    faults: Sequence[Fault] = ()
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -282,6 +364,25 @@ MUTANTS: dict[str, Mutant] = {
         "the keys took turns",
         side_by_side,
     ),
+    "keys that take turns": Mutant(
+        [
+            Change(Lanes, "add", lambda original: lambda lanes, item, key: original(lanes, item, key and "one")),
+            Change(Lanes, "done", lambda original: lambda lanes, key: original(lanes, key and "one")),
+        ],
+        "it had room, and its lane was free",
+        keys,
+    ),
+    "a seek that moves nothing": Mutant([Change(administration, "seek", seek_that("position"))], "the position of .* not", moving),
+    "a seek that leaves what is pending": Mutant(
+        [Change(administration, "seek", seek_that("pending"))], "is delivered anew, and pending as well", moving
+    ),
+    "a seek that leaves what is parked": Mutant(
+        [Change(administration, "seek", seek_that("retry"))], "is delivered anew, and to be tried again as well", moving
+    ),
+    "a timer that relies on notifications": Mutant(
+        [Change(RetryTimer, "_longest", lambda _original: lambda _timer: math.inf)], "after it could have", unheard, UNHEARD
+    ),
+    "an admin that waits for ever": Mutant([Change(admin, "time_limit", without_limit)], "with a timeout of 3 s", hurried),
     "expired members that nobody looks for": Mutant(
         [Change(Member, "observe", no_look_at_expiry), Change(Member, "news", seldom_told_of_expiry)], "after its owner had crashed"
     ),
@@ -293,16 +394,24 @@ MUTANTS: dict[str, Mutant] = {
 def test_a_judge_finds(name: str, backend: Backend) -> None:
     mutant = MUTANTS[name]
     with taken_out(*mutant.changes) as uses:
-        report = simulate(mutant.scenario, 1, backend, raises=False)
+        report = simulate(mutant.scenario, 1, backend, mutant.faults, raises=False)
     assert not uses.unused
     assert any(re.search(mutant.harm, one) for one in report.violations), report.violations
 
 
 @both
-@pytest.mark.parametrize("scenario", [work, dying, retrying, deleting, side_by_side])
+@pytest.mark.parametrize("scenario", [work, dying, retrying, deleting, side_by_side, moving, hurried, keys])
 def test_without_a_fault_no_judge_speaks(scenario: Callable[[Simulation], Awaitable[None]], backend: Backend) -> None:
     report = simulate(scenario, 1, backend)
     assert report.ok, report.violations
+
+
+@both
+def test_a_notification_that_is_not_heard_costs_a_ttl_and_no_more(backend: Backend) -> None:
+    report = simulate(unheard, 1, backend, UNHEARD)
+    assert report.ok, report.violations
+    assert "silent_notifications" in {fault.kind for fault in report.faults}
+    assert len(report.deliveries) == 1
 
 
 async def unreadable_and_broken(sim: Simulation) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from redisaq import Admin
 from redisaq.errors import ConnectionFailed
 from redisaq.testing import FaultPlan, Simulation
-from redisaq.testing.member import URL
 from tests.simulation.judged import simulate
 from tests.simulation.scenarios import insistently
 from tests.simulation.variants.crowd import GROUP, TOPIC, owned, takes, topic, until
@@ -20,7 +18,7 @@ async def pausing_and_resuming(sim: Simulation) -> None:
     await topic(sim, 1)
     sim.member("a", TOPIC, takes(0.0))
     await until(lambda: owned(sim, "a") == {0})
-    async with Admin(URL) as admin:
+    async with sim.admin() as admin:
         broken = 0
         for _ in range(10):
             try:

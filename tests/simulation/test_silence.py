@@ -8,7 +8,6 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Admin
 from redisaq.brokers import open_broker
 from redisaq.brokers.base import Broker
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, SettingsError
@@ -194,7 +193,7 @@ async def asks_a_silent_server(sim: Simulation) -> None:
     """A producer and an admin ask while nothing is heard for long: each is told in its time that nothing is known."""
     producer = sim.producer(TOPIC, init_partitions=1, send_timeout=2.0)
     await producer.enqueue({})
-    async with Admin(URL, timeout=3.0) as admin:
+    async with sim.admin(timeout=3.0) as admin:
         await admin.topic(TOPIC)
         await sim.silence(20.0)
         with pytest.raises((ConnectionFailed, AmbiguousEnqueueError)):

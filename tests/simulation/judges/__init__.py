@@ -2,8 +2,8 @@
 
 `Guarantees` of `redisaq.testing` asks what a user is promised: one owner, one handler of a lane, once done never again, in order, none
 lost. These ask why it is so: in which state each message is and how it came there (`census`), its attempts (`histories`), under which
-token it was settled (`court`), what exactly a loss of data excuses (`losses`), what comes in time (`promptness`, `ownership`), what is
-told (`truth`), what is left (`rest`), what is asked while nothing happens (`idleness`), what is counted (`numbers`).
+token it was settled (`court`), what exactly a loss of data excuses (`losses`), what comes in time (`promptness`, `lanes`, `ownership`),
+what is told (`truth`), what is left (`rest`), what is asked while nothing happens (`idleness`), what is counted (`numbers`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from redisaq.testing.record import Record
 from tests.simulation.judges.court import Court, Judge
 from tests.simulation.judges.idleness import Idleness
+from tests.simulation.judges.lanes import Lanes
 from tests.simulation.judges.numbers import Numbers
 from tests.simulation.judges.ownership import Ownership
 from tests.simulation.judges.promptness import Promptness
@@ -20,7 +21,7 @@ from tests.simulation.judges.truth import Contents, Events, Failures
 
 __all__ = ["JUDGES", "PROJECT", "project"]
 
-JUDGES: tuple[Callable[[Court], Judge], ...] = (Promptness, Contents, Failures, Events, Ownership, Idleness, Numbers)
+JUDGES: tuple[Callable[[Court], Judge], ...] = (Promptness, Contents, Failures, Events, Ownership, Lanes, Idleness, Numbers)
 
 
 def project(record: Record) -> Court:

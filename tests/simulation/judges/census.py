@@ -52,7 +52,7 @@ class Census:
     Attributes:
         violation: is told what must not happen.
         whereabouts: which message stands in which entry.
-        ended: by group and partition: entry -> "done" or "dead".
+        ended: by group and partition: entry -> "done", "dead" or "passed over".
         redriven: is told of an entry whose next life began.
         purged: dead letters that somebody has dropped, or for which there was no room.
     """
@@ -81,6 +81,22 @@ class Census:
         for place, delayed in store.delayed.items():
             if len(delayed) != len(self._delayed.get(place, ())) or delayed:
                 self._look_delayed(place, delayed)
+
+    def sought(self, place: Place, before: EntryId, after: EntryId, store: MemoryStore) -> None:
+        """An admin has moved the group's position: what stands after it is nowhere but unread, what was passed over is over."""
+        ended = self.ended.setdefault(place, {})
+        for entry_id in self._between(place, before, after):
+            ended.setdefault(entry_id, "passed over")
+        group, partition = place
+        stream, shelf = store.streams[group.topic, partition], store.shelves.get(place, _NOTHING)
+        cursor = stream.groups[group.group]
+        if cursor.last_delivered != after:
+            self.violation(f"the position of {group.group} in {group.topic}/{partition} is {cursor.last_delivered}, not {after}")
+        for kind, ids in (("pending", cursor.pending), ("to be tried again", map(parse_id, shelf.retry))):
+            for entry_id in sorted(ids):
+                if entry_id > after and stream.fields(entry_id) is not None:
+                    self.violation(f"{show(place, entry_id)} is delivered anew, and {kind} as well")
+        self._held[(group.topic, partition, group.group)] = self._share(self._print(cursor, shelf), cursor, shelf, place)
 
     def _look_delayed(self, place: tuple[str, int], delayed: Iterable[bytes]) -> None:
         before, now = self._delayed.get(place, frozenset[bytes]()), frozenset(delayed)

@@ -16,6 +16,7 @@ from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.core.entry_ids import EntryId, parse_id
 from redisaq.events import Event
+from redisaq.testing.faults import Fault
 from redisaq.testing.observed import Settle
 from redisaq.testing.observing import Given, Observer, Place, Process, Run, Tenure
 from redisaq.testing.record import Record
@@ -59,6 +60,7 @@ class Court(Observer):
         self._done_under: set[tuple[Place, EntryId, int]] = set()
         self._broken: set[Tenure] = set()  # another took over before it had ended, or it ended without giving its partition back
         self._disturbed: list[float] = []  # until when something held up the group
+        self._deaf_until = 0.0
         self.judges: list[Judge] = []
 
     # -- what judges ask ---------------------------------------------------------------------------------------------------------------
@@ -85,6 +87,10 @@ class Court(Observer):
         """Return whether nothing holds up the group, and nothing has since then, nor for a ttl and some seconds before."""
         return all(time == apart_from or time + self.record.ttl + SETTLES < since for time in self._disturbed)
 
+    def deaf(self, since: float) -> bool:
+        """Return whether somebody heard no notification since then."""
+        return self._deaf_until > since
+
     def tenures_of(self, place: Place) -> Sequence[Tenure]:
         """Return who has had a partition, and when, in order."""
         return self.record.tenures_of(place)
@@ -105,6 +111,13 @@ class Court(Observer):
         self._disturbed = [*(time for time in self._disturbed if time > now - LONG_AGO), now + seconds]
         for judge in self.judges:
             judge.disturbed(seconds)
+
+    def befell(self, fault: Fault) -> None:
+        """Note who hears no notification: what it would tell comes with the next look."""
+        if fault.kind == "silent_notifications":
+            self._deaf_until = max(self._deaf_until, self.now() + fault.amount)
+        for judge in self.judges:
+            judge.befell(fault)
 
     def stepped(self, who: str, operation: str) -> None:
         """Go through what the step has moved."""
@@ -174,7 +187,16 @@ class Court(Observer):
             judge.resolved(who, place, token, resolutions, answer)
 
     def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
-        """Pass it on."""
+        """What stands after the new position runs once more, as new; what was passed over never does, and nobody has to settle it."""
+        ended = self.census.ended.setdefault(place, {})
+        for entry_id in [entry_id for entry_id in self.record.whereabouts.entries.get((place[0].topic, place[1]), {}) if entry_id > after]:
+            ended.pop(entry_id, None)
+            if entry_id <= before:
+                self.histories.set_back(place, entry_id)
+        self.histories.sought(place, before, self._tokens.get(place, 0))
+        self._done_under = {one for one in self._done_under if one[0] != place or one[1] <= after}
+        if self.store is not None:
+            self.census.sought(place, before, after, self.store)
         for judge in self.judges:
             judge.sought(place, before, after)
 

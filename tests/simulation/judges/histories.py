@@ -47,6 +47,7 @@ class Histories:
         self._begun: dict[Place, set[EntryId]] = {}
         self._broken: dict[Place, int] = {}
         self._policies: dict[GroupName, RetryPolicy] = {}
+        self._in_hand: dict[Place, tuple[EntryId, int]] = {}  # at a seek: up to which entry its owner had read, and under which token
         self._unreadable: set[tuple[Place, EntryId]] = set()
         self._died_unread: dict[tuple[Place, EntryId], str] = {}
         self._repeatable: Counter[tuple[Place, EntryId]] = Counter()
@@ -94,6 +95,12 @@ class Histories:
             if where == place and history.runs and history.runs[-1].message.token == token:
                 self._begin_anew(place, entry_id)
 
+    def sought(self, place: Place, before: EntryId, token: int) -> None:
+        """An admin has moved the group's position: what its owner under this token had in hand, up to there, comes when it comes."""
+        last, _ = self._in_hand.get(place, (before, 0))
+        self._in_hand[place] = max(before, last), token
+        self._first = {lane: first for lane, first in self._first.items() if lane[0] != place}
+
     def stray(self, run: Run) -> None:
         """An owner whose acquisition the server has forgotten begins a run: nothing is asked of it, and nothing follows from it."""
         self._lives.setdefault((run.place, run.entry_id), History()).strays.append(run)
@@ -105,7 +112,8 @@ class Histories:
         place, entry_id = run.place, run.entry_id
         self._check_attempt(run)
         begun = self._begun.setdefault(place, set())
-        if run.ordered:
+        last, token = self._in_hand.get(place, (START, 0))
+        if run.ordered and (entry_id > last or run.message.token > token):  # what was in hand at a seek may come before what comes anew
             self._check_lane(run, store)
             if entry_id not in begun:
                 self._check_first(run)

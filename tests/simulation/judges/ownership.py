@@ -62,6 +62,8 @@ class Ownership(Judge):
             began = max(began, self._changed)
         elif last.end != "released":
             return
+        if self.court.deaf(began):
+            most += 2 * process.heartbeat_interval
         since = max(began, self._joined.get(process, now))
         if now - since > most and self.court.undisturbed(since, ended):
             how = "it was given back" if last.end == "released" else "its owner had crashed"

@@ -73,6 +73,11 @@ class Promptness(Judge):
         if run.error is not None and not least - EARLY <= event.again_in <= most + EARLY:
             self.court.violation(f"{process.name} lets {run} wait for {event.again_in:.3f} s, not from {least:.3f} to {most:.3f} s")
 
+    def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
+        """What is delivered anew waits for nothing."""
+        del before
+        self._again = {key: value for key, value in self._again.items() if key[0] != place or key[1] <= after}
+
     # -- beginning -------------------------------------------------------------------------------------------------------------------
 
     def begun(self, run: Run) -> None:
@@ -90,7 +95,7 @@ class Promptness(Judge):
         appended = run.entry_id[0] / 1000 - EPOCH if due is None else due
         since = max(appended, tenure.since, self._idle_since.get(name, 0.0))
         late = self.court.now() - since
-        if late > LATE and self.court.undisturbed(since):
+        if late > LATE + (run.process.ttl if self.court.deaf(since) else 0.0) and self.court.undisturbed(since):
             self.court.violation(f"{name} began {run} {late:.3f} s after it could have: it had nothing else to do")
 
     def ended(self, run: Run) -> None:

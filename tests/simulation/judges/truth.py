@@ -155,6 +155,11 @@ class Events(Judge):
         """Note what the server has forgotten."""
         self._forgotten.update(entries)
 
+    def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
+        """What is settled and was delivered anew meanwhile is not found: that may be told, once."""
+        entries = self.record.whereabouts.entries.get((place[0].topic, place[1]), {})
+        self._forgotten.update((place, entry_id) for entry_id in entries if after < entry_id <= before)
+
     def told(self, process: Process, place: Place | None, event: Event) -> None:
         """See whether it has happened, and how often it was told."""
         if place is None:

@@ -7,14 +7,13 @@ from typing import Any
 
 import anyio
 
-from redisaq import Admin, Message, RetryPolicy
+from redisaq import Message, RetryPolicy
 from redisaq.brokers.base import Acks, GroupName, Settled
 from redisaq.brokers.delivery import Resolution
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.testing import Report, Simulation
-from redisaq.testing.member import URL
 from tests.simulation.variants.breaking import Change, Function
 from tests.simulation.variants.crowd import GROUP, TOPIC, complain, owned, takes, topic, until
 from tests.simulation.variants.variant import Variant
@@ -83,7 +82,7 @@ async def dies_again_after_redrive(sim: Simulation) -> None:
     await producer.enqueue({})
     await until(lambda: len(sim.store.shelf(GROUP, 0).dead) == 1)
     await sim.leave("a")
-    async with Admin(URL) as admin:
+    async with sim.admin() as admin:
         await admin.redrive(TOPIC, GROUP.group)
     await anyio.sleep(5.0)
     sim.member("b", TOPIC, takes(0.1), **options)

@@ -1,0 +1,115 @@
+"""Those of a simulation that are no members: its producers, and its admins. They neither crash nor pause, and each of their calls is timed.
+
+In: what a scenario calls. Out: what was produced, and a violation for each call that took longer than its time. Always: what they do is
+what a Producer or an Admin does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import anyio
+import msgspec
+
+from redisaq.admin import Admin
+from redisaq.message import Message
+from redisaq.producer import Producer
+from redisaq.testing.faults import Kind
+from redisaq.testing.observing import Given
+from redisaq.testing.record import Record
+
+GRACE = 0.1
+"""Seconds by which a call may end later than its time is up."""
+
+
+@contextlib.contextmanager
+def timely(record: Record, who: str, what: str, seconds: float) -> Generator[None]:
+    """A call ends in its time, whether it is answered or not."""
+    began = anyio.current_time()
+    try:
+        yield
+    finally:
+        took = anyio.current_time() - began
+        if took > seconds + GRACE:
+            record.violation(f"{who} took {took:.3f} s, with {what} of {seconds:g} s")
+
+
+class SimulatedProducer(Producer):
+    """A Producer whose messages the simulation knows."""
+
+    record: Record
+    send_timeout = 30.0
+    writes_json = True
+
+    async def enqueue(self, payload: object, **options: Any) -> str:
+        """Append one message; see Producer."""
+        with timely(self.record, f"a call of a producer of {self.topic}", "a send_timeout", self.send_timeout):
+            msg_id = await super().enqueue(payload, **options)
+        self.record.given([msg_id], self._given([payload], options))
+        return msg_id
+
+    async def batch_enqueue(self, payloads: Iterable[object], **options: Any) -> list[str]:
+        """Append some messages; see Producer."""
+        listed = list(payloads)
+        with timely(self.record, f"a call of a producer of {self.topic}", "a send_timeout", self.send_timeout):
+            msg_ids = await super().batch_enqueue(listed, **options)
+        self.record.given(msg_ids, self._given(listed, options))
+        return msg_ids
+
+    def _given(self, payloads: Sequence[object], options: Mapping[str, Any]) -> list[Given]:
+        """Return what handlers are to be handed; nothing where that cannot be told from here."""
+        field = options.get("partition_key")
+        known = self.writes_json and options.get("dedup_id") is None and not any(isinstance(one, Message) for one in payloads)
+        if not known or (field is not None and not all(isinstance(value_of(one, field), str | int) for one in payloads)):
+            return []
+        headers = dict(options.get("headers") or {})
+        keys = [options.get("key") if field is None else str(value_of(one, field)) for one in payloads]
+        return [
+            Given(msgspec.json.decode(msgspec.json.encode(one)), key, headers, options.get("timeout"))
+            for one, key in zip(payloads, keys, strict=True)
+        ]
+
+
+def value_of(payload: object, field: str) -> object:
+    """Return a field of a payload that is a mapping, None of any other."""
+    return cast("Mapping[str, object]", payload).get(field) if isinstance(payload, Mapping) else None
+
+
+class Outsider:
+    """A producer's process: it neither crashes nor pauses."""
+
+    ttl = 0.0
+
+    def __init__(self, name: str, time: float = math.inf) -> None:
+        """Take its name, and how many seconds its calls may take."""
+        self.name = name
+        self.time = time
+
+    async def suffer(self, befalls: Mapping[Kind, float]) -> None:
+        """Do nothing."""
+
+
+class SimulatedAdmin(Admin):
+    """An Admin whose calls are timed."""
+
+    record: Record
+    seconds = 30.0
+
+
+def _timed(name: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    @functools.wraps(call)
+    async def timed(admin: SimulatedAdmin, *args: Any, **options: Any) -> Any:  # noqa: ANN401 -- whatever the call returns
+        with timely(admin.record, f"`{name}` of an admin", "a timeout", admin.seconds):
+            return await call(admin, *args, **options)
+
+    return timed
+
+
+for _name, _call in vars(Admin).items():
+    if inspect.iscoroutinefunction(_call) and not _name.startswith("_") and _name != "close":
+        setattr(SimulatedAdmin, _name, _timed(_name, _call))
