@@ -25,6 +25,7 @@ from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.handling import Execution
 from redisaq.consuming.member import Member
 from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.reader import PartitionReader
 from redisaq.consuming.retry_timer import RetryTimer
 from redisaq.consuming.verdicts import Verdicts
 from redisaq.core.codec import EntryDecoder
@@ -89,6 +90,18 @@ async def retrying(sim: Simulation) -> None:
 
     sim.member("a", TOPIC, handle, retry=RetryPolicy(backoff=2.0, jitter=False))
     await anyio.sleep(30.0)
+    await producer.enqueue({})
+    await sim.until_quiet()
+
+
+async def leaving(sim: Simulation) -> None:
+    """A member leaves; the other, whose heartbeats are rare, hears of it at once."""
+    producer = await topic(sim, 4)
+    for name in "ab":
+        sim.member(name, TOPIC, lambda _message: None, heartbeat_interval=10.0, heartbeat_ttl=40.0)
+    await until(lambda: len(owned(sim, "a")) == len(owned(sim, "b")) == 2)
+    await anyio.sleep(60.0)
+    await sim.leave("a")
     await producer.enqueue({})
     await sim.until_quiet()
 
@@ -218,6 +231,51 @@ def no_timeout(original: Function) -> Function:
     return decode
 
 
+def other_payload(original: Function) -> Function:
+    def decode(*arguments: Any, **options: Any) -> Any:
+        message = original(*arguments, **options)
+        if isinstance(message, Message):
+            message.payload = {**message.payload, "more": 1}
+        return message
+
+    return decode
+
+
+def other_key(original: Function) -> Function:
+    def decode(*arguments: Any, **options: Any) -> Any:
+        message = original(*arguments, **options)
+        if isinstance(message, Message):
+            message.key = "other"
+        return message
+
+    return decode
+
+
+def other_type(original: Function) -> Function:
+    def describe(error: Exception) -> tuple[str, str, str]:
+        _, text, trace = original(error)
+        return "Exception", text, trace
+
+    return describe
+
+
+def reading_late(original: Function) -> Function:
+    async def read(reader: PartitionReader, *arguments: Any) -> Any:
+        entries = await original(reader, *arguments)
+        await anyio.sleep(3.0)
+        return entries
+
+    return read
+
+
+def failed_twice(original: Function) -> Function:
+    def fail(partition: OwnedPartition, *arguments: Any, **options: Any) -> Any:
+        partition.failed += 1
+        return original(partition, *arguments, **options)
+
+    return fail
+
+
 def other_text(original: Function) -> Function:
     def describe(error: Exception) -> tuple[str, str, str]:
         kind, _, trace = original(error)
@@ -339,6 +397,16 @@ MUTANTS: dict[str, Mutant] = {
     "pauses that are none of the policy's": Mutant([Change(verdicts, "judge", longer_pauses)], "wait for .* not from"),
     "messages without their headers": Mutant([Change(EntryDecoder, "decode", no_headers)], "was handed .* its producer was given"),
     "messages without their timeout": Mutant([Change(EntryDecoder, "decode", no_timeout)], "was handed .* its producer was given"),
+    "messages with another payload": Mutant([Change(EntryDecoder, "decode", other_payload)], "was handed .* its producer was given"),
+    "messages with another key": Mutant([Change(EntryDecoder, "decode", other_key)], "was handed .* its entry says"),
+    "readers that keep what they have read": Mutant([Change(PartitionReader, "_read", reading_late)], "it had nothing else to do"),
+    "owners that leave in silence": Mutant(
+        [Change(MemoryStore, "ring", lambda _original: lambda _store, _channel: None)], "s after it was given back", leaving
+    ),
+    "another error's type": Mutant([Change(verdicts, "describe", other_type)], "stored Exception: 'attempt"),
+    "the last failure's time is the first one's": Mutant(
+        [Change(Verdicts, "_body", failure_changed(last_failed_ms=lambda failure: failure.first_failed_ms))], "failed last", dying
+    ),
     "another error's text": Mutant([Change(verdicts, "describe", other_text)], "stored ValueError: 'something'"),
     "attempts miscounted": Mutant(
         [Change(Verdicts, "_body", failure_changed(attempts=lambda failure: failure.attempts + 1))], "stored 2 attempts of .* attempt 1"
@@ -355,6 +423,7 @@ MUTANTS: dict[str, Mutant] = {
     "handlers that are cancelled for nothing": Mutant([Change(Execution, "one", short_of_time)], "and its lease went on"),
     "a group that never rests": Mutant([Change(RetryTimer, "_longest", lambda _original: lambda _timer: 0.1)], "had nothing to do"),
     "handlers that are counted twice": Mutant([Change(OwnedPartition, "succeed", counted_twice)], "counts .* handled"),
+    "failures that are counted twice": Mutant([Change(OwnedPartition, "hold", failed_twice)], "counts .* failed", dying),
     "topics that leave their marks": Mutant([Change(administration, "drop_topic", marks_stay)], "is gone, and has left", deleting),
     "one key at a time": Mutant(
         [
@@ -380,7 +449,7 @@ MUTANTS: dict[str, Mutant] = {
         [Change(administration, "seek", seek_that("retry"))], "is delivered anew, and to be tried again as well", moving
     ),
     "a timer that relies on notifications": Mutant(
-        [Change(RetryTimer, "_longest", lambda _original: lambda _timer: math.inf)], "after it could have", unheard, UNHEARD
+        [Change(RetryTimer, "_longest", lambda _original: lambda _timer: math.inf)], "after it could have been", unheard, UNHEARD
     ),
     "an admin that waits for ever": Mutant([Change(admin, "time_limit", without_limit)], "with a timeout of 3 s", hurried),
     "expired members that nobody looks for": Mutant(
@@ -400,7 +469,7 @@ def test_a_judge_finds(name: str, backend: Backend) -> None:
 
 
 @both
-@pytest.mark.parametrize("scenario", [work, dying, retrying, deleting, side_by_side, moving, hurried, keys])
+@pytest.mark.parametrize("scenario", [work, dying, retrying, leaving, deleting, side_by_side, moving, hurried, keys])
 def test_without_a_fault_no_judge_speaks(scenario: Callable[[Simulation], Awaitable[None]], backend: Backend) -> None:
     report = simulate(scenario, 1, backend)
     assert report.ok, report.violations

@@ -47,9 +47,21 @@ class Promptness(Judge):
         for (topic, partition), delayed in store.delayed.items():
             before = self._delayed.get((topic, partition), {})
             for msg_id, due in before.items():
-                if msg_id not in delayed and operation == "due" and now < due - EARLY:
-                    self.court.violation(f"message {msg_id.decode()} was put into {topic}/{partition} {due - now:.3f} s before it was due")
+                if msg_id not in delayed and operation == "due":
+                    self._moved(f"message {msg_id.decode()} was put into {topic}/{partition}", topic, partition, now - due)
             self._delayed[topic, partition] = _dues(delayed)
+
+    def _moved(self, what: str, topic: str, partition: int, late: float) -> None:
+        """See whether a delayed message was moved in time; somebody looks when it is due, and a ttl after the look before if unheard."""
+        if late < -EARLY:
+            self.court.violation(f"{what} {-late:.3f} s before it was due")
+        owners = [one for group in self.record.groups if group.topic == topic for one in self.record.owners_of((group, partition))]
+        if owners and late > LATE:
+            now, ttl = self.court.now(), min(one.process.ttl for one in owners)
+            since = max(now - late, min(one.since for one in owners))
+            late = now - since
+            if late > LATE + (ttl if self.court.deaf(since) else 0.0) and self.court.undisturbed(since):
+                self.court.violation(f"{what} {late:.3f} s after it could have been")
 
     def forgotten(self, entries: Collection[tuple[Place, EntryId]]) -> None:
         """What a server that lost data does not know of any more was not put anywhere by anybody: look at what is left of it."""
