@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 import anyio
 import pytest
+from msgspec import structs
 
 from redisaq import Admin, Consumer, Message, RetryPolicy, events
 from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.core.entry_ids import START
+from redisaq.core.records import decode_retry, encode_retry
 from redisaq.errors import ConnectionFailed
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, produce, quick
@@ -134,7 +136,7 @@ def test_no_handler_begins_on_what_another_owner_has_taken_meanwhile(backend: Ba
 
     async def scenario(url: str) -> tuple[list[int], list[str], int]:
         (msg_id,) = await produce(url, 1)
-        told, attempts = Notebook(), list[int]()
+        told, attempts, stale = Notebook(), list[int](), list[bool]()
         step = "set_deliveries" if source == "pending" else "start_retry"
         stolen = False
 
@@ -146,8 +148,8 @@ def test_no_handler_begins_on_what_another_owner_has_taken_meanwhile(backend: Ba
 
         async def handle(message: Message[Any]) -> None:
             assert message.msg_id == msg_id
-            assert message.token == store_of(url).leases[GROUP, 0].token
             attempts.append(message.attempt)
+            stale.append(message.token != store_of(url).leases[GROUP, 0].token)
             if source == "retry" and message.attempt == 1:
                 raise ValueError("at first")
 
@@ -160,6 +162,7 @@ def test_no_handler_begins_on_what_another_owner_has_taken_meanwhile(backend: Ba
         with anyio.fail_after(5 * TTL):
             await consumer.process(handle, until_empty=True)
         assert stolen
+        assert not any(stale)
         return attempts, kinds_of(told, events.LeaseLost), len(told.of(events.PartitionAcquired))
 
     attempts, lost, acquired = play(scenario, backend)
@@ -207,6 +210,100 @@ def test_a_retry_that_was_purged_meanwhile_does_not_run_and_leaves_room(backend:
     runs, left = play(scenario, backend)
     assert sorted(runs) == [(0, 1), (1, 1), (1, 2), (2, 1), (2, 2)]
     assert not any(left.values()), left
+
+
+@on_both
+@pytest.mark.parametrize("outcome", ["retry", "dead"])
+def test_a_failure_that_finds_nothing_to_settle_is_not_reported(backend: Backend, outcome: str) -> None:
+    """T6: the group is lost meanwhile. The message comes once more, and what becomes of it then is what is reported."""
+
+    async def scenario(url: str) -> tuple[int, list[str]]:
+        await produce(url, 1)
+        told, runs = Notebook(), list[int]()
+
+        async def handle(message: Message[Any]) -> None:
+            runs.append(message.attempt)
+            if len(runs) == 1:
+                store_of(url).forget_cursor(GROUP, 0)
+                raise ValueError("at first")
+
+        retry = RetryPolicy(max_attempts=1) if outcome == "dead" else SOON
+        with anyio.fail_after(5 * TTL):
+            await member(url, on_event=told.note, retry=retry).process(handle, until_empty=True)
+        return len(runs), kinds_of(told, events.MessageRetried, events.MessageDead)
+
+    assert play(scenario, backend) == (2, [])
+
+
+@on_both
+def test_a_retry_that_is_there_under_another_attempt_is_fetched_again_at_once(backend: Backend) -> None:
+    """T5, S1: a server that took over has missed the last attempts; what this owner has in hand is out of date."""
+
+    async def scenario(url: str) -> tuple[list[int], float]:
+        await produce(url, 1)
+        attempts: list[int] = []
+        at = 0.0
+
+        async def before(name: str) -> None:
+            nonlocal at
+            if name == "start_retry" and not at:
+                at = anyio.current_time()
+                shelf = store_of(url).shelf(GROUP, 0)
+                ((entry_id, (due, data)),) = shelf.retry.items()
+                body = decode_retry(entry_id, data)
+                shelf.retry[entry_id] = due, encode_retry(structs.replace(body, attempt=body.attempt + 2))
+
+        async def handle(message: Message[Any]) -> None:
+            attempts.append(message.attempt)
+            if message.attempt == 1:
+                raise ValueError("at first")
+
+        consumer = member(url, retry=RetryPolicy(max_attempts=9, backoff=0.1, jitter=False))
+        hooked(consumer, url).before = before
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            await until(lambda: len(attempts) == 2)
+            took = anyio.current_time() - at
+            await consumer.stop()
+        return attempts, took
+
+    attempts, took = play(scenario, backend)
+    assert attempts == [1, 4]
+    assert took < 0.5
+
+
+@on_both
+def test_retries_that_were_purged_leave_room_for_what_comes(backend: Backend) -> None:
+    """They fill all the room there is, behind a handler that is busy; then an admin drops them."""
+
+    async def scenario(url: str) -> list[int]:
+        await produce(url, 3)
+        runs: list[int] = []
+
+        async def before(name: str) -> None:
+            if name == "start_retry":
+                store_of(url).shelf(GROUP, 0).retry.clear()
+
+        async def handle(message: Message[Any]) -> None:
+            runs.append(message.payload["n"])
+            if message.payload["n"] < 2:
+                raise ValueError("at first")
+            await anyio.sleep(1.0)
+
+        consumer = member(url, batch_size=1)
+        hooked(consumer, url).before = before
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            await until(lambda: len(runs) == 3)
+            await anyio.sleep(0.5)
+            await MemoryBroker(url.removeprefix("memory://"), "redisaq").append(
+                "jobs", [(0, [b"i", b"x", b"d", b'{"n":%d}' % n]) for n in (3, 4, 5)], maxlen=None, approximate=True
+            )
+            await until(lambda: len(runs) == 6, 20)
+            await consumer.stop()
+        return runs
+
+    assert play(scenario, backend) == [0, 1, 2, 3, 4, 5]
 
 
 @on_both

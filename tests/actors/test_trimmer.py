@@ -55,7 +55,13 @@ def test_what_is_done_with_goes_once_it_is_old_enough_and_not_before(backend: Ba
 
     async def scenario(url: str) -> list[list[int]]:
         seen: list[list[int]] = []
-        consumer = member(url)
+        consumer, looks = member(url), 0
+
+        async def before(name: str) -> None:
+            nonlocal looks
+            looks += name == "keeping"
+
+        hooked(consumer, url).before = before
         async with producer(url) as sender, anyio.create_task_group() as tasks:
             tasks.start_soon(consumer.process, nothing)
             await sender.batch_enqueue([{"n": n} for n in range(40)])
@@ -63,6 +69,7 @@ def test_what_is_done_with_goes_once_it_is_old_enough_and_not_before(backend: Ba
                 await anyio.sleep(pause)
                 seen.append(lengths(url))
             await consumer.stop()
+        assert looks <= 3.0 / 0.5 + 2, "one look each quarter of the time for which all is kept"
         return seen
 
     assert play(scenario, backend) == [[20, 20], [1, 1]]
