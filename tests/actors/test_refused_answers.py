@@ -400,6 +400,26 @@ def test_what_trimming_took_of_the_pending_is_told_once(backend: Backend) -> Non
     assert sum(counts) == counted == 3
 
 
+@on_both
+def test_what_trimming_took_unread_is_told_once(backend: Backend) -> None:
+    async def scenario(url: str) -> tuple[list[int], list[int], int]:
+        await produce(url, 1)
+        told, notebook, consumer = Notebook(), Notebook(), None
+        await member(url).process(notebook.handle, until_empty=True)
+        await produce(url, 20)
+        store_of(url).trim("jobs", 0, 5)
+        consumer = member(url, on_event=told.note)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, notebook.handle)
+            await until(lambda: len(notebook.messages) == 6)
+            await anyio.sleep(100)
+            counted = consumer.statistics().trimmed
+            await consumer.stop()
+        return notebook.numbers, [event.count for event in told.of(events.EntriesTrimmed)], counted
+
+    assert play(scenario, backend) == ([0, *range(15, 20)], [15], 15)
+
+
 # -- how much is in hand ----------------------------------------------------------------------------------------------------------------
 
 

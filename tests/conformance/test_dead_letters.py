@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from redisaq.brokers.base import Broker, GroupName, RawEntry, Remaining
@@ -9,7 +10,7 @@ from redisaq.brokers.delivery import Body, Failure, Resolution
 from redisaq.brokers.graveyard import DeadLetterEntry
 from tests.conformance.failures import dead, delivered, due, failure, now, read, resolution, resolve, value, values_of
 from tests.conformance.steps import SECOND
-from tests.conformance.worlds import World
+from tests.conformance.worlds import MemoryWorld, RedisWorld, World
 
 pytestmark = pytest.mark.anyio
 
@@ -129,6 +130,23 @@ async def test_redriving_keeps_the_order_of_dying_over_many_calls(a: Broker, gro
         calls += 1
     assert calls == 5
     assert values_of((await due(a, group, owned)).retries) == [b"29", *digits(29)]
+
+
+async def test_redriving_keeps_the_order_of_calls_whatever_the_clock_says(world: World, a: Broker, group: GroupName, owned: int) -> None:
+    """Two calls in one microsecond, or a clock that was set back: what is redriven later is due later."""
+    await kill(a, group, owned, *digits(5))
+    assert await a.redrive(group, 0, None, count=1) == 1
+    ahead = await now(a, group) + SECOND // 2
+    if isinstance(world, RedisWorld):
+        world.command("HSET", world.key(group.topic, 0, f"g:{group.group}:lease"), "redriven", ahead)
+    elif isinstance(world, MemoryWorld):
+        world.store.shelf(group, 0).redriven = ahead
+    for count in (2, 1, 1):
+        assert await a.redrive(group, 0, None, count=count) == count
+    found = await due(a, group, owned)
+    assert (values_of(found.retries), found.next_due) == ([b"0"], ahead + 1)
+    await anyio.sleep(0.6)
+    assert values_of((await due(a, group, owned)).retries) == digits(5)
 
 
 async def test_redriving_some(a: Broker, group: GroupName, owned: int) -> None:

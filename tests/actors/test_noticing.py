@@ -1,0 +1,136 @@
+"""What a member notices without being told, and how soon it tries again after failures, be they of now or of long ago. In virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+import anyio
+import pytest
+from msgspec.structs import replace
+
+from redisaq import Consumer
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.errors import ConnectionFailed
+from redisaq.testing import virtual_run
+from tests.actors.group import produce, quick
+from tests.actors.hooked import hooked
+
+Backend = Literal["trio", "asyncio"]
+
+on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
+
+
+def play(scenario: Callable[[str], Awaitable[Any]], backend: Backend, seed: int = 0) -> Any:
+    return virtual_run(scenario, "memory://noticing", backend=backend, seed=seed)
+
+
+def store_of(url: str) -> MemoryStore:
+    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
+
+
+def member(url: str, **more: Any) -> Consumer[Any]:
+    return quick(url, **{"heartbeat_interval": 10.0, "heartbeat_ttl": 60.0, **more})
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> float:
+    """Return how many seconds it took until the condition held."""
+    began = anyio.current_time()
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.01)
+    return anyio.current_time() - began
+
+
+async def nothing(_message: object) -> None:
+    """Do nothing."""
+
+
+@on_both
+def test_m9_a_growth_that_nobody_told_of_is_noticed_at_the_next_heartbeat(backend: Backend) -> None:
+    async def scenario(url: str) -> float:
+        await produce(url, 1)
+        consumer = member(url)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, nothing)
+            await until(lambda: len(consumer.assignment) == 1)
+            await anyio.sleep(3)
+            store = store_of(url)
+            store.topics["jobs"] = replace(store.topics["jobs"], partitions=2)
+            store.make_stream("jobs", 1)
+            took = await until(lambda: len(consumer.assignment) == 2)
+            await consumer.stop()
+        return took
+
+    assert play(scenario, backend) < 10.1
+
+
+@on_both
+def test_failures_of_long_ago_do_not_slow_the_next_heartbeats_down(backend: Backend) -> None:
+    """A lease is short: after the first failure it is tried again soon, however long the server was away before."""
+
+    async def scenario(url: str) -> list[int]:
+        await produce(url, 1)
+        consumer = member(url)
+        away, tries = False, list[int]()
+
+        async def before(name: str) -> None:
+            if away:
+                if name == "heartbeat":
+                    tries[-1] += 1
+                raise ConnectionFailed(url, "for this test")
+
+        hooked(consumer, url).before = before
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, nothing)
+            await until(lambda: len(consumer.assignment) == 1)
+            for seconds in (0.5, 30.0, 0.5):
+                tries.append(0)
+                away = True
+                await until(lambda: tries[-1] > 0)
+                await anyio.sleep(seconds)
+                away = False
+                await anyio.sleep(25)
+            await consumer.stop()
+        return tries
+
+    for seed in range(3):
+        short, long, short_again = play(scenario, backend, seed)
+        assert 3 <= short <= 20
+        assert 3 <= short_again <= 20
+        assert long <= 20, "the longest pause is that between two heartbeats"
+
+
+@on_both
+def test_setbacks_of_long_ago_do_not_slow_the_next_change_down(backend: Backend) -> None:
+    """Whoever comes second looks again at once; only when that happens again and again does it rest."""
+
+    async def scenario(url: str) -> list[float]:
+        await produce(url, 1)
+        consumer = member(url)
+        setbacks, took = 0, list[float]()
+
+        async def before(name: str) -> None:
+            nonlocal setbacks
+            if name == "commit" and setbacks:
+                setbacks -= 1
+                state = next(iter(store_of(url).coordination.values())).state
+                assert state is not None
+                state.version = f"somebody's {setbacks}"
+
+        hooked(consumer, url).before = before
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, nothing)
+            await until(lambda: len(consumer.assignment) == 1)
+            for partitions, setbacks in ((2, 1), (3, 12), (4, 1)):  # noqa: B007 -- read by `before`
+                store_of(url).grow_topic("jobs", partitions)
+                took.append(await until(lambda: len(consumer.assignment) == len(took) + 2))
+            await consumer.stop()
+        return took
+
+    for seed in range(3):
+        once, often, once_again = play(scenario, backend, seed)
+        assert once < 0.05
+        assert often > 1.0
+        assert once_again < 0.05
