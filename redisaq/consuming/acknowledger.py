@@ -1,12 +1,13 @@
 """Joins the acknowledgements of all partitions into few commands.
 
 In: a ring from an owned partition that has something done. Out: one fenced step per partition (S1), all of them in one round trip; while
-that is
-under way, what gets done meanwhile joins the next. Nothing is settled once the lease has ended; a refusal means the partition is somebody
-else's.
+that is under way, what gets done meanwhile joins the next. What is to be settled otherwise follows, one step per partition. Nothing is
+settled once the lease has ended; a refusal means the partition is somebody else's.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from redisaq.actors.actor import Actor
 from redisaq.brokers.base import Acks
@@ -51,65 +52,69 @@ class Acknowledger(Actor[Ring]):
         while self._dirty:
             dirty = list(self._dirty)
             self._dirty.clear()
-            taken = [(owned, owned.take_done()) for owned in dirty]
-            live = [(owned, ids) for owned, ids in taken if not owned.lost and owned.lease.alive()]
-            for owned, ids in taken:
-                if owned.lost or not owned.lease.alive():
-                    owned.settle(ids)  # somebody else will
-            try:
-                again = await self._settle(live)
-            except BaseException:  # repeated, it does no harm
-                self._put_back(live)
-                raise
-            for owned, ids in live:
-                if owned in again:
-                    self._put_back([(owned, ids)])
-                else:
-                    owned.settle(ids)
+            await self._acknowledge([(owned, owned.take_acks()) for owned in dirty if self._live(owned)])
             try:
                 for owned in dirty:
-                    if owned.leaving:
+                    if owned.flights.ending:
                         await self._resolve(owned)
             except BaseException:  # as above; those whose turn had not come are not to be forgotten
-                self._dirty.update((owned, None) for owned in dirty if owned.leaving)
+                self._dirty.update((owned, None) for owned in dirty if owned.flights.ending)
                 raise
+
+    def _live(self, owned: OwnedPartition) -> bool:
+        """Return whether it may be settled; if not, nothing of it is any more: its next owner does that."""
+        if not owned.lost and owned.lease.alive():
+            return True
+        owned.drop()
+        return False
 
     async def _resolve(self, owned: OwnedPartition) -> None:
         """Settle what did not simply succeed: a retry, a dead letter, the end of a retry."""
-        around, settlings = self._around, list(owned.leaving.values())
-        if owned.lost or not owned.lease.alive():
-            owned.resolved(settlings)
+        around, flights = self._around, owned.flights
+        if not self._live(owned):
             return
-        resolutions = [settling.resolution for settling in settlings]
+        endings = flights.take_endings()
+        resolutions = [ending.resolution for ending in endings]
         try:
             answer = await around.broker.resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
-        except ConnectionFailed as error:
-            if error.maybe_executed:
-                owned.uncertain.update(one.body.entry_id for one in resolutions)
+        except BaseException as error:
+            flights.broke(maybe_executed=isinstance(error, ConnectionFailed) and error.maybe_executed)
             raise
         if not answer.done:
+            flights.broke(maybe_executed=False)
             if answer.token < owned.token and await self._install_again(owned):
                 self._dirty[owned] = None
             else:
                 owned.lose("its settling was refused: another token stands")
             return
-        told = owned.uncertain.copy()  # S1: these were settled, as it seems, by a try whose answer was lost
-        owned.resolved(settlings)
-        for settling, moved in zip(settlings, answer.moved, strict=True):
-            if settling.event is not None and (moved or settling.resolution.body.entry_id in told):
-                around.bulletin.tell(settling.event)
-            if not moved and settling.resolution.source == "stream":
-                owned.unmoved.add(settling.resolution.body.entry_id)
+        owned.settled(answer.moved)
+        for ending, moved in zip(endings, answer.moved, strict=True):
+            event = around.report(owned, ending)
+            if event is not None and (moved or ending.uncertain):  # S1: as it seems, a try whose answer was lost has settled it
+                around.bulletin.tell(event)
         # What was not found in `retry` may be there under another attempt: a replica that took over may have missed the last ones.
         if any(one.to == "retry" or (one.source == "retry" and not moved) for one, moved in zip(resolutions, answer.moved, strict=True)):
             owned.ring_timer()
 
-    def _put_back(self, taken: list[tuple[OwnedPartition, list[bytes]]]) -> None:
-        for owned, ids in taken:
-            owned.put_back(ids)
-            self._dirty[owned] = None
+    async def _acknowledge(self, live: Sequence[tuple[OwnedPartition, list[bytes]]]) -> None:
+        """Acknowledge what was taken."""
+        try:
+            again = await self._send(live)
+        except BaseException:  # repeated, it does no harm
+            for owned, _ in live:
+                self._put_back(owned)
+            raise
+        for owned, _ in live:
+            if owned in again:
+                self._put_back(owned)
+            else:
+                owned.acked()
 
-    async def _settle(self, live: list[tuple[OwnedPartition, list[bytes]]]) -> set[OwnedPartition]:
+    def _put_back(self, owned: OwnedPartition) -> None:
+        owned.ack_broke()
+        self._dirty[owned] = None
+
+    async def _send(self, live: Sequence[tuple[OwnedPartition, list[bytes]]]) -> set[OwnedPartition]:
         """Acknowledge; return those that have to be told again, since the server had lost their token."""
         acks = [Acks(owned.partition, owned.token, ids[at : at + MOST_IDS]) for owned, ids in live for at in range(0, len(ids), MOST_IDS)]
         if not acks:

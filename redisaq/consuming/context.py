@@ -19,6 +19,7 @@ from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.concurrency import Concurrency
 from redisaq.consuming.contact import Contact
 from redisaq.consuming.owned import OwnedPartition
+from redisaq.core.in_flight import Ending
 from redisaq.environment import Environment
 from redisaq.message import Message
 from redisaq.settings import ConsumerSettings
@@ -150,6 +151,22 @@ class Surroundings:
     def event(self, kind: type[events.MessageEvent], message: Message[Any], **more: object) -> events.MessageEvent:
         """Return an event about a message."""
         return self.bulletin.event(kind, message, **more)
+
+    def report(self, owned: OwnedPartition, ending: Ending) -> events.Event | None:
+        """Return the event that says that the server has settled a message that did not simply succeed; None if nothing failed."""
+        flight, to = ending.flight, ending.resolution.to
+        if to == "done" or not ending.reason:
+            return None
+        if to == "retry":
+            return self.event(events.MessageRetried, flight, again_in=ending.pause, blocking=False)
+        if flight.attempt:
+            return self.event(events.MessageDead, flight, reason=ending.reason)
+        return self.unreadable(owned, flight.entry, ending.reason)
+
+    def unreadable(self, owned: OwnedPartition, entry_id: bytes, reason: str) -> events.EntryUnreadable:
+        """Return the event about what could not be read."""
+        shown_id = entry_id.decode("utf-8", "backslashreplace")
+        return self.bulletin.event(events.EntryUnreadable, owned, entry_id=shown_id, reason=reason)
 
     def notifications_refused(self, reason: str) -> None:
         """Tell, once, that the server does not permit SSUBSCRIBE."""

@@ -11,22 +11,20 @@ from __future__ import annotations
 
 from collections import deque
 from contextvars import Context, copy_context
-from typing import Any
 
 import anyio
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.consuming.contexts import afresh, changed, under
-from redisaq.consuming.handling import Execution
+from redisaq.consuming.handling import Execution, Held
 from redisaq.consuming.owned import OwnedPartition
-from redisaq.consuming.verdicts import Held
+from redisaq.core.in_flight import Flight
 from redisaq.core.lanes import Lanes, Ordering
 from redisaq.environment import Environment
 from redisaq.errors import ActorStopped
-from redisaq.message import Message
 
-Batch = list[Message[Any]]
+Batch = list[Flight]
 
 
 async def hand_over(batch: Batch, workers: ActorRef[Batch], owned: OwnedPartition) -> None:
@@ -53,7 +51,7 @@ class SerialPool(Actor[Batch]):
         super().__init__(name="handler_pool", capacity=4)
         self._execution = execution
         self._unlimited = unlimited
-        self._batch: deque[Message[Any]] = deque()  # received, and not run
+        self._batch: deque[Flight] = deque()  # received, and not run
 
     async def run(self) -> None:
         """Receive batches, in a scope that ends with the lease: handlers are cancelled at once, whatever else winds up slowly."""
@@ -65,7 +63,7 @@ class SerialPool(Actor[Batch]):
         execution, owned, batch = self._execution, self._execution.owned, self._batch
         one = execution.one if self._unlimited else self._one
         while True:
-            message: Message[Any] | None = None
+            message: Flight | None = None
             while batch and owned.may_start:
                 message = batch.popleft()
                 held = await one(message)
@@ -85,7 +83,7 @@ class SerialPool(Actor[Batch]):
             except anyio.EndOfStream:
                 return False
 
-    async def _one(self, message: Message[Any]) -> Held | None:
+    async def _one(self, message: Flight) -> Held | None:
         """Run one under the credit of `Concurrency`."""
         execution, concurrency = self._execution, self._execution.concurrency
         await concurrency.enter()
@@ -106,7 +104,7 @@ class LanePool(Actor[Batch]):
         """Take the execution and what shares a lane."""
         super().__init__(name="handler_pool", capacity=4)
         self._execution = execution
-        self._lanes: Lanes[Message[Any]] = Lanes(ordering)
+        self._lanes: Lanes[Flight] = Lanes(ordering)
         self._idle: deque[anyio.Event] = deque()
         self._waking = False
         self._closing = False
@@ -152,7 +150,7 @@ class LanePool(Actor[Batch]):
             await concurrency.enter()
             self._waking = False
             entered = True
-            message: Message[Any] | None = None
+            message: Flight | None = None
             try:
                 while owned.may_start and (message := lanes.next()) is not None:
                     self._wake()
@@ -215,7 +213,7 @@ class BatchPool(Actor[Batch]):
         self._size = size
         self._wait = wait
         self._unlimited = unlimited
-        self._held: list[Message[Any]] = []
+        self._held: list[Flight] = []
         self._open = True  # more may come
 
     async def run(self) -> None:

@@ -1,36 +1,33 @@
 """Runs a handler on messages of one partition and records what came of it.
 
 This is the one place that calls a user's handler, and so the one that catches whatever it raises. An exception (a timeout too) goes to
-the retry policy, which says whether the message is tried again, when, or is dead. Cancellation is no outcome: the message stays where it
-is, for the next owner.
+the record of what is in flight, where the retry policy says whether the message is tried again, when, or is dead. Cancellation is no
+outcome: the message stays where it is, for the next owner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import Token
+from functools import partial
 from typing import Any, cast
 
 import anyio
-import msgspec
 
 from redisaq import events
-from redisaq.brokers.delivery import Body, SetAside
 from redisaq.callables import unrun
 from redisaq.consuming.concurrency import Abandoned
 from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.handler import adapt
 from redisaq.consuming.owned import OwnedPartition
-from redisaq.consuming.verdicts import Held, Verdicts
-from redisaq.core.codec import EntryDecoder
-from redisaq.core.records import Unreadable
-from redisaq.core.retry import exhausted, sole
+from redisaq.core.in_flight import WAITING, Counting, Flight
+from redisaq.core.records import Body
+from redisaq.core.retry import sole
 from redisaq.error_groups import split_off
 from redisaq.message import Message
 from redisaq.middleware import Middleware, through
 from redisaq.outcomes import PartialFailure
-from redisaq.settings import RetryPolicy
 
 
 class HandlerNotRun(Exception):
@@ -39,6 +36,10 @@ class HandlerNotRun(Exception):
 
 class HandlerCancelled(Exception):
     """The handler raised a cancellation that nobody had asked for (it awaited something that was cancelled)."""
+
+
+Held = tuple[float, list[Flight]]
+"""Messages whose key queue waits for them, and for how many seconds."""
 
 
 async def _never(_argument: object) -> None:
@@ -56,96 +57,89 @@ class Execution:
         callback: Callable[[Any], Any] | None,
         middleware: Sequence[Middleware] = (),
         *,
-        decoder: EntryDecoder[Any],
         timeout: float | None,
-        retry: RetryPolicy,
     ) -> None:
-        """Take the user's callback (of a message, or of a list; None: messages are pulled), what is around it, and what failures do."""
+        """Take the user's callback (of a message, or of a list; None: messages are pulled), what is around it, and its limit (seconds)."""
         self._around = surroundings
         self.owned = owned
         self.concurrency = surroundings.concurrency
         self._gate = surroundings.gate
         self._handler = through(middleware, adapt(callback or _never, surroundings.environment, self._abandoned))
         self._timeout = timeout
-        self._retry = retry
         self._blocked: set[bytes] = set()  # of which has been told that the event loop stood still over them
-        self._verdicts = Verdicts(surroundings, owned, retry, decoder)
         self._detailed = surroundings.bulletin.detailed
 
-    async def ready(self, messages: Sequence[Message[Any]]) -> list[Message[Any]]:
-        """Return those on which a handler may start; for what is no first delivery, note that one does.
+    async def ready(self, messages: Sequence[Flight]) -> list[Flight]:
+        """Return those on which a handler may start; first let the server count what it has not counted by the read (T5).
 
-        The delivery count of a pending entry is raised, and its attempt is the raised count less one, since the first read already
-        counted one (T5). A message of
-        `retry` carries its own count. What has used up its attempts without an end, each time taking its process with it, is dead.
+        What has used up its attempts without an end, each time taking its process with it, is dead.
         """
         owned = self.owned
-        if self._around.gate.closed:
+        if self._gate.closed:
             with owned.until_drain():
-                await self._around.gate.wait_open()
+                await self._gate.wait_open()
         if not owned.may_start:
             return []
-        if owned.deliveries:
-            await self._raise_counts([message for message in messages if message.entry in owned.deliveries])
-        if owned.bodies:
-            for message in messages:
-                if message.entry in owned.bodies:
-                    await self._start_retry(message, owned.bodies[message.entry])
+        counting = owned.flights.prepare(messages)
+        if counting is not None:
+            await self._count(counting)
         return self._alive(messages) if owned.may_start else []
 
-    def _alive(self, messages: Sequence[Message[Any]]) -> list[Message[Any]]:
-        """Return those that have attempts left; the others are dead."""
-        owned, alive = self.owned, list[Message[Any]]()
+    def _alive(self, messages: Sequence[Flight]) -> list[Flight]:
+        """Return those that are still there and have attempts left; the others are dead."""
+        alive: list[Flight] = []
         for message in messages:
-            if message.entry not in owned.queued:  # it was settled elsewhere
+            if message.state not in WAITING:  # it was purged
                 continue
-            if exhausted(self._retry, message.attempt):
-                self._verdicts.dead_of_crashes(message)
+            if self.owned.flights.exhausted(message):
+                self._bury(message)
             else:
                 alive.append(message)
         return alive
 
-    async def _raise_counts(self, messages: list[Message[Any]]) -> None:
+    async def _count(self, counting: Counting) -> None:
         around, owned = self._around, self.owned
-        counts = {message.entry: owned.deliveries[message.entry] + 1 for message in messages}
-        if not counts:
-            return
-        owned.unwritten.update({entry_id: count - 1 for entry_id, count in counts.items()})  # if no handler begins after all
-        step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts, raising=True)  # noqa: E731
-        if not await insist(step, around.environment):
-            owned.lose("another owner's token stands")
-        if not owned.may_start:  # it began to drain meanwhile: no handler has seen them
-            return
-        for message in messages:
-            if message.entry in owned.deliveries:  # not delivered as new meanwhile
-                message.attempt = max(1, counts[message.entry] - 1)
-                owned.deliveries[message.entry] = counts[message.entry]
+        if counting.counts:
+            counts = counting.counts
+            step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts, raising=True)  # noqa: E731
+            if not await insist(step, around.environment):
+                owned.lose("another owner's token stands")
+            owned.flights.counted(counting)
+        for flight in counting.retries:
+            if flight.body is not None:  # else an administrator moved the group back meanwhile: it is new again
+                owned.noted(flight, found=await insist(partial(self._note, flight.body), around.environment))
 
-    async def _start_retry(self, message: Message[Any], body: Body) -> None:
+    async def _note(self, body: Body) -> bool:
         around, owned = self._around, self.owned
-        attempt = body.attempt + 1
-        counted = attempt - body.unused
-        if exhausted(self._retry, counted):
-            message.attempt = counted
-            return
-        raised = owned.raised[message.entry] = msgspec.structs.replace(body, attempt=attempt)
-        step = lambda: around.broker.start_retry(  # noqa: E731
-            around.group, owned.partition, owned.token, entry_id=body.entry_id, life=body.life, attempt=attempt
+        return await around.broker.start_retry(
+            around.group, owned.partition, owned.token, entry_id=body.entry_id, life=body.life, attempt=body.attempt
         )
-        noted = await insist(step, around.environment)
-        if owned.bodies.get(message.entry) is not body:  # an admin moved the group back meanwhile: it is new again
-            return
-        if noted:
-            message.attempt = counted
-            owned.bodies[message.entry] = raised
-        else:
-            owned.forget(message)
-            owned.ring_timer()  # it may be there under another attempt: a replica that took over may have missed the last ones
 
-    async def one(self, message: Message[Any]) -> Held | None:
+    def _bury(self, message: Flight) -> None:
+        """Record that it is dead: so many handlers were begun on it, and none ended under the lease that it began under.
+
+        What is known is what this process has seen: another one, whose event loop stood still, could write nothing down meanwhile, and may
+        not afterwards.
+        """
+        attempts = message.attempt - 1
+        blocked = self._around.blocked.pop((self.owned.partition, message.entry), None)
+        if blocked is None:
+            kind = "CrashedDeliveries"
+            reason = f"{attempts} handlers were begun on it, and none ended: each time its process did, or lost its lease"
+        else:
+            kind, begun = "HandlerBlocked", max(attempts, blocked.times)
+            reason = (
+                f"{begun} handlers were begun on it, and none ended in time: the event loop of this process was blocked "
+                f"{blocked.times} time(s), for up to {blocked.seconds:.1f} s, until the lease was lost (call what blocks in a thread)"
+            )
+            if blocked.times < attempts:
+                reason += "; the other times the process ended, or lost its lease"
+        self.owned.crashed(message, kind, reason, attempts)
+
+    async def one(self, message: Flight) -> Held | None:
         """Run the handler on one message; return it if its lane is to wait for its next try. The caller has seen that it may start."""
         owned = self.owned
-        if (owned.deliveries or owned.bodies or self._gate.closed) and not await self.ready((message,)):
+        if (message.state != "new" or self._gate.closed) and not await self.ready((message,)):
             return None
         owned.start(message)
         if self._detailed:
@@ -166,20 +160,20 @@ class Execution:
                 return self.failed(message, _as_failure(error))
             end, interruption = parted(error)
             if end is None:
-                owned.abandon(message)
+                owned.cancelled(message)
                 self.look_back((message,))
                 raise
             self.failed(message, end)
             raise interruption from None
-        owned.succeed(message)
+        owned.returned(message)
         if self._detailed:
             self._around.tell(events.MessageSucceeded, message)
         return None
 
-    async def many(self, messages: list[Message[Any]]) -> Held | None:
+    async def many(self, messages: list[Flight]) -> Held | None:
         """Run a handler of batches on some messages; return those whose lane is to wait. The caller has seen that they may start."""
         owned = self.owned
-        if owned.deliveries or owned.bodies or self._gate.closed:
+        if self._gate.closed or any(message.state != "new" for message in messages):
             messages = await self.ready(messages)
             if not messages:
                 return None
@@ -189,7 +183,7 @@ class Execution:
                 self._around.tell(events.MessageStarted, message)
         errors = await self._errors_of(messages)
         if not errors and not self._detailed:
-            owned.succeed_all(messages)
+            owned.returned_all(messages)
             return None
         held: list[Held] = []
         for message in messages:
@@ -199,7 +193,7 @@ class Execution:
                 self.succeeded(message)
         return (max(pause for pause, _ in held), [message for _, some in held for message in some]) if held else None
 
-    async def _errors_of(self, messages: list[Message[Any]]) -> dict[Message[Any], Exception]:
+    async def _errors_of(self, messages: list[Flight]) -> dict[Message[Any], Exception]:
         """Run the handler on a batch; return what failed of it."""
         timeouts = [message.timeout for message in messages if message.timeout is not None]
         if len(timeouts) < len(messages) and self._timeout is not None:
@@ -222,7 +216,7 @@ class Execution:
             end, interruption = parted(error)
             for message in messages:
                 if end is None:
-                    self.owned.abandon(message)
+                    self.owned.cancelled(message)
                 else:
                     self.failed(message, end)
             if end is None:
@@ -236,17 +230,14 @@ class Execution:
 
         First the failures are written down, so that whoever takes over goes on counting.
         """
-        around, owned = self._around, self.owned
+        around, owned, (pause, flights) = self._around, self.owned, held
         with owned.until_drain():
-            # Of one whose attempt does not count (RetryAfter) the server's number is too high: that is set back with the partition (T5).
-            deliveries = owned.deliveries
-            counts = {message.entry: deliveries[message.entry] for message in held[1] if deliveries.get(message.entry, 0) > message.attempt}
+            counts = owned.flights.to_write(flights)
             if counts:
                 step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts, raising=True)  # noqa: E731
                 await insist(step, around.environment)
-                for entry_id in counts:
-                    owned.unwritten.pop(entry_id, None)
-            await anyio.sleep(held[0])
+                owned.flights.written(flights)
+            await anyio.sleep(pause)
 
     # -- what came of it -----------------------------------------------------------------------------------------------------------
 
@@ -258,26 +249,31 @@ class Execution:
         """Return how long work on it may take, seconds; None: as long as it likes. For a body: `one` sees to it by itself."""
         return message.timeout if message.timeout is not None else self._timeout
 
-    def began(self, message: Message[Any]) -> None:
+    def began(self, message: Flight) -> None:
         """Record that work on it begins."""
         self.owned.start(message)
         if self._detailed:
             self._around.tell(events.MessageStarted, message)
 
-    def succeeded(self, message: Message[Any]) -> None:
+    def succeeded(self, message: Flight) -> None:
         """Record that it is done: it is to be acknowledged."""
-        self.owned.succeed(message)
+        self.owned.returned(message)
         if self._detailed:
             self._around.tell(events.MessageSucceeded, message)
 
-    def failed(self, message: Message[Any], error: Exception) -> Held | None:
+    def failed(self, message: Flight, error: Exception) -> Held | None:
         """Record a failure; return the message if its lane is to wait for it here. Nothing is recorded once the lease has ended."""
-        owned = self.owned
+        around, owned = self._around, self.owned
         if owned.lost or not owned.lease.alive():
-            owned.abandon(message)
+            owned.cancelled(message)
             self.look_back((message,))
             return None
-        return self._verdicts.failed(message, error)
+        around.tell(events.MessageFailed, message, error=error)
+        hold = owned.failed(message, error, around.environment.random)
+        if hold is None:
+            return None
+        around.tell(events.MessageRetried, hold.flight, again_in=hold.pause, blocking=True)
+        return hold.pause, [hold.flight]
 
     def look_back(self, messages: Sequence[Message[Any]]) -> None:
         """If the lease has ended because the event loop stood still while these were handled, say so, and remember it."""
@@ -290,14 +286,6 @@ class Execution:
             self._blocked.add(message.entry)
             self._around.note_blocked(self.owned.partition, message.entry, lease.stood_still)
             self._around.tell(events.HandlerBlocked, message, seconds=round(lease.stood_still, 3))
-
-    def unreadable(self, entry: Unreadable, body: Body | None = None) -> None:
-        """Send what cannot be read to the dead letters, with the reason."""
-        self._verdicts.unreadable(entry, body)
-
-    def set_aside(self, damaged: SetAside) -> None:
-        """Tell of a record that the broker has set aside."""
-        self._verdicts.set_aside(damaged)
 
     def _abandoned(self, argument: Message[Any] | list[Message[Any]], thread: Abandoned) -> None:
         self.concurrency.keep_for(thread)

@@ -55,7 +55,7 @@ class LossWatch:
         sighting = await around.broker.sight(around.group, owned.partition, owned.token, since=since, read=read)
         self._since = sighting
         if sighting.lost:
-            owned.trimmed += sighting.lost
+            owned.flights.trimmed += sighting.lost
             around.bulletin.publish(
                 events.EntriesTrimmed,
                 owned,

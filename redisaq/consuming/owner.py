@@ -26,11 +26,9 @@ from redisaq.consuming.contact import Trouble, insist
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import SignalListener, ring
 from redisaq.consuming.handler_pool import Batch
-from redisaq.consuming.handling import Execution
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.reader import PartitionReader
 from redisaq.consuming.retry_timer import RetryTimer
-from redisaq.core.codec import EntryDecoder
 from redisaq.core.membership import may_acquire_foreign
 from redisaq.errors import ActorStopped
 
@@ -64,9 +62,7 @@ class PartitionOwner(Actor[Drain]):
         surroundings: Surroundings,
         owned: OwnedPartition,
         *,
-        execution: Execution,
         workers: Actor[Batch],
-        decoder: EntryDecoder[Any],
         count: int,
         raise_token: Callable[[int, int], Awaitable[int | None]],
         stuck: Callable[[int], None],
@@ -78,9 +74,7 @@ class PartitionOwner(Actor[Drain]):
         Args:
             surroundings: the consumer's.
             owned: the record of the partition.
-            execution: what its workers do with a message.
             workers: its workers.
-            decoder: reads entries.
             count: entries of one read.
             raise_token: asks for a token above another one (partition, above): the new token, None if it is no longer leased (T2).
             stuck: is told that it cannot be read.
@@ -90,9 +84,7 @@ class PartitionOwner(Actor[Drain]):
         super().__init__(name=f"partition-{owned.partition}", capacity=2)
         self.owned = owned
         self._around = surroundings
-        self._execution = execution
         self._workers = workers
-        self._decoder = decoder
         self._count = count
         self._raise_token = raise_token
         self._taken = taken
@@ -144,7 +136,7 @@ class PartitionOwner(Actor[Drain]):
                 if token is None:
                     owned.lose("the group's document leases it to somebody else")
                     return False
-                owned.token = token
+                owned.flights.token = token
                 continue
             self._taken(owned.partition)
             await anyio.sleep(pause)  # M7, M8: a foreign holder, who may still work
@@ -176,7 +168,7 @@ class PartitionOwner(Actor[Drain]):
         owned, around = self.owned, self._around
         async with Supervisor("one_for_one", name="parts", parent=self) as parts:
             workers = await parts.start(self._workers)
-            timer = RetryTimer(around, self._execution, workers, self._decoder, count=self._count)
+            timer = RetryTimer(around, owned, workers, count=self._count)
             owned.ring_timer = lambda: ring(timer.ref)
             await parts.start(timer)
             listener = SignalListener(
@@ -186,7 +178,7 @@ class PartitionOwner(Actor[Drain]):
                 name="doorbell",
             )
             await parts.start(listener)
-            self._reader = reader = PartitionReader(around, self._execution, self._decoder, workers, self._trouble, count=self._count)
+            self._reader = reader = PartitionReader(around, owned, workers, self._trouble, count=self._count)
             await parts.start(reader)
             drain = await self.mailbox.receive()
             await self._drain(parts, reader, others=(listener, timer), workers=workers, timeout=drain.timeout)
@@ -214,12 +206,13 @@ class PartitionOwner(Actor[Drain]):
         await parts.stop(workers, timeout=0)
         with anyio.move_on_after(FLUSH_LIMIT):
             await owned.wait_settled()
-            await self._hand_back(owned.hand_back())
+            await self._hand_back(owned.flights.hand_back())
             await insist(reader.make_sure, self._around.environment)
             await self._release()
             # Once more: a raise that came late may have undone it before the release (T5).
-            await self._hand_back(owned.unwritten)
-            await self._give_back(owned.given_back)
+            counts, resolutions = owned.flights.hand_back_again()
+            await self._hand_back(counts)
+            await self._give_back(resolutions)
 
     async def _hand_back(self, counts: Mapping[bytes, int]) -> None:
         """Undo the counts of what was read and never started (T5)."""
@@ -255,4 +248,4 @@ class PartitionOwner(Actor[Drain]):
     def _tell_lost(self) -> None:
         if self.acquired:
             reason = self.owned.lost or ("the lease ran out" if not self.owned.lease.alive() else "it could not be given back in time")
-            self._around.bulletin.publish(events.LeaseLost, self.owned, reason=reason, unsettled=self.owned.unsettled)
+            self._around.bulletin.publish(events.LeaseLost, self.owned, reason=reason, unsettled=self.owned.flights.unsettled)

@@ -37,6 +37,7 @@ from redisaq.actors.actor import Actor
 from redisaq.consuming.context import inside
 from redisaq.consuming.handler_pool import Batch
 from redisaq.consuming.handling import Execution, parted
+from redisaq.core.in_flight import Flight
 from redisaq.errors import NotHandled
 from redisaq.message import Message
 
@@ -193,6 +194,10 @@ DROPPED = "the loop went on after the message had been dropped: nobody entered i
 CANCELLED = "the loop went on after the message's body had been cancelled"
 
 
+SHOWN = len(Message.__struct_fields__)
+"""So many of a record's fields are the message's: what follows is not the user's."""
+
+
 class PulledMessage(Message[T], weakref=True):
     """What the user gets: a message of which can be seen whether it is still referenced."""
 
@@ -200,7 +205,7 @@ class PulledMessage(Message[T], weakref=True):
 class PulledDelivery:
     """What stands behind one pulled message: offered, handed out, perhaps entered, then ended."""
 
-    def __init__(self, worker: PullPool, message: Message[Any]) -> None:
+    def __init__(self, worker: PullPool, message: Flight) -> None:
         """Begin as offered."""
         self._worker = worker
         self._offers = worker.offers
@@ -218,7 +223,7 @@ class PulledDelivery:
         """Return the message for the iterator; None if the partition has begun to go meanwhile."""
         if not self._execution.owned.may_start:
             return None
-        message: PulledMessage[Any] = PulledMessage(*structs.astuple(self._message))
+        message: PulledMessage[Any] = PulledMessage(*structs.astuple(self._message)[:SHOWN])
         message.delivery = self
         self._handed = ref(message)
         self._worker.out[self] = None
@@ -235,7 +240,7 @@ class PulledDelivery:
         self.lost = True
         self._end()
         if self._scope is not None and not self._left:
-            self._execution.owned.take_back(self._message)
+            self._execution.owned.taken_back(self._message)
             self._scope.cancel()
 
     def _end(self) -> None:
@@ -283,7 +288,7 @@ class PulledDelivery:
         owned = self._execution.owned
         if self.lost or owned.lost or not owned.lease.alive():
             self.lost = True
-            owned.abandon(self._message)
+            owned.cancelled(self._message)
             self._execution.look_back((self._message,))
             self._end()
             return swallowed or error is None or isinstance(error, Exception)
@@ -301,7 +306,7 @@ class PulledDelivery:
         failure, interruption = parted(error)
         if failure is None:
             self._left = True
-            self._execution.owned.take_back(self._message)
+            self._execution.owned.taken_back(self._message)
             self._offers.left(self)
             return False
         self._execution.failed(self._message, failure)
@@ -338,13 +343,12 @@ class PullPool(Actor[Batch]):
             if not owned.may_start:
                 return
 
-    async def _ready(self, message: Message[Any]) -> bool:
+    async def _ready(self, message: Flight) -> bool:
         """Return whether it may be offered. One that was delivered before is counted (T5): not before somebody wants it.
 
         Else each crash would cost an attempt of a message in every partition that nobody had begun.
         """
-        owned = self.execution.owned
-        if message.entry not in owned.deliveries and message.entry not in owned.bodies:
+        if message.state == "new":
             return bool(await self.execution.ready((message,)))
         await self.offers.demand()
         try:

@@ -8,7 +8,6 @@ One wake-up per due time; and one within each ttl, since a notification is a hin
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import anyio
 
@@ -19,26 +18,19 @@ from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import Ring
 from redisaq.consuming.handler_pool import Batch, hand_over
-from redisaq.consuming.handling import Execution
 from redisaq.consuming.owned import OwnedPartition
-from redisaq.core.codec import EntryDecoder
-from redisaq.core.records import Unreadable
 from redisaq.errors import LeaseLostError
 
 
 class RetryTimer(Actor[Ring]):
     """See the module."""
 
-    def __init__(
-        self, surroundings: Surroundings, execution: Execution, workers: ActorRef[Batch], decoder: EntryDecoder[Any], *, count: int
-    ) -> None:
-        """Take whose messages, who gets them, what reads them, and how many are fetched at once."""
+    def __init__(self, surroundings: Surroundings, owned: OwnedPartition, workers: ActorRef[Batch], *, count: int) -> None:
+        """Take whose messages, who gets them, and how many are fetched at once."""
         super().__init__(name="retry_timer", capacity=1)
         self._around = surroundings
-        self._execution = execution
-        self._owned: OwnedPartition = execution.owned
+        self._owned = owned
         self._workers = workers
-        self._decoder = decoder
         self._count = count
 
     async def run(self) -> None:
@@ -62,21 +54,10 @@ class RetryTimer(Actor[Ring]):
         around, owned = self._around, self._owned
         await around.gate.wait_open()
         await owned.wait_for_room(self._count)
-        count = self._count + len(owned.bodies) + len(owned.leaving)  # those in flight are due, too
-        with owned.noting() as settled:
-            step = lambda: around.broker.due(around.group, owned.partition, owned.token, count=count, dead_maxlen=around.dead_maxlen)  # noqa: E731
-            due: Due = await insist(step, around.environment)
+        count = owned.flights.ask_due(self._count)
+        step = lambda: around.broker.due(around.group, owned.partition, owned.token, count=count, dead_maxlen=around.dead_maxlen)  # noqa: E731
+        due: Due = await insist(step, around.environment)
         for damaged in due.set_aside:
-            self._execution.set_aside(damaged)
-        batch: Batch = []
-        for body in due.retries:
-            if owned.knows(body.entry_id) or body.entry_id in settled:
-                continue
-            message = self._decoder.decode(body.entry_id, body.fields, owned.partition, owned.token)
-            if isinstance(message, Unreadable):
-                self._execution.unreadable(message, body)
-            else:
-                owned.add_retry(message, body)
-                batch.append(message)
-        await hand_over(batch, self._workers, owned)
+            around.bulletin.tell(around.unreadable(owned, damaged.entry_id, damaged.reason))
+        await hand_over(owned.due(due.retries), self._workers, owned)
         return math.inf if due.next_due is None else max(0.0, (due.next_due - due.now) / 1e6)

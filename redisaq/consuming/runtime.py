@@ -33,6 +33,7 @@ from redisaq.consuming.pulling import PullPool
 from redisaq.consuming.trimmer import Trimmer
 from redisaq.consuming.until_empty import EmptinessWatch
 from redisaq.core.codec import EntryDecoder
+from redisaq.core.in_flight import InFlight
 from redisaq.errors import ActorStopped, RedisaqError
 from redisaq.middleware import Middleware
 from redisaq.settings import ConsumerSettings
@@ -236,7 +237,7 @@ class ConsumerRuntime:
         return False
 
     def _handling(self) -> bool:
-        return any(owner.owned.running for owner, _ in self.partitions.owners.values())
+        return any(owner.owned.flights.running for owner, _ in self.partitions.owners.values())
 
     def _tell_leave(self) -> None:
         if self._stopping is not None:
@@ -254,18 +255,23 @@ class ConsumerRuntime:
             window = max(window, 2 * (settings.concurrency or 1))
         if plan.mode == "pull":
             window += plan.count + 1  # those that are handed out and not entered wait, too, and must not keep it from reading
-        owned = OwnedPartition(order.partition, order.token, order.lease, window, self._acknowledger.ring)
+        flights = InFlight(
+            order.partition,
+            order.token,
+            order.lease.incarnation,
+            policy=settings.retry,
+            decode=self._decoder.decode,
+            window=window,
+            page=plan.count,
+        )
+        owned = OwnedPartition(flights, order.lease, self._acknowledger.ring)
         if self.stopping:
             owned.begin_drain()
-        execution = Execution(
-            self.around, owned, plan.callback, plan.middleware, decoder=self._decoder, timeout=settings.timeout, retry=settings.retry
-        )
+        execution = Execution(self.around, owned, plan.callback, plan.middleware, timeout=settings.timeout)
         return PartitionOwner(
             self.around,
             owned,
-            execution=execution,
             workers=self._workers_for(execution),
-            decoder=self._decoder,
             count=plan.count,
             raise_token=self._raise_token,
             stuck=self._stuck,
@@ -297,9 +303,9 @@ class ConsumerRuntime:
 
     async def _ended(self, ended: Ended, owned: OwnedPartition | None) -> None:
         if owned is not None:
-            self.handled += owned.handled
-            self.failed += owned.failed
-            self.trimmed += owned.trimmed
+            self.handled += owned.flights.handled
+            self.failed += owned.flights.failures
+            self.trimmed += owned.flights.trimmed
         await self._coordinator.ref.tell(ended)
 
     def _assigned(self, partitions: Collection[int]) -> None:

@@ -66,12 +66,12 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, tr
         PartitionStatistics(
             partition=owned.partition,
             token=owned.token,
-            position=owned.position.decode(),
-            in_flight=len(owned.running),
-            waiting=len(owned.queued),
-            handled=owned.handled,
-            failed=owned.failed,
-            trimmed=owned.trimmed,
+            position=owned.flights.position.decode(),
+            in_flight=owned.flights.running,
+            waiting=owned.flights.waiting,
+            handled=owned.flights.handled,
+            failed=owned.flights.failures,
+            trimmed=owned.flights.trimmed,
         )
         for owned in runtime.owned()
     )

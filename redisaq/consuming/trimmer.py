@@ -67,7 +67,7 @@ class Trimmer(Actor[Ring]):
         if now - self._patrolled >= PATROL:
             self._patrolled = now
             self._seen.clear()
-        marks = {owned.partition: _mark(owned) for owned in self._owned()}
+        marks = {owned.partition: owned.mark() for owned in self._owned()}
         moved = [partition for partition, mark in marks.items() if self._seen.get(partition) != mark]
         if not moved:
             return
@@ -97,7 +97,3 @@ class Trimmer(Actor[Ring]):
         for group in sorted(lapsed.keys() - self._lapsed):
             self._around.bulletin.publish(events.GroupLapsed, lapsed=group, alone=lapsed[group])
         self._lapsed = set(lapsed)
-
-
-def _mark(owned: OwnedPartition) -> tuple[object, ...]:
-    return owned.token, owned.position, owned.handled, owned.failed, owned.unsettled

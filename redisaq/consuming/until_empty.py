@@ -62,7 +62,7 @@ class EmptinessWatch(Actor[None]):
 
     def _idle(self) -> bool:
         owners = self._partitions.owners.values()
-        return not any(owner.owned.unsettled for owner, _ in owners)
+        return not any(owner.owned.flights.unsettled for owner, _ in owners)
 
     async def _empty(self) -> bool:
         around, partitions = self._around, range(self._member.partitions)

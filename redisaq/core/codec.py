@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from redisaq.callables import unrun
+from redisaq.core.in_flight import Flight
 from redisaq.core.payloads import check, decoder_for, encode, encode_json, text_of_value
 from redisaq.core.records import Unreadable
 from redisaq.describing import name_of, shown, text_of
@@ -141,8 +142,8 @@ class EntryDecoder(Generic[T]):
         self.topic = topic
         self._payload = decoder_for(payload_type, deserializer)
 
-    def decode(self, entry_id: bytes, fields: Sequence[bytes], partition: int, token: int) -> Message[T] | Unreadable:
-        """Return the message, with attempt 1, or why there is none."""
+    def decode(self, entry_id: bytes, fields: Sequence[bytes], partition: int, token: int) -> Flight | Unreadable:
+        """Return the message as the record of one in flight, with attempt 1, or why there is none."""
         extra: dict[bytes, bytes] | None = None
         key: bytes | None = None
         count = len(fields)
@@ -159,9 +160,7 @@ class EntryDecoder(Generic[T]):
             payload = self._payload(data)
             text = None if key is None else key.decode()
             # By position: twice as fast as by name, for each message.
-            message: Message[T] = Message(
-                self.topic, payload, None, None, text, _NO_HEADERS, msg_id.decode(), partition, 1, token, entry_id, 0, fields
-            )
+            message = Flight(self.topic, payload, None, None, text, _NO_HEADERS, msg_id.decode(), partition, 1, token, entry_id, 0, fields)
             if extra is not None:
                 _add_extra(message, extra)
             return message  # noqa: TRY300 -- as above

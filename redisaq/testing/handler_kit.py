@@ -22,7 +22,8 @@ from redisaq.consuming.handling import Execution
 from redisaq.consuming.lease import Lease
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.core.codec import EntryDecoder, Serializer, extra_fields, key_of, serialize
-from redisaq.core.records import Body, Unreadable
+from redisaq.core.in_flight import Claim, Flight, InFlight
+from redisaq.core.records import Body
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import SettingsError
 from redisaq.events import Event
@@ -206,18 +207,9 @@ class HandlerKit:
         environment = current_environment().bound()
         told: list[Event] = []
         around, owned = self._parts(environment, told)
-        execution = Execution(
-            around, owned, self._handler, decoder=self._decoder, timeout=self._settings.timeout, retry=self._settings.retry
-        )
+        execution = Execution(around, owned, self._handler, timeout=self._settings.timeout)
         ids = [b"%d-%d" % (int(environment.wall_clock() * 1000), number) for number in range(len(entries))]
-        messages: dict[bytes, Message[Any]] = {}
-        for entry_id, fields in zip(ids, entries, strict=True):
-            decoded = self._decoder.decode(entry_id, fields, 0, owned.token)
-            if isinstance(decoded, Unreadable):
-                execution.unreadable(decoded)
-            else:
-                messages[entry_id] = decoded
-                self._add(owned, decoded, attempt)
+        messages = {message.entry: message for message in self._record(owned, list(zip(ids, entries, strict=True)), attempt)}
         began = environment.clock()
         token = inside.set(around)
         try:
@@ -229,7 +221,16 @@ class HandlerKit:
             inside.reset(token)
         took = environment.clock() - began
         return [
-            outcome_of(entry_id, messages.get(entry_id), owned=owned, held=held, told=told, took=took, timeout=self._settings.timeout)
+            outcome_of(
+                entry_id,
+                messages.get(entry_id),
+                around=around,
+                owned=owned,
+                held=held,
+                told=told,
+                took=took,
+                timeout=self._settings.timeout,
+            )
             for entry_id in ids
         ]
 
@@ -245,16 +246,19 @@ class HandlerKit:
         around = Surroundings(self._topic, replace(settings, on_event=tell), cast("Broker", Consent()), environment, logger)
         lease = Lease("test", EVER, environment)
         lease.begin(environment.clock(), Beat(alive=True, now=int(environment.wall_clock() * 1e6)))
-        return around, OwnedPartition(0, 1, lease, 1 << 30, lambda _: None)
+        flights = InFlight(
+            0, 1, lease.incarnation, policy=settings.retry, decode=self._decoder.decode, window=1 << 30, page=settings.batch_size or 1
+        )
+        return around, OwnedPartition(flights, lease, lambda _: None)
 
-    def _add(self, owned: OwnedPartition, message: Message[Any], attempt: int) -> None:
-        """Record a message as one that was read, or that had failed before: then it comes from where its policy would have put it."""
+    def _record(self, owned: OwnedPartition, entries: Sequence[tuple[bytes, Sequence[bytes]]], attempt: int) -> list[Flight]:
+        """Record messages as read, or as failed before: then they come from where the policy would have put them."""
         if attempt == 1:
-            owned.add([message])
-        elif self._settings.retry.blocking:
-            owned.add_again(message, attempt)
-        else:
-            owned.add_retry(message, Body(message.entry, message.fields, 0, attempt - 1))
+            return owned.delivered(entries)
+        if self._settings.retry.blocking:
+            claim = Claim(b"", len(entries), 0)
+            return owned.claimed(claim, [(entry, fields, attempt) for entry, fields in entries], None)
+        return owned.due([Body(entry, fields, 0, attempt - 1) for entry, fields in entries])
 
     # -- many messages ---------------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ import msgspec
 
 from redisaq import events
 from redisaq.admin_views import DeadMessage
+from redisaq.consuming.context import Surroundings
+from redisaq.consuming.handling import Held
 from redisaq.consuming.owned import OwnedPartition
-from redisaq.consuming.verdicts import Held
 from redisaq.events import Event
 from redisaq.message import Message
 
@@ -91,6 +92,7 @@ def outcome_of(
     entry_id: bytes,
     message: Message[Any] | None,
     *,
+    around: Surroundings,
     owned: OwnedPartition,
     held: Held | None,
     told: Sequence[Event],
@@ -107,16 +109,19 @@ def outcome_of(
     if held is not None and any(one.entry == entry_id for one in held[1]):
         to, blocking = "retry", True
         again_in = next(event.again_in for event in mine if isinstance(event, events.MessageRetried))
-        next_attempt = owned.deliveries[entry_id]
-    elif (settling := owned.leaving.get(entry_id)) is not None:
-        to = settling.resolution.to
-        mine += [settling.event] if settling.event is not None else []
-        if isinstance(settling.event, events.MessageRetried):
-            again_in = settling.event.again_in
-            kept = settling.resolution.kept
+        next_attempt = owned.flights.flights[entry_id].count
+    for ending in owned.flights.ending:
+        if ending.flight.entry != entry_id:
+            continue
+        to = ending.resolution.to
+        event = around.report(owned, ending)
+        mine += [event] if event is not None else []
+        if isinstance(event, events.MessageRetried):
+            again_in = ending.pause
+            kept = ending.resolution.kept
             next_attempt = kept.attempt - kept.unused + 1
-        elif isinstance(settling.event, events.MessageDead | events.EntryUnreadable):
-            reason = settling.event.reason
+        elif event is not None:
+            reason = ending.reason
     return Outcome(
         to=to,
         attempt=attempt,

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio
 import pytest
 
-from redisaq import Message
 from redisaq.actors import Actor, Supervisor
 from redisaq.consuming.handler_pool import Batch, hand_over
-from redisaq.consuming.lease import Lease
-from redisaq.consuming.owned import OwnedPartition
-from redisaq.environment import Environment
 from redisaq.errors import ActorStopped
+from tests.unit.owning import owned_partition, read
 
 pytestmark = pytest.mark.anyio
 
@@ -30,15 +25,10 @@ class Workers(Actor[Batch]):
         self.got.append(message)
 
 
-def partition() -> OwnedPartition:
-    lease = Lease("me", 60.0, Environment())
-    lease.deadline = anyio.current_time() + 60
-    return OwnedPartition(0, 1, lease, 10, lambda _owned: None)
-
-
 @pytest.mark.parametrize("over", ["lease", "lost", "drain"])
 async def test_workers_that_ended_with_the_lease_get_nothing_and_nobody_fails(over: str) -> None:
-    owned, batch, actor = partition(), [Message[Any]("jobs", {}, entry=b"1-0")], Workers()
+    owned, actor = owned_partition(), Workers()
+    batch = read(owned, 1, 1)
     async with Supervisor() as supervisor:
         workers = await supervisor.start(actor)
         await hand_over(batch, workers, owned)
@@ -56,7 +46,8 @@ async def test_workers_that_ended_with_the_lease_get_nothing_and_nobody_fails(ov
 
 
 async def test_workers_that_stopped_while_the_lease_stands_are_a_failure() -> None:
-    owned, batch = partition(), [Message[Any]("jobs", {}, entry=b"1-0")]
+    owned = owned_partition()
+    batch = read(owned, 1, 1)
     async with Supervisor() as supervisor:
         workers = await supervisor.start(Workers())
         await supervisor.stop(workers)

@@ -14,6 +14,7 @@ from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.owner import Ended, PartitionOwner
 from redisaq.consuming.partitions import Acquire, Lose, PartitionSupervisor, Revoke
 from redisaq.environment import Environment
+from tests.unit.owning import owned_partition
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +24,7 @@ class SlowOwner(Actor[Any]):
 
     def __init__(self, order: Acquire) -> None:
         super().__init__(name="slow")
-        self.owned = OwnedPartition(order.partition, order.token, order.lease, 1, lambda _: None)
+        self.owned = owned_partition(1, partition=order.partition, token=order.token, lease=order.lease)
         self.acquired = False
 
     def drain(self, timeout: float) -> None:

@@ -20,15 +20,15 @@ from redisaq.brokers.delivery import Resolution
 from redisaq.brokers.memory import administration, delivery
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.consuming import verdicts
 from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.handling import Execution
 from redisaq.consuming.member import Member
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.reader import PartitionReader
 from redisaq.consuming.retry_timer import RetryTimer
-from redisaq.consuming.verdicts import Verdicts
+from redisaq.core import in_flight
 from redisaq.core.codec import EntryDecoder
+from redisaq.core.in_flight import InFlight
 from redisaq.core.lanes import Lanes
 from redisaq.errors import ConnectionFailed
 from redisaq.testing import Fault, Simulation
@@ -270,7 +270,7 @@ def reading_late(original: Function) -> Function:
 
 def failed_twice(original: Function) -> Function:
     def fail(partition: OwnedPartition, *arguments: Any, **options: Any) -> Any:
-        partition.failed += 1
+        partition.flights.failures += 1
         return original(partition, *arguments, **options)
 
     return fail
@@ -319,11 +319,11 @@ def short_of_time(original: Function) -> Function:
 
 
 def counted_twice(original: Function) -> Function:
-    def succeed(partition: OwnedPartition, message: Message[Any]) -> None:
-        partition.handled += 1
+    def returned(partition: OwnedPartition, message: Message[Any]) -> None:
+        partition.flights.handled += 1
         original(partition, message)
 
-    return succeed
+    return returned
 
 
 def marks_stay(original: Function) -> Function:
@@ -394,25 +394,25 @@ MUTANTS: dict[str, Mutant] = {
     "retries before they are due": Mutant([Change(Shelf, "due", due_early)], "s before it was due"),
     "delayed messages before they are due": Mutant([Change(delivery, "_move_delayed", delayed_early)], "was put into .* before it was due"),
     "parked retries ten times too late": Mutant([Change(RetryTimer, "_fetch", due_late)], "after it could have", retrying),
-    "pauses that are none of the policy's": Mutant([Change(verdicts, "judge", longer_pauses)], "wait for .* not from"),
+    "pauses that are none of the policy's": Mutant([Change(in_flight, "judge", longer_pauses)], "wait for .* not from"),
     "messages without their headers": Mutant([Change(EntryDecoder, "decode", no_headers)], "was handed .* its producer was given"),
     "messages without their timeout": Mutant([Change(EntryDecoder, "decode", no_timeout)], "was handed .* its producer was given"),
     "messages with another payload": Mutant([Change(EntryDecoder, "decode", other_payload)], "was handed .* its producer was given"),
     "messages with another key": Mutant([Change(EntryDecoder, "decode", other_key)], "was handed .* its entry says"),
-    "readers that keep what they have read": Mutant([Change(PartitionReader, "_read", reading_late)], "it had nothing else to do"),
+    "readers that keep what they have read": Mutant([Change(PartitionReader, "_read_entries", reading_late)], "it had nothing else to do"),
     "owners that leave in silence": Mutant(
         [Change(MemoryStore, "ring", lambda _original: lambda _store, _channel: None)], "s after it was given back", leaving
     ),
-    "another error's type": Mutant([Change(verdicts, "describe", other_type)], "stored Exception: 'attempt"),
+    "another error's type": Mutant([Change(in_flight, "describe", other_type)], "stored Exception: 'attempt"),
     "the last failure's time is the first one's": Mutant(
-        [Change(Verdicts, "_body", failure_changed(last_failed_ms=lambda failure: failure.first_failed_ms))], "failed last", dying
+        [Change(InFlight, "_body", failure_changed(last_failed_ms=lambda failure: failure.first_failed_ms))], "failed last", dying
     ),
-    "another error's text": Mutant([Change(verdicts, "describe", other_text)], "stored ValueError: 'something'"),
+    "another error's text": Mutant([Change(in_flight, "describe", other_text)], "stored ValueError: 'something'"),
     "attempts miscounted": Mutant(
-        [Change(Verdicts, "_body", failure_changed(attempts=lambda failure: failure.attempts + 1))], "stored 2 attempts of .* attempt 1"
+        [Change(InFlight, "_body", failure_changed(attempts=lambda failure: failure.attempts + 1))], "stored 2 attempts of .* attempt 1"
     ),
     "the first failure's time is the last one's": Mutant(
-        [Change(Verdicts, "_body", failure_changed(first_failed_ms=lambda failure: failure.last_failed_ms))], "failed first", dying
+        [Change(InFlight, "_body", failure_changed(first_failed_ms=lambda failure: failure.last_failed_ms))], "failed first", dying
     ),
     "runs that are told twice": Mutant([Change(Bulletin, "tell", telling(events.MessageSucceeded, 2))], "no handler had returned"),
     "runs that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.MessageSucceeded, 0))], "never told that"),
@@ -422,8 +422,8 @@ MUTANTS: dict[str, Mutant] = {
     "owners that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.PartitionAcquired, 0))], "had not told that it has"),
     "handlers that are cancelled for nothing": Mutant([Change(Execution, "one", short_of_time)], "and its lease went on"),
     "a group that never rests": Mutant([Change(RetryTimer, "_longest", lambda _original: lambda _timer: 0.1)], "had nothing to do"),
-    "handlers that are counted twice": Mutant([Change(OwnedPartition, "succeed", counted_twice)], "counts .* handled"),
-    "failures that are counted twice": Mutant([Change(OwnedPartition, "hold", failed_twice)], "counts .* failed", dying),
+    "handlers that are counted twice": Mutant([Change(OwnedPartition, "returned", counted_twice)], "counts .* handled"),
+    "failures that are counted twice": Mutant([Change(OwnedPartition, "failed", failed_twice)], "counts .* failed", dying),
     "topics that leave their marks": Mutant([Change(administration, "drop_topic", marks_stay)], "is gone, and has left", deleting),
     "one key at a time": Mutant(
         [

@@ -12,7 +12,8 @@ from redisaq.brokers.base import Acks, GroupName, Settled
 from redisaq.brokers.delivery import Resolution
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.consuming.owned import OwnedPartition
+from redisaq.core.in_flight import InFlight
+from redisaq.core.records import Body
 from redisaq.testing import Report, Simulation
 from tests.simulation.variants.breaking import Change, Function
 from tests.simulation.variants.crowd import GROUP, TOPIC, complain, owned, takes, topic, until
@@ -156,8 +157,13 @@ S3 = Variant(
 )
 
 
-def _knows_nothing(_original: Function) -> Function:
-    return lambda _owned, _entry_id: False
+def _knows_nothing(original: Function) -> Function:
+    def due(flights: InFlight, bodies: Sequence[Body], now: int) -> Any:
+        for body in bodies:
+            flights.flights.pop(body.entry_id, None)
+        return original(flights, bodies, now)
+
+    return due
 
 
 async def runs_long_after_a_failure(sim: Simulation) -> None:
@@ -190,7 +196,7 @@ async def runs_long_after_a_failure(sim: Simulation) -> None:
 S3_KNOWN = Variant(
     name="S3 known",
     without="the record of what is in flight is not asked",
-    changes=[Change(OwnedPartition, "knows", _knows_nothing)],
+    changes=[Change(InFlight, "due", _knows_nothing)],
     scenario=runs_long_after_a_failure,
     harm="runs twice at once in one process",
     directed=True,
