@@ -5,9 +5,12 @@ What must always hold is checked after each step by tests/unit/flight_world.py.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Callable
+from random import Random
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from redisaq.core import in_flight
 from redisaq.core.in_flight import TABLE, InFlight, Misstep, State
+from redisaq.core.records import Body
+from redisaq.outcomes import Discard, RetryAfter
 from redisaq.settings import RetryPolicy
+from tests.unit import flight_world
 from tests.unit.flight_world import LOSSES, RARE, STEPS, WAYS, World, decode, walk
 from tests.unit.source import ROOT
 
@@ -26,8 +32,6 @@ USUAL = [step for _, step in STEPS]
 
 class OnePartition(RuleBasedStateMachine):
     """Hypothesis chooses what happens, and finds the shortest way to a violation."""
-
-    losses = False
 
     @initialize(way=st.sampled_from(WAYS), blocking=st.booleans(), backoff=st.sampled_from([0.5, 10.0]))
     def begin(self, way: Any, blocking: bool, backoff: float) -> None:
@@ -118,3 +122,251 @@ def test_an_event_that_a_state_does_not_allow_is_a_misstep() -> None:
         flights.start(flight)
     with pytest.raises(Misstep, match="'exhausted' was reported"):
         flights.crashed(flight, "kind", "reason", 3, 0)
+
+
+# -- moments that walks come by too seldom -------------------------------------------------------------------------------------------------
+
+GOOD = (b"i", b"x", b"d", b"1")
+
+
+def begun(module: ModuleType, **policy: Any) -> tuple[Any, Any]:
+    """Return a record, and the one message in it, on which a handler has begun."""
+    flights = module.InFlight(0, 1, "me", policy=RetryPolicy(jitter=False, **policy), decode=decode, window=8, page=4)
+    flights.connected("a server")
+    flights.claimed(flights.next_read(0), (), None, 0)
+    return flights, started(flights, b"5-0")
+
+
+def claimed(flights: Any) -> Any:
+    """Return a message that an earlier owner had left pending."""
+    flights.connected("a server")
+    (flight,) = flights.claimed(flights.next_read(0), [(b"7-0", GOOD, 1)], None, 0)
+    return flight
+
+
+def started(flights: Any, entry: bytes) -> Any:
+    """Return a new message on which a handler has begun."""
+    (flight,) = flights.delivered([(entry, GOOD)], 0)
+    flights.start(flight)
+    return flight
+
+
+def acknowledge(flights: Any) -> None:
+    flights.take_acks()
+    flights.acked()
+
+
+def a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone(module: ModuleType) -> None:
+    """T5: the message is new, and its count may rise after it was handed back."""
+    flights, _ = begun(module)
+    flight = claimed(flights)
+    counting = flights.prepare([flight])
+    assert (counting.counts, flight.state) == ({b"7-0": 2}, "counting")
+    assert flights.delivered([(b"7-0", GOOD)], 0) == []
+    flights.counted(counting)
+    assert (flight.attempt, flights.prepare([flight])) == (1, None)
+    assert flights.hand_back() == flights.hand_back_again()[0] == {b"7-0": 0}
+
+
+def a_failure_is_written_down_while_its_queue_waits(module: ModuleType) -> None:
+    """T5: whoever takes over after a crash goes on counting."""
+    flights, flight = begun(module, blocking=True)
+    hold = flights.failed(flight, ValueError("v"), 0, Random(0))
+    assert flights.to_write([hold.flight]) == {b"5-0": 2}
+    flights.written([hold.flight])
+    assert (flights.to_write([hold.flight]), flights.hand_back()) == ({}, {})
+
+
+def what_was_settled_while_the_server_answered_is_not_due(module: ModuleType) -> None:
+    """S3: RetryAfter stores the same attempt with a later time, so that an older answer fits it."""
+    flights, _ = begun(module)
+    body = Body(b"3-0", GOOD, 0, 1)
+    (flight,) = flights.due([body], 0)
+    flights.prepare([flight])
+    flights.noted(flight, found=True)
+    flights.start(flight)
+    assert flights.ask_due(1) == 2
+    flights.failed(flight, RetryAfter(60), 0, Random(0))
+    flights.take_endings()
+    flights.settled([True])
+    assert flights.due([body], 0) == []
+
+
+def a_page_that_is_older_than_a_settlement_is_asked_for_again(module: ModuleType) -> None:
+    """T6: what it names as pending may be done."""
+    flights, flight = begun(module)
+    flights.connected("another server")
+    claim = flights.next_read(0)
+    flights.returned(flight)
+    acknowledge(flights)
+    assert flights.claimed(claim, [(b"5-0", GOOD, 1)], None, 0) == []
+    assert flights.next_read(0).after == claim.after
+
+
+def what_was_not_found_stays_unsettled_until_the_group_has_come_past_it(module: ModuleType) -> None:
+    """T6: a group that was made again may be lost once more before that."""
+    flights, flight = begun(module)
+    flights.failed(flight, Discard(), 0, Random(0))
+    flights.take_endings()
+    flights.settled([False])
+    flights.group_lost()
+    flights.group_made()
+    flights.claimed(module.Claim(b"", 4, flights.settlements), (), None, 0)
+    flights.answered(flights.next_read(0))
+    assert b"4-" < flights.group_lost().start < b"5-0"
+    flights.returned(started(flights, b"9-0"))
+    acknowledge(flights)
+    flights.answered(flights.next_read(0))
+    assert flights.group_lost().start == b"9-0"
+
+
+def what_was_cancelled_is_read_again(module: ModuleType) -> None:
+    """T6: it is pending nowhere once the group was lost."""
+    flights, flight = begun(module)
+    flights.cancelled(flight)
+    flights.delivered([(b"9-0", GOOD)], 0)
+    assert flights.group_lost().evidence == b"5-0"
+
+
+def what_is_doubtful_is_claimed_when_it_is_settled(module: ModuleType) -> None:
+    """T6: the settlement may have come before the server that took over delivered the message."""
+    flights, flight = begun(module)
+    flights.connected("another server")
+    assert flights.claimed(flights.next_read(0), [(b"5-0", GOOD, 1)], None, 0) == []
+    flights.returned(flight)
+    acknowledge(flights)
+    claim = flights.next_read(0)
+    assert isinstance(claim, module.Claim)
+    assert b"4-" < claim.after < b"5-0"
+    assert flights.group_lost().evidence == b"" or flights.unfound == {b"5-0"}
+
+
+MOMENTS = (
+    a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone,
+    a_failure_is_written_down_while_its_queue_waits,
+    what_was_settled_while_the_server_answered_is_not_due,
+    a_page_that_is_older_than_a_settlement_is_asked_for_again,
+    what_was_not_found_stays_unsettled_until_the_group_has_come_past_it,
+    what_was_cancelled_is_read_again,
+    what_is_doubtful_is_claimed_when_it_is_settled,
+)
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
+def test_moments(moment: Callable[[ModuleType], None]) -> None:
+    moment(in_flight)
+
+
+# -- what a rule that is taken out breaks -------------------------------------------------------------------------------------------------
+
+BROKEN: dict[str, tuple[str, str, int | Callable[[ModuleType], None]]] = {
+    # the rule: what goes, what comes, and the seed of a walk that notices it, or the moment that does
+    "T5: nothing is handed back": ('if flight.state in ("new", "held", "counting", "counted")}\n', "if False}\n", 1),
+    "T5: what was counted is not handed back": (
+        'if flight.state in ("new", "held", "counting", "counted")}\n',
+        'if flight.state in ("new", "held")}\n',
+        68,
+    ),
+    "T5: what is held is not handed back": (
+        'if flight.state in ("new", "held", "counting", "counted")}\n',
+        'if flight.state in ("new", "counting", "counted")}\n',
+        39,
+    ),
+    "T5: what is new is not handed back": (
+        'if flight.state in ("new", "held", "counting", "counted")}\n',
+        'if flight.state in ("held", "counting", "counted")}\n',
+        1,
+    ),
+    "T5: counts are not set again after the release": (
+        'if flight.state in ("held", "counting", "counted")}, self._given_back',
+        "if False}, self._given_back",
+        4,
+    ),
+    "T5: retries are not given back again after the release": (
+        'if flight.state in ("held", "counting", "counted")}, self._given_back',
+        'if flight.state in ("held", "counting", "counted")}, []',
+        679,
+    ),
+    "T5: retries are not given back": ('flight.state in ("counting", "counted")]\n', "False]\n", 250),
+    "T5: a handler begins uncounted": ("counts[flight.entry] = flight.count + 1", "counts[flight.entry] = flight.count", 1),
+    "T5: a handler begins before the answer": (
+        '"prepare": Row("T5", {"repeat": "counting"',
+        '"prepare": Row("T5", {"repeat": "counted"',
+        7,
+    ),
+    "T5: RetryAfter forgets that it was counted": (
+        'waits": Row("T5 T7", {"running": "counted"})',
+        'waits": Row("T5 T7", {"running": "repeat"})',
+        197,
+    ),
+    "T5: a body that was cancelled is taken for counted and used": (
+        '"taken back": Row("T5", {"running": "counted"})',
+        '"taken back": Row("T5", {"running": "repeat"})',
+        25,
+    ),
+    "T5: attempts never run out": ("return exhausted(self._policy, flight.attempt)", "return False", 1552),
+    "T5: a raise that is on its way is forgotten by a seek": (
+        '"held": "counted", "counting": "counted"',
+        '"held": "new", "counting": "new"',
+        MOMENTS[0],
+    ),
+    "T5: what is held is not written down": (
+        'for flight in flights if flight.state == "held"}',
+        "for flight in flights if False}",
+        MOMENTS[1],
+    ),
+    "T7 T5: a failure does not make its queue's message wait": (
+        'waits": Row("T5 T7", {"running": "held"})',
+        'waits": Row("T5 T7", {"running": "new"})',
+        13,
+    ),
+    "S1: a broken acknowledgement is forgotten": ("self.done, self.acking = self.acking + self.done, []", "self.acking = []", 3),
+    "S1: a broken settlement is forgotten": ("self.ending, self.sending = self.sending + self.ending, []", "self.sending = []", 1),
+    "S3: due retries in flight run a second time": ("if body.entry_id not in self.flights and body", "if body", 7),
+    "S3: an old answer is believed": ("and body.entry_id not in settled:", "and True:", MOMENTS[2]),
+    "S3: a retry that succeeded is acknowledged in the stream": (
+        "if flight.body is None:\n            try:",
+        "if True:\n            try:",
+        5,
+    ),
+    "T6: an old page is believed": ("if claim.settlements != self.settlements and", "if False and", MOMENTS[3]),
+    "T6: what was not found is not kept": ("self.unfound.add(flight.entry)", "pass", 1122),
+    "T6: what was not found is confirmed by any answer": ("if parse_id(entry) <= reached]", "if True]", MOMENTS[4]),
+    "T6: what was cancelled is not kept": ("self.left.add(flight.entry)", "pass", MOMENTS[5]),
+    "T6: what is doubtful is not looked at": ("if self.doubtful and not self.claiming and not self.ahead:", "if False:", MOMENTS[6]),
+    "T6: a lost group is made again at the position": ('key=parse_id, default=b"")', 'key=parse_id, default=b"") and b""', 48),
+    "T6: another server is trusted": ("self._trusted = False\n            self._begin_anew()", "pass", 1275),
+    "T6: what is in flight is recorded a second time": ("if one[0] not in flights], now)", "], now)", 3),
+    "S3: due retries do not raise the highest": ("self._highest_due = max(self._highest_due, parse_id(entry))", "pass", 438),
+    "T1: what a broken read brought is not claimed": (
+        'self._after, self._until = self._seen or b"", None',
+        'self._after = b"" if self._seen is None else None',
+        69,
+    ),
+    "S3: what was withheld runs beside its earlier run": ("if any(entry in flights for entry, _ in rest):", "if False:", 540),
+}
+
+
+def broken(old: str, new: str) -> ModuleType:
+    """Return the module with a piece of its source replaced."""
+    source = inspect.getsource(in_flight)
+    assert source.count(old) == 1, f"{old!r} is there {source.count(old)} times"
+    module = ModuleType(in_flight.__name__)
+    exec(compile(ast.parse(source.replace(old, new)), in_flight.__file__, "exec"), module.__dict__)  # noqa: S102 -- the project's own
+    return module
+
+
+def hunt(first: int) -> None:
+    """Walk where the fault was noticed once; then, since any change of the world changes the walks, from the beginning."""
+    for seed in (first, *range(4000)):
+        walk(seed)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_rule_that_is_taken_out_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new, how = BROKEN[name]
+    module = broken(old, new)
+    for attribute in ("InFlight", "Flight", "Claim", "HandOver", "Read"):
+        monkeypatch.setattr(flight_world, attribute, getattr(module, attribute))
+    with pytest.raises((AssertionError, module.Misstep, KeyError, AttributeError, ValueError, TypeError)):
+        hunt(how) if isinstance(how, int) else how(module)
