@@ -43,7 +43,7 @@ def arguments(words: list[str]) -> Any:
     parser.add_argument("--seed", type=int, default=0, help="from which seed (0)")
     parser.add_argument("--operator", choices=OPERATORS, action="append", help="sample those of this operator alone")
     parser.add_argument("--under", default="", metavar="PATH", help="sample and take those of files below this path alone")
-    parser.add_argument("--written", default="", metavar="WORD", help="of the mutants written by hand, take those with this in their name")
+    parser.add_argument("--written", action="append", metavar="WORD", help="of the mutants written by hand, those with this in their name")
     parser.add_argument("--no-written", action="store_true", help="take none of those written by hand")
     parser.add_argument("--limit", type=float, default=60.0, metavar="SECONDS", help="how long one mutant may take (60)")
     parser.add_argument("--jobs", type=int, default=1, help="how many to try at once, each in a copy of the tree (1)")
@@ -71,7 +71,8 @@ def chosen(args: Any, sources: Sequence[Source]) -> list[Mutant]:
     concerned = [source for source in sources if source.name.startswith(AREAS) and source.name.startswith(args.under)]
     made = [mutant for source in concerned for mutant in mutants_of(source) if mutant.operator in operators]
     sampled = random.Random(args.seed).sample(made, min(args.sample, len(made)))
-    written = [] if args.no_written else [mutant_of(one, sources) for one in load_written() if args.written in one.name]
+    words = [] if args.no_written else args.written or [""]
+    written = [mutant_of(one, sources) for one in load_written() if any(word in one.name for word in words)]
     return sampled + [mutant for mutant in written if mutant.source.name.startswith(args.under)]
 
 
