@@ -22,6 +22,9 @@ from tests.mutants.plugin import ORDERS, Line, Orders
 HUNG = 10.0
 """A test hangs if it has taken this many seconds, and five times as long as it did when it was noted."""
 
+FEW_FILES = 5
+"""Test files whose tests are run before those of all others are collected."""
+
 SHARE = 0.4
 """The part of the time limit for which tests are chosen: the rest is for starting, and for a machine that does other things, too."""
 
@@ -79,8 +82,9 @@ class Run(msgspec.Struct):
 
 def run_tests(copy: Copy, tests: Sequence[str], limit: float) -> Run:
     """Run tests in this order, up to the first that fails."""
-    files = dict.fromkeys(test.partition("::")[0] for test in tests)
-    existing = [file for file in files if (copy.root / file).exists()]
+    existing = collected(copy, tests)
+    if not existing:
+        return Run(NO_TESTS, "", "", 0.0, 0)
     with tempfile.TemporaryDirectory(prefix="rq-mutant-") as folder:
         log, orders = Path(folder) / "log", Path(folder) / "orders"
         log.touch()
@@ -103,25 +107,55 @@ def run_tests(copy: Copy, tests: Sequence[str], limit: float) -> Run:
     return run
 
 
+def collected(copy: Copy, tests: Sequence[str]) -> list[str]:
+    """Return the test functions that are still there: pytest collects these alone, and refuses what it does not find."""
+    texts: dict[str, str] = {}
+    found: dict[str, None] = {}
+    for test in tests:
+        file, _, name = test.partition("[")[0].partition("::")
+        if file not in texts:
+            texts[file] = (copy.root / file).read_text(encoding="utf-8") if (copy.root / file).exists() else ""
+        if f"def {name.rpartition('::')[2]}(" in texts[file]:
+            found[f"{file}::{name}"] = None
+    return list(found)
+
+
+def first_few(tests: Sequence[str]) -> int:
+    """Return how many of these tests stand in the first few files: most mutants need no more, and collecting takes longer than running."""
+    files: set[str] = set()
+    for place, test in enumerate(tests):
+        files.add(test.partition("::")[0])
+        if len(files) > FEW_FILES:
+            return place
+    return len(tests)
+
+
 def try_out(mutant: Mutant, copy: Copy, covering: Covering, sources: Sequence[Source], limit: float) -> Result:
     """Run what concerns a mutant, for `limit` seconds at most."""
     known = covering.of(sources, mutant.source, mutant.span)
     tests = choose(known, limit * SHARE)
     result = Result(mutant=mutant.title, diff=mutant.diff, breaks=mutant.breaks, verdict="uncovered", tests=len(tests))
     began = time.monotonic()
+    few = first_few(tests)
     with copy.changed(mutant.source.name, mutant.text):
         while tests:
             left = limit - (time.monotonic() - began)
-            run = run_tests(copy, tests, max(left, 1.0))
-            result.verdict, result.by = judge(run, {test: seconds for seconds, test in known})
-            if result.verdict != "caught":
-                result.why = run.said if result.verdict == "broken" else ""
+            some, few = tests[:few], len(tests)
+            run = run_tests(copy, some, max(left, 1.0))
+            verdict, result.by = judge(run, {test: seconds for seconds, test in known})
+            if verdict in {"survived", "uncovered"}:
+                result.verdict = "survived" if verdict == "survived" else result.verdict
+                tests = tests[len(some) :]
+                continue
+            result.verdict = verdict
+            if verdict != "caught":
+                result.why = run.said if verdict == "broken" else ""
                 break
             again = run_tests(copy, [result.by], limit)  # a limit of its own: it is the proof
             if again.status != 0:
                 break
-            result.verdict = "flaky"
             tests = tests[tests.index(result.by) + 1 :]
+            result.verdict, result.by = "flaky", ""
     result.seconds = time.monotonic() - began
     return result
 

@@ -16,7 +16,7 @@ from tests.mutants.covering import Covering, add, choose
 from tests.mutants.operators import OPERATORS, Mutant, mutants_of
 from tests.mutants.places import Source, product
 from tests.mutants.plugin import context_of
-from tests.mutants.running import Run, judge, try_out
+from tests.mutants.running import NO_TESTS, Run, collected, first_few, judge, run_tests, try_out
 from tests.mutants.written import Equivalent, Written, load_equivalent, load_written, mutant_of, plain, same
 
 PYTHON = '''\
@@ -276,3 +276,19 @@ def test_what_hangs_is_killed_with_all_that_it_started(toy: Copy, monkeypatch: p
     result = try_out(mutant, toy, COVERING, sources, 10.0)
     assert (result.verdict, result.by) == ("hung", "tests/test_toy.py::test_loop")
     assert kill_marked("of-this-test") == 0
+
+
+def test_only_what_is_there_is_collected(toy: Copy) -> None:
+    tests = [
+        "tests/test_toy.py::test_loop[1]",
+        "tests/test_toy.py::test_gone",
+        "tests/test_gone.py::test_x",
+        "tests/test_toy.py::test_loop[2]",
+    ]
+    assert collected(toy, tests) == ["tests/test_toy.py::test_loop"]
+    assert run_tests(toy, tests[1:3], 10.0).status == NO_TESTS
+
+
+def test_the_first_few_stand_in_few_files() -> None:
+    assert first_few([f"tests/{n // 2}.py::test_{n}" for n in range(20)]) == 10
+    assert first_few(["tests/a.py::test"]) == 1
