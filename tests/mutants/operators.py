@@ -167,7 +167,10 @@ def calls(source: Source, node: ast.Expr) -> Iterator[Mutant]:
 
 
 def branches(source: Source, test: ast.expr) -> Iterator[Mutant]:
-    """Take a branch when the other one is due."""
+    """Take a branch when the other one is due; not where turning its only comparison round, or its constant, does the same."""
+    turned = isinstance(test, ast.Compare) and len(test.ops) == 1 and not isinstance(test.ops[0], ast.Lt | ast.LtE | ast.Gt | ast.GtE)
+    if turned or isinstance(test, ast.Constant):
+        return
     start, end = extent(source, test)
     yield Mutant(source, start, end, f"not ({source.text[start:end]})", "branch")
 
@@ -203,7 +206,8 @@ def of_script(source: Source) -> Iterator[Mutant]:
         if balanced(found[1]):
             yield Mutant(source, found.start(1), found.end(1), "do end", "call")
     for found in LUA_BRANCH.finditer(source.text):
-        if not any(start <= found.start() < end for start, end in skipped):
+        turned = re.fullmatch(r"[^<>]*(==|~=)[^<>=~]*", found[1]) and not re.search(r"\b(and|or|not)\b", found[1])
+        if not turned and not any(start <= found.start() < end for start, end in skipped):
             yield Mutant(source, found.start(1), found.end(1), f"not ({found[1]})", "branch")
 
 
