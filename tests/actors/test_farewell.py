@@ -9,8 +9,9 @@ import pytest
 
 from redisaq import Consumer, Message
 from redisaq.actors import Actor
+from redisaq.brokers.memory import MemoryBroker
 from redisaq.errors import ConsumerError
-from tests.actors.group import Notebook, fresh_url, produce
+from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce
 
 LONG: dict[str, Any] = {"heartbeat_interval": 5.0, "heartbeat_ttl": 60.0}
 
@@ -44,3 +45,28 @@ async def test_the_next_member_need_not_wait() -> None:
             await consumer.process(handle)
         await Consumer("jobs", url, **LONG).process(notebook.handle, until_empty=True)
     assert set(notebook.counts) == set(ids)
+
+
+@IN_VIRTUAL_TIME
+async def test_a_server_that_is_silent_does_not_hold_up_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is waited for: what the others would be spared, they have the lease for."""
+    url = fresh_url()
+    await produce(url, 1)
+    fuse, operate = Fuse(), MemoryBroker._operate
+
+    async def silent(broker: MemoryBroker, name: str, step: Any) -> Any:
+        if fuse.lit.is_set():
+            await anyio.sleep_forever()
+        return await operate(broker, name, step)
+
+    async def handle(_message: Message[Any]) -> None:
+        fuse.lit.set()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(MemoryBroker, "_operate", silent)
+    consumer = Consumer("jobs", url, **LONG)
+    consumer.attach(fuse)
+    began = anyio.current_time()
+    with pytest.raises(ConsumerError):
+        await consumer.process(handle)
+    assert anyio.current_time() - began < 5

@@ -83,9 +83,8 @@ class Covering(msgspec.Struct):
         return self._of_module_level(sources, source, span)
 
     def _known(self, file: str, place: str) -> Iterator[list[dict[str, str]]]:
-        """Give what is known of a place: here, in any file (it has moved), in any class of any file (that has another name now)."""
-        yield [self.lines.get(file, {}).get(place, {})]
-        yield [places[place] for places in self.lines.values() if place in places]
+        """Give what is known of a place: in any file, since it may have moved; then in any class, which may have another name now."""
+        yield [places[place] for name, places in self.lines.items() if place in places and (place or name == file)]
         last = place.rpartition(".")[2]
         yield [texts for places in self.lines.values() for name, texts in places.items() if last and name.rpartition(".")[2] == last]
 
