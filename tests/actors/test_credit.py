@@ -31,6 +31,14 @@ async def test_who_waits_learns_that_a_thread_abandoned_meanwhile_has_returned()
     assert concurrency.running == 1
 
 
+async def test_who_comes_finds_no_credit_while_an_abandoned_thread_has_it() -> None:
+    concurrency, thread = Concurrency(1), Abandoned()
+    concurrency.keep_for(thread)
+    assert not concurrency.try_enter()
+    thread.returned = True
+    assert concurrency.try_enter()
+
+
 async def test_credit_that_is_granted_to_one_who_is_being_cancelled_goes_on_to_the_next() -> None:
     concurrency, entered = Concurrency(1), anyio.Event()
     await concurrency.enter()

@@ -180,6 +180,55 @@ def test_a_group_begins_at_the_beginning_of_partitions_that_come_later(backend: 
 
 
 @on_both
+def test_what_trimming_took_just_before_the_end_is_reported_too(backend: Backend) -> None:
+    """What could not be read is counted every other second: a last time before the partition is given back."""
+
+    async def scenario(url: str) -> tuple[list[int], list[int]]:
+        await produce(url, 20)
+        notebook, began, go_on = Notebook(), anyio.Event(), anyio.Event()
+
+        async def handle(message: Message[Any]) -> None:
+            notebook.messages.append(message)
+            began.set()
+            await go_on.wait()
+
+        consumer = quick(url, batch_size=1, on_event=notebook.note)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, handle)
+            await began.wait()
+            await anyio.sleep(0.1)
+            store_of(url).trim("jobs", 0, 5)
+            tasks.start_soon(consumer.stop)
+            await anyio.sleep(0.1)
+            go_on.set()
+        return notebook.numbers, [event.count for event in notebook.of(events.EntriesTrimmed)]
+
+    numbers, counts = play(scenario, backend)
+    assert numbers == [0]
+    assert 0 < sum(counts) <= 14
+
+
+@on_both
+def test_a_group_that_has_much_to_do_is_asked_now_and_then_whether_it_is_empty(backend: Backend) -> None:
+    async def scenario(url: str) -> int:
+        await produce(url, 1, delay=20)
+        looks, operate = 0, MemoryBroker._operate
+
+        async def count(broker: MemoryBroker, name: str, step: Callable[..., Any]) -> Any:
+            nonlocal looks
+            looks += name == "remaining"
+            assert looks < 1000
+            return await operate(broker, name, step)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MemoryBroker, "_operate", count)
+            await quick(url).process(lambda _message: None, until_empty=True)
+        return looks
+
+    assert play(scenario, backend) < 100
+
+
+@on_both
 @pytest.mark.parametrize("count", [6, 7, 8])
 def test_a_large_acknowledgement_is_cut_and_loses_nothing(backend: Backend, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acknowledger, "MOST_IDS", 3)
