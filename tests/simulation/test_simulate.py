@@ -5,8 +5,6 @@ One whole run takes 200 seeds, shared out over the scenarios; `REDISAQ_SEEDS` ra
 
 from __future__ import annotations
 
-import os
-
 import anyio
 import pytest
 
@@ -14,29 +12,17 @@ from redisaq.testing import Fault, Simulation
 from redisaq.testing.faults import Kind
 from tests.simulation.catalogue import SCENARIOS, Backend
 from tests.simulation.judged import simulate
-from tests.simulation.playing import play
+from tests.simulation.shares import BACKENDS, play_well, seeds_of
 
-SEEDS = int(os.environ.get("REDISAQ_SEEDS", "200"))
-
-SHARES = {"orders": 3, "small": 3, "storm": 0.5}
-"""How many times the usual share of seeds a scenario gets; the one named first is what most resembles real work."""
-
-both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
+both = pytest.mark.parametrize("backend", BACKENDS)
 
 
-def seeds_of(scenario: str) -> range:
-    """Return a scenario's share of the seeds, on each backend."""
-    whole = sum(SHARES.get(name, 1) for name in SCENARIOS)
-    return range(max(1, round(SEEDS / 2 * SHARES.get(scenario, 1) / whole)))
-
-
-@both
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    ("scenario", "backend"), [(scenario, backend) for scenario in SCENARIOS for backend in BACKENDS if seeds_of(scenario, backend)]
+)
 def test_no_invariant_is_broken(scenario: str, backend: Backend) -> None:
-    for seed in seeds_of(scenario):
-        report = play(scenario, backend, seed)
-        again = f"python -m tests.simulation --scenario {scenario} --backend {backend} --first {seed} --replay"
-        assert report.ok, f"{report.violations}\n{again}\n{report.timeline()}"
+    for seed in seeds_of(scenario, backend):
+        play_well(scenario, backend, seed)
 
 
 @both

@@ -1,0 +1,39 @@
+"""How one run of the tests shares its seeds out over the scenarios and backends.
+
+200 seeds, or as many as `REDISAQ_SEEDS` says. Seed 0 of each scenario is played by test_determinism.py on one backend, where another
+process plays it as well; every other one by test_simulate.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from redisaq.testing import Report
+from tests.simulation.catalogue import SCENARIOS, Backend
+from tests.simulation.playing import play
+
+SEEDS = int(os.environ.get("REDISAQ_SEEDS", "200"))
+
+SHARES = {"orders": 3, "small": 3, "storm": 0.25}
+"""How many times the usual share of seeds a scenario gets: "orders" is most like real work, a seed of "storm" as long as ten others."""
+
+BACKENDS: tuple[Backend, ...] = ("trio", "asyncio")
+
+TURNS: dict[str, Backend] = dict(zip(SCENARIOS, itertools.cycle(BACKENDS), strict=False))
+"""On which backend two processes play the first seed of a scenario: the backends take turns."""
+
+
+def seeds_of(scenario: str, backend: Backend) -> range:
+    """Return a scenario's share of the seeds on a backend, but for the one that two processes play."""
+    whole = sum(SHARES.get(name, 1) for name in SCENARIOS)
+    share = max(1, round(SEEDS / 2 * SHARES.get(scenario, 1) / whole))
+    return range(TURNS[scenario] == backend, share)
+
+
+def play_well(scenario: str, backend: Backend, seed: int) -> Report:
+    """Run one seed; AssertionError if an invariant is broken."""
+    report = play(scenario, backend, seed)
+    again = f"python -m tests.simulation --scenario {scenario} --backend {backend} --first {seed} --replay"
+    assert report.ok, f"{report.violations}\n{again}\n{report.timeline()}"
+    return report
