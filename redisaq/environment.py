@@ -19,7 +19,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
@@ -201,11 +201,24 @@ class _TimerThread:
 _timer_thread = _TimerThread()
 
 
+def _context_of_asyncio() -> Context:
+    """Return a context in which anyio knows outside of tasks, too, that asyncio runs.
+
+    It asks sniffio where that is installed, as it is with trio; and sniffio finds asyncio by its current task, or by this variable, which
+    `anyio.run` sets, and `asyncio.run` does not.
+    """
+    context = copy_context()
+    sniffio: Any = sys.modules.get("sniffio")  # anyio has imported it, if it is there
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context
+
+
 def _timers_of_this_loop() -> CallLater:
     loop: Any = anyio.lowlevel.current_token().native_token
-    own: CallLater | None = getattr(loop, "call_later", None)
+    own: Callable[..., object] | None = getattr(loop, "call_later", None)
     if own is not None:
-        return own
+        return partial(own, context=_context_of_asyncio())
 
     def run_soon(function: Callable[[], object]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended

@@ -7,6 +7,7 @@ The servers' fixtures come from tests/servers.py; nothing is started before a te
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import os
 import signal
@@ -80,10 +81,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the byte code of what is imported for as long as the run lasts, where Python is told to write none.
+    """Collect garbage more rarely, which saves a tenth of a simulation's time.
 
-    Hundreds of processes are started; each would compile the package again, which takes longer than running it.
+    And keep the byte code of what is imported for as long as the run lasts, where Python is told to write none. Hundreds of processes are
+    started; each would compile the package again, which takes longer than running it.
     """
+    gc.set_threshold(20_000, 20, 20)
     if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
         directory = tempfile.TemporaryDirectory(prefix="rq-bytecode-")
         config.add_cleanup(directory.cleanup)
@@ -94,6 +97,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave combinations of event loop and server out."""
     thin_out(config, items)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector pass over the tests themselves, a third of a million objects."""
+    gc.freeze()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

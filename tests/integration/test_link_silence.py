@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import importlib
 import math
 import socket
+import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
 
@@ -16,7 +19,7 @@ from redisaq.errors import ConnectionFailed
 from redisaq.link import Link, line as line_module, parse_address
 from redisaq.link.silence import Alarm
 from tests.breaking_proxy import BreakingProxy
-from tests.conftest import Backend
+from tests.conftest import UVLOOP, Backend
 from tests.link_fake import FakeServer, bulk, usual_answers
 from tests.servers import Server
 
@@ -62,6 +65,23 @@ async def test_a_silent_connection_breaks_and_the_next_call_takes_another(proxy:
         proxy.admit()
         assert await link.call(("ECHO", "next")) == [b"next"]
         assert link._connector.live is not first
+
+
+@pytest.mark.parametrize("policy", ["asyncio", pytest.param("uvloop", marks=UVLOOP)])
+def test_it_breaks_in_a_program_that_does_not_run_by_anyio(proxy: BreakingProxy, policy: str) -> None:
+    """`asyncio.run` does not tell sniffio that asyncio runs, and an alarm rings outside of tasks."""
+    assert "sniffio" in sys.modules, "without it this shows nothing"
+
+    async def main() -> None:
+        async with opened(proxy.url) as link:
+            await link.connect()
+            proxy.swallow()
+            with within(SILENCE, SILENCE), pytest.raises(ConnectionFailed, match=r"silent for 0\.5 s"):
+                await asyncio.wait_for(link.call(("ECHO", "lost")), 20)
+
+    factory = importlib.import_module("uvloop").new_event_loop if policy == "uvloop" else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
 
 
 async def test_in_a_pipeline_what_was_not_written_is_surely_not_sent(proxy: BreakingProxy, namespace: str) -> None:
