@@ -209,6 +209,11 @@ class Reader(Protocol):
 class Broker(AdminBroker, DeliveryBroker, Graveyard, ProducingBroker, RetentionBroker, Protocol):
     """See the module; what it includes stands in modules of its own."""
 
+    @property
+    def run_id(self) -> str:
+        """The run of the server over the connection that all calls share: if it is the same before and after a call, it answered that."""
+        ...
+
     async def connect(self) -> None:
         """Reach the server, once; further calls do nothing. Raises ConnectionFailed at once if it cannot be reached."""
         ...

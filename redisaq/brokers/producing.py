@@ -16,10 +16,12 @@ class Found(msgspec.Struct, frozen=True):
     Attributes:
         present: for each message asked for, its entry id, or b"" for one that is among the delayed, or None if it is in neither.
         complete: the tail reaches back to the anchor: what is not present was never appended. Otherwise trimming took the evidence (E2).
+        last: the last id that the stream ever had, b"0-0" if it is not there (C5).
     """
 
     present: tuple[bytes | None, ...]
     complete: bool
+    last: bytes
 
 
 class Delayed(msgspec.Struct, frozen=True):

@@ -88,6 +88,11 @@ class FaultyBroker(MemoryBroker):
         """The one store of the simulation."""
         return self._network.store
 
+    @property
+    def run_id(self) -> str:
+        """Of the server that the connection was made to."""
+        return "" if self._connection is None else self._connection.mark.run_id
+
     async def _operate(self, name: str, step: Callable[[MemoryStore], T]) -> T:
         self._opened = self._opened or name not in OPENING
         while True:

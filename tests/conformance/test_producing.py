@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
+def shown(found: Found) -> tuple[tuple[bytes | None, ...], bool]:
+    return found.present, found.complete
+
+
 async def once(
     broker: Broker,
     msg_id: bytes,
@@ -68,10 +72,10 @@ async def test_what_stands_after_the_anchor_is_found(a: Broker, b: Broker) -> No
     await a.make_topic("orders", 2)
     first, second, third = await append(a, "orders", 0, b"1", b"2", b"3")
     await append(a, "orders", 1, b"4")
-    assert await b.find("orders", 0, b"0-0", [b"3", b"x", b"1", b"2", b"4"]) == Found((third, None, first, second, None), complete=True)
-    assert await b.find("orders", 0, first, [b"1", b"2"]) == Found((None, second), complete=True), "before the anchor nobody looks"
-    assert await b.find("orders", 0, third, [b"3"]) == Found((None,), complete=True)
-    assert await b.find("orders", 0, first, []) == Found((), complete=True)
+    assert shown(await b.find("orders", 0, b"0-0", [b"3", b"x", b"1", b"2", b"4"])) == ((third, None, first, second, None), True)
+    assert shown(await b.find("orders", 0, first, [b"1", b"2"])) == ((None, second), True), "before the anchor nobody looks"
+    assert shown(await b.find("orders", 0, third, [b"3"])) == ((None,), True)
+    assert shown(await b.find("orders", 0, first, [])) == ((), True)
 
 
 async def test_a_long_tail_is_read_whole(a: Broker) -> None:
@@ -79,7 +83,7 @@ async def test_a_long_tail_is_read_whole(a: Broker) -> None:
     (anchor,) = await append(a, "orders", 0, b"anchor")
     ids = await append(a, "orders", 0, *(b"%d" % number for number in range(1501)))
     found = await a.find("orders", 0, anchor, [b"0", b"499", b"500", b"999", b"1000", b"1500", b"1501"])
-    assert found == Found((ids[0], ids[499], ids[500], ids[999], ids[1000], ids[1500], None), complete=True)
+    assert shown(found) == ((ids[0], ids[499], ids[500], ids[999], ids[1000], ids[1500], None), True)
 
 
 async def test_fields_of_others_are_no_message_ids(a: Broker) -> None:
@@ -87,7 +91,7 @@ async def test_fields_of_others_are_no_message_ids(a: Broker) -> None:
     await a.make_topic("orders", 1)
     foreign = [[b"color", b"1"], [b"d", b"2", b"k", b"i"], [b"i", b"3", b"d", b"i", b"k", b"4"]]
     ids = await a.append("orders", [(0, fields) for fields in foreign], maxlen=None, approximate=False)
-    assert await a.find("orders", 0, b"0-0", [b"1", b"2", b"3", b"4"]) == Found((None, None, ids[2], None), complete=True)
+    assert shown(await a.find("orders", 0, b"0-0", [b"1", b"2", b"3", b"4"])) == ((None, None, ids[2], None), True)
 
 
 async def test_trimmed_evidence_is_told(world: World, a: Broker) -> None:
@@ -95,11 +99,11 @@ async def test_trimmed_evidence_is_told(world: World, a: Broker) -> None:
     await a.make_topic("orders", 1)
     first, second, third, fourth = await append(a, "orders", 0, b"1", b"2", b"3", b"4")
     world.trim("orders", 0, 3)
-    assert await a.find("orders", 0, second, [b"4", b"x"]) == Found((fourth, None), complete=True), "the anchor still stands"
-    assert await a.find("orders", 0, first, [b"3", b"x"]) == Found((third, None), complete=False)
+    assert shown(await a.find("orders", 0, second, [b"4", b"x"])) == ((fourth, None), True), "the anchor still stands"
+    assert shown(await a.find("orders", 0, first, [b"3", b"x"])) == ((third, None), False)
     assert not (await a.find("orders", 0, b"0-0", [b"1"])).complete
     world.trim("orders", 0, 0)
-    assert await a.find("orders", 0, second, [b"4"]) == Found((None,), complete=False)
+    assert shown(await a.find("orders", 0, second, [b"4"])) == ((None,), False)
     assert not (await a.find("orders", 0, fourth, [b"5"])).complete, "an empty stream reaches back to nothing"
 
 
@@ -117,9 +121,30 @@ async def test_a_deleted_anchor_is_as_good_while_something_older_stands(world: W
     await a.make_topic("orders", 1)
     first, second, third = await append(a, "orders", 0, b"1", b"2", b"3")
     world.delete("orders", 0, [second])
-    assert await a.find("orders", 0, second, [b"2", b"3"]) == Found((None, third), complete=True)
+    assert shown(await a.find("orders", 0, second, [b"2", b"3"])) == ((None, third), True)
     world.delete("orders", 0, [first])
-    assert await a.find("orders", 0, second, [b"3", b"x"]) == Found((third, None), complete=False)
+    assert shown(await a.find("orders", 0, second, [b"3", b"x"])) == ((third, None), False)
+
+
+async def test_a_search_tells_the_last_id_that_there_ever_was(world: World, a: Broker) -> None:
+    """C5: where that is not above the anchor, nothing came after the anchor."""
+    await a.make_topic("orders", 1)
+    assert (await a.find("orders", 0, b"0-0", [])).last == b"0-0"
+    *_, last = await append(a, "orders", 0, b"1", b"2")
+    assert (await a.find("orders", 0, b"0-0", [b"1"])).last == last
+    world.trim("orders", 0, 0)
+    assert (await a.find("orders", 0, last, [b"3"])).last == last
+    world.forget_stream("orders", 0)
+    assert (await a.find("orders", 0, last, [b"3"])).last == b"0-0"
+
+
+async def test_a_broker_tells_which_run_of_the_server_answers(a: Broker) -> None:
+    """E2: so that an anchor is only used with the run that named it."""
+    await a.make_topic("orders", 1)
+    before = a.run_id
+    assert before
+    await a.topic("orders")
+    assert a.run_id == before
 
 
 async def test_the_delayed_are_looked_through_first(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
@@ -128,8 +153,8 @@ async def test_the_delayed_are_looked_through_first(a: Broker, b: Broker, group:
     (anchor,) = await append(a, "orders", 0, b"1")
     await a.delay("orders", [message(b"later", coming), message(b"soon", 1)])
     asked = [b"later", b"soon", b"1"]
-    assert await b.find("orders", 0, anchor, asked) == Found((b"", b"", None), complete=True)
-    assert await b.find("orders", 1, b"0-0", asked) == Found((None,) * 3, complete=True)
+    assert shown(await b.find("orders", 0, anchor, asked)) == ((b"", b"", None), True)
+    assert shown(await b.find("orders", 1, b"0-0", asked)) == ((None,) * 3, True)
     assert (await due(a, group, owned)).moved == 1
     found = await b.find("orders", 0, anchor, asked)
     assert (found.present[0], found.present[2]) == (b"", None)
@@ -143,10 +168,10 @@ async def test_with_a_stream_went_what_was_in_it(world: World, a: Broker) -> Non
     await append(a, "orders", 0, b"2")
     await a.delay("orders", [message(b"later", 5)])
     world.forget_stream("orders", 0)
-    assert await a.find("orders", 0, anchor, [b"2", b"later"]) == Found((None, b""), complete=True)
-    assert await a.find("nothing", 0, b"0-0", [b"2"]) == Found((None,), complete=True)
+    assert shown(await a.find("orders", 0, anchor, [b"2", b"later"])) == ((None, b""), True)
+    assert shown(await a.find("nothing", 0, b"0-0", [b"2"])) == ((None,), True)
     await a.make_topic("orders", 2)
-    assert await a.find("orders", 0, anchor, [b"2", b"later"]) == Found((None, b""), complete=True)
+    assert shown(await a.find("orders", 0, anchor, [b"2", b"later"])) == ((None, b""), True)
 
 
 # -- kill -------------------------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class FailingBroker(MemoryBroker):
 
     async def find(self, topic: str, partition: int, anchor: bytes, msg_ids: Sequence[bytes]) -> Found:
         found = await super().find(topic, partition, anchor, msg_ids)
-        return Found(found.present, complete=False) if partition in self.trimmed else found
+        return Found(found.present, complete=False, last=found.last) if partition in self.trimmed else found
 
     def _failure(self) -> ConnectionFailed:
         return ConnectionFailed("memory://", "the connection broke", maybe_executed=True)

@@ -94,6 +94,11 @@ class MemoryBroker:
         """What the running event loop holds under this name: a test may do to it what happens to servers."""
         return open_store(self._name, self._namespace, self._environment or current_environment())
 
+    @property
+    def run_id(self) -> str:
+        """Of the store; "" before it was first used."""
+        return "" if self._session is None else self._session.store.run_id
+
     async def connect(self) -> None:
         """Open the store; it is always there."""
         await self._operate("connect", lambda _: None)

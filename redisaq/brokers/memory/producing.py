@@ -24,7 +24,7 @@ def find(store: MemoryStore, topic: str, partition: int, after: bytes, msg_ids: 
     ids |= {fields[1]: format_id(entry_id) for entry_id, fields in stream.after(parse_id(after), len(stream)) if fields[:1] == (b"i",)}
     first = stream.first_id
     complete = stream.removed == 0 or (first is not None and first <= parse_id(after))
-    return Found(tuple(ids.get(msg_id) for msg_id in msg_ids), complete)
+    return Found(tuple(ids.get(msg_id) for msg_id in msg_ids), complete, format_id(stream.last_id))
 
 
 def append_once(

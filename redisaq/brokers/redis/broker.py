@@ -59,6 +59,11 @@ class RedisBroker:
         self._administration = Administration(link, keys)
         self._retention = Retention(link, keys)
 
+    @property
+    def run_id(self) -> str:
+        """Of the server that the shared connection was last made to."""
+        return self._link.run_id
+
     async def connect(self) -> None:
         """Reach the server."""
         await self._link.connect()

@@ -32,10 +32,10 @@ class Producing:
 
     async def find(self, topic: str, partition: int, anchor: bytes, msg_ids: Sequence[bytes]) -> Found:
         """Look for messages (E2, E7)."""
-        complete, found = await run(
+        complete, found, last = await run(
             self._link, FIND(self._keys.stream(topic, partition), self._keys.delayed(topic, partition), anchor, *msg_ids)
         )
-        return Found(tuple(found), complete == 1)
+        return Found(tuple(found), complete == 1, last)
 
     async def kill(self, marks: Sequence[ReaderMark]) -> bool:
         """Kill connections of this server's run (E1)."""

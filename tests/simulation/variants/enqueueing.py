@@ -50,7 +50,8 @@ E1 = Variant(
 
 def _guesses(original: Function) -> Function:
     def find(store: MemoryStore, place: str, partition: int, after: bytes, msg_ids: Sequence[bytes]) -> answers.Found:
-        return answers.Found(original(store, place, partition, after, msg_ids).present, complete=True)
+        found: answers.Found = original(store, place, partition, after, msg_ids)
+        return answers.Found(found.present, complete=True, last=found.last)
 
     return find
 

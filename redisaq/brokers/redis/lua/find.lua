@@ -1,7 +1,7 @@
 -- Looks for messages among the delayed and in the stream's entries after an anchor (E2, E7).
 -- KEYS: stream, delayed. ARGV: the anchor, then message ids.
 -- Answers: 1 if what is not found was never appended, 0 if trimming may have taken it; then for each id its entry id, '' if it is delayed, nil
---          if it is in neither.
+--          if it is in neither; and the last id that the stream ever had (C5).
 
 local wanted, found = {}, {}
 for i = 2, #ARGV do
@@ -12,12 +12,16 @@ for i = 2, #ARGV do
     end
 end
 if redis.call('EXISTS', KEYS[1]) == 0 then
-    return {1, found} -- with the stream went whatever was in it
+    return {1, found, '0-0'} -- with the stream went whatever was in it
 end
 
 local function parts(id)
     local time, sequence = string.match(id, '^(%d+)%-(%d+)$')
     return tonumber(time), tonumber(sequence)
+end
+local info, facts = redis.call('XINFO', 'STREAM', KEYS[1]), {}
+for i = 1, #info, 2 do
+    facts[info[i]] = info[i + 1]
 end
 local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
 local reaches = false
@@ -27,10 +31,6 @@ if first then
     reaches = time < anchor_time or (time == anchor_time and sequence <= anchor_sequence)
 end
 if not reaches then -- then nothing may ever have been taken out of it
-    local info, facts = redis.call('XINFO', 'STREAM', KEYS[1]), {}
-    for i = 1, #info, 2 do
-        facts[info[i]] = info[i + 1]
-    end
     reaches = facts['entries-added'] == facts['length']
 end
 
@@ -54,4 +54,4 @@ while true do
         break
     end
 end
-return {reaches and 1 or 0, found}
+return {reaches and 1 or 0, found, facts['last-generated-id']}
