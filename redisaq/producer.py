@@ -270,8 +270,9 @@ class Producer:
         """Append some messages in one round trip and return their ids, in the same order.
 
         `payloads` is a list, a generator or anything else that yields them; one payload (a text, bytes, a mapping, a record) is refused.
-        All are checked before any is sent. Arguments and errors are those of `enqueue`, for every message. After a ServerError, messages
-        before the refused one may have been appended; cancelled, any number of them.
+        All are checked before any is sent. Arguments and errors are those of `enqueue`, for every message. After a ServerError or a
+        ConnectionFailed, some of them may have been appended; `appended` of the error then has the entry id of each of these. Cancelled,
+        any number of them may have been.
         """
         due = self._due(delay, at)
         several = check_payloads(payloads)

@@ -251,6 +251,11 @@ class Knowledge:
         if run:
             self.anchors.update(anchors)
 
+    def connected_to(self, run: str) -> None:
+        """Note which run of the server is asked from now on: anchors that another one named are of no use there (E2)."""
+        if run and run != self.run:
+            self.named((), run)
+
     def to_read(self, now: float) -> bool:
         """Tell whether the topic has to be read again. Of many enqueues one does: the others go on with what was known."""
         if self.partitions and now < self._fresh_until:
@@ -307,6 +312,7 @@ class Enqueue:
     """One call: its messages, and how far it has come; see the module.
 
     Attributes:
+        knowledge: of the producer.
         messages: in the order of the call.
         give_up_at: when its time is up.
         state: see the module.
@@ -333,7 +339,7 @@ class Enqueue:
         self.number = 0
         self.generation = -1
         self.holds: frozenset[int] = frozenset()
-        self._knowledge = knowledge
+        self.knowledge = knowledge
         self.give_up_at = give_up_at
         self._repeatable = repeatable
         self._step: Step | None = None  # what is under way
@@ -359,6 +365,11 @@ class Enqueue:
         self.number, self.generation, self._anchors, self._run = number, generation, anchors, run
         self._sends(self.messages)
 
+    @property
+    def sending(self) -> int:
+        """How many messages are being sent."""
+        return len(self._step.messages) if isinstance(self._step, Send) else 0
+
     # -- what to do ------------------------------------------------------------------------------------------------------------------
 
     def next(self, now: float) -> Step | None:
@@ -380,7 +391,7 @@ class Enqueue:
 
     def _search(self, now: float) -> Step | None:
         """Return how to find out what became of a try that broke (E1, E2), or what comes once that is certain; None: it is over."""
-        knowledge = self._knowledge
+        knowledge = self.knowledge
         uncertain = [message for message in self.messages if message.known == "uncertain"]
         if uncertain and not knowledge.forbidden.isdisjoint(self._carriers):  # T4: it may come at any time
             self._ambiguity = FORBIDDEN
@@ -399,7 +410,7 @@ class Enqueue:
 
     def _prepare(self, now: float) -> Step:
         """Return what comes before a message may be sent, for everything that this producer sends; or what `_begin` returns."""
-        knowledge = self._knowledge
+        knowledge = self.knowledge
         if knowledge.to_read(now):
             return ReadTopic()
         self._place()
@@ -415,7 +426,7 @@ class Enqueue:
 
     def _begin(self, todo: list[Outgoing], partitions: frozenset[int], now: float) -> Step:
         """Return what the partitions of these messages lack, or Send."""
-        knowledge = self._knowledge
+        knowledge = self.knowledge
         if not self._has_room:
             return WaitForRoom(Counter([message.partition for message in todo]))
         if unknown := knowledge.to_learn(partitions, now):
@@ -427,7 +438,7 @@ class Enqueue:
 
     def _place(self) -> None:
         """Give each message its partition. One that was sent keeps it (E6), unless the topic has lost that partition with its data."""
-        knowledge = self._knowledge
+        knowledge = self.knowledge
         anew = not self.number and self.generation != knowledge.generation
         if anew:
             self.generation = knowledge.generation
@@ -441,7 +452,7 @@ class Enqueue:
         for message in messages:
             message.known = "uncertain"
         self.state = "sending"
-        self._knowledge.line_up(self, frozenset())
+        self.knowledge.line_up(self, frozenset())
         self._step = Send(messages)
         return self._step
 
@@ -450,7 +461,7 @@ class Enqueue:
     def topic_is(self, generation: int, partitions: int, now: float, *, acked: bool) -> None:
         """The topic is as this says, and its streams are there (E5); see `Knowledge.topic_is`."""
         self._ended(ReadTopic, MakeTopic)
-        self._knowledge.topic_is(generation, partitions, now, acked=acked)
+        self.knowledge.topic_is(generation, partitions, now, acked=acked)
         self.state = "waiting"
 
     def room(self) -> None:
@@ -461,15 +472,15 @@ class Enqueue:
     def learnt(self, anchors: Sequence[bytes | None], run: str) -> None:
         """These are the last ids of the streams, None for a missing one (E2)."""
         step = self._ended(LearnAnchors)
-        self._knowledge.named([(partition, anchor or BEGINNING) for partition, anchor in zip(step.partitions, anchors, strict=True)], run)
+        self.knowledge.named([(partition, anchor or BEGINNING) for partition, anchor in zip(step.partitions, anchors, strict=True)], run)
 
     def killed(self, *, allowed: bool) -> None:
         """The server has killed the connections (E1), or does not permit that."""
         step = self._ended(Kill)
         for connection in step.connections:
-            self._knowledge.unkilled.pop(connection, None)
+            self.knowledge.unkilled.pop(connection, None)
         if not allowed:
-            self._knowledge.forbidden.update(step.connections)
+            self.knowledge.forbidden.update(step.connections)
 
     def sent(self, answers: Sequence[Answer], run: str) -> None:
         """This run of the server answered ("": nobody can tell which): for each message what became of it (C3, E5)."""
@@ -491,9 +502,9 @@ class Enqueue:
                 message.known, message.refusal = "unknown" if self._loose else "refused", answer
                 self._ambiguity = f"an earlier try broke, and a later one was refused: {answer}"
         self._failures = self._failures + 1 if self._pausing else 0
-        self._knowledge.named(ends, run)
+        self.knowledge.named(ends, run)
         for partition in missing:  # E5: it may begin again at a lower id
-            self._knowledge.anchors.pop(partition, None)
+            self.knowledge.anchors.pop(partition, None)
         self._settle(
             "NOSTREAM the stream of partition {} was made while a call was appending to it: the order would be lost"
             if missing
@@ -516,7 +527,7 @@ class Enqueue:
         for message, entry in zip(step.messages, present, strict=True):
             message.known = "there" if entry is not None else "absent" if known else "unknown"
             message.entry = entry
-        self._knowledge.named([(step.partition, last)], run)
+        self.knowledge.named([(step.partition, last)], run)
         self._settle()
 
     def broke(self, error: ConnectionFailed, connections: Sequence[Connection] = ()) -> None:
@@ -531,7 +542,7 @@ class Enqueue:
             raise Misstep("nothing is under way")
         self._failures, self._pausing, self.cause = self._failures + 1, True, error
         if isinstance(step, LearnAnchors):
-            self._knowledge.not_learnt()
+            self.knowledge.not_learnt()
         if isinstance(step, Send):
             self._broke_sending(step, connections, written=error.maybe_executed)
         if error.permanent:
@@ -539,7 +550,7 @@ class Enqueue:
         self._hold()
 
     def _broke_sending(self, step: Send, connections: Sequence[Connection], *, written: bool) -> None:
-        knowledge = self._knowledge
+        knowledge = self.knowledge
         self.state = "searching" if written and not self._repeatable else "waiting"
         self._carriers.update(dict.fromkeys(connections))
         if self.state == "searching":
@@ -566,10 +577,10 @@ class Enqueue:
             return
         failure = reason if isinstance(reason, RedisaqError) else None
         if failure is None and self._held_up:
-            failure = ConnectionFailed(f"topic {self._knowledge.topic}", HELD_UP, silent=True)
+            failure = ConnectionFailed(f"topic {self.knowledge.topic}", HELD_UP, silent=True)
         if not isinstance(reason, str):
             reason = f"{self.cause.reason}, and no answer within send_timeout" if self.cause is not None else LATE
-        self._end(self._ambiguity or reason, failure)
+        self._end(self._ambiguity or reason, failure or self._not_sent(reason))
 
     def leave(self) -> None:
         """The caller was cancelled: nothing more is sent. What it left is killed before the next enqueue sends anything (E1)."""
@@ -588,38 +599,38 @@ class Enqueue:
             elif message.known == "absent" and message.partition in standing:
                 message.known, message.refusal = "refused", ServerError(overtaken.format(message.partition), appended=())
         if all(message.known not in ("absent", "uncertain") for message in self.messages):
-            self._end(self._ambiguity, None)
+            self._end(self._ambiguity)
         self._hold()
 
     def _hold(self) -> None:
         """Hold up later enqueues to wherever something may have to be sent again, and no others (E4)."""
         holding = self.number and self.state in ("waiting", "searching", "missing")
         todo = [message.partition for message in self.messages if message.known in ("absent", "uncertain")] if holding else []
-        self._knowledge.line_up(self, frozenset(todo))
+        self.knowledge.line_up(self, frozenset(todo))
 
-    def _end(self, ambiguity: str, failure: RedisaqError | None) -> None:
+    def _end(self, ambiguity: str, failure: RedisaqError | None = None) -> None:
         """End the call with what its caller is to know. Whatever an error does not name, or show as appended, is there."""
         lacking = [message for message in self.messages if message.known != "there"]
         refusal = next((message.refusal for message in lacking if message.refusal is not None), None)
         if any(message.known in ("uncertain", "unknown") for message in lacking):
             self.error = AmbiguousEnqueueError([message.msg_id for message in lacking], ambiguity)
         elif lacking:
-            self.error = refusal or failure or self._not_sent()
+            self.error = refusal or failure
             self._tell_appended(self.error, partly=len(lacking) < len(self.messages))
+        if self.error is not None and self.error.__cause__ is None:
+            self.error.__cause__ = self.cause
         self._over()
 
-    def _tell_appended(self, error: RedisaqError, *, partly: bool) -> None:
+    def _tell_appended(self, error: RedisaqError | None, *, partly: bool) -> None:
         """Let an error about a part of an append tell which part was appended; a script that was refused has no such part."""
         if (isinstance(error, ServerError) and error.appended is not None) or (isinstance(error, ConnectionFailed) and partly):
             error.appended = [message.entry for message in self.messages]
 
-    def _not_sent(self) -> ConnectionFailed:
-        if self.cause is not None:
-            return self.cause.unsent()
-        return ConnectionFailed(f"topic {self._knowledge.topic}", LATE, silent=True)
+    def _not_sent(self, reason: str) -> ConnectionFailed:
+        return ConnectionFailed(f"topic {self.knowledge.topic}", reason, silent=True) if self.cause is None else self.cause.unsent()
 
     def _over(self) -> None:
-        knowledge = self._knowledge
+        knowledge = self.knowledge
         self.state = "over"
         if self._loose:  # E1: an earlier try must not arrive behind what comes next
             knowledge.unkilled.update(self._carriers)
@@ -627,7 +638,8 @@ class Enqueue:
         knowledge.look()
 
     def _ended(self, *kinds: type[S]) -> S:
-        step, self._step = self._step, None
+        step = self._step
         if not isinstance(step, kinds):
             raise Misstep(f"this cannot come after {step}")
+        self._step = None
         return step

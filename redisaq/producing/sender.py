@@ -1,11 +1,9 @@
-"""Sends one producer's messages, effectively once over broken connections (E).
+"""Sends one producer's messages: does what redisaq.core.enqueueing decides, so that each is there once, in order (E).
 
 In: prepared messages, from any task. Out: nothing, once the server has them all; or an error that names those whose fate is unknown.
 
-Before anything is sent, an anchor is known for each stream: an id that stood there (E2). When the connection breaks under an append,
-whether it happened cannot be told from here. So the connection is killed, by what the server knows it by, so that the append does not run
-late (E1); then the streams are read from the anchors on, and what is missing is sent again, in order (E4). Meanwhile nothing later of this
-producer passes. If trimming has taken the evidence, nobody can tell any more: AmbiguousEnqueueError, never a guess.
+A call that meets no trouble is one step at the broker, and asks nobody. Any other is an Enqueue: its steps are taken one after the other,
+and what comes of each is reported to it, until it is over.
 
 Every call ends within `send_timeout`, whether the server answers or not: what is asked of it is limited by `time_limit`, what is waited for
 here by the same moment. A connection that says nothing for half of that breaks, so the other half is left to kill, look and send again.
@@ -13,10 +11,7 @@ here by the same moment. A connection that says nothing for half of that breaks,
 
 from __future__ import annotations
 
-import contextlib
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NoReturn
 
 import anyio
 
@@ -24,8 +19,25 @@ from redisaq.brokers.base import Broker, ReaderMark, TopicState
 from redisaq.brokers.producing import Delayed
 from redisaq.brokers.retention import Terms
 from redisaq.brokers.topics import make_or_grow
+from redisaq.core.enqueueing import (
+    CLOSED,
+    Answer,
+    Connection,
+    Enqueue,
+    Find,
+    Kill,
+    Knowledge,
+    LearnAnchors,
+    MakeTopic,
+    Outgoing,
+    Pause,
+    ReadTopic,
+    Send,
+    Step,
+    WaitForRoom,
+    WaitForTurn,
+)
 from redisaq.core.partitioner import RoundRobin, partition_for
-from redisaq.core.retention import anchor_age
 from redisaq.core.retry import full_jitter
 from redisaq.environment import Environment, time_is_up_at, time_limit
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull, ServerError
@@ -34,62 +46,16 @@ Prepared = tuple[str, str | None, list[bytes]]
 """A message's id, its key, its fields."""
 
 Placed = tuple[int, str, list[bytes]]
-"""A message's partition, its id, its fields: it stays there, however often it is sent (E6)."""
+"""A message's partition, its id, its fields."""
 
-Step = Callable[[Sequence[Placed]], Awaitable[list[bytes | None]]]
-"""Sends messages; answers None for each whose stream is missing."""
+Way = Callable[[Sequence[Placed]], Awaitable[Sequence[bytes | None]]]
+"""Sends messages; answers for each its entry id (b"" where it has none), None where its stream is missing."""
 
-FRESH = 0.5  # seconds for which the known partition count is trusted: an increase reaches a running producer within this time
 FIRST_POLL, LAST_POLL = 0.02, 0.5  # seconds between two looks at a full partition
 
 
-class Call:
-    """A call that its first try has not done, or could not begin.
-
-    Attributes:
-        step: how its messages are sent.
-        give_up_at: when its time is up.
-        repeatable: what was sent may simply be sent again (E7).
-        messages: as they were prepared; None once they are placed.
-        left: what is not known to be in its stream.
-        doubtful: what is left may be in its stream all the same.
-        unknown: what is not left, since nobody can tell any more whether it is in its stream (E2).
-        broken: why a try broke that is to be recovered from; None otherwise.
-        anchors: of before that try.
-    """
-
-    __slots__ = ("anchors", "broken", "doubtful", "give_up_at", "left", "messages", "repeatable", "step", "unknown")
-
-    def __init__(self, step: Step, give_up_at: float, messages: Sequence[Prepared] | None = None, *, repeatable: bool = False) -> None:
-        self.step = step
-        self.give_up_at = give_up_at
-        self.repeatable = repeatable
-        self.messages = messages
-        self.left: list[Placed] = []
-        self.doubtful = False
-        self.unknown: list[Placed] = []
-        self.broken: ConnectionFailed | None = None
-        self.anchors: dict[int, bytes] = {}
-
-    def answered(self, left: list[Placed], answers: Sequence[bytes | None]) -> None:
-        """Take the answers of a try: what found no stream is left.
-
-        Raises:
-            ServerError: of one partition a later message was accepted, and an earlier one was not: it cannot be sent behind it (C3).
-        """
-        self.doubtful = False
-        refused: dict[int, None] = {}
-        for (partition, _, _), answer in zip(left, answers, strict=True):
-            if answer is None:
-                refused[partition] = None
-            elif partition in refused:
-                reason = f"NOSTREAM the stream of partition {partition} was made while a call was appending to it: the order would be lost"
-                raise ServerError(reason, appended=answers)
-        self.left = [message for message, answer in zip(left, answers, strict=True) if answer is None]
-
-
 class Sender:
-    """See the module."""
+    """Sends one producer's messages; see the module."""
 
     def __init__(
         self,
@@ -111,11 +77,9 @@ class Sender:
         self._broker: Broker
         self._round_robin: RoundRobin | None = None
         self._environment = Environment()
-        self._checked_at = 0.0
-        self._anchors: dict[int, bytes] = {}
-        self._anchors_until = 0.0  # where entries are trimmed: when they are too old to begin a call with (E3)
-        self._recoveries = 0
-        self._recovered: anyio.Event | None = None
+        self._knowledge = self._nothing_known()
+        # Of each enqueue that others wait for: what is set when it no longer holds up these partitions (E4).
+        self._waiting: dict[Enqueue, tuple[anyio.Event, frozenset[int]]] = {}
         self.state: TopicState | None = None
         self.retried = 0
 
@@ -129,49 +93,61 @@ class Sender:
         self._environment = environment
         if self._round_robin is None:  # at random: of many producers that send one message each, not all are to fill partition 0
             self._round_robin = RoundRobin(environment.random.randrange(1 << 16))
-        self._checked_at = environment.monotonic()
+        self._knowledge.topic_is(state.generation, state.partitions, environment.monotonic(), acked=state.acked)
         self.state = state
         return state
 
     def close(self) -> None:
-        """Forget what was seen: the next sending opens anew."""
+        """Forget what was seen: the next sending opens anew. Calls under way end, the next time that they look."""
         self.state = None
-        self._anchors.clear()
-        self._let_pass()
+        self._knowledge = self._nothing_known()
+        waiting, self._waiting = self._waiting, {}
+        for event, _ in waiting.values():
+            event.set()
+
+    def _nothing_known(self) -> Knowledge:
+        return Knowledge(self._topic, self._place_one, self._terms.send_timeout, limited=self._max_backlog is not None)
 
     # -- sending -------------------------------------------------------------------------------------------------------------------
 
-    async def send(self, messages: Sequence[Prepared]) -> None:
-        """Append them all, in order, over as many tries as that takes within `send_timeout`.
+    async def send(self, messages: Sequence[Prepared], way: Way | None = None, *, repeatable: bool = False) -> None:
+        """Send them all, in order, over as many tries as that takes within `send_timeout`.
+
+        Args:
+            messages: at least one.
+            way: how; None: append them.
+            repeatable: a mark at the server makes a second try harmless (E7).
 
         Raises:
-            ConnectionFailed: the server could not be reached in time; nothing of what is left was appended.
+            ConnectionFailed: the server could not be reached in time; what it does not show as appended was not.
             AmbiguousEnqueueError: it cannot be told whether the messages that it names were appended.
+            ServerError: the server refused one of them.
             QueueFull: a partition stayed full.
         """
-        # Nothing is in the way, as nearly always: one try, without what the others need.
-        state, now = self.state, self._environment.monotonic()
-        fresh = state is not None and 0 <= now - self._checked_at < FRESH and len(self._anchors) >= state.partitions
-        fresh = fresh and (now < self._anchors_until or state is None or not state.acked)
-        if state is None or not fresh or self._recovered is not None or self._max_backlog is not None:
-            await self._finish(Call(self._append_now, self._give_up_at(now), messages))
+        way = way or self._append
+        knowledge, state, now = self._knowledge, self.state, self._environment.monotonic()
+        if state is None or now >= knowledge.calm_until:
+            unplaced = [Outgoing(msg_id, key, fields) for msg_id, key, fields in messages]
+            await self._finish(Enqueue(knowledge, unplaced, self._give_up_at(now), repeatable=repeatable), way)
             return
+        # Nothing is in the way, as nearly always: one try, and nobody is asked.
         placed = self._place(messages, state.partitions)
-        anchors = self._anchors_of(placed)
+        run, anchors = knowledge.run, knowledge.anchors
+        anchors = anchors.copy() if len(placed) > 1 else {placed[0][0]: anchors[placed[0][0]]}
+        knowledge.number = number = knowledge.number + 1
+        trouble: ConnectionFailed | ServerError | None = None
+        answers: Sequence[bytes | None] = ()
         try:
-            answers = await self._append_now(placed)
-        except ConnectionFailed as error:
-            call = Call(self._append_now, self._give_up_at(now))
-            call.left, call.anchors = placed, anchors
-            self._note_break(call, error)
-            await self._finish(call, error)
+            answers = await way(placed)
+        except (ConnectionFailed, ServerError) as error:
+            trouble = error
+        if trouble is None and None not in answers:
             return
-        if None in answers:
-            call = Call(self._append_now, self._give_up_at(now))
-            call.answered(placed, answers)
-            await self._make_again(state.partitions, call)
-            self.retried += 1
-            await self._finish(call)
+        outgoing = [Outgoing(*message, partition) for message, (partition, _, _) in zip(messages, placed, strict=True)]
+        enqueue = Enqueue(knowledge, outgoing, self._give_up_at(now), repeatable=repeatable)
+        enqueue.already_sent(number, state.generation, anchors, run)
+        self._report_sent(enqueue, trouble or answers, run)
+        await self._finish(enqueue, way)
 
     async def delay(self, messages: Sequence[Prepared], due: int) -> None:
         """Keep them all until `due` (server time, microseconds), as `send` appends them."""
@@ -181,7 +157,7 @@ class Sender:
             delayed = [Delayed(partition, fields[1], due + place, fields) for place, (partition, _, fields) in enumerate(placed)]
             return [b"" if kept else None for kept in await self._broker.delay(self._topic, delayed)]
 
-        await self._finish(Call(keep, self._give_up_at(self._environment.monotonic()), messages))
+        await self.send(messages, keep)
 
     async def send_once(self, message: Prepared, *, dedup_id: str, window: float, due: int | None) -> str:
         """Append or delay one message unless `dedup_id` was used; return the id of the message that stands (E7).
@@ -205,11 +181,10 @@ class Sender:
                 approximate=self._approximate,
             )
             standing = answer or b""
-            return [answer]
+            return [None if answer is None else b""]
 
         lasts = window >= 2 * self._terms.send_timeout
-        messages = [(msg_id, dedup_id if key is None else key, fields)]
-        await self._finish(Call(append, self._give_up_at(self._environment.monotonic()), messages, repeatable=lasts))
+        await self.send([(msg_id, dedup_id if key is None else key, fields)], append, repeatable=lasts)
         return standing.decode("utf-8", "backslashreplace") or msg_id  # no answer came: it was found where it belongs
 
     async def grow(self, partitions: int) -> int:
@@ -224,74 +199,28 @@ class Sender:
         with time_limit(give_up_at - self._environment.monotonic()):
             while True:
                 try:
-                    self.state = state = await self._broker.grow_topic(self._topic, partitions)
+                    state = await self._broker.grow_topic(self._topic, partitions)
                 except ConnectionFailed as error:
                     failures += 1
                     doubtful = doubtful or error.maybe_executed
-                    if self.state is None or not await self._pause(error, failures, give_up_at):
+                    if self.state is None or error.permanent or not await self._pause(failures, give_up_at):
                         if doubtful:
                             raise AmbiguousEnqueueError((), f"{error.reason}, and no answer within send_timeout") from error
                         raise
                     self.retried += 1
                 else:
+                    self.state = state
+                    self._knowledge.topic_is(state.generation, state.partitions, self._environment.monotonic(), acked=state.acked)
                     return state.partitions
 
     def _give_up_at(self, began_at: float) -> float:
         """Return when the time of a call is up that began then: it may be within the time of another."""
         return min(began_at + self._terms.send_timeout, time_is_up_at())
 
-    async def _finish(self, call: Call, error: ConnectionFailed | None = None) -> None:
-        """Go on with a call until all of it is done, or its time is up; `error` is what its first try broke with."""
-        failures = 0
-        with time_limit(call.give_up_at - self._environment.monotonic()):
-            while True:
-                try:
-                    if error is not None and call.broken is None:
-                        raise error
-                    error = None
-                    await self._go_on(call)
-                except ConnectionFailed as again:
-                    error = None
-                    failures += 1
-                    if self.state is None or not await self._pause(again, failures, call.give_up_at):
-                        self._fail(call, again)
-                if call.messages is None and not call.left:
-                    break
-                self.retried += 1
-        if call.unknown:
-            raise self._ambiguous(call.unknown, "the connection broke, and trimming has taken what would tell")
-
-    async def _go_on(self, call: Call) -> None:
-        """Take a call one try further."""
-        if call.broken is not None:
-            await self._recover(call)
-            if not call.left:
-                return
-        await self._let_recover(call.give_up_at)
-        partitions = await self._partitions()
-        if call.messages is not None:
-            call.left, call.messages = self._place(call.messages, partitions), None
-        if self._max_backlog is not None:
-            await self._wait_for_room(call.left, call.give_up_at)
-        await self._take_step(call, partitions)
-
-    def _fail(self, call: Call, error: ConnectionFailed) -> NoReturn:
-        """Raise what a call ends with whose time is up: the error, if nothing of what is left can have been appended."""
-        uncertain = call.unknown + (call.left if call.doubtful else [])
-        if not uncertain:
-            raise error.unsent() from error
-        if self.state is None:
-            raise self._ambiguous(uncertain, "the producer was closed under the call") from error
-        raise self._ambiguous(uncertain, f"{error.reason}, and no answer within send_timeout") from error
-
-    async def _let_recover(self, give_up_at: float) -> None:
-        """Wait while an earlier call is being recovered: nothing later passes it (E4)."""
-        while self._recovered is not None:
-            with anyio.move_on_after(give_up_at - self._environment.monotonic()) as waiting:
-                await self._recovered.wait()
-            if waiting.cancelled_caught:
-                reason = "an earlier call of this producer has still not been looked for: nothing was sent"
-                raise ConnectionFailed(f"topic {self._topic}", reason, silent=True)
+    def _place_one(self, key: str | None, partitions: int) -> int:
+        if key is not None:
+            return partition_for(key, partitions)
+        return (self._round_robin or RoundRobin()).next(partitions)
 
     def _place(self, messages: Sequence[Prepared], partitions: int) -> list[Placed]:
         place = (self._round_robin or RoundRobin()).next
@@ -300,179 +229,149 @@ class Sender:
             return [(place(partitions) if key is None else partition_for(key, partitions), msg_id, fields)]
         return [(place(partitions) if key is None else partition_for(key, partitions), msg_id, fields) for msg_id, key, fields in messages]
 
-    async def _take_step(self, call: Call, partitions: int) -> None:
-        """Send what is left; make the streams again that are gone (E5)."""
-        if self.state is not None and self.state.acked:
-            await self._renew_anchors()
-        if len(self._anchors) < partitions:
-            await self._learn_anchors(partitions)
-        call.anchors = self._anchors_of(call.left)
-        try:
-            answers = await call.step(call.left)
-        except ConnectionFailed as error:
-            self._note_break(call, error)
-            if call.broken is None:
-                raise
-            await self._recover(call)
-            return
-        call.answered(call.left, answers)
-        if call.left:
-            await self._make_again(partitions, call)
-
-    def _anchors_of(self, placed: list[Placed]) -> dict[int, bytes]:
-        """Return what stands now in the streams these go to (E2)."""
-        return self._anchors.copy() if len(placed) > 1 else {placed[0][0]: self._anchors[placed[0][0]]}
-
-    def _note_break(self, call: Call, error: ConnectionFailed) -> None:
-        """Note that a try broke: if anything of it was sent, it may be there."""
-        if error.maybe_executed:
-            call.doubtful = True
-            if not call.repeatable:
-                call.broken = error
-
-    async def _make_again(self, partitions: int, call: Call) -> None:
-        """Make the streams again that what is left did not find (E5)."""
-        with contextlib.suppress(ConnectionFailed), time_limit(call.give_up_at - self._environment.monotonic()):
-            # If this breaks, the next try meets the missing stream again.
-            self.state = await self._broker.make_topic(self._topic, partitions, terms=self._terms)
-
-    async def _append_now(self, placed: Sequence[Placed]) -> list[bytes | None]:
+    async def _append(self, placed: Sequence[Placed]) -> list[bytes | None]:
+        knowledge, broker = self._knowledge, self._broker
         if len(placed) == 1:
             ((partition, _, fields),) = placed
             entries = [(partition, fields)]
         else:
             entries = [(partition, fields) for partition, _, fields in placed]
-        answers = await self._broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate)
-        self._note(entries, answers)
+        answers = await broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate)
+        # What was appended is the anchor of what comes next (E2). No run of a server comes twice: if it is still the one that named the
+        # other anchors, it has answered this call as well.
+        if knowledge.run == broker.run_id:
+            if len(entries) == 1:
+                if answers[0] is not None:
+                    knowledge.anchors[entries[0][0]] = answers[0]
+            else:  # of each partition the last one stays
+                knowledge.anchors.update([(entry[0], answer) for entry, answer in zip(entries, answers, strict=True) if answer is not None])
         return answers
 
-    def _note(self, entries: Sequence[tuple[int, list[bytes]]], answers: Sequence[bytes | None]) -> None:
-        """Let what was appended be the anchors of what comes next (E2)."""
-        if len(entries) == 1:
-            if answers[0] is not None:
-                self._anchors[entries[0][0]] = answers[0]
-        else:  # of each partition the last one stays
-            self._anchors.update([(entry[0], answer) for entry, answer in zip(entries, answers, strict=True) if answer is not None])
+    # -- in trouble ------------------------------------------------------------------------------------------------------------------
 
-    async def _renew_anchors(self) -> None:
-        """Learn anchors anew before they are so old that a call could outlive what they stand for (E2, E3)."""
-        now = self._environment.monotonic()
-        if now < self._anchors_until:
-            return
-        self._anchors_until = now + anchor_age(self._terms.send_timeout)  # before asking: of many tasks one asks
-        known = list(self._anchors)
+    async def _finish(self, enqueue: Enqueue, way: Way) -> None:
+        """Take the steps of an enqueue until it is over. Cancelled, some of its messages may have been appended."""
         try:
-            anchors = await self._broker.anchors(self._topic, known) if known else []
-        except BaseException:
-            self._anchors_until = 0.0
-            raise
-        self._anchors.update({partition: anchor or b"0-0" for partition, anchor in zip(known, anchors, strict=True)})
-
-    async def _learn_anchors(self, partitions: int) -> None:
-        """Learn an id that stands in each stream of which none is known (E2)."""
-        unknown = [partition for partition in range(partitions) if partition not in self._anchors]
-        for partition, anchor in zip(unknown, await self._broker.anchors(self._topic, unknown), strict=True):
-            self._anchors.setdefault(partition, anchor or b"0-0")
-
-    # -- recovering ------------------------------------------------------------------------------------------------------------------
-
-    async def _recover(self, call: Call) -> None:
-        """Find out what of a broken try happened, and send the rest (E1 to E4); what has no stream is left."""
-        self._recoveries += 1
-        if self._recovered is None:
-            self._recovered = anyio.Event()
-        try:
-            await self._recover_now(call)
+            with time_limit(enqueue.give_up_at - self._environment.monotonic()):
+                while (step := self._next(enqueue)) is not None:
+                    try:
+                        await self._take(enqueue, step, way)
+                    except ConnectionFailed as error:
+                        enqueue.broke(error)
+                    self._let_pass(enqueue)
         finally:
-            self._recoveries -= 1
-            if self._recoveries <= 0:
-                self._let_pass()
+            enqueue.leave()
+            self._let_pass(enqueue)
+        if enqueue.error is not None:
+            raise enqueue.error
 
-    def _let_pass(self) -> None:
-        if self._recovered is not None:
-            self._recovered.set()
-            self._recovered = None
+    def _next(self, enqueue: Enqueue) -> Step | None:
+        if enqueue.knowledge is not self._knowledge:
+            enqueue.give_up(CLOSED)
+        else:
+            self._knowledge.connected_to(self._broker.run_id)
+        return enqueue.next(self._environment.monotonic())
 
-    async def _recover_now(self, call: Call) -> None:
-        error, call.broken = call.broken, None
-        used: list[tuple[int, str, str]] = []
-        failures = 0
-        while error is not None:
-            if error.maybe_executed and error.connection is not None and error.connection not in used:
-                used.append(error.connection)  # E1: every connection that may still carry an append of ours
-            failures += 1
-            if self.state is None or not await self._pause(error, failures, call.give_up_at):
-                self._fail(call, error)
+    async def _take(self, enqueue: Enqueue, step: Step, way: Way) -> None:
+        """Take one step, and report what came of it."""
+        broker, run = self._broker, self._broker.run_id
+        match step:
+            case Pause() | WaitForTurn() | WaitForRoom():
+                await self._wait(enqueue, step)
+            case ReadTopic() | MakeTopic():
+                state = await (self._read_topic() if isinstance(step, ReadTopic) else self._make_topic())
+                if enqueue.knowledge is self._knowledge:
+                    self.state = state
+                enqueue.topic_is(state.generation, state.partitions, self._environment.monotonic(), acked=state.acked)
+            case LearnAnchors():
+                anchors = await broker.anchors(self._topic, step.partitions)
+                enqueue.learnt(anchors, self._same(run))
+            case Kill():
+                enqueue.killed(allowed=await broker.kill([ReaderMark(*connection) for connection in step.connections]))
+            case Find():
+                ids = [message.msg_id.encode() for message in step.messages]
+                found = await broker.find(self._topic, step.partition, step.anchor, ids)
+                enqueue.found(found.present, complete=found.complete, last=found.last, run=self._same(run))
+            case Send():
+                await self._send(enqueue, step, way)
+
+    async def _wait(self, enqueue: Enqueue, step: Pause | WaitForTurn | WaitForRoom) -> None:
+        if isinstance(step, WaitForRoom):
+            await self._wait_for_room(step.wanted, enqueue.give_up_at)
+            enqueue.room()
+        elif isinstance(step, WaitForTurn):
+            await self._wait_for_turn(step.behind, enqueue.give_up_at)
+            enqueue.paused()
+        elif await self._pause(step.failures, enqueue.give_up_at):
             self.retried += 1
-            try:
-                if not await self._broker.kill([ReaderMark(*connection) for connection in used]):
-                    uncertain = call.unknown + call.left
-                    raise self._ambiguous(uncertain, "the connection broke, and the server does not permit CLIENT KILL") from error
-                await self._find(call)
-                if call.left:
-                    await self._send_again(call)
-            except ConnectionFailed as again:
-                error = again
-            else:
-                return
+            enqueue.paused()
+        else:
+            enqueue.give_up()
 
-    async def _send_again(self, call: Call) -> None:
+    async def _send(self, enqueue: Enqueue, step: Send, way: Way) -> None:
+        placed = [(message.partition, message.msg_id, message.fields) for message in step.messages]
+        run = self._broker.run_id
         try:
-            answers = await call.step(call.left)
-        except ConnectionFailed as error:
-            call.doubtful = error.maybe_executed
-            raise
-        call.answered(call.left, answers)
+            outcome: Sequence[bytes | None] | ConnectionFailed | ServerError = await way(placed)
+        except (ConnectionFailed, ServerError) as error:
+            outcome = error
+        self._report_sent(enqueue, outcome, run)
 
-    async def _find(self, call: Call) -> None:
-        """Look for what is left of a call; what is not in its stream stays left, unless that cannot be told (E2)."""
-        by_partition: dict[int, list[Placed]] = defaultdict(list)
-        for message in call.left:
-            by_partition[message[0]].append(message)
-        missing: set[str] = set()
-        unknown: set[str] = set()
-        for partition, some in by_partition.items():
-            found = await self._broker.find(self._topic, partition, call.anchors[partition], [msg_id.encode() for _, msg_id, _ in some])
-            absent = {msg_id for (_, msg_id, _), entry_id in zip(some, found.present, strict=True) if entry_id is None}
-            (missing if found.complete else unknown).update(absent)
-        call.unknown += [message for message in call.left if message[1] in unknown]
-        call.left = [message for message in call.left if message[1] in missing]
-        call.doubtful = False  # their connections are killed, and they are not there
+    def _report_sent(self, enqueue: Enqueue, outcome: Sequence[bytes | None] | ConnectionFailed | ServerError, run: str) -> None:
+        """Report what became of messages that were sent; `run` was the server's before that."""
+        if isinstance(outcome, ConnectionFailed):
+            # One whose time is up broke no connection: what it sent comes before anything that is sent after it, or the link kills it.
+            late = self._environment.monotonic() >= enqueue.give_up_at
+            connections: list[Connection] = [] if late or outcome.connection is None else [outcome.connection]
+            enqueue.broke(outcome, connections)
+            return
+        answers: Sequence[Answer]
+        if isinstance(outcome, ServerError):
+            entries = outcome.appended or [None] * enqueue.sending
+            answers = [outcome if entry is None else entry for entry in entries]
+        else:
+            answers = outcome
+        enqueue.sent(answers, self._same(run))
 
-    def _ambiguous(self, placed: Sequence[Placed], reason: str) -> AmbiguousEnqueueError:
-        return AmbiguousEnqueueError([msg_id for _, msg_id, _ in placed], reason)
+    def _same(self, run: str) -> str:
+        """Return the server's run if it has been this one since it was read, so that all answers were its own; "" otherwise."""
+        return run if run == self._broker.run_id else ""
 
-    async def _pause(self, error: ConnectionFailed, failures: int, give_up_at: float) -> bool:
-        """Wait before another try; False if there is none."""
+    async def _pause(self, failures: int, give_up_at: float) -> bool:
+        """Wait before another try; False if there is no time for one."""
         wait = full_jitter(failures, base=0.05, most=2.0, random=self._environment.random)
-        if error.permanent or self._environment.monotonic() + wait >= give_up_at:
+        if self._environment.monotonic() + wait >= give_up_at:
             return False
         await anyio.sleep(wait)
         return True
 
-    # -- looking ---------------------------------------------------------------------------------------------------------------------
+    async def _wait_for_turn(self, behind: Enqueue, give_up_at: float) -> None:
+        event, _ = self._waiting.setdefault(behind, (anyio.Event(), behind.holds))
+        with anyio.move_on_after(give_up_at - self._environment.monotonic()):
+            await event.wait()
 
-    async def _partitions(self) -> int:
-        """Return the partition count, looked up again when it was last seen too long ago."""
-        now = self._environment.monotonic()
-        if self.state is None or not 0 <= now - self._checked_at < FRESH:
-            self._checked_at = now  # set before asking: of many tasks one looks
-            state = await self._broker.topic(self._topic)
-            if state is None or not self._stands(state):  # lost with the server's data (E5), perhaps made again by somebody else
-                count = self.state.partitions if self.state else self._init_partitions
-                state = await self._broker.make_topic(self._topic, count, terms=self._terms)
-            self.state = state
-        return self.state.partitions
+    def _let_pass(self, enqueue: Enqueue) -> None:
+        """Wake those that wait for an enqueue if it no longer holds up what it did (E4)."""
+        waiting = self._waiting.get(enqueue)
+        if waiting is not None and waiting[1] != enqueue.holds:
+            del self._waiting[enqueue]
+            waiting[0].set()
+
+    async def _read_topic(self) -> TopicState:
+        state = await self._broker.topic(self._topic)
+        # Where it is not: lost with the server's data (E5), perhaps made again by somebody else.
+        return state if state is not None and self._stands(state) else await self._make_topic()
+
+    async def _make_topic(self) -> TopicState:
+        partitions = self._init_partitions if self.state is None else self.state.partitions
+        return await self._broker.make_topic(self._topic, partitions, terms=self._terms)
 
     def _stands(self, state: TopicState) -> bool:
         """Tell whether the topic keeps what this producer asks (E3)."""
         return state.send_timeout >= self._terms.send_timeout and (state.acked or not self._terms.acked)
 
-    async def _wait_for_room(self, placed: Sequence[Placed], give_up_at: float) -> None:
+    async def _wait_for_room(self, wanted: dict[int, int], give_up_at: float) -> None:
         """Wait until each partition may take what is meant for it (back-pressure)."""
-        wanted: dict[int, int] = defaultdict(int)
-        for partition, _, _ in placed:
-            wanted[partition] += 1
         most, pause = self._max_backlog or 0, FIRST_POLL
         if any(count > most for count in wanted.values()):
             raise QueueFull(f"{max(wanted.values())} messages for one partition of {self._topic}: max_backlog allows {most} in all")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from redisaq import Producer
 from redisaq.brokers import memory_brokers
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.producing import Found
+from redisaq.core.partitioner import partition_for
 from redisaq.environment import Environment
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError
 
@@ -26,15 +31,41 @@ class FailingBroker(MemoryBroker):
         self.carried_out = False
         self.trimmed: set[int] = set()
         self.refused: set[int] = set()  # places in a call that find no stream
+        self.answers_lost = 0
+        self.away = self.gone = False  # what is sent again is not written; streams are missing
+        self.away_from: set[int] = set()  # partitions that cannot be searched
+        self.barrier = 0  # so many appends fail together
+        self._together = anyio.Event()
+        self.connection: tuple[int, str, str] | None = None  # that breaks
+        self.full_for: set[bytes] = set()  # ids of messages that the server refuses
+        self.order: list[bytes] = []  # of the messages that were sent, however often
 
     async def append(self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], **more: Any) -> list[bytes | None]:
         if self.broken:
             self.broken -= 1
+            if self.barrier:  # all that are under way break at the same moment, the last one first
+                together = self._together
+                turns = self.broken
+                if not self.broken:
+                    self._together = anyio.Event()
+                    together.set()
+                await together.wait()
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
             raise self._failure()
+        if self.away:
+            await anyio.lowlevel.checkpoint()
+            raise ConnectionFailed("memory://", "nobody is there")
+        self.order += [fields[1] for _, fields in entries]
+        if any(fields[1] in self.full_for for _, fields in entries):
+            raise ServerError("OOM command not allowed", appended=[None] * len(entries))
         refused, self.refused = self.refused, set()
         answers = await super().append(topic, [one for place, one in enumerate(entries) if place not in refused], **more)
         for place in sorted(refused):
             answers.insert(place, None)
+        if self.answers_lost:
+            self.answers_lost -= 1
+            raise self._failure()
         return answers
 
     async def append_once(self, *words: Any, **more: Any) -> bytes | None:
@@ -43,14 +74,22 @@ class FailingBroker(MemoryBroker):
             if self.carried_out:
                 await super().append_once(*words, **more)
             raise self._failure()
+        if self.gone:
+            await anyio.lowlevel.checkpoint()
+            return None
         return await super().append_once(*words, **more)
 
     async def find(self, topic: str, partition: int, anchor: bytes, msg_ids: Sequence[bytes]) -> Found:
+        if partition in self.away_from:
+            await anyio.lowlevel.checkpoint()
+            raise ConnectionFailed("memory://", "nobody is there")
         found = await super().find(topic, partition, anchor, msg_ids)
         return Found(found.present, complete=False, last=found.last) if partition in self.trimmed else found
 
     def _failure(self) -> ConnectionFailed:
-        return ConnectionFailed("memory://", "the connection broke", maybe_executed=True)
+        failure = ConnectionFailed("memory://", "the connection broke", maybe_executed=True)
+        failure.connection = self.connection
+        return failure
 
 
 @pytest.fixture
@@ -104,3 +143,112 @@ async def test_an_earlier_message_is_not_sent_behind_an_accepted_later_one(broke
             await producer.batch_enqueue([{"n": n} for n in range(4)], key="one")
         assert raised.value.appended is not None
         assert [answer is None for answer in raised.value.appended] == [True, False, False, False]
+
+
+async def test_an_earlier_message_that_a_search_misses_is_not_sent_behind_a_later_one_that_it_finds(broker: Any) -> None:
+    """C3 after a search: the first message found no stream, the others did, and the answer was lost."""
+    producer, failing = broker
+    async with producer:
+        await producer.enqueue({}, key="one")
+        failing.refused, failing.answers_lost = {0}, 1
+        with pytest.raises(ServerError, match="OVERTAKEN") as raised:
+            await producer.batch_enqueue([{"n": n} for n in range(3)], key="one")
+        assert raised.value.appended is not None
+        assert [answer is None for answer in raised.value.appended] == [True, False, False]
+        assert sum(view.length for view in await failing.view_streams("jobs", [0, 1])) == 3
+
+
+async def test_an_error_tells_what_of_the_whole_call_was_appended(broker: Any) -> None:
+    """What a search found is there, too, when what was missing is refused in the end."""
+    producer, failing = broker
+    async with producer:
+        await producer.batch_enqueue([{}, {}])
+        failing.refused, failing.answers_lost = {3}, 1
+        sent = [b""] * 4
+
+        async def fill() -> None:
+            while len(failing.order) < 6:
+                await anyio.lowlevel.checkpoint()
+            sent[:] = failing.order[2:]
+            failing.full_for = {sent[3]}
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fill)
+            with pytest.raises(ServerError, match="OOM") as raised:
+                await producer.batch_enqueue([{"n": n} for n in range(4)])
+        assert raised.value.appended is not None
+        assert [answer is None for answer in raised.value.appended] == [False, False, False, True]
+
+
+async def test_whatever_an_ambiguous_call_does_not_name_is_there(broker: Any) -> None:
+    """E2: what was surely not appended is named as well, if there was no time left to send it."""
+    producer, failing = broker
+    async with producer:
+        await producer.batch_enqueue([{}, {}])
+        before = [failing.store.append("jobs", [(p, [b"i", b"x", b"d", b"1"])], None) for p in range(2)]
+        assert all(before)
+        failing.broken, failing.trimmed = 1, {0}
+        failing.away = True
+        with pytest.raises(AmbiguousEnqueueError, match="trimming") as raised:
+            await producer.batch_enqueue([{"n": n} for n in range(4)])
+        assert len(raised.value.message_ids) == 4
+        assert [view.length for view in await failing.view_streams("jobs", [0, 1])] == [2, 2]
+
+
+async def test_calls_that_broke_are_sent_again_in_their_order(broker: Any) -> None:
+    """E4: whichever of them pauses longest."""
+    producer, failing = broker
+    async with producer:
+        await producer.enqueue({}, key="one")
+        for _ in range(5):
+            failing.order.clear()
+            failing.broken = 8
+            failing.barrier = 8
+            async with anyio.create_task_group() as tasks:
+                for number in range(8):
+                    tasks.start_soon(functools.partial(producer.enqueue, {"n": number}, key="one"))
+            assert failing.order == sorted(failing.order, key=lambda msg_id: int(msg_id.rpartition(b"-")[2], 16))
+
+
+async def test_a_call_to_another_partition_does_not_wait_for_one_that_is_searched_for(broker: Any) -> None:
+    """E4: only what is later in the same partition."""
+    producer, failing = broker
+    one, other = (next(f"k{n}" for n in range(100) if partition_for(f"k{n}", 2) == partition) for partition in (0, 1))
+    async with producer:
+        await producer.batch_enqueue([{}, {}])
+        failing.broken, failing.away_from = 1, {0}
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(functools.partial(producer.enqueue, {}, key=one))
+            while failing.broken:
+                await anyio.lowlevel.checkpoint()
+            with anyio.fail_after(0.4):
+                await producer.enqueue({}, key=other)
+            failing.away_from = set()
+
+
+async def test_a_server_with_a_slow_clock_that_took_over_is_searched_from_the_beginning(broker: Any) -> None:
+    """E2, C5: it gives the message an id below the one at which the producer would begin to look."""
+    producer, failing = broker
+    async with producer:
+        await producer.enqueue({}, key="one")
+        store = failing.store
+        partition = partition_for("one", 2)
+        stream = store.streams["jobs", partition]
+        store.restart()
+        stream.last_id, stream._ids[:] = (1, 0), []  # as a replica that never heard of the first message, and whose clock is behind
+        stream._fields.clear()
+        store._last_now, store.environment = 0, dataclasses.replace(store.environment, wall_clock=lambda: 1.0)
+        failing.connection = (7, "here", store.run_id)
+        failing.answers_lost = 1
+        await producer.enqueue({"n": 1}, key="one")
+        assert [view.length for view in await failing.view_streams("jobs", [partition])] == [1]
+
+
+async def test_a_repeatable_call_whose_stream_went_does_not_say_that_nothing_was_sent(broker: Any) -> None:
+    """E7: no answer but that of the mark makes it certain."""
+    producer, failing = broker
+    async with producer:
+        await producer.enqueue({}, key="one")
+        failing.broken, failing.gone = 1, True
+        with pytest.raises(AmbiguousEnqueueError, match="no answer within send_timeout"):
+            await producer.enqueue({}, dedup_id="one")
