@@ -1,0 +1,332 @@
+"""What one enqueue does next, rule by rule, in the few events that it takes to meet the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from redisaq.core.enqueueing import (
+    BEGINNING,
+    Connection,
+    Enqueue,
+    Find,
+    Kill,
+    Knowledge,
+    LearnAnchors,
+    MakeTopic,
+    Misstep,
+    Outgoing,
+    Pause,
+    ReadTopic,
+    Send,
+    Step,
+    WaitForTurn,
+)
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError
+
+OLD, NEW = "run-1", "run-2"
+FIRST: Connection = (1, "here", OLD)
+SECOND: Connection = (2, "here", OLD)
+BROKEN = ConnectionFailed("here", "it broke", maybe_executed=True)
+UNWRITTEN = ConnectionFailed("here", "it is away")
+
+
+def knowledge(*, acked: bool = False, partitions: int = 2) -> Knowledge:
+    """Return what a producer knows that has sent something; a key is a partition's number."""
+    known = Knowledge("jobs", lambda key, count: int(key or 0) % count, 30.0)
+    known.topic_is(0, partitions, 0.0, acked=acked)
+    known.named([(partition, b"10-0") for partition in range(partitions)], OLD)
+    return known
+
+
+def call(known: Knowledge, *keys: str, repeatable: bool = False) -> Enqueue:
+    return Enqueue(known, [Outgoing(f"{key}{place}", key, []) for place, key in enumerate(keys)], 30.0, repeatable=repeatable)
+
+
+def after(enqueue: Enqueue, now: float = 0.1) -> Step | None:
+    """Return the next step that is no pause."""
+    step = enqueue.next(now)
+    if isinstance(step, Pause):
+        enqueue.paused()
+        return enqueue.next(now)
+    return step
+
+
+def broken(known: Knowledge, *keys: str, connections: Sequence[Connection] = (FIRST,), repeatable: bool = False) -> Enqueue:
+    """Return a call that broke while it was being sent."""
+    enqueue = call(known, *keys, repeatable=repeatable)
+    assert isinstance(enqueue.next(0.1), Send)
+    enqueue.broke(BROKEN, connections)
+    return enqueue
+
+
+def searching(known: Knowledge, *keys: str) -> tuple[Enqueue, Find]:
+    """Return a call that broke, whose connection has been killed, and its search."""
+    enqueue = broken(known, *keys)
+    assert after(enqueue) == Kill([FIRST])
+    enqueue.killed(allowed=True)
+    step = enqueue.next(0.1)
+    assert isinstance(step, Find)
+    return enqueue, step
+
+
+def test_every_connection_is_killed_before_the_search() -> None:
+    """E1, C2."""
+    enqueue = broken(knowledge(), "0", connections=[FIRST, SECOND])
+    assert after(enqueue) == Kill([FIRST, SECOND])
+    enqueue.broke(UNWRITTEN)
+    assert after(enqueue) == Kill([FIRST, SECOND]), "a kill that was not answered is sent again"
+
+
+def test_connections_of_earlier_calls_are_killed_too() -> None:
+    """E1: the second break does not make the first connection harmless."""
+    known = knowledge()
+    first, second = call(known, "0"), call(known, "1")
+    for enqueue in (first, second):
+        assert isinstance(enqueue.next(0.1), Send)
+    first.broke(BROKEN, [FIRST])
+    second.broke(BROKEN, [SECOND])
+    assert after(second) == Kill([FIRST, SECOND])
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_what_an_ended_call_left_is_killed_before_the_next_one_sends(repeatable: bool) -> None:
+    """E1."""
+    known = knowledge()
+    enqueue = broken(known, "0", repeatable=repeatable)
+    enqueue.give_up()
+    assert isinstance(enqueue.error, AmbiguousEnqueueError)
+    later = call(known, "1")
+    assert later.next(0.1) == Kill([FIRST])
+    later.killed(allowed=True)
+    assert isinstance(later.next(0.1), Send)
+
+
+def test_a_kill_that_is_not_permitted_leaves_it_unknown() -> None:
+    """T4, E1. What comes later is sent all the same."""
+    known = knowledge()
+    enqueue = broken(known, "0")
+    assert isinstance(after(enqueue), Kill)
+    enqueue.killed(allowed=False)
+    assert enqueue.next(0.1) is None
+    assert isinstance(enqueue.error, AmbiguousEnqueueError)
+    assert isinstance(call(known, "0").next(0.1), Send)
+
+
+def test_an_anchor_of_another_run_is_no_anchor() -> None:
+    """E2: the append went to a server that took over, and may have got a lower id."""
+    known = knowledge()
+    enqueue = broken(known, "0", connections=[(1, "here", NEW)])
+    assert isinstance(after(enqueue), Kill)
+    enqueue.killed(allowed=True)
+    step = enqueue.next(0.1)
+    assert isinstance(step, Find)
+    assert step.anchor == BEGINNING
+
+
+def test_anchors_end_with_the_run_that_named_them() -> None:
+    """E2."""
+    known = knowledge()
+    known.connected_to(NEW)
+    enqueue = call(known, "0")
+    assert enqueue.next(0.1) == LearnAnchors([0, 1])
+    enqueue.learnt([b"5-0", None], NEW)
+    assert known.anchors == {0: b"5-0", 1: BEGINNING}
+    assert isinstance(enqueue.next(0.1), Send)
+    enqueue.sent([b"6-0"], "")
+    assert known.anchors == {}, "nobody can tell which run answered"
+
+
+def test_the_anchor_is_that_of_before_the_sending() -> None:
+    """E2: an anchor that a later call brought may lie behind the message."""
+    known = knowledge()
+    enqueue = broken(known, "0")
+    known.named([(0, b"99-0")], OLD)
+    assert isinstance(after(enqueue), Kill)
+    enqueue.killed(allowed=True)
+    step = enqueue.next(0.1)
+    assert isinstance(step, Find)
+    assert step.anchor == b"10-0"
+
+
+def test_anchors_of_a_topic_that_is_trimmed_grow_old() -> None:
+    """E3."""
+    known = knowledge(acked=True)
+    enqueue = call(known, "0")
+    assert enqueue.next(0.1) == LearnAnchors([0, 1])
+    assert isinstance(call(known, "0").next(0.2), Send), "of many enqueues one asks"
+    enqueue.learnt([b"10-0", b"10-0"], OLD)
+    enqueue.next(0.3)
+    enqueue.sent([b"11-0"], OLD)
+    known.topic_is(0, 2, 20.0, acked=True)
+    assert known.calm_until == 15.1
+    assert call(known, "0").next(20.1) == LearnAnchors([0, 1])
+
+
+def test_the_stream_ends_at_the_anchor() -> None:
+    """C5: then nothing came after it, and the last id is the next anchor, though it is lower."""
+    known = knowledge()
+    enqueue, _ = searching(known, "0")
+    enqueue.found([None], complete=False, last=b"4-0", run=OLD)
+    assert isinstance(enqueue.next(0.1), Send)
+    assert known.anchors[0] == b"4-0"
+
+
+def test_an_incomplete_search_makes_it_unknown() -> None:
+    """E2. Other partitions' messages are searched for and sent."""
+    known = knowledge()
+    enqueue, step = searching(known, "0", "1")
+    assert step.partition == 0
+    enqueue.found([None], complete=False, last=b"20-0", run=OLD)
+    step = enqueue.next(0.1)  # type: ignore[assignment]
+    assert isinstance(step, Find)
+    enqueue.found([None], complete=True, last=b"20-0", run=OLD)
+    again = enqueue.next(0.1)
+    assert isinstance(again, Send)
+    assert [message.msg_id for message in again.messages] == ["11"]
+    enqueue.sent([b"21-0"], OLD)
+    assert isinstance(enqueue.error, AmbiguousEnqueueError)
+    assert enqueue.error.message_ids == ("00",)
+
+
+def test_what_there_was_no_time_to_send_is_named_too() -> None:
+    """E2: whatever is not named is there."""
+    enqueue, _ = searching(knowledge(), "0", "1", "1")
+    enqueue.found([None], complete=False, last=b"20-0", run=OLD)
+    enqueue.next(0.1)
+    enqueue.found([b"11-0", None], complete=True, last=b"11-0", run=OLD)
+    enqueue.give_up()
+    assert isinstance(enqueue.error, AmbiguousEnqueueError)
+    assert enqueue.error.message_ids == ("00", "12")
+
+
+def test_earlier_ones_are_sent_again_first() -> None:
+    """E4: in the order of first sending, and only within a partition."""
+    known = knowledge()
+    enqueues = [call(known, key) for key in ("0", "0", "1")]
+    for enqueue in enqueues:
+        assert isinstance(enqueue.next(0.1), Send)
+    first, second, other = enqueues
+    for enqueue in (other, second, first):
+        enqueue.broke(BROKEN, [FIRST])
+    assert isinstance(after(second), Kill)
+    second.killed(allowed=True)
+    assert isinstance(second.next(0.1), Find), "searching needs no turn"
+    second.found([None], complete=True, last=b"10-0", run=OLD)
+    assert second.next(0.1) == WaitForTurn(first)
+    assert call(known, "0").next(0.1) == WaitForTurn(second)
+    assert isinstance(after(other), Find)
+    other.found([None], complete=True, last=b"10-0", run=OLD)
+    assert isinstance(other.next(0.1), Send)
+    assert isinstance(after(first), Find)
+    first.found([None], complete=True, last=b"10-0", run=OLD)
+    assert isinstance(first.next(0.1), Send)
+    second.paused()
+    assert isinstance(second.next(0.1), Send)
+
+
+def test_after_a_growth_everything_later_waits() -> None:
+    """E4: its key may belong elsewhere by now."""
+    known = knowledge()
+    enqueue = broken(known, "0")
+    known.topic_is(1, 3, 0.2, acked=False)
+    assert call(known, "2").next(0.3) == WaitForTurn(enqueue)
+    enqueue.leave()
+    assert isinstance(call(known, "2").next(0.3), Kill)
+
+
+def test_a_cancelled_call_holds_nothing_up() -> None:
+    """E4."""
+    known = knowledge()
+    enqueue, _ = searching(known, "0")
+    enqueue.leave()
+    assert isinstance(call(known, "0").next(0.1), Send)
+
+
+def test_a_stream_that_is_missing_is_made_and_has_no_anchor() -> None:
+    """E5."""
+    known = knowledge()
+    enqueue = call(known, "0")
+    enqueue.next(0.1)
+    enqueue.sent([None], OLD)
+    assert enqueue.next(0.1) == MakeTopic()
+    enqueue.topic_is(0, 2, 0.1, acked=False)
+    assert enqueue.next(0.1) == LearnAnchors([0])
+
+
+def test_what_was_sent_stays_in_its_partition_unless_the_topic_has_lost_that() -> None:
+    """E6: a growth moves nothing; a failover may take the growth back."""
+    known = knowledge(partitions=4)
+    enqueue = call(known, "7")
+    enqueue.next(0.1)
+    enqueue.broke(UNWRITTEN)
+    known.topic_is(1, 6, 0.1, acked=False)
+    known.named([(4, b"0-0"), (5, b"0-0")], OLD)
+    step = after(enqueue)
+    assert isinstance(step, Send)
+    assert step.messages[0].partition == 3
+    enqueue.sent([None], OLD)
+    assert isinstance(enqueue.next(0.1), MakeTopic)
+    enqueue.topic_is(0, 2, 0.1, acked=False)
+    step = enqueue.next(0.1)
+    assert isinstance(step, Send)
+    assert step.messages[0].partition == 1
+
+
+@pytest.mark.parametrize("answer", [None, ServerError("OOM")])
+def test_only_an_answer_makes_a_repeatable_call_certain(answer: ServerError | None) -> None:
+    """E7: an earlier try may still arrive."""
+    enqueue = broken(knowledge(), "0", repeatable=True)
+    assert isinstance(after(enqueue), Send)
+    enqueue.sent([answer], OLD)
+    enqueue.give_up()
+    assert isinstance(enqueue.error, AmbiguousEnqueueError)
+
+
+def test_a_refusal_that_passes_is_sent_again_unless_it_was_overtaken() -> None:
+    """C1, C3: a later message of the call and stream was accepted, and one of another stream."""
+    enqueue = call(knowledge(), "0", "1", "0")
+    enqueue.next(0.1)
+    enqueue.sent([UNWRITTEN, UNWRITTEN, b"11-0"], OLD)
+    assert enqueue.next(0.1) == Pause(1)
+    enqueue.paused()
+    step = enqueue.next(0.1)
+    assert isinstance(step, Send)
+    assert [message.msg_id for message in step.messages] == ["11"]
+    enqueue.sent([b"12-0"], OLD)
+    assert isinstance(enqueue.error, ServerError)
+    assert enqueue.error.appended == [None, b"12-0", b"11-0"]
+
+
+def test_what_an_error_of_a_connection_shows_as_appended_is_there() -> None:
+    enqueue, _ = searching(knowledge(), "0", "1")
+    enqueue.found([b"11-0"], complete=True, last=b"11-0", run=OLD)
+    enqueue.next(0.1)
+    enqueue.found([None], complete=True, last=b"10-0", run=OLD)
+    enqueue.give_up()
+    assert isinstance(enqueue.error, ConnectionFailed)
+    assert enqueue.error.appended == [b"11-0", None]
+    assert not enqueue.error.maybe_executed
+
+
+def test_of_many_enqueues_one_reads_the_topic() -> None:
+    known = knowledge()
+    enqueue = call(known, "0")
+    assert enqueue.next(1.0) == ReadTopic()
+    assert isinstance(call(known, "0").next(1.0), Send)
+
+
+def test_an_event_that_is_not_in_the_row_is_a_misstep() -> None:
+    enqueue = call(knowledge(), "0")
+    with pytest.raises(Misstep):
+        enqueue.broke(BROKEN)
+    assert isinstance(enqueue.next(0.1), Send)
+    with pytest.raises(Misstep):
+        enqueue.next(0.1)
+    with pytest.raises(Misstep):
+        enqueue.killed(allowed=True)
+    with pytest.raises(Misstep):
+        enqueue.found([], complete=True, last=b"", run="")
+    enqueue.sent([b"11-0"], OLD)
+    assert enqueue.next(0.1) is None
