@@ -272,7 +272,7 @@ class Knowledge:
         return [partition for partition in sorted({*everywhere, *wanted}) if partition not in self.anchors]
 
     def not_learnt(self) -> None:
-        """Learning broke: somebody has to ask again."""
+        """Nobody has been told: somebody has to ask again."""
         self._anchors_until = -math.inf
 
     def line_up(self, enqueue: Enqueue, partitions: frozenset[int]) -> None:
@@ -583,7 +583,9 @@ class Enqueue:
         self._end(self._ambiguity or reason, failure or self._not_sent(reason))
 
     def leave(self) -> None:
-        """The caller was cancelled: nothing more is sent. What it left is killed before the next enqueue sends anything (E1)."""
+        """The caller was cancelled: nothing more is sent. A broken connection that it left is killed before anything else is sent (E1)."""
+        if isinstance(self._step, LearnAnchors):
+            self.knowledge.not_learnt()
         self._step = None
         if self.state != "over":
             self._over()

@@ -156,6 +156,11 @@ def test_anchors_of_a_topic_that_is_trimmed_grow_old() -> None:
     enqueue = call(known, "0")
     assert enqueue.next(0.1) == LearnAnchors([0, 1])
     assert isinstance(call(known, "0").next(0.2), Send), "of many enqueues one asks"
+    enqueue.leave()
+    enqueue = call(known, "0")
+    assert enqueue.next(0.2) == LearnAnchors([0, 1]), "and was not told"
+    enqueue.broke(UNWRITTEN)
+    assert after(enqueue) == LearnAnchors([0, 1])
     enqueue.learnt([b"10-0", b"10-0"], OLD)
     enqueue.next(0.3)
     enqueue.sent([b"11-0"], OLD)
