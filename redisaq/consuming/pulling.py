@@ -34,6 +34,7 @@ from anyio.lowlevel import checkpoint
 from msgspec import structs
 
 from redisaq.actors.actor import Actor
+from redisaq.actors.waiting import Signal
 from redisaq.consuming.context import inside
 from redisaq.consuming.handler_pool import Batch
 from redisaq.consuming.handling import Execution, parted
@@ -79,8 +80,8 @@ class Offers(Generic[T]):
         self._offers: deque[Offer[T]] = deque()
         self._out = 0  # handed out, and not settled
         self._idle: dict[Offered[T], None] = {}  # of these, those that nobody works on: never begun, or left by a cancellation
-        self._change: anyio.Event | None = None
-        self._demand: anyio.Event | None = None
+        self._change = Signal()
+        self._demand = Signal()
         self._takers = 0
         self._promised = 0
         self._closed = False
@@ -90,8 +91,6 @@ class Offers(Generic[T]):
     async def demand(self) -> None:
         """Return once somebody waits for whom nothing is on offer, or promised; that is promised then, until `forgo`."""
         while min(self._takers, self._room) <= len(self._offers) + self._promised:
-            if self._demand is None:
-                self._demand = anyio.Event()
             await self._demand.wait()
         self._promised += 1
 
@@ -145,7 +144,7 @@ class Offers(Generic[T]):
         """
         await checkpoint()
         self._takers += 1
-        self._tell_demand()
+        self._demand.fire()
         try:
             while True:
                 for item in tuple(self._idle):  # nothing is awaited since it was last seen that this is not cancelled
@@ -161,15 +160,12 @@ class Offers(Generic[T]):
                     return message
                 if self._closed:
                     raise anyio.EndOfStream
-                if self._change is None:
-                    self._change = anyio.Event()
-                change = self._change
                 if self._idle:
                     with anyio.move_on_after(LOOK_AGAIN):
-                        await change.wait()
+                        await self._change.wait()
                     await checkpoint()  # cancelled just now, it does not look
                 else:
-                    await change.wait()
+                    await self._change.wait()
         finally:
             self._takers -= 1
 
@@ -179,15 +175,8 @@ class Offers(Generic[T]):
         return self._most - self._out + bool(self._idle)
 
     def _changed(self) -> None:
-        if self._change is not None:
-            self._change.set()
-            self._change = None
-        self._tell_demand()
-
-    def _tell_demand(self) -> None:
-        if self._demand is not None:
-            self._demand.set()
-            self._demand = None
+        self._change.fire()
+        self._demand.fire()
 
 
 DROPPED = "the loop went on after the message had been dropped: nobody entered it"
