@@ -148,4 +148,4 @@ def interruptible() -> Iterator[None]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a connection that breaks again and again be made anew without much of a pause: the test is about what comes then."""
-    monkeypatch.setattr("redisaq.link.backoff.CAP", 0.01)
+    monkeypatch.setattr("redisaq.link.switchboard.CAP", 0.01)

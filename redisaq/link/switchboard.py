@@ -15,20 +15,47 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import cast
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from redisaq.core.retry import full_jitter
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError
-from redisaq.link.backoff import Backoff
 from redisaq.link.dial import Dialer
 from redisaq.link.greeting import LOGGED_OUT
 from redisaq.link.line import Line
 from redisaq.link.resp import NOTHING, push_kind
 
 UNWANTED = "nobody listens any more"
+
+BASE, CAP = 0.05, 2.0  # seconds: the longest wait after one failure, and after many in a row
+
+
+class Backoff:
+    """Counts failures in a row; each delay is drawn evenly from 0 to a limit that doubles with each failure up to a cap."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self.failures = 0
+
+    def failed(self) -> float:
+        """Count one more failure; return the seconds to wait before the next attempt."""
+        self.failures += 1
+        return full_jitter(self.failures, base=BASE, most=CAP, random=self._random)
+
+    def broke(self, stood: float) -> float:
+        """Return the seconds to wait before connecting again, after a connection that stood for so many seconds.
+
+        One that stood for longer than the longest wait was a success: 0, and the failures are forgotten. Otherwise it counts as one more
+        failure: a server, or what stands before it, that lets everybody in and closes at once is not to be dialled in a busy loop.
+        """
+        if stood > CAP:
+            self.failures = 0
+            return 0.0
+        return self.failed()
 
 
 class Bell:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from redisaq.environment import Environment
-from redisaq.link import Link, backoff, parse_address
+from redisaq.link import Link, parse_address, switchboard
 from tests.link_chance import Longest
 from tests.link_proxy import Proxy
 from tests.servers import Server
@@ -26,8 +26,8 @@ def proxy(valkey_server: Server) -> Iterator[Proxy]:
 async def test_a_connection_that_broke_soon_is_made_again_after_a_pause(
     proxy: Proxy, namespace: str, monkeypatch: pytest.MonkeyPatch, *, cap: float, dialled: int
 ) -> None:
-    monkeypatch.setattr(backoff, "BASE", 1000.0)
-    monkeypatch.setattr(backoff, "CAP", cap)
+    monkeypatch.setattr(switchboard, "BASE", 1000.0)
+    monkeypatch.setattr(switchboard, "CAP", cap)
     link = Link(parse_address(proxy.url), Environment(random=Longest()))
     try:
         bell = await link.listen(f"{{{namespace}}}:channel")

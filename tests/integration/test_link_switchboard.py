@@ -11,7 +11,7 @@ import pytest
 
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError
-from redisaq.link import Bell, Link, backoff, parse_address
+from redisaq.link import Bell, Link, parse_address, switchboard
 from tests.conftest import Backend
 from tests.link_chance import Longest
 from tests.link_fake import FakeServer, usual_answers
@@ -142,8 +142,8 @@ async def test_messages_that_came_together_ring_once(valkey_server: Server, chan
 
 async def test_a_back_off_outlives_cancelled_waits(proxy: Proxy, channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits with short deadlines does not dial more often for it."""
-    monkeypatch.setattr(backoff, "BASE", 1000.0)
-    monkeypatch.setattr(backoff, "CAP", 1000.0)
+    monkeypatch.setattr(switchboard, "BASE", 1000.0)
+    monkeypatch.setattr(switchboard, "CAP", 1000.0)
     link = Link(parse_address(proxy.url), Environment(random=Longest()))
     try:
         bell = await link.listen(channel)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError
 from redisaq.link import Link, ReadingConnection, TLSOptions, parse_address
-from redisaq.link.tls import make_context
+from redisaq.link.dial import make_context
 from redisaq.link.wire import SecureWire
 from tests.breaking_proxy import BreakingProxy
 from tests.cancellation.test_link_shared import Callers, connect

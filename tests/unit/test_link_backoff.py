@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from redisaq.link.backoff import BASE, CAP, Backoff
+from redisaq.link.switchboard import BASE, CAP, Backoff
 from tests.link_chance import Longest
 
 
