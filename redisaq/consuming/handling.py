@@ -3,31 +3,79 @@
 This is the one place that calls a user's handler, and so the one that catches whatever it raises. An exception (a timeout too) goes to
 the record of what is in flight, where the retry policy says whether the message is tried again, when, or is dead. Cancellation is no
 outcome: the message stays where it is, for the next owner.
+
+Whatever a user gives as a handler becomes one coroutine function (`adapt`). An async function, a partial of one, or an object with async
+`__call__` is called in the event loop. Anything else runs in a worker thread; if it returns an awaitable, that is awaited in the loop. A
+thread cannot be stopped: when the lease or the timeout ends, it is abandoned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Token
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 
 from redisaq import events
-from redisaq.callables import unrun
+from redisaq.callables import is_async, unrun
 from redisaq.consuming.concurrency import Abandoned
 from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings, inside
-from redisaq.consuming.handler import adapt
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.core.in_flight import WAITING, Counting, Flight
 from redisaq.core.records import Body
 from redisaq.core.retry import sole
+from redisaq.environment import Environment
 from redisaq.error_groups import split_off
 from redisaq.message import Message
 from redisaq.middleware import Middleware, through
 from redisaq.outcomes import PartialFailure
+
+A = TypeVar("A")
+
+
+def adapt(
+    callback: Callable[[A], Any], environment: Environment, abandoned: Callable[[A, Abandoned], None]
+) -> Callable[[A], Awaitable[Any]]:
+    """Return the handler as a coroutine function.
+
+    Args:
+        callback: the user's.
+        environment: runs plain functions.
+        abandoned: called with the argument and the thread when a plain function is left running.
+    """
+    if is_async(callback):
+        return callback
+    limiter = anyio.CapacityLimiter(math.inf)  # how many run at once is for `Concurrency` to say
+
+    async def call(argument: A) -> object:
+        thread = Abandoned()
+
+        def run() -> tuple[Any]:  # boxed: trio refuses a thread's function that returns a coroutine
+            thread.started = True
+            if thread.dropped:  # cancelled before the thread had begun
+                return (None,)
+            try:
+                return (callback(argument),)
+            finally:
+                thread.returned = True
+
+        try:
+            (result,) = await environment.run_plain(run, limiter)
+        except BaseException:
+            thread.dropped = True
+            if thread.started and not thread.returned:
+                abandoned(argument, thread)
+            raise
+        if inspect.isawaitable(result):
+            return await result
+        return result
+
+    return call
 
 
 class HandlerNotRun(Exception):
