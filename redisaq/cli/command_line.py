@@ -1,23 +1,28 @@
 """The command `redisaq`: finds the command that was asked for, runs it, and turns what comes out into an exit status.
 
-In: the words after the command's name. Out: 0 if all went well, 1 if not, 2 for words that cannot be understood, 130 after an
-interrupt. What always holds: an error that redisaq raises on purpose is one line on standard error, never a traceback.
+In: the words after the command's name. Out: 0 if all went well, 1 if the answer is no, 2 for words that cannot be understood, 3 if the
+server could not do it, 130 after an interrupt. What always holds: an error that redisaq raises on purpose is one line on standard error,
+never a traceback.
+
+cyclopts reads the words: it takes types, defaults and help from a function's signature and docstring, which are checked like all others;
+typer knows no dataclass for what several commands have in common, and shows no help for their fields.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
-from redisaq.cli import demo, server
-from redisaq.errors import RedisaqError
+import cyclopts
+from rich.console import Console
 
-INTERRUPTED = 130
-"""The status that shells give to what an interrupt ended."""
+from redisaq.cli import changing, dead, demo, looking, server
+from redisaq.cli.common import INTERRUPTED, NO, SERVER, USAGE, Refused
+from redisaq.errors import ConnectionFailed, RedisaqError, ServerError, SettingsError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,53 +33,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The process's exit status.
-
-    Raises:
-        SystemExit: with 2 for words that cannot be understood, with 0 after --help and --version; as argparse does.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = "redisaq"
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # until now an interrupt has ended the process, silently
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        parser = make_parser()
-        options = parser.parse_args(arguments)
-        if options.command is None:
-            parser.print_help()
-            return 0
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    try:
-        status: int = options.run(options)
+        commands = make_commands()
+        name = " ".join(["redisaq", *commands.parse_commands(words)[0]])
+        status = commands(words)
         sys.stdout.flush()
-    except RedisaqError as error:
-        print(f"redisaq {options.command}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone (`redisaq demo | head`); the interpreter must not stumble over that again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return status
+        return NO
+    except (cyclopts.CycloptsError, Refused, RedisaqError) as error:
+        if not isinstance(error, cyclopts.CycloptsError):  # which has been printed
+            print(f"{name}: {error}", file=sys.stderr)
+        return status_of(error)
+    return status if isinstance(status, int) else 0
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser, with what each command brings."""
-    parser = argparse.ArgumentParser(
-        prog="redisaq",
-        description="A partitioned job queue on Redis Streams, for asyncio and trio.",
-        epilog="`redisaq COMMAND --help` tells more about a command.",
+def status_of(error: Exception) -> int:
+    """Return the exit status that tells of an error."""
+    if isinstance(error, Refused):
+        return error.status
+    if isinstance(error, cyclopts.CycloptsError | SettingsError):
+        return USAGE
+    return SERVER if isinstance(error, ConnectionFailed | ServerError) else NO
+
+
+def make_commands() -> cyclopts.App:
+    """Return the command line, with what each command brings."""
+    commands = cyclopts.App(
+        name="redisaq",
+        help="A partitioned job queue on Redis Streams, for asyncio and trio.",
+        version=f"redisaq {importlib.metadata.version('redisaq')}",
+        version_flags=["--version", "-V"],
+        help_format="plaintext",
+        console=Console(highlight=False),
+        error_console=Console(stderr=True, highlight=False),
+        result_action="return_value",
+        exit_on_error=False,
+        suppress_keyboard_interrupt=False,
     )
-    parser.add_argument("-V", "--version", action="version", version=f"redisaq {importlib.metadata.version('redisaq')}")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
-    demo.add_arguments(
-        commands.add_parser(
-            "demo",
-            help="watch consumers share partitions, one die, and nothing get lost",
-            description=demo.DESCRIPTION,
-            epilog=demo.EPILOG,
-        )
-    )
-    server.add_arguments(
-        commands.add_parser("server", help="run a private Valkey server in the foreground", description=server.DESCRIPTION)
-    )
-    return parser
+    found: list[Callable[..., int] | cyclopts.App] = [
+        *(looking.topics, looking.topic, looking.group, dead.dead),
+        *(changing.produce, changing.grow, changing.pause, changing.resume, changing.seek, changing.delete),
+        *(demo.demo, server.server),
+    ]
+    for command in found:
+        commands.command(command)
+
+    @commands.command
+    def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+        """Print what completes the words of this command in a shell.
+
+        Args:
+            shell: which one.
+        """
+        print(commands.generate_completion(shell=shell))
+        return 0
+
+    return commands

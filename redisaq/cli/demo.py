@@ -13,7 +13,6 @@ counts as a duplicate.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import os
@@ -21,11 +20,12 @@ import select
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import anyio
 import msgspec
 from anyio.abc import ByteReceiveStream, Process, TaskGroup
+from cyclopts import Parameter, validators
 
 from redisaq import events
 from redisaq.cli.groups import leaves
@@ -103,39 +103,33 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 # -- the command ---------------------------------------------------------------------------------------------------------------------
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Tell the command's parser what it takes, and what runs it."""
-    parser.add_argument("--backend", choices=BACKENDS, default="asyncio", help="the event loop of every process (default: asyncio)")
-    parser.add_argument("--messages", type=_count(1, 10_000_000), default=10_000, metavar="N", help="messages to produce (default: 10000)")
-    parser.add_argument("--consumers", type=_count(2, 64), default=3, metavar="N", help="consumer processes, at least 2 (default: 3)")
-    parser.add_argument("--partitions", type=_count(1, 1024), default=12, metavar="N", help="partitions of the topic (default: 12)")
-    parser.add_argument("--redis-url", metavar="URL", help="use this server (default: a private one: embedded://)")
-    parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)  # there was a picture once; scripts may still say this
-    parser.set_defaults(run=run_demo)
+def demo(
+    *,
+    backend: Backend = "asyncio",
+    messages: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=10_000_000))] = 10_000,
+    consumers: Annotated[int, Parameter(validator=validators.Number(gte=2, lte=64))] = 3,
+    partitions: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=1024))] = 12,
+    redis_url: str | None = None,
+    plain: Annotated[bool, Parameter(show=False, negative="")] = False,  # noqa: ARG001 -- there was a picture once; scripts may still say it
+) -> int:
+    """Watch consumers share partitions, one die, and nothing get lost.
 
-
-def _count(least: int, most: int) -> Callable[[str], int]:
-    """Return what reads a number within bounds."""
-
-    def number(word: str) -> int:
-        if not word.isascii() or not word.isdigit() or not least <= int(word) <= most:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, not {word!r}")
-        return int(word)
-
-    return number
-
-
-def run_demo(options: argparse.Namespace) -> int:
-    """Run the demo; return 0 only if everything was processed.
+    Args:
+        backend: the event loop of every process.
+        messages: messages to produce.
+        consumers: consumer processes.
+        partitions: partitions of the topic.
+        redis_url: use this server instead of a private one.
+        plain: changes nothing.
 
     Raises:
         SettingsError: a package is missing, or the URL cannot work.
         ConnectionFailed: the private server does not start.
         BrokenPipeError: whoever read the output has gone.
     """
-    print(f"redisaq demo: {options.backend}, {_check(options.backend, options.redis_url)}", flush=True)
-    demo = Demo(options.messages, options.consumers, options.partitions)
-    failures = run(_play, demo, options.backend, options.redis_url, backend=options.backend)
+    print(f"redisaq demo: {backend}, {_check(backend, redis_url)}", flush=True)
+    demo = Demo(messages, consumers, partitions)
+    failures = run(_play, demo, backend, redis_url, backend=backend)
     if failures is None:
         print("redisaq demo: interrupted; every process has ended.", file=sys.stderr)
         return INTERRUPTED

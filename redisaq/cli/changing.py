@@ -1,0 +1,274 @@
+"""`redisaq produce`, `grow`, `pause`, `resume`, `seek` and `delete`: what changes topics and groups.
+
+What always holds: what destroys is asked about first, or takes --yes; --dry-run changes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from redisaq.admin import Position
+from redisaq.cli.common import USAGE, Dash, DryRun, Place, Refused, Yes, confirm, plain, run
+from redisaq.errors import TopicMissingError
+
+HERE = Place()
+BATCH = 1000
+"""Messages of standard input that are sent at once."""
+
+
+def produce(
+    topic: str,
+    payload: Dash,
+    /,
+    *,
+    key: str | None = None,
+    header: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
+    delay: float | None = None,
+    dedup_id: str | None = None,
+    partitions: int | None = None,
+    place: Place = HERE,
+) -> int:
+    """Enqueue a message, or one for each line of standard input.
+
+    Args:
+        topic: the topic.
+        payload: JSON; `-` reads one payload from each line of standard input.
+        key: messages with the same key go to the same partition.
+        header: NAME=VALUE; may be said again.
+        delay: seconds until it is to be handled.
+        dedup_id: a second message with it within an hour is not enqueued.
+        partitions: make the topic with so many, if it is not there.
+        place: where.
+    """
+    headers = dict(map(_header, header))
+    if payload == "-" and dedup_id is not None:
+        raise Refused("--dedup-id is for one message: it would let the first line of standard input through, and no other", USAGE)
+
+    async def enqueue() -> int:
+        if partitions is None:
+            async with place.admin() as admin:
+                try:
+                    await admin.topic(topic)
+                except TopicMissingError as error:
+                    raise Refused(f"{error}: say --partitions N to make it") from error
+        options = {"serializer": _same, "init_partitions": partitions or 1}
+        async with place.producer(topic, **options) as producer:
+            if payload != "-":
+                data = _checked(payload, "the payload")
+                msg_id = await producer.enqueue(data, key=key, headers=headers, delay=delay, dedup_id=dedup_id)
+                place.done(msg_id, msg_id=msg_id)
+                return 1
+            count = 0
+            for batch in _batches():
+                for msg_id in await producer.batch_enqueue(batch, key=key, headers=headers, delay=delay):
+                    place.done(msg_id, msg_id=msg_id)
+                count += len(batch)
+            return count
+
+    run(enqueue)
+    return 0
+
+
+def _header(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals or not name:
+        raise Refused(f"--header takes NAME=VALUE, not {plain(word)}", USAGE)
+    return name, value
+
+
+def _same(data: bytes) -> bytes:
+    return data
+
+
+def _checked(text: str, what: str) -> bytes:
+    """Return JSON as it was written."""
+    data = text.strip().encode()
+    try:
+        msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise Refused(f"{what} is no JSON ({error}); a text needs quotes of its own: '\"text\"'", USAGE) from error
+    return data
+
+
+def _batches() -> Iterator[list[bytes]]:
+    """Yield what stands on standard input; a line that is no JSON stops it, and those before it have been sent."""
+    batch: list[bytes] = []
+    for number, line in enumerate(sys.stdin, 1):
+        if line.strip():
+            try:
+                batch.append(_checked(line, f"line {number}"))
+            except Refused:
+                if batch:
+                    yield batch
+                raise
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def grow(topic: str, partitions: int, /, *, place: Place = HERE) -> int:
+    """Let a topic grow to so many partitions; it never shrinks.
+
+    Args:
+        topic: the topic.
+        partitions: how many.
+        place: where.
+    """
+
+    async def change() -> tuple[int, int]:
+        async with place.admin() as admin:
+            before = len((await admin.topic(topic)).partitions)
+        if partitions < before:
+            return before, before
+        async with place.producer(topic) as producer:
+            return before, await producer.request_partition_increase(partitions)
+
+    before, after = run(change)
+    if partitions < after:
+        raise Refused(f"{plain(topic)} has {after} partitions, and a topic never shrinks")
+    place.done(f"{plain(topic)} has {after} partitions (before: {before})", topic=topic, partitions=after, before=before)
+    return 0
+
+
+def pause(topic: str, group: str, /, *, place: Place = HERE) -> int:
+    """Let a group's members begin nothing more; handlers that run are finished.
+
+    Args:
+        topic: the topic.
+        group: the group.
+        place: where.
+    """
+
+    async def change() -> None:
+        async with place.admin() as admin:
+            await admin.pause(topic, group)
+
+    run(change)
+    place.done(f"{plain(group)} of {plain(topic)} is paused", topic=topic, group=group, paused=True)
+    return 0
+
+
+def resume(topic: str, group: str, /, *, place: Place = HERE) -> int:
+    """Let a paused group go on.
+
+    Args:
+        topic: the topic.
+        group: the group.
+        place: where.
+    """
+
+    async def change() -> None:
+        async with place.admin() as admin:
+            await admin.resume(topic, group)
+
+    run(change)
+    place.done(f"{plain(group)} of {plain(topic)} goes on", topic=topic, group=group, paused=False)
+    return 0
+
+
+def seek(topic: str, group: str, to: str, /, *more: str, yes: Yes = False, dry_run: DryRun = False, place: Place = HERE) -> int:
+    """Let a group go on somewhere else: what stands there is delivered as if it were new.
+
+    Args:
+        topic: the topic.
+        group: the group; its members must be gone, or it must be paused.
+        to: earliest, latest, a time with a zone (2026-01-31T12:00:00+01:00), or PARTITION=ENTRY.
+        more: further PARTITION=ENTRY.
+        yes: do not ask.
+        dry_run: change nothing.
+        place: where.
+    """
+    position = _position((to, *more))
+
+    async def look() -> int:
+        async with place.admin() as admin:
+            return (await admin.group(topic, group)).unread
+
+    async def change() -> None:
+        async with place.admin() as admin:
+            await admin.seek(topic, group, position)
+
+    unread = run(look)
+    where = f"{plain(group)} of {plain(topic)} to {plain(' '.join((to, *more)))}"
+    if dry_run:
+        place.done(f"would move {where}; {unread} are unread now", topic=topic, group=group, unread=unread, dry_run=True)
+        return 0
+    confirm(f"Move {where}? {unread} are unread now.", yes=yes)
+    run(change)
+    place.done(f"moved {where}", topic=topic, group=group, to=" ".join((to, *more)))
+    return 0
+
+
+def _position(words: tuple[str, ...]) -> Position:
+    first = words[0]
+    if len(words) == 1 and first in ("earliest", "latest"):
+        return "earliest" if first == "earliest" else "latest"
+    if "=" in first:
+        places = [word.partition("=") for word in words]
+        if all(number.isascii() and number.isdigit() and entry for number, _, entry in places):
+            return {int(number): entry for number, _, entry in places}
+    elif len(words) == 1:
+        try:
+            moment = datetime.fromisoformat(first)
+        except ValueError:
+            moment = None
+        if moment is not None and moment.tzinfo is not None:
+            return moment
+    shown = plain(" ".join(words))
+    raise Refused(
+        f"{shown} is no position: say earliest, latest, a time with a zone (2026-01-31T12:00:00+01:00), or PARTITION=ENTRY", USAGE
+    )
+
+
+def delete(
+    topic: str,
+    group: str | None = None,
+    /,
+    *,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
+    place: Place = HERE,
+) -> int:
+    """Delete a group with all that is its own, or a topic with all its messages and groups.
+
+    Args:
+        topic: the topic.
+        group: the group; without it the whole topic is deleted.
+        force: even while members are alive.
+        yes: do not ask.
+        dry_run: change nothing.
+        place: where.
+    """
+
+    async def look() -> str:
+        async with place.admin() as admin:
+            if group is None:
+                info = await admin.topic(topic)
+                return f"topic {plain(topic)} with {info.length} entries, {info.delayed} delayed and {len(info.groups)} group(s)"
+            one = await admin.group(topic, group)
+            return f"group {plain(group)} of {plain(topic)} with {one.pending} pending, {one.retry} to be retried and {one.dead} dead"
+
+    async def change() -> None:
+        async with place.admin() as admin:
+            if group is None:
+                await admin.delete_topic(topic, force=force)
+            else:
+                await admin.delete_group(topic, group, force=force)
+
+    what = run(look)
+    if dry_run:
+        place.done(f"would delete {what}", topic=topic, group=group, dry_run=True)
+        return 0
+    confirm(f"Delete {what}?", yes=yes)
+    run(change)
+    place.done(f"deleted {what}", topic=topic, group=group)
+    return 0

@@ -1,0 +1,263 @@
+"""`redisaq dead list`, `show`, `redrive`, `purge` and `export`: what is done about dead letters.
+
+What always holds: letters are read and treated in pages, so that a million of them need no more memory than a hundred; letters that come
+while a command runs are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Set as AbstractSet
+from pathlib import Path
+from typing import IO, Any
+
+from cyclopts import App as Commands
+
+from redisaq.admin import Admin, DeadMessage
+from redisaq.cli.common import NO, Dash, DryRun, Place, Refused, Yes, as_json, confirm, plain, progress, run, table
+
+HERE = Place()
+PAGE = 100
+"""Letters that are treated at once."""
+
+dead = Commands(name="dead", help="Look at dead letters, try them again, or drop them.")
+
+
+def shown(letter: DeadMessage) -> dict[str, Any]:
+    """Return a letter as JSON shows it: what is no JSON payload stands there as text."""
+    data = letter.payload if not letter.unreadable else letter.data.decode("utf-8", "backslashreplace")
+    names = (
+        "topic",
+        "group",
+        "partition",
+        "dead_id",
+        "msg_id",
+        "entry_id",
+        "key",
+        "headers",
+        "unreadable",
+        "error_type",
+        "error",
+        "traceback",
+    )
+    fields: dict[str, Any] = {name: getattr(letter, name) for name in names}
+    rest = ("attempts", "first_failed", "last_failed", "died_at", "member", "life")
+    return {**fields, **{name: getattr(letter, name) for name in rest}, "payload": data}
+
+
+async def letters(admin: Admin, topic: str, group: str) -> AsyncGenerator[DeadMessage]:
+    """Yield the letters that are there now, and none that come meanwhile."""
+    left = {one.partition: one.dead for one in (await admin.group(topic, group)).partitions}
+    async for letter in admin.dead_letters(topic, group):
+        if left.get(letter.partition, 0) > 0:
+            left[letter.partition] -= 1
+            yield letter
+
+
+async def pages(admin: Admin, topic: str, group: str, wanted: AbstractSet[str]) -> AsyncGenerator[list[DeadMessage]]:
+    """Yield the letters that are there now, some at a time; of these messages, or of all if none is named."""
+    page: list[DeadMessage] = []
+    async for letter in letters(admin, topic, group):
+        if not wanted or letter.msg_id in wanted:
+            page.append(letter)
+        if len(page) == PAGE:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+@dead.command(name="list")
+def list_(topic: str, group: str, /, *, limit: int = 100, place: Place = HERE) -> int:
+    """List a group's dead letters, partition after partition, each in the order of dying.
+
+    Args:
+        topic: the topic.
+        group: the group.
+        limit: how many to show at most; 0: all.
+        place: where.
+    """
+
+    async def look() -> tuple[list[DeadMessage], int]:
+        async with place.admin() as admin:
+            total = (await admin.group(topic, group)).dead
+            found: list[DeadMessage] = []
+            async with contextlib.aclosing(letters(admin, topic, group)) as all_letters:
+                async for letter in all_letters:
+                    if place.json:
+                        print(as_json(shown(letter)), flush=True)
+                    found.append(letter)
+                    if len(found) == limit:
+                        break
+                    if place.json and not limit:
+                        found.clear()
+            return found, total
+
+    found, total = run(look)
+    if place.json:
+        return 0
+    heads = ("message", "partition", "attempts", "died", "error")
+    rows = [
+        (
+            one.msg_id or one.dead_id,
+            one.partition,
+            one.attempts,
+            f"{one.died_at:%Y-%m-%d %H:%M:%S}",
+            _short(f"{one.error_type}: {one.error}"),
+        )
+        for one in found
+    ]
+    more = [f"… and {total - len(found)} more: say --limit 0 for all"] if len(found) < total and limit else []
+    place.show(None, lambda: [table(*heads, rows=rows, right=("partition", "attempts")), *more] if rows else ["no dead letters"])
+    return 0
+
+
+def _short(text: str, most: int = 100) -> str:
+    line = plain(text)
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+@dead.command
+def show(topic: str, group: str, msg_id: str, /, *, place: Place = HERE) -> int:
+    """Show one dead letter: its payload, what it died of, and where.
+
+    Args:
+        topic: the topic.
+        group: the group.
+        msg_id: the message's id, or the letter's.
+        place: where.
+    """
+
+    async def look() -> DeadMessage | None:
+        async with place.admin() as admin, contextlib.aclosing(letters(admin, topic, group)) as all_letters:
+            async for letter in all_letters:
+                if msg_id in (letter.msg_id, letter.dead_id):
+                    return letter
+        return None
+
+    letter = run(look)
+    if letter is None:
+        raise Refused(f"group {plain(group)} of {plain(topic)} has no dead letter {plain(msg_id)}")
+    fields = shown(letter)
+    traceback = fields.pop("traceback") if not place.json else ""
+    rows = [(name, as_json(value) if name in ("payload", "headers") else value) for name, value in fields.items()]
+    place.show(fields, lambda: [table("field", "value", rows=rows), *map(plain, traceback.splitlines())])
+    return 0
+
+
+@dead.command
+def redrive(topic: str, group: str, /, *ids: str, yes: Yes = False, dry_run: DryRun = False, place: Place = HERE) -> int:
+    """Let dead letters be tried again, in the order of dying: all, or those of these messages.
+
+    Args:
+        topic: the topic.
+        group: the group.
+        ids: message ids; without any, all that are there now.
+        yes: do not ask.
+        dry_run: change nothing.
+        place: where.
+    """
+
+    async def act(admin: Admin, page: list[DeadMessage]) -> int:
+        return await admin.redrive(topic, group, page)
+
+    return _treat(topic, group, ids, act, verb=("Try", "again", "redriven"), yes=yes, dry_run=dry_run, place=place)
+
+
+@dead.command
+def purge(topic: str, group: str, /, *ids: str, yes: Yes = False, dry_run: DryRun = False, place: Place = HERE) -> int:
+    """Drop dead letters for good: all, or those of these messages.
+
+    Args:
+        topic: the topic.
+        group: the group.
+        ids: message ids; without any, all that are there now.
+        yes: do not ask.
+        dry_run: change nothing.
+        place: where.
+    """
+
+    async def act(admin: Admin, page: list[DeadMessage]) -> int:
+        return await admin.purge(topic, group, page)
+
+    return _treat(topic, group, ids, act, verb=("Drop", "for good", "purged"), yes=yes, dry_run=dry_run, place=place)
+
+
+def _treat(
+    topic: str,
+    group: str,
+    ids: tuple[str, ...],
+    act: Callable[[Admin, list[DeadMessage]], Awaitable[int]],
+    *,
+    verb: tuple[str, str, str],
+    yes: bool,
+    dry_run: bool,
+    place: Place,
+) -> int:
+    wanted = set(ids)
+
+    async def count() -> int:
+        async with place.admin() as admin:
+            if not wanted:
+                return (await admin.group(topic, group)).dead
+            return sum([len(page) async for page in pages(admin, topic, group, wanted)])
+
+    async def change(total: int) -> int:
+        done = 0
+        async with place.admin() as admin:
+            with progress(verb[2], total) as more:
+                async for page in pages(admin, topic, group, wanted):
+                    done += await act(admin, page)
+                    more(len(page))
+        return done
+
+    total = run(count)
+    what = f"{total} dead letter(s) of {plain(group)} of {plain(topic)}"
+    if wanted and not total:
+        raise Refused(f"group {plain(group)} of {plain(topic)} has no dead letter of these messages")
+    if dry_run:
+        place.done(f"{verb[2]} would be: {what}", **{verb[2]: total, "dry_run": True})
+        return 0
+    if total:
+        confirm(f"{verb[0]} {what} {verb[1]}?", yes=yes)
+    done = run(lambda: change(total)) if total else 0
+    place.done(f"{verb[2]}: {done}", **{verb[2]: done})
+    return 0
+
+
+@dead.command
+def export(topic: str, group: str, file: Dash = "-", /, *, place: Place = HERE) -> int:
+    """Write dead letters to a file, one JSON object a line. They stay where they are.
+
+    Args:
+        topic: the topic.
+        group: the group.
+        file: where to; `-`: standard output. One that exists is not overwritten.
+        place: where.
+    """
+
+    async def write(to: IO[str]) -> int:
+        count = 0
+        async with place.admin() as admin:
+            total = (await admin.group(topic, group)).dead
+            with progress("exported", total) as more:
+                async with contextlib.aclosing(letters(admin, topic, group)) as all_letters:
+                    async for letter in all_letters:
+                        print(as_json(shown(letter)), file=to)
+                        count += 1
+                        more(1)
+        return count
+
+    if file == "-":
+        run(lambda: write(sys.stdout))
+        return 0
+    try:
+        with Path(file).open("x", encoding="utf-8") as opened:
+            count = run(lambda: write(opened))
+    except FileExistsError as error:
+        raise Refused(f"{file} exists already: it is not overwritten") from error
+    except OSError as error:
+        raise Refused(f"{file} cannot be written: {error.strerror}", NO) from error
+    place.done(f"exported: {count}", exported=count, file=file)
+    return 0

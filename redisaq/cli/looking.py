@@ -1,0 +1,100 @@
+"""`redisaq topics`, `topic` and `group`: how things stand. They change nothing."""
+
+from __future__ import annotations
+
+from redisaq.admin_views import GroupInfo, TopicInfo
+from redisaq.cli.common import Place, plain, run, table
+
+HERE = Place()
+
+
+def topics(*, place: Place = HERE) -> int:
+    """List the topics of the namespace."""
+
+    async def look() -> list[str]:
+        async with place.admin() as admin:
+            return await admin.topics()
+
+    names = run(look)
+    place.show(names, lambda: map(plain, names))
+    return 0
+
+
+def topic(topic: str, /, *, place: Place = HERE) -> int:
+    """Show a topic: its partitions, what is in them, its groups.
+
+    Args:
+        topic: the topic.
+        place: where.
+    """
+
+    async def look() -> TopicInfo:
+        async with place.admin() as admin:
+            return await admin.topic(topic)
+
+    info = run(look)
+    place.show(
+        info,
+        lambda: (
+            f"{plain(info.topic)}: {len(info.partitions)} partition(s), {info.length} entries, {info.delayed} delayed",
+            f"groups: {', '.join(map(plain, info.groups)) or 'none'}",
+            table(
+                "partition",
+                "entries",
+                "delayed",
+                rows=[(one.partition, one.length, one.delayed) for one in info.partitions],
+                right=("partition", "entries", "delayed"),
+            ),
+        ),
+    )
+    return 0
+
+
+def group(topic: str, group: str, /, *, place: Place = HERE) -> int:
+    """Show a group: its members, and its share of each partition.
+
+    Args:
+        topic: the topic.
+        group: the group.
+        place: where.
+    """
+
+    async def look() -> GroupInfo:
+        async with place.admin() as admin:
+            return await admin.group(topic, group)
+
+    info = run(look)
+    numbers = ("partition", "unread", "pending", "retry", "dead", "lost")
+    place.show(
+        info,
+        lambda: (
+            f"{plain(info.group)} of {plain(info.topic)}{', paused' if info.paused else ''}: {_counts(info)}",
+            table(
+                "partition",
+                "owner",
+                *numbers[1:],
+                rows=[
+                    (one.partition, one.owner_name or "-", one.unread, one.pending, one.retry, one.dead, one.lost)
+                    for one in info.partitions
+                ],
+                right=numbers,
+            ),
+            table(
+                "member",
+                "expires in",
+                "partitions",
+                rows=[(one.name, _seconds(one.expires_in), ", ".join(map(str, one.partitions)) or "-") for one in info.members],
+            )
+            if info.members
+            else "no members",
+        ),
+    )
+    return 0
+
+
+def _counts(info: GroupInfo) -> str:
+    return f"{info.unread} unread, {info.pending} pending, {info.retry} to be retried, {info.dead} dead"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"

@@ -1,0 +1,274 @@
+"""The commands that look after topics and groups, against a real server: what they print, as text and as JSON, and how they end."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Consumer, Message, Producer, RetryPolicy
+from redisaq.cli import main
+from tests.server_fixtures import ServerPool
+from tests.servers import Server, free_port
+
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def redis(server_pool: ServerPool) -> Iterator[Server]:
+    """One server is enough: the commands are made of what is tested with each."""
+    own = server_pool.new("valkey9")
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def say(redis: Server, namespace: str, capsys: pytest.CaptureFixture[str]) -> Say:
+    """Run a command there; return status, output and errors."""
+
+    def run(*words: str, where: bool = True) -> tuple[int, str, str]:
+        place = ("--url", redis.url, "--namespace", namespace) if where else ()
+        status = main([*words, *place])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+async def enqueue(url: str, namespace: str, *payloads: object, partitions: int = 1) -> None:
+    async with Producer("orders", url, namespace=namespace, init_partitions=partitions) as producer:
+        await producer.batch_enqueue(payloads)
+
+
+async def consume(url: str, namespace: str) -> None:
+    """Let the group "billing" take all; what is a number above 1 dies."""
+
+    async def handle(message: Message[Any]) -> None:
+        if message.payload != 1:
+            raise ValueError(f"no \x1b[31mcustomer {message.payload}")
+
+    consumer = Consumer("orders", url, namespace=namespace, group_name="billing", retry=RetryPolicy(max_attempts=1))
+    await consumer.process(handle, until_empty=True)
+
+
+def ignore(_: Message[Any]) -> None:
+    """Handle anything."""
+
+
+@pytest.fixture
+def billing(redis: Server, namespace: str) -> None:
+    """A topic "orders" of two partitions with one message that is done, and three dead letters of the group "billing"."""
+    anyio.run(lambda: enqueue(redis.url, namespace, 1, 2, 3, "<b>\x1b[2J", partitions=2))
+    anyio.run(lambda: consume(redis.url, namespace))
+
+
+def ids_of(say: Say) -> list[str]:
+    _, out, _ = say("dead", "list", "orders", "billing", "--json")
+    return [json.loads(line)["msg_id"] for line in out.splitlines()]
+
+
+@pytest.mark.usefixtures("billing")
+def test_looking(say: Say) -> None:
+    assert say("topics") == (0, "orders\n", "")
+    assert say("topics", "--json") == (0, '["orders"]\n', "")
+    status, out, _ = say("topic", "orders")
+    assert (status, out.splitlines()[:2]) == (0, ["orders: 2 partition(s), 4 entries, 0 delayed", "groups: billing"])
+    assert [line.split() for line in out.splitlines()[2:]] == [["partition", "entries", "delayed"], ["0", "2", "0"], ["1", "2", "0"]]
+    info = json.loads(say("topic", "orders", "--json")[1])
+    assert info["partitions"] == [{"partition": n, "length": 2, "delayed": 0} for n in (0, 1)]
+    status, out, _ = say("group", "orders", "billing")
+    assert (status, out.splitlines()[0]) == (0, "billing of orders: 0 unread, 0 pending, 0 to be retried, 3 dead")
+    assert out.splitlines()[-1] == "no members"
+    assert sum(one["dead"] for one in json.loads(say("group", "orders", "billing", "--json")[1])["partitions"]) == 3
+
+
+@pytest.mark.usefixtures("billing")
+def test_letters_are_listed_and_shown_without_their_control_characters(say: Say) -> None:
+    status, out, err = say("dead", "list", "orders", "billing")
+    assert (status, err, len(out.splitlines())) == (0, "", 4)
+    assert "ValueError: no \\x1b[31mcustomer 2" in out
+    assert "\x1b" not in out
+    assert "… and 2 more" in say("dead", "list", "orders", "billing", "--limit", "1")[1]
+    (found,) = [json.loads(line) for line in say("dead", "list", "orders", "billing", "--json")[1].splitlines() if "<b>" in line]
+    assert found["payload"] == "<b>\x1b[2J"
+    assert found["attempts"] == 1
+    status, out, _ = say("dead", "show", "orders", "billing", found["msg_id"])
+    assert status == 0
+    assert "\x1b" not in out
+    assert 'raise ValueError(f"no ' in out
+    assert json.loads(say("dead", "show", "orders", "billing", found["msg_id"], "--json")[1]) == found
+    assert say("dead", "show", "orders", "billing", "nothing")[0] == 1
+
+
+@pytest.mark.usefixtures("billing")
+def test_letters_are_redriven_and_purged(say: Say, redis: Server, namespace: str) -> None:
+    first, second, _ = ids_of(say)
+    status, out, err = say("dead", "redrive", "orders", "billing")
+    assert (status, out) == (2, "")
+    assert "Try 3 dead letter(s) of billing of orders again? Say --yes" in err
+    assert json.loads(say("dead", "redrive", "orders", "billing", "--dry-run", "--json")[1]) == {"redriven": 3, "dry_run": True}
+    assert say("dead", "redrive", "orders", "billing", "nothing", "--yes")[0] == 1
+    assert ids_of(say)[:2] == [first, second]
+    assert say("dead", "redrive", "orders", "billing", first, "--yes") == (0, "redriven: 1\n", "")
+    assert first not in ids_of(say)
+    anyio.run(lambda: consume(redis.url, namespace))  # it dies again
+    assert len(ids_of(say)) == 3
+    assert say("dead", "purge", "orders", "billing", second, "--yes", "--json") == (0, '{"purged":1}\n', "")
+    assert say("dead", "redrive", "orders", "billing", "--yes") == (0, "redriven: 2\n", "")
+    assert say("dead", "purge", "orders", "billing", "--yes") == (0, "purged: 0\n", "")
+    assert say("dead", "list", "orders", "billing") == (0, "no dead letters\n", "")
+
+
+@pytest.mark.usefixtures("billing")
+def test_letters_are_exported_and_nothing_is_overwritten(say: Say, tmp_path: Path) -> None:
+    file = tmp_path / "letters"
+    assert say("dead", "export", "orders", "billing", str(file)) == (0, "exported: 3\n", "")
+    written = file.read_text(encoding="utf-8")
+    assert [json.loads(line)["msg_id"] for line in written.splitlines()] == ids_of(say)
+    assert say("dead", "export", "orders", "billing")[1] == written
+    status, _, err = say("dead", "export", "orders", "billing", str(file))
+    assert (status, file.read_text(encoding="utf-8")) == (1, written)
+    assert "exists already" in err
+    assert say("dead", "export", "orders", "billing", str(tmp_path / "no" / "folder"))[0] == 1
+
+
+def test_producing(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, out, err = say("produce", "orders", '{"n": 1}')
+    assert (status, out) == (1, "")
+    assert "no topic orders: say --partitions N" in err
+    status, out, _ = say("produce", "orders", '{"n": 1}', "--key", "k", "--header", "a=1", "--header", "b=2=3", "--partitions", "2")
+    assert status == 0
+    msg_id = out.strip()
+    assert msg_id
+    twice = [say("produce", "orders", "7", "--dedup-id", "x", "--json")[1] for _ in range(2)]
+    assert twice[0] == twice[1]
+    for wrong in ("{", "text", ""):
+        assert say("produce", "orders", wrong)[0] == 2
+    assert say("produce", "orders", "1", "--header", "a")[0] == 2
+    assert say("produce", "orders", "-", "--dedup-id", "x")[0] == 2
+    monkeypatch.setattr(sys, "stdin", io.StringIO('1\n\n{"a": 2}\n'))
+    assert len(say("produce", "orders", "-")[1].splitlines()) == 2
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\nno\n4\n"))
+    status, out, err = say("produce", "orders", "-")
+    assert (status, len(out.splitlines())) == (2, 2)  # what stood before has been sent, and is told
+    assert "line 3 is no JSON" in err
+    assert sum(one["length"] for one in json.loads(say("topic", "orders", "--json")[1])["partitions"]) == 6
+
+
+def test_delayed_messages(say: Say) -> None:
+    assert say("produce", "orders", "1", "--delay", "60", "--partitions", "1")[0] == 0
+    assert "0 entries, 1 delayed" in say("topic", "orders")[1]
+
+
+@pytest.mark.usefixtures("billing")
+def test_growing(say: Say) -> None:
+    assert say("grow", "orders", "5") == (0, "orders has 5 partitions (before: 2)\n", "")
+    status, _, err = say("grow", "orders", "3")
+    assert (status, "never shrinks" in err) == (1, True)
+    assert say("grow", "orders", "5", "--json") == (0, '{"topic":"orders","partitions":5,"before":5}\n', "")
+    assert say("grow", "nothing", "5")[0] == 1
+    assert say("topics")[1] == "orders\n"  # it was not made
+    assert say("grow", "orders", "0")[0] == 1
+    assert say("grow", "orders", "many")[0] == 2
+
+
+@pytest.mark.usefixtures("billing")
+def test_pausing_and_seeking(say: Say, redis: Server, namespace: str) -> None:
+    assert say("pause", "orders", "billing") == (0, "billing of orders is paused\n", "")
+    assert "paused" in say("group", "orders", "billing")[1]
+    assert say("resume", "orders", "billing") == (0, "billing of orders goes on\n", "")
+    assert say("seek", "orders", "billing", "earliest", "--dry-run") == (
+        0,
+        "would move billing of orders to earliest; 0 are unread now\n",
+        "",
+    )
+    assert say("seek", "orders", "billing", "earliest")[0] == 2  # nobody to ask
+    assert say("seek", "orders", "billing", "earliest", "--yes") == (0, "moved billing of orders to earliest\n", "")
+    assert "4 unread" in say("group", "orders", "billing")[1]
+    assert say("seek", "orders", "billing", "2100-01-01T00:00:00+00:00", "--yes")[0] == 0
+    assert "0 unread" in say("group", "orders", "billing")[1]
+    assert say("seek", "orders", "billing", "0=0-0", "1=0-0", "--yes")[0] == 0
+    assert "4 unread" in say("group", "orders", "billing")[1]
+    for wrong in (["soon"], ["2100-01-01T00:00:00"], ["earliest", "latest"], ["x=1-0"], ["0=1-0", "latest"], ["7=1-0"], ["0="]):
+        assert say("seek", "orders", "billing", *wrong, "--yes")[0] == 2, wrong
+
+
+@pytest.mark.usefixtures("billing")
+def test_deleting(say: Say) -> None:
+    assert say("delete", "orders", "billing")[0] == 2
+    assert say("delete", "orders", "billing", "--dry-run")[1] == (
+        "would delete group billing of orders with 0 pending, 0 to be retried and 3 dead\n"
+    )
+    assert say("delete", "orders", "billing", "--yes")[0] == 0
+    assert say("group", "orders", "billing")[0] == 1
+    assert say("delete", "orders", "--yes", "--json") == (0, '{"topic":"orders","group":null}\n', "")
+    assert say("topics") == (0, "", "")
+    assert say("delete", "orders", "--yes")[0] == 1
+
+
+@pytest.mark.usefixtures("billing")
+def test_a_group_that_is_busy(say: Say, redis: Server, namespace: str) -> None:
+    async def while_it_runs() -> None:
+        consumer = Consumer("orders", redis.url, namespace=namespace, group_name="billing", consumer_name="anna")
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(consumer.process, ignore)
+            await anyio.to_thread.run_sync(look)
+            await consumer.stop()
+
+    def look() -> None:
+        for words in (
+            ["seek", "orders", "billing", "latest", "--yes"],
+            ["delete", "orders", "billing", "--yes"],
+            ["delete", "orders", "-y"],
+        ):
+            status, _, err = say(*words)
+            assert status == 1, words
+            assert "live member(s)" in err
+        status, out, _ = say("group", "orders", "billing")
+        assert status == 0
+        assert out.splitlines()[-1].split()[0] == "anna"
+        assert say("topics")[1] == "orders\n"
+
+    anyio.run(while_it_runs)
+
+
+def test_what_is_not_there_and_a_server_that_is_away(say: Say) -> None:
+    for words in (["topic"], ["group", "g"], ["pause", "g"], ["resume", "g"], ["dead", "list", "g"], ["dead", "purge", "g"], ["delete"]):
+        *command, last = [*words, "nothing"] if len(words) == 1 else [*words[:-1], "nothing", words[-1]]
+        status, out, err = say(*command, last)
+        assert (status, out) == (1, ""), words
+        assert "no topic nothing" in err
+    status, out, err = say("topics", "--url", f"redis://:secret@127.0.0.1:{free_port()}/0", where=False)
+    assert (status, out) == (3, "")
+    assert "secret" not in err
+    assert len(err.splitlines()) == 1
+    assert say("topics", "--url", "http://secret", where=False)[0] == 2
+    assert say("topics", "--wrong", where=False)[0] == 2
+
+
+def test_a_person_is_asked(say: Say, redis: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    anyio.run(lambda: enqueue(redis.url, namespace, 1))
+    monkeypatch.setattr(sys, "stdin", Terminal("no\n"))
+    status, _, err = say("delete", "orders")
+    assert (status, "Delete topic orders with 1 entries" in err, "Nothing was changed" in err) == (1, True, True)
+    assert say("topics")[1] == "orders\n"
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    assert say("delete", "orders")[0] == 0
+    assert say("topics")[1] == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completions(say: Say, shell: str) -> None:
+    status, out, _ = say("completion", shell, where=False)
+    assert status == 0
+    assert "topics" in out
