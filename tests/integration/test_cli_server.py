@@ -116,7 +116,7 @@ def test_a_directory_of_no_use_is_one_line(place: Path) -> None:
     (place / "queue data").touch()
     with started(place, "server", "--dir", "queue data/inside") as process:
         out, errors = process.communicate(timeout=LIMIT)
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert out == ""
     assert errors.startswith("redisaq server: embedded://")
     assert errors.count("\n") == 1
