@@ -18,10 +18,25 @@ import anyio
 
 from redisaq.admin_views import DeadLetterDecoder, DeadMessage, GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo, message_id
 from redisaq.brokers.access import Access, RedisURL
-from redisaq.brokers.administration import END, START, GroupView, PartitionView
-from redisaq.brokers.base import Broker, GroupName, TopicState
 from redisaq.brokers.changes import Changes
-from redisaq.brokers.graveyard import DeadLetterEntry
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.administration import (
+    END,
+    START,
+    Disband,
+    DropGroup,
+    DropTopic,
+    GroupView,
+    PartitionView,
+    Seek,
+    SetPaused,
+    ViewGroup,
+    ViewPartition,
+    ViewStream,
+)
+from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, Redrive
+from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
+from redisaq.brokers.terms import GroupName
 from redisaq.core.codec import Deserializer
 from redisaq.core.entry_ids import before_entry, before_time, parse_id
 from redisaq.core.retry import full_jitter
@@ -128,7 +143,7 @@ class Admin:
     async def topics(self) -> list[str]:
         """Return the names of all topics of the namespace, sorted."""
         with time_limit(self._timeout):
-            return list(await self._ask(self._broker.topics))
+            return await self._ask(lambda: self._broker.do(ReadTopics()))
 
     @in_one_loop
     async def topic(self, topic: str) -> TopicInfo:
@@ -140,7 +155,7 @@ class Admin:
         topic = check_name("topic", topic)
         with time_limit(self._timeout):
             state = await self._state(topic)
-            views = await self._ask(lambda: self._broker.view_streams(topic, range(state.partitions)))
+            views = await self._ask(lambda: self._broker.do_each([ViewStream(topic, number) for number in range(state.partitions)]))
         return TopicInfo(
             topic,
             state.generation,
@@ -220,14 +235,14 @@ class Admin:
             name, _, partitions = await self._look(topic, group)
 
             async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-                return await change.make(self._broker.redrive(name, partition, dead_ids, count=len(dead_ids)))
+                return await change.make(self._broker.do(Redrive(name, partition, dead_ids, count=len(dead_ids))))
 
             if ids is not None:
                 return await self._treat(name, partitions, ids, act)
             total = 0
             for partition, view in enumerate(partitions):
                 left = view.dead  # no more: what dies again meanwhile would be tried again for ever
-                while left > 0 and (moved := await change.make(self._broker.redrive(name, partition, None, count=min(PAGE, left)))):
+                while left > 0 and (moved := await change.make(self._broker.do(Redrive(name, partition, None, count=min(PAGE, left))))):
                     left -= moved
                     total += moved
             return total
@@ -243,11 +258,11 @@ class Admin:
             name, _, partitions = await self._look(topic, group)
 
             async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-                return await change.make(self._broker.purge(name, partition, dead_ids))
+                return await change.make(self._broker.do(Purge(name, partition, dead_ids)))
 
             if ids is not None:
                 return await self._treat(name, partitions, ids, act)
-            return sum([await change.make(self._broker.purge(name, partition, None)) for partition in range(len(partitions))])
+            return sum([await change.make(self._broker.do(Purge(name, partition, None))) for partition in range(len(partitions))])
 
     async def _treat(
         self,
@@ -302,7 +317,7 @@ class Admin:
             if view.live and not view.paused:
                 raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
             for partition, position in positions.items():
-                await change.make(self._broker.seek(name, partition, position))
+                await change.make(self._broker.do(Seek(name, partition, position)))
 
     @in_one_loop
     async def pause(self, topic: str, group: str) -> None:
@@ -315,7 +330,7 @@ class Admin:
         """
         async with self._changes.in_order() as change:
             name, _, _ = await self._look(topic, group)
-            await change.make(self._broker.set_paused(name, paused=True))
+            await change.make(self._broker.do(SetPaused(name, paused=True)))
 
     @in_one_loop
     async def resume(self, topic: str, group: str) -> None:
@@ -326,7 +341,7 @@ class Admin:
         """
         async with self._changes.in_order() as change:
             name, _, _ = await self._look(topic, group)
-            await change.make(self._broker.set_paused(name, paused=False))
+            await change.make(self._broker.do(SetPaused(name, paused=False)))
 
     @in_one_loop
     async def delete_group(self, topic: str, group: str, *, force: bool = False) -> None:
@@ -344,10 +359,10 @@ class Admin:
         """
         async with self._changes.in_order() as change:
             name, _, partitions = await self._look(topic, group)
-            live = await change.make(self._broker.disband(name, force=force))
+            live = await change.make(self._broker.do(Disband(name, force=force)))
             if live and not force:
                 raise GroupBusyError(f"group {group} of {topic} has {len(live)} live member(s): stop them first", live)
-            await change.make(self._broker.drop_group(name, range(len(partitions))))
+            await change.make(self._broker.do_each([DropGroup(name, number) for number in range(len(partitions))]))
 
     @in_one_loop
     async def delete_topic(self, topic: str, *, force: bool = False) -> None:
@@ -368,18 +383,18 @@ class Admin:
             info = await self.topic(topic)
             names = [GroupName(topic, group) for group in info.groups]
             if not force:
-                live = [member for name in names for member in (await self._ask(partial(self._broker.view_group, name))).live]
+                live = [member for name in names for member in (await self._ask(partial(self._broker.do, ViewGroup(name)))).live]
                 if live:
                     raise GroupBusyError(f"groups of {topic} have {len(live)} live member(s): stop them first", live)
             for name in names:
-                await change.make(self._broker.disband(name, force=True))
-            await change.make(self._broker.drop_topic(topic))
+                await change.make(self._broker.do(Disband(name, force=True)))
+            await change.make(self._broker.do(DropTopic(topic)))
 
     # -- what they have in common ----------------------------------------------------------------------------------------------------
 
     async def _state(self, topic: str) -> TopicState:
         topic = check_name("topic", topic)
-        state = await self._ask(lambda: self._broker.topic(topic))
+        state = await self._ask(lambda: self._broker.do(ReadTopic(topic)))
         if state is None:
             raise TopicMissingError(f"there is no topic {topic}")
         return state
@@ -387,15 +402,15 @@ class Admin:
     async def _look(self, topic: str, group: str) -> tuple[GroupName, GroupView, list[PartitionView]]:
         name = _name(topic, group)
         state = await self._state(topic)
-        partitions = await self._ask(lambda: self._broker.view_partitions(name, range(state.partitions)))
-        view = await self._ask(lambda: self._broker.view_group(name))
+        partitions = await self._ask(lambda: self._broker.do_each([ViewPartition(name, number) for number in range(state.partitions)]))
+        view = await self._ask(lambda: self._broker.do(ViewGroup(name)))
         known = view.paused or view.members or view.document is not None
         if not known and not any(partition.there for partition in partitions):
             raise TopicMissingError(f"topic {topic} has no group {group}")
         return name, view, partitions
 
     async def _dead_page(self, name: GroupName, partition: int, after: bytes, count: int) -> list[DeadLetterEntry]:
-        return await self._ask(lambda: self._broker.dead_page(name, partition, after=after, count=count))
+        return await self._ask(lambda: self._broker.do(ReadDead(name, partition, after=after, count=count)))
 
     async def _ask(self, look: Callable[[], Awaitable[T]]) -> T:
         """Return what `look` finds; over a connection that breaks, or says nothing, ask again within the time of the call."""

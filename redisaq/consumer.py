@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 
 from redisaq.actors.actor import Actor
 from redisaq.brokers.access import Access, RedisURL
-from redisaq.brokers.topics import make_or_grow
+from redisaq.brokers.steps.topics import make_or_grow
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.pulling import Messages, Offers
 from redisaq.consuming.runtime import ConsumerRuntime, Plan, for_pulling

@@ -18,7 +18,7 @@ import anyio
 import msgspec
 
 from redisaq.brokers.access import Access, RedisURL
-from redisaq.brokers.retention import Terms
+from redisaq.brokers.steps.topics import Terms
 from redisaq.core.codec import NOT_SERIALIZED, Serializer, extra_fields, key_of, serialize
 from redisaq.core.payloads import SERIALIZER, check_all, encode_json
 from redisaq.core.retention import IDLE

@@ -1,4 +1,4 @@
-"""What keeps the streams: the Broker protocol in `base`, and the brokers that fulfil it.
+"""What keeps the streams: the steps in `steps`, and the brokers that do them.
 
 In comes an URL; out goes the broker that its scheme names, not connected yet. The Redis broker and its link are imported only when a
 real server is asked for.
@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from redisaq.brokers.base import Broker
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps import Broker
 from redisaq.environment import LONGEST_SILENCE, Environment
 from redisaq.errors import SettingsError
 
@@ -69,4 +69,4 @@ def open_broker(
     from redisaq.link import Link, parse_address  # noqa: PLC0415
 
     address = parse_address(url, ca_file=ca_file, cert_file=cert_file, key_file=key_file, connect_timeout=connect_timeout)
-    return RedisBroker(Link(address, environment, silence=silence, time=time), namespace, environment)
+    return RedisBroker(Link(address, environment, silence=silence, time=time), namespace)

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Protocol, TypeAlias
 
 from redisaq.brokers import open_broker
-from redisaq.brokers.base import Broker
+from redisaq.brokers.steps import Broker
 from redisaq.environment import LONGEST_SILENCE, current_environment, when_forked
 from redisaq.errors import SettingsError, WrongThreadError
 from redisaq.settings import check_name

@@ -45,7 +45,7 @@ class EmbeddedBroker(RedisBroker):
         self._server: EmbeddedServer | None = None
         self._joined = False  # it has answered since it is held
         self._reaching = 0  # connections for which it is being looked after
-        super().__init__(Link(self._address, environment, reach=self._reach, silence=silence, time=time), namespace, environment)
+        super().__init__(Link(self._address, environment, reach=self._reach, silence=silence, time=time), namespace)
 
     async def close(self) -> None:
         """Close every connection and let go of the server. The next call joins it anew."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redisaq.actors.actor import Actor
-from redisaq.brokers.base import Acks
+from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.steps.settling import Acknowledge, Resolve
 from redisaq.consuming.contact import forever
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import Ring, ring
@@ -76,7 +77,9 @@ class Acknowledger(Actor[Ring]):
         endings = flights.take_endings()
         resolutions = [ending.resolution for ending in endings]
         try:
-            answer = await around.broker.resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
+            answer = await around.broker.do(
+                Resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
+            )
         except BaseException as error:
             flights.broke(maybe_executed=isinstance(error, ConnectionFailed) and error.maybe_executed)
             raise
@@ -116,10 +119,15 @@ class Acknowledger(Actor[Ring]):
 
     async def _send(self, live: Sequence[tuple[OwnedPartition, list[bytes]]]) -> set[OwnedPartition]:
         """Acknowledge; return those that have to be told again, since the server had lost their token."""
-        acks = [Acks(owned.partition, owned.token, ids[at : at + MOST_IDS]) for owned, ids in live for at in range(0, len(ids), MOST_IDS)]
+        group = self._around.group
+        acks = [
+            Acknowledge(group, owned.partition, owned.token, ids[at : at + MOST_IDS])
+            for owned, ids in live
+            for at in range(0, len(ids), MOST_IDS)
+        ]
         if not acks:
             return set()
-        answers = await self._around.broker.settle(self._around.group, acks)
+        answers = await self._around.broker.do_each(acks)
         if all(answer.done for answer in answers):
             return set()
         refused = {ack.partition: answer for ack, answer in zip(acks, answers, strict=True) if not answer.done}
@@ -137,5 +145,5 @@ class Acknowledger(Actor[Ring]):
     async def _install_again(self, owned: OwnedPartition) -> bool:
         """Install the token where the server has lost it (T2); False if somebody else came first."""
         around = self._around
-        installed = await around.broker.install(around.group, owned.partition, owned.token, owned.lease.incarnation, foreign=False)
+        installed = await around.broker.do(Install(around.group, owned.partition, owned.token, owned.lease.incarnation, foreign=False))
         return installed.done

@@ -14,7 +14,8 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.waiting import Signal
-from redisaq.brokers.base import Broker, GroupName
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.terms import GroupName
 from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.concurrency import Concurrency
 from redisaq.consuming.contact import Contact

@@ -20,7 +20,7 @@ import anyio
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.waiting import Reply
-from redisaq.brokers.base import Beat
+from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, make_groups
 from redisaq.consuming.contact import GROUP, HEARTBEAT, forever, reporting
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.member import Admission, Member
@@ -212,7 +212,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         """
         member = self._member
         while member.joined and not await self._admission.leave():
-            beat = await self._around.broker.heartbeat(self._around.group, member.lease.incarnation, member.ttl, "")
+            beat = await self._around.broker.do(Heartbeat(self._around.group, member.lease.incarnation, member.ttl, ""))
             if not beat.alive or beat.document is None:
                 return  # it is gone already
             member.document, member.version = beat.document, beat.version
@@ -268,7 +268,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         """Read what stands; False if this incarnation is over."""
         around, member, lease = self._around, self._member, self._member.lease
         sent = around.environment.clock()
-        beat = await around.broker.heartbeat(around.group, lease.incarnation, member.ttl, member.version)
+        beat = await around.broker.do(Heartbeat(around.group, lease.incarnation, member.ttl, member.version))
         self._look_needed = False
         known = beat.document or (member.document if beat.version == member.version else None)
         if not beat.alive or known is None or not membership.is_member(known, lease.incarnation):
@@ -292,7 +292,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         before = member.partitions
         await self._admission.topic_there(beat)
         if before < member.partitions:
-            await around.broker.make_groups(around.group, range(before, member.partitions), latest=False, younger=True)  # G6
+            await make_groups(around.broker, around.group, range(before, member.partitions), latest=False, younger=True)  # G6
         return True
 
     async def _change(self) -> bool:
@@ -318,10 +318,17 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             )
             document, expired = step.document or document, step.expired
         if document is not standing:
-            version = await around.broker.commit(
-                around.group, incarnation, member.ttl, known_version=member.version, document=document, expired=expired
+            version = around.environment.new_id()
+            changed = Commit(
+                around.group,
+                incarnation,
+                member.ttl,
+                known_version=member.version,
+                new_version=version,
+                document=document,
+                expired=expired,
             )
-            if version is None:
+            if not await around.broker.do(changed):
                 return False
             member.version, member.document = version, document
         self._released.clear()

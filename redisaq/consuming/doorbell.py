@@ -15,7 +15,7 @@ import anyio
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
-from redisaq.brokers.base import Doorbell
+from redisaq.brokers.terms import Doorbell
 from redisaq.consuming.contact import forever
 from redisaq.errors import ActorStopped, ServerError
 

@@ -21,6 +21,8 @@ from typing import Any, TypeVar, cast
 import anyio
 
 from redisaq import events
+from redisaq.brokers.steps.leases import SetDeliveries
+from redisaq.brokers.steps.retrying import StartRetry
 from redisaq.callables import is_async, unrun
 from redisaq.consuming.concurrency import Abandoned
 from redisaq.consuming.contact import insist
@@ -149,7 +151,7 @@ class Execution:
         around, owned = self._around, self.owned
         if counting.counts:
             counts = counting.counts
-            step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts, raising=True)  # noqa: E731
+            step = lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.token, counts, raising=True))  # noqa: E731
             if not await insist(step, around.environment):
                 owned.lose("another owner's token stands")
             owned.flights.counted(counting)
@@ -159,9 +161,8 @@ class Execution:
 
     async def _note(self, body: Body) -> bool:
         around, owned = self._around, self.owned
-        return await around.broker.start_retry(
-            around.group, owned.partition, owned.token, entry_id=body.entry_id, life=body.life, attempt=body.attempt
-        )
+        step = StartRetry(around.group, owned.partition, owned.token, entry_id=body.entry_id, life=body.life, attempt=body.attempt)
+        return await around.broker.do(step)
 
     def _bury(self, message: Flight) -> None:
         """Record that it is dead: so many handlers were begun on it, and none ended under the lease that it began under.
@@ -282,7 +283,7 @@ class Execution:
         with owned.until_drain():
             counts = owned.flights.to_write(flights)
             if counts:
-                step = lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts, raising=True)  # noqa: E731
+                step = lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.token, counts, raising=True))  # noqa: E731
                 await insist(step, around.environment)
                 owned.flights.written(flights)
             await anyio.sleep(pause)

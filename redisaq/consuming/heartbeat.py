@@ -13,6 +13,7 @@ from functools import partial
 import anyio
 
 from redisaq.actors.actor import Actor
+from redisaq.brokers.steps.coordination import Heartbeat
 from redisaq.consuming.contact import HEARTBEAT, PASSING, reason_of
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.member import Member
@@ -51,7 +52,7 @@ class HeartbeatEmitter(Actor[None]):
 
     async def _beat(self, sent: float) -> None:
         around, member, lease = self._around, self._member, self._member.lease
-        beat = await around.broker.heartbeat(around.group, lease.incarnation, member.ttl, member.version)
+        beat = await around.broker.do(Heartbeat(around.group, lease.incarnation, member.ttl, member.version))
         around.contact.heartbeat = sent
         if lease is not member.lease:  # the answer of an incarnation that is over
             return

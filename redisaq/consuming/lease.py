@@ -13,7 +13,7 @@ from collections.abc import Collection, Generator
 
 import anyio
 
-from redisaq.brokers.base import Beat
+from redisaq.brokers.steps.coordination import Beat
 from redisaq.core.membership import lease_deadline
 from redisaq.environment import Environment
 

@@ -8,7 +8,7 @@ one small command, every other second at most and only where something was read.
 from __future__ import annotations
 
 from redisaq import events
-from redisaq.brokers.retention import Sighting
+from redisaq.brokers.steps.retention import Sight, Sighting
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.owned import OwnedPartition
 
@@ -52,7 +52,7 @@ class LossWatch:
         around, owned, read = self._around, self._owned, self._read
         since, self._since, self._read = self._since, None, 0  # an answer that is lost leaves nothing to compare with
         self._next = around.environment.clock() + EVERY
-        sighting = await around.broker.sight(around.group, owned.partition, owned.token, since=since, read=read)
+        sighting = await around.broker.do(Sight(around.group, owned.partition, owned.token, since=since, read=read))
         self._since = sighting
         if sighting.lost:
             owned.flights.trimmed += sighting.lost

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from redisaq import events
-from redisaq.brokers.base import Beat
+from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, make_groups
+from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.lease import Lease
 from redisaq.core import membership
@@ -116,7 +117,7 @@ class Admission:
         around, member = self._around, self._member
         incarnation = member.lease.incarnation
         sent = around.environment.clock()
-        beat = await around.broker.heartbeat(around.group, incarnation, member.ttl, "")
+        beat = await around.broker.do(Heartbeat(around.group, incarnation, member.ttl, ""))
         if not await self.topic_there(beat):
             return False
         listed = beat.document is not None and membership.is_member(beat.document, incarnation)
@@ -146,7 +147,7 @@ class Admission:
         document = beat.document or membership.made_again(known, partitions=member.partitions)
         if beat.document is None:
             latest = around.settings.start == "latest" and not lost
-            await around.broker.make_groups(around.group, range(member.partitions), latest=latest)  # G6
+            await make_groups(around.broker, around.group, range(member.partitions), latest=latest)  # G6
         document = membership.join(
             document,
             name=member.name,
@@ -156,16 +157,23 @@ class Admission:
             held=self.safe if around.environment.clock() < self.safe_until else (),
         )
         sent = around.environment.clock()
-        version = await around.broker.commit(
-            around.group, member.lease.incarnation, member.ttl, known_version=beat.version, document=document, joins=True, freeze=lost
+        step = Commit(
+            around.group,
+            member.lease.incarnation,
+            member.ttl,
+            known_version=beat.version,
+            new_version=around.environment.new_id(),
+            document=document,
+            joins=True,
+            freeze=lost,
         )
-        return None if version is None else sent
+        return sent if await around.broker.do(step) else None
 
     async def topic_there(self, beat: Beat) -> bool:
         """True if the topic exists; one that was there and is lost is made again (E5)."""
         around, member = self._around, self._member
         if beat.topic is None and member.partitions:
-            state = await around.broker.make_topic(around.group.topic, member.partitions)
+            state = await around.broker.do(MakeTopic(around.group.topic, member.partitions))
             member.partitions = max(member.partitions, state.partitions)
         elif beat.topic is None:
             if not member.topic_missing:
@@ -184,7 +192,14 @@ class Admission:
         if not member.joined or not member.lease.alive() or member.document is None:
             return True  # others will see it expired
         document = membership.leave(member.document, incarnation=member.lease.incarnation)
-        version = await around.broker.commit(
-            around.group, member.lease.incarnation, member.ttl, known_version=member.version, document=document, leaves=True
+        return await around.broker.do(
+            Commit(
+                around.group,
+                member.lease.incarnation,
+                member.ttl,
+                known_version=member.version,
+                new_version=around.environment.new_id(),
+                document=document,
+                leaves=True,
+            )
         )
-        return version is not None

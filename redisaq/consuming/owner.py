@@ -20,8 +20,8 @@ from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.supervisor import Supervisor
-from redisaq.brokers.base import Installed
-from redisaq.brokers.delivery import Resolution
+from redisaq.brokers.steps.leases import Fence, Install, Installed, Release, SetDeliveries
+from redisaq.brokers.steps.settling import Resolve
 from redisaq.consuming.contact import Trouble, insist
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import SignalListener, ring
@@ -30,6 +30,7 @@ from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.reader import PartitionReader
 from redisaq.consuming.retry_timer import RetryTimer
 from redisaq.core.membership import may_acquire_foreign
+from redisaq.core.records import Resolution
 from redisaq.errors import ActorStopped
 
 FLUSH_LIMIT = 5.0  # seconds for settling and releasing when a partition is given back
@@ -142,7 +143,7 @@ class PartitionOwner(Actor[Drain]):
             await anyio.sleep(pause)  # M7, M8: a foreign holder, who may still work
             pause = min(2 * pause, LONGEST_PAUSE)
         readers = installed.readers
-        fence = lambda: around.broker.fence(around.group, owned.partition, owned.token, readers)  # noqa: E731 -- one step, to be repeated
+        fence = lambda: around.broker.do(Fence(around.group, owned.partition, owned.token, readers))  # noqa: E731 -- one step, to be repeated
         if not await insist(fence, around.environment, self._trouble.failed):
             around.tell_kill_refused(owned)
         if owned.lost or not owned.lease.alive():  # a process that stood still wakes up here, before its scope is cancelled
@@ -159,9 +160,9 @@ class PartitionOwner(Actor[Drain]):
     async def _try_to_install(self) -> Installed:
         around, owned, lease = self._around, self.owned, self.owned.lease
         foreign = may_acquire_foreign(lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=int(lease.ttl * 1e6))
-        installed = await around.broker.install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign)
+        installed = await around.broker.do(Install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign))
         if not installed.done and installed.token < owned.token and installed.holder in lease.former:
-            return await around.broker.install(around.group, owned.partition, owned.token, lease.incarnation, foreign=True)
+            return await around.broker.do(Install(around.group, owned.partition, owned.token, lease.incarnation, foreign=True))
         return installed
 
     async def _work(self) -> None:
@@ -218,20 +219,21 @@ class PartitionOwner(Actor[Drain]):
         """Undo the counts of what was read and never started (T5)."""
         around, owned = self._around, self.owned
         if counts:
-            await insist(lambda: around.broker.set_deliveries(around.group, owned.partition, owned.token, counts), around.environment)
+            await insist(lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.token, counts)), around.environment)
 
     async def _give_back(self, resolutions: Sequence[Resolution]) -> None:
         """Undo the attempts of retries whose handlers never began (T5); what is undone already is refused (S1)."""
         around, owned = self._around, self.owned
         if resolutions:
-            step = lambda: around.broker.resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)  # noqa: E731
+            resolve = Resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
+            step = lambda: around.broker.do(resolve)  # noqa: E731
             await insist(step, around.environment)
 
     async def _release(self) -> None:
         """Clear the holder beside the data; the token stays (M8)."""
         around, owned = self._around, self.owned
         if not owned.lost and owned.lease.alive():
-            await insist(lambda: around.broker.release(around.group, owned.partition, owned.token), around.environment)
+            await insist(lambda: around.broker.do(Release(around.group, owned.partition, owned.token)), around.environment)
             self._released = True
             if self.acquired:
                 self._around.bulletin.publish(events.PartitionRevoked, self.owned)

@@ -16,7 +16,8 @@ import anyio
 from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
-from redisaq.brokers.base import RawEntry, Reader
+from redisaq.brokers.steps import leases
+from redisaq.brokers.terms import RawEntry, Reader
 from redisaq.consuming.contact import Trouble, forever, reporting
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.handler_pool import Batch, hand_over
@@ -100,7 +101,7 @@ class PartitionReader(Actor[None]):
     async def _claim(self, claim: Claim) -> None:
         """Pass on what is pending and not known yet."""
         around, owned = self._around, self._owned
-        page = await around.broker.claim(around.group, owned.partition, owned.token, after=claim.after, count=claim.count)
+        page = await around.broker.do(leases.Claim(around.group, owned.partition, owned.token, after=claim.after, count=claim.count))
         if page.trimmed:
             ids = tuple(entry_id.decode() for entry_id in page.trimmed)
             self._flights.trimmed += len(ids)
@@ -181,7 +182,7 @@ class PartitionReader(Actor[None]):
     async def _fence(self, readers: Sequence[Reader]) -> None:
         around, owned = self._around, self._owned
         marks = [reader.mark for reader in readers]
-        if not await around.broker.fence(around.group, owned.partition, owned.token, marks):
+        if not await around.broker.do(leases.Fence(around.group, owned.partition, owned.token, marks)):
             around.tell_kill_refused(owned)
 
     async def _pass_on(self, batch: Batch) -> None:
@@ -190,7 +191,7 @@ class PartitionReader(Actor[None]):
     async def _make_group_again(self) -> None:
         """Make a lost group again so that nothing unsettled is passed over (T6)."""
         around, owned, remake = self._around, self._owned, self._flights.group_lost()
-        await around.broker.remake_group(around.group, owned.partition, remake.evidence, start=remake.start)
+        await around.broker.do(leases.RemakeGroup(around.group, owned.partition, remake.evidence, start=remake.start))
         self._flights.group_made()
         self._watch.forget()
         around.tell_group_lost(owned.partition)

@@ -13,7 +13,7 @@ import anyio
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
-from redisaq.brokers.delivery import Due
+from redisaq.brokers.steps.retrying import Due, TakeDue
 from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import Ring
@@ -55,7 +55,8 @@ class RetryTimer(Actor[Ring]):
         await around.gate.wait_open()
         await owned.wait_for_room(self._count)
         count = owned.flights.ask_due(self._count)
-        step = lambda: around.broker.due(around.group, owned.partition, owned.token, count=count, dead_maxlen=around.dead_maxlen)  # noqa: E731
+        take_due = TakeDue(around.group, owned.partition, owned.token, count=count, dead_maxlen=around.dead_maxlen)
+        step = lambda: around.broker.do(take_due)  # noqa: E731
         due: Due = await insist(step, around.environment)
         for damaged in due.set_aside:
             around.bulletin.tell(around.unreadable(owned, damaged.entry_id, damaged.reason))

@@ -18,6 +18,7 @@ from anyio.abc import TaskStatus
 from redisaq.actors.actor import Actor
 from redisaq.actors.supervisor import Supervisor
 from redisaq.actors.waiting import Reply
+from redisaq.brokers.steps.topics import ReadTopic
 from redisaq.consuming.acknowledger import Acknowledger
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.coordinator import Leave, RaiseToken, RebalanceCoordinator, Unable
@@ -227,7 +228,7 @@ class ConsumerRuntime:
             while True:
                 asked = clock()
                 try:
-                    await broker.topic(topic)
+                    await broker.do(ReadTopic(topic))
                 except ConnectionError:
                     if clock() - asked > QUICK:  # it broke, since nothing was heard: not an answer
                         continue

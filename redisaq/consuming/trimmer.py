@@ -16,8 +16,9 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
-from redisaq.brokers.base import GroupName
-from redisaq.brokers.retention import Keeping
+from redisaq.brokers.steps.administration import ViewStream
+from redisaq.brokers.steps.retention import Keeping, ReadKeeping, Trim, kept_by
+from redisaq.brokers.terms import GroupName
 from redisaq.consuming.contact import forever
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import Ring, ring
@@ -73,9 +74,9 @@ class Trimmer(Actor[Ring]):
             return
         topic = around.group.topic
         # Every group is in the first partition's stream from its birth on (G6).
-        (stream,) = await around.broker.view_streams(topic, [0])
+        (stream,) = await around.broker.do_each([ViewStream(topic, 0)])
         groups = sorted({around.group.group, *stream.groups})
-        keeping = await around.broker.keeping([GroupName(topic, group) for group in groups])
+        keeping = kept_by(await around.broker.do_each([ReadKeeping(GroupName(topic, group)) for group in groups]))
         self._pause = min(LONGEST, max(SHORTEST, keeping.kept_for / 4))
         self._tell_lapsed(keeping)
         if not keeping.acked:  # lost with the server's data: a heartbeat tells when it holds again
@@ -88,7 +89,7 @@ class Trimmer(Actor[Ring]):
     async def _trim(self, partition: int, keeping: Keeping, groups: Sequence[str]) -> bool:
         """Trim one partition, in steps; True if entries are kept that will go."""
         while True:
-            trimmed = await self._around.broker.trim(self._around.group.topic, partition, keeping, groups)
+            trimmed = await self._around.broker.do(Trim(self._around.group.topic, partition, keeping, groups))
             if not trimmed.more:
                 return trimmed.later
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import anyio
 
 from redisaq.actors.actor import Actor
+from redisaq.brokers.steps.settling import ReadRemaining
 from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.member import Member
@@ -66,5 +67,6 @@ class EmptinessWatch(Actor[None]):
 
     async def _empty(self) -> bool:
         around, partitions = self._around, range(self._member.partitions)
-        left = await insist(lambda: around.broker.remaining(around.group, partitions), around.environment)
+        steps = [ReadRemaining(around.group, partition) for partition in partitions]
+        left = await insist(lambda: around.broker.do_each(steps), around.environment)
         return all(remaining.empty for remaining in left)

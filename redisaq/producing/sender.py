@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
-from redisaq.brokers.base import Broker, ReaderMark, TopicState
-from redisaq.brokers.producing import Delayed
-from redisaq.brokers.retention import Terms
-from redisaq.brokers.topics import make_or_grow
+from redisaq.brokers.steps import Broker, producing, topics
+from redisaq.brokers.steps.producing import Delayed
+from redisaq.brokers.steps.topics import Terms, TopicState
+from redisaq.brokers.terms import ReaderMark
 from redisaq.core.enqueueing import (
     CLOSED,
     Answer,
@@ -89,7 +89,7 @@ class Sender:
         """Reach the server and make the topic, or let it grow to what it should have."""
         self._broker = broker
         await self._broker.connect()
-        state = await make_or_grow(self._broker, self._topic, self._init_partitions, terms=self._terms)
+        state = await topics.make_or_grow(self._broker, self._topic, self._init_partitions, terms=self._terms)
         self._environment = environment
         if self._round_robin is None:  # at random: of many producers that send one message each, not all are to fill partition 0
             self._round_robin = RoundRobin(environment.random.randrange(1 << 16))
@@ -155,7 +155,7 @@ class Sender:
         async def keep(placed: Sequence[Placed]) -> list[bytes | None]:
             # A microsecond apart, so that they come in the order of the call.
             delayed = [Delayed(partition, fields[1], due + place, fields) for place, (partition, _, fields) in enumerate(placed)]
-            return [b"" if kept else None for kept in await self._broker.delay(self._topic, delayed)]
+            return [b"" if kept else None for kept in await producing.delay(self._broker, self._topic, delayed)]
 
         await self.send(messages, keep)
 
@@ -170,15 +170,17 @@ class Sender:
 
         async def append(placed: Sequence[Placed]) -> list[bytes | None]:
             nonlocal standing
-            answer = await self._broker.append_once(
-                self._topic,
-                placed[0][0],
-                fields,
-                dedup_id=dedup_id,
-                window=window,
-                due=due,
-                maxlen=self._maxlen,
-                approximate=self._approximate,
+            answer = await self._broker.do(
+                producing.AppendOnce(
+                    self._topic,
+                    placed[0][0],
+                    fields,
+                    dedup_id=dedup_id,
+                    window=window,
+                    due=due,
+                    maxlen=self._maxlen,
+                    approximate=self._approximate,
+                )
             )
             standing = answer or b""
             return [None if answer is None else b""]
@@ -199,7 +201,7 @@ class Sender:
         with time_limit(give_up_at - self._environment.monotonic()):
             while True:
                 try:
-                    state = await self._broker.grow_topic(self._topic, partitions)
+                    state = await self._broker.do(topics.GrowTopic(self._topic, partitions))
                 except ConnectionFailed as error:
                     failures += 1
                     doubtful = doubtful or error.maybe_executed
@@ -284,13 +286,13 @@ class Sender:
                     self.state = state
                 enqueue.topic_is(state.generation, state.partitions, self._environment.monotonic(), acked=state.acked)
             case LearnAnchors():
-                anchors = await broker.anchors(self._topic, step.partitions)
+                anchors = await broker.do_each([producing.ReadAnchor(self._topic, partition) for partition in step.partitions])
                 enqueue.learnt(anchors, self._same(run))
             case Kill():
                 enqueue.killed(allowed=await broker.kill([ReaderMark(*connection) for connection in step.connections]))
             case Find():
                 ids = [message.msg_id.encode() for message in step.messages]
-                found = await broker.find(self._topic, step.partition, step.anchor, ids)
+                found = await broker.do(producing.Find(self._topic, step.partition, step.anchor, ids))
                 enqueue.found(found.present, complete=found.complete, last=found.last, run=self._same(run))
             case Send():
                 await self._send(enqueue, step, way)
@@ -358,13 +360,13 @@ class Sender:
             waiting[0].set()
 
     async def _read_topic(self) -> TopicState:
-        state = await self._broker.topic(self._topic)
+        state = await self._broker.do(topics.ReadTopic(self._topic))
         # Where it is not: lost with the server's data (E5), perhaps made again by somebody else.
         return state if state is not None and self._stands(state) else await self._make_topic()
 
     async def _make_topic(self) -> TopicState:
         partitions = self._init_partitions if self.state is None else self.state.partitions
-        return await self._broker.make_topic(self._topic, partitions, terms=self._terms)
+        return await self._broker.do(topics.MakeTopic(self._topic, partitions, self._terms))
 
     def _stands(self, state: TopicState) -> bool:
         """Tell whether the topic keeps what this producer asks (E3)."""
@@ -376,7 +378,7 @@ class Sender:
         if any(count > most for count in wanted.values()):
             raise QueueFull(f"{max(wanted.values())} messages for one partition of {self._topic}: max_backlog allows {most} in all")
         while True:
-            waiting = await self._broker.backlog(self._topic, list(wanted), enough=most)
+            waiting = await self._broker.do_each([producing.ReadBacklog(self._topic, partition, enough=most) for partition in wanted])
             full = [partition for (partition, count), backlog in zip(wanted.items(), waiting, strict=True) if backlog + count > most]
             if not full:
                 return

@@ -13,13 +13,15 @@ from typing import Any, Protocol, TypeVar
 
 import anyio
 
-from redisaq.brokers.administration import END
-from redisaq.brokers.base import Acks, Doorbell, GroupName, Installed, RawEntry, Reader, ReaderMark, Settled
-from redisaq.brokers.delivery import Resolution, Resolved
-from redisaq.brokers.memory import MemoryBroker, administration, delivery
+from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.clients import ReadingClient, WaitingRead
 from redisaq.brokers.memory.reader import MemoryDoorbell
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.administration import END, Seek
+from redisaq.brokers.steps.leases import Install, Installed
+from redisaq.brokers.steps.settling import Acknowledge, Resolve, Resolved, Settled
+from redisaq.brokers.terms import Doorbell, GroupName, RawEntry, Reader, ReaderMark
 from redisaq.core.entry_ids import START, parse_id
 from redisaq.environment import Environment, silence_within, time_is_up_at
 from redisaq.errors import ConnectionFailed
@@ -28,6 +30,7 @@ from redisaq.testing.faults import Kind
 from redisaq.testing.network import Connection, Network, WaitLimits
 from redisaq.testing.record import Record
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 OPENING = {"connect", "make_topic", "grow_topic"}
@@ -126,6 +129,25 @@ class FaultyBroker(MemoryBroker):
 
     # -- what is to be told, or differs ------------------------------------------------------------------------------------------------
 
+    def _carry_out(self, store: MemoryStore, step: Step[R]) -> R:
+        cursor = store.cursor(step.group, step.partition) if isinstance(step, Seek) else None
+        before = START if cursor is None else cursor.last_delivered
+        answer = super()._carry_out(store, step)
+        record, owner = self._record, self._owner
+        match step, answer:
+            case Install(), Installed():
+                record.installed(owner, step.group, step.partition, step.token, answer)
+            case Acknowledge(), Settled():
+                record.settled(owner, step.group, step, answer)
+            case Resolve(), Resolved():
+                record.resolved(owner, step.group, step.partition, step.token, resolutions=step.resolutions, answer=answer)
+            case Seek(), _:
+                last = store.streams[step.place].last_id
+                record.sought(step.group, step.partition, before, last if step.position == END else min(parse_id(step.position), last))
+            case _:
+                pass
+        return answer
+
     async def kill(self, marks: Sequence[ReaderMark]) -> bool:
         """Kill shared connections (E1)."""
 
@@ -136,51 +158,6 @@ class FaultyBroker(MemoryBroker):
             return True
 
         return await self._operate("kill", step)
-
-    async def install(self, group: GroupName, partition: int, token: int, incarnation: str, *, foreign: bool) -> Installed:
-        """Put the token beside the partition's data (T2)."""
-
-        def step(store: MemoryStore) -> Installed:
-            answer = store.install(group, partition, token, incarnation, foreign=foreign)
-            self._record.installed(self._owner, group, partition, token, answer)
-            return answer
-
-        return await self._operate("install", step)
-
-    async def settle(self, group: GroupName, acks: Sequence[Acks]) -> list[Settled]:
-        """Acknowledge under each partition's token (S1)."""
-
-        def step(store: MemoryStore) -> list[Settled]:
-            answers = [store.settle(group, one) for one in acks]
-            for one, answer in zip(acks, answers, strict=True):
-                self._record.settled(self._owner, group, one, answer)
-            return answers
-
-        return await self._operate("settle", step)
-
-    async def resolve(
-        self, group: GroupName, partition: int, token: int, resolutions: Sequence[Resolution], *, dead_maxlen: int | None
-    ) -> Resolved:
-        """Settle some messages in one fenced step (S1)."""
-
-        def step(store: MemoryStore) -> Resolved:
-            answer = delivery.resolve(store, group, partition, token, resolutions, dead_maxlen=dead_maxlen)
-            self._record.resolved(self._owner, group, partition, token, resolutions=resolutions, answer=answer)
-            return answer
-
-        return await self._operate("resolve", step)
-
-    async def seek(self, group: GroupName, partition: int, position: bytes) -> None:
-        """Deliver what stands after the position next."""
-
-        def step(store: MemoryStore) -> None:
-            cursor = store.cursor(group, partition)
-            before = START if cursor is None else cursor.last_delivered
-            administration.seek(store, group, partition, position)
-            last = store.streams[group.topic, partition].last_id
-            self._record.sought(group, partition, before, last if position == END else min(parse_id(position), last))
-
-        await self._operate("seek", step)
 
     async def listen(self, group: GroupName) -> Doorbell:
         """Return a doorbell for the group and its topic, whose line may fall silent."""

@@ -14,8 +14,8 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from redisaq import events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.holdings import Holdings
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import START, EntryId, format_id, parse_id
 from redisaq.events import Event
 from redisaq.testing.observed import Settle

@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeVar, Unpack, cast
 
 from redisaq import events
 from redisaq.admin import Admin
-from redisaq.brokers.base import Beat, Broker
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import Beat
 from redisaq.consumer import Consumer
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.handling import Execution

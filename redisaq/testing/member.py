@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import anyio
 from anyio.lowlevel import checkpoint
 
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.terms import GroupName
 from redisaq.consumer import Consumer
 from redisaq.describing import name_of, text_of
 from redisaq.errors import ConnectionFailed, SettingsError

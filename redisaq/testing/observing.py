@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from redisaq.brokers.base import GroupName
-from redisaq.brokers.delivery import Resolution, Resolved
 from redisaq.brokers.memory.holdings import Holdings
+from redisaq.brokers.steps.settling import Resolved
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import EntryId, format_id, parse_id
+from redisaq.core.records import Resolution
 from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter

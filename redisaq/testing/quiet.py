@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, decode_document
 from redisaq.testing.member import SimulatedMember
 

@@ -12,11 +12,13 @@ from itertools import zip_longest
 from typing import Any
 
 from redisaq import events
-from redisaq.brokers.base import Acks, GroupName, Installed, Settled
-from redisaq.brokers.delivery import Resolution, Resolved
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.leases import Installed
+from redisaq.brokers.steps.settling import Acknowledge, Resolved, Settled
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import EntryId, format_id, parse_id
+from redisaq.core.records import Resolution
 from redisaq.message import Message
 from redisaq.testing.faults import Fault
 from redisaq.testing.guarantees import Guarantees
@@ -188,7 +190,7 @@ class Record:
         for observer in self.observers if answer.done else ():
             observer.installed(_name(owner), (group, partition), token)
 
-    def settled(self, owner: object, group: GroupName, acks: Acks, answer: Settled) -> None:
+    def settled(self, owner: object, group: GroupName, acks: Acknowledge, answer: Settled) -> None:
         """Somebody acknowledged."""
         self._settle(owner, (group, acks.partition), acks.token, acks.entry_ids, "done", accepted=answer.done)
 

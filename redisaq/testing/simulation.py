@@ -17,8 +17,9 @@ from anyio.abc import TaskGroup
 
 from redisaq.admin import Admin
 from redisaq.brokers import memory_brokers
-from redisaq.brokers.base import Broker, GroupName
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.terms import GroupName
 from redisaq.environment import Environment, current_environment, enter_environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.producer import Producer

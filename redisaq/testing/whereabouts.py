@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import START, EntryId, format_id, parse_id
 from redisaq.core.records import decode_dead
 from redisaq.testing.observed import Settle

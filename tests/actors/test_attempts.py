@@ -8,9 +8,13 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryAfter, RetryPolicy
-from redisaq.brokers.delivery import Body
-from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.leases import SetDeliveries
+from redisaq.brokers.steps.retrying import StartRetry
+from redisaq.brokers.steps.settling import Resolve
+from redisaq.core.records import Body
 from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick
+from tests.changing_steps import Do, change_step
 
 pytestmark = IN_VIRTUAL_TIME
 
@@ -25,13 +29,11 @@ async def test_an_attempt_whose_handler_never_began_is_given_back(url: str, monk
     """T5: a drain that comes between noting the attempt and beginning the handler costs the message nothing."""
     await produce(url, 1)
     consumer = quick(url, retry=RetryPolicy(backoff=0.01, blocking=source == "stream"))
-    name = {"retry": "start_retry", "stream": "set_deliveries"}[source]
-    step = getattr(MemoryBroker, name)
     calls = 0
 
-    async def stop_behind_it(broker: MemoryBroker, *arguments: Any, **more: Any) -> object:
+    async def stop_behind_it(step: Step[Any], do: Do) -> object:
         nonlocal calls
-        answer = await step(broker, *arguments, **more)
+        answer = await do(step)
         calls += 1
         if calls == {"retry": 1, "stream": 2}[source]:  # of the stream, the first one writes the failure down
             tasks.start_soon(consumer.stop)
@@ -44,7 +46,8 @@ async def test_an_attempt_whose_handler_never_began_is_given_back(url: str, monk
         attempts.append(message.attempt)
         raise ValueError("again")
 
-    monkeypatch.setattr(MemoryBroker, name, stop_behind_it)
+    kinds: dict[str, type[Step[Any]]] = {"retry": StartRetry, "stream": SetDeliveries}
+    change_step(monkeypatch, kinds[source], stop_behind_it)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             await consumer.process(fail)
@@ -149,11 +152,10 @@ async def test_what_is_given_back_keeps_its_last_failure(url: str, ordering: Any
     """It failed once and was parked, then failed otherwise and held its lane: `retry` tells of the later failure, not of the one before."""
     await produce(url, 1)
     stored: list[Body] = []
-    resolve = MemoryBroker.resolve
 
-    async def listen(broker: MemoryBroker, *arguments: Any, **more: Any) -> Any:
-        stored.extend(one.body for one in arguments[3])
-        return await resolve(broker, *arguments, **more)
+    async def listen(step: Resolve, do: Do) -> Any:
+        stored.extend(one.body for one in step.resolutions)
+        return await do(step)
 
     begun: list[float] = []
 
@@ -165,7 +167,7 @@ async def test_what_is_given_back_keeps_its_last_failure(url: str, ordering: Any
             raise ValueError("once")
         raise RetryAfter(60)
 
-    monkeypatch.setattr(MemoryBroker, "resolve", listen)
+    change_step(monkeypatch, Resolve, listen)
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             await quick(url, retry=RetryPolicy(backoff=3.0, jitter=False)).process(handle)

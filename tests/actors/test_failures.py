@@ -8,8 +8,9 @@ import anyio
 import pytest
 
 from redisaq import Consumer, DeadLetter, Discard, Message, PartialFailure, Producer, RetryAfter, RetryPolicy, events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.retrying import ReadDead
+from redisaq.brokers.terms import GroupName
 from redisaq.core.records import Body
 from redisaq.errors import SettingsError
 from redisaq.testing import virtual_run
@@ -27,7 +28,7 @@ def url() -> str:
 
 async def dead_letters(url: str, partition: int = 0) -> list[Body]:
     broker = MemoryBroker(url.removeprefix("memory://"), "redisaq")
-    return [dead.body for dead in await broker.dead_page(GROUP, partition, after=b"", count=1000)]
+    return [dead.body for dead in await broker.do(ReadDead(GROUP, partition, after=b"", count=1000))]
 
 
 async def run(url: str, handle: Any, **options: Any) -> Notebook:

@@ -8,9 +8,10 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Producer
-from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.coordination import Commit, Heartbeat
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, fresh_url
+from tests.changing_steps import Do, change_step
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
@@ -19,20 +20,19 @@ def test_a_member_whose_deadline_has_passed_takes_no_more_partitions(
 ) -> None:
     url = fresh_url()
     slow = False
-    whole_heartbeat, whole_commit = MemoryBroker.heartbeat, MemoryBroker.commit
     taken: list[tuple[float, str]] = []
     late: list[tuple[float, str]] = []
 
-    async def heartbeat(self: MemoryBroker, group: Any, incarnation: str, ttl: float, version: str) -> Any:
-        answer = await whole_heartbeat(self, group, incarnation, ttl, version)
+    async def heartbeat(step: Heartbeat, do: Do) -> Any:
+        answer = await do(step)
         if slow:
-            late.append((anyio.current_time(), incarnation))
-            await anyio.sleep(ttl * 0.9)
+            late.append((anyio.current_time(), step.incarnation))
+            await anyio.sleep(step.ttl * 0.9)
         return answer
 
-    async def commit(self: MemoryBroker, group: Any, incarnation: str, ttl: float, **more: Any) -> Any:
-        taken.append((anyio.current_time(), incarnation))
-        return await whole_commit(self, group, incarnation, ttl, **more)
+    async def commit(step: Commit, do: Do) -> Any:
+        taken.append((anyio.current_time(), step.incarnation))
+        return await do(step)
 
     async def main() -> None:
         nonlocal slow
@@ -49,8 +49,8 @@ def test_a_member_whose_deadline_has_passed_takes_no_more_partitions(
             assert len(consumer.assignment) == 4
             await consumer.stop()
 
-    monkeypatch.setattr(MemoryBroker, "heartbeat", heartbeat)
-    monkeypatch.setattr(MemoryBroker, "commit", commit)
+    change_step(monkeypatch, Heartbeat, heartbeat)
+    change_step(monkeypatch, Commit, commit)
     virtual_run(main, backend=backend)
     (first, lapsed), *_ = late
     assert [when for when, incarnation in taken if incarnation == lapsed and when > first] == []

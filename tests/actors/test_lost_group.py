@@ -8,10 +8,13 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, RetryPolicy
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.leases import Claim, RemakeGroup
+from redisaq.brokers.steps.settling import Resolve
+from redisaq.brokers.terms import GroupName
 from redisaq.testing import virtual_run
 from tests.actors.group import produce
+from tests.changing_steps import Do, change_step
 
 GROUP = GroupName("jobs", "default_group")
 
@@ -51,11 +54,11 @@ async def loses_its_group_twice(url: str) -> list[int]:
     again = anyio.Event()
     await produce(url, 2, partition_key="n")
     store = MemoryBroker(url.removeprefix("memory://"), "redisaq").store
-    remake, remade = MemoryBroker.remake_group, 0
+    remade = 0
 
-    async def remake_group(broker: MemoryBroker, *arguments: Any, **more: Any) -> None:
+    async def remake_group(step: RemakeGroup, do: Do) -> None:
         nonlocal remade
-        await remake(broker, *arguments, **more)
+        await do(step)
         remade += 1
         if remade == 1:
             store.forget_cursor(GROUP, 0)
@@ -73,7 +76,7 @@ async def loses_its_group_twice(url: str) -> list[int]:
 
     retry = RetryPolicy(max_attempts=2, backoff=0.01, jitter=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MemoryBroker, "remake_group", remake_group)
+        change_step(patch, RemakeGroup, remake_group)
         async with Consumer("jobs", url, ordering="none", concurrency=2, batch_size=1, retry=retry) as consumer:
             await consumer.process(handle, until_empty=True)
     assert remade == 2
@@ -94,12 +97,11 @@ async def loses_its_group_while_it_looks(url: str) -> list[int]:
     again, in_hand = anyio.Event(), anyio.Event()
     await produce(url, 2, partition_key="n")
     store = MemoryBroker(url.removeprefix("memory://"), "redisaq").store
-    resolve, claim = MemoryBroker.resolve, MemoryBroker.claim
     lost = 0
 
-    async def resolve_unheard(broker: MemoryBroker, *arguments: Any, **more: Any) -> Any:
+    async def resolve_unheard(step: Resolve, do: Do) -> Any:
         nonlocal lost
-        answer = await resolve(broker, *arguments, **more)
+        answer = await do(step)
         if not lost:
             lost = 1
             store.shelf(GROUP, 0).retry.clear()
@@ -107,12 +109,12 @@ async def loses_its_group_while_it_looks(url: str) -> list[int]:
             await anyio.sleep(0.5)  # meanwhile the group is made again, and what failed is delivered again
         return answer
 
-    async def claim_late(broker: MemoryBroker, *arguments: Any, **more: Any) -> Any:
+    async def claim_late(step: Claim, do: Do) -> Any:
         nonlocal lost
         if lost == 1:
             lost = 2
             store.forget_cursor(GROUP, 0)
-        return await claim(broker, *arguments, **more)
+        return await do(step)
 
     async def handle(message: Message[Any]) -> None:
         numbers.append(message.payload["n"])
@@ -127,8 +129,8 @@ async def loses_its_group_while_it_looks(url: str) -> list[int]:
 
     retry = RetryPolicy(max_attempts=2, backoff=0.01, jitter=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MemoryBroker, "resolve", resolve_unheard)
-        patch.setattr(MemoryBroker, "claim", claim_late)
+        change_step(patch, Resolve, resolve_unheard)
+        change_step(patch, Claim, claim_late)
         async with Consumer("jobs", url, ordering="none", concurrency=2, batch_size=1, retry=retry) as consumer:
             await consumer.process(handle, until_empty=True)
     assert lost == 2

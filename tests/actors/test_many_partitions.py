@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import anyio
@@ -9,9 +10,11 @@ import pytest
 
 from redisaq import Consumer, Producer
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.leases import Install
 from redisaq.consuming.context import AT_ONCE
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, fresh_url
+from tests.changing_steps import change_step
 
 
 @pytest.mark.parametrize("step", ["install", "open_reader"])
@@ -19,20 +22,23 @@ from tests.actors.group import Notebook, fresh_url
 def test_partitions_are_taken_a_few_at_a_time_also_after_a_restart_of_the_server(
     backend: Literal["trio", "asyncio"], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = getattr(MemoryBroker, step)
     under_way = most = 0
+    open_reader = MemoryBroker.open_reader
 
-    async def slow(self: MemoryBroker, *args: Any, **more: Any) -> Any:
+    async def slow(call: Callable[[], Awaitable[Any]]) -> Any:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
         try:
             await anyio.sleep(0.1)
-            return await whole(self, *args, **more)
+            return await call()
         finally:
             under_way -= 1
 
-    monkeypatch.setattr(MemoryBroker, step, slow)
+    if step == "install":
+        change_step(monkeypatch, Install, lambda install, do: slow(lambda: do(install)))
+    else:
+        monkeypatch.setattr(MemoryBroker, step, lambda *args: slow(lambda: open_reader(*args)))
 
     async def main() -> None:
         url, notebook = fresh_url(), Notebook()

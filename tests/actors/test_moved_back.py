@@ -12,7 +12,11 @@ import pytest
 from redisaq import Admin, Message, RetryPolicy
 from redisaq.admin_views import GroupInfo
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.leases import SetDeliveries
+from redisaq.brokers.steps.retrying import StartRetry
 from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick
+from tests.changing_steps import Do, change_step
 
 pytestmark = IN_VIRTUAL_TIME
 
@@ -136,21 +140,20 @@ async def test_an_attempt_that_is_being_noted_is_not_that_of_the_new_one(
 ) -> None:
     """What the server says of an attempt in the life before means nothing to the message that is delivered anew."""
     await produce(url, 1)
-    name = {"retry": "start_retry", "stream": "set_deliveries"}[source]
-    step = getattr(MemoryBroker, name)
+    kinds: dict[str, type[Step[Any]]] = {"retry": StartRetry, "stream": SetDeliveries}
     asked, moved = anyio.Event(), anyio.Event()
 
-    async def late(broker: MemoryBroker, *arguments: Any, **more: Any) -> Any:
+    async def late(step: Step[Any], do: Do) -> Any:
         if asked.is_set():
-            return await step(broker, *arguments, **more)
+            return await do(step)
         if answered.startswith("before"):
-            answer = await step(broker, *arguments, **more)
+            answer = await do(step)
             asked.set()
             await moved.wait()
             return answer
         asked.set()
         await moved.wait()
-        return await step(broker, *arguments, **more)
+        return await do(step)
 
     attempts: list[int] = []
     owners = {"retry": 1, "stream": 2}[source]  # after which the next attempt would be the second
@@ -167,7 +170,7 @@ async def test_an_attempt_that_is_being_noted_is_not_that_of_the_new_one(
         for _ in range(owners):
             async with anyio.create_task_group() as tasks:
                 await quick(url, retry=RetryPolicy(backoff=0.01)).process(handle)
-        monkeypatch.setattr(MemoryBroker, name, late)
+        change_step(monkeypatch, kinds[source], late)
         async with Admin(url) as admin, anyio.create_task_group() as tasks:
             consumer = quick(url)
             tasks.start_soon(consumer.process, handle)

@@ -9,19 +9,19 @@ import anyio
 import pytest
 
 from redisaq import Message, RetryPolicy
-from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.retrying import TakeDue
 from redisaq.testing import virtual_run
 from tests.actors.group import fresh_url, produce, quick
+from tests.changing_steps import Do, change_step
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_every_attempt_once_and_not_before_its_time(monkeypatch: pytest.MonkeyPatch, backend: Literal["trio", "asyncio"]) -> None:
     url = fresh_url()
-    whole = MemoryBroker.due
     tries: list[tuple[int, int, float]] = []
 
-    async def due(self: MemoryBroker, *arguments: Any, **more: Any) -> Any:
-        answer = await whole(self, *arguments, **more)
+    async def due(step: TakeDue, do: Do) -> Any:
+        answer = await do(step)
         await anyio.sleep(0.03)
         return answer
 
@@ -35,7 +35,7 @@ def test_every_attempt_once_and_not_before_its_time(monkeypatch: pytest.MonkeyPa
         policy = RetryPolicy(max_attempts=5, backoff=0.5, factor=1.0, jitter=False)
         await quick(url, ordering="none", concurrency=3, retry=policy).process(fail, until_empty=True)
 
-    monkeypatch.setattr(MemoryBroker, "due", due)
+    change_step(monkeypatch, TakeDue, due)
     virtual_run(main, backend=backend)
     for number in range(3):
         begun = [(attempt, when) for n, attempt, when in tries if n == number]

@@ -177,7 +177,7 @@ async def test_a_body_with_a_timeout_is_cancelled_from_outside_as_any_other(url:
 
 
 def groups_name() -> Any:
-    from redisaq.brokers.base import GroupName
+    from redisaq.brokers.terms import GroupName
 
     return GroupName("jobs", "default_group")
 

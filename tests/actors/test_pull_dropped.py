@@ -12,8 +12,8 @@ import pytest
 from anyio.abc import TaskGroup
 
 from redisaq import Consumer, Message, RetryPolicy, events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import NotHandled
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, fresh_url, produce, quick

@@ -7,10 +7,14 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.memory.registry import carry_out
+from redisaq.brokers.steps.coordination import Commit
+from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import ConnectionFailed
 from tests.actors.group import Notebook, fresh_url, produce, quick
+from tests.changing_steps import Do, change_step
 
 pytestmark = pytest.mark.anyio
 
@@ -21,19 +25,19 @@ GREATER = 1 << 52  # microseconds: it is greater than any token given for a cent
 async def test_a_token_is_raised_over_a_broken_connection(monkeypatch: pytest.MonkeyPatch, *, executed: bool) -> None:
     url, group = fresh_url(), GroupName("jobs", "default_group")
     await produce(url, 3)
-    MemoryBroker(url.removeprefix("memory://"), "redisaq").store.install(group, 0, GREATER, "", foreign=True)
-    whole, broken = MemoryBroker.commit, False
+    carry_out(MemoryBroker(url.removeprefix("memory://"), "redisaq").store, Install(group, 0, GREATER, "", foreign=True))
+    broken = False
 
-    async def commit(self: MemoryBroker, *arguments: Any, **more: Any) -> str | None:
+    async def commit(step: Commit, do: Do) -> Any:
         nonlocal broken
-        raises = more["document"].token.get(0, 0) > GREATER
-        version = await whole(self, *arguments, **more) if executed or broken or not raises else None
+        raises = step.document.token.get(0, 0) > GREATER
+        done = await do(step) if executed or broken or not raises else False
         if raises and not broken:
             broken = True
             raise ConnectionFailed(url, "for this test", maybe_executed=True)
-        return version
+        return done
 
-    monkeypatch.setattr(MemoryBroker, "commit", commit)
+    change_step(monkeypatch, Commit, commit)
     notebook = Notebook()
     with anyio.fail_after(10):
         await quick(url).process(notebook.handle, until_empty=True)

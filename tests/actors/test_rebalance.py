@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy, events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker, MemoryStore
+from redisaq.brokers.terms import GroupName
 from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 
 pytestmark = IN_VIRTUAL_TIME

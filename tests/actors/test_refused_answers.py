@@ -10,9 +10,9 @@ import pytest
 from msgspec import structs
 
 from redisaq import Admin, Consumer, Message, RetryPolicy, events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import START
 from redisaq.core.records import decode_retry, encode_retry
 from redisaq.errors import ConnectionFailed

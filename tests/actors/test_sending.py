@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from redisaq import Admin, Producer
-from redisaq.brokers.base import GroupName, ReaderMark
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed
 from redisaq.testing import virtual_run
 from tests.actors.group import produce, quick

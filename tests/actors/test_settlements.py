@@ -11,9 +11,9 @@ import anyio.to_thread
 import pytest
 
 from redisaq import Admin, Message, Producer, RetryAfter, RetryPolicy, events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import GroupName
 from redisaq.consuming import acknowledger
 from redisaq.core.entry_ids import START
 from redisaq.testing import virtual_run

@@ -11,11 +11,12 @@ import pytest
 from msgspec import structs
 
 from redisaq import Consumer, Message, Producer, RetryPolicy, events
-from redisaq.brokers.base import GroupName
-from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.coordination import Commit, Heartbeat
+from redisaq.brokers.terms import GroupName
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, fresh_url, produce
 from tests.actors.unanswering import UnansweringBroker, with_silence
+from tests.changing_steps import Do, change_step
 
 Backend = Literal["trio", "asyncio"]
 BACKENDS: tuple[Backend, ...] = ("trio", "asyncio")
@@ -285,13 +286,11 @@ def test_a_member_that_is_told_again_and_again_that_it_is_none_rests(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    whole = MemoryBroker.heartbeat
 
-    async def heartbeat(self: MemoryBroker, group: Any, incarnation: str, ttl: float, version: str) -> Any:
-        answer = await whole(self, group, incarnation, ttl, version)
-        return structs.replace(answer, alive=False)
+    async def heartbeat(step: Heartbeat, do: Do) -> Any:
+        return structs.replace(await do(step), alive=False)
 
-    monkeypatch.setattr(MemoryBroker, "heartbeat", heartbeat)
+    change_step(monkeypatch, Heartbeat, heartbeat)
 
     async def main() -> int:
         url, notebook = fresh_url(), Notebook()
@@ -309,10 +308,11 @@ def test_a_member_that_is_told_again_and_again_that_it_is_none_rests(
 
 @each_backend
 def test_a_member_whose_changes_are_always_refused_rests(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def commit(*_args: Any, **_more: Any) -> None:
+    async def commit(_step: Commit, _do: Do) -> bool:
         await anyio.lowlevel.checkpoint()
+        return False
 
-    monkeypatch.setattr(MemoryBroker, "commit", commit)
+    change_step(monkeypatch, Commit, commit)
 
     async def main() -> int:
         url, notebook = fresh_url(), Notebook()

@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from redisaq import Message, events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import LeaseLostError
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, produce, quick

@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 import anyio
 import pytest
+from msgspec import structs
 
 from redisaq import Consumer, Producer, events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.administration import SetPaused
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, decode_document
 from redisaq.errors import ConnectionFailed, ConsumerError, ServerError, ServerFull
 from redisaq.testing import virtual_run
@@ -34,13 +37,17 @@ class RefusingBroker(MemoryBroker):
         if name.startswith("_") or name in {"store", "refuses", "close", "connect"}:
             return found
 
-        async def step(*args: Any, **more: Any) -> Any:
+        async def call(*args: Any, **more: Any) -> Any:
             await anyio.lowlevel.checkpoint()
-            if (error := self.refuses(name, args)) is not None:
+            asked, words = name, args
+            if name in {"do", "do_each"}:
+                step: Step[Any] = args[0] if name == "do" else args[0][0]
+                asked, words = step.name, structs.astuple(step)
+            if (error := self.refuses(asked, words)) is not None:
                 raise error
             return await found(*args, **more)
 
-        return step
+        return call
 
 
 def member(url: str, notebook: Notebook, refuses: Callable[[str, tuple[Any, ...]], Exception | None] = lambda *_: None) -> Consumer[Any]:
@@ -187,7 +194,7 @@ def test_a_slow_handler_or_a_pause_is_no_trouble(backend: Backend) -> None:
             await producer.batch_enqueue([{"n": n} for n in range(100)])
             tasks.start_soon(consumer.process, slow)
             await anyio.sleep(3 * TTL)
-            await consumer._access.broker.set_paused(GroupName("jobs", "default_group"), paused=True)
+            await consumer._access.broker.do(SetPaused(GroupName("jobs", "default_group"), paused=True))
             await anyio.sleep(3 * TTL)
             assert notebook.of(events.PartitionStuck) == []
             await consumer.close()

@@ -9,10 +9,10 @@ import anyio
 import pytest
 
 from redisaq import Consumer, events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.brokers.memory.leases import Lease
+from redisaq.brokers.memory.holdings import Lease
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, decode_document
 from redisaq.errors import ConnectionFailed, ConsumerError, ServerError
 from redisaq.testing import virtual_run

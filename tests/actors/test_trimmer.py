@@ -10,9 +10,9 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Producer, events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import ServerError
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, quick

@@ -7,19 +7,24 @@ step. One that ends by itself has never come to its step.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Literal
 
 import anyio
 import msgspec
 
 from redisaq import Consumer, Message, RetryPolicy
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.reader import RedisReader
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.leases import SetDeliveries
+from redisaq.brokers.steps.retrying import Redrive, StartRetry
+from redisaq.brokers.steps.settling import Acknowledge, Resolve
+from redisaq.brokers.terms import GroupName
 from redisaq.link import Link, parse_address
 
 GROUP = GroupName("jobs", "default_group")
@@ -94,64 +99,67 @@ def tell(line: Line) -> None:
     os.write(1, msgspec.json.encode(line) + b"\n")
 
 
-def _entries(goal: str, args: Sequence[Any]) -> list[str] | None:
-    """Return the entries that a step settles, of one goal if one is asked for; None if it is not such a step."""
-    match args:
-        case [_, _, _, [*resolutions]] if goal:
-            found = [one.body.entry_id.decode() for one in resolutions if one.to == goal]
-            return found or None
-        case [_, [*acks]]:
-            return [entry_id.decode() for ack in acks for entry_id in getattr(ack, "entry_ids", ())]
-        case _:
-            return []
+def _entries(goal: str, steps: Sequence[object]) -> list[str] | None:
+    """Return the entries that steps settle, of one goal if one is asked for; None if they are not such steps."""
+    found: list[bytes] = []
+    for step in steps:
+        match step:
+            case Resolve() if goal:
+                found += [one.body.entry_id for one in step.resolutions if one.to == goal]
+            case Acknowledge():
+                found += step.entry_ids
+            case _:
+                pass
+    return [entry_id.decode() for entry_id in found] if found or not goal else None
 
 
 def install(doom: Doom) -> None:
     """Let the nth step of the kind be the last one of this process."""
     name, _, goal = doom.kind.partition(" ")
-    owner: Any = RedisReader if name == "read" else RedisBroker
-    whole = getattr(owner, name)
     left = doom.nth
 
-    async def step(self: Any, *args: Any, **more: Any) -> Any:
+    async def step(whole: Callable[..., Any], self: Any, *args: Any) -> Any:
         nonlocal left
-        entries = _entries(goal, args)
-        if entries is None:
-            return await whole(self, *args, **more)
+        steps = args[0] if args and isinstance(args[0], list) else args
+        entries = _entries(goal, steps)
+        if entries is None or {one.name for one in steps if isinstance(one, Step)} - {name}:
+            return await whole(self, *args)
         left -= 1
         if not left and doom.side == "before":
             tell(Line(what="before", entries=entries))
             os.kill(os.getpid(), signal.SIGKILL)
-        answer = await whole(self, *args, **more)
+        answer = await whole(self, *args)
         if not left:
             tell(Line(what="after", entries=entries))
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
 
-    setattr(owner, name, step)
+    owner: Any = RedisReader if name == "read" else RedisBroker
+    for method in (name,) if name in ("read", "open_reader") else ("do", "do_each"):
+        setattr(owner, method, functools.partialmethod(functools.partial(step, getattr(owner, method))))
 
 
 def tell_of_noting() -> None:
     """Tell of each step that writes down an attempt, before it is sent: whether it was done, a killed process cannot know."""
-    set_deliveries, start_retry = RedisBroker.set_deliveries, RedisBroker.start_retry
+    whole = RedisBroker.do
 
-    async def counting(
-        self: RedisBroker, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int], *, raising: bool = False
-    ) -> bool:
-        tell(Line(what="noted", entries=[entry_id.decode() for entry_id in counts]))
-        return await set_deliveries(self, group, partition, token, counts, raising=raising)
+    async def do(self: RedisBroker, step: Step[Any]) -> Any:
+        match step:
+            case SetDeliveries():
+                tell(Line(what="noted", entries=[entry_id.decode() for entry_id in step.counts]))
+            case StartRetry():
+                tell(Line(what="noted", entries=[step.entry_id.decode()]))
+            case _:
+                pass
+        return await whole(self, step)
 
-    async def starting(self: RedisBroker, *args: Any, entry_id: bytes, **more: Any) -> bool:
-        tell(Line(what="noted", entries=[entry_id.decode()]))
-        return await start_retry(self, *args, entry_id=entry_id, **more)
-
-    RedisBroker.set_deliveries, RedisBroker.start_retry = counting, starting  # type: ignore[method-assign]
+    RedisBroker.do = do  # type: ignore[method-assign]
 
 
 async def work(order: Order) -> None:
     """Redrive, then work until nothing is left."""
     async with broker_of(order.url, order.namespace) as broker:
-        await broker.redrive(GROUP, 0, [order.dead_id], count=1)
+        await broker.do(Redrive(GROUP, 0, [order.dead_id], count=1))
     await consumer_of(order.url, order.namespace, blocking=order.doom.blocking).process(handler(tell), until_empty=True)
 
 

@@ -10,8 +10,12 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
-from redisaq.brokers.base import Broker, GroupName
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.retrying import ReadDead
+from redisaq.brokers.steps.settling import ReadRemaining
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import ServerError
 from redisaq.link import Link, parse_address
 from tests.chaos.crew import Crew
@@ -37,12 +41,12 @@ def broker_of(url: str, namespace: str) -> Broker:
 
 async def dead_of(broker: Broker) -> list[Body]:
     """Return all dead letters."""
-    return [dead.body for p in range(PARTITIONS) for dead in await broker.dead_page(GROUP, p, after=b"", count=100_000)]
+    return [dead.body for p in range(PARTITIONS) for dead in await broker.do(ReadDead(GROUP, p, after=b"", count=100_000))]
 
 
 async def is_empty(broker: Broker) -> bool:
     """Tell whether the group has nothing left."""
-    return all(left.empty for left in await broker.remaining(GROUP, range(PARTITIONS)))
+    return all(left.empty for left in await broker.do_each([ReadRemaining(GROUP, number) for number in range(PARTITIONS)]))
 
 
 # -- killed members ---------------------------------------------------------------------------------------------------------------
@@ -100,7 +104,7 @@ def test_kills_while_handlers_fail_lose_and_double_nothing(crew: Crew, blocking:
                 mended.extend(await producer.batch_enqueue([{"failures": 1}] * 30))
 
             await produce()
-            await broker.make_groups(GROUP, range(PARTITIONS), latest=False)
+            await make_groups(broker, GROUP, range(PARTITIONS), latest=False)
             await kill_members_until_empty(crew, broker, random.Random(blocking), produce, blocking=blocking)
         dead = await dead_of(broker)
         await broker.close()

@@ -23,9 +23,13 @@ import msgspec
 import pytest
 
 from redisaq import Producer
-from redisaq.brokers.delivery import Body, Failure, Resolution
-from redisaq.brokers.producing import Delayed
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.steps.producing import Delayed, delay
+from redisaq.brokers.steps.retrying import ReadDead, Redrive
+from redisaq.brokers.steps.settling import ReadRemaining, Resolve
+from redisaq.core.records import Body, Failure, Resolution
 from tests.chaos.doomed import ATTEMPTS, GROUP, Doom, Line, Order, broker_of, consumer_of, handler
 from tests.server_fixtures import ServerPool
 from tests.servers import Server
@@ -87,16 +91,16 @@ class Case:
         async with Producer("jobs", self.server.url, namespace=self.namespace) as producer:
             order = [DEAD, *RETRY, *PENDING, *UNREAD]
             await producer.batch_enqueue([{"n": n, "failures": 0 if n == DEAD else FAILURES[n % 3]} for n in order])
-        await broker.make_groups(GROUP, [0], latest=False)
-        await broker.install(GROUP, 0, BEFORE_ALL, "A", foreign=True)
+        await make_groups(broker, GROUP, [0], latest=False)
+        await broker.do(Install(GROUP, 0, BEFORE_ALL, "A", foreign=True))
         reader = await broker.open_reader(GROUP, 0, BEFORE_ALL, "A")
         read = [Body(entry_id, tuple(fields or ()), 0, 1, FAILURE) for entry_id, fields in await reader.read(7, 0)]
         moves = [Resolution("stream", "dead", read[0]), *(Resolution("stream", "retry", body, due=BEFORE_ALL) for body in read[1:4])]
-        assert all((await broker.resolve(GROUP, 0, BEFORE_ALL, moves, dead_maxlen=None)).moved)
-        (grave,) = await broker.dead_page(GROUP, 0, after=b"", count=9)
+        assert all((await broker.do(Resolve(GROUP, 0, BEFORE_ALL, moves, dead_maxlen=None))).moved)
+        (grave,) = await broker.do(ReadDead(GROUP, 0, after=b"", count=9))
         self.dead_id = grave.dead_id
         late = [b"i", b"late", b"d", b'{"n":%d,"failures":%d}' % (DELAYED, FOREVER)]
-        await broker.delay("jobs", [Delayed(0, b"late", BEFORE_ALL, late)])
+        await delay(broker, "jobs", [Delayed(0, b"late", BEFORE_ALL, late)])
         await reader.close()
         # Else its successor would wait until nobody can hold the partition any more (M8): that is shown elsewhere.
         self.server.command("HDEL", f"{{{self.namespace}:jobs:0}}:g:{GROUP.group}:lease", "holder")
@@ -107,11 +111,11 @@ class Case:
             async with broker_of(self.server.url, self.namespace) as broker:
                 await self.prepare(broker)
                 await self.die()
-                await broker.redrive(GROUP, 0, [self.dead_id], count=1)  # as one does who does not know whether it was done
+                await broker.do(Redrive(GROUP, 0, [self.dead_id], count=1))  # as one does who does not know whether it was done
                 consumer = consumer_of(self.server.url, self.namespace, blocking=self.doom.blocking)
                 await consumer.process(handler(self.second.append), until_empty=True)
-                self.dead = [one.body for one in await broker.dead_page(GROUP, 0, after=b"", count=100)]
-                (left,) = await broker.remaining(GROUP, [0])
+                self.dead = [one.body for one in await broker.do(ReadDead(GROUP, 0, after=b"", count=100))]
+                (left,) = await broker.do_each([ReadRemaining(GROUP, 0)])
         self.judge(left.empty)
         self.server.command("DEL", *self.server.command("KEYS", f"*{self.namespace}:*"))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import format_id
 from redisaq.core.records import decode_dead, decode_delayed, decode_retry
 from tests.conformance.worlds import MemoryWorld, RedisWorld, World

@@ -6,7 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from redisaq.brokers.base import Broker, GroupName
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.terms import GroupName
 from tests.conformance.worlds import MemoryWorld, RedisWorld, World
 from tests.server_fixtures import ServerPool
 
@@ -50,8 +54,8 @@ def group() -> GroupName:
 @pytest.fixture
 async def owned(a: Broker, group: GroupName) -> int:
     """Make a topic of three partitions and the group in it, let incarnation A hold partition 0; return its token."""
-    await a.make_topic(group.topic, 3)
-    await a.make_groups(group, [0, 1, 2], latest=False)
+    await a.do(MakeTopic(group.topic, 3))
+    await make_groups(a, group, [0, 1, 2], latest=False)
     token = 1_700_000_000_123_457  # microseconds, as tokens are: a Lua number would lose its last digits (M6)
-    assert (await a.install(group, 0, token, "A", foreign=True)).done
+    assert (await a.do(Install(group, 0, token, "A", foreign=True))).done
     return token

@@ -10,9 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from redisaq.brokers.base import Acks, GroupName, Reader
-from redisaq.brokers.delivery import Body, Failure, Resolution
-from redisaq.brokers.producing import Delayed
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, SetDeliveries
+from redisaq.brokers.steps.producing import AppendOnce, Delayed, delay
+from redisaq.brokers.steps.retrying import Purge, ReadDead, Redrive, StartRetry, TakeDue
+from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Resolve
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.terms import GroupName, Reader
+from redisaq.core.records import Body, Failure, Resolution
 from tests.conformance.census import bring_forward, census, expire_marks, lose_token
 from tests.conformance.worlds import World
 
@@ -162,8 +167,8 @@ class Side:
 
     async def begin(self) -> None:
         """Make topic and group."""
-        await self.broker.make_topic(GROUP.topic, 1)
-        await self.broker.make_groups(GROUP, [0], latest=False)
+        await self.broker.do(MakeTopic(GROUP.topic, 1))
+        await make_groups(self.broker, GROUP, [0], latest=False)
 
     async def end(self) -> None:
         """Close everything."""
@@ -200,8 +205,8 @@ class Side:
 
     async def take_over(self, token: int) -> object:
         """Become the owner under this token, and read on a new connection."""
-        installed = await self.broker.install(GROUP, 0, token, f"member-{token}", foreign=True)
-        assert await self.broker.fence(GROUP, 0, token, installed.readers)
+        installed = await self.broker.do(Install(GROUP, 0, token, f"member-{token}", foreign=True))
+        assert await self.broker.do(Fence(GROUP, 0, token, installed.readers))
         if self._reader is not None:
             await self._reader.close()
         self._reader = await self.broker.open_reader(GROUP, 0, token, f"member-{token}")
@@ -212,11 +217,11 @@ class Side:
         return [entry_id is None for entry_id in ids]
 
     async def delay(self, dues: Mapping[bytes, int]) -> object:
-        return await self.broker.delay(GROUP.topic, [Delayed(0, name, due, _fields(name)) for name, due in dues.items()])
+        return await delay(self.broker, GROUP.topic, [Delayed(0, name, due, _fields(name)) for name, due in dues.items()])
 
     async def append_once(self, name: bytes, dedup_id: str, due: int | None) -> object:
-        return await self.broker.append_once(
-            GROUP.topic, 0, _fields(name), dedup_id=dedup_id, window=3600.0, due=due, maxlen=None, approximate=False
+        return await self.broker.do(
+            AppendOnce(GROUP.topic, 0, _fields(name), dedup_id=dedup_id, window=3600.0, due=due, maxlen=None, approximate=False)
         )
 
     async def read(self, count: int) -> list[bytes]:
@@ -224,21 +229,21 @@ class Side:
         return [fields[1] for _, fields in await self._reader.read(count, 0) if fields is not None]
 
     async def claim(self, token: int, count: int) -> object:
-        page = await self.broker.claim(GROUP, 0, token, after=b"", count=count)
+        page = await self.broker.do(Claim(GROUP, 0, token, after=b"", count=count))
         trimmed = [self._names[entry_id] for entry_id in page.trimmed]
         return [(entry.fields[1], entry.deliveries) for entry in page.entries], trimmed, page.last is None
 
     async def set_deliveries(self, token: int, counts: Mapping[bytes, int]) -> object:
-        return await self.broker.set_deliveries(GROUP, 0, token, {self._entry_id(name): count for name, count in counts.items()})
+        return await self.broker.do(SetDeliveries(GROUP, 0, token, {self._entry_id(name): count for name, count in counts.items()}))
 
     async def release(self, token: int) -> object:
-        return await self.broker.release(GROUP, 0, token)
+        return await self.broker.do(Release(GROUP, 0, token))
 
     async def ack(self, token: int, names: Sequence[bytes]) -> object:
-        return await self.broker.settle(GROUP, [Acks(0, token, [self._entry_id(name) for name in names])])
+        return await self.broker.do_each([Acknowledge(GROUP, 0, token, [self._entry_id(name) for name in names])])
 
     async def resolve(self, token: int, orders: Sequence[Order], dead_maxlen: int | None) -> object:
-        return await self.broker.resolve(GROUP, 0, token, [self._resolution(order) for order in orders], dead_maxlen=dead_maxlen)
+        return await self.broker.do(Resolve(GROUP, 0, token, [self._resolution(order) for order in orders], dead_maxlen=dead_maxlen))
 
     def _resolution(self, order: Order) -> Resolution:
         hand = order.hand
@@ -247,11 +252,11 @@ class Side:
 
     async def start_retry(self, token: int, hand: Hand) -> object:
         entry_id = self._entry_id(hand.name)
-        return await self.broker.start_retry(GROUP, 0, token, entry_id=entry_id, life=hand.life, attempt=hand.attempt)
+        return await self.broker.do(StartRetry(GROUP, 0, token, entry_id=entry_id, life=hand.life, attempt=hand.attempt))
 
     async def due(self, token: int, count: int) -> tuple[list[tuple[bytes, int, int, Failure | None]], int, int | None]:
         """Return retries, how many were moved, and when the next one is due (None, or -1 if that is a time of now)."""
-        found = await self.broker.due(GROUP, 0, token, count=count)
+        found = await self.broker.do(TakeDue(GROUP, 0, token, count=count))
         retries = [(body.fields[1], body.life, body.attempt, body.failure) for body in found.retries]
         assert all(self._names[body.entry_id] == body.fields[1] for body in found.retries)
         return retries, found.moved, found.next_due if found.next_due is None else _plain(found.next_due)
@@ -259,21 +264,21 @@ class Side:
     async def dead(self, after: int, count: int) -> object:
         """Return a page of dead letters, after so many of them."""
         ids = await self.dead_ids()
-        page = await self.broker.dead_page(GROUP, 0, after=ids[after - 1] if 0 < after <= len(ids) else b"", count=count)
+        page = await self.broker.do(ReadDead(GROUP, 0, after=ids[after - 1] if 0 < after <= len(ids) else b"", count=count))
         return [(one.body.fields[1], one.body.life, one.body.attempt, one.body.failure) for one in page]
 
     async def dead_ids(self) -> list[bytes]:
         """Return the ids of all dead letters, in the order of dying."""
-        return [one.dead_id for one in await self.broker.dead_page(GROUP, 0, after=b"", count=1 << 20)]
+        return [one.dead_id for one in await self.broker.do(ReadDead(GROUP, 0, after=b"", count=1 << 20))]
 
     async def redrive(self, places: Sequence[int] | None, count: int) -> object:
         """Redrive; and let these be due for good: a server's clock may be set back, and then they would wait."""
-        redriven = await self.broker.redrive(GROUP, 0, await self._ids_at(places), count=count)
+        redriven = await self.broker.do(Redrive(GROUP, 0, await self._ids_at(places), count=count))
         bring_forward(self._world, GROUP, 0, (NOW_FROM, NOW_TO), SAFELY_PAST)
         return redriven
 
     async def purge(self, places: Sequence[int] | None) -> object:
-        return await self.broker.purge(GROUP, 0, await self._ids_at(places))
+        return await self.broker.do(Purge(GROUP, 0, await self._ids_at(places)))
 
     async def _ids_at(self, places: Sequence[int] | None) -> list[bytes] | None:
         """Return the ids of the dead letters at these places; one that is not there has an id that nobody has."""
@@ -283,7 +288,7 @@ class Side:
         return [ids[place] if place < len(ids) else b"1-1" for place in places]
 
     async def remaining(self) -> object:
-        return await self.broker.remaining(GROUP, [0])
+        return await self.broker.do_each([ReadRemaining(GROUP, 0)])
 
 
 def _plain(due: int) -> int:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from redisaq.brokers.base import Broker, GroupName, RawEntry
-from redisaq.brokers.delivery import Body, Due, Failure, Resolution
-from redisaq.brokers.graveyard import DeadLetterEntry
-from redisaq.brokers.producing import Delayed
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import Heartbeat
+from redisaq.brokers.steps.leases import Fence
+from redisaq.brokers.steps.producing import Delayed
+from redisaq.brokers.steps.retrying import DeadLetterEntry, Due, ReadDead, TakeDue
+from redisaq.brokers.steps.settling import Resolve
+from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.core.records import Body, Failure, Resolution
 from tests.conformance.steps import SECOND, append
 
 Source = Literal["stream", "retry"]
@@ -35,7 +39,7 @@ async def read(broker: Broker, group: GroupName, partition: int, token: int, inc
     reader = await broker.open_reader(group, partition, token, incarnation)
     entries = await reader.read(100_000, 0)
     await reader.close()
-    assert await broker.fence(group, partition, token, [reader.mark])
+    assert await broker.do(Fence(group, partition, token, [reader.mark]))
     return list(entries)
 
 
@@ -47,7 +51,7 @@ async def delivered(broker: Broker, group: GroupName, token: int, *values: bytes
 
 async def resolve(broker: Broker, group: GroupName, token: int, *resolutions: Resolution, dead_maxlen: int | None = None) -> list[bool]:
     """Resolve in partition 0 under a token that stands; return what was moved."""
-    answer = await broker.resolve(group, 0, token, resolutions, dead_maxlen=dead_maxlen)
+    answer = await broker.do(Resolve(group, 0, token, resolutions, dead_maxlen=dead_maxlen))
     assert (answer.done, answer.token) == (True, token)
     assert len(answer.moved) == len(resolutions)
     return list(answer.moved)
@@ -55,17 +59,17 @@ async def resolve(broker: Broker, group: GroupName, token: int, *resolutions: Re
 
 async def now(broker: Broker, group: GroupName) -> int:
     """Return the server's time."""
-    return (await broker.heartbeat(group, "nobody", 1.0, "")).now
+    return (await broker.do(Heartbeat(group, "nobody", 1.0, ""))).now
 
 
 async def due(broker: Broker, group: GroupName, token: int, count: int = 1000) -> Due:
     """Return what is due in partition 0."""
-    return await broker.due(group, 0, token, count=count)
+    return await broker.do(TakeDue(group, 0, token, count=count))
 
 
 async def dead(broker: Broker, group: GroupName, partition: int = 0) -> list[DeadLetterEntry]:
     """Return all dead letters."""
-    return await broker.dead_page(group, partition, after=b"", count=100_000)
+    return await broker.do(ReadDead(group, partition, after=b"", count=100_000))
 
 
 def value(body: Body) -> bytes:

@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redisaq.brokers.base import Acks, Broker, GroupName, PendingEntry, RawEntry, Reader
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import Heartbeat, make_groups
+from redisaq.brokers.steps.leases import Claim, Fence, Install, PendingEntry, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics
+from redisaq.brokers.terms import GroupName, RawEntry, Reader
 from redisaq.core.membership import Document
 from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError, ServerError
-from tests.conformance.steps import SECOND
+from tests.conformance.steps import SECOND, commit_document
 from tests.conformance.worlds import World
 
 TTL = 10_000.0
@@ -66,13 +71,13 @@ class Side:
     # -- topics and streams -----------------------------------------------------------------------------------------------------
 
     async def topic(self, broker: Broker, *, topic: str) -> object:
-        return await broker.topic(topic), await broker.topics()
+        return await broker.do(ReadTopic(topic)), await broker.do(ReadTopics())
 
     async def make_topic(self, broker: Broker, *, topic: str, partitions: int) -> object:
-        return await broker.make_topic(topic, partitions)
+        return await broker.do(MakeTopic(topic, partitions))
 
     async def grow_topic(self, broker: Broker, *, topic: str, partitions: int) -> object:
-        return await broker.grow_topic(topic, partitions)
+        return await broker.do(GrowTopic(topic, partitions))
 
     async def append(self, broker: Broker, *, topic: str, partitions: list[int], fields: list[bytes], maxlen: int | None) -> object:
         entries = [(partition, fields) for partition in partitions]
@@ -85,14 +90,14 @@ class Side:
     # -- the group --------------------------------------------------------------------------------------------------------------
 
     async def make_groups(self, broker: Broker, *, group: GroupName, partitions: list[int], latest: bool) -> None:
-        await broker.make_groups(group, partitions, latest=latest)
+        await make_groups(broker, group, partitions, latest=latest)
 
     async def remake_group(self, broker: Broker, *, group: GroupName, partition: int, last: int | None, start: int | None) -> None:
         last_id, start_id = (self._id(group.topic, partition, place) for place in (last, start))
-        await broker.remake_group(group, partition, last_id, start=start_id or None)
+        await broker.do(RemakeGroup(group, partition, last_id, start=start_id or None))
 
     async def heartbeat(self, broker: Broker, *, group: GroupName, incarnation: str, ttl: int, known: int | None) -> object:
-        beat = await broker.heartbeat(group, incarnation, TTL * ttl, self._version(known))
+        beat = await broker.do(Heartbeat(group, incarnation, TTL * ttl, self._version(known)))
 
         def ahead(time: int | None) -> int | None:
             return None if not time else round((time - beat.now) / SECOND / TTL)
@@ -104,7 +109,9 @@ class Side:
         self, broker: Broker, *, group: GroupName, incarnation: str, ttl: int, known: int | None, epoch: int, changes: Mapping[str, Any]
     ) -> object:
         document = Document(epoch=epoch, lease={epoch: incarnation})
-        version = await broker.commit(group, incarnation, TTL * ttl, known_version=self._version(known), document=document, **changes)
+        version = await commit_document(
+            broker, group, incarnation, TTL * ttl, known_version=self._version(known), document=document, **changes
+        )
         if version is not None:
             self._versions[version] = len(self._versions)
         return version is not None
@@ -112,16 +119,16 @@ class Side:
     # -- partitions -------------------------------------------------------------------------------------------------------------
 
     async def install(self, broker: Broker, *, group: GroupName, partition: int, token: int, incarnation: str, foreign: bool) -> object:
-        installed = await broker.install(group, partition, token, incarnation, foreign=foreign)
+        installed = await broker.do(Install(group, partition, token, incarnation, foreign=foreign))
         marks = [reader.mark for reader in self._readers]
         return installed.done, installed.token, installed.holder, sorted(marks.index(mark) for mark in installed.readers)
 
     async def release(self, broker: Broker, *, group: GroupName, partition: int, token: int) -> object:
-        return await broker.release(group, partition, token)
+        return await broker.do(Release(group, partition, token))
 
     async def fence(self, broker: Broker, *, group: GroupName, partition: int, token: int, readers: list[int]) -> object:
         marks = [reader.mark for place, reader in enumerate(self._readers) if place in readers]
-        return await broker.fence(group, partition, token, marks)
+        return await broker.do(Fence(group, partition, token, marks))
 
     async def open_reader(self, broker: Broker, *, group: GroupName, partition: int, token: int, incarnation: str) -> object:
         reader = await broker.open_reader(group, partition, token, incarnation)
@@ -140,7 +147,7 @@ class Side:
             await self._readers[reader % len(self._readers)].close()
 
     async def claim(self, broker: Broker, *, group: GroupName, partition: int, token: int, after: int | None, count: int) -> object:
-        page = await broker.claim(group, partition, token, after=self._id(group.topic, partition, after), count=count)
+        page = await broker.do(Claim(group, partition, token, after=self._id(group.topic, partition, after), count=count))
         return (
             [self._pending(group.topic, partition, entry) for entry in page.entries],
             [self._place(group.topic, partition, entry_id) for entry_id in page.trimmed],
@@ -152,14 +159,17 @@ class Side:
 
     async def set_deliveries(self, broker: Broker, *, group: GroupName, partition: int, token: int, counts: Mapping[int, int]) -> object:
         named = {self._id(group.topic, partition, place): count for place, count in counts.items()}
-        return await broker.set_deliveries(group, partition, token, named)
+        return await broker.do(SetDeliveries(group, partition, token, named))
 
     async def settle(self, broker: Broker, *, group: GroupName, acks: list[tuple[int, int, list[int]]]) -> object:
-        named = [Acks(partition, token, [self._id(group.topic, partition, place) for place in places]) for partition, token, places in acks]
-        return await broker.settle(group, named)
+        steps = [
+            Acknowledge(group, partition, token, [self._id(group.topic, partition, place) for place in places])
+            for partition, token, places in acks
+        ]
+        return await broker.do_each(steps)
 
     async def remaining(self, broker: Broker, *, group: GroupName, partitions: list[int]) -> object:
-        return await broker.remaining(group, partitions)
+        return await broker.do_each([ReadRemaining(group, number) for number in partitions])
 
     # -- what happens to servers --------------------------------------------------------------------------------------------------
 
@@ -168,7 +178,7 @@ class Side:
         self._world.expire(group, incarnation)
 
     async def change_server(self, broker: Broker, *, group: GroupName) -> None:
-        if (await broker.heartbeat(group, "nobody", TTL, "")).version:
+        if (await broker.do(Heartbeat(group, "nobody", TTL, ""))).version:
             self._world.change_server(group)
 
     async def lose(self, _: Broker, *, what: str, group: GroupName, partition: int) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
-from redisaq.brokers.base import Broker, GroupName, PendingEntry, RawEntry
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import Commit
+from redisaq.brokers.steps.leases import Claim, Fence, PendingEntry
+from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.core.membership import Document
+from redisaq.environment import current_environment
 
 SECOND = 1_000_000
 """Microseconds."""
@@ -17,7 +22,16 @@ class Changes(TypedDict, total=False):
     joins: bool
     leaves: bool
     freeze: bool
-    expired: tuple[str, ...]
+    expired: Sequence[str]
+
+
+async def commit_document(
+    broker: Broker, group: GroupName, incarnation: str, ttl: float, *, known_version: str, document: Document, **changes: Unpack[Changes]
+) -> str | None:
+    """Commit a document under a new version; return that, None if it is refused."""
+    version = current_environment().new_id()
+    step = Commit(group, incarnation, ttl, known_version=known_version, new_version=version, document=document, **changes)
+    return version if await broker.do(step) else None
 
 
 async def append(broker: Broker, topic: str, partition: int, *values: bytes) -> list[bytes]:
@@ -49,13 +63,13 @@ async def deliver(broker: Broker, group: GroupName, partition: int, token: int, 
     reader = await broker.open_reader(group, partition, token, incarnation)
     entries = await reader.read(count, 0)
     await reader.close()
-    assert await broker.fence(group, partition, token, [reader.mark])
+    assert await broker.do(Fence(group, partition, token, [reader.mark]))
     return ids(entries)
 
 
 async def pending(broker: Broker, group: GroupName, partition: int, token: int) -> dict[bytes, int]:
     """Return what is pending, with its delivery counts, in order."""
-    page = await broker.claim(group, partition, token, after=b"", count=100_000)
+    page = await broker.do(Claim(group, partition, token, after=b"", count=100_000))
     assert page.trimmed == ()
     assert page.last is None
     return {entry.entry_id: entry.deliveries for entry in page.entries}

@@ -5,12 +5,30 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from redisaq.brokers.administration import END, START, GroupView, PartitionView, StreamView
-from redisaq.brokers.base import Broker, GroupName
-from redisaq.brokers.producing import Delayed
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.administration import (
+    END,
+    START,
+    Disband,
+    DropGroup,
+    DropTopic,
+    GroupView,
+    PartitionView,
+    Seek,
+    SetPaused,
+    StreamView,
+    ViewGroup,
+    ViewPartition,
+    ViewStream,
+)
+from redisaq.brokers.steps.coordination import Heartbeat, make_groups
+from redisaq.brokers.steps.leases import Install, SetDeliveries
+from redisaq.brokers.steps.producing import AppendOnce, Delayed, delay
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, MemberEntry
 from tests.conformance.failures import dead, delivered, due, now, read, resolution, resolve
-from tests.conformance.steps import SECOND, append, ids, pending, values
+from tests.conformance.steps import SECOND, append, commit_document, ids, pending, values
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -20,20 +38,20 @@ DOCUMENT = Document(members={"one": MemberEntry("A")}, partitions=3, target={0: 
 
 async def join(broker: Broker, group: GroupName, incarnation: str = "A", ttl: float = 60.0) -> None:
     """Let a member join a group that nobody has joined."""
-    assert await broker.commit(group, incarnation, ttl, known_version="", document=DOCUMENT, joins=True)
+    assert await commit_document(broker, group, incarnation, ttl, known_version="", document=DOCUMENT, joins=True)
 
 
 async def view(broker: Broker, group: GroupName, partition: int = 0) -> PartitionView:
     """Return how the group stands in one partition."""
-    (found,) = await broker.view_partitions(group, [partition])
+    (found,) = await broker.do_each([ViewPartition(group, partition)])
     return found
 
 
 async def once(broker: Broker, group: GroupName, partition: int, value: bytes) -> bytes | None:
     """Append it under a mark that is always the same one."""
     fields = [b"i", value]
-    return await broker.append_once(
-        group.topic, partition, fields, dedup_id="mine:}", window=60.0, due=None, maxlen=None, approximate=False
+    return await broker.do(
+        AppendOnce(group.topic, partition, fields, dedup_id="mine:}", window=60.0, due=None, maxlen=None, approximate=False)
     )
 
 
@@ -41,21 +59,21 @@ async def once(broker: Broker, group: GroupName, partition: int, value: bytes) -
 
 
 async def test_what_nobody_knows_is_empty(a: Broker, group: GroupName) -> None:
-    found = await a.view_group(group)
+    found = await a.do(ViewGroup(group))
     assert found == GroupView(found.now, paused=False, members={}, document=None)
     assert found.live == ()
-    assert await a.view_partitions(group, []) == []
+    assert await a.do_each([]) == []
     assert await view(a, group) == PartitionView(False, 0, 0, 0, 0, 0, 0, 0, "", START, {})
-    assert await a.view_streams("nothing", [0]) == [StreamView(0, 0, ())]
-    assert await a.view_streams("nothing", []) == []
+    assert await a.do_each([ViewStream("nothing", 0)]) == [StreamView(0, 0, ())]
+    assert await a.do_each([]) == []
 
 
 async def test_streams(a: Broker, group: GroupName, owned: int) -> None:
     del owned
     await append(a, group.topic, 0, b"1", b"2")
-    await a.make_groups(GroupName(group.topic, "audit"), [0], latest=False)
-    assert await a.delay(group.topic, [Delayed(1, b"x", await now(a, group) + 60 * SECOND, [b"i", b"x"])]) == [True]
-    assert await a.view_streams(group.topic, [0, 1, 2]) == [
+    await make_groups(a, GroupName(group.topic, "audit"), [0], latest=False)
+    assert await delay(a, group.topic, [Delayed(1, b"x", await now(a, group) + 60 * SECOND, [b"i", b"x"])]) == [True]
+    assert await a.do_each([ViewStream(group.topic, 0), ViewStream(group.topic, 1), ViewStream(group.topic, 2)]) == [
         StreamView(2, 0, ("audit", "billing")),
         StreamView(0, 1, ("billing",)),
         StreamView(0, 0, ("billing",)),
@@ -65,20 +83,20 @@ async def test_streams(a: Broker, group: GroupName, owned: int) -> None:
 async def test_a_group(a: Broker, world: World, group: GroupName) -> None:
     before = await now(a, group)
     await join(a, group)
-    found = await a.view_group(group)
+    found = await a.do(ViewGroup(group))
     assert (found.document, found.paused, found.live) == (DOCUMENT, False, ("A",))
     assert before + 60 * SECOND - 1000 <= found.members["A"] <= found.now + 60 * SECOND + 1000
     world.expire(group, "A")
-    found = await a.view_group(group)
+    found = await a.do(ViewGroup(group))
     assert (list(found.members), found.live) == (["A"], ())
 
 
 async def test_a_partition(a: Broker, group: GroupName, owned: int) -> None:
     entries = await delivered(a, group, owned, b"1", b"2", b"3", b"4", b"5")
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[1], "dead"))
-    assert await a.set_deliveries(group, 0, owned, {entries[4][0]: 7})
+    assert await a.do(SetDeliveries(group, 0, owned, {entries[4][0]: 7}))
     await append(a, group.topic, 0, b"6", b"7")
-    await a.delay(group.topic, [Delayed(0, b"x", await now(a, group) + 60 * SECOND, [b"i", b"x"])])
+    await delay(a, group.topic, [Delayed(0, b"x", await now(a, group) + 60 * SECOND, [b"i", b"x"])])
     assert await view(a, group) == PartitionView(
         there=True,
         length=7,
@@ -100,7 +118,7 @@ async def test_unread_are_counted_without_what_is_gone(a: Broker, world: World, 
     assert (await view(a, group)).unread == 1199
     await read(a, group, 0, owned)
     assert (await view(a, group)).unread == 0
-    await a.seek(group, 0, first)
+    await a.do(Seek(group, 0, first))
     assert (await view(a, group)).unread == 1198
 
 
@@ -117,23 +135,23 @@ async def test_without_the_group_all_is_unread(a: Broker, group: GroupName, owne
 async def test_heartbeats_tell_of_a_pause(a: Broker, b: Broker, group: GroupName) -> None:
     await join(a, group)
     bell = await a.listen(group)
-    assert not (await a.heartbeat(group, "A", 60.0, "")).paused
+    assert not (await a.do(Heartbeat(group, "A", 60.0, ""))).paused
     for paused in (True, True, False, False):
-        await b.set_paused(group, paused=paused)
+        await b.do(SetPaused(group, paused=paused))
         with anyio.fail_after(30):
             await bell.wait()
-        beat = await a.heartbeat(group, "A", 60.0, "")
+        beat = await a.do(Heartbeat(group, "A", 60.0, ""))
         assert (beat.alive, beat.paused, beat.document) == (True, paused, DOCUMENT)
-        assert (await a.view_group(group)).paused is paused
+        assert (await a.do(ViewGroup(group))).paused is paused
     await bell.close()
 
 
 async def test_a_group_may_be_paused_before_its_first_member(a: Broker, group: GroupName) -> None:
-    await a.set_paused(group, paused=True)
-    beat = await a.heartbeat(group, "A", 60.0, "")
+    await a.do(SetPaused(group, paused=True))
+    beat = await a.do(Heartbeat(group, "A", 60.0, ""))
     assert (beat.alive, beat.version, beat.born, beat.paused) == (False, "", 0, True)
     await join(a, group)
-    beat = await a.heartbeat(group, "A", 60.0, "")
+    beat = await a.do(Heartbeat(group, "A", 60.0, ""))
     assert (beat.alive, beat.paused, beat.frozen_until) == (True, True, 0)
 
 
@@ -142,19 +160,19 @@ async def test_a_group_may_be_paused_before_its_first_member(a: Broker, group: G
 
 async def test_seeking(a: Broker, group: GroupName, owned: int) -> None:
     entries = ids(await delivered(a, group, owned, b"1", b"2", b"3"))
-    await a.seek(group, 0, START)
+    await a.do(Seek(group, 0, START))
     assert values(await read(a, group, 0, owned)) == [b"1", b"2", b"3"]
-    await a.seek(group, 0, entries[1])
+    await a.do(Seek(group, 0, entries[1]))
     assert values(await read(a, group, 0, owned)) == [b"3"]
     await append(a, group.topic, 0, b"4", b"5")
-    await a.seek(group, 0, END)
+    await a.do(Seek(group, 0, END))
     await append(a, group.topic, 0, b"6")
     assert values(await read(a, group, 0, owned)) == [b"6"]
 
 
 async def test_beyond_the_end_is_the_end(a: Broker, group: GroupName, owned: int) -> None:
     await append(a, group.topic, 0, b"1")
-    await a.seek(group, 0, b"99999999999999-18446744073709551615")
+    await a.do(Seek(group, 0, b"99999999999999-18446744073709551615"))
     await append(a, group.topic, 0, b"2")
     assert values(await read(a, group, 0, owned)) == [b"2"]
 
@@ -163,7 +181,7 @@ async def test_what_is_delivered_anew_is_no_longer_pending_or_in_retry(a: Broker
     """So each message is in one place only; and what stands before the position is not forgotten."""
     entries = await delivered(a, group, owned, *(b"%d" % number for number in range(6)))
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[3], "retry"), resolution(entries[4], "dead"))
-    await a.seek(group, 0, entries[2][0])
+    await a.do(Seek(group, 0, entries[2][0]))
     found = await view(a, group)
     assert (found.unread, found.pending, found.retry, found.dead) == (3, 2, 1, 1)
     assert list(await pending(a, group, 0, owned)) == [entries[1][0], entries[2][0]]
@@ -175,7 +193,7 @@ async def test_a_retry_that_is_not_in_the_stream_any_more_stays(a: Broker, world
     entries = await delivered(a, group, owned, b"1", b"2", b"3")
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[1], "retry"))
     world.trim(group.topic, 0, 2)
-    await a.seek(group, 0, START)
+    await a.do(Seek(group, 0, START))
     assert [body.entry_id for body in (await due(a, group, owned)).retries] == [entries[0][0]]
     assert values(await read(a, group, 0, owned)) == [b"2", b"3"]
 
@@ -183,7 +201,7 @@ async def test_a_retry_that_is_not_in_the_stream_any_more_stays(a: Broker, world
 async def test_many_pending(a: Broker, group: GroupName, owned: int) -> None:
     await delivered(a, group, owned, *(b"%d" % number for number in range(1700)))
     assert (await view(a, group)).deliveries == {1: 1000}, "of the oldest ones"
-    await a.seek(group, 0, START)
+    await a.do(Seek(group, 0, START))
     found = await view(a, group)
     assert (found.pending, found.unread) == (0, 1700)
 
@@ -195,7 +213,7 @@ async def test_seeking_makes_what_is_missing(a: Broker, world: World, group: Gro
         world.forget_cursor(group, 0)
     else:
         world.forget_stream(group.topic, 0)
-    await a.seek(group, 0, END)
+    await a.do(Seek(group, 0, END))
     await append(a, group.topic, 0, b"2")
     assert values(await read(a, group, 0, owned)) == [b"2"]
 
@@ -205,95 +223,105 @@ async def test_seeking_makes_what_is_missing(a: Broker, world: World, group: Gro
 
 async def test_live_members_are_not_disbanded(a: Broker, b: Broker, world: World, group: GroupName) -> None:
     await join(a, group)
-    await a.set_paused(group, paused=True)
+    await a.do(SetPaused(group, paused=True))
     bell = await a.listen(group)
-    assert await b.disband(group, force=False) == ("A",)
-    assert (await a.view_group(group)).document == DOCUMENT
-    assert await b.disband(group, force=True) == ("A",)
+    assert await b.do(Disband(group, force=False)) == ("A",)
+    assert (await a.do(ViewGroup(group))).document == DOCUMENT
+    assert await b.do(Disband(group, force=True)) == ("A",)
     with anyio.fail_after(30):
         await bell.wait()
     await bell.close()
-    beat = await a.heartbeat(group, "A", 60.0, "")
+    beat = await a.do(Heartbeat(group, "A", 60.0, ""))
     assert (beat.alive, beat.version, beat.paused) == (False, "", False)
     await join(a, group)
     world.expire(group, "A")
-    assert await b.disband(group, force=False) == ()
-    assert (await a.view_group(group)).members == {}
-    assert await b.disband(group, force=False) == (), "it may be repeated"
+    assert await b.do(Disband(group, force=False)) == ()
+    assert (await a.do(ViewGroup(group))).members == {}
+    assert await b.do(Disband(group, force=False)) == (), "it may be repeated"
 
 
 async def test_a_group_is_dropped_and_the_others_are_not(a: Broker, group: GroupName, owned: int) -> None:
     other = GroupName(group.topic, "billing2")
-    await a.make_groups(other, [0, 1, 2], latest=False)
+    await make_groups(a, other, [0, 1, 2], latest=False)
     for one in (group, other):
-        assert (await a.install(one, 0, owned, "A", foreign=True)).done
+        assert (await a.do(Install(one, 0, owned, "A", foreign=True))).done
     entries = await delivered(a, group, owned, b"1", b"2", b"3")
     await read(a, other, 0, owned)
     for one in (group, other):
         await resolve(a, one, owned, resolution(entries[0], "retry"), resolution(entries[1], "dead"))
     stands = await view(a, other)
     for _ in range(2):
-        await a.drop_group(group, [0, 1, 2])
+        await a.do_each([DropGroup(group, 0), DropGroup(group, 1), DropGroup(group, 2)])
         found = await view(a, group)
         assert (found.there, found.pending, found.retry, found.dead, found.token) == (False, 0, 0, 0, 0)
         assert await dead(a, group) == []
     assert await view(a, other) == stands
     assert (stands.pending, stands.retry, stands.dead) == (1, 1, 1)
-    await a.drop_group(group, [])
+    await a.do_each([])
 
 
 async def test_a_topic_is_dropped_whole_and_no_other(a: Broker, group: GroupName, owned: int) -> None:
     """Not one whose name begins so, and not one that has the name of a partition of it."""
     others = ["orders:1", "orders:2:0", "orders2", "order", "orders*", "o?ders"]
     for topic in others:
-        await a.make_topic(topic, 2)
+        await a.do(MakeTopic(topic, 2))
         await join(a, GroupName(topic, "billing"))
-        assert (await a.install(GroupName(topic, "billing"), 1, owned, "A", foreign=True)).done
+        assert (await a.do(Install(GroupName(topic, "billing"), 1, owned, "A", foreign=True))).done
         await append(a, topic, 1, b"1")
-    kept = {topic: await a.view_partitions(GroupName(topic, "billing"), [0, 1]) for topic in others}
+    kept = {
+        topic: await a.do_each([ViewPartition(GroupName(topic, "billing"), 0), ViewPartition(GroupName(topic, "billing"), 1)])
+        for topic in others
+    }
     entries = await delivered(a, group, owned, b"1", b"2", b"3")
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[1], "dead"))
-    await a.delay(group.topic, [Delayed(0, b"x", await now(a, group) + 60 * SECOND, [b"i", b"x"])])
+    await delay(a, group.topic, [Delayed(0, b"x", await now(a, group) + 60 * SECOND, [b"i", b"x"])])
     assert await once(a, group, 2, b"y") == b"y"
     await join(a, group)
-    await a.make_groups(group, [7], latest=False)  # a stream that the count does not reach, say since the topic was lost
+    await make_groups(a, group, [7], latest=False)  # a stream that the count does not reach, say since the topic was lost
     bell = await a.listen(group)
     for _ in range(2):
-        await a.drop_topic(group.topic)
-        assert await a.topic(group.topic) is None
-        assert await a.topics() == sorted(others)
-        assert await a.view_streams(group.topic, [0, 1, 2, 7]) == [StreamView(0, 0, ())] * 4
+        await a.do(DropTopic(group.topic))
+        assert await a.do(ReadTopic(group.topic)) is None
+        assert await a.do(ReadTopics()) == sorted(others)
+        assert (
+            await a.do_each(
+                [ViewStream(group.topic, 0), ViewStream(group.topic, 1), ViewStream(group.topic, 2), ViewStream(group.topic, 7)]
+            )
+            == [StreamView(0, 0, ())] * 4
+        )
     with anyio.fail_after(30):
         await bell.wait()
     await bell.close()
     for topic in others:
-        assert await a.view_partitions(GroupName(topic, "billing"), [0, 1]) == kept[topic]
-        assert (await a.view_group(GroupName(topic, "billing"))).live == ("A",)
+        assert (
+            await a.do_each([ViewPartition(GroupName(topic, "billing"), 0), ViewPartition(GroupName(topic, "billing"), 1)]) == kept[topic]
+        )
+        assert (await a.do(ViewGroup(GroupName(topic, "billing")))).live == ("A",)
     for topic in others:
-        await a.drop_topic(topic)
-    await a.make_topic(group.topic, 1)
+        await a.do(DropTopic(topic))
+    await a.do(MakeTopic(group.topic, 1))
     assert await once(a, group, 0, b"z") == b"z"
 
 
 async def test_a_glob_in_a_topics_name_matches_itself_alone(a: Broker) -> None:
     for topic in ("a*[b]\\?", "axb"):
-        await a.make_topic(topic, 1)
+        await a.do(MakeTopic(topic, 1))
         await append(a, topic, 0, b"1")
-    await a.drop_topic("a*[b]\\?")
-    assert await a.topics() == ["axb"]
-    assert await a.view_streams("axb", [0]) == [StreamView(1, 0, ())]
-    assert await a.view_streams("a*[b]\\?", [0]) == [StreamView(0, 0, ())]
+    await a.do(DropTopic("a*[b]\\?"))
+    assert await a.do(ReadTopics()) == ["axb"]
+    assert await a.do_each([ViewStream("axb", 0)]) == [StreamView(1, 0, ())]
+    assert await a.do_each([ViewStream("a*[b]\\?", 0)]) == [StreamView(0, 0, ())]
 
 
 async def test_looking_and_deleting_at_full_memory(a: Broker, world: World, group: GroupName, owned: int) -> None:
     await delivered(a, group, owned, b"1", b"2")
-    await a.set_paused(group, paused=True)
+    await a.do(SetPaused(group, paused=True))
     with world.full():
         assert (await view(a, group)).pending == 2
-        assert (await a.view_group(group)).paused
-        await a.seek(group, 0, START)
-        await a.set_paused(group, paused=False)
-        assert await a.disband(group, force=False) == ()
-        await a.drop_group(group, [0, 1, 2])
-        await a.drop_topic(group.topic)
-    assert await a.topics() == []
+        assert (await a.do(ViewGroup(group))).paused
+        await a.do(Seek(group, 0, START))
+        await a.do(SetPaused(group, paused=False))
+        assert await a.do(Disband(group, force=False)) == ()
+        await a.do_each([DropGroup(group, 0), DropGroup(group, 1), DropGroup(group, 2)])
+        await a.do(DropTopic(group.topic))
+    assert await a.do(ReadTopics()) == []

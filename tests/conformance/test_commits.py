@@ -8,9 +8,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from redisaq.brokers.base import Beat, Broker, GroupName
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import Beat, Heartbeat
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import EMPTY, Document
-from tests.conformance.steps import SECOND, Changes
+from tests.conformance.steps import SECOND, Changes, commit_document
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -19,7 +21,7 @@ TTL = 1000.0
 
 
 async def commit(broker: Broker, group: GroupName, incarnation: str, version: str, epoch: int, **changes: Unpack[Changes]) -> str | None:
-    return await broker.commit(group, incarnation, TTL, known_version=version, document=Document(epoch=epoch), **changes)
+    return await commit_document(broker, group, incarnation, TTL, known_version=version, document=Document(epoch=epoch), **changes)
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ async def version(a: Broker, group: GroupName) -> str:
 
 async def look(broker: Broker, group: GroupName) -> Beat:
     """Return how the group stands, for a stranger."""
-    return await broker.heartbeat(group, "stranger", TTL, "")
+    return await broker.do(Heartbeat(group, "stranger", TTL, ""))
 
 
 def timeless(beat: Beat) -> tuple[object, ...]:
@@ -50,16 +52,16 @@ async def test_joining_changes_document_and_members_together(a: Broker, b: Broke
     assert beat.document == Document(epoch=1)
     assert beat.next_expiry is not None
     assert 990 * SECOND < beat.next_expiry - beat.now <= 1000 * SECOND
-    assert (await b.heartbeat(group, "A", TTL, "")).alive
+    assert (await b.do(Heartbeat(group, "A", TTL, ""))).alive
 
 
 async def test_leaving_changes_document_and_members_together(a: Broker, b: Broker, group: GroupName, version: str) -> None:
     """M2."""
     assert await commit(a, group, "A", version, 3, leaves=True) is not None
-    beat = await b.heartbeat(group, "B", TTL, "")
+    beat = await b.do(Heartbeat(group, "B", TTL, ""))
     assert beat.document == Document(epoch=3)
     assert (beat.expired, beat.next_expiry) == ((), None)
-    assert not (await a.heartbeat(group, "A", TTL, "")).alive
+    assert not (await a.do(Heartbeat(group, "A", TTL, ""))).alive
 
 
 async def test_the_document_stays_when_the_last_has_left(a: Broker, group: GroupName) -> None:
@@ -74,7 +76,7 @@ async def test_the_document_stays_when_the_last_has_left(a: Broker, group: Group
 async def test_a_member_changes_the_document(a: Broker, b: Broker, group: GroupName, version: str) -> None:
     new = await commit(b, group, "B", version, 3)
     assert new not in (None, version)
-    assert (await a.heartbeat(group, "A", TTL, version)).document == Document(epoch=3)
+    assert (await a.do(Heartbeat(group, "A", TTL, version))).document == Document(epoch=3)
 
 
 @pytest.mark.parametrize("known", ["", "another"])
@@ -85,13 +87,13 @@ async def test_another_version_is_refused(a: Broker, b: Broker, group: GroupName
     for changes in (Changes(joins=True), Changes(), Changes(leaves=True), Changes(freeze=True)):
         assert await commit(a, group, "C" if "joins" in changes else "A", known, 9, **changes) is None
     assert timeless(await look(b, group)) == before, "nothing was changed"
-    assert not (await a.heartbeat(group, "C", TTL, "")).alive
+    assert not (await a.do(Heartbeat(group, "C", TTL, ""))).alive
 
 
 async def test_a_version_is_refused_where_no_document_is(a: Broker, group: GroupName) -> None:
     assert await commit(a, group, "A", "another", 1, joins=True) is None
     assert (await look(a, group)).version == ""
-    assert not (await a.heartbeat(group, "A", TTL, "")).alive
+    assert not (await a.do(Heartbeat(group, "A", TTL, ""))).alive
 
 
 async def test_a_repeated_commit_is_refused(a: Broker, group: GroupName, version: str) -> None:
@@ -109,7 +111,7 @@ async def test_versions_never_repeat(world: World, a: Broker, group: GroupName, 
         assert again is not None
         assert again not in seen
         seen.add(again)
-        assert (await a.heartbeat(group, "A", TTL, version)).document == Document(epoch=2)
+        assert (await a.do(Heartbeat(group, "A", TTL, version))).document == Document(epoch=2)
 
 
 async def test_one_of_many_wins(a: Broker, b: Broker, group: GroupName, version: str) -> None:
@@ -149,7 +151,7 @@ async def test_a_joiner_may_remove_the_expired(world: World, a: Broker, group: G
     world.expire(group, "A")
     world.expire(group, "B")
     assert await commit(a, group, "C", version, 3, expired=("A", "B"), joins=True) is not None
-    beat = await a.heartbeat(group, "C", TTL, "")
+    beat = await a.do(Heartbeat(group, "C", TTL, ""))
     assert (beat.alive, beat.expired, beat.next_expiry) == (True, (), None)
 
 
@@ -162,7 +164,7 @@ async def test_who_lives_is_not_dropped(world: World, a: Broker, group: GroupNam
     before = timeless(await look(a, group))
     assert await commit(a, group, "B", third, 4, expired=dropped) is None
     assert timeless(await look(a, group)) == before
-    assert (await a.heartbeat(group, "A", TTL, "")).alive
+    assert (await a.do(Heartbeat(group, "A", TTL, ""))).alive
 
 
 async def test_who_is_unknown_is_as_good_as_expired(a: Broker, group: GroupName, version: str) -> None:
@@ -195,7 +197,7 @@ async def test_a_document_in_the_place_of_another_is_frozen_if_asked(a: Broker, 
 
 
 async def test_frozen_runs_out(world: World, a: Broker, group: GroupName) -> None:
-    first = await a.commit(group, "A", 0.001, known_version="", document=EMPTY, joins=True, freeze=True)
+    first = await commit_document(a, group, "A", 0.001, known_version="", document=EMPTY, joins=True, freeze=True)
     assert first is not None
     second = await commit(a, group, "B", first, 2, joins=True)
     assert second is not None
@@ -210,10 +212,10 @@ async def test_after_a_change_of_server_nobody_is_dropped(world: World, a: Broke
     world.expire(group, "A")
     world.change_server(group)
     assert await commit(a, group, "B", version, 3, expired=("A",)) is None
-    assert (await a.heartbeat(group, "B", TTL, version)).alive
+    assert (await a.do(Heartbeat(group, "B", TTL, version))).alive
     assert await commit(a, group, "B", version, 3, expired=("A",)) is None
     assert await commit(a, group, "B", version, 3) is not None
-    assert (await a.heartbeat(group, "A", TTL, version)).alive
+    assert (await a.do(Heartbeat(group, "A", TTL, version))).alive
 
 
 async def test_groups_are_apart(a: Broker, group: GroupName, version: str) -> None:

@@ -8,7 +8,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from redisaq.brokers.base import Broker, GroupName
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.settling import ReadRemaining
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopics
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import ConnectionFailed
 from tests.conformance.steps import append
 from tests.conformance.worlds import RedisWorld, World
@@ -17,11 +20,11 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_connect_twice_does_nothing_more(world: World, a: Broker) -> None:
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     before = connections(world)
     await a.connect()
     await a.connect()
-    assert await a.topics() == ["orders"]
+    assert await a.do(ReadTopics()) == ["orders"]
     assert connections(world) - before == isinstance(world, RedisWorld), "the look itself makes one"
 
 
@@ -37,8 +40,8 @@ async def test_close_before_connect_and_twice(world: World) -> None:
     broker = world.broker()
     await broker.close()
     await broker.close()
-    await broker.make_topic("orders", 1)
-    assert await broker.topics() == ["orders"], "it opens as any other"
+    await broker.do(MakeTopic("orders", 1))
+    assert await broker.do(ReadTopics()) == ["orders"], "it opens as any other"
     await broker.close()
     await broker.close()
 
@@ -50,27 +53,27 @@ async def test_close_in_any_order_from_any_task(world: World) -> None:
         tasks.start_soon(second.connect)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(first.close)
-    await second.make_topic("orders", 1)
-    assert await second.topics() == ["orders"], "the end of the first is none of its"
+    await second.do(MakeTopic("orders", 1))
+    assert await second.do(ReadTopics()) == ["orders"], "the end of the first is none of its"
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(second.close)
-    assert await first.topics() == ["orders"]
+    assert await first.do(ReadTopics()) == ["orders"]
     await first.close()
 
 
 async def test_a_closed_broker_can_be_used_again(a: Broker, b: Broker) -> None:
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     await a.close()
-    assert await b.topics() == ["orders"], "another broker is not touched"
-    assert await a.topics() == ["orders"]
+    assert await b.do(ReadTopics()) == ["orders"], "another broker is not touched"
+    assert await a.do(ReadTopics()) == ["orders"]
     await a.close()
     await a.connect()
-    assert await a.topics() == ["orders"]
+    assert await a.do(ReadTopics()) == ["orders"]
 
 
 async def test_close_ends_calls_under_way(world: World, a: Broker) -> None:
     """Whatever waits for an answer gets ConnectionFailed, and soon, though the server never answers."""
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     ended = 0
 
     async def call() -> None:
@@ -92,30 +95,30 @@ async def test_close_ends_calls_under_way(world: World, a: Broker) -> None:
 
 async def _ask_for_ever(broker: Broker) -> None:
     while True:
-        await broker.topics()
+        await broker.do(ReadTopics())
 
 
 async def test_a_broken_connection_is_made_again(world: World, a: Broker) -> None:
     """Calls may fail while it breaks; the broker recovers by itself."""
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     world.break_connections()
     with anyio.fail_after(10):
         while True:
             with contextlib.suppress(ConnectionFailed):
-                assert await a.topics() == ["orders"]
+                assert await a.do(ReadTopics()) == ["orders"]
                 return
 
 
 async def test_brokers_meet(a: Broker, b: Broker, group: GroupName) -> None:
-    await a.make_topic(group.topic, 1)
+    await a.do(MakeTopic(group.topic, 1))
     await append(b, group.topic, 0, b"1")
-    assert (await a.remaining(group, [0]))[0].unread
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].unread
 
 
 async def test_namespaces_are_apart(world: World, a: Broker, group: GroupName) -> None:
     elsewhere = world.broker("-elsewhere")
-    await a.make_topic(group.topic, 1)
+    await a.do(MakeTopic(group.topic, 1))
     await append(a, group.topic, 0, b"1")
-    assert await elsewhere.topics() == []
+    assert await elsewhere.do(ReadTopics()) == []
     assert await elsewhere.append(group.topic, [(0, [b"i", b"2"])], maxlen=None, approximate=False) == [None]
     await elsewhere.close()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from redisaq.brokers.base import Broker, GroupName, RawEntry, Remaining
-from redisaq.brokers.delivery import Body, Failure, Resolution
-from redisaq.brokers.graveyard import DeadLetterEntry
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Install, RemakeGroup
+from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, Redrive, StartRetry
+from redisaq.brokers.steps.settling import ReadRemaining, Remaining
+from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.core.records import Body, Failure, Resolution
 from tests.conformance.failures import dead, delivered, due, failure, now, read, resolution, resolve, value, values_of
 from tests.conformance.steps import SECOND
 from tests.conformance.worlds import MemoryWorld, RedisWorld, World
@@ -36,7 +40,7 @@ async def test_what_is_kept(a: Broker, b: Broker, group: GroupName, owned: int) 
     (found,) = await dead(b, group)
     assert found == DeadLetterEntry(found.dead_id, Body(entry[0], (b"i", b"1"), 0, 5, why))
     assert before // 1000 <= int(found.dead_id.split(b"-")[0]) <= await now(a, group) // 1000
-    assert await a.remaining(group, [0]) == [Remaining(unread=False, pending=0)], "it is done with"
+    assert await a.do_each([ReadRemaining(group, 0)]) == [Remaining(unread=False, pending=0)], "it is done with"
 
 
 @pytest.mark.parametrize("attempt", [0, 3])
@@ -62,7 +66,7 @@ async def test_pages(a: Broker, group: GroupName, owned: int) -> None:
     await kill(a, group, owned, *digits(7))
     found: list[DeadLetterEntry] = []
     sizes: list[int] = []
-    while page := await a.dead_page(group, 0, after=found[-1].dead_id if found else b"", count=3):
+    while page := await a.do(ReadDead(group, 0, after=found[-1].dead_id if found else b"", count=3)):
         found += page
         sizes.append(len(page))
     assert (sizes, values_of([one.body for one in found])) == ([3, 3, 1], digits(7))
@@ -81,22 +85,22 @@ async def test_only_the_latest_are_kept(a: Broker, group: GroupName, owned: int,
 async def test_redriving_begins_a_new_life(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     first, second = await kill(a, group, owned, b"1", b"2")
     before = await now(a, group)
-    assert await b.redrive(group, 0, None, count=100) == 2
+    assert await b.do(Redrive(group, 0, None, count=100)) == 2
     assert await dead(a, group) == []
     found = await due(a, group, owned)
     assert found.retries == (Body(first[0], (b"i", b"1"), 1, 0), Body(second[0], (b"i", b"2"), 1, 0))
     assert found.now <= before + 10 * SECOND, "due now"
-    assert (await a.remaining(group, [0]))[0].retry == 2
-    assert await b.redrive(group, 0, None, count=100) == 0
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].retry == 2
+    assert await b.do(Redrive(group, 0, None, count=100)) == 0
 
 
 async def test_every_redrive_is_another_life(a: Broker, group: GroupName, owned: int) -> None:
     (entry,) = await kill(a, group, owned, b"1")
     for life in range(1, 4):
-        assert await a.redrive(group, 0, None, count=1) == 1
+        assert await a.do(Redrive(group, 0, None, count=1)) == 1
         (body,) = (await due(a, group, owned)).retries
         assert (body.life, body.attempt, body.failure) == (life, 0, None)
-        assert await a.start_retry(group, 0, owned, entry_id=entry[0], life=life, attempt=1)
+        assert await a.do(StartRetry(group, 0, owned, entry_id=entry[0], life=life, attempt=1))
         assert await resolve(a, group, owned, Resolution("retry", "dead", Body(entry[0], body.fields, life, 1, failure()))) == [True]
         assert [one.body.life for one in await dead(a, group)] == [life]
 
@@ -108,13 +112,13 @@ async def test_a_settlement_sent_again_after_a_redrive_changes_nothing(a: Broker
     (body,) = (await due(a, group, owned)).retries
     settlements = [resolution(first, "dead"), resolution(body, "dead")]
     assert await resolve(a, group, owned, *settlements) == [True, True]
-    assert await a.redrive(group, 0, None, count=100) == 2
+    assert await a.do(Redrive(group, 0, None, count=100)) == 2
     before = (await due(a, group, owned)).retries
     others = [resolution(body, "done"), resolution(body, "retry", due=9), resolution(first, "done"), resolution(first, "retry")]
     assert await resolve(a, group, owned, *settlements, *others) == [False] * 6
-    assert not await a.start_retry(group, 0, owned, entry_id=second[0], life=0, attempt=2)
+    assert not await a.do(StartRetry(group, 0, owned, entry_id=second[0], life=0, attempt=2))
     for entry in (first, second):
-        assert await a.start_retry(group, 0, owned, entry_id=entry[0], life=1, attempt=1)
+        assert await a.do(StartRetry(group, 0, owned, entry_id=entry[0], life=1, attempt=1))
     assert await resolve(a, group, owned, *settlements, *others) == [False] * 6, "nor when its handler has begun"
     assert [one.entry_id for one in (await due(a, group, owned)).retries] == [one.entry_id for one in before]
     assert await dead(a, group) == []
@@ -126,7 +130,7 @@ async def test_redriving_keeps_the_order_of_dying_over_many_calls(a: Broker, gro
     for entry in [entries[-1], *entries[:-1]]:
         await resolve(a, group, owned, resolution(entry, "dead"))
     calls = 0
-    while await a.redrive(group, 0, None, count=7):
+    while await a.do(Redrive(group, 0, None, count=7)):
         calls += 1
     assert calls == 5
     assert values_of((await due(a, group, owned)).retries) == [b"29", *digits(29)]
@@ -135,14 +139,14 @@ async def test_redriving_keeps_the_order_of_dying_over_many_calls(a: Broker, gro
 async def test_redriving_keeps_the_order_of_calls_whatever_the_clock_says(world: World, a: Broker, group: GroupName, owned: int) -> None:
     """Two calls in one microsecond, or a clock that was set back: what is redriven later is due later."""
     await kill(a, group, owned, *digits(5))
-    assert await a.redrive(group, 0, None, count=1) == 1
+    assert await a.do(Redrive(group, 0, None, count=1)) == 1
     ahead = await now(a, group) + SECOND // 2
     if isinstance(world, RedisWorld):
         world.command("HSET", world.key(group.topic, 0, f"g:{group.group}:lease"), "redriven", ahead)
     elif isinstance(world, MemoryWorld):
         world.store.shelf(group, 0).redriven = ahead
     for count in (2, 1, 1):
-        assert await a.redrive(group, 0, None, count=count) == count
+        assert await a.do(Redrive(group, 0, None, count=count)) == count
     found = await due(a, group, owned)
     assert (values_of(found.retries), found.next_due) == ([b"0"], ahead + 1)
     await anyio.sleep(0.6)
@@ -153,12 +157,12 @@ async def test_redriving_some(a: Broker, group: GroupName, owned: int) -> None:
     await kill(a, group, owned, *digits(6))
     ids = [one.dead_id for one in await dead(a, group)]
     wanted = [ids[4], ids[1], ids[4], b"1-1", ids[3], ids[1]]
-    assert await a.redrive(group, 0, [], count=10) == 0
-    assert await a.redrive(group, 0, [b"1-1"], count=10) == 0
-    assert await a.redrive(group, 0, wanted, count=2) == 2
+    assert await a.do(Redrive(group, 0, [], count=10)) == 0
+    assert await a.do(Redrive(group, 0, [b"1-1"], count=10)) == 0
+    assert await a.do(Redrive(group, 0, wanted, count=2)) == 2
     assert values_of((await due(a, group, owned)).retries) == [b"1", b"3"]
-    assert await a.redrive(group, 0, wanted, count=2) == 1
-    assert await a.redrive(group, 0, wanted, count=2) == 0
+    assert await a.do(Redrive(group, 0, wanted, count=2)) == 1
+    assert await a.do(Redrive(group, 0, wanted, count=2)) == 0
     assert values_of((await due(a, group, owned)).retries) == [b"1", b"3", b"4"]
     assert values_of([one.body for one in await dead(a, group)]) == [b"0", b"2", b"5"]
 
@@ -167,7 +171,7 @@ async def test_redriving_comes_after_what_was_due(a: Broker, group: GroupName, o
     await kill(a, group, owned, b"dead")
     (entry,) = await delivered(a, group, owned, b"due")
     await resolve(a, group, owned, resolution(entry, "retry", due=await now(a, group) - SECOND))
-    assert await a.redrive(group, 0, None, count=1) == 1
+    assert await a.do(Redrive(group, 0, None, count=1)) == 1
     assert values_of((await due(a, group, owned)).retries) == [b"due", b"dead"]
 
 
@@ -175,10 +179,10 @@ async def test_redriving_what_was_delivered_once_more(world: World, a: Broker, g
     """T6: a group that was lost and made again may hold a message twice; the one that waits stands."""
     await kill(a, group, owned, b"1")
     world.forget_cursor(group, 0)
-    await a.remake_group(group, 0, b"")
+    await a.do(RemakeGroup(group, 0, b""))
     (again,) = await read(a, group, 0, owned)
     await resolve(a, group, owned, resolution(again, "retry"))
-    assert await a.redrive(group, 0, None, count=10) == 1
+    assert await a.do(Redrive(group, 0, None, count=10)) == 1
     (body,) = (await due(a, group, owned)).retries
     assert (body.life, body.attempt) == (0, 1)
 
@@ -187,23 +191,23 @@ async def test_redriving_at_full_memory(world: World, a: Broker, group: GroupNam
     """S2: half of it would be a loss."""
     await kill(a, group, owned, *digits(3))
     with world.full():
-        assert await a.redrive(group, 0, None, count=2) == 2
-        assert await a.purge(group, 0, None) == 1
+        assert await a.do(Redrive(group, 0, None, count=2)) == 2
+        assert await a.do(Purge(group, 0, None)) == 1
     assert values_of((await due(a, group, owned)).retries) == [b"0", b"1"]
 
 
 async def test_purging(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     await kill(a, group, owned, *digits(6))
     ids = [one.dead_id for one in await dead(a, group)]
-    assert await b.purge(group, 0, [ids[2], ids[0], ids[2], b"1-1"]) == 2
-    assert await b.purge(group, 0, []) == 0
+    assert await b.do(Purge(group, 0, [ids[2], ids[0], ids[2], b"1-1"])) == 2
+    assert await b.do(Purge(group, 0, [])) == 0
     assert values_of([one.body for one in await dead(a, group)]) == [b"1", b"3", b"4", b"5"]
-    assert await b.purge(group, 0, None) == 4
-    assert await b.purge(group, 0, None) == 0
-    assert await b.purge(group, 1, None) == 0
+    assert await b.do(Purge(group, 0, None)) == 4
+    assert await b.do(Purge(group, 0, None)) == 0
+    assert await b.do(Purge(group, 1, None)) == 0
     assert await dead(a, group) == []
     assert (await due(a, group, owned)).retries == ()
-    assert await b.redrive(group, 0, ids, count=100) == 0
+    assert await b.do(Redrive(group, 0, ids, count=100)) == 0
 
 
 async def test_ids_never_come_again(a: Broker, group: GroupName, owned: int) -> None:
@@ -215,16 +219,16 @@ async def test_ids_never_come_again(a: Broker, group: GroupName, owned: int) -> 
         assert value(one.body) == b"%d" % number
         assert one.dead_id not in seen
         seen.add(one.dead_id)
-        await a.purge(group, 0, None if number % 2 else [one.dead_id])
+        await a.do(Purge(group, 0, None if number % 2 else [one.dead_id]))
 
 
 async def test_groups_and_partitions_keep_apart(a: Broker, group: GroupName, owned: int) -> None:
     other = GroupName(group.topic, "shipping")
-    await a.make_groups(other, [0], latest=False)
-    await a.install(other, 0, owned, "A", foreign=True)
+    await make_groups(a, other, [0], latest=False)
+    await a.do(Install(other, 0, owned, "A", foreign=True))
     await kill(a, group, owned, b"1")
-    assert await a.redrive(other, 0, None, count=10) == 0
-    assert await a.redrive(group, 1, None, count=10) == 0
-    assert await a.purge(other, 0, None) == 0
-    assert await a.redrive(group, 0, None, count=10) == 1
+    assert await a.do(Redrive(other, 0, None, count=10)) == 0
+    assert await a.do(Redrive(group, 1, None, count=10)) == 0
+    assert await a.do(Purge(other, 0, None)) == 0
+    assert await a.do(Redrive(group, 0, None, count=10)) == 1
     assert ((await due(a, other, owned)).retries, len((await due(a, group, owned)).retries)) == ((), 1)

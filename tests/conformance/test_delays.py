@@ -8,7 +8,14 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from redisaq.brokers.base import Broker, Doorbell, GroupName, Remaining
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.steps.producing import delay
+from redisaq.brokers.steps.retrying import Redrive, TakeDue
+from redisaq.brokers.steps.settling import ReadRemaining, Remaining
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic
+from redisaq.brokers.terms import Doorbell, GroupName
 from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
 from tests.conformance.failures import HOUR, dead, delivered, due, message, now, read, resolution, resolve
 from tests.conformance.steps import SECOND, values
@@ -19,13 +26,13 @@ pytestmark = pytest.mark.anyio
 
 async def test_what_is_delayed_is_not_there_yet(a: Broker, group: GroupName, owned: int) -> None:
     coming = await now(a, group) + HOUR
-    assert await a.delay(group.topic, [message(b"later", coming), message(b"sooner", coming - 1)]) == [True, True]
-    assert await a.delay(group.topic, []) == []
-    assert await a.remaining(group, [0, 1]) == [
+    assert await delay(a, group.topic, [message(b"later", coming), message(b"sooner", coming - 1)]) == [True, True]
+    assert await delay(a, group.topic, []) == []
+    assert await a.do_each([ReadRemaining(group, 0), ReadRemaining(group, 1)]) == [
         Remaining(unread=False, pending=0, delayed=2),
         Remaining(unread=False, pending=0),
     ]
-    assert not (await a.remaining(group, [0]))[0].empty
+    assert not (await a.do_each([ReadRemaining(group, 0)]))[0].empty
     found = await due(a, group, owned)
     assert (found.retries, found.moved, found.next_due) == ((), 0, coming - 1)
     assert await read(a, group, 0, owned) == []
@@ -34,26 +41,26 @@ async def test_what_is_delayed_is_not_there_yet(a: Broker, group: GroupName, own
 async def test_what_is_due_is_moved_in_due_order(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     coming = await now(a, group) + HOUR
     times = {b"a": 30, b"b": 10, b"c": coming, b"d": 20, b"e": 20}
-    assert await b.delay(group.topic, [message(name, when) for name, when in times.items()]) == [True] * 5
+    assert await delay(b, group.topic, [message(name, when) for name, when in times.items()]) == [True] * 5
     found = await due(a, group, owned)
     assert (found.moved, found.next_due, found.retries) == (4, coming, ())
     assert values(await read(a, group, 0, owned)) == [b"b", b"d", b"e", b"a"]
-    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=4, delayed=1)
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0] == Remaining(unread=False, pending=4, delayed=1)
     assert (await due(a, group, owned)).moved == 0
 
 
 async def test_any_bytes_come_through(a: Broker, group: GroupName, owned: int) -> None:
     fields = [b"i", b"1", b"d", bytes(range(256)) * 40, b"k", b"", b"c", b"12:3:"]
-    await a.delay(group.topic, [msg := message(b"m", 1), message(b"other", 2)])
+    await delay(a, group.topic, [msg := message(b"m", 1), message(b"other", 2)])
     assert msg.fields == [b"i", b"m"]
-    await a.delay(group.topic, [type(msg)(0, b"bytes", 3, fields)])
+    await delay(a, group.topic, [type(msg)(0, b"bytes", 3, fields)])
     assert (await due(a, group, owned)).moved == 3
     assert [list(found or ()) for _, found in await read(a, group, 0, owned)] == [[b"i", b"m"], [b"i", b"other"], fields]
 
 
 async def test_no_more_than_asked_for(a: Broker, group: GroupName, owned: int) -> None:
     coming = await now(a, group) + HOUR
-    await a.delay(group.topic, [message(b"%d" % number, 10 + number) for number in range(4)])
+    await delay(a, group.topic, [message(b"%d" % number, 10 + number) for number in range(4)])
     entries = await delivered(a, group, owned, b"x", b"y")
     await resolve(a, group, owned, resolution(entries[0], "retry", due=5), resolution(entries[1], "retry", due=coming))
     answers = [await due(a, group, owned, count=count) for count in (1, 2, 2)]
@@ -65,18 +72,18 @@ async def test_the_earlier_of_both_kinds(a: Broker, group: GroupName, owned: int
     coming = await now(a, group) + HOUR
     (entry,) = await delivered(a, group, owned, b"x")
     await resolve(a, group, owned, resolution(entry, "retry", due=coming + 5))
-    await a.delay(group.topic, [message(b"later", coming + 9)])
+    await delay(a, group.topic, [message(b"later", coming + 9)])
     assert (await due(a, group, owned)).next_due == coming + 5
-    await a.delay(group.topic, [message(b"sooner", coming)])
+    await delay(a, group.topic, [message(b"sooner", coming)])
     assert (await due(a, group, owned)).next_due == coming
 
 
 async def test_each_once_by_its_id(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     """So it may be sent again; the first time stands."""
     coming = await now(a, group) + HOUR
-    assert await a.delay(group.topic, [message(b"1", coming), message(b"1", 5)]) == [True, True]
-    assert await b.delay(group.topic, [message(b"1", 5), message(b"2", coming + 1)]) == [True, True]
-    assert (await a.remaining(group, [0]))[0].delayed == 2
+    assert await delay(a, group.topic, [message(b"1", coming), message(b"1", 5)]) == [True, True]
+    assert await delay(b, group.topic, [message(b"1", 5), message(b"2", coming + 1)]) == [True, True]
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].delayed == 2
     found = await due(a, group, owned)
     assert (found.moved, found.next_due) == (0, coming)
 
@@ -84,30 +91,34 @@ async def test_each_once_by_its_id(a: Broker, b: Broker, group: GroupName, owned
 async def test_a_missing_stream_takes_nothing(a: Broker, group: GroupName, owned: int) -> None:
     """E5; what the others take is kept."""
     messages = [message(b"a", 1, 0), message(b"b", 1, 7), message(b"c", 1, 1), message(b"d", 1, 0)]
-    assert await a.delay(group.topic, messages) == [True, False, True, True]
-    assert await a.delay("nothing", messages) == [False] * 4
-    assert [left.delayed for left in await a.remaining(group, [0, 1, 7])] == [2, 1, 0]
-    assert [left.delayed for left in await a.remaining(GroupName("nothing", "nobody"), [0])] == [0]
+    assert await delay(a, group.topic, messages) == [True, False, True, True]
+    assert await delay(a, "nothing", messages) == [False] * 4
+    assert [left.delayed for left in await a.do_each([ReadRemaining(group, 0), ReadRemaining(group, 1), ReadRemaining(group, 7)])] == [
+        2,
+        1,
+        0,
+    ]
+    assert [left.delayed for left in await a.do_each([ReadRemaining(GroupName("nothing", "nobody"), 0)])] == [0]
 
 
 async def test_a_stream_that_is_lost_takes_nothing_for_a_second(world: World, a: Broker, group: GroupName, owned: int) -> None:
     """S2: nothing leaves the delayed before it is in the stream. When that is there again, all of it is moved."""
-    await a.delay(group.topic, [message(b"1", 1), message(b"2", 2)])
+    await delay(a, group.topic, [message(b"1", 1), message(b"2", 2)])
     world.forget_stream(group.topic, 0)
     for _ in range(2):
         found = await due(a, group, owned)
         assert (found.moved, found.next_due) == (0, found.now + SECOND)
-    assert (await a.remaining(group, [0]))[0].delayed == 2
-    await a.make_groups(group, [0], latest=False)
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].delayed == 2
+    await make_groups(a, group, [0], latest=False)
     assert (await due(a, group, owned)).moved == 2
     assert values(await read(a, group, 0, owned)) == [b"1", b"2"]
 
 
 async def test_any_group_s_owner_moves_them_for_all(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     other = GroupName(group.topic, "shipping")
-    await b.make_groups(other, [0], latest=False)
-    await b.install(other, 0, owned + 5, "B", foreign=True)
-    await a.delay(group.topic, [message(b"%d" % number, number + 1) for number in range(10)])
+    await make_groups(b, other, [0], latest=False)
+    await b.do(Install(other, 0, owned + 5, "B", foreign=True))
+    await delay(a, group.topic, [message(b"%d" % number, number + 1) for number in range(10)])
     moved = [0, 0]
 
     async def move(broker: Broker, owner: GroupName, token: int, which: int) -> None:
@@ -123,11 +134,11 @@ async def test_any_group_s_owner_moves_them_for_all(a: Broker, b: Broker, group:
 
 
 async def test_moving_is_fenced(a: Broker, group: GroupName, owned: int) -> None:
-    await a.delay(group.topic, [message(b"1", 1)])
+    await delay(a, group.topic, [message(b"1", 1)])
     for token in (owned - 1, owned + 1):
         with pytest.raises(LeaseLostError):
             await due(a, group, token)
-    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=0, delayed=1)
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0] == Remaining(unread=False, pending=0, delayed=1)
 
 
 async def test_who_waits_for_an_entry_gets_what_is_moved(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
@@ -141,7 +152,7 @@ async def test_who_waits_for_an_entry_gets_what_is_moved(a: Broker, b: Broker, g
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait)
             await anyio.wait_all_tasks_blocked()
-            await b.delay(group.topic, [message(b"1", 1)])
+            await delay(b, group.topic, [message(b"1", 1)])
             assert (await due(a, group, owned)).moved == 1
     assert found == [b"1"]
     await reader.close()
@@ -149,22 +160,22 @@ async def test_who_waits_for_an_entry_gets_what_is_moved(a: Broker, b: Broker, g
 
 async def test_at_full_memory_none_is_taken_and_all_are_moved(world: World, a: Broker, group: GroupName, owned: int) -> None:
     """S2: what is in memory already must be worked off."""
-    await a.delay(group.topic, [message(b"1", 1), message(b"2", 2)])
+    await delay(a, group.topic, [message(b"1", 1), message(b"2", 2)])
     with world.full():
         with pytest.raises(ServerError) as refused:
-            await a.delay(group.topic, [message(b"3", 3)])
+            await delay(a, group.topic, [message(b"3", 3)])
         assert refused.value.code == "OOM"
         assert (await due(a, group, owned)).moved == 2
     assert values(await read(a, group, 0, owned)) == [b"1", b"2"]
-    assert (await a.remaining(group, [0]))[0].delayed == 0
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].delayed == 0
 
 
 async def test_losing_a_partition_loses_what_was_put_aside(world: World, a: Broker, group: GroupName, owned: int) -> None:
     first, second = await delivered(a, group, owned, b"1", b"2")
     await resolve(a, group, owned, resolution(first, "retry"), resolution(second, "dead"))
-    await a.delay(group.topic, [message(b"3", 1)])
+    await delay(a, group.topic, [message(b"3", 1)])
     world.forget_partition(group.topic, 0)
-    assert await a.remaining(group, [0]) == [Remaining(unread=False, pending=0)]
+    assert await a.do_each([ReadRemaining(group, 0)]) == [Remaining(unread=False, pending=0)]
     assert await dead(a, group) == []
 
 
@@ -193,11 +204,11 @@ async def die_and_redrive(broker: Broker, group: GroupName, token: int) -> None:
     """Let a dead letter be tried again."""
     (entry,) = await delivered(broker, group, token, b"1")
     await resolve(broker, group, token, resolution(entry, "dead"))
-    assert await broker.redrive(group, 0, None, count=1) == 1
+    assert await broker.do(Redrive(group, 0, None, count=1)) == 1
 
 
 RINGS: dict[str, Ring] = {
-    "delay": lambda broker, group, _: broker.delay(group.topic, [message(b"1", 1)]),
+    "delay": lambda broker, group, _: delay(broker, group.topic, [message(b"1", 1)]),
     "redrive": die_and_redrive,
 }
 
@@ -224,19 +235,19 @@ async def test_it_rings_for_what_is_earlier_only(a: Broker, b: Broker, group: Gr
     doorbell = await a.listen_partition(group.topic, 0)
     await hush(doorbell)
     for when, rings in ((coming, True), (coming + 1, False), (coming, False), (coming - 1, True), (coming - 1, False)):
-        await b.delay(group.topic, [message(b"%d" % when, when), message(b"again %d" % when, when + 10)])
+        await delay(b, group.topic, [message(b"%d" % when, when), message(b"again %d" % when, when + 10)])
         if rings:
             with anyio.fail_after(5):
                 await doorbell.wait()
         assert await silent(doorbell), when
-    await b.delay(group.topic, [message(b"elsewhere", 1, 1)])
+    await delay(b, group.topic, [message(b"elsewhere", 1, 1)])
     assert await silent(doorbell)
-    assert (await a.due(group, 0, owned, count=10)).next_due == coming - 1
+    assert (await a.do(TakeDue(group, 0, owned, count=10))).next_due == coming - 1
 
 
 async def test_a_ring_is_heard_however_late(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     doorbell = await a.listen_partition(group.topic, 0)
-    await b.delay(group.topic, [message(b"1", 1)])
+    await delay(b, group.topic, [message(b"1", 1)])
     await anyio.sleep(0.03)
     with anyio.fail_after(5):
         await doorbell.wait()
@@ -244,8 +255,8 @@ async def test_a_ring_is_heard_however_late(a: Broker, b: Broker, group: GroupNa
 
 
 async def test_many_partitions_at_once(a: Broker, b: Broker, group: GroupName) -> None:
-    await a.make_topic(group.topic, 1)
-    await a.grow_topic(group.topic, 30)
+    await a.do(MakeTopic(group.topic, 1))
+    await a.do(GrowTopic(group.topic, 30))
     doorbells = [await a.listen_partition(group.topic, partition) for partition in range(30)]
     heard: list[int] = []
 
@@ -260,7 +271,7 @@ async def test_many_partitions_at_once(a: Broker, b: Broker, group: GroupName) -
             for partition in range(30):
                 tasks.start_soon(wait, partition)
             for partition in range(30):
-                await b.delay(group.topic, [message(b"1", 1, partition)])
+                await delay(b, group.topic, [message(b"1", 1, partition)])
                 while partition not in heard:
                     await checkpoint()
     assert heard == [*range(30)]
@@ -291,6 +302,6 @@ async def test_closing_ends_the_wait(a: Broker, group: GroupName, owned: int, cl
             await (doorbell if closed == "doorbell" else a).close()
     await doorbell.close()
     if closed == "doorbell":
-        await a.delay(group.topic, [message(b"1", 1)])
+        await delay(a, group.topic, [message(b"1", 1)])
         with anyio.fail_after(5):
             await other.wait()

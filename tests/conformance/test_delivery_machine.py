@@ -18,8 +18,8 @@ from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from redisaq.brokers.base import Remaining, Settled
-from redisaq.brokers.delivery import Failure, Resolved
+from redisaq.brokers.steps.settling import Remaining, Resolved, Settled
+from redisaq.core.records import Failure
 from redisaq.errors import GroupGoneError, LeaseLostError
 from tests.conformance.delivery_model import FUTURE, Goal, Hand, Model, Order, Side
 from tests.conformance.worlds import MemoryWorld, RedisWorld

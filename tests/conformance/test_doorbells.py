@@ -7,9 +7,13 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
-from redisaq.brokers.base import Broker, Doorbell, GroupName
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import Heartbeat
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic
+from redisaq.brokers.terms import Doorbell, GroupName
 from redisaq.core.membership import Document
 from redisaq.errors import ConnectionFailed
+from tests.conformance.steps import commit_document
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -19,8 +23,8 @@ TTL = 1000.0
 
 async def commit(broker: Broker, group: GroupName) -> None:
     """Change the group's document, whatever it is."""
-    version = (await broker.heartbeat(group, "X", TTL, "")).version
-    assert await broker.commit(group, "X", TTL, known_version=version, document=Document(), joins=True) is not None
+    version = (await broker.do(Heartbeat(group, "X", TTL, ""))).version
+    assert await commit_document(broker, group, "X", TTL, known_version=version, document=Document(), joins=True) is not None
 
 
 async def hush(doorbell: Doorbell) -> None:
@@ -36,7 +40,7 @@ async def hush(doorbell: Doorbell) -> None:
 Ring = Callable[[Broker, GroupName], Awaitable[object]]
 RINGS: dict[str, Ring] = {
     "commit": commit,
-    "make": lambda broker, group: broker.make_topic(group.topic, 1),
+    "make": lambda broker, group: broker.do(MakeTopic(group.topic, 1)),
 }
 
 
@@ -57,10 +61,10 @@ async def test_it_rings(a: Broker, b: Broker, group: GroupName, rings: str) -> N
 
 
 async def test_it_rings_when_the_topic_grows(a: Broker, b: Broker, group: GroupName) -> None:
-    await a.make_topic(group.topic, 1)
+    await a.do(MakeTopic(group.topic, 1))
     doorbell = await a.listen(group)
     await hush(doorbell)
-    await b.grow_topic(group.topic, 2)
+    await b.do(GrowTopic(group.topic, 2))
     with anyio.fail_after(5):
         await doorbell.wait()
 

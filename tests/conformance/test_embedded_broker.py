@@ -14,8 +14,10 @@ import anyio
 import pytest
 
 from redisaq.brokers import open_broker
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.embedded import EmbeddedBroker
+from redisaq.brokers.steps.settling import ReadRemaining
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopics
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import ConnectionFailed
 from tests.conformance.steps import append
 from tests.integration.test_embedded import processes_in, until
@@ -30,14 +32,14 @@ async def test_it_starts_with_the_first_and_keeps_its_data(tmp_path: Path) -> No
     async with anyio.create_task_group() as tasks:
         for broker in (first, second, first, second):
             tasks.start_soon(broker.connect)
-    await first.make_topic("orders", 1)
+    await first.do(MakeTopic("orders", 1))
     await append(second, "orders", 0, b"1")
     await first.close()
     await first.close()
-    assert (await second.remaining(GroupName("orders", "billing"), [0]))[0].unread
+    assert (await second.do_each([ReadRemaining(GroupName("orders", "billing"), 0)]))[0].unread
     await second.close()
-    assert await first.topics() == ["orders"], "joined anew by the call itself"
-    assert (await first.remaining(GroupName("orders", "billing"), [0]))[0].unread
+    assert await first.do(ReadTopics()) == ["orders"], "joined anew by the call itself"
+    assert (await first.do_each([ReadRemaining(GroupName("orders", "billing"), 0)]))[0].unread
     await first.close()
 
 
@@ -46,7 +48,7 @@ async def test_cancelling_the_start_leaves_no_hold(tmp_path: Path) -> None:
     with anyio.move_on_after(0.01):
         await broker.connect()
     await broker.connect()
-    assert await broker.topics() == []
+    assert await broker.do(ReadTopics()) == []
     await broker.close()
 
 
@@ -55,7 +57,7 @@ async def test_a_keeper_that_is_killed_costs_a_connection(tmp_path: Path) -> Non
     """The server goes with it; the next connection starts both anew, with what was there."""
     directory = tmp_path / "data"
     broker = open_broker(f"embedded://{directory}", "ns")
-    await broker.make_topic("orders", 1)
+    await broker.do(MakeTopic("orders", 1))
     await append(broker, "orders", 0, b"1")
     killed, urls = set(processes_in(directory)), set[str]()
     for pid in killed:
@@ -63,15 +65,15 @@ async def test_a_keeper_that_is_killed_costs_a_connection(tmp_path: Path) -> Non
     with anyio.fail_after(30):
         while not set(processes_in(directory)) - killed:  # a call that finds its connection broken may be the one that makes another
             try:
-                await broker.topics()
+                await broker.do(ReadTopics())
             except ConnectionFailed as error:
                 urls.add(error.url)
     assert urls <= {f"embedded://{directory}"}
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(broker.listen_partition, "orders", 0)
-            tasks.start_soon(broker.topics)
-    assert (await broker.remaining(GroupName("orders", "billing"), [0]))[0].unread
+            tasks.start_soon(broker.do, ReadTopics())
+    assert (await broker.do_each([ReadRemaining(GroupName("orders", "billing"), 0)]))[0].unread
     await broker.close()
     until(lambda: not processes_in(directory), "nobody holds it any more")
 
@@ -108,12 +110,13 @@ def is_free(file: Path) -> bool:
 PROGRAM = """
 import sys, anyio
 from redisaq.brokers import open_broker
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopics
 
 async def main():
     first, second = open_broker("embedded://", "ns"), open_broker("embedded://", "ns")
-    await first.make_topic("orders", 1)
+    await first.do(MakeTopic("orders", 1))
     await first.close()
-    assert await second.topics() == ["orders"]
+    assert await second.do(ReadTopics()) == ["orders"]
     from redisaq.brokers import embedded
     print(embedded._own.get().directory)
     if sys.argv[1:] == ["close"]:

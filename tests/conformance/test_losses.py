@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from redisaq.brokers.administration import END, START
-from redisaq.brokers.base import Acks, Broker, GroupName
-from redisaq.brokers.retention import Sighting
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.administration import END, START, DropGroup, Seek, ViewPartition
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Claim, Install, RemakeGroup
+from redisaq.brokers.steps.producing import ReadBacklog
+from redisaq.brokers.steps.retention import Sight, Sighting
+from redisaq.brokers.steps.settling import Acknowledge
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document
 from redisaq.errors import LeaseLostError
-from tests.conformance.steps import append, deliver
+from tests.conformance.steps import append, commit_document, deliver
 from tests.conformance.worlds import RedisWorld, World
 
 pytestmark = pytest.mark.anyio
@@ -30,12 +36,12 @@ class Owner:
 
     async def look(self) -> int:
         """Return how many were lost since the last look."""
-        self.since = await self.broker.sight(self.group, 0, self.token, since=self.since, read=self.given)
+        self.since = await self.broker.do(Sight(self.group, 0, self.token, since=self.since, read=self.given))
         self.given = 0
         return self.since.lost
 
     async def total(self) -> int:
-        (view,) = await self.broker.view_partitions(self.group, [0])
+        (view,) = await self.broker.do_each([ViewPartition(self.group, 0)])
         return view.lost
 
 
@@ -125,9 +131,9 @@ async def test_several_gaps_between_two_looks(a: Broker, world: World, owner: Ow
 async def test_the_next_owner_counts_what_was_trimmed_since(a: Broker, b: Broker, world: World, group: GroupName, owner: Owner) -> None:
     sent = await entries(a, 10)
     assert await owner.read(2) == sent[:2]
-    await a.settle(group, [Acks(0, owner.token, sent[:2])])
+    await a.do_each([Acknowledge(group, 0, owner.token, sent[:2])])
     world.trim("orders", 0, 3)
-    await b.install(group, 0, owner.token + 1, "A", foreign=True)
+    await b.do(Install(group, 0, owner.token + 1, "A", foreign=True))
     following = Owner(b, group, owner.token + 1)
     assert await following.look() == 5
     assert await following.read(100) == sent[7:]
@@ -147,13 +153,13 @@ async def test_trimming_what_was_read_is_no_loss(a: Broker, world: World, owner:
 
 
 async def test_a_group_made_later_has_lost_nothing(a: Broker, world: World, group: GroupName) -> None:
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     await entries(a, 10)
     world.trim("orders", 0, 3)
     for name, latest in (("early", False), ("late", True)):
         late = GroupName("orders", name)
-        await a.make_groups(late, [0], latest=latest)
-        assert (await a.install(late, 0, 7, "A", foreign=True)).done
+        await make_groups(a, late, [0], latest=latest)
+        assert (await a.do(Install(late, 0, 7, "A", foreign=True))).done
         owner = Owner(a, late, 7)
         assert await owner.look() == 0
         sent = await entries(a, 2)
@@ -166,11 +172,11 @@ async def test_a_group_made_later_has_lost_nothing(a: Broker, world: World, grou
 
 async def test_a_stream_that_is_younger_than_the_group_was_the_groups_from_the_start(a: Broker, world: World, group: GroupName) -> None:
     """G6: a partition that the topic grew."""
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     await entries(a, 10)
     world.trim("orders", 0, 3)
-    await a.make_groups(group, [0], latest=False, younger=True)
-    assert (await a.install(group, 0, 7, "A", foreign=True)).done
+    await make_groups(a, group, [0], latest=False, younger=True)
+    assert (await a.do(Install(group, 0, 7, "A", foreign=True))).done
     assert await Owner(a, group, 7).look() == 7
 
 
@@ -239,7 +245,7 @@ async def test_seeking_is_no_loss(a: Broker, world: World, group: GroupName, own
     await owner.read(5)
     assert await owner.look() == 0
     world.trim("orders", 0, 7)
-    await a.seek(group, 0, position)
+    await a.do(Seek(group, 0, position))
     owner.since, owner.given = None, 0  # whoever was paused begins anew
     assert await owner.look() == 0
     await owner.read(100)
@@ -255,7 +261,7 @@ async def test_a_lost_group_that_was_made_again_counts_from_then(a: Broker, worl
     world.trim("orders", 0, 7)
     world.forget_cursor(group, 0)
     assert await owner.look() == 0
-    await a.remake_group(group, 0, sent[4])
+    await a.do(RemakeGroup(group, 0, sent[4]))
     owner.since, owner.given = None, 0
     assert await owner.read(100) == sent[5:]
     assert await owner.look() == 0
@@ -282,11 +288,11 @@ async def test_pending_entries_that_were_trimmed_count_too(a: Broker, world: Wor
     await entries(a, 5)
     sent = await owner.read(3)
     world.trim("orders", 0, 1)
-    page = await a.claim(group, 0, owner.token, after=b"", count=10)
+    page = await a.do(Claim(group, 0, owner.token, after=b"", count=10))
     assert page.trimmed == tuple(sent)
     assert await owner.look() == 1
     assert await owner.total() == 4
-    await a.drop_group(group, [0])
+    await a.do_each([DropGroup(group, 0)])
     assert await owner.total() == 0
 
 
@@ -300,9 +306,9 @@ async def test_the_lag_is_right_after_a_loss(a: Broker, world: World, group: Gro
     await owner.read(3)
     await owner.look()
     await entries(a, 2)
-    (view,) = await a.view_partitions(group, [0])
+    (view,) = await a.do_each([ViewPartition(group, 0)])
     assert view.unread == 2
-    assert await a.backlog("orders", [0]) == [2]
+    assert await a.do_each([ReadBacklog("orders", 0)]) == [2]
 
 
 async def test_a_full_server_still_counts(a: Broker, world: World, owner: Owner) -> None:
@@ -316,4 +322,4 @@ async def test_a_full_server_still_counts(a: Broker, world: World, owner: Owner)
 
 async def test_nobody_joins_by_looking(a: Broker, group: GroupName, owner: Owner) -> None:
     await owner.look()
-    assert await a.commit(group, "A", 1.0, known_version="", document=Document(), joins=True) is not None
+    assert await commit_document(a, group, "A", 1.0, known_version="", document=Document(), joins=True) is not None

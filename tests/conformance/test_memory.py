@@ -11,12 +11,16 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from redisaq.brokers.base import GroupName, RawEntry
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.coordination import Heartbeat, make_groups
+from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.steps.settling import ReadRemaining
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics
+from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.membership import Document
 from redisaq.environment import Environment, use_environment
 from redisaq.errors import ConnectionFailed
-from tests.conformance.steps import append, ids, pending, values
+from tests.conformance.steps import append, commit_document, ids, pending, values
 from tests.conftest import Backend
 
 pytestmark = pytest.mark.anyio
@@ -34,12 +38,12 @@ def test_another_event_loop_sees_nothing(anyio_backend: Backend) -> None:
 
     async def first() -> None:
         await broker.connect()
-        await broker.make_topic("orders", 1)
-        assert await MemoryBroker("shared", "ns").topics() == ["orders"]
+        await broker.do(MakeTopic("orders", 1))
+        assert await MemoryBroker("shared", "ns").do(ReadTopics()) == ["orders"]
 
     async def second() -> None:
-        assert await broker.topics() == [], "though the broker was not closed"
-        await broker.make_topic("other", 1)
+        assert await broker.do(ReadTopics()) == [], "though the broker was not closed"
+        await broker.do(MakeTopic("other", 1))
         await broker.close()
 
     run_in_new_loop(anyio_backend, first)
@@ -47,10 +51,10 @@ def test_another_event_loop_sees_nothing(anyio_backend: Backend) -> None:
 
 
 async def test_names_and_namespaces_are_apart() -> None:
-    await MemoryBroker("one", "ns").make_topic("orders", 1)
-    assert await MemoryBroker("one", "ns").topics() == ["orders"]
-    assert await MemoryBroker("two", "ns").topics() == []
-    assert await MemoryBroker("one", "other").topics() == []
+    await MemoryBroker("one", "ns").do(MakeTopic("orders", 1))
+    assert await MemoryBroker("one", "ns").do(ReadTopics()) == ["orders"]
+    assert await MemoryBroker("two", "ns").do(ReadTopics()) == []
+    assert await MemoryBroker("one", "other").do(ReadTopics()) == []
 
 
 @dataclass
@@ -78,25 +82,25 @@ def virtual(clock: Clock) -> Iterator[Environment]:
 async def test_time_is_the_environments(namespace: str, clock: Clock, virtual: Environment) -> None:
     """In microseconds, exactly; expiry comes with the microsecond, not after it."""
     broker = MemoryBroker("time", namespace, virtual)
-    await broker.commit(GROUP, "A", 0.5, known_version="", document=Document(), joins=True)
-    beat = await broker.heartbeat(GROUP, "B", 1, "")
+    await commit_document(broker, GROUP, "A", 0.5, known_version="", document=Document(), joins=True)
+    beat = await broker.do(Heartbeat(GROUP, "B", 1, ""))
     assert (beat.now, beat.next_expiry) == (1_700_000_000_250_000, 1_700_000_000_750_000)
     clock.now += 0.499_999
-    assert (await broker.heartbeat(GROUP, "B", 1, "")).expired == ()
+    assert (await broker.do(Heartbeat(GROUP, "B", 1, ""))).expired == ()
     clock.now = 1_700_000_000.75
-    assert (await broker.heartbeat(GROUP, "B", 1, "")).expired == ("A",)
+    assert (await broker.do(Heartbeat(GROUP, "B", 1, ""))).expired == ("A",)
 
 
 async def test_time_never_goes_back(namespace: str, clock: Clock, virtual: Environment) -> None:
     broker = MemoryBroker("time", namespace, virtual)
-    before = (await broker.heartbeat(GROUP, "A", 1, "")).now
+    before = (await broker.do(Heartbeat(GROUP, "A", 1, ""))).now
     clock.now -= 100
-    assert (await broker.heartbeat(GROUP, "A", 1, "")).now == before
+    assert (await broker.do(Heartbeat(GROUP, "A", 1, ""))).now == before
 
 
 async def test_ids_grow_while_time_stands_still(namespace: str, clock: Clock, virtual: Environment) -> None:
     broker = MemoryBroker("time", namespace, virtual)
-    await broker.make_topic("orders", 1)
+    await broker.do(MakeTopic("orders", 1))
     assert await append(broker, "orders", 0, b"1", b"2") == [b"1700000000250-0", b"1700000000250-1"]
     clock.now -= 100
     assert await append(broker, "orders", 0, b"3") == [b"1700000000250-2"]
@@ -107,16 +111,16 @@ async def test_ids_grow_while_time_stands_still(namespace: str, clock: Clock, vi
 async def test_the_contexts_environment_is_taken_at_first_use(namespace: str, clock: Clock) -> None:
     broker = MemoryBroker("time", namespace)
     with use_environment(Environment(wall_clock=clock)):
-        assert (await broker.heartbeat(GROUP, "A", 1, "")).now == 1_700_000_000_250_000
+        assert (await broker.do(Heartbeat(GROUP, "A", 1, ""))).now == 1_700_000_000_250_000
 
 
 def test_one_seed_gives_one_history(anyio_backend: Backend) -> None:
     async def main() -> list[object]:
         with use_environment(Environment(wall_clock=Clock(), random=random.Random(11))):
             broker = MemoryBroker("seeded", "ns")
-            version = await broker.commit(GROUP, "A", 1, known_version="", document=Document(), joins=True)
-            await broker.install(GROUP, 0, 1, "A", foreign=False)
-            return [version, (await broker.open_reader(GROUP, 0, 1, "A")).mark, await broker.heartbeat(GROUP, "A", 1, "")]
+            version = await commit_document(broker, GROUP, "A", 1, known_version="", document=Document(), joins=True)
+            await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
+            return [version, (await broker.open_reader(GROUP, 0, 1, "A")).mark, await broker.do(Heartbeat(GROUP, "A", 1, ""))]
 
     assert run_in_new_loop(anyio_backend, main) == run_in_new_loop(anyio_backend, main)
 
@@ -126,38 +130,38 @@ async def test_a_cancelled_operation_is_not_done(namespace: str) -> None:
     broker = MemoryBroker("cancel", namespace)
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await broker.make_topic("orders", 1)
+        await broker.do(MakeTopic("orders", 1))
     assert scope.cancelled_caught
-    assert await broker.topics() == []
+    assert await broker.do(ReadTopics()) == []
 
 
 async def test_every_operation_has_its_checkpoint(namespace: str) -> None:
     """Else nothing would interleave, and no test would find what interleaving breaks."""
     broker = MemoryBroker("fair", namespace)
-    await broker.install(GROUP, 0, 1, "A", foreign=False)
+    await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
     reader = await broker.open_reader(GROUP, 0, 1, "A")
     doorbell = await broker.listen(GROUP)
-    await broker.make_topic(GROUP.topic, 1)
+    await broker.do(MakeTopic(GROUP.topic, 1))
     operations: list[Callable[[], Awaitable[object]]] = [
         broker.connect,
-        broker.topics,
-        lambda: broker.topic("orders"),
-        lambda: broker.make_topic("orders", 2),
-        lambda: broker.grow_topic("orders", 3),
+        lambda: broker.do(ReadTopics()),
+        lambda: broker.do(ReadTopic("orders")),
+        lambda: broker.do(MakeTopic("orders", 2)),
+        lambda: broker.do(GrowTopic("orders", 3)),
         lambda: broker.append("orders", [(0, [b"i", b"1"])], maxlen=None, approximate=True),
-        lambda: broker.make_groups(GROUP, [0], latest=False),
-        lambda: broker.heartbeat(GROUP, "A", 1, ""),
-        lambda: broker.commit(GROUP, "A", 1, known_version="", document=Document(), joins=True),
+        lambda: make_groups(broker, GROUP, [0], latest=False),
+        lambda: broker.do(Heartbeat(GROUP, "A", 1, "")),
+        lambda: commit_document(broker, GROUP, "A", 1, known_version="", document=Document(), joins=True),
         lambda: broker.listen(GROUP),
-        lambda: broker.install(GROUP, 0, 1, "A", foreign=False),
-        lambda: broker.fence(GROUP, 0, 1, []),
+        lambda: broker.do(Install(GROUP, 0, 1, "A", foreign=False)),
+        lambda: broker.do(Fence(GROUP, 0, 1, [])),
         lambda: broker.open_reader(GROUP, 0, 1, "A"),
-        lambda: broker.claim(GROUP, 0, 1, after=b"", count=1),
-        lambda: broker.set_deliveries(GROUP, 0, 1, {}),
-        lambda: broker.settle(GROUP, []),
-        lambda: broker.remaining(GROUP, [0]),
-        lambda: broker.remake_group(GROUP, 0, b""),
-        lambda: broker.release(GROUP, 0, 1),
+        lambda: broker.do(Claim(GROUP, 0, 1, after=b"", count=1)),
+        lambda: broker.do(SetDeliveries(GROUP, 0, 1, {})),
+        lambda: broker.do_each([]),
+        lambda: broker.do_each([ReadRemaining(GROUP, 0)]),
+        lambda: broker.do(RemakeGroup(GROUP, 0, b"")),
+        lambda: broker.do(Release(GROUP, 0, 1)),
         lambda: reader.read(1, 0),
         reader.close,
         doorbell.wait,
@@ -173,9 +177,9 @@ async def test_every_operation_has_its_checkpoint(namespace: str) -> None:
 
 async def test_a_restart_breaks_connections_and_keeps_data(namespace: str) -> None:
     broker = MemoryBroker("restart", namespace)
-    await broker.make_topic("orders", 1)
-    await broker.make_groups(GROUP, [0], latest=False)
-    await broker.install(GROUP, 0, 1, "A", foreign=False)
+    await broker.do(MakeTopic("orders", 1))
+    await make_groups(broker, GROUP, [0], latest=False)
+    await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
     reader = await broker.open_reader(GROUP, 0, 1, "A")
     broker.store.restart()
     with pytest.raises(ConnectionFailed):
@@ -183,11 +187,11 @@ async def test_a_restart_breaks_connections_and_keeps_data(namespace: str) -> No
     again = await broker.open_reader(GROUP, 0, 1, "A")
     assert again.mark.client_id == reader.mark.client_id, "ids begin again with the server"
     assert again.mark.run_id != reader.mark.run_id
-    assert await broker.fence(GROUP, 0, 1, [reader.mark])
+    assert await broker.do(Fence(GROUP, 0, 1, [reader.mark]))
     await append(broker, "orders", 0, b"1")
     assert len(await again.read(1, 0)) == 1, "the one with the old run_id was meant, not this one"
     await reader.close()
-    assert await broker.fence(GROUP, 0, 1, [again.mark])
+    assert await broker.do(Fence(GROUP, 0, 1, [again.mark]))
     with pytest.raises(ConnectionFailed):  # the other's end did not take it off the server's list
         await again.read(1, 0)
 
@@ -199,7 +203,7 @@ async def test_a_restart_breaks_operations_under_way(namespace: str) -> None:
     async def call() -> None:
         while not caught:
             try:
-                await broker.topics()
+                await broker.do(ReadTopics())
             except ConnectionFailed as error:
                 caught.append(error)
 
@@ -209,14 +213,14 @@ async def test_a_restart_breaks_operations_under_way(namespace: str) -> None:
             broker.store.restart()
             await anyio.lowlevel.checkpoint()
     assert caught[0].maybe_executed
-    assert await broker.topics() == [], "the next call goes to the server as it is now"
+    assert await broker.do(ReadTopics()) == [], "the next call goes to the server as it is now"
 
 
 async def test_a_read_of_a_client_that_stands_still_ends_by_itself(namespace: str, clock: Clock, virtual: Environment) -> None:
     """T4: the server ends a blocked read in time, whether or not the client has noticed; then it delivers nothing to it any more."""
     broker = MemoryBroker("still", namespace, virtual)
-    await broker.make_groups(GROUP, [0], latest=False)
-    await broker.install(GROUP, 0, 1, "A", foreign=False)
+    await make_groups(broker, GROUP, [0], latest=False)
+    await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
     reader = await broker.open_reader(GROUP, 0, 1, "A")
     found: list[RawEntry] = []
 
@@ -237,8 +241,8 @@ async def test_a_read_of_a_client_that_stands_still_ends_by_itself(namespace: st
 async def test_an_entry_given_to_a_client_that_stands_still_is_pending(namespace: str) -> None:
     """T3: the danger itself. The read was answered, and its client may never look."""
     broker = MemoryBroker("still", namespace)
-    await broker.make_groups(GROUP, [0], latest=False)
-    await broker.install(GROUP, 0, 1, "A", foreign=False)
+    await make_groups(broker, GROUP, [0], latest=False)
+    await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
     reader = await broker.open_reader(GROUP, 0, 1, "A")
     scope = anyio.CancelScope()
     found: list[RawEntry] = []
@@ -261,8 +265,8 @@ async def test_an_entry_given_to_a_client_that_stands_still_is_pending(namespace
 
 async def test_reads_are_served_in_the_order_in_which_they_came(namespace: str) -> None:
     broker = MemoryBroker("fifo", namespace)
-    await broker.make_groups(GROUP, [0], latest=False)
-    await broker.install(GROUP, 0, 1, "A", foreign=False)
+    await make_groups(broker, GROUP, [0], latest=False)
+    await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
     found: dict[int, list[bytes]] = {}
 
     async def read(number: int) -> None:
@@ -291,9 +295,9 @@ async def test_what_a_late_call_opens_after_the_broker_was_closed_is_closed_too(
 
     whole, late = MemoryBroker("late", namespace), Late("late", namespace)
     late.steps = []
-    await whole.make_topic("orders", 1)
-    await whole.make_groups(GROUP, [0], latest=False)
-    await whole.install(GROUP, 0, 1, "a", foreign=False)
+    await whole.do(MakeTopic("orders", 1))
+    await make_groups(whole, GROUP, [0], latest=False)
+    await whole.do(Install(GROUP, 0, 1, "a", foreign=False))
     for call in (late.listen(GROUP), late.listen_partition("orders", 0), late.open_reader(GROUP, 0, 1, "a")):
         with pytest.raises(ConnectionFailed):
             await call
@@ -306,9 +310,9 @@ async def test_what_a_late_call_opens_after_the_broker_was_closed_is_closed_too(
 async def test_closing_an_old_connection_leaves_one_of_the_same_id_alone(namespace: str) -> None:
     """A restarted server gives the same ids to others."""
     broker = MemoryBroker("restarted", namespace)
-    await broker.make_topic("orders", 1)
-    await broker.make_groups(GROUP, [0], latest=False)
-    await broker.install(GROUP, 0, 1, "a", foreign=False)
+    await broker.do(MakeTopic("orders", 1))
+    await make_groups(broker, GROUP, [0], latest=False)
+    await broker.do(Install(GROUP, 0, 1, "a", foreign=False))
     old = await broker.open_reader(GROUP, 0, 1, "a")
     broker.store.restart()
     new = await broker.open_reader(GROUP, 0, 1, "a")

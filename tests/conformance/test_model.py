@@ -14,7 +14,7 @@ import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.terms import GroupName
 from tests.conformance.model import Side
 from tests.conformance.worlds import MemoryWorld, RedisWorld
 from tests.server_fixtures import ServerPool

@@ -12,6 +12,7 @@ from redisaq.brokers import open_broker
 from redisaq.brokers.embedded import EmbeddedBroker
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopics
 from redisaq.errors import SettingsError
 from tests.servers import Server
 
@@ -82,8 +83,8 @@ def test_redis_is_imported_for_real_servers_only() -> None:
 @pytest.mark.anyio
 async def test_servers_are_reached_by_either_address(valkey_server: Server, namespace: str) -> None:
     over_tcp, over_socket = open_broker(valkey_server.url, namespace), open_broker(valkey_server.unix_url, namespace)
-    await over_tcp.make_topic("orders", 1)
-    assert await over_socket.topics() == ["orders"]
+    await over_tcp.do(MakeTopic("orders", 1))
+    assert await over_socket.do(ReadTopics()) == ["orders"]
     await over_tcp.close()
     await over_socket.close()
     for key in valkey_server.command("KEYS", f"*{namespace}*"):
@@ -92,6 +93,6 @@ async def test_servers_are_reached_by_either_address(valkey_server: Server, name
 
 @pytest.mark.anyio
 async def test_memory_brokers_meet_by_name(namespace: str) -> None:
-    await open_broker("memory://meeting", namespace).make_topic("orders", 1)
-    assert await open_broker("memory://meeting", namespace).topics() == ["orders"]
-    assert await open_broker("memory://elsewhere", namespace).topics() == []
+    await open_broker("memory://meeting", namespace).do(MakeTopic("orders", 1))
+    assert await open_broker("memory://meeting", namespace).do(ReadTopics()) == ["orders"]
+    assert await open_broker("memory://elsewhere", namespace).do(ReadTopics()) == []

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from redisaq.brokers.base import Acks, Broker, GroupName, Page, Remaining, Settled
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Claim, Install, Page, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Remaining, Settled
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import LeaseLostError
 from tests.conformance.steps import append, deliver, ids, pending, values
 from tests.conformance.worlds import World
@@ -17,7 +22,7 @@ async def pages(broker: Broker, group: GroupName, token: int, count: int) -> lis
     found: list[Page] = []
     after: bytes | None = b""
     while after is not None:
-        page = await broker.claim(group, 0, token, after=after, count=count)
+        page = await broker.do(Claim(group, 0, token, after=after, count=count))
         found.append(page)
         after = page.last
     return found
@@ -25,14 +30,14 @@ async def pages(broker: Broker, group: GroupName, token: int, count: int) -> lis
 
 async def test_nothing_is_pending(a: Broker, group: GroupName, owned: int) -> None:
     await append(a, group.topic, 0, b"unread")
-    assert await a.claim(group, 0, owned, after=b"", count=10) == Page((), (), None)
+    assert await a.do(Claim(group, 0, owned, after=b"", count=10)) == Page((), (), None)
 
 
 async def test_the_next_owner_claims_what_the_last_one_read(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     await append(a, group.topic, 0, b"1", b"2", b"3")
     sent = await deliver(a, group, 0, owned, "A", count=2)
-    await b.install(group, 0, owned + 1, "B", foreign=True)
-    page = await b.claim(group, 0, owned + 1, after=b"", count=10)
+    await b.do(Install(group, 0, owned + 1, "B", foreign=True))
+    page = await b.do(Claim(group, 0, owned + 1, after=b"", count=10))
     assert ids(page.entries) == sent
     assert values(page.entries) == [b"1", b"2"]
     assert [entry.deliveries for entry in page.entries] == [1, 1]
@@ -44,11 +49,11 @@ async def test_ten_thousand_in_order(a: Broker, b: Broker, group: GroupName, own
     total = 10_000
     await a.append(group.topic, [(0, [b"i", b"%d" % number]) for number in range(total)], maxlen=None, approximate=False)
     await deliver(a, group, 0, owned, "A", count=total)
-    await b.install(group, 0, owned + 1, "B", foreign=True)
+    await b.do(Install(group, 0, owned + 1, "B", foreign=True))
     found = await pages(b, group, owned + 1, 1000)
     assert [len(page.entries) for page in found] == [1000] * 10
     assert values([entry for page in found for entry in page.entries]) == [b"%d" % number for number in range(total)]
-    again = await b.claim(group, 0, owned + 1, after=b"", count=1000)
+    again = await b.do(Claim(group, 0, owned + 1, after=b"", count=1000))
     assert {entry.deliveries for page in (*found, again) for entry in page.entries} == {1}
 
 
@@ -64,10 +69,10 @@ async def test_the_last_page_says_so(a: Broker, group: GroupName, owned: int, co
 async def test_after_is_an_id_like_any_other(a: Broker, group: GroupName, owned: int) -> None:
     sent = await append(a, group.topic, 0, b"1", b"2", b"3", b"4")
     await deliver(a, group, 0, owned, "A")
-    await a.settle(group, [Acks(0, owned, [sent[1]])])
-    assert ids((await a.claim(group, 0, owned, after=sent[1], count=10)).entries) == sent[2:]
-    assert ids((await a.claim(group, 0, owned, after=sent[0], count=1)).entries) == sent[2:3]
-    assert (await a.claim(group, 0, owned, after=sent[3], count=10)).entries == ()
+    await a.do_each([Acknowledge(group, 0, owned, [sent[1]])])
+    assert ids((await a.do(Claim(group, 0, owned, after=sent[1], count=10))).entries) == sent[2:]
+    assert ids((await a.do(Claim(group, 0, owned, after=sent[0], count=1))).entries) == sent[2:3]
+    assert (await a.do(Claim(group, 0, owned, after=sent[3], count=10))).entries == ()
 
 
 async def test_trimmed_entries_are_reported_and_acknowledged(world: World, a: Broker, group: GroupName, owned: int) -> None:
@@ -75,11 +80,11 @@ async def test_trimmed_entries_are_reported_and_acknowledged(world: World, a: Br
     await deliver(a, group, 0, owned, "A")
     world.trim(group.topic, 0, 4)
     world.delete(group.topic, 0, [sent[4]])
-    assert (await a.remaining(group, [0]))[0].pending == 6, "not before somebody has been told"
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].pending == 6, "not before somebody has been told"
     found = await pages(a, group, owned, 2)
     assert [entry_id for page in found for entry_id in page.trimmed] == [sent[0], sent[1], sent[4]]
     assert [value for page in found for value in values(page.entries)] == [b"2", b"3", b"5"]
-    assert (await a.remaining(group, [0]))[0].pending == 3
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].pending == 3
     assert await pending(a, group, 0, owned) == dict.fromkeys([sent[2], sent[3], sent[5]], 1)
 
 
@@ -87,7 +92,7 @@ async def test_trimming_under_maxlen_takes_pending_entries_too(a: Broker, group:
     sent = await append(a, group.topic, 0, b"1", b"2")
     await deliver(a, group, 0, owned, "A")
     await a.append(group.topic, [(0, [b"i", b"3"])], maxlen=2, approximate=False)
-    page = await a.claim(group, 0, owned, after=b"", count=10)
+    page = await a.do(Claim(group, 0, owned, after=b"", count=10))
     assert (page.trimmed, ids(page.entries)) == ((sent[0],), sent[1:])
     reader = await a.open_reader(group, 0, owned, "A")
     assert values(await reader.read(10, 0)) == [b"3"], "the group's position is not moved by trimming"
@@ -99,46 +104,46 @@ async def test_claiming_is_fenced(world: World, a: Broker, group: GroupName, own
     await deliver(a, group, 0, owned, "A")
     world.trim(group.topic, 0, 0)
     with pytest.raises(LeaseLostError):
-        await a.claim(group, 0, owned + token_above, after=b"", count=10)
-    assert (await a.remaining(group, [0]))[0].pending == 1, "the trimmed entry was not acknowledged"
+        await a.do(Claim(group, 0, owned + token_above, after=b"", count=10))
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].pending == 1, "the trimmed entry was not acknowledged"
 
 
 async def test_set_deliveries(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     """T5: up when a handler starts again, and back when it never started."""
     sent = await append(a, group.topic, 0, b"1", b"2", b"3")
     await deliver(a, group, 0, owned, "A")
-    assert await a.set_deliveries(group, 0, owned, {sent[0]: 7, sent[2]: 2})
+    assert await a.do(SetDeliveries(group, 0, owned, {sent[0]: 7, sent[2]: 2}))
     assert await pending(b, group, 0, owned) == {sent[0]: 7, sent[1]: 1, sent[2]: 2}
-    assert await a.set_deliveries(group, 0, owned, {sent[0]: 1})
+    assert await a.do(SetDeliveries(group, 0, owned, {sent[0]: 1}))
     assert await pending(b, group, 0, owned) == {sent[0]: 1, sent[1]: 1, sent[2]: 2}
-    assert await a.set_deliveries(group, 0, owned, {})
+    assert await a.do(SetDeliveries(group, 0, owned, {}))
 
 
 async def test_set_deliveries_is_fenced(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     sent = await append(a, group.topic, 0, b"1")
     await deliver(a, group, 0, owned, "A")
     for token in (owned - 1, owned + 1):
-        assert not await b.set_deliveries(group, 0, token, {sent[0]: 7})
-    assert not await b.set_deliveries(group, 1, owned, {sent[0]: 7})
+        assert not await b.do(SetDeliveries(group, 0, token, {sent[0]: 7}))
+    assert not await b.do(SetDeliveries(group, 1, owned, {sent[0]: 7}))
     assert await pending(a, group, 0, owned) == {sent[0]: 1}
 
 
 async def test_set_deliveries_passes_over_what_is_not_pending(world: World, a: Broker, group: GroupName, owned: int) -> None:
     sent = await append(a, group.topic, 0, *[b"x"] * 5)
     await deliver(a, group, 0, owned, "A", count=4)
-    await a.settle(group, [Acks(0, owned, [sent[0]])])
+    await a.do_each([Acknowledge(group, 0, owned, [sent[0]])])
     world.delete(group.topic, 0, [sent[1]])
-    assert await a.set_deliveries(group, 0, owned, {**dict.fromkeys(sent, 9), b"1-1": 9})
-    page = await a.claim(group, 0, owned, after=b"", count=10)
+    assert await a.do(SetDeliveries(group, 0, owned, {**dict.fromkeys(sent, 9), b"1-1": 9}))
+    page = await a.do(Claim(group, 0, owned, after=b"", count=10))
     assert page.trimmed == (sent[1],), "a trimmed one is still there to be reported"
     assert [(entry.entry_id, entry.deliveries) for entry in page.entries] == [(sent[2], 9), (sent[3], 9)]
-    assert (await a.remaining(group, [0]))[0].unread, "the last one was not delivered by this"
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].unread, "the last one was not delivered by this"
 
 
 async def test_settle(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     sent = await append(a, group.topic, 0, b"1", b"2", b"3")
     await deliver(a, group, 0, owned, "A")
-    assert await b.settle(group, [Acks(0, owned, [sent[0], sent[2]])]) == [Settled(done=True, token=owned)]
+    assert await b.do_each([Acknowledge(group, 0, owned, [sent[0], sent[2]])]) == [Settled(done=True, token=owned)]
     assert await pending(a, group, 0, owned) == {sent[1]: 1}
 
 
@@ -146,8 +151,8 @@ async def test_settle_may_be_repeated(a: Broker, group: GroupName, owned: int) -
     sent = await append(a, group.topic, 0, b"1", b"2")
     await deliver(a, group, 0, owned, "A")
     for _ in range(2):
-        assert await a.settle(group, [Acks(0, owned, sent[:1])]) == [Settled(done=True, token=owned)]
-    assert await a.settle(group, [Acks(0, owned, [b"1-1", *sent, *sent])]) == [Settled(done=True, token=owned)]
+        assert await a.do_each([Acknowledge(group, 0, owned, sent[:1])]) == [Settled(done=True, token=owned)]
+    assert await a.do_each([Acknowledge(group, 0, owned, [b"1-1", *sent, *sent])]) == [Settled(done=True, token=owned)]
     assert await pending(a, group, 0, owned) == {}
 
 
@@ -155,20 +160,20 @@ async def test_settle_is_fenced_as_a_whole(a: Broker, b: Broker, group: GroupNam
     """S1."""
     sent = await append(a, group.topic, 0, b"1")
     await deliver(a, group, 0, owned, "A")
-    await b.install(group, 0, owned + 1, "B", foreign=True)
-    assert await a.settle(group, [Acks(0, owned, sent)]) == [Settled(done=False, token=owned + 1)]
-    assert await a.settle(group, [Acks(0, owned + 2, sent)]) == [Settled(done=False, token=owned + 1)]
+    await b.do(Install(group, 0, owned + 1, "B", foreign=True))
+    assert await a.do_each([Acknowledge(group, 0, owned, sent)]) == [Settled(done=False, token=owned + 1)]
+    assert await a.do_each([Acknowledge(group, 0, owned + 2, sent)]) == [Settled(done=False, token=owned + 1)]
     assert await pending(b, group, 0, owned + 1) == {sent[0]: 1}
 
 
 async def test_settle_several_partitions(a: Broker, group: GroupName, owned: int) -> None:
     """Each is a step of its own, answered in the order asked."""
-    await a.install(group, 1, 5, "A", foreign=True)
+    await a.do(Install(group, 1, 5, "A", foreign=True))
     sent = {partition: await append(a, group.topic, partition, b"1", b"2") for partition in (0, 1)}
     await deliver(a, group, 0, owned, "A")
     await deliver(a, group, 1, 5, "A")
-    acks = [Acks(1, 4, sent[1]), Acks(0, owned, sent[0]), Acks(2, 9, [b"1-1"]), Acks(1, 5, sent[1][:1])]
-    assert await a.settle(group, acks) == [
+    asked = [(1, 4, sent[1]), (0, owned, sent[0]), (2, 9, [b"1-1"]), (1, 5, sent[1][:1])]
+    assert await a.do_each([Acknowledge(group, *one) for one in asked]) == [
         Settled(done=False, token=5),
         Settled(done=True, token=owned),
         Settled(done=False, token=0),
@@ -179,25 +184,25 @@ async def test_settle_several_partitions(a: Broker, group: GroupName, owned: int
 
 
 async def test_settle_nothing(a: Broker, group: GroupName, owned: int) -> None:
-    assert await a.settle(group, []) == []
-    assert await a.settle(group, [Acks(0, owned, [])]) == [Settled(done=True, token=owned)]
+    assert await a.do_each([]) == []
+    assert await a.do_each([Acknowledge(group, 0, owned, [])]) == [Settled(done=True, token=owned)]
 
 
 async def test_settle_very_many(a: Broker, group: GroupName, owned: int) -> None:
     """More than a Lua script can unpack at once."""
     await a.append(group.topic, [(0, [b"i", b"1"])] * 9_000, maxlen=None, approximate=False)
     delivered = await deliver(a, group, 0, owned, "A", count=9_000)
-    assert await a.settle(group, [Acks(0, owned, delivered)]) == [Settled(done=True, token=owned)]
-    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=0)
+    assert await a.do_each([Acknowledge(group, 0, owned, delivered)]) == [Settled(done=True, token=owned)]
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0] == Remaining(unread=False, pending=0)
 
 
 async def test_settle_after_release(a: Broker, group: GroupName, owned: int) -> None:
     """The token still stands, so nobody else has begun: a late settle is true."""
     sent = await append(a, group.topic, 0, b"1")
     await deliver(a, group, 0, owned, "A")
-    assert await a.release(group, 0, owned)
-    assert await a.settle(group, [Acks(0, owned, sent)]) == [Settled(done=True, token=owned)]
-    assert (await a.remaining(group, [0]))[0].pending == 0
+    assert await a.do(Release(group, 0, owned))
+    assert await a.do_each([Acknowledge(group, 0, owned, sent)]) == [Settled(done=True, token=owned)]
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].pending == 0
 
 
 async def test_a_full_server_still_settles(world: World, a: Broker, group: GroupName, owned: int) -> None:
@@ -205,8 +210,8 @@ async def test_a_full_server_still_settles(world: World, a: Broker, group: Group
     sent = await append(a, group.topic, 0, b"1", b"2")
     await deliver(a, group, 0, owned, "A")
     with world.full():
-        assert await a.settle(group, [Acks(0, owned, sent[:1])]) == [Settled(done=True, token=owned)]
-        assert len((await a.claim(group, 0, owned, after=b"", count=10)).entries) == 1
+        assert await a.do_each([Acknowledge(group, 0, owned, sent[:1])]) == [Settled(done=True, token=owned)]
+        assert len((await a.do(Claim(group, 0, owned, after=b"", count=10))).entries) == 1
 
 
 async def test_a_lost_group_has_nothing_pending(world: World, a: Broker, group: GroupName, owned: int) -> None:
@@ -214,60 +219,63 @@ async def test_a_lost_group_has_nothing_pending(world: World, a: Broker, group: 
     sent = await append(a, group.topic, 0, b"1")
     await deliver(a, group, 0, owned, "A")
     world.forget_cursor(group, 0)
-    assert await a.claim(group, 0, owned, after=b"", count=10) == Page((), (), None)
-    assert await a.settle(group, [Acks(0, owned, sent)]) == [Settled(done=True, token=owned)]
-    assert await a.set_deliveries(group, 0, owned, {sent[0]: 3})
-    assert (await a.remaining(group, [0]))[0] == Remaining(unread=True, pending=0)
+    assert await a.do(Claim(group, 0, owned, after=b"", count=10)) == Page((), (), None)
+    assert await a.do_each([Acknowledge(group, 0, owned, sent)]) == [Settled(done=True, token=owned)]
+    assert await a.do(SetDeliveries(group, 0, owned, {sent[0]: 3}))
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0] == Remaining(unread=True, pending=0)
 
 
 async def test_remaining(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     nothing = Remaining(unread=False, pending=0)
-    assert await b.remaining(group, [0, 1, 2]) == [nothing] * 3
+    assert await b.do_each([ReadRemaining(group, 0), ReadRemaining(group, 1), ReadRemaining(group, 2)]) == [nothing] * 3
     assert nothing.empty
     sent = await append(a, group.topic, 0, b"1", b"2")
-    assert await b.remaining(group, [2, 0, 0]) == [nothing, *[Remaining(unread=True, pending=0)] * 2]
+    assert await b.do_each([ReadRemaining(group, 2), ReadRemaining(group, 0), ReadRemaining(group, 0)]) == [
+        nothing,
+        *[Remaining(unread=True, pending=0)] * 2,
+    ]
     await deliver(a, group, 0, owned, "A", count=1)
-    assert await b.remaining(group, [0]) == [Remaining(unread=True, pending=1)]
+    assert await b.do_each([ReadRemaining(group, 0)]) == [Remaining(unread=True, pending=1)]
     await deliver(a, group, 0, owned, "A")
-    assert await b.remaining(group, [0]) == [Remaining(unread=False, pending=2)]
-    await a.settle(group, [Acks(0, owned, sent)])
-    assert await b.remaining(group, [0]) == [nothing]
-    assert await b.remaining(group, []) == []
+    assert await b.do_each([ReadRemaining(group, 0)]) == [Remaining(unread=False, pending=2)]
+    await a.do_each([Acknowledge(group, 0, owned, sent)])
+    assert await b.do_each([ReadRemaining(group, 0)]) == [nothing]
+    assert await b.do_each([]) == []
 
 
 async def test_remaining_where_nothing_is(a: Broker, group: GroupName) -> None:
     nothing = Remaining(unread=False, pending=0)
-    assert await a.remaining(group, [0, 5]) == [nothing, nothing]
-    await a.make_topic(group.topic, 1)
-    assert await a.remaining(group, [0]) == [nothing]
+    assert await a.do_each([ReadRemaining(group, 0), ReadRemaining(group, 5)]) == [nothing, nothing]
+    await a.do(MakeTopic(group.topic, 1))
+    assert await a.do_each([ReadRemaining(group, 0)]) == [nothing]
     await append(a, group.topic, 0, b"1")
-    assert await a.remaining(group, [0]) == [Remaining(unread=True, pending=0)], "all is unread to a group that is not there"
+    assert await a.do_each([ReadRemaining(group, 0)]) == [Remaining(unread=True, pending=0)], "all is unread to a group that is not there"
 
 
 async def test_unread_entries_that_were_removed_do_not_remain(world: World, a: Broker, group: GroupName, owned: int) -> None:
     assert owned
     sent = await append(a, group.topic, 0, b"1", b"2")
     world.delete(group.topic, 0, sent)
-    assert not (await a.remaining(group, [0]))[0].unread
+    assert not (await a.do_each([ReadRemaining(group, 0)]))[0].unread
 
 
 async def test_make_groups_at_the_beginning(a: Broker, group: GroupName) -> None:
-    await a.make_topic(group.topic, 2)
+    await a.do(MakeTopic(group.topic, 2))
     await append(a, group.topic, 0, b"1")
-    await a.make_groups(group, [0, 1], latest=False)
-    await a.install(group, 0, 1, "A", foreign=False)
+    await make_groups(a, group, [0, 1], latest=False)
+    await a.do(Install(group, 0, 1, "A", foreign=False))
     assert len(await deliver(a, group, 0, 1, "A")) == 1
 
 
 async def test_make_groups_at_the_end(world: World, a: Broker, group: GroupName) -> None:
     """G6: what comes after the group's birth is never skipped."""
-    await a.make_topic(group.topic, 3)
+    await a.do(MakeTopic(group.topic, 3))
     await append(a, group.topic, 0, b"1")
     world.delete(group.topic, 1, await append(a, group.topic, 1, b"1"))
-    await a.make_groups(group, [0, 1, 2], latest=True)
+    await make_groups(a, group, [0, 1, 2], latest=True)
     for partition in range(3):
         sent = await append(a, group.topic, partition, b"2")
-        await a.install(group, partition, 1, "A", foreign=False)
+        await a.do(Install(group, partition, 1, "A", foreign=False))
         assert await deliver(a, group, partition, 1, "A") == sent
 
 
@@ -275,23 +283,23 @@ async def test_make_groups_at_the_end(world: World, a: Broker, group: GroupName)
 async def test_make_groups_leaves_what_is_there(a: Broker, b: Broker, group: GroupName, owned: int, latest: bool) -> None:
     sent = await append(a, group.topic, 0, b"1", b"2")
     await deliver(a, group, 0, owned, "A", count=1)
-    await b.make_groups(group, [0, 1, 2], latest=latest)
+    await make_groups(b, group, [0, 1, 2], latest=latest)
     assert await pending(a, group, 0, owned) == {sent[0]: 1}
     assert await deliver(a, group, 0, owned, "A") == sent[1:]
 
 
 async def test_make_groups_makes_streams(a: Broker, group: GroupName) -> None:
-    await a.make_groups(group, [0, 4], latest=False)
+    await make_groups(a, group, [0, 4], latest=False)
     found = await a.append(group.topic, [(0, [b"i", b"1"]), (4, [b"i", b"1"]), (1, [b"i", b"1"])], maxlen=None, approximate=False)
     assert [entry_id is None for entry_id in found] == [False, False, True]
-    await a.make_groups(group, [], latest=False)
+    await make_groups(a, group, [], latest=False)
 
 
 async def test_remake_group_after_the_last_handled_entry(world: World, a: Broker, group: GroupName, owned: int) -> None:
     """T6: nothing that was settled comes again where that can be told."""
     sent = await append(a, group.topic, 0, b"1", b"2", b"3")
     world.forget_cursor(group, 0)
-    await a.remake_group(group, 0, sent[1])
+    await a.do(RemakeGroup(group, 0, sent[1]))
     assert await deliver(a, group, 0, owned, "A") == sent[2:]
 
 
@@ -301,7 +309,7 @@ async def test_remake_group_from_the_beginning(world: World, a: Broker, group: G
     sent = await append(a, group.topic, 0, b"1", b"2", b"3")
     world.forget_cursor(group, 0)
     world.delete(group.topic, 0, [sent[1]])
-    await a.remake_group(group, 0, sent[1] if last_id is None else last_id)
+    await a.do(RemakeGroup(group, 0, sent[1] if last_id is None else last_id))
     assert await deliver(a, group, 0, owned, "A") == [sent[0], sent[2]]
 
 
@@ -309,25 +317,25 @@ async def test_remake_group_after_what_was_in_flight(world: World, a: Broker, gr
     """T6: with `start` the last id is only the evidence that this is the same stream; what is in flight is delivered once more."""
     sent = await append(a, group.topic, 0, b"1", b"2", b"3", b"4")
     world.forget_cursor(group, 0)
-    await a.remake_group(group, 0, sent[2], start=sent[0])
+    await a.do(RemakeGroup(group, 0, sent[2], start=sent[0]))
     assert await deliver(a, group, 0, owned, "A") == sent[1:]
     world.forget_cursor(group, 0)
-    await a.remake_group(group, 0, b"1-1", start=sent[0])
+    await a.do(RemakeGroup(group, 0, b"1-1", start=sent[0]))
     assert await deliver(a, group, 0, owned, "A") == sent, "not the same stream"
 
 
 async def test_remake_group_makes_the_stream(world: World, a: Broker, group: GroupName, owned: int) -> None:
     world.forget_partition(group.topic, 0)
-    await a.remake_group(group, 0, b"5-5")
+    await a.do(RemakeGroup(group, 0, b"5-5"))
     sent = await append(a, group.topic, 0, b"1")
-    await a.install(group, 0, owned, "A", foreign=True)
+    await a.do(Install(group, 0, owned, "A", foreign=True))
     assert await deliver(a, group, 0, owned, "A") == sent
 
 
 async def test_remake_group_leaves_a_group_that_is_there(a: Broker, group: GroupName, owned: int) -> None:
     sent = await append(a, group.topic, 0, b"1", b"2", b"3")
     await deliver(a, group, 0, owned, "A", count=2)
-    await a.remake_group(group, 0, sent[0])
+    await a.do(RemakeGroup(group, 0, sent[0]))
     assert await pending(a, group, 0, owned) == dict.fromkeys(sent[:2], 1)
     assert await deliver(a, group, 0, owned, "A") == sent[2:]
 
@@ -336,8 +344,8 @@ async def test_a_raise_that_arrives_late_lowers_no_count(a: Broker, group: Group
     """T5: the caller gave an earlier raise up, and sent it again, and then a later one."""
     sent = await append(a, group.topic, 0, b"1", b"2")
     await deliver(a, group, 0, owned, "A")
-    assert await a.set_deliveries(group, 0, owned, {sent[0]: 3}, raising=True)
-    assert await a.set_deliveries(group, 0, owned, {sent[0]: 2, sent[1]: 2}, raising=True)
+    assert await a.do(SetDeliveries(group, 0, owned, {sent[0]: 3}, raising=True))
+    assert await a.do(SetDeliveries(group, 0, owned, {sent[0]: 2, sent[1]: 2}, raising=True))
     assert await pending(a, group, 0, owned) == {sent[0]: 3, sent[1]: 2}
 
 
@@ -345,8 +353,8 @@ async def test_a_raise_that_arrives_behind_the_release_raises_nothing(a: Broker,
     """T5: the counts have been handed back."""
     sent = await append(a, group.topic, 0, b"1")
     await deliver(a, group, 0, owned, "A")
-    assert await a.release(group, 0, owned)
-    assert not await a.set_deliveries(group, 0, owned, {sent[0]: 3}, raising=True)
+    assert await a.do(Release(group, 0, owned))
+    assert not await a.do(SetDeliveries(group, 0, owned, {sent[0]: 3}, raising=True))
     assert await pending(a, group, 0, owned) == {sent[0]: 1}
-    assert await a.set_deliveries(group, 0, owned, {sent[0]: 0})
+    assert await a.do(SetDeliveries(group, 0, owned, {sent[0]: 0}))
     assert await pending(a, group, 0, owned) == {sent[0]: 0}

@@ -8,7 +8,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from redisaq.brokers.base import Broker, GroupName, RawEntry, Reader, ReaderMark
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Fence, Install, Release, RemakeGroup
+from redisaq.brokers.terms import GroupName, RawEntry, Reader, ReaderMark
 from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError
 from tests.conformance.steps import append, deliver, pending, values
 from tests.conformance.worlds import World
@@ -71,8 +74,8 @@ async def test_each_group_reads_all(a: Broker, group: GroupName, owned: int) -> 
     other = GroupName(group.topic, "other")
     await append(a, group.topic, 0, b"1", b"2")
     assert len(await deliver(a, group, 0, owned, "A")) == 2
-    await a.make_groups(other, [0], latest=False)
-    await a.install(other, 0, 1, "X", foreign=False)
+    await make_groups(a, other, [0], latest=False)
+    await a.do(Install(other, 0, 1, "X", foreign=False))
     assert len(await deliver(a, other, 0, 1, "X")) == 2
 
 
@@ -111,14 +114,14 @@ async def test_a_stale_token_opens_no_reader(a: Broker, b: Broker, group: GroupN
             await a.open_reader(group, 0, token, "A")
     with pytest.raises(LeaseLostError):
         await a.open_reader(group, 1, owned, "A")
-    await b.install(group, 0, owned + 1, "B", foreign=True)
+    await b.do(Install(group, 0, owned + 1, "B", foreign=True))
     with pytest.raises(LeaseLostError):
         await a.open_reader(group, 0, owned, "A")
-    assert (await b.install(group, 0, owned + 1, "B", foreign=True)).readers == ()
+    assert (await b.do(Install(group, 0, owned + 1, "B", foreign=True))).readers == ()
 
 
 async def test_a_released_token_opens_no_reader(a: Broker, group: GroupName, owned: int) -> None:
-    await a.release(group, 0, owned)
+    await a.do(Release(group, 0, owned))
     with pytest.raises(LeaseLostError):
         await a.open_reader(group, 0, owned, "A")
 
@@ -129,20 +132,20 @@ async def test_readers_are_registered(a: Broker, b: Broker, group: GroupName, ow
     marks = {reader.mark for reader in readers}
     assert len(marks) == 2
     assert len({mark.run_id for mark in marks}) == 1
-    assert (await b.install(group, 0, owned - 1, "B", foreign=True)).readers == ()
+    assert (await b.do(Install(group, 0, owned - 1, "B", foreign=True))).readers == ()
     for _ in range(2):
-        assert set((await b.install(group, 0, owned + 1, "B", foreign=True)).readers) == marks
+        assert set((await b.do(Install(group, 0, owned + 1, "B", foreign=True))).readers) == marks
     own = await b.open_reader(group, 0, owned + 1, "B")
     await readers[0].close()
-    assert set((await b.install(group, 0, owned + 1, "B", foreign=True)).readers) == {*marks, own.mark}, "closing takes none off"
-    assert await b.fence(group, 0, owned + 1, tuple(marks))
-    assert (await b.install(group, 0, owned + 1, "B", foreign=True)).readers == (own.mark,)
+    assert set((await b.do(Install(group, 0, owned + 1, "B", foreign=True))).readers) == {*marks, own.mark}, "closing takes none off"
+    assert await b.do(Fence(group, 0, owned + 1, tuple(marks)))
+    assert (await b.do(Install(group, 0, owned + 1, "B", foreign=True))).readers == (own.mark,)
 
 
 async def test_a_superseded_reader_that_was_not_fenced_still_gets_entries(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     """T3: this is why it must be fenced before the next owner claims: a server knows nothing of tokens."""
     reader = await a.open_reader(group, 0, owned, "A")
-    await b.install(group, 0, owned + 1, "B", foreign=True)
+    await b.do(Install(group, 0, owned + 1, "B", foreign=True))
     await append(b, group.topic, 0, b"1")
     assert values(await reader.read(10, 0)) == [b"1"]
 
@@ -154,12 +157,12 @@ async def test_a_fence_kills_a_blocked_read(  # noqa: PLR0917 -- by name
     """T3: by the next owner, and by the owner itself."""
     reader = await a.open_reader(group, 0, owned, "A")
     if token_above:
-        assert (await b.install(group, 0, owned + 1, "B", foreign=True)).readers == (reader.mark,)
+        assert (await b.do(Install(group, 0, owned + 1, "B", foreign=True))).readers == (reader.mark,)
     blocked = Blocked(reader)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(blocked.run)
         await until_blocked(world)
-        assert await b.fence(group, 0, owned + token_above, [reader.mark])
+        assert await b.do(Fence(group, 0, owned + token_above, [reader.mark]))
         sent = await append(b, group.topic, 0, b"1")
         with anyio.fail_after(5):
             await blocked.ended.wait()
@@ -176,32 +179,32 @@ async def test_a_fence_spares_other_connections(a: Broker, b: Broker, group: Gro
     reader = await a.open_reader(group, 0, owned, "A")
     mark = reader.mark
     others = [ReaderMark(mark.client_id, mark.address, "another"), ReaderMark(mark.client_id + 1_000_000, mark.address, mark.run_id)]
-    assert await b.fence(group, 0, owned, others)
-    assert mark in (await a.install(group, 0, owned, "A", foreign=True)).readers
-    assert await b.fence(group, 0, owned, [ReaderMark(mark.client_id, "192.0.2.1:1", mark.run_id)])
+    assert await b.do(Fence(group, 0, owned, others))
+    assert mark in (await a.do(Install(group, 0, owned, "A", foreign=True))).readers
+    assert await b.do(Fence(group, 0, owned, [ReaderMark(mark.client_id, "192.0.2.1:1", mark.run_id)]))
     await append(b, group.topic, 0, b"1")
     assert values(await reader.read(10, 0)) == [b"1"]
 
 
 async def test_a_stale_fence_takes_nothing_off_the_list(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     reader = await a.open_reader(group, 0, owned, "A")
-    assert await b.fence(group, 0, owned - 1, [reader.mark])
-    assert (await a.install(group, 0, owned, "A", foreign=True)).readers == (reader.mark,)
+    assert await b.do(Fence(group, 0, owned - 1, [reader.mark]))
+    assert (await a.do(Install(group, 0, owned, "A", foreign=True))).readers == (reader.mark,)
 
 
 async def test_a_fence_may_be_repeated(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     reader = await a.open_reader(group, 0, owned, "A")
     for _ in range(2):
-        assert await b.fence(group, 0, owned, [reader.mark])
-    assert await b.fence(group, 0, owned, [])
+        assert await b.do(Fence(group, 0, owned, [reader.mark]))
+    assert await b.do(Fence(group, 0, owned, []))
 
 
 async def test_a_fence_that_is_not_permitted(world: World, group: GroupName, a: Broker, owned: int) -> None:
     """T4: the caller is told, the reader stays on the list."""
     weak = world.weak_broker()
     reader = await a.open_reader(group, 0, owned, "A")
-    assert not await weak.fence(group, 0, owned, [reader.mark])
-    assert (await a.install(group, 0, owned, "A", foreign=True)).readers == (reader.mark,)
+    assert not await weak.do(Fence(group, 0, owned, [reader.mark]))
+    assert (await a.do(Install(group, 0, owned, "A", foreign=True))).readers == (reader.mark,)
     await append(a, group.topic, 0, b"1")
     assert values(await reader.read(10, 0)) == [b"1"]
     await weak.close()
@@ -274,7 +277,7 @@ async def test_a_lost_group_ends_a_blocked_read(world: World, a: Broker, group: 
 
 async def test_another_groups_loss_ends_no_read(world: World, a: Broker, group: GroupName, owned: int) -> None:
     other = GroupName(group.topic, "other")
-    await a.make_groups(other, [0], latest=False)
+    await make_groups(a, other, [0], latest=False)
     reader = await a.open_reader(group, 0, owned, "A")
     blocked = Blocked(reader, block=60)
     async with anyio.create_task_group() as tasks:
@@ -297,7 +300,7 @@ async def test_a_lost_group_is_read_from_no_more(  # noqa: PLR0917 -- by name
     lose(world, group)
     with anyio.fail_after(4), pytest.raises(GroupGoneError):
         await reader.read(10, block)
-    await a.remake_group(group, 0, b"")
+    await a.do(RemakeGroup(group, 0, b""))
     await append(a, group.topic, 0, b"2")
     assert values(await reader.read(10, 0))[-1] == b"2"
 
@@ -329,7 +332,7 @@ async def test_closing_the_broker_ends_its_reads(world: World, a: Broker, b: Bro
         with anyio.fail_after(4):
             await blocked.ended.wait()
     assert isinstance(blocked.error, ConnectionFailed)
-    assert (await b.install(group, 0, owned + 1, "B", foreign=True)).readers == (reader.mark,), "the registration stays"
+    assert (await b.do(Install(group, 0, owned + 1, "B", foreign=True))).readers == (reader.mark,), "the registration stays"
 
 
 async def test_a_broken_connection_ends_its_read(world: World, a: Broker, group: GroupName, owned: int) -> None:

@@ -7,7 +7,8 @@ import random
 import anyio
 import pytest
 
-from redisaq.brokers.base import Broker, GroupName, RawEntry
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.terms import GroupName, RawEntry
 from tests.conformance.steps import append, pending, values
 
 pytestmark = pytest.mark.anyio

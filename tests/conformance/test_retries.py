@@ -5,8 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from redisaq.brokers.base import Acks, Broker, GroupName, Remaining
-from redisaq.brokers.delivery import Body, Due, Resolution, Resolved
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Install, Release, RemakeGroup
+from redisaq.brokers.steps.retrying import Due, StartRetry, TakeDue
+from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Remaining, Resolve, Resolved
+from redisaq.brokers.terms import GroupName
+from redisaq.core.records import Body, Resolution
 from redisaq.errors import LeaseLostError, ServerError
 from tests.conformance.failures import HOUR, Goal, dead, delivered, due, failure, now, read, resolution, resolve, values_of
 from tests.conformance.steps import SECOND, append, pending
@@ -17,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 async def start(broker: Broker, group: GroupName, token: int, body: Body) -> Body:
     """Begin the next attempt; return what stands in `retry` then."""
-    assert await broker.start_retry(group, 0, token, entry_id=body.entry_id, life=body.life, attempt=body.attempt + 1)
+    assert await broker.do(StartRetry(group, 0, token, entry_id=body.entry_id, life=body.life, attempt=body.attempt + 1))
     return msgspec.structs.replace(body, attempt=body.attempt + 1)
 
 
@@ -26,7 +31,7 @@ async def test_what_failed_waits_in_retry(a: Broker, b: Broker, group: GroupName
     soon, later = await now(a, group) + HOUR, await now(a, group) + 2 * HOUR
     assert await resolve(a, group, owned, resolution(first, "retry", due=later), resolution(third, "retry", due=soon)) == [True, True]
     assert list(await pending(b, group, 0, owned)) == [second[0]], "it has left the stream"
-    assert await b.remaining(group, [0]) == [Remaining(unread=False, pending=1, retry=2)]
+    assert await b.do_each([ReadRemaining(group, 0)]) == [Remaining(unread=False, pending=1, retry=2)]
     found = await due(b, group, owned)
     assert (found.retries, found.moved, found.next_due) == ((), 0, soon)
 
@@ -75,9 +80,9 @@ async def test_settling_again_changes_nothing(a: Broker, group: GroupName, owned
     body = next(body for body in (await due(a, group, owned)).retries if body.entry_id == second[0])
     from_retry = resolution(await start(a, group, owned, body), to, due=77)
     assert await resolve(a, group, owned, from_retry) == [True]
-    before = (await due(a, group, owned)).retries, await dead(a, group), await a.remaining(group, [0])
+    before = (await due(a, group, owned)).retries, await dead(a, group), await a.do_each([ReadRemaining(group, 0)])
     assert await resolve(a, group, owned, from_retry, from_stream) == [False, False]
-    assert ((await due(a, group, owned)).retries, await dead(a, group), await a.remaining(group, [0])) == before
+    assert ((await due(a, group, owned)).retries, await dead(a, group), await a.do_each([ReadRemaining(group, 0)])) == before
     assert (len(before[0]), len(before[1])) == {"done": (0, 0), "retry": (2, 0), "dead": (0, 2)}[to]
 
 
@@ -94,7 +99,7 @@ async def test_from_retry_to_retry(a: Broker, group: GroupName, owned: int) -> N
     assert (found.retries, found.next_due) == ((), coming)
     assert await resolve(a, group, owned, resolution(running, "retry", due=5)) == [True], "another time is something new"
     assert (await due(a, group, owned)).retries == (Body(entry[0], (b"i", b"1"), 0, 2, failure(2)),)
-    assert await a.remaining(group, [0]) == [Remaining(unread=False, pending=0, retry=1)]
+    assert await a.do_each([ReadRemaining(group, 0)]) == [Remaining(unread=False, pending=0, retry=1)]
 
 
 async def test_an_attempt_that_does_not_count(a: Broker, group: GroupName, owned: int) -> None:
@@ -117,7 +122,7 @@ async def test_starting_a_retry(a: Broker, b: Broker, group: GroupName, owned: i
     (entry,) = await delivered(a, group, owned, b"1")
 
     async def begin(attempt: int, *, life: int = 0, entry_id: bytes = entry[0], token: int = owned) -> bool:
-        return await b.start_retry(group, 0, token, entry_id=entry_id, life=life, attempt=attempt)
+        return await b.do(StartRetry(group, 0, token, entry_id=entry_id, life=life, attempt=attempt))
 
     assert not await begin(1), "it is in the stream"
     await resolve(a, group, owned, resolution(entry, "retry"))
@@ -133,7 +138,7 @@ async def test_starting_a_retry(a: Broker, b: Broker, group: GroupName, owned: i
     for number in range(3, 12):
         assert await begin(number)
     assert not await begin(2)
-    await a.release(group, 0, owned)
+    await a.do(Release(group, 0, owned))
     assert not await begin(12), "late: it would undo what was handed back before the release (T5)"
     assert (await due(a, group, owned)).retries[0].attempt == 11
 
@@ -162,15 +167,15 @@ async def test_everything_is_fenced(a: Broker, b: Broker, group: GroupName, owne
     await resolve(a, group, owned, resolution(first, "retry"))
     before = (await due(a, group, owned)).retries
     token = owned + token_above
-    refused = await b.resolve(group, 0, token, [resolution(second, "done"), resolution(before[0], "dead")], dead_maxlen=None)
+    refused = await b.do(Resolve(group, 0, token, [resolution(second, "done"), resolution(before[0], "dead")], dead_maxlen=None))
     assert refused == Resolved(done=False, token=owned)
     with pytest.raises(LeaseLostError):
-        await b.due(group, 0, token, count=10)
+        await b.do(TakeDue(group, 0, token, count=10))
     assert (await due(a, group, owned)).retries == before
     assert list(await pending(a, group, 0, owned)) == [second[0]]
-    assert await b.resolve(group, 1, token, [], dead_maxlen=None) == Resolved(done=False, token=0), "no token stands there"
+    assert await b.do(Resolve(group, 1, token, [], dead_maxlen=None)) == Resolved(done=False, token=0), "no token stands there"
     with pytest.raises(LeaseLostError):
-        await b.due(group, 1, token, count=10)
+        await b.do(TakeDue(group, 1, token, count=10))
 
 
 async def test_the_next_owner_goes_on(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
@@ -178,38 +183,38 @@ async def test_the_next_owner_goes_on(a: Broker, b: Broker, group: GroupName, ow
     (entry,) = await delivered(a, group, owned, b"1")
     await resolve(a, group, owned, resolution(entry, "retry"))
     running = await start(a, group, owned, (await due(a, group, owned)).retries[0])
-    await b.install(group, 0, owned + 1, "B", foreign=True)
+    await b.do(Install(group, 0, owned + 1, "B", foreign=True))
     assert (await due(b, group, owned + 1)).retries == (running,)
-    assert not (await a.resolve(group, 0, owned, [resolution(running, "done")], dead_maxlen=None)).done
+    assert not (await a.do(Resolve(group, 0, owned, [resolution(running, "done")], dead_maxlen=None))).done
     third = await start(b, group, owned + 1, running)
     assert await resolve(b, group, owned + 1, resolution(running, "done"), resolution(third, "done")) == [False, True]
-    assert (await b.remaining(group, [0]))[0].empty
+    assert (await b.do_each([ReadRemaining(group, 0)]))[0].empty
 
 
 async def test_what_was_acknowledged_is_not_resolved(a: Broker, group: GroupName, owned: int) -> None:
     first, second = await delivered(a, group, owned, b"1", b"2")
-    await a.settle(group, [Acks(0, owned, [first[0]])])
+    await a.do_each([Acknowledge(group, 0, owned, [first[0]])])
     answers = await resolve(a, group, owned, resolution(first, "retry"), resolution(first, "dead"), resolution(second, "done"))
     assert answers == [False, False, True]
-    assert (await a.remaining(group, [0]))[0].empty
-    assert await a.settle(group, [Acks(0, owned, [second[0]])])
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].empty
+    assert await a.do_each([Acknowledge(group, 0, owned, [second[0]])])
 
 
 async def test_groups_and_partitions_keep_apart(a: Broker, group: GroupName, owned: int) -> None:
     other = GroupName(group.topic, "shipping")
-    await a.make_groups(other, [0], latest=False)
-    await a.install(other, 0, owned, "A", foreign=True)
-    await a.install(group, 1, owned, "A", foreign=True)
+    await make_groups(a, other, [0], latest=False)
+    await a.do(Install(other, 0, owned, "A", foreign=True))
+    await a.do(Install(group, 1, owned, "A", foreign=True))
     (entry,) = await delivered(a, group, owned, b"1")
     await resolve(a, group, owned, resolution(entry, "retry"))
     assert (await due(a, other, owned)).retries == ()
-    assert (await a.due(group, 1, owned, count=10)).retries == ()
+    assert (await a.do(TakeDue(group, 1, owned, count=10))).retries == ()
     (same,) = await read(a, other, 0, owned)
     assert await resolve(a, other, owned, resolution(same, "dead")) == [True]
     assert len((await due(a, group, owned)).retries) == 1
     assert (await dead(a, group), len(await dead(a, other))) == ([], 1)
-    assert [left.retry for left in await a.remaining(group, [0, 1])] == [1, 0]
-    assert [left.retry for left in await a.remaining(other, [0])] == [0]
+    assert [left.retry for left in await a.do_each([ReadRemaining(group, 0), ReadRemaining(group, 1)])] == [1, 0]
+    assert [left.retry for left in await a.do_each([ReadRemaining(other, 0)])] == [0]
 
 
 async def test_many_at_once(a: Broker, group: GroupName, owned: int) -> None:
@@ -219,10 +224,10 @@ async def test_many_at_once(a: Broker, group: GroupName, owned: int) -> None:
     goals: tuple[Goal, ...] = ("done", "retry", "dead")
     sent = [resolution(entry, goals[number % 3]) for number, entry in enumerate(entries)]
     assert await resolve(a, group, owned, *sent) == [True] * total
-    left = (await a.remaining(group, [0]))[0]
+    left = (await a.do_each([ReadRemaining(group, 0)]))[0]
     assert (left.pending, left.retry, len(await dead(a, group))) == (0, total / 3, total / 3)
     assert await resolve(a, group, owned, *sent) == [False] * total
-    assert await a.resolve(group, 0, owned, [], dead_maxlen=5) == Resolved(done=True, token=owned)
+    assert await a.do(Resolve(group, 0, owned, [], dead_maxlen=5)) == Resolved(done=True, token=owned)
 
 
 async def test_any_bytes_come_back(a: Broker, group: GroupName, owned: int) -> None:
@@ -246,7 +251,7 @@ async def test_a_group_made_again_delivers_once_more(world: World, a: Broker, gr
     running = await start(a, group, owned, (await due(a, group, owned)).retries[0])
     world.forget_cursor(group, 0)
     assert await resolve(a, group, owned, resolution(last, "retry")) == [False]
-    await a.remake_group(group, 0, b"")
+    await a.do(RemakeGroup(group, 0, b""))
     again, _ = await read(a, group, 0, owned)
     assert again[0] == first[0]
     assert await resolve(a, group, owned, resolution(again, "retry", due=7)) == [True]
@@ -259,7 +264,7 @@ async def test_a_group_made_again_does_not_move_the_time_of_what_waits(world: Wo
     coming = await now(a, group) + HOUR
     await resolve(a, group, owned, resolution(entry, "retry", due=coming))
     world.forget_cursor(group, 0)
-    await a.remake_group(group, 0, b"")
+    await a.do(RemakeGroup(group, 0, b""))
     (again,) = await read(a, group, 0, owned)
     assert await resolve(a, group, owned, resolution(again, "retry", due=7)) == [True]
     found = await due(a, group, owned)
@@ -283,14 +288,14 @@ async def test_at_full_memory_what_is_in_hand_goes_through(world: World, a: Brok
         assert await resolve(a, group, owned, resolution(entries[1], "dead")) == [True]
         others = [resolution(running[1], "dead"), resolution(running[2], "dead"), resolution(entries[2], "retry")]
         assert await resolve(a, group, owned, *others) == [False, True, True]
-        assert await a.settle(group, [Acks(0, owned, [entries[3][0]])])
+        assert await a.do_each([Acknowledge(group, 0, owned, [entries[3][0]])])
     assert values_of([one.body for one in await dead(a, group)]) == [b"5", b"1", b"6"]
     assert sorted(values_of((await due(a, group, owned)).retries)) == [b"0", b"2", b"4", b"7"]
-    assert (await a.remaining(group, [0]))[0] == Remaining(unread=False, pending=0, retry=4)
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0] == Remaining(unread=False, pending=0, retry=4)
 
 
 async def test_settling_and_retry_resolutions_count_as_one_kind(a: Broker, group: GroupName, owned: int) -> None:
     (entry,) = await delivered(a, group, owned, b"1")
     done = Resolution("stream", "done", Body(entry[0], ()))
     assert await resolve(a, group, owned, done, done) == [True, False]
-    assert (await a.remaining(group, [0]))[0].empty
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].empty

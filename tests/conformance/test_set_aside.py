@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from redisaq.brokers.base import Broker, GroupName
-from redisaq.brokers.delivery import Resolution
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.administration import ViewGroup
+from redisaq.brokers.steps.coordination import Heartbeat
+from redisaq.brokers.steps.retrying import Purge, ReadDead, Redrive, TakeDue
+from redisaq.brokers.steps.settling import Resolve
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import EMPTY, Document
-from redisaq.core.records import FOREIGN, RAW, Body, encode_delayed
+from redisaq.core.records import FOREIGN, RAW, Body, Resolution, encode_delayed
+from tests.conformance.steps import commit_document
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -28,23 +33,23 @@ async def delivered(a: Broker, group: GroupName, owned: int, count: int) -> list
 async def test_a_retry_goes_to_the_dead_letters_as_it_is(world: World, a: Broker, group: GroupName, owned: int, data: bytes) -> None:
     (entry_id,) = await delivered(a, group, owned, 1)
     good = Body(entry_id, FIELDS)
-    await a.resolve(group, 0, owned, [Resolution("stream", "retry", good, due=2)], dead_maxlen=None)
+    await a.do(Resolve(group, 0, owned, [Resolution("stream", "retry", good, due=2)], dead_maxlen=None))
     world.damage(group, "retry", data)
-    due = await a.due(group, 0, owned, count=10)
+    due = await a.do(TakeDue(group, 0, owned, count=10))
     assert due.retries == (good,)
     assert [one.entry_id for one in due.set_aside] == [b"7-1"]
-    (dead,) = await a.dead_page(group, 0, after=b"", count=10)
+    (dead,) = await a.do(ReadDead(group, 0, after=b"", count=10))
     assert (dead.body.entry_id, dead.body.fields) == (b"7-1", (RAW, data))
     assert dead.body.failure is not None
-    assert not (await a.due(group, 0, owned, count=10)).set_aside
-    assert await a.redrive(group, 0, None, count=10) == 1
-    assert {body.fields for body in (await a.due(group, 0, owned, count=10)).retries} == {FIELDS, (RAW, data)}
+    assert not (await a.do(TakeDue(group, 0, owned, count=10))).set_aside
+    assert await a.do(Redrive(group, 0, None, count=10)) == 1
+    assert {body.fields for body in (await a.do(TakeDue(group, 0, owned, count=10))).retries} == {FIELDS, (RAW, data)}
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"1:i2:p", b"1:i", b"x:i1:d", b"1:i1:x1:d"])
 async def test_a_delayed_message_goes_into_the_stream_as_it_is(world: World, a: Broker, group: GroupName, owned: int, data: bytes) -> None:
     world.damage(group, "delayed", data)
-    assert (await a.due(group, 0, owned, count=10)).moved == 1
+    assert (await a.do(TakeDue(group, 0, owned, count=10))).moved == 1
     reader = await a.open_reader(group, 0, owned, "A")
     ((_, fields),) = await reader.read(10, 0)
     await reader.close()
@@ -53,7 +58,7 @@ async def test_a_delayed_message_goes_into_the_stream_as_it_is(world: World, a: 
 
 async def test_a_whole_delayed_message_is_moved_as_ever(world: World, a: Broker, group: GroupName, owned: int) -> None:
     world.damage(group, "delayed", encode_delayed(FIELDS))
-    assert (await a.due(group, 0, owned, count=10)).moved == 1
+    assert (await a.do(TakeDue(group, 0, owned, count=10))).moved == 1
     reader = await a.open_reader(group, 0, owned, "A")
     ((_, fields),) = await reader.read(10, 0)
     await reader.close()
@@ -62,30 +67,30 @@ async def test_a_whole_delayed_message_is_moved_as_ever(world: World, a: Broker,
 
 async def test_a_foreign_dead_letter_is_shown_and_stays(world: World, a: Broker, group: GroupName, owned: int) -> None:
     first, second = await delivered(a, group, owned, 2)
-    await a.resolve(group, 0, owned, [Resolution("stream", "dead", Body(first, FIELDS))], dead_maxlen=None)
+    await a.do(Resolve(group, 0, owned, [Resolution("stream", "dead", Body(first, FIELDS))], dead_maxlen=None))
     for _ in range(3):
         world.damage(group, "dead", b"\xff")
-    await a.resolve(group, 0, owned, [Resolution("stream", "dead", Body(second, FIELDS))], dead_maxlen=None)
-    page = await a.dead_page(group, 0, after=b"", count=10)
+    await a.do(Resolve(group, 0, owned, [Resolution("stream", "dead", Body(second, FIELDS))], dead_maxlen=None))
+    page = await a.do(ReadDead(group, 0, after=b"", count=10))
     assert [one.body.life for one in page] == [0, FOREIGN, FOREIGN, FOREIGN, 0]
     assert page[1].body.fields == (b"foreign", b"\xff")
-    assert await a.redrive(group, 0, [one.dead_id for one in page[1:3]], count=2) == 0
-    assert [await a.redrive(group, 0, None, count=1) for _ in range(3)] == [1, 1, 0]
-    assert await a.purge(group, 0, None) == 3
+    assert await a.do(Redrive(group, 0, [one.dead_id for one in page[1:3]], count=2)) == 0
+    assert [await a.do(Redrive(group, 0, None, count=1)) for _ in range(3)] == [1, 1, 0]
+    assert await a.do(Purge(group, 0, None)) == 3
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"\x80x", b"\x81\xa5epoch\xa1x", b"\x81\xaapartitions\xce\x01\x31\x2d\x00"])
 async def test_a_document_counts_as_lost(world: World, a: Broker, group: GroupName, owned: int, data: bytes) -> None:
     """It is replaced under the version beside it, frozen (M8)."""
-    version = await a.commit(group, "A", 60.0, known_version="", document=EMPTY, joins=True)
+    version = await commit_document(a, group, "A", 60.0, known_version="", document=EMPTY, joins=True)
     assert version
-    assert not (await a.heartbeat(group, "A", 60.0, "")).damaged
+    assert not (await a.do(Heartbeat(group, "A", 60.0, ""))).damaged
     world.damage(group, "document", data)
-    beat = await a.heartbeat(group, "A", 60.0, version)
+    beat = await a.do(Heartbeat(group, "A", 60.0, version))
     assert (beat.alive, beat.damaged, beat.document) == (True, True, None)
-    assert (await a.view_group(group)).document is None
+    assert (await a.do(ViewGroup(group))).document is None
     document = Document(1, {}, 3)
-    assert await a.commit(group, "B", 60.0, known_version=beat.version, document=document, joins=True, freeze=True)
-    after = await a.heartbeat(group, "B", 60.0, "")
+    assert await commit_document(a, group, "B", 60.0, known_version=beat.version, document=document, joins=True, freeze=True)
+    after = await a.do(Heartbeat(group, "B", 60.0, ""))
     assert (after.document, after.damaged) == (document, False)
     assert after.frozen_until > after.now

@@ -5,7 +5,12 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from redisaq.brokers.base import Broker, GroupName, TopicState
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Claim, Install
+from redisaq.brokers.steps.settling import ReadRemaining
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import ServerError
 from tests.conformance.steps import append, deliver, pending, values
 from tests.conformance.worlds import World
@@ -16,53 +21,53 @@ NAMES = ["a name with spaces", "прывітанне-日本語-🦊", "colons:0:
 
 
 async def test_topics_are_sorted(a: Broker, b: Broker) -> None:
-    assert await a.topics() == []
+    assert await a.do(ReadTopics()) == []
     for topic in ("zebra", "ant", "Émile", "bee"):
-        await a.make_topic(topic, 1)
-    assert await b.topics() == sorted(["zebra", "ant", "Émile", "bee"])
+        await a.do(MakeTopic(topic, 1))
+    assert await b.do(ReadTopics()) == sorted(["zebra", "ant", "Émile", "bee"])
 
 
 async def test_a_topic_that_is_not_there(a: Broker) -> None:
-    assert await a.topic("orders") is None
+    assert await a.do(ReadTopic("orders")) is None
 
 
 async def test_make_topic(a: Broker, b: Broker) -> None:
-    assert await a.make_topic("orders", 3) == TopicState(generation=0, partitions=3)
-    assert await b.topic("orders") == TopicState(generation=0, partitions=3)
+    assert await a.do(MakeTopic("orders", 3)) == TopicState(generation=0, partitions=3)
+    assert await b.do(ReadTopic("orders")) == TopicState(generation=0, partitions=3)
 
 
 async def test_make_topic_again_returns_what_stands(a: Broker, b: Broker) -> None:
-    await a.make_topic("orders", 3)
-    assert await b.make_topic("orders", 5) == TopicState(generation=0, partitions=3)
-    assert await b.make_topic("orders", 1) == TopicState(generation=0, partitions=3)
-    assert await a.topic("orders") == TopicState(generation=0, partitions=3)
+    await a.do(MakeTopic("orders", 3))
+    assert await b.do(MakeTopic("orders", 5)) == TopicState(generation=0, partitions=3)
+    assert await b.do(MakeTopic("orders", 1)) == TopicState(generation=0, partitions=3)
+    assert await a.do(ReadTopic("orders")) == TopicState(generation=0, partitions=3)
 
 
 async def test_two_make_a_topic_at_once(a: Broker, b: Broker) -> None:
     answers: list[TopicState] = []
 
     async def make(broker: Broker, partitions: int) -> None:
-        answers.append(await broker.make_topic("orders", partitions))
+        answers.append(await broker.do(MakeTopic("orders", partitions)))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(make, a, 3)
         tasks.start_soon(make, b, 5)
-    stands = await a.topic("orders")
+    stands = await a.do(ReadTopic("orders"))
     assert answers == [stands, stands]
 
 
 async def test_make_topic_makes_empty_streams(a: Broker, group: GroupName) -> None:
-    await a.make_topic(group.topic, 2)
-    assert not any(left.unread for left in await a.remaining(group, [0, 1]))
+    await a.do(MakeTopic(group.topic, 2))
+    assert not any(left.unread for left in await a.do_each([ReadRemaining(group, 0), ReadRemaining(group, 1)]))
     await append(a, group.topic, 0, b"1")
     await append(a, group.topic, 1, b"1")
 
 
 async def test_make_topic_makes_missing_streams_again(world: World, a: Broker, group: GroupName) -> None:
-    await a.make_topic(group.topic, 2)
+    await a.do(MakeTopic(group.topic, 2))
     await append(a, group.topic, 0, b"1")
     world.forget_partition(group.topic, 1)
-    await a.make_topic(group.topic, 2)
+    await a.do(MakeTopic(group.topic, 2))
     await append(a, group.topic, 1, b"2")
     assert world.length(group.topic, 0) == 1, "the other stream was left alone"
 
@@ -71,61 +76,61 @@ async def test_make_topic_makes_missing_streams_again(world: World, a: Broker, g
 async def test_make_topic_again_leaves_groups_alone(a: Broker, name: str) -> None:
     """Whatever their names: "owner" is what the brokers call the consumer that a group's reads name."""
     group = GroupName("orders", name)
-    await a.make_topic(group.topic, 1)
-    await a.make_groups(group, [0], latest=False)
-    await a.install(group, 0, 1, "A", foreign=False)
+    await a.do(MakeTopic(group.topic, 1))
+    await make_groups(a, group, [0], latest=False)
+    await a.do(Install(group, 0, 1, "A", foreign=False))
     await append(a, group.topic, 0, b"1")
     sent = await deliver(a, group, 0, 1, "A")
-    await a.make_topic(group.topic, 1)
+    await a.do(MakeTopic(group.topic, 1))
     assert await pending(a, group, 0, 1) == dict.fromkeys(sent, 1)
 
 
 async def test_make_topic_after_everything_was_lost(world: World, a: Broker) -> None:
-    await a.make_topic("orders", 2)
+    await a.do(MakeTopic("orders", 2))
     world.flush()
-    assert await a.topic("orders") is None
-    assert await a.make_topic("orders", 3) == TopicState(generation=0, partitions=3)
+    assert await a.do(ReadTopic("orders")) is None
+    assert await a.do(MakeTopic("orders", 3)) == TopicState(generation=0, partitions=3)
     await append(a, "orders", 2, b"1")
 
 
 async def test_make_topic_after_its_state_was_lost_keeps_the_entries(world: World, a: Broker) -> None:
-    await a.make_topic("orders", 2)
+    await a.do(MakeTopic("orders", 2))
     await append(a, "orders", 0, b"1")
     world.forget_topic("orders")
-    assert await a.make_topic("orders", 2) == TopicState(generation=0, partitions=2)
+    assert await a.do(MakeTopic("orders", 2)) == TopicState(generation=0, partitions=2)
     assert world.length("orders", 0) == 1
 
 
 async def test_grow_topic(a: Broker, b: Broker) -> None:
-    await a.make_topic("orders", 2)
-    grown = await a.grow_topic("orders", 5)
+    await a.do(MakeTopic("orders", 2))
+    grown = await a.do(GrowTopic("orders", 5))
     assert grown.partitions == 5
     assert grown.generation == 1
-    assert await b.topic("orders") == grown
+    assert await b.do(ReadTopic("orders")) == grown
     await append(b, "orders", 4, b"1")
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
 async def test_grow_topic_never_shrinks(a: Broker, partitions: int) -> None:
-    await a.make_topic("orders", 2)
-    assert await a.grow_topic("orders", partitions) == TopicState(generation=0, partitions=2)
-    assert await a.topic("orders") == TopicState(generation=0, partitions=2)
+    await a.do(MakeTopic("orders", 2))
+    assert await a.do(GrowTopic("orders", partitions)) == TopicState(generation=0, partitions=2)
+    assert await a.do(ReadTopic("orders")) == TopicState(generation=0, partitions=2)
 
 
 async def test_grow_topic_keeps_what_is_there(world: World, a: Broker) -> None:
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     await append(a, "orders", 0, b"1", b"2")
-    await a.grow_topic("orders", 2)
+    await a.do(GrowTopic("orders", 2))
     assert world.length("orders", 0) == 2
 
 
 async def test_many_growers_at_once(a: Broker, b: Broker) -> None:
     """G1: no growth is lost, and each raises the generation once at most."""
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     async with anyio.create_task_group() as tasks:
         for partitions in range(2, 8):
-            tasks.start_soon((a, b)[partitions % 2].grow_topic, "orders", partitions)
-    state = await a.topic("orders")
+            tasks.start_soon((a, b)[partitions % 2].do, GrowTopic("orders", partitions))
+    state = await a.do(ReadTopic("orders"))
     assert state is not None
     assert state.partitions == 7
     assert 1 <= state.generation <= 6
@@ -134,7 +139,7 @@ async def test_many_growers_at_once(a: Broker, b: Broker) -> None:
 
 
 async def test_append_answers_ids_in_order(a: Broker, b: Broker) -> None:
-    await a.make_topic("orders", 2)
+    await a.do(MakeTopic("orders", 2))
     found = await append(a, "orders", 0, b"1", b"2") + await append(b, "orders", 0, b"3")
     numbers = [tuple(int(part) for part in entry_id.split(b"-")) for entry_id in found]
     assert numbers == sorted(set(numbers))
@@ -148,7 +153,7 @@ async def test_append_where_no_stream_is(world: World, a: Broker) -> None:
     """E5: nothing is made, the caller learns which."""
     entries = [(partition, [b"i", b"1"]) for partition in (0, 7, 1, 8)]
     assert await a.append("orders", entries, maxlen=None, approximate=False) == [None] * 4
-    await a.make_topic("orders", 2)
+    await a.do(MakeTopic("orders", 2))
     found = await a.append("orders", entries, maxlen=10, approximate=True)
     assert [entry_id is None for entry_id in found] == [False, True, False, True]
     assert await a.append("orders", entries[1:2], maxlen=None, approximate=False) == [None], "still not made"
@@ -167,7 +172,7 @@ async def test_append_keeps_fields_as_they_are(a: Broker, b: Broker, group: Grou
     reader = await b.open_reader(group, 0, owned, "A")
     entries = await reader.read(10, 0)
     assert [list(fields or ()) for _, fields in entries] == sent
-    page = await a.claim(group, 0, owned, after=b"", count=10)
+    page = await a.do(Claim(group, 0, owned, after=b"", count=10))
     assert [list(entry.fields) for entry in page.entries] == sent
 
 
@@ -175,13 +180,13 @@ async def test_append_to_several_partitions_keeps_each_order(a: Broker, group: G
     entries = [(number % 3, [b"i", b"%d" % number]) for number in range(300)]
     assert None not in await a.append(group.topic, entries, maxlen=None, approximate=False)
     for partition in range(3):
-        await a.install(group, partition, owned, "A", foreign=True)
+        await a.do(Install(group, partition, owned, "A", foreign=True))
         reader = await a.open_reader(group, partition, owned, "A")
         assert values(await reader.read(1000, 0)) == [b"%d" % number for number in range(300) if number % 3 == partition]
 
 
 async def test_append_from_many_tasks(world: World, a: Broker, b: Broker) -> None:
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     found: set[bytes] = set()
 
     async def send(broker: Broker, number: int) -> None:
@@ -203,20 +208,20 @@ async def test_maxlen_trims_the_oldest(world: World, a: Broker, group: GroupName
 
 
 async def test_maxlen_holds_per_partition(world: World, a: Broker) -> None:
-    await a.make_topic("orders", 2)
+    await a.do(MakeTopic("orders", 2))
     await append(a, "orders", 1, b"1", b"2", b"3")
     await a.append("orders", [(0, [b"i", b"1"])] * 5, maxlen=2, approximate=False)
     assert (world.length("orders", 0), world.length("orders", 1)) == (2, 3)
 
 
 async def test_approximate_maxlen_keeps_at_least_that_many(world: World, a: Broker) -> None:
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     await a.append("orders", [(0, [b"i", b"1"])] * 2000, maxlen=100, approximate=True)
     assert 100 <= world.length("orders", 0) < 2000
 
 
 async def test_a_full_server_refuses_to_append(world: World, a: Broker) -> None:
-    await a.make_topic("orders", 1)
+    await a.do(MakeTopic("orders", 1))
     with world.full():
         with pytest.raises(ServerError, match="OOM") as caught:
             await a.append("orders", [(0, [b"i", b"1"]), (0, [b"i", b"2"])], maxlen=None, approximate=False)
@@ -231,9 +236,9 @@ async def test_names_are_kept_apart(a: Broker, b: Broker, name: str) -> None:
     """A topic's name and a group's may hold what keys are made of, and what patterns and formats mean something by."""
     groups = [GroupName(name, name), GroupName(name, "other"), GroupName("other", name)]
     for group in groups:
-        await a.make_topic(group.topic, 2)
-        await a.make_groups(group, [0, 1], latest=False)
-        assert (await a.install(group, 1, 7, name, foreign=False)).done
+        await a.do(MakeTopic(group.topic, 2))
+        await make_groups(a, group, [0, 1], latest=False)
+        assert (await a.do(Install(group, 1, 7, name, foreign=False))).done
     await append(a, name, 1, b"1")
     assert [len(await deliver(b, group, 1, 7, name)) for group in groups] == [1, 1, 0]
-    assert await b.topics() == sorted({name, "other"})
+    assert await b.do(ReadTopics()) == sorted({name, "other"})

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from redisaq.brokers.base import Broker, GroupName
 from redisaq.brokers.memory import MemoryBroker, MemoryStore
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.terms import GroupName
 from redisaq.link import Link, parse_address
 from tests.servers import Server
 

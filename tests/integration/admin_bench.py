@@ -11,7 +11,8 @@ import anyio
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.brokers import open_broker
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.terms import GroupName
 
 
 class Bench:
@@ -49,5 +50,5 @@ class Bench:
     async def open_group(self, group: str) -> None:
         """Make a group that nobody is in."""
         broker = open_broker(self.url, self.namespace)
-        await broker.make_groups(GroupName("orders", group), [0, 1], latest=False)
+        await make_groups(broker, GroupName("orders", group), [0, 1], latest=False)
         await broker.close()

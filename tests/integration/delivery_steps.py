@@ -6,10 +6,13 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from redisaq.brokers.base import GroupName
-from redisaq.brokers.delivery import Body, Failure, Resolution
-from redisaq.brokers.producing import Delayed
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps.leases import Fence
+from redisaq.brokers.steps.producing import Delayed, delay
+from redisaq.brokers.steps.retrying import Purge, ReadDead, Redrive, StartRetry, TakeDue
+from redisaq.brokers.steps.settling import Resolve
+from redisaq.brokers.terms import GroupName
+from redisaq.core.records import Body, Failure, Resolution
 
 Step = Callable[[RedisBroker], Awaitable[object]]
 
@@ -26,13 +29,13 @@ def steps(token: int) -> dict[str, Step]:
     resolutions = [Resolution("stream", "retry", body, due=1), Resolution("retry", "dead", body), Resolution("retry", "done", body)]
     delayed = [Delayed(number % 3, b"%d" % number, 1 << 51, [b"i", b"1"]) for number in range(99)]
     return {
-        "resolve": lambda broker: broker.resolve(GROUP, 0, token, resolutions * 100, dead_maxlen=100),
-        "start_retry": lambda broker: broker.start_retry(GROUP, 0, token, entry_id=b"1-1", life=0, attempt=2),
-        "due": lambda broker: broker.due(GROUP, 0, token, count=100),
-        "delay": lambda broker: broker.delay("orders", delayed),
-        "dead_page": lambda broker: broker.dead_page(GROUP, 0, after=b"", count=100),
-        "purge": lambda broker: broker.purge(GROUP, 0, None),
-        "purge some": lambda broker: broker.purge(GROUP, 0, [b"1-1"] * 100),
+        "resolve": lambda broker: broker.do(Resolve(GROUP, 0, token, resolutions * 100, dead_maxlen=100)),
+        "start_retry": lambda broker: broker.do(StartRetry(GROUP, 0, token, entry_id=b"1-1", life=0, attempt=2)),
+        "due": lambda broker: broker.do(TakeDue(GROUP, 0, token, count=100)),
+        "delay": lambda broker: delay(broker, "orders", delayed),
+        "dead_page": lambda broker: broker.do(ReadDead(GROUP, 0, after=b"", count=100)),
+        "purge": lambda broker: broker.do(Purge(GROUP, 0, None)),
+        "purge some": lambda broker: broker.do(Purge(GROUP, 0, [b"1-1"] * 100)),
     }
 
 
@@ -41,7 +44,7 @@ async def exercise_delivery(broker: RedisBroker, token: int) -> None:
     reader = await broker.open_reader(GROUP, 0, token, "A")
     entries = await reader.read(3, 0)
     await reader.close()
-    assert await broker.fence(GROUP, 0, token, [reader.mark])
+    assert await broker.do(Fence(GROUP, 0, token, [reader.mark]))
     bell = await broker.listen_partition("orders", 1)
     bodies = [Body(entry_id, tuple(fields or ()), 0, 1, FAILURE) for entry_id, fields in entries]
     to_retry, to_dead, done = bodies
@@ -50,16 +53,16 @@ async def exercise_delivery(broker: RedisBroker, token: int) -> None:
         Resolution("stream", "dead", to_dead),
         Resolution("stream", "done", done),
     ]
-    assert (await broker.resolve(GROUP, 0, token, resolutions, dead_maxlen=10)).moved == (True, True, True)
-    assert (await broker.due(GROUP, 0, token, count=10)).retries == (to_retry,)
-    assert await broker.start_retry(GROUP, 0, token, entry_id=to_retry.entry_id, life=0, attempt=2)
+    assert (await broker.do(Resolve(GROUP, 0, token, resolutions, dead_maxlen=10))).moved == (True, True, True)
+    assert (await broker.do(TakeDue(GROUP, 0, token, count=10))).retries == (to_retry,)
+    assert await broker.do(StartRetry(GROUP, 0, token, entry_id=to_retry.entry_id, life=0, attempt=2))
     running = Body(to_retry.entry_id, to_retry.fields, 0, 2, FAILURE)
-    assert (await broker.resolve(GROUP, 0, token, [Resolution("retry", "dead", running)], dead_maxlen=None)).moved == (True,)
-    (found, _) = await broker.dead_page(GROUP, 0, after=b"", count=10)
-    assert await broker.redrive(GROUP, 0, [found.dead_id], count=10) == 1
-    await broker.delay("orders", [Delayed(1, b"later", 1 << 51, [b"i", b"1"]), Delayed(1, b"now", 1, [b"i", b"2"])])
+    assert (await broker.do(Resolve(GROUP, 0, token, [Resolution("retry", "dead", running)], dead_maxlen=None))).moved == (True,)
+    (found, _) = await broker.do(ReadDead(GROUP, 0, after=b"", count=10))
+    assert await broker.do(Redrive(GROUP, 0, [found.dead_id], count=10)) == 1
+    await delay(broker, "orders", [Delayed(1, b"later", 1 << 51, [b"i", b"1"]), Delayed(1, b"now", 1, [b"i", b"2"])])
     with anyio.fail_after(5):
         await bell.wait()
     await bell.close()
-    assert (await broker.due(GROUP, 1, token, count=10)).moved == 1
-    assert await broker.purge(GROUP, 0, [found.dead_id]) == 0
+    assert (await broker.do(TakeDue(GROUP, 1, token, count=10))).moved == 1
+    assert await broker.do(Purge(GROUP, 0, [found.dead_id])) == 0

@@ -12,9 +12,12 @@ import pytest
 from redisaq import Message, Producer
 from redisaq.admin import Admin, DeadMessage
 from redisaq.brokers import open_broker
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.steps.coordination import Heartbeat, make_groups
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, MemberEntry
 from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
+from tests.conformance.steps import commit_document
 from tests.integration.admin_bench import Bench
 from tests.server_fixtures import KeyLeaks, ServerPool
 
@@ -51,14 +54,14 @@ async def member(url: str, namespace: str) -> AsyncIterator[str]:
     """A live member of "billing" that does nothing; leaves with the test."""
     broker, group = open_broker(url, namespace), GroupName("orders", "billing")
     document = Document(members={"one": MemberEntry("A", ("B",))}, partitions=2, target={0: "one"}, lease={1: "A"}, token={1: 7})
-    await broker.make_topic("orders", 2)
-    await broker.make_groups(group, [0, 1], latest=False)
-    version = await broker.commit(group, "A", 60.0, known_version="", document=document, joins=True)
+    await broker.do(MakeTopic("orders", 2))
+    await make_groups(broker, group, [0, 1], latest=False)
+    version = await commit_document(broker, group, "A", 60.0, known_version="", document=document, joins=True)
     assert version
     yield "A"
-    version = (await broker.heartbeat(group, "A", 60.0, "")).version
+    version = (await broker.do(Heartbeat(group, "A", 60.0, ""))).version
     if version:
-        assert await broker.commit(group, "A", 60.0, known_version=version, document=Document(), leaves=True)
+        assert await commit_document(broker, group, "A", 60.0, known_version=version, document=Document(), leaves=True)
     await broker.close()
 
 

@@ -14,8 +14,11 @@ import pytest
 
 from redisaq import Admin, Consumer, Message, Producer, events
 from redisaq.brokers import open_broker
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import ConnectionFailed
 from redisaq.events import Event
 from redisaq.link import Link, parse_address
@@ -226,9 +229,9 @@ async def test_a_read_on_a_connection_that_is_logged_out_breaks_it(own_server: S
     own_server.command("ACL", "SETUSER", "default", "off")
     broker: Any = open_broker(f"redis://turning:first@127.0.0.1:{own_server.port}/0", namespace)
     group = GroupName("jobs", "g")
-    await broker.make_topic("jobs", 1)
-    await broker.make_groups(group, [0], latest=False)
-    await broker.install(group, 0, 1_700_000_000_123_457, "A", foreign=True)
+    await broker.do(MakeTopic("jobs", 1))
+    await make_groups(broker, group, [0], latest=False)
+    await broker.do(Install(group, 0, 1_700_000_000_123_457, "A", foreign=True))
     reader = await broker.open_reader(group, 0, 1_700_000_000_123_457, "A")
     await reader._connection.call(("RESET",))
     with pytest.raises(ConnectionFailed, match="wants a log-in again"):

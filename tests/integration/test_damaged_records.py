@@ -13,9 +13,11 @@ import pytest
 from redisaq import Consumer, Message, Producer, events
 from redisaq.admin import Admin
 from redisaq.brokers import open_broker
-from redisaq.brokers.base import GroupName
-from redisaq.brokers.delivery import Body, Resolution
-from redisaq.core.records import encode_retry
+from redisaq.brokers.steps.leases import Install, Release
+from redisaq.brokers.steps.settling import Resolve
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.terms import GroupName
+from redisaq.core.records import Body, Resolution, encode_retry
 from redisaq.errors import AmbiguousEnqueueError, ConsumerError, DamagedKeyError, RedisaqError
 from tests.servers import Server
 
@@ -73,19 +75,21 @@ async def case(valkey_server: Server, namespace: str) -> AsyncIterator[Case]:
     """What a group that has worked leaves: a document, a token, a retry, dead letters, delayed messages."""
     case = Case(valkey_server, namespace)
     broker = case.broker
-    await broker.make_topic("jobs", 2)
+    await broker.do(MakeTopic("jobs", 2))
     async with Producer("jobs", valkey_server.url, namespace=namespace) as producer:
         await producer.batch_enqueue([0, 1, 2, 3])
     with anyio.fail_after(20):
         await case.consumer().process(case.handle, until_empty=True)
     token = int(case.command("HGET", case.share("lease"), "token")) + 1
-    await broker.install(GROUP, 0, token, "before", foreign=True)
+    await broker.do(Install(GROUP, 0, token, "before", foreign=True))
     (entry_id,) = await broker.append("jobs", [(0, [b"i", b"d-1", b"d", b'"dead"'])], maxlen=None, approximate=False)
     reader = await broker.open_reader(GROUP, 0, token, "before")
     await reader.read(1, 0)
     await reader.close()
-    await broker.resolve(GROUP, 0, token, [Resolution("stream", "dead", Body(entry_id, [b"i", b"d-1", b"d", b'"dead"']))], dead_maxlen=None)
-    await broker.release(GROUP, 0, token)
+    await broker.do(
+        Resolve(GROUP, 0, token, [Resolution("stream", "dead", Body(entry_id, [b"i", b"d-1", b"d", b'"dead"']))], dead_maxlen=None)
+    )
+    await broker.do(Release(GROUP, 0, token))
     await broker.close()
     case.got.clear()
     case.told.clear()

@@ -12,8 +12,10 @@ import anyio
 import pytest
 
 from redisaq import Consumer, DeadLetter, Message, Producer, RetryAfter, RetryPolicy, events
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps.retrying import ReadDead, Redrive
+from redisaq.brokers.steps.settling import ReadRemaining
+from redisaq.brokers.terms import GroupName
 from redisaq.link import Link, parse_address
 from tests.actors.group import Notebook
 
@@ -57,7 +59,7 @@ class Place:
         return notebook
 
     async def dead(self, partition: int = 0) -> list[Body]:
-        return [dead.body for dead in await self.broker.dead_page(GROUP, partition, after=b"", count=1000)]
+        return [dead.body for dead in await self.broker.do(ReadDead(GROUP, partition, after=b"", count=1000))]
 
 
 async def fail_as_told(message: Message[Any]) -> None:
@@ -159,7 +161,7 @@ async def test_a_redrive_gives_a_new_life(place: Place) -> None:
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             await tasks.start(consumer.process, handle)
-            assert await place.broker.redrive(GROUP, 0, None, count=100) == 4
+            assert await place.broker.do(Redrive(GROUP, 0, None, count=100)) == 4
             while len(await place.dead()) < 4:  # they die a second time
                 await anyio.sleep(0.01)
             assert [message.attempt for message in notebook.messages] == [1, 2] * 4
@@ -167,8 +169,8 @@ async def test_a_redrive_gives_a_new_life(place: Place) -> None:
             assert {dead.life for dead in await place.dead()} == {1}
             notebook.messages.clear()
             good = True
-            assert await place.broker.redrive(GROUP, 0, None, count=100) == 4
-            while not (await place.broker.remaining(GROUP, [0]))[0].empty:
+            assert await place.broker.do(Redrive(GROUP, 0, None, count=100)) == 4
+            while not (await place.broker.do_each([ReadRemaining(GROUP, 0)]))[0].empty:
                 await anyio.sleep(0.01)
             await consumer.stop()
     assert [(message.payload["n"], message.attempt) for message in notebook.messages] == [(n, 1) for n in range(4)]

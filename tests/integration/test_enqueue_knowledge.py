@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
 import pytest
+from msgspec import structs
 
 from redisaq import Producer
 from redisaq.brokers import memory_brokers
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.brokers.producing import Found
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.administration import ViewStream
+from redisaq.brokers.steps.producing import AppendOnce, Find, Found
 from redisaq.core.partitioner import partition_for
 from redisaq.environment import Environment
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError
 
 pytestmark = pytest.mark.anyio
+
+R = TypeVar("R")
 
 
 class FailingBroker(MemoryBroker):
@@ -68,23 +73,23 @@ class FailingBroker(MemoryBroker):
             raise self._failure()
         return answers
 
-    async def append_once(self, *words: Any, **more: Any) -> bytes | None:
-        if self.broken:
+    async def do(self, step: Step[R]) -> R:
+        if isinstance(step, AppendOnce) and self.broken:
             self.broken -= 1
             if self.carried_out:
-                await super().append_once(*words, **more)
+                await super().do(step)
             raise self._failure()
-        if self.gone:
+        if isinstance(step, AppendOnce) and self.gone:
             await anyio.lowlevel.checkpoint()
-            return None
-        return await super().append_once(*words, **more)
-
-    async def find(self, topic: str, partition: int, anchor: bytes, msg_ids: Sequence[bytes]) -> Found:
-        if partition in self.away_from:
+            return cast("R", None)
+        if isinstance(step, Find) and step.partition in self.away_from:
             await anyio.lowlevel.checkpoint()
             raise ConnectionFailed("memory://", "nobody is there")
-        found = await super().find(topic, partition, anchor, msg_ids)
-        return Found(found.present, complete=False, last=found.last) if partition in self.trimmed else found
+        answer = await super().do(step)
+        if isinstance(step, Find) and step.partition in self.trimmed:
+            assert isinstance(answer, Found)
+            answer = structs.replace(answer, complete=False)
+        return answer
 
     def _failure(self) -> ConnectionFailed:
         failure = ConnectionFailed("memory://", "the connection broke", maybe_executed=True)
@@ -117,7 +122,7 @@ async def test_one_partition_without_evidence_does_not_keep_the_others_from_bein
         with pytest.raises(AmbiguousEnqueueError, match="trimming") as raised:
             await producer.batch_enqueue([{"n": n} for n in range(6)])
         assert len(raised.value.message_ids) == 3
-        lengths = [view.length for view in await failing.view_streams("jobs", [0, 1])]
+        lengths = [view.length for view in await failing.do_each([ViewStream("jobs", 0), ViewStream("jobs", 1)])]
         assert lengths == [2, 5]
 
 

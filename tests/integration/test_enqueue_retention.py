@@ -11,8 +11,14 @@ import anyio
 import pytest
 
 from redisaq import Producer
-from redisaq.brokers.base import Acks, Broker, GroupName
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.steps.retention import ReadKeeping, Trim
+from redisaq.brokers.steps.settling import Acknowledge
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.terms import GroupName
 from redisaq.core.partitioner import partition_for
 from redisaq.link import Link, parse_address
 from tests.breaking_proxy import BreakingProxy
@@ -34,9 +40,9 @@ def proxy(valkey_server: Server) -> Iterator[BreakingProxy]:
 @pytest.fixture
 async def consumer(valkey_server: Server, namespace: str) -> AsyncIterator[Broker]:
     broker = RedisBroker(Link(parse_address(valkey_server.url)), namespace)
-    await broker.make_topic("jobs", 2)
-    await broker.make_groups(GROUP, [0, 1], latest=False)
-    assert (await broker.install(GROUP, 0, TOKEN, "A", foreign=True)).done
+    await broker.do(MakeTopic("jobs", 2))
+    await make_groups(broker, GROUP, [0, 1], latest=False)
+    assert (await broker.do(Install(GROUP, 0, TOKEN, "A", foreign=True))).done
     yield broker
     await broker.close()
 
@@ -44,9 +50,9 @@ async def consumer(valkey_server: Server, namespace: str) -> AsyncIterator[Broke
 async def consume(broker: Broker) -> tuple[int, int]:
     """Read and settle all there is, then trim; return how many were read, and how many trimmed."""
     entries = await deliver(broker, GROUP, 0, TOKEN, "A")
-    await broker.settle(GROUP, [Acks(0, TOKEN, entries)])
+    await broker.do_each([Acknowledge(GROUP, 0, TOKEN, entries)])
     await anyio.sleep(0.005)
-    trimmed = await broker.trim("jobs", 0, await broker.keeping([GROUP]), [GROUP.group])
+    trimmed = await broker.do(Trim("jobs", 0, await broker.do(ReadKeeping(GROUP)), [GROUP.group]))
     return len(entries), trimmed.removed
 
 

@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps.topics import ReadTopics
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError
 from redisaq.link import Link, parse_address
 from tests.conftest import Backend
@@ -277,7 +278,7 @@ async def test_a_moved_slot_says_that_it_is_a_cluster() -> None:
     with FakeServer(usual_answers() | {"SMEMBERS": b"-MOVED 1 127.0.0.1:1\r\n"}) as fake:
         broker = RedisBroker(Link(parse_address(fake.url)), "any")
         with pytest.raises(ConnectionFailed, match="this is a cluster"):
-            await broker.topics()
+            await broker.do(ReadTopics())
         await broker.close()
 
 

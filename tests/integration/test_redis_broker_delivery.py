@@ -8,10 +8,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from redisaq.brokers.base import GroupName
-from redisaq.brokers.delivery import Body, Failure, Resolution
-from redisaq.brokers.producing import Delayed
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.steps.producing import Delayed, delay
+from redisaq.brokers.steps.retrying import Redrive
+from redisaq.brokers.steps.settling import ReadRemaining
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.terms import GroupName
+from redisaq.core.records import Body, Failure, Resolution
 from redisaq.link import Link, parse_address
 from tests.conformance.failures import delivered, due, resolution, resolve, values_of
 from tests.integration.delivery_steps import exercise_delivery
@@ -35,10 +40,10 @@ async def broker(namespace: str, server: Server) -> AsyncIterator[RedisBroker]:
 
 async def own(broker: RedisBroker) -> None:
     """Make topic and group, take partitions 0 and 1."""
-    await broker.make_topic("orders", 3)
-    await broker.make_groups(GROUP, [0, 1, 2], latest=False)
+    await broker.do(MakeTopic("orders", 3))
+    await make_groups(broker, GROUP, [0, 1, 2], latest=False)
     for partition in (0, 1):
-        await broker.install(GROUP, partition, TOKEN, "A", foreign=True)
+        await broker.do(Install(GROUP, partition, TOKEN, "A", foreign=True))
 
 
 def key(namespace: str, name: str) -> str:
@@ -75,7 +80,7 @@ async def test_a_person_sees_what_waits_and_when(broker: RedisBroker, server: Se
     retry = key(namespace, "g:billing:retry")
     assert server.command("ZRANGE", retry, 0, -1, "WITHSCORES") == [entry[0], b"1800000000123457"]
     assert server.command("HGET", f"{retry}:body", entry[0]).startswith(b"0:1:")
-    await broker.delay("orders", [Delayed(0, b"p-7", 1_800_000_000_123_457, [b"i", b"p-7", b"d", b"hello"])])
+    await delay(broker, "orders", [Delayed(0, b"p-7", 1_800_000_000_123_457, [b"i", b"p-7", b"d", b"hello"])])
     assert server.command("ZRANGE", key(namespace, "delayed"), 0, -1, "WITHSCORES") == [b"p-7", b"1800000000123457"]
     assert server.command("HGET", key(namespace, "delayed:body"), "p-7") == b"1:i3:p-71:d5:hello"
 
@@ -86,7 +91,7 @@ async def test_nothing_is_left_of_what_is_done(broker: RedisBroker, server: Serv
     await resolve(broker, GROUP, TOKEN, *(resolution(entry, "retry") for entry in entries))
     bodies = (await due(broker, GROUP, TOKEN)).retries
     await resolve(broker, GROUP, TOKEN, resolution(bodies[0], "done"), resolution(bodies[1], "dead"), resolution(bodies[2], "done"))
-    await broker.delay("orders", [Delayed(0, b"4", 1, [b"i", b"4"])])
+    await delay(broker, "orders", [Delayed(0, b"4", 1, [b"i", b"4"])])
     assert (await due(broker, GROUP, TOKEN)).moved == 1
     for name in ("g:billing:retry", "g:billing:retry:body", "delayed", "delayed:body"):
         assert server.command("EXISTS", key(namespace, name)) == 0, name
@@ -96,23 +101,23 @@ async def test_a_sealed_stream_keeps_nothing_from_its_place(broker: RedisBroker,
     """S2, and growing: what is due stays delayed, for whoever knows where it belongs; retries go on."""
     (entry,) = await delivered(broker, GROUP, TOKEN, b"1")
     await resolve(broker, GROUP, TOKEN, resolution(entry, "retry"))
-    await broker.delay("orders", [Delayed(0, b"2", 1, [b"i", b"2"])])
+    await delay(broker, "orders", [Delayed(0, b"2", 1, [b"i", b"2"])])
     last = f"{2**64 - 1}-{2**64 - 1}"
     server.command("XSETID", key(namespace, "0"), last)
     found = await due(broker, GROUP, TOKEN)
     assert (found.moved, values_of(found.retries), found.next_due) == (0, [b"1"], found.now + 1_000_000)
-    assert (await broker.remaining(GROUP, [0]))[0].delayed == 1
+    assert (await broker.do_each([ReadRemaining(GROUP, 0)]))[0].delayed == 1
 
 
 async def test_a_body_that_somebody_took_away_holds_up_nothing(broker: RedisBroker, server: Server, namespace: str) -> None:
     entries = await delivered(broker, GROUP, TOKEN, b"1", b"2")
     await resolve(broker, GROUP, TOKEN, *(resolution(entry, "retry", due=9) for entry in entries))
-    await broker.delay("orders", [Delayed(0, b"3", 1, [b"i", b"3"]), Delayed(0, b"4", 2, [b"i", b"4"])])
+    await delay(broker, "orders", [Delayed(0, b"3", 1, [b"i", b"3"]), Delayed(0, b"4", 2, [b"i", b"4"])])
     server.command("HDEL", key(namespace, "g:billing:retry:body"), entries[0][0])
     server.command("HDEL", key(namespace, "delayed:body"), "3")
     found = await due(broker, GROUP, TOKEN)
     assert (found.moved, values_of(found.retries), found.next_due) == (1, [b"2"], None)
-    left = (await broker.remaining(GROUP, [0]))[0]
+    left = (await broker.do_each([ReadRemaining(GROUP, 0)]))[0]
     assert (left.retry, left.delayed) == (1, 0)
 
 
@@ -141,7 +146,7 @@ async def test_doorbells_share_one_connection(broker: RedisBroker, server: Serve
     doorbells = [await broker.listen_partition("orders", partition) for partition in range(50)]
     assert connections() - before == 1
     for partition, doorbell in enumerate(doorbells[:3]):
-        await broker.delay("orders", [Delayed(partition, b"x", 1, [b"i", b"x"])])
+        await delay(broker, "orders", [Delayed(partition, b"x", 1, [b"i", b"x"])])
         with anyio.fail_after(5):
             await doorbell.wait()
     for doorbell in doorbells:
@@ -157,9 +162,9 @@ async def test_a_restart_keeps_what_was_put_aside(breakable_server: Server, name
     await own(broker)
     first, second = await delivered(broker, GROUP, TOKEN, b"1", b"2")
     await resolve(broker, GROUP, TOKEN, resolution(first, "retry"), resolution(second, "dead"))
-    await broker.delay("orders", [Delayed(0, b"3", 1, [b"i", b"3"])])
+    await delay(broker, "orders", [Delayed(0, b"3", 1, [b"i", b"3"])])
     breakable_server.restart()
     found = await due(broker, GROUP, TOKEN)
     assert (values_of(found.retries), found.moved) == ([b"1"], 1)
-    assert await broker.redrive(GROUP, 0, None, count=10) == 1
+    assert await broker.do(Redrive(GROUP, 0, None, count=10)) == 1
     await broker.close()

@@ -12,11 +12,16 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from redisaq.brokers.base import GroupName, Reader
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps.coordination import Heartbeat, make_groups
+from redisaq.brokers.steps.leases import Claim, Fence, Install, Release
+from redisaq.brokers.steps.settling import ReadRemaining
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
+from redisaq.brokers.terms import GroupName, Reader
 from redisaq.core.membership import Document
 from redisaq.errors import ConnectionFailed, LeaseLostError
 from redisaq.link import Link, parse_address
+from tests.conformance.steps import commit_document
 from tests.link_proxy import DRIBBLE, Proxy
 from tests.servers import Server
 
@@ -47,9 +52,9 @@ async def append(broker: RedisBroker, *numbers: int) -> None:
 
 async def own(broker: RedisBroker, token: int, incarnation: str) -> Reader:
     """Take partition 0 over in the order of rule T1, up to the claim; return a reader."""
-    installed = await broker.install(GROUP, 0, token, incarnation, foreign=True)
+    installed = await broker.do(Install(GROUP, 0, token, incarnation, foreign=True))
     assert installed.done
-    assert await broker.fence(GROUP, 0, token, installed.readers)
+    assert await broker.do(Fence(GROUP, 0, token, installed.readers))
     return await broker.open_reader(GROUP, 0, token, incarnation)
 
 
@@ -58,7 +63,7 @@ async def everything(broker: RedisBroker, reader: Reader, token: int) -> list[in
     numbers: list[int] = []
     after: bytes | None = b""
     while after is not None:
-        page = await broker.claim(GROUP, 0, token, after=after, count=2)
+        page = await broker.do(Claim(GROUP, 0, token, after=after, count=2))
         numbers += [int(entry.fields[1]) for entry in page.entries]
         after = page.last
     while entries := await reader.read(3, 0):
@@ -68,7 +73,8 @@ async def everything(broker: RedisBroker, reader: Reader, token: int) -> list[in
 
 READS = """
 import sys, anyio
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.terms import GroupName
 from redisaq.brokers.redis import RedisBroker
 from redisaq.errors import ConnectionFailed
 from redisaq.link import Link, parse_address
@@ -76,7 +82,7 @@ from redisaq.link import Link, parse_address
 async def main(url, namespace, token):
     broker = RedisBroker(Link(parse_address(url)), namespace)
     group = GroupName("orders", "billing")
-    assert (await broker.install(group, 0, token, "A", foreign=True)).done
+    assert (await broker.do(Install(group, 0, token, "A", foreign=True))).done
     reader = await broker.open_reader(group, 0, token, "A")
     print("open", flush=True)
     try:
@@ -91,8 +97,8 @@ anyio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]))
 async def test_a_frozen_client_takes_no_entry(kept: Server, namespace: str) -> None:
     """T3: without the kill, the server would hand the next entry to the read of the client that stands still."""
     broker = open_broker(kept, namespace)
-    await broker.make_topic("orders", 1)
-    await broker.make_groups(GROUP, [0], latest=False)
+    await broker.do(MakeTopic("orders", 1))
+    await make_groups(broker, GROUP, [0], latest=False)
     with subprocess.Popen([sys.executable, "-c", READS, kept.url, namespace, str(TOKEN)], stdout=subprocess.PIPE, text=True) as child:
         try:
             assert child.stdout is not None
@@ -104,7 +110,7 @@ async def test_a_frozen_client_takes_no_entry(kept: Server, namespace: str) -> N
             reader = await own(broker, TOKEN + 1, "B")
             await append(broker, 1, 2, 3)
             assert await everything(broker, reader, TOKEN + 1) == [1, 2, 3]
-            assert [one.pending for one in await broker.remaining(GROUP, [0])] == [3], "each of them delivered once"
+            assert [one.pending for one in await broker.do_each([ReadRemaining(GROUP, 0)])] == [3], "each of them delivered once"
             os.kill(child.pid, signal.SIGCONT)
             assert child.stdout.readline() == "failed True\n"
         finally:
@@ -116,8 +122,8 @@ async def test_a_frozen_client_takes_no_entry(kept: Server, namespace: str) -> N
 async def test_a_read_that_arrives_late_does_nothing(kept: Server, namespace: str) -> None:
     """T3: a predecessor's read that was still on its way when it was killed. A proxy stands between, so the address is not its socket's."""
     new = open_broker(kept, namespace)
-    await new.make_topic("orders", 1)
-    await new.make_groups(GROUP, [0], latest=False)
+    await new.do(MakeTopic("orders", 1))
+    await make_groups(new, GROUP, [0], latest=False)
     outcomes: list[object] = []
 
     async def read(reader: Reader) -> None:
@@ -147,26 +153,26 @@ async def test_a_read_that_arrives_late_does_nothing(kept: Server, namespace: st
 async def test_after_a_restart_everybody_gets_a_ttl(breakable_server: Server, namespace: str) -> None:
     """M7, on a server that really is another run."""
     broker = open_broker(breakable_server, namespace)
-    version = await broker.commit(GROUP, "A", TTL, known_version="", document=Document(epoch=1), joins=True)
+    version = await commit_document(broker, GROUP, "A", TTL, known_version="", document=Document(epoch=1), joins=True)
     assert version is not None
-    version = await broker.commit(GROUP, "B", 0.001, known_version=version, document=Document(epoch=2), joins=True)
+    version = await commit_document(broker, GROUP, "B", 0.001, known_version=version, document=Document(epoch=2), joins=True)
     assert version is not None
     await anyio.sleep(0.005)
-    assert (await broker.heartbeat(GROUP, "A", TTL, version)).expired == ("B",)
+    assert (await broker.do(Heartbeat(GROUP, "A", TTL, version))).expired == ("B",)
 
     breakable_server.restart()
     # Not even before anybody's heartbeat: what was seen to be expired was seen at another server.
     drop = Document(epoch=3)
-    assert await broker.commit(GROUP, "A", TTL, known_version=version, document=drop, expired=["B"]) is None
-    assert await broker.commit(GROUP, "A", TTL, known_version=version, document=drop) is None
-    beat = await broker.heartbeat(GROUP, "A", TTL, version)
+    assert await commit_document(broker, GROUP, "A", TTL, known_version=version, document=drop, expired=["B"]) is None
+    assert await commit_document(broker, GROUP, "A", TTL, known_version=version, document=drop) is None
+    beat = await broker.do(Heartbeat(GROUP, "A", TTL, version))
     assert beat.alive
     assert beat.expired == ()
     assert beat.frozen_until >= beat.now + int((TTL - 1) * 1_000_000)
     assert beat.next_expiry == beat.frozen_until
-    assert await broker.commit(GROUP, "A", TTL, known_version=version, document=drop, expired=["B"]) is None
-    assert await broker.commit(GROUP, "A", TTL, known_version=version, document=drop) is not None
-    again = await broker.heartbeat(GROUP, "A", TTL, "")
+    assert await commit_document(broker, GROUP, "A", TTL, known_version=version, document=drop, expired=["B"]) is None
+    assert await commit_document(broker, GROUP, "A", TTL, known_version=version, document=drop) is not None
+    again = await broker.do(Heartbeat(GROUP, "A", TTL, ""))
     assert again.frozen_until == beat.frozen_until, "only once"
     await broker.close()
 
@@ -174,8 +180,8 @@ async def test_after_a_restart_everybody_gets_a_ttl(breakable_server: Server, na
 async def test_marks_of_an_earlier_run_are_dropped_unkilled(breakable_server: Server, namespace: str) -> None:
     """T3: a restarted server gives the same client ids, and on a Unix socket even the same addresses, to others."""
     old = RedisBroker(Link(parse_address(breakable_server.unix_url)), namespace)
-    await old.make_topic("orders", 1)
-    await old.make_groups(GROUP, [0], latest=False)
+    await old.do(MakeTopic("orders", 1))
+    await make_groups(old, GROUP, [0], latest=False)
     reader = await own(old, TOKEN, "A")
     mark = reader.mark
     await old.close()
@@ -189,7 +195,7 @@ async def test_marks_of_an_earlier_run_are_dropped_unkilled(breakable_server: Se
     successor = await own(brokers[0], TOKEN + 1, "B")
     left = {int(line.split()[0].removeprefix(b"id=")) for line in breakable_server.command("CLIENT", "LIST").splitlines()}
     assert mark.client_id in left
-    assert (await brokers[0].install(GROUP, 0, TOKEN + 1, "B", foreign=True)).readers == (successor.mark,)
+    assert (await brokers[0].do(Install(GROUP, 0, TOKEN + 1, "B", foreign=True))).readers == (successor.mark,)
     for broker in brokers:
         await broker.close()
 
@@ -197,20 +203,20 @@ async def test_marks_of_an_earlier_run_are_dropped_unkilled(breakable_server: Se
 async def test_a_restart_without_data(breakable_server: Server, namespace: str) -> None:
     """Nothing is there any more, not even the scripts: each step says so, none fails."""
     broker = open_broker(breakable_server, namespace)
-    await broker.make_topic("orders", 1)
-    await broker.make_groups(GROUP, [0], latest=False)
+    await broker.do(MakeTopic("orders", 1))
+    await make_groups(broker, GROUP, [0], latest=False)
     reader = await own(broker, TOKEN, "A")
     breakable_server.restart(keep_data=False)
     with pytest.raises(ConnectionFailed):
         await reader.read(1, 1)
-    assert await broker.topic("orders") is None
-    assert await broker.topics() == []
+    assert await broker.do(ReadTopic("orders")) is None
+    assert await broker.do(ReadTopics()) == []
     with pytest.raises(LeaseLostError):
         await broker.open_reader(GROUP, 0, TOKEN, "A")
     with pytest.raises(LeaseLostError):
-        await broker.claim(GROUP, 0, TOKEN, after=b"", count=10)
-    assert await broker.fence(GROUP, 0, TOKEN, [reader.mark])
-    assert not await broker.release(GROUP, 0, TOKEN)
+        await broker.do(Claim(GROUP, 0, TOKEN, after=b"", count=10))
+    assert await broker.do(Fence(GROUP, 0, TOKEN, [reader.mark]))
+    assert not await broker.do(Release(GROUP, 0, TOKEN))
     await broker.close()
 
 
@@ -218,8 +224,8 @@ async def test_cancelling_leaves_no_connection(breakable_server: Server, namespa
     """Cancelled anywhere in opening a reader: the connection is gone with it, and the broker goes on."""
     with Proxy(breakable_server.port, chunks=DRIBBLE) as proxy:
         broker = RedisBroker(Link(parse_address(proxy.url)), namespace)
-        await broker.make_topic("orders", 1)
-        await broker.make_groups(GROUP, [0], latest=False)
+        await broker.do(MakeTopic("orders", 1))
+        await make_groups(broker, GROUP, [0], latest=False)
         await own(broker, TOKEN, "A")
         opened = 1
 
@@ -234,7 +240,7 @@ async def test_cancelling_leaves_no_connection(breakable_server: Server, namespa
                 for _ in range(checkpoints):
                     await anyio.lowlevel.checkpoint()
                 tasks.cancel_scope.cancel()
-            assert await broker.topics() == ["orders"]
+            assert await broker.do(ReadTopics()) == ["orders"]
 
         def connections() -> int:
             clients: bytes = breakable_server.command("CLIENT", "LIST")

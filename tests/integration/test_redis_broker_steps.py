@@ -14,15 +14,20 @@ import anyio
 import hiredis
 import pytest
 
-from redisaq.brokers.base import Acks, GroupName
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.appender import _Targets
 from redisaq.brokers.redis.commands import run_all
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import ALL, INSTALL, SETTLE
+from redisaq.brokers.steps.coordination import Heartbeat, make_groups
+from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document
 from redisaq.errors import ServerError
 from redisaq.link import Link, parse_address
+from tests.conformance.steps import commit_document
 from tests.integration.delivery_steps import KEYS, Step, exercise_delivery, steps as delivery_steps
 from tests.server_fixtures import KeyLeaks, ServerPool
 from tests.servers import Server, free_port
@@ -53,35 +58,41 @@ async def broker(link: Link, namespace: str, server: Server) -> AsyncIterator[Re
 
 async def exercise(broker: RedisBroker) -> None:
     """Do every step of the protocol once or twice."""
-    await broker.make_topic("orders", 2)
-    await broker.grow_topic("orders", 3)
-    assert await broker.topics() == ["orders"]
-    assert await broker.topic("orders") is not None
-    await broker.make_groups(GROUP, [0, 1, 2], latest=False)
+    await broker.do(MakeTopic("orders", 2))
+    await broker.do(GrowTopic("orders", 3))
+    assert await broker.do(ReadTopics()) == ["orders"]
+    assert await broker.do(ReadTopic("orders")) is not None
+    await make_groups(broker, GROUP, [0, 1, 2], latest=False)
     doorbell = await broker.listen(GROUP)
-    version = await broker.commit(GROUP, "A", 60, known_version="", document=Document(epoch=1), joins=True)
+    version = await commit_document(broker, GROUP, "A", 60, known_version="", document=Document(epoch=1), joins=True)
     assert version is not None
-    assert (await broker.heartbeat(GROUP, "A", 60, version)).alive
+    assert (await broker.do(Heartbeat(GROUP, "A", 60, version))).alive
     with anyio.fail_after(5):
         await doorbell.wait()
     await doorbell.close()
     for partition in range(3):
-        assert (await broker.install(GROUP, partition, TOKEN, "A", foreign=False)).done
+        assert (await broker.do(Install(GROUP, partition, TOKEN, "A", foreign=False))).done
     reader = await broker.open_reader(GROUP, 1, TOKEN, "A")
     await broker.append("orders", [(number % 3, [b"i", b"%d" % number]) for number in range(30)], maxlen=1000, approximate=True)
     entries = await reader.read(4, 0)
-    page = await broker.claim(GROUP, 1, TOKEN, after=b"", count=3)
+    page = await broker.do(Claim(GROUP, 1, TOKEN, after=b"", count=3))
     assert len(page.entries) == 3
     assert page.last == page.entries[-1].entry_id
-    assert await broker.set_deliveries(GROUP, 1, TOKEN, {entries[0][0]: 3})
-    settled = await broker.settle(GROUP, [Acks(1, TOKEN, [entry_id for entry_id, _ in entries]), Acks(2, TOKEN, [b"1-1"])])
+    assert await broker.do(SetDeliveries(GROUP, 1, TOKEN, {entries[0][0]: 3}))
+    settled = await broker.do_each(
+        [Acknowledge(GROUP, 1, TOKEN, [entry_id for entry_id, _ in entries]), Acknowledge(GROUP, 2, TOKEN, [b"1-1"])]
+    )
     assert [one.done for one in settled] == [True, True]
-    assert [one.unread for one in await broker.remaining(GROUP, [0, 1, 2])] == [True, True, True]
-    await broker.remake_group(GROUP, 1, b"")
+    assert [one.unread for one in await broker.do_each([ReadRemaining(GROUP, 0), ReadRemaining(GROUP, 1), ReadRemaining(GROUP, 2)])] == [
+        True,
+        True,
+        True,
+    ]
+    await broker.do(RemakeGroup(GROUP, 1, b""))
     await exercise_delivery(broker, TOKEN)
     await reader.close()
-    assert await broker.fence(GROUP, 1, TOKEN, [reader.mark])
-    assert await broker.release(GROUP, 1, TOKEN)
+    assert await broker.do(Fence(GROUP, 1, TOKEN, [reader.mark]))
+    assert await broker.do(Release(GROUP, 1, TOKEN))
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------------------------
@@ -110,12 +121,12 @@ async def test_no_other_keys_are_made(broker: RedisBroker, key_leaks: KeyLeaks) 
 async def test_a_release_leaves_only_the_token(broker: RedisBroker, server: Server, namespace: str) -> None:
     """M8, T3."""
     await exercise(broker)
-    await broker.install(GROUP, 1, TOKEN + 1, "B", foreign=False)
+    await broker.do(Install(GROUP, 1, TOKEN + 1, "B", foreign=False))
     reader = await broker.open_reader(GROUP, 1, TOKEN + 1, "B")
     lease = f"{{{namespace}:orders:1}}:g:billing:lease"
     assert server.command("HLEN", lease) == 3
     await reader.close()
-    await broker.release(GROUP, 1, TOKEN + 1)
+    await broker.do(Release(GROUP, 1, TOKEN + 1))
     assert server.command("HGETALL", lease) == [b"token", str(TOKEN + 1).encode()]
 
 
@@ -161,16 +172,20 @@ def test_every_script_is_shipped() -> None:
 
 
 async def test_a_server_that_lost_its_scripts(broker: RedisBroker, server: Server) -> None:
-    await broker.make_topic("orders", 3)
-    await broker.make_groups(GROUP, [0, 1, 2], latest=False)
+    await broker.do(MakeTopic("orders", 3))
+    await make_groups(broker, GROUP, [0, 1, 2], latest=False)
     server.command("SCRIPT", "FLUSH")
-    assert [one.pending for one in await broker.remaining(GROUP, [0, 1, 2])] == [0, 0, 0]
+    assert [one.pending for one in await broker.do_each([ReadRemaining(GROUP, 0), ReadRemaining(GROUP, 1), ReadRemaining(GROUP, 2)])] == [
+        0,
+        0,
+        0,
+    ]
     for partition in range(3):
         server.command("SCRIPT", "FLUSH")
-        assert (await broker.install(GROUP, partition, TOKEN, "A", foreign=False)).done
+        assert (await broker.do(Install(GROUP, partition, TOKEN, "A", foreign=False))).done
     server.command("SCRIPT", "FLUSH")
-    acks = [Acks(0, TOKEN, [b"1-1"]), Acks(1, TOKEN + 1, [b"1-1"]), Acks(7, TOKEN, [b"1-1"])]
-    assert [one.token for one in await broker.settle(GROUP, acks)] == [TOKEN, TOKEN, 0]
+    acks = [Acknowledge(GROUP, number, token, [b"1-1"]) for number, token in ((0, TOKEN), (1, TOKEN + 1), (7, TOKEN))]
+    assert [one.token for one in await broker.do_each(acks)] == [TOKEN, TOKEN, 0]
     server.command("SCRIPT", "FLUSH")
     reader = await broker.open_reader(GROUP, 0, TOKEN, "A")
     await reader.close()
@@ -199,20 +214,20 @@ async def test_only_unknown_scripts_are_sent_again(broker: RedisBroker, link: Li
 
 LATER = TOKEN + 1
 STEPS: dict[str, Step] = {
-    "topics": lambda broker: broker.topics(),
-    "topic": lambda broker: broker.topic("orders"),
+    "topics": lambda broker: broker.do(ReadTopics()),
+    "topic": lambda broker: broker.do(ReadTopic("orders")),
     "append": lambda broker: broker.append("orders", [(number % 3, [b"i", b"1"]) for number in range(300)], maxlen=5, approximate=False),
-    "make_groups": lambda broker: broker.make_groups(GROUP, [0, 1, 2], latest=True),
-    "heartbeat": lambda broker: broker.heartbeat(GROUP, "A", 60, ""),
-    "commit": lambda broker: broker.commit(GROUP, "A", 60, known_version="", document=Document()),
-    "install": lambda broker: broker.install(GROUP, 0, LATER, "A", foreign=True),
-    "claim": lambda broker: broker.claim(GROUP, 0, LATER, after=b"", count=100),
-    "set_deliveries": lambda broker: broker.set_deliveries(GROUP, 0, LATER, {b"1-1": 2}),
-    "settle": lambda broker: broker.settle(GROUP, [Acks(number, LATER, [b"1-1"] * 100) for number in range(3)]),
-    "remaining": lambda broker: broker.remaining(GROUP, [0, 1, 2]),
-    "remake_group": lambda broker: broker.remake_group(GROUP, 0, b""),
+    "make_groups": lambda broker: make_groups(broker, GROUP, [0, 1, 2], latest=True),
+    "heartbeat": lambda broker: broker.do(Heartbeat(GROUP, "A", 60, "")),
+    "commit": lambda broker: commit_document(broker, GROUP, "A", 60, known_version="", document=Document()),
+    "install": lambda broker: broker.do(Install(GROUP, 0, LATER, "A", foreign=True)),
+    "claim": lambda broker: broker.do(Claim(GROUP, 0, LATER, after=b"", count=100)),
+    "set_deliveries": lambda broker: broker.do(SetDeliveries(GROUP, 0, LATER, {b"1-1": 2})),
+    "settle": lambda broker: broker.do_each([Acknowledge(GROUP, number, LATER, [b"1-1"] * 100) for number in range(3)]),
+    "remaining": lambda broker: broker.do_each([ReadRemaining(GROUP, 0), ReadRemaining(GROUP, 1), ReadRemaining(GROUP, 2)]),
+    "remake_group": lambda broker: broker.do(RemakeGroup(GROUP, 0, b"")),
     **delivery_steps(LATER),
-    "release": lambda broker: broker.release(GROUP, 0, LATER),
+    "release": lambda broker: broker.do(Release(GROUP, 0, LATER)),
 }
 
 
@@ -227,7 +242,7 @@ async def test_each_step_is_one_round_trip(broker: RedisBroker, link: Link, monk
     monkeypatch.setattr(link, "call_packed", counting)
     await exercise(broker)
     for partition in range(3):
-        await broker.install(GROUP, partition, LATER, "A", foreign=True)
+        await broker.do(Install(GROUP, partition, LATER, "A", foreign=True))
     for name, step in STEPS.items():
         calls.clear()
         await step(broker)
@@ -235,7 +250,7 @@ async def test_each_step_is_one_round_trip(broker: RedisBroker, link: Link, monk
 
 
 async def test_a_steady_heartbeat_changes_one_score(broker: RedisBroker, server: Server) -> None:
-    version = await broker.commit(GROUP, "A", 60, known_version="", document=Document(epoch=1), joins=True)
+    version = await commit_document(broker, GROUP, "A", 60, known_version="", document=Document(epoch=1), joins=True)
     assert version is not None
 
     def changes() -> int:
@@ -244,7 +259,7 @@ async def test_a_steady_heartbeat_changes_one_score(broker: RedisBroker, server:
 
     before = changes()
     for number in range(10):
-        assert (await broker.heartbeat(GROUP, "A", 61 + number, version)).document is None
+        assert (await broker.do(Heartbeat(GROUP, "A", 61 + number, version))).document is None
     assert changes() - before == 10
 
 
@@ -263,7 +278,7 @@ def test_commands_are_packed_as_hiredis_packs_them(topic: str, trimming: tuple[b
 
 
 async def test_a_refused_append_tells_what_was_appended(broker: RedisBroker, server: Server, namespace: str) -> None:
-    await broker.make_topic("orders", 3)
+    await broker.do(MakeTopic("orders", 3))
     stream = f"{{{namespace}:orders:1}}:0"
     server.command("DEL", stream)
     server.command("SET", stream, "somebody else's")
@@ -285,7 +300,7 @@ async def test_foreign_keys_are_errors_of_the_server(broker: RedisBroker, server
         server.command("SET", key, "somebody else's")
     server.command("SET", f"{{{namespace}:orders:0}}:0", "somebody else's")
     steps: dict[str, Step] = STEPS | {
-        "make_topic": lambda broker: broker.make_topic("orders", 1),
+        "make_topic": lambda broker: broker.do(MakeTopic("orders", 1)),
         "open_reader": lambda broker: broker.open_reader(GROUP, 0, TOKEN, "A"),
     }
     for name, step in steps.items():

@@ -14,18 +14,24 @@ import pytest
 
 from redisaq import Consumer, Message, Producer
 from redisaq.admin import Admin
-from redisaq.brokers.administration import START
-from redisaq.brokers.base import Acks, GroupName, ReaderMark
-from redisaq.brokers.delivery import Body, Resolution
-from redisaq.brokers.producing import Delayed
 from redisaq.brokers.redis import RedisBroker, scripts
-from redisaq.brokers.retention import Terms
+from redisaq.brokers.steps.administration import START, Disband, DropGroup, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
+from redisaq.brokers.steps.coordination import Heartbeat, make_groups
+from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.steps.producing import AppendOnce, Delayed, Find, ReadBacklog, delay
+from redisaq.brokers.steps.retention import ReadKeeping, Sight, Trim
+from redisaq.brokers.steps.retrying import Redrive, StartRetry, TakeDue
+from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Resolve
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, Terms
+from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.membership import Document, MemberEntry
+from redisaq.core.records import Body, Resolution
 from redisaq.errors import ServerError
 from redisaq.events import Event, NotificationsNotPermitted
 from redisaq.link import Link, parse_address
 from redisaq.outcomes import DeadLetter
 from redisaq.settings import RetryPolicy
+from tests.conformance.steps import commit_document
 from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -53,11 +59,11 @@ class Scene:
         """Make everything anew: three pending entries, one trimmed, one unread, a retry, a dead letter, a due delayed message."""
         self.wipe()
         full, group = self.full, GROUP
-        await full.make_topic("orders", 1, terms=Terms(10.0, acked=True, idle=60.0))
-        await full.make_groups(group, [0], latest=False)
+        await full.do(MakeTopic("orders", 1, terms=Terms(10.0, acked=True, idle=60.0)))
+        await make_groups(full, group, [0], latest=False)
         document = Document(1, {"A": MemberEntry("A")}, 1, {0: "A"}, {0: "A"}, {0: TOKEN})
-        await full.commit(group, "A", 60.0, known_version="", document=document, joins=True)
-        await full.install(group, 0, TOKEN, "A", foreign=True)
+        await commit_document(full, group, "A", 60.0, known_version="", document=document, joins=True)
+        await full.do(Install(group, 0, TOKEN, "A", foreign=True))
         reader = await full.open_reader(group, 0, TOKEN, "A")
         appended = await full.append("orders", [(0, FIELDS)] * 7, maxlen=None, approximate=False)
         self.ids = [one for one in appended if one is not None]
@@ -67,8 +73,8 @@ class Scene:
             Resolution("stream", "retry", Body(self.ids[0], FIELDS), due=1),
             Resolution("stream", "dead", Body(self.ids[1], FIELDS)),
         ]
-        await full.resolve(group, 0, TOKEN, resolutions, dead_maxlen=None)
-        await full.delay("orders", [Delayed(0, b"p-9", 2, FIELDS)])
+        await full.do(Resolve(group, 0, TOKEN, resolutions, dead_maxlen=None))
+        await delay(full, "orders", [Delayed(0, b"p-9", 2, FIELDS)])
         self.command("XDEL", self.key("0"), self.ids[2])
 
     def key(self, name: str) -> str:
@@ -115,7 +121,7 @@ class Scene:
 
 async def _resolve(scene: Scene, source: Any, to: Any, entry_id: bytes) -> None:
     resolution = Resolution(source, to, Body(entry_id, FIELDS, 0, 0), due=99)
-    assert (await scene.broker.resolve(GROUP, 0, TOKEN, [resolution], dead_maxlen=5)).moved == (True,)
+    assert (await scene.broker.do(Resolve(GROUP, 0, TOKEN, [resolution], dead_maxlen=5))).moved == (True,)
 
 
 async def _open_reader(scene: Scene) -> None:
@@ -124,80 +130,80 @@ async def _open_reader(scene: Scene) -> None:
 
 async def _once(scene: Scene, due: int | None) -> None:
     args: dict[str, Any] = {"dedup_id": "x", "window": 60.0, "due": due, "maxlen": None, "approximate": False}
-    assert await scene.broker.append_once("orders", 0, FIELDS, **args) == b"p-1"
+    assert await scene.broker.do(AppendOnce("orders", 0, FIELDS, **args)) == b"p-1"
 
 
 async def _beat_elsewhere(scene: Scene) -> None:
     script = "redis.call('HDEL', KEYS[1], '') redis.call('HSET', KEYS[1], 'run_id', 'another')"  # also where memory is full
     scene.command("EVAL", script, 1, scene.group_key("state"))
-    await scene.broker.heartbeat(GROUP, "A", 60.0, "")
+    await scene.broker.do(Heartbeat(GROUP, "A", 60.0, ""))
 
 
 async def _commit(scene: Scene) -> None:
-    beat = await scene.full.heartbeat(GROUP, "A", 60.0, "")
+    beat = await scene.full.do(Heartbeat(GROUP, "A", 60.0, ""))
     assert beat.document is not None
     args: dict[str, Any] = {"known_version": beat.version, "document": beat.document, "joins": True, "freeze": True}
-    assert await scene.broker.commit(GROUP, "B", 60.0, **args) is not None
+    assert await commit_document(scene.broker, GROUP, "B", 60.0, **args) is not None
 
 
 async def _remake(scene: Scene) -> None:
     scene.command("XGROUP", "DESTROY", scene.key("0"), "billing")
-    await scene.broker.remake_group(GROUP, 0, scene.ids[3])
+    await scene.broker.do(RemakeGroup(GROUP, 0, scene.ids[3]))
 
 
 async def _sight(scene: Scene) -> None:
     scene.command("XTRIM", scene.key("0"), "MAXLEN", 0)
-    await scene.broker.sight(GROUP, 0, TOKEN, since=None, read=0)
+    await scene.broker.do(Sight(GROUP, 0, TOKEN, since=None, read=0))
 
 
 async def _delay(scene: Scene) -> None:
-    assert await scene.broker.delay("orders", [Delayed(0, b"p-8", 1, FIELDS), Delayed(0, b"p-7", 5, FIELDS)]) == [True, True]
+    assert await delay(scene.broker, "orders", [Delayed(0, b"p-8", 1, FIELDS), Delayed(0, b"p-7", 5, FIELDS)]) == [True, True]
 
 
 async def _trim(scene: Scene) -> None:
-    await scene.broker.trim("orders", 0, await scene.full.keeping([GROUP]), ["billing"])
+    await scene.broker.do(Trim("orders", 0, await scene.full.do(ReadKeeping(GROUP)), ["billing"]))
 
 
 STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "make_topic": (
-        lambda s: s.broker.make_topic("more", 1, terms=Terms(5.0, acked=True, idle=3.0)),
+        lambda s: s.broker.do(MakeTopic("more", 1, terms=Terms(5.0, acked=True, idle=3.0))),
         ("make_topic", "name_topic", "make_stream"),
     ),
-    "grow_topic": (lambda s: s.broker.grow_topic("orders", 2), ("make_topic", "name_topic", "make_stream", "grow_topic")),
-    "make_groups": (lambda s: s.broker.make_groups(GroupName("orders", "new"), [0], latest=False), ("make_group",)),
-    "heartbeat": (lambda s: s.broker.heartbeat(GROUP, "A", 60.0, ""), ("heartbeat",)),
+    "grow_topic": (lambda s: s.broker.do(GrowTopic("orders", 2)), ("make_topic", "name_topic", "make_stream", "grow_topic")),
+    "make_groups": (lambda s: make_groups(s.broker, GroupName("orders", "new"), [0], latest=False), ("make_group",)),
+    "heartbeat": (lambda s: s.broker.do(Heartbeat(GROUP, "A", 60.0, "")), ("heartbeat",)),
     "heartbeat of another server": (_beat_elsewhere, ("heartbeat",)),
     "commit": (_commit, ("commit",)),
-    "install": (lambda s: s.broker.install(GROUP, 0, TOKEN + 1, "B", foreign=True), ("install",)),
+    "install": (lambda s: s.broker.do(Install(GROUP, 0, TOKEN + 1, "B", foreign=True)), ("install",)),
     "open_reader": (_open_reader, ("register",)),
-    "fence": (lambda s: s.broker.fence(GROUP, 0, TOKEN, [ReaderMark(1, "x", "another")]), ("unregister",)),
-    "release": (lambda s: s.broker.release(GROUP, 0, TOKEN), ("release",)),
-    "claim": (lambda s: s.broker.claim(GROUP, 0, TOKEN, after=b"", count=10), ("claim",)),
-    "set_deliveries": (lambda s: s.broker.set_deliveries(GROUP, 0, TOKEN, {s.ids[3]: 4}, raising=True), ("deliveries",)),
-    "settle": (lambda s: s.broker.settle(GROUP, [Acks(0, TOKEN, [s.ids[3], s.ids[4]])]), ("settle",)),
+    "fence": (lambda s: s.broker.do(Fence(GROUP, 0, TOKEN, [ReaderMark(1, "x", "another")])), ("unregister",)),
+    "release": (lambda s: s.broker.do(Release(GROUP, 0, TOKEN)), ("release",)),
+    "claim": (lambda s: s.broker.do(Claim(GROUP, 0, TOKEN, after=b"", count=10)), ("claim",)),
+    "set_deliveries": (lambda s: s.broker.do(SetDeliveries(GROUP, 0, TOKEN, {s.ids[3]: 4}, raising=True)), ("deliveries",)),
+    "settle": (lambda s: s.broker.do_each([Acknowledge(GROUP, 0, TOKEN, [s.ids[3], s.ids[4]])]), ("settle",)),
     "resolve to retry": (lambda s: _resolve(s, "stream", "retry", s.ids[3]), ("resolve",)),
     "resolve to dead": (lambda s: _resolve(s, "stream", "dead", s.ids[3]), ("resolve",)),
     "resolve retry again": (lambda s: _resolve(s, "retry", "retry", s.ids[0]), ("resolve",)),
     "resolve retry to dead": (lambda s: _resolve(s, "retry", "dead", s.ids[0]), ("resolve",)),
     "resolve retry to done": (lambda s: _resolve(s, "retry", "done", s.ids[0]), ("resolve",)),
-    "start_retry": (lambda s: s.broker.start_retry(GROUP, 0, TOKEN, entry_id=s.ids[0], life=0, attempt=1), ("start_retry",)),
-    "due": (lambda s: s.broker.due(GROUP, 0, TOKEN, count=10), ("due",)),
+    "start_retry": (lambda s: s.broker.do(StartRetry(GROUP, 0, TOKEN, entry_id=s.ids[0], life=0, attempt=1)), ("start_retry",)),
+    "due": (lambda s: s.broker.do(TakeDue(GROUP, 0, TOKEN, count=10)), ("due",)),
     "remake_group": (_remake, ("remake_group",)),
-    "remaining": (lambda s: s.broker.remaining(GROUP, [0]), ("remaining",)),
+    "remaining": (lambda s: s.broker.do_each([ReadRemaining(GROUP, 0)]), ("remaining",)),
     "delay": (_delay, ("delay",)),
     "append_once": (lambda s: _once(s, None), ("append_once",)),
     "append_once delayed": (lambda s: _once(s, 1), ("append_once",)),
-    "find": (lambda s: s.broker.find("orders", 0, b"0-0", [b"p-1"]), ("find",)),
-    "backlog": (lambda s: s.broker.backlog("orders", [0]), ("backlog",)),
-    "view_streams": (lambda s: s.broker.view_streams("orders", [0]), ("view_stream",)),
-    "view_group": (lambda s: s.broker.view_group(GROUP), ("view_group",)),
-    "view_partitions": (lambda s: s.broker.view_partitions(GROUP, [0]), ("view_partition",)),
-    "pause": (lambda s: s.broker.set_paused(GROUP, paused=True), ("pause",)),
-    "seek": (lambda s: s.broker.seek(GROUP, 0, START), ("seek",)),
-    "disband": (lambda s: s.broker.disband(GROUP, force=True), ("disband",)),
-    "drop_group": (lambda s: s.broker.drop_group(GROUP, [0]), ("drop_group",)),
-    "redrive": (lambda s: s.broker.redrive(GROUP, 0, None, count=5), ("redrive",)),
-    "keeping": (lambda s: s.broker.keeping([GROUP]), ("keeping",)),
+    "find": (lambda s: s.broker.do(Find("orders", 0, b"0-0", [b"p-1"])), ("find",)),
+    "backlog": (lambda s: s.broker.do_each([ReadBacklog("orders", 0)]), ("backlog",)),
+    "view_streams": (lambda s: s.broker.do_each([ViewStream("orders", 0)]), ("view_stream",)),
+    "view_group": (lambda s: s.broker.do(ViewGroup(GROUP)), ("view_group",)),
+    "view_partitions": (lambda s: s.broker.do_each([ViewPartition(GROUP, 0)]), ("view_partition",)),
+    "pause": (lambda s: s.broker.do(SetPaused(GROUP, paused=True)), ("pause",)),
+    "seek": (lambda s: s.broker.do(Seek(GROUP, 0, START)), ("seek",)),
+    "disband": (lambda s: s.broker.do(Disband(GROUP, force=True)), ("disband",)),
+    "drop_group": (lambda s: s.broker.do_each([DropGroup(GROUP, 0)]), ("drop_group",)),
+    "redrive": (lambda s: s.broker.do(Redrive(GROUP, 0, None, count=5)), ("redrive",)),
+    "keeping": (lambda s: s.broker.do(ReadKeeping(GROUP)), ("keeping",)),
     "trim": (_trim, ("trim",)),
     "sight": (_sight, ("sight",)),
 }

@@ -6,6 +6,7 @@ The server is stopped (the kernel goes on acknowledging), or stands behind a pro
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -14,7 +15,8 @@ import anyio
 import pytest
 
 from redisaq import Admin, Producer
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed
 from tests.breaking_proxy import BreakingProxy
 from tests.server_fixtures import ServerPool
@@ -263,7 +265,7 @@ async def make_group(url: str, namespace: str) -> None:
     """Make a topic, and a paused group of it that nobody works for."""
     async with Producer("jobs", url, namespace=namespace) as producer, Admin(url, namespace=namespace) as admin:
         await producer.enqueue({})
-        await admin._broker.make_groups(GroupName("jobs", "workers"), [0], latest=False)
+        await make_groups(admin._broker, GroupName("jobs", "workers"), [0], latest=False)
         await admin.pause("jobs", "workers")
 
 
@@ -297,13 +299,15 @@ async def test_a_change_that_was_not_answered_says_so(
     await make_group(valkey_server.url, namespace)
     async with Admin(proxy.url, namespace=namespace, timeout=TIME) as admin:
         broker: Any = admin._broker
-        real = getattr(broker, step)
+        real = {name: getattr(broker, name) for name in ("do", "do_each")}
 
-        async def swallowed(*words: Any, **named: Any) -> Any:
-            proxy.swallow()
-            return await real(*words, **named)
+        async def swallowed(name: str, asked: Any) -> Any:
+            if (asked if name == "do" else asked[0]).name == step:
+                proxy.swallow()
+            return await real[name](asked)
 
-        monkeypatch.setattr(broker, step, swallowed)
+        for method in real:
+            monkeypatch.setattr(broker, method, functools.partial(swallowed, method))
         error = await outcome_of(call(admin))
         monkeypatch.undo()
         if step == "redrive":

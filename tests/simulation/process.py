@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.terms import GroupName
 from redisaq.settings import RetryPolicy
 
 

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from redisaq import Message, RetryPolicy
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.terms import GroupName
 from redisaq.testing import Report, Simulation
 from tests.simulation.judged import simulate
 from tests.simulation.variants.crowd import GROUP, TOPIC, owned, takes, topic, until

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.terms import GroupName
 from redisaq.events import LeaseLost, PartitionAcquired
 from redisaq.testing.record import Record
 from tests.simulation.judges.court import Court

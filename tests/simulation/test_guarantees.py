@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from redisaq import Message
-from redisaq.brokers.base import Acks, GroupName, Settled
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.settling import Acknowledge, Settled
 from redisaq.testing import Observer, Run, Simulation, simulate
 from tests.simulation.variants.breaking import Change, Function, taken_out
 from tests.simulation.variants.crowd import TOPIC, owned, takes, topic, until
@@ -53,18 +53,18 @@ async def crashing(sim: Simulation) -> None:
 
 
 def settles_nothing(original: Function) -> Function:
-    calls: list[Acks] = []
+    calls: list[Acknowledge] = []
 
-    def settle(store: MemoryStore, group: GroupName, acks: Acks) -> Settled:
-        calls.append(acks)
-        return original(store, group, acks) if len(calls) > 1 else Settled(done=True, token=acks.token)
+    def acknowledge(store: MemoryStore, step: Acknowledge) -> Settled:
+        calls.append(step)
+        return original(store, step) if len(calls) > 1 else Settled(done=True, token=step.token)
 
-    return settle
+    return acknowledge
 
 
 @both
 def test_what_is_done_and_runs_again_is_reported(backend: Backend) -> None:
-    with taken_out(Change(MemoryStore, "settle", settles_nothing)) as uses:
+    with taken_out(Change(Acknowledge, "", settles_nothing)) as uses:
         report = simulate(crashing, 1, backend)
     assert not uses.unused
     assert any("which is done" in one for one in report.violations), report.violations

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from redisaq import Message, RetryPolicy
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.terms import GroupName
 from redisaq.testing.observing import Run
 from tests.simulation.judges.histories import Histories
 from tests.simulation.process import Told

@@ -15,11 +15,10 @@ import msgspec
 import pytest
 
 from redisaq import DeadLetter, Message, RetryPolicy, admin, events
-from redisaq.brokers.base import GroupName
-from redisaq.brokers.delivery import Resolution
-from redisaq.brokers.memory import administration, delivery
+from redisaq.brokers.memory import retrying as retrying_steps
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.administration import DropTopic, Seek
 from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.handling import Execution
 from redisaq.consuming.member import Member
@@ -30,6 +29,7 @@ from redisaq.core import in_flight
 from redisaq.core.codec import EntryDecoder
 from redisaq.core.in_flight import InFlight
 from redisaq.core.lanes import Lanes
+from redisaq.core.records import Resolution
 from redisaq.errors import ConnectionFailed
 from redisaq.testing import Fault, Simulation
 from tests.simulation.judged import simulate
@@ -327,9 +327,9 @@ def counted_twice(original: Function) -> Function:
 
 
 def marks_stay(original: Function) -> Function:
-    def drop_topic(store: MemoryStore, topic: str) -> None:
+    def drop_topic(store: MemoryStore, step: DropTopic) -> None:
         marks = store.marks.copy()
-        original(store, topic)
+        original(store, step)
         store.marks.update(marks)
 
     return drop_topic
@@ -355,11 +355,12 @@ def seek_that(*keeps: str) -> Callable[[Function], Function]:
     """Let a seek leave something as it was: the group's position, what is pending, what is parked."""
 
     def without(original: Function) -> Function:
-        def seek(store: MemoryStore, group: GroupName, partition: int, position: bytes) -> None:
+        def seek(store: MemoryStore, step: Seek) -> None:
+            group, partition = step.group, step.partition
             cursor = store.streams[group.topic, partition].groups[group.group]
             shelf = store.shelf(group, partition)
             last, pending, retry = cursor.last_delivered, dict(cursor.pending), dict(shelf.retry)
-            original(store, group, partition, position)
+            original(store, step)
             if "position" in keeps:
                 cursor.last_delivered = last
             if "pending" in keeps:
@@ -392,7 +393,9 @@ class Mutant:
 
 MUTANTS: dict[str, Mutant] = {
     "retries before they are due": Mutant([Change(Shelf, "due", due_early)], "s before it was due"),
-    "delayed messages before they are due": Mutant([Change(delivery, "_move_delayed", delayed_early)], "was put into .* before it was due"),
+    "delayed messages before they are due": Mutant(
+        [Change(retrying_steps, "_move_delayed", delayed_early)], "was put into .* before it was due"
+    ),
     "parked retries ten times too late": Mutant([Change(RetryTimer, "_fetch", due_late)], "after it could have", retrying),
     "pauses that are none of the policy's": Mutant([Change(in_flight, "judge", longer_pauses)], "wait for .* not from"),
     "messages without their headers": Mutant([Change(EntryDecoder, "decode", no_headers)], "was handed .* its producer was given"),
@@ -424,7 +427,7 @@ MUTANTS: dict[str, Mutant] = {
     "a group that never rests": Mutant([Change(RetryTimer, "_longest", lambda _original: lambda _timer: 0.1)], "had nothing to do"),
     "handlers that are counted twice": Mutant([Change(OwnedPartition, "returned", counted_twice)], "counts .* handled"),
     "failures that are counted twice": Mutant([Change(OwnedPartition, "failed", failed_twice)], "counts .* failed", dying),
-    "topics that leave their marks": Mutant([Change(administration, "drop_topic", marks_stay)], "is gone, and has left", deleting),
+    "topics that leave their marks": Mutant([Change(DropTopic, "", marks_stay)], "is gone, and has left", deleting),
     "one key at a time": Mutant(
         [
             Change(Lanes, "add", lambda original: lambda lanes, item, key: original(lanes, item, key and "one")),
@@ -441,12 +444,12 @@ MUTANTS: dict[str, Mutant] = {
         "it had room, and its lane was free",
         keys,
     ),
-    "a seek that moves nothing": Mutant([Change(administration, "seek", seek_that("position"))], "the position of .* not", moving),
+    "a seek that moves nothing": Mutant([Change(Seek, "", seek_that("position"))], "the position of .* not", moving),
     "a seek that leaves what is pending": Mutant(
-        [Change(administration, "seek", seek_that("pending"))], "is delivered anew, and pending as well", moving
+        [Change(Seek, "", seek_that("pending"))], "is delivered anew, and pending as well", moving
     ),
     "a seek that leaves what is parked": Mutant(
-        [Change(administration, "seek", seek_that("retry"))], "is delivered anew, and to be tried again as well", moving
+        [Change(Seek, "", seek_that("retry"))], "is delivered anew, and to be tried again as well", moving
     ),
     "a timer that relies on notifications": Mutant(
         [Change(RetryTimer, "_longest", lambda _original: lambda _timer: math.inf)], "after it could have been", unheard, UNHEARD

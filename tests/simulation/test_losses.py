@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from redisaq.brokers.base import GroupName
-from redisaq.brokers.memory.coordination import Coordination, GroupState
-from redisaq.brokers.memory.holdings import Holdings
-from redisaq.brokers.memory.leases import Lease
+from redisaq.brokers.memory.holdings import Holdings, Lease
+from redisaq.brokers.memory.members import Coordination, GroupState
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, encode_document
 from redisaq.events import LeaseLost, PartitionAcquired
 from redisaq.message import Message

@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from redisaq.brokers import open_broker
-from redisaq.brokers.base import Broker
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.topics import ReadTopic
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, SettingsError
 from redisaq.testing import Fault, FaultPlan, Simulation
 from redisaq.testing.faults import Kind
@@ -51,7 +52,7 @@ def test_a_silent_connection_answers_nobody_and_then_breaks(kind: Kind, carried_
     async def scenario(sim: Simulation) -> None:
         await topic(sim, 1)
         broker = open_broker(URL, "redisaq")
-        await broker.topic(TOPIC)
+        await broker.do(ReadTopic(TOPIC))
         with anyio.move_on_after(1.0) as given_up:
             await append(broker)()  # operation 2: who gives up leaves the connection as it is
         assert given_up.cancelled_caught
@@ -126,7 +127,7 @@ def test_a_server_that_stands_still_carries_out_later_what_it_was_sent(backend: 
     async def scenario(sim: Simulation) -> None:
         await topic(sim, 1)
         broker = open_broker(URL, "redisaq")
-        await broker.topic(TOPIC)
+        await broker.do(ReadTopic(TOPIC))
         await sim.silence(3.0)
         took, error = await broken(append(broker))
         assert took == pytest.approx(3.0, abs=0.01)
@@ -153,7 +154,7 @@ def test_a_server_that_was_away_is_another_run_with_the_same_data(backend: Backe
         run_id = sim.store.run_id
 
         async def ask() -> None:
-            took, error = await broken(lambda: broker.topic(TOPIC))
+            took, error = await broken(lambda: broker.do(ReadTopic(TOPIC)))
             assert took < 1.0
             assert not error.maybe_executed
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from redisaq.brokers.base import Beat
+from redisaq.brokers.steps.coordination import Beat
 from redisaq.core.membership import (
     Document,
     Step,

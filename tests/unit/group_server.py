@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from redisaq.brokers.base import Beat, Installed, TopicState
+from redisaq.brokers.steps.coordination import Beat
+from redisaq.brokers.steps.leases import Installed
+from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.membership import EMPTY, Document
 
 TTL = 120  # the server's units of time, of which a lease lasts this many

@@ -1,33 +1,46 @@
-"""Looking after topics and groups, as synchronous steps at a store; see AdminBroker."""
+"""Looking after topics and groups, at a store; see steps.administration."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
-from redisaq.brokers.administration import END, LOOKED_AT, GroupView, PartitionView, StreamView
 from redisaq.brokers.memory import retention
-from redisaq.brokers.memory.coordination import Coordination
+from redisaq.brokers.memory.members import Coordination
+from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import GroupCursor, Stream
-from redisaq.brokers.terms import GroupName
+from redisaq.brokers.steps.administration import (
+    END,
+    LOOKED_AT,
+    Disband,
+    DropGroup,
+    DropTopic,
+    GroupView,
+    PartitionView,
+    Seek,
+    SetPaused,
+    StreamView,
+    ViewGroup,
+    ViewPartition,
+    ViewStream,
+)
 from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.core.membership import read_document
 from redisaq.core.retention import IDLE
 
 
-def view_streams(store: MemoryStore, topic: str, partitions: Sequence[int]) -> list[StreamView]:
-    """Return how each partition stands."""
-    views: list[StreamView] = []
-    for number in partitions:
-        stream = store.streams.get((topic, number), Stream())
-        views.append(StreamView(len(stream), len(store.delayed.get((topic, number), ())), tuple(sorted(stream.groups))))
-    return views
+@does(ViewStream)
+def view_stream(store: MemoryStore, step: ViewStream) -> StreamView:
+    """Return how the partition stands."""
+    stream = store.streams.get(step.place, Stream())
+    return StreamView(len(stream), len(store.delayed.get(step.place, ())), tuple(sorted(stream.groups)))
 
 
-def view_group(store: MemoryStore, group: GroupName) -> GroupView:
+@does(ViewGroup)
+def view_group(store: MemoryStore, step: ViewGroup) -> GroupView:
     """Return how the group's coordination stands."""
+    group = step.group
     found = store.coordination.get(group, Coordination())
     document = None if found.state is None else read_document(found.state.document)
     since = retention.alone_from(store, group)
@@ -37,13 +50,11 @@ def view_group(store: MemoryStore, group: GroupName) -> GroupView:
     return GroupView(store.now(), found.paused, dict(found.members), document, alone, lapsed)
 
 
-def view_partitions(store: MemoryStore, group: GroupName, partitions: Sequence[int]) -> list[PartitionView]:
-    """Return how the group stands in each partition."""
-    return [_view_partition(store, group, number) for number in partitions]
-
-
-def _view_partition(store: MemoryStore, group: GroupName, partition: int) -> PartitionView:
-    stream = store.streams.get((group.topic, partition), Stream())
+@does(ViewPartition)
+def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
+    """Return how the group stands in the partition."""
+    group, partition = step.group, step.partition
+    stream = store.streams.get(step.place, Stream())
     found, lease = stream.groups.get(group.group), store.lease(group, partition)
     cursor = found or GroupCursor(START)
     shelf = store.shelves.get((group, partition)) or Shelf()
@@ -54,7 +65,7 @@ def _view_partition(store: MemoryStore, group: GroupName, partition: int) -> Par
         pending=len(cursor.pending),
         retry=len(shelf.retry),
         dead=len(shelf.dead),
-        delayed=len(store.delayed.get((group.topic, partition), ())),
+        delayed=len(store.delayed.get(step.place, ())),
         token=lease.token,
         holder=lease.holder,
         last_delivered=format_id(cursor.last_delivered),
@@ -63,45 +74,50 @@ def _view_partition(store: MemoryStore, group: GroupName, partition: int) -> Par
     )
 
 
-def set_paused(store: MemoryStore, group: GroupName, *, paused: bool) -> None:
+@does(SetPaused)
+def set_paused(store: MemoryStore, step: SetPaused) -> None:
     """Pause the group, or let it go on."""
-    store.members(group).paused = paused
-    store.ring(group)
+    store.members(step.group).paused = step.paused
+    store.ring(step.group)
 
 
-def seek(store: MemoryStore, group: GroupName, partition: int, position: bytes) -> None:
+@does(Seek)
+def seek(store: MemoryStore, step: Seek) -> None:
     """Let the group go on after a position; what stands after it and was delivered is new again, if it is still there."""
-    stream = store.make_stream(group.topic, partition)
-    wanted = stream.last_id if position == END else min(parse_id(position), stream.last_id)
-    stream.make_group(group.group, wanted)
-    cursor = stream.groups[group.group]
+    stream, name = store.make_stream(*step.place), step.group.group
+    wanted = stream.last_id if step.position == END else min(parse_id(step.position), stream.last_id)
+    stream.make_group(name, wanted)
+    cursor = stream.groups[name]
     for entry_id in [one for one in cursor.pending if one > wanted and stream.fields(one) is not None]:
         del cursor.pending[entry_id]
-    retry = store.shelf(group, partition).retry
-    for name in [one for one in retry if parse_id(one) > wanted and stream.fields(parse_id(one)) is not None]:
-        del retry[name]
+    retry = store.shelf(step.group, step.partition).retry
+    for retried in [one for one in retry if parse_id(one) > wanted and stream.fields(parse_id(one)) is not None]:
+        del retry[retried]
     cursor.last_delivered, cursor.lost = wanted, 0  # what is not there any more at the new position is nobody's loss
 
 
-def disband(store: MemoryStore, group: GroupName, *, force: bool) -> tuple[str, ...]:
+@does(Disband)
+def disband(store: MemoryStore, step: Disband) -> tuple[str, ...]:
     """Drop the group's coordination, but for live members without force; return these."""
-    live = view_group(store, group).live
-    if force or not live:
-        store.forget_group(group)
-        store.ring(group)
+    live = view_group(store, ViewGroup(step.group)).live
+    if step.force or not live:
+        store.forget_group(step.group)
+        store.ring(step.group)
     return live
 
 
-def drop_group(store: MemoryStore, group: GroupName, partitions: Sequence[int]) -> None:
-    """Take the group out of each partition."""
-    for number in partitions:
-        store.forget_cursor(group, number)
-        store.leases.pop((group, number), None)
-        store.shelves.pop((group, number), None)
+@does(DropGroup)
+def drop_group(store: MemoryStore, step: DropGroup) -> None:
+    """Take the group out of the partition."""
+    store.forget_cursor(step.group, step.partition)
+    store.leases.pop((step.group, step.partition), None)
+    store.shelves.pop((step.group, step.partition), None)
 
 
-def drop_topic(store: MemoryStore, topic: str) -> None:
+@does(DropTopic)
+def drop_topic(store: MemoryStore, step: DropTopic) -> None:
     """Drop the topic whole."""
+    topic = step.topic
     beside = {(group.topic, number) for group, number in {*store.leases, *store.shelves}}
     for number in {number for name, number in {*store.streams, *store.delayed, *beside} if name == topic}:
         store.forget_partition(topic, number)

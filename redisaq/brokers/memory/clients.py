@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from redisaq.brokers.base import GroupName, RawEntry, ReaderMark
+from redisaq.brokers.terms import GroupName, RawEntry, ReaderMark
 
 
 @dataclass(eq=False)

@@ -1,129 +1,31 @@
-"""A group's coordination: the members' expiries and the document, with the two steps that change them (M2 to M9).
-
-In come the server's time and id and what a member asks; out goes a Beat or a version. What always holds: a document is only
-replaced under its own version, a member whose time has run out never lives again, and nothing held is dropped while frozen.
-"""
+"""A group's document and members, and the group in each stream, at a store; see steps.coordination."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-from redisaq.brokers.base import Beat, TopicState
-from redisaq.core.membership import Document, encode_document, read_document
-
-
-@dataclass
-class GroupState:
-    """The document and what stands beside it.
-
-    Attributes:
-        version: random, so that a document made anew is never taken for an older one (M3).
-        document: encoded: members in one process must not share what they could change.
-        run_id: of the server that wrote or last confirmed the expiries (M7).
-        born: when this state was made (M8).
-        frozen_until: until then nothing held may be dropped (M7, M8).
-        changed: when the document was last replaced: a member that left was there until then.
-    """
-
-    version: str
-    document: bytes
-    run_id: str
-    born: int
-    frozen_until: int
-    changed: int
+from redisaq.brokers.memory.registry import does
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup
+from redisaq.core.entry_ids import START
 
 
-@dataclass
-class Coordination:
-    """A group's members (incarnation -> expiry), its state, None where there is none, and whether an admin has paused it."""
+@does(MakeGroup)
+def make_group(store: MemoryStore, step: MakeGroup) -> None:
+    """Make the group in the stream if it is not there (G6)."""
+    stream = store.make_stream(*step.place)
+    stream.make_group(step.group.group, stream.last_id if step.latest else START, younger=step.younger)
 
-    members: dict[str, int] = field(default_factory=dict[str, int])
-    state: GroupState | None = None
-    paused: bool = False
 
-    def heartbeat(self, incarnation: str, extension: int, known_version: str, *, now: int, run_id: str, topic: TopicState | None) -> Beat:
-        """Extend the incarnation by `extension` microseconds if it lives, and tell it how the group stands."""
-        state = self.state
-        if state is not None and state.run_id != run_id:  # M7: this server may have missed the last heartbeats
-            state.run_id = run_id
-            state.frozen_until = max(state.frozen_until, now + extension)
-            # Nobody's time is cut short by a member of a shorter ttl.
-            self.members = {member: max(expiry, now + extension) for member, expiry in self.members.items()}
-        alive = self._lives(incarnation, now)
-        if alive:
-            self.members[incarnation] = now + extension
-        others = {member: expiry for member, expiry in self.members.items() if member != incarnation}
-        answer = Beat(
-            alive=alive,
-            now=now,
-            expired=tuple(sorted(member for member, expiry in others.items() if expiry <= now)),
-            next_expiry=min((expiry for expiry in others.values() if expiry > now), default=None),
-            topic=topic,
-            paused=self.paused,
-        )
-        if state is None:
-            return answer
-        document = read_document(state.document) if state.version != known_version else None
-        return Beat(
-            alive=answer.alive,
-            now=answer.now,
-            version=state.version,
-            document=document,
-            expired=answer.expired,
-            next_expiry=answer.next_expiry,
-            topic=answer.topic,
-            born=state.born,
-            frozen_until=state.frozen_until,
-            paused=self.paused,
-            damaged=document is None and state.version != known_version,
-        )
+@does(Heartbeat)
+def heartbeat(store: MemoryStore, step: Heartbeat) -> Beat:
+    """Extend the incarnation's time if it lives (M5, M7)."""
+    topic = store.topics.get(step.group.topic)
+    return store.members(step.group).heartbeat(step, now=store.now(), run_id=store.run_id, topic=topic)
 
-    def commit(
-        self,
-        incarnation: str,
-        extension: int,
-        document: Document,
-        *,
-        known_version: str,
-        new_version: str,
-        joins: bool,
-        leaves: bool,
-        freeze: bool,
-        expired: Sequence[str],
-        now: int,
-        run_id: str,
-    ) -> bool:
-        """Replace the document under its version, and the members with it (M2); False, and nothing done, if refused."""
-        state = self.state
-        if known_version != (state.version if state is not None else ""):
-            return False
-        if state is not None and state.run_id != run_id:  # M7: what the caller knows is of another server; it must ask again
-            return False
-        if not joins and not self._lives(incarnation, now):  # M5
-            return False
-        # M5: its time is looked at again. Who is not in the set cannot beat any more, so it is as good as expired.
-        if any(self._lives(member, now) for member in expired):
-            return False
-        if expired and state is not None and state.frozen_until > now:  # M7
-            return False
-        encoded = encode_document(document)
-        frozen_until = now + extension if freeze else 0
-        if state is None:
-            self.state = GroupState(new_version, encoded, run_id, born=now, frozen_until=frozen_until, changed=now)
-        else:
-            state.version = new_version
-            state.document = encoded
-            state.changed = now
-            state.frozen_until = max(state.frozen_until, frozen_until)
-        for member in expired:
-            self.members.pop(member, None)
-        if joins:
-            self.members[incarnation] = now + extension
-        if leaves:
-            self.members.pop(incarnation, None)
-        return True
 
-    def _lives(self, incarnation: str, now: int) -> bool:
-        expiry = self.members.get(incarnation)
-        return expiry is not None and expiry > now
+@does(Commit)
+def commit(store: MemoryStore, step: Commit) -> bool:
+    """Replace the document under its version (M2, M3)."""
+    done = store.members(step.group).commit(step, now=store.now(), run_id=store.run_id)
+    if done:
+        store.ring(step.group)
+    return done

@@ -8,14 +8,49 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 
-from redisaq.brokers.base import GroupName, TopicState
-from redisaq.brokers.memory.coordination import Coordination
-from redisaq.brokers.memory.leases import Lease
+from redisaq.brokers.memory.members import Coordination
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.streams import Stream
+from redisaq.brokers.steps.leases import Installed
+from redisaq.brokers.steps.topics import TopicState
+from redisaq.brokers.terms import GroupName, ReaderMark
 
 Place = tuple[str, int]
 """A topic and one of its partitions."""
+
+
+@dataclass
+class Lease:
+    """Who may touch a partition's pending entries.
+
+    Attributes:
+        token: the one that stands, 0 before the first.
+        holder: the incarnation that installed it, "" once released.
+        readers: connections that may still deliver entries to somebody, oldest first.
+        lost: entries that trimming took from the group, as far as anybody has noticed.
+    """
+
+    token: int = 0
+    holder: str = ""
+    readers: list[ReaderMark] = field(default_factory=list[ReaderMark])
+    lost: int = 0
+
+    def install(self, token: int, incarnation: str, *, foreign: bool) -> Installed:
+        """Let the token stand if the rule T2 allows it, and say what stands."""
+        holder = self.holder
+        again = token == self.token and incarnation == holder
+        free = foreign or holder in ("", incarnation)
+        if not again and not (token > self.token and free):
+            return Installed(done=False, token=self.token, holder=holder)
+        self.token = token
+        self.holder = incarnation
+        # The predecessor's readers stay listed until they are fenced: an install that is repeated must name them again.
+        return Installed(done=True, token=token, holder=holder, readers=tuple(self.readers))
+
+    def release(self) -> None:
+        """Let go, keeping the token (M8)."""
+        self.holder = ""
+        self.readers.clear()
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -1,45 +1,83 @@
-"""The fencing token beside one partition's data, for one group (T2, T3, M8).
-
-In come an owner's token and incarnation; out goes whether it stands now. What always holds: the token never falls, and it is
-kept when the holder lets go.
-"""
+"""Taking and giving back a partition, at a store; see steps.leases."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from redisaq.brokers.memory.holdings import Lease
+from redisaq.brokers.memory.registry import does
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.leases import Claim, Fence, Install, Installed, Page, PendingEntry, Release, RemakeGroup, SetDeliveries
+from redisaq.core.entry_ids import START, format_id, parse_id
 
-from redisaq.brokers.base import Installed, ReaderMark
+
+@does(Install)
+def install(store: MemoryStore, step: Install) -> Installed:
+    """Put the token beside the partition's data, if it may stand there (T2)."""
+    lease = store.leases.setdefault((step.group, step.partition), Lease())
+    return lease.install(step.token, step.incarnation, foreign=step.foreign)
 
 
-@dataclass
-class Lease:
-    """Who may touch a partition's pending entries.
+@does(Fence)
+def fence(store: MemoryStore, step: Fence) -> bool:
+    """Kill these connections and take them off the list (T3); False if that is not permitted (T4)."""
+    if not store.kill(step.readers):
+        return False
+    lease = store.lease(step.group, step.partition)
+    if lease.token == step.token:
+        lease.readers = [mark for mark in lease.readers if mark not in step.readers]
+    return True
 
-    Attributes:
-        token: the one that stands, 0 before the first.
-        holder: the incarnation that installed it, "" once released.
-        readers: connections that may still deliver entries to somebody, oldest first.
-        lost: entries that trimming took from the group, as far as anybody has noticed.
-    """
 
-    token: int = 0
-    holder: str = ""
-    readers: list[ReaderMark] = field(default_factory=list[ReaderMark])
-    lost: int = 0
+@does(Claim)
+def claim(store: MemoryStore, step: Claim) -> Page:
+    """Return a page of pending entries (T5)."""
+    if store.lease(step.group, step.partition).token != step.token:
+        raise step.lost()
+    cursor = store.cursor(step.group, step.partition)
+    if cursor is None:
+        return Page((), (), None)
+    above = parse_id(step.after)
+    ids = [entry_id for entry_id in cursor.pending if entry_id > above]
+    page, more = ids[: step.count], len(ids) > step.count
+    stream = store.streams[step.place]
+    entries: list[PendingEntry] = []
+    trimmed: list[bytes] = []
+    for entry_id in page:
+        fields = stream.fields(entry_id)
+        if fields is None:
+            del cursor.pending[entry_id]
+            trimmed.append(format_id(entry_id))
+            store.leases[step.group, step.partition].lost += 1
+        else:
+            entries.append(PendingEntry(format_id(entry_id), fields, cursor.pending[entry_id]))
+    return Page(tuple(entries), tuple(trimmed), format_id(page[-1]) if more else None)
 
-    def install(self, token: int, incarnation: str, *, foreign: bool) -> Installed:
-        """Let the token stand if the rule T2 allows it, and say what stands."""
-        holder = self.holder
-        again = token == self.token and incarnation == holder
-        free = foreign or holder in ("", incarnation)
-        if not again and not (token > self.token and free):
-            return Installed(done=False, token=self.token, holder=holder)
-        self.token = token
-        self.holder = incarnation
-        # The predecessor's readers stay listed until they are fenced: an install that is repeated must name them again.
-        return Installed(done=True, token=token, holder=holder, readers=tuple(self.readers))
 
-    def release(self) -> None:
-        """Let go, keeping the token (M8)."""
-        self.holder = ""
-        self.readers.clear()
+@does(SetDeliveries)
+def set_deliveries(store: MemoryStore, step: SetDeliveries) -> bool:
+    """Set the delivery counts of what is pending; `raising`: lower none (T5)."""
+    lease = store.lease(step.group, step.partition)
+    if lease.token != step.token or (step.raising and not lease.holder):
+        return False
+    cursor = store.cursor(step.group, step.partition)
+    for entry_id, count in step.counts.items():
+        if cursor is not None and (number := parse_id(entry_id)) in cursor.pending:
+            cursor.pending[number] = max(count, cursor.pending[number]) if step.raising else count
+    return True
+
+
+@does(Release)
+def release(store: MemoryStore, step: Release) -> bool:
+    """Clear holder and readers under the token (M8)."""
+    lease = store.lease(step.group, step.partition)
+    if lease.token != step.token:
+        return False
+    lease.release()
+    return True
+
+
+@does(RemakeGroup)
+def remake_group(store: MemoryStore, step: RemakeGroup) -> None:
+    """Make a lost group after `start`, or from the beginning if the entry `last_id` is not there (T6)."""
+    stream = store.make_stream(*step.place)
+    there = stream.fields(parse_id(step.last_id)) is not None
+    stream.make_group(step.group.group, parse_id(step.start or step.last_id) if there else START)

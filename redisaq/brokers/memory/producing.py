@@ -1,60 +1,71 @@
-"""What makes enqueueing effectively once, as synchronous steps at a store; see ProducingBroker."""
+"""What makes enqueueing effectively once, and what is delayed, at a store; see steps.producing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from redisaq.brokers.memory.delivery import delay
-from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.memory.registry import carry_out, does
+from redisaq.brokers.memory.store import OUT_OF_MEMORY, MemoryStore
 from redisaq.brokers.memory.streams import Stream
-from redisaq.brokers.producing import Delayed, Found
+from redisaq.brokers.steps.producing import AppendOnce, Delay, Delayed, Find, Found, ReadAnchor, ReadBacklog
 from redisaq.core.entry_ids import format_id, parse_id
+from redisaq.core.records import encode_delayed
+from redisaq.errors import ServerError
 
 
-def anchor(store: MemoryStore, topic: str, partition: int) -> bytes | None:
+@does(ReadAnchor)
+def read_anchor(store: MemoryStore, step: ReadAnchor) -> bytes | None:
     """Return the stream's last id ever (E2)."""
-    stream = store.streams.get((topic, partition))
+    stream = store.streams.get(step.place)
     return None if stream is None else format_id(stream.last_id)
 
 
-def find(store: MemoryStore, topic: str, partition: int, after: bytes, msg_ids: Sequence[bytes]) -> Found:
+@does(Find)
+def find(store: MemoryStore, step: Find) -> Found:
     """Look for messages among the delayed and in the stream's entries after an anchor (E2, E7)."""
-    stream = store.streams.get((topic, partition), Stream())  # with a stream went whatever was in it
-    ids = dict.fromkeys(store.delayed.get((topic, partition), ()), b"")
-    ids |= {fields[1]: format_id(entry_id) for entry_id, fields in stream.after(parse_id(after), len(stream)) if fields[:1] == (b"i",)}
+    stream = store.streams.get(step.place, Stream())  # with a stream went whatever was in it
+    anchor = parse_id(step.anchor)
+    ids = dict.fromkeys(store.delayed.get(step.place, ()), b"")
+    ids |= {fields[1]: format_id(entry_id) for entry_id, fields in stream.after(anchor, len(stream)) if fields[:1] == (b"i",)}
     first = stream.first_id
-    complete = stream.removed == 0 or (first is not None and first <= parse_id(after))
-    return Found(tuple(ids.get(msg_id) for msg_id in msg_ids), complete, format_id(stream.last_id))
+    complete = stream.removed == 0 or (first is not None and first <= anchor)
+    return Found(tuple(ids.get(msg_id) for msg_id in step.msg_ids), complete, format_id(stream.last_id))
 
 
-def append_once(
-    store: MemoryStore,
-    topic: str,
-    partition: int,
-    fields: Sequence[bytes],
-    *,
-    dedup_id: str,
-    window: float,
-    due: int | None,
-    maxlen: int | None,
-) -> bytes | None:
-    """Append, or delay, under a mark (E7)."""
-    place, now = (topic, partition, dedup_id), store.now()
-    standing = store.marks.get(place)
+@does(Delay)
+def delay(store: MemoryStore, step: Delay) -> bool:
+    """Keep messages until they are due, each once by its id; ring if one is due before what was there."""
+    if store.full and step.messages:
+        raise ServerError(OUT_OF_MEMORY)
+    if step.place not in store.streams:
+        return False
+    delayed = store.delayed.setdefault(step.place, {})
+    earliest = min((due for due, _ in delayed.values()), default=None)
+    for message in step.messages:
+        delayed.setdefault(message.msg_id, (message.due, encode_delayed(message.fields)))
+    if delayed and (earliest is None or min(due for due, _ in delayed.values()) < earliest):
+        store.ring(step.place)
+    return True
+
+
+@does(AppendOnce)
+def append_once(store: MemoryStore, step: AppendOnce) -> bytes | None:
+    """Append, or delay, under a mark (E7); `approximate` trims exactly, too."""
+    mark, fields, now = (step.topic, step.partition, step.dedup_id), step.fields, store.now()
+    standing = store.marks.get(mark)
     if standing is not None and standing[1] > now:
         return standing[0]
-    if due is not None:
-        if not delay(store, topic, [Delayed(partition, fields[1], due, fields)])[0]:
+    if step.due is not None:
+        if not carry_out(store, Delay(step.topic, step.partition, [Delayed(step.partition, fields[1], step.due, fields)])):
             return None
-    elif store.append(topic, [(partition, fields)], maxlen) == [None]:
+    elif store.append(step.topic, [(step.partition, fields)], step.maxlen) == [None]:
         return None
-    store.marks[place] = (fields[1], now + round(window * 1_000_000))
+    store.marks[mark] = (fields[1], now + round(step.window * 1_000_000))
     return fields[1]
 
 
-def backlog(store: MemoryStore, topic: str, partition: int) -> int:
+@does(ReadBacklog)
+def read_backlog(store: MemoryStore, step: ReadBacklog) -> int:
     """Return how much the slowest group has not been given."""
-    stream = store.streams.get((topic, partition), Stream())
+    stream = store.streams.get(step.place, Stream())
     if not stream.groups:
         return len(stream)
     return max(len(stream.after(cursor.last_delivered, len(stream))) for cursor in stream.groups.values()) if len(stream) else 0

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 from anyio.lowlevel import checkpoint
 
-from redisaq.brokers.base import RawEntry, ReaderMark
 from redisaq.brokers.memory.clients import ReadingClient, Subscription, WaitingRead
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import RawEntry, ReaderMark
 from redisaq.errors import ConnectionFailed
 
 ReadAnswer = Sequence[RawEntry] | WaitingRead

@@ -1,45 +1,26 @@
-"""What is kept, as synchronous steps at a store: what producers declared, trimming what is done with, what trimming took.
-
-See RetentionBroker.
-"""
+"""What is kept: trimming what is done with, and what trimming took, at a store; see steps.retention."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from msgspec.structs import replace
-
-from redisaq.brokers.base import TopicState
-from redisaq.brokers.memory.coordination import Coordination
+from redisaq.brokers.memory.members import Coordination
+from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import GroupCursor, Stream
-from redisaq.brokers.retention import Keeping, Sighting, Terms, Trimmed
+from redisaq.brokers.steps.retention import Keeping, ReadKeeping, Sight, Sighting, Trim, Trimmed
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import EntryId, format_id
 from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
-from redisaq.errors import LeaseLostError
 
 
-def declare(store: MemoryStore, topic: str, state: TopicState, terms: Terms) -> TopicState:
-    """Keep what a producer asks of a topic (E3); return what stands."""
-    longest = max(state.send_timeout, terms.send_timeout)
-    store.topics[topic] = standing = replace(state, acked=state.acked or terms.acked, send_timeout=longest)
-    if terms.acked:
-        store.idle[topic] = max(store.idle.get(topic, 0.0), terms.idle)
-    return standing
-
-
-def keeping(store: MemoryStore, groups: Sequence[GroupName]) -> Keeping:
-    """Return what holds, and who is alone."""
-    topic, now = groups[0].topic, store.now()
+@does(ReadKeeping)
+def read_keeping(store: MemoryStore, step: ReadKeeping) -> Keeping:
+    """Return what holds, and whether the group is alone."""
+    topic, now = step.group.topic, store.now()
     state = store.topics.get(topic)
-    alone: dict[str, float] = {}
-    for group in groups:
-        since = alone_from(store, group)
-        if since == 0 and state is not None and state.acked:
-            since = store.alone.setdefault(group, now)
-        if since:  # 0: nobody knows, and nothing is to be trimmed
-            alone[group.group] = (now - since) / 1e6
+    since = alone_from(store, step.group)
+    if since == 0 and state is not None and state.acked:
+        since = store.alone.setdefault(step.group, now)
+    alone = {step.group.group: (now - since) / 1e6} if since else {}  # 0: nobody knows, and nothing is to be trimmed
     limit = SEND_TIMEOUT if state is None or not state.send_timeout else state.send_timeout
     return Keeping(state is not None and state.acked, now, kept_for(limit), store.idle.get(topic, IDLE), alone)
 
@@ -52,11 +33,12 @@ def alone_from(store: MemoryStore, group: GroupName) -> int | None:
     return store.alone.get(group, 0) if since == 0 else since
 
 
-def trim(store: MemoryStore, topic: str, partition: int, keeping: Keeping, groups: Sequence[str]) -> Trimmed:
+@does(Trim)
+def trim(store: MemoryStore, step: Trim) -> Trimmed:
     """Trim what every group has done with and is old enough (E3)."""
-    stream = store.streams.get((topic, partition))
+    stream, keeping = store.streams.get(step.place), step.keeping
     lapsed = keeping.lapsed
-    if stream is None or any(group not in stream.groups and group not in lapsed for group in groups):
+    if stream is None or any(group not in stream.groups and group not in lapsed for group in step.groups):
         return Trimmed()
     now, recently = store.now(), round(keeping.idle * 1_000_000)
     pinning = [
@@ -76,15 +58,16 @@ def _pinned(cursor: GroupCursor) -> EntryId:
     return min(cursor.pending, default=cursor.last_delivered)
 
 
-def sight(store: MemoryStore, group: GroupName, partition: int, token: int) -> Sighting:
+@does(Sight)
+def sight(store: MemoryStore, step: Sight) -> Sighting:
     """Return where the group stands and what it lost; this store sees each loss as it happens."""
-    lease = store.lease(group, partition)
-    if lease.token != token:
-        raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
-    cursor = store.cursor(group, partition)
+    lease = store.lease(step.group, step.partition)
+    if lease.token != step.token:
+        raise step.lost()
+    cursor = store.cursor(step.group, step.partition)
     if cursor is None:
         return Sighting()
-    stream = store.streams.get((group.topic, partition), Stream())
+    stream = store.streams.get(step.place, Stream())
     lost, after = cursor.lost, cursor.lost_after
     cursor.lost = 0
     lease.lost += lost

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from redisaq.brokers.delivery import Resolution
-from redisaq.brokers.graveyard import DeadLetterEntry
 from redisaq.brokers.memory.streams import Stream
+from redisaq.brokers.steps.retrying import DeadLetterEntry
 from redisaq.core.entry_ids import START, format_id, parse_id
-from redisaq.core.records import encode_dead, encode_retry, next_life, read_dead, retry_prefix
+from redisaq.core.records import Resolution, encode_dead, encode_retry, next_life, read_dead, retry_prefix
 
 
 @dataclass

@@ -9,19 +9,19 @@ What always holds: time never goes back, entry ids never repeat, and a stale tok
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from anyio.lowlevel import RunVar
-from msgspec.structs import replace
 
-from redisaq.brokers.base import Acks, GroupName, Installed, Page, PendingEntry, RawEntry, ReaderMark, Remaining, Settled, TopicState
 from redisaq.brokers.memory.clients import Channel, ReadingClient, Subscription, WaitingRead
-from redisaq.brokers.memory.coordination import Coordination
-from redisaq.brokers.memory.holdings import Holdings, Place
-from redisaq.brokers.memory.leases import Lease
+from redisaq.brokers.memory.holdings import Holdings, Lease, Place
+from redisaq.brokers.memory.members import Coordination
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.streams import GroupCursor, Stream
+from redisaq.brokers.steps.settling import Remaining
+from redisaq.brokers.steps.topics import TopicState
+from redisaq.brokers.terms import GroupName, RawEntry, ReaderMark
 from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError, ServerError
@@ -138,13 +138,6 @@ class MemoryStore(Holdings):
         self.ring(topic)
         return state
 
-    def grow_topic(self, topic: str, partitions: int) -> TopicState:
-        """Publish the next generation, if it has more partitions."""
-        state = self.topics.get(topic)
-        if state is not None and partitions > state.partitions:
-            self.topics[topic] = replace(state, generation=state.generation + 1, partitions=partitions)
-        return self.make_topic(topic, partitions)
-
     def make_stream(self, topic: str, partition: int) -> Stream:
         """Return the stream, made empty if it is not there."""
         return self.streams.setdefault((topic, partition), Stream())
@@ -170,83 +163,15 @@ class MemoryStore(Holdings):
         """Return the group's coordination, empty if nobody knows it yet."""
         return self.coordination.setdefault(group, Coordination())
 
-    def make_group(self, group: GroupName, partition: int, *, latest: bool, younger: bool = False) -> None:
-        """Make the group in one stream if it is not there (G6)."""
-        stream = self.make_stream(group.topic, partition)
-        stream.make_group(group.group, stream.last_id if latest else START, younger=younger)
-
-    def remake_group(self, group: GroupName, partition: int, last_id: bytes, start: bytes) -> None:
-        """Make a lost group after `start`, or from the beginning if the entry `last_id` is not there (T6)."""
-        stream = self.make_stream(group.topic, partition)
-        there = stream.fields(parse_id(last_id)) is not None
-        stream.make_group(group.group, parse_id(start) if there else START)
-
     def lease(self, group: GroupName, partition: int) -> Lease:
         """Return what stands beside the partition; where nothing does yet, an empty one that is not kept."""
         return self.leases.get((group, partition)) or Lease()
-
-    def install(self, group: GroupName, partition: int, token: int, incarnation: str, *, foreign: bool) -> Installed:
-        """Put the token beside the partition's data, if it may stand there (T2)."""
-        return self.leases.setdefault((group, partition), Lease()).install(token, incarnation, foreign=foreign)
 
     def shelf(self, group: GroupName, partition: int) -> Shelf:
         """Return what the group has put aside of the partition."""
         return self.shelves.setdefault((group, partition), Shelf())
 
     # -- what was delivered -------------------------------------------------------------------------------------------------------
-
-    def claim(self, group: GroupName, partition: int, token: int, *, after: bytes, count: int) -> Page:
-        """Return a page of pending entries (T5)."""
-        if self.lease(group, partition).token != token:
-            raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
-        cursor = self.cursor(group, partition)
-        if cursor is None:
-            return Page((), (), None)
-        above = parse_id(after)
-        ids = [entry_id for entry_id in cursor.pending if entry_id > above]
-        page, more = ids[:count], len(ids) > count
-        stream = self.streams[group.topic, partition]
-        entries: list[PendingEntry] = []
-        trimmed: list[bytes] = []
-        for entry_id in page:
-            fields = stream.fields(entry_id)
-            if fields is None:
-                del cursor.pending[entry_id]
-                trimmed.append(format_id(entry_id))
-                self.leases[group, partition].lost += 1
-            else:
-                entries.append(PendingEntry(format_id(entry_id), fields, cursor.pending[entry_id]))
-        return Page(tuple(entries), tuple(trimmed), format_id(page[-1]) if more else None)
-
-    def set_deliveries(self, group: GroupName, partition: int, token: int, counts: Mapping[bytes, int], *, raising: bool) -> bool:
-        """Set the delivery counts of what is pending; `raising`: lower none."""
-        lease = self.lease(group, partition)
-        if lease.token != token or (raising and not lease.holder):
-            return False
-        cursor = self.cursor(group, partition)
-        for entry_id, count in counts.items():
-            if cursor is not None and (number := parse_id(entry_id)) in cursor.pending:
-                cursor.pending[number] = max(count, cursor.pending[number]) if raising else count
-        return True
-
-    def settle(self, group: GroupName, acks: Acks) -> Settled:
-        """Acknowledge under the token (S1)."""
-        token = self.lease(group, acks.partition).token
-        if token != acks.token:
-            return Settled(done=False, token=token)
-        cursor = self.cursor(group, acks.partition)
-        if cursor is not None:
-            for entry_id in acks.entry_ids:
-                cursor.pending.pop(parse_id(entry_id), None)
-        return Settled(done=True, token=token)
-
-    def release(self, group: GroupName, partition: int, token: int) -> bool:
-        """Clear holder and readers under the token (M8)."""
-        lease = self.lease(group, partition)
-        if lease.token != token:
-            return False
-        lease.release()
-        return True
 
     def remaining(self, group: GroupName, partition: int) -> Remaining:
         """Return what is left for the group; all of a stream is, where the group is missing."""
@@ -308,15 +233,6 @@ class MemoryStore(Holdings):
             client = self._clients.get(mark.client_id)
             if client is not None and client.mark == mark:  # a restarted server gives the same ids to others
                 self.disconnect(client, "the connection was killed")
-        return True
-
-    def fence(self, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
-        """Kill these connections and take them off the list (T3); False if that is not permitted (T4)."""
-        if not self.kill(readers):
-            return False
-        lease = self.lease(group, partition)
-        if lease.token == token:
-            lease.readers = [mark for mark in lease.readers if mark not in readers]
         return True
 
     def disconnect(self, client: ReadingClient, reason: str) -> None:

@@ -81,6 +81,17 @@ async def run_each(caller: Caller, commands: Sequence[Command]) -> list[Reply]:
     return [await checked_of(command, reply, caller) for command, reply in zip(commands, replies, strict=True)]
 
 
+async def heard(command: Command, reply: Reply, caller: Caller, hears: tuple[str, ...]) -> Reply:
+    """Return the reply to a command that the server answered with an error: of a script that it did not know, what it answers to its text.
+
+    An error that begins with one of `hears` is a reply; any other is raised.
+    """
+    (reply,) = await run_unknown(caller, (command,), [reply])
+    if isinstance(reply, ServerError) and reply.text.startswith(hears):
+        return reply
+    return await checked_of(command, reply, caller)
+
+
 async def checked_of(command: Command, reply: Reply, caller: Caller) -> Reply:
     """Return the reply, or raise it as `checked` does; DamagedKeyError if a key of the command is of the wrong type."""
     if isinstance(reply, ServerError) and reply.code == "WRONGTYPE":
@@ -90,7 +101,7 @@ async def checked_of(command: Command, reply: Reply, caller: Caller) -> Reply:
 
 async def _of_wrong_type(command: Command, error: ServerError, caller: Caller) -> ServerError:
     """Return an error that names the key: the server's does not."""
-    keys = _keys_of(command)
+    keys = keys_of(command)
     for key, found in zip(keys, await caller.call(*((b"TYPE", key) for key in keys)), strict=True):
         wanted = type_of(key)
         if isinstance(found, bytes) and found not in (wanted, b"none"):
@@ -109,7 +120,8 @@ def wrong_type(
     return damaged
 
 
-def _keys_of(command: Command) -> list[bytes]:
+def keys_of(command: Command) -> list[bytes]:
+    """Return the keys among a command's words."""
     name, *rest = command
     words: Sequence[Argument] = rest
     if name in (b"EVALSHA", b"EVAL"):

@@ -1,35 +1,35 @@
-"""A group's coordination: heartbeats, and the document's compare-and-set (M2 to M9).
+"""A group's coordination: heartbeats, and the document's compare-and-set (M2 to M9); and the group in each stream (G6).
 
-In come incarnations and documents; out go Beats and versions. The document is opaque to the server; the scripts beside it decide
-under the server's own clock. What always holds: it is replaced only under its own version, and together with the members.
+The document is opaque to the server; the scripts beside it decide under the server's own clock. What always holds: it is replaced only
+under its own version, and together with the members.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from redisaq.brokers.base import Beat, GroupName
-from redisaq.brokers.redis.commands import Caller, milliseconds, run
+from redisaq.brokers.redis.commands import Reply, milliseconds
 from redisaq.brokers.redis.keys import Keys
-from redisaq.brokers.redis.scripts import COMMIT, HEARTBEAT
+from redisaq.brokers.redis.registry import Asked, command
+from redisaq.brokers.redis.scripts import COMMIT, HEARTBEAT, MAKE_GROUP
 from redisaq.brokers.redis.topics import topic_state
-from redisaq.core.membership import Document, encode_document, read_document
+from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup
+from redisaq.core.membership import encode_document, read_document
 from redisaq.core.records import text_or_none, time_of
 
 
-class Coordination:
-    """The steps of the Broker about the group's document."""
+@command(MakeGroup)
+def make_group(step: MakeGroup, keys: Keys) -> Asked[None]:
+    """Make the group where it is not (G6)."""
+    stream = keys.stream(step.group.topic, step.partition)
+    return MAKE_GROUP(stream, step.group.group, b"$" if step.latest else b"0", int(step.younger)), lambda _: None
 
-    def __init__(self, link: Caller, keys: Keys) -> None:
-        self._link = link
-        self._keys = keys
 
-    async def heartbeat(self, group: GroupName, incarnation: str, ttl: float, known_version: str) -> Beat:
-        """Extend the incarnation's time if it lives; see Broker."""
-        keys = self._keys.group(group)
-        command = HEARTBEAT(keys.members, keys.state, keys.meta, incarnation, milliseconds(ttl), _bytes(known_version))
-        answer = await run(self._link, command)
-        alive, now, version, document, expired, next_expiry, generation, partitions, born, frozen_until, paused, *kept = answer
+@command(Heartbeat)
+def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
+    """Extend the incarnation's time if it lives."""
+    group = keys.group(step.group)
+
+    def answer(reply: Reply) -> Beat:
+        alive, now, version, document, expired, next_expiry, generation, partitions, born, frozen_until, paused, *kept = reply
         found = read_document(document) if version else None
         expires = time_of(next_expiry)
         return Beat(
@@ -39,44 +39,36 @@ class Coordination:
             document=found,
             expired=tuple(sorted(name for one in expired if (name := text_or_none(one)) is not None)),
             next_expiry=None if expires is None else expires * 1000,
-            topic=topic_state(keys.meta, generation, partitions, *kept),
+            topic=topic_state(group.meta, generation, partitions, *kept),
             born=int(born) * 1000,
             frozen_until=int(frozen_until) * 1000,
             paused=paused == 1,
             damaged=found is None and document is not None,
         )
 
-    async def commit(
-        self,
-        group: GroupName,
-        incarnation: str,
-        ttl: float,
-        *,
-        known_version: str,
-        new_version: str,
-        document: Document,
-        joins: bool,
-        leaves: bool,
-        freeze: bool,
-        expired: Sequence[str],
-    ) -> bool:
-        """Replace the document by one of the new version; False if refused. See Broker."""
-        keys = self._keys.group(group)
-        command = COMMIT(
-            keys.members,
-            keys.state,
-            keys.doorbell,
-            incarnation,
-            milliseconds(ttl),
-            _bytes(known_version),
-            new_version,
-            encode_document(document),
-            int(joins),
-            int(leaves),
-            int(freeze),
-            *expired,
-        )
-        return bool(await run(self._link, command))
+    words = (step.incarnation, milliseconds(step.ttl), _bytes(step.known_version))
+    return HEARTBEAT(group.members, group.state, group.meta, *words), answer
+
+
+@command(Commit)
+def commit(step: Commit, keys: Keys) -> Asked[bool]:
+    """Replace the document by one of the new version (M2, M3); refused, too, if the server changed since (M7)."""
+    group = keys.group(step.group)
+    asked = COMMIT(
+        group.members,
+        group.state,
+        group.doorbell,
+        step.incarnation,
+        milliseconds(step.ttl),
+        _bytes(step.known_version),
+        step.new_version,
+        encode_document(step.document),
+        int(step.joins),
+        int(step.leaves),
+        int(step.freeze),
+        *step.expired,
+    )
+    return asked, bool
 
 
 def _bytes(version: str) -> bytes:

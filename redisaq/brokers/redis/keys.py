@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.terms import GroupName
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Taking and giving back a partition: the token, its holder, and the readers registered beside it (T2, T3, M8).
+"""Taking and giving back a partition: its token and holder, the readers beside it, and what is pending (T2, T3, T5, M8).
 
-In come tokens; out goes whether they stand. What always holds: a token never falls and is kept when its holder lets go, and a
+What always holds: a token never falls and is kept when its holder lets go, nothing changes under a token that does not stand, and a
 registered reader leaves the list only once it cannot read any more.
 """
 
@@ -8,75 +8,119 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisaq.brokers.base import GroupName, Installed, ReaderMark
-from redisaq.brokers.redis.commands import checked, run, run_all
+from redisaq.brokers.redis.commands import Reply, checked, run
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.reader import RedisReader
-from redisaq.brokers.redis.scripts import INSTALL, REGISTER, RELEASE, UNREGISTER, Command
+from redisaq.brokers.redis.registry import Asked, command, commands
+from redisaq.brokers.redis.scripts import CLAIM, DELIVERIES, INSTALL, REGISTER, RELEASE, REMAKE_GROUP, UNREGISTER
+from redisaq.brokers.steps.leases import Claim, Fence, Install, Installed, Page, PendingEntry, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.records import whole
 from redisaq.errors import LeaseLostError, ServerError
 from redisaq.link import Link
 
 
-class Leases:
-    """The steps of the Broker about a partition's lease."""
+@command(Install)
+def install(step: Install, keys: Keys) -> Asked[Installed]:
+    """Put the token beside the partition's data (T2)."""
+    lease = keys.of_partition(step.group, step.partition).lease
+    return INSTALL(lease, step.token, step.incarnation, int(step.foreign)), _installed
 
-    def __init__(self, link: Link, keys: Keys) -> None:
-        self._link = link
-        self._keys = keys
 
-    async def install(self, group: GroupName, partition: int, token: int, incarnation: str, *, foreign: bool) -> Installed:
-        """Put the token beside the partition's data (T2); see Broker."""
-        command = INSTALL(self._keys.of_partition(group, partition).lease, token, incarnation, int(foreign))
-        done, standing, holder, readers = await run(self._link, command)
-        marks = [_mark(field, address) for field, address in zip(readers[::2], readers[1::2], strict=True)]
-        return Installed(
-            done=done == 1,
-            token=whole(standing) or 0,
-            holder=holder.decode("utf-8", "backslashreplace"),
-            readers=tuple(sorted((mark for mark in marks if mark is not None), key=lambda mark: (mark.run_id, mark.client_id))),
-        )
+def _installed(reply: Reply) -> Installed:
+    done, standing, holder, readers = reply
+    marks = [_mark(field, address) for field, address in zip(readers[::2], readers[1::2], strict=True)]
+    return Installed(
+        done=done == 1,
+        token=whole(standing) or 0,
+        holder=holder.decode("utf-8", "backslashreplace"),
+        readers=tuple(sorted((mark for mark in marks if mark is not None), key=lambda mark: (mark.run_id, mark.client_id))),
+    )
 
-    async def fence(self, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
-        """Kill these readers' connections, then take them off the list (T3); see Broker."""
-        if not readers:
-            return True
-        # Which run of the server answers is known only once connected. A mark of another run is not killed: the server that knew that
-        # connection is gone, and this one gives its id to somebody else.
-        await self._link.connect()
-        kills: list[Command] = [
-            (b"CLIENT", b"KILL", b"ID", mark.client_id, *((b"ADDR", mark.address) if mark.address else ()))
-            for mark in readers
-            if mark.run_id == self._link.run_id
-        ]
-        if kills:
-            # Counted, never an error, where the connection is gone already.
-            for reply in await run_all(self._link, kills):
-                if isinstance(reply, ServerError) and reply.forbidden:
-                    return False  # T4; they stay on the list, since they may still read
-                checked(reply, self._link)
-        await run(self._link, UNREGISTER(self._keys.of_partition(group, partition).lease, token, *map(_field, readers)))
+
+@commands(Fence)
+async def fence(step: Fence, link: Link, keys: Keys) -> bool:
+    """Kill these readers' connections, then take them off the list (T3)."""
+    if not step.readers:
         return True
+    if not await kill(link, step.readers):
+        return False  # T4; they stay on the list, since they may still read
+    lease = keys.of_partition(step.group, step.partition).lease
+    await run(link, UNREGISTER(lease, step.token, *map(_field, step.readers)))
+    return True
 
-    async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> RedisReader:
-        """Open a reading connection and register it under the token before its first read (T3); see Broker."""
-        keys = self._keys.of_partition(group, partition)
-        connection = await self._link.open_reading()
-        try:
-            mark = ReaderMark(connection.client_id, connection.client_address, connection.run_id)
-            # Over the connection itself: so it is registered with the server that it reads from, whatever the shared one is at now.
-            registered = await run(connection, REGISTER(keys.lease, token, incarnation, _field(mark), mark.address))
-        except BaseException:
-            connection.abort()
-            raise
-        if not registered:
-            connection.abort()
-            raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
-        return RedisReader(connection, mark, keys.stream, group.group)
 
-    async def release(self, group: GroupName, partition: int, token: int) -> bool:
-        """Clear holder and readers, keep the token (M8); see Broker."""
-        return bool(await run(self._link, RELEASE(self._keys.of_partition(group, partition).lease, token)))
+async def kill(link: Link, marks: Sequence[ReaderMark]) -> bool:
+    """Kill connections of this server's run (E1, T3); False if it does not permit that."""
+    # Which run of the server answers is known only once connected. A mark of another run is not killed: the server that knew that
+    # connection is gone, and this one gives its id to somebody else.
+    await link.connect()
+    kills = [
+        (b"CLIENT", b"KILL", b"ID", mark.client_id, *((b"ADDR", mark.address) if mark.address else ()))
+        for mark in marks
+        if mark.run_id == link.run_id
+    ]
+    # Counted, never an error, where the connection is gone already.
+    for reply in await link.call(*kills) if kills else ():
+        if isinstance(reply, ServerError) and reply.forbidden:
+            return False
+        checked(reply, link)
+    return True
+
+
+async def open_reader(link: Link, keys: Keys, group: GroupName, partition: int, *, token: int, incarnation: str) -> RedisReader:
+    """Open a reading connection and register it under the token before its first read (T3); see Broker."""
+    share = keys.of_partition(group, partition)
+    connection = await link.open_reading()
+    try:
+        mark = ReaderMark(connection.client_id, connection.client_address, connection.run_id)
+        # Over the connection itself: so it is registered with the server that it reads from, whatever the shared one is at now.
+        registered = await run(connection, REGISTER(share.lease, token, incarnation, _field(mark), mark.address))
+    except BaseException:
+        connection.abort()
+        raise
+    if not registered:
+        connection.abort()
+        raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
+    return RedisReader(connection, mark, share.stream, group.group)
+
+
+@command(Claim, hears=("NOGROUP",))
+def claim(step: Claim, keys: Keys) -> Asked[Page]:
+    """Return a page of what is pending (T5)."""
+    share = keys.of_partition(step.group, step.partition)
+
+    def answer(reply: Reply) -> Page:
+        if reply is None:
+            raise step.lost()
+        if isinstance(reply, ServerError):  # nothing is pending there; the next read asks for the group to be made again
+            return Page((), (), None)
+        entries, trimmed, last = reply
+        return Page(tuple(PendingEntry(entry_id, fields, deliveries) for entry_id, deliveries, fields in entries), tuple(trimmed), last)
+
+    return CLAIM(share.stream, share.lease, step.group.group, step.token, step.after, step.count), answer
+
+
+@command(SetDeliveries, hears=("NOGROUP",))
+def set_deliveries(step: SetDeliveries, keys: Keys) -> Asked[bool]:
+    """Set delivery counts (T5)."""
+    share = keys.of_partition(step.group, step.partition)
+    pairs = [word for pair in step.counts.items() for word in pair]
+    # An error that is heard: the token stands, and nothing is pending.
+    return DELIVERIES(share.stream, share.lease, step.group.group, step.token, int(step.raising), *pairs), bool
+
+
+@command(Release)
+def release(step: Release, keys: Keys) -> Asked[bool]:
+    """Clear holder and readers, keep the token (M8)."""
+    return RELEASE(keys.of_partition(step.group, step.partition).lease, step.token), bool
+
+
+@command(RemakeGroup)
+def remake_group(step: RemakeGroup, keys: Keys) -> Asked[None]:
+    """Make a lost group again (T6)."""
+    stream = keys.stream(step.group.topic, step.partition)
+    return REMAKE_GROUP(stream, step.group.group, step.last_id, step.start or step.last_id), lambda _: None
 
 
 def _field(mark: ReaderMark) -> str:

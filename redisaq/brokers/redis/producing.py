@@ -1,95 +1,76 @@
-"""What makes enqueueing effectively once on a real server: anchors, a look at the tail, killing one's own connections, marks.
+"""What makes enqueueing effectively once on a real server: anchors, a look at the tail, marks; and what is delayed.
 
-In come topics and message ids; out go facts. What always holds: each method may be repeated.
+What always holds: a delayed message is kept once, whole, or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
-from redisaq.brokers.base import ReaderMark
-from redisaq.brokers.producing import Found
-from redisaq.brokers.redis.commands import checked, checked_of, run, run_each
+from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
-from redisaq.brokers.redis.scripts import APPEND_ONCE, BACKLOG, FIND, Command
+from redisaq.brokers.redis.registry import Asked, command
+from redisaq.brokers.redis.scripts import APPEND_ONCE, BACKLOG, DELAY, FIND, Argument
+from redisaq.brokers.steps.producing import AppendOnce, Delay, Find, Found, ReadAnchor, ReadBacklog
 from redisaq.core.records import encode_delayed
 from redisaq.errors import ServerError
-from redisaq.link import Link
 
 
-class Producing:
-    """The steps of ProducingBroker; see there."""
+@command(ReadAnchor, hears=("ERR no such key",))
+def read_anchor(step: ReadAnchor, keys: Keys) -> Asked[bytes | None]:
+    """Return the stream's last id ever (E2)."""
+    return (b"XINFO", b"STREAM", keys.stream(step.topic, step.partition)), _last_id
 
-    def __init__(self, link: Link, keys: Keys) -> None:
-        self._link = link
-        self._keys = keys
 
-    async def anchors(self, topic: str, partitions: Sequence[int]) -> list[bytes | None]:
-        """Return each stream's last id ever (E2)."""
-        commands = [(b"XINFO", b"STREAM", self._keys.stream(topic, partition)) for partition in partitions]
-        return [await self._last_id(*pair) for pair in zip(commands, await self._link.call(*commands), strict=True)]
+def _last_id(reply: Reply) -> bytes | None:
+    return None if isinstance(reply, ServerError) else cast("dict[bytes, bytes]", reply)[b"last-generated-id"]
 
-    async def find(self, topic: str, partition: int, anchor: bytes, msg_ids: Sequence[bytes]) -> Found:
-        """Look for messages (E2, E7)."""
-        complete, found, last = await run(
-            self._link, FIND(self._keys.stream(topic, partition), self._keys.delayed(topic, partition), anchor, *msg_ids)
-        )
-        return Found(tuple(found), complete == 1, last)
 
-    async def kill(self, marks: Sequence[ReaderMark]) -> bool:
-        """Kill connections of this server's run (E1)."""
-        await self._link.connect()  # after a break: only a greeting tells the server's run
-        commands = [
-            (b"CLIENT", b"KILL", b"ID", mark.client_id, *((b"ADDR", mark.address) if mark.address else ()))
-            for mark in marks
-            if mark.run_id == self._link.run_id
-        ]
-        if not commands:
-            return True
-        for reply in await self._link.call(*commands):
-            if isinstance(reply, ServerError) and reply.forbidden:
-                return False
-            checked(reply, self._link)
-        return True
+@command(Find)
+def find(step: Find, keys: Keys) -> Asked[Found]:
+    """Look for messages (E2, E7)."""
+    stream, delayed = keys.stream(step.topic, step.partition), keys.delayed(step.topic, step.partition)
+    return FIND(stream, delayed, step.anchor, *step.msg_ids), _found
 
-    async def append_once(
-        self,
-        topic: str,
-        partition: int,
-        fields: Sequence[bytes],
-        *,
-        dedup_id: str,
-        window: float,
-        due: int | None,
-        maxlen: int | None,
-        approximate: bool,
-    ) -> bytes | None:
-        """Append under a mark (E7)."""
-        operator = b"" if maxlen is None else b"~" if approximate else b"="
-        milliseconds = max(1, round(window * 1000))
-        mark, stream = self._keys.once(topic, partition, dedup_id), self._keys.stream(topic, partition)
-        command = APPEND_ONCE(
-            mark,
-            stream,
-            self._keys.delayed(topic, partition),
-            self._keys.delayed_bodies(topic, partition),
-            fields[1],
-            milliseconds,
-            operator,
-            maxlen or 0,
-            due or b"",
-            self._keys.partition_doorbell(topic, partition),
-            encode_delayed(fields) if due else b"",
-            *fields,
-        )
-        return cast("bytes | None", await run(self._link, command))
 
-    async def backlog(self, topic: str, partitions: Sequence[int], enough: int) -> list[int]:
-        """Return how much waits."""
-        return cast("list[int]", await run_each(self._link, [BACKLOG(self._keys.stream(topic, p), enough) for p in partitions]))
+def _found(reply: Reply) -> Found:
+    complete, found, last = reply
+    return Found(tuple(found), complete == 1, last)
 
-    async def _last_id(self, command: Command, reply: object) -> bytes | None:
-        if isinstance(reply, ServerError) and "no such key" in reply.text:
-            return None
-        return cast("dict[bytes, bytes]", await checked_of(command, reply, self._link))[b"last-generated-id"]
+
+@command(Delay)
+def delay(step: Delay, keys: Keys) -> Asked[bool]:
+    """Keep messages until they are due."""
+    topic, partition = step.topic, step.partition
+    words: list[Argument] = [keys.stream(topic, partition), keys.delayed(topic, partition), keys.delayed_bodies(topic, partition)]
+    words.append(keys.partition_doorbell(topic, partition))
+    for message in step.messages:
+        words += [message.msg_id, message.due, encode_delayed(message.fields)]
+    return DELAY(*words), lambda reply: reply == 1
+
+
+@command(AppendOnce)
+def append_once(step: AppendOnce, keys: Keys) -> Asked[bytes | None]:
+    """Append under a mark (E7)."""
+    topic, partition, fields = step.topic, step.partition, step.fields
+    asked = APPEND_ONCE(
+        keys.once(topic, partition, step.dedup_id),
+        keys.stream(topic, partition),
+        keys.delayed(topic, partition),
+        keys.delayed_bodies(topic, partition),
+        fields[1],
+        max(1, round(step.window * 1000)),
+        b"" if step.maxlen is None else b"~" if step.approximate else b"=",
+        step.maxlen or 0,
+        step.due or b"",
+        keys.partition_doorbell(topic, partition),
+        encode_delayed(fields) if step.due else b"",
+        *fields,
+    )
+    return asked, lambda reply: cast("bytes | None", reply)
+
+
+@command(ReadBacklog)
+def read_backlog(step: ReadBacklog, keys: Keys) -> Asked[int]:
+    """Return how much waits."""
+    return BACKLOG(keys.stream(step.topic, step.partition), step.enough), int

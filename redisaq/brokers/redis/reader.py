@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from redisaq.brokers.base import RawEntry, ReaderMark
 from redisaq.brokers.redis.commands import checked, wrong_type
+from redisaq.brokers.terms import RawEntry, ReaderMark
 from redisaq.errors import ConnectionFailed, GroupGoneError, ServerError
 from redisaq.link import ReadingConnection
 

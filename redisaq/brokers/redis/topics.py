@@ -6,15 +6,14 @@ falls, one generation has one count (G1), and streams stand before a count is pu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from redisaq.brokers.base import TopicState
-from redisaq.brokers.redis.commands import Caller, milliseconds, run, run_each
+from redisaq.brokers.redis.commands import milliseconds, run, run_each
 from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import GROW_TOPIC, MAKE_STREAM, MAKE_TOPIC, NAME_TOPIC
-from redisaq.brokers.retention import Terms
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState
 from redisaq.core.records import MOST_PARTITIONS, text_or_none, whole
 from redisaq.errors import DamagedKeyError
+from redisaq.link import Link
 
 FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout")
 """Of `meta`, what a TopicState is made of."""
@@ -25,55 +24,52 @@ FORMAT = 1
 """Kept in `meta`: how entries and keys are laid out, for whoever meets them later."""
 
 
-class Topics:
-    """The steps of the Broker about topics."""
+@command(ReadTopics)
+def read_topics(step: ReadTopics, keys: Keys) -> Asked[list[str]]:
+    """Return all topics' names, sorted."""
+    del step
+    return (b"SMEMBERS", keys.topics), lambda names: sorted(name for found in names if (name := text_or_none(found)) is not None)
 
-    def __init__(self, link: Caller, keys: Keys) -> None:
-        self._link = link
-        self._keys = keys
 
-    async def names(self) -> Sequence[str]:
-        """Return all topics' names, sorted."""
-        names: set[bytes] | list[bytes] = await run(self._link, (b"SMEMBERS", self._keys.topics))
-        return sorted(name for found in names if (name := text_or_none(found)) is not None)
+@command(ReadTopic)
+def read_topic(step: ReadTopic, keys: Keys) -> Asked[TopicState | None]:
+    """Return how many partitions there are, None without the topic."""
+    meta = keys.meta(step.topic)
+    return (b"HMGET", meta, *FIELDS), lambda reply: topic_state(meta, *reply)
 
-    async def state(self, topic: str) -> TopicState | None:
-        """Return how many partitions there are, None without the topic."""
-        meta = self._keys.meta(topic)
-        return topic_state(meta, *await run(self._link, (b"HMGET", meta, *FIELDS)))
 
-    async def make(self, topic: str, partitions: int, terms: Terms | None = None) -> TopicState:
-        """Make the topic if it is not there; make what is missing of its streams and of its registration (E5).
+@commands(MakeTopic)
+async def make_topic(step: MakeTopic, link: Link, keys: Keys) -> TopicState:
+    """Make the topic if it is not there; make what is missing of its streams and of its registration (E5).
 
-        The count comes first: only then is it known which streams there must be. A making that was cut between the two is
-        completed by whoever makes the topic next, as every producer does that finds a stream missing.
-        """
-        doorbell = self._keys.topic_doorbell(topic)
-        asked = ("",) if terms is None else (milliseconds(terms.send_timeout), "acked" if terms.acked else "", milliseconds(terms.idle))
-        meta = self._keys.meta(topic)
-        *standing, idle = await run(self._link, MAKE_TOPIC(meta, doorbell, partitions, FORMAT, *asked))
-        state = _made(meta, *standing)
-        kept_number(meta, "retention_idle", idle)
-        await run_each(
-            self._link,
-            [NAME_TOPIC(self._keys.topics, topic), *(MAKE_STREAM(self._keys.stream(topic, number)) for number in range(state.partitions))],
-        )
-        return state
+    The count comes first: only then is it known which streams there must be. A making that was cut between the two is
+    completed by whoever makes the topic next, as every producer does that finds a stream missing.
+    """
+    terms, meta = step.terms, keys.meta(step.topic)
+    asked = ("",) if terms is None else (milliseconds(terms.send_timeout), "acked" if terms.acked else "", milliseconds(terms.idle))
+    *standing, idle = await run(link, MAKE_TOPIC(meta, keys.topic_doorbell(step.topic), step.partitions, FORMAT, *asked))
+    state = _made(meta, *standing)
+    kept_number(meta, "retention_idle", idle)
+    streams = [MAKE_STREAM(keys.stream(step.topic, number)) for number in range(state.partitions)]
+    await run_each(link, [NAME_TOPIC(keys.topics, step.topic), *streams])
+    return state
 
-    async def grow(self, topic: str, partitions: int) -> TopicState:
-        """Raise the count if it is smaller (G1); a topic that does not exist is made."""
-        while True:
-            state = await self.make(topic, partitions)
-            if state.partitions >= partitions:
-                return state
-            new = range(state.partitions, partitions)
-            # Streams first: a producer that sees the new count finds them.
-            await run_each(self._link, [MAKE_STREAM(self._keys.stream(topic, number)) for number in new])
-            command = GROW_TOPIC(self._keys.meta(topic), self._keys.topic_doorbell(topic), state.generation, partitions)
-            grown = topic_state(self._keys.meta(topic), *await run(self._link, command))
-            # Somebody else grew it meanwhile, perhaps to less than is wanted here; or the topic was lost. Look again.
-            if grown is not None and grown.partitions >= partitions:
-                return grown
+
+@commands(GrowTopic)
+async def grow_topic(step: GrowTopic, link: Link, keys: Keys) -> TopicState:
+    """Raise the count if it is smaller (G1); a topic that does not exist is made."""
+    topic, partitions = step.topic, step.partitions
+    while True:
+        state = await make_topic(MakeTopic(topic, partitions), link, keys)
+        if state.partitions >= partitions:
+            return state
+        # Streams first: a producer that sees the new count finds them.
+        await run_each(link, [MAKE_STREAM(keys.stream(topic, number)) for number in range(state.partitions, partitions)])
+        command = GROW_TOPIC(keys.meta(topic), keys.topic_doorbell(topic), state.generation, partitions)
+        grown = topic_state(keys.meta(topic), *await run(link, command))
+        # Somebody else grew it meanwhile, perhaps to less than is wanted here; or the topic was lost. Look again.
+        if grown is not None and grown.partitions >= partitions:
+            return grown
 
 
 def topic_state(

@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import GroupCursor, Stream
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import START, EntryId, parse_id
 from redisaq.core.records import decode_dead
 from redisaq.testing.observing import Place, show

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from redisaq import events
-from redisaq.brokers.base import GroupName
-from redisaq.brokers.delivery import Resolution, Resolved
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.settling import Resolved
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import EntryId, parse_id
+from redisaq.core.records import Resolution
 from redisaq.events import Event
 from redisaq.testing.faults import Fault
 from redisaq.testing.observed import Settle

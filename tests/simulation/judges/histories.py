@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import START, EntryId, format_id
 from redisaq.core.retry import exhausted
 from redisaq.outcomes import Discard, RetryAfter

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from redisaq.brokers.delivery import Resolution, Resolved
+from redisaq.brokers.steps.settling import Resolved
+from redisaq.core.records import Resolution
 from redisaq.events import Event
 from redisaq.testing.observing import Given, Place, Process, Run
 from tests.simulation.judges.court import Court, Judge

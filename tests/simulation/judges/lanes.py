@@ -7,7 +7,7 @@ are judged, and only where no fault acts or has acted lately.
 
 from __future__ import annotations
 
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.terms import GroupName
 from redisaq.testing.observing import Place, Process, Run
 from redisaq.testing.virtual import EPOCH
 from tests.simulation.judges.court import Court, Judge

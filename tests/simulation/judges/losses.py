@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import EntryId, parse_id
 from redisaq.core.membership import EMPTY, Document, decode_document
 from redisaq.testing.observing import Place

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from redisaq.brokers.base import GroupName
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import format_id, parse_id
 from redisaq.testing.observing import Process
 from redisaq.testing.quiet import document_of

@@ -7,8 +7,9 @@ from collections.abc import Collection, Sequence
 from typing import cast
 
 from redisaq import events
-from redisaq.brokers.delivery import Resolution, Resolved
+from redisaq.brokers.steps.settling import Resolved
 from redisaq.core.entry_ids import EntryId, parse_id
+from redisaq.core.records import Resolution
 from redisaq.events import Event
 from redisaq.outcomes import DeadLetter
 from redisaq.testing.observing import Given, Place, Process, Run, show

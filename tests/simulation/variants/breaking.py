@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+from redisaq.brokers.memory.registry import FUNCTIONS
+from redisaq.brokers.steps import Step
+
 Function = Callable[..., Any]
 
 
@@ -21,14 +24,28 @@ class Change:
     """One function that obeys the rule, and how it does without.
 
     Attributes:
-        owner: the class or module in whose own namespace it stands.
-        name: of the function.
+        owner: the class or module in whose own namespace it stands; or a class of steps, of which it does each at the memory store.
+        name: of the function; "" if the owner is a class of steps.
         without: given the function, returns what to call in its stead.
     """
 
     owner: type | ModuleType
     name: str
     without: Callable[[Function], Function]
+
+    @property
+    def found(self) -> object:
+        """Return what stands there now."""
+        if isinstance(self.owner, type) and issubclass(self.owner, Step):
+            return FUNCTIONS.get(self.owner)
+        return vars(self.owner).get(self.name)
+
+    def put(self, function: Function) -> None:
+        """Let this stand there."""
+        if isinstance(self.owner, type) and issubclass(self.owner, Step):
+            FUNCTIONS[self.owner] = function
+        else:
+            setattr(self.owner, self.name, function)
 
     @property
     def place(self) -> str:
@@ -55,13 +72,13 @@ def taken_out(*changes: Change) -> Generator[Uses]:
     uses = Uses()
     with contextlib.ExitStack() as undo:
         for change in changes:
-            original = vars(change.owner).get(change.name)
+            original = change.found
             if not callable(original):
                 raise LookupError(  # noqa: TRY004 -- it is the place that is missing
                     f"{change.place} is no function any more: find out what obeys the rule now"
                 )
-            undo.callback(setattr, change.owner, change.name, original)
-            setattr(change.owner, change.name, _counted(change, original, uses))
+            undo.callback(change.put, original)
+            change.put(_counted(change, original, uses))
         yield uses
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from redisaq import Message, Producer, RetryPolicy
-from redisaq.brokers.base import GroupName
+from redisaq.brokers.terms import GroupName
 from redisaq.testing import FaultPlan, Simulation
 from tests.simulation.variants.variant import Scenario
 

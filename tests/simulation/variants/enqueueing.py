@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import anyio
+from msgspec import structs
 
-from redisaq.brokers import producing as answers
-from redisaq.brokers.memory import producing
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.producing import Find, Found
 from redisaq.errors import AmbiguousEnqueueError
 from redisaq.testing import FaultPlan, Simulation
 from redisaq.testing.network import Network
@@ -49,9 +49,9 @@ E1 = Variant(
 
 
 def _guesses(original: Function) -> Function:
-    def find(store: MemoryStore, place: str, partition: int, after: bytes, msg_ids: Sequence[bytes]) -> answers.Found:
-        found: answers.Found = original(store, place, partition, after, msg_ids)
-        return answers.Found(found.present, complete=True, last=found.last)
+    def find(store: MemoryStore, step: Find) -> Found:
+        found: Found = original(store, step)
+        return structs.replace(found, complete=True)
 
     return find
 
@@ -83,7 +83,7 @@ async def evidence_is_trimmed(sim: Simulation) -> None:
 E2 = Variant(
     name="E2",
     without="what is not in the tail is sent again, though the tail no longer reaches back to the anchor",
-    changes=[Change(producing, "find", _guesses)],
+    changes=[Change(Find, "", _guesses)],
     scenario=evidence_is_trimmed,
     harm=TWICE,
     directed=True,

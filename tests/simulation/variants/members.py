@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
+from msgspec import structs
 
-from redisaq.brokers.memory.coordination import Coordination
+from redisaq.brokers.memory.members import Coordination
+from redisaq.brokers.steps.coordination import Commit
 from redisaq.consuming import lease as lease_module, owner as partition_owner
 from redisaq.consuming.lease import Lease
 from redisaq.consuming.member import Member
@@ -61,9 +63,9 @@ M1 = Variant(
 
 
 def _counted_versions(original: Function) -> Function:
-    def commit(coordination: Coordination, *args: Any, **options: Any) -> Any:
+    def commit(coordination: Coordination, step: Commit, **options: Any) -> Any:
         before = int(coordination.state.version) if coordination.state is not None else 0
-        return original(coordination, *args, **options | {"new_version": str(before + 1)})
+        return original(coordination, structs.replace(step, new_version=str(before + 1)), **options)
 
     return commit
 
@@ -241,7 +243,7 @@ def _made_plain(_original: Function) -> Function:
 
 
 def _never_frozen(original: Function) -> Function:
-    return lambda coordination, *args, **options: original(coordination, *args, **options | {"freeze": False})
+    return lambda coordination, step, **options: original(coordination, structs.replace(step, freeze=False), **options)
 
 
 async def coordination_is_lost(sim: Simulation) -> None:

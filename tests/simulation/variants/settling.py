@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
+from msgspec import structs
 
 from redisaq import Message, RetryPolicy
-from redisaq.brokers.base import Acks, GroupName, Settled
-from redisaq.brokers.delivery import Resolution
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.settling import Acknowledge, Settled
 from redisaq.core.in_flight import InFlight
-from redisaq.core.records import Body
+from redisaq.core.records import Body, Resolution
 from redisaq.testing import Report, Simulation
 from tests.simulation.variants.breaking import Change, Function
 from tests.simulation.variants.crowd import GROUP, TOPIC, complain, owned, takes, topic, until
@@ -24,11 +24,11 @@ from tests.simulation.variants.wire import Wire
 
 
 def _any_token(original: Function) -> Function:
-    def settle(store: MemoryStore, group: GroupName, acks: Acks) -> Settled:
-        answer: Settled = original(store, group, Acks(acks.partition, store.lease(group, acks.partition).token, acks.entry_ids))
+    def acknowledge(store: MemoryStore, step: Acknowledge) -> Settled:
+        answer: Settled = original(store, structs.replace(step, token=store.lease(step.group, step.partition).token))
         return answer
 
-    return settle
+    return acknowledge
 
 
 async def acknowledged_too_late(sim: Simulation) -> None:
@@ -49,7 +49,7 @@ async def acknowledged_too_late(sim: Simulation) -> None:
 S1_TOKEN = Variant(
     name="S1 token",
     without="an acknowledgement is accepted under any token",
-    changes=[Change(MemoryStore, "settle", _any_token)],
+    changes=[Change(Acknowledge, "", _any_token)],
     scenario=acknowledged_too_late,
     harm=r"settled in \S+ under \d+, while \d+ stands",
     directed=True,

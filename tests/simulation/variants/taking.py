@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
+from msgspec import structs
 
 from redisaq import Message, RetryPolicy
-from redisaq.brokers.base import GroupName, Installed, ReaderMark
-from redisaq.brokers.memory.leases import Lease
+from redisaq.brokers.memory.holdings import Lease
+from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.leases import Claim, Fence, Installed, RemakeGroup, SetDeliveries
 from redisaq.consuming.owner import PartitionOwner
 from redisaq.testing import FaultPlan, Report, Simulation
 from tests.simulation.variants.breaking import Change, Function
@@ -46,10 +48,10 @@ OVERTAKEN = r"which waits for its turn|for the first time after|still holds some
 
 
 def _kills_nobody(_original: Function) -> Function:
-    def fence(store: MemoryStore, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
-        lease = store.lease(group, partition)
-        if lease.token == token:
-            lease.readers = [mark for mark in lease.readers if mark not in readers]
+    def fence(store: MemoryStore, step: Fence) -> bool:
+        lease = store.lease(step.group, step.partition)
+        if lease.token == step.token:
+            lease.readers = [mark for mark in lease.readers if mark not in step.readers]
         return True
 
     return fence
@@ -58,7 +60,7 @@ def _kills_nobody(_original: Function) -> Function:
 T3 = Variant(
     name="T3",
     without="the predecessor's reading connections are not killed",
-    changes=[Change(MemoryStore, "fence", _kills_nobody)],
+    changes=[Change(Fence, "", _kills_nobody)],
     scenario=BUSY,
     harm=OVERTAKEN,
     plan=FaultPlan(crash=0.06, late_request=0.06, delay=(0.0, 0.02)),
@@ -66,11 +68,11 @@ T3 = Variant(
 
 
 def _kills_its_own_never(original: Function) -> Function:
-    def fence(store: MemoryStore, group: GroupName, partition: int, token: int, readers: Sequence[ReaderMark]) -> bool:
-        marks = list(store.lease(group, partition).readers)
-        if len(readers) == 1 and marks and readers[0] == marks[-1]:  # the newest that is registered is the owner's own
+    def fence(store: MemoryStore, step: Fence) -> bool:
+        marks = list(store.lease(step.group, step.partition).readers)
+        if len(step.readers) == 1 and marks and step.readers[0] == marks[-1]:  # the newest that is registered is the owner's own
             return True
-        done: bool = original(store, group, partition, token, readers)
+        done: bool = original(store, step)
         return done
 
     return fence
@@ -79,7 +81,7 @@ def _kills_its_own_never(original: Function) -> Function:
 T3_OWN = Variant(
     name="T3 own",
     without="a reader whose own read broke does not kill it",
-    changes=[Change(MemoryStore, "fence", _kills_its_own_never)],
+    changes=[Change(Fence, "", _kills_its_own_never)],
     scenario=BUSY,
     harm=OVERTAKEN,
     plan=FaultPlan(late_request=0.04, delay=(0.0, 0.02)),
@@ -91,12 +93,11 @@ ATTEMPTS = 3
 
 
 def _claiming_counts(original: Function) -> Function:
-    def claim(store: MemoryStore, group: GroupName, partition: int, token: int, *, after: bytes, count: int) -> Any:
-        page = original(store, group, partition, token, after=after, count=count)
-        cursor = store.cursor(group, partition)
-        assert cursor is not None
-        store.set_deliveries(group, partition, token, {entry.entry_id: entry.deliveries + 1 for entry in page.entries}, raising=True)
-        return original(store, group, partition, token, after=after, count=count)
+    def claim(store: MemoryStore, step: Claim) -> Any:
+        page = original(store, step)
+        counts = {entry.entry_id: entry.deliveries + 1 for entry in page.entries}
+        carry_out(store, SetDeliveries(step.group, step.partition, step.token, counts, raising=True))
+        return original(store, step)
 
     return claim
 
@@ -141,7 +142,7 @@ def dead_unrun(report: Report) -> list[str]:
 T5 = Variant(
     name="T5",
     without="a claim raises the delivery counts",
-    changes=[Change(MemoryStore, "claim", _claiming_counts)],
+    changes=[Change(Claim, "", _claiming_counts)],
     scenario=_ends(["crash"] * 4 + ["stays"]),
     harm="died after [01] runs",
     check=dead_unrun,
@@ -152,10 +153,9 @@ T5 = Variant(
 
 
 def _made_at_the_highest(original: Function) -> Function:
-    def remake_group(store: MemoryStore, group: GroupName, partition: int, last_id: bytes, start: bytes) -> None:
-        del start
-        stream = store.make_stream(group.topic, partition)
-        original(store, group, partition, last_id, b"%d-%d" % stream.last_id)
+    def remake_group(store: MemoryStore, step: RemakeGroup) -> None:
+        stream = store.make_stream(*step.place)
+        original(store, structs.replace(step, start=b"%d-%d" % stream.last_id))
 
     return remake_group
 
@@ -186,7 +186,7 @@ async def group_is_lost(sim: Simulation) -> None:
 T6 = Variant(
     name="T6",
     without="a lost group is made again behind the last entry",
-    changes=[Change(MemoryStore, "remake_group", _made_at_the_highest)],
+    changes=[Change(RemakeGroup, "", _made_at_the_highest)],
     scenario=group_is_lost,
     harm="is neither done nor dead",
     directed=True,

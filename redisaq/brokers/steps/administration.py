@@ -1,19 +1,34 @@
-"""The part of the Broker protocol for whoever looks after topics and groups: look, pause, seek, delete.
+"""Steps of whoever looks after topics and groups: look, pause, seek, delete.
 
-None of it is fenced: an admin owns no partition. Each method is one atomic step, or one for each partition, and may be repeated.
+None of them is fenced: an admin owns no partition. All may be repeated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 
-from redisaq.brokers.terms import GroupName
+from redisaq.brokers.steps import GroupStep, PartitionStep, ShareStep, TopicStep
 from redisaq.core.membership import Document
 
-__all__ = ["END", "LOOKED_AT", "START", "AdminBroker", "GroupView", "PartitionView", "StreamView"]
+__all__ = [
+    "END",
+    "LOOKED_AT",
+    "START",
+    "Disband",
+    "DropGroup",
+    "DropTopic",
+    "GroupView",
+    "PartitionView",
+    "Seek",
+    "SetPaused",
+    "StreamView",
+    "ViewGroup",
+    "ViewPartition",
+    "ViewStream",
+]
 
 START = b"0-0"
 """The position before every entry."""
@@ -96,41 +111,51 @@ class PartitionView(msgspec.Struct, frozen=True):
     lost: int = 0
 
 
-class AdminBroker(Protocol):
-    """See the module."""
+class ViewStream(PartitionStep[StreamView], frozen=True):
+    """Return how the partition stands; one whose stream is missing is empty."""
 
-    async def view_streams(self, topic: str, partitions: Sequence[int]) -> list[StreamView]:
-        """Return how each partition stands; one whose stream is missing is empty."""
-        ...
+    name: ClassVar[str] = "view_streams"
 
-    async def view_group(self, group: GroupName) -> GroupView:
-        """Return how the group's coordination stands; of a group that nobody knows, an empty one."""
-        ...
 
-    async def view_partitions(self, group: GroupName, partitions: Sequence[int]) -> list[PartitionView]:
-        """Return how the group stands in each partition, each in one atomic step."""
-        ...
+class ViewGroup(GroupStep[GroupView], frozen=True):
+    """Return how the group's coordination stands; of a group that nobody knows, an empty view."""
 
-    async def set_paused(self, group: GroupName, *, paused: bool) -> None:
-        """Let heartbeats tell the members whether the group is paused (`Beat.paused`), and ring."""
-        ...
 
-    async def seek(self, group: GroupName, partition: int, position: bytes) -> None:
-        """Deliver what stands after the position next, in one atomic step; one beyond the last entry is the END. Makes a missing group.
+class ViewPartition(ShareStep[PartitionView], frozen=True):
+    """Return how the group stands in the partition."""
 
-        What was delivered of that before is new again: it leaves the pending entries and `retry`, but for what is no longer in the
-        stream. What stands before the position and is pending, or to be tried again, stays.
-        """
-        ...
+    name: ClassVar[str] = "view_partitions"
 
-    async def disband(self, group: GroupName, *, force: bool) -> tuple[str, ...]:
-        """Drop members, document and pause, and ring; but without `force` nothing while members live. Return these live members."""
-        ...
 
-    async def drop_group(self, group: GroupName, partitions: Sequence[int]) -> None:
-        """Take the group out of each partition, with all that stands beside it: tokens, retries, dead letters."""
-        ...
+class SetPaused(GroupStep[None], frozen=True):
+    """Let heartbeats tell the members whether the group is paused (`Beat.paused`), and ring."""
 
-    async def drop_topic(self, topic: str) -> None:
-        """Drop the topic whole: streams, what is delayed, marks, every group; its count last, so that a call cut short can be repeated."""
-        ...
+    paused: bool
+
+
+class Seek(ShareStep[None], frozen=True):
+    """Deliver what stands after the position next; a position beyond the last entry is the END. Makes a missing group.
+
+    What was delivered of that before is new again: it leaves the pending entries and `retry`, but for what is no longer in the
+    stream. What stands before the position and is pending, or to be tried again, stays.
+    """
+
+    position: bytes
+
+
+class Disband(GroupStep[tuple[str, ...]], frozen=True):
+    """Drop members, document and pause, and ring; return the members that were alive.
+
+    Attributes:
+        force: False drops nothing while members live.
+    """
+
+    force: bool
+
+
+class DropGroup(ShareStep[None], frozen=True):
+    """Take the group out of the partition, with all that stands beside it: token, retries, dead letters."""
+
+
+class DropTopic(TopicStep[None], frozen=True):
+    """Drop the topic whole: streams, what is delayed, marks, every group; its count last, so that a step cut short can be repeated."""

@@ -1,0 +1,92 @@
+"""What did not succeed: what is due, retries that begin, and dead letters, at a store; see steps.retrying.
+
+What always holds: a message is in exactly one of delayed, stream-unread, pending, retry, dead, done, before and after each step.
+"""
+
+from __future__ import annotations
+
+from redisaq.brokers.memory.holdings import Place
+from redisaq.brokers.memory.registry import carry_out, does
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.retrying import DeadLetterEntry, Due, Purge, ReadDead, Redrive, SetAside, StartRetry, TakeDue, unreadable
+from redisaq.brokers.steps.settling import Resolve
+from redisaq.core.records import RAW, UNREADABLE, Body, Resolution, decode_delayed, decode_retry
+
+BLOCKED = 1_000_000
+"""Microseconds until a stream that did not take what was due is tried again."""
+
+
+@does(StartRetry)
+def start_retry(store: MemoryStore, step: StartRetry) -> bool:
+    """Note under the token that a handler begins on a message of `retry`; not once it was released (T5)."""
+    lease = store.lease(step.group, step.partition)
+    shelf = store.shelf(step.group, step.partition)
+    return lease.token == step.token and bool(lease.holder) and shelf.start(step.entry_id, step.life, step.attempt)
+
+
+@does(TakeDue)
+def take_due(store: MemoryStore, step: TakeDue) -> Due:
+    """Move due delayed messages into the stream; return due retries, and when to ask again."""
+    if store.lease(step.group, step.partition).token != step.token:
+        raise step.lost()
+    now = store.now()
+    moved, next_delayed = _move_delayed(store, step.place, now, step.count)
+    found, next_retry = store.shelf(step.group, step.partition).due(now, step.count)
+    retries: list[Body] = []
+    resolutions: list[Resolution] = []
+    set_aside: list[SetAside] = []
+    for entry_id, data in found:
+        try:
+            retries.append(decode_retry(entry_id, data))
+        except UNREADABLE as error:
+            resolution, report = unreadable(entry_id, data, error)
+            resolutions.append(resolution)
+            set_aside.append(report)
+    if resolutions:
+        carry_out(store, Resolve(step.group, step.partition, step.token, resolutions, step.dead_maxlen))
+    times = [time for time in (next_delayed, next_retry) if time is not None]
+    return Due(tuple(retries), moved, min(times, default=None), now, tuple(set_aside))
+
+
+def _move_delayed(store: MemoryStore, place: Place, now: int, count: int) -> tuple[int, int | None]:
+    delayed = store.delayed.get(place, {})
+    order = sorted((due, msg_id) for msg_id, (due, _) in delayed.items())
+    moved = 0
+    for due, msg_id in order[:count]:
+        if due > now:
+            break
+        if store.append_one(place, _words_of(delayed[msg_id][1]), None) is None:
+            return moved, now + BLOCKED
+        del delayed[msg_id]
+        moved += 1
+    return moved, order[moved][0] if moved < len(order) else None
+
+
+def _words_of(body: bytes) -> list[bytes]:
+    """Return the entry that a delayed body becomes; what is none goes into the stream as it is, so that each group finds it."""
+    try:
+        words = decode_delayed(body)
+    except ValueError:
+        words = []
+    return words if words and len(words) % 2 == 0 else [RAW, body]
+
+
+@does(ReadDead)
+def read_dead_letters(store: MemoryStore, step: ReadDead) -> list[DeadLetterEntry]:
+    """Return a page of dead letters."""
+    return store.shelf(step.group, step.partition).dead_page(step.after, step.count)
+
+
+@does(Redrive)
+def redrive(store: MemoryStore, step: Redrive) -> int:
+    """Let dead letters be tried again, and ring."""
+    redriven = store.shelf(step.group, step.partition).redrive(step.ids, step.count, store.now())
+    if redriven:
+        store.ring(step.place)
+    return redriven
+
+
+@does(Purge)
+def purge(store: MemoryStore, step: Purge) -> int:
+    """Drop dead letters."""
+    return store.shelf(step.group, step.partition).purge(step.ids)

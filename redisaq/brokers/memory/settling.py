@@ -1,0 +1,48 @@
+"""Settling, and what is left to settle, at a store; see steps.settling."""
+
+from __future__ import annotations
+
+from redisaq.brokers.memory.registry import does
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.memory.streams import GroupCursor
+from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Remaining, Resolve, Resolved, Settled
+from redisaq.core.entry_ids import parse_id
+
+
+@does(Acknowledge)
+def acknowledge(store: MemoryStore, step: Acknowledge) -> Settled:
+    """Acknowledge under the token (S1)."""
+    standing = store.lease(step.group, step.partition).token
+    if standing != step.token:
+        return Settled(done=False, token=standing)
+    cursor = store.cursor(step.group, step.partition)
+    if cursor is not None:
+        for entry_id in step.entry_ids:
+            cursor.pending.pop(parse_id(entry_id), None)
+    return Settled(done=True, token=standing)
+
+
+@does(Resolve)
+def resolve(store: MemoryStore, step: Resolve) -> Resolved:
+    """Settle some messages under the token, each only if it is still what and where it says (S1)."""
+    standing = store.lease(step.group, step.partition).token
+    if standing != step.token:
+        return Resolved(done=False, token=standing)
+    cursor, shelf = store.cursor(step.group, step.partition), store.shelf(step.group, step.partition)
+    moved: list[bool] = []
+    for one in step.resolutions:
+        there = shelf.take(one) if one.source == "retry" else _acknowledge(cursor, one.body.entry_id)
+        if there:
+            shelf.put(one, store.now() // 1000, step.dead_maxlen)
+        moved.append(there)
+    return Resolved(done=True, token=standing, moved=tuple(moved))
+
+
+def _acknowledge(cursor: GroupCursor | None, entry_id: bytes) -> bool:
+    return cursor is not None and cursor.pending.pop(parse_id(entry_id), None) is not None
+
+
+@does(ReadRemaining)
+def read_remaining(store: MemoryStore, step: ReadRemaining) -> Remaining:
+    """Return what is left for the group."""
+    return store.remaining(step.group, step.partition)

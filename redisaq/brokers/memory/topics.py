@@ -1,0 +1,44 @@
+"""Topics and their streams, at a store; see steps.topics."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from redisaq.brokers.memory.registry import does
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState
+
+
+@does(ReadTopics)
+def read_topics(store: MemoryStore, step: ReadTopics) -> list[str]:
+    """Return the names of all topics, sorted."""
+    del step
+    return sorted(store.topic_names)
+
+
+@does(ReadTopic)
+def read_topic(store: MemoryStore, step: ReadTopic) -> TopicState | None:
+    """Return the topic's state."""
+    return store.topics.get(step.topic)
+
+
+@does(MakeTopic)
+def make_topic(store: MemoryStore, step: MakeTopic) -> TopicState:
+    """Make the topic and its missing streams (E5); keep what a producer asks (E3)."""
+    made, terms = store.make_topic(step.topic, step.partitions), step.terms
+    if terms is None:
+        return made
+    longest = max(made.send_timeout, terms.send_timeout)
+    store.topics[step.topic] = standing = replace(made, acked=made.acked or terms.acked, send_timeout=longest)
+    if terms.acked:
+        store.idle[step.topic] = max(store.idle.get(step.topic, 0.0), terms.idle)
+    return standing
+
+
+@does(GrowTopic)
+def grow_topic(store: MemoryStore, step: GrowTopic) -> TopicState:
+    """Publish the next generation, if it has more partitions."""
+    state = store.topics.get(step.topic)
+    if state is not None and step.partitions > state.partitions:
+        store.topics[step.topic] = replace(state, generation=state.generation + 1, partitions=step.partitions)
+    return store.make_topic(step.topic, step.partitions)

@@ -1,0 +1,68 @@
+"""Settling, and what is left to settle (S1, S2).
+
+What always holds: each step is one script, which changes nothing under a token that does not stand, and nothing when it is sent again.
+"""
+
+from __future__ import annotations
+
+from redisaq.brokers.redis.commands import Reply
+from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.redis.registry import Asked, command
+from redisaq.brokers.redis.scripts import REMAINING, RESOLVE, SETTLE, Argument
+from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Remaining, Resolve, Resolved, Settled
+from redisaq.core.records import Resolution, encode_dead, encode_retry, whole
+
+
+@command(Acknowledge)
+def acknowledge(step: Acknowledge, keys: Keys) -> Asked[Settled]:
+    """Acknowledge entries (S1)."""
+    share, token = keys.of_partition(step.group, step.partition), step.token
+
+    def answer(reply: Reply) -> Settled:
+        standing = whole(reply) or 0
+        return Settled(done=standing == token, token=standing)
+
+    return SETTLE(share.stream, share.lease, step.group.group, token, *step.entry_ids), answer
+
+
+@command(Resolve)
+def resolve(step: Resolve, keys: Keys) -> Asked[Resolved]:
+    """Settle each message as it is told (S1)."""
+    share = keys.of_partition(step.group, step.partition)
+    words: list[Argument] = [share.stream, share.lease, share.retry, share.retry_bodies, share.dead]
+    words += [step.group.group, step.token, "" if step.dead_maxlen is None else step.dead_maxlen]
+    for one in step.resolutions:
+        words += _words(one)
+
+    def answer(reply: Reply) -> Resolved:
+        standing, moved = reply
+        return Resolved(done=whole(standing) == step.token, token=whole(standing) or 0, moved=tuple(flag == 1 for flag in moved))
+
+    return RESOLVE(*words), answer
+
+
+def _words(one: Resolution) -> list[Argument]:
+    """Return one message's part of the script's arguments."""
+    body = one.body
+    words: list[Argument] = [one.source, one.to, body.entry_id, one.beginning]
+    match one.to:
+        case "retry":
+            words += [one.due, encode_retry(one.kept)]
+        case "dead":
+            entry = encode_dead(body)
+            words += [len(entry), *entry]
+        case "done":
+            pass
+    return words
+
+
+@command(ReadRemaining)
+def read_remaining(step: ReadRemaining, keys: Keys) -> Asked[Remaining]:
+    """Return what is left."""
+    share = keys.of_partition(step.group, step.partition)
+    return REMAINING(share.stream, share.retry, share.delayed, step.group.group), _remaining
+
+
+def _remaining(reply: Reply) -> Remaining:
+    unread, pending, retry, delayed = reply
+    return Remaining(unread == 1, pending, retry, delayed)

@@ -1,0 +1,120 @@
+"""Steps that take a partition, and give it back (T)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from redisaq.brokers.steps import ShareStep
+from redisaq.brokers.terms import ReaderMark
+
+__all__ = ["Claim", "Fence", "Install", "Installed", "Page", "PendingEntry", "Release", "RemakeGroup", "SetDeliveries"]
+
+
+class Installed(msgspec.Struct, frozen=True):
+    """The answer to an install (T2).
+
+    Attributes:
+        done: the caller's token stands now.
+        token: the token that stands.
+        holder: the incarnation that stood beside it before the call, "" if it had been released.
+        readers: the connections registered by whoever held the partition before (T3).
+    """
+
+    done: bool
+    token: int
+    holder: str
+    readers: tuple[ReaderMark, ...] = ()
+
+
+class PendingEntry(msgspec.Struct, frozen=True):
+    """An entry that was delivered and not settled: its fields, and how often it was delivered."""
+
+    entry_id: bytes
+    fields: Sequence[bytes]
+    deliveries: int
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Some pending entries in id order (T5).
+
+    Attributes:
+        entries: those whose bodies are still there.
+        trimmed: ids whose bodies are gone; they have been acknowledged, since nothing can be done for them.
+        last: give it as `after` for the next page; None if this was the last one.
+    """
+
+    entries: tuple[PendingEntry, ...]
+    trimmed: tuple[bytes, ...]
+    last: bytes | None
+
+
+class Install(ShareStep[Installed], frozen=True):
+    """Put the token beside the partition's data if it is greater than the one there, or the same with the same holder (T2).
+
+    Attributes:
+        token: the fencing token.
+        incarnation: its holder.
+        foreign: False refuses it while another incarnation stands as holder (M7, M8).
+    """
+
+    token: int
+    incarnation: str
+    foreign: bool
+
+
+class Fence(ShareStep[bool], frozen=True):
+    """Kill these readers' connections and take them off the list (T3); False if the server does not permit killing (T4)."""
+
+    token: int
+    readers: Sequence[ReaderMark]
+
+
+class Claim(ShareStep[Page], frozen=True):
+    """Return pending entries with ids above `after` (b"": from the first), without changing their counts (T5).
+
+    LeaseLostError if another token stands.
+
+    Attributes:
+        token: the fencing token.
+        after: an entry id.
+        count: so many at most.
+    """
+
+    token: int
+    after: bytes
+    count: int
+
+
+class SetDeliveries(ShareStep[bool], frozen=True):
+    """Set the delivery counts of pending entries (T5), passing over ids that are not; False if another token stands.
+
+    Attributes:
+        token: the fencing token.
+        counts: entry id -> its delivery count.
+        raising: no count is lowered by this, and it is False, too, once the partition was released. An earlier call that arrives late
+            must not undo a later one.
+    """
+
+    token: int
+    counts: Mapping[bytes, int]
+    raising: bool = False
+
+
+class Release(ShareStep[bool], frozen=True):
+    """Clear holder and readers, keep the token (M8); False if another token stands. All reads must be answered before."""
+
+    token: int
+
+
+class RemakeGroup(ShareStep[None], frozen=True):
+    """Make a lost group again (T6): after `last_id` if that entry is still in the stream, else from the beginning. Makes the stream.
+
+    Attributes:
+        last_id: an entry id, the evidence that the stream is the same.
+        start: begin after this (lower) id instead: what is in flight is delivered once more, so that it is pending again.
+    """
+
+    last_id: bytes
+    start: bytes | None = None

@@ -1,0 +1,91 @@
+"""Steps about topics: how many partitions each has (G1), and what its producers ask."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from redisaq.brokers.steps import Broker, Step, TopicStep
+
+__all__ = ["GrowTopic", "MakeTopic", "ReadTopic", "ReadTopics", "Terms", "TopicState", "make_or_grow"]
+
+
+class TopicState(msgspec.Struct, frozen=True):
+    """How many partitions a topic has, and under which generation (G1).
+
+    Attributes:
+        generation: how often it has grown.
+        partitions: how many it has.
+        acked: a producer asked for `retention="acked"`.
+        send_timeout: the largest of its producers' time limits, seconds; 0 if none has declared one (E3).
+    """
+
+    generation: int
+    partitions: int
+    acked: bool = False
+    send_timeout: float = 0.0
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What a producer asks of its topic; times in seconds.
+
+    Attributes:
+        send_timeout: how long one of its calls may take (E3).
+        acked: entries that every group has done with are to be trimmed.
+        idle: a group without a member for so long pins nothing.
+    """
+
+    send_timeout: float
+    acked: bool = False
+    idle: float = 0.0
+
+
+class ReadTopics(Step[list[str]], frozen=True):
+    """Return the names of all topics of the namespace, sorted."""
+
+    name: ClassVar[str] = "topics"
+
+
+class ReadTopic(TopicStep[TopicState | None], frozen=True):
+    """Return the topic's state, None if it does not exist."""
+
+    name: ClassVar[str] = "topic"
+
+
+class MakeTopic(TopicStep[TopicState], frozen=True):
+    """Make the topic with its empty streams if it does not exist (E5); return what stands. Makes missing streams again. Rings.
+
+    Attributes:
+        partitions: how many it has if it does not exist.
+        terms: what a producer asks is kept in the topic's meta, whether or not it was there: of times the largest of all producers',
+            `acked` once any asks for it (E3).
+    """
+
+    partitions: int
+    terms: Terms | None = None
+
+
+class GrowTopic(TopicStep[TopicState], frozen=True):
+    """Raise the partition count, by compare-and-set on the generation (G1); a smaller count changes nothing. Makes streams. Rings.
+
+    A topic that does not exist is made.
+    """
+
+    partitions: int
+
+
+async def make_or_grow(broker: Broker, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:
+    """Make the topic with so many partitions, or let it grow to them; one that has more keeps them.
+
+    Args:
+        broker: where.
+        topic: its name.
+        partitions: the least it is to have.
+        terms: what a producer asks of the topic (E3).
+
+    Returns:
+        What the topic has then.
+    """
+    state = await broker.do(MakeTopic(topic, partitions, terms=terms))
+    return await broker.do(GrowTopic(topic, partitions)) if state.partitions < partitions else state
