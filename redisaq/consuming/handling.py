@@ -222,7 +222,7 @@ class Execution:
     async def many(self, messages: list[Flight]) -> Held | None:
         """Run a handler of batches on some messages; return those whose lane is to wait. The caller has seen that they may start."""
         owned = self.owned
-        if self._gate.closed or any(message.state != "new" for message in messages):
+        if self._gate.closed or not _all_new(messages):
             messages = await self.ready(messages)
             if not messages:
                 return None
@@ -340,6 +340,14 @@ class Execution:
         self.concurrency.keep_for(thread)
         for message in argument if isinstance(argument, list) else (argument,):
             self._around.tell(events.HandlerAbandoned, message)
+
+
+def _all_new(messages: Sequence[Flight]) -> bool:
+    """Return whether handlers may begin on all of these at once. A loop costs half of what `all` does, for each message."""
+    for message in messages:  # noqa: SIM110 -- as above
+        if message.state != "new":
+            return False
+    return True
 
 
 def _check_run(result: object) -> None:

@@ -428,7 +428,7 @@ class InFlight:
 
     def _record(self, entries: Sequence[Entry], now: int) -> list[Flight]:
         """Record entries that were delivered for the first time."""
-        decode, partition, token = self._decode, self.partition, self.token
+        decode, partition, token, table = self._decode, self.partition, self.token, self.flights
         flights: list[Flight] = []
         for entry, fields in entries:
             flight = decode(entry, fields or (), partition, token)
@@ -436,7 +436,7 @@ class InFlight:
                 self._bury(flight, None, now)
             else:
                 flights.append(flight)
-        self.flights.update({flight.entry: flight for flight in flights})
+                table[entry] = flight
         return flights
 
     def _enter(self, entry: bytes, fields: Sequence[bytes], now: int, *, count: int = 0, body: Body | None = None) -> Sequence[Flight]:
@@ -560,9 +560,13 @@ class InFlight:
         self.running += 1
 
     def start_all(self, flights: Sequence[Flight]) -> None:
-        """A handler begins on some; as `start` for each."""
+        """A handler begins on some; as `start` for each, at a fraction of the cost."""
         for flight in flights:
-            self.start(flight)
+            try:
+                flight.state = STARTS[flight.state]
+            except KeyError:
+                raise _misstep(flight, "start") from None
+        self.running += len(flights)
 
     def returned(self, flight: Flight) -> None:
         """Its handler returned: it is to be acknowledged, or to leave `retry`."""
@@ -578,9 +582,19 @@ class InFlight:
         self.handled += 1
 
     def returned_all(self, flights: Sequence[Flight]) -> None:
-        """The handler of some returned; as `returned` for each."""
+        """The handler of some returned; as `returned` for each, at a fraction of the cost."""
+        done = self.done
         for flight in flights:
-            self.returned(flight)
+            if flight.body is None:
+                try:
+                    flight.state = RETURNS[flight.state]
+                except KeyError:
+                    raise _misstep(flight, "returned") from None
+                done.append(flight.entry)
+            else:
+                self._resolve(flight, "returned, from retry", "done", flight.body)
+        self.running -= len(flights)
+        self.handled += len(flights)
 
     def failed(self, flight: Flight, error: Exception, now: int, random: Random) -> Hold | None:
         """Its handler raised, or (pulled) nobody entered it; return a Hold if its key queue is to wait for its next attempt.
