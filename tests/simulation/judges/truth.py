@@ -119,6 +119,7 @@ class Events(Judge):
         self._raised: dict[Process, Counter[str]] = {}
         self._settled: Counter[Case] = Counter()
         self._forgotten: set[tuple[Place, EntryId]] = set()
+        self._anew: set[tuple[Place, EntryId]] = set()
         self._doubtful: Counter[Case] = Counter()
 
     def begun(self, run: Run) -> None:
@@ -148,18 +149,21 @@ class Events(Judge):
             if answer.moved[index]:
                 self._settled[case] += 1
                 self._forgotten.discard((place, entry_id))
-            elif (place, entry_id) in self._forgotten:
-                self._forgotten.discard((place, entry_id))
-                self._doubtful[case] += 1
+            else:
+                for excused in (self._forgotten, self._anew):
+                    if (place, entry_id) in excused:
+                        excused.discard((place, entry_id))
+                        self._doubtful[case] += 1
+                        break
 
     def forgotten(self, entries: Collection[tuple[Place, EntryId]]) -> None:
         """Note what the server has forgotten."""
         self._forgotten.update(entries)
 
     def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
-        """What is settled and was delivered anew meanwhile is not found: that may be told, once."""
+        """What its owner has in hand, and gets anew, runs twice: one of the two settlements finds nothing, and may be told all the same."""
         entries = self.record.whereabouts.entries.get((place[0].topic, place[1]), {})
-        self._forgotten.update((place, entry_id) for entry_id in entries if after < entry_id <= before)
+        self._anew.update((place, entry_id) for entry_id in entries if after < entry_id <= before)
 
     def told(self, process: Process, place: Place | None, event: Event) -> None:
         """See whether it has happened, and how often it was told."""
