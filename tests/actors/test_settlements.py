@@ -229,6 +229,32 @@ def test_a_group_that_has_much_to_do_is_asked_now_and_then_whether_it_is_empty(b
 
 
 @on_both
+def test_a_member_that_was_dropped_joins_again_at_its_next_heartbeat(backend: Backend) -> None:
+    """M5: not only when its own deadline has passed."""
+
+    async def scenario(url: str) -> tuple[list[int], float]:
+        await produce(url, 1)
+        notebook = Notebook()
+        consumer = quick(url, heartbeat_ttl=600, heartbeat_interval=1, on_event=notebook.note)
+        async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+            await tasks.start(consumer.process, notebook.handle)
+            await anyio.sleep(5)
+            store_of(url).members(GROUP).members.clear()
+            dropped = anyio.current_time()
+            while len(notebook.of(events.MemberJoined)) < 2:
+                await anyio.sleep(0.1)
+            took = anyio.current_time() - dropped
+            await producer.enqueue({"n": 1})
+            await anyio.sleep(5)
+            await consumer.stop()
+        return notebook.numbers, took
+
+    numbers, took = play(scenario, backend)
+    assert numbers == [0, 1]
+    assert took < 3
+
+
+@on_both
 @pytest.mark.parametrize("count", [6, 7, 8])
 def test_a_large_acknowledgement_is_cut_and_loses_nothing(backend: Backend, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acknowledger, "MOST_IDS", 3)

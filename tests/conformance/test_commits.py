@@ -191,9 +191,12 @@ async def test_a_document_in_the_place_of_another_is_frozen_if_asked(a: Broker, 
     second = await commit(a, group, "A", version, 3)
     assert (await look(a, group)).frozen_until == 0
     assert second is not None
-    assert await commit(a, group, "A", second, 4, freeze=True) is not None
+    third = await commit(a, group, "A", second, 4, freeze=True)
+    assert third is not None
     beat = await look(a, group)
     assert beat.now < beat.frozen_until <= beat.now + TTL * 1_000_000
+    assert await commit_document(a, group, "A", TTL / 10, known_version=third, document=EMPTY, freeze=True) is not None
+    assert (await look(a, group)).frozen_until == beat.frozen_until  # a member of a shorter ttl does not cut it short
 
 
 async def test_frozen_runs_out(world: World, a: Broker, group: GroupName) -> None:
