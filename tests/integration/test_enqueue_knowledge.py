@@ -160,7 +160,7 @@ async def test_an_earlier_message_that_a_search_misses_is_not_sent_behind_a_late
             await producer.batch_enqueue([{"n": n} for n in range(3)], key="one")
         assert raised.value.appended is not None
         assert [answer is None for answer in raised.value.appended] == [True, False, False]
-        assert sum(view.length for view in await failing.view_streams("jobs", [0, 1])) == 3
+        assert sum(view.length for view in await failing.do_each([ViewStream("jobs", partition) for partition in [0, 1]])) == 3
 
 
 async def test_an_error_tells_what_of_the_whole_call_was_appended(broker: Any) -> None:
@@ -197,7 +197,7 @@ async def test_whatever_an_ambiguous_call_does_not_name_is_there(broker: Any) ->
         with pytest.raises(AmbiguousEnqueueError, match="trimming") as raised:
             await producer.batch_enqueue([{"n": n} for n in range(4)])
         assert len(raised.value.message_ids) == 4
-        assert [view.length for view in await failing.view_streams("jobs", [0, 1])] == [2, 2]
+        assert [view.length for view in await failing.do_each([ViewStream("jobs", partition) for partition in [0, 1]])] == [2, 2]
 
 
 async def test_calls_that_broke_are_sent_again_in_their_order(broker: Any) -> None:
@@ -246,7 +246,7 @@ async def test_a_server_with_a_slow_clock_that_took_over_is_searched_from_the_be
         failing.connection = (7, "here", store.run_id)
         failing.answers_lost = 1
         await producer.enqueue({"n": 1}, key="one")
-        assert [view.length for view in await failing.view_streams("jobs", [partition])] == [1]
+        assert [view.length for view in await failing.do_each([ViewStream("jobs", partition) for partition in [partition]])] == [1]
 
 
 async def test_a_repeatable_call_whose_stream_went_does_not_say_that_nothing_was_sent(broker: Any) -> None:
