@@ -64,9 +64,9 @@ class Idleness(Judge):
         self._interval[process.name] = process
         self._stir()
 
-    def resolved(self, process: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
+    def resolved(self, who: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
         """There was work."""
-        del process, place, token, resolutions, answer
+        del who, place, token, resolutions, answer
         self._stir()
 
     def closed(self) -> None:

@@ -33,7 +33,9 @@ class Lanes(Judge):
         """See of which partitions as much is in hand as is read at once."""
         del who, operation
         store, now = self.court.store, self.court.now()
-        for (topic, partition), stream in {} if store is None else store.streams.items():
+        if store is None:
+            return
+        for (topic, partition), stream in store.streams.items():
             for group, cursor in stream.groups.items():
                 for tenure in self.record.owners_of(place := (GroupName(topic, group), partition)):
                     if len(cursor.pending) >= tenure.process.batch_size:

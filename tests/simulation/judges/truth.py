@@ -68,7 +68,7 @@ class Contents(Judge):
 class Failures(Judge):
     """What is stored of a failure is the error that was raised, how often, first and last."""
 
-    def resolved(self, process: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
+    def resolved(self, who: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
         """Compare with the last run."""
         for index, one in enumerate(resolutions):
             entry_id = parse_id(one.body.entry_id)
@@ -76,17 +76,17 @@ class Failures(Judge):
             if not answer.done or not answer.moved[index] or one.to == "done" or not runs or one.body.failure is None:
                 continue
             last, failure = runs[-1], one.body.failure
-            if last.outcome != "raised" or last.error is None or last.ended is None or last.process.name != process:
+            if last.outcome != "raised" or last.error is None or last.ended is None or last.process.name != who:
                 continue
             if (failure.error_type, failure.error) != (wanted := _described(last.error)):
-                self.court.violation(f"{process} stored {failure.error_type}: {failure.error!r} of {last}, which raised {wanted}")
+                self.court.violation(f"{who} stored {failure.error_type}: {failure.error!r} of {last}, which raised {wanted}")
             if failure.attempts != last.message.attempt:
-                self.court.violation(f"{process} stored {failure.attempts} attempts of {last}")
+                self.court.violation(f"{who} stored {failure.attempts} attempts of {last}")
             failed = [run.ended for run in runs if run.outcome == "raised" and run.ended is not None]
             for what, stored, real in (("first", failure.first_failed_ms, failed[0]), ("last", failure.last_failed_ms, failed[-1])):
                 said = stored / 1000 - EPOCH
                 if said > real + self._wrong(real) or (what == "last" and said < real - self._wrong(real)):
-                    text = f"{process} stored {said:.3f} as the time at which {show(place, entry_id)} failed {what}, not {real:.3f}"
+                    text = f"{who} stored {said:.3f} as the time at which {show(place, entry_id)} failed {what}, not {real:.3f}"
                     self.court.violation(text)
 
     def _wrong(self, time: float) -> float:
@@ -136,7 +136,7 @@ class Events(Judge):
             counts = self._returned if run.outcome == "returned" else self._raised
             counts.setdefault(run.process, Counter())[str(run)] += 1
 
-    def resolved(self, process: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
+    def resolved(self, who: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
         """It is to be told.
 
         S1: what is not found where it was counts as settled if an earlier try may have settled it. A member cannot know that the server has
@@ -145,7 +145,7 @@ class Events(Judge):
         del token
         for index, one in enumerate(resolutions if answer.done else ()):
             entry_id = parse_id(one.body.entry_id)
-            case = process, one.to, show(place, entry_id)
+            case = who, one.to, show(place, entry_id)
             if answer.moved[index]:
                 self._settled[case] += 1
                 self._forgotten.discard((place, entry_id))
