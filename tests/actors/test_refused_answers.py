@@ -203,7 +203,7 @@ def test_a_retry_that_was_purged_meanwhile_does_not_run_and_leaves_room(backend:
             runtime = consumer._runtime
             assert runtime is not None
             (owned,) = runtime.owned()
-            left = {name: getattr(owned, name) for name in ("queued", "bodies", "raised", "first_failed", "running")}
+            left = {name: getattr(owned.flights, name) for name in ("flights", "waiting", "running", "ending", "sending")}
             await consumer.stop()
         return runs, left
 
@@ -426,7 +426,7 @@ def test_what_trimming_took_unread_is_told_once(backend: Backend) -> None:
 @on_both
 def test_no_more_failures_are_in_hand_than_may_be(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the server does not take what failed, reading stops: what is kept of failures is bounded."""
-    monkeypatch.setattr("redisaq.consuming.owned.MOST_LEAVING", 5)
+    monkeypatch.setattr("redisaq.core.in_flight.MOST_ENDING", 5)
 
     async def scenario(url: str) -> tuple[int, int]:
         await produce(url, 60)
