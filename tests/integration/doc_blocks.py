@@ -47,7 +47,7 @@ from tests.testing.inner import installed
 from tests.unit.source import ROOT
 
 LOCAL = "redis://localhost:6379/0"
-LIMIT = 60.0
+LIMIT = 120.0
 OPTIONS = ("prelude", "until", "pytest", "prints")
 
 Prelude = Callable[[dict[str, Any]], AbstractAsyncContextManager[None]]
