@@ -19,10 +19,10 @@ from redisaq.brokers.memory.reader import MemoryDoorbell
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.administration import END, Seek
-from redisaq.brokers.steps.leases import Install, Installed
-from redisaq.brokers.steps.settling import Acknowledge, Resolve, Resolved, Settled
+from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.steps.settling import Acknowledge, Resolve
 from redisaq.brokers.terms import Doorbell, GroupName, RawEntry, Reader, ReaderMark
-from redisaq.core.entry_ids import START, parse_id
+from redisaq.core.entry_ids import START, EntryId, parse_id
 from redisaq.environment import Environment, silence_within, time_is_up_at
 from redisaq.errors import ConnectionFailed
 from redisaq.testing.fault_source import FaultSource
@@ -130,23 +130,25 @@ class FaultyBroker(MemoryBroker):
     # -- what is to be told, or differs ------------------------------------------------------------------------------------------------
 
     def _carry_out(self, store: MemoryStore, step: Step[R]) -> R:
-        cursor = store.cursor(step.group, step.partition) if isinstance(step, Seek) else None
-        before = START if cursor is None else cursor.last_delivered
+        before = _position(store, step)
         answer = super()._carry_out(store, step)
+        self._tell(store, step, answer, before)
+        return answer
+
+    def _tell(self, store: MemoryStore, step: Step[Any], answer: Any, before: EntryId) -> None:  # noqa: ANN401 -- of whatever class the step is
         record, owner = self._record, self._owner
-        match step, answer:
-            case Install(), Installed():
+        match step:
+            case Install():
                 record.installed(owner, step.group, step.partition, step.token, answer)
-            case Acknowledge(), Settled():
+            case Acknowledge():
                 record.settled(owner, step.group, step, answer)
-            case Resolve(), Resolved():
+            case Resolve():
                 record.resolved(owner, step.group, step.partition, step.token, resolutions=step.resolutions, answer=answer)
-            case Seek(), _:
+            case Seek():
                 last = store.streams[step.place].last_id
                 record.sought(step.group, step.partition, before, last if step.position == END else min(parse_id(step.position), last))
             case _:
                 pass
-        return answer
 
     async def kill(self, marks: Sequence[ReaderMark]) -> bool:
         """Kill shared connections (E1)."""
@@ -182,6 +184,12 @@ class FaultyBroker(MemoryBroker):
             return FaultyReader(self._network, self._source, client, self._owner)
 
         return await self._operate("open_reader", step)
+
+
+def _position(store: MemoryStore, step: Step[Any]) -> EntryId:
+    """Return where the group of a Seek stands before it."""
+    cursor = store.cursor(step.group, step.partition) if isinstance(step, Seek) else None
+    return START if cursor is None else cursor.last_delivered
 
 
 class FaultyReader:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from anyio.lowlevel import checkpoint
 
-from redisaq.brokers.memory import (  # noqa: F401 -- each registers what does its steps
+from redisaq.brokers.memory import (
     administration,
     coordination,
     leases,
@@ -31,6 +31,9 @@ from redisaq.brokers.steps import Step
 from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
+
+FAMILIES = (administration, coordination, leases, producing, retention, retrying, settling, topics)
+"""Each registers what does its steps, when it is imported."""
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from anyio.lowlevel import checkpoint
 
-from redisaq.brokers.redis import (  # noqa: F401 -- each registers what does its steps
+from redisaq.brokers.redis import (
     administration,
     coordination,
     leases,
@@ -29,6 +29,9 @@ from redisaq.brokers.steps import Step
 from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.errors import ServerError
 from redisaq.link import Link
+
+FAMILIES = (administration, coordination, leases, producing, retention, retrying, settling, topics)
+"""Each registers what does its steps, when it is imported."""
 
 R = TypeVar("R")
 
