@@ -1,4 +1,4 @@
-"""Redis over anyio: connections, reads that block, the doorbell, TLS, reconnection.
+"""Connect to Redis over anyio: shared, reading and subscribed connections, TLS, and reconnection.
 
 The layers above use a Link and nothing of hiredis.
 """

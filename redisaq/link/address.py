@@ -1,7 +1,8 @@
-"""Where a server is and who we are to it: an URL becomes an Address.
+"""Parse the URL of a server into an Address.
 
-In: an URL (`redis://`, `rediss://`, `unix://`) and the caller's TLS files. Out: a frozen Address, or a SettingsError that says what is
-wrong without repeating the URL, since a mistyped URL has its password in unexpected places. An Address never shows its password.
+The input is an URL (`redis://`, `rediss://`, `unix://`) and the caller's TLS files. The output is a frozen Address, or a SettingsError that
+says what is wrong. The error does not repeat the URL, because a mistyped URL may hold its password in an unexpected place. An Address never
+shows its password.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_ce
 
 @dataclass(frozen=True)
 class TLSOptions:
-    """How to prove who is who.
+    """How to authenticate the server and this client.
 
     Attributes:
         ca_file: PEM file of the authorities to trust; None: those of the system.
         cert_file: PEM file of our own certificate, for servers that ask for one.
         key_file: PEM file of its key, None if it is in cert_file.
-        verify: the server's certificate must come from a trusted authority.
-        check_hostname: and it must be for the host of the URL.
+        verify: True if the server's certificate must come from a trusted authority.
+        check_hostname: True if the certificate must also be for the host of the URL.
     """
 
     ca_file: str | None = None
@@ -54,7 +55,7 @@ class Address:
         database: its number.
         tls: None unless the scheme is "rediss".
         connect_timeout: seconds that connecting and logging in may take.
-        shown: what errors name instead of the URL.
+        shown: the text that errors show instead of the URL.
     """
 
     scheme: str = "redis"
@@ -92,20 +93,20 @@ def parse_address(
     key_file: str | None = None,
     connect_timeout: float | None = None,
 ) -> Address:
-    """Return what `url` says.
+    """Parse `url` into an Address.
 
     Args:
         url: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
-            `unix://[user:password@]/path[?db=database]`; user and password percent-encoded. Options may follow a `?`: `db`, `username`,
-            `password`, `socket_connect_timeout`, and with `rediss://` also `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`,
-            `ssl_cert_reqs` (`required` or `none`) and `ssl_check_hostname` (`true` or `false`).
-        ca_file: PEM file of the authorities to trust, instead of the system's; wins over the URL's.
-        cert_file: PEM file of our own certificate; wins over the URL's.
-        key_file: PEM file of its key, if cert_file does not hold it; wins over the URL's.
-        connect_timeout: seconds that connecting and logging in may take, 5 if neither this nor the URL says; wins over the URL's.
+            `unix://[user:password@]/path[?db=database]`. User and password are percent-encoded. Options may follow a `?`: `db`, `username`,
+            `password`, `socket_connect_timeout`, and with `rediss://` also `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`
+            (`required` or `none`) and `ssl_check_hostname` (`true` or `false`).
+        ca_file: PEM file of the authorities to trust, instead of the system's; overrides the URL.
+        cert_file: PEM file of our own certificate; overrides the URL.
+        key_file: PEM file of its key, if cert_file does not hold it; overrides the URL.
+        connect_timeout: seconds that connecting and logging in may take; overrides the URL. The default is 5.
 
     Raises:
-        SettingsError: the URL cannot work.
+        SettingsError: the URL is not valid.
     """
     scheme = _check_scheme(url)
     parts, options = _split(url, scheme)
@@ -137,7 +138,7 @@ def _check_scheme(url: str) -> str:
 
 
 def _split(url: str, scheme: str) -> tuple[SplitResult, dict[str, str]]:
-    """Return the parts, and the options after the question mark; of an option that is given twice, the first counts."""
+    """Return the parts, and the options after the question mark. If an option is given twice, the first one counts."""
     try:
         parts = urlsplit(url)
         options = dict(reversed(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))))
@@ -149,7 +150,7 @@ def _split(url: str, scheme: str) -> tuple[SplitResult, dict[str, str]]:
         if not found:
             return parts, options
         problem = found
-    # Outside the except clause: the original's text, which may quote a piece of the password, must not become the context.
+    # Raised outside the except clause, so that the original error does not become the context: its text may quote a piece of the password.
     raise SettingsError(problem)
 
 

@@ -1,8 +1,8 @@
-"""Keeps the shared connection up: one attempt at a time, whoever needs it (docs/link.md, rule 8).
+"""Keep the shared connection up, with one attempt to connect at a time (docs/link.md, rule 8).
 
-In: callers who need the connection. Out: the live connection, or ConnectionFailed. What always holds: at most one attempt is under way; an
-attempt that ends, also because its caller was cancelled, wakes all who wait for it. If it failed, so have they; if its caller was
-cancelled, the first of them begins the next.
+Callers that need the connection get the live one, or a ConnectionFailed. At most one attempt is under way. When it ends, even because its
+caller was cancelled, it wakes all callers that wait for it. If it failed, they fail too. If its caller was cancelled, the first of them
+starts the next attempt.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from redisaq.link.shared import SharedConnection
 
 
 class _Attempt:
-    """One attempt to connect, and who waits for its end."""
+    """One attempt to connect, and the callers that wait for its end."""
 
     def __init__(self) -> None:
         self.error: ConnectionFailed | None = None
         self._waiting: list[anyio.Event] = []
 
     async def wait(self) -> None:
-        """Return at its end."""
-        # An event of one's own: one that is kept would belong to the event loop that first waited for it.
+        """Wait until the attempt ends."""
+        # Each caller has its own event: a shared one would belong to the event loop that first waited for it.
         event = anyio.Event()
         self._waiting.append(event)
         try:
@@ -33,17 +33,17 @@ class _Attempt:
             self._waiting.remove(event)
 
     def end(self) -> None:
-        """Wake all who wait."""
+        """Wake all callers that wait."""
         for event in self._waiting:
             event.set()
 
 
 class Connector:
-    """See the module.
+    """Makes the shared connection when it is needed, and makes it again after it broke.
 
     Attributes:
         current: the last connection made; it may have broken since.
-        era: grows with each `close`; who was waiting in an older one has failed.
+        era: a number that grows with each `close`; callers that were waiting in an older era fail.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[SharedConnection]], url: str) -> None:
@@ -60,10 +60,10 @@ class Connector:
         return current if current is not None and current.broken is None else None
 
     async def get(self) -> SharedConnection:
-        """Return the live connection; make one if need be, in one attempt.
+        """Return the live connection; if there is none, make one, in one attempt.
 
         Raises:
-            ConnectionFailed: the attempt failed, or it was closed meanwhile.
+            ConnectionFailed: the attempt failed, or the link was closed meanwhile.
         """
         era = self.era
         while True:
@@ -82,7 +82,7 @@ class Connector:
                 raise ConnectionFailed(self._url, error.reason, permanent=error.permanent, silent=error.silent) from error.__cause__
 
     def close(self) -> None:
-        """Fail everybody who waits; break the connection. An attempt under way is for its dialer to end."""
+        """Fail all callers that wait, and break the connection. The dialer ends an attempt that is under way."""
         self.era += 1
         if self.current is not None:
             self.current.fail("the link was closed")

@@ -1,7 +1,7 @@
-"""Makes a connection that is ready for use: resolve, connect, agree on TLS, log in.
+"""Make a connection that is ready for use: resolve, connect, agree on TLS, log in.
 
-In: an Address. Out: a Line and its Greeting, or a ConnectionFailed that names the URL without its password and says what to try.
-What always holds: cancelled or failed, no socket is left behind.
+The input is an Address. The output is a Line and its Greeting, or a ConnectionFailed that names the URL without its password and says what
+to try. If dialling fails or is cancelled, no socket is left behind.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ _OTHER_TIME = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CE
 
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY})
 _RETRY_FULL_BACKLOG = 0.01
-# Seconds until a silent peer is given up: the first probe, between probes, and for data that nobody acknowledges.
+# The limits for a silent peer: seconds to the first probe, seconds between probes, probes, milliseconds for unacknowledged data.
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_PROBES, _UNACKNOWLEDGED_MS = 10, 5, 3, 20_000
 
 
 def make_context(options: TLSOptions) -> ssl.SSLContext:
-    """Return a context that verifies the server unless `options` say otherwise. Reads files: some milliseconds.
+    """Return a TLS context that verifies the server unless `options` say otherwise.
+
+    It reads files, which takes some milliseconds.
 
     Raises:
-        SettingsError: a file is missing, or is not what it should be.
+        SettingsError: a file is missing, or does not hold what it should.
     """
     problem = f"the CA file {options.ca_file} cannot be used"
     try:
@@ -47,7 +49,7 @@ def make_context(options: TLSOptions) -> ssl.SSLContext:
         if options.cert_file:
             problem = f"the client certificate {options.cert_file}" + (f" with the key {options.key_file}" if options.key_file else "")
             problem += " cannot be used"
-            # An encrypted key would otherwise be asked for on the terminal, in the middle of an event loop.
+            # Otherwise OpenSSL would ask for the key's password on the terminal, in the middle of an event loop.
             context.load_cert_chain(options.cert_file, options.key_file, password=_refuse_password)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{problem}: {error}") from error
@@ -64,11 +66,11 @@ def _refuse_password() -> str:
 
 
 class Dialer:
-    """Dials one address, as often as wanted; keeps what is slow to make.
+    """Dials one address, repeatedly, and keeps what is slow to make.
 
     Args:
-        address: where to.
-        reach: asked before each attempt, if there is one: sees to it that the server runs, and returns where it is. Its errors pass.
+        address: the server.
+        reach: called before each attempt, if given. It ensures that the server runs and returns its address. Its errors propagate.
         silence: seconds that an attempt may take, if the address's connect_timeout is not less.
     """
 
@@ -91,8 +93,8 @@ class Dialer:
         """Return a new connection, logged in.
 
         Args:
-            environment: runs what is slow in a thread.
-            first: what has to be done on the connection before it is used; its errors pass.
+            environment: runs slow work in a thread.
+            first: called on the connection before it is used; its errors propagate.
 
         Raises:
             ConnectionFailed: it could not be made in time (connect_timeout, silence), the server refuses us, or `interrupt` was called.
@@ -112,7 +114,7 @@ class Dialer:
         raise ConnectionFailed(self._address.display, "the link was closed")
 
     def interrupt(self) -> None:
-        """Let every dial under way fail."""
+        """Make every dial under way fail."""
         for scope in self._scopes:
             scope.cancel()
 
@@ -168,7 +170,7 @@ class Dialer:
         problems: list[str] = []
         deadline = anyio.current_effective_deadline()
         for index, (family, _, _, _, target) in enumerate(found):
-            # Each gets its share of the time, so that one that drops packets does not keep the others from being tried.
+            # Each address gets its share of the time, so that one that drops packets does not prevent the others from being tried.
             share = (deadline - anyio.current_time()) / (len(found) - index)
             with anyio.move_on_after(share):
                 try:
@@ -233,7 +235,7 @@ def _tune(sock: socket.socket) -> None:
 
 
 def _broke(address: Address, error: ConnectionFailed) -> ConnectionFailed:
-    """Return what to raise for a connection that broke while logging in, when nothing that matters has been executed."""
+    """Return the error for a connection that broke during log-in, when nothing that matters has been executed."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):  # under TLS 1.3 a server refuses our certificate only now
         return _tls_failed(address, cause)

@@ -1,6 +1,7 @@
-"""The first words on a new connection: log in, choose the database, learn who the server is.
+"""Log in on a new connection, choose the database, and identify the server.
 
-In: a fresh Line. Out: a Greeting, or a ConnectionFailed that says what to try, `permanent` where trying again cannot help.
+The input is a fresh Line. The output is a Greeting, or a ConnectionFailed that says what to try. The error is `permanent` if another
+attempt cannot help.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ OLDEST_VALKEY = (7, 2)
 CLUSTER = "this is a cluster: use redis+cluster:// once redisaq knows that, and until then a single server"
 
 LOGGED_OUT = frozenset({"DENIED", "NOAUTH", "WRONGPASS"})
-"""Codes of errors that say that a connection is not logged in (any more). Nothing was carried out; the next log-in tells the rest."""
+"""Error codes that mean that a connection is not, or no longer, logged in. Nothing was executed; the next log-in reports the reason."""
 
 _CLIENT_ADDRESS = re.compile(r"(?:^| )addr=(.*?) laddr=")
-# The codes of errors that pass by themselves.
+# Codes of errors that are temporary.
 _PASSING = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
 
 
 @dataclass(frozen=True)
 class Greeting:
-    """Who answered.
+    """What the server reported about itself and about the connection.
 
     Attributes:
         client_id: of this connection.
-        client_address: of this connection as the server sees it (a proxy may stand between); "" if we may not ask.
+        client_address: of this connection as the server sees it (there may be a proxy between); "" if we may not ask.
         run_id: of this run of the server.
         eviction: its `maxmemory-policy`, "" if it does not say.
     """
@@ -46,7 +47,7 @@ class Greeting:
 
 
 async def greet(line: Line, address: Address) -> Greeting:
-    """Log in and return who answered.
+    """Log in and return what the server reported.
 
     Raises:
         ConnectionFailed: the server refuses us, or cannot serve us (yet).
@@ -60,7 +61,7 @@ async def greet(line: Line, address: Address) -> Greeting:
     if isinstance(answered, ServerError) and answered.code in {"NOPERM", *LOGGED_OUT, *_PASSING}:
         raise _refusal(address, answered)
     if not isinstance(answered, dict):
-        # A server that does not know HELLO or its version 3 is older than 6, or somebody has taken the command away.
+        # A server that does not know HELLO or its version 3 is older than 6, or the command was renamed or disabled.
         if _unknown(answered) and _version(_facts(info)) >= OLDEST_REDIS:
             raise _renamed(address)
         raise _too_old(address, "older than 6.0", "7.0") if _unknown(answered) else _refusal(address, answered)
@@ -73,8 +74,8 @@ async def greet(line: Line, address: Address) -> Greeting:
     version = _numbers(text)
     if version < (OLDEST_VALKEY if name == "valkey" else OLDEST_REDIS):
         raise _too_old(address, text or "unknown", "7.0" if name == "redis" else "7.2")
-    # PING is refused while the server loads its data, as everything else will be; HELLO is not. On a full disk it is refused as if it were
-    # a change, and everything that changes nothing goes on.
+    # While the server loads its data, it refuses PING and all other commands, but not HELLO. On a full disk it refuses PING as if it were
+    # a write; commands that only read still work.
     for reply in (info, ping, selected):
         if isinstance(reply, ServerError) and not (reply is ping and reply.code in {"NOPERM", "MISCONF"}):
             raise _refusal(address, reply, selecting=reply is selected)

@@ -1,8 +1,8 @@
-"""A wire for one user at a time: the set-up of every connection, the reading connection, the subscribed one.
+"""A connection for one user at a time: the base of log-in, the reading connection, and the subscribed connection.
 
-In: commands. Out: replies in order, and pushed messages. What always holds: each await waits for readiness only, so cancelling anywhere
-loses nothing; a reply that was not waited for to the end is still owed, and comes first next time. Once it is watched, it breaks when
-replies are owed and nothing comes for too long (docs/link.md, rule 10).
+It sends commands, and returns replies in order and pushed messages. Each await waits for readiness only, so cancellation at any point loses
+nothing. A reply that was not awaited to the end is still owed, and comes first next time. After `watch`, the connection breaks when replies
+are owed and nothing arrives for too long (docs/link.md, rule 10).
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from redisaq.link.silence import Alarm, Silence
 from redisaq.link.wire import Wire
 
 PING_EVERY = 5.0
-"""Seconds for which a connection that only listens may be quiet before it is asked whether it is still there."""
+"""Seconds for which a connection that only listens may be quiet before it sends PING."""
 
 _PING = pack((("PING",),))
 
 
 class Line:
-    """See the module.
+    """A connection whose replies come in order, for one task at a time.
 
     Attributes:
         wire: the socket.
-        owed: replies that were asked for and have not come.
-        broken: why it is of no more use, None while it is.
+        owed: replies that were requested and have not arrived.
+        broken: why it cannot be used any more, None while it can.
         url: the server's, for errors, without a password.
     """
 
@@ -36,21 +36,21 @@ class Line:
         self.owed = 0
         self.broken: str | None = None
         self.url = url
-        self._silent = False  # it broke because nothing came
+        self._silent = False  # it broke because nothing arrived
         self._silence = Silence(math.inf)
         self._listening = False
         self._alarm: Alarm | None = None
         self._now = Environment().monotonic
-        self._awaiting = False  # listening: nothing has come since something was sent
+        self._awaiting = False  # listening: nothing has arrived since the last send
         self._pings = 0  # listening: not answered yet
 
     def watch(self, silence: float, environment: Environment, *, listening: bool = False) -> None:
-        """Break it from now on when nothing comes for so many seconds while replies are owed.
+        """Break the connection, from now on, when replies are owed and nothing arrives for `silence` seconds.
 
         Args:
-            silence: seconds, beyond those for which a command blocks.
+            silence: seconds, in addition to those for which a command blocks.
             environment: gives the clock and the timers.
-            listening: nothing may come for long, since messages are pushed: so the server is asked now and then.
+            listening: messages are pushed, so nothing may arrive for long: send PING when it is quiet.
         """
         if silence == math.inf:
             return
@@ -62,11 +62,11 @@ class Line:
             self._alarm.set(self._silence.heard + PING_EVERY)
 
     def send(self, *commands: Command, block: float = 0.0) -> None:
-        """Queue commands and send what the socket takes; the rest goes while replies are waited for.
+        """Queue commands and send what the socket takes; the rest is sent while replies are awaited.
 
         Args:
             *commands: each a tuple of its name and arguments.
-            block: seconds for which they wait in the server.
+            block: seconds for which they block in the server.
         """
         data = pack(commands)
         self._check(maybe_executed=False)
@@ -90,7 +90,7 @@ class Line:
         """Return what comes next: a reply, or a PushNotification.
 
         Raises:
-            ConnectionFailed: the connection broke; with `maybe_executed`, since what is owed may have been carried out.
+            ConnectionFailed: the connection broke; with `maybe_executed`, since commands without a reply may have been executed.
         """
         while True:
             item = self._next()
@@ -108,17 +108,17 @@ class Line:
                 raise self.fail(str(error) or repr(error)) from error
 
     def poll(self) -> object:
-        """Return what has already been received, as `item` does; NOTHING if nothing has."""
+        """Return what has already been received, as `item` does, or NOTHING."""
         return self._next()
 
     async def reply(self) -> object:
-        """Return the next reply, passing over pushed messages; see `item`."""
+        """Return the next reply, and skip pushed messages; see `item`."""
         while type(item := await self.item()) is PushNotification:
             pass
         return item
 
     async def ask(self, *commands: Command) -> list[object]:
-        """Send commands and return their replies. Cancelled, their replies stay owed."""
+        """Send commands and return their replies. If cancelled, their replies stay owed."""
         self.send(*commands)
         return [await self.reply() for _ in commands]
 
@@ -140,13 +140,13 @@ class Line:
         return self._awaiting if self._listening else self.owed > 0
 
     def _look(self, late: float) -> float:
-        """Find out whether the connection is silent; return when to look again."""
+        """Check whether the connection is silent; return when to check again."""
         if self.broken is not None:
             return math.inf
         try:
             self.wire.flush()
             if self.wire.arrived():
-                self._receive()  # what has come counts, even if nobody has looked yet
+                self._receive()  # what has arrived counts, even if no task has read it yet
                 self.wire.wake()
         except (OSError, *PARSE_ERRORS) as error:
             self.fail(str(error) or repr(error))
@@ -200,5 +200,5 @@ class Line:
 
 
 def _is_pong(item: object) -> bool:
-    """Tell whether this answers PING, be it with a refusal: it answers."""
+    """Return True if this answers PING. A refusal counts: it is an answer, too."""
     return item == b"PONG" or (isinstance(item, ServerError) and item.code == "NOPERM" and "'ping'" in item.text)

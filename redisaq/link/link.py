@@ -1,7 +1,7 @@
-"""The link to one server: the shared connection, and the makers of reading and subscribed ones.
+"""The link to one server: the shared connection, and the factory of reading and subscribed connections.
 
-In: commands. Out: replies. Everything above talks to Redis through this and nothing else. A link belongs to no event loop and needs no task
-of its own: it may be used in one loop after another (not in two at once), connected and closed from any task in any order.
+Everything above talks to Redis only through a Link: it sends commands and returns replies. A link belongs to no event loop and needs no
+task of its own. You may use it in one event loop after another (not in two at once), and connect and close it from any task in any order.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ logger = logging.getLogger("redisaq.link")
 
 
 class Link:
-    """See the module.
+    """A connection to one server that many tasks share, with connections of their own for readers and listeners.
 
     Attributes:
         address: the server.
-        run_id: of the run of the server that the shared connection was last made to, "" before.
+        run_id: of the run of the server to which the shared connection was last made, "" before.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class Link:
 
         Args:
             address: the server.
-            environment: clock and randomness; None takes the context's at each connection.
-            reach: sees to it, before each connection, that the server runs, and returns where it is, if that is not `address`; its errors
-                pass.
-            silence: seconds after which a connection is broken on which replies are owed and nothing comes; no connection takes longer to
-                be made. Infinite: never.
-            time: seconds that one call on the shared connection may take where nothing else limits it (see `time_limit`).
+            environment: clock and randomness; None uses the context's at each connection.
+            reach: called before each connection. It ensures that the server runs and returns its address, if that is not `address`. Its
+                errors propagate.
+            silence: seconds after which a connection breaks if replies are owed and nothing arrives. Making a connection takes no longer,
+                either. Infinite: never.
+            time: seconds that one call on the shared connection may take if nothing else limits it (see `time_limit`).
         """
         self.address = address
         self.run_id = ""
@@ -66,20 +66,20 @@ class Link:
         self._connector = Connector(self._connect_shared, address.display)
         self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence)
         self._opened: set[ReadingConnection] = set()
-        self._eviction = ""  # the policy that has been warned of
+        self._eviction = ""  # the policy that the last warning named
 
     @property
     def url(self) -> str:
-        """The server's, for errors, without a password."""
+        """The server's URL for errors, without a password."""
         return self.address.display
 
     def give_up(self, reason: str) -> None:
-        """Break the shared connection; the next call makes it again."""
+        """Break the shared connection; the next call connects again."""
         if self._connector.current is not None:
             self._connector.current.fail(reason)
 
     async def connect(self) -> None:
-        """Make the shared connection if it is not there. Cancelled, nothing is left behind.
+        """Make the shared connection if there is none. If cancelled, nothing is left behind.
 
         Raises:
             ConnectionFailed: the one attempt failed, or the time of the call is up (`time_limit`); says what to try.
@@ -91,7 +91,8 @@ class Link:
     async def close(self) -> None:
         """Close all connections of this link; calls under way raise ConnectionFailed.
 
-        From any task, in any order, as often as wanted. The link may be used again afterwards: it connects anew. Cancelled, it has closed.
+        You may call it from any task, in any order, any number of times. You may use the link again afterwards: it connects again. If
+        cancelled, it has closed all the same.
         """
         self._dialer.interrupt()
         self._connector.close()
@@ -101,20 +102,20 @@ class Link:
         await checkpoint()
 
     async def call(self, *commands: Command) -> list[object]:
-        """Run commands on the shared connection, joined with those of other tasks; never a blocking one.
+        """Run commands on the shared connection, together with those of other tasks; never use it for a command that blocks.
 
         Args:
             *commands: each a tuple of its name and arguments.
 
         Returns:
-            One reply per command, in order; where the server answered with an error, a ServerError instance stands for the reply.
-            Texts are bytes, maps are dicts.
+            One reply per command, in order. If the server answered a command with an error, its reply is a ServerError instance. Texts are
+            bytes, maps are dicts.
 
         Raises:
-            ConnectionFailed: the server could not be reached, or the connection broke, or the time of the call is up; `maybe_executed`
-                tells whether the server may have carried it out.
+            ConnectionFailed: the server could not be reached, or the connection broke, or the time of the call is up; `maybe_executed` says
+                whether the server may have executed the commands.
 
-        Cancelled, the commands may or may not be carried out; the connection is not harmed.
+        If cancelled, the commands may or may not be executed; the connection is not harmed.
         """
         if len(commands) == 1 and isinstance(commands[0], tuple):
             return await self.call_packed(pack_command(commands[0]), 1)
@@ -128,7 +129,7 @@ class Link:
 
         Args:
             data: the packed commands, joined.
-            replies: how many commands they are, at least one.
+            replies: the number of commands, at least one.
         """
         connection = self._connector.current
         if connection is not None and connection.broken is None:
@@ -145,7 +146,7 @@ class Link:
             raise ConnectionFailed(self.address.display, str(broken)) from None
 
     async def open_reading(self) -> ReadingConnection:
-        """Make a connection of one's own, for commands that block. One attempt; the caller closes it.
+        """Make a separate connection, for commands that block. One attempt; the caller closes it.
 
         Raises:
             ConnectionFailed: the attempt failed.
@@ -157,7 +158,7 @@ class Link:
         return reading
 
     async def listen(self, *channels: str) -> Bell:
-        """Listen to some sharded channels, on the one connection that all bells of this link share. One attempt; the caller closes it.
+        """Listen to sharded channels, on the one connection that all bells of this link share. One attempt; the caller closes the bell.
 
         Raises:
             ConnectionFailed: the attempt failed.
@@ -191,10 +192,10 @@ class Link:
         self._deserted[identity] = None
 
     async def _kill_deserted(self, line: Line, greeting: Greeting) -> None:
-        """Kill what earlier shared connections may still carry before anything is sent over the next one (E1).
+        """Kill what earlier shared connections may still carry, before anything is sent over the next one (E1).
 
-        Whoever was told that a call broke does so as well, before it looks; but a call that was cancelled, or whose time was up, is told
-        to nobody.
+        A caller that gets ConnectionFailed does so as well, before it checks what happened. But a call that was cancelled, or whose time
+        was up, is reported to nobody.
         """
         deserted = tuple(self._deserted)
         kills: list[Command] = [
@@ -203,7 +204,7 @@ class Link:
             if run_id == greeting.run_id
         ]
         if kills:
-            await line.ask(*kills)  # where it is not permitted there is no such promise
+            await line.ask(*kills)  # without the permission for CLIENT KILL there is no such promise
         for identity in deserted:
             self._deserted.pop(identity, None)
 

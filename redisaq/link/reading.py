@@ -1,11 +1,11 @@
-"""A connection for commands that block in the server: one per partition owned (docs/link.md, rule T3).
+"""A connection for commands that block in the server: one per owned partition (docs/link.md, rule T3).
 
-In: a blocking read. Out: its reply. What always holds: a reply is never dropped. A cancelled read is brought to its end on the server
-(CLIENT UNBLOCK over the shared connection, repeated, since one alone may arrive before the block), and what it brought after all is kept in
-`leftover`; while a read has no reply, `settled` is False, and the connection has to be closed and killed before anything relies on it.
+It runs a blocking read and returns its reply. A reply is never dropped. When a read is cancelled, it is ended on the server with CLIENT
+UNBLOCK over the shared connection, repeated, since a single one may arrive before the block. What the read still returned is kept in
+`leftover`. While a read has no reply, `settled` is False, and the connection has to be closed and killed before anything relies on it.
 
-One command that does not block may be sent ahead: the server works on it while the caller works on what came before. Its reply is owed, and
-stays so however often waiting for it is cancelled, until `reply_ahead` or `finish` has it.
+One command that does not block may be sent ahead, so that the server works on it while the caller works on the previous reply. Its reply is
+owed until `reply_ahead` or `finish` has it, however often waiting for it is cancelled.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ _ONE_UNBLOCK_WITHIN = 0.25
 
 
 class ReadingConnection:
-    """See the module. For one task at a time; `close` and `abort` from any.
+    """A connection whose reads may block and may be cancelled without losing a reply.
+
+    It is for one task at a time, except that any task may call `close` and `abort`.
 
     Attributes:
         client_id: of this connection, in this run of the server.
-        client_address: as the server sees it (a proxy may stand between); "" if we may not ask.
+        client_address: as the server sees it (there may be a proxy between); "" if we may not ask.
         run_id: of the run of the server.
         leftover: the reply of a read that was cancelled; it may be a ServerError. None if there was nothing.
-        ahead: the reply of what was sent ahead is owed.
+        ahead: True while the reply of the command sent ahead is owed.
     """
 
     def __init__(
@@ -48,10 +50,10 @@ class ReadingConnection:
         """Take over a line.
 
         Args:
-            line: logged in.
-            greeting: of that line.
+            line: a line that is logged in.
+            greeting: the greeting of that line.
             call: runs a command on the shared connection.
-            forget: called when this one is closed.
+            forget: called when this connection is closed.
         """
         self.client_id = greeting.client_id
         self.client_address = greeting.client_address
@@ -65,25 +67,25 @@ class ReadingConnection:
 
     @property
     def settled(self) -> bool:
-        """True if no command is without its reply."""
+        """True if every command has its reply."""
         return self._line.owed == 0
 
     @property
     def url(self) -> str:
-        """The server's, for errors, without a password."""
+        """The server's URL for errors, without a password."""
         return self._line.url
 
     def give_up(self, reason: str) -> None:
-        """Break it; what is called next says so."""
+        """Break the connection; the next call raises ConnectionFailed with `reason`."""
         self._line.fail(reason)
 
     async def call(self, *commands: Command) -> list[object]:
-        """Run commands that do not block, on this connection; replies as Link.call's.
+        """Run commands that do not block, on this connection; the replies are those of `Link.call`.
 
-        Cancelled, the commands may or may not be carried out, and their replies are passed over by the next call.
+        If cancelled, the commands may or may not be executed, and the next call skips their replies.
 
         Raises:
-            ConnectionFailed: it broke (`maybe_executed` tells whether they may have been carried out), or a read has no reply yet.
+            ConnectionFailed: it broke (`maybe_executed` says whether they may have been executed), or a read has no reply yet.
         """
         await self._pass_over()
         return await self._line.ask(*commands)
@@ -91,8 +93,8 @@ class ReadingConnection:
     async def read(self, command: Command, block: float = 0.0) -> object:
         """Run one command that blocks for at most `block` seconds; return its reply (a ServerError instance if that is an error).
 
-        Cancelled, it is brought to its end on the server first, for at most a second; what it still brought is then in `leftover`, and if
-        `settled` is False even this failed. The cancellation goes on in any case.
+        If cancelled, the read is first ended on the server, for at most a second. What it still returned is then in `leftover`; if
+        `settled` is False, even this failed. The cancellation propagates in any case.
 
         Raises:
             ConnectionFailed: it broke; entries may have been delivered unseen.
@@ -105,7 +107,7 @@ class ReadingConnection:
         try:
             reply = await self._line.reply()
         except anyio.get_cancelled_exc_class():
-            # In a child: a shield does not stop a second native cancellation of the task that stands here, but of a child it does.
+            # In a child task: a shield does not protect this task from a second native cancellation, but it does protect a child.
             async with anyio.create_task_group() as group:
                 group.start_soon(self._bring_to_end)
             raise
@@ -113,30 +115,30 @@ class ReadingConnection:
         return reply
 
     def send_ahead(self, command: Command) -> None:
-        """Send a command that does not block, without waiting. If that breaks the connection, whatever is next called says so."""
+        """Send a command that does not block, without waiting. If that breaks the connection, the next call raises the error."""
         with contextlib.suppress(ConnectionFailed):
             self._line.send(command)
             self.ahead = True
 
     async def reply_ahead(self) -> object:
-        """Return the reply of what was sent ahead, as `read` does. Cancelled, it is still owed."""
+        """Return the reply of the command sent ahead, as `read` does. If cancelled, the reply is still owed."""
         reply = await self._line.reply()
         self.ahead = False
         return reply
 
     async def finish(self) -> None:
-        """Wait for what was sent ahead, for at most a second: its reply is then in `leftover`. Not to be cancelled meanwhile."""
+        """Wait for the reply of the command sent ahead, for at most a second, and put it in `leftover`. It cannot be cancelled."""
         if self.ahead:
             with anyio.move_on_after(FINISH_WITHIN, shield=True), contextlib.suppress(ConnectionFailed):
                 self.leftover = await self.reply_ahead()
 
     def take_leftover(self) -> object | None:
-        """Return the leftover, once."""
+        """Return the leftover, once; None after that."""
         leftover, self.leftover = self.leftover, None
         return leftover
 
     async def close(self) -> None:
-        """Close it; a read under way raises ConnectionFailed. From any task, as often as wanted."""
+        """Close it; a read under way raises ConnectionFailed. Any task may call it, any number of times."""
         self.abort()
         await checkpoint()
 

@@ -1,7 +1,6 @@
-"""The one door to hiredis: commands to bytes, bytes to replies (RESP3).
+"""Pack commands and parse replies (RESP3). This is the only module that uses hiredis.
 
-In: commands, and what arrived. Out: packed bytes, and replies as Python values: texts are bytes, maps are dicts, a server's error is a
-ServerError *instance* that stands where the reply would.
+Replies are Python values: texts are bytes, maps are dicts. An error of the server is a ServerError *instance* in the place of the reply.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ Command: TypeAlias = Sequence[str | bytes | int | float]
 """A command's name and arguments: a tuple."""
 
 NOTHING = object()
-"""What a parser returns while no whole reply is there (None and False are replies in RESP3)."""
+"""What a parser returns until a whole reply has arrived (None and False are replies in RESP3)."""
 
 PARSE_ERRORS = (hiredis.HiredisError, TypeError, MemoryError)
-"""What a parser raises: no RESP, a map with keys that Python cannot hash, or an announced size that there is no memory for."""
+"""What a parser raises: the data is not RESP, a map has keys that Python cannot hash, or memory is short for an announced size."""
 
 PushNotification = hiredis.PushNotification
-"""The type of messages that answer no command."""
+"""The type of messages that are not the reply to a command."""
 
 
 class Parser(Protocol):
-    """What this package uses of hiredis.Reader; hiredis' own stub knows no buffers but bytes."""
+    """The part of hiredis.Reader that this package uses; the stub of hiredis accepts no buffers but bytes."""
 
     def feed(self, data: bytes | bytearray, start: int, count: int, /) -> None:
-        """Take `count` bytes of `data` from `start` on; they are copied."""
+        """Copy `count` bytes of `data`, from `start` on, into the parser."""
         ...
 
     def gets(self) -> object:
@@ -43,7 +42,7 @@ pack_command = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
 
 def pack(commands: Sequence[Command]) -> bytes:
-    """Return the commands as the server reads them.
+    """Return the commands in the server's wire format.
 
     Raises:
         TypeError: a part is neither text, bytes nor a number.
@@ -63,5 +62,5 @@ def _server_error(text: str) -> ServerError:
 
 
 def push_kind(item: object) -> object:
-    """Return the kind of a pushed message, None for a reply."""
+    """Return the kind of a pushed message, or None for a reply."""
     return cast("list[object]", item)[0] if type(item) is PushNotification and item else None

@@ -1,14 +1,15 @@
 """The shared connection: many tasks, one socket, no background task (docs/link.md, rules 1 to 7).
 
-In: packed commands of concurrent tasks. Out: to each its replies, in order. What always holds:
+It takes packed commands from concurrent tasks, and returns to each task its replies, in order. Invariants:
 
-- Writing, reading, dispatch and handing over are synchronous; the only awaits are readiness, a waiter's event and one checkpoint (rule 1).
+- Writing, reading, dispatching and handing over are synchronous. The only awaits are readiness, a waiter's event and one checkpoint (rule
+  1).
 - At most one caller, the driver, waits for the socket. It sends until nothing is left, and only then waits for replies (rule 2).
-- Whoever leaves, for whatever reason, hands the role on if nobody has it (rule 3).
+- A caller that leaves, for any reason, hands the role of the driver on if nobody has it (rule 3).
 - A caller that left without its replies keeps its slot until they are read (rule 4).
-- Once broken it is thrown away whole, never reused (rule 6).
-- It breaks when replies are owed and nothing comes for too long, whether or not anybody still waits for them (rule 10).
-- A call whose time is up leaves as a cancelled one does: its slot stays, the connection lives (rule 11).
+- A broken connection is thrown away whole and never reused (rule 6).
+- It breaks when replies are owed and nothing arrives for too long, even if no caller waits for them any more (rule 10).
+- A call whose time is up leaves like a cancelled one: its slot stays, and the connection lives (rule 11).
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from redisaq.link.silence import Alarm, Silence
 from redisaq.link.wire import Wire
 
 Identity = tuple[int, str, str]
-"""Client id, address, the server's run: by these a connection can be killed (E1)."""
+"""Client id, address, and run of the server: they identify a connection to kill (E1)."""
 
 
 class NotSent(Exception):
-    """The connection broke before a byte of this call was written: it is safe to send it elsewhere."""
+    """The connection broke before a byte of this call was written, so you can safely send it elsewhere."""
 
 
 class _Waiter:
-    """One caller: how many replies it lacks, what has come, until when it waits, and how to wake it."""
+    """One caller: how many replies are missing, what has arrived, until when it waits, and how to wake it."""
 
     __slots__ = ("abandoned", "event", "late", "missing", "replies", "start", "until")
 
@@ -50,10 +51,10 @@ class _Waiter:
 
 
 class SharedConnection:
-    """See the module.
+    """A connection that joins the commands of concurrent tasks into one write.
 
     Attributes:
-        broken: why it is of no more use, None while it is.
+        broken: why it cannot be used any more, None while it can.
     """
 
     def __init__(
@@ -70,13 +71,13 @@ class SharedConnection:
         """Take over a wire.
 
         Args:
-            wire: logged in.
+            wire: a wire that is logged in.
             url: for errors, without a password.
-            identity: by which the connection can be killed.
+            identity: identifies the connection, to kill it.
             environment: gives the clock and the timers.
-            silence: seconds for which replies may be owed without a byte coming, or bytes wait without one being written.
-            time: seconds that one call may take where nothing else limits it (see `time_limit`).
-            deserted: called when it breaks and the server may still carry out something of it, which has not been answered.
+            silence: seconds for which replies may be owed without a byte arriving, or bytes may wait without one being written.
+            time: seconds that one call may take if nothing else limits it (see `time_limit`).
+            deserted: called when it breaks while the server may still execute some of its commands that have no reply.
         """
         self.broken: str | None = None
         self._wire = wire
@@ -84,25 +85,25 @@ class SharedConnection:
         self._identity = identity
         self._waiters: deque[_Waiter] = deque()  # in the order of their commands
         self._driver: _Waiter | None = None
-        self._joining = False  # somebody yielded so that others may join its write
+        self._joining = False  # a caller yielded so that others can join its write
         environment = environment or Environment()
         self._now = environment.monotonic
         self._silence = Silence(silence)
         self._time = time
         self._soonest = min(silence, time)
         self._deserted = deserted
-        self._silent = False  # it broke because nothing came
+        self._silent = False  # it broke because nothing arrived
         self._alarm = Alarm(environment, self._look)
 
     async def call(self, data: bytes, replies: int) -> list[object]:
-        """Send packed commands, return their replies; cancelled, the commands may or may not be carried out.
+        """Send packed commands and return their replies. If cancelled, the commands may or may not be executed.
 
         Raises:
             NotSent: it broke before anything of `data` was written, or there was no time left.
             ConnectionFailed: it broke later, or the time of the call was up (`maybe_executed` is True).
         """
         if self._driver is None and self.broken is None and self._wire.arrived():
-            # Nobody has looked since the last call: a server that has closed in between is seen before anything is sent.
+            # Nobody has read the socket since the last call: notice a server that has closed in between before anything is sent.
             self._receive()
         if self.broken is not None:
             raise NotSent(self.broken)
@@ -128,7 +129,7 @@ class SharedConnection:
         return waiter.replies
 
     def fail(self, reason: str) -> None:
-        """Break it for everybody; this is also how it is closed (rule 7). May be called twice."""
+        """Break it for all callers; this is also how it is closed (rule 7). May be called twice."""
         if self.broken is not None:
             return
         self.broken = reason
@@ -141,7 +142,7 @@ class SharedConnection:
         self._wire.close()
 
     def _put(self, data: bytes, replies: int) -> _Waiter:
-        """Queue the commands of one call; see to it that somebody looks when it has taken too long."""
+        """Queue the commands of one call, and set the alarm for the time when it has taken too long."""
         until, now = time_is_up_at(), self._now()
         if until == math.inf:
             until = now + self._time
@@ -149,7 +150,7 @@ class SharedConnection:
             raise NotSent("the time of the call is up")
         if not self._waiters:
             self._silence.heard = now
-        rings = self._alarm.at  # in time for those that wait already
+        rings = self._alarm.at  # in time for the calls that wait already
         if rings <= now or rings > now + self._soonest or rings > until:
             self._alarm.set(min(self._silence.due(), until))
         waiter = _Waiter(replies, self._wire.queued, until)
@@ -162,12 +163,12 @@ class SharedConnection:
         try:
             await checkpoint()
         finally:
-            # Also if cancelled here: the others rely on it (rule 5).
+            # Also when cancelled here: the other callers rely on it (rule 5).
             self._joining = False
             self._flush()
 
     async def _drive(self, waiter: _Waiter) -> None:
-        """Move bytes for everybody until this waiter's replies are in."""
+        """Move bytes for all callers until this waiter has its replies."""
         self._driver = waiter
         try:
             while waiter.missing and self.broken is None and not waiter.late:
@@ -186,7 +187,7 @@ class SharedConnection:
             self._driver = None
 
     def _flush(self) -> bool:
-        # Never raises: in a `finally` it would take the place of a cancellation.
+        # Never raises: an exception in a `finally` would replace a cancellation.
         if self.broken is not None:
             return True
         try:
@@ -209,9 +210,9 @@ class SharedConnection:
             self._silence.heard = self._now()
 
     def _look(self, late: float) -> float:
-        """Find out whether the connection is silent, and whose time is up; return when to look again."""
+        """Check whether the connection is silent, and which calls have no time left; return when to check again."""
         if self.broken is None and self._wire.arrived():
-            self._receive()  # what has come counts, even if nobody has looked yet
+            self._receive()  # what has arrived counts, even if no task has read it yet
         if self._driver is None:
             self._flush()
         elif not self._driver.missing:
@@ -227,7 +228,7 @@ class SharedConnection:
         return min(due, self._dismiss_late(now))
 
     def _dismiss_late(self, now: float) -> float:
-        """Send those away whose time is up; return when it is up for the next."""
+        """Make the calls leave whose time is up; return when the time of the next one is up."""
         soonest = math.inf
         for waiter in self._waiters:
             if waiter.until > now:
@@ -274,7 +275,7 @@ class SharedConnection:
                     return
 
     def _failure(self, waiter: _Waiter) -> Exception:
-        if self.broken is None:  # its time is up: what of it has not been written yet will be
+        if self.broken is None:  # its time is up: bytes of it that have not been written yet will still be
             failure = ConnectionFailed(self._url, "no answer within the time of the call", maybe_executed=True, silent=True)
         elif self._wire.handed <= waiter.start:
             return NotSent(self.broken)

@@ -1,8 +1,8 @@
-"""How a connection finds out that the other side is silent, at no cost per call and without a task.
+"""Detect that the other side is silent, at no cost per call and without a task.
 
-In: when something came to be owed, and when bytes came. Out: whether that is too long ago, asked by an alarm: an event loop's own timer,
-which is set once and not moved with each call. When it rings, its owner says when it has to ring again; so a connection whose calls are
-answered sets it once in as many seconds as it may be silent, however many calls there are.
+The input is the time when replies came to be owed and the times when bytes arrived. The output is whether that is too long ago. An alarm
+asks for it: a timer of the event loop, which is set once and not moved with each call. When it fires, its owner returns when it has to fire
+again. So a connection whose calls are answered sets it only once per silence limit, however many calls there are.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from functools import partial
 from redisaq.environment import CallLater, Environment
 
 LATE = 0.25
-"""An alarm that comes later than this part of the limit says that this process was stalled, rather than the server."""
+"""An alarm that fires later than this fraction of the limit means that this process was stalled, rather than the server."""
 
 
 class Silence:
-    """How long nothing may come while something is owed.
+    """How long nothing may arrive while something is owed.
 
     Attributes:
-        limit: seconds; infinite: for ever.
-        heard: when the last byte came, or when something came to be owed.
+        limit: seconds; infinite: forever.
+        heard: when the last byte arrived, or when something came to be owed.
         block: seconds for which the server may wait before it answers.
     """
 
@@ -31,14 +31,14 @@ class Silence:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.heard = self.block = 0.0
-        self._spared = math.nan  # the `heard` for which an alarm that came too late was passed over
+        self._spared = math.nan  # the `heard` for which an alarm that fired too late was ignored
 
     def due(self) -> float:
-        """Return when it will have been too long."""
+        """Return the time when it will have been too long."""
         return self.heard + self.block + self.limit
 
     def next_look(self, now: float, late: float) -> float | None:
-        """Return when to look again; None if it has been too long. An alarm that is `late` has seen nothing, but once only."""
+        """Return when to check again; None if it has been too long. An alarm that is `late` proves nothing, but only once."""
         due = self.due()
         if now < due:
             return due
@@ -53,18 +53,20 @@ class Silence:
 
 
 class Alarm:
-    """Rings in an event loop. A connection may be used in one event loop after another: a timer that died with its loop is replaced.
+    """A timer in an event loop.
+
+    A connection may be used in one event loop after another: a timer that died with its loop is replaced.
 
     Attributes:
-        at: when it rings; infinite if it does not.
+        at: when it fires; infinite if it does not.
     """
 
     def __init__(self, environment: Environment, ring: Callable[[float], float]) -> None:
-        """Make one; it does not ring before `set` was called.
+        """Make an alarm; it does not fire before `set` was called.
 
         Args:
             environment: gives the clock and the timers.
-            ring: called in the event loop, outside of tasks, with the seconds by which it is late; returns when to ring again, which may
+            ring: called in the event loop, outside of tasks, with the seconds by which it is late. It returns when to fire again, which may
                 be never (infinite).
         """
         self.at = math.inf
@@ -73,7 +75,7 @@ class Alarm:
         self._number = 0
 
     def set(self, when: float) -> None:
-        """Let it ring then, and not at the time that was set before. To be called from a task."""
+        """Make it fire at `when`, instead of the time set before. Call it from a task."""
         self._start(when, self._environment.timers())
 
     def _start(self, when: float, call_later: CallLater) -> None:

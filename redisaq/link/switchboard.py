@@ -1,11 +1,12 @@
-"""The subscribed connection: many doorbells on one, a hint each, never the truth (docs/link.md).
+"""The subscribed connection: one for many listeners; each notification is a hint, never the truth (docs/link.md).
 
-In: sharded channels, a few at a time, taken and dropped as it comes. Out: a Bell for them; its `wait` returns when something was published
-there, or may have been missed. What always holds:
+A listener subscribes to a few sharded channels and gets a Bell for them. `Bell.wait` returns when something was published there, or may
+have been missed. Invariants:
 
-- There is no task of its own. At most one of those who wait, the driver, waits for the socket; who leaves hands that on (as in `shared`).
+- There is no background task. At most one of the waiting listeners, the driver, waits for the socket; when it leaves, it hands that role on
+  (as in `shared`).
 - A bell that `listen` has returned is subscribed: what is published from then on rings it, at the latest after the next reconnection.
-- Messages that come together ring once. After every gap in the subscription it rings, so that who waits looks for itself.
+- Messages that arrive together ring once. A bell also rings after every gap in the subscription, so that its listener checks for itself.
 - Without bells there is no connection.
 """
 
@@ -31,11 +32,11 @@ from redisaq.link.resp import NOTHING, push_kind
 
 UNWANTED = "nobody listens any more"
 
-BASE, CAP = 0.05, 2.0  # seconds: the longest wait after one failure, and after many in a row
+BASE, CAP = 0.05, 2.0  # seconds: the longest delay after one failure, and after many in a row
 
 
 class Backoff:
-    """Counts failures in a row; each delay is drawn evenly from 0 to a limit that doubles with each failure up to a cap."""
+    """Counts failures in a row. Each delay is drawn evenly from 0 to a limit that doubles with each failure up to a cap."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -47,10 +48,10 @@ class Backoff:
         return full_jitter(self.failures, base=BASE, most=CAP, random=self._random)
 
     def broke(self, stood: float) -> float:
-        """Return the seconds to wait before connecting again, after a connection that stood for so many seconds.
+        """Return the seconds to wait before connecting again, after a connection that lasted for `stood` seconds.
 
-        One that stood for longer than the longest wait was a success: 0, and the failures are forgotten. Otherwise it counts as one more
-        failure: a server, or what stands before it, that lets everybody in and closes at once is not to be dialled in a busy loop.
+        If it lasted longer than the longest delay, it was a success: the delay is 0, and the failures are forgotten. Otherwise it counts as
+        one more failure, so that a server or proxy that accepts everybody and closes at once is not dialled in a busy loop.
         """
         if stood > CAP:
             self.failures = 0
@@ -59,15 +60,20 @@ class Backoff:
 
 
 class Bell:
-    """One listener's end of its channels. For one waiting task at a time; `close` from any."""
+    """One listener's subscription to its channels. One task at a time may wait; any task may close it."""
 
     def __init__(self, board: Switchboard, channels: Sequence[bytes]) -> None:
-        """Make one; Switchboard.listen does."""
+        """Make a bell; use `Switchboard.listen` instead.
+
+        Args:
+            board: the switchboard that it belongs to.
+            channels: the names of its channels.
+        """
         self.channels = channels
         self.unconfirmed = set(channels)  # before it is subscribed for the first time
         self.rung = False
-        self.ended: ConnectionFailed | ServerError | None = None  # why it is of no more use
-        self.event: anyio.Event | None = None  # set while its task waits for another that drives
+        self.ended: ConnectionFailed | ServerError | None = None  # why it cannot be used any more
+        self.event: anyio.Event | None = None  # set while its task waits for another task that drives
         self.scope: anyio.CancelScope | None = None  # set while its task drives
         self._board = board
 
@@ -77,9 +83,9 @@ class Bell:
         return not self.unconfirmed
 
     async def wait(self) -> None:
-        """Return at the next message, or at once if one came since the last call; also after each renewed subscription.
+        """Wait for the next message; return at once if one arrived since the last call. It also returns after each renewed subscription.
 
-        A broken connection is made again here, for ever, with back-off. Cancelled, nothing is lost.
+        It reconnects a broken connection forever, with back-off. If cancelled, nothing is lost.
 
         Raises:
             ConnectionFailed: it was closed.
@@ -90,39 +96,39 @@ class Bell:
         self.rung = False
 
     async def close(self) -> None:
-        """Stop listening; `wait` raises ConnectionFailed. From any task, as often as wanted."""
+        """Stop listening; `wait` raises ConnectionFailed. Any task may call it, any number of times."""
         self._board.drop(self)
         await checkpoint()
 
     def ring(self) -> None:
-        """Ring, and wake who waits."""
+        """Ring, and wake the task that waits."""
         self.rung = True
         self.wake()
 
     def end(self, reason: ConnectionFailed | ServerError) -> None:
-        """Be of no more use."""
+        """End the bell: from now on `wait` raises `reason`."""
         self.ended = self.ended or reason
         if self.scope is not None:
             self.scope.cancel()
         self.wake()
 
     def wake(self) -> None:
-        """Let its task look, if it waits for another."""
+        """Let its task check again, if it waits for another task that drives."""
         if self.event is not None:
             self.event.set()
 
 
 class Switchboard:
-    """See the module. It begins anew when it has been closed."""
+    """All subscriptions of a link, on one connection. It may be used again after it was closed."""
 
     def __init__(self, dialer: Dialer, environment: Callable[[], Environment], url: str, silence: float = math.inf) -> None:
-        """Make one; nothing is connected before the first `listen`.
+        """Make a switchboard; nothing is connected before the first `listen`.
 
         Args:
             dialer: makes its connections.
             environment: gives clock and randomness, asked at each connection.
             url: for errors, without a password.
-            silence: seconds after which a connection is given up that owes something.
+            silence: seconds after which a connection is given up if replies are owed and nothing arrives.
         """
         self._silence = silence
         self._dialer = dialer
@@ -137,7 +143,7 @@ class Switchboard:
         self._confirmed: set[bytes] = set()
 
     async def listen(self, *channels: str) -> Bell:
-        """Return a bell for some sharded channels, once they are subscribed. One attempt.
+        """Subscribe to some sharded channels, in one attempt, and return a bell for them.
 
         Raises:
             ConnectionFailed: the attempt failed, or the link was closed meanwhile.
@@ -164,7 +170,7 @@ class Switchboard:
             self._end(bell, ConnectionFailed(self._url, "the link was closed"))
 
     def drop(self, bell: Bell) -> None:
-        """End one bell; the last one of a channel takes the subscription with it, the last one of all the connection."""
+        """End one bell. The last bell of a channel also ends the subscription, and the last bell of all also ends the connection."""
         self._end(bell, ConnectionFailed(self._url, "the subscription was closed"))
 
     def _end(self, bell: Bell, reason: ConnectionFailed | ServerError) -> None:
@@ -189,7 +195,7 @@ class Switchboard:
             self._line = None
 
     async def drive_until(self, bell: Bell, done: Callable[[], bool]) -> None:
-        """Return when `done`, as what the server says makes it; meanwhile move what it says to whom it concerns, if nobody else does."""
+        """Wait until `done()` is true. Meanwhile, unless another waiter already does, read from the socket and pass messages on."""
         try:
             while bell.ended is None and not done():
                 if self._driver is None:
@@ -216,7 +222,7 @@ class Switchboard:
             self._driver = None
 
     def _hand_over(self) -> None:
-        """Wake one who waits, if nobody drives."""
+        """Wake one waiting task, if no task drives."""
         if self._driver is None:
             waiting = (bell for bells in self._bells.values() for bell in bells if bell.event is not None)
             if (bell := next(waiting, None)) is not None:
@@ -248,7 +254,7 @@ class Switchboard:
             while (item := line.poll()) is not NOTHING:
                 self._take(line, item)
         except ConnectionFailed as error:
-            if error.silent:  # one attempt each, and theirs may never be answered
+            if error.silent:  # they have one attempt each, and it may never be answered
                 for bell in self._new_bells():
                     self._end(bell, error)
             if self._line is line:
@@ -262,7 +268,7 @@ class Switchboard:
         if self._line is None:
             return
         self._asked.append((what, channel))
-        with contextlib.suppress(ConnectionFailed):  # whoever drives sees it, too, and connects anew
+        with contextlib.suppress(ConnectionFailed):  # the driver sees the error, too, and connects again
             self._line.send((what.upper(), channel))
 
     def _take(self, line: Line, item: object) -> None:
@@ -281,7 +287,7 @@ class Switchboard:
         elif kind == b"ssubscribe":
             self._subscribed(channel)
         elif not asked:
-            # The slot has moved, or our permission has changed.
+            # The server ended it: the slot has moved, or our permission has changed.
             self._confirmed.discard(channel)
             if channel in self._bells:
                 self._ask(b"ssubscribe", channel)
@@ -292,7 +298,7 @@ class Switchboard:
             self._confirmed.add(channel)
         for bell in bells:
             if bell.subscribed:
-                bell.ring()  # for what it has missed meanwhile
+                bell.ring()  # for messages missed meanwhile
             else:
                 bell.unconfirmed.discard(channel)
                 bell.wake()
@@ -318,7 +324,7 @@ class Switchboard:
 
 
 def _copy(error: ConnectionFailed | ServerError) -> Exception:
-    """Return the error to raise: several tasks raise it, each with its own traceback."""
+    """Return a copy of the error to raise: several tasks raise it, each with its own traceback."""
     if isinstance(error, ServerError):
         return ServerError(error.text)
     return ConnectionFailed(error.url, error.reason, permanent=error.permanent, silent=error.silent)

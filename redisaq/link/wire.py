@@ -1,10 +1,10 @@
-"""One socket with its output and its parser: bytes out, replies in, never a wait that anything depends on.
+"""One socket with its output buffer and its parser: bytes out, replies in.
 
-Everything but the two waits for readiness is synchronous, so a caller that is cancelled can never leave half a request behind: unsent
-bytes belong to the wire (docs/link.md). A wire is used by one connection object and thrown away whole with it (rule 6).
+Everything but the two waits for readiness is synchronous, so a cancelled caller can never leave half a request behind: unsent bytes belong
+to the wire (docs/link.md). One connection object uses a wire, and throws it away whole (rule 6).
 
-In: packed commands. Out: replies, parsed by hiredis; a server's error is a ServerError *instance* among them.
-Errors of the socket and of TLS leave as OSError, those of the parser as PARSE_ERRORS.
+The input is packed commands. The output is replies, parsed by hiredis; an error of the server is a ServerError *instance* among them.
+Errors of the socket and of TLS are raised as OSError, those of the parser as PARSE_ERRORS.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import anyio
 from redisaq.environment import when_forked
 from redisaq.link.resp import make_parser
 
-# recv_into a buffer that is made once: recv() of so much allocates it each time, five times slower at 60 kB a reply (measured).
+# recv_into a buffer that is made once: recv() would allocate as much each time, five times slower at 60 kB a reply (measured).
 RECEIVE_SIZE = 256 * 1024
 _ENCRYPT_SIZE = 64 * 1024
 _ENDED = "the server closed the connection"
@@ -32,7 +32,7 @@ _ENDED = "the server closed the connection"
 class Inherited:
     """The sockets of this process, so that a child made by fork can close its copies of them.
 
-    The parent goes on with them, and so does its event loop: nothing is shut down or unregistered, since both would reach the parent's.
+    The parent and its event loop still use them. So nothing is shut down or unregistered, since both would affect the parent's sockets.
     """
 
     def __init__(self) -> None:
@@ -60,8 +60,8 @@ class Wire:
     Attributes:
         queued: bytes of commands given to `put` so far.
         handed: how many of them the kernel has taken, or may have.
-        taken: bytes that came over the socket so far.
-        closed: the wire is of no more use.
+        taken: bytes received from the socket so far.
+        closed: True if the wire cannot be used any more.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -102,10 +102,10 @@ class Wire:
             self._head = head[count:] if count < len(head) else None
 
     def receive(self) -> bool:
-        """Take what has arrived, at most one bufferful, into the parser; return True if more may be there already.
+        """Feed what has arrived, at most one bufferful, into the parser; return True if more may be there already.
 
         Raises:
-            ConnectionResetError: the other side has closed. Whatever came before has been parsed by earlier calls.
+            ConnectionResetError: the other side has closed. Everything that came before has been parsed by earlier calls.
         """
         try:
             count = self._socket.recv_into(self._buffer)
@@ -118,11 +118,11 @@ class Wire:
         return count == RECEIVE_SIZE
 
     def arrived(self) -> bool:
-        """Return True if `receive` would find something, an end of the connection included; a third of what `receive` costs."""
+        """Return True if `receive` would find something, including the end of the connection. It costs a third of `receive`."""
         return bool(self._poll())
 
     async def wait_readable(self) -> None:
-        """Wait until `receive` has something, or `wake` is called, or the wire is closed."""
+        """Wait until `receive` can read something, or `wake` is called, or the wire is closed."""
         if self.closed:
             return
         self._parked, self._woken = True, False
@@ -135,7 +135,7 @@ class Wire:
             self._unpark()
 
     async def wait_writable(self) -> None:
-        """Wait until `flush` can do something, or `wake` is called, or the wire is closed."""
+        """Wait until `flush` can send something, or `wake` is called, or the wire is closed."""
         if self.closed:
             return
         self._parked, self._woken = True, False
@@ -148,17 +148,17 @@ class Wire:
             self._unpark()
 
     def wake(self) -> None:
-        """Let the task that waits for readiness look again, if there is one."""
+        """Make the task that waits for readiness check again, if there is one."""
         if self._parked and not self.closed:
             self._woken = True
             anyio.notify_closing(self._socket)
 
     def close(self) -> None:
-        """End it; whoever waits for readiness wakes. May be called twice.
+        """Close it, and wake the task that waits for readiness. May be called twice.
 
-        While a task waits for readiness, the descriptor is closed by that task on its way out and not here. Freed here, its number could be
-        given to a new socket before that task has run, whose clean-up under asyncio would then remove the *new* socket's registration, and
-        who waits for that would wait for ever.
+        While a task waits for readiness, that task closes the descriptor on its way out, rather than this call. If the descriptor were
+        freed here, its number could be given to a new socket before that task has run. The task's clean-up under asyncio would then remove
+        the *new* socket's registration, and a wait for the new socket would last forever.
         """
         if self.closed:
             return
@@ -180,7 +180,7 @@ class Wire:
 
 
 class SecureWire(Wire):
-    """The same through TLS: an SSLObject between memory buffers, over the same non-blocking socket."""
+    """A wire through TLS: an SSLObject between memory buffers, over the same non-blocking socket."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str) -> None:
         super().__init__(sock)
@@ -189,10 +189,10 @@ class SecureWire(Wire):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self._encrypted = memoryview(b"")
         self._ended = False
-        self.agreed = False  # on TLS: the handshake is done
+        self.agreed = False  # the TLS handshake is done
 
     async def handshake(self) -> None:
-        """Agree on keys and check the certificates; ssl.SSLError if that fails. Cancelled, the wire is of no more use."""
+        """Agree on keys and check the certificates; raise ssl.SSLError if that fails. If cancelled, the wire cannot be used any more."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -207,22 +207,22 @@ class SecureWire(Wire):
                 await self.wait_writable()
             if done:
                 self.agreed = True
-                self._decrypt()  # what came along with the last of the handshake
+                self._decrypt()  # what arrived with the last part of the handshake
                 return
             await self.wait_readable()
             self._take()
 
     def flush(self) -> bool:
-        """Send what the socket takes now; return True if nothing is left, neither to encrypt nor encrypted."""
+        """Send what the socket takes now; return True if nothing is left, neither plain nor encrypted."""
         return super().flush() and self._push()
 
     async def wait_readable(self) -> None:
-        """See Wire; also returns when TLS has ended: the socket may stay open, and silent, for ever."""
+        """Wait as Wire does. It also returns when TLS has ended, since the socket may stay open, and silent, forever."""
         if not self._ended:
             await super().wait_readable()
 
     def receive(self) -> bool:
-        """Take and decrypt what has arrived; see Wire."""
+        """Receive and decrypt what has arrived; see Wire."""
         if self._ended:
             raise ConnectionResetError(_ENDED)
         more = self._take()
@@ -254,7 +254,7 @@ class SecureWire(Wire):
         return count == RECEIVE_SIZE
 
     def _send(self, data: memoryview) -> int:
-        # The next piece is encrypted only when the last has gone, so that `handed` does not run ahead of the socket.
+        # Encrypt the next piece only when the last one has been sent, so that `handed` does not run ahead of the socket.
         if not self._push():
             raise BlockingIOError
         return self._tls.write(data[:_ENCRYPT_SIZE])
