@@ -18,10 +18,10 @@ import redisaq
 import redisaq.admin
 from redisaq import Admin, Consumer, Producer
 from redisaq.logs import logger_for
-from redisaq.settings import ConsumerOptions, ConsumerSettings
+from redisaq.settings import ConsumerOptions, ConsumerSettings, HandlingOptions
 from tests.actors.group import fresh_url
 
-OPTIONS = list(get_type_hints(ConsumerOptions))
+OPTIONS = [one.name for one in fields(ConsumerSettings)]
 
 
 def test_a_consumers_parameters_are_shown() -> None:
@@ -39,9 +39,15 @@ def test_a_consumers_parameters_are_shown() -> None:
 
 
 def test_options_settings_and_their_description_agree() -> None:
-    assert [one.name for one in fields(ConsumerSettings)] == OPTIONS
-    described = [line.strip().split(":")[0] for line in (ConsumerOptions.__doc__ or "").split("Attributes:")[1].splitlines() if ":" in line]
-    assert [name for name in described if name in OPTIONS] == OPTIONS
+    assert sorted(get_type_hints(ConsumerOptions)) == sorted(OPTIONS)
+    handling = list(get_type_hints(HandlingOptions))
+    for options, own in (
+        (HandlingOptions, handling),
+        (ConsumerOptions, [one for one in get_type_hints(ConsumerOptions) if one not in handling]),
+    ):
+        lines = (options.__doc__ or "").split("Attributes:")[1].splitlines()
+        described = [line.strip().split(":")[0] for line in lines if ":" in line]
+        assert [name for name in described if name in OPTIONS] == own
 
 
 def test_two_classes_have_two_names() -> None:
