@@ -1,7 +1,7 @@
-"""The base of every actor: one task, one bounded mailbox, and what to do when it starts, stops or fails.
+"""The base class of every actor: one task, one bounded mailbox, and methods for its start, stop and failure.
 
-In: messages of its mailbox. Out: whatever it tells other actors' refs. It runs once a `Supervisor` starts it.
-Always: each `on_start` that completed is followed by one `on_stop`, before a restart too; both run in the actor's own task.
+An actor handles the messages of its mailbox and sends messages to other actors' refs. It runs once a `Supervisor` starts it. Each
+`on_start` that completed is followed by one `on_stop`, also before a restart; both run in the actor's own task.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ class Nested(Protocol):
     """A supervisor that runs inside an actor."""
 
     def tree(self) -> Node:
-        """Return what it looks like now."""
+        """Return its tree as it is now."""
         ...
 
 
 class Actor(Generic[M]):
-    """Something that takes messages of type M one at a time.
+    """An object that handles messages of type M, one at a time.
 
-    Override `receive`, or `run` for another loop; `on_start`, `on_stop` and `on_lost` as needed. A subclass that has its own `__init__`
-    calls this one.
+    Override `receive`, or `run` for another loop; override `on_start`, `on_stop` and `on_lost` as needed. A subclass that has its own
+    `__init__` calls this one.
 
     Args:
         name: unique among the actors of its supervisor; default: the class's name in snake case, with a number if that is taken.
-        capacity: most messages that wait in its mailbox, 1 or more.
+        capacity: the most messages that wait in its mailbox, 1 or more.
         restart: which failures it survives; default: none.
 
     Attributes:
         name: see above; final once it has been started.
         restart: see above.
-        mailbox: what it reads.
-        ref: what others reach it by; it can be handed out before the actor is started.
+        mailbox: where it takes its messages from.
+        ref: its address for others; you may pass it on before the actor is started.
         nested: the supervisors that run inside it, see `Supervisor(parent=...)`.
     """
 
@@ -54,7 +54,7 @@ class Actor(Generic[M]):
         self.nested: list[Nested] = []
 
     def __repr__(self) -> str:
-        """Name its class and its place."""
+        """Show its class and its path."""
         return f"<{type(self).__name__} {self.path}>"
 
     @property
@@ -65,9 +65,9 @@ class Actor(Generic[M]):
     async def run(self) -> None:
         """Do the actor's work: by default, `receive` each message until the mailbox is closed.
 
-        When it returns, the actor is finished. When it raises, the restart policy decides. An override that reads `self.mailbox` learns
-        from its end (anyio.EndOfStream, or the end of `async for`) that it should finish; one that does not is cancelled when the
-        supervisor stops it.
+        When it returns, the actor is finished. When it raises, the restart policy decides. If you override it and read `self.mailbox`, the
+        end of the mailbox (anyio.EndOfStream, or the end of `async for`) tells you to finish. If you do not read it, the supervisor cancels
+        the actor to stop it.
         """
         async for message in self.mailbox:
             await self.receive(message)
@@ -77,21 +77,21 @@ class Actor(Generic[M]):
         raise NotImplementedError(f"{type(self).__name__} overrides neither receive nor run; {type(message).__name__} cannot be handled")
 
     async def on_start(self) -> None:
-        """Make ready; runs before `run`, and again at each restart. A failure here is a failure of the actor."""
+        """Set up; runs before `run`, and again at each restart. A failure here is a failure of the actor."""
 
     async def on_stop(self) -> None:
         """Clean up what `on_start` made; runs after `run`, however that ended.
 
-        It is shielded from cancellation for at most the supervisor's `stop_timeout`, and it must bring nothing to an end that a restart
-        needs: it runs before a restart, too. When the actor ends for good, its mailbox is closed by then, and what is left in it can still
-        be taken (`self.mailbox.receive_nowait`).
+        It is shielded from cancellation for at most the supervisor's `stop_timeout`. It also runs before a restart, so it must not end
+        anything that a restart needs. When the actor ends for good, its mailbox is already closed, and you can still take what is left in
+        it (`self.mailbox.receive_nowait`).
         """
 
     async def on_lost(self, message: M, error: BaseException) -> None:
-        """Learn that `message` was in hand when the actor failed.
+        """Handle the loss of `message`, which was in hand when the actor failed.
 
-        `error` is what it failed with, or an ActorStopped if it was a sibling's failure that took this actor down. Shielded like `on_stop`,
-        and runs before it. An actor that is stopped or cancelled has not failed: its own `finally` sees to what is in hand.
+        `error` is the actor's failure, or an ActorStopped if a sibling's failure took this actor down. It is shielded like `on_stop`, and
+        runs before it. An actor that is stopped or cancelled has not failed: its own `finally` has to handle what is in hand.
         """
 
 

@@ -1,12 +1,11 @@
-"""A bounded queue in front of one actor: what others told it and it has not taken yet.
+"""A bounded queue of the messages that one actor has not taken yet.
 
-In: messages, through an `ActorRef`. Out: messages, one at a time or many, to the actor. It is owned by the supervisor and outlives the
-    actor's restarts.
+Others put messages in through an `ActorRef`; the actor takes them out, one at a time or many. The supervisor owns the mailbox, which
+outlives the actor's restarts.
 
-Always: a message is taken out without waiting, so a `receive` that is cancelled or timed out has taken nothing (a memory stream hands the
-    item to the
-waiting receiver, and on asyncio it is lost if that one is cancelled before it runs; so receivers here wait for an event instead, and then
-take). What was taken last is "in hand" until the actor asks for the next: if it fails, that is what it gets back in `on_lost`.
+Taking a message out never waits, so a `receive` that is cancelled or timed out has taken nothing. (A memory stream hands the item to the
+waiting receiver, and on asyncio it is lost if that one is cancelled before it runs. So receivers here wait for an event instead, and then
+take.) What was taken last is "in hand" until the actor asks for the next: if the actor fails, `on_lost` gets it back.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ M = TypeVar("M")
 
 
 class Mailbox(Generic[M]):
-    """See the module. An actor reads it as `self.mailbox`; nobody else does.
+    """The messages that wait for one actor, which reads it as `self.mailbox`; nothing else reads it.
 
     Args:
-        capacity: most messages that wait, 1 or more.
+        capacity: the most messages that wait, 1 or more.
     """
 
     def __init__(self, capacity: int = 64) -> None:
-        """Make a mailbox that nobody has opened yet."""
+        """Make a mailbox that is not open yet."""
         if capacity < 1:
             raise SettingsError(f"capacity: 1 or more, not {capacity!r}")
         self.capacity = capacity
@@ -56,21 +55,21 @@ class Mailbox(Generic[M]):
 
     @property
     def depth(self) -> int:
-        """How many messages wait."""
+        """The number of messages that wait."""
         return 0 if self._take is None else self._take.statistics().current_buffer_used
 
     @property
     def closed(self) -> bool:
-        """True once nothing more can be told: what is in it may still be received."""
+        """True once no more messages can be sent. Those in it may still be received."""
         return self._closed
 
     @property
     def handled(self) -> int:
-        """How many messages were taken and done with."""
+        """The number of messages that were taken and finished."""
         return self._taken - self._lost - len(self.hand)
 
     async def receive(self) -> M:
-        """Return the next message, waiting for one if need be. Cancelling it loses nothing.
+        """Return the next message; wait for one if there is none. If cancelled, nothing is lost.
 
         Raises:
             anyio.EndOfStream: the mailbox is closed and empty.
@@ -105,7 +104,7 @@ class Mailbox(Generic[M]):
         return message
 
     async def receive_many(self, limit: int) -> list[M]:
-        """Return what waits, at most `limit` messages, waiting for the first if need be. All of them are in hand then.
+        """Return the waiting messages, at most `limit`; wait for the first if there is none. All of them are then in hand.
 
         Raises:
             anyio.EndOfStream: the mailbox is closed and empty.
@@ -157,10 +156,10 @@ class Mailbox(Generic[M]):
     # -- the senders' side, reached through an ActorRef ---------------------------------------------------------------------------
 
     async def put(self, message: M) -> None:
-        """Put a message in, waiting for room; see `ActorRef.tell`."""
+        """Put a message in; wait for room if it is full. See `ActorRef.tell`."""
         while self._send is None:
             if self._closed:
-                await checkpoint()  # as where it is open: whoever is being cancelled learns that first
+                await checkpoint()  # as for an open mailbox: a cancellation is raised first
                 raise self.stopped()
             await self._opening.wait()
         try:
@@ -184,14 +183,14 @@ class Mailbox(Generic[M]):
             self._arrival.fire()
 
     def expect(self, message: M, reply: Reply[Any]) -> Asked:
-        """Note that somebody waits for the answer to this message, until `forget`."""
+        """Record that an asker waits for the answer to this message, until `forget`."""
         if id(message) in self._asked:
             raise ValueError("ask needs a new message each time; this one is already under way")
         asked = self._asked[id(message)] = Asked(message, reply)
         return asked
 
     def forget(self, message: M) -> None:
-        """Nobody waits for the answer to this message any more."""
+        """Record that the asker no longer waits for the answer to this message."""
         self._asked.pop(id(message), None)
 
     def stopped(self, reason: str = "stopped") -> ActorStopped:
@@ -202,7 +201,7 @@ class Mailbox(Generic[M]):
 
     @property
     def in_use(self) -> bool:
-        """True if the actor waits for a message, has one in hand, or one waits for it: it will see that the mailbox is closed."""
+        """True if the actor waits for a message, has one in hand, or one waits for it: the actor will notice that the mailbox is closed."""
         return bool(self._reading or self.hand or self.depth)
 
     @property
@@ -211,12 +210,12 @@ class Mailbox(Generic[M]):
         return self._send is not None or self._closed
 
     def open(self) -> None:
-        """Let messages in."""
+        """Accept messages."""
         self._send, self._take = anyio.create_memory_object_stream[M](self.capacity)
         self._opening.fire()
 
     def lose_hand(self, error: BaseException | None) -> Sequence[M]:
-        """The actor will not finish what it has in hand: return that, and give its askers the error that it failed of, if there is one."""
+        """Return what the actor has in hand and will not finish. Its askers get the error, if there is one."""
         hand, self.hand = self.hand, ()
         self.busy_since = None
         self._lost += len(hand)
@@ -227,14 +226,14 @@ class Mailbox(Generic[M]):
         return hand
 
     def fail_taken(self, reason: str) -> None:
-        """The actor starts anew and knows no more what it had taken: let nobody wait for that."""
+        """Fail the askers of every message taken: the actor restarts and has forgotten them."""
         self._reading = False
         for asked in self._asked.values():
             if asked.taken:
                 asked.reply.fail(self.stopped(reason))
 
     def close_sending(self) -> None:
-        """Let nothing more in; what is in it can still be received. Senders that wait for room get ActorStopped."""
+        """Accept no more messages; those in it can still be received. Senders that wait for room get ActorStopped."""
         self._closed = True
         if self._send is not None:
             self._send.close()
@@ -242,7 +241,7 @@ class Mailbox(Generic[M]):
         self._arrival.fire()
 
     def close(self) -> int:
-        """Close it for good; return how many messages were left. Whoever waits for an answer gets ActorStopped."""
+        """Close it for good; return how many messages were left. Those who wait for an answer get ActorStopped."""
         self.close_sending()
         self.leftover = self.depth
         self.hand = ()

@@ -1,6 +1,6 @@
-"""How others reach an actor: tell it something, or ask it and wait for the answer.
+"""The address of an actor: send it a message, or ask it and wait for the answer.
 
-In: messages. Out: answers. A ref stays the same when its actor restarts, and keeps nothing of a stopped actor alive but its name.
+A ref stays the same when its actor restarts. Of a stopped actor it keeps only the name alive.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ class ActorRef(Generic[M_contra]):
     """The address of one actor. Made by the actor; `Supervisor.start` returns it."""
 
     def __init__(self, mailbox: Mailbox[Any]) -> None:
-        """Take the mailbox that messages go to."""
+        """Make a ref.
+
+        Args:
+            mailbox: where its messages go.
+        """
         self._mailbox = mailbox
 
     def __repr__(self) -> str:
-        """Name the actor."""
+        """Show the actor's path."""
         return f"<ActorRef {self.path}>"
 
     @property
@@ -37,13 +41,13 @@ class ActorRef(Generic[M_contra]):
 
     @property
     def stopped(self) -> bool:
-        """True once the actor accepts nothing more: it finished, failed, was stopped, or is being stopped."""
+        """True once the actor accepts no more messages: it finished, failed, was stopped, or is being stopped."""
         return self._mailbox.closed
 
     async def tell(self, message: M_contra) -> None:
-        """Put a message into the actor's mailbox, waiting for room, or for the actor to be started.
+        """Put a message into the actor's mailbox; wait for room, or until the actor is started.
 
-        When it is cancelled, the message may be in the mailbox or not. Nothing tells whether it is ever handled: use `ask` for that.
+        If cancelled, the message may or may not be in the mailbox. You do not learn whether it is ever handled: use `ask` for that.
 
         Raises:
             ActorStopped: the actor has stopped or is stopping.
@@ -62,28 +66,28 @@ class ActorRef(Generic[M_contra]):
     async def ask(self, make: Callable[[Reply[R]], M_contra], *, timeout: float | None) -> R:
         """Send the message that `make` builds around a reply, and wait for the answer.
 
-        The actor answers with `message.reply.set(value)` or `message.reply.fail(error)`; it need not do so in the call that received the
-        message. The deadline travels along as `message.reply.deadline`.
+        The actor answers with `message.reply.set(value)` or `message.reply.fail(error)`. It need not do so in the call that received the
+        message. The message carries the deadline as `message.reply.deadline`.
 
         Args:
             make: builds a new message; a class whose only argument is the reply will do.
-            timeout: seconds to wait; None for as long as the caller's own cancel scopes let it.
+            timeout: seconds to wait; None to wait until the caller's own cancel scopes end it.
 
         Returns:
-            What the actor answered.
+            The actor's answer.
 
         Raises:
             TimeoutError: no answer came in time; the actor may still handle the message.
             ActorStopped: the actor stopped, or restarted with the message in hand.
             RuntimeError: the actor asks itself.
-            Exception: the actor failed with this message in hand, or answered with an error: that error. Its restart policy sees it as
-                well.
+            Exception: the actor failed with this message in hand, or answered with an error: that error. Its restart policy gets a failure
+                as well.
 
-        When it is cancelled, the message may be handled or not, and the answer is dropped.
+        If cancelled, the message may or may not be handled, and the answer is dropped.
         """
         mailbox = self._mailbox
         if mailbox.owner is not None and mailbox.owner == anyio.get_current_task().id:
-            raise RuntimeError(f"actor {self.path} asks itself: it would wait for its own answer for ever; call the method instead")
+            raise RuntimeError(f"actor {self.path} asks itself: it would wait for its own answer forever; call the method instead")
         deadline = anyio.current_effective_deadline()
         if timeout is not None:
             deadline = min(deadline, anyio.current_time() + timeout)

@@ -1,7 +1,7 @@
-"""When an actor that failed may run again, and after how long.
+"""Decide whether an actor that failed may run again, and after how long.
 
-In: the policy, the error, the loop's clock, chance. Out: seconds to wait, or no more. Pure: no clock and no event loop of its own.
-Always: only errors that the policy names are ever forgiven.
+The result depends only on the policy, the error, the given time and the given random numbers: there is no clock and no event loop here.
+Only errors that the policy names are ever survived.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from redisaq.errors import SettingsError
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """Which failures an actor survives, how many of them, and how long it rests before it runs again.
+    """Which failures an actor survives, how many of them, and how long it waits before it runs again.
 
-    The rest is exponential with full jitter: uniform between 0 and a bound that doubles with each failure.
+    The wait is exponential with full jitter: uniform between 0 and a bound that doubles with each failure.
 
     Args:
-        on: errors that lead to a restart; subclasses count. An exception group counts if all that is in it does. Any other error is a bug,
-            or the user's business, and leaves the supervisor.
-        max_restarts: how many restarts are granted `within` that many seconds; `math.inf` for no limit.
+        on: errors that lead to a restart, subclasses included. An exception group counts if all its exceptions do. Any other error is a
+            bug, or for you to handle, and leaves the supervisor.
+        max_restarts: how many restarts are granted in `within` seconds; `math.inf` for no limit.
         within: seconds, see `max_restarts`.
-        backoff: bound of the first rest, seconds; 0 for none.
-        max_backoff: bound of every rest, seconds.
+        backoff: bound of the first wait, seconds; 0 for none.
+        max_backoff: bound of every wait, seconds.
         reset_after: after this many seconds without a failure the bound is `backoff` again.
     """
 
@@ -40,7 +40,7 @@ class RestartPolicy:
     reset_after: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Check every value; SettingsError if one cannot work."""
         if not isinstance(self.on, tuple) or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in self.on):
             raise SettingsError(f"on: a tuple of exception classes, not {self.on!r}")
         if not self.max_restarts >= 0:
@@ -58,10 +58,14 @@ class RestartPolicy:
 
 
 class RestartRecord:
-    """One actor's failures, as far as its policy asks for them."""
+    """The failures of one actor, as far as its policy counts them."""
 
     def __init__(self, policy: RestartPolicy) -> None:
-        """Take the policy."""
+        """Make an empty record.
+
+        Args:
+            policy: the actor's.
+        """
         self._policy = policy
         self._times: deque[float] = deque()
         self._failures = 0
@@ -73,12 +77,12 @@ class RestartRecord:
         return len(self._times)
 
     def grant(self, now: float, up_since: float | None, random: Random) -> float | None:
-        """Count a failure; return how long to rest, None if no restart is left.
+        """Count a failure; return the seconds to wait before the restart, or None if no restart is left.
 
         Args:
             now: the loop's time.
             up_since: when the actor came up, None if it failed before.
-            random: where chance comes from.
+            random: the source of the jitter.
         """
         if self.granted(now) >= self._policy.max_restarts:
             return None
@@ -92,7 +96,7 @@ class RestartRecord:
 
 
 def consists_of(error: BaseException, kinds: type[Exception] | tuple[type[Exception], ...]) -> bool:
-    """Return True if the error is one of these kinds, or a group of nothing else."""
+    """Return True if the error is of one of these kinds, or a group that holds only such errors."""
     if isinstance(error, BaseExceptionGroup):
         return all(consists_of(one, kinds) for one in cast("tuple[BaseException, ...]", error.exceptions))
     return isinstance(error, kinds)

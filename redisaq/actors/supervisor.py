@@ -1,18 +1,19 @@
-"""Runs actors, starts failed ones again as their policies allow, and ends all of them in order.
+"""Run actors, restart failed ones as their policies allow, and end all of them in order.
 
-In: actors. Out: their refs; what nobody survives, as the error of the block. Three classes that are one object:
+The supervisor starts actors and returns their refs. A failure that no policy survives leaves its block as an error. Three classes work as
+one:
 
 - `Life` is one actor's only task, from its start over its restarts to its end. One incarnation is on_start, run, then on_lost for what was
-  in hand if it failed, then on_stop. Always: whatever happens, nobody who asked this actor is left waiting, and the end is announced. The
-  actor's code runs in a scope that is shielded from the supervisor's task group, so that siblings end one after the other and not all at
-  once; whoever ends it cancels that scope.
-- `Crew` is the actors of one supervisor, in the order they were started, and what the failure of one means for the others. The strategies,
-  and their names, are those of Erlang/OTP: "one_for_one" lets the others be; "rest_for_one" starts those again that were started after the
-  one that failed, since they may build on it; "one_for_all" starts all again. Always: who is taken down ends in reverse order, one after
-  the other; who comes up again does so in order.
-- `Supervisor` is the block around them. Always: no actor outlives it, and each one's on_stop has run, however the block ends. What must be
-  awaited on the way out runs in tasks of the supervisor's own, never in the task that holds the block: no shield of anyio keeps a native
-  `Task.cancel()` of asyncio away from that one.
+  in hand if it failed, then on_stop. Whatever happens, no asker of this actor is left waiting, and the end is announced. The actor's code
+  runs in a scope that is shielded from the supervisor's task group, so that siblings end one after the other and not all at once; to end
+  the actor, cancel that scope.
+- `Crew` is the actors of one supervisor, in the order they were started, and decides how the failure of one affects the others. The
+  strategies and their names are those of Erlang/OTP: "one_for_one" leaves the others alone. "rest_for_one" restarts also those that were
+  started after the one that failed, since they may depend on it. "one_for_all" restarts all. Actors are taken down in reverse order, one
+  after the other, and come up again in order.
+- `Supervisor` is the block around them. No actor outlives it, and each one's on_stop has run, however the block ends. Everything that must
+  be awaited on the way out runs in tasks of the supervisor's own, never in the task that holds the block: no shield of anyio protects that
+  task from a native `Task.cancel()` of asyncio.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ logger = logging.getLogger("redisaq.actors")
 Strategy = Literal["one_for_one", "rest_for_one", "one_for_all"]
 
 REMEMBERED = 16
-"""How many of those that have ended are kept for `tree()`."""
+"""The number of ended actors that are kept for `tree()`."""
 
 STANDSTILL = 1.0
 """A deadline that fires this many seconds late means that the process or its event loop was stalled."""
@@ -58,13 +59,18 @@ class Life:
         came_up: an on_start completed at least once.
         up: it is running now.
         active: from the beginning of on_start to the end of on_stop.
-        start_awaited: somebody waits in `start`: a failure that is not survived before it came up is theirs.
+        start_awaited: a task waits in `start`, and gets a failure that is not survived before the actor came up.
         settled: set when it came up for the first time, or ended before that.
         ended: set when its task is over.
     """
 
     def __init__(self, actor: Actor[Any], crew: Crew) -> None:
-        """Take an actor that has its path."""
+        """Make the life of an actor that has its path.
+
+        Args:
+            actor: the actor.
+            crew: the crew that it belongs to.
+        """
         self.actor = actor
         self.status: Status = "starting"
         self.came_up = False
@@ -88,7 +94,7 @@ class Life:
         self._up_since: float | None = None
         self._interruption: BaseException | None = None
 
-    # -- what others may do -----------------------------------------------------------------------------------------------------
+    # -- for others --------------------------------------------------------------------------------------------------------------
 
     @property
     def alive(self) -> bool:
@@ -97,7 +103,7 @@ class Life:
 
     @property
     def cooling(self) -> bool:
-        """True from a failure that is survived to the time when it may come up again."""
+        """True from a survived failure until the actor may come up again."""
         return self._failure is not None
 
     def cancel(self) -> None:
@@ -107,17 +113,15 @@ class Life:
             self._scope.cancel()
 
     def take_down(self, cause: BaseException) -> None:
-        """Let it start anew because a sibling failed."""
+        """Restart it because a sibling failed."""
         if self.active and self._scope is not None and not self._cancelled:
             self._taken_down = cause
             self._scope.cancel()
 
     async def stop(self, timeout: float) -> None:
-        """Close its mailbox, let it finish what is in there for at most `timeout` seconds, cancel it, and wait for its end.
+        """Close its mailbox, let it finish the messages in it for at most `timeout` seconds, cancel it, and wait for its end.
 
-        Until then it survives failures as ever, if something is left in the mailbox.
-
-        If this is cancelled, so is the actor.
+        Until then it survives failures as before, if messages are left in the mailbox. If this call is cancelled, so is the actor.
         """
         self._stopping = True
         if self.alive:
@@ -132,7 +136,7 @@ class Life:
         await self.ended.wait()
 
     def node(self) -> Node:
-        """Return what it looks like now."""
+        """Return its node in the tree as it is now."""
         mailbox = self._mailbox
         return Node(
             name=self.actor.name,
@@ -152,7 +156,7 @@ class Life:
     async def live(self) -> None:
         """Run the actor until it ends. Its errors go to the supervisor; only a cancellation is raised."""
         try:
-            await checkpoint()  # nothing begins in a supervisor that has been cancelled
+            await checkpoint()  # nothing starts in a supervisor that has been cancelled
             self._mailbox.owner = anyio.get_current_task().id
             rest: float | None = 0.0
             while rest is not None:
@@ -162,7 +166,7 @@ class Life:
             self._end()
 
     async def _rest(self, seconds: float) -> None:
-        """Between two incarnations: take down who must go down, rest, wait for those that come first."""
+        """Between two incarnations: take the affected siblings down, wait `seconds`, and wait for actors that come first."""
         with self._new_scope():
             if self._failure is not None:
                 try:
@@ -175,15 +179,15 @@ class Life:
             await self._crew.await_turn(self)
 
     async def _incarnation(self) -> float | None:
-        """Run the actor once; return how long to rest before it runs again, None if it does not."""
+        """Run the actor once; return how long to wait before it runs again, None if it does not."""
         self.active, self._taken_down = True, None
         try:
             errors = await self._attempt(self._start_and_run, self._new_scope())
             started, self.up = self._up_since is not None, False
             errors += await self._see_to_hand(errors)
             rest, fatal = self._judge(errors)
-            # Told before the clean-up, so that the others need not wait for that; and before senders learn that the mailbox is closed: what
-            # they should be interrupted by is the failure.
+            # Report before the clean-up, so that the others need not wait for it. Report it before senders see that the mailbox is closed:
+            # the failure should be what interrupts them.
             self._report(fatal)
             if rest is None:
                 self._mailbox.close_sending()
@@ -223,7 +227,7 @@ class Life:
         except GeneratorExit:
             raise
         except anyio.get_cancelled_exc_class() as interruption:
-            # Not from a scope of ours: on asyncio, the event loop is being taken down, or the actor awaited something that was cancelled.
+            # Not from our scopes: on asyncio, the event loop is being shut down, or the actor awaited something that was cancelled.
             # It is raised again once on_stop has run.
             self._interruption = interruption
             self._cancelled = True
@@ -234,13 +238,13 @@ class Life:
         return []
 
     def _tell_cut_short(self, late: float) -> None:
-        if late >= STANDSTILL:  # its time went by while nothing could run: that is no slow clean-up
-            logger.info("actor %s: the process stood still during its clean-up, which was cancelled then", self.actor.path)
+        if late >= STANDSTILL:  # its time passed while nothing could run, so the clean-up was not slow
+            logger.info("actor %s: the process was stalled during its clean-up, which was then cancelled", self.actor.path)
         else:
             logger.warning("actor %s: its clean-up took longer than %g s and was cancelled", self.actor.path, self._crew.stop_timeout)
 
     async def _see_to_hand(self, errors: list[BaseException]) -> list[BaseException]:
-        """Tell what was in hand to on_lost and to whoever asked; drop errors that are none. Return what on_lost raised."""
+        """Give what was in hand to on_lost, and the error to its askers; drop harmless errors. Return the errors of on_lost."""
         if errors and self._harmless(errors[0]):
             errors.clear()
         if self._finished:
@@ -267,7 +271,7 @@ class Life:
         return bool(fatal)
 
     def _judge(self, errors: list[BaseException]) -> tuple[float | None, list[BaseException]]:
-        """Return how long to rest before the next incarnation (None if there is none), and what must leave the supervisor."""
+        """Return how long to wait before the next incarnation (None if there is none), and the errors that must leave the supervisor."""
         taken_down, self._taken_down = self._taken_down is not None, None
         if errors:
             self._last_error = errors[0]
@@ -294,7 +298,7 @@ class Life:
         return policy is not None and policy.names(error)
 
     def _harmless(self, error: BaseException) -> bool:
-        """Return True for what only says that the actor, or one that it talked to, is being stopped."""
+        """Return True for an error that only says that the actor, or one that it called, is being stopped."""
         if self._mailbox.closed and consists_of(error, anyio.EndOfStream):
             self._finished = True
             return True
@@ -310,14 +314,14 @@ class Life:
             self._crew.fail(fatal)
 
     def _new_scope(self) -> anyio.CancelScope:
-        """Return the scope that `cancel` and `take_down` reach the actor by."""
+        """Return the scope through which `cancel` and `take_down` reach the actor."""
         self._scope = anyio.CancelScope(shield=True)
         if self._cancelled:
             self._scope.cancel()
         return self._scope
 
     def _bounded(self) -> anyio.CancelScope:
-        """Return a scope for what must not be cancelled, but not take for ever either."""
+        """Return a scope for work that must not be cancelled, but must not take forever either."""
         return anyio.CancelScope(deadline=anyio.current_time() + self._crew.stop_timeout, shield=True)
 
     def _end(self) -> None:
@@ -333,7 +337,13 @@ class Crew:
     """The actors of one supervisor."""
 
     def __init__(self, strategy: Strategy, stop_timeout: float, fail: Callable[[list[BaseException]], None]) -> None:
-        """Take the strategy, seconds for each clean-up, and where errors go that nobody survives."""
+        """Make a crew without actors.
+
+        Args:
+            strategy: which siblings a failure restarts.
+            stop_timeout: seconds for each clean-up.
+            fail: called with errors that no policy survives.
+        """
         if strategy not in get_args(Strategy):
             raise SettingsError(f"strategy: one of {', '.join(get_args(Strategy))}, not {strategy!r}")
         if not stop_timeout >= 0:
@@ -341,22 +351,22 @@ class Crew:
         self.strategy = strategy
         self.stop_timeout = stop_timeout
         self.leaving = False
-        self.lives: dict[Life, None] = {}  # in the order they were started; some that have ended among them
-        self._living: dict[ActorRef[Any], Life] = {}  # in that order, too
-        self._names: set[str] = set()  # of the living: a member of thousands of partitions starts as many actors
+        self.lives: dict[Life, None] = {}  # in the order they were started; includes some that have ended
+        self._living: dict[ActorRef[Any], Life] = {}  # in the same order
+        self._names: set[str] = set()  # of the living; a set, since a member with thousands of partitions starts as many actors
         self._ended: deque[Life] = deque()
         self.interruptions: list[BaseException] = []
         self._fail = fail
         self._change = Signal()
 
     def add(self, life: Life) -> None:
-        """Take one in, as the last."""
+        """Add a life, as the last."""
         self.lives[life] = None
         self._living[life.actor.ref] = life
         self._names.add(life.actor.name)
 
     def ended(self, life: Life) -> None:
-        """Note that one's task has ended; of those that have, the oldest are forgotten."""
+        """Record that a life's task has ended, and forget the oldest of those that have."""
         del self._living[life.actor.ref]
         self._names.discard(life.actor.name)
         self._ended.append(life)
@@ -365,40 +375,40 @@ class Crew:
         self.changed()
 
     def forget(self, life: Life) -> None:
-        """Let one be as if it had never been here."""
+        """Remove a life as if it had never been added."""
         self.lives.pop(life, None)
 
     @property
     def living(self) -> list[Life]:
-        """Those whose task has not ended, in order."""
+        """The lives whose task has not ended, in order."""
         return list(self._living.values())
 
     @property
     def last(self) -> Life | None:
-        """The last one whose task has not ended."""
+        """The last life whose task has not ended."""
         return next(reversed(self._living.values()), None)
 
     @property
     def names(self) -> Container[str]:
-        """Of those whose task has not ended."""
+        """The names of actors whose task has not ended."""
         return self._names
 
     def of(self, ref: ActorRef[Any]) -> Life | None:
-        """Return the one whose ref this is, None if its task has ended, or it was never here."""
+        """Return the life with this ref, None if its task has ended, or it was never here."""
         return self._living.get(ref)
 
     def fail(self, errors: list[BaseException]) -> None:
-        """Let these errors leave the supervisor."""
+        """Make these errors leave the supervisor."""
         self._fail(errors)
 
     def interrupted(self, path: str, cause: BaseException) -> None:
-        """Keep it as an error, in case nothing else tells why the supervisor ends."""
+        """Keep the interruption as an error, in case nothing else explains why the supervisor ends."""
         error = ActorStopped(path, "was cancelled, and not by its supervisor")
         error.__cause__ = cause
         self.interruptions.append(error)
 
     def changed(self) -> None:
-        """Wake whoever waits for another."""
+        """Wake all lives that wait for another."""
         self._change.fire()
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -406,7 +416,7 @@ class Crew:
             await self._change.wait()
 
     async def clear_the_way(self, failed: Life, cause: BaseException) -> None:
-        """Take down, last first, those that the strategy does not let outlive this failure, and wait until they are down."""
+        """Take down the actors that the strategy does not let outlive this failure, last first, and wait until they are down."""
         if self.strategy == "one_for_one":
             return
         lives = list(self.lives)
@@ -420,7 +430,7 @@ class Crew:
         await self._until(lambda: not victim.active)
 
     async def await_turn(self, life: Life) -> None:
-        """Wait until those that come first are up again. Who has not been up yet is nobody's concern."""
+        """Wait until the actors that come first are up again. Actors that have never been up do not count."""
         if self.strategy != "one_for_one":
             await self._until(lambda: self._may_come_up(life))
 
@@ -433,20 +443,21 @@ class Crew:
 
 
 class Supervisor:
-    """Holds actors in a block: `async with Supervisor("one_for_one") as supervisor`.
+    """Runs actors in a block: `async with Supervisor("one_for_one") as supervisor`.
 
-    Leaving the block stops the actors in reverse order, without waiting for them to end by themselves: each one's mailbox is closed, what
-    is in it may be finished for `stop_timeout` seconds, then the actor is cancelled and its `on_stop` runs. When the block is cancelled or
-    raises, the same happens without time for what is in the mailboxes. When an actor fails and its policy does not forgive that, the block
-    is cancelled, the other actors are, and the error leaves the block: as it is if it is the only one, else in an exception group.
+    When you leave the block, it stops the actors in reverse order, without waiting for them to end by themselves: it closes an actor's
+    mailbox, gives it `stop_timeout` seconds to finish the messages in it, cancels it, and runs its `on_stop`. When the block is cancelled
+    or raises, the same happens without time for the messages in the mailboxes. When an actor fails and its policy does not survive that,
+    the block and the other actors are cancelled. The error then leaves the block: as it is if it is the only one, otherwise in an exception
+    group.
 
     Args:
-        strategy: who is started anew when an actor is: "one_for_one" that one only, "rest_for_one" those too that were started after it,
+        strategy: which actors restart with one that restarts: "one_for_one" none, "rest_for_one" those that were started after it,
             "one_for_all" all.
         name: its name in paths.
         stop_timeout: seconds that an actor may take to empty its mailbox when it is stopped, and that each `on_stop` and `on_lost` may
             take.
-        parent: the actor in whose `run` the block is: it stands below that one in paths and in `tree()`.
+        parent: the actor in whose `run` the block is; the supervisor appears below it in paths and in `tree()`.
     """
 
     def __init__(
@@ -469,17 +480,17 @@ class Supervisor:
     async def start(self, actor: Actor[M]) -> ActorRef[M]:
         """Start an actor, as the last one; return its ref once its `on_start` has completed.
 
-        Where that fails, the actor's policy decides whether it is tried again. Cancelling this cancels the actor.
+        If `on_start` fails, the actor's policy decides whether it is tried again. If this call is cancelled, so is the actor.
 
         Raises:
             ActorStopped: the supervisor is being stopped, or the actor was stopped before it came up.
             RestartsExceeded: `on_start` failed more often than the policy allows.
             RuntimeError: the supervisor's block has not begun, or is over; or the actor has been started before.
             SettingsError: another actor here has that name.
-            Exception: what `on_start` raised and the policy does not name. The supervisor goes on without the actor.
+            Exception: `on_start` raised an error that the policy does not name. The supervisor continues without the actor.
         """
         if self._status == "stopping":
-            await checkpoint()  # whoever is being cancelled together with the supervisor learns that, and not this
+            await checkpoint()  # a caller that is cancelled together with the supervisor gets the cancellation, not this error
             raise ActorStopped(self.path, "is being stopped and starts no more actors")
         if self._status != "running":
             raise RuntimeError(f"supervisor {self.path} is not running: actors are started inside its block")
@@ -516,13 +527,14 @@ class Supervisor:
         return life
 
     async def stop(self, target: ActorRef[Any] | AnyActor, *, timeout: float | None = None) -> int:
-        """Stop one actor: close its mailbox, let it finish what is in there, cancel it, run its `on_stop`.
+        """Stop one actor: close its mailbox, let it finish the messages in it, cancel it, run its `on_stop`.
 
-        An actor that is stopped already, or was never started here, is left alone. Cancelling this cancels the actor at once.
+        An actor that has already stopped, or was never started here, is left alone. If this call is cancelled, the actor is cancelled at
+        once.
 
         Args:
             target: the actor or its ref.
-            timeout: seconds for what is in the mailbox; default: the supervisor's `stop_timeout`.
+            timeout: seconds for the messages in the mailbox; default: the supervisor's `stop_timeout`.
 
         Returns:
             How many messages were left in the mailbox.
@@ -535,12 +547,12 @@ class Supervisor:
         if life is None:
             return 0
         if life.actor.mailbox.owner == anyio.get_current_task().id:
-            raise RuntimeError(f"actor {ref.path} would wait for its own end for ever; let its run return instead")
+            raise RuntimeError(f"actor {ref.path} would wait for its own end forever; let its run return instead")
         await life.stop(self._crew.stop_timeout if timeout is None else timeout)
         return life.actor.mailbox.leftover
 
     def tree(self) -> Node:
-        """Return what the supervisor and everything below it looks like now: at once, and frozen."""
+        """Return a frozen picture of the supervisor and everything below it, without waiting."""
         return Node(self.name, self.path, self._status, children=tuple(life.node() for life in self._crew.lives))
 
     # -- the block ----------------------------------------------------------------------------------------------------------------
@@ -558,7 +570,7 @@ class Supervisor:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
-        """End the block: stop the actors, raise what they failed of."""
+        """End the block: stop the actors, raise their failures."""
         self._begin_to_stop()
         if error is None:
             self._leave.set()
@@ -600,7 +612,7 @@ class Supervisor:
         self._group.cancel_scope.cancel()
 
     async def _keep(self) -> None:
-        """Wait for the end of the block, and end the actors: last first, one after the other."""
+        """Wait for the end of the block, then end the actors: last first, one after the other."""
         crew = self._crew
         try:
             await self._leave.wait()
@@ -620,12 +632,12 @@ class Supervisor:
 
 
 def unique(errors: list[BaseException]) -> list[BaseException]:
-    """Return the errors, each once: an asker in the block and the supervisor may hold the same one."""
+    """Return the errors without duplicates: an asker in the block and the supervisor may hold the same one."""
     return list({id(error): error for error in errors}.values())
 
 
 def raise_errors(errors: list[BaseException]) -> None:
-    """Raise the only error as it is, several as a group; the context they came with is kept."""
+    """Raise a single error as it is, and several as a group; their context is kept."""
     error = errors[0] if len(errors) == 1 else BaseExceptionGroup("several actors failed", errors)
     context = error.__context__
     try:

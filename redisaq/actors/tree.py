@@ -1,4 +1,4 @@
-"""What a supervisor looks like at one instant: frozen, and made without waiting. And how actors are named in it."""
+"""A frozen picture of a supervisor at one instant, made without waiting; and the names of actors in it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import Literal
 from redisaq.errors import SettingsError
 
 Status = Literal["new", "starting", "running", "restarting", "stopping", "finished", "stopped", "failed"]
-"""Where an actor or a supervisor stands.
+"""The state of an actor or a supervisor.
 
-new: not started. starting: in its first `on_start`. running: in `run`. restarting: failed, or taken down with a sibling, and not up again
-    yet. stopping:
-asked to end. finished: its `run` returned. stopped: it was stopped or cancelled. failed: its error left the supervisor.
+- new: not started.
+- starting: in its first `on_start`.
+- running: in `run`.
+- restarting: failed, or taken down with a sibling, and not up again yet.
+- stopping: asked to end.
+- finished: its `run` returned.
+- stopped: it was stopped or cancelled.
+- failed: its error left the supervisor.
 """
 
 
@@ -25,14 +30,14 @@ class Node:
     Attributes:
         name: unique among siblings.
         path: the names from the root down to it, with slashes between.
-        status: where it stands.
+        status: its state.
         depth: messages waiting in its mailbox; 0 for a supervisor, as in all that follow.
-        capacity: most messages its mailbox holds.
-        handled: messages that it has done with.
-        restarts: how often it was started again.
-        last_error: its latest failure, forgiven or not.
-        busy_since: the loop's time since when it has not been waiting for a message, None if it waits. One that stays busy while `handled`
-            stands still is at one message all that time.
+        capacity: the most messages that its mailbox holds.
+        handled: messages that it has finished.
+        restarts: how often it was restarted.
+        last_error: its latest failure, survived or not.
+        busy_since: the loop's time since when it has not been waiting for a message, None if it waits. If it stays busy while `handled`
+            does not change, it has been working on one message all that time.
         children: a supervisor's actors in the order they were started; an actor's own supervisors.
     """
 
@@ -49,14 +54,14 @@ class Node:
 
 
 def check_name(name: str) -> str:
-    """Return the name of an actor or a supervisor if it can stand in a path."""
+    """Return the name of an actor or a supervisor if it can be part of a path."""
     if not name or "/" in name or not name.isprintable():
         raise SettingsError(f"name: at least one printable character and no slash, not {name!r}")
     return name
 
 
 def snake_case(name: str) -> str:
-    """Return a class's name as actors are named: HTTPReader becomes http_reader."""
+    """Return a class's name in the form of an actor's name: HTTPReader becomes http_reader."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).strip("_").lower()
 
 

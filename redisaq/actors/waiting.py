@@ -1,4 +1,4 @@
-"""What tasks wait for: a change (`Signal`), an answer (`Reply`)."""
+"""Objects that tasks wait for: a change (`Signal`), an answer (`Reply`)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ R = TypeVar("R")
 
 
 class Signal:
-    """Wakes the tasks that wait for a change. Nobody waiting costs nothing: there is an event only while somebody does.
+    """Wakes the tasks that wait for a change. It has an event only while a task waits, so it costs nothing otherwise.
 
     Attributes:
-        event: what the waiting tasks wait for; None while there are none. The hot path looks at it before it calls `fire`.
+        event: what the waiting tasks wait for; None while there are none. The hot path checks it before it calls `fire`.
     """
 
     __slots__ = ("event",)
 
     def __init__(self) -> None:
-        """Begin with nobody waiting."""
+        """Make a signal for which no task waits."""
         self.event: anyio.Event | None = None
 
     async def wait(self) -> None:
@@ -31,7 +31,7 @@ class Signal:
         await self.event.wait()
 
     def fire(self) -> None:
-        """Wake all that wait now."""
+        """Wake all tasks that wait now."""
         event, self.event = self.event, None
         if event is not None:
             event.set()
@@ -45,7 +45,11 @@ class Reply(Generic[R]):
     """
 
     def __init__(self, deadline: float = math.inf) -> None:
-        """Make an empty place."""
+        """Make an empty reply.
+
+        Args:
+            deadline: see the class.
+        """
         self.deadline = deadline
         self._done = anyio.Event()
         self._value: R | None = None
@@ -54,7 +58,7 @@ class Reply(Generic[R]):
 
     @property
     def wanted(self) -> bool:
-        """False once it has an answer, or nobody waits for one any more: work for it would be in vain."""
+        """False once it has an answer, or no task waits for one any more: working on it would be useless."""
         return not self._done.is_set() and not self._abandoned
 
     def set(self, value: R) -> bool:
@@ -74,7 +78,7 @@ class Reply(Generic[R]):
         return True
 
     def abandon(self) -> None:
-        """Nobody waits for the answer any more."""
+        """Record that no task waits for the answer any more."""
         self._abandoned = True
 
     @property
