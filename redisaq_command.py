@@ -1,8 +1,8 @@
-"""The program `redisaq`: what the shell starts.
+"""The entry point of the `redisaq` command.
 
-It stands outside of the package so that an interrupt is quiet from the first moment on: importing the package takes a fifth of a second, in
-which Ctrl-C would print a traceback of the import. Until the command line takes over there is nothing to clean up, so that the signal may
-simply end the process.
+It is outside of the package so that an interrupt is quiet from the first moment on: importing the package takes a fifth of a second, during
+which Ctrl-C would print a traceback of the import. Until the command line takes over there is nothing to clean up, so the signal may simply
+end the process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Tells what a callable of a user's does when it is called, as far as that can be known before.
+"""Tell how a user's callable will behave when it is called, as far as that can be known before.
 
-In: a callable. Out: answers. What always holds: nothing is called, and where nothing can be known, nothing is claimed.
+Nothing here calls the callable, and an answer that cannot be known is not guessed.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from types import FunctionType, MethodType
 from typing import Any, cast
 
 MOST_WRAPPINGS = 100
-"""Partials, methods and objects inside each other that are looked through."""
+"""The most partials, methods and objects inside each other that are unwrapped."""
 
 
-def function_of(callback: Any) -> Any:  # noqa: ANN401 -- whatever a user gives
-    """Return the function behind partials, bound and static methods and objects with `__call__`; a class, or what is built in, as it is."""
+def function_of(callback: Any) -> Any:  # noqa: ANN401 -- any object of a user
+    """Return the function behind partials, bound and static methods and objects with `__call__`; return a class or a builtin as it is."""
     for _ in range(MOST_WRAPPINGS):
         if isinstance(callback, FunctionType | type):
             break
@@ -33,7 +33,7 @@ def function_of(callback: Any) -> Any:  # noqa: ANN401 -- whatever a user gives
 
 
 def is_async(callback: Any) -> bool:  # noqa: ANN401 -- as above
-    """Return whether calling it certainly makes a coroutine."""
+    """Return whether a call certainly makes a coroutine."""
     while isinstance(callback, functools.partial):
         callback = callback.func
     if isinstance(callback, type):
@@ -43,7 +43,7 @@ def is_async(callback: Any) -> bool:  # noqa: ANN401 -- as above
 
 
 def is_generator(callback: Any) -> bool:  # noqa: ANN401 -- as above
-    """Return whether calling it certainly makes a generator, or what `contextlib` makes of one, and so runs nothing of it."""
+    """Return whether a call certainly makes a generator, or an object that `contextlib` makes of one, and so runs nothing of it."""
     function = function_of(callback)
     if inspect.isasyncgenfunction(function):
         return True
@@ -55,9 +55,9 @@ def is_generator(callback: Any) -> bool:  # noqa: ANN401 -- as above
 
 
 def misfit(callback: Any) -> str:  # noqa: ANN401 -- as above
-    """Return why it cannot be called with one argument, "" if it can, or if nobody knows.
+    """Return why it cannot be called with one argument; "" if it can, or if that is unknown.
 
-    A decorator may add arguments of its own to what it wraps, but it has none to pass on that is not there.
+    A decorator may add its own arguments to what it wraps, but it cannot pass on arguments that are not there.
     """
     argument = object()
     try:
@@ -74,7 +74,7 @@ def misfit(callback: Any) -> str:  # noqa: ANN401 -- as above
 
 
 def unrun(result: object) -> str:
-    """Return what of a function was made by calling it and has not run, in words; "" for any other result. What it was is closed."""
+    """Describe what a call of a function made and did not run, and close it; return "" for any other result."""
     if inspect.isgenerator(result):
         result.close()
         return "a generator"

@@ -1,9 +1,8 @@
-"""Describes what belongs to a user: an exception, a value, a class. The one home for that.
+"""Describe a user's objects as text: an exception, a value, a class.
 
-In: any object. Out: a text. What always holds: nothing raises, however the object is made (a `repr` that fails, a `__class__` that lies, a
-chain of causes that is a ring), and both the text and the time that it takes are bounded. So nothing here asks the object for what Python
-itself knows about it: the class is `type(error)`, and causes, tracebacks and the exceptions of a group are read past whatever a subclass
-puts in their place.
+Nothing here raises, however the object is made (a `repr` that fails, a `__class__` that lies, a cyclic chain of causes), and both the text
+and the time that it takes are bounded. So nothing here asks the object for facts that Python itself knows: the class is `type(error)`.
+Causes, tracebacks and the exceptions of a group are read directly, past any attribute of a subclass.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ MOST_ERRORS = 32
 """Exceptions of one chain or group that are described."""
 
 MOST_FRAMES = 32
-"""Frames of one exception that are shown: the last ones."""
+"""Frames of one exception that are shown, the last ones."""
 
 MOST_TAME = 2 * MOST_TRACEBACK
-"""Characters, or so, of a traceback that others may print."""
+"""Characters, approximately, of a traceback that other code may print."""
 
 _FRAME = 120
-"""Characters that a frame takes, or so."""
+"""Characters that a frame takes, approximately."""
 
 MOST_DEPTH = 10
 """Levels of groups that are indented."""
@@ -72,7 +71,7 @@ def name_of(kind: type) -> str:
 
 
 def is_tame(error: BaseException) -> bool:
-    """Return whether others can print its traceback: it is not much longer than one that is made here, and nothing in it fails."""
+    """Return whether other code can print its traceback: it is not much longer than one that is made here, and nothing in it fails."""
     seen: set[int] = set()
     waiting = [error]
     size = 0
@@ -112,7 +111,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """Return a text without its middle if it is longer than so many characters."""
+    """Return a text without its middle if it is longer than `most` characters."""
     if len(text) <= most:
         return text
     mark = "\n[…]\n"
@@ -121,12 +120,12 @@ def cut(text: str, most: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return it with lone surrogates escaped: no log and no server can write them."""
+    """Return the text with lone surrogates escaped: neither a log nor a server can encode them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def plain(text: str) -> str:
-    """Return a text as a plain str: a subclass may slice, join or print itself in other ways."""
+    """Return a text as a plain str: a subclass may slice, join or print itself differently."""
     return str.__str__(text)
 
 
@@ -150,7 +149,7 @@ def _pieces(error: BaseException) -> Iterator[str]:
                 yield _indented(line, depth)
             if number < len(chain) - 1:
                 yield _indented(joint, depth)
-            members = sorted(members_of(link)[:MOST_ERRORS], key=_is_group)  # a group last: it may take all the room that there is
+            members = sorted(members_of(link)[:MOST_ERRORS], key=_is_group)  # groups last: they may take all the space that is left
             waiting += [(member, depth + 1) for member in reversed(members)]
         if len(seen) >= MOST_ERRORS and waiting:
             yield "[… and more exceptions]\n"
@@ -162,7 +161,7 @@ def _is_group(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException, seen: set[int]) -> list[tuple[BaseException, str]]:
-    """Return the error and what led to it, each with the sentence between it and the one that it led to."""
+    """Return the error and what led to it, each with the sentence that links it to the next."""
     chain: list[tuple[BaseException, str]] = []
     joint = ""
     link: BaseException | None = error
@@ -180,7 +179,7 @@ def _chain(error: BaseException, seen: set[int]) -> list[tuple[BaseException, st
 
 
 def _read(error: BaseException, name: str) -> Any:  # noqa: ANN401 -- of one of several types
-    """Return one of the attributes that Python keeps of every exception, and not what a subclass says."""
+    """Return an attribute that Python itself keeps of every exception, rather than the subclass's version."""
     return BaseException.__dict__[name].__get__(error)
 
 

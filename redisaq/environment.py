@@ -1,7 +1,7 @@
-"""The one door to what differs between runs: clocks, randomness, ids, threads.
+"""The only access to clocks, randomness, ids and threads, which differ between runs.
 
-Nothing else in the package calls time.time, uuid4, os.urandom or a thread pool. A test or a simulation sets another Environment
-with `use_environment`, and everything that connects afterwards in that context is deterministic.
+Nothing else in the package calls time.time, uuid4, os.urandom or a thread pool. A test or a simulation sets another Environment with
+`use_environment`, and everything that connects afterwards in that context is deterministic.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ T = TypeVar("T")
 
 
 class Forkable(Protocol):
-    """What a child made by fork must not use as it is."""
+    """An object that a child made by fork must not use as it is."""
 
     def forked(self) -> None:
-        """Forget what belongs to the parent. Called in the child, in the middle of whatever the parent did: it waits for nothing."""
+        """Drop everything that belongs to the parent. It is called in the child, at any point of the parent's work, so it must not wait."""
         ...
 
 
@@ -44,12 +44,12 @@ _forkable: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
 def when_forked(thing: Forkable) -> None:
-    """Have `thing.forked()` called in each child that this process makes by fork, for as long as the thing lives."""
+    """Call `thing.forked()` in each child that this process makes by fork, for as long as the object lives."""
     _forkable.add(thing)
 
 
 def _in_child() -> None:
-    current_environment().random.seed()  # else each child would draw what its parent and its siblings draw
+    current_environment().random.seed()  # otherwise each child would draw the same numbers as its parent and its siblings
     for thing in list(_forkable):
         thing.forked()
 
@@ -59,15 +59,15 @@ if hasattr(os, "register_at_fork"):
 
 
 class PlainRunner(Protocol):
-    """Runs a plain function, returns what it returns."""
+    """Runs a plain function and returns its result."""
 
     def __call__(self, function: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> Awaitable[T]:
-        """Run it, as one of as many as `limiter` allows."""
+        """Run the function; at most as many run at once as `limiter` allows."""
         ...
 
 
 class _Work:
-    """One plain function on its way through a thread, and who waits for it."""
+    """One plain function to run in a thread, and the task that waits for it."""
 
     __slots__ = ("context", "done", "error", "function", "loop", "result", "scope", "token")
 
@@ -82,42 +82,42 @@ class _Work:
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Call the function as anyio's own threads do: it may call back with `anyio.from_thread`, and is inside of no event loop."""
+        """Call the function as anyio's own threads do: it may call back with `anyio.from_thread`, and is not inside an event loop."""
         _from_thread.current_token, _from_thread.current_cancel_scope = self.token, self.scope
         try:
             if (sniffio := sys.modules.get("sniffio")) is not None:
                 self.context.run(sniffio.current_async_library_cvar.set, None)
             self.result = self.context.run(self.function)
-        except BaseException as error:  # noqa: BLE001 -- whoever waits gets it
+        except BaseException as error:  # noqa: BLE001 -- the waiting task gets it
             self.error = error
         finally:
             del _from_thread.current_token, _from_thread.current_cancel_scope
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and so has whoever waited
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the waiting task
             self.loop.call_soon_threadsafe(self.done.set)
 
 
 _from_thread: Any = vars(anyio.from_thread)["threadlocals"]
-"""Where `anyio.from_thread` looks whether it is in a worker thread, and of which loop."""
+"""Where `anyio.from_thread` looks up whether it is in a worker thread, and of which loop."""
 
 
 class _Threads:
-    """Threads for plain functions which, unlike anyio's own under asyncio, do not keep the process from ending.
+    """Threads for plain functions. Unlike anyio's own under asyncio, they do not keep the process from ending.
 
-    A handler that was cancelled is abandoned in its thread, and may go on for hours there. The threads are daemons, as trio's are.
+    A cancelled handler is abandoned in its thread, and may run there for hours. The threads are daemons, as trio's are.
     """
 
-    IDLE = 10.0  # seconds after which a thread ends that has nothing to do
+    IDLE = 10.0  # seconds after which an idle thread ends
 
     def __init__(self) -> None:
         self.forked()
         when_forked(self)
 
     def forked(self) -> None:
-        """Begin without threads: a child made by fork has none but its own."""
-        self._idle: deque[queue.SimpleQueue[_Work]] = deque()  # of each thread that waits: where it gets its work
+        """Start without threads: a child made by fork has none but its own."""
+        self._idle: deque[queue.SimpleQueue[_Work]] = deque()  # for each idle thread: where it gets its work
 
     def run(self, work: _Work) -> None:
-        """Run it, in a thread that is idle or a new one."""
+        """Run the work in an idle thread or a new one."""
         try:
             box = self._idle.pop()
         except IndexError:
@@ -134,7 +134,7 @@ class _Threads:
                 try:
                     idle.remove(box)
                 except ValueError:
-                    continue  # work is just coming
+                    continue  # work is about to arrive
                 return
             work.run()
             del work
@@ -159,11 +159,11 @@ async def _run_in_thread(function: Callable[[], T], limiter: anyio.CapacityLimit
                 raise work.error
             return cast("T", work.result)
         finally:
-            del work  # the error's traceback leads here
+            del work  # the error's traceback refers to this frame
 
 
 CallLater = Callable[[float, Callable[[], object]], object]
-"""Lets an event loop call a function in so many seconds."""
+"""Calls a function in an event loop after this many seconds."""
 
 
 class _TimerThread:
@@ -174,14 +174,14 @@ class _TimerThread:
         when_forked(self)
 
     def forked(self) -> None:
-        """Begin without a thread: a child made by fork has none but its own."""
+        """Start without a thread: a child made by fork has none but its own."""
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = itertools.count()
         self._running = False
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> None:
-        """Call the function in the thread, in so many seconds; it must be quick."""
+        """Call the function in the thread after this many seconds; it must be quick."""
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), function))
             if not self._running:
@@ -202,13 +202,13 @@ _timer_thread = _TimerThread()
 
 
 def _context_of_asyncio() -> Context:
-    """Return a context in which anyio knows outside of tasks, too, that asyncio runs.
+    """Return a context in which anyio knows that asyncio runs, even outside of tasks.
 
-    It asks sniffio where that is installed, as it is with trio; and sniffio finds asyncio by its current task, or by this variable, which
-    `anyio.run` sets, and `asyncio.run` does not.
+    Where sniffio is installed (trio brings it), anyio asks it. sniffio recognizes asyncio by its current task, or by this variable, which
+    `anyio.run` sets and `asyncio.run` does not.
     """
     context = copy_context()
-    sniffio: Any = sys.modules.get("sniffio")  # anyio has imported it, if it is there
+    sniffio: Any = sys.modules.get("sniffio")  # anyio has imported it, if it is installed
     if sniffio is not None:
         context.run(sniffio.current_async_library_cvar.set, "asyncio")
     return context
@@ -229,15 +229,15 @@ def _timers_of_this_loop() -> CallLater:
 
 @dataclass(frozen=True)
 class Environment:
-    """What a run takes from outside.
+    """Everything that a run takes from outside.
 
     Attributes:
-        clock: seconds that only go forward, comparable with anyio's deadlines.
+        clock: seconds that only increase, comparable with anyio's deadlines.
         monotonic: the same, cheap to read, and comparable only with itself.
-        timers: returns what lets the running event loop call a function later, without a task and at next to no cost.
+        timers: returns a function with which the running event loop calls another one later, without a task and at almost no cost.
         wall_clock: seconds since 1970.
         random: the source of jitter, versions and ids.
-        run_plain: runs a plain function without blocking the event loop; if cancelled, the function is left to finish by itself.
+        run_plain: runs a plain function without blocking the event loop; if cancelled, the function runs on by itself.
     """
 
     clock: Callable[[], float] = anyio.current_time
@@ -250,9 +250,9 @@ class Environment:
     def bound(self) -> Environment:
         """Return this environment with a clock of the running event loop that is cheap to read: it is read for each message.
 
-        `anyio.current_time` looks the loop up anew each time, which costs more than most handlers' bookkeeping. A loop's own clock is the
-        same one, virtual or not; but uvloop's stands still within one round of the loop, and a process that was paused must see that time
-        has passed.
+        `anyio.current_time` looks the loop up each time, which costs more than most handlers' bookkeeping. A loop's own clock is the same
+        one, virtual or not. But uvloop's does not change within one round of the loop, and a process that was paused must see that time has
+        passed.
         """
         if self.clock is not anyio.current_time:
             return self
@@ -277,13 +277,13 @@ def current_environment() -> Environment:
 
 
 def enter_environment(environment: Environment) -> None:
-    """Let `environment` stand for this context from now on, and for tasks started in it."""
+    """Use `environment` for this context from now on, and for tasks started in it."""
     _current.set(environment)
 
 
 @contextlib.contextmanager
 def use_environment(environment: Environment) -> Generator[Environment]:
-    """Let `environment` stand for this context and for tasks started in it."""
+    """Use `environment` within the block, for this context and for tasks started in it."""
     token = _current.set(environment)
     try:
         yield environment
@@ -294,11 +294,11 @@ def use_environment(environment: Environment) -> Generator[Environment]:
 # -- the time of a call ------------------------------------------------------------------------------------------------------------
 
 LONGEST_SILENCE, SHORTEST_SILENCE = 6.0, 0.5
-"""Seconds for which a connection may owe an answer without a byte coming: no more, and no less, whatever its users can wait for."""
+"""Limits of the seconds for which a connection may owe an answer without a byte arriving, however long its users can wait."""
 
 
 def silence_within(seconds: float) -> float:
-    """Return the silence to allow a connection whose user has so many seconds: half of them are left then to look and to send again."""
+    """Return the silence to allow a connection whose user has `seconds`: half of them, which leaves time to check and to send again."""
     return min(LONGEST_SILENCE, max(SHORTEST_SILENCE, seconds / 2))
 
 
@@ -306,15 +306,15 @@ _until: ContextVar[float] = ContextVar("redisaq_until", default=math.inf)
 
 
 def time_is_up_at() -> float:
-    """Return until when what is called in this context may take, by `Environment.monotonic`; infinite where nothing limits it."""
+    """Return the time by which calls in this context must end, by `Environment.monotonic`; infinite if nothing limits it."""
     return _until.get()
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Generator[None]:
-    """Let the enclosed calls to a server end within so many seconds, all of them together, whether it answers or not.
+    """Limit the enclosed calls to a server to `seconds`, all of them together, whether it answers or not.
 
-    A call whose time is up raises ConnectionFailed, which says whether the server may have carried it out. Its connection is not harmed.
+    A call whose time is up raises ConnectionFailed, which says whether the server may have executed it. Its connection is not harmed.
     """
     token = _until.set(min(_until.get(), current_environment().monotonic() + seconds))
     try:

@@ -1,7 +1,6 @@
-"""Takes groups of exceptions apart.
+"""Take groups of exceptions apart.
 
-In: an exception, maybe a group. Out: what is in it. What always holds: nothing recurses, so that a group of any depth and any width is
-taken apart, and what a subclass says about itself is not asked for.
+Nothing here recurses, so a group of any depth and width can be taken apart. Nothing asks a subclass about itself.
 """
 
 from __future__ import annotations
@@ -11,14 +10,14 @@ from typing import cast
 
 
 def members_of(group: BaseException) -> tuple[BaseException, ...]:
-    """Return the exceptions of a group, () for what is no group."""
+    """Return the exceptions of a group; () for an exception that is not a group."""
     if not issubclass(type(group), BaseExceptionGroup):
         return ()
     return cast("tuple[BaseException, ...]", BaseExceptionGroup.__dict__["exceptions"].__get__(group))
 
 
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in it that are no groups, each once, in their order; the error itself if it is none."""
+    """Yield the exceptions in it that are not groups, each once, in their order; the error itself if it is not a group."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -33,9 +32,9 @@ def leaves_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def split_off(group: BaseException, kind: type[BaseException]) -> tuple[BaseException | None, BaseException | None]:
-    """Return what of a group is of a class, and what is not, each as one exception; None for nothing.
+    """Split a group into the errors of one class and the others, each as one exception; None if there are none.
 
-    Both keep the shape of the group where Python can split it. It cannot where the group is very deep, or has a `derive` that fails.
+    Both keep the shape of the group if Python can split it. It cannot if the group is very deep, or has a `derive` that fails.
     """
     try:
         matched, rest = cast("BaseExceptionGroup[BaseException]", group).split(kind)

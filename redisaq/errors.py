@@ -1,6 +1,6 @@
-"""Every error that redisaq raises on purpose: one small tree.
+"""Every error that redisaq raises on purpose, in one small tree.
 
-Each class says who caused it and what to do about it. Passwords never stand in them: an URL is shown without its password.
+Each class says what caused it and what to do about it. Errors never hold passwords: an URL is shown without its password.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 
 class RedisaqError(Exception):
-    """The root: `except RedisaqError` catches whatever redisaq raises on purpose."""
+    """The base class: `except RedisaqError` catches every error that redisaq raises on purpose."""
 
 
 _FORBIDDEN = ("NOPERM", "unknown command", "ACL failure in script", "The user executing the script can't")
-"""What servers write where access rules forbid something; the last two, of Redis 7.2 and 7.0, where a script calls it."""
+"""Texts of servers whose access rules forbid a command; the last two, of Redis 7.2 and 7.0, are for commands that a script calls."""
 
 
 class SettingsError(RedisaqError, ValueError):
@@ -24,10 +24,9 @@ class SettingsError(RedisaqError, ValueError):
 
 
 class WrongThreadError(RedisaqError, RuntimeError):
-    """A Producer, Consumer or Admin was called from another thread than the one whose event loop uses it at the moment.
+    """A Producer, Consumer or Admin was called from a thread other than that of the event loop that uses it at the moment.
 
-    Nothing was sent, and the calls that are under way are not affected. Let that event loop make the call, or give each thread an object
-    of its own.
+    Nothing was sent, and the calls under way are not affected. Let that event loop make the call, or give each thread an object of its own.
     """
 
     def __init__(self, user: str) -> None:
@@ -38,17 +37,17 @@ class WrongThreadError(RedisaqError, RuntimeError):
 
 
 class ConnectionFailed(RedisaqError, ConnectionError):
-    """The server could not be reached, refused us, or the connection broke under a request.
+    """The server could not be reached, refused us, or the connection broke during a request.
 
     Attributes:
         url: the server's address, without its password.
         reason: what happened, in words.
-        maybe_executed: True if the request had (perhaps only partly) been written when the connection broke,
-            so that the server may have carried it out.
+        maybe_executed: True if the request had been written, at least in part, when the connection broke, so that the server may have
+            executed it.
         permanent: True if trying again cannot help (wrong password, no such database, server too old).
         silent: True if nothing was heard from the server in time, rather than a refusal or an end of the connection.
-        connection: where `maybe_executed`, which connection it was: client id, address as the server sees it, the server's run_id (E1).
-        appended: where a part of a batch was appended before: for each message its entry id, None if it was not appended. None otherwise.
+        connection: with `maybe_executed`, identifies the connection: client id, address as the server sees it, the server's run_id (E1).
+        appended: if a part of a batch had been appended before: for each message its entry id, None if it was not appended. None otherwise.
     """
 
     def __init__(self, url: str, reason: str, *, maybe_executed: bool = False, permanent: bool = False, silent: bool = False) -> None:
@@ -62,18 +61,18 @@ class ConnectionFailed(RedisaqError, ConnectionError):
         self.appended: Sequence[bytes | None] | None = None
 
     def unsent(self) -> ConnectionFailed:
-        """Return the same for a request of which nothing was sent: it was something else that may have been carried out."""
+        """Return the same error for a request of which nothing was sent: another request may have been executed, not this one."""
         return ConnectionFailed(self.url, self.reason, permanent=self.permanent, silent=self.silent)
 
 
 class ServerError(RedisaqError):
-    """The server answered a command with an error that redisaq cannot mend (out of memory, no permission).
+    """The server answered a command with an error that redisaq cannot fix (out of memory, no permission).
 
     Attributes:
         code: the first word of the server's answer (`OOM`, `NOPERM`, `WRONGTYPE`, ...).
         text: the whole answer.
-        appended: where some of several appends were refused: for each its entry id, None where it was refused or its stream does not
-            exist. None for other commands.
+        appended: if some of several appends were refused: for each its entry id, None if it was refused or its stream does not exist. None
+            for other commands.
     """
 
     def __init__(self, text: str, *, appended: Sequence[bytes | None] | None = None) -> None:
@@ -84,14 +83,14 @@ class ServerError(RedisaqError):
 
     @property
     def forbidden(self) -> bool:
-        """True if the server does not let us: its access rules forbid the command, or it was renamed."""
+        """True if the server does not permit the command: its access rules forbid it, or it was renamed."""
         return any(words in self.text for words in _FORBIDDEN)
 
 
 class DamagedKeyError(ServerError):
-    """A key holds what redisaq did not write there: it is of another type, or says what cannot be. It is left as it is.
+    """A key holds data that redisaq did not write: it is of another type, or its content is impossible. It is left as it is.
 
-    Repair or delete the key, or use another namespace; what is broken stands in the text.
+    Repair or delete the key, or use another namespace. The text says what is wrong.
 
     Attributes:
         key: its name.
@@ -105,12 +104,12 @@ class DamagedKeyError(ServerError):
 class ServerFull(ServerError):
     """The server's memory is full, and its policy evicts nothing (`OOM`): the command was refused.
 
-    It passes when memory is freed, by consumers among others: they repeat their own steps until then, forever.
+    The error ends when memory is freed, among others by consumers: until then they repeat their own steps, forever.
     """
 
 
 class SerializationError(RedisaqError, ValueError):
-    """The caller's payload or headers cannot be turned into bytes, or bytes not back into the wanted type.
+    """The caller's payload or headers cannot be turned into bytes, or bytes cannot be turned back into the wanted type.
 
     Change the payload, or give a serializer that knows its type; nothing has been sent.
     """
@@ -120,7 +119,7 @@ class PartitionKeyError(RedisaqError, KeyError):
     """The payload has no field of the name that `partition_key` gives.
 
     Attributes:
-        partition_key: the name that was looked for.
+        partition_key: the missing name.
     """
 
     def __init__(self, partition_key: str, reason: str) -> None:
@@ -134,9 +133,9 @@ class PartitionKeyError(RedisaqError, KeyError):
 
 
 class PayloadTooLarge(RedisaqError, ValueError):
-    """A message, which is its serialized payload, its key and its headers, is longer than the producer's `max_payload`.
+    """A message (its serialized payload, key and headers) is longer than the producer's `max_payload`.
 
-    Store the large thing elsewhere and enqueue where it is, or raise `max_payload`.
+    Store the large data elsewhere and enqueue a reference to it, or raise `max_payload`.
 
     Attributes:
         size: bytes of the message.
@@ -150,16 +149,16 @@ class PayloadTooLarge(RedisaqError, ValueError):
 
 
 class QueueFull(RedisaqError):
-    """The topic's partition holds `max_backlog` entries that wait: try later, or add consumers."""
+    """The topic's partition already has `max_backlog` waiting entries: try later, or add consumers."""
 
 
 class AmbiguousEnqueueError(RedisaqError):
-    """A connection broke, or nothing was answered in time, while messages were being sent; whether they arrived cannot be told.
+    """A connection broke, or no answer came in time, while messages were being sent; it is unknown whether they arrived.
 
-    They may or may not be in the topic. Send them again if handling one twice is harmless; look for their ids otherwise.
+    They may or may not be in the topic. Send them again if handling one twice is harmless; otherwise look for their ids.
 
     Attributes:
-        message_ids: those whose fate is unknown; empty if it was no message, but the growth of the topic.
+        message_ids: those whose fate is unknown; empty if it was not a message, but the growth of the topic.
     """
 
     def __init__(self, message_ids: Sequence[str], reason: str) -> None:
@@ -170,11 +169,11 @@ class AmbiguousEnqueueError(RedisaqError):
 
 
 class TopicMissingError(RedisaqError, LookupError):
-    """There is no topic of that name: a producer, or `init_partitions`, makes one."""
+    """There is no topic of that name. A producer, or `init_partitions`, makes one."""
 
 
 class GroupBusyError(RedisaqError):
-    """What an admin wants of a group cannot be done while members of it are alive: stop them first, or pause the group to seek.
+    """An admin operation on a group is impossible while it has live members: stop them first, or, to seek, pause the group.
 
     Attributes:
         members: the live incarnations.
@@ -186,29 +185,29 @@ class GroupBusyError(RedisaqError):
 
 
 class ConsumerError(RedisaqError):
-    """What ended a consumer; the cause is its `__cause__`. A handler's own exception never ends one."""
+    """A consumer ended because of an error, which is its `__cause__`. A handler's own exception never ends a consumer."""
 
 
 class GroupGoneError(RedisaqError):
-    """The server does not know the group that was to be read, or its topic (T6): it lost its data, or somebody deleted them.
+    """The server does not know the group to read, or its topic (T6): it lost its data, or they were deleted.
 
-    A consumer makes them again and reads on.
+    A consumer makes them again and continues to read.
     """
 
 
 class LeaseLostError(RedisaqError):
-    """This member no longer owns the partition: somebody else does, or may soon. Nothing was changed."""
+    """This member no longer owns the partition: another member does, or may soon. Nothing was changed."""
 
 
 class NotHandled(RedisaqError):
-    """What a pulled message failed of that the loop went on without: it was dropped before anybody entered it, or its body was cancelled.
+    """A pulled message failed without an exception of its body: it was dropped before it was entered, or its body was cancelled.
 
-    It goes to the retry policy, as a handler's own exception does. Enter each message, or keep it.
+    The loop has continued without it. It goes to the retry policy, as a handler's own exception does. Enter each message, or keep it.
     """
 
 
 class ActorStopped(RedisaqError):
-    """The actor that was told or asked something has stopped, or restarted with the request in hand.
+    """The actor that should receive a message or a question has stopped, or restarted with the request in hand.
 
     Attributes:
         leftover: how many messages were still in its mailbox.

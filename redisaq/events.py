@@ -1,6 +1,7 @@
-"""What happens, as frozen structs: `on_event` gets each one, and so does the log.
+"""The events of a producer or consumer, as frozen structs: `on_event` gets each one, and so does the log.
 
-An event is told once, after the fact, from the event loop's thread. Subscribers must be quick: they run between two steps of the consumer.
+An event is reported once, after the fact, in the event loop's thread. Subscribers must be quick: they run between two steps of the
+consumer.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import msgspec
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Common to all.
+    """The base class of all events.
 
     Attributes:
-        topic: the topic it is about.
+        topic: the topic that it is about.
         group: the consumer group, "" for a producer.
         member: the consumer's incarnation, "" for a producer.
     """
@@ -23,13 +24,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MessageEvent(Event, frozen=True, kw_only=True):
-    """Something about one message.
+    """An event about one message.
 
     Attributes:
         partition: its partition.
-        msg_id: the producer's id of it.
+        msg_id: the id that the producer gave it.
         entry_id: its stream entry.
-        attempt: which delivery, from 1.
+        attempt: the number of the delivery, from 1.
     """
 
     partition: int
@@ -39,7 +40,7 @@ class MessageEvent(Event, frozen=True, kw_only=True):
 
 
 class MessageStarted(MessageEvent, frozen=True, kw_only=True):
-    """A handler begins."""
+    """A handler starts."""
 
 
 class MessageSucceeded(MessageEvent, frozen=True, kw_only=True):
@@ -47,21 +48,21 @@ class MessageSucceeded(MessageEvent, frozen=True, kw_only=True):
 
 
 class MessageFailed(MessageEvent, frozen=True, kw_only=True):
-    """A handler raised, or ran longer than it may: MessageRetried or MessageDead follows, unless it raised `Discard`.
+    """A handler raised, or ran longer than it may. MessageRetried or MessageDead follows, unless it raised `Discard`.
 
     Attributes:
-        error: what it raised.
+        error: its exception.
     """
 
     error: Exception
 
 
 class MessageRetried(MessageEvent, frozen=True, kw_only=True):
-    """A message will be tried again; this is safe with the server now.
+    """A message will be tried again; the server has recorded this.
 
     Attributes:
         again_in: seconds until then.
-        blocking: its lane waits for it; it stays pending meanwhile.
+        blocking: True if its partition or key waits for it; it stays pending meanwhile.
     """
 
     again_in: float
@@ -69,7 +70,7 @@ class MessageRetried(MessageEvent, frozen=True, kw_only=True):
 
 
 class MessageDead(MessageEvent, frozen=True, kw_only=True):
-    """A message is among the dead letters now.
+    """A message has become a dead letter.
 
     Attributes:
         reason: why, in words.
@@ -79,13 +80,13 @@ class MessageDead(MessageEvent, frozen=True, kw_only=True):
 
 
 class HandlerBlocked(MessageEvent, frozen=True, kw_only=True):
-    """The event loop stood still while the handler ran, until the lease was lost: the message is handled again, by the next owner.
+    """The event loop was blocked while the handler ran, until the lease was lost. The next owner handles the message again.
 
-    Nothing else ran meanwhile, the heartbeat neither. A handler that calls what blocks should be a plain function (it runs in a thread), or
-    await a thread of its own. A process that was stopped and went on looks the same.
+    Nothing else could run meanwhile, not even the heartbeat. If a handler makes blocking calls, make it a plain function (it runs in a
+    thread), or await a thread of its own. A process that was stopped and continued looks the same.
 
     Attributes:
-        seconds: for how long, or so.
+        seconds: for how long, approximately.
     """
 
     seconds: float
@@ -96,7 +97,7 @@ class HandlerAbandoned(MessageEvent, frozen=True, kw_only=True):
 
 
 class PartitionEvent(Event, frozen=True, kw_only=True):
-    """Something about one partition.
+    """An event about one partition.
 
     Attributes:
         partition: its number.
@@ -108,7 +109,7 @@ class PartitionEvent(Event, frozen=True, kw_only=True):
 
 
 class PartitionAcquired(PartitionEvent, frozen=True, kw_only=True):
-    """This member owns the partition now and begins to read it."""
+    """This member now owns the partition and starts to read it."""
 
 
 class PartitionRevoked(PartitionEvent, frozen=True, kw_only=True):
@@ -116,7 +117,7 @@ class PartitionRevoked(PartitionEvent, frozen=True, kw_only=True):
 
 
 class LeaseLost(PartitionEvent, frozen=True, kw_only=True):
-    """The partition's lease ended while it was worked on: handlers were cancelled, nothing more of it is settled.
+    """The partition's lease ended while its messages were handled: handlers were cancelled, and no more of them are settled.
 
     Attributes:
         reason: why, in words.
@@ -128,16 +129,16 @@ class LeaseLost(PartitionEvent, frozen=True, kw_only=True):
 
 
 class EntriesTrimmed(PartitionEvent, frozen=True, kw_only=True):
-    """Entries have been trimmed from the stream before this group had done with them: they are lost to it.
+    """Entries were trimmed from the stream before this group had finished them: the group has lost them.
 
-    Either they were delivered and not settled: then `entry_ids` names them. Or nobody of the group had read them: then all that is known
-    is how many there were, and between which ids.
+    If they were delivered and not settled, `entry_ids` names them. If the group had not read them, only their number is known, and between
+    which ids they were.
 
     Attributes:
-        entry_ids: which, if they had been delivered.
+        entry_ids: their ids, if they had been delivered.
         count: how many.
         after: unread ones had ids above this one,
-        before: and below this one, the first that was left; "" if none was.
+        before: and below this one, the first entry that was left; "" if none was.
     """
 
     entry_ids: tuple[str, ...]
@@ -149,7 +150,7 @@ class EntriesTrimmed(PartitionEvent, frozen=True, kw_only=True):
 class GroupLapsed(Event, frozen=True, kw_only=True):
     """Another group of the topic has had no member for `retention_idle`: entries are no longer kept for it (`retention="acked"`).
 
-    Told once by each consumer that sees it, and again if it happens again.
+    Each consumer that sees it reports it once, and again if it happens again.
 
     Attributes:
         lapsed: that group.
@@ -161,7 +162,7 @@ class GroupLapsed(Event, frozen=True, kw_only=True):
 
 
 class TrimmingRefused(Event, frozen=True, kw_only=True):
-    """The server refused to trim what is done with (access rules?): it stays. Tried again; told once until it works.
+    """The server refused to trim finished entries (access rules?), so they stay. It is tried again; reported once until it works.
 
     Attributes:
         reason: the server's answer.
@@ -171,12 +172,12 @@ class TrimmingRefused(Event, frozen=True, kw_only=True):
 
 
 class EntryUnreadable(PartitionEvent, frozen=True, kw_only=True):
-    """An entry, or what stands for one in `retry`, cannot be read: foreign fields, damaged bytes. It goes to the dead letters, as it is.
+    """An entry, or its record in `retry`, cannot be read: foreign fields, damaged bytes. It becomes a dead letter, unchanged.
 
-    Of a retry or a delayed message whose other half is gone (evicted, deleted), `reason` says what became of it.
+    If it is a retry or a delayed message whose other half is gone (evicted, deleted), `reason` says what happened to it.
 
     Attributes:
-        entry_id: which; the message id of one that was delayed; "" where several are meant.
+        entry_id: its id; for a delayed message the message id; "" if there are several.
         reason: why, in words.
     """
 
@@ -185,13 +186,13 @@ class EntryUnreadable(PartitionEvent, frozen=True, kw_only=True):
 
 
 class KillNotPermitted(PartitionEvent, frozen=True, kw_only=True):
-    """The server does not allow CLIENT KILL (ACL): order across a crash is best effort (T4). Told once a consumer."""
+    """The server does not allow CLIENT KILL (ACL), so order across a crash is best effort (T4). Reported once per consumer."""
 
 
 class NotificationsNotPermitted(Event, frozen=True, kw_only=True):
-    """The server does not allow SSUBSCRIBE (ACL): the consumer looks every second for what notifications would tell it at once.
+    """The server does not allow SSUBSCRIBE (ACL): the consumer checks every second for changes that notifications would report at once.
 
-    Reported once a consumer.
+    Reported once per consumer.
 
     Attributes:
         reason: the server's answer.
@@ -201,12 +202,12 @@ class NotificationsNotPermitted(Event, frozen=True, kw_only=True):
 
 
 class PartitionStuck(PartitionEvent, frozen=True, kw_only=True):
-    """This member owns a partition, and has not been able to read it for a whole `heartbeat_ttl`. Told again each minute.
+    """This member owns a partition, and has not been able to read it for a whole `heartbeat_ttl`. Reported again each minute.
 
-    Another member that has not said so gets the partition; where there is none, this one keeps it and goes on trying.
+    Another member that has not reported this gets the partition. If there is none, this member keeps it and continues to try.
 
     Attributes:
-        reason: what the last attempt failed of, in words.
+        reason: why the last attempt failed, in words.
     """
 
     reason: str
@@ -221,13 +222,13 @@ class MemberJoined(Event, frozen=True, kw_only=True):
 
 
 class GroupLost(Event, frozen=True, kw_only=True):
-    """The server lost the group's data (FLUSHALL, restart without persistence); it is made again (M8, T6). Told once for each loss."""
+    """The server lost the group's data (FLUSHALL, restart without persistence); it is made again (M8, T6). Reported once for each loss."""
 
 
 class Disconnected(Event, frozen=True, kw_only=True):
-    """The server cannot be reached, refuses us or what we ask, or has not answered for a heartbeat's interval. It is tried again, forever.
+    """The server cannot be reached, refuses us or a request, or has not answered for a heartbeat's interval. It is tried again, forever.
 
-    Told again each minute for as long as it lasts.
+    Reported again each minute for as long as it lasts.
 
     Attributes:
         reason: what happened, in words.

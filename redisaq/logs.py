@@ -1,8 +1,7 @@
-"""Which logger one object writes to, and how it writes there about what belongs to a user.
+"""Choose the logger of an object, and write to it safely.
 
-What always holds: what others log with, and at which level, stays as their program has set it up; and writing raises nothing, although the
-logger, its filters and its handlers are the user's as well. An exception that others can print is given to the logger as it is; of any
-other, the log gets the bounded text.
+The loggers and levels that a program has set up stay as they are. Writing never raises, although the logger, its filters and its handlers
+are the user's. The logger gets an exception as it is if other code can print it; otherwise it gets the bounded text.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ def log(logger: logging.Logger, level: int, text: str, error: BaseException | No
         if error is not None and not tame:
             text = f"{text}\n{traceback_of(error).rstrip()}"
         logger.log(level, "%s", text, exc_info=error if tame else None, stacklevel=2)
-    except Exception as broken:  # noqa: BLE001 -- whoever watches has failed, and what is watched has not
+    except Exception as broken:  # noqa: BLE001 -- the logging has failed, not the work that it logs
         if logging.raiseExceptions and sys.stderr is not None:  # as the standard library's handlers do
             sys.stderr.write(f"redisaq could not log ({text_of(broken)}): {text}\n")
 
@@ -31,10 +30,10 @@ def logger_for(name: str, given: logging.Logger | None, *, debug: bool) -> loggi
     """Return the logger of one producer or consumer.
 
     Args:
-        name: of the logger that stands where none is given.
+        name: of the logger that is used if none is given.
         given: the user's own.
-        debug: log from level DEBUG on, whatever the level of the logger is: through a logger of the object's own, whose records go to the
-            same handlers. Where no logging has been set up they go to standard error.
+        debug: log from level DEBUG on, whatever the logger's level: through a separate logger of this object, whose records go to the same
+            handlers. If no logging has been set up, they go to standard error.
     """
     shared = given or logging.getLogger(name)
     if not debug:
@@ -43,6 +42,6 @@ def logger_for(name: str, given: logging.Logger | None, *, debug: bool) -> loggi
     own.parent = shared
     fallback = logging.StreamHandler()
     fallback.setFormatter(logging.Formatter(FORMAT))
-    fallback.addFilter(lambda _: not shared.hasHandlers())  # asked for each record: a program may set up its logging later
+    fallback.addFilter(lambda _: not shared.hasHandlers())  # checked for each record: a program may set up its logging later
     own.addHandler(fallback)
     return own

@@ -1,6 +1,6 @@
-"""A message as users see it, on its way in and out.
+"""A message as users see it, when they send and receive it.
 
-A producer takes the first fields from it; a consumer fills in the rest. A message is compared and hashed by identity.
+A producer uses the first fields; a consumer fills in the rest. A message is compared and hashed by identity.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Delivery(Protocol):
-    """What stands behind a message that was pulled with `Consumer.messages()`."""
+    """The consumer's side of a message that was pulled with `Consumer.messages()`."""
 
     @property
     def lost(self) -> bool:
@@ -37,10 +37,10 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):
     """One job.
 
     Attributes:
-        topic: where it belongs.
-        payload: what the handler is to work on.
+        topic: its topic.
+        payload: the data for the handler.
         partition_key: the name of a field of the payload whose value decides the partition (and the order, with `ordering="key"`).
-        key: that value as text, or the key given by hand; None: any partition.
+        key: that value as text, or the key given explicitly; None: any partition.
         headers: text to text, carried along.
         timeout: seconds a handler may run; None: the consumer's own limit.
         msg_id: given by the producer; stays the same whatever happens to the message.
@@ -49,8 +49,8 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):
         token: the fencing token under which it was delivered; 0 before sending.
         entry: the id of its stream entry as the server writes it; see `entry_id`.
         created_ms: when it was made, milliseconds since 1970, if that is not when it was appended; see `created_at`.
-        fields: of its stream entry, as they stand there.
-        delivery: what stands behind a message that was pulled.
+        fields: the fields of its stream entry, as the server holds them.
+        delivery: the consumer's side of a message that was pulled.
     """
 
     topic: str
@@ -69,7 +69,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):
     delivery: Delivery | None = None
 
     def __repr__(self) -> str:
-        """Show what a person wants to see."""
+        """Show the fields that matter to a person."""
         shown = ("topic", "payload", "key", "headers", "timeout", "msg_id", "partition", "attempt", "entry_id")
         values = ((name, getattr(self, name)) for name in shown)
         return f"Message({', '.join(f'{name}={value!r}' for name, value in values if value or name == 'payload')})"
@@ -95,7 +95,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):
         return self.delivery is not None and self.delivery.lost
 
     async def __aenter__(self) -> Message[T_co]:
-        """Begin to work on a message pulled with `Consumer.messages()`.
+        """Start to work on a message pulled with `Consumer.messages()`.
 
         Raises:
             RuntimeError: the message was given to a handler, which settles it by returning.
@@ -107,7 +107,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> bool:
-        """Settle it: done without an exception, failed with one; cancelled from outside, it stays pending."""
+        """Settle it: as done if there was no exception, as failed if there was one. If cancelled from outside, it stays pending."""
         if self.delivery is None:  # only through __aenter__
             return False
         return self.delivery.leave(kind, error, traceback)
@@ -117,4 +117,4 @@ Callback: TypeAlias = Callable[[Message[T]], Awaitable[Any] | Any]
 """A handler of one message: async, or plain (then it runs in a worker thread)."""
 
 BatchCallback: TypeAlias = Callable[[list[Message[T]]], Awaitable[Any] | Any]
-"""A handler of some messages of one partition, in their order."""
+"""A handler of several messages of one partition, in their order."""

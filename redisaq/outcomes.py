@@ -1,6 +1,7 @@
-"""What a handler may raise to say what is to become of its message. Anything else that it raises goes to the retry policy.
+"""Exceptions that a handler may raise to decide what happens to its message. Any other exception goes to the retry policy.
 
-A task group in the handler raises what its tasks do as a group: one that stands alone in it is heeded as if it were raised by itself.
+A task group in the handler raises the exceptions of its tasks as a group. If such a group holds a single exception, redisaq treats it as
+that exception.
 """
 
 from __future__ import annotations
@@ -22,49 +23,49 @@ class RetryAfter(Exception):
     """
 
     def __init__(self, seconds: float) -> None:
-        """Take the pause; SettingsError if it is no number from 0 to 1e9."""
+        """Make the exception; SettingsError if `seconds` is not a number from 0 to 1e9."""
         self.seconds = check_seconds("RetryAfter", seconds, zero=True)
         super().__init__(f"again in {self.seconds:g} s")
 
 
 class DeadLetter(Exception):
-    """Put the message among the dead letters, now, with this reason.
+    """Make the message a dead letter now, with this reason.
 
     Attributes:
         reason: kept with it.
     """
 
     def __init__(self, reason: str) -> None:
-        """Take the reason, of which 1,000 characters are kept."""
+        """Make the exception; 1,000 characters of the reason are kept."""
         super().__init__(reason)
         self.reason = text_of(reason)
 
 
 class Discard(Exception):
-    """Be done with the message: it is acknowledged, and counts as neither failed nor dead."""
+    """Drop the message: it is acknowledged, and counts as neither failed nor dead."""
 
 
 class PartialFailure(Exception):
-    """From a handler of batches: these messages failed (or are to be retried, discarded…), the others are done.
+    """Raised by a handler of batches: these messages failed (or are to be retried, discarded…), the others are done.
 
     Attributes:
-        errors: message -> what it failed of; the classes of this module are heeded.
+        errors: message -> its exception; the classes of this module work here, too.
     """
 
     def __init__(self, errors: Mapping[Message[Any], Exception]) -> None:
-        """Take the failures; SettingsError if one is not of a message, or no exception."""
+        """Make the exception; SettingsError if a key is not a message, or a value is not an exception."""
         super().__init__(f"{len(errors)} message(s) failed")
         self.errors = dict(errors)
-        given = cast("dict[object, object]", self.errors)  # callers without types give whatever they have
+        given = cast("dict[object, object]", self.errors)  # callers without type checks may pass anything
         for message, error in given.items():
             fits = isinstance(message, Message), isinstance(error, Exception)
             if not all(fits):
                 raise SettingsError(f"PartialFailure takes an exception for each message, not {shown(error, 80)} for {shown(message, 80)}")
 
     def of(self, batch: Collection[Message[Any]]) -> dict[Message[Any], Exception]:
-        """Return what failed of a batch.
+        """Return the failures of a batch.
 
-        If a message is named that is not of it, that is all of it: nobody can tell which was meant, and none is to be lost.
+        If a message is named that is not in the batch, the whole batch has failed: it is unknown which one was meant, and none may be lost.
         """
         if self.errors.keys() <= set(batch):
             return self.errors

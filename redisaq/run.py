@@ -1,4 +1,4 @@
-"""Runs a consumer, or an App, as a program of its own, until it ends or is told to."""
+"""Run a consumer, or an App, as a program, until it ends or a signal stops it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Stoppable(Protocol):
-    """What has a `stop()` that drains, and is closed afterwards."""
+    """An object with a `stop()` that drains; it is closed afterwards."""
 
     async def stop(self) -> None:
         """Drain and end."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close its connections."""
         ...
 
 
 @runtime_checkable
 class Servable(Stoppable, Protocol):
-    """What runs by itself: an App."""
+    """An object that runs by itself: an App."""
 
     async def serve(self) -> None:
         """Run until stopped."""
@@ -45,10 +45,11 @@ def run(main: Callable[..., Awaitable[T]], *args: Any, backend: Literal["asyncio
 def run(
     main: Callable[..., Awaitable[Any]] | Servable, *args: Any, backend: Literal["asyncio", "uvloop", "trio"] = "asyncio", **kwargs: Any
 ) -> Any:
-    """Run `main(*args, **kwargs)` in an event loop of its own; end it well on SIGINT and SIGTERM.
+    """Run `main(*args, **kwargs)` in a new event loop; end it cleanly on SIGINT and SIGTERM.
 
-    The first signal calls `stop()` of the object that `main` is a method of (`redisaq.run(consumer.process, handle)`): it drains. The
-    second one cancels. A function that is no such method is cancelled by the first. Such an object is closed at the end. An App is served.
+    If `main` is a method of an object with `stop()` (`redisaq.run(consumer.process, handle)`), the first signal calls that `stop()`, which
+    drains. The second signal cancels. Any other function is cancelled by the first signal. Such an object is closed at the end. An App is
+    served.
 
     Args:
         main: what to run: an async function, or an App.
@@ -61,7 +62,7 @@ def run(
 
     Raises:
         SettingsError: there is no such backend, or this is not the main thread.
-        Exception: what `main` raised, as it is.
+        Exception: the exception of `main`, unchanged.
     """
     check_choice("backend", backend, ("asyncio", "uvloop", "trio"))
     if threading.current_thread() is not threading.main_thread():
@@ -94,7 +95,7 @@ def run(
                     result = await function(*args, **kwargs)
             finally:
                 if isinstance(owner, Stoppable):
-                    with anyio.CancelScope(shield=True):  # it has ended: nothing is left to wait for
+                    with anyio.CancelScope(shield=True):  # `main` has ended: there is nothing left to wait for
                         await owner.close()
             tasks.cancel_scope.cancel()
 
@@ -104,18 +105,18 @@ def run(
         try:
             anyio.run(supervise, backend="trio" if backend == "trio" else "asyncio", backend_options=options)
         except BaseExceptionGroup as group:
-            failure = group.exceptions[0] if len(group.exceptions) == 1 else group  # what `main` raised, without the task group's wrapping
+            failure = group.exceptions[0] if len(group.exceptions) == 1 else group  # of `main`, without the task group's wrapping
     if failure is not None:
         raise failure
     return result
 
 
 class Early:
-    """SIGINT and SIGTERM until the event loop is told of them: noted, so that none breaks into a loop that is just starting.
+    """Records SIGINT and SIGTERM until the event loop handles them, so that a signal does not interrupt a loop that is just starting.
 
     Attributes:
-        came: there was one.
-        over: the loop has been told of signals. Those that come once it no longer is, at the very end, do what they did before.
+        came: a signal has arrived.
+        over: the loop handles signals now. Signals that arrive at the very end, when it no longer does, have their previous effect.
     """
 
     def __init__(self) -> None:
@@ -123,13 +124,13 @@ class Early:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Begin to note."""
+        """Start to record."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note) or signal.SIG_DFL
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Let signals do what they did before."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

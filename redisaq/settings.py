@@ -1,7 +1,7 @@
-"""The edge: every name and number that a caller gives is checked here, once, before anything is sent.
+"""Check every name and number that a caller gives, once, before anything is sent.
 
-What comes out is a plain `str`, `int` or `float`, never a subclass: an enumeration's member is one text to `encode()` and another one to an
-f-string, so that two parts of the package would see two names.
+The checked value is a plain `str`, `int` or `float`, never a subclass. A member of an enumeration is one text to `encode()` and another one
+to an f-string, so two parts of the package would see two names.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_NAME = 256
 MAX_SECONDS = 1e9
-"""Some 31 years. Servers keep times as floating-point numbers, and write those from 2^52 microseconds on (the year 2112) in another way."""
+"""Some 31 years. Servers keep times as floating-point numbers, and write those from 2^52 microseconds on (the year 2112) differently."""
 _SHOWN = 40  # characters of a bad name in an error
 
 
 def check_name(kind: str, name: str) -> str:
-    """Return the name, as a plain str, if it can stand in a key.
+    """Return the name, as a plain str, if it can be part of a key.
 
     Args:
         kind: what it names ("topic", "group_name", "consumer_name", "namespace"), for the error.
@@ -53,14 +53,14 @@ def check_name(kind: str, name: str) -> str:
 
 
 def check_str(name: str, value: object) -> str:
-    """Return a text as a plain str, whatever its class makes of `str()` and f-strings; SettingsError if it is none."""
+    """Return a text as a plain str, whatever its class does in `str()` and f-strings; SettingsError if it is not a str."""
     if not isinstance(value, str):
         raise SettingsError(f"{name} must be a str, not {type(value).__name__}")
     return str.__str__(value)
 
 
 def check_count(name: str, value: int, *, least: int = 1, most: int = 1 << 31) -> int:
-    """Return a whole number within its bounds, as a plain int; SettingsError otherwise. What can be an index (numpy's integers) is one."""
+    """Return a whole number within its bounds, as a plain int; SettingsError otherwise. An index (numpy's integers) counts, too."""
     try:
         number = None if isinstance(value, bool) else int.__int__(operator.index(value))
     except TypeError:
@@ -73,16 +73,16 @@ def check_count(name: str, value: int, *, least: int = 1, most: int = 1 << 31) -
 
 
 def check_flag(name: str, value: object) -> bool:
-    """Return True or False; SettingsError for anything else: `"no"` would count as true."""
+    """Return True or False; SettingsError for any other value: `"no"` would count as true."""
     if not isinstance(value, bool):
         raise SettingsError(f"{name} must be True or False, not {shown(value)}")
     return value
 
 
 def check_seconds(name: str, value: float, *, above: float = 0.0, zero: bool = False) -> float:
-    """Return a number of seconds above `above` (or that itself, if `zero`), at most MAX_SECONDS; SettingsError otherwise."""
+    """Return a number of seconds above `above` (or equal to it, if `zero`), at most MAX_SECONDS; SettingsError otherwise."""
     value = _check_number(name, "a number of seconds", value)
-    if not above <= value <= MAX_SECONDS or (value == above and not zero):  # NaN is in no such range
+    if not above <= value <= MAX_SECONDS or (value == above and not zero):  # NaN is in no range
         reason = f"{name} must be {'at least' if zero else 'more than'} {above:g} and at most {MAX_SECONDS:g} seconds, not {shown(value)}"
         raise SettingsError(reason)
     return float(value)
@@ -97,7 +97,7 @@ def check_factor(name: str, value: float) -> float:
 
 
 def _check_number(name: str, kind: str, value: object) -> float:
-    """Return a plain int or float, so that no comparison and no conversion of a class of the caller's decides."""
+    """Return a plain int or float, so that no comparison or conversion of the caller's class is used."""
     if isinstance(value, float):
         return float.__float__(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -106,7 +106,7 @@ def _check_number(name: str, kind: str, value: object) -> float:
 
 
 def check_text(name: str, value: object) -> str:
-    """Return a text that can be written as UTF-8, as a plain str; SettingsError otherwise."""
+    """Return a text that can be encoded as UTF-8, as a plain str; SettingsError otherwise."""
     text = check_str(name, value)
     try:
         text.encode()
@@ -116,7 +116,7 @@ def check_text(name: str, value: object) -> str:
 
 
 def check_retention(retention: Literal["acked"] | None) -> Literal["acked"] | None:
-    """Return how a topic's entries are kept; SettingsError unless that is None or "acked"."""
+    """Return the topic's retention; SettingsError unless it is None or "acked"."""
     if retention is None:
         return None
     if retention != "acked":
@@ -125,23 +125,23 @@ def check_retention(retention: Literal["acked"] | None) -> Literal["acked"] | No
 
 
 def check_callable(name: str, value: object) -> None:
-    """Raise SettingsError unless it can be called."""
+    """Raise SettingsError unless the value can be called."""
     if not callable(value):
         reason = f"{name} must be something that can be called, not {shown(value)}"
         raise SettingsError(reason)
 
 
 def check_plain(name: str, value: object) -> None:
-    """Raise SettingsError unless it is a plain function of one argument, as far as that can be known."""
+    """Raise SettingsError unless the value is a plain function of one argument, as far as that can be known."""
     check_callable(name, value)
     if is_async(value) or is_generator(value):
         kind = "async" if is_async(value) else "a generator"
-        raise SettingsError(f"{name} must be a plain function, and {shown(value)} is {kind}: nobody would run what it makes")
+        raise SettingsError(f"{name} must be a plain function, and {shown(value)} is {kind}: what it makes would never run")
     _check_fit(name, value)
 
 
 def check_handler(name: str, value: object) -> None:
-    """Raise SettingsError unless it can be a handler, as far as that can be known: called with one argument, it does its work."""
+    """Raise SettingsError unless the value can be a handler: a call with one argument does its work, as far as that can be known."""
     check_callable(name, value)
     if isinstance(function_of(value), type):
         raise SettingsError(f"{name} must be a function, or an object with `__call__`: calling the class {shown(value)} makes an object")
@@ -156,7 +156,7 @@ def _check_fit(name: str, value: object) -> None:
 
 
 def check_payloads(payloads: object) -> list[object]:
-    """Return the payloads of a batch; SettingsError for what can be iterated over, but is one payload: a text, a mapping, a record."""
+    """Return the payloads of a batch; SettingsError for an iterable that is one payload: a text, a mapping, a record."""
     kind = type(payloads)
     record = any(hasattr(kind, name) for name in ("keys", "_fields", "__struct_fields__", "__dataclass_fields__", "__pydantic_fields__"))
     if record or isinstance(payloads, str | bytes | bytearray | memoryview) or not isinstance(payloads, Iterable):
@@ -174,13 +174,13 @@ class RetryPolicy:
     """How often, and after which pauses, a message is tried again.
 
     Attributes:
-        max_attempts: handlers begun for one message, at most; then it is a dead letter. 1 means no retry.
+        max_attempts: the most handler runs that are started for one message; then it is a dead letter. 1 means no retry.
         backoff: bound of the first pause, seconds.
         factor: by which the bound grows with each attempt.
         max_backoff: bound of every pause, seconds.
         jitter: a random pause below the bound; False: the bound itself.
-        blocking: hold the message's lane (its partition, or its key) until it has succeeded or is dead: order is kept. Otherwise others
-            go on.
+        blocking: hold the message's partition (or its key) until it has succeeded or is dead, which keeps the order. Otherwise the others
+            continue.
         give_up_on: exceptions that retrying cannot help: dead letter at once.
     """
 
@@ -200,12 +200,12 @@ class RetryPolicy:
         _set(self, "max_backoff", check_seconds("max_backoff", self.max_backoff, zero=True))
         check_flag("jitter", self.jitter)
         check_flag("blocking", self.blocking)
-        classes: object = self.give_up_on  # callers without types give whatever they have
+        classes: object = self.give_up_on  # callers without type checks may pass anything
         if not isinstance(classes, tuple) or not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
             raise SettingsError(f"give_up_on must be a tuple of exception classes, not {shown(self.give_up_on)}")
 
     def pause(self, attempt: int, random: Random) -> float:
-        """Return how long to wait after attempt number `attempt`, seconds."""
+        """Return the seconds to wait after attempt number `attempt`."""
         try:
             bound = min(self.max_backoff, self.backoff * float(self.factor) ** (attempt - 1))
         except OverflowError:
@@ -214,24 +214,24 @@ class RetryPolicy:
 
 
 class HandlingOptions(TypedDict, total=False):
-    """What `Consumer` takes, and `Topic.consumer` of an App, too. Times are seconds.
+    """Options of `Consumer`, and also of `Topic.consumer` of an App. Times are seconds.
 
     Attributes:
-        consumer_name: a static name: started again under it within `heartbeat_ttl`, the consumer gets its partitions back without a
+        consumer_name: a static name. If the consumer starts again under it within `heartbeat_ttl`, it gets its partitions back without a
             rebalance (M1).
         heartbeat_interval: between two heartbeats; default 3.
-        heartbeat_ttl: after so long without one a member is taken for crashed; default 12, at least twice the interval.
+        heartbeat_ttl: a member without a heartbeat for this long counts as crashed; default 12, at least twice the interval.
         deserializer: bytes to payload; default: JSON.
         ordering: "partition" (one handler at a time per partition; default), "key" (one per key), "none".
         concurrency: handlers at once; default: one per owned partition.
-        retry: what becomes of messages whose handler fails; default `RetryPolicy()`.
+        retry: what happens to messages whose handler fails; default `RetryPolicy()`.
         dead_maxlen: dead letters kept per partition and group, the newest; default: all.
-        timeout: how long a handler may run, if the message says nothing; default: no limit.
+        timeout: how long a handler may run, if the message does not say; default: no limit.
         start: where a new group begins, "earliest" (default) or "latest".
         drain_timeout: how long handlers may take to finish when a partition is given back or the consumer stops; default 30.
         middleware: async functions around the handler, outermost first; pulled messages have none. See `redisaq.middleware`.
         on_event: called with every event of `redisaq.events`.
-        debug: log from level DEBUG on, to standard error where no logging is set up; other consumers log as before.
+        debug: log from level DEBUG on, to standard error if no logging is set up; other consumers log as before.
         logger: where to log; default "redisaq.consumer".
     """
 
@@ -253,12 +253,13 @@ class HandlingOptions(TypedDict, total=False):
 
 
 class ConsumerOptions(HandlingOptions, total=False):
-    """What `Consumer` takes besides topic, URL and payload type: these, and `HandlingOptions`.
+    """Options of `Consumer` besides topic, URL and payload type: these, and `HandlingOptions`.
 
     Attributes:
         group_name: the consumer group; default "default_group".
-        batch_size: the most entries that one read brings (and, in `process_batch`, that one batch has); default 10.
-        init_partitions: make the topic with so many partitions, or let it grow to them, as a Producer's does; default: wait for the topic.
+        batch_size: the most entries that one read returns (and, in `process_batch`, that one batch has); default 10.
+        init_partitions: make the topic with this many partitions, or let it grow to them, as a Producer's does; default: wait for the
+            topic.
         namespace: the first part of every key; default "redisaq".
     """
 
@@ -270,7 +271,7 @@ class ConsumerOptions(HandlingOptions, total=False):
 
 @dataclass(frozen=True)
 class ConsumerSettings:
-    """The same, each with its value; SettingsError if one cannot work."""
+    """All options of a consumer, each with its value; SettingsError if one cannot work."""
 
     group_name: str = "default_group"
     consumer_name: str | None = None
@@ -293,7 +294,7 @@ class ConsumerSettings:
     logger: logging.Logger | None = None
 
     def __post_init__(self) -> None:
-        """Check every value, and keep it as plain as it comes out."""
+        """Check every value, and keep the plain value that the check returns."""
         _set(self, "group_name", check_name("group_name", self.group_name))
         _set(self, "namespace", check_name("namespace", self.namespace))
         if self.consumer_name is not None:
@@ -350,7 +351,7 @@ def consumer_settings(options: ConsumerOptions) -> ConsumerSettings:
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """Return one of the choices; SettingsError for anything else."""
+    """Return one of the choices; SettingsError for any other value."""
     for choice in choices:
         if isinstance(value, str) and str.__str__(value) == choice:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
             return choice

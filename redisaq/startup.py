@@ -1,6 +1,6 @@
-"""Keeps an interrupt quiet while `python -m redisaq.cli` imports the package: see redisaq_command, which is the same for `redisaq`.
+"""Keep an interrupt quiet while `python -m redisaq.cli` imports the package; redisaq_command does the same for `redisaq`.
 
-The package imports it first. For every other program it does nothing.
+The package imports this module first. For every other program it does nothing.
 """
 
 from __future__ import annotations
