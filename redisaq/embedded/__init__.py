@@ -1,4 +1,4 @@
-"""A private Valkey for whoever names its directory: no server to install, none left behind."""
+"""A private Valkey server per directory: you install no server, and none is left running."""
 
 from __future__ import annotations
 

