@@ -1,4 +1,4 @@
-"""What redisaq's own tests use, for yours: virtual time and seeded interleavings, on trio and on asyncio; and whole groups under faults."""
+"""Test your own code with redisaq's tools: virtual time, seeded interleavings on trio and asyncio, and simulated groups under faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of a message that a HandlerKit handed over: frozen structs, and how they are read off a consumer's own records."""
+"""The results of a HandlerKit: frozen structs that say what became of a message, read from a consumer's own records."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ class Outcome(msgspec.Struct, frozen=True):
 
     Attributes:
         to: "done" (acknowledged), "retry" or "dead".
-        attempt: which attempt it was; 0 if no handler began, since the message could not be read.
-        error: what the handler raised; None if it returned, or never began.
-        reason: why it is dead, in words; "" if it is not.
-        again_in: seconds until it is tried again; None if it is not.
+        attempt: the number of this attempt; 0 if no handler was started because the message could not be read.
+        error: the exception that the handler raised; None if it returned or was never started.
+        reason: why the message is dead, in words; "" if it is not.
+        again_in: seconds until the next attempt; None if there is none.
         next_attempt: the number of the next attempt; None if there is none.
-        blocking: its lane waits for the next attempt.
-        timed_out: the handler was cancelled, since it took longer than it may.
-        took: seconds that the handler ran, with a batch all of it.
-        message: as the handler got it; None if it could not be read.
-        events: what a consumer's `on_event` would have got of it by then, in order; the last one once the server had settled it.
+        blocking: whether the message's lane waits for the next attempt.
+        timed_out: whether the handler was cancelled because it exceeded its timeout.
+        took: seconds that the handler ran; for a batch, that the whole batch took.
+        message: the message as the handler received it; None if it could not be read.
+        events: the events about the message that a consumer's `on_event` would have received by then, in order. The last one would come
+            once the server had settled the message.
     """
 
     to: Literal["done", "retry", "dead"]
@@ -50,11 +51,11 @@ class Fate(msgspec.Struct, frozen=True):
     """What became of a message in the end.
 
     Attributes:
-        msg_id: the producer's id of it.
-        payload: as it was given.
+        msg_id: the message's id, as the producer returned it.
+        payload: the payload as you passed it.
         ended: "done" or "dead".
-        attempts: how many handlers were begun on it.
-        dead_letter: as `Admin.dead_letters` gives it; None if it is done.
+        attempts: how many times a handler was started for it.
+        dead_letter: the dead letter as `Admin.dead_letters` returns it; None if the message is done.
     """
 
     msg_id: str
@@ -65,12 +66,12 @@ class Fate(msgspec.Struct, frozen=True):
 
 
 class HandlerRun(msgspec.Struct, frozen=True):
-    """What became of some messages that went through a consumer.
+    """What became of messages that went through a consumer.
 
     Attributes:
-        fates: one for each payload, in their order.
-        took: seconds from the first enqueue to the end, virtual ones if it was run in virtual time.
-        events: what the consumer told, each with when: seconds since the beginning.
+        fates: one Fate for each payload, in the order of the payloads.
+        took: seconds from the first enqueue to the end; virtual seconds if the run was in virtual time.
+        events: the consumer's events, each with its time in seconds since the beginning.
     """
 
     fates: list[Fate]
@@ -79,12 +80,12 @@ class HandlerRun(msgspec.Struct, frozen=True):
 
     @property
     def done(self) -> list[Any]:
-        """The payloads of those that are done."""
+        """The payloads of the messages that are done."""
         return [fate.payload for fate in self.fates if fate.ended == "done"]
 
     @property
     def dead(self) -> list[Any]:
-        """The payloads of those that are dead."""
+        """The payloads of the messages that are dead."""
         return [fate.payload for fate in self.fates if fate.ended == "dead"]
 
 
@@ -99,7 +100,7 @@ def outcome_of(
     took: float,
     timeout: float | None,
 ) -> Outcome:
-    """Read off the record of a partition what is to become of one of its messages."""
+    """Work out from a partition's records what is to become of one of its messages."""
     mine = [event for event in told if getattr(event, "entry_id", "") == entry_id.decode()]
     error = next((event.error for event in mine if isinstance(event, events.MessageFailed)), None)
     attempt = message.attempt if message is not None else 0

@@ -1,8 +1,8 @@
-"""Notices a run in virtual time that never ends: tasks that go round and round while time stands still, or time that goes on for ever.
+"""Detect a run in virtual time that never ends: tasks that loop while time stands still, or time that advances forever.
 
-In: each step of a task, and each time the clock moves, as `_trio.py` and `_asyncio.py` tell. Out: the run is cancelled, and ends with
-VirtualTimeExceeded, which says who takes the steps. What one step does within itself is out of reach: `while True: pass` hangs here as it
-does anywhere.
+`_trio.py` and `_asyncio.py` report each step of a task and each move of the clock. When a limit is exceeded, the run is cancelled and ends
+with VirtualTimeExceeded, which names the tasks that take the steps. A single step that never ends cannot be detected: `while True: pass`
+hangs here as it does anywhere.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from redisaq.errors import RedisaqError, SettingsError
 from redisaq.testing.freezing import OWNER
 
 SAMPLE = 1000
-"""How many more steps are looked at, to tell who takes them."""
+"""How many further steps are sampled to find out which tasks take them."""
 
 GRACE = 50_000
-"""How many steps a run may take after it was cancelled."""
+"""How many further steps a run may take after it was cancelled."""
 
 SHOWN = 3
-"""How many tasks are named."""
+"""How many tasks the error names."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a run may go on; whichever is reached first ends it.
+    """How long a run may go on. The limit that is reached first ends it.
 
     Attributes:
-        steps_at_once: steps of tasks while virtual time stands still: more is taken for a loop that waits for nothing.
-        steps: steps of tasks altogether; a thousand take some 30 ms.
-        seconds: of virtual time.
+        steps_at_once: steps of tasks while virtual time stands still. More are treated as a loop that waits for nothing.
+        steps: steps of tasks in total. A thousand take about 30 ms.
+        seconds: seconds of virtual time.
     """
 
     steps_at_once: float = 200_000
@@ -41,7 +41,7 @@ class Limits:
     seconds: float = 86_400.0
 
     def __post_init__(self) -> None:
-        """Check; SettingsError if one is not above 0."""
+        """Check the values. Raises SettingsError if one is not above 0."""
         for name in ("steps_at_once", "steps", "seconds"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be above 0, not {getattr(self, name)!r}")
@@ -51,11 +51,11 @@ NO_LIMITS = Limits(math.inf, math.inf, math.inf)
 
 
 class VirtualTimeExceeded(RedisaqError):
-    """A run in virtual time went beyond its limits: somebody loops without waiting, or what is waited for never comes.
+    """A run in virtual time exceeded its limits: a task loops without waiting, or the run waits for something that never happens.
 
     Attributes:
-        reason: which limit.
-        busiest: "process: task" -> how many of the last thousand steps it took, the busiest first.
+        reason: the limit that was exceeded.
+        busiest: maps "process: task" to how many of the last thousand steps it took, the busiest first.
     """
 
     def __init__(self, now: float, reason: str, busiest: dict[str, int]) -> None:
@@ -66,22 +66,27 @@ class VirtualTimeExceeded(RedisaqError):
 
 
 class Pace:
-    """Counts; see the module."""
+    """Count the steps of a run, and end the run when it exceeds its limits."""
 
     def __init__(self, limits: Limits, fail: Callable[[RedisaqError], None]) -> None:
-        """Take what ends the run with an error."""
+        """Start counting.
+
+        Args:
+            limits: the limits of the run.
+            fail: ends the run with an error.
+        """
         self._limits = limits
         self._fail = fail
         self._now = 0.0
         self._at_once = 0
-        self._before = 0  # steps until the clock moved last
+        self._before = 0  # steps taken before the clock last moved
         self._most = min(limits.steps_at_once, limits.steps)
         self._reason = ""
         self._sampled: Counter[str] = Counter()
-        self.exhausted = False  # it went on and on after it had been cancelled
+        self.exhausted = False  # it kept running after it had been cancelled
 
     def moved(self, now: float) -> None:
-        """The clock has moved."""
+        """Note that the clock has moved."""
         self._now = now
         self._before += self._at_once
         self._at_once = 0
@@ -90,7 +95,7 @@ class Pace:
             self._reason = f"more than {self._limits.seconds:g} s have passed"
 
     def step(self, context: Context | None, name: Callable[[], str]) -> None:
-        """A task is about to take a step; `name` tells which, if that is to be known."""
+        """Note that a task is about to take a step. `name` is called only when the task's name is needed."""
         self._at_once += 1
         if self._at_once > self._most or self._reason:
             self._exceeded(context, name)

@@ -1,7 +1,7 @@
-"""What a simulation tells: all that it wrote down, and a timeline of it for people, as text and as a picture.
+"""The report of a simulation: everything that was recorded, and a timeline of it for people, as text and as a picture.
 
-Times are seconds of virtual time since the simulation began. What always holds: the same seed, backend, plan and scenario give the same
-report, in every process; and the same report gives the same timelines.
+Times are seconds of virtual time since the simulation began. The same seed, backend, plan and scenario give the same report in every
+process, and the same report gives the same timelines.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ class Report(msgspec.Struct, frozen=True):
     """What happened under one seed.
 
     Attributes:
-        seed: which.
+        seed: the seed.
         backend: "trio" or "asyncio".
-        violations: what must not have happened, each in a sentence; empty if all is well.
-        trace_hash: of the trace, hex.
-        trace: everything in order, a line each.
+        violations: each violation of a guarantee, in one sentence. Empty if there is none.
+        trace_hash: hash of the trace, in hex.
+        trace: everything that happened, in order, one line each.
         produced: ids of the messages that producers were told are safe.
-        dropped: ids of messages that a group could not get, since the scenario let them be trimmed, or since a failover or a lost
-            slot took them: listed, no violation.
-        deliveries: each run of a handler, in the order of their starts.
-        settles: in the order in which the server did them.
-        leases: in the order of their beginnings.
+        dropped: ids of messages that a group could not get, because the scenario let them be trimmed, or because a failover or a lost slot
+            took them. These are listed here and are no violation.
+        deliveries: each run of a handler, in the order in which the runs started.
+        settles: each settlement, in the order in which the server made them.
+        leases: each lease, in the order in which they began.
         marks: what happened to members.
-        known: what must not happen and no rule can help: two owners side by side, since the server had forgotten that it gave one of them
-            the partition; each in a sentence with the reason. At most one ttl after the loss.
-        faults: what befell, in order of time; `simulate` takes this list, or a part of it, instead of a FaultPlan.
+        known: known violations that no rule can prevent: two owners side by side, because the server had forgotten that it gave one of them
+            the partition. Each is a sentence with the reason. They occur at most one ttl after the loss.
+        faults: the faults that happened, in order of time. Pass this list, or a part of it, to `simulate` instead of a FaultPlan.
     """
 
     seed: int
@@ -57,22 +57,23 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """True if no invariant was broken."""
+        """True if there is no violation."""
         return not self.violations
 
     def timeline(self, *, around: float | None = None, within: float = WITHIN, limit: int | None = LIMIT) -> str:
-        """Return what happened as text: what was violated, then what members, leases and faults did, a line each.
+        """Return what happened as text: first the violations, then one line for each event of members, leases and faults.
 
-        Around a moment that matters it is exact: each run of a handler, each settlement, each lease with its token. Without `around` these
-        moments are the violations', and runs and settlements are told of the partitions that they name.
+        Around a moment that matters the text is exact: it lists each run of a handler, each settlement, and each lease with its token.
+        Without `around`, the moments that matter are those of the violations, and runs and settlements are listed only for the partitions
+        that the violations name.
 
         Args:
-            around: the moment that matters, in seconds; None: those of the violations. With it, all partitions are told of.
-            within: how many seconds before and after such a moment are told exactly.
-            limit: how many lines of events to give at most; None: all. What matters least is left out first, and counted at the end.
+            around: the moment that matters, in seconds; None: the moments of the violations. If given, all partitions are listed.
+            within: how many seconds before and after such a moment are exact.
+            limit: the largest number of event lines; None: no limit. The least important lines are left out first, and counted at the end.
 
         Raises:
-            SettingsError: a time is not finite or `within` not positive; `limit` is negative.
+            SettingsError: a time is not finite, `within` is not positive, or `limit` is negative.
         """
         _check(around, within)
         if limit is not None and limit < 0:
@@ -80,18 +81,18 @@ class Report(msgspec.Struct, frozen=True):
         return write(self._story(), around=around, within=within, limit=limit, steps=len(self.trace))
 
     def timeline_svg(self, *, around: float | None = None, within: float = WITHIN, width: int = WIDTH) -> str:
-        """Return what happened as a picture: a whole SVG document that needs nothing else.
+        """Return what happened as a picture: a complete SVG document that needs no other file.
 
-        Members are rows, with a lane for each partition that they owned; time runs to the right. Leases are bars, faults are marks, runs
-        of handlers are ticks, and violations are red lines. Pointing at one of these shows what it was.
+        Each member is a row, with a lane for each partition that it owned; time runs to the right. Leases are bars, faults are marks, runs
+        of handlers are ticks, and violations are red lines. Point at one of these to see a description.
 
         Args:
-            around: draw only what happened around this moment, in seconds; None: all.
-            within: how many seconds before and after `around` are drawn.
-            width: of the picture, in pixels; at least 600.
+            around: draw only what happened around this moment, in seconds; None: draw everything.
+            within: how many seconds before and after `around` to draw.
+            width: width of the picture in pixels, at least 600.
 
         Raises:
-            SettingsError: a time is not finite or `within` not positive; `width` is too small.
+            SettingsError: a time is not finite, `within` is not positive, or `width` is too small.
         """
         _check(around, within)
         if width < LEAST_WIDTH:
@@ -100,16 +101,16 @@ class Report(msgspec.Struct, frozen=True):
         return draw(self._story(), window=window, width=width)
 
     def save(self, path: str | Path) -> Path:
-        """Write the timeline or the faults to a file; return where it is.
+        """Write the timeline or the faults to a file, and return its path.
 
-        The end of its name says what is written: .svg the picture, .txt all of the text, .json the faults, for `load_faults` to read.
-        Directories that do not exist are made.
+        The suffix selects the content: .svg the picture, .txt the whole text, .json the faults, which `load_faults` reads. Missing
+        directories are created.
 
         Args:
-            path: where to.
+            path: the file to write.
 
         Raises:
-            SettingsError: the name ends in something else.
+            SettingsError: the suffix is none of these.
             OSError: the file cannot be written.
         """
         path = Path(path)

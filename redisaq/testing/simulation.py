@@ -1,7 +1,7 @@
-"""Runs a whole group, its producers and its server under one seed, in virtual time, with faults; and says what must not have happened.
+"""Simulate a whole group, its producers and its server under one seed, in virtual time and with faults, and report violations.
 
-In: a scenario, a seed, a backend, a FaultPlan. Out: a Report. Always: the same four give the same trace, on every machine and in every
-process.
+Input: a scenario, a seed, a backend and a FaultPlan. Output: a Report. The same four inputs give the same trace on every machine and in
+every process.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ from redisaq.testing.standstill import VirtualDeadlock
 from redisaq.testing.virtual import EPOCH, virtual_run
 
 LOOK = 0.25
-"""Seconds between two looks at whether all is quiet."""
+"""Seconds between two checks whether everything is quiet."""
 
 END_LIMIT = 120.0
 """Seconds that members may take to leave when a scenario has ended."""
 
 
 class Simulation:
-    """What a scenario is given: producers, members, and what may happen to them. Times are seconds of virtual time.
+    """The argument of a scenario: creates producers and members, and makes things happen to them. Times are seconds of virtual time.
 
     Attributes:
         record: what has happened so far, as observers see it.
-        store: the server, to look at.
+        store: the server's data, for inspection.
     """
 
     def __init__(self, seed: int, source: FaultSource, record: Record, tasks: TaskGroup) -> None:
-        """`simulate` makes it."""
+        """Prepare a simulation; `simulate` does this for you."""
         self._seed = seed
         self._source = source
         self.record = record
@@ -90,7 +90,7 @@ class Simulation:
     # -- who takes part --------------------------------------------------------------------------------------------------------------
 
     def producer(self, topic: str, **options: Any) -> Producer:
-        """Return a Producer of the simulated server; it takes what Producer takes, without an URL. It is closed at the end."""
+        """Return a Producer of the simulated server. It takes the arguments of Producer without a URL, and is closed at the end."""
         name = f"producer-{len(self._producers)}"
         self._outsiders.add(name)
         producer = self._inside(Outsider(name, float(options.get("send_timeout", 30.0)))).run(
@@ -103,27 +103,27 @@ class Simulation:
         return producer
 
     def admin(self, **options: Any) -> Admin:
-        """Return an Admin of the simulated server, to be used with `async with`; it takes what Admin takes, without an URL.
+        """Return an Admin of the simulated server, for use with `async with`. It takes the arguments of Admin without a URL.
 
-        A call of it that takes longer than its `timeout` is a violation.
+        A call that takes longer than the admin's `timeout` is a violation.
         """
         admin = SimulatedAdmin(URL, **options)
         admin.record, admin.seconds = self.record, float(options.get("timeout", 30.0))
         return admin
 
     def member(self, name: str, topic: str, handler: Callable[[Any], Any], *, mode: Mode = "process", **options: Any) -> None:
-        """Start a member of a group; it takes what Consumer takes, without an URL.
+        """Start a member of a group. It takes the arguments of Consumer without a URL.
 
         Args:
-            name: what the scenario, the trace and the report call it.
+            name: the member's name in the scenario, the trace and the report.
             topic: the topic to consume.
-            handler: as of `Consumer.process`; of a list of messages with mode "process_batch". With "messages" it is called in the
-                body of `async with message`.
-            mode: by which method of Consumer it consumes.
-            options: of Consumer.
+            handler: a handler as for `Consumer.process`. With mode "process_batch" it takes a list of messages; with mode "messages" it is
+                called in the body of `async with message`.
+            mode: the method of Consumer with which the member consumes.
+            options: options of Consumer.
 
         Raises:
-            SettingsError: a member of that name runs; there is no such mode; the handler cannot be called.
+            SettingsError: a member of that name is running, there is no such mode, or the handler is not callable.
         """
         check_handler("handler", handler)
         former = self._members.get(name)
@@ -146,41 +146,42 @@ class Simulation:
         self._inside(member).run(self._tasks.start_soon, member.run)
 
     async def crash(self, name: str) -> None:
-        """Let a member be gone, without cleanup; nothing restarts it."""
+        """Crash a member: it is gone without cleanup, and nothing restarts it."""
         self._named(name).dismissed = True
         self._crash(self._named(name))
         await anyio.lowlevel.checkpoint()
 
     async def pause(self, name: str, seconds: float) -> None:
-        """Let a member stand still for so long; return at once."""
+        """Stop a member for this many seconds. Returns at once."""
         self._pause(self._named(name), check_seconds("seconds", seconds, zero=True))
         await anyio.lowlevel.checkpoint()
 
     async def leave(self, name: str) -> None:
-        """Let a member drain and leave; return when it has, or has crashed on the way. Nothing restarts it."""
+        """Let a member drain and leave. Returns when it has left, or has crashed meanwhile. Nothing restarts it."""
         member = self._dismissed(name, "leaves")
-        if member.consumer is None:  # it has not come to its first step yet
+        if member.consumer is None:  # it has not taken its first step yet
             self._inside(member).run(member.scope.cancel)
         else:
-            self._inside(member).run(self._tasks.start_soon, member.consumer.stop)  # a task of its own: it stands still with the member
+            self._inside(member).run(self._tasks.start_soon, member.consumer.stop)  # a task of its own, which freezes with the member
         await member.gone.wait()
 
     async def cancel(self, name: str) -> None:
-        """Cancel what runs a member's consumer; return when it has ended, or has crashed on the way. Nothing restarts it."""
+        """Cancel a member's consumer. Returns when it has ended, or has crashed meanwhile. Nothing restarts it."""
         member = self._dismissed(name, "is cancelled")
         self._inside(member).run(member.scope.cancel)
         await member.gone.wait()
 
     async def failover(self, forgets: float) -> None:
-        """Let a replica, which hears nothing more from now on, take the server's place `forgets` seconds later; return when it has."""
+        """Cut a replica off from the server now, and let it take the server's place `forgets` seconds later. Returns when it has."""
         self._outages.fall_behind(check_seconds("forgets", forgets, zero=True))
         self.record.disturb(forgets)
         await self._outages.wait_over()
 
     async def silence(self, seconds: float, name: str | None = None) -> None:
-        """Let nothing be heard for so long on any connection of a member or producer, or, without a name, of anybody; return at once.
+        """Let nothing be heard for this many seconds on any connection of one process, or of all without a name. Returns at once.
 
-        Then all these connections break, and what was sent meanwhile is carried out. It has no effect where such a silence goes on already.
+        `name` is that of a member or producer. When the time is over, all these connections break, and the server carries out what was sent
+        meanwhile. This has no effect while such a silence already lasts.
         """
         self.record.disturb(check_seconds("seconds", seconds, zero=True))
         if name is None:
@@ -192,13 +193,13 @@ class Simulation:
         await anyio.lowlevel.checkpoint()
 
     async def outage(self, seconds: float) -> None:
-        """Let the server be away for so long, and come back with all its data as another run; return when it is back."""
+        """Take the server away for this many seconds. It comes back with all its data and a new run id. Returns when it is back."""
         self._outages.go_away(check_seconds("seconds", seconds, zero=True))
         self.record.disturb(seconds)
         await self._outages.wait_over()
 
     async def lose_slot(self, topic: str, partition: int | None = None) -> None:
-        """Let all data of one partition be gone; without a partition: the topic's partition count, and its groups' documents."""
+        """Delete all data of one partition or, without a partition, the topic's partition count and the documents of its groups."""
         self._outages.lose_slot(topic, partition)
         self.record.disturb()
         await anyio.lowlevel.checkpoint()
@@ -210,15 +211,16 @@ class Simulation:
         return member
 
     async def until_quiet(self, timeout: float = 300.0) -> None:
-        """Return when every message is done or dead for every group, and every group's partitions are shared out among those that run.
+        """Wait until each group has every message done or dead, and its partitions are shared out among its running members.
 
-        While there is work, faults go on. Then no new ones happen for as long as this waits, or no group would ever settle.
+        While there is work, faults continue. After that, no new faults happen until this returns, because otherwise no group would ever
+        settle.
 
         Args:
-            timeout: seconds; when they are over, what is not quiet is a violation. Half of them may pass with faults.
+            timeout: seconds after which anything that is not quiet is a violation. Faults may continue for up to half of them.
 
         Raises:
-            SettingsError: `timeout` is no number of seconds.
+            SettingsError: `timeout` is not a number of seconds.
         """
         check_seconds("timeout", timeout, zero=True)
         now = anyio.current_time()
@@ -293,7 +295,7 @@ class Simulation:
     # -- the end -----------------------------------------------------------------------------------------------------------------------
 
     async def finish(self) -> None:
-        """Let everybody leave, and look at what is left."""
+        """Let all members leave, and check what is left."""
         self._closing = self._source.calm = True
         await self._outages.call_off()
         members = [*self._members.values(), *self._gone]
@@ -314,11 +316,11 @@ class Simulation:
         for member in members:
             if not member.ended.is_set():
                 self.record.violation(f"tasks of {member.name} are left running")
-        await anyio.sleep(max((member.ttl for member in members), default=0.0) * 1.2 + 1.0)  # what crashed before is forgotten by then
+        await anyio.sleep(max((member.ttl for member in members), default=0.0) * 1.2 + 1.0)  # by then, crashed members are forgotten
         self.record.close()
 
     def bury(self) -> None:
-        """Cancel the tasks of those that crashed, and let them take notice. Nobody crashes or stands still after this."""
+        """Cancel the tasks of crashed members, and wait until they have noticed. No member crashes or pauses after this."""
         self._closing = self._source.calm = True
         for member in (*self._members.values(), *self._gone):
             if member.crashed:
@@ -344,7 +346,7 @@ class Simulation:
         return FaultyBroker(name, namespace, environment, network=self._network, source=self._source, owner=process, record=self.record)
 
     def _environment(self, who: str) -> Environment:
-        """Return a process's own, each time it starts: how often others ask for chance must not change what it gets."""
+        """Return a new environment for each start of a process, so that its random numbers do not depend on how many others draw."""
         self._starts[who] = start = self._starts.get(who, 0) + 1
         return replace(current_environment(), random=Random(f"{self._seed} {who} {start}"))  # noqa: S311 -- to be had again
 
@@ -355,7 +357,7 @@ class Simulation:
         return context
 
     def _start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
-        """Start a task that belongs to nobody who could be frozen."""
+        """Start a task that belongs to no process that could be frozen."""
         self._context.copy().run(self._tasks.start_soon, function, *args)
 
 
@@ -369,24 +371,25 @@ def simulate(
     raises: bool = True,
     observers: Sequence[ObserverType] = (),
 ) -> Report:
-    """Run a scenario under one seed and return what happened; see `Report`.
+    """Run a scenario under one seed and return a `Report` of what happened.
 
-    At its end all members leave, and what is left of them then is looked at.
+    When the scenario ends, all members leave, and what they leave behind is checked.
 
     Args:
-        scenario: a coroutine function of a Simulation.
-        seed: which interleaving, which faults.
+        scenario: a coroutine function that takes a Simulation.
+        seed: selects the interleaving and the faults.
         backend: "trio" or "asyncio".
-        faults: how likely which is, or just those that are to befall (as `Report.faults` lists them: all of these bring the same trace
-            again, and any may be left out); None: none.
-        limits: how long it may go on; beyond them is a violation that says who takes the steps. None: those of Limits.
-        raises: False: an exception of the scenario is not raised, but ends the run and is a violation.
-        observers: who watches it besides, and adds violations of its own: subclasses of Observer.
+        faults: a FaultPlan, or a list of the faults that are to happen, as in `Report.faults`; None: no faults. The whole list reproduces
+            the trace, and you may leave out any of its faults.
+        limits: how long the run may go on. Exceeding them is a violation that names the tasks that take the steps. None: the defaults of
+            Limits.
+        raises: False: an exception of the scenario is not raised; it ends the run and is a violation.
+        observers: further subclasses of Observer that watch the run and may add violations.
 
     Raises:
-        SettingsError: an argument cannot be.
-        RuntimeError: an event loop runs here already.
-        Exception: whatever the scenario raises, with the seed as a note.
+        SettingsError: an argument is invalid.
+        RuntimeError: an event loop is already running in this thread.
+        Exception: any exception that the scenario raises, with the seed as a note.
     """
     check_callable("scenario", scenario)
     befall = check_faults(faults)

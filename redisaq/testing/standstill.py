@@ -1,7 +1,7 @@
-"""What happens when nothing can ever run again: in virtual time no clock brings a change, so waiting on would be waiting for ever.
+"""Detect and report a standstill: in virtual time, when no task can run and no timer is set, nothing would ever run again.
 
-In: the loops of `_trio.py` and `_asyncio.py` say when nothing is left to run. Out: the run is cancelled, so that clean-up still happens,
-and ends with VirtualDeadlock, which tells what waits where. What never comes to a standstill is `pace`'s business.
+The loops of `_trio.py` and `_asyncio.py` report when nothing is left to run. The run is then cancelled, so that clean-up still happens, and
+ends with VirtualDeadlock, which lists the waiting tasks and where they wait. `pace` handles runs that never stand still.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from redisaq.testing.pace import NO_LIMITS, Limits, Pace
 T = TypeVar("T")
 
 PATIENCE = 30.0
-"""Seconds of real time without any step, after which a thread or a socket that might still bring one is not believed in any more."""
+"""Seconds of real time without a step, after which a thread or a socket is no longer expected to wake a task."""
 
 SHOWN = 20
-"""How many waiting tasks are told of."""
+"""How many waiting tasks the error lists."""
 
 THREADED = {"run_sync_in_worker_thread", "to_thread_run_sync", "to_thread"}
 """The functions of anyio, trio and asyncio that wait for a worker thread."""
 
 WORKERS = ("AnyIO worker thread", "Trio thread")
-"""Names of threads that are kept for later: whether one works can be seen by whether a task waits for it."""
+"""Names of threads that are kept for reuse. Such a thread is at work only if a task waits for it."""
 
 INSIDE = tuple(f"{os.sep}{package}{os.sep}" for package in ("anyio", "trio", "asyncio", "outcome"))
 
 
 class VirtualDeadlock(RedisaqError):
-    """Every task waits, and nothing that could wake one is left: no timer, no thread, no socket.
+    """Every task waits, and nothing is left that could wake one: no timer, no thread, no socket.
 
-    The code under test has a deadlock, or has lost a wake-up.
+    The code under test has a deadlock or has lost a wake-up.
 
     Attributes:
-        waiting: each task's name and where it waits.
+        waiting: the name of each task and where it waits.
     """
 
     def __init__(self, now: float, waiting: Sequence[str]) -> None:
@@ -52,14 +52,14 @@ class VirtualDeadlock(RedisaqError):
 
 
 class VirtualTimeUnavailable(RedisaqError):
-    """This version of trio or of Python lacks a private part that virtual time needs: use another version, and tell the project."""
+    """This version of trio or Python lacks a private part that virtual time needs. Use another version, and report it to the project."""
 
 
 class Watch:
-    """Tells whether a standstill is final, and ends the run if it is."""
+    """Decide whether a standstill is final, and end the run if it is."""
 
     def __init__(self, limits: Limits = NO_LIMITS) -> None:
-        """Watch from now on; threads that are there already are nobody's business here."""
+        """Start watching. Threads that already exist are ignored."""
         self.failure: RedisaqError | None = None
         self.pace = Pace(limits, self.fail)
         self._threads = set(threading.enumerate())
@@ -69,13 +69,13 @@ class Watch:
         self._seen = 0.0
 
     def fail(self, error: RedisaqError) -> None:
-        """End the run with an error, unless it ends with one already."""
+        """End the run with an error, unless it is already ending with one."""
         if self.failure is None and self._scope is not None:
             self.failure = error
             self._scope.cancel()
 
     async def over(self, main: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Await `main(*args)`; raise what the run was ended for, whatever became of it then."""
+        """Await `main(*args)`. If the run was ended with an error, raise that error, whatever `main` did afterwards."""
         try:
             with anyio.CancelScope() as self._scope:
                 result = await main(*args)
@@ -90,15 +90,15 @@ class Watch:
         raise self.failure or AssertionError
 
     def standstill(self, now: float, tasks: Sequence[tuple[str, object]], *, sockets: bool, break_shields: Callable[[], None]) -> None:
-        """Nothing can run at this moment, and no timer is set.
+        """Handle a moment at which nothing can run and no timer is set.
 
-        Waits a moment if a thread or a socket may still bring something, so call it again. Otherwise cancels the run; if that leads to a
-        standstill again, something is shielded, and the shields are broken; then it gives up.
+        If a thread or a socket may still wake a task, wait a moment and return; the loop then calls again. Otherwise cancel the run. If
+        that leads to another standstill, some task is shielded: break the shields. If that does not help either, give up.
 
         Args:
             now: virtual time.
-            tasks: each task's name and its coroutine.
-            sockets: a task waits for a real socket.
+            tasks: the name and coroutine of each task.
+            sockets: whether a task waits for a real socket.
             break_shields: cancels every task, shielded or not.
 
         Raises:
@@ -128,7 +128,7 @@ class Watch:
 
 
 def frames(coroutine: object) -> list[FrameType]:
-    """Return where a suspended coroutine stands: its frame, the one of what it awaits, and so on."""
+    """Return where a suspended coroutine is: its frame, the frame of what it awaits, and so on."""
     found: list[FrameType] = []
     while coroutine is not None:
         for kind in ("cr", "gi", "ag"):
@@ -145,7 +145,7 @@ def in_thread(chain: Sequence[FrameType]) -> bool:
 
 
 def place(chain: Sequence[FrameType]) -> str:
-    """Return the innermost line that is not anyio's, asyncio's or trio's own; an empty string if there is none."""
+    """Return the innermost line that is not in anyio, asyncio or trio; an empty string if there is none."""
     for frame in reversed(chain):
         if not any(inside in frame.f_code.co_filename for inside in INSIDE):
             return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"

@@ -1,7 +1,7 @@
 """Run a program in virtual time: it sleeps for an hour in no time, and one seed gives one interleaving of its tasks.
 
-In: a coroutine function, its arguments, a seed. Out: its result, the same for the same seed, on every machine and in every process.
-Always: the program sees an Environment whose chance comes from the seed, whose wall clock is a fixed epoch plus the loop's time, and whose
+Input: a coroutine function, its arguments and a seed. Output: its result, the same for the same seed on every machine and in every process.
+The program sees an Environment whose random numbers come from the seed, whose wall clock is a fixed epoch plus the loop's time, and whose
 plain functions run inline.
 """
 
@@ -24,7 +24,7 @@ from redisaq.testing.standstill import Watch
 T = TypeVar("T")
 
 EPOCH = 1_700_000_000.0
-"""What the wall clock says when a run in virtual time begins: 14 November 2023."""
+"""The wall clock's time at the start of a run in virtual time: 14 November 2023."""
 
 
 def virtual_run(
@@ -34,28 +34,29 @@ def virtual_run(
     backend: Literal["trio", "asyncio"] = "trio",
     limits: Limits = NO_LIMITS,
 ) -> T:
-    """Run `main(*args)` in virtual time, with the interleaving of its tasks that the seed gives; return its result.
+    """Run `main(*args)` in virtual time, with the interleaving of tasks that the seed gives, and return its result.
 
-    Time stands still while anything can run, and jumps to the next deadline when nothing can. So nothing in it may wait for another process
-    or a real server: use `memory://`. `redisaq.environment.current_environment()` is seeded as well: its Random, its wall clock (EPOCH when
-    the run begins), and its plain functions, which run inline. On asyncio it is asyncio's own loop, not uvloop.
+    Time stands still while any task can run, and jumps to the next deadline when none can. `main` must therefore not wait for another
+    process or a real server: use `memory://`. The environment that `redisaq.environment.current_environment()` returns is seeded as well:
+    its Random is seeded, its wall clock starts at EPOCH, and its plain functions run inline. On asyncio, `virtual_run` uses asyncio's own
+    loop, not uvloop.
 
-    It cannot be called where an event loop runs already, nor from two threads at once.
+    You cannot call it in a thread in which an event loop is running, nor from two threads at once.
 
     Args:
         main: a coroutine function.
-        args: its arguments.
-        seed: which interleaving.
+        args: the arguments of `main`.
+        seed: selects the interleaving.
         backend: "trio" or "asyncio".
-        limits: when a run that does not end is ended; default: never.
+        limits: when to stop a run that does not end. Default: never.
 
     Raises:
-        VirtualTimeExceeded: the run went beyond its limits.
+        VirtualTimeExceeded: the run exceeded its limits.
         VirtualDeadlock: every task waits, and nothing is left that could wake one.
-        VirtualTimeUnavailable: this version of Python or trio lacks what virtual time needs.
-        SettingsError: there is no such backend, or `main` cannot be called.
-        RuntimeError: an event loop runs here already.
-        Exception: whatever `main` raises.
+        VirtualTimeUnavailable: this version of Python or trio lacks a part that virtual time needs.
+        SettingsError: there is no such backend, or `main` is not callable.
+        RuntimeError: an event loop is already running in this thread.
+        Exception: any exception that `main` raises.
     """
     if in_event_loop():
         raise RuntimeError(
@@ -87,7 +88,7 @@ def virtual_run(
 
 
 def in_event_loop() -> bool:
-    """Return whether an event loop runs in this thread."""
+    """Return whether an event loop is running in this thread."""
     try:
         current_token()
     except RuntimeError:
@@ -96,6 +97,6 @@ def in_event_loop() -> bool:
 
 
 async def run_inline(function: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:  # noqa: ARG001 -- one at a time here
-    """Call a plain function in the event loop's own thread: a thread would take real time, in which virtual time runs far ahead."""
+    """Call a plain function in the event loop's thread: in a worker thread it would take real time, while virtual time runs far ahead."""
     await checkpoint()
     return function()
