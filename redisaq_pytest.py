@@ -78,15 +78,15 @@ class Seeds(NamedTuple):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options and the setting."""
     group = parser.getgroup("redisaq", "redisaq: seeds")
-    seeds = "run N seeds of each test marked redisaq_seeds, not its own count"
+    seeds = "run N seeds of each test marked redisaq_seeds, instead of its own count"
     group.addoption("--redisaq-seeds", metavar="N", type=number_from(1), default=None, help=seeds)
     group.addoption(
         "--redisaq-seed", metavar="K", type=number_from(0), action="append", default=None, help="run seed K alone; several may be given"
     )
-    shrink = "for how long to shrink the faults of a failed simulation, seconds; 0: not at all"
+    shrink = "seconds for which to shrink the faults of a failed simulation; 0: not at all"
     group.addoption("--redisaq-shrink", metavar="SECONDS", type=seconds, default=None, help=shrink)
     group.addoption(
-        "--redisaq-faults", metavar="FILE", default=None, help="the faults of every scenario: those of this file, which a failure named"
+        "--redisaq-faults", metavar="FILE", default=None, help="use the faults of this file, which a failure named, in every scenario"
     )
     parser.addini("redisaq_shrink", f"{shrink} (default {SHRINK:g})", default=str(SHRINK))
 
@@ -121,7 +121,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"redisaq_shrink: {error}") from None
     file = config.option.redisaq_faults
     if file is not None and not Path(file).is_file():
-        raise pytest.UsageError(f"--redisaq-faults: there is no file {file!r}; a failed simulation tells where it has left one")
+        raise pytest.UsageError(f"--redisaq-faults: there is no file {file!r}; a failed simulation reports where it wrote one")
     config.addinivalue_line(
         "markers",
         f"{MARK}(count, *, start=0, backend=None, faults=None): run the test once for each of `count` seeds, beginning with `start`. It "

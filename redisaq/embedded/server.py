@@ -76,7 +76,7 @@ _HINTS = {
     errno.EEXIST: "it is a file, not a directory",
     errno.EMFILE: "this process has too many open files (ulimit -n)",
     errno.ENFILE: "the machine has too many open files",
-    errno.ELOOP: "a symbolic link stands where one of its files should",
+    errno.ELOOP: "a symbolic link is in the place of one of its files",
     errno.ENAMETOOLONG: "the name is too long for the file system",
     errno.ENOSPC: "the disk is full",
     errno.ENOTDIR: "a part of the path is a file, not a directory",

@@ -131,7 +131,7 @@ def parse_address(
 def _check_scheme(url: str) -> str:
     scheme, separator, _ = url.partition("://")
     if scheme in _LATER:
-        raise SettingsError(f"{_LATER[scheme]} ({scheme}://) is not built yet; use redis://, rediss:// or unix:// with a single server")
+        raise SettingsError(f"{_LATER[scheme]} ({scheme}://) is not supported yet; use redis://, rediss:// or unix:// with a single server")
     if not separator or scheme not in {"redis", "rediss", "unix"}:
         raise SettingsError("a server's URL begins with redis://, rediss:// or unix://")
     return scheme

@@ -241,11 +241,11 @@ def _broke(address: Address, error: ConnectionFailed) -> ConnectionFailed:
         return _tls_failed(address, cause)
     reason = error.reason
     if isinstance(cause, PARSE_ERRORS):
-        reason = f"the answer is no Redis server's ({cause}): check host and port, and whether it wants TLS (rediss://)"
+        reason = f"the answer is not a Redis server's ({cause}): check host and port, and whether it wants TLS (rediss://)"
     elif address.tls is not None:
-        reason += f"; does it ask for a certificate of ours ({OUR_CERTIFICATE})? Its alert may be lost when it closes"
+        reason += f"; does the server ask for a client certificate ({OUR_CERTIFICATE})? Its alert may be lost when it closes"
     elif isinstance(cause, OSError):
-        reason += " before it had answered; has it room for one more client (maxclients)? Its refusal may be lost when it closes"
+        reason += " before it had answered; does it accept one more client (maxclients)? Its refusal may be lost when it closes"
     return ConnectionFailed(address.display, reason)
 
 
@@ -262,7 +262,7 @@ def _tls_failed(address: Address, error: ssl.SSLError) -> ConnectionFailed:
 
 def _certificate_hint(address: Address, code: int) -> str:
     if code in _OTHER_NAME:
-        return f"it is for another name than {address.host}: use that name in the URL, or ssl_check_hostname=false there"
+        return f"it is for a name other than {address.host}: use the certificate's name in the URL, or ssl_check_hostname=false there"
     if code in _OTHER_TIME:
         return "renew it on the server, and check this machine's clock"
     return "name the file of the authority that signed it with ssl_ca_certs=FILE in the URL"

@@ -19,7 +19,7 @@ CLIENT_NAME = "redisaq"
 OLDEST_REDIS = (7, 0)
 OLDEST_VALKEY = (7, 2)
 
-CLUSTER = "this is a cluster: use redis+cluster:// once redisaq knows that, and until then a single server"
+CLUSTER = "this is a cluster, which redisaq does not support yet: use a single server"
 
 LOGGED_OUT = frozenset({"DENIED", "NOAUTH", "WRONGPASS"})
 """Error codes that mean that a connection is not, or no longer, logged in. Nothing was executed; the next log-in reports the reason."""
@@ -123,7 +123,7 @@ def _unknown(answer: object) -> bool:
 
 def _too_old(address: Address, found: str, needed: str) -> ConnectionFailed:
     server = "Valkey" if needed == "7.2" else "Redis"
-    reason = f"the server is {server} {found}, but Redis 7.0 or Valkey 7.2 is the oldest that will do: upgrade it"
+    reason = f"the server is {server} {found}, but redisaq needs at least Redis 7.0 or Valkey 7.2: upgrade it"
     return ConnectionFailed(address.display, reason, permanent=True)
 
 
@@ -146,7 +146,7 @@ def _refusal(address: Address, answer: object, *, selecting: bool = False) -> Co
     elif answer.code == "NOPERM":
         reason = f"{user} lacks a permission that is needed to connect ({answer.text})"
     elif answer.code == "DENIED":
-        reason = "the server runs in protected mode and answers local clients only: give it a password, or let it bind wider"
+        reason = "the server runs in protected mode and answers local clients only: give it a password, or turn protected mode off"
     elif selecting:
         reason = f"database {address.database} does not exist there ({answer.text}): choose another in the URL, or raise `databases`"
     else:

@@ -199,7 +199,7 @@ async def test_links_are_not_followed(name: str, directory: Path, tmp_path: Path
     mine.write_text("mine")
     directory.mkdir(mode=0o700)
     (directory / name).symlink_to(mine)
-    with pytest.raises(SettingsError, match="a symbolic link stands where one of its files should"):
+    with pytest.raises(SettingsError, match="a symbolic link is in the place of one of its files"):
         await open_embedded(str(directory))
     assert mine.read_text() == "mine"
 

@@ -118,7 +118,7 @@ async def test_a_server_that_says_nothing() -> None:
 async def test_something_that_is_no_redis() -> None:
     with FakeServer({"HELLO": b"HTTP/1.1 400 Bad Request\r\n\r\n"}) as fake:
         error = await refusal(fake.url)
-    assert "no Redis server's" in error.reason
+    assert "not a Redis server's" in error.reason
     assert "rediss://" in error.reason
 
 
@@ -269,7 +269,7 @@ async def test_a_cluster_is_named(masters: int) -> None:
             await link.connect()
             await link.close()
             return
-        with pytest.raises(ConnectionFailed, match=r"this is a cluster: use redis\+cluster://") as failed:
+        with pytest.raises(ConnectionFailed, match=r"this is a cluster, which redisaq does not support yet") as failed:
             await link.connect()
         assert failed.value.permanent
 
