@@ -1,16 +1,16 @@
 """Virtual time and seeded scheduling on asyncio.
 
-In: a coroutine function and a seed. Out: its result. A selector event loop whose clock jumps to the next timer when nothing is ready, and
-which, in each round, sorts the steps of tasks by the tasks' creation and shuffles them by the seed. Sorting comes first because anyio
-iterates over sets of tasks, whose order differs from process to process. Everything else that is ready, callbacks of sockets and futures
-among them, keeps its place: it relies on first-in first-out.
+Input: a coroutine function and a seed. Output: its result. A selector event loop moves its clock to the next timer when nothing is ready.
+In each round it sorts the steps of tasks by the order in which the tasks were created, and shuffles them with the seed. The sort comes
+first because anyio iterates over sets of tasks, whose order differs between processes. Everything else that is ready, such as callbacks of
+sockets and futures, keeps its place, because it relies on first-in first-out order.
 
 This is one of two modules that touch private parts of an event loop: `_run_once` and what it works on.
 """
 
 # ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
-# Both: private parts are this module's business, see above.
+# Both: this module works on private parts, see above.
 from __future__ import annotations
 
 import asyncio
@@ -46,13 +46,13 @@ STEPS = "steps that know their task"
 
 
 def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch, freezer: Freezer) -> T:
-    """Run `main` on asyncio in virtual time, interleaved as the seed says."""
+    """Run `main` on asyncio in virtual time, with the interleaving that the seed gives."""
     check()
     return anyio.run(main, backend="asyncio", backend_options={"loop_factory": partial(VirtualLoop, seed, watch, freezer)})
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """See the module."""
+    """A selector event loop in virtual time that orders the steps of tasks by a seed."""
 
     _ready: deque[Any]
     _scheduled: list[Any]
@@ -63,7 +63,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     _process_events: Callable[[Any], None]
 
     def __init__(self, seed: object, watch: Watch, freezer: Freezer) -> None:
-        """Begin at time 0."""
+        """Start at time 0.
+
+        Args:
+            seed: selects the interleaving.
+            watch: handles standstills and runs that never end.
+            freezer: holds back the steps of frozen processes.
+        """
         super().__init__()
         self._now = 0.0
         self._clock_resolution = 0.0
@@ -75,18 +81,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._sockets = len(self._selector.get_map())
 
     def time(self) -> float:
-        """Return virtual time, seconds since the loop was made."""
+        """Return virtual time, in seconds since the loop was created."""
         return self._now
 
     def create_task(self, coro: Coroutine[Any, Any, T] | Generator[Any, None, T], **options: Any) -> asyncio.Task[T]:
-        """Make a task, and number it."""
+        """Create a task, and number it."""
         task = super().create_task(coro, **options)
         self._made += 1
         setattr(task, "redisaq_number", self._made)  # noqa: B010 -- no attribute of Task
         return task
 
     def _run_once(self) -> None:
-        """Advance the clock if nothing is ready, give the ready tasks an order, and run the round."""
+        """Advance the clock if nothing is ready, order the ready steps, and run the round."""
         ready = self._ready
         while not ready and math.isinf(self._next_timer()) and not self._stopping:
             sockets = len(self._selector.get_map()) > self._sockets
@@ -103,12 +109,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._shuffle()
         if self._watch.pace.exhausted:
             raise self._watch.failure or AssertionError
-        if not ready and not self._stopping:  # all of it belongs to somebody frozen; the loop itself would wait in real time
+        if not ready and not self._stopping:  # every step belongs to a frozen process; the loop itself would wait in real time
             return
         super()._run_once()  # type: ignore[misc]
 
     def _next_timer(self) -> float:
-        """Return when the next timer is due; infinity if there is none, or none but those of endless sleeps. Cancelled ones are dropped."""
+        """Return when the next timer is due; infinity if there is none, or only those of endless sleeps. Drops cancelled timers."""
         scheduled = self._scheduled
         while scheduled and scheduled[0]._cancelled:
             self._timer_cancelled_count -= 1
@@ -117,7 +123,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return when
 
     def _shuffle(self) -> None:
-        """Reorder the steps of tasks. What other threads append meanwhile stays where it is: at the end."""
+        """Reorder the steps of tasks. Handles that other threads append meanwhile stay at the end."""
         ready, pace = self._ready, self._watch.pace
         handles = [ready.popleft() for _ in range(len(ready))]
         if self._freezer.active:
@@ -145,13 +151,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def number(task: object) -> int:
-    """Return how many tasks the loop had made when it made this one."""
+    """Return the task's number: how many tasks the loop had created, this one included."""
     return getattr(task, "redisaq_number", 0)
 
 
 @cache
 def check() -> None:
-    """Refuse a version of asyncio whose private parts are not what this module knows."""
+    """Raise VirtualTimeUnavailable if asyncio's private parts are not as this module expects."""
     with closing(asyncio.SelectorEventLoop()) as loop:
         found = {name for name, kind in NEEDED.items() if isinstance(getattr(loop, name, None), kind)}
         found |= {name for name in METHODS if callable(getattr(loop, name, None))}

@@ -1,16 +1,16 @@
 """Virtual time and seeded scheduling on trio.
 
-In: a coroutine function and a seed. Out: its result. The clock is trio's MockClock, which jumps to the next deadline when all tasks wait.
-Scheduling is trio's own deterministic mode, made for property tests: each batch of runnable tasks is sorted by creation, then shuffled by
-a generator that is seeded here.
+Input: a coroutine function and a seed. Output: its result. The clock is trio's MockClock, which jumps to the next deadline when all tasks
+wait. Scheduling uses trio's own deterministic mode, made for property tests: it sorts each batch of runnable tasks by creation, then
+shuffles it with a generator that is seeded here.
 
-This is one of two modules that touch private parts of an event loop: `_ALLOW_DETERMINISTIC_SCHEDULING`, `_r` and the queue
-of runnable tasks of trio's scheduler, and `MockClock._autojump`.
+This is one of two modules that touch private parts of an event loop: `_ALLOW_DETERMINISTIC_SCHEDULING`, `_r` and the queue of runnable
+tasks of trio's scheduler, and `MockClock._autojump`.
 """
 
 # ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
-# Both: private parts are this module's business, see above.
+# Both: this module works on private parts, see above.
 from __future__ import annotations
 
 import math
@@ -33,7 +33,7 @@ DETERMINISTIC = "_ALLOW_DETERMINISTIC_SCHEDULING"
 
 
 def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch, freezer: Freezer) -> T:
-    """Run `main` on trio in virtual time, interleaved as the seed says."""
+    """Run `main` on trio in virtual time, with the interleaving that the seed gives."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     if not callable(getattr(clock, "_autojump", None)):
         raise VirtualTimeUnavailable(f"trio {trio.__version__}: MockClock has no _autojump")
@@ -60,10 +60,16 @@ def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch, freezer: F
 
 
 class Gatekeeper(trio.abc.Instrument):
-    """Counts steps; takes the tasks of the frozen out of the queue of runnable ones, as soon as they come in, and puts them back."""
+    """Count steps, and remove the tasks of frozen processes from the queue of runnable tasks until they thaw."""
 
     def __init__(self, freezer: Freezer, watch: Watch, clock: trio.testing.MockClock) -> None:
-        """Take who is frozen, and what ends a run that never would."""
+        """Prepare for a run.
+
+        Args:
+            freezer: holds back the tasks of frozen processes.
+            watch: handles standstills and runs that never end.
+            clock: the run's clock.
+        """
         self._freezer = freezer
         self._watch = watch
         self._pace = watch.pace
@@ -71,7 +77,7 @@ class Gatekeeper(trio.abc.Instrument):
         freezer.resume = lambda tasks: _run.GLOBAL_RUN_CONTEXT.runner.runq.extend(tasks)  # noqa: PLW0108 -- there is no runner yet
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
-        """Look at a task that has just been put at the end of the queue."""
+        """Handle a task that has just been put at the end of the queue."""
         self._pace.step(task.context, lambda: task.name)
         if self._pace.exhausted:
             self._give_up()
@@ -81,7 +87,7 @@ class Gatekeeper(trio.abc.Instrument):
                 raise VirtualTimeUnavailable(f"trio {trio.__version__}: a runnable task is not at the end of the queue")
 
     def _give_up(self) -> None:
-        """End a run that cancelling does not end: trio asks the clock before each batch of steps, and gets an error."""
+        """End a run that does not end when cancelled: trio asks the clock before each batch of steps, and gets an error."""
 
         def current_time() -> float:
             raise self._watch.failure or AssertionError
@@ -91,7 +97,7 @@ class Gatekeeper(trio.abc.Instrument):
 
 @contextmanager
 def seeded(seed: object) -> Generator[None]:
-    """Let trio's scheduler take its chances from the seed; put everything back afterwards."""
+    """Seed the random choices of trio's scheduler, and restore everything afterwards."""
     source = getattr(_run, "_r", None)
     if not isinstance(source, Random) or not isinstance(getattr(_run, DETERMINISTIC, None), bool):
         raise VirtualTimeUnavailable(f"trio {trio.__version__}: its scheduler has no _r or no {DETERMINISTIC}")
@@ -106,13 +112,13 @@ def seeded(seed: object) -> Generator[None]:
 
 
 def waits_for_sockets(statistics: object) -> bool:
-    """Return True if a task waits for a socket; one always does, trio's own, for wake-ups from other threads."""
+    """Return True if a task waits for a socket. One task of trio's own always does, for wake-ups from other threads."""
     names = ("tasks_waiting_read", "tasks_waiting_write", "tasks_waiting", "monitors")
     return sum(getattr(statistics, name, 0) for name in names) > 1
 
 
 def tasks() -> list[trio.lowlevel.Task]:
-    """Return all tasks in the order they were made."""
+    """Return all tasks in the order in which they were created."""
     root = trio.lowlevel.current_root_task()
     found: list[trio.lowlevel.Task] = []
     unseen = [root] if root is not None else []
@@ -124,7 +130,7 @@ def tasks() -> list[trio.lowlevel.Task]:
 
 
 def break_shields() -> None:
-    """Let cancellation reach every task."""
+    """Remove all shields, so that cancellation reaches every task."""
     for task in tasks():
         status: _run.CancelStatus | None = task._cancel_status
         while status is not None:

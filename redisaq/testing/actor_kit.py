@@ -1,8 +1,8 @@
-"""Drives an actor of yours, and shows what its supervisor decides about it.
+"""Drive an actor in a test, and see what its supervisor decides about it.
 
-In: an actor, and those it works with. Out: a history: starts, failures, messages that were lost, stops, each with its time; restarts with
-their rests; what nobody survived. Always: the actor lives under a real Supervisor and is told things through its own ref; the kit only
-listens at the methods that a supervisor calls.
+Input: an actor, and the actors that it works with. Output: a history of starts, failures, lost messages and stops, each with its time; the
+restarts with their pauses; and the failure that left the supervisor, if any. The actor runs under a real Supervisor and receives messages
+through its own ref. The kit only listens at the methods that a supervisor calls.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Step(msgspec.Struct, frozen=True):
 
     Attributes:
         time: seconds since the kit's block began.
-        actor: its name.
-        what: "starts" (on_start begins), "up" (it has completed), "fails", "lost" (on_lost was called), "stops" (on_stop was called).
-        error: what it failed of, or what on_lost was given.
-        message: what on_lost was given.
+        actor: the actor's name.
+        what: "starts" (on_start begins), "up" (on_start has completed), "fails", "lost" (on_lost was called), "stops" (on_stop was called).
+        error: the exception that the actor failed with, or the one that on_lost received.
+        message: the message that on_lost received.
     """
 
     time: float
@@ -42,13 +42,13 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Restart(msgspec.Struct, frozen=True):
-    """A decision to let an actor start anew.
+    """A decision to restart an actor.
 
     Attributes:
-        actor: its name.
-        time: when it started again, seconds since the kit's block began.
-        rest: seconds between its end and that.
-        error: what it had failed of; None if it was taken down since a sibling had failed.
+        actor: the actor's name.
+        time: when it started again, in seconds since the kit's block began.
+        rest: seconds between its end and its new start.
+        error: the exception that it failed with; None if it was stopped because a sibling had failed.
     """
 
     actor: str
@@ -58,18 +58,18 @@ class Restart(msgspec.Struct, frozen=True):
 
 
 class Probe(Actor[Any]):
-    """Stands in for an actor that the tested one talks to, and keeps what it is told.
+    """Stand in for an actor that the tested actor talks to, and keep the messages that it receives.
 
     Args:
-        answer: is called with each message, and may answer it: `lambda message: message.reply.set(7)`.
-        name: of the actor.
+        answer: called with each message; it may answer the message: `lambda message: message.reply.set(7)`.
+        name: the probe's name.
 
     Attributes:
-        messages: what it was told, in order.
+        messages: the messages received, in order.
     """
 
     def __init__(self, answer: Callable[[Any], object] | None = None, *, name: str | None = None) -> None:
-        """Keep nothing yet."""
+        """Create a probe that has received nothing."""
         super().__init__(name=name)
         self.messages: list[Any] = []
         self._answer = answer
@@ -82,23 +82,23 @@ class Probe(Actor[Any]):
 
 
 class ActorKit(Generic[M]):
-    """`async with ActorKit(actor) as kit: await kit.tell(...); await kit.idle()`, in virtual time or not.
+    """Test an actor: `async with ActorKit(actor) as kit: await kit.tell(...); await kit.idle()`, in virtual time or not.
 
-    A failure that leaves the supervisor does not cancel the block: it stands in `escalated`, and is raised at the end of the block if
-    nobody has looked there. Leaving the block stops the actors in order.
+    A failure that leaves the supervisor does not cancel the block. The kit stores it in `escalated`, and raises it at the end of the block
+    unless you have read that attribute. When the block ends, the actors are stopped in order.
 
     Args:
-        actor: the one that is tested; it has not been started.
-        before: actors that are started before it, such as a Probe that it talks to.
-        after: actors that are started after it.
-        strategy: of the supervisor.
-        stop_timeout: of the supervisor, seconds.
+        actor: the actor to test; it must not have been started.
+        before: actors to start before it, such as a Probe that it talks to.
+        after: actors to start after it.
+        strategy: the supervisor's strategy.
+        stop_timeout: the supervisor's stop timeout, in seconds.
 
     Raises:
-        SettingsError: one of them is no actor.
+        SettingsError: one of them is not an Actor.
 
     Attributes:
-        actor: the one that is tested.
+        actor: the actor under test.
         history: what has happened, in order.
     """
 
@@ -111,7 +111,7 @@ class ActorKit(Generic[M]):
         strategy: Strategy = "one_for_one",
         stop_timeout: float = 10.0,
     ) -> None:
-        """Take the actors."""
+        """Create the kit; the actors start when its block begins."""
         for one in (*before, actor, *after):
             if not isinstance(one, Actor):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
                 raise SettingsError(f"an Actor is wanted, not {one!r}")
@@ -133,11 +133,11 @@ class ActorKit(Generic[M]):
 
     @property
     def ref(self) -> ActorRef[M]:
-        """What others reach the actor by."""
+        """The reference through which others reach the actor."""
         return self.actor.ref
 
     async def tell(self, message: M) -> None:
-        """Tell the actor something; see `ActorRef.tell`."""
+        """Send the actor a message; see `ActorRef.tell`."""
         await self.actor.ref.tell(message)
 
     async def ask(self, make: Callable[[Reply[R]], M], *, timeout: float | None = 60.0) -> R:
@@ -145,13 +145,13 @@ class ActorKit(Generic[M]):
         return await self.actor.ref.ask(make, timeout=timeout)
 
     async def idle(self, timeout: float = 86_400.0) -> None:
-        """Return when every actor waits for a message and has none, or has ended for good; rests before restarts are waited for.
+        """Wait until every actor is waiting for a message with none left, or has ended for good. Pauses before restarts are waited for.
 
         Args:
             timeout: seconds; in virtual time they cost nothing.
 
         Raises:
-            TimeoutError: one was still at work, or reads its mailbox in no way that waits; it tells which.
+            TimeoutError: an actor was still at work, or reads its mailbox in a way that never waits. The error names it.
         """
         with anyio.move_on_after(timeout) as scope:
             while not self._ended and not all(self._is_idle(actor) for actor in self._actors):
@@ -162,17 +162,17 @@ class ActorKit(Generic[M]):
             raise TimeoutError(f"after {timeout:g} s still at work: {', '.join(busy)}")
 
     def tree(self) -> Node:
-        """Return what the supervisor and its actors look like now."""
+        """Return the present state of the supervisor and its actors."""
         return self._supervisor.tree()
 
     @property
     def node(self) -> Node:
-        """What the actor looks like now."""
+        """The present state of the actor."""
         return next(node for node in self.tree().children if node.name == self.actor.name)
 
     @property
     def restarts(self) -> list[Restart]:
-        """The actors' restarts so far, in order."""
+        """The restarts of all actors so far, in order."""
         found: list[Restart] = []
         ends: dict[str, Step] = {}
         for step in self.history:
@@ -184,12 +184,12 @@ class ActorKit(Generic[M]):
 
     @property
     def lost(self) -> list[Any]:
-        """The messages that `on_lost` was given, in order."""
+        """The messages that `on_lost` received, in order."""
         return [step.message for step in self.history if step.what == "lost"]
 
     @property
     def escalated(self) -> Exception | None:
-        """What left the supervisor, since nobody survives it; None so far. Once looked at, it is not raised at the end of the block."""
+        """The failure that left the supervisor, None so far if there is none. Once you have read it, the block does not raise it."""
         self._looked = True
         return self._error
 
@@ -206,14 +206,14 @@ class ActorKit(Generic[M]):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
-        """Stop the actors; raise what escalated, if nobody has looked at it."""
+        """Stop the actors. Raise the failure that left the supervisor, unless it has been read."""
         self._leave.set()
         if error is not None:
             self._group.cancel_scope.cancel()
         try:
             swallowed = await self._group.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
-            if error is not None and group.exceptions == (error,):  # the body's own, as it was
+            if error is not None and group.exceptions == (error,):  # the body's own error, unchanged
                 return False
             raise
         finally:
@@ -224,7 +224,7 @@ class ActorKit(Generic[M]):
         return swallowed
 
     async def _supervise(self, *, task_status: TaskStatus[None]) -> None:
-        """Hold the supervisor's block, in a task of its own: a failure cancels that one, and not the test."""
+        """Run the supervisor's block in a task of its own: a failure cancels that task, and not the test."""
         up = False
         try:
             async with self._supervisor:
@@ -251,7 +251,7 @@ class ActorKit(Generic[M]):
         return actor.name in self._receiving and not actor.mailbox.depth
 
     def _listen(self, actor: Actor[Any]) -> None:
-        """Put a listener before each method that a supervisor calls, and before the one that waits for a message."""
+        """Wrap each method that a supervisor calls, and the method that waits for a message, with a listener."""
         on_start, run, on_lost, on_stop, receive = actor.on_start, actor.run, actor.on_lost, actor.on_stop, actor.mailbox.receive
 
         async def heard_start() -> None:
@@ -295,6 +295,6 @@ class ActorKit(Generic[M]):
         try:
             await step()
         except Exception as error:
-            if not (isinstance(error, anyio.EndOfStream) and actor.ref.stopped):  # how an actor learns that it is to end
+            if not (isinstance(error, anyio.EndOfStream) and actor.ref.stopped):  # this error tells an actor to end
                 self._note(actor, "fails", error=error)
             raise

@@ -1,7 +1,7 @@
-"""Faults in a file: what befell one run, so that another process, on another day, has the same again.
+"""Store the faults of a run in a file, so that another process can reproduce the run later.
 
-In: seed, backend, violations and faults of a report, or a file. Out: the file's text, or its faults. Always: JSON with a line for each
-fault, for people to read, to shorten, and to compare.
+Input: seed, backend, violations and faults of a report, or a file. Output: the file's text, or its faults. The file is JSON with one line
+for each fault, so that people can read, shorten and compare it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from redisaq.testing.faults import Fault
 
 
 class FaultFile(msgspec.Struct, forbid_unknown_fields=True):
-    """What a file holds. Seed and backend are told for people: the faults alone bring the same run only under these."""
+    """The content of a file. Seed and backend are there for people: the faults reproduce the run only with these two."""
 
     faults: list[Fault]
     seed: int = 0
@@ -40,13 +40,13 @@ def encode_faults(seed: int, backend: str, violations: Sequence[str], faults: Se
 
 
 def load_faults(path: str | Path) -> list[Fault]:
-    """Return the faults of a file that `Report.save` wrote with a name ending in .json; `simulate` takes them.
+    """Return the faults of a file that `Report.save` wrote with the suffix .json; pass them to `simulate`.
 
     Args:
-        path: of the file.
+        path: the file to read.
 
     Raises:
-        SettingsError: it is no such file.
+        SettingsError: it is not a file of faults.
         OSError: it cannot be read.
     """
     try:

@@ -1,8 +1,8 @@
-"""Where every fault of a simulation comes from: drawn as a plan says, or taken from a list.
+"""Decide about every fault of a simulation: draw it as a plan says, or take it from a list.
 
-In: each operation and each run of a handler, by whose it is. Out: what befalls it. Always: whatever is given out stands in `befallen`,
-and that list, given instead of the plan, brings the same again. Each process has a chance of its own, and a list needs none: what befalls
-one process does not depend on how many faults another had.
+Input: each operation and each run of a handler, with its process. Output: the faults that happen to it. Every fault handed out is added to
+`befallen`, and that list, given instead of the plan, reproduces the same faults. Each process has a random generator of its own, and a list
+needs none: the faults of one process do not depend on how many faults another had.
 """
 
 from __future__ import annotations
@@ -13,41 +13,47 @@ from random import Random
 from redisaq.testing.faults import OF_OPERATIONS, SERVER, SILENCES, Fault, FaultPlan, Kind
 
 LATEST = 5.0
-"""Seconds by which a late request is late at most."""
+"""The largest number of seconds by which a late request is late."""
 
 NOTHING: dict[Kind, float] = {}
 
 UNNOTICED: tuple[Kind, ...] = ("delay", "reply_delay", "clock_drift", "silent_notifications")
-"""Kinds that hold nobody up by more than moments, or, where no notification is heard, until the next look."""
+"""Kinds that hold nobody up for more than moments or, where no notification is heard, until the next poll."""
 
 LASTING: tuple[Kind, ...] = (*SILENCES, "late_request", "failover", "outage", "crash", "pause", "slow_handler")
-"""Kinds whose amount is for how long they last."""
+"""Kinds whose amount is how long they last."""
 
 
 class Chance:
-    """One process's: how far it has come, and what decides about it."""
+    """The state of one process: how far it has come, and its source of faults."""
 
     __slots__ = ("handlers", "operations", "random")
 
     def __init__(self, seed: int, who: str) -> None:
-        """Begin."""
+        """Start at the process's first operation."""
         self.operations = 0
         self.handlers = 0
         self.random = Random(f"{seed} faults of {who}")  # noqa: S311 -- to be had again
 
 
 class FaultSource:
-    """See the module.
+    """Hand out the faults of one simulation, from a plan or from a list.
 
     Attributes:
-        calm: True: no faults, for now; what a list has for that time is left out.
-        befallen: what has been given out, in order.
-        disturb: is told when something befalls that may hold up the group, and for how many seconds.
-        befall: is told of each fault as it befalls.
+        calm: True: no faults for now; those that a list has for that time are left out.
+        befallen: the faults handed out so far, in order.
+        disturb: called when a fault may hold up the group, with the number of seconds.
+        befall: called with each fault when it happens.
     """
 
     def __init__(self, seed: int, faults: FaultPlan | Sequence[Fault], clock: Callable[[], float]) -> None:
-        """Take what decides, and virtual time."""
+        """Prepare the faults of one simulation.
+
+        Args:
+            seed: the simulation's seed.
+            faults: a plan to draw from, or a list of the faults that are to happen.
+            clock: returns virtual time.
+        """
         self.calm = False
         self.befallen: list[Fault] = []
         self.disturb: Callable[[float], None] = lambda _: None
@@ -68,13 +74,13 @@ class FaultSource:
             self._edges.append((kind, self._edge))
 
     def operation(self, who: str, ttl: float, *, heartbeat: bool, faults: bool = True) -> dict[Kind, float]:
-        """Return what befalls a process's next operation: kind -> amount.
+        """Return the faults of a process's next operation, as a mapping from kind to amount.
 
         Args:
             who: the process's name.
-            ttl: of its lease, 0 if it can neither crash nor pause.
-            heartbeat: it is one.
-            faults: False: only delays may befall it.
+            ttl: the ttl of its lease; 0 if it can neither crash nor pause.
+            heartbeat: whether the operation is a heartbeat.
+            faults: False: only delays may happen to it.
         """
         chance = self._chance(who)
         chance.operations += 1
@@ -95,7 +101,7 @@ class FaultSource:
         if heartbeat and ttl and (plan.crash or plan.pause or plan.silent_network or plan.silent_notifications):
             drawn = random.random()
             if drawn < plan.crash:
-                return {"crash": random.uniform(0.0, 2.0) * ttl}  # nothing is sent that something could befall
+                return {"crash": random.uniform(0.0, 2.0) * ttl}  # nothing is sent, so nothing else can happen to it
             if drawn < plan.crash + plan.pause:
                 found["pause"] = random.uniform(0.5, 2.5) * ttl
             elif drawn < plan.crash + plan.pause + plan.silent_network:
@@ -129,7 +135,7 @@ class FaultSource:
         return random.random() if kind == "slot_loss" else 0.0
 
     def handler(self, who: str, ttl: float) -> float:
-        """Return how much longer the next run of a process's handlers takes, seconds."""
+        """Return how many seconds longer the next run of a handler of the process takes."""
         chance = self._chance(who)
         chance.handlers += 1
         if self.calm:

@@ -1,6 +1,7 @@
-"""Tells of single faults in words.
+"""Describe single faults in words.
 
-In: a report. Out: a line for each fault that befell: when, whom, what, and at which operation, as far as the trace knows it.
+Input: a report. Output: one line for each fault that happened: when, to which process, what, and at which operation, as far as the trace
+shows it.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ _TOLD = {
     "silent_server": "silent_server{at}: the server stands still for {amount} s",
     "outage": "outage{at}: the server is away for {amount} s",
 }
-"""How each kind of fault is told; others by their names alone."""
+"""The words for each kind of fault; other kinds are described by their names."""
 
 
 def tell_faults(faults: Sequence[Fault], trace: Sequence[str]) -> list[str]:
-    """Return a line for each fault, in their order.
+    """Return one line for each fault, in their order.
 
     Args:
-        faults: those of a run.
-        trace: of the same run.
+        faults: the faults of a run.
+        trace: the trace of the same run.
     """
     width = max((len(printable(fault.who)) for fault in faults), default=0)
     return [f"{fault.time:10.3f}  {printable(fault.who):<{width}}  {_what(fault, trace)}" for fault in faults]
@@ -60,9 +61,9 @@ def _what(fault: Fault, trace: Sequence[str]) -> str:
 
 
 def _operation(fault: Fault, trace: Sequence[str]) -> str:
-    """Return what the operation is called; "" if the trace does not tell.
+    """Return the name of the operation; "" if the trace does not show it.
 
-    It tells of a request when it is sent, and of a reply when it is lost, which may be later.
+    The trace shows a request when it is sent, and a reply when it is lost, which may be later.
     """
     note = _NOTES.get(fault.kind)
     start = f" {fault.who} "

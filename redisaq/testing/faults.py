@@ -1,6 +1,6 @@
-"""Which faults a simulation may have: how likely each is, and those that befell.
+"""Describe the faults that a simulation may have: how likely each is, and which ones happened.
 
-Plain data, checked when it is made; nothing here happens. `fault_source` draws faults, or takes them from a list.
+This is plain data, checked when it is created; nothing happens here. `fault_source` draws faults, or takes them from a list.
 """
 
 from __future__ import annotations
@@ -50,32 +50,32 @@ OF_OPERATIONS: tuple[Kind, ...] = (
     "silent_server",
     "outage",
 )
-"""At most one of these befalls an operation."""
+"""At most one of these happens to an operation."""
 
 OF_HEARTBEATS: tuple[Kind, ...] = ("crash", "pause", "silent_network", "silent_notifications")
-"""At most one of these befalls a heartbeat."""
+"""At most one of these happens to a heartbeat."""
 
 SILENCES: tuple[Kind, ...] = ("silent_request", "silent_reply", "silent_network", "silent_notifications", "silent_server")
-"""Their amount is for how long nothing is heard, in seconds."""
+"""The amount of these is how long nothing is heard, in seconds."""
 
 SERVER = "server"
-"""Whose fault a drifting clock is."""
+"""The process to which a drifting clock belongs."""
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One fault. It is addressed by whom it befalls and when in that process's own life, so that it means the same without the others.
+    """One fault, addressed by its process and the moment in that process's own life, so that it means the same without other faults.
 
     Attributes:
-        who: the name of a member, of a producer ("producer-0" is the first that the scenario made), or "server".
-        number: which of that process's operations at the broker, counted from 1 and on through crashes; for "slow_handler", which of its
-            handlers' runs; 0 for "clock_drift".
-        kind: as in FaultPlan; "delay" is the way to the server, "reply_delay" the way back.
-        amount: seconds for "delay", "reply_delay", "late_request" (how late), "pause", "slow_handler", "crash" (until it starts again) and
-            "failover" (how much is forgotten). For "lost_request" and "disconnect": 1 if what was sent before on that connection arrives
-            all the same, else 0. For the silent ones: how long nothing is heard; for "outage": how long the server is away. For
-            "slot_loss": which slot, as a share of all, from 0 to less than 1. For "clock_drift": how much faster the server's clock runs.
-            Else 0.
-        time: seconds since the simulation began; told, and of no account where a list of faults is given.
+        who: the name of a member, of a producer ("producer-0" is the first that the scenario created), or "server".
+        number: which of the process's operations at the broker, counted from 1 and continued across crashes; for "slow_handler", which of
+            its handler runs; 0 for "clock_drift".
+        kind: a name as in FaultPlan; "delay" is the way to the server, "reply_delay" the way back.
+        amount: seconds for "delay", "reply_delay", "late_request" (how late), "pause", "slow_handler", "crash" (until the member starts
+            again) and "failover" (how much is forgotten). For "lost_request" and "disconnect": 1 if what was sent before on that connection
+            arrives all the same, else 0. For the silent kinds: how long nothing is heard. For "outage": how long the server is away. For
+            "slot_loss": which slot, as a share of all slots, from 0 to less than 1. For "clock_drift": how much faster the server's clock
+            runs. Otherwise 0.
+        time: seconds since the simulation began. It is for information only, and ignored in a list of faults that you pass.
     """
 
     who: str
@@ -87,38 +87,38 @@ class Fault(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class FaultPlan:
-    """How likely each fault is. All are drawn from the simulation's seed.
+    """How likely each fault is. All faults are drawn from the simulation's seed.
 
     Attributes:
-        lost_request: per broker operation: it never reaches the server; the caller gets ConnectionFailed.
-        lost_reply: it is carried out, and the caller gets ConnectionFailed (`maybe_executed`).
-        late_request: the caller gets ConnectionFailed at once, and the server carries the operation out later, up to 5 s, unless its
-            connection was killed meanwhile.
-        disconnect: the connection breaks before the operation is sent; what else is under way on it fails, too.
-        failover: per broker operation: a replica hears nothing more of the server from now on, and takes its place up to `replica_lag`
-            seconds later. What was written meanwhile is forgotten, every connection breaks, ids of clients begin again. At most one is
-            on its way at a time.
-        slot_loss: per broker operation: the data of one slot is gone: all of one partition (stream, leases, delayed, retries, dead
-            letters, marks of `dedup_id`), or a topic's coordination (partition count, and each group's members and document).
-        replica_lag: seconds of writes that a failover forgets, at most.
-        silent_request: per broker operation: nothing more is heard on its connection, which breaks up to `silence` seconds later.
-            Neither it nor what is sent after it on that connection reaches the server.
-        silent_reply: the same, but all of it reaches the server, which carries it out.
-        silent_server: per broker operation: the server stands still for up to `silence` seconds, as under SIGSTOP, and answers nobody. Then
-            all connections break, and what was sent meanwhile is carried out.
-        outage: per broker operation: the server is away for up to `away` seconds: all connections break, and nobody can connect. Then it is
-            back with all its data, as another run. At most one outage, silence of the server or failover at a time.
-        silence: seconds for which nothing is heard, at most.
-        away: seconds for which the server is away, at most.
-        delay: seconds, least and most, that an operation's way to the server and back takes.
+        lost_request: per broker operation: it never reaches the server, and the caller gets ConnectionFailed.
+        lost_reply: per broker operation: the server carries it out, and the caller gets ConnectionFailed (`maybe_executed`).
+        late_request: per broker operation: the caller gets ConnectionFailed at once, and the server carries the operation out later, up to
+            5 s, unless its connection was killed meanwhile.
+        disconnect: per broker operation: the connection breaks before the operation is sent. Everything else under way on it fails, too.
+        failover: per broker operation: a replica is cut off from the server from now on, and takes its place up to `replica_lag` seconds
+            later. What was written meanwhile is forgotten, every connection breaks, and client ids start again. At most one failover is
+            under way at a time.
+        slot_loss: per broker operation: the data of one slot is gone. This is either everything of one partition (stream, leases, delayed,
+            retries, dead letters, marks of `dedup_id`), or a topic's coordination (partition count, and each group's members and document).
+        replica_lag: the largest number of seconds of writes that a failover forgets.
+        silent_request: per broker operation: nothing more is heard on its connection, which breaks up to `silence` seconds later. Neither
+            the operation nor what is sent after it on that connection reaches the server.
+        silent_reply: the same, but everything reaches the server, which carries it out.
+        silent_server: per broker operation: the server stops for up to `silence` seconds, as under SIGSTOP, and answers nobody. Then all
+            connections break, and the server carries out what was sent meanwhile.
+        outage: per broker operation: the server is away for up to `away` seconds. All connections break, and nobody can connect. Then it is
+            back with all its data and a new run id. At most one outage, silence of the server or failover happens at a time.
+        silence: the largest number of seconds for which nothing is heard.
+        away: the largest number of seconds for which the server is away.
+        delay: the least and the most seconds that an operation takes on its way to the server, and on its way back.
         crash: per heartbeat: the member is gone without cleanup, and starts again after up to twice its `heartbeat_ttl`.
-        pause: per heartbeat: the member stands still for between a half and two and a half times its `heartbeat_ttl`; then time jumps.
-        silent_network: per heartbeat: the member hears nothing on any connection, new ones included, for up to `silence` seconds.
-            Then all of them break, and what it sent meanwhile is carried out.
+        pause: per heartbeat: the member stops for between a half and two and a half times its `heartbeat_ttl`; then its time jumps.
+        silent_network: per heartbeat: the member hears nothing on any connection, new ones included, for up to `silence` seconds. Then all
+            of them break, and the server carries out what the member sent meanwhile.
         silent_notifications: per heartbeat: no notification reaches the member for up to `silence` seconds, while all its calls are
             answered. Then the connections on which it listens break.
         slow_handler: per message: its handler takes up to twice the `heartbeat_ttl` longer.
-        clock_drift: how much faster or slower than the members' clocks the server's runs, at most: 0.001 is a second in a thousand.
+        clock_drift: the most by which the server's clock runs faster or slower than the members' clocks: 0.001 is a second in a thousand.
     """
 
     lost_request: float = 0.0
@@ -143,7 +143,7 @@ class FaultPlan:
     away: float = 15.0
 
     def __post_init__(self) -> None:
-        """Check every value; SettingsError if one cannot work."""
+        """Check every value. Raises SettingsError if one is invalid."""
         for name in (*OF_OPERATIONS, *OF_HEARTBEATS, "slow_handler"):
             value: object = getattr(self, name)
             if not _is_number(value, most=1.0):
@@ -158,7 +158,7 @@ class FaultPlan:
             least, most = math.nan, math.nan
         if not (_is_number(least) and _is_number(most) and least <= most):
             raise SettingsError(f"delay is the least and the most in seconds, such as (0.0, 0.2), not {self.delay!r}")
-        if not _is_number(self.clock_drift, most=0.1):  # the lease's margin, a sixth, covers it
+        if not _is_number(self.clock_drift, most=0.1):  # the lease's margin, a sixth, covers this
             raise SettingsError(f"clock_drift must be from 0 to 0.1, not {self.clock_drift!r}")
         for unit, seconds in (("replica_lag", self.replica_lag), ("silence", self.silence), ("away", self.away)):
             if not _is_number(seconds):
@@ -166,7 +166,7 @@ class FaultPlan:
 
 
 def check_faults(faults: object) -> FaultPlan | Sequence[Fault]:
-    """Return what a simulation is to suffer: a plan, or a list of faults, empty for None; SettingsError for anything else."""
+    """Return the given plan or list of faults, or an empty list for None. Raises SettingsError for anything else."""
     if faults is None:
         return ()
     if isinstance(faults, FaultPlan):

@@ -1,8 +1,8 @@
 """A memory broker behind a network with faults, and its readers.
 
-In: the calls of the Broker protocol, each of which passes `_operate`. Out: answers, or ConnectionFailed as the fault plan says. Always:
-shared calls go over one connection, which is replaced when it has broken; each reader has its own (T3); what settles is told to the
-record at the moment at which the server does it.
+All calls of the Broker protocol pass `_operate`. They return an answer, or raise ConnectionFailed as the fault plan says. Shared calls use
+one connection, which is replaced once it has broken; each reader has its own (T3). Settlements are reported to the record at the moment at
+which the server makes them.
 """
 
 from __future__ import annotations
@@ -34,38 +34,37 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 OPENING = {"connect", "make_topic", "grow_topic"}
-"""A first connection that fails is raised at once, to whoever made the client: nothing to simulate. Until something else is called, these
-have no faults."""
+"""Operations without faults until another one is called: if a first connection fails, the client's creator gets the error at once."""
 
 UNBLOCK_LIMIT = 1.0
 """Seconds for which a cancelled read waits until the server has ended it."""
 
 
 class Process(Protocol):
-    """Who makes the calls."""
+    """The process that makes the calls."""
 
     @property
     def name(self) -> str:
-        """For the trace."""
+        """Its name in the trace."""
         ...
 
     @property
     def ttl(self) -> float:
-        """Of its lease; 0 if it has none."""
+        """The ttl of its lease in seconds; 0 if it has none."""
         ...
 
     @property
     def time(self) -> float:
-        """Seconds that one call may take where nothing else limits it."""
+        """Seconds that one call may take if nothing else limits it."""
         ...
 
     async def suffer(self, befalls: Mapping[Kind, float]) -> None:
-        """Take part in the faults of processes: may crash or pause here, and then returns late or never."""
+        """Apply faults of the process. It may crash or pause here, and then returns late or never."""
         ...
 
 
 class FaultyBroker(MemoryBroker):
-    """See the module."""
+    """The broker of one simulated process, with the faults of the plan."""
 
     def __init__(
         self,
@@ -93,7 +92,7 @@ class FaultyBroker(MemoryBroker):
 
     @property
     def run_id(self) -> str:
-        """Of the server that the connection was made to."""
+        """The run id of the server to which the connection was made."""
         return "" if self._connection is None else self._connection.mark.run_id
 
     async def _operate(self, name: str, step: Callable[[MemoryStore], T]) -> T:
@@ -115,13 +114,13 @@ class FaultyBroker(MemoryBroker):
         return await self._network.call(self._connection, name, step, befalls, self._limits())
 
     def _limits(self) -> WaitLimits:
-        """Return for how long an answer is waited for: until the time of the call is up, or of any call where nothing limits it."""
+        """Return how long to wait for an answer: until the call's time is up or, without one, for the process's time for any call."""
         until = time_is_up_at()
         left = until - anyio.current_time() if until < math.inf else self._owner.time
         return WaitLimits(silence_within(self._owner.ttl or min(self._owner.time, 60.0)), max(0.0, left))
 
     async def close(self) -> None:
-        """Close the connections; what was sent may arrive all the same."""
+        """Close the connections. What was sent may still arrive."""
         if self._connection is not None:
             self._connection.cut(self._network.store.url, "the broker was closed", keeps=True)
             self._connection = None
@@ -162,11 +161,11 @@ class FaultyBroker(MemoryBroker):
         return await self._operate("kill", step)
 
     async def listen(self, group: GroupName) -> Doorbell:
-        """Return a doorbell for the group and its topic, whose line may fall silent."""
+        """Return the notifications of the group and its topic, over a connection that may fall silent."""
         return self._adopted(await super().listen(group))
 
     async def listen_partition(self, topic: str, partition: int) -> Doorbell:
-        """Return the partition's doorbell, whose line may fall silent."""
+        """Return the partition's notifications, over a connection that may fall silent."""
         return self._adopted(await super().listen_partition(topic, partition))
 
     def _adopted(self, bell: Doorbell) -> Doorbell:
@@ -193,7 +192,7 @@ def _position(store: MemoryStore, step: Step[Any]) -> EntryId:
 
 
 class FaultyReader:
-    """A Reader over a faulty connection of its own."""
+    """A Reader with a faulty connection of its own."""
 
     def __init__(self, network: Network, source: FaultSource, client: ReadingClient, owner: Process) -> None:
         self._network = network
@@ -255,26 +254,26 @@ class FaultyReader:
         """Do nothing, as in memory."""
 
     async def finish(self) -> None:
-        """Do nothing: nothing was asked for."""
+        """Do nothing, because no read was sent ahead."""
         await anyio.lowlevel.checkpoint()
 
     def take_leftover(self) -> Sequence[RawEntry]:
-        """Return, once, what a cancelled read brought after all."""
+        """Return, once, the entries that a cancelled read received all the same."""
         leftover, self._leftover = self._leftover, []
         return leftover
 
     @property
     def mark(self) -> ReaderMark:
-        """What was registered for this reader."""
+        """The mark that was registered for this reader."""
         return self._client.mark
 
     @property
     def settled(self) -> bool:
-        """True if no read is without its answer."""
+        """True if every read has its answer."""
         return not self._unanswered
 
     async def close(self) -> None:
-        """Close the connection; the server sees it behind all that was sent."""
+        """Close the connection. The server sees this after everything that was sent before."""
         self._connection.cut(self._network.store.url, "the reader was closed", keeps=True)
         self._network.hang_up(self._connection, lambda store: store.disconnect(self._client, "the reader was closed"))
         await anyio.lowlevel.checkpoint()

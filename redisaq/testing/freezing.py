@@ -1,8 +1,8 @@
-"""Stops the tasks of one simulated process, and lets them go on: what SIGSTOP, or a machine that went away, does to a real one.
+"""Freeze the tasks of one simulated process and thaw them later, as SIGSTOP or a suspended machine does to a real process.
 
-In: an owner, which every task carries in its context from where it was started. Out: while the owner is frozen, no step of its tasks runs;
-what became ready meanwhile runs at once when it thaws. Time goes on for everybody else, so that for the frozen one it stands still, then
-jumps. The two loops ask `holds` before each step.
+Every task carries its owner in its context, inherited from where it was started. While the owner is frozen, no step of its tasks runs;
+steps that became ready meanwhile run at once when it thaws. Time goes on for everybody else, so for the frozen process it stands still and
+then jumps. The two event loops call `holds` before each step.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from contextvars import Context, ContextVar
 from typing import Any
 
 OWNER: ContextVar[object | None] = ContextVar("redisaq_simulated_owner", default=None)
-"""Which simulated process a task belongs to; None: to none."""
+"""The simulated process to which a task belongs, or None."""
 
 
 class Freezer:
-    """Who is frozen in one run, and which steps wait for that to end."""
+    """Know which processes of one run are frozen, and hold back their steps."""
 
     def __init__(self) -> None:
-        """Nobody is."""
+        """Start with no process frozen."""
         self._held: dict[object, list[Any]] = {}
         self.resume: Callable[[Sequence[Any]], None] = lambda _: None
 
     @property
     def active(self) -> bool:
-        """True if anybody is frozen."""
+        """True if any process is frozen."""
         return bool(self._held)
 
     def freeze(self, owner: object) -> None:
-        """Let no task of the owner take a step after the one it is in."""
+        """Let no task of the owner take a step after the current one."""
         self._held.setdefault(owner, [])
 
     def frozen(self, owner: object) -> bool:
-        """Return whether it is frozen."""
+        """Return whether the owner is frozen."""
         return owner in self._held
 
     def thaw(self, owner: object) -> None:
-        """Let its tasks go on."""
+        """Let the owner's tasks continue."""
         self.resume(self._held.pop(owner, ()))
 
     def holds(self, context: Context | None, step: object) -> bool:
-        """Keep a step back if it belongs to somebody frozen; True if so."""
+        """Hold a step back if it belongs to a frozen process, and return whether it does."""
         held = self._held.get(context.get(OWNER)) if context is not None else None
         if held is None:
             return False
@@ -53,10 +53,10 @@ _current: ContextVar[Freezer] = ContextVar("redisaq_freezer")
 
 
 def use_freezer(freezer: Freezer) -> None:
-    """Let it be this context's; `virtual_run` does that."""
+    """Set the freezer of this context; `virtual_run` does this."""
     _current.set(freezer)
 
 
 def current_freezer() -> Freezer:
-    """Return the run's freezer; LookupError outside of `virtual_run`."""
+    """Return the run's freezer. Raises LookupError outside of `virtual_run`."""
     return _current.get()

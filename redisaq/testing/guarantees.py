@@ -1,11 +1,12 @@
-"""Watches every simulation, and reports what a user of redisaq must never see, whatever befalls.
+"""Watch every simulation for violations of what redisaq guarantees to its users, whatever faults happen.
 
-No two members handle one partition at once, and no two handlers one lane; what is done does not run again; messages of a lane begin in
-order; no message is appended twice (`whereabouts` says so), and none is lost. How redisaq brings that about is the project's own business,
-and so is what judges it: tests/simulation/judges.
+No two members handle one partition at once, and no two handlers one lane. A message that is done does not run again. Messages of a lane
+begin in order. No message is appended twice (`whereabouts` checks this), and none is lost. How redisaq achieves this is internal, and is
+judged by tests/simulation/judges.
 
-Where the server has lost data it may have given one partition to two members, which no rule can help (docs/protocol.md, "What stays
-open"): for as long as a lease lasts that is reported as known. Of what it may have forgotten nothing is asked here.
+A server that has lost data may have given one partition to two members, which no rule can prevent (docs/protocol.md, "What stays open").
+For as long as a lease lasts, such a violation is reported as known. Nothing is checked here about entries that the server may have
+forgotten.
 """
 
 from __future__ import annotations
@@ -25,33 +26,33 @@ if TYPE_CHECKING:
     from redisaq.testing.record import Record
 
 NOTICE = 2.0
-"""Seconds that an owner is given to tell that its time is over, after it stood still, or where nobody answers what is to end its reads."""
+"""Seconds within which an owner must notice its end after a pause, or while nobody answers the operation that ends its reads."""
 
 ENDED = {"done", "dead"}
 
 
 class Guarantees(Observer):
-    """See the module."""
+    """Check the guarantees that hold for every user of redisaq."""
 
     def __init__(self, record: Record) -> None:
-        """Begin."""
+        """Start with nothing seen."""
         super().__init__(record)
         self._ended: dict[tuple[Place, EntryId], str] = {}
-        self._doubtful: dict[Place, EntryId] = {}  # up to here the server may have forgotten what became of entries
+        self._doubtful: dict[Place, EntryId] = {}  # the server may have forgotten what became of entries up to here
         self._passed: set[tuple[Place, EntryId]] = set()  # an admin has moved the group's position past them
         self._begun: set[tuple[Place, EntryId]] = set()
         self._first: dict[tuple[Place, str | None], EntryId] = {}
-        self._in_hand: dict[Place, EntryId] = {}  # up to here entries come in any order: members may have had them in hand at a seek
+        self._in_hand: dict[Place, EntryId] = {}  # entries up to here come in any order: members may have held them during a seek
         self._shaken: dict[Place, tuple[float, str]] = {}  # until when two owners are excused, and why
 
     # -- one owner, one handler of a lane ------------------------------------------------------------------------------------------------
 
     def begun(self, run: Run) -> None:
-        """It is its member's turn, its lane's, and its own."""
+        """Check that it is the turn of the run's member, of its lane and of its message."""
         self._check_owner(run)
         self._check_side_by_side(run)
         excused = self._excuse(run.place)
-        if not excused:  # else it may be one whose acquisition is forgotten: nothing is asked of it, and nothing follows from it
+        if not excused:  # else its acquisition may be forgotten: do not check it, and conclude nothing from it
             self._check_again(run)
             new = (run.place, run.entry_id) not in self._begun and run.entry_id > self._in_hand.get(run.place, START)
             if run.ordered and new:
@@ -80,12 +81,12 @@ class Guarantees(Observer):
                 self._side_by_side(text, run.place, (run.message.token, other.message.token))
 
     def ended(self, run: Run) -> None:
-        """One that another has taken the place of ends as soon as its process goes on."""
+        """Check that a superseded run ends as soon as its process continues."""
         if run.superseded and run.ended is not None and run.ended > run.process.thawed_at:
             self.record.violation(f"{run.process.name} still ran {run} after another had begun")
 
     def told(self, process: Process, place: Place | None, event: Event) -> None:
-        """A partition has one owner, which gives it back when no handler of it runs."""
+        """Check that a partition has one owner, which gives it back only when none of its handlers runs."""
         if place is None:
             return
         if isinstance(event, events.PartitionAcquired):
@@ -97,7 +98,7 @@ class Guarantees(Observer):
 
     def _check_acquired(self, tenure: Tenure) -> None:
         process, place, now = tenure.process, (tenure.group, tenure.partition), self.record.now()
-        if process.thawed_at == now:  # on waking it may run to its next checkpoint: there it learns that its time is over
+        if process.thawed_at == now:  # after waking it may run to its next checkpoint, where it learns that its time is over
             return
         for other in self.record.owners_of(place):
             late = other.process.suspended or other.process.thawed_at >= now - NOTICE or self.record.was_silent(other.process.name)
@@ -120,7 +121,7 @@ class Guarantees(Observer):
     # -- once, and in order --------------------------------------------------------------------------------------------------------------
 
     def settled(self, settle: Settle) -> None:
-        """What has ended does not run again."""
+        """Remember which messages have ended: they must not run again."""
         place = (GroupName(settle.topic, settle.group), settle.partition)
         if settle.accepted and settle.to in ENDED:
             for entry_id in settle.entry_ids:
@@ -131,7 +132,7 @@ class Guarantees(Observer):
             self.record.violation(f"{run.process.name} began {run}, which is done")
 
     def _check_order(self, run: Run) -> None:
-        """First runs of a lane begin in the order of its entries."""
+        """Check that first runs of a lane begin in the order of its entries."""
         key = (run.place, run.message.key if run.by_key else None)
         first = self._first.get(key, START)
         if run.entry_id > first:
@@ -141,18 +142,18 @@ class Guarantees(Observer):
             self.record.violation(f"{run.process.name} began {run}{lane} for the first time after {format_id(first).decode()}")
 
     def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
-        """What stands after the new position runs once more, as new; what was passed over never does."""
+        """Expect entries after the new position to run once more, as new, and entries that were skipped never to run."""
         for key in [key for key in self._ended if key[0] == place and key[1] > after]:
             del self._ended[key]
         entries = self.record.whereabouts.entries.get((place[0].topic, place[1]), {})
         self._passed = {key for key in self._passed if key[0] != place or key[1] <= after}
         self._passed |= {(place, entry_id) for entry_id in entries if before < entry_id <= after}
-        self._doubtful[place] = max(self._doubtful.get(place, START), before)  # what runs now ends, and runs again
+        self._doubtful[place] = max(self._doubtful.get(place, START), before)  # what is running now ends, and runs again
         self._first = {lane: first for lane, first in self._first.items() if lane[0] != place}
         self._in_hand[place] = max(self._in_hand.get(place, START), before)
 
     def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
-        """What had ended may run again, where the server has lost some of what it knew of the partition."""
+        """Allow ended messages to run again where the server has lost some of what it knew of the partition."""
         until = self.record.now() + self.record.ttl
         for place in {(group, number) for group in self.record.groups for topic, number in before.streams if topic == group.topic}:
             self._doubtful[place] = before.streams[place[0].topic, place[1]].last_id
@@ -162,7 +163,7 @@ class Guarantees(Observer):
     # -- none is lost --------------------------------------------------------------------------------------------------------------------
 
     def quiet(self, groups: Sequence[GroupName]) -> None:
-        """Each message that is safe is done or dead for each group, or the report tells that it was dropped."""
+        """Check that each message that is safe is done or dead for each group, or is reported as dropped."""
         record, dropped = self.record, set(self.record.dropped())
         for msg_id in record.produced:
             if not record.whereabouts.appended(msg_id) and msg_id not in dropped:
@@ -179,7 +180,7 @@ class Guarantees(Observer):
 
 
 def _ownership(data: Holdings, place: Place) -> object:
-    """Return what a server knows of who has a partition."""
+    """Return what a server knows about the owner of a partition."""
     coordination, lease = data.coordination.get(place[0]), data.leases.get(place)
     document = None if coordination is None or coordination.state is None else coordination.state.document
     return document, None if lease is None else (lease.token, lease.holder)

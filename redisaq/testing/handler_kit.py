@@ -1,8 +1,8 @@
-"""Shows what would happen to a message of yours: without a server, and without waiting.
+"""Show what would happen to a message of yours, without a server and without waiting.
 
-In: a handler, the settings of the consumer that will have it, payloads. Out: an Outcome for a message that is handed over once, or a
-HandlerRun for messages that go through a real producer and a real consumer until each is done or dead. Always: what serializes, decodes,
-runs the handler and judges what it raised is what runs in a consumer, and nothing else.
+Input: a handler, the settings of its consumer, and payloads. Output: an Outcome for a message that is delivered once, or a HandlerRun for
+messages that go through a real producer and a real consumer until each is done or dead. The code that serializes, decodes, runs the handler
+and judges its errors is exactly the code that runs in a consumer.
 """
 
 from __future__ import annotations
@@ -48,40 +48,40 @@ from redisaq.testing.virtual import in_event_loop, virtual_run
 T = TypeVar("T")
 
 EVER = 1e9
-"""Seconds of the lease under which a single message is handled; a consumer's heartbeats renew theirs."""
+"""Seconds of the lease under which a single message is handled. A real consumer renews its leases with heartbeats."""
 
 
 class Consent:
-    """The server's part in a further attempt: it notes that the attempt begins. Here nobody could object."""
+    """Stand in for the server when a further attempt begins: it records the attempt and never refuses."""
 
     async def set_deliveries(self, *_: object, **_named: object) -> bool:
-        """Note attempts of pending entries."""
+        """Record attempts of pending entries."""
         return True
 
     async def start_retry(self, *_: object, **_named: object) -> bool:
-        """Note an attempt of a message that had failed."""
+        """Record an attempt of a message that had failed before."""
         return True
 
 
 class HandlerKit:
-    """Tries a handler out, with the settings of its consumer.
+    """Try out a handler with the settings of its consumer.
 
-    `deliver` hands one message over once, and tells what would become of it; `deliver_batch` does so with a handler of batches. `run` sends
-    messages through a producer and a consumer. All three run in virtual time, on the kit's backend, under the kit's seed. Inside an event
-    loop use `adeliver`, `adeliver_batch` and `arun`: they run in that loop, in its time.
+    `deliver` delivers one message once and returns what would become of it; `deliver_batch` does the same with a batch handler. `run` sends
+    messages through a producer and a consumer. All three run in virtual time, on the kit's backend and with the kit's seed. Inside an event
+    loop use `adeliver`, `adeliver_batch` and `arun`, which run in that loop and in its time.
 
     Args:
-        handler: as `Consumer.process` takes it, or with `batch` as `Consumer.process_batch` does.
-        topic: what the messages say their topic is.
-        payload_type: as of Consumer.
-        serializer: as of Producer.
-        batch: the handler is one of batches.
-        seed: of virtual time; back-offs are drawn from it.
+        handler: a handler as for `Consumer.process`, or with `batch` as for `Consumer.process_batch`.
+        topic: the topic that the messages name.
+        payload_type: as for Consumer.
+        serializer: as for Producer.
+        batch: whether the handler is a batch handler.
+        seed: the seed of virtual time, from which back-offs are drawn.
         backend: "trio" or "asyncio".
-        options: of Consumer.
+        options: options of Consumer.
 
     Raises:
-        SettingsError: a value cannot work.
+        SettingsError: a value is invalid.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class HandlerKit:
         backend: Literal["trio", "asyncio"] = "trio",
         **options: Unpack[ConsumerOptions],
     ) -> None:
-        """Take the handler and the settings."""
+        """Create a kit for a handler and the settings of its consumer."""
         check_handler("handler", handler)
         if serializer is not None:
             check_plain("serializer", serializer)
@@ -124,22 +124,23 @@ class HandlerKit:
         timeout: float | None = None,
         attempt: int = 1,
     ) -> Outcome:
-        """Hand one message to the handler, in virtual time, and return what would become of it.
+        """Deliver one message to the handler, in virtual time, and return what would become of it.
 
         Args:
-            payload: as of `Producer.enqueue`; a Message's own fields stand where no argument is given.
-            raw: the payload's bytes as they would stand in the stream, instead of a payload.
-            key: of the message.
-            partition_key: the payload's field whose value is the key.
-            headers: of the message.
-            timeout: of the message, seconds.
-            attempt: which attempt it is; more than the policy's `max_attempts` is a message that killed its process each time.
+            payload: as for `Producer.enqueue`. A Message's own fields apply where you pass no argument.
+            raw: the bytes of the payload as in the stream, instead of a payload.
+            key: the message's key.
+            partition_key: the field of the payload whose value is the key.
+            headers: the message's headers.
+            timeout: the message's timeout, in seconds.
+            attempt: the number of this attempt. A number above the policy's `max_attempts` means a message that killed its process each
+                time.
 
         Raises:
-            RuntimeError: an event loop runs here already: use `adeliver`.
-            SettingsError: the kit's handler is one of batches; `attempt` is not 1 or more, `timeout` not above 0, `key` no text, `raw` no
-                bytes.
-            SerializationError, PartitionKeyError: as of `Producer.enqueue`.
+            RuntimeError: an event loop is already running in this thread; use `adeliver`.
+            SettingsError: the kit's handler is a batch handler, `attempt` is less than 1, `timeout` is not above 0, `key` is not text, or
+                `raw` is not bytes.
+            SerializationError, PartitionKeyError: as for `Producer.enqueue`.
         """
         return self._virtually(
             self.adeliver, payload, raw=raw, key=key, partition_key=partition_key, headers=headers, timeout=timeout, attempt=attempt
@@ -156,18 +157,18 @@ class HandlerKit:
         timeout: float | None = None,
         attempt: int = 1,
     ) -> Outcome:
-        """Do as `deliver`, in the running event loop. Cancelling it cancels the handler, which is no outcome."""
+        """Do the same as `deliver` in the running event loop. Cancelling it cancels the handler, and no outcome is returned."""
         if self._batch:
             raise SettingsError("this kit's handler is one of batches: use deliver_batch")
         fields = self._fields(0, payload, raw=raw, key=key, partition_key=partition_key, headers=headers, timeout=timeout)
         return (await self._deliver([fields], attempt))[0]
 
     def deliver_batch(self, payloads: Iterable[object], *, attempt: int = 1) -> list[Outcome]:
-        """Hand some messages to a handler of batches, as one batch; return what would become of each. See `deliver`."""
+        """Deliver several messages to a batch handler as one batch, and return what would become of each. See `deliver`."""
         return self._virtually(self.adeliver_batch, payloads, attempt=attempt)
 
     async def adeliver_batch(self, payloads: Iterable[object], *, attempt: int = 1) -> list[Outcome]:
-        """Do as `deliver_batch`, in the running event loop."""
+        """Do the same as `deliver_batch` in the running event loop."""
         if not self._batch:
             raise SettingsError("this kit's handler is one of single messages: use deliver, or HandlerKit(..., batch=True)")
         return await self._deliver([self._fields(number, payload) for number, payload in enumerate(check_payloads(payloads))], attempt)
@@ -183,7 +184,7 @@ class HandlerKit:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> list[bytes]:
-        """Return the fields of the stream entry that a producer would make."""
+        """Return the fields of the stream entry that a producer would write."""
         if isinstance(payload, Message):
             message = cast("Message[object]", payload)
             payload = message.payload
@@ -203,7 +204,7 @@ class HandlerKit:
         return [b"i", b"test-%d" % number, b"d", data, *extra_fields(key=key, headers=headers, timeout=timeout)]
 
     async def _deliver(self, entries: Sequence[Sequence[bytes]], attempt: int) -> list[Outcome]:
-        """Let the consumer's own parts handle the entries of one partition; return what they have recorded."""
+        """Handle the entries of one partition with the consumer's own parts, and return what these have recorded."""
         check_count("attempt", attempt, most=1 << 20)
         environment = current_environment().bound()
         told: list[Event] = []
@@ -236,7 +237,7 @@ class HandlerKit:
         ]
 
     def _parts(self, environment: Environment, told: list[Event]) -> tuple[Surroundings, OwnedPartition]:
-        """Return what a consumer that owns one partition has, as far as a handler needs it."""
+        """Return the parts of a consumer that owns one partition, as far as a handler needs them."""
         settings = self._settings
 
         def tell(event: Event) -> object:
@@ -253,7 +254,7 @@ class HandlerKit:
         return around, OwnedPartition(flights, lease, lambda _: None)
 
     def _record(self, owned: OwnedPartition, entries: Sequence[tuple[bytes, Sequence[bytes]]], attempt: int) -> list[Flight]:
-        """Record messages as read, or as failed before: then they come from where the policy would have put them."""
+        """Record messages as read, or as failed before; then they come from where the policy would have put them."""
         if attempt == 1:
             return owned.delivered(entries)
         if self._settings.retry.blocking:
@@ -269,22 +270,23 @@ class HandlerKit:
         """Send messages through a producer and a consumer, in virtual time, until each is done or dead.
 
         Args:
-            payloads: as of `Producer.batch_enqueue`.
-            partitions: of the topic.
-            partition_key: as of `Producer.batch_enqueue`.
-            limits: how long it may go on, a day unless told otherwise: a handler that raises RetryAfter each time would go on for ever.
+            payloads: as for `Producer.batch_enqueue`.
+            partitions: how many partitions the topic has.
+            partition_key: as for `Producer.batch_enqueue`.
+            limits: how long the run may go on; a day by default. Without a limit, a handler that raises RetryAfter each time would run
+                forever.
 
         Raises:
-            VirtualTimeExceeded: it went on for longer.
-            RuntimeError: an event loop runs here already: use `arun`.
-            SerializationError, PartitionKeyError: as of `Producer.batch_enqueue`.
+            VirtualTimeExceeded: the run exceeded its limits.
+            RuntimeError: an event loop is already running in this thread; use `arun`.
+            SerializationError, PartitionKeyError: as for `Producer.batch_enqueue`.
         """
         return self._virtually(
             self.arun, payloads, partitions=partitions, partition_key=partition_key, limits=limits if limits is not None else Limits()
         )
 
     async def arun(self, payloads: Iterable[object], *, partitions: int = 1, partition_key: str | None = None) -> HandlerRun:
-        """Do as `run`, in the running event loop and its time: a back-off of minutes takes minutes there."""
+        """Do the same as `run` in the running event loop and its time, where a back-off of minutes takes minutes."""
         environment, url = current_environment().bound(), f"memory://{current_environment().new_id()}"
         told: list[tuple[float, Event]] = []
         began = environment.clock()

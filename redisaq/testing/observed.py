@@ -1,4 +1,4 @@
-"""What a simulation writes down: one plain frozen struct for each kind of thing that happens.
+"""The records of a simulation: one plain frozen struct for each kind of thing that happens.
 
 Times are seconds of virtual time since the simulation began.
 """
@@ -12,12 +12,12 @@ class Delivery(msgspec.Struct, frozen=True):
     """One run of a handler.
 
     Attributes:
-        member: the name in the simulation.
-        topic: of the message, as are partition, msg_id, entry_id and attempt.
-        group: of the consumer.
+        member: the member's name in the simulation.
+        topic: the message's topic; partition, msg_id, entry_id and attempt are the message's, too.
+        group: the consumer's group.
         token: the fencing token under which the message was read.
-        started: when.
-        ended: when; None if it never did (the member crashed).
+        started: when the run started.
+        ended: when it ended; None if it never did, because the member crashed.
         outcome: "returned", "raised", "cancelled", or "running".
     """
 
@@ -35,17 +35,17 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Settle(msgspec.Struct, frozen=True):
-    """One fenced step in which a member said what becomes of messages.
+    """One fenced step in which a member settled messages.
 
     Attributes:
-        time: when the server did it.
-        member: the name in the simulation.
-        topic: of the messages, as is partition.
-        group: of the consumer.
-        token: the one it was sent under.
-        entry_ids: what it was about.
+        time: when the server carried it out.
+        member: the member's name in the simulation.
+        topic: the messages' topic; partition is theirs, too.
+        group: the consumer's group.
+        token: the fencing token under which it was sent.
+        entry_ids: the entries to settle.
         to: "done", "retry" or "dead".
-        accepted: False if the server refused it: another token stood.
+        accepted: False if the server refused it because another token was installed.
     """
 
     time: float
@@ -60,15 +60,15 @@ class Settle(msgspec.Struct, frozen=True):
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """A partition's time with one member.
+    """The time for which one member owns a partition.
 
     Attributes:
-        member: the name in the simulation.
-        topic: whose partition it is.
-        group: of the consumer.
-        token: the fencing token under which it had it.
-        since: when it began to read.
-        until: when it had given it back, lost it or crashed; None if it still has it.
+        member: the member's name in the simulation.
+        topic: the partition's topic.
+        group: the consumer's group.
+        token: the fencing token under which the member owns it.
+        since: when the member began to read.
+        until: when the member had given the partition back, had lost it or had crashed; None if it still owns it.
         end: "released", "lost", "crashed", or "" while it lasts.
     """
 
@@ -86,8 +86,8 @@ class Mark(msgspec.Struct, frozen=True):
     """Something that happened to a member.
 
     Attributes:
-        time: when.
-        member: the name in the simulation.
+        time: when it happened.
+        member: the member's name in the simulation.
         what: "joins", "crashes", "pauses for 30.000 s", "goes on", "leaves" or "is cancelled".
     """
 

@@ -1,7 +1,7 @@
-"""What watches a simulation and says what must not happen: the Observer protocol, and what an observer is shown.
+"""Watch a simulation and report violations: the Observer protocol, and the objects that an observer is shown.
 
-In: everything that a simulation does, as it happens. Out: a sentence for each thing that must not happen. An observer sees everything and
-changes nothing: with it or without it a seed gives the same run.
+An observer is called for everything that happens in a simulation, at the moment it happens. It reports one sentence for each violation. It
+sees everything and changes nothing: a seed gives the same run with or without it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Place: TypeAlias = tuple[GroupName, int]
 
 
 class Process(Protocol):
-    """A simulated member, as observers see it. One that crashed and starts again is another process of the same name."""
+    """A simulated member, as observers see it. A member that crashed and starts again is another process of the same name."""
 
     name: str
     group: GroupName
@@ -46,7 +46,7 @@ class Process(Protocol):
 
     @property
     def mode(self) -> str:
-        """By which method of Consumer it consumes."""
+        """The method of Consumer with which it consumes."""
         ...
 
     @property
@@ -57,7 +57,7 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class Given:
-    """What a producer was given of one message."""
+    """What a producer was given for one message."""
 
     payload: Any
     key: str | None
@@ -67,11 +67,11 @@ class Given:
 
 @dataclass(eq=False)
 class Run:
-    """A handler's run on one message.
+    """A run of a handler on one message.
 
     Attributes:
-        call: one for all messages of a batch.
-        superseded: another owner began while this one's process stood still.
+        call: one object for all messages of a batch.
+        superseded: another owner began while this run's process was paused.
     """
 
     process: Process
@@ -91,26 +91,26 @@ class Run:
 
     @property
     def entry_id(self) -> EntryId:
-        """The message's entry."""
+        """The message's entry id."""
         return parse_id(self.message.entry)
 
     @property
     def ordered(self) -> bool:
-        """True if its lane is shared with others."""
+        """True if other messages share its lane."""
         return self.process.ordering == "partition" or self.by_key or self.process.mode != "process"
 
     @property
     def by_key(self) -> bool:
-        """True if its lane is that of its key."""
+        """True if its lane is the lane of its key."""
         return self.process.mode == "process" and self.process.ordering == "key" and self.message.key is not None
 
     def shares_lane(self, other: Run) -> bool:
-        """Return whether the two must not run at once."""
+        """Return whether the two runs must not happen at once."""
         return self.ordered and other.ordered and self.call is not other.call and (not self.by_key or self.message.key == other.message.key)
 
     @property
     def final(self) -> bool:
-        """True if it ended so that its message needs no other run."""
+        """True if it ended in such a way that its message needs no further run."""
         policy, error = self.process.retry, self.error
         if self.outcome != "raised":
             return self.outcome == "returned"
@@ -119,17 +119,17 @@ class Run:
         return isinstance(error, (DeadLetter, Discard, *policy.give_up_on)) or self.message.attempt >= policy.max_attempts
 
     def __str__(self) -> str:
-        """For the trace, and for violations."""
+        """Return its name for the trace and for violations."""
         return f"{self.group.topic}/{self.message.partition} {self.message.entry_id} attempt {self.message.attempt}"
 
 
 @dataclass(eq=False)
 class Tenure:
-    """A partition's time with one process.
+    """The time for which one process owns a partition.
 
     Attributes:
-        until: when it had ended, None while it lasts.
-        end: how: "released", "lost" or "crashed"; "" while it lasts.
+        until: when it ended; None while it lasts.
+        end: how it ended: "released", "lost" or "crashed"; "" while it lasts.
     """
 
     process: Process
@@ -142,42 +142,42 @@ class Tenure:
 
 
 class Observer:
-    """Watches one simulation. A subclass overrides the methods for what it has to know; each of these does nothing here.
+    """Watch one simulation. Override the methods that you need; by default each of them does nothing.
 
-    Methods are called at the moment at which the thing happens, after the record has noted it, and must not await. An observer reports with
-    `self.record.violation("…")`, and asks the record for what was before.
+    Each method is called at the moment the thing happens, after the record has noted it, and must not await. An observer reports violations
+    with `self.record.violation("…")`, and asks the record about the past.
     """
 
     def __init__(self, record: Record) -> None:
         """Watch the simulation that is about to begin.
 
         Args:
-            record: what it writes down.
+            record: the simulation's record.
         """
         self.record = record
 
     # -- members and producers
 
     def produced(self, msg_id: str, given: Given | None) -> None:
-        """A producer was told that a message is safe; `given` is None where it cannot be told from outside what handlers are to get."""
+        """A producer has learned that a message is safe. `given` is None where handlers' input cannot be predicted from outside."""
 
     def begun(self, run: Run) -> None:
         """A handler begins."""
 
     def ended(self, run: Run) -> None:
-        """A handler's run has ended."""
+        """A run of a handler has ended."""
 
     def told(self, process: Process, place: Place | None, event: Event) -> None:
-        """A member published an event; `place` is the partition that it is about, if it is about one."""
+        """A member has published an event. `place` is the partition that the event is about, or None."""
 
     def happened(self, process: Process, what: str) -> None:
-        """Something happened to a member: see `Mark.what`."""
+        """Something has happened to a member: see `Mark.what`."""
 
     def befell(self, fault: Fault) -> None:
         """A fault begins."""
 
     def disturbed(self, seconds: float) -> None:
-        """Something begins that may hold up the group for so long: a fault, or what an admin does."""
+        """Something begins that may hold up the group for this many seconds: a fault, or an admin's operation."""
 
     # -- the server
 
@@ -188,33 +188,33 @@ class Observer:
         """A partition's token was installed."""
 
     def settled(self, settle: Settle) -> None:
-        """The server settled messages, or refused to: see `Settle`."""
+        """The server has settled messages, or refused to: see `Settle`."""
 
     def resolved(self, who: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
-        """The server settled, or refused to, what did not simply succeed; what came of each was told to `settled` before."""
+        """The server has settled messages that did not simply succeed, or refused to. `settled` was called before with each result."""
 
     def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
-        """An admin has moved a group's position: nothing up to `before` was new to it, and nothing up to `after` is now."""
+        """An admin has moved a group's position. Before, nothing up to `before` was new to it; now, nothing up to `after` is."""
 
     def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
-        """The server has lost data: what it had, and what it has."""
+        """The server has lost data: what it had before, and what it has now."""
 
     # -- the report
 
     def excused(self, place: Place, tokens: Collection[int] | None, text: str) -> None:
-        """Something was noted as known: two owners side by side, whose tokens these are, in a partition that the server lost data of."""
+        """A known violation was noted: two owners side by side, with these tokens, in a partition of which the server has lost data."""
 
     def quiet(self, groups: Sequence[GroupName]) -> None:
         """`until_quiet` has found nothing left to do for these groups."""
 
     def closed(self) -> None:
-        """All members have left, and the time of what they had is over."""
+        """All members have left, and their leases have expired."""
 
 
 ObserverType: TypeAlias = "Callable[[Record], Observer]"
-"""What makes an observer of one simulation: a class of them, say."""
+"""Creates an observer of one simulation, such as a subclass of Observer."""
 
 
 def show(place: Place, entry_id: EntryId) -> str:
-    """Return how an entry is named in a violation."""
+    """Return the name of an entry in a violation."""
     return f"{format_id(entry_id).decode()} of {place[0].topic}/{place[1]}"

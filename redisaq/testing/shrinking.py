@@ -1,11 +1,12 @@
-"""Shrinks the faults of a failing simulation to the few that bring the failure about.
+"""Shrink the faults of a failing simulation to the few that cause the failure.
 
-In: a scenario and its failing report. Out: a report that fails in the same way under few, simple faults. Always: what is returned was run
-and seen to fail; the same scenario and report give the same answer, unless time was too short; nothing outlives the call, however it ends.
+Input: a scenario and its failing report. Output: a report that fails in the same way under few, simple faults. The returned report comes
+from a run that really failed. The same scenario and report give the same answer, unless time runs out. Nothing outlives the call, however
+it ends.
 
-Each attempt is a whole simulation of its own, judged by nothing but its own report. A fault is addressed by the count of its process's
-operations: leaving one out changes what its process does next, so that the faults behind it may then befall other operations, or none.
-That costs attempts, and makes no answer wrong.
+Each attempt is a complete simulation, judged only by its own report. A fault is addressed by the count of its process's operations: leaving
+one out changes what its process does next, so that later faults may hit other operations, or none. This costs attempts, and never makes an
+answer wrong.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ R = TypeVar("R")
 MOST_RUNS = 200
 
 STEPS_PER_LINE = 40
-"""An attempt may take so many steps for each line of the first report's trace, which is ten times as many as are usual: one that goes round
-for ever would use up the time."""
+"""How many steps an attempt may take for each line of the first report's trace: ten times as many as usual. An attempt that loops forever
+would use up the time."""
 
 FEW_STEPS = 20_000
 
@@ -44,19 +45,19 @@ ROUNDED = 0.0006
 
 FEW = 3
 RESTARTS = 2
-"""If more than so few are left in the end, the search begins anew so often, by another way."""
+"""If more than FEW faults are left in the end, the search starts again this many times, by another way."""
 
 
 @dataclass(frozen=True)
 class Shrunk:
-    """What `shrink` found.
+    """The result of `shrink`.
 
     Attributes:
-        report: of the run under the faults found; it fails in the same way as the first.
-        violation: the sentence in it that says so.
+        report: the report of the run under the faults found; it fails in the same way as the first.
+        violation: the violation in that report that shows this.
         before: how many faults the first report had.
-        runs: how many simulations that took.
-        finished: no single fault can be left out, nor made simpler; False: runs or time came to an end before that was known.
+        runs: how many simulations the search took.
+        finished: True if no single fault can be left out or made simpler; False if runs or time ran out before that was known.
     """
 
     report: Report
@@ -67,11 +68,11 @@ class Shrunk:
 
     @property
     def faults(self) -> list[Fault]:
-        """The faults found, in order of time; `simulate` takes them. Empty if the scenario fails without any."""
+        """The faults found, in order of time; pass them to `simulate`. Empty if the scenario fails without any."""
         return self.report.faults
 
     def text(self) -> str:
-        """Return what was found, for people: a line for each fault."""
+        """Return the result for people: one line for each fault."""
         report, number = self.report, len(self.faults)
         under = f"seed {report.seed} on {report.backend}"
         head = f"of {self.before} faults {number} {'is' if number == 1 else 'are'} enough under {under}"
@@ -83,14 +84,14 @@ class Shrunk:
 
 
 class NotReproduced(RedisaqError):
-    """The faults of a failing report did not bring its failure again.
+    """The faults of a failing report did not reproduce its failure.
 
-    The scenario depends on something besides its seed: a module's variable, a fixture's object that an earlier run has changed, `random`,
-    `time`, an order of a set. Or it, redisaq or Python has changed since, or the report ran under other `limits`. Run `simulate` twice with
-    the same arguments and compare the traces: the first line that differs tells what it is.
+    The scenario depends on something besides its seed: a module's variable, an object of a fixture that an earlier run has changed,
+    `random`, `time`, or the order of a set. Or the scenario, redisaq or Python has changed since, or the report ran under other `limits`.
+    Run `simulate` twice with the same arguments and compare the traces: the first line that differs shows the cause.
 
     Attributes:
-        report: of the run that should have failed.
+        report: the report of the run that should have failed.
     """
 
     def __init__(self, wanted: str, report: Report) -> None:
@@ -113,28 +114,31 @@ def shrink(
 ) -> Shrunk:
     """Find few and simple faults under which a scenario fails in the same way as in a report.
 
-    Faults are left out, many at once by chance, then by delta debugging until no single one can be; then amounts are made rounder.
-    An exception that the scenario raises is a failure like any other; `simulate(..., raises=False)` gives the report of one.
+    `shrink` leaves out faults, first many at once at random, then by delta debugging until no single one can be left out. Then it makes
+    amounts rounder. An exception that the scenario raises is a failure like any other; `simulate(..., raises=False)` returns the report of
+    one.
 
-    "The same way" is a violation of the same kind as the report's first one: the same sentence, whatever messages, members, partitions,
-    times and numbers it names; of an exception, the same type from the same line. So shrinking does not slip to another bug.
+    "The same way" means a violation of the same kind as the report's first one: the same sentence, whatever messages, members, partitions,
+    times and numbers it names. An exception must have the same type and come from the same line. Therefore shrinking does not slip to
+    another bug.
 
     Args:
-        scenario: the one that failed.
-        report: of its failure.
-        same: says whether a report fails in the same way; None: as said above.
-        max_runs: how many simulations to run at most.
-        within: seconds of real time after which no other one is begun; None: no limit.
-        limits: as `simulate` got them; None: those of Limits, and an attempt that takes many times as long as the report's is given up.
-        progress: called after each simulation with how many were run, and how many faults are left.
-        observers: as `simulate` got them.
+        scenario: the scenario that failed.
+        report: the report of its failure.
+        same: returns whether a report fails in the same way; None: as described above.
+        max_runs: the largest number of simulations to run.
+        within: seconds of real time after which no further simulation is started; None: no limit.
+        limits: the limits that `simulate` got. None: those of Limits, and an attempt that takes many times as long as the report's run is
+            given up.
+        progress: called after each simulation with the number of simulations run and the number of faults left.
+        observers: the observers that `simulate` got.
 
     Returns:
-        The best that was found, and whether it is known to be the end.
+        The best result found, and whether the search was finished.
 
     Raises:
-        SettingsError: the report has no violation, or `same` says no to it; a bound is not above 0.
-        NotReproduced: the report's own faults did not bring the failure again.
+        SettingsError: the report has no violation, `same` returns False for the report itself, or a bound is not above 0.
+        NotReproduced: the report's own faults did not reproduce the failure.
     """
     if report.ok:
         raise SettingsError("the report has no violation: there is nothing to shrink")
@@ -167,7 +171,7 @@ def shrink(
 
 
 def _drive(proposals: Search[Fault, R], attempts: Attempts, more: Callable[[], bool]) -> tuple[R] | None:
-    """Make the attempts that a search proposes; return what it returned, None if there may be no more attempts before it does."""
+    """Run the attempts that a search proposes, and return the search's result; None if no attempt is left before the search ends."""
     try:
         proposal = next(proposals)
         while more():
@@ -178,39 +182,39 @@ def _drive(proposals: Search[Fault, R], attempts: Attempts, more: Callable[[], b
 
 
 class Way:
-    """In which way a report fails.
+    """The way in which a report fails.
 
     Attributes:
-        wanted: what is to happen again, for people.
+        wanted: the failure that is to happen again, for people.
     """
 
     def __init__(self, report: Report, same: Callable[[Report], bool] | None) -> None:
-        """Take the report, and what decides in place of its first violation."""
+        """Learn the way from a report, and from the function that decides in place of its first violation, if any."""
         self._same = same
         self._names = names_of(report)
         self.wanted = "as `same` says" if same is not None else kind_of(report.violations[0], self._names)
 
     def sentences(self, report: Report) -> list[str]:
-        """Return the violations that show that a report fails in this way; none if it does not."""
+        """Return the violations that show that a report fails in this way; empty if it does not."""
         if self._same is not None:
             return report.violations if self._same(report) else []
         return [violation for violation in report.violations if kind_of(violation, self._names) == self.wanted]
 
     def time(self, report: Report) -> float:
-        """Return the time by which a report had certainly failed in this way; infinite if nobody knows."""
+        """Return the time by which a report had certainly failed in this way; infinity if it is unknown."""
         sentences = self.sentences(report)
         times = [time_of(one) for one in (sentences if self._same is not None else sentences[:1])]
         return max((math.inf if time is None else time + ROUNDED for time in times), default=math.inf)
 
 
 class Attempts:
-    """Runs the scenario under lists of faults.
+    """Run the scenario under lists of faults.
 
     Attributes:
-        runs: how many there were.
-        last: the report of the last one.
-        failing: that of the last one which failed in the same way.
-        best: that of the one of these with the fewest and simplest faults.
+        runs: how many runs there were.
+        last: the report of the last run.
+        failing: the report of the last run that failed in the same way.
+        best: among the reports that failed in the same way, the one with the fewest and simplest faults.
     """
 
     def __init__(
@@ -223,7 +227,7 @@ class Attempts:
         *,
         observers: Sequence[ObserverType],
     ) -> None:
-        """Take what is run, what it is to do, who is told, and who watches."""
+        """Prepare the attempts: the scenario to run, the failure to reproduce, the callback for progress, and the observers."""
         self.runs = 0
         self.last = self.failing = self.best = report
         self._scenario = scenario
@@ -236,9 +240,9 @@ class Attempts:
         self._observers = observers
 
     def reproduce(self, report: Report) -> bool:
-        """Make the first one, under the report's own faults; return whether it failed in the same way.
+        """Run the first attempt under the report's own faults, and return whether it failed in the same way.
 
-        It tells how many steps attempts may take: no more than it needs itself, roughly, unless the report has exceeded the limits.
+        It also sets how many steps later attempts may take: roughly as many as it needed itself, unless the report has exceeded the limits.
         """
         given, per_line = self._limits, STEPS_PER_LINE
         while given is None and not _exceeded(report) and (steps := max(FEW_STEPS, per_line * len(report.trace))) < Limits.steps:
@@ -252,7 +256,7 @@ class Attempts:
         return self.make(report.faults) is not None
 
     def make(self, faults: Sequence[Fault]) -> list[Fault] | None:
-        """Make one; return those of the faults that befell if it failed in the same way, else None."""
+        """Run one attempt. Return the faults that happened if it failed in the same way, else None."""
         self.runs += 1
         self.last = simulate(self._scenario, self._seed, self._backend, faults, self._limits, raises=False, observers=self._observers)
         alike = self._way.sentences(self.last) and not (self._capped and _exceeded(self.last))
