@@ -189,7 +189,7 @@ class ActorKit(Generic[M]):
 
     @property
     def escalated(self) -> Exception | None:
-        """The failure that left the supervisor, None so far if there is none. Once you have read it, the block does not raise it."""
+        """The failure that left the supervisor; None if there is none so far. Once read, it is not raised at the end of the block."""
         self._looked = True
         return self._error
 

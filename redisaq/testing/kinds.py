@@ -1,7 +1,7 @@
-"""Tells whether two violations are of one kind: the same sentence about other messages, members and times.
+"""Decide whether two violations are of one kind: the same sentence about other messages, members and times.
 
-In: sentences, as reports have them, and the names that occur in their runs. Out: what is the same in all sentences of a kind. Always:
-exceptions of a scenario are of one kind if they have one type and come from one line.
+Input: sentences from reports, and the names that occur in their runs. Output: the part that is the same in all sentences of a kind.
+Exceptions of a scenario are of one kind if they have the same type and come from the same line.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from redisaq.testing.report import Report
 BLANK = "…"
 
 EXCEEDED = "; who takes the steps: "
-"""What follows in a VirtualTimeExceeded differs each time."""
+"""The text after this in a VirtualTimeExceeded differs each time."""
 
 _TIME = re.compile(r"at (\d+\.\d+): ")
 _LISTED = re.compile(r"\{[^{}]*\}|\[[^\[\]]*\]|(?<=\(key )[^()]*(?=\))")
 _IDENTIFIER = re.compile(r"(?<![\w.:-])[0-9abcdefghjkmnpqrstvwxyz]{16}(?![\w-])|[\w.:-]*\d[\w.:-]*\b")
-"""An id that has no figure in it by chance, or any word with a figure: a time, a token, an entry, a partition, a count."""
+"""An id that contains no digit by chance, or any word with a digit: a time, a token, an entry, a partition, a count."""
 
 
 def kind_of(violation: str, names: Iterable[str]) -> str:
-    """Return what a violation says, without what differs between two of its kind.
+    """Return the text of a violation without the parts that differ between two of its kind.
 
     Args:
         violation: the sentence.
@@ -42,13 +42,13 @@ def kind_of(violation: str, names: Iterable[str]) -> str:
 
 
 def names_of(report: Report) -> frozenset[str]:
-    """Return what members, producers, topics and groups are called in a run."""
+    """Return the names of members, producers, topics and groups in a run."""
     placed: list[Delivery | Lease | Settle] = [*report.deliveries, *report.leases, *report.settles]
     names = {mark.member for mark in report.marks} | {fault.who for fault in report.faults}
     return frozenset(names | {name for one in placed for name in (one.member, one.topic, one.group)}) - {""}
 
 
 def time_of(violation: str) -> float | None:
-    """Return when it was noted, in seconds; None if nobody did."""
+    """Return when the violation was noted, in seconds; None if its time is unknown."""
     found = _TIME.match(violation)
     return None if found is None else float(found[1])

@@ -1,7 +1,7 @@
-"""One simulated member: a Consumer in a process of its own, which can crash, stand still, and start again.
+"""Simulate one member: a Consumer in a process of its own that can crash, pause and start again.
 
-In: what `Simulation.member` was given. Out: runs of its handler and what it tells, to the record. Always: a crash runs no cleanup and sends
-nothing more; a pause stops every task of the member, and nothing else.
+Input: the arguments of `Simulation.member`. Output: runs of its handler and its events, which go to the record. A crash runs no cleanup and
+sends nothing more. A pause stops every task of the member, and nothing else.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from redisaq.testing.record import Record
 URL = "memory://simulation"
 
 Mode = Literal["process", "process_batch", "messages"]
-"""By which method of Consumer a member consumes."""
+"""The method of Consumer with which a member consumes."""
 
 _silent = logging.Logger("redisaq.simulation", logging.CRITICAL + 1)  # noqa: LOG001 -- nobody else's; the trace tells more
 
 
 class SimulatedMember:
-    """See the module.
+    """A consumer in a simulated process.
 
     Attributes:
-        name: in the simulation.
-        mode: how it consumes.
-        options: what Consumer was given.
-        crashed: it is gone.
-        thawed_at: when its last pause ended, minus infinity if there was none.
-        dismissed: it was told to go, so nothing restarts it.
-        ended: set when its consumer has come to an end.
-        gone: set then, and when it has crashed.
+        name: its name in the simulation.
+        mode: the method of Consumer with which it consumes.
+        options: the options of its Consumer.
+        crashed: whether it has crashed.
+        thawed_at: when its last pause ended; minus infinity if there was none.
+        dismissed: whether it was told to leave, so that nothing restarts it.
+        ended: set when its consumer has ended.
+        gone: set when its consumer has ended or the member has crashed.
     """
 
     def __init__(
@@ -63,7 +63,19 @@ class SimulatedMember:
         source: FaultSource,
         fails: Callable[[SimulatedMember, Kind, float], None],
     ) -> None:
-        """Take what it consumes and how; `fails` is told "crash", "pause" or "silent_network", and its seconds, when one befalls it."""
+        """Create a member that has not started yet.
+
+        Args:
+            name: its name in the simulation.
+            topic: the topic to consume.
+            handler: the handler of its messages.
+            options: the options of its Consumer.
+            mode: the method of Consumer with which it consumes.
+            record: receives what happens to it.
+            freezer: pauses it.
+            source: decides about its faults.
+            fails: called with "crash", "pause" or "silent_network" and its seconds when such a fault happens to the member.
+        """
         if mode not in get_args(Mode):
             raise SettingsError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
         self.name = name
@@ -128,7 +140,7 @@ class SimulatedMember:
         return options | {"on_event": tell}
 
     async def suffer(self, befalls: Mapping[Kind, float]) -> None:
-        """Crash, pause or fall silent here, if that befalls it; a process that has crashed sends nothing more."""
+        """Crash, pause or fall silent here if such a fault happens. A process that has crashed sends nothing more."""
         for kind in OF_HEARTBEATS if befalls else ():
             if kind in befalls:
                 self._fails(self, kind, befalls[kind])
@@ -138,7 +150,7 @@ class SimulatedMember:
             raise ConnectionFailed(URL, "the process has crashed")
 
     async def _consume(self, consumer: Consumer[Any]) -> None:
-        # Coroutine functions, not plain ones that return a coroutine: between the two there would be a step, in which it may stand still.
+        # Coroutine functions, not plain ones that return a coroutine: those would add a step, in which the member may pause.
         async def one(message: Message[Any]) -> None:
             await self._handle((message,), message)
 
@@ -157,8 +169,8 @@ class SimulatedMember:
                             await self._handle((message,), message)
 
     async def _handle(self, messages: Sequence[Message[Any]], argument: object) -> None:
-        """Call the handler, and write down how it went with each message."""
-        if self.crashed:  # its tasks are woken once more, to be cancelled: nothing begins then
+        """Call the handler, and record the result for each message."""
+        if self.crashed:  # its tasks wake once more to be cancelled: nothing may begin then
             await checkpoint()
             raise ConnectionFailed(URL, "the process has crashed")
         call = object()

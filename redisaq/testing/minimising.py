@@ -1,11 +1,11 @@
-"""Finds the few items of a long list that matter: delta debugging ("ddmin", Zeller and Hildebrandt, 2002), by complements alone.
+"""Find the few items of a long list that matter: delta debugging ("ddmin", Zeller and Hildebrandt, 2002), by complements alone.
 
-In: a list, and for each other one that is proposed here, whether it still does what the first did. Out: one from which nothing can be left
-out. Pure: who tries the proposals, for how long, and what "still does" means, is the caller's business, who may also stop at any time.
+Input: a list, and for each list that is proposed here, whether it still works as the first did. Output: a list from which no item can be
+left out. This module is pure: the caller tries the proposals, decides for how long and what "still works" means, and may stop at any time.
 
-Of ddmin's two kinds of steps, "this part alone" and "all but this part", there is only the second here: the first pays where all that
-matters lies in one part. Parts are tried from the end of the list to its beginning: leaving out what comes late changes nothing of what
-was before.
+Of the two kinds of steps of ddmin, "this part alone" and "all but this part", only the second is used here: the first pays where everything
+that matters lies in one part. Parts are tried from the end of the list to its beginning, because leaving out a late item changes nothing
+before it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ T = TypeVar("T", bound=Hashable)
 R = TypeVar("R")
 
 Search: TypeAlias = Generator[list[T], Sequence[T] | None, R]
-"""Yields proposals. The answer to each is None if it does not do; else what was of account in it: itself, or a part that does the same."""
+"""Yields proposals. The answer to each is the part of it that matters, which works as well as the whole; None if it does not work."""
 
 HALF = 0.5
-"""Of a list, thinning out keeps this share at first."""
+"""The share of a list that thinning out keeps at first."""
 
 LEAST_SHARE = 0.2
 LESS = 0.7
@@ -29,13 +29,13 @@ MOST_MISSES = 8
 
 
 def minimise(items: Sequence[T], parts: Iterable[Iterable[T]] = ()) -> Search[T, list[T]]:
-    """Search a part of a list that does, and of which no single item can be left out (it is 1-minimal); return it.
+    """Search for a part of a list that works and from which no single item can be left out (it is 1-minimal); return it.
 
     Args:
-        items: a list that does; no item twice.
-        parts: what may be of no account all together: each is left out as a whole before anything else, in this order.
+        items: a list that works, without duplicates.
+        parts: parts that may not matter at all. Each is left out as a whole before anything else, in this order.
     """
-    current = yield from _without(list(items), items)  # perhaps nothing is needed
+    current = yield from _without(list(items), items)  # perhaps no item is needed
     for part in parts:
         current = yield from _without(current, part)
     size = len(current) // 2
@@ -50,7 +50,7 @@ def minimise(items: Sequence[T], parts: Iterable[Iterable[T]] = ()) -> Search[T,
 
 
 def _sweep(current: list[T], size: int) -> Search[T, list[T]]:
-    """Try to leave out each stretch of so many items."""
+    """Try to leave out each stretch of this many items."""
     end = len(current)
     while end > 0:
         start = max(0, end - size)
@@ -70,15 +70,15 @@ def _without(current: list[T], part: Iterable[T]) -> Search[T, list[T]]:
 
 
 def thin_out(items: Sequence[T], random: Random) -> Search[T, list[T]]:
-    """Search a much shorter list that does, roughly: leave out what chance says, more after each hit, less after each miss; return it.
+    """Search for a much shorter list that works: leave out items at random, more after each hit, fewer after each miss; return it.
 
-    Where leaving out one item changes what the others bring about, as with faults, what a part of the list does is itself a matter of
-    chance: a part of any size may do, though neither the half of it does nor that half of the whole. Then several parts of one size are
-    worth a try, before smaller ones are left out.
+    Where leaving out one item changes the effect of the others, as with faults, it is partly a matter of chance what a part of the list
+    does. A part of any size may work, even if neither of its halves does, nor the half of the whole list. Then several parts of one size
+    are worth a try before smaller ones are left out.
 
     Args:
-        items: a list that does; no item twice.
-        random: seeded.
+        items: a list that works, without duplicates.
+        random: a seeded generator.
     """
     current, share, misses = list(items), HALF, 0
     while misses < MOST_MISSES and (1.0 - share) * len(current) >= 1.0:
@@ -91,7 +91,7 @@ def thin_out(items: Sequence[T], random: Random) -> Search[T, list[T]]:
 
 
 def first_of(proposals: Iterable[list[T]]) -> Search[T, list[T] | None]:
-    """Return what is of account in the first proposal that does, None if none does."""
+    """Return the part that matters of the first proposal that works; None if none works."""
     for proposal in proposals:
         kept = yield proposal
         if kept is not None:
@@ -100,11 +100,11 @@ def first_of(proposals: Iterable[list[T]]) -> Search[T, list[T] | None]:
 
 
 def simplify(items: Sequence[T], simpler: Iterable[tuple[T, Iterable[T]]]) -> Search[T, list[T]]:
-    """Search a list that does and whose items are simpler; return it.
+    """Search for a list that works and whose items are simpler; return it.
 
     Args:
-        items: a list that does; no item twice.
-        simpler: some of its items, and what might stand in the place of each, the simplest first.
+        items: a list that works, without duplicates.
+        simpler: some of the items, and the replacements to try for each, the simplest first.
     """
     current = list(items)
     for item, substitutes in simpler:
@@ -120,11 +120,11 @@ def simplify(items: Sequence[T], simpler: Iterable[tuple[T, Iterable[T]]]) -> Se
 
 
 def once(search: Search[T, R], asked: set[frozenset[T]]) -> Search[T, R]:
-    """Search the same, and pass on no proposal that has been asked before: if it did not do then, it will not now.
+    """Run a search, but do not pass on a proposal that was made before: if it did not work then, it does not work now.
 
     Args:
-        search: whose proposals to pass on.
-        asked: what has been; is added to.
+        search: the search whose proposals to pass on.
+        asked: the proposals made so far; new ones are added.
     """
     try:
         proposal = next(search)

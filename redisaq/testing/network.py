@@ -1,9 +1,9 @@
-"""What lies between simulated processes and the server: connections, whose requests arrive in order, late, or not at all.
+"""Simulate the network between processes and the server: connections whose requests arrive in order, late, or not at all.
 
-In: requests, each a synchronous step at the memory store. Out: their answers, after the time that the way takes. Always: requests of one
-connection are carried out in the order in which they were sent; nothing of a connection is carried out after it was killed; a request
-that has arrived is carried out whether or not its sender still waits, is paused, or is gone. A silence ends with a broken connection:
-nothing that was sent in it is ever answered.
+Input: requests, each a synchronous step at the memory store. Output: their answers, after the time that the way takes. Requests of one
+connection are carried out in the order in which they were sent. Nothing of a connection is carried out after it was killed. A request that
+has arrived is carried out even if its sender no longer waits, is paused, or is gone. A silence ends with a broken connection: nothing that
+was sent during it is ever answered.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ Start = Callable[[Callable[..., Coroutine[Any, Any, None]], float, object], None
 
 
 def _start_nothing(_function: Callable[..., Coroutine[Any, Any, None]], _seconds: float, _whom: object) -> None:
-    """Start nothing: nobody has said yet how."""
+    """Do nothing: `Network.start` has not been set yet."""
 
 
 REFUSED = 0.1
-"""Seconds until a call fails while the server is away: a vain attempt to connect, with the pause before it."""
+"""Seconds until a call fails while the server is away: a failed attempt to connect, with the pause before it."""
 
 FIRST_ID = 1_000_000
-"""Ids of shared connections begin here; readers' connections have the store's small ones."""
+"""Ids of shared connections begin here; connections of readers have the small ids of the store."""
 
 
 class WaitLimits(NamedTuple):
-    """For how many seconds an answer is waited for, as the link of a real broker does.
+    """How many seconds to wait for an answer, as the link of a real broker does.
 
     Attributes:
-        silence: then the connection is broken, if nothing is heard on it.
-        time: then the call is given up, and the connection stays.
+        silence: if nothing is heard on the connection for this long, the connection is broken.
+        time: after this long, the call is given up, and the connection stays.
     """
 
     silence: float
@@ -51,14 +51,22 @@ class WaitLimits(NamedTuple):
 
 
 class Request:
-    """A step on its way."""
+    """A step on its way to the server."""
 
     __slots__ = ("answer", "answered", "connection", "dropped", "error", "loses_reply", "name", "reply_delay", "step")
 
     def __init__(
         self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], *, loses_reply: bool = False, reply_delay: float = 0.0
     ) -> None:
-        """Take what it is to do, and what becomes of its answer."""
+        """Create a request.
+
+        Args:
+            connection: the connection on which it is sent.
+            name: the operation's name.
+            step: the step to carry out at the store.
+            loses_reply: whether its answer gets lost.
+            reply_delay: seconds that its answer takes on the way back.
+        """
         self.connection = connection
         self.name = name
         self.step = step
@@ -71,20 +79,25 @@ class Request:
 
 
 class Connection:
-    """One connection of one process: what is under way on it, and whether it still works.
+    """One connection of one process: the requests under way on it, and whether it still works.
 
     Attributes:
-        who: for the trace.
-        mark: what can be killed.
-        broken: why it is no more, "" while it works.
-        ended: the server is gone, too: what it answered and has not arrived yet never will.
+        who: the process's name in the trace.
+        mark: identifies the connection to the server, which can kill it.
+        broken: why the connection is broken; "" while it works.
+        ended: the server is gone, too: its answers that have not arrived yet never will.
         silent: nothing is heard on it any more; it will break.
         deaf: it is silent, and nothing that is sent on it arrives.
         over: set when it has broken.
     """
 
     def __init__(self, who: str, mark: ReaderMark) -> None:
-        """Take whose it is, and how the server knows it."""
+        """Open a connection.
+
+        Args:
+            who: the process's name in the trace.
+            mark: identifies the connection to the server.
+        """
         self.who = who
         self.mark = mark
         self.broken = ""
@@ -104,7 +117,7 @@ class Connection:
         return error
 
     def cut(self, url: str, reason: str, *, keeps: bool) -> None:
-        """Break it: who waits gets an error; what is under way arrives all the same if `keeps`."""
+        """Break the connection: waiting callers get an error. If `keeps`, requests under way still arrive."""
         self.broken = self.broken or reason
         self.over.set()
         for request in (*self.under_way, *self.unheard):
@@ -116,17 +129,22 @@ class Connection:
 
 
 class Network:
-    """Carries requests; see the module.
+    """Carry requests between the simulated processes and the server.
 
     Attributes:
-        away: why nobody can connect, "" while everybody can.
-        start: starts a task of nobody, with its two arguments.
-        stepped: is called after each step of the server, with whose and which operation it was.
-        strike: does what befalls the server.
+        away: why nobody can connect; "" while everybody can.
+        start: starts a task that belongs to no process, with its two arguments.
+        stepped: called after each step of the server, with the process and the operation.
+        strike: applies faults of the server.
     """
 
     def __init__(self, store: MemoryStore, note: Callable[[str, str, str], None]) -> None:
-        """Take the server, and who is told what is done (who, operation, what came of it)."""
+        """Create a network without connections.
+
+        Args:
+            store: the server.
+            note: called for each thing done, with the process, the operation and the result.
+        """
         self.store = store
         self._note = note
         self._heap: list[tuple[float, int, Request]] = []
@@ -136,11 +154,11 @@ class Network:
         self._connections: dict[int, Connection] = {}
         self._readers: dict[Connection, None] = {}
         self._held_until = -math.inf
-        self._silent: dict[str, float] = {}  # whose network is silent, and until when
-        self._silent_until = -math.inf  # so is the server's
-        self._last_silent: dict[str | None, float] = {}  # when its last silence is over, or will be
+        self._silent: dict[str, float] = {}  # the processes whose network is silent, and until when
+        self._silent_until = -math.inf  # until when the server is silent
+        self._last_silent: dict[str | None, float] = {}  # when the last silence of a process is over, or will be
         self._bells: dict[Subscription, str] = {}
-        self._muted: set[str] = set()  # whose doorbells are not heard
+        self._muted: set[str] = set()  # the processes that get no notifications
         self.away = ""
         self.start: Start = _start_nothing
         self.stepped: Callable[[str, str], None] = lambda _who, _operation: None
@@ -157,18 +175,18 @@ class Network:
         return connection
 
     def adopt(self, connection: Connection) -> None:
-        """Know of a reader's connection, until it hangs up."""
+        """Track a reader's connection until it hangs up."""
         self._readers[connection] = None
         connection.silent = self._is_silent(connection.who)
 
     def adopt_bell(self, who: str, subscription: Subscription) -> None:
-        """Know of a doorbell's line."""
+        """Track the connection of a subscription to notifications."""
         self._bells[subscription] = who
         if who in self._muted:
             subscription.channels = frozenset()
 
     def break_all(self, reason: str) -> None:
-        """Let the server be another one: nothing that is under way arrives there, and ids of clients begin again (E1, T3)."""
+        """Replace the server by another: nothing that is under way arrives there, and client ids start again (E1, T3)."""
         for connection in (*self._connections.values(), *self._readers):
             connection.cut(self.store.url, reason, keeps=False)
             connection.ended = True
@@ -179,9 +197,9 @@ class Network:
     # -- silence ---------------------------------------------------------------------------------------------------------------------
 
     def silence(self, who: str | None, seconds: float) -> None:
-        """Let nothing be heard on any connection of a process (None: of anybody) for so long, and nothing arrive; then all of them break.
+        """Let nothing be heard and nothing arrive on any connection of a process (None: of anybody) for this many seconds; then break them.
 
-        What was sent meanwhile is carried out then. Nothing, where such a silence goes on already.
+        What was sent meanwhile is carried out then. This has no effect while such a silence already lasts.
         """
         if self.away or self._silent_until > -math.inf or who in self._silent:
             return
@@ -215,7 +233,7 @@ class Network:
         self.cut_bells(who, "nothing was heard for too long")
 
     def mute(self, who: str, seconds: float) -> None:
-        """Let no doorbell of a process be heard for so long; then their lines break. Nothing, where that goes on already."""
+        """Let no notification reach a process for this many seconds; then break these connections. No effect while that already lasts."""
         if who in self._muted:
             return
         self._muted.add(who)
@@ -230,13 +248,13 @@ class Network:
         self.cut_bells(str(who), "nothing was heard for too long")
 
     def cut_bells(self, who: str | None, reason: str) -> None:
-        """Cut the lines of a process's doorbells (None: everybody's)."""
+        """Break the connections on which a process gets notifications (None: those of all processes)."""
         for bell in self._bells_of(who):
             del self._bells[bell]
             self.store.unsubscribe(bell, reason)
 
     def _befall(self, connection: Connection, name: str, befalls: Mapping[Kind, float]) -> None:
-        """Do what befalls the server, or silences the connection, from now on."""
+        """Apply faults of the server, or silence the connection, from now on."""
         self.strike(befalls)
         for kind in ("silent_request", "silent_reply"):
             if kind in befalls and not self.away and not connection.broken:
@@ -260,17 +278,17 @@ class Network:
 
     @property
     def server_silent(self) -> bool:
-        """True while the server stands still."""
+        """True while the server is paused."""
         return self._silent_until > -math.inf
 
     def unheard(self) -> list[str]:
-        """Return who waits for answers that will not come, sorted."""
+        """Return the processes that wait for answers that will not come, sorted."""
         return sorted(
             {connection.who for connection in self._all_of(None) if connection.silent and not connection.broken} | {*self._silent}
         )
 
     def was_silent(self, who: str, within: float) -> bool:
-        """Return whether something of a process's network is silent, or was in the last so many seconds."""
+        """Return whether any part of a process's network is silent, or was during the given last seconds."""
         return max(self._last_silent.get(who, -math.inf), self._last_silent.get(None, -math.inf)) >= anyio.current_time() - within
 
     def _all_of(self, who: str | None) -> list[Connection]:
@@ -280,13 +298,13 @@ class Network:
         return [bell for bell, owner in self._bells.items() if who in (None, owner)]
 
     async def heard(self, connection: Connection) -> None:
-        """Return at once where answers are heard; else raise ConnectionFailed when the connection breaks."""
+        """Return at once if answers are heard; else raise ConnectionFailed when the connection breaks."""
         if connection.silent:
             await connection.over.wait()
             raise connection.failure(self.store.url, connection.broken, maybe_executed=True)
 
     def hold(self, until: float, who: str | None = None) -> None:
-        """Let nothing arrive before then (of one process)."""
+        """Let nothing arrive before the given time (for one process, if one is given)."""
         if who is None:
             self._held_until = max(until, self._held_until)
         held = [(max(arrival, until) if who in (None, one.connection.who) else arrival, number, one) for arrival, number, one in self._heap]
@@ -295,7 +313,7 @@ class Network:
         self._changed.set()
 
     def kill(self, marks: Sequence[ReaderMark]) -> None:
-        """Kill shared connections: nothing of them is carried out after this (E1)."""
+        """Kill shared connections: none of their requests is carried out after this (E1)."""
         for mark in marks:
             connection = self._connections.get(mark.client_id)
             if connection is not None and connection.mark == mark:
@@ -306,9 +324,9 @@ class Network:
     async def call(
         self, connection: Connection, name: str, step: Callable[[MemoryStore], T], befalls: Mapping[Kind, float], limits: WaitLimits
     ) -> T:
-        """Carry out one step, as far as what befalls it allows; return the step's answer, or raise what it raised.
+        """Carry out one step, as far as its faults allow. Return the step's answer, or raise what it raised.
 
-        Who is not answered waits no longer than `limits` says.
+        A caller that gets no answer waits no longer than `limits` allows.
         """
         request = await self.send(connection, name, step, befalls)
         with anyio.move_on_after(min(limits)):
@@ -319,16 +337,16 @@ class Network:
         return late
 
     async def _out_of_patience(self, connection: Connection, request: Request, limits: WaitLimits) -> Any:  # noqa: ANN401 -- as `call`
-        """Break a connection that was silent for too long; leave one alone whose caller has no time left."""
+        """Break a connection that was silent for too long, but not one whose caller has merely run out of time."""
         if limits.silence <= limits.time:
-            if not connection.silent:  # the way is long, and bytes come
+            if not connection.silent:  # the way is long, but bytes arrive
                 await request.answered.wait()
                 return await self.answer_of(request)
             connection.cut(self.store.url, "nothing was heard for too long", keeps=not connection.deaf)
         raise connection.failure(self.store.url, "the time of the call is up", maybe_executed=True)
 
     async def send(self, connection: Connection, name: str, step: Callable[[MemoryStore], Any], befalls: Mapping[Kind, float]) -> Request:
-        """Send a step, with what befalls it."""
+        """Send a step with its faults."""
         if befalls:
             self._befall(connection, name, befalls)
         if self.away or connection.broken:
@@ -358,7 +376,7 @@ class Network:
         return request
 
     async def answer_of(self, request: Request) -> Any:  # noqa: ANN401 -- whatever the step returned
-        """Return what an answered request brought, after its way back."""
+        """Return the answer of a request, after its way back."""
         if request.error is not None:
             raise request.error
         if request.reply_delay:
@@ -375,7 +393,7 @@ class Network:
         raise connection.failure(self.store.url, reason, maybe_executed=maybe_executed)
 
     def hang_up(self, connection: Connection, step: Callable[[MemoryStore], Any], after: float = 0.0) -> None:
-        """Let the server see, behind all that was sent before, that the connection was closed."""
+        """Let the server see that the connection was closed, after everything that was sent before."""
         self._readers.pop(connection, None)
         self._push(Request(connection, "hang up", step), after)
 
@@ -392,7 +410,7 @@ class Network:
     # -- arriving --------------------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Carry out what arrives, until cancelled."""
+        """Carry out requests as they arrive, until cancelled."""
         while True:
             while self._heap and self._heap[0][0] <= anyio.current_time():
                 self._carry_out(heapq.heappop(self._heap)[2])

@@ -1,8 +1,8 @@
-"""What happens to the simulated server: it is silent or away, a replica that lagged takes its place, or the data of one slot is gone.
+"""Apply the faults of the simulated server: it is silent or away, a lagging replica takes its place, or the data of one slot is gone.
 
-In: "failover", "slot_loss", "silent_server" and "outage", when they befall an operation or a scenario asks for them. Out: the store as it
-is then, and what it had before, for the record. Always: the server does nothing for a moment after a loss, as none would; so no entry id is
-given twice. Of failovers, silences and outages there is one at a time.
+Input: "failover", "slot_loss", "silent_server" and "outage", when they happen to an operation or a scenario asks for them. Output: the new
+content of the store, and for the record what it had before. After a loss the server does nothing for a moment, as a real one would, so that
+no entry id is given twice. Only one failover, silence or outage happens at a time.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from redisaq.testing.faults import SERVER, Kind
 from redisaq.testing.network import Network
 
 MOMENT = 0.01
-"""Seconds for which the server does nothing."""
+"""Seconds for which the server does nothing after a loss."""
 
 LOOK = 0.25
-"""Seconds between two looks at whether the server is there."""
+"""Seconds between two checks whether the server is back."""
 
 
 class Outages:
-    """See the module."""
+    """Apply faults to the server of one simulation."""
 
     def __init__(
         self,
@@ -38,7 +38,15 @@ class Outages:
         note: Callable[[str, str, str], None],
         start: Callable[[Callable[[float], Coroutine[Any, Any, None]], float], None],
     ) -> None:
-        """Take whose server it is, who is told what was lost, who notes it, and what starts a task of nobody."""
+        """Prepare for a simulation.
+
+        Args:
+            store: the server's data.
+            network: the network of the simulation.
+            lost: called with the data before and after a loss, and the reason.
+            note: adds a line to the trace.
+            start: starts a task that belongs to no process.
+        """
         self._store = store
         self._network = network
         self._lost = lost
@@ -49,7 +57,7 @@ class Outages:
 
     @property
     def noise(self) -> str:
-        """What is about to happen to the server, or happens; "" if nothing."""
+        """What is happening, or about to happen, to the server; "" if nothing is."""
         if self._replica is not None:
             return "a replica is about to take over"
         if self._network.away:
@@ -64,7 +72,7 @@ class Outages:
         return self._replica is not None or bool(self._network.away) or self._network.server_silent
 
     def strike(self, befalls: Mapping[Kind, float]) -> None:
-        """Do what befalls the server."""
+        """Apply faults of the server."""
         if "slot_loss" in befalls:
             self._lose_some_slot(befalls["slot_loss"])
         if "failover" in befalls:
@@ -77,7 +85,7 @@ class Outages:
     # -- failing over ------------------------------------------------------------------------------------------------------------------
 
     def fall_behind(self, seconds: float) -> None:
-        """Let a replica hear nothing more, and take over so much later; nothing, while something else happens to the server."""
+        """Cut a replica off, and let it take over this many seconds later. No effect while something else happens to the server."""
         if not self._busy:
             self._replica = self._store.copied()
             self._over = anyio.Event()
@@ -90,7 +98,7 @@ class Outages:
             await self._over.wait()
 
     async def call_off(self) -> None:
-        """Let no replica take over any more: the simulation ends. Return once the server is there, and heard by everybody."""
+        """Let no replica take over any more, because the simulation ends. Return once the server is there and everybody hears it."""
         self._replica = None
         while self.noise:  # noqa: ASYNC110 -- a network rings nobody
             await anyio.sleep(LOOK)
@@ -112,12 +120,12 @@ class Outages:
     # -- being silent, or away ---------------------------------------------------------------------------------------------------------
 
     def fall_silent(self, seconds: float) -> None:
-        """Let the server stand still for so long; nothing, while something else happens to it."""
+        """Pause the server for this many seconds. No effect while something else happens to it."""
         if not self._busy:
             self._network.silence(None, seconds)
 
     def go_away(self, seconds: float) -> None:
-        """Let the server end, and be there again so much later with all its data; nothing, while something else happens to it."""
+        """Stop the server, and start it again this many seconds later with all its data. No effect while something else happens to it."""
         if self._busy:
             return
         self._note(SERVER, "outage", f"it is away for {seconds:.3f} s")
@@ -144,7 +152,7 @@ class Outages:
             self.lose_slot(*slots[int(share * len(slots))])
 
     def lose_slot(self, topic: str, partition: int | None) -> None:
-        """Let a partition's data be gone, or without a partition what coordinates the topic; a replica loses the same."""
+        """Delete a partition's data or, without a partition, the data that coordinates the topic. A replica loses the same."""
         if partition is not None:
             check_count("partition", partition, least=0)
         if topic not in self._store.topic_names:

@@ -1,7 +1,6 @@
-"""Those of a simulation that are no members: its producers, and its admins. They neither crash nor pause, and each of their calls is timed.
+"""Simulate the processes that are not members: producers and admins. They neither crash nor pause, and each of their calls is timed.
 
-In: what a scenario calls. Out: what was produced, and a violation for each call that took longer than its time. Always: what they do is
-what a Producer or an Admin does.
+They do what a Producer or an Admin does. The record gets what was produced, and a violation for each call that took too long.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from redisaq.testing.observing import Given
 from redisaq.testing.record import Record
 
 GRACE = 0.1
-"""Seconds by which a call may end later than its time is up."""
+"""Seconds by which a call may exceed its time."""
 
 
 @contextlib.contextmanager
 def timely(record: Record, who: str, what: str, seconds: float) -> Generator[None]:
-    """A call ends in its time, whether it is answered or not."""
+    """Report a violation if the block takes longer than its time, whether the call is answered or not."""
     began = anyio.current_time()
     try:
         yield
@@ -40,7 +39,7 @@ def timely(record: Record, who: str, what: str, seconds: float) -> Generator[Non
 
 
 class SimulatedProducer(Producer):
-    """A Producer whose messages the simulation knows."""
+    """A Producer that reports its messages to the simulation."""
 
     record: Record
     send_timeout = 30.0
@@ -54,7 +53,7 @@ class SimulatedProducer(Producer):
         return msg_id
 
     async def batch_enqueue(self, payloads: Iterable[object], **options: Any) -> list[str]:
-        """Append some messages; see Producer."""
+        """Append several messages; see Producer."""
         listed = list(payloads)
         with timely(self.record, f"a call of a producer of {self.topic}", "a send_timeout", self.send_timeout):
             msg_ids = await super().batch_enqueue(listed, **options)
@@ -62,7 +61,7 @@ class SimulatedProducer(Producer):
         return msg_ids
 
     def _given(self, payloads: Sequence[object], options: Mapping[str, Any]) -> list[Given]:
-        """Return what handlers are to be handed; nothing where that cannot be told from here."""
+        """Return what handlers should receive; empty if this cannot be known here."""
         field = options.get("partition_key")
         known = self.writes_json and options.get("dedup_id") is None and not any(isinstance(one, Message) for one in payloads)
         if not known or (field is not None and not all(isinstance(value_of(one, field), str | int) for one in payloads)):
@@ -76,17 +75,22 @@ class SimulatedProducer(Producer):
 
 
 def value_of(payload: object, field: str) -> object:
-    """Return a field of a payload that is a mapping, None of any other."""
+    """Return a field of a payload that is a mapping; None for any other payload."""
     return cast("Mapping[str, object]", payload).get(field) if isinstance(payload, Mapping) else None
 
 
 class Outsider:
-    """A producer's process: it neither crashes nor pauses."""
+    """The process of a producer or an admin, which neither crashes nor pauses."""
 
     ttl = 0.0
 
     def __init__(self, name: str, time: float = math.inf) -> None:
-        """Take its name, and how many seconds its calls may take."""
+        """Create the process.
+
+        Args:
+            name: its name in the trace.
+            time: seconds that its calls may take.
+        """
         self.name = name
         self.time = time
 

@@ -1,7 +1,6 @@
-"""Lets whoever runs a test know of the simulations in it: what each was given, and what came of it.
+"""Report failed simulations to the code that runs a test: the arguments of each call of `simulate`, and its result.
 
-In: each call of `simulate`, from within. Out: those that failed, to whoever listens around the test. Always: without a listener nothing is
-kept.
+`simulate` reports each of its calls. The failed ones are collected for a listener around the test; without a listener nothing is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from redisaq.testing.pace import Limits
 from redisaq.testing.report import Report
 
 MOST = 5
-"""A test may run thousands of seeds; so many failed ones are kept."""
+"""How many failed simulations are kept: a test may run thousands of seeds."""
 
 
 @dataclass(eq=False)
@@ -26,8 +25,8 @@ class Call:
     """One call of `simulate`.
 
     Attributes:
-        report: what it returned, if it did.
-        error: what it raised, if it did.
+        report: the report that it returned, if any.
+        error: the exception that it raised, if any.
     """
 
     scenario: Callable[[Any], Awaitable[None]]
@@ -42,7 +41,7 @@ class Call:
 
 @dataclass
 class Failed:
-    """The failed calls, in order; no more than MOST of them."""
+    """The failed calls, in order, at most MOST of them."""
 
     calls: list[Call] = field(default_factory=list[Call])
 
@@ -52,7 +51,7 @@ _listening: ContextVar[Failed | None] = ContextVar("redisaq_simulations", defaul
 
 @contextlib.contextmanager
 def listening() -> Generator[Failed]:
-    """Collect what fails within the block."""
+    """Collect the failed simulations of the block."""
     failed = Failed()
     token = _listening.set(failed)
     try:
@@ -62,7 +61,7 @@ def listening() -> Generator[Failed]:
 
 
 def tell(call: Call) -> None:
-    """A simulation has ended."""
+    """Report that a simulation has ended."""
     failed = _listening.get()
     if failed is not None and len(failed.calls) < MOST and (call.error is not None or (call.report is not None and not call.report.ok)):
         failed.calls.append(call)

@@ -1,8 +1,9 @@
-"""A report's story as a picture: an SVG document, whole in itself.
+"""Draw a report's story as a picture: an SVG document that is complete in itself.
 
-In: a Story, and the time to show. Out: the document's text: violations by number, then members as rows with time to the right, leases as
-bars, faults as marks, runs of handlers as ticks, and a legend. Always: the same story gives the same bytes; an XML parser takes them; no
-font, script or file from elsewhere is asked for; a long run has no more elements than its leases, faults and the picture's pixels allow.
+Input: a Story and the time to show. Output: the text of the document: numbered violations, then members as rows with time to the right,
+leases as bars, faults as marks, runs of handlers as ticks, and a legend. The same story gives the same bytes, and XML parsers accept them.
+The document refers to no external font, script or file. The picture of a long run has no more elements than its leases, faults and pixels
+require.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from redisaq.testing.picture_legend import draw_legend
 from redisaq.testing.timeline_story import CRASHED, OF_THE_SERVER, Place, Story, Violation, kind_of
 
 WIDTH = 1280
-"""Pixels, unless told otherwise."""
+"""Default width in pixels."""
 
 LEAST_WIDTH = 600
 
@@ -64,7 +65,7 @@ def _within(time: float, window: tuple[float, float] | None) -> bool:
 
 
 def _names(story: Story) -> tuple[float, dict[Place, str]]:
-    """Return how wide the names are, and what lanes are called: by their numbers, if there is one topic with one group."""
+    """Return the width of the names, and the labels of lanes: numbers if there is one topic with one group."""
     alone = len({place[:2] for place in story.places}) == 1
     names = {place: str(place[2]) if alone else story.name_of(place) for place in story.places}
     longest = max((len(name) for name in (*story.rows, *names.values())), default=0)
@@ -165,20 +166,20 @@ def _draw_lease(group: Element, story: Story, layout: Layout, lease: Lease, y: f
     title = f"{lease.member} owns {story.name_of(place)} from {lease.since:.3f} s {ended}, token {lease.token}"
     shapes.bar(group, shapes.Box(x, y, width, layout.bar), colour, _end(layout, lease), title)
     name = next((one for one in (story.name_of(place), str(lease.partition)) if len(one) * shapes.CHAR + 8.0 < width), "")
-    if name and layout.bar > 9.0:  # noqa: PLR2004 -- the higher of the two bars
+    if name and layout.bar > 9.0:  # noqa: PLR2004 -- the taller of the two bars
         class_ = "rq-small rq-on-dark" if colour in shapes.DARK_COLOURS else "rq-small rq-on-light"
         shapes.write(group, x + 4.0, y + layout.bar - 2.5, name, class_)
 
 
 def _end(layout: Layout, lease: Lease) -> str:
-    """Return how the bar ends: one that goes on beyond the time shown has no end in it."""
+    """Return how the bar ends: a bar that continues beyond the time shown has no end in it."""
     if lease.until is None:
         return ""
     return lease.end if lease.until <= layout.scale.until else "released"
 
 
 def _draw_runs(group: Element, story: Story, layout: Layout, row: Row) -> None:
-    """Draw runs of handlers; those that begin in one pixel of a lane, and are over in it, are one tick."""
+    """Draw runs of handlers. Those that begin and end in one pixel of a lane are drawn as one tick."""
     scale = layout.scale
 
     def pixel(run: Delivery) -> tuple[Place, bool, int, int]:
@@ -191,7 +192,7 @@ def _draw_runs(group: Element, story: Story, layout: Layout, row: Row) -> None:
         more = [f"and {len(told) - TOLD_RUNS} more"] if len(told) > TOLD_RUNS else []
         class_ = "rq-failed" if failed else "rq-run"
         y, height = row.lanes[place] + layout.bar + 0.5, layout.strip
-        if failed:  # higher, too: not by colour alone
+        if failed:  # taller, too, so that colour is not the only difference
             y, height = y - 2.0, height + 2.0
         shapes.add(group, "rect", "; ".join(told[:TOLD_RUNS] + more), class_=class_, x=float(x), y=y, width=max(1.0, width), height=height)
 
@@ -203,6 +204,6 @@ def _told(story: Story, run: Delivery) -> str:
 
 
 def _extent(layout: Layout, since: float, until: float) -> tuple[float, float]:
-    """Return where some time begins, and how wide it is: a pixel at least."""
+    """Return where a span begins, and its width: at least one pixel."""
     x = layout.scale.x(since)
     return x, max(1.0, layout.scale.x(until) - x)

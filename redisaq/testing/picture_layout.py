@@ -1,7 +1,7 @@
-"""Where things stand in a timeline's picture.
+"""Compute the positions of everything in a timeline's picture.
 
-In: a story, the time to show, a width. Out: coordinates. Always: whoever took part has a row, in the story's order; each partition that a
-member owned or handled in that time has a lane in its row, and lanes are in the same order in every row; time goes linearly to the right.
+Input: a story, the time to show and a width. Output: coordinates. Every participant has a row, in the story's order. Each partition that a
+member owned or handled in that time has a lane in its row, and lanes are in the same order in every row. Time runs linearly to the right.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from redisaq.testing.timeline_story import Place, Story
 
 MARGIN = 16.0
 HEAD = 18.0
-"""Height of the strip on top of each row, where marks stand."""
+"""Height of the strip on top of each row that holds the marks."""
 
 GAP = 6.0
 MANY_LANES = 40
-"""With more, lanes are drawn lower."""
+"""With more lanes than this, each lane is drawn lower."""
 
 TICK_ROOM = 90.0
-"""Pixels between two of the axis's ticks, at least."""
+"""The least number of pixels between two ticks of the axis."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Time to pixels. What lies outside of the time shown is moved to its border."""
+    """Convert time to pixels. Times outside of the time shown are moved to its border."""
 
     since: float
     until: float
@@ -34,12 +34,12 @@ class Scale:
     right: float
 
     def x(self, time: float) -> float:
-        """Return where a time stands."""
+        """Return the position of a time."""
         inside = min(max(time, self.since), self.until)
         return self.left + (inside - self.since) / (self.until - self.since) * (self.right - self.left)
 
     def shows(self, since: float, until: float | None = None) -> bool:
-        """Return whether some of that time is shown."""
+        """Return whether any part of a span is shown."""
         return since <= self.until and (since if until is None else until) >= self.since
 
     def ticks(self) -> tuple[list[float], int]:
@@ -54,10 +54,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class Row:
-    """One who took part.
+    """The row of one participant.
 
     Attributes:
-        top: where the row begins; its marks stand at `head`.
+        top: where the row begins; its marks are at `head`.
         lanes: where each partition's lane begins.
     """
 
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Layout:
-    """See the module."""
+    """The positions of rows and lanes, and the scale of time."""
 
     scale: Scale
     rows: dict[str, Row]
@@ -80,7 +80,7 @@ class Layout:
 
     @property
     def bar(self) -> float:
-        """Height of a lease's bar; below it, in its lane, are the runs of handlers."""
+        """Height of a lease's bar. The runs of handlers are below it, in its lane."""
         return self.lane - self.strip - 1.0
 
     @property
@@ -90,7 +90,7 @@ class Layout:
 
 
 def lay_out(story: Story, window: tuple[float, float] | None, *, left: float, width: float, top: float) -> Layout:
-    """Return where everything stands, from `top` on; `left` is the width of the names."""
+    """Return the layout, starting at `top`; `left` is the width of the names."""
     since, until = (0.0, story.end) if window is None else window
     scale = Scale(since, max(until, since + 0.001), left, width - 1.5 * MARGIN)
     lanes = {name: _lanes(story, name, scale) for name in story.rows}
@@ -118,7 +118,7 @@ def _lanes(story: Story, name: str, scale: Scale) -> Sequence[Place]:
 
 
 def levels(xs: Sequence[float], room: float) -> list[int]:
-    """Return on which level each label stands so that none covers another; `xs` ascend."""
+    """Return a level for each label so that no label covers another; `xs` ascend."""
     taken: list[float] = []
     found: list[int] = []
     for x in xs:

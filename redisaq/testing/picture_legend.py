@@ -1,6 +1,6 @@
-"""The legend of a timeline's picture: what each shape in it means.
+"""Draw the legend of a timeline's picture: the meaning of each shape in it.
 
-In: a story, and where there is room. Out: the legend, and where it ends. Always: it explains what happened in the story, and nothing else.
+Input: a story, and where there is room. Output: the legend, and where it ends. It explains only what happened in the story.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Draw = Callable[[Element, float, float], None]
 
 
 def draw_legend(root: Element, story: Story, *, left: float, top: float, width: float) -> float:
-    """Draw the legend from `top` on, in lines from `left` to the picture's width; return where it ends."""
+    """Draw the legend from `top` downwards, in lines from `left` to the picture's width; return where it ends."""
     group = shapes.add(root, "g", class_="rq-legend")
     x, y = left, top + LINE / 2
     for text, sample in _items(story):

@@ -1,7 +1,7 @@
-"""The pen of a timeline's picture: how SVG elements are made, and what marks, bars and lines look like.
+"""Create the SVG elements of a timeline's picture: marks, bars, lines and text.
 
-In: a parent element, and where. Out: elements in it. Always: the same calls give the same bytes; every text is written so that a parser
-takes it; colours come in a light and a dark set, and nothing is told by colour alone.
+Input: a parent element and a position. Output: elements in it. The same calls give the same bytes. Every text is escaped so that a parser
+accepts it. Colours come in a light and a dark set, and nothing is shown by colour alone.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from xml.etree.ElementTree import Element, SubElement
 from redisaq.testing.timeline_story import printable
 
 CHAR = 6.1
-"""Pixels that a character of the usual size takes, about: fonts differ."""
+"""Approximate width in pixels of a character of the usual size: fonts differ."""
 
 COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#0072B2", "#D55E00", "#999999")
-"""Of partitions, in turn: Okabe and Ito's, which most colour-blind people can tell apart; grey stands in for black."""
+"""Colours of partitions, in turn: those of Okabe and Ito, which most colour-blind people can tell apart; grey replaces black."""
 
 DARK_COLOURS = ("#0072B2",)
-"""Those on which writing must be white."""
+"""The colours on which text must be white."""
 
 STYLE = """
 .rq text{font:11px system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;fill:#1f2328}
@@ -54,7 +54,7 @@ MARKS = {
     "pauses": ("M-3.2 -4H-1V4H-3.2zM1 -4H3.2V4H1z", False),
     "crashes": ("M-4 -4L4 4M-4 4L4 -4", True),
 }
-"""What happens to a member, by the first word of its mark: the shape, and whether it is hollow."""
+"""Marks of what happens to a member, by the first word: the shape, and whether it is hollow."""
 
 FAULTS = {
     "lost_request": (_CIRCLE, True),
@@ -71,7 +71,7 @@ FAULTS = {
     "silence": (_BARS, False),
     "outage": (_CROSS, True),
 }
-"""By a FaultPlan's word for it."""
+"""Shapes of faults, by the name of the fault in FaultPlan."""
 
 _OTHER_FAULT = ("M0 -4.5L4.2 3.2H-4.2z", False)
 
@@ -85,17 +85,17 @@ class Box(NamedTuple):
     height: float
 
     def attributes(self) -> dict[str, float]:
-        """Return it as a rect's attributes."""
+        """Return the attributes of a rect element."""
         return self._asdict()
 
 
 def number(value: float) -> str:
-    """Write a coordinate: a tenth of a pixel is enough."""
+    """Format a coordinate; a tenth of a pixel is enough."""
     return f"{value:.1f}".removesuffix(".0")
 
 
 def add(parent: Element, tag: str, title: str = "", /, **attributes: str | float) -> Element:
-    """Add an element; `class_` gives its class, `stroke_width` is stroke-width; with a title, pointing at it shows that."""
+    """Add an element; `class_` sets class, and `stroke_width` sets stroke-width. A title is shown when you point at the element."""
     named = {key.rstrip("_").replace("_", "-"): value if isinstance(value, str) else number(value) for key, value in attributes.items()}
     element = SubElement(parent, tag, named)
     if title:
@@ -106,7 +106,7 @@ def add(parent: Element, tag: str, title: str = "", /, **attributes: str | float
 def write(
     parent: Element, x: float, y: float, text: str, class_: str = "", *, room: float | None = None, anchor: str = "", char: float = CHAR
 ) -> None:
-    """Write a text at its base line; one that is longer than there is room for is cut, and can be read by pointing at it."""
+    """Write a text at its base line. A text that is too long for its room is cut; point at it to read it all."""
     text = printable(text)
     most = len(text) if room is None else max(1, int(room / char))
     shown = text if len(text) <= most else text[: most - 1] + "…"
@@ -118,14 +118,14 @@ def write(
 
 
 def mark(parent: Element, x: float, y: float, what: str, title: str) -> None:
-    """Draw what happened to a member; what has no shape is not drawn."""
+    """Draw what happened to a member; things without a shape are not drawn."""
     shape = MARKS.get(what.partition(" ")[0])
     if shape is not None:
         _glyph(add(parent, "g", title, class_="rq-mark"), x, y, shape)
 
 
 def fault(parent: Element, x: float, y: float, kind: str, title: str) -> None:
-    """Draw a fault; kinds that are not known share a triangle."""
+    """Draw a fault; all unknown kinds are drawn as a triangle."""
     _glyph(add(parent, "g", title, class_="rq-fault"), x, y, FAULTS.get(kind, _OTHER_FAULT))
 
 
@@ -136,7 +136,7 @@ def _glyph(parent: Element, x: float, y: float, shape: tuple[str, bool]) -> None
 
 
 def band(parent: Element, box: Box, head: float, what: str, title: str) -> None:
-    """Shade a time in which a member stood still ("paused") or was gone ("crashed"); below `head` it is hatched."""
+    """Shade a time in which a member was paused ("paused") or gone ("crashed"); the part below `head` is hatched."""
     group = add(parent, "g", title, class_=f"rq-absence rq-{what}")
     add(group, "rect", class_=f"rq-band rq-{what}-ground", **box.attributes())
     if box.height > head:
@@ -145,7 +145,7 @@ def band(parent: Element, box: Box, head: float, what: str, title: str) -> None:
 
 
 def bar(parent: Element, box: Box, colour: str, end: str, title: str) -> None:
-    """Draw a lease: its end has a cap if it was lost or its owner crashed, and an arrow if it never ended."""
+    """Draw a lease. Its end has a cap if the lease was lost or its owner crashed, and an arrow if it never ended."""
     group = add(parent, "g", title, class_="rq-lease")
     add(group, "rect", class_="rq-bar", fill=colour, **box.attributes())
     right = box.x + box.width

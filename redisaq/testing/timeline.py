@@ -1,7 +1,8 @@
-"""A report's story as text, for whoever debugs a failing seed.
+"""Write a report's story as text, for debugging a failing seed.
 
-In: a Story, and which moments matter. Out: what was violated first; then what happened, in order of time, exact around those moments and
-in outline elsewhere; then what was left out, and how to see it. Always: no more lines of events than asked for, each on one line.
+Input: a Story, and the moments that matter. Output: first the violations; then the events in order of time, exact around those moments and
+in outline elsewhere; then what was left out, and how to see it. There are no more event lines than asked for, and each event is on one
+line.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 from redisaq.testing.timeline_story import PAUSED, Place, Story, Violation, kind_of, printable
 
 LIMIT = 120
-"""Lines of events that a timeline has, unless told otherwise."""
+"""Default number of event lines in a timeline."""
 
 WITHIN = 2.0
-"""Seconds before and after a moment that matters in which everything is told, unless told otherwise."""
+"""Default number of seconds before and after a moment that matters in which the timeline is exact."""
 
 TOGETHER = 1.0
-"""Seconds within which what happens to a member's leases is told in one line, where nothing matters."""
+"""Where the timeline is not exact, events of a member's leases within this many seconds share one line."""
 
 ROUNDED = 0.0006
 """Seconds by which a violation's time may be wrong."""
@@ -28,7 +29,7 @@ ROUNDED = 0.0006
 LONGEST_NAME = 20
 MOST_ENTRIES = 4
 
-# What is told first if there is no room for all.
+# Which lines are kept first if there is no room for all.
 _VIOLATION, _STATE, _NEAR, _OUTLINE, _FAULT = range(5)
 
 _WHAT = {_NEAR: "runs and settlements", _OUTLINE: "doings of members and leases", _FAULT: "faults", _STATE: "states of members"}
@@ -39,7 +40,7 @@ class Line:
     """One thing that happened.
 
     Attributes:
-        rank: what kind of thing it is, for what is left out.
+        rank: the kind of thing, which decides what is left out.
     """
 
     time: float
@@ -50,10 +51,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Focus:
-    """Which moments matter. Near one of them is what lies within so many seconds.
+    """The moments that matter. Everything within so many seconds of one of them is near.
 
     Attributes:
-        places: those that what happened then was about; empty: all.
+        places: the partitions that matter at these moments; empty: all.
     """
 
     moments: tuple[float, ...]
@@ -65,11 +66,11 @@ class Focus:
         return min((abs(time - moment) for moment in self.moments), default=math.inf)
 
     def near(self, time: float) -> bool:
-        """Return whether everything is told at that time."""
+        """Return whether the timeline is exact at that time."""
         return self.distance(time) <= self.within
 
     def windows(self) -> list[tuple[float, float]]:
-        """Return the times in which everything is told; those that meet are one."""
+        """Return the times in which the timeline is exact; adjoining ones are merged."""
         windows: list[tuple[float, float]] = []
         for moment in self.moments:
             since, until = max(0.0, moment - self.within), moment + self.within
@@ -80,7 +81,7 @@ class Focus:
 
 
 def write(story: Story, *, around: float | None, within: float, limit: int | None, steps: int) -> str:
-    """Return the timeline; see `Report.timeline`. `steps` is how many lines the trace has."""
+    """Return the timeline; see `Report.timeline`. `steps` is the number of lines of the trace."""
     focus = _focus(story, around, within)
     lines = sorted(_lines(story, focus), key=_order)
     shown = lines if limit is None else _chosen(lines, focus, limit)
@@ -137,7 +138,7 @@ def _lines(story: Story, focus: Focus) -> Iterable[Line]:
 
 
 def _order(line: Line) -> float:
-    """Sort by time; a violation, whose time is rounded, behind what it is about."""
+    """Sort by time; a violation, whose time is rounded, comes after the events that it is about."""
     return line.time + ROUNDED if line.rank == _VIOLATION else line.time
 
 
@@ -146,7 +147,7 @@ def _about(place: Place, focus: Focus) -> bool:
 
 
 def _states(story: Story, time: float) -> Iterable[Line]:
-    """Say how each member stood when a window opened."""
+    """Return the state of each member at the time a window opens."""
     for member in story.members:
         if not any(one.member == member and one.since < time <= one.until for one in story.presences):
             continue
@@ -186,7 +187,7 @@ def _flush(story: Story, member: str, together: dict[str, tuple[float, str, list
 
 
 def _listed(story: Story, places: Sequence[Place]) -> str:
-    """Name partitions, each topic once: orders/1, 2, 5."""
+    """List partitions, each topic once: orders/1, 2, 5."""
     told: list[str] = []
     former: tuple[str, str] | None = None
     for topic, group, partition in sorted(places):
@@ -209,7 +210,7 @@ def _name(who: str) -> str:
 
 
 def _chosen(lines: Sequence[Line], focus: Focus, limit: int) -> list[Line]:
-    """Return as many lines as there is room for, in order: what is near the moments that matter first, by what it is, then by distance."""
+    """Return as many lines as there is room for, in order. Prefer lines near the moments that matter, by kind, then by distance."""
 
     def worth(index: int) -> tuple[bool, int, float, int]:
         line = lines[index]

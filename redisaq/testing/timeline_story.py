@@ -1,7 +1,7 @@
-"""What both timelines tell, drawn from what a simulation wrote down: when members were there, stood still or were gone, and the faults.
+"""Derive the story that both timelines show from a simulation's records: when members were there, paused or gone, and the faults.
 
-In: the parts of a report. Out: a Story, which the text and the picture render. Always: the same parts give the same story; every text in
-it can be printed on one line, whatever the scenario called its members and topics.
+Input: the parts of a report. Output: a Story, which the text and the picture render. The same parts give the same story. Every text in it
+can be printed on one line, whatever names the scenario gave its members and topics.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Place = tuple[str, str, int]
 """Topic, group, partition."""
 
 OF_THE_SERVER = ("failover", "slot_loss", "silence", "outage")
-"""Faults that befall everybody."""
+"""Faults that affect everybody."""
 
 CRASHED = "crashed"
 PAUSED = "paused"
@@ -52,7 +52,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Violation:
-    """What must not have happened, and when; `time` is None if nobody noted it."""
+    """A violation and its time; `time` is None if it is unknown."""
 
     time: float | None
     text: str
@@ -60,7 +60,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Slip:
-    """One fault: a FaultPlan's word for it, and which operation it befell, how large it was, or what it took."""
+    """One fault: its name in FaultPlan, and the operation it hit, its size, or what it took."""
 
     time: float
     who: str
@@ -70,7 +70,7 @@ class Slip:
 
 @dataclass(frozen=True)
 class Span:
-    """Some time of one member. `until` is the story's end if it never ended."""
+    """A span of time of one member. `until` is the story's end if it never ended."""
 
     member: str
     since: float
@@ -80,18 +80,18 @@ class Span:
 
 @dataclass(frozen=True)
 class Story:
-    """What happened, as both timelines tell it.
+    """What happened, as both timelines show it.
 
     Attributes:
-        title: seed, backend and how many violations.
-        known: what must not happen and no rule can help.
-        figures: how much of everything there was.
-        rows: everybody to whom something happened: the members in the order in which they joined, then others.
+        title: seed, backend and number of violations.
+        known: known violations that no rule can prevent.
+        figures: the numbers of everything.
+        rows: everybody to whom something happened: members in the order in which they joined, then others.
         members: only the members.
-        places: every partition that somebody owned or handled, in order.
-        presences: when each member was there: from joining until it crashed or had given back what it owned.
-        absences: when a member stood still (`PAUSED`) or was gone until its next start (`CRASHED`).
-        end: when the last of all this happened.
+        places: every partition that a member owned or handled, in order.
+        presences: when each member was there: from joining until it crashed or had given back everything it owned.
+        absences: when a member was paused (`PAUSED`), or was gone until its next start (`CRASHED`).
+        end: the time of the last event.
     """
 
     title: str
@@ -119,7 +119,7 @@ class Story:
         return min(crashes, default=self.end)
 
     def name_of(self, place: Place) -> str:
-        """Return what a place is called: with its group only where one topic has several."""
+        """Return the name of a place: with its group only where one topic has several."""
         topic, group, partition = place
         several = len({other[1] for other in self.places if other[0] == topic}) > 1
         return printable(f"{topic}/{partition} ({group})" if several else f"{topic}/{partition}")
@@ -153,7 +153,7 @@ def tell(
     end = max(times, default=0.0)
     members = tuple(dict.fromkeys([mark.member for mark in marks] + [one.member for one in leases] + [one.member for one in deliveries]))
     places = {(one.topic, one.group, one.partition) for one in leases} | {(one.topic, one.group, one.partition) for one in deliveries}
-    befell = len(slips) + sum(fault.kind in ("crash", "pause") for fault in faults)  # all but the delays, of which every operation has two
+    befell = len(slips) + sum(fault.kind in ("crash", "pause") for fault in faults)  # without delays, of which every operation has two
     counts = (len(deliveries), "delivery"), (len(leases), "lease"), (befell, "fault"), (len(members), "member")
     told = ", ".join(_count(number, what) for number, what in counts)
     told += f", {len(known)} known" if known else ""
@@ -179,7 +179,7 @@ def tell(
 
 
 def _of_network_and_server(trace: Iterable[str]) -> Iterable[Slip]:
-    """Find in the trace the network's faults, with their operations, and what the server lost, when it did."""
+    """Find in the trace the network's faults with their operations, and the server's losses with their times."""
     for line in trace:
         if (loss := _LOSS.fullmatch(line)) is not None:
             yield Slip(float(loss[1]), SERVER, loss[2].replace(" ", "_"), loss[3])
@@ -192,19 +192,19 @@ def _of_network_and_server(trace: Iterable[str]) -> Iterable[Slip]:
 
 
 def _of_handlers(faults: Iterable[Fault]) -> Iterable[Slip]:
-    """Find what the trace does not tell. Each delay would be too much; crashes and pauses are marks of their members."""
+    """Find faults that the trace does not show. Delays are omitted because there are too many; crashes and pauses are marks of members."""
     for fault in faults:
         if fault.kind == "slow_handler":
             yield Slip(fault.time, fault.who, fault.kind, f"{fault.amount:.3f} s longer")
 
 
 def kind_of(fault: Slip) -> str:
-    """Return what a fault is called."""
+    """Return the name of a fault."""
     return printable(_NAMES.get(fault.kind, fault.kind.replace("_", " ")))
 
 
 def printable(text: str) -> str:
-    """Return the text with whatever cannot be printed (and so could break a line, or an XML document) written out."""
+    """Return the text with all characters escaped that cannot be printed, and so could break a line or an XML document."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
@@ -222,7 +222,7 @@ def _count(number: int, what: str) -> str:
 def _presences(marks: Sequence[Mark], leases: Sequence[Lease], end: float) -> Iterable[Span]:
     for since, until, mark in _spans(marks, "joins", ("crashes", "leaves"), end):
         last = until
-        if mark is not None and mark.what == "leaves":  # it still drains
+        if mark is not None and mark.what == "leaves":  # the member still drains
             given = [one.until for one in leases if one.member == mark.member and one.since <= until and one.until is not None]
             last = max([until, *given])
         yield Span(since.member, since.time, last, "")

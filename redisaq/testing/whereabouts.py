@@ -1,7 +1,7 @@
-"""Knows which message stands in which entry, and which messages a server that lost data has lost.
+"""Track which message is in which entry, and which messages a server that lost data has lost.
 
-In: the memory store after each operation, and before and after a loss. Out: a sentence for each message that was appended twice; the
-messages that no group can get any more. Always: a message that was lost may be appended once more.
+Input: the memory store after each operation, and before and after a loss. Output: a sentence for each message that was appended twice, and
+the messages that no group can get any more. A message that was lost may be appended once more.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from redisaq.testing.observed import Settle
 
 
 class Whereabouts:
-    """See the module.
+    """Track the messages of one simulation.
 
     Attributes:
-        entries: by topic and partition: entry -> message id.
+        entries: for each topic and partition, maps entries to message ids.
     """
 
     def __init__(self) -> None:
-        """Begin with no message."""
+        """Start with no message."""
         self.entries: dict[tuple[str, int], dict[EntryId, str]] = {}
         self._where: dict[str, str] = {}
         self._gone: set[str] = set()
         self._seen: dict[tuple[str, int], EntryId] = {}
-        self._taken: dict[str, tuple[str, int, EntryId] | None] = {}  # where it stood; None: it was delayed
+        self._taken: dict[str, tuple[str, int, EntryId] | None] = {}  # where it was; None: it was delayed
 
     def message(self, topic: str, partition: int, entry_id: str) -> str | None:
-        """Return which message stands, or stood, in an entry."""
+        """Return the message that is, or was, in an entry."""
         return self.entries.get((topic, partition), {}).get(parse_id(entry_id.encode()))
 
     def place_of(self, msg_id: str) -> str | None:
@@ -45,7 +45,7 @@ class Whereabouts:
         return msg_id in self._where or msg_id in self._gone
 
     def look(self, store: MemoryStore) -> list[str]:
-        """Find what the last step has appended; return what is wrong with it."""
+        """Find what the last step has appended, and return what is wrong with it."""
         wrong: list[str] = []
         for place, stream in store.streams.items():
             seen = self._seen.get(place, START)
@@ -63,7 +63,7 @@ class Whereabouts:
     # -- losses ------------------------------------------------------------------------------------------------------------------------
 
     def lost(self, before: Holdings, after: Holdings) -> None:
-        """The server has lost data: note which messages are lost."""
+        """Note which messages the server has lost."""
         for topic, partition in {**before.streams, **before.delayed}:
             entries = self.entries.get((topic, partition), {})
             gone, delayed = there(before, topic, partition) - there(after, topic, partition), after.delayed.get((topic, partition), {})
@@ -78,7 +78,7 @@ class Whereabouts:
         self._seen = {place: stream.last_id for place, stream in after.streams.items()}
 
     def dropped(self, data: Holdings, groups: Iterable[GroupName], settles: Collection[Settle]) -> list[str]:
-        """Return the messages that were lost before every group had done with them, and have not come back."""
+        """Return the messages that were lost before every group had finished them, and have not come back."""
         delayed = {msg_id.decode() for held in data.delayed.values() for msg_id in held}
         lost = {msg_id: stood for msg_id, stood in self._taken.items() if msg_id not in self._where and msg_id not in delayed}
         if not lost:
