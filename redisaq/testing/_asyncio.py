@@ -171,4 +171,4 @@ def check() -> None:
         loop.run_forever()
     missing = [name for name in (*NEEDED, *METHODS, *TIMERS, STEPS) if name not in found]
     if missing:
-        raise VirtualTimeUnavailable(f"Python {python_version()}: asyncio's event loop is not as it is needed: no {', '.join(missing)}")
+        raise VirtualTimeUnavailable(f"Python {python_version()}: asyncio's event loop lacks what virtual time needs: {', '.join(missing)}")

@@ -74,7 +74,7 @@ class Probe(Actor[Any]):
         self.messages: list[Any] = []
         self._answer = answer
 
-    async def receive(self, message: Any) -> None:  # noqa: ANN401 -- whatever it is told
+    async def receive(self, message: Any) -> None:  # noqa: ANN401 -- any message
         """Keep the message."""
         self.messages.append(message)
         if self._answer is not None:
@@ -114,7 +114,7 @@ class ActorKit(Generic[M]):
         """Create the kit; the actors start when its block begins."""
         for one in (*before, actor, *after):
             if not isinstance(one, Actor):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-                raise SettingsError(f"an Actor is wanted, not {one!r}")
+                raise SettingsError(f"not an Actor: {one!r}")
         self.actor = actor
         self.history: list[Step] = []
         self._actors: tuple[Actor[Any], ...] = (*before, actor, *after)
@@ -233,7 +233,7 @@ class ActorKit(Generic[M]):
                 task_status.started()
                 up = True
                 await self._leave.wait()
-        except Exception as error:  # noqa: BLE001 -- whatever leaves the supervisor is told, or raised at the end
+        except Exception as error:  # noqa: BLE001 -- a failure that leaves the supervisor is kept, or raised at the end
             self._error = error
         self._ended = True
         self._change.set()

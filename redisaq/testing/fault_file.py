@@ -52,4 +52,4 @@ def load_faults(path: str | Path) -> list[Fault]:
     try:
         return msgspec.json.decode(Path(path).read_bytes(), type=FaultFile).faults
     except msgspec.DecodeError as error:
-        raise SettingsError(f"{path} is no file of faults: {error}") from error
+        raise SettingsError(f"{path} is not a file of faults: {error}") from error

@@ -33,7 +33,7 @@ class Chance:
         """Start at the process's first operation."""
         self.operations = 0
         self.handlers = 0
-        self.random = Random(f"{seed} faults of {who}")  # noqa: S311 -- to be had again
+        self.random = Random(f"{seed} faults of {who}")  # noqa: S311 -- reproducible on purpose
 
 
 class FaultSource:

@@ -126,7 +126,7 @@ class FaultyBroker(MemoryBroker):
             self._connection = None
         await super().close()
 
-    # -- what is to be told, or differs ------------------------------------------------------------------------------------------------
+    # -- reported to the record, or different from memory ------------------------------------------------------------------------------
 
     def _carry_out(self, store: MemoryStore, step: Step[R]) -> R:
         before = _position(store, step)
@@ -186,7 +186,7 @@ class FaultyBroker(MemoryBroker):
 
 
 def _position(store: MemoryStore, step: Step[Any]) -> EntryId:
-    """Return where the group of a Seek stands before it."""
+    """Return the position of a Seek's group before the seek."""
     cursor = store.cursor(step.group, step.partition) if isinstance(step, Seek) else None
     return START if cursor is None else cursor.last_delivered
 

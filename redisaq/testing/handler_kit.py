@@ -159,7 +159,7 @@ class HandlerKit:
     ) -> Outcome:
         """Do the same as `deliver` in the running event loop. Cancelling it cancels the handler, and no outcome is returned."""
         if self._batch:
-            raise SettingsError("this kit's handler is one of batches: use deliver_batch")
+            raise SettingsError("this kit's handler is a batch handler: use deliver_batch")
         fields = self._fields(0, payload, raw=raw, key=key, partition_key=partition_key, headers=headers, timeout=timeout)
         return (await self._deliver([fields], attempt))[0]
 
@@ -170,7 +170,7 @@ class HandlerKit:
     async def adeliver_batch(self, payloads: Iterable[object], *, attempt: int = 1) -> list[Outcome]:
         """Do the same as `deliver_batch` in the running event loop."""
         if not self._batch:
-            raise SettingsError("this kit's handler is one of single messages: use deliver, or HandlerKit(..., batch=True)")
+            raise SettingsError("this kit's handler takes single messages: use deliver, or HandlerKit(..., batch=True)")
         return await self._deliver([self._fields(number, payload) for number, payload in enumerate(check_payloads(payloads))], attempt)
 
     def _fields(
@@ -320,5 +320,5 @@ class HandlerKit:
     def _virtually(self, function: Callable[..., Awaitable[T]], *args: object, limits: Limits = NO_LIMITS, **named: object) -> T:
         if in_event_loop():
             name = getattr(function, "__name__", "adeliver")
-            raise RuntimeError(f"an event loop runs here already: `await kit.{name}(...)` runs in it")
+            raise RuntimeError(f"an event loop is already running in this thread: use `await kit.{name}(...)` in it")
         return virtual_run(partial(function, *args, **named), seed=self._seed, backend=self._backend, limits=limits)

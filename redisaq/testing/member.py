@@ -33,7 +33,7 @@ URL = "memory://simulation"
 Mode = Literal["process", "process_batch", "messages"]
 """The method of Consumer with which a member consumes."""
 
-_silent = logging.Logger("redisaq.simulation", logging.CRITICAL + 1)  # noqa: LOG001 -- nobody else's; the trace tells more
+_silent = logging.Logger("redisaq.simulation", logging.CRITICAL + 1)  # noqa: LOG001 -- private; the trace shows more
 
 
 class SimulatedMember:
@@ -121,7 +121,7 @@ class SimulatedMember:
             with self.scope:
                 self.consumer = Consumer(self.topic, URL, **self._consumer_options())
                 await self._consume(self.consumer)
-        except Exception as error:  # noqa: BLE001 -- a consumer never gives up: whatever ends it is told
+        except Exception as error:  # noqa: BLE001 -- a consumer never gives up: any error is a violation
             if not self.crashed:
                 self._record.violation(f"{self.name} ended by itself: {name_of(type(error))}: {text_of(error)}")
         finally:

@@ -100,7 +100,7 @@ class Outages:
     async def call_off(self) -> None:
         """Let no replica take over any more, because the simulation ends. Return once the server is there and everybody hears it."""
         self._replica = None
-        while self.noise:  # noqa: ASYNC110 -- a network rings nobody
+        while self.noise:  # noqa: ASYNC110 -- a network notifies nobody
             await anyio.sleep(LOOK)
         self._over.set()
 

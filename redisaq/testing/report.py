@@ -29,7 +29,7 @@ class Report(msgspec.Struct, frozen=True):
         violations: each violation of a guarantee, in one sentence. Empty if there is none.
         trace_hash: hash of the trace, in hex.
         trace: everything that happened, in order, one line each.
-        produced: ids of the messages that producers were told are safe.
+        produced: ids of the messages whose enqueue returned, so that they are safe.
         dropped: ids of messages that a group could not get, because the scenario let them be trimmed, or because a failover or a lost slot
             took them. These are listed here and are no violation.
         deliveries: each run of a handler, in the order in which the runs started.

@@ -146,7 +146,7 @@ def shrink(
         raise SettingsError(f"max_runs and within must be above 0, not {max_runs!r} and {within!r}")
     way = Way(report, same)
     if not way.sentences(report):
-        raise SettingsError("`same` says no to the report itself")
+        raise SettingsError("`same` rejects the report itself")
     attempts = Attempts(scenario, report, way, limits, progress, observers=observers)
     clock = current_environment().wall_clock
     until = math.inf if within is None else clock() + within

@@ -128,7 +128,7 @@ class Simulation:
         check_handler("handler", handler)
         former = self._members.get(name)
         if former is not None and former.live:
-            raise SettingsError(f"a member {name!r} runs already")
+            raise SettingsError(f"a member {name!r} is already running")
         if former is not None:
             self._gone.append(former)
         self._members[name] = member = SimulatedMember(
@@ -225,7 +225,7 @@ class Simulation:
         check_seconds("timeout", timeout, zero=True)
         now = anyio.current_time()
         groups, deadline = self._groups(), now + timeout
-        while work_left(self.store, groups) and anyio.current_time() < now + timeout / 2:  # noqa: ASYNC110 -- a store rings nobody
+        while work_left(self.store, groups) and anyio.current_time() < now + timeout / 2:  # noqa: ASYNC110 -- a store notifies nobody
             await anyio.sleep(LOOK)
         self._source.calm = True
         try:
@@ -348,7 +348,7 @@ class Simulation:
     def _environment(self, who: str) -> Environment:
         """Return a new environment for each start of a process, so that its random numbers do not depend on how many others draw."""
         self._starts[who] = start = self._starts.get(who, 0) + 1
-        return replace(current_environment(), random=Random(f"{self._seed} {who} {start}"))  # noqa: S311 -- to be had again
+        return replace(current_environment(), random=Random(f"{self._seed} {who} {start}"))  # noqa: S311 -- reproducible on purpose
 
     def _inside(self, process: SimulatedMember | Outsider) -> Context:
         context, environment = self._context.copy(), self._environment(process.name)

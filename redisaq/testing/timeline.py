@@ -51,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Focus:
-    """The moments that matter. Everything within so many seconds of one of them is near.
+    """The moments that matter. Everything within `within` seconds of one of them is near.
 
     Attributes:
         places: the partitions that matter at these moments; empty: all.

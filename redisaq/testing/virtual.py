@@ -60,12 +60,12 @@ def virtual_run(
     """
     if in_event_loop():
         raise RuntimeError(
-            "an event loop runs here already: call virtual_run and simulate from a plain function, such as a test without `async`, "
-            "or let @pytest.mark.redisaq_seeds run the coroutine test"
+            "an event loop is already running in this thread: call virtual_run and simulate from a plain function, such as "
+            "a test without `async`, or let @pytest.mark.redisaq_seeds run the coroutine test"
         )
     check_callable("main", main)
     watch, freezer = Watch(limits), Freezer()
-    random = Random(seed)  # noqa: S311 -- chance that can be had again is the point
+    random = Random(seed)  # noqa: S311 -- reproducible chance is the point
 
     async def root() -> T:
         environment = Environment(
@@ -84,7 +84,7 @@ def virtual_run(
         from redisaq.testing import _asyncio  # noqa: PLC0415
 
         return _asyncio.run(root, seed, watch, freezer)
-    raise SettingsError(f"backend: trio or asyncio, not {backend!r}")
+    raise SettingsError(f"backend must be trio or asyncio, not {backend!r}")
 
 
 def in_event_loop() -> bool:

@@ -175,7 +175,7 @@ def test_what_counts_as_the_same_can_be_said() -> None:
     shrunk = shrink(LATE, report, same=lambda one: any("AssertionError" in violation for violation in one.violations))
     assert shrunk.faults == []
     assert "another mistake" in shrunk.violation
-    with pytest.raises(SettingsError, match="says no to the report itself"):
+    with pytest.raises(SettingsError, match="rejects the report itself"):
         shrink(LATE, report, same=lambda _report: False)
 
 
@@ -297,7 +297,7 @@ def test_faults_are_saved_and_loaded(tmp_path: Path) -> None:
 def test_a_file_that_holds_something_else(tmp_path: Path, text: str) -> None:
     file = tmp_path / "faults.json"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(SettingsError, match=r"faults\.json is no file of faults: "):
+    with pytest.raises(SettingsError, match=r"faults\.json is not a file of faults: "):
         load_faults(file)
     with pytest.raises(FileNotFoundError):
         load_faults(tmp_path / "none.json")

@@ -226,5 +226,5 @@ def test_who_is_not_idle(virtually: Virtual) -> None:
 
 
 def test_what_is_no_actor() -> None:
-    with pytest.raises(SettingsError, match="an Actor is wanted, not 'actor'"):
+    with pytest.raises(SettingsError, match="not an Actor: 'actor'"):
         ActorKit("actor")  # type: ignore[arg-type]

@@ -362,7 +362,7 @@ def test_asyncio_without_its_private_parts(monkeypatch: pytest.MonkeyPatch, tabl
 
     monkeypatch.setattr(_asyncio, table, value)
     monkeypatch.setattr(_asyncio, "check", _asyncio.check.__wrapped__)
-    with pytest.raises(VirtualTimeUnavailable, match=f"asyncio's event loop is not as it is needed: no {next(iter(value))}"):
+    with pytest.raises(VirtualTimeUnavailable, match=f"asyncio's event loop lacks what virtual time needs: {next(iter(value))}"):
         virtual_run(fail, backend="asyncio")
 
 
