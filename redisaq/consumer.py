@@ -1,7 +1,7 @@
-"""Consumer: takes its share of a topic's partitions and works on their messages.
+"""A consumer: takes its share of a topic's partitions and handles their messages.
 
-In: what producers appended. Out: calls of the user's handler, acknowledgements for those that returned. At least once, in order per
-partition (or key), by one live owner a partition. One `process`, `process_batch` or `messages` runs at a time.
+It calls your handler with each message and acknowledges the message when the handler returns. Delivery is at least once, in order within a
+partition (or key), and each partition has one live owner. One `process`, `process_batch` or `messages` runs at a time.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 STEPS_TO_BEGIN = 3
-"""After so many turns of the event loop a run that was started before has begun: trio shuffles the tasks of one turn, and `messages` begins
-its own in the next."""
+"""Turns of the event loop after which a run that was started earlier has begun. Trio shuffles the tasks of one turn, and `messages` starts
+its own task in the next."""
 
 
 class Consumer(Generic[T]):
-    """One member of a consumer group."""
+    """A member of a consumer group, which handles messages of one topic."""
 
     @overload
     def __init__(
@@ -71,17 +71,17 @@ class Consumer(Generic[T]):
         payload_type: object = None,
         **options: Unpack[ConsumerOptions],
     ) -> None:
-        """Take the settings; nothing is opened yet.
+        """Create a consumer. It does not connect yet.
 
         Args:
             topic: the topic to consume.
-            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]; None: what REDISAQ_URL says when it connects, or
-                else redis://localhost:6379/0.
-            payload_type: what payloads are: a msgspec Struct, dataclass, TypedDict, union…; None: whatever the deserializer gives.
+            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]. None: the value of REDISAQ_URL when it connects,
+                otherwise redis://localhost:6379/0.
+            payload_type: the type of payloads: a msgspec Struct, dataclass, TypedDict, union… None: whatever the deserializer returns.
             options: see `redisaq.settings.ConsumerOptions`.
 
         Raises:
-            SettingsError: a value cannot work.
+            SettingsError: a value is not valid.
         """
         self.topic = check_name("topic", topic)
         self._settings = consumer_settings(options)
@@ -96,7 +96,7 @@ class Consumer(Generic[T]):
         when_forked(self)
 
     def forked(self) -> None:
-        """Count as ended and unconnected in a child made by fork: the run is the parent's. The child calls this by itself."""
+        """Reset to not running and not connected in a forked child; the run belongs to the parent. The child calls this automatically."""
         self._connected = False
         self._runtime: ConsumerRuntime | None = None
         self._ended: anyio.Event | None = None
@@ -104,13 +104,13 @@ class Consumer(Generic[T]):
     # -- opening and closing ---------------------------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Open the link; join nothing.
+        """Connect to the server, without joining the group.
 
-        Optional: `process`, `process_batch` and `messages` open it if this has not been done, and then close it again.
+        This is optional: `process`, `process_batch` and `messages` connect if you have not, and then close the connection again.
 
         Raises:
-            ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it.
-            WrongThreadError: the consumer is in use by the event loop of another thread. Every other method may raise it, too.
+            ConnectionFailed: the server cannot be reached, or refused the connection. It is raised at once, without waiting for the server.
+            WrongThreadError: the event loop of another thread is using the consumer. Every other method may raise it, too.
         """
         with self._access:
             if self._connected:
@@ -122,7 +122,7 @@ class Consumer(Generic[T]):
             self._connected = True
 
     async def close(self) -> None:
-        """Stop, giving handlers no time, and close the link. May be called in any order, from any task, twice."""
+        """Stop without waiting for handlers, and close the connection. You may call it at any time, from any task, more than once."""
         with self._access:
             try:
                 await self._stop(urgent=True)
@@ -131,7 +131,7 @@ class Consumer(Generic[T]):
                 await self._access.close()
 
     async def __aenter__(self) -> Self:
-        """Connect; closed again if that fails."""
+        """Connect. If that fails, close the consumer."""
         try:
             await self.connect()
         except BaseException:
@@ -140,7 +140,7 @@ class Consumer(Generic[T]):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Close."""
+        """Close the consumer."""
         await self.close()
 
     # -- consuming -----------------------------------------------------------------------------------------------------------------
@@ -152,21 +152,21 @@ class Consumer(Generic[T]):
         until_empty: bool = False,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Give each message to `callback` until cancelled or stopped.
+        """Call `callback` with each message until cancelled or stopped.
 
-        A message is acknowledged when the callback returns; when it raises, the retry policy says what becomes of it. When the lease of
-        its partition ends, the callback is cancelled and the next owner gets the message. Cancelled, callbacks are cancelled, what is done
-        is acknowledged, the rest goes to the next owner at once.
+        The message is acknowledged when the callback returns. If it raises, the retry policy decides what happens to the message. When the
+        lease of its partition ends, the callback is cancelled and the next owner gets the message. If you cancel `process`, it cancels the
+        callbacks, acknowledges finished messages and hands the rest to the next owner at once.
 
         Args:
-            callback: async, or plain (it runs in a worker thread and should be able to stand being abandoned there).
+            callback: an async function, or a plain one, which runs in a worker thread and must tolerate being abandoned there.
             until_empty: return when the whole group has nothing left.
-            task_status: `await nursery.start(consumer.process, callback)` returns when the first assignment is in.
+            task_status: `await nursery.start(consumer.process, callback)` returns when the first assignment has arrived.
 
         Raises:
-            SettingsError: `callback` cannot be a handler: it is a class, has a `yield`, or takes another number of arguments than one.
-            ConnectionFailed: the first connection failed. Later ones are tried for ever.
-            ConsumerError: what ended the consumer, as its cause. A callback's exception never does.
+            SettingsError: `callback` cannot be a handler: it is a class, contains a `yield`, or does not take exactly one argument.
+            ConnectionFailed: the first connection failed. Later ones are retried forever.
+            ConsumerError: the consumer failed; the reason is its cause. An exception of the callback never ends the consumer.
         """
         check_handler("callback", callback)
         plan = Plan("one", callback, self._settings.batch_size, until_empty=until_empty, middleware=self._settings.middleware)
@@ -181,15 +181,15 @@ class Consumer(Generic[T]):
         until_empty: bool = False,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Give lists of messages to `callback`, each of one partition, in order.
+        """Call `callback` with lists of messages. The messages of a list are from one partition, in order.
 
-        As `process`; a list is acknowledged, or fails, as a whole, unless the callback raises `PartialFailure`. It may take as long as
-        the shortest timeout of its messages says; one that says nothing has the consumer's.
+        It works like `process`. A list is acknowledged or fails as a whole, unless the callback raises `PartialFailure`. The callback may
+        run for the shortest timeout among the messages; the consumer's timeout applies to a message without one.
 
         Args:
-            callback: of a list of 1 to `batch_size` messages.
-            batch_size: default: the consumer's.
-            batch_wait: seconds for which a list may wait to be full.
+            callback: called with a list of 1 to `batch_size` messages.
+            batch_size: the most messages in a list. None: the consumer's `batch_size`.
+            batch_wait: seconds that a list may wait until it is full.
             until_empty: return when the whole group has nothing left.
             task_status: as in `process`.
         """
@@ -201,20 +201,22 @@ class Consumer(Generic[T]):
         await self._run(plan, task_status)
 
     def messages(self, *, until_empty: bool = False) -> Messages[T]:
-        """Return a context manager whose object iterates over the messages, for a loop of your own.
+        """Return a context manager that gives you an iterator over the messages, for a loop of your own.
 
-        A message may be kept and entered later, or in another task (`tasks.start_soon(work, message)`). At most `batch_size` are handed
-        out and not settled, and one more while one of them is not entered. When the loop asks for the next message, one that nobody
-        references any more and nobody entered has failed (`NotHandled`), and so has one whose body was cancelled from outside. If the loop
-        ends instead, they stay with the group and have used no attempt. Python frees a message in a reference cycle only with its next
-        garbage collection, and the last message of a loop that drops it with `continue` when the loop is given another.
+        You may keep a message and enter it later, or in another task (`tasks.start_soon(work, message)`). At most `batch_size` messages
+        are handed out and not settled, plus one while one of them has not been entered.
 
-        A body that takes longer than the message's timeout, or else the consumer's, is cancelled and has failed. `until_empty` ends the
-        iteration when the whole group has nothing left. Errors of the block pass as they are.
+        When the loop asks for the next message, a message has failed (`NotHandled`) if it was never entered and nothing references it any
+        more, or if its body was cancelled from outside. If the loop ends instead, these messages stay with the group and have used no
+        attempt. Python frees a message in a reference cycle only at the next garbage collection. If a loop drops a message with
+        `continue`, Python frees it when the loop receives the next one.
+
+        A body that runs longer than the message's timeout (or the consumer's, if the message has none) is cancelled and has failed.
+        `until_empty` ends the iteration when the whole group has nothing left. Errors raised in the block propagate unchanged.
 
         Raises:
-            ConnectionFailed: the first connection failed. Later ones are tried for ever.
-            ConsumerError: what ended the consumer, as its cause, unless the block raised.
+            ConnectionFailed: the first connection failed. Later ones are retried forever.
+            ConsumerError: the consumer failed, and the block did not raise; the reason is its cause.
         """
 
         async def run(offers: Offers[Message[T]], task_status: TaskStatus[None]) -> None:
@@ -224,39 +226,39 @@ class Consumer(Generic[T]):
         return Messages(run, self._request_stop, most=self._settings.batch_size)
 
     async def stop(self) -> None:
-        """Drain: no new message is begun, running handlers may finish within `drain_timeout`; then `process()` returns, and so does this.
+        """Drain: start no new message, and let running handlers finish within `drain_timeout`. Then `process()` returns, and so does this.
 
-        A run that was started just before (`start_soon`) is ended, too. Without a run nothing happens; a later one is not affected. Called
-        from a handler it only asks for the end and returns at once.
+        It also stops a run that was started just before with `start_soon`. Without a run it does nothing, and a later run is not affected.
+        Called from a handler, it only requests the stop and returns at once.
         """
         with self._access:
             await self._stop(urgent=False)
 
     def attach(self, actor: Actor[Any]) -> None:
-        """Let an actor of yours live beside the consumer's own: started after them at the next run, stopped before them."""
+        """Run an actor of yours beside the consumer's own. The next run starts it after them and stops it before them."""
         self._attached.append(actor)
 
     @property
     def assignment(self) -> Mapping[int, int]:
-        """The partitions owned now, each with its fencing token."""
+        """The partitions that it owns now, each with its fencing token."""
         owned = self._runtime.owned() if self._runtime is not None else ()
         return MappingProxyType({one.partition: one.token for one in owned})
 
     def statistics(self) -> ConsumerStatistics:
-        """Return state, member, partitions and counters as they stand."""
+        """Return the current state, member, partitions and counters."""
         return statistics_of(self._runtime, self._handled, self._failed, self._trimmed)
 
     def healthy(self, *, within: float = 10.0) -> bool:
-        """Return whether it does what it is there for: it runs, the server answers, and it is a member of its group.
+        """Return whether the consumer runs, the server answers, and the consumer is a member of its group.
 
-        It is for readiness probes. It is not for liveness: a restart does not mend a server that is away. A member without partitions is
-        healthy, and so is a consumer that waits for a topic that does not exist yet.
+        Use it for readiness probes, not for liveness probes: a restart does not repair an unreachable server. A member without partitions
+        is healthy, and so is a consumer that waits for a topic that does not exist yet.
 
         Args:
-            within: seconds beyond `heartbeat_interval` that the last answered heartbeat may be old: a blocked event loop sends none.
+            within: how old the last answered heartbeat may be, in seconds beyond `heartbeat_interval`. A blocked event loop sends none.
 
         Raises:
-            SettingsError: `within` is no number of seconds.
+            SettingsError: `within` is not a number of seconds.
         """
         within = check_seconds("within", within)
         runtime, statistics = self._runtime, self.statistics()
@@ -292,7 +294,7 @@ class Consumer(Generic[T]):
             self._failed += runtime.failed
             self._trimmed += runtime.trimmed
             self._runtime = None
-            if opened:  # nobody else would close what nobody else opened
+            if opened:  # this run opened the connection, so this run closes it
                 self._connected = False
                 with anyio.CancelScope(shield=True):
                     await self._access.close()
@@ -309,19 +311,19 @@ class Consumer(Generic[T]):
             self._runtime.stop()
 
     async def _stop(self, *, urgent: bool) -> None:
-        if self._runtime is None:  # a run that was started just now, with `start_soon`, is to end, too
+        if self._runtime is None:  # a run that was started just now with `start_soon` ends, too
             for _ in range(STEPS_TO_BEGIN):
                 await checkpoint()
         runtime, ended = self._runtime, self._ended
         if runtime is None or ended is None:
             return
         runtime.stop(urgent=urgent)
-        if inside.get() is not runtime.around:  # a handler that waited for its own end would wait for ever
+        if inside.get() is not runtime.around:  # a handler that waited for its own end would wait forever
             await ended.wait()
 
 
 def raise_ended(group: BaseExceptionGroup[BaseException]) -> None:
-    """Raise what a run ended with: one ConsumerError; but interrupts, and cancellation, as they are."""
+    """Raise one ConsumerError for the errors that ended a run. Interrupts and cancellation are raised unchanged."""
     _, errors = split_off(group, anyio.get_cancelled_exc_class())
     if errors is None:
         raise group

@@ -1,7 +1,7 @@
-"""Producer: appends messages to a topic's partitions.
+"""A producer: appends messages to a topic's partitions.
 
-In: payloads from any task, of one event loop after another. Out: their message ids, once the server has them. A batch is checked whole
-before anything of it is sent; messages of one call to one partition stand there in the order of the call.
+Any task may call it, in one event loop at a time. A call returns message ids once the server has the messages. A whole batch is checked
+before any of it is sent. Messages that one call sends to one partition are stored there in the order of the call.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class ProducerStatistics(msgspec.Struct, frozen=True):
     """A producer's counters.
 
     Attributes:
-        connected: the link has been opened and not closed.
-        sent: messages that the server has taken.
-        retried: times that a call was sent again, since its connection could not be had or a stream was gone.
-        bytes: of the payloads taken.
-        partitions: of the topic, as last seen; 0 before the first connection.
-        waiting: calls under way.
+        connected: whether the connection has been opened and not closed.
+        sent: messages that the server has accepted.
+        retried: how often a call was sent again because there was no connection or a stream was gone.
+        bytes: size of the accepted payloads.
+        partitions: the topic's partitions, as last seen; 0 before the first connection.
+        waiting: calls in progress.
     """
 
     connected: bool
@@ -74,34 +74,34 @@ class Producer:
         debug: bool = False,
         logger: logging.Logger | None = None,
     ) -> None:
-        """Take the settings; nothing is opened yet.
+        """Create a producer. It does not connect yet.
 
         Args:
             topic: 1 to 256 characters, no braces, no control characters.
-            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]; None: what REDISAQ_URL says when it connects, or
-                else redis://localhost:6379/0.
-            init_partitions: the topic is made with so many partitions, or grown to them; a topic never shrinks.
-            maxlen: entries kept per partition; older ones are trimmed whether handled or not. None: unbounded.
+            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]; None: the value of REDISAQ_URL when it connects,
+                otherwise redis://localhost:6379/0.
+            init_partitions: the least partitions of the topic: it is created with this many, or grows to them. A topic never shrinks.
+            maxlen: entries kept per partition. Older ones are trimmed whether handled or not. None: no limit.
             approximate: let the server keep somewhat more than `maxlen`, which is much cheaper.
-            retention: "acked" lets consumers trim what every group has done with, once it is older than twice the largest `send_timeout`
-                of the topic's producers. It is kept with the topic, and holds from then on. Where no group is, nothing is trimmed.
-                `maxlen` may be given as well: then both trim.
-            retention_idle: seconds without a member after which a group no longer keeps entries from being trimmed; default: a day. Of
-                several producers the largest counts. While all groups are without members nothing is trimmed, however long.
-            max_backlog: entries of one partition that may wait for the slowest group; `enqueue` waits for room, at most `send_timeout`,
+            retention: "acked" lets consumers trim entries that every group has finished, once they are older than twice the largest
+                `send_timeout` of the topic's producers. The setting is stored with the topic and applies from then on. A topic without
+                groups is not trimmed. You may combine it with `maxlen`: then both trim.
+            retention_idle: seconds without a member after which a group no longer protects entries from trimming; default: a day. Among
+                several producers, the largest value applies. While no group has a member, nothing is trimmed, however long that lasts.
+            max_backlog: entries of one partition that may wait for the slowest group. `enqueue` waits for room, at most `send_timeout`,
                 then raises QueueFull. None: no limit.
-            max_payload: bytes that one message may have: its serialized payload, its key and its headers.
-            send_timeout: seconds that one call may take, whether the server can be reached, answers, or has room. A connection over
-                which nothing comes for half of that while an answer is owed is given up (0.5 to 6 s), so that the other half is left to
-                look what arrived and to send the rest.
-            serializer: payload to str or bytes; default: JSON.
-            on_send: called with each message before it is serialized, to add headers, say; what it raises, `enqueue` raises.
+            max_payload: the most bytes of one message: its serialized payload, its key and its headers.
+            send_timeout: seconds that one call may take, including waiting for the server to be reachable, to answer and to have room. A
+                connection that owes an answer and receives nothing for half of that (0.5 to 6 s) is dropped. The other half is left to
+                find out which messages arrived and to send the rest.
+            serializer: turns a payload into str or bytes; default: JSON.
+            on_send: called with each message before it is serialized, for example to add headers. `enqueue` raises what it raises.
             namespace: the first part of every key.
-            debug: log from level DEBUG on, to standard error where no logging is set up; other producers log as before.
+            debug: log from level DEBUG, to standard error if no logging is configured. Other producers are not affected.
             logger: where to log; default: "redisaq.producer".
 
         Raises:
-            SettingsError: a value cannot work.
+            SettingsError: a value is not valid.
         """
         self.topic = check_name("topic", topic)
         self._max_payload = check_count("max_payload", max_payload)
@@ -140,7 +140,7 @@ class Producer:
         self._issued = self._waiting = 0
 
     def forked(self) -> None:
-        """Begin anew in a child made by fork, with message ids of its own. The child calls this by itself."""
+        """Reset in a forked child, which gets message ids of its own. The child calls this automatically."""
         self._environment.random.seed()
         self._environment = current_environment()
         self._begin()
@@ -148,13 +148,14 @@ class Producer:
     # -- opening and closing ---------------------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Open the link and make the topic. Optional: the first enqueue does it.
+        """Connect to the server and create the topic. This is optional: the first enqueue does it.
 
-        Cancelled, it leaves the producer unconnected or connected, usable in either case.
+        If you cancel it, the producer may or may not be connected, and remains usable.
 
         Raises:
-            ConnectionFailed: the server cannot be reached, or refused us; at once, without waiting for it. Or it does not answer.
-            WrongThreadError: the producer is in use by the event loop of another thread. Every other method may raise it, too.
+            ConnectionFailed: the server cannot be reached or refused the connection (raised at once, without waiting for it), or it does
+                not answer.
+            WrongThreadError: the event loop of another thread is using the producer. Every other method may raise it, too.
         """
         with self._access:
             await self._connect()
@@ -185,13 +186,13 @@ class Producer:
         self._logger.debug("producing to topic %s with %d partition(s)", self.topic, state.partitions)
 
     async def close(self) -> None:
-        """Close the link; calls under way fail with ConnectionFailed or AmbiguousEnqueueError. A later call opens it again."""
+        """Close the connection. Calls in progress fail with ConnectionFailed or AmbiguousEnqueueError. A later call connects again."""
         with self._access:
             self._sender.close()
             await self._access.close()
 
     async def __aenter__(self) -> Self:
-        """Connect; closed again if that fails."""
+        """Connect. If that fails, close the producer."""
         try:
             await self.connect()
         except BaseException:
@@ -200,7 +201,7 @@ class Producer:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Close."""
+        """Close the producer."""
         await self.close()
 
     # -- producing -------------------------------------------------------------------------------------------------------------
@@ -220,28 +221,29 @@ class Producer:
     ) -> str:
         """Append one message and return its id.
 
-        Over broken connections it is appended once (E), within `send_timeout`. Cancelled, it may or may not have been appended.
+        The message is appended once (E), within `send_timeout`, even if connections break. If you cancel the call, the message may or may
+        not have been appended.
 
         Args:
-            payload: what the serializer takes, or a Message whose fields stand where no argument is given.
+            payload: a value that the serializer accepts, or a Message, whose fields replace arguments that you do not give.
             key: messages with the same key go to the same partition.
             partition_key: the name of a field of the payload whose value is the key.
-            headers: text to text, carried along.
-            timeout: seconds that a handler may run on it.
-            delay: seconds until it is to be handled, by this machine's clock; from 0 to 1e9 (some 31 years).
-            at: when it is to be handled, instead of `delay`: an aware datetime, no further away; a time that has passed means now.
-            dedup_id: of your own: a second message with it within `dedup_window` is not enqueued, and the first one's id is returned.
-                Where messages have keys, those with the same id must have the same key.
-            dedup_window: seconds.
+            headers: a mapping of str to str, sent with the message.
+            timeout: seconds that a handler may spend on the message.
+            delay: seconds until the message is due, by this machine's clock, from 0 to 1e9 (about 31 years).
+            at: when the message is due, instead of `delay`: an aware datetime, within the same limit. A time in the past means now.
+            dedup_id: an id of your choice. A second message with the same id within `dedup_window` is not enqueued; the call returns the
+                id of the first one. If messages have keys, those with the same `dedup_id` must have the same key.
+            dedup_window: seconds that the server remembers the `dedup_id`.
 
         Raises:
-            ConnectionFailed: the server could not be reached (first connection: at once; later: within `send_timeout`); nothing was
-                appended.
+            ConnectionFailed: the server could not be reached (raised at once on the first connection, within `send_timeout` later).
+                Nothing was appended.
             AmbiguousEnqueueError: the connection broke after the message may have been sent, or the server did not answer within
-                `send_timeout`, and what would tell is gone or out of reach.
+                `send_timeout`, and the evidence whether the message arrived is gone or out of reach.
             QueueFull: the partition stayed full for `send_timeout`.
             SerializationError, PartitionKeyError, PayloadTooLarge, SettingsError: nothing was sent.
-            ServerError: the server refused it (out of memory, no permission).
+            ServerError: the server refused the message (out of memory, no permission).
         """
         due = None if delay is None and at is None else self._due(delay, at)
         if dedup_id is not None:
@@ -267,12 +269,12 @@ class Producer:
         delay: float | None = None,
         at: datetime | None = None,
     ) -> list[str]:
-        """Append some messages in one round trip and return their ids, in the same order.
+        """Append several messages in one round trip and return their ids, in the same order.
 
-        `payloads` is a list, a generator or anything else that yields them; one payload (a text, bytes, a mapping, a record) is refused.
-        All are checked before any is sent. Arguments and errors are those of `enqueue`, for every message. After a ServerError or a
-        ConnectionFailed, some of them may have been appended; `appended` of the error then has the entry id of each of these. Cancelled,
-        any number of them may have been.
+        `payloads` is a list, a generator or another iterable of payloads. A single payload (str, bytes, a mapping, a record) is refused.
+        All messages are checked before any is sent. Arguments and errors are those of `enqueue`, and apply to every message. After a
+        ServerError or a ConnectionFailed, some messages may have been appended; the error's `appended` then has the entry id of each. If
+        you cancel the call, any number of them may have been appended.
         """
         due = self._due(delay, at)
         several = check_payloads(payloads)
@@ -284,14 +286,14 @@ class Producer:
         return await self._send([prepare(payload) for payload in several], due)
 
     async def request_partition_increase(self, partitions: int) -> int:
-        """Let the topic grow to so many partitions; return how many it has (more, if it had more).
+        """Grow the topic to this many partitions, and return how many it has (more, if it already had more).
 
-        Running producers and consumers notice within a second. Keys that move to a new partition may be handled out of order while
-        their old partition still holds messages of theirs.
+        Running producers and consumers notice within a second. Messages of a key that moves to a new partition may be handled out of order
+        while the old partition still holds messages of that key.
 
         Raises:
-            ConnectionFailed: as for `enqueue`; the topic has not grown.
-            AmbiguousEnqueueError: no answer came within `send_timeout`: it may have grown. Asking again does no harm.
+            ConnectionFailed: as for `enqueue`. The topic has not grown.
+            AmbiguousEnqueueError: no answer came within `send_timeout`, so the topic may have grown. It is safe to call it again.
         """
         partitions = check_count("partitions", partitions, most=1 << 16)
         with self._access, time_limit(self._send_timeout):
@@ -299,13 +301,13 @@ class Producer:
             return await self._sender.grow(partitions)
 
     def statistics(self) -> ProducerStatistics:
-        """Return the counters as they stand."""
+        """Return the current counters."""
         state = self._sender.state
         partitions = state.partitions if state else 0
         return ProducerStatistics(state is not None, self._sent, self._sender.retried, self._bytes, partitions, self._waiting)
 
     def _due(self, delay: float | None, at: datetime | None) -> int | None:
-        """Return when a message is due, microseconds since 1970; None for now."""
+        """Return when a message is due, in microseconds since 1970; None means now."""
         if delay is not None and at is not None:
             raise SettingsError("give delay or at, not both")
         if delay is not None:
@@ -324,7 +326,7 @@ class Producer:
         return int(due * 1e6)
 
     def _prepare_plain(self, payload: object) -> tuple[str | None, list[bytes]]:
-        """Do the same as `_prepare` for a message without extras, which most are, in half the time."""
+        """Do the same as `_prepare` in half the time, for a message without extras, as most are."""
         if self._on_send is not None:
             return self._prepare(payload, key=None, partition_key=None, headers=None, timeout=None, delayed=False)
         if isinstance(payload, Message):
@@ -335,9 +337,9 @@ class Producer:
         return None, [b"d", data]
 
     def _prepare_plain_ones(self, payloads: Sequence[object]) -> list[tuple[str | None, list[bytes]]]:
-        """Do the same as `_prepare_plain` for each, without a call of Python's for each where nothing is special about them."""
+        """Do the same as `_prepare_plain` for each payload, without a Python call for each if none needs special treatment."""
         if self._serializer is None and self._on_send is None and not any(map(_is_special, set(map(type, payloads)))):
-            with contextlib.suppress(*NOT_SERIALIZED):  # below, it is one of them that is refused
+            with contextlib.suppress(*NOT_SERIALIZED):  # the loop below refuses the one that cannot be serialized
                 datas = list(map(encode_json, payloads))
                 if not datas or max(map(len, datas)) <= self._max_payload:
                     check_all(payloads, datas)
@@ -354,7 +356,7 @@ class Producer:
         timeout: float | None,
         delayed: bool,
     ) -> tuple[str | None, list[bytes]]:
-        """Return the message's key and its fields after the id; raise before anything is sent."""
+        """Return the message's key and the fields that follow its id. Errors are raised before anything is sent."""
         if isinstance(payload, Message):
             message = cast("Message[object]", payload)
             if message.topic != self.topic:
@@ -385,7 +387,7 @@ class Producer:
         return key, fields
 
     def _show(self, payload: object, key: str | None, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        """Let `on_send` see a message; return its headers."""
+        """Call `on_send` with a message, and return its headers."""
         if self._on_send is None:
             return headers
         outgoing = Outgoing(self.topic, payload, key, dict(headers or {}))
@@ -408,7 +410,7 @@ class Producer:
         try:
             first = self._issued
             self._issued += len(prepared)
-            if len(prepared) == 1:  # as most are: a comprehension costs as much as all of this
+            if len(prepared) == 1:  # the usual case: a comprehension would cost as much as all of this
                 ((key, fields),) = prepared
                 ids = [f"{self._id_prefix}-{first:x}"]
                 todo = [(ids[0], key, [b"i", ids[0].encode(), *fields])]
@@ -421,7 +423,7 @@ class Producer:
             try:
                 if dedup_id is not None:
                     standing = await self._sender.send_once(todo[0], dedup_id=dedup_id, window=dedup_window, due=due)
-                    if standing != ids[0]:  # an earlier message has the mark: the server has taken nothing
+                    if standing != ids[0]:  # an earlier message has the mark: the server appended nothing
                         return [standing]
                 elif due is not None:
                     await self._sender.delay(todo, due)
@@ -438,7 +440,7 @@ class Producer:
     async def _connect_and_send(
         self, prepared: Sequence[tuple[str | None, list[bytes]]], due: int | None, dedup_id: str | None, dedup_window: float
     ) -> list[str]:
-        with self._access, time_limit(self._send_timeout):  # of the whole call
+        with self._access, time_limit(self._send_timeout):  # the limit of the whole call
             try:
                 await self._connect()
             except ConnectionFailed as error:
@@ -447,5 +449,5 @@ class Producer:
 
 
 def _is_special(kind: type[object]) -> bool:
-    """Tell whether payloads of this type are written in another way than msgspec's: messages, and pydantic's models."""
+    """Return whether payloads of this type are not serialized by msgspec alone: messages and pydantic models."""
     return issubclass(kind, Message) or hasattr(kind, SERIALIZER)
