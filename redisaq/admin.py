@@ -1,8 +1,7 @@
-"""Admin: looks after topics and groups: what is where, dead letters, pausing, seeking, deleting.
+"""Administration: inspects topics and groups, handles dead letters, pauses, seeks and deletes.
 
-In: names. Out: frozen structs, and counts of what was changed. It owns nothing and holds no lease, so it may be used while producers and
-consumers work. What always holds: dead letters are read and treated in pages, never all at once; what was cut short may be asked for
-again.
+Methods take names, and return frozen structs or the number of changes. An Admin owns nothing and holds no lease, so you may use it while
+producers and consumers work. It reads and changes dead letters in pages, never all at once. You may repeat a call that was interrupted.
 """
 
 from __future__ import annotations
@@ -48,22 +47,22 @@ from redisaq.settings import check_count, check_name, check_plain, check_seconds
 __all__ = ["Admin", "DeadLetter", "DeadLetters", "DeadMessage", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]
 
 DeadLetter = DeadMessage
-"""Its name before 0.2, which `redisaq.DeadLetter`, for handlers to raise, has too: use the new one."""
+"""The name of `DeadMessage` before 0.2. Use the new name: `redisaq.DeadLetter` is another class, which handlers raise."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 PAGE = 100
-"""Dead letters that are in hand at once."""
+"""Dead letters of one page."""
 
 Position = Literal["earliest", "latest"] | datetime | Mapping[int, str]
-"""Where `seek` may go to."""
+"""The positions that `seek` accepts."""
 
 T = TypeVar("T")
 
 
 def in_one_loop(method: Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]]:
-    """Let a method of Admin be used by one event loop at a time."""
+    """Restrict a method of Admin to one event loop at a time."""
 
     @functools.wraps(method)
     async def guarded(admin: Admin, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -74,21 +73,21 @@ def in_one_loop(method: Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]])
 
 
 class Admin:
-    """Looks after the topics of one namespace; an async context manager."""
+    """Administers the topics of one namespace. Use it as an async context manager."""
 
     def __init__(self, redis_url: RedisURL | None = None, *, namespace: str = "redisaq", timeout: float = 30.0) -> None:
-        """Take the settings; nothing is opened yet.
+        """Create an Admin. It does not connect yet.
 
         Args:
-            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]; None: what REDISAQ_URL says when it connects, or
-                else redis://localhost:6379/0.
-            namespace: that of the producers and consumers.
-            timeout: seconds that one call may take, whether the server can be reached or answers; of `dead_letters`, each step. What only
-                looks is asked again meanwhile when a connection breaks. A connection over which nothing comes for half of that while an
-                answer is owed is given up (0.5 to 6 s).
+            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]. None: the value of REDISAQ_URL when it connects,
+                otherwise redis://localhost:6379/0.
+            namespace: the namespace of the producers and consumers.
+            timeout: seconds that one call may take, or one step of `dead_letters`, including waiting for the server. Within this time, a
+                call that only reads is repeated when a connection breaks. A connection that owes an answer and receives nothing for half
+                of this time (0.5 to 6 s) is dropped.
 
         Raises:
-            SettingsError: a value cannot work.
+            SettingsError: a value is not valid.
         """
         self._timeout = check_seconds("timeout", timeout)
         self._access = Access(redis_url, namespace, user="Admin", silence=silence_within(self._timeout))
@@ -97,7 +96,7 @@ class Admin:
         when_forked(self)
 
     def forked(self) -> None:
-        """Begin anew in a child made by fork. The child calls this by itself."""
+        """Reset in a forked child. The child calls this automatically."""
         self._environment = current_environment()
         self._changes = Changes(self._access, self._timeout)
 
@@ -107,25 +106,25 @@ class Admin:
 
     @in_one_loop
     async def connect(self) -> None:
-        """Open the link. Optional: the first call does it.
+        """Connect to the server. This is optional: the first call does it.
 
         Raises:
-            ConnectionFailed: the server cannot be reached, or refused us, or does not answer within `timeout`. Every other method may
-                raise it, too; after a change `maybe_executed` tells whether it may have been made. It may be called again: what may
-                still be under way is killed before the next change.
-            WrongThreadError: the admin is in use by the event loop of another thread. Every other method may raise it, too.
+            ConnectionFailed: the server cannot be reached, refused the connection, or does not answer within `timeout`. Every other method
+                may raise it, too. If a change raises it, `maybe_executed` says whether the change may have been made. You may call the
+                method again: the next change first kills what may still be in progress.
+            WrongThreadError: the event loop of another thread is using the Admin. Every other method may raise it, too.
         """
         with time_limit(self._timeout):
             await self._broker.connect()
 
     @in_one_loop
     async def close(self) -> None:
-        """Close the link; calls under way raise ConnectionFailed. May be called in any order, from any task, twice."""
+        """Close the connection. Calls in progress raise ConnectionFailed. You may call it at any time, from any task, more than once."""
         self._closings += 1
         await self._access.close()
 
     async def __aenter__(self) -> Self:
-        """Connect; closed again if that fails."""
+        """Connect. If that fails, close the Admin."""
         try:
             await self.connect()
         except BaseException:
@@ -134,7 +133,7 @@ class Admin:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Close."""
+        """Close the Admin."""
         await self.close()
 
     # -- looking -------------------------------------------------------------------------------------------------------------------
@@ -147,10 +146,10 @@ class Admin:
 
     @in_one_loop
     async def topic(self, topic: str) -> TopicInfo:
-        """Return a topic's partitions, with what each holds, and its groups.
+        """Return a topic's partitions, the number of messages in each, and the topic's groups.
 
         Raises:
-            TopicMissingError: there is no such topic.
+            TopicMissingError: the topic does not exist.
         """
         topic = check_name("topic", topic)
         with time_limit(self._timeout):
@@ -165,10 +164,10 @@ class Admin:
 
     @in_one_loop
     async def group(self, topic: str, group: str) -> GroupInfo:
-        """Return how a group stands: its members, and its share of each partition. Each partition is looked at in one atomic step.
+        """Return the state of a group: its members, and its counts for each partition. Each partition is read in one atomic step.
 
         Raises:
-            TopicMissingError: there is no such topic, or no such group of it.
+            TopicMissingError: the topic does not exist, or has no such group.
         """
         with time_limit(self._timeout):
             name, view, partitions = await self._look(topic, group)
@@ -189,15 +188,15 @@ class Admin:
     # -- dead letters --------------------------------------------------------------------------------------------------------------
 
     def dead_letters(self, topic: str, group: str, *, deserializer: Deserializer | None = None) -> DeadLetters:
-        """Return an async iterator over a group's dead letters, partition after partition, each in the order of dying.
+        """Return an async iterator over a group's dead letters, partition after partition, oldest death first in each.
 
-        Those that come while it goes on are met, too, if their partition is not behind yet. Its steps may raise TopicMissingError and
-        ConnectionFailed; after the latter it may be continued.
+        It includes dead letters that arrive during the iteration, unless it has already passed their partition. Each step may raise
+        TopicMissingError or ConnectionFailed. After ConnectionFailed you may continue the iteration.
 
         Args:
             topic: the topic.
             group: the group.
-            deserializer: gets a payload's bytes; None: JSON. What it raises becomes `DeadMessage.unreadable`.
+            deserializer: called with a payload's bytes; None: JSON. If it raises, `DeadMessage.unreadable` says why.
         """
         if deserializer is not None:
             check_plain("deserializer", deserializer)
@@ -217,19 +216,22 @@ class Admin:
 
     @in_one_loop
     async def redrive(self, topic: str, group: str, ids: Iterable[str | DeadMessage] | None = None) -> int:
-        """Let dead letters be tried again: the same message and id, a new life, attempts from 1, at once; in the order of dying.
+        """Retry dead letters at once, in the order in which they died. The message and its id stay the same; attempts count from 1 again.
+
+        Each redriven message starts a new life (see `DeadMessage.life`).
 
         Args:
             topic: the topic.
             group: the group.
-            ids: message ids (a message may have died more than once: each is meant), or dead letters as `dead_letters` gave them; others
-                are passed over. None: all that are there now. Message ids are looked for, which reads all dead letters in pages.
+            ids: message ids, or dead letters from `dead_letters`. Ids that are not found are skipped. A message id selects every dead
+                letter of that message, since a message may die more than once. Finding message ids reads all dead letters, in pages.
+                None: all dead letters that exist now.
 
         Returns:
-            How many will be tried again.
+            The number of messages that will be retried.
 
         Raises:
-            TopicMissingError: there is no such topic or group.
+            TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
             name, _, partitions = await self._look(topic, group)
@@ -241,7 +243,7 @@ class Admin:
                 return await self._treat(name, partitions, ids, act)
             total = 0
             for partition, view in enumerate(partitions):
-                left = view.dead  # no more: what dies again meanwhile would be tried again for ever
+                left = view.dead  # no more: a message that dies again meanwhile would be retried forever
                 while left > 0 and (moved := await change.make(self._broker.do(Redrive(name, partition, None, count=min(PAGE, left))))):
                     left -= moved
                     total += moved
@@ -249,10 +251,10 @@ class Admin:
 
     @in_one_loop
     async def purge(self, topic: str, group: str, ids: Iterable[str | DeadMessage] | None = None) -> int:
-        """Drop dead letters for good; see `redrive` for the arguments.
+        """Delete dead letters permanently; see `redrive` for the arguments.
 
         Returns:
-            How many there were.
+            The number of deleted dead letters.
         """
         async with self._changes.in_order() as change:
             name, _, partitions = await self._look(topic, group)
@@ -271,18 +273,18 @@ class Admin:
         ids: Iterable[str | DeadMessage],
         act: Callable[[int, Sequence[bytes]], Awaitable[int]],
     ) -> int:
-        """Do something with the dead letters of these ids, a page at a time, in the order of dying; return the sum."""
+        """Call `act` with the dead letters of these ids, a page at a time, oldest death first. Return the sum of its results."""
         msg_ids, named = _split(name, ids)
         total = 0
         for partition, view in enumerate(partitions):
             wanted = named.get(partition, set())
-            after, left = b"", view.dead if msg_ids else 0  # those that were there: a message that dies again meanwhile is left alone
+            after, left = b"", view.dead if msg_ids else 0  # only those that exist now: a message that dies again meanwhile is left alone
             while left > 0 and (page := await self._dead_page(name, partition, after, min(PAGE, left))):
                 after, left = page[-1].dead_id, left - len(page)
                 if found := [dead.dead_id for dead in page if dead.dead_id in wanted or message_id(dead.body) in msg_ids]:
                     total += await act(partition, found)
                     wanted.difference_update(found)
-            rest = sorted(wanted, key=parse_id)  # however they were given: the order of a key is that of dying
+            rest = sorted(wanted, key=parse_id)  # whatever the order of `ids`: the order of dying keeps that of a key
             for start in range(0, len(rest), PAGE):
                 total += await act(partition, rest[start : start + PAGE])
         return total
@@ -291,25 +293,26 @@ class Admin:
 
     @in_one_loop
     async def seek(self, topic: str, group: str, to: Position) -> None:
-        """Let a group go on somewhere else. Its members must be gone, or the group paused.
+        """Move a group to another position. The group must have no live members, or be paused.
 
-        What stands at or behind the position is delivered next, as new: what of it was pending or in `retry` is no longer. What stands
-        before it is not delivered; but what of it is pending, or to be tried again, is still finished: nothing that was begun is
-        forgotten. Dead letters stay dead letters; delayed messages stay delayed. In a paused group handlers go on that were running, and
-        what they have in hand comes again if it stands behind the position. What members have read and not begun comes once, perhaps
-        before what stands in front of it.
+        `seek` redelivers every entry at or after the position as if it were new. Pending and retrying copies of those entries are dropped.
+        Entries before the position are not delivered, but those that are pending or waiting for a retry are still finished: no message that
+        was started is forgotten. Dead letters and delayed messages stay as they are.
+
+        In a paused group, running handlers finish. Their messages are delivered again if they are at or after the position. A message that
+        a member has read and not started is delivered once, perhaps before messages that precede it.
 
         Args:
             topic: the topic.
             group: the group.
-            to: "earliest"; "latest": after what is there; an aware datetime: what was enqueued then or later, by the server's clock; or
-                for some partitions the id of the entry that is to be the next ("1700000000000-0"). A position after the last entry is
-                "latest".
+            to: "earliest"; "latest", which is after the existing entries; an aware datetime, for entries enqueued then or later by the
+                server's clock; or a mapping from partitions to the id of the next entry ("1700000000000-0"), which moves only these
+                partitions. A position after the last entry means "latest".
 
         Raises:
-            GroupBusyError: members are alive and the group is not paused; nothing was moved.
-            SettingsError: `to` cannot be understood, or names a partition that is not there.
-            TopicMissingError: there is no such topic or group.
+            GroupBusyError: members are alive and the group is not paused. Nothing was moved.
+            SettingsError: `to` is not a valid position, or names a partition that does not exist.
+            TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
             name, view, partitions = await self._look(topic, group)
@@ -321,12 +324,12 @@ class Admin:
 
     @in_one_loop
     async def pause(self, topic: str, group: str) -> None:
-        """Let the group's members begin nothing more, those that start later included; they keep their partitions.
+        """Stop the group's members, and any that start later, from starting messages. They keep their partitions.
 
-        They hear of it at once, or with their next heartbeat if a doorbell is lost. Handlers that run are finished.
+        Members are notified at once, or notice with their next heartbeat if the notification is lost. Running handlers finish.
 
         Raises:
-            TopicMissingError: there is no such topic or group.
+            TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
             name, _, _ = await self._look(topic, group)
@@ -334,10 +337,10 @@ class Admin:
 
     @in_one_loop
     async def resume(self, topic: str, group: str) -> None:
-        """Let a paused group go on.
+        """Let a paused group continue.
 
         Raises:
-            TopicMissingError: there is no such topic or group.
+            TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
             name, _, _ = await self._look(topic, group)
@@ -345,17 +348,17 @@ class Admin:
 
     @in_one_loop
     async def delete_group(self, topic: str, group: str, *, force: bool = False) -> None:
-        """Delete a group with all that is its own: its position, what is pending, retries, dead letters. The messages stay in the topic.
+        """Delete a group: its position, pending messages, retries and dead letters. The messages stay in the topic.
 
         Args:
             topic: the topic.
             group: the group.
-            force: even while members are alive. They lose their partitions at the next heartbeat, and those that go on make the group
-                anew, from where they are told to start.
+            force: delete the group even if members are alive. They lose their partitions at the next heartbeat. Members that continue
+                create the group again, from the start position in their settings.
 
         Raises:
-            GroupBusyError: members are alive; nothing was deleted.
-            TopicMissingError: there is no such topic or group.
+            GroupBusyError: members are alive. Nothing was deleted.
+            TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
             name, _, partitions = await self._look(topic, group)
@@ -366,17 +369,18 @@ class Admin:
 
     @in_one_loop
     async def delete_topic(self, topic: str, *, force: bool = False) -> None:
-        """Delete a topic: messages, delayed ones, marks of deduplication, and every group of it. Nothing is left.
+        """Delete a topic completely: its messages, delayed messages, deduplication marks and groups.
 
-        Producers are not known to anybody: stop them first. One that goes on makes the topic anew. Looks at every key of the server once.
+        Stop the topic's producers first: redisaq does not track them, and one that continues creates the topic again. The call scans every
+        key of the server once.
 
         Args:
             topic: the topic.
-            force: even while members of its groups are alive.
+            force: delete the topic even if members of its groups are alive.
 
         Raises:
-            GroupBusyError: members of a group are alive; nothing was deleted.
-            TopicMissingError: there is no such topic.
+            GroupBusyError: members of a group are alive. Nothing was deleted.
+            TopicMissingError: the topic does not exist.
         """
         async with self._changes.in_order() as change:
             topic = check_name("topic", topic)
@@ -390,7 +394,7 @@ class Admin:
                 await change.make(self._broker.do(Disband(name, force=True)))
             await change.make(self._broker.do(DropTopic(topic)))
 
-    # -- what they have in common ----------------------------------------------------------------------------------------------------
+    # -- shared by the methods --------------------------------------------------------------------------------------------------------
 
     async def _state(self, topic: str) -> TopicState:
         topic = check_name("topic", topic)
@@ -413,7 +417,7 @@ class Admin:
         return await self._ask(lambda: self._broker.do(ReadDead(name, partition, after=after, count=count)))
 
     async def _ask(self, look: Callable[[], Awaitable[T]]) -> T:
-        """Return what `look` finds; over a connection that breaks, or says nothing, ask again within the time of the call."""
+        """Return the result of `look`. If the connection breaks or stays silent, repeat it within the time of the call."""
         failures, closings = 0, self._closings
         while True:
             try:
@@ -428,7 +432,7 @@ class Admin:
 
 
 class DeadLetters:
-    """An async iterator over dead letters; see `Admin.dead_letters`. It holds one page at a time, and needs no closing."""
+    """An async iterator over dead letters, from `Admin.dead_letters`. It holds one page at a time, and you need not close it."""
 
     def __init__(
         self,
@@ -437,13 +441,13 @@ class DeadLetters:
         look: Callable[[], Awaitable[int]],
         page: Callable[[int, bytes], Awaitable[list[DeadLetterEntry]]],
     ) -> None:
-        """Make one; nothing is asked yet.
+        """Create an iterator. It sends nothing to the server yet.
 
         Args:
-            access: guards what it is asked.
-            decoder: of the group's dead letters.
-            look: returns how many partitions there are.
-            page: returns a partition's dead letters after an id.
+            access: restricts the iterator to one event loop at a time.
+            decoder: decodes the group's dead letters.
+            look: returns the number of partitions.
+            page: returns a page of a partition's dead letters after an id.
         """
         self._access = access
         self._decoder = decoder
@@ -455,11 +459,11 @@ class DeadLetters:
         self._page: list[DeadMessage] = []
 
     def __aiter__(self) -> Self:
-        """Return itself: there is one position."""
+        """Return the iterator itself."""
         return self
 
     async def __anext__(self) -> DeadMessage:
-        """Return the next one, from a page that is in hand or asked for now."""
+        """Return the next dead letter, and read another page if necessary."""
         with self._access:
             return await self._next()
 
@@ -499,7 +503,7 @@ def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping
 
 
 def _split(name: GroupName, ids: Iterable[str | DeadMessage]) -> tuple[set[str], dict[int, set[bytes]]]:
-    """Return the message ids, and by partition the ids of dead letters."""
+    """Return the message ids, and the ids of dead letters by partition."""
     if isinstance(ids, str):
         raise SettingsError("ids must be several: put the one into a list")
     msg_ids: set[str] = set()
@@ -517,7 +521,7 @@ def _split(name: GroupName, ids: Iterable[str | DeadMessage]) -> tuple[set[str],
 
 
 def _positions(to: Position, partitions: int) -> dict[int, bytes]:
-    """Return for each partition that is to be moved the position after which it goes on."""
+    """Return, for each partition to move, the position after which it continues."""
     if isinstance(to, Mapping):
         positions: dict[int, bytes] = {}
         for given, entry_id in to.items():

@@ -1,6 +1,6 @@
-"""What Admin returns: topics, groups and dead letters as frozen structs.
+"""The frozen structs that Admin returns: topics, groups and dead letters.
 
-Always: whatever stands in a dead letter's entry, reading it raises nothing: that it cannot be read may be why it is dead.
+Reading a dead letter never raises, whatever its entry contains: a message may be dead because it cannot be read.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from redisaq.core.records import FOREIGN, RAW, Body, Failure, Unreadable
 
 
 class StreamInfo(msgspec.Struct, frozen=True):
-    """A partition, without its groups.
+    """A partition of a topic, without its groups.
 
     Attributes:
-        partition: its number.
-        length: entries in its stream: those that are done with, too, until they are trimmed.
+        partition: the partition's number.
+        length: entries in its stream, including finished ones until they are trimmed.
         delayed: messages that are not in the stream yet.
     """
 
@@ -30,13 +30,13 @@ class StreamInfo(msgspec.Struct, frozen=True):
 
 
 class TopicInfo(msgspec.Struct, frozen=True):
-    """A topic.
+    """A topic and its partitions.
 
     Attributes:
-        topic: its name.
+        topic: the topic's name.
         generation: how often it has grown.
-        partitions: in order.
-        groups: names of its groups, sorted.
+        partitions: its partitions, in order.
+        groups: the names of its groups, sorted.
     """
 
     topic: str
@@ -46,7 +46,7 @@ class TopicInfo(msgspec.Struct, frozen=True):
 
     @property
     def length(self) -> int:
-        """Entries in all its streams."""
+        """Entries in all streams of the topic."""
         return sum(one.length for one in self.partitions)
 
     @property
@@ -60,10 +60,10 @@ class MemberInfo(msgspec.Struct, frozen=True):
 
     Attributes:
         name: its `consumer_name`, or its incarnation if it has none.
-        incarnation: this start of it.
-        expires_in: seconds until it is taken for dead unless it sends a heartbeat; 0 or less: it is overdue; None: it is no longer counted.
-        partitions: those it owns, sorted.
-        waiting: an earlier start under the same name is still there.
+        incarnation: the id of this start of the member.
+        expires_in: seconds until it counts as dead, unless it sends a heartbeat. 0 or less: it is overdue. None: it no longer counts.
+        partitions: the partitions it owns, sorted.
+        waiting: whether it waits because an earlier start with the same name is still a member.
     """
 
     name: str
@@ -74,22 +74,22 @@ class MemberInfo(msgspec.Struct, frozen=True):
 
 
 class PartitionInfo(msgspec.Struct, frozen=True):
-    """A group's share of one partition.
+    """The state of one partition for a group.
 
     Attributes:
-        partition: its number.
-        owner: incarnation of the member that owns it, "" while nobody does.
-        owner_name: that member's name.
-        token: the fencing token that stands, 0 before the first.
-        length: entries in the stream, for whatever group.
-        unread: entries that were never delivered to the group: its lag.
-        pending: delivered and not settled: in a handler, or about to be.
-        retry: messages that failed and are to be tried again.
+        partition: the partition's number.
+        owner: the incarnation of the member that owns it; "" if there is no owner.
+        owner_name: the name of that member.
+        token: the current fencing token; 0 before the first.
+        length: entries in the stream, regardless of the group.
+        unread: entries that were never delivered to the group, which is its lag.
+        pending: entries that were delivered and not settled: they are in a handler, or will be soon.
+        retry: messages that failed and wait for a retry.
         dead: dead letters.
-        delayed: messages that are not in the stream yet, for whatever group.
-        last_delivered: the entry id up to which the group was given entries, "0-0" before the first.
-        deliveries: delivery count -> of how many pending entries; of the oldest 1,000.
-        lost: entries that trimming took before the group was done with them, as far as its members have noticed.
+        delayed: messages that are not in the stream yet, regardless of the group.
+        last_delivered: the id of the last entry that was delivered to the group; "0-0" before the first.
+        deliveries: the number of pending entries for each delivery count, among the 1,000 oldest.
+        lost: entries that were trimmed before the group had finished them, as far as its members have noticed.
     """
 
     partition: int
@@ -108,21 +108,21 @@ class PartitionInfo(msgspec.Struct, frozen=True):
 
     @property
     def max_deliveries(self) -> int:
-        """How often the most often delivered of these was delivered; 0 without any."""
+        """The highest delivery count in `deliveries`; 0 if it is empty."""
         return max(self.deliveries, default=0)
 
 
 class GroupInfo(msgspec.Struct, frozen=True):
-    """A group.
+    """A consumer group of a topic.
 
     Attributes:
-        topic: its topic.
-        group: its name.
-        paused: `Admin.pause` has been called, and `resume` has not.
-        members: by name.
-        partitions: in order.
-        alone: seconds for which it has had no member; 0 while it has one, or if nobody knows.
-        lapsed: for so long that `retention="acked"` keeps no entries for it any more.
+        topic: the topic.
+        group: the group's name.
+        paused: whether the group is paused.
+        members: its members, sorted by name.
+        partitions: its partitions, in order.
+        alone: seconds since it last had a member; 0 while it has one, or if this is not known.
+        lapsed: whether it has had no member for so long that `retention="acked"` no longer keeps entries for it.
     """
 
     topic: str
@@ -135,27 +135,27 @@ class GroupInfo(msgspec.Struct, frozen=True):
 
     @property
     def unread(self) -> int:
-        """Entries that were never delivered: the group's lag."""
+        """Entries that were never delivered to the group, which is its lag."""
         return sum(one.unread for one in self.partitions)
 
     @property
     def pending(self) -> int:
-        """Entries delivered and not settled."""
+        """Entries that were delivered and not settled."""
         return sum(one.pending for one in self.partitions)
 
     @property
     def retry(self) -> int:
-        """Messages that are to be tried again."""
+        """Messages that wait for a retry."""
         return sum(one.retry for one in self.partitions)
 
     @property
     def dead(self) -> int:
-        """Dead letters."""
+        """Dead letters of the group."""
         return sum(one.dead for one in self.partitions)
 
     @property
     def lost(self) -> int:
-        """Entries that trimming took before the group was done with them."""
+        """Entries that were trimmed before the group had finished them."""
         return sum(one.lost for one in self.partitions)
 
     @property
@@ -168,28 +168,28 @@ _NO_FAILURE = Failure("", "", "", 0, 0, 0, "")
 
 
 class DeadMessage(msgspec.Struct, frozen=True):
-    """A message that will not be tried again, unless it is redriven.
+    """A dead letter: a message that is not retried unless you redrive it.
 
     Attributes:
-        topic: its topic.
-        group: the group for which it died.
-        partition: its partition.
-        dead_id: of the dead letter itself; unique within the partition and group.
-        msg_id: of the message; "" for an entry that no producer of redisaq made.
-        entry_id: of the stream entry it came from.
-        data: the payload's bytes; b"" if there is none; of a record that could not be read, the record as it was.
-        payload: what the deserializer made of it; None if it could not.
-        unreadable: why it could not; "" if it could.
+        topic: the topic.
+        group: the group in which it died.
+        partition: the partition's number.
+        dead_id: the id of the dead letter itself, unique within the partition and group.
+        msg_id: the message's id; "" for an entry that no redisaq producer made.
+        entry_id: the id of the stream entry it came from.
+        data: the payload's bytes; b"" if there is none. For a record that could not be read, the unchanged record.
+        payload: the deserialized payload; None if it could not be deserialized.
+        unreadable: why it could not be deserialized; "" if it could.
         key: the message's key.
-        headers: its headers.
-        error_type: the last exception's qualified class name, or a word for what was no exception; "" if nothing is known.
-        error: its text, bounded.
-        traceback: bounded; "" if there is none.
-        attempts: handlers begun in its last life.
-        first_failed: the first failure of its last life, by the server's clock; None if nothing is known.
-        last_failed: the last one.
+        headers: the message's headers.
+        error_type: the qualified class name of the last exception, or a word for another failure; "" if it is not known.
+        error: the text of the last failure, shortened to a limit.
+        traceback: its traceback, shortened to a limit; "" if there is none.
+        attempts: how many handlers were started for it in its last life.
+        first_failed: the first failure of its last life, by the server's clock; None if it is not known.
+        last_failed: the last failure of its last life, likewise.
         died_at: when it became a dead letter.
-        member: incarnation of the member that saw the last failure.
+        member: the incarnation of the member that reported the last failure.
         life: how often it was redriven before it died.
     """
 
@@ -216,21 +216,27 @@ class DeadMessage(msgspec.Struct, frozen=True):
 
 
 def message_id(body: Body) -> str:
-    """Return the message's id, "" if it has none."""
+    """Return the message's id; "" if it has none."""
     return _value(body, b"i").decode("utf-8", "replace")
 
 
 class DeadLetterDecoder:
-    """Makes them, for one group."""
+    """Decodes the dead letters of one group."""
 
     def __init__(self, topic: str, group: str, deserializer: Deserializer | None) -> None:
-        """Take how payloads are read: None is JSON."""
+        """Create a decoder.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            deserializer: called with a payload's bytes; None: JSON.
+        """
         self._topic = topic
         self._group = group
         self._decoder: EntryDecoder[Any] = EntryDecoder(topic, deserializer)
 
     def decode(self, partition: int, dead_id: bytes, body: Body) -> DeadMessage:
-        """Return the dead letter."""
+        """Return the dead letter with this id."""
         failure = body.failure or _NO_FAILURE
         message = self._decoder.decode(body.entry_id, body.fields, partition, 0)
         return DeadMessage(
@@ -275,5 +281,5 @@ def _headers(data: bytes) -> Mapping[str, str]:
 def _moment(milliseconds: int) -> datetime:
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
-    except (ValueError, OverflowError, OSError):  # an id, or a time, that somebody else has made up
+    except (ValueError, OverflowError, OSError):  # an id or a time that redisaq did not write
         return datetime.max.replace(tzinfo=UTC)

@@ -1,8 +1,8 @@
-"""App: all that a program produces and consumes, as one object.
+"""An application: holds the topics and handlers of a program, and runs its producers and consumers.
 
-In: topics, handlers, resources. Out: producers, consumers and their life. An App is made of the public classes and of nothing else. What
-always holds: it is entered by one event loop at a time; links are opened before the lifespan begins and closed after it has ended, and
-whatever is consumed is consumed inside it.
+You declare topics, handlers and resources, and the App starts and ends the producers and consumers. It is built only from the public
+classes. One event loop at a time may enter it. Links are opened before the lifespan begins and closed after it has ended, and messages are
+consumed only while it lasts.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 Lifespan = Callable[["App[S]"], AbstractAsyncContextManager[S]]
-"""Makes what handlers need, and takes it down again: an async generator under `contextlib.asynccontextmanager`."""
+"""Sets up the resources that handlers need and cleans them up: an async generator under `contextlib.asynccontextmanager`."""
 
 _serving: ContextVar[App[Any] | None] = ContextVar("redisaq_serving", default=None)
-"""The App in whose handlers, or tasks that they started, the code runs."""
+"""The App whose handler, or a task that its handler started, is running this code."""
 
 
 class ProducerOptions(TypedDict, total=False):
-    """What `App.topic` takes besides name, payload type and partitions: the same as `Producer`."""
+    """The options of `App.topic` besides name, payload type and partitions. They are those of `Producer`."""
 
     maxlen: int | None
     approximate: bool
@@ -63,15 +63,15 @@ class ProducerOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Subscription(Generic[T]):
-    """One consumer of an App.
+    """A consumer of an App, and its handler.
 
     Attributes:
-        topic: what it consumes.
+        topic: the topic that it consumes.
         group_name: its consumer group.
-        handler: what it calls.
+        handler: the function that it calls with messages.
         consumer: the Consumer, for statistics and `attach`.
-        batch_size: of a batch consumer; None: the handler gets one message at a time.
-        batch_wait: seconds for which a batch may wait to be full.
+        batch_size: the most messages in a batch. None: the handler receives one message at a time.
+        batch_wait: seconds that a batch may wait until it is full.
     """
 
     topic: Topic[T]
@@ -91,19 +91,28 @@ class Subscription(Generic[T]):
 
 
 class Topic(Generic[T]):
-    """A topic of an App: where its messages are enqueued, and whose consumers are declared. Made by `App.topic`.
+    """A topic of an App, created by `App.topic`. It enqueues messages and declares consumers.
 
     Attributes:
-        name: the topic's.
-        payload_type: what its payloads are; None: anything.
-        partitions: the least that it has.
-        producer: the Producer that enqueues, for statistics and growing.
+        name: the topic's name.
+        payload_type: the type of its payloads. None: any type.
+        partitions: the least number of partitions that it has.
+        producer: the Producer that enqueues its messages, for statistics and growing.
     """
 
     def __init__(
         self, app: App[Any], name: str, payload_type: object, partitions: int, *, options: Mapping[str, Any], producer: Producer
     ) -> None:
-        """Take what `App.topic` was given."""
+        """Create a topic. `App.topic` calls this.
+
+        Args:
+            app: the App that it belongs to.
+            name: the topic's name.
+            payload_type: the type of its payloads. None: any type.
+            partitions: the least number of partitions.
+            options: the options that `App.topic` was given.
+            producer: the Producer that enqueues its messages.
+        """
         self.name = name
         self.payload_type = payload_type
         self.partitions = partitions
@@ -116,7 +125,7 @@ class Topic(Generic[T]):
         return f"<Topic {self.name!r} of at least {self.partitions} partition(s)>"
 
     def agrees(self, payload_type: object, partitions: int, options: Mapping[str, Any]) -> bool:
-        """Return whether it was declared like this."""
+        """Return whether it was declared with the same arguments."""
         return (self.payload_type, self.partitions, self._options) == (payload_type, partitions, dict(options))
 
     async def enqueue(
@@ -132,7 +141,7 @@ class Topic(Generic[T]):
         dedup_id: str | None = None,
         dedup_window: float = 3600.0,
     ) -> str:
-        """Append one message and return its id: see `Producer.enqueue`. It connects if the App has not been entered."""
+        """Append one message and return its id: see `Producer.enqueue`. It connects if you have not entered the App."""
         return await self.producer.enqueue(
             payload,
             key=key,
@@ -156,7 +165,7 @@ class Topic(Generic[T]):
         delay: float | None = None,
         at: datetime | None = None,
     ) -> list[str]:
-        """Append some messages in one round trip and return their ids: see `Producer.batch_enqueue`."""
+        """Append several messages in one round trip and return their ids: see `Producer.batch_enqueue`."""
         return await self.producer.batch_enqueue(
             payloads, key=key, partition_key=partition_key, headers=headers, timeout=timeout, delay=delay, at=at
         )
@@ -164,15 +173,15 @@ class Topic(Generic[T]):
     def consumer(
         self, group_name: str, *, batch_size: int = 10, **options: Unpack[HandlingOptions]
     ) -> Callable[[Callable[[Message[T]], R]], Callable[[Message[T]], R]]:
-        """Return a decorator that has the App give this topic's messages to a function; the function stays as it is.
+        """Return a decorator that makes a function the handler of this topic's messages. The function itself does not change.
 
         Args:
             group_name: the consumer group.
-            batch_size: the most entries that one read brings.
-            options: the Consumer's.
+            batch_size: the most entries of one read.
+            options: options of `Consumer`.
 
         Raises:
-            SettingsError: an option cannot work, or belongs to the App; or the App has a consumer of this group already.
+            SettingsError: an option is not valid or belongs to the App, or the App already has a consumer of this group.
         """
 
         def decorate(handler: Callable[[Message[T]], R]) -> Callable[[Message[T]], R]:
@@ -185,13 +194,13 @@ class Topic(Generic[T]):
     def batch_consumer(
         self, group_name: str, *, batch_size: int = 10, batch_wait: float = 0.05, **options: Unpack[HandlingOptions]
     ) -> Callable[[Callable[[list[Message[T]]], R]], Callable[[list[Message[T]]], R]]:
-        """Return a decorator that has the App give lists of this topic's messages to a function: see `Consumer.process_batch`.
+        """Return a decorator that makes a function the handler of lists of this topic's messages: see `Consumer.process_batch`.
 
         Args:
             group_name: the consumer group.
-            batch_size: messages of one list, at most.
-            batch_wait: seconds for which a list may wait to be full.
-            options: the Consumer's.
+            batch_size: the most messages in a list.
+            batch_wait: seconds that a list may wait until it is full.
+            options: options of `Consumer`.
 
         Raises:
             SettingsError: as for `consumer`.
@@ -218,9 +227,9 @@ class Topic(Generic[T]):
 
 
 class App(Generic[S]):
-    """All that a program produces and consumes: topics, consumers, and what they need while they run.
+    """The topics and consumers of a program, and the resources that they need while they run.
 
-    `async with app:` opens the link and runs the lifespan, for a program that only produces. `serve` consumes, too.
+    `async with app:` connects and runs the lifespan, for a program that only produces. `serve` also consumes.
     """
 
     @overload
@@ -258,19 +267,19 @@ class App(Generic[S]):
         on_event: Callable[[Event], object] | None = None,
         on_send: Callable[[Outgoing], object] | None = None,
     ) -> None:
-        """Take the settings; nothing is opened yet.
+        """Create an App. It does not connect yet.
 
         Args:
-            redis_url: as for a Producer; None: what REDISAQ_URL says when it connects, or else redis://localhost:6379/0.
-            name: the program's, for what belongs to the App itself.
+            redis_url: as for a Producer. None: the value of REDISAQ_URL when it connects, otherwise redis://localhost:6379/0.
+            name: the program's name, for what belongs to the App itself.
             namespace: the first part of every key.
-            lifespan: called with the App when it is entered; what it yields is `state`.
-            middleware: around every handler, outside a consumer's own.
-            on_event: called with every event of every consumer, after a consumer's own.
-            on_send: called with every message before it is serialized, after a topic's own.
+            lifespan: called with the App when it is entered. The value that it yields becomes `state`.
+            middleware: wraps every handler, outside the consumer's own middleware.
+            on_event: called with every event of every consumer, after the consumer's own `on_event`.
+            on_send: called with every message before it is serialized, after the topic's own `on_send`.
 
         Raises:
-            SettingsError: a value cannot work.
+            SettingsError: a value is not valid.
         """
         self.name = check_name("name", name)
         self.namespace = check_name("namespace", namespace)
@@ -297,7 +306,7 @@ class App(Generic[S]):
 
     @property
     def state(self) -> S:
-        """What the lifespan has made; None without one.
+        """The value that the lifespan yielded; None without a lifespan.
 
         Raises:
             RuntimeError: the App has not been entered.
@@ -309,12 +318,12 @@ class App(Generic[S]):
 
     @property
     def topics(self) -> Mapping[str, Topic[Any]]:
-        """Its topics, by name."""
+        """The App's topics, by name."""
         return MappingProxyType(self._topics)
 
     @property
     def consumers(self) -> Sequence[Subscription[Any]]:
-        """Its consumers, in the order in which they were declared."""
+        """The App's consumers, in the order in which they were declared."""
         return tuple(self._subscriptions)
 
     # -- declaring ---------------------------------------------------------------------------------------------------------------
@@ -326,16 +335,16 @@ class App(Generic[S]):
     @overload
     def topic(self, name: str, payload_type: object, *, partitions: int = ..., **options: Unpack[ProducerOptions]) -> Topic[Any]: ...
     def topic(self, name: str, payload_type: object = None, *, partitions: int = 1, **options: Unpack[ProducerOptions]) -> Topic[Any]:
-        """Return the topic of that name, declared here.
+        """Declare a topic and return it.
 
         Args:
-            name: the topic's.
-            payload_type: what payloads are: handlers get it, and type checkers hold `enqueue` to it.
-            partitions: it is made with so many, or grown to them; a topic never shrinks.
-            options: the Producer's.
+            name: the topic's name.
+            payload_type: the type of payloads. Handlers receive it, and type checkers check `enqueue` against it.
+            partitions: the least partitions: the topic is created with this many, or grows to them. A topic never shrinks.
+            options: options of `Producer`.
 
         Raises:
-            SettingsError: an option cannot work, or the topic was declared before in another way.
+            SettingsError: an option is not valid, or the topic was already declared with different arguments.
         """
         name = check_name("topic", name)
         if (standing := self._topics.get(name)) is not None:
@@ -350,7 +359,7 @@ class App(Generic[S]):
         return topic
 
     def new_consumer(self, topic: Topic[T], group_name: str, batch_size: int, options: HandlingOptions) -> Consumer[T]:
-        """Return a Consumer of a topic on the App's link, with the App's middleware and events; `Topic.consumer` calls this."""
+        """Return a Consumer of a topic that uses the App's link, middleware and `on_event`. `Topic.consumer` calls this."""
         given: dict[str, Any] = {
             **options,
             "batch_size": batch_size,
@@ -362,10 +371,10 @@ class App(Generic[S]):
         return Consumer(topic.name, link, payload_type=kind, group_name=group_name, namespace=self.namespace, **given)
 
     def subscribe(self, subscription: Subscription[Any]) -> None:
-        """Take one more consumer; `Topic.consumer` calls this.
+        """Add a consumer. `Topic.consumer` calls this.
 
         Raises:
-            SettingsError: there is one of this topic and group already.
+            SettingsError: the App already has a consumer of this topic and group.
             RuntimeError: the App is serving.
         """
         if self._tasks is not None:
@@ -378,11 +387,11 @@ class App(Generic[S]):
 
     @contextlib.contextmanager
     def replace(self, *, url: RedisURL | None = None, state: object = ...) -> Generator[Self]:
-        """Use another server, or another state, within the block: for tests. With a state the lifespan is not run.
+        """Use another server or another state within the block, for tests. If you give a state, the lifespan does not run.
 
         Raises:
             RuntimeError: the App has been entered.
-            SettingsError: the URL cannot work.
+            SettingsError: the URL is not valid.
         """
         if self._entered is not None:
             reason = "the App has been entered: replace what it uses before"
@@ -406,10 +415,10 @@ class App(Generic[S]):
     # -- living ------------------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Open the producing link, make the topics, and run the lifespan up to its `yield`; nothing is consumed.
+        """Open the producing link, create the topics, and run the lifespan up to its `yield`. Nothing is consumed.
 
         Raises:
-            ConnectionFailed: the server cannot be reached, or refused us.
+            ConnectionFailed: the server cannot be reached, or refused the connection.
             RuntimeError: the App has been entered already.
         """
         if self._entered is not None:
@@ -433,7 +442,7 @@ class App(Generic[S]):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """End the lifespan and close the links; the reverse of entering."""
+        """End the lifespan and close the links, in the reverse order of entering."""
         stack = self._entered
         if stack is not None:
             try:
@@ -442,18 +451,18 @@ class App(Generic[S]):
                 self._entered = self._state = None
 
     async def serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Consume until stopped or cancelled; enter the App before, and leave it after, unless it is entered.
+        """Consume until stopped or cancelled. If you have not entered the App, enter it before and leave it afterwards.
 
-        Cancelled, handlers are cancelled, what is done is acknowledged, and the rest goes to other members at once.
+        If you cancel `serve`, it cancels the handlers, acknowledges finished messages and hands the rest to other members at once.
 
         Args:
             task_status: `await nursery.start(app.serve)` returns when every consumer has its first assignment.
 
         Raises:
             SettingsError: the App has no consumer.
-            RuntimeError: it is serving already.
-            ConnectionFailed: the first connection failed. Later ones are tried forever.
-            ConsumerError: what ended a consumer, as its cause; the others were ended because of it. A handler's exception never does.
+            RuntimeError: the App is already serving.
+            ConnectionFailed: the first connection failed. Later ones are retried forever.
+            ConsumerError: a consumer failed, which ended the others; the reason is its cause. A handler's exception never ends a consumer.
         """
         if self._tasks is not None:
             reason = "the App is serving already"
@@ -484,9 +493,9 @@ class App(Generic[S]):
             self._tasks = None
 
     async def stop(self) -> None:
-        """Drain: no new message is begun, running handlers may finish within their `drain_timeout`; then `serve` returns, and so does this.
+        """Drain: start no new message, and let running handlers finish within their `drain_timeout`. Then `serve` and `stop` return.
 
-        Called from a handler it only asks for the end and returns at once. Without `serve` nothing happens.
+        Called from a handler, it only requests the stop and returns at once. If the App is not serving, it does nothing.
         """
         if _serving.get() is self and self._tasks is not None:
             for one in self._subscriptions:
@@ -497,13 +506,13 @@ class App(Generic[S]):
                 tasks.start_soon(one.consumer.stop)
 
     def healthy(self, *, within: float = 10.0) -> bool:
-        """Return whether it is entered and, if it serves, every consumer is healthy: see `Consumer.healthy`. For readiness probes."""
+        """Return whether the App is entered and, if it serves, every consumer is healthy (see `Consumer.healthy`). For readiness probes."""
         return self._entered is not None and (
             self._tasks is None or all(one.consumer.healthy(within=within) for one in self._subscriptions)
         )
 
     async def close(self) -> None:
-        """Stop, giving handlers no time, and close the links. May be called twice."""
+        """Stop without waiting for handlers, and close the links. You may call it more than once."""
         async with anyio.create_task_group() as tasks:
             for one in self._subscriptions:
                 tasks.start_soon(one.consumer.close)
@@ -524,7 +533,7 @@ class App(Generic[S]):
 
 
 def raise_first(group: BaseExceptionGroup[BaseException]) -> None:
-    """Raise the ConsumerError, or whatever else is alone in a group; the group if there are several."""
+    """Raise the first ConsumerError in a group. Without one, raise the only exception of the group, or the group if it has several."""
     leaves = list(leaves_of(group))
     for leaf in leaves:
         if isinstance(leaf, ConsumerError):
@@ -535,7 +544,7 @@ def raise_first(group: BaseExceptionGroup[BaseException]) -> None:
 
 
 def _both(first: Callable[[Any], object] | None, then: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
-    """Return a function that calls both; the one that there is, or None."""
+    """Return a function that calls both. If one is None, return the other."""
     if first is None or then is None:
         return first or then
 

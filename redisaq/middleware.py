@@ -1,7 +1,7 @@
-"""What a program puts around its handlers, and what it looks at before a message is sent.
+"""Middleware: wraps a program's handlers, and describes outgoing messages for its hooks.
 
-In: functions of the user's. Out: one handler. What always holds: middleware runs inside the handler's lease and timeout, outermost first;
-what it raises is the handler's failure; without any, nothing is put around anything.
+Middleware runs inside the handler's lease and timeout, outermost first. An exception of middleware is a failure of the handler. Without
+middleware, handlers are not wrapped at all.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from redisaq.errors import SettingsError
 from redisaq.message import Message
 
 Next: TypeAlias = Callable[[], Awaitable[None]]
-"""Calls the rest: the next middleware, and in the end the handler."""
+"""Calls the next middleware, or the handler if there is none."""
 
 Middleware: TypeAlias = Callable[[tuple[Message[Any], ...], Next], Awaitable[object]]
 """Wraps a handler: `async def tenant(messages, call_next): ...; await call_next()`.
 
-It gets the messages that the handler gets: one, or a batch. Without `call_next` the handler does not run, and the messages count as done.
+It receives the messages that the handler receives: one, or a batch. If it does not call `call_next`, the handler does not run, and the
+messages count as done.
 """
 
 
@@ -30,10 +31,10 @@ class Outgoing(msgspec.Struct, frozen=True):
     """A message that is about to be serialized.
 
     Attributes:
-        topic: where it goes.
-        payload: what the serializer will be given.
-        key: its key, if it has one.
-        headers: its headers; what is written into them is sent.
+        topic: the topic it is sent to.
+        payload: the value that will be serialized.
+        key: the message's key, or None.
+        headers: the message's headers. You may change them: the changed headers are sent.
     """
 
     topic: str
@@ -53,7 +54,7 @@ def check_middleware(middleware: object) -> tuple[Middleware, ...]:
 
 
 def through(middleware: Sequence[Middleware], handler: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-    """Return the handler inside the middleware; the handler itself if there is none. What it returns is what the handler returned."""
+    """Wrap a handler in middleware. The result returns what the handler returns. Without middleware, return the handler itself."""
     if not middleware:
         return handler
 
