@@ -133,6 +133,7 @@ def test_an_equivalent_mutant_is_known_by_its_diff_and_place() -> None:
     assert same(first, Equivalent(place="f", diff="-if n < 3:\n+if not (n < 3):\n", why=""))
     assert not same(first, Equivalent(place="g", diff="-if n < 3:\n+if not (n < 3):", why=""))
     assert plain("-  a \n+ b\n") == "-a\n+b"
+    assert plain("-  a  # why\n+  b -- why\n") == "-a\n+b"
 
 
 # ------------------------------------------------------------------------------------------------------ choosing tests

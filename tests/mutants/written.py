@@ -6,6 +6,7 @@ product, or in the definition that it names. It is looked for in every file, so 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -98,8 +99,9 @@ def mutant_of(written: Written, sources: Sequence[Source]) -> Mutant:
 
 
 def plain(diff: str) -> str:
-    """Return a diff without the spaces that its lines begin and end with."""
-    return "\n".join(f"{line[0]}{line[1:].strip()}" for line in diff.strip().splitlines() if line.strip())
+    """Return a diff without comments, and without the spaces that its lines begin and end with."""
+    lines = (re.sub(r"\s+(#|--) .*", "", line) for line in diff.strip().splitlines())
+    return "\n".join(f"{line[0]}{line[1:].strip()}" for line in lines if line.strip())
 
 
 def same(mutant: Mutant, equivalent: Equivalent) -> bool:
