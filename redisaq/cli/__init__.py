@@ -1,4 +1,4 @@
-"""The command line: a thin shell over what the package offers."""
+"""The command line: a thin shell over the public API."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command `redisaq` and return the exit status: see `redisaq.cli.command_line`. Without the extra `cli` it says so, with 2."""
+    """Run `redisaq` and return its exit status: see `redisaq.cli.command_line`. Without the extra `cli`, say so and return 2."""
     try:
-        from redisaq.cli.command_line import main as run  # noqa: PLC0415 -- what it needs may be missing
+        from redisaq.cli.command_line import main as run  # noqa: PLC0415 -- its dependencies may be missing
     except ModuleNotFoundError as error:
         if error.name not in ("cyclopts", "rich"):
             raise

@@ -1,4 +1,4 @@
-"""Lets `python -m redisaq.cli` be the command `redisaq`."""
+"""Runs the command `redisaq` for `python -m redisaq.cli`."""
 
 from __future__ import annotations
 

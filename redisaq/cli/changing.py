@@ -1,6 +1,6 @@
-"""`redisaq produce`, `grow`, `pause`, `resume`, `seek` and `delete`: what changes topics and groups.
+"""`redisaq produce`, `grow`, `pause`, `resume`, `seek` and `delete`: commands that change topics and groups.
 
-What always holds: what destroys is asked about first, or takes --yes; --dry-run changes nothing.
+Commands that destroy something ask first, unless you give --yes. With --dry-run they change nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from redisaq.errors import TopicMissingError
 
 HERE = Place()
 BATCH = 1000
-"""Messages of standard input that are sent at once."""
+"""Messages from standard input that are sent in one batch."""
 
 
 def produce(
@@ -40,11 +40,11 @@ def produce(
         topic: the topic.
         payload: JSON; `-` reads one payload from each line of standard input.
         key: messages with the same key go to the same partition.
-        header: NAME=VALUE; may be said again.
-        delay: seconds until it is to be handled.
-        dedup_id: a second message with it within an hour is not enqueued.
-        partitions: make the topic with so many, if it is not there.
-        place: where.
+        header: NAME=VALUE; may be given more than once.
+        delay: seconds until the message is due.
+        dedup_id: a second message with the same id within an hour is not enqueued.
+        partitions: create the topic with this many partitions if it does not exist.
+        place: the server.
     """
     headers = dict(map(_header, header))
     if payload == "-" and dedup_id is not None:
@@ -87,7 +87,7 @@ def _same(data: bytes) -> bytes:
 
 
 def _checked(text: str, what: str) -> bytes:
-    """Return JSON as it was written."""
+    """Check that a text is JSON, and return it unchanged."""
     data = text.strip().encode()
     try:
         msgspec.json.decode(data)
@@ -97,7 +97,7 @@ def _checked(text: str, what: str) -> bytes:
 
 
 def _batches() -> Iterator[list[bytes]]:
-    """Yield what stands on standard input; a line that is no JSON stops it, and those before it have been sent."""
+    """Yield the lines of standard input in batches. Stop at a line that is not JSON, after yielding those before it."""
     batch: list[bytes] = []
     for number, line in enumerate(sys.stdin, 1):
         if line.strip():
@@ -115,12 +115,12 @@ def _batches() -> Iterator[list[bytes]]:
 
 
 def grow(topic: str, partitions: int, /, *, place: Place = HERE) -> int:
-    """Let a topic grow to so many partitions; it never shrinks.
+    """Grow a topic to this many partitions. A topic never shrinks.
 
     Args:
         topic: the topic.
-        partitions: how many.
-        place: where.
+        partitions: the number of partitions.
+        place: the server.
     """
 
     async def change() -> tuple[int, int]:
@@ -139,12 +139,12 @@ def grow(topic: str, partitions: int, /, *, place: Place = HERE) -> int:
 
 
 def pause(topic: str, group: str, /, *, place: Place = HERE) -> int:
-    """Let a group's members begin nothing more; handlers that run are finished.
+    """Stop a group's members from starting messages. Running handlers finish.
 
     Args:
         topic: the topic.
         group: the group.
-        place: where.
+        place: the server.
     """
 
     async def change() -> None:
@@ -157,12 +157,12 @@ def pause(topic: str, group: str, /, *, place: Place = HERE) -> int:
 
 
 def resume(topic: str, group: str, /, *, place: Place = HERE) -> int:
-    """Let a paused group go on.
+    """Let a paused group continue.
 
     Args:
         topic: the topic.
         group: the group.
-        place: where.
+        place: the server.
     """
 
     async def change() -> None:
@@ -175,16 +175,16 @@ def resume(topic: str, group: str, /, *, place: Place = HERE) -> int:
 
 
 def seek(topic: str, group: str, to: str, /, *more: str, yes: Yes = False, dry_run: DryRun = False, place: Place = HERE) -> int:
-    """Let a group go on somewhere else: what stands there is delivered as if it were new.
+    """Move a group to another position. Messages from there on are delivered as if they were new.
 
     Args:
         topic: the topic.
-        group: the group; its members must be gone, or it must be paused.
+        group: the group, which must have no live members or be paused.
         to: earliest, latest, a time with a zone (2026-01-31T12:00:00+01:00), or PARTITION=ENTRY.
-        more: further PARTITION=ENTRY.
-        yes: do not ask.
+        more: more PARTITION=ENTRY.
+        yes: do not ask for confirmation.
         dry_run: change nothing.
-        place: where.
+        place: the server.
     """
     position = _position((to, *more))
 
@@ -238,15 +238,15 @@ def delete(
     dry_run: DryRun = False,
     place: Place = HERE,
 ) -> int:
-    """Delete a group with all that is its own, or a topic with all its messages and groups.
+    """Delete a group with its position, retries and dead letters, or a topic with all its messages and groups.
 
     Args:
         topic: the topic.
-        group: the group; without it the whole topic is deleted.
-        force: even while members are alive.
-        yes: do not ask.
+        group: the group; without it, the whole topic is deleted.
+        force: delete even if members are alive.
+        yes: do not ask for confirmation.
         dry_run: change nothing.
-        place: where.
+        place: the server.
     """
 
     async def look() -> str:

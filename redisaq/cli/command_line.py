@@ -1,11 +1,10 @@
-"""The command `redisaq`: finds the command that was asked for, runs it, and turns what comes out into an exit status.
+"""The command `redisaq`: parses the arguments, runs the subcommand, and turns its result into an exit status.
 
-In: the words after the command's name. Out: 0 if all went well, 1 if the answer is no, 2 for words that cannot be understood, 3 if the
-server could not do it, 130 after an interrupt. What always holds: an error that redisaq raises on purpose is one line on standard error,
-never a traceback.
+The exit status is 0 for success, 1 if the answer is no, 2 for invalid arguments, 3 if the server could not do it, and 130 after an
+interrupt. An error that redisaq raises on purpose is printed as one line on standard error, never as a traceback.
 
-cyclopts reads the words: it takes types, defaults and help from a function's signature and docstring, which are checked like all others;
-typer knows no dataclass for what several commands have in common, and shows no help for their fields.
+cyclopts parses the arguments. It takes types, defaults and help from a function's signature and docstring, which are checked like all
+others. typer does not support a dataclass for the options that commands share, and shows no help for its fields.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `redisaq`.
 
     Args:
-        arguments: the words after the command's name; None: those of this process.
+        arguments: the arguments after the command's name. None: those of this process.
 
     Returns:
         The process's exit status.
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = "redisaq"
     try:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # until now an interrupt has ended the process, silently
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # so far an interrupt would have ended the process silently
             signal.signal(signal.SIGINT, signal.default_int_handler)
         commands = make_commands()
         name = " ".join(["redisaq", *commands.parse_commands(words)[0]])
@@ -46,18 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone (`redisaq demo | head`); the interpreter must not stumble over that again when it ends.
+        # The reader of our output is gone (`redisaq demo | head`). The interpreter must not fail for that reason again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO
     except (cyclopts.CycloptsError, Refused, RedisaqError) as error:
-        if not isinstance(error, cyclopts.CycloptsError):  # which has been printed
+        if not isinstance(error, cyclopts.CycloptsError):  # cyclopts has printed its own
             print(f"{name}: {error}", file=sys.stderr)
         return status_of(error)
     return status if isinstance(status, int) else 0
 
 
 def status_of(error: Exception) -> int:
-    """Return the exit status that tells of an error."""
+    """Return the exit status for an error."""
     if isinstance(error, Refused):
         return error.status
     if isinstance(error, cyclopts.CycloptsError | SettingsError):
@@ -66,7 +65,7 @@ def status_of(error: Exception) -> int:
 
 
 def make_commands() -> cyclopts.App:
-    """Return the command line, with what each command brings."""
+    """Return the command line with all its commands."""
     commands = cyclopts.App(
         name="redisaq",
         help="A partitioned job queue on Redis Streams, for asyncio and trio.",
@@ -89,10 +88,10 @@ def make_commands() -> cyclopts.App:
 
     @commands.command
     def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
-        """Print what completes the words of this command in a shell.
+        """Print a completion script for a shell.
 
         Args:
-            shell: which one.
+            shell: the shell.
         """
         print(commands.generate_completion(shell=shell))
         return 0

@@ -1,7 +1,7 @@
-"""What the commands have in common: where the server is, how answers are printed, and how a person is asked.
+"""Code that the commands share: locates the server, prints answers, and asks for confirmation.
 
-In: options, and answers of the public API. Out: tables for people, or JSON. What always holds: what users have sent is printed without its
-control characters, so that a payload cannot move the cursor; answers go to standard output, and everything else to standard error.
+Answers of the public API are printed as tables for people, or as JSON. Text from users is printed without control characters, so that a
+payload cannot move the cursor. Answers go to standard output, and everything else goes to standard error.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from redisaq.producer import Producer
 T = TypeVar("T")
 
 NO, USAGE, SERVER, INTERRUPTED = 1, 2, 3, 130
-"""Exit statuses: the answer is no, the words cannot be understood, the server could not do it, and after an interrupt as shells have it."""
+"""Exit statuses: the answer is no, the arguments are invalid, the server could not do it, and, as in shells, an interrupt."""
 
 Dash = Annotated[str, Parameter(allow_leading_hyphen=True)]
-"""A word that may be `-`, for standard input or output."""
+"""An argument that may be `-`, for standard input or output."""
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 DryRun = Annotated[bool, Parameter(name="--dry-run", negative="")]
 
 
 WIDE = 10_000
-"""Columns of what is no terminal: a line that another program reads is not broken."""
+"""Columns if the output is not a terminal, so that lines for other programs are not wrapped."""
 
 
 class Refused(Exception):
-    """A command ends without having done anything; its text says why."""
+    """Raised by a command that ends without having done anything. Its text says why."""
 
     def __init__(self, reason: str, status: int = NO) -> None:
         super().__init__(reason)
@@ -51,11 +51,11 @@ class Refused(Exception):
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Place:
-    """Where the server is, and how to answer.
+    """The location of the server, and the format of answers.
 
     Attributes:
-        url: of the server; without it REDISAQ_URL counts, or else redis://localhost:6379/0.
-        namespace: of the keys.
+        url: the server's URL; default: REDISAQ_URL, otherwise redis://localhost:6379/0.
+        namespace: the namespace of the keys.
         json: print JSON.
     """
 
@@ -64,15 +64,15 @@ class Place:
     json: Annotated[bool, Parameter(negative="")] = False
 
     def admin(self) -> Admin:
-        """Return an Admin for it."""
+        """Return an Admin for this server."""
         return Admin(self.url, namespace=self.namespace)
 
     def producer(self, topic: str, **options: Any) -> Producer:
-        """Return a Producer for a topic there."""
+        """Return a Producer for a topic on this server."""
         return Producer(topic, self.url, namespace=self.namespace, **options)
 
     def show(self, answer: object, text: Callable[[], Iterable[str | Table]]) -> None:
-        """Print an answer: as one JSON document, or as text."""
+        """Print an answer as one JSON document or as text."""
         if self.json:
             print(as_json(answer))
             return
@@ -81,11 +81,11 @@ class Place:
             console.print(part, markup=False)
 
     def show_each(self, answer: object, line: str) -> None:
-        """Print one answer of many: a JSON object on a line, or a line of text."""
+        """Print one of many answers, as a line of JSON or of text."""
         print(as_json(answer) if self.json else line, flush=True)
 
     def done(self, text: str, **answer: Any) -> None:
-        """Say what was done."""
+        """Print the result of a change."""
         print(as_json(answer) if self.json else text)
 
 
@@ -94,20 +94,20 @@ def as_json(answer: object) -> str:
     return msgspec.json.encode(answer, enc_hook=_mapping).decode()
 
 
-def _mapping(value: Any) -> dict[Any, Any]:  # noqa: ANN401 -- whatever msgspec does not know
-    """Return a read-only mapping as one that msgspec knows."""
+def _mapping(value: Any) -> dict[Any, Any]:  # noqa: ANN401 -- any value that msgspec does not support
+    """Convert a read-only mapping to a dict, which msgspec supports."""
     if isinstance(value, MappingProxyType):
-        return value.copy()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- of whatever
+        return value.copy()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType] -- its types are unknown
     raise NotImplementedError
 
 
 def plain(text: str) -> str:
-    """Return text that moves no cursor and sets no colour: control characters become escapes."""
+    """Escape control characters, so that the text cannot move the cursor or set colours."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def table(*heads: str, rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> Table:
-    """Return a table; columns named in `right` are numbers."""
+    """Return a table. Columns named in `right` hold numbers."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     numbers = set(right)
     for head in heads:
@@ -123,10 +123,10 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is destroyed.
+    """Ask for confirmation.
 
     Raises:
-        Refused: the answer is no; or nobody can be asked, since standard input is no terminal.
+        Refused: the answer is no, or standard input is not a terminal, so that nobody can be asked.
     """
     if yes:
         return
@@ -139,7 +139,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 @contextmanager
 def progress(what: str, total: int) -> Generator[Callable[[int], None]]:
-    """Show how far something is, on standard error if that is a terminal; give what is called with how many more are done."""
+    """Show progress on standard error, if that is a terminal. Yield a function to call with the number of newly finished items."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=total)

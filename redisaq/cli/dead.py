@@ -1,7 +1,7 @@
-"""`redisaq dead list`, `show`, `redrive`, `purge` and `export`: what is done about dead letters.
+"""`redisaq dead list`, `show`, `redrive`, `purge` and `export`: commands for dead letters.
 
-What always holds: letters are read and treated in pages, so that a million of them need no more memory than a hundred; letters that come
-while a command runs are left alone.
+They read and change dead letters in pages, so that a million of them need no more memory than a hundred. Dead letters that arrive while a
+command runs are left alone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from redisaq.cli.common import NO, Dash, DryRun, Place, Refused, Yes, as_json, c
 
 HERE = Place()
 PAGE = 100
-"""Letters that are treated at once."""
+"""Dead letters of one page."""
 
 dead = Commands(name="dead", help="Look at dead letters, try them again, or drop them.")
 
 
 def shown(letter: DeadMessage) -> dict[str, Any]:
-    """Return a letter as JSON shows it: what is no JSON payload stands there as text."""
+    """Return the JSON form of a dead letter. A payload that is not JSON becomes text."""
     data = letter.payload if not letter.unreadable else letter.data.decode("utf-8", "backslashreplace")
     names = (
         "topic",
@@ -47,7 +47,7 @@ def shown(letter: DeadMessage) -> dict[str, Any]:
 
 
 async def letters(admin: Admin, topic: str, group: str) -> AsyncGenerator[DeadMessage]:
-    """Yield the letters that are there now, and none that come meanwhile."""
+    """Yield the dead letters that exist now, and none that arrive later."""
     left = {one.partition: one.dead for one in (await admin.group(topic, group)).partitions}
     async for letter in admin.dead_letters(topic, group):
         if left.get(letter.partition, 0) > 0:
@@ -56,7 +56,7 @@ async def letters(admin: Admin, topic: str, group: str) -> AsyncGenerator[DeadMe
 
 
 async def pages(admin: Admin, topic: str, group: str, wanted: AbstractSet[str]) -> AsyncGenerator[list[DeadMessage]]:
-    """Yield the letters that are there now, some at a time; of these messages, or of all if none is named."""
+    """Yield pages of the dead letters that exist now: those of the wanted messages, or all if `wanted` is empty."""
     page: list[DeadMessage] = []
     async for letter in letters(admin, topic, group):
         if not wanted or letter.msg_id in wanted:
@@ -70,13 +70,13 @@ async def pages(admin: Admin, topic: str, group: str, wanted: AbstractSet[str]) 
 
 @dead.command(name="list")
 def list_(topic: str, group: str, /, *, limit: int = 100, place: Place = HERE) -> int:
-    """List a group's dead letters, partition after partition, each in the order of dying.
+    """List a group's dead letters, partition after partition, oldest death first in each.
 
     Args:
         topic: the topic.
         group: the group.
-        limit: how many to show at most; 0: all.
-        place: where.
+        limit: the most dead letters to show; 0: all.
+        place: the server.
     """
 
     async def look() -> tuple[list[DeadMessage], int]:
@@ -120,13 +120,13 @@ def _short(text: str, most: int = 100) -> str:
 
 @dead.command
 def show(topic: str, group: str, msg_id: str, /, *, place: Place = HERE) -> int:
-    """Show one dead letter: its payload, what it died of, and where.
+    """Show one dead letter: its payload, its last error, and where it failed.
 
     Args:
         topic: the topic.
         group: the group.
-        msg_id: the message's id, or the letter's.
-        place: where.
+        msg_id: the id of the message or of the dead letter.
+        place: the server.
     """
 
     async def look() -> DeadMessage | None:
@@ -148,15 +148,15 @@ def show(topic: str, group: str, msg_id: str, /, *, place: Place = HERE) -> int:
 
 @dead.command
 def redrive(topic: str, group: str, /, *ids: str, yes: Yes = False, dry_run: DryRun = False, place: Place = HERE) -> int:
-    """Let dead letters be tried again, in the order of dying: all, or those of these messages.
+    """Retry dead letters in the order in which they died: all, or those of the given messages.
 
     Args:
         topic: the topic.
         group: the group.
-        ids: message ids; without any, all that are there now.
-        yes: do not ask.
+        ids: message ids; without any, all dead letters that exist now.
+        yes: do not ask for confirmation.
         dry_run: change nothing.
-        place: where.
+        place: the server.
     """
 
     async def act(admin: Admin, page: list[DeadMessage]) -> int:
@@ -167,15 +167,15 @@ def redrive(topic: str, group: str, /, *ids: str, yes: Yes = False, dry_run: Dry
 
 @dead.command
 def purge(topic: str, group: str, /, *ids: str, yes: Yes = False, dry_run: DryRun = False, place: Place = HERE) -> int:
-    """Drop dead letters for good: all, or those of these messages.
+    """Delete dead letters permanently: all, or those of the given messages.
 
     Args:
         topic: the topic.
         group: the group.
-        ids: message ids; without any, all that are there now.
-        yes: do not ask.
+        ids: message ids; without any, all dead letters that exist now.
+        yes: do not ask for confirmation.
         dry_run: change nothing.
-        place: where.
+        place: the server.
     """
 
     async def act(admin: Admin, page: list[DeadMessage]) -> int:
@@ -228,13 +228,13 @@ def _treat(
 
 @dead.command
 def export(topic: str, group: str, file: Dash = "-", /, *, place: Place = HERE) -> int:
-    """Write dead letters to a file, one JSON object a line. They stay where they are.
+    """Write dead letters to a file, one JSON object per line. They also stay in the group.
 
     Args:
         topic: the topic.
         group: the group.
-        file: where to; `-`: standard output. One that exists is not overwritten.
-        place: where.
+        file: the file; `-`: standard output. An existing file is not overwritten.
+        place: the server.
     """
 
     async def write(to: IO[str]) -> int:

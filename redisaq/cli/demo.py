@@ -1,4 +1,4 @@
-"""`redisaq demo`: a producer, some consumers of one group, one of them killed, and a count that must come out even.
+"""`redisaq demo`: runs a producer and several consumers of one group, kills one consumer, and checks that no message was lost.
 
 The command starts the producer and each consumer as a process of its own: `main` of this module. A child finds its job in its
 environment, not in its arguments, which every user of the machine can read: the URL may hold a password. It writes reports to its
@@ -41,32 +41,32 @@ from redisaq.run import run
 Backend = Literal["asyncio", "uvloop", "trio"]
 BACKENDS: tuple[Backend, ...] = ("asyncio", "uvloop", "trio")
 NAMESPACE = "redisaq-demo"
-INTERRUPTED = 130  # the status that shells give to what an interrupt ended
+INTERRUPTED = 130  # the status that shells use for a process that an interrupt ended
 
 HEARTBEAT, TTL = 0.5, 2.0
-"""Far shorter than the defaults: who watches should not have to wait for a takeover."""
+"""Seconds, far below the defaults, so that you need not wait long for a takeover."""
 
 WORK = 0.01
-"""Seconds that a handler takes over one message."""
+"""Seconds that a handler spends on one message."""
 
 ENQUEUES = 20
 """Batches a second that the producer sends."""
 
 AHEAD = 1.5
-"""How much faster it produces than can be processed: there is always something left to take over."""
+"""The ratio of the producing rate to the fastest processing rate, so that there is always something left to take over."""
 
 PATIENCE = 20.0
-"""Seconds without any progress after which what is missing counts as lost. Ten times the ttl, for a machine that does much else."""
+"""Seconds without progress after which missing messages count as lost. It is ten times the ttl, for a busy machine."""
 
 END_SECONDS = 8.0
-"""How long the processes may take to end in order before they are killed."""
+"""Seconds that the processes may take to end in order before they are killed."""
 
 LOOK, TELL = 0.05, 0.5
-"""Seconds between two looks at what the children reported, and between two lines about it."""
+"""Seconds between two checks of the children's reports, and between two lines of output about them."""
 
 STDIN = 0
 JOB = "REDISAQ_DEMO_JOB"  # the environment variable
-ERROR_BYTES = 4000  # how much of what a child wrote to its standard error is kept, from the end
+ERROR_BYTES = 4000  # how much of a child's standard error is kept, from the end
 
 DESCRIPTION = """\
 A producer process fills a topic, some consumer processes of one group share its partitions, on a private Valkey that is gone
@@ -81,7 +81,7 @@ The demo's consumers send a heartbeat every {HEARTBEAT:g} s and are taken for de
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a child is to do: `name` is "producer" or that of a consumer."""
+    """The job of a child process. `name` is "producer" or the name of a consumer."""
 
     name: str
     backend: Backend
@@ -92,7 +92,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a child reports: `ids` of messages produced or processed, the partition acquired or released, or a text."""
+    """A report of a child: `ids` of messages produced or processed, the partition acquired or released, or a text."""
 
     what: Literal["ready", "produced", "processed", "acquired", "released", "note", "failed"]
     ids: list[str] = []
@@ -110,7 +110,7 @@ def demo(
     consumers: Annotated[int, Parameter(validator=validators.Number(gte=2, lte=64))] = 3,
     partitions: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=1024))] = 12,
     redis_url: str | None = None,
-    plain: Annotated[bool, Parameter(show=False, negative="")] = False,  # noqa: ARG001 -- there was a picture once; scripts may still say it
+    plain: Annotated[bool, Parameter(show=False, negative="")] = False,  # noqa: ARG001 -- it once turned off a picture, and scripts may still use it
 ) -> int:
     """Watch consumers share partitions, one die, and nothing get lost.
 
@@ -123,9 +123,9 @@ def demo(
         plain: changes nothing.
 
     Raises:
-        SettingsError: a package is missing, or the URL cannot work.
+        SettingsError: a package is missing, or the URL is not valid.
         ConnectionFailed: the private server does not start.
-        BrokenPipeError: whoever read the output has gone.
+        BrokenPipeError: the reader of the output is gone.
     """
     print(f"redisaq demo: {backend}, {_check(backend, redis_url)}", flush=True)
     demo = Demo(messages, consumers, partitions)
@@ -144,7 +144,7 @@ def demo(
 
 
 async def _play(demo: Demo, backend: Backend, url: str | None) -> list[Exception]:
-    """Run the demo in an event loop; return what went wrong outside it, taken out of the groups of exceptions."""
+    """Run the demo in an event loop. Return the errors from outside it, taken out of their exception groups."""
     failures: list[Exception] = []
     try:
         async with _server(url) as reached:
@@ -155,7 +155,7 @@ async def _play(demo: Demo, backend: Backend, url: str | None) -> list[Exception
 
 
 def _check(backend: str, url: str | None) -> str:
-    """Return where the demo runs, in words; raise SettingsError before anything is started if it cannot."""
+    """Return in words where the demo runs. If it cannot run, raise SettingsError before anything is started."""
     if backend != "asyncio" and importlib.util.find_spec(backend) is None:
         raise SettingsError(f'--backend {backend} needs the package {backend}: pip install "redisaq[{backend}]"')
     if url is None:
@@ -165,14 +165,14 @@ def _check(backend: str, url: str | None) -> str:
         raise SettingsError(f"--redis-url {url} is for one process alone, and the demo has several; leave it out for a private server")
     if url.startswith("embedded://"):
         return url
-    from redisaq.link import parse_address  # noqa: PLC0415 -- takes a moment to import, and is not always needed
+    from redisaq.link import parse_address  # noqa: PLC0415 -- it takes a moment to import, and is not always needed
 
     return parse_address(url).display
 
 
 @contextlib.asynccontextmanager
 async def _server(given: str | None) -> AsyncGenerator[str]:
-    """Give the server's URL: the given one, or that of a private server, which ends with the block."""
+    """Yield the given URL, or the URL of a private server, which ends with the block."""
     if given is not None:
         yield given
         return
@@ -184,14 +184,14 @@ async def _server(given: str | None) -> AsyncGenerator[str]:
             await server.close()
 
 
-# -- what comes out ------------------------------------------------------------------------------------------------------------------
+# -- the result ----------------------------------------------------------------------------------------------------------------------
 
 
 class Tally:
     """Counts messages by id. The report of a message's processing may arrive before that of its production.
 
     Args:
-        expected: messages that are to be produced.
+        expected: the number of messages that will be produced.
     """
 
     def __init__(self, expected: int) -> None:
@@ -203,7 +203,7 @@ class Tally:
 
     @property
     def matches(self) -> bool:
-        """True if everything was produced and processed at least once, and nothing else was. Duplicates are allowed."""
+        """Whether every message was produced and processed at least once, and no other was. Duplicates are allowed."""
         return len(self.produced) == self.expected and self.produced == self.processed
 
     def produce(self, ids: Iterable[str]) -> None:
@@ -242,7 +242,7 @@ def in_words(numbers: Collection[int]) -> str:
 
 
 def ranges(numbers: Collection[int]) -> str:
-    """Return numbers in few characters: `0-3 7 9-10`."""
+    """Return numbers in short form: `0-3 7 9-10`."""
     parts: list[list[int]] = []
     for number in sorted(numbers):
         if parts and number == parts[-1][-1] + 1:
@@ -256,28 +256,28 @@ def ranges(numbers: Collection[int]) -> str:
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the reason is a sentence for the user."""
+    """The demo cannot continue. The reason is a sentence for the user."""
 
 
 class Child:
-    """A process as its parent sees it. `wanted` is False once it was killed or told to end: its end is no surprise then."""
+    """A child process, as its parent sees it. `wanted` is False once the parent has killed it or asked it to end."""
 
     def __init__(self, name: str, process: Process) -> None:
         self.name = name
         self.process = process
         self.wanted = True
         self.ready = False
-        self.ended = anyio.Event()  # it is gone, and all that it had reported has been read
+        self.ended = anyio.Event()  # the process is gone, and all its reports have been read
         self.errors = bytearray()
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill the process, as a crash would end it."""
         self.wanted = False
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
     async def end(self) -> None:
-        """Ask it to end in order, by closing its input."""
+        """Ask the process to end in order, by closing its input."""
         self.wanted = False
         if self.process.stdin is not None:
             await self.process.stdin.aclose()
@@ -287,11 +287,11 @@ class Demo:
     """One run of the demo.
 
     Attributes:
-        tally: of messages.
-        failure: what ended the demo early, or went wrong in it; "" if nothing.
-        victim: the consumer that was killed, "" before.
-        orphans: the partitions that it owned.
-        slowest: seconds from the kill until the last of these had a new owner, so far.
+        tally: the counts of messages.
+        failure: the first failure of the demo; "" if there is none.
+        victim: the consumer that was killed; "" before.
+        orphans: the partitions that the victim owned.
+        slowest: seconds from the kill until the last of these got a new owner, so far.
     """
 
     def __init__(self, messages: int, consumers: int, partitions: int) -> None:
@@ -310,7 +310,7 @@ class Demo:
         self._told = ""
 
     async def run(self, backend: Backend, url: str) -> None:
-        """Run it to its end. However it ends, every process that it started has ended."""
+        """Run the demo to its end. However it ends, every process that it started has ended."""
         self._began = self._progress = anyio.current_time()
         try:
             async with anyio.create_task_group() as tasks:
@@ -325,10 +325,10 @@ class Demo:
         finally:
             with anyio.CancelScope(shield=True):
                 for child in self._children.values():
-                    await child.process.aclose()  # which waits for it
+                    await child.process.aclose()  # this waits for it
 
     def shares(self) -> dict[str, list[int]]:
-        """Return what each consumer owns."""
+        """Return the partitions that each consumer owns."""
         return {name: [partition for partition, owner in self._owners.items() if owner == name] for name in self._names}
 
     async def _run(self, tasks: TaskGroup, backend: Backend, url: str) -> None:
@@ -336,7 +336,7 @@ class Demo:
             job = Job(name, backend, url, self._topic, self._partitions, self.tally.expected)
             child = self._children[name] = await _start(job)
             tasks.start_soon(self._listen, child)
-            if name == "producer":  # it makes the topic
+            if name == "producer":  # it creates the topic
                 await self._until(lambda: self._children["producer"].ready, "the producer")
         await self._until(self._balanced, "the consumers")
         self._say("partitions shared out: " + "; ".join(f"{name} {ranges(some) or 'none'}" for name, some in self.shares().items()))
@@ -359,7 +359,7 @@ class Demo:
                 await stdin.send(b"go\n")
 
     def _kill_one(self) -> None:
-        """Kill the consumer that owns most."""
+        """Kill the consumer that owns the most partitions."""
         self.victim, owned = max(self.shares().items(), key=lambda item: len(item[1]))
         self.orphans, self._waiting = frozenset(owned), set(owned)
         self._killed_at = anyio.current_time()
@@ -381,7 +381,7 @@ class Demo:
             self.failure = self.failure or f"{child.name} ended by itself with status {status}" + (f"; it wrote:\n{about}" if about else "")
 
     def take(self, child: Child, report: Report) -> None:
-        """Take a child's report into account."""
+        """Process a child's report."""
         now = anyio.current_time()
         match report.what:
             case "ready":
@@ -410,7 +410,7 @@ class Demo:
             self._say(f"{name} took over {in_words([partition])}, {self.slowest:.2f} s after the kill")
 
     async def _until(self, done: Callable[[], bool], what: str) -> None:
-        """Wait until `done()`, as long as there is progress and nothing has failed; say now and then how it stands."""
+        """Wait until `done()` is true, as long as there is progress and nothing has failed. Print the state now and then."""
         while not done():
             now = anyio.current_time()
             if self.failure:
@@ -428,7 +428,7 @@ class Demo:
         print(f"{anyio.current_time() - self._began:6.2f} s  * {text}", flush=True)
 
     async def _end_in_order(self) -> None:
-        """Let the processes drain, and read what they still report: a late duplicate counts, too."""
+        """Let the processes drain, and read their last reports, since a late duplicate counts, too."""
         for child in self._children.values():
             await child.end()
         with anyio.move_on_after(END_SECONDS):
@@ -440,7 +440,7 @@ class Demo:
 
 
 async def _start(job: Job) -> Child:
-    # The same redisaq as here, wherever that was found, and nothing that merely lies in the current directory.
+    # The child must import the same redisaq as this process, and nothing from the current directory.
     path = os.pathsep.join(place for place in sys.path if place)
     process = await anyio.open_process(
         [sys.executable, "-P", "-c", "import sys; from redisaq.cli.demo import main; sys.exit(main())"],
@@ -468,13 +468,13 @@ def _output(stream: ByteReceiveStream | None) -> ByteReceiveStream:
 
 
 def main() -> int:
-    """Run one process of the demo, as its environment says; return 0 unless it failed."""
+    """Run the process of the demo that its environment describes. Return 0 unless it failed."""
     job = msgspec.json.decode(os.environ.pop(JOB), type=Job)
     return 0 if run(_work, job, backend=job.backend) else 1
 
 
 def tell(report: Report) -> None:
-    """Put a report into the pipe. The parent always reads, so this waits no longer than the parent stands still."""
+    """Write a report to the pipe. The parent always reads, so this waits only while the parent is stalled."""
     with contextlib.suppress(BrokenPipeError):  # the parent is gone, which ends this process by its input
         sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
         sys.stdout.buffer.flush()
@@ -504,7 +504,7 @@ async def _work(job: Job) -> bool:
 
 
 async def _produce(job: Job, told: anyio.Event, over: anyio.Event) -> None:
-    """Make the topic, wait for the parent's word, enqueue batch by batch, and wait for the end."""
+    """Create the topic, wait for the parent's signal, enqueue batch by batch, and wait for the end."""
     fastest = job.partitions / WORK  # each partition runs one handler at a time
     batch = max(1, round(AHEAD * fastest / ENQUEUES))
     async with (
@@ -556,7 +556,7 @@ async def _consume(job: Job, over: anyio.Event) -> None:
 
 
 def _tell_event(event: events.Event) -> None:
-    """Report what concerns the parent of what happens to a consumer."""
+    """Report those events of a consumer that concern the parent."""
     match event:
         case events.PartitionAcquired():
             tell(Report("acquired", partition=event.partition))

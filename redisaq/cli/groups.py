@@ -1,4 +1,4 @@
-"""Takes what happened out of the groups that task groups put it in."""
+"""Extracts the exceptions from the groups in which task groups wrap them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ E = TypeVar("E", bound=Exception)
 
 
 def leaves(group: BaseExceptionGroup[E]) -> list[E]:
-    """Return the exceptions of a group that are no groups themselves, in order; there is at least one."""
+    """Return the exceptions of a group that are not groups themselves, in order. There is at least one."""
     found: list[E] = []
     for error in group.exceptions:
         found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]

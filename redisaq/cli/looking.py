@@ -1,4 +1,4 @@
-"""`redisaq topics`, `topic` and `group`: how things stand. They change nothing."""
+"""`redisaq topics`, `topic` and `group`: commands that show topics and groups, and change nothing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def topics(*, place: Place = HERE) -> int:
 
 
 def topic(topic: str, /, *, place: Place = HERE) -> int:
-    """Show a topic: its partitions, what is in them, its groups.
+    """Show a topic: its partitions, their contents, and its groups.
 
     Args:
         topic: the topic.
-        place: where.
+        place: the server.
     """
 
     async def look() -> TopicInfo:
@@ -51,12 +51,12 @@ def topic(topic: str, /, *, place: Place = HERE) -> int:
 
 
 def group(topic: str, group: str, /, *, place: Place = HERE) -> int:
-    """Show a group: its members, and its share of each partition.
+    """Show a group: its members, and its state in each partition.
 
     Args:
         topic: the topic.
         group: the group.
-        place: where.
+        place: the server.
     """
 
     async def look() -> GroupInfo:

