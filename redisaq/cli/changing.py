@@ -238,7 +238,7 @@ def delete(
     dry_run: DryRun = False,
     place: Place = HERE,
 ) -> int:
-    """Delete a group with its position, retries and dead letters, or a topic with all its messages and groups.
+    """Delete a group with its position, pending messages, retries and dead letters, or a topic with all its messages and groups.
 
     Args:
         topic: the topic.
