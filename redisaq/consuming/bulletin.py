@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from redisaq import events
 from redisaq.callables import unrun
@@ -60,7 +60,7 @@ class Bulletin:
 
     def event(self, kind: type[E], about: Message[Any] | OwnedPartition | None = None, **more: object) -> E:
         """Return an event of this consumer, stamped with who it is, and with the message or the partition that it is about."""
-        make: Callable[..., E] = kind
+        make = cast("Callable[..., E]", kind)  # each kind has fields of its own
         if about is None:
             return make(topic=self.topic, group=self.group, member=self.member, **more)
         if isinstance(about, OwnedPartition):

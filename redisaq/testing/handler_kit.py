@@ -17,6 +17,8 @@ from redisaq import events
 from redisaq.admin import Admin
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import Beat
+from redisaq.brokers.steps.leases import SetDeliveries
+from redisaq.brokers.steps.retrying import StartRetry
 from redisaq.consumer import Consumer
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.handling import Execution
@@ -54,12 +56,8 @@ EVER = 1e9
 class Consent:
     """Stand in for the server when a further attempt begins: it records the attempt and never refuses."""
 
-    async def set_deliveries(self, *_: object, **_named: object) -> bool:
-        """Record attempts of pending entries."""
-        return True
-
-    async def start_retry(self, *_: object, **_named: object) -> bool:
-        """Record an attempt of a message that had failed before."""
+    async def do(self, _step: SetDeliveries | StartRetry) -> bool:
+        """Record an attempt: of pending entries, or of a message that had failed before."""
         return True
 
 
