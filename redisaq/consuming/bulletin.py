@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from redisaq import events
 from redisaq.callables import unrun
@@ -58,9 +58,8 @@ class Bulletin:
         """True if somebody wants an event for each message that goes well; making one costs more than the hot path can spare."""
         return self._on_event is not None or self._logger.isEnabledFor(logging.DEBUG)
 
-    def event(self, kind: type[E], about: Message[Any] | OwnedPartition | None = None, **more: object) -> E:
-        """Return an event of this consumer, stamped with who it is, and with the message or the partition that it is about."""
-        make = cast("Callable[..., E]", kind)  # each kind has fields of its own
+    def event(self, make: Callable[..., E], about: Message[Any] | OwnedPartition | None = None, **more: object) -> E:
+        """Return what `make` makes, stamped with who this consumer is, and with the message or the partition that it is about."""
         if about is None:
             return make(topic=self.topic, group=self.group, member=self.member, **more)
         if isinstance(about, OwnedPartition):

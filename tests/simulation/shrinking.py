@@ -19,6 +19,7 @@ from tests.simulation.judged import shrink, simulate
 def shrink_seed(scenario: str, backend: Backend, seed: int, *, within: float, folder: Path) -> Shrunk | None:
     """Shrink one failed seed, and tell; return None if it does not fail."""
     found = scenario_of(scenario)
+    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         report = simulate(found.play, seed, backend, found.faults, raises=False)
@@ -36,7 +37,7 @@ def shrink_seed(scenario: str, backend: Backend, seed: int, *, within: float, fo
         print(error)
         return None
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
     print(shrunk.text())
     for file in save(shrunk.report, folder / f"{scenario}-{seed}-{backend}"):
         print(f"   {file}")
