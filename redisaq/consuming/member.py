@@ -148,12 +148,13 @@ class Admission:
         if beat.document is None:
             latest = around.settings.start == "latest" and not lost
             await make_groups(around.broker, around.group, range(member.partitions), latest=latest)  # G6
+        former = [one for one in member.former if membership.is_member(document, one)]
         document = membership.join(
             document,
             name=member.name,
             incarnation=member.lease.incarnation,
             partitions=member.partitions,
-            former=member.former,
+            former=former,
             held=self.safe if around.environment.clock() < self.safe_until else (),
         )
         sent = around.environment.clock()
@@ -166,6 +167,7 @@ class Admission:
             document=document,
             joins=True,
             freeze=lost,
+            former=former,
         )
         return sent if await around.broker.do(step) else None
 

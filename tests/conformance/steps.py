@@ -23,6 +23,7 @@ class Changes(TypedDict, total=False):
     leaves: bool
     freeze: bool
     expired: Sequence[str]
+    former: Sequence[str]
 
 
 async def commit_document(

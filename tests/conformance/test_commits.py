@@ -228,3 +228,21 @@ async def test_groups_are_apart(a: Broker, group: GroupName, version: str) -> No
         assert await commit(a, other, "A", "", 1, joins=True) is not None
     beat = await look(a, group)
     assert (beat.version, beat.document) == (version, Document(epoch=2))
+
+
+async def test_a_former_incarnation_goes_when_the_next_one_joins(a: Broker, b: Broker, group: GroupName, version: str) -> None:
+    """M5: whatever life late heartbeats have given it; it gets no more of them."""
+    assert (await b.do(Heartbeat(group, "A", TTL, ""))).alive
+    assert await commit(a, group, "A again", version, 3, joins=True, former=["A"]) is not None
+    assert not (await b.do(Heartbeat(group, "A", TTL, ""))).alive
+    assert (await b.do(Heartbeat(group, "A again", TTL, ""))).alive
+    assert (await b.do(Heartbeat(group, "B", TTL, ""))).alive
+    left = await commit(a, group, "A again", (await look(b, group)).version, 4, leaves=True)
+    assert left is not None
+
+
+async def test_with_a_former_incarnation_the_others_are_looked_at_as_before(a: Broker, b: Broker, group: GroupName, version: str) -> None:
+    """M5: who is alive is not dropped as expired, whatever else the commit drops; then nothing is changed."""
+    assert await commit(a, group, "A again", version, 3, joins=True, former=["A"], expired=["B"]) is None
+    assert (await b.do(Heartbeat(group, "A", TTL, ""))).alive
+    assert (await b.do(Heartbeat(group, "B", TTL, ""))).alive

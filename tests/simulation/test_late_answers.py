@@ -10,6 +10,7 @@ import pytest
 from redisaq import Message, RetryPolicy
 from redisaq.testing import Simulation
 from tests.simulation.judged import simulate
+from tests.simulation.playing import play
 from tests.simulation.variants.crowd import GROUP, TOPIC, owned, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend
 from tests.simulation.variants.wire import Wire
@@ -45,3 +46,10 @@ def test_a_retry_does_not_run_before_its_time(backend: Backend) -> None:
         first, second, third = (one.started for one in report.deliveries if one.msg_id == report.produced[0])
         assert second - first < 2.0
         assert third - second > 10.0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_m5_a_former_incarnation_is_no_member_when_all_have_left(backend: Backend) -> None:
+    """Late heartbeats extend the time of an incarnation that its process has given up, until the next one joins."""
+    report = play("small", backend, 743)
+    assert report.ok, f"{report.violations}\n{report.timeline()}"

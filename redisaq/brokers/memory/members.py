@@ -18,7 +18,7 @@ class GroupState:
     """The document and what stands beside it.
 
     Attributes:
-        version: random, so that a document made anew is never taken for an older one (M3).
+        version: random, so that a document that is made again is never mistaken for an older one (M3).
         document: encoded: members in one process must not share what they could change.
         run_id: of the server that wrote or last confirmed the expiries (M7).
         born: when this state was made (M8).
@@ -104,7 +104,7 @@ class Coordination:
             state.document = encoded
             state.changed = now
             state.frozen_until = max(state.frozen_until, frozen_until)
-        for member in expired:
+        for member in (*step.former, *expired):
             self.members.pop(member, None)
         if step.joins:
             self.members[incarnation] = now + extension

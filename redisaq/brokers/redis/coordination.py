@@ -66,6 +66,8 @@ def commit(step: Commit, keys: Keys) -> Asked[bool]:
         int(step.joins),
         int(step.leaves),
         int(step.freeze),
+        len(step.former),
+        *step.former,
         *step.expired,
     )
     return asked, bool

@@ -85,12 +85,13 @@ class Commit(GroupStep[bool], frozen=True):
         incarnation: who commits.
         ttl: seconds for which a member that joins lives.
         known_version: the version to be replaced, "" if there is no document.
-        new_version: random, so that a document made anew is never taken for an older one (M3).
+        new_version: random, so that a document that is made again is never mistaken for an older one (M3).
         document: the new one.
         joins: add the incarnation to the members, with now + ttl, in the same step (M2),
         leaves: or remove it.
         freeze: the document is made again: sets frozen_until = now + ttl (M8).
         expired: members to remove in the same step.
+        former: the same, whether they have expired or not: earlier incarnations of the one that joins, under which nothing runs any more.
     """
 
     incarnation: str
@@ -102,6 +103,7 @@ class Commit(GroupStep[bool], frozen=True):
     leaves: bool = False
     freeze: bool = False
     expired: Sequence[str] = ()
+    former: Sequence[str] = ()
 
 
 async def make_groups(broker: Broker, group: GroupName, partitions: Iterable[int], *, latest: bool, younger: bool = False) -> None:

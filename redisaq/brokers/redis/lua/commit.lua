@@ -1,9 +1,11 @@
 -- Replaces the group's document by compare-and-set on its version (M3), and changes the members with it (M2). Frozen, it is made again under
 -- the version of one that cannot be read any more (M8).
 -- KEYS: members, state. ARGV: channel, incarnation, ttl in ms, known version, new version, document, joins, leaves, freeze
---       (each '1' or '0'), then the expired incarnations that the new document drops.
+--       (each '1' or '0'), how many former incarnations of the one that joins follow, these, then the expired ones. The new document drops
+--       both.
 -- Answers 1, or 0 if refused; then nothing is changed.
 
+local expired = 11 + ARGV[10]
 local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'frozen_until')
 if (state[1] or '') ~= ARGV[4] then
     return 0
@@ -17,10 +19,10 @@ local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 if state[1] and state[2] ~= run_id then
     return 0
 end
-if #ARGV > 9 and state[1] and (whole(state[3]) or 0) > now then
+if #ARGV >= expired and state[1] and (whole(state[3]) or 0) > now then
     return 0
 end
-for i = 10, #ARGV do -- M5: looked at again; who is no longer in the set is as good as expired
+for i = expired, #ARGV do -- M5: looked at again; who is no longer in the set is as good as expired
     local score = redis.call('ZSCORE', KEYS[1], ARGV[i])
     if score and tonumber(score) > now then
         return 0
@@ -46,7 +48,7 @@ for _, word in ipairs(more) do
     words[#words + 1] = word
 end
 redis.call('HSET', KEYS[2], unpack(words))
-for i = 10, #ARGV do
+for i = 11, #ARGV do
     redis.call('ZREM', KEYS[1], ARGV[i])
 end
 if ARGV[7] == '1' then
