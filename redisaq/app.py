@@ -30,16 +30,13 @@ from redisaq.errors import ConsumerError, SettingsError
 from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.middleware import Middleware, Outgoing, check_middleware
-from redisaq.producer import Producer
+from redisaq.producer import SEND_TIMEOUT, Producer
 from redisaq.settings import HandlingOptions, check_callable, check_handler, check_name, check_plain
 
 S = TypeVar("S")
 T = TypeVar("T")
 A = TypeVar("A")
 R = TypeVar("R")
-
-Lifespan = Callable[["App[S]"], AbstractAsyncContextManager[S]]
-"""Sets up the resources that handlers need and cleans them up: an async generator under `contextlib.asynccontextmanager`."""
 
 _serving: ContextVar[App[Any] | None] = ContextVar("redisaq_serving", default=None)
 """The App whose handler, or a task that its handler started, is running this code."""
@@ -298,7 +295,7 @@ class App(Generic[S]):
         self._producing: dict[float, Shared] = {}  # by send_timeout, which holds for a whole link
         self._topics: dict[str, Topic[Any]] = {}
         self._subscriptions: list[Subscription[Any]] = []
-        self.admin = Admin(cast("Any", self._producing_link(30.0)), namespace=namespace)
+        self.admin = Admin(cast("Any", self._producing_link(SEND_TIMEOUT)), namespace=namespace)
         self._entered: AsyncExitStack | None = None
         self._state: Any = None
         self._given_state: tuple[Any] | None = None
@@ -352,7 +349,7 @@ class App(Generic[S]):
                 raise SettingsError(f"topic {name!r} was declared before, with another payload type, size or options")
             return standing
         given: dict[str, Any] = {**options, "on_send": _both(options.get("on_send"), self._on_send)}
-        link = self._producing_link(options.get("send_timeout", 30.0))
+        link = self._producing_link(options.get("send_timeout", SEND_TIMEOUT))
         producer = Producer(name, cast("Any", link), init_partitions=partitions, namespace=self.namespace, **given)
         topic: Topic[Any] = Topic(self, name, payload_type, partitions, options=options, producer=producer)
         self._topics[name] = topic

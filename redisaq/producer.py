@@ -31,6 +31,9 @@ from redisaq.middleware import Outgoing
 from redisaq.producing.sender import Sender
 from redisaq.settings import check_count, check_name, check_payloads, check_plain, check_retention, check_seconds, check_str, check_text
 
+SEND_TIMEOUT = 30.0
+"""Seconds that one call may take, if a producer is given no other limit."""
+
 
 class ProducerStatistics(msgspec.Struct, frozen=True):
     """A producer's counters.
@@ -67,7 +70,7 @@ class Producer:
         retention_idle: float = IDLE,
         max_backlog: int | None = None,
         max_payload: int = 1 << 20,
-        send_timeout: float = 30.0,
+        send_timeout: float = SEND_TIMEOUT,
         serializer: Serializer | None = None,
         on_send: Callable[[Outgoing], object] | None = None,
         namespace: str = "redisaq",

@@ -146,14 +146,7 @@ def pause(topic: str, group: str, /, *, place: Place = HERE) -> int:
         group: the group.
         place: the server.
     """
-
-    async def change() -> None:
-        async with place.admin() as admin:
-            await admin.pause(topic, group)
-
-    run(change)
-    place.done(f"{plain(group)} of {plain(topic)} is paused", topic=topic, group=group, paused=True)
-    return 0
+    return _set_paused(topic, group, place, paused=True)
 
 
 def resume(topic: str, group: str, /, *, place: Place = HERE) -> int:
@@ -164,13 +157,16 @@ def resume(topic: str, group: str, /, *, place: Place = HERE) -> int:
         group: the group.
         place: the server.
     """
+    return _set_paused(topic, group, place, paused=False)
 
+
+def _set_paused(topic: str, group: str, place: Place, *, paused: bool) -> int:
     async def change() -> None:
         async with place.admin() as admin:
-            await admin.resume(topic, group)
+            await (admin.pause if paused else admin.resume)(topic, group)
 
     run(change)
-    place.done(f"{plain(group)} of {plain(topic)} goes on", topic=topic, group=group, paused=False)
+    place.done(f"{plain(group)} of {plain(topic)} {'is paused' if paused else 'goes on'}", topic=topic, group=group, paused=paused)
     return 0
 
 

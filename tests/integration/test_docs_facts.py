@@ -17,6 +17,7 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy, errors, events
+from redisaq.cli.command_line import make_commands
 from redisaq.consuming.bulletin import LEVELS
 from redisaq.settings import ConsumerSettings
 from tests.integration.doc_blocks import pages
@@ -79,6 +80,19 @@ def test_the_consumers_settings() -> None:
         expected[field.name] = field.default
     assert settings_told("Consumer") == expected
     assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == list(settings_told("Consumer"))[:2]
+
+
+def test_the_commands() -> None:
+    """Each that there is has its row, and each row its command."""
+    told = {
+        name
+        for row in table(text_of(DOCS / "commands.md"), "command", "what it does")
+        for name in re.findall(r"`redisaq ([a-z ]+)", row[0])
+    }
+    commands = make_commands()
+    there = {name for name in commands if not name.startswith("-") and name != "dead"}
+    there |= {f"dead {name}" for name in commands["dead"] if not name.startswith("-")}
+    assert {name.strip() for name in told} == there
 
 
 def test_the_events_and_their_levels() -> None:

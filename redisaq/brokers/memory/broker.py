@@ -101,13 +101,13 @@ class MemoryBroker:
         await self._operate("connect", lambda _: None)
 
     async def close(self) -> None:
-        """Let go of the store, which stays; calls, reads and doorbells under way raise ConnectionFailed. The next call opens it anew."""
+        """Release the store, which stays. Calls, reads and doorbells under way raise ConnectionFailed; the next call opens it again."""
         if self._session is not None:
             self._session.close()
             self._session = None
         await checkpoint()
 
-    async def _operate(self, name: str, step: Callable[[MemoryStore], T]) -> T:  # noqa: ARG002 -- for whoever overrides it
+    async def _operate(self, name: str, step: Callable[[MemoryStore], T]) -> T:  # noqa: ARG002 -- for subclasses
         """Carry out one operation: every call of the broker passes here, and its readers' reads.
 
         A fault plan overrides this one method: it may wait, raise before the step or after it, or carry the step out later than it

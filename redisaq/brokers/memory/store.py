@@ -35,7 +35,7 @@ class MemoryStore(Holdings):
 
     Attributes:
         url: for errors.
-        environment: of whoever opened it first; gives the server's time and id.
+        environment: of the first broker that opened it; gives the server's time and id.
         permits_killing: False is a server whose access rules forbid CLIENT KILL (T4).
         full: True is a server at its memory limit: it refuses to append and to delay, and nothing else (S2).
         run_id: another one after each `restart`.

@@ -138,7 +138,7 @@ async def drop_topic(step: DropTopic, link: Link, keys: Keys) -> None:
             await run_each(link, dropped)
         if int(cursor) == 0:
             break
-    # The count comes last: whoever repeats this, cut short, has to know it.
+    # The count comes last: a repetition of what was cut short has to know it.
     await run(link, (b"SREM", keys.topics, topic))
     await run(link, (b"UNLINK", keys.meta(topic)))
     await run_all(link, [(b"SPUBLISH", keys.topic_doorbell(topic), b"")])  # a hint: it must not fail what is done

@@ -146,7 +146,7 @@ def not_now(error: ServerError, caller: Caller) -> ConnectionFailed:
     if error.code in LOGGED_OUT:
         reason = f"the server wants a log-in again ({error.text}): check user name and password in the URL"
     if error.code == "READONLY" or error.code in LOGGED_OUT:
-        # Connecting anew finds whoever took the place of what is a replica by now, or whether the server still lets us in.
+        # A new connection finds the server that replaced what is a replica by now, or shows whether we may still log in.
         caller.give_up(error.text)
     failed = ConnectionFailed(caller.url, reason)
     failed.__cause__ = error

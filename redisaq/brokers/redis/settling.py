@@ -27,7 +27,7 @@ def acknowledge(step: Acknowledge, keys: Keys) -> Asked[Settled]:
 
 @command(Resolve)
 def resolve(step: Resolve, keys: Keys) -> Asked[Resolved]:
-    """Settle each message as it is told (S1)."""
+    """Settle each message as its resolution says (S1)."""
     share = keys.of_partition(step.group, step.partition)
     words: list[Argument] = [share.stream, share.lease, share.retry, share.retry_bodies, share.dead]
     words += [step.group.group, step.token, "" if step.dead_maxlen is None else step.dead_maxlen]

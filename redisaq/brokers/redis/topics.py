@@ -21,7 +21,7 @@ FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout")
 REPAIR = "set the field right, or delete the topic"
 
 FORMAT = 1
-"""Kept in `meta`: how entries and keys are laid out, for whoever meets them later."""
+"""Kept in `meta`: how entries and keys are laid out, for later versions."""
 
 
 @command(ReadTopics)
@@ -43,7 +43,7 @@ async def make_topic(step: MakeTopic, link: Link, keys: Keys) -> TopicState:
     """Make the topic if it is not there; make what is missing of its streams and of its registration (E5).
 
     The count comes first: only then is it known which streams there must be. A making that was cut between the two is
-    completed by whoever makes the topic next, as every producer does that finds a stream missing.
+    completed by the next caller that makes the topic, as every producer does that finds a stream missing.
     """
     terms, meta = step.terms, keys.meta(step.topic)
     asked = ("",) if terms is None else (milliseconds(terms.send_timeout), "acked" if terms.acked else "", milliseconds(terms.idle))

@@ -1,4 +1,4 @@
-"""Steps of whoever looks after topics and groups: look, pause, seek, delete.
+"""Steps of an administrator of topics and groups: look, pause, seek, delete.
 
 None of them is fenced: an admin owns no partition. All may be repeated.
 """

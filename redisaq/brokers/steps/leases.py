@@ -19,7 +19,7 @@ class Installed(msgspec.Struct, frozen=True):
         done: the caller's token stands now.
         token: the token that stands.
         holder: the incarnation that stood beside it before the call, "" if it had been released.
-        readers: the connections registered by whoever held the partition before (T3).
+        readers: the connections that the previous owner registered (T3).
     """
 
     done: bool
