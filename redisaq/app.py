@@ -26,7 +26,7 @@ from redisaq.brokers.access import RedisURL, Shared, text_of_url
 from redisaq.consumer import Consumer
 from redisaq.core.codec import Serializer
 from redisaq.error_groups import leaves_of
-from redisaq.errors import ConsumerError, SettingsError
+from redisaq.errors import RedisaqError, SettingsError
 from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.middleware import Middleware, Outgoing, check_middleware
@@ -530,11 +530,12 @@ class App(Generic[S]):
 
 
 def raise_first(group: BaseExceptionGroup[BaseException]) -> None:
-    """Raise the first ConsumerError in a group. Without one, raise the only exception of the group, or the group if it has several."""
+    """Raise an interrupt that is in a group, or else the first of redisaq's own errors, or else the only exception; or else the group."""
     leaves = list(leaves_of(group))
-    for leaf in leaves:
-        if isinstance(leaf, ConsumerError):
-            raise leaf
+    for kinds in ((KeyboardInterrupt, SystemExit), (RedisaqError,)):
+        for leaf in leaves:
+            if isinstance(leaf, kinds):
+                raise leaf
     if len(leaves) == 1:
         raise leaves[0]
     raise group

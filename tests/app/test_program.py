@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from redisaq import App, Message
+from redisaq.errors import ConnectionFailed
 from tests.server_fixtures import ServerPool
 from tests.servers import Server
 
@@ -77,6 +78,21 @@ async def test_an_app_whose_server_does_not_answer_is_not_healthy(own_server: Se
         own_server.resume()
         await until(healthy=True)
         await app.stop()
+
+
+async def test_several_consumers_that_cannot_connect_are_one_error(own_server: Server, namespace: str) -> None:
+    app = App(own_server.url, namespace=namespace)
+    topic = app.topic("orders", int)
+    for group in ("billing", "mail", "archive"):
+
+        @topic.consumer(group)
+        async def work(message: Message[int]) -> None:
+            pass
+
+    async with app:
+        own_server.close()
+        with anyio.fail_after(20), pytest.raises(ConnectionFailed):
+            await app.serve()
 
 
 PROGRAM = textwrap.dedent(
