@@ -243,7 +243,7 @@ async def test_no_second_server_begins_while_one_lives_whose_keeper_was_killed(d
         assert not server._start_keeper(), "the server still has the lock"
         os.kill(first, signal.SIGCONT)
         until(lambda: not processes_in(directory), "the server outlived its keeper")
-        assert server._start_keeper(), "nobody has it any more"
+        until(server._start_keeper, "nobody has it any more")  # Linux releases a lock after the ending process has left its directory
         await server.ensure()
         assert ask(server, "PING") == b"PONG"
 
