@@ -1,7 +1,7 @@
-"""What keeps the streams: the steps in `steps`, and the brokers that do them.
+"""The brokers: what keeps the streams. `steps` says what can be done to them, and each broker does it.
 
-In comes an URL; out goes the broker that its scheme names, not connected yet. The Redis broker and its link are imported only when a
-real server is asked for.
+`open_broker` returns the broker that a URL's scheme names, not connected yet. The Redis broker and its link are imported only when you ask
+for a real server.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from redisaq.errors import SettingsError
 __all__ = ["memory_brokers", "open_broker"]
 
 memory_brokers: ContextVar[Callable[[str, str, Environment | None], Broker]] = ContextVar("redisaq_memory_brokers", default=MemoryBroker)
-"""What makes the brokers of `memory://name`, from the name, the namespace and the environment. A simulation sets its own."""
+"""Makes the brokers of `memory://name`, from the name, the namespace and the environment. A simulation sets its own."""
 
 SERVERS = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
-"""Schemes of real servers; those that are not built yet say so themselves."""
+"""Schemes of real servers. Parsing an address that is not supported yet says so."""
 
 
 def open_broker(
@@ -36,19 +36,19 @@ def open_broker(
     silence: float = LONGEST_SILENCE,
     time: float = math.inf,
 ) -> Broker:
-    """Return a broker for the URL; nothing is connected, and no file touched, before `connect` or the first call.
+    """Return a broker for the URL. Nothing is connected, and no file touched, before `connect` or the first call.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://` for a server; `embedded://path` for a private one in that directory, started with its
-            first user, `embedded://` for one that this process has for itself; `memory://name` for none at all.
-        namespace: what the names of all keys begin with, validated.
-        environment: clocks and randomness; None takes the context's.
-        ca_file: PEM file of the authorities to trust, for `rediss://` only, like the next two.
-        cert_file: PEM file of our own certificate.
-        key_file: PEM file of its key, if cert_file does not hold it.
+        url: `redis://`, `rediss://` or `unix://` for a server; `embedded://path` for a private server in that directory, started with its
+            first user; `embedded://` for a private server of this process; `memory://name` for no server at all.
+        namespace: the first part of every key's name, already validated.
+        environment: gives clocks and random numbers. None: the context's environment.
+        ca_file: a PEM file of the authorities to trust. This and the next two are for `rediss://` only.
+        cert_file: a PEM file of the client's certificate.
+        key_file: a PEM file of its key, if `cert_file` does not hold the key.
         connect_timeout: seconds that connecting may take, for servers only.
-        silence: seconds after which a connection that owes an answer is given up, if nothing comes over it.
-        time: seconds that one call may take where nothing else limits it (see `time_limit`).
+        silence: seconds after which a connection that owes an answer is given up if no byte arrives over it.
+        time: seconds that one call may take if nothing else limits it (see `time_limit`).
 
     Raises:
         SettingsError: the URL cannot work.
@@ -59,7 +59,7 @@ def open_broker(
             raise SettingsError(f"certificates are of no use with {scheme}://: use rediss://")
         if scheme == "memory":
             return memory_brokers.get()(rest, namespace, environment)
-        from redisaq.brokers.embedded import EmbeddedBroker  # noqa: PLC0415 -- see the module
+        from redisaq.brokers.embedded import EmbeddedBroker  # noqa: PLC0415 -- only on request, as the module's docstring says
 
         return EmbeddedBroker(rest, namespace, environment, silence=silence, time=time)
     if not separator or scheme not in SERVERS:

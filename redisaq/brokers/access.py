@@ -1,12 +1,13 @@
-"""The broker of one producer, consumer or admin: when it is opened, by whom it may be used, and what a fork makes of it.
+"""The broker of one producer, consumer or admin: when it is opened, which thread may use it, and what happens to it in a fork.
 
-In: the URL that the user gave, or none. Out: a Broker. What always holds:
+Input: the URL that the user gave, or none. Output: a Broker. Invariants:
 
 - Without a URL, REDISAQ_URL is read when the object connects, and again when it connects after it was closed.
-- One event loop at a time uses the object. The first call of a loop claims it, the end of the last one lets it go; a call from another
-  thread is refused meanwhile. Both are single steps of a dict, which no thread switch divides, and cost nanoseconds.
-- A child made by fork opens a broker of its own. What it inherited belongs to the parent and is left alone.
-- Objects that share a broker never close it: that is for the owner of the Shared to do.
+- Only one event loop at a time uses the object. The first call of a loop claims it, and the end of its last call releases it. A call from
+  another thread in between is refused. Claiming and releasing are single operations on a dict, which no thread switch divides, and cost
+  nanoseconds.
+- A child made by fork opens a broker of its own. The inherited broker belongs to the parent, and the child leaves it alone.
+- Objects that share a broker never close it. The owner of the Shared does.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from redisaq.settings import check_name
 
 
 class URLObject(Protocol):
-    """A URL of pydantic's, such as RedisDsn."""
+    """A URL object of pydantic, such as RedisDsn."""
 
     def unicode_string(self) -> str:
-        """Return it as text, its password included."""
+        """Return the URL as text, with its password."""
         ...
 
 
@@ -43,13 +44,17 @@ _CLAIM = 0
 
 
 class Shared:
-    """One broker for several objects: what an App gives its producers, or its consumers, in place of a URL.
+    """One broker for several objects: an App gives it to its producers, or its consumers, in place of a URL.
 
     It is opened when the first of them connects, in the environment of that moment.
     """
 
     def __init__(self, redis_url: object, namespace: str) -> None:
-        """Take where to; nothing is opened yet.
+        """Check the URL; nothing is opened yet.
+
+        Args:
+            redis_url: what the user gave; see `Access`.
+            namespace: the first part of every key.
 
         Raises:
             SettingsError: the URL or the namespace cannot work.
@@ -62,18 +67,18 @@ class Shared:
         when_forked(self)
 
     def use(self, redis_url: object) -> None:
-        """Go to this URL from the next opening on.
+        """Use this URL from the next opening on.
 
         Raises:
-            SettingsError: it cannot work.
+            SettingsError: the URL cannot work.
         """
         url = None if redis_url is None else text_of_url("redis_url", redis_url)
         if url is not None:
-            open_at(url, self._namespace, silence=self._silence, time=math.inf)  # only to see whether it can be
+            open_at(url, self._namespace, silence=self._silence, time=math.inf)  # only to check it
         self._url = url
 
     def join(self, silence: float, time: float) -> None:
-        """Let one more object use it: the shortest silence and the longest time hold for all.
+        """Let one more object use the broker: the shortest silence and the longest time apply to all.
 
         An object without a time limits its calls itself.
         """
@@ -82,7 +87,7 @@ class Shared:
 
     @property
     def broker(self) -> Broker:
-        """The broker, opened now if it is not.
+        """The broker, opened now if it is not open.
 
         Raises:
             SettingsError: the URL, or REDISAQ_URL, cannot work.
@@ -92,7 +97,7 @@ class Shared:
         return self._broker
 
     async def close(self) -> None:
-        """Close the broker, if there is one; the next use opens another."""
+        """Close the broker if it is open; the next use opens another."""
         broker, self._broker = self._broker, None
         if broker is not None:
             await broker.close()
@@ -103,13 +108,13 @@ class Shared:
 
 
 class Access:
-    """See the module. As `with access:` it encloses a call."""
+    """An object's way to its broker. As `with access:` it encloses one call."""
 
     def __init__(self, redis_url: object, namespace: str, *, user: str, silence: float = LONGEST_SILENCE, time: float = math.inf) -> None:
-        """Take where to; nothing is opened yet.
+        """Check the URL; nothing is connected yet.
 
         Args:
-            redis_url: what the user gave; None: what REDISAQ_URL says, or else DEFAULT_URL. Or a Shared.
+            redis_url: what the user gave; None for what REDISAQ_URL says, or else DEFAULT_URL; or a Shared.
             namespace: the first part of every key.
             user: the class of the object, for errors.
             silence: see `open_broker`.
@@ -124,8 +129,8 @@ class Access:
         self._user = user
         self._silence = silence
         self._time = time
-        self._claim: dict[int, int] = {}  # the thread whose event loop uses it
-        self._calls = 0  # under way, all of that thread: nobody else counts
+        self._claim: dict[int, int] = {}  # holds the thread whose event loop uses the object
+        self._calls = 0  # calls under way, all of that thread: no other thread counts here
         if self._shared is not None:
             self._shared.join(silence, time)
         self._broker: Broker | None = None if self._url is None else self._open(self._url)
@@ -133,7 +138,7 @@ class Access:
 
     @property
     def broker(self) -> Broker:
-        """The broker, opened now if it is not.
+        """The broker, opened now if it is not open.
 
         Raises:
             SettingsError: REDISAQ_URL cannot work.
@@ -149,7 +154,7 @@ class Access:
         self._broker = broker
 
     async def close(self) -> None:
-        """Close the broker, if there is one and it is not shared; the next call opens it again."""
+        """Close the broker if it is open and not shared; the next call opens it again."""
         broker = self._broker
         if broker is not None:
             if self._url is None:
@@ -177,11 +182,11 @@ class Access:
         self.enter()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """End it."""
+        """End the call."""
         self.leave()
 
     def forked(self) -> None:
-        """Forget what the parent had: its broker, and its calls."""
+        """Forget what the parent had: its broker and its calls."""
         self._broker = None
         self._claim, self._calls = {}, 0
 
@@ -190,10 +195,10 @@ class Access:
 
 
 def open_at(url: str | None, namespace: str, *, silence: float, time: float) -> Broker:
-    """Return a broker for the URL, or for what REDISAQ_URL says, in the environment of the context.
+    """Return a broker for the URL, or else for what REDISAQ_URL says, in the environment of the context.
 
     Raises:
-        SettingsError: it cannot work; of REDISAQ_URL, it says so.
+        SettingsError: the URL cannot work; the text names REDISAQ_URL if it came from there.
     """
     open_it = partial(open_broker, namespace=namespace, environment=current_environment(), silence=silence, time=time)
     if url is not None:
@@ -206,10 +211,10 @@ def open_at(url: str | None, namespace: str, *, silence: float, time: float) -> 
 
 
 def text_of_url(name: str, url: object) -> str:
-    """Return a URL as a plain str: a str of any class, or an object of pydantic's, whose types are none.
+    """Return a URL as a plain str: it may be of any subclass of str, or an object of pydantic, whose URL types are not.
 
     Raises:
-        SettingsError: it is something else; a password in it is not shown.
+        SettingsError: it is something else. The text does not show a password in it.
     """
     if not isinstance(url, str):
         as_text = getattr(url, "unicode_string", None)

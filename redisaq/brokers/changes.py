@@ -1,8 +1,8 @@
-"""Lets no change be carried out behind a later one (E1).
+"""Keeps changes at the server in order: no change is carried out after a later one (E1).
 
-In: blocks that change something at the server. Out: nothing. What always holds: a block begins only once the connections under which an
-earlier one broke are killed, so that nothing these still carry comes late: no pause behind the resume that was to end it. What a block
-that was cancelled left, the link kills before it uses another connection. Where the server forbids CLIENT KILL there is no such promise.
+A block of changes begins only once the connections over which an earlier block broke are killed. So nothing that they still carry arrives
+late: no pause is carried out after the resume that was to end it. If a block is cancelled, the link kills what it left before it uses
+another connection. Where the server forbids CLIENT KILL, there is no such promise.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Change:
         self.begun = False
 
     async def make(self, step: Awaitable[T]) -> T:
-        """Carry out one step that changes something; return its answer."""
+        """Carry out one step that changes something, and return its answer."""
         try:
             answer = await step
         except ConnectionFailed as error:
@@ -42,25 +42,25 @@ class Change:
 
 
 class Changes:
-    """See the module."""
+    """Runs blocks of changes in order."""
 
     def __init__(self, access: Access, timeout: float) -> None:
-        """Make one.
+        """Begin with no broken connection.
 
         Args:
-            access: gives the broker that the changes go through.
+            access: gives the broker that carries out the changes.
             timeout: seconds that a block may take.
         """
         self._access = access
         self._timeout = timeout
-        self._broken: dict[tuple[int, str, str], None] = {}  # connections that may still carry something, and are to be killed
+        self._broken: dict[tuple[int, str, str], None] = {}  # connections to kill: they may still carry a change
 
     @contextlib.asynccontextmanager
     async def in_order(self) -> AsyncGenerator[Change]:
-        """Enclose what changes something. If it breaks, its connection is killed at once if that can be: nobody else knows of it.
+        """Enclose a block of changes. If it breaks, try at once to kill its connection, which nothing else knows of.
 
         Raises:
-            ConnectionFailed: the server cannot be reached, or the connection broke, or no answer came in time; `maybe_executed` tells
+            ConnectionFailed: the server cannot be reached, or the connection broke, or no answer came in time; `maybe_executed` says
                 whether something may have been changed.
         """
         with time_limit(self._timeout):
@@ -74,7 +74,7 @@ class Changes:
             except ConnectionFailed as error:
                 if error.connection is not None:
                     self._broken[error.connection] = None
-                    with contextlib.suppress(ConnectionFailed, ServerError):  # before the next one, then
+                    with contextlib.suppress(ConnectionFailed, ServerError):  # then it is killed before the next block
                         await self._kill()
                 error.maybe_executed = change.begun
                 raise

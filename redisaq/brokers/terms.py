@@ -1,6 +1,6 @@
-"""What brokers and steps speak of: groups, connections, entries, readers, doorbells.
+"""The terms that brokers and steps share: groups, connections, entries, readers, doorbells.
 
-Plain data and two small protocols; nothing here does anything.
+Plain data and two small protocols, without behaviour.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class GroupName(msgspec.Struct, frozen=True):
 
 
 class ReaderMark(msgspec.Struct, frozen=True):
-    """A reading connection as the server knows it (T3): enough to kill just that one."""
+    """A reading connection as the server knows it (T3): enough to kill exactly that connection."""
 
     client_id: int
     address: str
@@ -30,10 +30,10 @@ class ReaderMark(msgspec.Struct, frozen=True):
 
 
 class Doorbell(Protocol):
-    """Rung when what it was asked for changes. A hint, never the truth: it may ring for nothing, and several rings may be one."""
+    """Notifies its listener of changes. A notification is a hint, never the truth: it may come for nothing, and several may become one."""
 
     async def wait(self) -> None:
-        """Return at the next ring, or at once if it rang since the last call; also after each reconnection."""
+        """Return at the next notification, or at once if one came since the last call. A reconnection counts as a notification."""
         ...
 
     async def close(self) -> None:
@@ -42,40 +42,41 @@ class Doorbell(Protocol):
 
 
 class Reader(Protocol):
-    """A connection that reads new entries of one partition for one group (T3): never shared."""
+    """A connection that reads new entries of one partition for one group (T3). It is never shared."""
 
     async def read(self, count: int, block: float) -> Sequence[RawEntry]:
         """Return up to `count` entries never delivered before, waiting up to `block` seconds (0: do not wait) for the first.
 
-        Cancelling brings the read to an end on the server first (bounded by a second); what it still brought is then in
+        If you cancel the call, it first ends the read on the server (within a second); what that read still brought is then in
         `take_leftover`.
 
         Raises:
-            ConnectionFailed: the connection broke, entries may have been delivered unseen: fence, claim what is pending, open another.
-            GroupGoneError: the group is gone, or the topic (T6); make it again before reading on.
+            ConnectionFailed: the connection broke, and entries may have been delivered unseen: fence, claim what is pending, open another
+                reader.
+            GroupGoneError: the group or the topic is gone (T6); make the group again before you read on.
         """
         ...
 
     def ask_ahead(self, count: int) -> None:
-        """Let the server be asked for up to `count` more already, while the caller works on what it has: the next `read` returns them."""
+        """Ask the server for up to `count` more entries while the caller works on what it has. The next `read` returns them."""
         ...
 
     async def finish(self) -> None:
-        """Wait, at most a second, for what was asked for ahead: it is then in `take_leftover`. Cancelling does not end it."""
+        """Wait at most a second for the answer to `ask_ahead`, which is then in `take_leftover`. Cancelling does not end the wait."""
         ...
 
     def take_leftover(self) -> Sequence[RawEntry]:
-        """Return, once, what a cancelled read brought after all, and what `finish` did. They count as delivered."""
+        """Return, once, what a cancelled read still brought, and what `finish` waited for. These entries count as delivered."""
         ...
 
     @property
     def mark(self) -> ReaderMark:
-        """What was registered for this reader."""
+        """The mark under which this reader is registered."""
         ...
 
     @property
     def settled(self) -> bool:
-        """True if no read is without its answer: such a reader needs no kill."""
+        """True if every read has its answer: such a reader needs no kill."""
         ...
 
     async def close(self) -> None:

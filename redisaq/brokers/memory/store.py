@@ -195,7 +195,7 @@ class MemoryStore(Holdings):
         """Register a reading connection under the token and its holder (T3)."""
         lease = self.lease(group, partition)
         if (lease.token, lease.holder) != (token, incarnation):
-            raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
+            raise LeaseLostError(f"another token is current for {group.group} in partition {partition} of {group.topic}")
         self._last_client_id += 1
         number = self._last_client_id
         client = ReadingClient(group, partition, ReaderMark(number, f"memory:{number}", self.run_id))

@@ -81,7 +81,7 @@ async def open_reader(link: Link, keys: Keys, group: GroupName, partition: int, 
         raise
     if not registered:
         connection.abort()
-        raise LeaseLostError(f"another token stands beside partition {partition} of {group.topic} for {group.group}")
+        raise LeaseLostError(f"another token is current for {group.group} in partition {partition} of {group.topic}")
     return RedisReader(connection, mark, share.stream, group.group)
 
 

@@ -1,6 +1,6 @@
-"""Steps of an administrator of topics and groups: look, pause, seek, delete.
+"""Steps for an administrator of topics and groups: look, pause, seek, delete.
 
-None of them is fenced: an admin owns no partition. All may be repeated.
+None of them is fenced, since an admin owns no partition. You can repeat each of them.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ START = b"0-0"
 """The position before every entry."""
 
 END = b"$"
-"""The position after every entry that is there."""
+"""The position after every entry that is in the stream."""
 
 LOOKED_AT = 1000
-"""So many pending entries of a partition, the oldest, have their delivery counts counted."""
+"""How many pending entries of a partition, the oldest ones, a view counts deliveries of."""
 
 
 class StreamView(msgspec.Struct, frozen=True):
     """A partition without its groups.
 
     Attributes:
-        length: entries in the stream.
-        delayed: messages that are not in it yet.
-        groups: those in the stream, sorted.
+        length: how many entries are in the stream.
+        delayed: how many messages are not in it yet.
+        groups: the groups in the stream, sorted.
     """
 
     length: int
@@ -59,11 +59,11 @@ class GroupView(msgspec.Struct, frozen=True):
 
     Attributes:
         now: the server's time.
-        paused: its members are told to begin nothing.
-        members: incarnation -> when its time runs out, whether or not it has.
+        paused: the group is paused: its members begin nothing.
+        members: incarnation -> when its time runs out, even if that is past.
         document: None if there is none.
-        alone: seconds for which it has had no member, 0 while it has one, or if that is not known.
-        lapsed: for so long that it pins nothing under the topic's `retention="acked"`.
+        alone: seconds for which the group has had no member; 0 while it has one, or if that is not known.
+        lapsed: it has had none for so long that it pins nothing under the topic's `retention="acked"`.
     """
 
     now: int
@@ -80,21 +80,21 @@ class GroupView(msgspec.Struct, frozen=True):
 
 
 class PartitionView(msgspec.Struct, frozen=True):
-    """What stands in, and beside, one partition for one group.
+    """What one partition holds for one group.
 
     Attributes:
-        there: the group is in the stream, or something of it stands beside.
-        length: entries in the stream, for whatever group.
-        unread: those that were never delivered to this one; all, if it is not in the stream.
-        pending: delivered and not settled.
-        retry: messages that failed and are to be tried again.
-        dead: dead letters.
-        delayed: messages that are not in the stream yet, for whatever group.
-        token: the one that stands, 0 if none does.
-        holder: the incarnation beside it, "" if none is.
-        last_delivered: the position up to which entries were delivered.
-        deliveries: delivery count -> of how many pending entries, the oldest LOOKED_AT.
-        lost: entries that trimming took from the group before they were done with, as far as members have noticed.
+        there: the group is in the stream, or has keys beside it.
+        length: how many entries are in the stream, for all groups.
+        unread: how many of them were never delivered to this group; all, if it is not in the stream.
+        pending: how many were delivered and are not settled.
+        retry: how many messages failed and are to be tried again.
+        dead: how many dead letters there are.
+        delayed: how many messages are not in the stream yet, for all groups.
+        token: the current token, 0 if there is none.
+        holder: the incarnation that holds it, "" if none does.
+        last_delivered: the id of the last delivered entry.
+        deliveries: delivery count -> how many pending entries have it, among the oldest LOOKED_AT.
+        lost: how many entries trimming took from the group before they were settled, as far as members have noticed.
     """
 
     there: bool
@@ -112,50 +112,53 @@ class PartitionView(msgspec.Struct, frozen=True):
 
 
 class ViewStream(PartitionStep[StreamView], frozen=True):
-    """Return how the partition stands; one whose stream is missing is empty."""
+    """Return what the partition holds. A partition whose stream is missing is empty."""
 
     name: ClassVar[str] = "view_streams"
 
 
 class ViewGroup(GroupStep[GroupView], frozen=True):
-    """Return how the group's coordination stands; of a group that nobody knows, an empty view."""
+    """Return the group's coordination; an empty view if the group is unknown."""
 
 
 class ViewPartition(ShareStep[PartitionView], frozen=True):
-    """Return how the group stands in the partition."""
+    """Return what the partition holds for the group."""
 
     name: ClassVar[str] = "view_partitions"
 
 
 class SetPaused(GroupStep[None], frozen=True):
-    """Let heartbeats tell the members whether the group is paused (`Beat.paused`), and ring."""
+    """Pause or resume the group: heartbeats report it to the members (`Beat.paused`). Rings the group's doorbell."""
 
     paused: bool
 
 
 class Seek(ShareStep[None], frozen=True):
-    """Deliver what stands after the position next; a position beyond the last entry is the END. Makes a missing group.
+    """Continue delivery after the position. A position beyond the last entry counts as END. Makes a missing group.
 
-    What was delivered of that before is new again: it leaves the pending entries and `retry`, but for what is no longer in the
-    stream. What stands before the position and is pending, or to be tried again, stays.
+    Entries after the position that were delivered before become new again: they leave the pending entries and `retry`, unless they are no
+    longer in the stream. Entries at or before the position that are pending, or to be tried again, stay.
     """
 
     position: bytes
 
 
 class Disband(GroupStep[tuple[str, ...]], frozen=True):
-    """Drop members, document and pause, and ring; return the members that were alive.
+    """Drop members, document and pause, and ring the group's doorbell; return the members that were alive.
 
     Attributes:
-        force: False drops nothing while members live.
+        force: False drops nothing while members are alive.
     """
 
     force: bool
 
 
 class DropGroup(ShareStep[None], frozen=True):
-    """Take the group out of the partition, with all that stands beside it: token, retries, dead letters."""
+    """Remove the group from the partition, with all its keys there: token, retries, dead letters."""
 
 
 class DropTopic(TopicStep[None], frozen=True):
-    """Drop the topic whole: streams, what is delayed, marks, every group; its count last, so that a step cut short can be repeated."""
+    """Drop the whole topic: streams, delayed messages, marks, every group.
+
+    The partition count goes last, so you can repeat an interrupted step.
+    """

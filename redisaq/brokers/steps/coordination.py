@@ -1,4 +1,4 @@
-"""Steps about a group's document, its members, and the group in each stream (M)."""
+"""Steps on a group's document and its members, and on the group in each stream (M)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["Beat", "Commit", "Heartbeat", "MakeGroup", "make_groups"]
 
 
 class Beat(msgspec.Struct, frozen=True):
-    """A heartbeat's answer.
+    """The answer to a heartbeat.
 
     Attributes:
-        alive: the incarnation is a member and its time had not run out (M5); only then was it extended.
+        alive: the incarnation is a member whose time had not run out (M5). Only then was its time extended.
         now: the server's time.
-        version: of the document, "" if there is none (M3).
-        document: None if there is none, or if its version is the one the caller named.
-        expired: incarnations in the members' set whose time has run out, the caller's own never among them; sorted.
-        next_expiry: the earliest time at which another member that is not expired yet will be; None without others.
+        version: the document's, "" if there is no document (M3).
+        document: None if there is none, or if the caller named its version.
+        expired: the members whose time has run out, sorted, without the caller.
+        next_expiry: when the next of the other live members expires; None if there are no others.
         topic: None if the topic does not exist (M9).
         born: when the document's state was made, 0 if there is none (M8).
-        frozen_until: until then no standing lease may be dropped and no partition with a holder acquired (M7, M8); 0 if not frozen.
-        paused: an admin has paused the group: nothing is to be read and no handler to begin.
-        damaged: there is a document, under `version`, that cannot be read: it counts as lost, and a Commit with `freeze` replaces it (M8).
+        frozen_until: until then, no current lease may be dropped and no partition with a holder acquired (M7, M8); 0 if not frozen.
+        paused: an admin has paused the group: members read nothing and begin no handler.
+        damaged: there is a document under `version` that cannot be read. It counts as lost, and a Commit with `freeze` replaces it (M8).
     """
 
     alive: bool
@@ -46,11 +46,11 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 class MakeGroup(ShareStep[None], frozen=True):
-    """Make the group in the partition's stream (making the stream, too) where it is not (G6).
+    """Make the group in the partition's stream if it is not there (G6), and the stream, too, if that is missing.
 
     Attributes:
-        latest: it begins at the end of the stream, not at its beginning.
-        younger: the stream was made after the group: whatever was trimmed of it since is the group's loss (see Sight).
+        latest: the group begins at the end of the stream, not at its beginning.
+        younger: the stream was made after the group, so whatever was trimmed from it since counts as the group's loss (see Sight).
     """
 
     name: ClassVar[str] = "make_groups"
@@ -60,14 +60,14 @@ class MakeGroup(ShareStep[None], frozen=True):
 
 
 class Heartbeat(GroupStep[Beat], frozen=True):
-    """Extend the incarnation's time to now + ttl if it is a member and not expired (M5); answer what others did.
+    """Extend the incarnation's time to now + ttl if it is a member and not expired (M5). Return what others did.
 
-    Detects a changed server (M7): extends everybody to now + ttl, sets `frozen_until`. An unknown incarnation is only answered.
+    If the server has changed (M7), this extends every member to now + ttl and sets `frozen_until`. An unknown incarnation changes nothing.
 
     Attributes:
-        incarnation: whose time it is.
+        incarnation: the member whose time to extend.
         ttl: seconds.
-        known_version: of the document that the caller has; it is not sent again.
+        known_version: the version of the document that the caller has; that document is not sent again.
     """
 
     incarnation: str
@@ -76,22 +76,22 @@ class Heartbeat(GroupStep[Beat], frozen=True):
 
 
 class Commit(GroupStep[bool], frozen=True):
-    """Replace the document if its version is `known_version`; False if refused. Rings on success.
+    """Replace the document if its version is `known_version`; False if refused. Rings the group's doorbell on success.
 
-    Refused too if one of `expired` is not expired, or the group is frozen and `expired` is not empty (M5, M7), or the incarnation is
-    neither joining nor a live member, or the server changed since the caller's last heartbeat (M7).
+    It is also refused if one of `expired` is not expired, if the group is frozen and `expired` is not empty (M5, M7), if the incarnation is
+    neither joining nor a live member, or if the server changed since the caller's last heartbeat (M7).
 
     Attributes:
-        incarnation: who commits.
+        incarnation: the member that commits.
         ttl: seconds for which a member that joins lives.
-        known_version: the version to be replaced, "" if there is no document.
-        new_version: random, so that a document that is made again is never mistaken for an older one (M3).
-        document: the new one.
-        joins: add the incarnation to the members, with now + ttl, in the same step (M2),
-        leaves: or remove it.
-        freeze: the document is made again: sets frozen_until = now + ttl (M8).
+        known_version: the version to replace, "" if there is no document.
+        new_version: random, so that a document that was lost and made again is never mistaken for an older one (M3).
+        document: the new document.
+        joins: add the incarnation to the members, with now + ttl, in the same step (M2).
+        leaves: remove the incarnation in the same step.
+        freeze: the document replaces one that was lost: set frozen_until = now + ttl (M8).
         expired: members to remove in the same step.
-        former: the same, whether they have expired or not: earlier incarnations of the one that joins, under which nothing runs any more.
+        former: earlier incarnations of the one that joins, to remove whether they have expired or not: nothing runs under them any more.
     """
 
     incarnation: str
@@ -107,5 +107,5 @@ class Commit(GroupStep[bool], frozen=True):
 
 
 async def make_groups(broker: Broker, group: GroupName, partitions: Iterable[int], *, latest: bool, younger: bool = False) -> None:
-    """Make the group in each of these partitions' streams where it is not (G6); see MakeGroup."""
+    """Make the group in each of these partitions' streams where it is missing (G6); see MakeGroup."""
     await broker.do_each([MakeGroup(group, partition, latest, younger) for partition in partitions])

@@ -1,4 +1,4 @@
-"""Steps that take a partition, and give it back (T)."""
+"""Steps that take a partition and give it back (T)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["Claim", "Fence", "Install", "Installed", "Page", "PendingEntry", "Re
 
 
 class Installed(msgspec.Struct, frozen=True):
-    """The answer to an install (T2).
+    """The answer to an Install (T2).
 
     Attributes:
-        done: the caller's token stands now.
-        token: the token that stands.
-        holder: the incarnation that stood beside it before the call, "" if it had been released.
+        done: the caller's token is the current one now.
+        token: the current token.
+        holder: the incarnation that held the partition before the call, "" if it had been released.
         readers: the connections that the previous owner registered (T3).
     """
 
@@ -29,7 +29,7 @@ class Installed(msgspec.Struct, frozen=True):
 
 
 class PendingEntry(msgspec.Struct, frozen=True):
-    """An entry that was delivered and not settled: its fields, and how often it was delivered."""
+    """An entry that was delivered and not settled: its fields, and how many times it was delivered."""
 
     entry_id: bytes
     fields: Sequence[bytes]
@@ -41,8 +41,8 @@ class Page(msgspec.Struct, frozen=True):
 
     Attributes:
         entries: those whose bodies are still there.
-        trimmed: ids whose bodies are gone; they have been acknowledged, since nothing can be done for them.
-        last: give it as `after` for the next page; None if this was the last one.
+        trimmed: ids whose bodies are gone. The claim has acknowledged them, since nothing can be done for them.
+        last: pass it as `after` for the next page; None if this was the last page.
     """
 
     entries: tuple[PendingEntry, ...]
@@ -51,12 +51,12 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Install(ShareStep[Installed], frozen=True):
-    """Put the token beside the partition's data if it is greater than the one there, or the same with the same holder (T2).
+    """Put the token beside the partition's data if it is greater than the current one, or the same with the same holder (T2).
 
     Attributes:
         token: the fencing token.
         incarnation: its holder.
-        foreign: False refuses it while another incarnation stands as holder (M7, M8).
+        foreign: False refuses the token while another incarnation is the holder (M7, M8).
     """
 
     token: int
@@ -65,21 +65,21 @@ class Install(ShareStep[Installed], frozen=True):
 
 
 class Fence(ShareStep[bool], frozen=True):
-    """Kill these readers' connections and take them off the list (T3); False if the server does not permit killing (T4)."""
+    """Kill these readers' connections and remove them from the list (T3); False if the server does not permit killing (T4)."""
 
     token: int
     readers: Sequence[ReaderMark]
 
 
 class Claim(ShareStep[Page], frozen=True):
-    """Return pending entries with ids above `after` (b"": from the first), without changing their counts (T5).
+    """Return pending entries with ids above `after` (b"": from the first), without changing their delivery counts (T5).
 
-    LeaseLostError if another token stands.
+    Raises LeaseLostError if another token is current.
 
     Attributes:
         token: the fencing token.
         after: an entry id.
-        count: so many at most.
+        count: return at most this many.
     """
 
     token: int
@@ -88,13 +88,13 @@ class Claim(ShareStep[Page], frozen=True):
 
 
 class SetDeliveries(ShareStep[bool], frozen=True):
-    """Set the delivery counts of pending entries (T5), passing over ids that are not; False if another token stands.
+    """Set the delivery counts of pending entries (T5), ignoring ids that are not pending; False if another token is current.
 
     Attributes:
         token: the fencing token.
         counts: entry id -> its delivery count.
-        raising: no count is lowered by this, and it is False, too, once the partition was released. An earlier call that arrives late
-            must not undo a later one.
+        raising: lower no count, and also answer False once the partition was released. So an earlier call that arrives late cannot undo a
+            later one.
     """
 
     token: int
@@ -103,17 +103,17 @@ class SetDeliveries(ShareStep[bool], frozen=True):
 
 
 class Release(ShareStep[bool], frozen=True):
-    """Clear holder and readers, keep the token (M8); False if another token stands. All reads must be answered before."""
+    """Clear holder and readers, keep the token (M8); False if another token is current. All reads must have been answered before."""
 
     token: int
 
 
 class RemakeGroup(ShareStep[None], frozen=True):
-    """Make a lost group again (T6): after `last_id` if that entry is still in the stream, else from the beginning. Makes the stream.
+    """Make a lost group again (T6): after `last_id` if that entry is still in the stream, else from the beginning. Makes a missing stream.
 
     Attributes:
-        last_id: an entry id, the evidence that the stream is the same.
-        start: begin after this (lower) id instead: what is in flight is delivered once more, so that it is pending again.
+        last_id: an entry id; its entry proves that the stream is the same.
+        start: begin after this lower id instead, so that what is in flight is delivered once more and is pending again.
     """
 
     last_id: bytes

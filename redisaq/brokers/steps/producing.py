@@ -1,4 +1,4 @@
-"""Steps that make enqueueing effectively once (E), delayed, and deduplicated. Appending itself is no step; see Broker."""
+"""Steps that make enqueueing effectively once (E), delayed, and deduplicated. Appending itself is not a step; see Broker."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from redisaq.brokers.steps import Broker, PartitionStep
 __all__ = ["AppendOnce", "Delay", "Delayed", "Find", "Found", "ReadAnchor", "ReadBacklog", "delay"]
 
 MOST_DELAYED = 1000
-"""Messages of one Delay: a server does nothing else meanwhile."""
+"""The most messages that one Delay may hold: a server does nothing else meanwhile."""
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What a look at a stream's tail showed.
+    """What a look at a stream's tail found.
 
     Attributes:
-        present: for each message asked for, its entry id, or b"" for one that is among the delayed, or None if it is in neither.
-        complete: the tail reaches back to the anchor: what is not present was never appended. Otherwise trimming took the evidence (E2).
-        last: the last id that the stream ever had, b"0-0" if it is not there (C5).
+        present: for each message asked for, its entry id, or b"" if it is delayed, or None if it is neither in the stream nor delayed.
+        complete: the tail reaches back to the anchor, so a message that is not present was never appended. If False, trimming has removed
+            the evidence (E2).
+        last: the last id that the stream ever had, b"0-0" if the stream is missing (C5).
     """
 
     present: tuple[bytes | None, ...]
@@ -30,7 +31,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Delayed(msgspec.Struct, frozen=True):
-    """A message to be appended later: `due` in microseconds of the server's time since 1970."""
+    """A message to append later; `due` is the server's time in microseconds since 1970."""
 
     partition: int
     msg_id: bytes
@@ -39,17 +40,17 @@ class Delayed(msgspec.Struct, frozen=True):
 
 
 class ReadAnchor(PartitionStep[bytes | None], frozen=True):
-    """Return the last entry id that the stream ever had (b"0-0" if it never had any), None where the stream is missing (E2)."""
+    """Return the last entry id that the stream ever had (b"0-0" if it never had any), None if the stream is missing (E2)."""
 
     name: ClassVar[str] = "anchors"
 
 
 class Find(PartitionStep[Found], frozen=True):
-    """Look for messages among the delayed and in the stream's entries after the anchor (E2, E7).
+    """Look for messages among the delayed ones and in the stream's entries after the anchor (E2, E7).
 
     Attributes:
         anchor: an entry id.
-        msg_ids: of the messages.
+        msg_ids: the messages' ids.
     """
 
     anchor: bytes
@@ -57,13 +58,13 @@ class Find(PartitionStep[Found], frozen=True):
 
 
 class Delay(PartitionStep[bool], frozen=True):
-    """Keep messages until they are due, each once by its id; ring if one is due before what was there.
+    """Keep messages until they are due, each once by its id. Rings the partition's doorbell if one is due before all others.
 
-    False, and nothing kept, where the partition's stream is missing (E5). Messages due at the same microsecond are moved in the order of
-    their ids' bytes: where another order matters, give each a later time.
+    Answers False, and keeps nothing, if the partition's stream is missing (E5). Messages due at the same microsecond move in the order of
+    their ids' bytes; where another order matters, give each a later time.
 
     Attributes:
-        messages: MOST_DELAYED at most, all of this partition.
+        messages: at most MOST_DELAYED, all of this partition.
     """
 
     messages: Sequence[Delayed]
@@ -72,14 +73,14 @@ class Delay(PartitionStep[bool], frozen=True):
 class AppendOnce(PartitionStep[bytes | None], frozen=True):
     """Append unless the same `dedup_id` was used in this partition within `window` seconds. Safe to repeat.
 
-    Answers the message id that stands: the one in `fields` if it is new (also when this very step is repeated: E7), else the first one's.
-    None if the partition's stream is missing (E5).
+    Answers the id of the message that the mark names: the id in `fields` if the message is new (also if you repeat this very step: E7),
+    else the first message's. None if the partition's stream is missing (E5).
 
     Attributes:
-        fields: of the entry; the message id is the second.
-        dedup_id: the caller's own. Whoever uses the same one must come to the same partition.
+        fields: the entry's fields; the message id is the second.
+        dedup_id: the caller's own id. Every use of it must come to the same partition.
         window: seconds for which the mark stays.
-        due: server time in microseconds until which it is delayed; None: append it now.
+        due: the server's time, in microseconds, until which to delay the message; None to append it now.
         maxlen: as for `append`.
         approximate: as for `append`.
     """
@@ -93,7 +94,7 @@ class AppendOnce(PartitionStep[bytes | None], frozen=True):
 
 
 class ReadBacklog(PartitionStep[int], frozen=True):
-    """Return how many entries the partition holds that its slowest group has not been given; all of them if it has no group.
+    """Return how many of the partition's entries have not been delivered to its slowest group; all of them if it has no group.
 
     Attributes:
         enough: a number above this need not be exact: a server that must count stops there.

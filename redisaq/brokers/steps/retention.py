@@ -1,6 +1,6 @@
-"""Steps about what is kept: `retention="acked"`, and what trimming took from under a group.
+"""Steps about retention: `retention="acked"`, and entries that trimming took before a group read them.
 
-Whoever trims needs no token: what may go follows, in one atomic step, from where every group stands (E3).
+Trimming needs no token: what may go follows, in one atomic step, from the positions of all groups (E3).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ __all__ = ["Keeping", "ReadKeeping", "Sight", "Sighting", "Trim", "Trimmed", "ke
 
 
 class Keeping(msgspec.Struct, frozen=True):
-    """What holds for a topic now.
+    """The retention of a topic now.
 
     Attributes:
         acked: some producer asked for trimming.
-        now: the server's time when this was read, microseconds.
-        kept_for: every entry is kept for so many seconds (E3).
-        idle: a group without a member for so many seconds pins nothing.
-        alone: group -> for how many seconds it has had no member, of those asked for that have none.
+        now: the server's time when this was read, in microseconds.
+        kept_for: every entry is kept for this many seconds (E3).
+        idle: a group that has had no member for this many seconds pins nothing.
+        alone: group -> for how many seconds it has had no member; only groups without one.
     """
 
     acked: bool
@@ -34,7 +34,7 @@ class Keeping(msgspec.Struct, frozen=True):
 
     @property
     def lapsed(self) -> dict[str, float]:
-        """Those of `alone` that pin nothing any more."""
+        """The groups of `alone` that pin nothing any more."""
         return {group: seconds for group, seconds in self.alone.items() if seconds >= self.idle}
 
 
@@ -42,9 +42,9 @@ class Trimmed(msgspec.Struct, frozen=True):
     """What one step of trimming did.
 
     Attributes:
-        removed: entries that are gone now.
-        more: ask again at once: there is more to be removed than one step may take.
-        later: ask again later: entries are kept that will go, for their age, or for a group that is behind.
+        removed: how many entries it removed.
+        more: ask again at once: there is more to remove than one step may take.
+        later: ask again later: some entries will go that are kept now, for their age or for a group that is behind.
     """
 
     removed: int = 0
@@ -53,14 +53,14 @@ class Trimmed(msgspec.Struct, frozen=True):
 
 
 class Sighting(msgspec.Struct, frozen=True):
-    """Where a group stands in a partition, and what trimming took from it that nobody of it had read.
+    """A group's position in a partition, and what trimming took before the group read it.
 
     Attributes:
-        position: up to this id everything is counted, b"" if the group is not there.
+        position: everything up to this id is counted; b"" if the group is not there.
         ordinal: how many entries were ever appended up to the last delivered one, as far as is known.
-        lost: so many entries were trimmed unread since the sighting before, or since anybody looked.
-        after: all of them had ids above this one,
-        before: and below this one, the first that is there now; b"" if none is.
+        lost: how many entries were trimmed unread since the sighting before, or since the first look.
+        after: all of them had ids above this one.
+        before: all of them had ids below this one, the first entry that is there now; b"" if there is none.
     """
 
     position: bytes = b""
@@ -71,24 +71,24 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class ReadKeeping(GroupStep[Keeping], frozen=True):
-    """Return what holds for the group's topic, and whether this group has no member.
+    """Return the topic's retention, and for how long this group has had no member.
 
-    Of a group that nobody knows anything of, the time counts from the first time that this was asked.
+    For a group of which nothing is known, the time counts from the first time this was asked.
     """
 
     name: ClassVar[str] = "keeping"
 
 
 class Trim(PartitionStep[Trimmed], frozen=True):
-    """Trim what every group has done with and is old enough (E3), no more than one step may take.
+    """Trim what every group has settled and is old enough (E3), but no more than one step may take.
 
-    Each group in the stream pins from its lowest pending entry on, or its last delivered one if nothing is pending; only those that
-    have lapsed by `keeping`, and have not read for as long, pin nothing. Where no group pins, nothing is trimmed. The last entry that
-    is old enough stays, so that a look at the tail reaches back to what is kept for its age (E2).
+    Each group in the stream pins it from its lowest pending entry on, or from its last delivered entry if nothing is pending. Only groups
+    that have lapsed by `keeping`, and have not read for as long, pin nothing. If no group pins, nothing is trimmed. The last entry that is
+    old enough stays, so that a look at the tail reaches back to what is kept for its age (E2).
 
     Attributes:
-        keeping: what held when it was asked. However late this step arrives, nothing is trimmed that was too young then.
-        groups: if one of these is not in the stream, and has not lapsed, nothing is trimmed: it begins at the stream's beginning (G6).
+        keeping: what applied when it was read. However late this step arrives, it trims nothing that was too young then.
+        groups: if one of these is not in the stream and has not lapsed, nothing is trimmed, since it begins at the stream's beginning (G6).
     """
 
     keeping: Keeping
@@ -96,15 +96,15 @@ class Trim(PartitionStep[Trimmed], frozen=True):
 
 
 class Sight(ShareStep[Sighting], frozen=True):
-    """Look where the group stands, and count what trimming took before it was read; it is added to the group's count, once.
+    """Return the group's position, and count what trimming took before it was read; the group's total grows by that, once.
 
-    Nobody may be reading meanwhile. A count is only given where it is sure: entries that somebody deleted, or a position that
-    somebody moved, are no loss. LeaseLostError if another token stands.
+    No read may be under way meanwhile. Only sure losses count: entries that were deleted, or a position that was moved, are no loss. Raises
+    LeaseLostError if another token is current.
 
     Attributes:
-        token: the fencing token of the caller.
+        token: the caller's fencing token.
         since: the caller's sighting before, None for its first.
-        read: how many entries the caller has been given since then.
+        read: how many entries the caller has read since then.
     """
 
     token: int
@@ -113,7 +113,7 @@ class Sight(ShareStep[Sighting], frozen=True):
 
 
 def kept_by(answers: Iterable[Keeping]) -> Keeping:
-    """Return what holds for a topic, from the answers of at least one of its groups."""
+    """Return a topic's retention, from the answers of at least one of its groups."""
     first, *others = answers
     alone = dict(first.alone)
     for other in others:

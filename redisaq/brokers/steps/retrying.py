@@ -1,7 +1,7 @@
 """Steps about messages that failed: what is due, retries that begin, dead letters.
 
-Looking after dead letters is not fenced: an admin owns no partition. A redriven message begins a new life, so nothing that was said
-about its last one can touch it (S1). Dead letters have ids of their own, which grow as messages die and never come again.
+Steps on dead letters are not fenced, since an admin owns no partition. A redriven message begins a new life, so no late step of its last
+life can touch it (S1). Dead letters have ids of their own, which grow as messages die and are never used again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["DeadLetterEntry", "Due", "Purge", "ReadDead", "Redrive", "SetAside",
 
 
 class SetAside(msgspec.Struct, frozen=True):
-    """A record that could not be read, or whose other half is gone, and what became of it.
+    """A record that cannot be read, or whose other half is gone, and what became of it.
 
     Attributes:
-        entry_id: of the entry, or the id of a delayed message; b"" where several are meant.
-        reason: in words.
+        entry_id: the entry's id, or the id of a delayed message; b"" where several are meant.
+        reason: why, in words.
     """
 
     entry_id: bytes
@@ -34,12 +34,14 @@ class Due(msgspec.Struct, frozen=True):
     """What is due.
 
     Attributes:
-        retries: due messages of `retry`, earliest first; they stay there until they are settled (S3), so the next call names them again.
+        retries: due messages of `retry`, earliest first. They stay there until they are settled (S3), so the next call returns them again.
         moved: how many delayed messages were moved into the stream, in due order.
-        next_due: server time in microseconds of the earliest one, of both kinds, that this answer has left where it is and does not name;
-            None if there is none. Not after `now` if `count` left something out; in a second if the stream does not take what is due.
+        next_due: when the earliest message of both kinds that this answer neither moved nor returned is due, in the server's microseconds;
+            None if there is none. It is not after `now` if `count` left something out, and in a second if the stream does not take what is
+            due.
         now: the server's time.
-        set_aside: what this call found damaged. Retries are among the dead letters now, as they were; delayed ones are in the stream.
+        set_aside: what this call found damaged. Damaged retries are now dead letters, unchanged; damaged delayed messages are in the
+            stream.
     """
 
     retries: tuple[Body, ...]
@@ -50,17 +52,17 @@ class Due(msgspec.Struct, frozen=True):
 
 
 GONE = "its body is gone: was it evicted? It is lost"
-"""Of a retry, or a delayed message, that has a due time and nothing else."""
+"""The reason for a retry, or a delayed message, that has a due time and nothing else."""
 
 FOUND = "so many bodies had lost their due times: were these evicted? They are due now"
-"""Of retries and delayed messages that had no due time."""
+"""The reason for retries and delayed messages that had no due time."""
 
 
 class DeadLetterEntry(msgspec.Struct, frozen=True):
     """A dead letter.
 
     Attributes:
-        dead_id: its own id; its first number is the server's time, in milliseconds, at which the message died.
+        dead_id: its own id; the first number is the server's time, in milliseconds, at which the message died.
         body: the message, and why it is here.
     """
 
@@ -69,16 +71,16 @@ class DeadLetterEntry(msgspec.Struct, frozen=True):
 
 
 class StartRetry(ShareStep[bool], frozen=True):
-    """Note that a handler begins on a message of `retry`: its attempt becomes `attempt`, if it was one less in the same life.
+    """Record that a handler begins on a message of `retry`: its attempt becomes `attempt` if it was one less in the same life.
 
-    False, and nothing changed, if another token stands, if this one was released (T5), or if the message is not there so. Repeating
-    it after a lost answer is True.
+    Answers False, and changes nothing, if another token is current, if this one was released (T5), or if the message is not there in that
+    life and attempt. Repeating the step after a lost answer gives True.
 
     Attributes:
         token: the fencing token.
-        entry_id: of the message.
-        life: how often it was redriven.
-        attempt: the one that begins.
+        entry_id: the message's.
+        life: how many times it was redriven.
+        attempt: the attempt that begins.
     """
 
     token: int
@@ -90,13 +92,13 @@ class StartRetry(ShareStep[bool], frozen=True):
 class TakeDue(ShareStep[Due], frozen=True):
     """Move at most `count` due delayed messages into the stream (XADD first, then ZREM: S2); return up to `count` due retries.
 
-    What of these is damaged is set aside, one by one. Whoever has retries in flight asks for more than those. Of messages due at the
-    same microsecond, the ids' bytes tell the order. LeaseLostError if another token stands.
+    Damaged ones among these are set aside, one by one. If you have retries in flight, ask for more than those. Messages due at the same
+    microsecond come in the order of their ids' bytes. Raises LeaseLostError if another token is current.
 
     Attributes:
         token: the fencing token.
-        count: so many of each kind at most.
-        dead_maxlen: so many dead letters are kept, the latest; None: all.
+        count: the most of each kind.
+        dead_maxlen: how many dead letters to keep, the latest ones; None for all.
     """
 
     name: ClassVar[str] = "due"
@@ -107,7 +109,7 @@ class TakeDue(ShareStep[Due], frozen=True):
 
 
 class ReadDead(ShareStep[list[DeadLetterEntry]], frozen=True):
-    """Return up to `count` dead letters with ids above `after` (b"": from the first), in the order of dying."""
+    """Return up to `count` dead letters with ids above `after` (b"": from the first), in the order in which they died."""
 
     name: ClassVar[str] = "dead_page"
 
@@ -116,10 +118,10 @@ class ReadDead(ShareStep[list[DeadLetterEntry]], frozen=True):
 
 
 class Redrive(ShareStep[int], frozen=True):
-    """Let up to `count` dead letters be tried again: the first of all, or (`ids` given) the first of these that are there.
+    """Give up to `count` dead letters a new life: the first of all, or the first of `ids` that are there.
 
-    They move into the group's `retry` set: the same message, its next life, no attempt, due now, in the order of dying, also over several
-    steps. Rings the partition's doorbell. Answers how many were moved; to redrive all, repeat it until it answers 0.
+    They move into the group's `retry` set: the same message, its next life, no attempt, due now, in the order in which they died, also over
+    several steps. Rings the partition's doorbell. Answers how many were moved; to redrive all, repeat it until it answers 0.
     """
 
     ids: Sequence[bytes] | None
@@ -133,7 +135,7 @@ class Purge(ShareStep[int], frozen=True):
 
 
 def unreadable(entry_id: bytes, data: bytes, error: Exception) -> tuple[Resolution, SetAside]:
-    """Return what takes a retry that cannot be read to the dead letters, as it is, and what to report."""
+    """Return the resolution that moves an unreadable retry, unchanged, to the dead letters, and the report of it."""
     reason = f"a retry that cannot be read: {text_of(error)}"
     body = Body(entry_id, (RAW, data), failure=Failure("Unreadable", reason, "", 0, 0, 0, ""))
     return Resolution("retry", "dead", body, raw=data), SetAside(entry_id, reason)

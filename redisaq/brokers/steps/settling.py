@@ -1,11 +1,11 @@
 """Steps that settle messages (S), and what is left to settle.
 
-`Acknowledge` settles messages that simply succeeded, all of a partition in a few bytes each; `Resolve` settles each as it is told, with the
-message itself where it is to be kept. Both do it under the fencing token, and both may be repeated (S1).
+`Acknowledge` settles messages that simply succeeded, all of a partition in a few bytes each. `Resolve` settles each message in its own way,
+and carries the message itself if it is to be kept. Both need the current fencing token, and you can repeat both (S1).
 
-At every instant a message is in exactly one of: delayed, stream-unread, pending, retry, dead, done. A message that failed leaves the
-stream's pending entries for the group's own `retry` set, whole, so trimming cannot take it. `life` counts redrives: 0 for a message's
-first life. `attempt` counts handlers begun in this life. Both travel with every settlement and must match (S1).
+At every instant a message is in exactly one of: delayed, stream-unread, pending, retry, dead, done. A message that failed moves whole from
+the stream's pending entries to the group's own `retry` set, so trimming cannot take it. `life` counts redrives: 0 for a message's first
+life. `attempt` counts handlers begun in this life. Both are part of every settlement and must match (S1).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = ["Acknowledge", "ReadRemaining", "Remaining", "Resolve", "Resolved", "
 
 
 class Resolved(msgspec.Struct, frozen=True):
-    """The answer: `done` False means that another token stands (`token`, 0 if none) and nothing was changed.
+    """The answer to Resolve. `done` False: another token is current, and nothing was changed.
 
     Attributes:
-        done: the caller's token stands.
-        token: the one that stands.
-        moved: for each resolution, whether it changed anything; False for one that was settled before, or in another life or attempt.
+        done: the caller's token is the current one.
+        token: the current token, 0 if there is none.
+        moved: for each resolution, whether it changed anything; False if the message was settled before, or is in another life or attempt.
     """
 
     done: bool
@@ -36,7 +36,7 @@ class Resolved(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The answer to Acknowledge: `done` False means refused, and `token` is the one that stands (0 if none stands)."""
+    """The answer to Acknowledge. `done` False: refused; `token` is the current one (0 if there is none)."""
 
     done: bool
     token: int
@@ -47,9 +47,9 @@ class Remaining(msgspec.Struct, frozen=True):
 
     Attributes:
         unread: at least one entry was never delivered.
-        pending: entries delivered and not settled.
-        retry: messages of the group that failed and are to be tried again.
-        delayed: messages that are not in the stream yet, for whatever group.
+        pending: how many entries were delivered and are not settled.
+        retry: how many messages of the group failed and are to be tried again.
+        delayed: how many messages are not in the stream yet, for all groups.
     """
 
     unread: bool
@@ -64,7 +64,7 @@ class Remaining(msgspec.Struct, frozen=True):
 
 
 class Acknowledge(ShareStep[Settled], frozen=True):
-    """Acknowledge entries that are done with (S1); repeating it is harmless."""
+    """Acknowledge entries that are done (S1); repeating it is harmless."""
 
     name: ClassVar[str] = "settle"
 
@@ -73,15 +73,15 @@ class Acknowledge(ShareStep[Settled], frozen=True):
 
 
 class Resolve(ShareStep[Resolved], frozen=True):
-    """Settle some messages, each only if it is still what and where its body says (S1).
+    """Settle some messages, each only if its place, life and attempt are still those that its resolution names (S1).
 
-    In the script XACK and ZREM come first (S2), so that it passes whole at maxmemory. A message that is in `retry` already, since a group
-    was lost and made again (T6), stays there as it is.
+    In the script XACK and ZREM come first (S2), so that all of it succeeds at maxmemory. A message that is already in `retry`, because a
+    lost group was made again (T6), stays there unchanged.
 
     Attributes:
         token: the fencing token.
-        resolutions: what becomes of each.
-        dead_maxlen: so many dead letters are kept, the latest; None: all.
+        resolutions: what becomes of each message.
+        dead_maxlen: how many dead letters to keep, the latest ones; None for all.
     """
 
     token: int

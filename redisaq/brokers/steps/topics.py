@@ -1,4 +1,4 @@
-"""Steps about topics: how many partitions each has (G1), and what its producers ask."""
+"""Steps about topics: how many partitions each has (G1), and what its producers ask for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["GrowTopic", "MakeTopic", "ReadTopic", "ReadTopics", "Terms", "TopicS
 
 
 class TopicState(msgspec.Struct, frozen=True):
-    """How many partitions a topic has, and under which generation (G1).
+    """How many partitions a topic has, and in which generation (G1).
 
     Attributes:
-        generation: how often it has grown.
+        generation: how many times it has grown.
         partitions: how many it has.
         acked: a producer asked for `retention="acked"`.
-        send_timeout: the largest of its producers' time limits, seconds; 0 if none has declared one (E3).
+        send_timeout: the largest of its producers' time limits, in seconds; 0 if none has declared one (E3).
     """
 
     generation: int
@@ -32,8 +32,8 @@ class Terms(msgspec.Struct, frozen=True):
 
     Attributes:
         send_timeout: how long one of its calls may take (E3).
-        acked: entries that every group has done with are to be trimmed.
-        idle: a group without a member for so long pins nothing.
+        acked: trim entries that every group has settled.
+        idle: a group that has had no member for this long pins nothing.
     """
 
     send_timeout: float
@@ -54,12 +54,14 @@ class ReadTopic(TopicStep[TopicState | None], frozen=True):
 
 
 class MakeTopic(TopicStep[TopicState], frozen=True):
-    """Make the topic with its empty streams if it does not exist (E5); return what stands. Makes missing streams again. Rings.
+    """Make the topic with its empty streams if it does not exist (E5); return its state.
+
+    Makes missing streams again. Rings the topic's doorbell.
 
     Attributes:
         partitions: how many it has if it does not exist.
-        terms: what a producer asks is kept in the topic's meta, whether or not it was there: of times the largest of all producers',
-            `acked` once any asks for it (E3).
+        terms: what a producer asks. The topic's meta keeps it even if the topic exists: the largest of all producers' times, and `acked`
+            once any producer asks for it (E3).
     """
 
     partitions: int
@@ -67,25 +69,25 @@ class MakeTopic(TopicStep[TopicState], frozen=True):
 
 
 class GrowTopic(TopicStep[TopicState], frozen=True):
-    """Raise the partition count, by compare-and-set on the generation (G1); a smaller count changes nothing. Makes streams. Rings.
+    """Raise the partition count by compare-and-set on the generation (G1); a smaller count changes nothing.
 
-    A topic that does not exist is made.
+    Makes the streams, and the topic if it does not exist. Rings the topic's doorbell.
     """
 
     partitions: int
 
 
 async def make_or_grow(broker: Broker, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:
-    """Make the topic with so many partitions, or let it grow to them; one that has more keeps them.
+    """Make the topic with this many partitions, or grow it to them; a topic that has more keeps them.
 
     Args:
-        broker: where.
+        broker: the broker to ask.
         topic: its name.
-        partitions: the least it is to have.
+        partitions: the least that it is to have.
         terms: what a producer asks of the topic (E3).
 
     Returns:
-        What the topic has then.
+        The topic's state afterwards.
     """
     state = await broker.do(MakeTopic(topic, partitions, terms=terms))
     return await broker.do(GrowTopic(topic, partitions)) if state.partitions < partitions else state
