@@ -1,4 +1,4 @@
-"""The Broker that needs no server; see `broker`, and `store` for what it holds."""
+"""The Broker that needs no server: `broker` does the steps, `store` holds the data."""
 
 from redisaq.brokers.memory.broker import MemoryBroker
 from redisaq.brokers.memory.store import MemoryStore

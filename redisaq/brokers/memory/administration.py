@@ -1,4 +1,4 @@
-"""Looking after topics and groups, at a store; see steps.administration."""
+"""Steps on topics and groups for an administrator, at a store; see steps.administration."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from redisaq.core.retention import IDLE
 
 @does(ViewStream)
 def view_stream(store: MemoryStore, step: ViewStream) -> StreamView:
-    """Return how the partition stands."""
+    """Return what the partition holds."""
     stream = store.streams.get(step.place, Stream())
     return StreamView(len(stream), len(store.delayed.get(step.place, ())), tuple(sorted(stream.groups)))
 
 
 @does(ViewGroup)
 def view_group(store: MemoryStore, step: ViewGroup) -> GroupView:
-    """Return how the group's coordination stands."""
+    """Return the group's coordination."""
     group = step.group
     found = store.coordination.get(group, Coordination())
     document = None if found.state is None else read_document(found.state.document)
@@ -52,7 +52,7 @@ def view_group(store: MemoryStore, step: ViewGroup) -> GroupView:
 
 @does(ViewPartition)
 def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
-    """Return how the group stands in the partition."""
+    """Return what the partition holds for the group."""
     group, partition = step.group, step.partition
     stream = store.streams.get(step.place, Stream())
     found, lease = stream.groups.get(group.group), store.lease(group, partition)
@@ -76,14 +76,14 @@ def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
 
 @does(SetPaused)
 def set_paused(store: MemoryStore, step: SetPaused) -> None:
-    """Pause the group, or let it go on."""
+    """Pause or resume the group."""
     store.members(step.group).paused = step.paused
     store.ring(step.group)
 
 
 @does(Seek)
 def seek(store: MemoryStore, step: Seek) -> None:
-    """Let the group go on after a position; what stands after it and was delivered is new again, if it is still there."""
+    """Continue delivery after a position; what was delivered after it is new again, if it is still in the stream."""
     stream, name = store.make_stream(*step.place), step.group.group
     wanted = stream.last_id if step.position == END else min(parse_id(step.position), stream.last_id)
     stream.make_group(name, wanted)
@@ -93,12 +93,12 @@ def seek(store: MemoryStore, step: Seek) -> None:
     retry = store.shelf(step.group, step.partition).retry
     for retried in [one for one in retry if parse_id(one) > wanted and stream.fields(parse_id(one)) is not None]:
         del retry[retried]
-    cursor.last_delivered, cursor.lost = wanted, 0  # what is not there any more at the new position is nobody's loss
+    cursor.last_delivered, cursor.lost = wanted, 0  # entries missing at the new position are no loss
 
 
 @does(Disband)
 def disband(store: MemoryStore, step: Disband) -> tuple[str, ...]:
-    """Drop the group's coordination, but for live members without force; return these."""
+    """Drop the group's coordination, unless members live and `force` is False; return the live members."""
     live = view_group(store, ViewGroup(step.group)).live
     if step.force or not live:
         store.forget_group(step.group)
@@ -108,7 +108,7 @@ def disband(store: MemoryStore, step: Disband) -> tuple[str, ...]:
 
 @does(DropGroup)
 def drop_group(store: MemoryStore, step: DropGroup) -> None:
-    """Take the group out of the partition."""
+    """Remove the group from the partition."""
     store.forget_cursor(step.group, step.partition)
     store.leases.pop((step.group, step.partition), None)
     store.shelves.pop((step.group, step.partition), None)
@@ -116,7 +116,7 @@ def drop_group(store: MemoryStore, step: DropGroup) -> None:
 
 @does(DropTopic)
 def drop_topic(store: MemoryStore, step: DropTopic) -> None:
-    """Drop the topic whole."""
+    """Drop the whole topic."""
     topic = step.topic
     beside = {(group.topic, number) for group, number in {*store.leases, *store.shelves}}
     for number in {number for name, number in {*store.streams, *store.delayed, *beside} if name == topic}:

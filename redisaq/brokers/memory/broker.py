@@ -1,8 +1,7 @@
 """The Broker that needs no server: each step is one synchronous function at a store in this process.
 
-In come the calls of the Broker protocol; out go the store's answers. Brokers of one name and namespace on one event loop meet in
-one store; another event loop sees nothing of it. What always holds: a step is whole or not done at all, and every call lets other
-tasks run and can be cancelled before its step.
+Brokers of the same name and namespace on one event loop share one store; another event loop has another. Invariants: a step is done whole
+or not at all. Every call lets other tasks run, and can be cancelled before its step.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
 
 FAMILIES = (administration, coordination, leases, producing, retention, retrying, settling, topics)
-"""Each registers what does its steps, when it is imported."""
+"""Importing each of these registers the functions that do its steps."""
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -41,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class _Session:
-    """From connect to close: what this broker has open at its store."""
+    """What this broker has open at its store, from connect to close."""
 
     store: MemoryStore
     open: bool = True
@@ -49,13 +48,13 @@ class _Session:
     subscriptions: list[Subscription] = field(default_factory=list[Subscription])
 
     def keep(self, client: ReadingClient) -> None:
-        """Close it with the broker; at once if a call that came late has opened it after that."""
+        """Close the client together with the broker; at once if a late call opened it after that."""
         self.clients.append(client)
         if not self.open:
             self.close()
 
     def doorbell(self, *channels: Channel) -> Doorbell:
-        """Return a doorbell that is closed with the broker, as above."""
+        """Return a doorbell that is closed together with the broker, as above."""
         subscription = self.store.subscribe(*channels)
         self.subscriptions.append(subscription)
         if not self.open:
@@ -63,7 +62,7 @@ class _Session:
         return MemoryDoorbell(self.store, subscription)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close everything that is open."""
         self.open = False
         for client in self.clients:
             self.store.disconnect(client, "the broker was closed")
@@ -75,9 +74,9 @@ class MemoryBroker:
     """A Broker in this process, for tests and simulations.
 
     Args:
-        name: brokers of the same name and namespace, on the same event loop, share what they hold.
+        name: brokers of the same name and namespace, on the same event loop, share a store.
         namespace: as of any broker.
-        environment: gives versions, and the store its time; default: that of the context in which the broker is first used.
+        environment: gives versions, and the store its time; default: the environment of the context in which the broker is first used.
     """
 
     def __init__(self, name: str, namespace: str, environment: Environment | None = None) -> None:
@@ -88,30 +87,32 @@ class MemoryBroker:
 
     @property
     def store(self) -> MemoryStore:
-        """What the running event loop holds under this name: a test may do to it what happens to servers."""
+        """The running event loop's store of this name: a test can do to it what happens to servers."""
         return open_store(self._name, self._namespace, self._environment or current_environment())
 
     @property
     def run_id(self) -> str:
-        """Of the store; "" before it was first used."""
+        """The store's run; "" before its first use."""
         return "" if self._session is None else self._session.store.run_id
 
     async def connect(self) -> None:
-        """Open the store; it is always there."""
+        """Open the store, which always exists."""
         await self._operate("connect", lambda _: None)
 
     async def close(self) -> None:
-        """Release the store, which stays. Calls, reads and doorbells under way raise ConnectionFailed; the next call opens it again."""
+        """Release the store, which keeps its data. Calls, reads and waits for doorbells under way raise ConnectionFailed.
+
+        The next call opens it again.
+        """
         if self._session is not None:
             self._session.close()
             self._session = None
         await checkpoint()
 
     async def _operate(self, name: str, step: Callable[[MemoryStore], T]) -> T:  # noqa: ARG002 -- for subclasses
-        """Carry out one operation: every call of the broker passes here, and its readers' reads.
+        """Carry out one operation: every call of the broker passes through here, and so does every read.
 
-        A fault plan overrides this one method: it may wait, raise before the step or after it, or carry the step out later than it
-        raises.
+        A fault plan overrides only this method: it may wait, raise before the step or after it, or carry out the step after it has raised.
         """
         session = self._enter()
         run_id = session.store.run_id
@@ -124,7 +125,7 @@ class MemoryBroker:
 
     def _enter(self) -> _Session:
         store = self.store
-        # Another store is another event loop: nothing that was open in the old one can be waited for here.
+        # Another store means another event loop: nothing that is open in the old one can be waited for here.
         if self._session is None or self._session.store is not store:
             self._session = _Session(store)
         return self._session
@@ -152,7 +153,7 @@ class MemoryBroker:
         return await self._operate("append", lambda store: store.append(topic, entries, maxlen))
 
     async def kill(self, marks: Sequence[ReaderMark]) -> bool:
-        """Kill reading connections: a call of another kind that broke has run, or never will (E1)."""
+        """Kill reading connections. Calls of other kinds need no kill: one that broke has run already, or never will (E1)."""
         return await self._operate("kill", lambda store: store.kill(marks))
 
     async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:

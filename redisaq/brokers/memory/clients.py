@@ -1,7 +1,7 @@
-"""What the store knows of those connected to it: reading connections, reads that wait, doorbells.
+"""The store's view of its clients: reading connections, reads that wait, doorbells.
 
-In come answers and rings; they are kept until the task that waits picks them up. Nothing here waits by itself, so each of these
-is also what a server would still be doing for a client that stands still.
+It keeps answers and notifications until the waiting task picks them up. Nothing here waits by itself, so these objects do what a server
+would still be doing for a client that has stalled.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class WaitingRead:
     """A read that found nothing and waits at the store, as a blocked XREADGROUP does.
 
     Attributes:
-        client: the connection it came over.
-        count: how many entries it wants at most.
-        until: the server's time at which it gives up by itself, even if its client stands still.
-        entries: its answer: delivered, whether or not anybody picks them up.
+        client: the connection that it came over.
+        count: the most entries that it takes.
+        until: the server's time at which it times out, even if its client has stalled.
+        entries: its answer. These entries count as delivered even if no task picks them up.
         error: its answer, if there will be no entries.
     """
 
@@ -34,12 +34,12 @@ class WaitingRead:
     error: Exception | None = None
 
     def answer(self, entries: Sequence[RawEntry]) -> None:
-        """Give it its entries."""
+        """Answer it with entries."""
         self.entries = entries
         self.answered.set()
 
     def refuse(self, error: Exception) -> None:
-        """Give it an error."""
+        """Answer it with an error."""
         self.error = error
         self.answered.set()
 
@@ -49,10 +49,10 @@ class ReadingClient:
     """A reading connection, as the server sees it (T3).
 
     Attributes:
-        group: whose entries it reads.
-        partition: of the group's topic.
-        mark: what can be killed.
-        broken: why the connection is no more, "" while it is there.
+        group: the group that it reads for.
+        partition: the partition of the group's topic.
+        mark: identifies it, to kill it.
+        broken: why the connection is gone, "" while it is there.
     """
 
     group: GroupName
@@ -62,17 +62,17 @@ class ReadingClient:
 
 
 Channel = GroupName | str | tuple[str, int]
-"""What rings: a group's document, a topic's partition count, or a partition's earliest due time."""
+"""What a doorbell listens to: a group's document, a topic's partition count, or a partition's earliest due time."""
 
 
 @dataclass(eq=False)
 class Subscription:
-    """A doorbell's line to the store.
+    """A doorbell's subscription at the store.
 
     Attributes:
         channels: what rings it.
-        rung: since it was last heard.
-        broken: why nothing will ring any more, "" while it can.
+        rung: it has rung since the last `wait` returned.
+        broken: why it will never ring again, "" while it can.
         changed: set at the next ring or break.
     """
 
@@ -82,12 +82,12 @@ class Subscription:
     changed: anyio.Event = field(default_factory=anyio.Event)
 
     def ring(self) -> None:
-        """Ring, and wake who waits."""
+        """Ring, and wake the waiting tasks."""
         self.rung = True
         self._wake()
 
     def cut(self, reason: str) -> None:
-        """End the line, and wake who waits."""
+        """End the subscription, and wake the waiting tasks."""
         self.broken = reason
         self._wake()
 

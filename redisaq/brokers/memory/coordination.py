@@ -1,4 +1,4 @@
-"""A group's document and members, and the group in each stream, at a store; see steps.coordination."""
+"""Steps on a group's document, its members, and the group in each stream, at a store; see steps.coordination."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make_group(store: MemoryStore, step: MakeGroup) -> None:
 
 @does(Heartbeat)
 def heartbeat(store: MemoryStore, step: Heartbeat) -> Beat:
-    """Extend the incarnation's time if it lives (M5, M7)."""
+    """Extend the incarnation's time if it is alive (M5, M7)."""
     topic = store.topics.get(step.group.topic)
     return store.members(step.group).heartbeat(step, now=store.now(), run_id=store.run_id, topic=topic)
 

@@ -1,6 +1,6 @@
-"""The data of a memory store: what a server writes to its disk, and what its replicas have of it.
+"""The data of a memory store: what a server writes to its disk, and what its replicas copy.
 
-Plain data, and how it is copied. What a server has only while it runs, its connections and who waits, is not here.
+Plain data, and how to copy it. What a server has only while it runs, such as connections and waiting reads, is not here.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Lease:
     """Who may touch a partition's pending entries.
 
     Attributes:
-        token: the one that stands, 0 before the first.
+        token: the current token, 0 before the first.
         holder: the incarnation that installed it, "" once released.
-        readers: connections that may still deliver entries to somebody, oldest first.
-        lost: entries that trimming took from the group, as far as anybody has noticed.
+        readers: connections that may still deliver entries, oldest first.
+        lost: how many entries trimming took from the group, as far as members have noticed.
     """
 
     token: int = 0
@@ -36,7 +36,7 @@ class Lease:
     lost: int = 0
 
     def install(self, token: int, incarnation: str, *, foreign: bool) -> Installed:
-        """Let the token stand if the rule T2 allows it, and say what stands."""
+        """Install the token if rule T2 allows it, and return what is current then."""
         holder = self.holder
         again = token == self.token and incarnation == holder
         free = foreign or holder in ("", incarnation)
@@ -44,23 +44,23 @@ class Lease:
             return Installed(done=False, token=self.token, holder=holder)
         self.token = token
         self.holder = incarnation
-        # The predecessor's readers stay listed until they are fenced: an install that is repeated must name them again.
+        # The predecessor's readers stay listed until they are fenced: a repeated install must return them again.
         return Installed(done=True, token=token, holder=holder, readers=tuple(self.readers))
 
     def release(self) -> None:
-        """Let go, keeping the token (M8)."""
+        """Clear holder and readers, keep the token (M8)."""
         self.holder = ""
         self.readers.clear()
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class Holdings:
-    """See the module.
+    """The data of one store.
 
     Attributes:
         idle: topic -> seconds without a member after which a group pins nothing, as producers declared.
-        alone: when it was first asked of a group, of which nobody knows a member, since when it has none.
-        delayed: by place: message id -> when it is due, and its fields as they are written.
+        alone: group -> since when it has had no member; set when this is first asked about a group that never had a known one.
+        delayed: place -> message id -> when it is due, and its encoded fields.
     """
 
     topic_names: set[str] = field(default_factory=set[str])
@@ -75,7 +75,7 @@ class Holdings:
     alone: dict[GroupName, int] = field(default_factory=dict[GroupName, int])
 
     def seen(self) -> Holdings:
-        """Return what is held: what is taken out afterwards stays in that; what is changed in place is changed there, too."""
+        """Return a view of the data: it keeps what is removed here later, but what is changed in place changes in both."""
         return Holdings(**{one.name: getattr(self, one.name).copy() for one in fields(Holdings)})
 
     def copied(self) -> Holdings:
@@ -83,17 +83,17 @@ class Holdings:
         return Holdings(**{one.name: deepcopy(getattr(self, one.name)) for one in fields(Holdings)})
 
     def hold(self, other: Holdings) -> None:
-        """Hold what the other does, from now on."""
+        """Hold the other's data from now on."""
         for one in fields(Holdings):
             setattr(self, one.name, getattr(other, one.name))
 
     def forget_topic(self, topic: str) -> None:
-        """Lose the topic's partition count; its streams stay, and its name, which a server keeps elsewhere."""
+        """Lose the topic's partition count. Its streams stay, and its name, which a server keeps elsewhere."""
         self.topics.pop(topic, None)
         self.idle.pop(topic, None)
 
     def forget_group(self, group: GroupName) -> None:
-        """Lose the group's members and document; its partitions' tokens and pending entries stay (M8)."""
+        """Lose the group's members and document. Its partitions' tokens and pending entries stay (M8)."""
         self.coordination.pop(group, None)
 
     def forget_coordination(self, topic: str) -> None:
@@ -104,7 +104,7 @@ class Holdings:
             self.alone.pop(group, None)
 
     def forget_partition(self, topic: str, partition: int) -> None:
-        """Lose one slot: the partition's stream, every group in it, every token beside it, and what was put aside."""
+        """Lose one slot: the partition's stream, every group in it, and their tokens, retries and dead letters."""
         for group, number in {**self.leases, **self.shelves}:
             if group.topic == topic and number == partition:
                 self.leases.pop((group, number), None)

@@ -1,4 +1,4 @@
-"""Taking and giving back a partition, at a store; see steps.leases."""
+"""Steps that take a partition and give it back, at a store; see steps.leases."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from redisaq.core.entry_ids import START, format_id, parse_id
 
 @does(Install)
 def install(store: MemoryStore, step: Install) -> Installed:
-    """Put the token beside the partition's data, if it may stand there (T2)."""
+    """Put the token beside the partition's data, if it may be current (T2)."""
     lease = store.leases.setdefault((step.group, step.partition), Lease())
     return lease.install(step.token, step.incarnation, foreign=step.foreign)
 
 
 @does(Fence)
 def fence(store: MemoryStore, step: Fence) -> bool:
-    """Kill these connections and take them off the list (T3); False if that is not permitted (T4)."""
+    """Kill these connections and remove them from the list (T3); False if that is not permitted (T4)."""
     if not store.kill(step.readers):
         return False
     lease = store.lease(step.group, step.partition)
@@ -54,7 +54,7 @@ def claim(store: MemoryStore, step: Claim) -> Page:
 
 @does(SetDeliveries)
 def set_deliveries(store: MemoryStore, step: SetDeliveries) -> bool:
-    """Set the delivery counts of what is pending; `raising`: lower none (T5)."""
+    """Set the delivery counts of pending entries; `raising` lowers none (T5)."""
     lease = store.lease(step.group, step.partition)
     if lease.token != step.token or (step.raising and not lease.holder):
         return False

@@ -1,7 +1,7 @@
 """A group's coordination: the members' expiries and the document, with the two steps that change them (M2 to M9).
 
-In come the server's time and id and what a member asks; out goes a Beat or a version. What always holds: a document is only
-replaced under its own version, a member whose time has run out never lives again, and nothing held is dropped while frozen.
+Invariants: a document is only replaced under its own version, a member whose time has run out never lives again, and nothing held is
+dropped while the group is frozen.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from redisaq.core.membership import encode_document, read_document
 
 @dataclass
 class GroupState:
-    """The document and what stands beside it.
+    """The document and the fields beside it.
 
     Attributes:
-        version: random, so that a document that is made again is never mistaken for an older one (M3).
-        document: encoded: members in one process must not share what they could change.
-        run_id: of the server that wrote or last confirmed the expiries (M7).
+        version: random, so that a document that was lost and made again is never mistaken for an older one (M3).
+        document: encoded, so that members in one process do not share mutable data.
+        run_id: the server that wrote or last confirmed the expiries (M7).
         born: when this state was made (M8).
         frozen_until: until then nothing held may be dropped (M7, M8).
         changed: when the document was last replaced: a member that left was there until then.
@@ -36,20 +36,20 @@ class GroupState:
 
 @dataclass
 class Coordination:
-    """A group's members (incarnation -> expiry), its state, None where there is none, and whether an admin has paused it."""
+    """A group's members (incarnation -> expiry), its state (None where there is none), and whether an admin has paused it."""
 
     members: dict[str, int] = field(default_factory=dict[str, int])
     state: GroupState | None = None
     paused: bool = False
 
     def heartbeat(self, step: Heartbeat, *, now: int, run_id: str, topic: TopicState | None) -> Beat:
-        """Extend the incarnation's time if it lives, and tell it how the group stands."""
+        """Extend the incarnation's time if it is alive, and return the state of the group."""
         incarnation, extension, known_version = step.incarnation, microseconds(step.ttl), step.known_version
         state = self.state
         if state is not None and state.run_id != run_id:  # M7: this server may have missed the last heartbeats
             state.run_id = run_id
             state.frozen_until = max(state.frozen_until, now + extension)
-            # Nobody's time is cut short by a member of a shorter ttl.
+            # A member with a shorter ttl shortens no other member's time.
             self.members = {member: max(expiry, now + extension) for member, expiry in self.members.items()}
         alive = self._lives(incarnation, now)
         if alive:
@@ -81,16 +81,16 @@ class Coordination:
         )
 
     def commit(self, step: Commit, *, now: int, run_id: str) -> bool:
-        """Replace the document under its version, and the members with it (M2); False, and nothing done, if refused."""
+        """Replace the document under its version, and the members with it (M2); False, and nothing changed, if refused."""
         incarnation, extension, expired = step.incarnation, microseconds(step.ttl), step.expired
         state = self.state
         if step.known_version != (state.version if state is not None else ""):
             return False
-        if state is not None and state.run_id != run_id:  # M7: what the caller knows is of another server; it must ask again
+        if state is not None and state.run_id != run_id:  # M7: the caller knows another server's state; it must ask again
             return False
         if not step.joins and not self._lives(incarnation, now):  # M5
             return False
-        # M5: its time is looked at again. Who is not in the set cannot beat any more, so it is as good as expired.
+        # M5: check the expiries again. A member that is not in the set cannot beat any more, so it counts as expired.
         if any(self._lives(member, now) for member in expired):
             return False
         if expired and state is not None and state.frozen_until > now:  # M7

@@ -1,4 +1,4 @@
-"""What makes enqueueing effectively once, and what is delayed, at a store; see steps.producing."""
+"""Steps for enqueueing effectively once, and for delayed messages, at a store; see steps.producing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from redisaq.errors import ServerError
 
 @does(ReadAnchor)
 def read_anchor(store: MemoryStore, step: ReadAnchor) -> bytes | None:
-    """Return the stream's last id ever (E2)."""
+    """Return the last id that the stream ever had (E2)."""
     stream = store.streams.get(step.place)
     return None if stream is None else format_id(stream.last_id)
 
@@ -21,7 +21,7 @@ def read_anchor(store: MemoryStore, step: ReadAnchor) -> bytes | None:
 @does(Find)
 def find(store: MemoryStore, step: Find) -> Found:
     """Look for messages among the delayed and in the stream's entries after an anchor (E2, E7)."""
-    stream = store.streams.get(step.place, Stream())  # with a stream went whatever was in it
+    stream = store.streams.get(step.place, Stream())  # a missing stream has lost its entries, too
     anchor = parse_id(step.anchor)
     ids = dict.fromkeys(store.delayed.get(step.place, ()), b"")
     ids |= {fields[1]: format_id(entry_id) for entry_id, fields in stream.after(anchor, len(stream)) if fields[:1] == (b"i",)}
@@ -32,7 +32,7 @@ def find(store: MemoryStore, step: Find) -> Found:
 
 @does(Delay)
 def delay(store: MemoryStore, step: Delay) -> bool:
-    """Keep messages until they are due, each once by its id; ring if one is due before what was there."""
+    """Keep messages until they are due, each once by its id; ring if one is due before all others."""
     if store.full and step.messages:
         raise ServerError(OUT_OF_MEMORY)
     if step.place not in store.streams:
@@ -64,7 +64,7 @@ def append_once(store: MemoryStore, step: AppendOnce) -> bytes | None:
 
 @does(ReadBacklog)
 def read_backlog(store: MemoryStore, step: ReadBacklog) -> int:
-    """Return how much the slowest group has not been given."""
+    """Return how many entries the slowest group has not been given."""
     stream = store.streams.get(step.place, Stream())
     if not stream.groups:
         return len(stream)

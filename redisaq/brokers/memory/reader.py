@@ -1,7 +1,7 @@
 """The memory broker's two things that wait: a partition's reader and a group's doorbell.
 
-In come the store's answers and rings; out go entries and returns. What always holds: what a read was given is either returned or
-left in `take_leftover`, and a ring is heard once by the next `wait`, however late that is.
+Invariants: entries given to a read are either returned or left in `take_leftover`. The next `wait` sees each ring once, however late it
+comes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from redisaq.errors import ConnectionFailed
 
 ReadAnswer = Sequence[RawEntry] | WaitingRead
 Operate = Callable[[str, Callable[[MemoryStore], ReadAnswer]], Awaitable[ReadAnswer]]
-"""The broker's way to carry out one step at the store."""
+"""The broker's method that carries out one step at the store."""
 
 
 class MemoryReader:
-    """A Reader over a connection of its own to the store."""
+    """A Reader with a connection of its own to the store."""
 
     def __init__(self, store: MemoryStore, client: ReadingClient, operate: Operate) -> None:
         self._store = store
@@ -55,25 +55,25 @@ class MemoryReader:
         return waiting.entries
 
     def ask_ahead(self, count: int) -> None:
-        """Do nothing: the store is not far away."""
+        """Do nothing: the store is in the same process."""
 
     async def finish(self) -> None:
-        """Do nothing: nothing was asked for."""
+        """Do nothing: `ask_ahead` asked for nothing."""
         await checkpoint()
 
     def take_leftover(self) -> Sequence[RawEntry]:
-        """Return, once, what a cancelled read brought after all."""
+        """Return, once, what a cancelled read still brought."""
         leftover, self._leftover = self._leftover, []
         return leftover
 
     @property
     def mark(self) -> ReaderMark:
-        """What was registered for this reader."""
+        """The mark under which this reader is registered."""
         return self._client.mark
 
     @property
     def settled(self) -> bool:
-        """True if no read is without its answer; a cancelled one is answered at once."""
+        """True if every read has its answer; a cancelled read is answered at once."""
         return not self._reading
 
     async def close(self) -> None:
@@ -83,7 +83,7 @@ class MemoryReader:
 
 
 class MemoryDoorbell:
-    """A Doorbell over a line of its own to the store."""
+    """A Doorbell with a subscription of its own at the store."""
 
     def __init__(self, store: MemoryStore, subscription: Subscription) -> None:
         self._store = store
@@ -100,6 +100,6 @@ class MemoryDoorbell:
         subscription.rung = False
 
     async def close(self) -> None:
-        """Stop listening; who still waits gets ConnectionFailed."""
+        """Stop listening; a task that still waits gets ConnectionFailed."""
         self._store.unsubscribe(self.subscription, "the doorbell was closed")
         await checkpoint()

@@ -1,6 +1,6 @@
-"""How the memory broker does each class of step: one synchronous function for each, registered by a decorator.
+"""How the memory broker does each class of step: one synchronous function each, registered by a decorator.
 
-Type checkers see to it that a function takes its own class of step and answers what that class promises.
+Type checkers verify that a function takes its own class of step and returns that class's answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ R = TypeVar("R")
 S_co = TypeVar("S_co", bound=Step[Any], covariant=True)
 
 FUNCTIONS: dict[type[Step[Any]], Callable[[MemoryStore, Any], Any]] = {}
-"""What does each class of step at a store."""
+"""Class of step -> the function that does it at a store."""
 
 
 class does(Generic[S_co]):  # noqa: N801 -- a decorator
@@ -29,7 +29,7 @@ class does(Generic[S_co]):  # noqa: N801 -- a decorator
         self._kind = kind
 
     def __call__(self: does[Step[R]], function: Callable[[MemoryStore, S_co], R]) -> Callable[[MemoryStore, S_co], R]:
-        """Register it, once; return it."""
+        """Register the function, once; return it."""
         if self._kind in FUNCTIONS:
             raise TypeError(f"{self._kind.__name__} is registered already")
         FUNCTIONS[self._kind] = function

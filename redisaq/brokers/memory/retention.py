@@ -1,4 +1,4 @@
-"""What is kept: trimming what is done with, and what trimming took, at a store; see steps.retention."""
+"""Steps about retention, at a store; see steps.retention."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
 
 @does(ReadKeeping)
 def read_keeping(store: MemoryStore, step: ReadKeeping) -> Keeping:
-    """Return what holds, and whether the group is alone."""
+    """Return the topic's retention, and for how long the group has had no member."""
     topic, now = step.group.topic, store.now()
     state = store.topics.get(topic)
     since = alone_from(store, step.group)
     if since == 0 and state is not None and state.acked:
         since = store.alone.setdefault(step.group, now)
-    alone = {step.group.group: (now - since) / 1e6} if since else {}  # 0: nobody knows, and nothing is to be trimmed
+    alone = {step.group.group: (now - since) / 1e6} if since else {}  # 0: not known, and nothing is to be trimmed
     limit = SEND_TIMEOUT if state is None or not state.send_timeout else state.send_timeout
     return Keeping(state is not None and state.acked, now, kept_for(limit), store.idle.get(topic, IDLE), alone)
 
 
 def alone_from(store: MemoryStore, group: GroupName) -> int | None:
-    """Return since when the group has had no member: None while it has one, 0 if nobody knows."""
+    """Return since when the group has had no member: None while it has one, 0 if that is not known."""
     found = store.coordination.get(group, Coordination())
     changed = 0 if found.state is None else found.state.changed
     since = alone_since(now=store.now(), last_expiry=max(found.members.values(), default=0), changed=changed)
@@ -35,7 +35,7 @@ def alone_from(store: MemoryStore, group: GroupName) -> int | None:
 
 @does(Trim)
 def trim(store: MemoryStore, step: Trim) -> Trimmed:
-    """Trim what every group has done with and is old enough (E3)."""
+    """Trim what every group has settled and is old enough (E3)."""
     stream, keeping = store.streams.get(step.place), step.keeping
     lapsed = keeping.lapsed
     if stream is None or any(group not in stream.groups and group not in lapsed for group in step.groups):
@@ -60,7 +60,7 @@ def _pinned(cursor: GroupCursor) -> EntryId:
 
 @does(Sight)
 def sight(store: MemoryStore, step: Sight) -> Sighting:
-    """Return where the group stands and what it lost; this store sees each loss as it happens."""
+    """Return the group's position and its losses; this store sees each loss as it happens."""
     lease = store.lease(step.group, step.partition)
     if lease.token != step.token:
         raise step.lost()

@@ -1,6 +1,6 @@
-"""What did not succeed: what is due, retries that begin, and dead letters, at a store; see steps.retrying.
+"""Steps about messages that failed, at a store: what is due, retries that begin, dead letters; see steps.retrying.
 
-What always holds: a message is in exactly one of delayed, stream-unread, pending, retry, dead, done, before and after each step.
+Invariant: before and after each step, a message is in exactly one of delayed, stream-unread, pending, retry, dead, done.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from redisaq.brokers.steps.settling import Resolve
 from redisaq.core.records import RAW, UNREADABLE, Body, Resolution, decode_delayed, decode_retry
 
 BLOCKED = 1_000_000
-"""Microseconds until a stream that did not take what was due is tried again."""
+"""Microseconds until the next try, after a stream did not take what was due."""
 
 
 @does(StartRetry)
 def start_retry(store: MemoryStore, step: StartRetry) -> bool:
-    """Note under the token that a handler begins on a message of `retry`; not once it was released (T5)."""
+    """Record, under the token, that a handler begins on a message of `retry`; not once the token was released (T5)."""
     lease = store.lease(step.group, step.partition)
     shelf = store.shelf(step.group, step.partition)
     return lease.token == step.token and bool(lease.holder) and shelf.start(step.entry_id, step.life, step.attempt)
@@ -63,7 +63,7 @@ def _move_delayed(store: MemoryStore, place: Place, now: int, count: int) -> tup
 
 
 def _words_of(body: bytes) -> list[bytes]:
-    """Return the entry that a delayed body becomes; what is none goes into the stream as it is, so that each group finds it."""
+    """Return the entry for a delayed body. An unreadable body goes into the stream unchanged, so that each group finds it."""
     try:
         words = decode_delayed(body)
     except ValueError:
@@ -79,7 +79,7 @@ def read_dead_letters(store: MemoryStore, step: ReadDead) -> list[DeadLetterEntr
 
 @does(Redrive)
 def redrive(store: MemoryStore, step: Redrive) -> int:
-    """Let dead letters be tried again, and ring."""
+    """Give dead letters a new life, and ring."""
     redriven = store.shelf(step.group, step.partition).redrive(step.ids, step.count, store.now())
     if redriven:
         store.ring(step.place)

@@ -1,4 +1,4 @@
-"""Settling, and what is left to settle, at a store; see steps.settling."""
+"""Steps that settle messages, and what is left to settle, at a store; see steps.settling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def acknowledge(store: MemoryStore, step: Acknowledge) -> Settled:
 
 @does(Resolve)
 def resolve(store: MemoryStore, step: Resolve) -> Resolved:
-    """Settle some messages under the token, each only if it is still what and where it says (S1)."""
+    """Settle some messages under the token, each only if its place, life and attempt still match (S1)."""
     standing = store.lease(step.group, step.partition).token
     if standing != step.token:
         return Resolved(done=False, token=standing)

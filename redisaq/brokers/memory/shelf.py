@@ -1,8 +1,8 @@
 """What one group has put aside of one partition: messages to be tried again, and dead letters.
 
-In come bodies, ids and the server's time; out go bodies. Bodies are kept written, as a server keeps them: members in one process must not
-share what they could change. Nothing here checks a token: the steps around it do. What always holds: a message is in `retry` or among the
-dead letters or in neither, and leaves `retry` only in the life and attempt that were named (S1).
+Bodies are kept encoded, as on a server, so that members in one process do not share mutable data. Nothing here checks a token: the steps
+that call it do. Invariants: a message is in `retry`, or a dead letter, or neither. It leaves `retry` only in the life and attempt that the
+caller names (S1).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from redisaq.core.records import Resolution, encode_dead, encode_retry, next_lif
 
 @dataclass
 class Shelf:
-    """See the module.
+    """One group's retries and dead letters of one partition.
 
     Attributes:
-        retry: entry id -> when it is due, and its body as it is written.
+        retry: entry id -> when it is due, and its encoded body.
         dead: the dead letters.
-        redriven: the due time of the last one that was redriven: the next ones come after it.
+        redriven: the due time of the last redriven message: the next ones come after it.
     """
 
     retry: dict[bytes, tuple[int, bytes]] = field(default_factory=dict[bytes, tuple[int, bytes]])
@@ -31,7 +31,7 @@ class Shelf:
     redriven: int = 0
 
     def take(self, resolution: Resolution) -> bool:
-        """Take a message out of `retry` if it is there as its body says (S1), and if the resolution says anything new."""
+        """Remove a message from `retry` if its life and attempt match (S1), and if the resolution changes anything."""
         body = resolution.body
         found = self.retry.get(body.entry_id)
         if found is None or not found[1].startswith(resolution.beginning):
@@ -42,7 +42,7 @@ class Shelf:
         return True
 
     def put(self, resolution: Resolution, milliseconds: int, dead_maxlen: int | None) -> None:
-        """Put a message where the resolution says; one that is in `retry` already stays there as it is."""
+        """Put a message where the resolution says; one that is already in `retry` stays there unchanged."""
         match resolution.to:
             case "retry":
                 self.retry.setdefault(resolution.body.entry_id, (resolution.due, encode_retry(resolution.kept)))
@@ -52,7 +52,7 @@ class Shelf:
                 pass
 
     def start(self, entry_id: bytes, life: int, attempt: int) -> bool:
-        """Raise the attempt of a message of `retry` from the one before; True also if that has been done."""
+        """Raise the attempt of a message of `retry` by one to `attempt`; also True if that was done before."""
         due, data = self.retry.get(entry_id, (0, b""))
         before, after = retry_prefix(life, attempt - 1), retry_prefix(life, attempt)
         if data.startswith(before):
@@ -61,7 +61,7 @@ class Shelf:
         return data.startswith(after)
 
     def due(self, now: int, count: int) -> tuple[list[tuple[bytes, bytes]], int | None]:
-        """Return up to `count` messages of `retry` that are due, as they are written, and when the first of the others is."""
+        """Return up to `count` due messages of `retry`, encoded, and when the first of the others is due."""
         order = sorted((due, entry_id) for entry_id, (due, _) in self.retry.items())
         bodies = [(entry_id, self.retry[entry_id][1]) for due, entry_id in order[:count] if due <= now]
         return bodies, order[len(bodies)][0] if len(bodies) < len(order) else None
@@ -72,7 +72,7 @@ class Shelf:
         return [DeadLetterEntry(format_id(dead_id), read_dead(format_id(dead_id), words)) for dead_id, words in page]
 
     def redrive(self, ids: Sequence[bytes] | None, count: int, now: int) -> int:
-        """Let up to `count` dead letters begin their next life in `retry`, due now, in the order of dying."""
+        """Move up to `count` dead letters to `retry`: their next life, due now, in the order in which they died."""
         if ids is None:
             entries = self.dead.after(START, len(self.dead))
         else:

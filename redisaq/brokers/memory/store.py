@@ -1,10 +1,10 @@
-"""The memory broker's server: one object per name, namespace and event loop, which brokers of that name share.
+"""The memory broker's server: one object for each name, namespace and event loop, shared by the brokers of that name.
 
-In come synchronous steps, each of them whole before the next; out go their answers. It also does what a server does by itself:
-it serves reads that wait, in the order in which they came, and rings doorbells. `restart`, `flush` and the like do to it what
-happens to servers; tests and simulations call them.
+Its steps are synchronous, each of them done before the next begins. It also does what a server does by itself: it serves waiting reads in
+the order in which they came, and rings doorbells. `restart`, `flush` and the like do to it what happens to servers; tests and simulations
+call them.
 
-What always holds: time never goes back, entry ids never repeat, and a stale token changes nothing.
+Invariants: time never goes back, entry ids never repeat, and a token that is not current changes nothing.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ OUT_OF_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
 
 @dataclass(eq=False, repr=False)
 class MemoryStore(Holdings):
-    """What `memory://name` holds. Reach it as `MemoryBroker.store`.
+    """The server behind `memory://name`. Reach it as `MemoryBroker.store`.
 
     Attributes:
         url: for errors.
-        environment: of the first broker that opened it; gives the server's time and id.
-        permits_killing: False is a server whose access rules forbid CLIENT KILL (T4).
-        full: True is a server at its memory limit: it refuses to append and to delay, and nothing else (S2).
-        run_id: another one after each `restart`.
+        environment: that of the first broker that opened the store; gives the server's time and id.
+        permits_killing: False simulates a server whose access rules forbid CLIENT KILL (T4).
+        full: True simulates a server at its memory limit: it refuses to append and to delay, and nothing else (S2).
+        run_id: a new one after each `restart`.
     """
 
     url: str
@@ -57,7 +57,7 @@ class MemoryStore(Holdings):
         self.run_id = self.environment.new_id()
 
     def now(self) -> int:
-        """Return the server's time in microseconds since 1970; it may stand still, and never goes back."""
+        """Return the server's time in microseconds since 1970. It may pause, and never goes back."""
         self._last_now = max(self._last_now, round(self.environment.wall_clock() * 1_000_000))
         return self._last_now
 
@@ -74,7 +74,7 @@ class MemoryStore(Holdings):
     # -- what happens to servers ------------------------------------------------------------------------------------------------
 
     def restart(self) -> None:
-        """Come back under another run_id with all data; every connection breaks, client ids begin again."""
+        """Come back with all data under another run_id; every connection breaks, and client ids begin again."""
         self.run_id = self.environment.new_id()
         for client in list(self._clients.values()):
             self.disconnect(client, "the server restarted")
@@ -83,7 +83,7 @@ class MemoryStore(Holdings):
             subscription.ring()
 
     def fail_over(self, replica: Holdings) -> None:
-        """Restart with what a replica has: what it never heard of is forgotten."""
+        """Restart with a replica's data: what the replica does not have is lost."""
         self.restart()
         self.hold(replica)
 
@@ -102,7 +102,7 @@ class MemoryStore(Holdings):
             self.forget_stream(topic, partition)
 
     def forget_partition(self, topic: str, partition: int) -> None:
-        """Lose one slot; see Holdings. Who waits there is told."""
+        """Lose one slot, and refuse the reads that wait there; see Holdings."""
         there = (topic, partition) in self.streams
         super().forget_partition(topic, partition)
         if there:
@@ -123,14 +123,14 @@ class MemoryStore(Holdings):
         self.streams.get((topic, partition), Stream()).delete(parse_id(entry_id) for entry_id in entry_ids)
 
     def forget_stream(self, topic: str, partition: int) -> None:
-        """Lose a stream with every group in it; what stands beside it stays."""
+        """Lose a stream with every group in it; the keys beside it stay."""
         if self.streams.pop((topic, partition), None) is not None:
             self._refuse_waiting((topic, partition), "the stream is gone")
 
     # -- topics and their streams -----------------------------------------------------------------------------------------------
 
     def make_topic(self, topic: str, partitions: int) -> TopicState:
-        """Make the topic and whatever of its streams is missing (E5)."""
+        """Make the topic and its missing streams (E5)."""
         self.topic_names.add(topic)
         state = self.topics.setdefault(topic, TopicState(0, partitions))
         for partition in range(state.partitions):
@@ -139,17 +139,17 @@ class MemoryStore(Holdings):
         return state
 
     def make_stream(self, topic: str, partition: int) -> Stream:
-        """Return the stream, made empty if it is not there."""
+        """Return the stream; make it, empty, if it is missing."""
         return self.streams.setdefault((topic, partition), Stream())
 
     def append(self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], maxlen: int | None) -> list[bytes | None]:
-        """Append in order, and serve who waits for it; None where the stream is missing."""
+        """Append in order, and serve waiting reads; None where the stream is missing."""
         if self.full and entries:
             raise ServerError(OUT_OF_MEMORY, appended=[None] * len(entries))
         return [self.append_one((topic, partition), fields, maxlen) for partition, fields in entries]
 
     def append_one(self, place: Place, fields: Sequence[bytes], maxlen: int | None) -> bytes | None:
-        """Append to one stream, and serve who waits for it; None if the stream is missing."""
+        """Append to one stream, and serve waiting reads; None if the stream is missing."""
         stream = self.streams.get(place)
         if stream is None:
             return None
@@ -160,21 +160,21 @@ class MemoryStore(Holdings):
     # -- the group ----------------------------------------------------------------------------------------------------------------
 
     def members(self, group: GroupName) -> Coordination:
-        """Return the group's coordination, empty if nobody knows it yet."""
+        """Return the group's coordination, an empty one if the group is unknown."""
         return self.coordination.setdefault(group, Coordination())
 
     def lease(self, group: GroupName, partition: int) -> Lease:
-        """Return what stands beside the partition; where nothing does yet, an empty one that is not kept."""
+        """Return the partition's lease; if there is none, an empty one that the store does not keep."""
         return self.leases.get((group, partition)) or Lease()
 
     def shelf(self, group: GroupName, partition: int) -> Shelf:
-        """Return what the group has put aside of the partition."""
+        """Return the group's retries and dead letters of the partition."""
         return self.shelves.setdefault((group, partition), Shelf())
 
     # -- what was delivered -------------------------------------------------------------------------------------------------------
 
     def remaining(self, group: GroupName, partition: int) -> Remaining:
-        """Return what is left for the group; all of a stream is, where the group is missing."""
+        """Return what is left for the group: the whole stream, if the group is missing."""
         stream = self.streams.get((group.topic, partition), Stream())
         cursor = stream.groups.get(group.group, GroupCursor(START))
         return Remaining(
@@ -185,7 +185,7 @@ class MemoryStore(Holdings):
         )
 
     def cursor(self, group: GroupName, partition: int) -> GroupCursor | None:
-        """Return where the group stands in the stream, None if it is not there."""
+        """Return the group's position in the stream, None if the group is missing."""
         stream = self.streams.get((group.topic, partition))
         return stream.groups.get(group.group) if stream is not None else None
 
@@ -204,7 +204,7 @@ class MemoryStore(Holdings):
         return client
 
     def read(self, client: ReadingClient, count: int, block: float) -> Sequence[RawEntry] | WaitingRead:
-        """Deliver new entries; without any, and with `block` above 0, return a read that now waits. No token is asked for (T3)."""
+        """Deliver new entries. If there are none and `block` is above 0, return a waiting read. Reading needs no token (T3)."""
         if client.broken:
             raise ConnectionFailed(self.url, client.broken)
         cursor = self.cursor(client.group, client.partition)
@@ -220,7 +220,7 @@ class MemoryStore(Holdings):
         return waiting
 
     def stop_waiting(self, waiting: WaitingRead) -> None:
-        """Take a read back, as CLIENT UNBLOCK does; one that has its answer keeps it."""
+        """Withdraw a read, as CLIENT UNBLOCK does; an answer that it already has stays."""
         place = (waiting.client.group.topic, waiting.client.partition)
         self._waiting[place] = [other for other in self._waiting.get(place, ()) if other is not waiting]
 
@@ -236,7 +236,7 @@ class MemoryStore(Holdings):
         return True
 
     def disconnect(self, client: ReadingClient, reason: str) -> None:
-        """Break a connection: its read fails, nothing more is delivered over it."""
+        """Break a connection: its read fails, and nothing more is delivered over it."""
         client.broken = client.broken or reason
         if self._clients.get(client.mark.client_id) is client:  # a restarted server gives the same ids to others
             del self._clients[client.mark.client_id]
@@ -260,19 +260,19 @@ class MemoryStore(Holdings):
     # -- doorbells ----------------------------------------------------------------------------------------------------------------
 
     def subscribe(self, *channels: Channel) -> Subscription:
-        """Open a doorbell's line."""
+        """Open a doorbell's subscription."""
         subscription = Subscription(frozenset(channels))
         self._subscriptions.append(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription, reason: str) -> None:
-        """Cut a doorbell's line."""
+        """Cut a doorbell's subscription."""
         subscription.cut(reason)
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 
     def ring(self, channel: Channel) -> None:
-        """Tell who listens there."""
+        """Ring every doorbell that listens to this channel."""
         for subscription in self._subscriptions:
             if channel in subscription.channels:
                 subscription.ring()
@@ -282,7 +282,7 @@ _stores: RunVar[dict[tuple[str, str], MemoryStore]] = RunVar("redisaq_memory_sto
 
 
 def open_store(name: str, namespace: str, environment: Environment) -> MemoryStore:
-    """Return the running event loop's store of this name and namespace, made with `environment` if it is the first to ask."""
+    """Return the running event loop's store of this name and namespace. The first call makes it, with `environment`."""
     stores = _stores.get(None)
     if stores is None:
         stores = dict[tuple[str, str], MemoryStore]()

@@ -1,8 +1,7 @@
-"""What one partition's stream is, in plain data: its entries, and where each group stands in them.
+"""One partition's stream as plain data: its entries, and each group's position in them.
 
-In come entry ids (as two numbers), fields and counts; out go entries. Nothing here waits, knows a clock or checks a token: the
-store does that around it. What always holds: ids grow along a stream and never repeat, even after its entries were trimmed; an
-entry is delivered to a group as new at most once; trimming and deleting move no group.
+Nothing here waits, knows a clock or checks a token: the store does. Invariants: ids grow along a stream and never repeat, even after
+trimming. An entry is delivered to a group as new at most once. Trimming and deleting move no group.
 """
 
 from __future__ import annotations
@@ -16,14 +15,15 @@ from redisaq.core.entry_ids import START, EntryId, format_id
 
 @dataclass
 class GroupCursor:
-    """How far one group has come in one stream.
+    """A group's position in one stream.
 
     Attributes:
-        last_delivered: nothing at or below it is new to the group.
-        pending: delivered and not acknowledged -> how often it was delivered; in id order, since entries are delivered in it.
-        read_at: when somebody last asked for entries, microseconds; 0 if nobody has.
-        lost: entries that trimming took unread, since anybody looked.
-        lost_after: all of these were above this id.
+        last_delivered: no entry up to this id is new to the group.
+        pending: delivered entries that are not acknowledged -> how many times each was delivered. In id order, since entries are delivered
+            in it.
+        read_at: when a reader last asked for entries, in microseconds; 0 if none has.
+        lost: how many entries trimming took unread since the last look.
+        lost_after: all of these had ids above this one.
     """
 
     last_delivered: EntryId
@@ -33,7 +33,7 @@ class GroupCursor:
     lost_after: EntryId = START
 
     def lose(self, trimmed: Sequence[EntryId]) -> None:
-        """Count what trimming takes unread."""
+        """Count the entries that trimming takes unread."""
         unread = len(trimmed) - bisect_right(trimmed, self.last_delivered)
         if unread:
             self.lost_after = self.lost_after if self.lost else self.last_delivered
@@ -45,8 +45,8 @@ class Stream:
     """A partition's entries, oldest first.
 
     Attributes:
-        last_id: the highest id that was ever given, whether or not its entry is still there.
-        groups: name of a group -> where it stands.
+        last_id: the highest id ever given, even if its entry is gone.
+        groups: a group's name -> its position.
         removed: how many entries were trimmed or deleted.
     """
 
@@ -61,7 +61,7 @@ class Stream:
         return len(self._ids)
 
     def append(self, fields: Sequence[bytes], milliseconds: int, maxlen: int | None = None) -> EntryId:
-        """Add an entry and return its id: the time, or where the clock stands still or went back, the last id's successor."""
+        """Add an entry and return its id: the time, or the last id's successor if the clock has not advanced."""
         last_milliseconds, last_sequence = self.last_id
         entry_id = (milliseconds, 0) if milliseconds > last_milliseconds else (last_milliseconds, last_sequence + 1)
         self.last_id = entry_id
@@ -92,7 +92,7 @@ class Stream:
                 cursor.lose(trimmed)
 
     def delete(self, entry_ids: Iterable[EntryId]) -> None:
-        """Drop these entries, where they are there."""
+        """Drop these entries, if they are there."""
         for entry_id in entry_ids:
             if self._fields.pop(entry_id, None) is not None:
                 self.removed += 1
@@ -113,7 +113,10 @@ class Stream:
         return self._ids[place - 1] if place else None
 
     def make_group(self, group: str, start: EntryId, *, younger: bool = False) -> None:
-        """Make the group after `start`; one that exists stays where it is. Of a `younger` stream, what is gone was the group's, too."""
+        """Make the group after `start`; an existing group stays where it is.
+
+        If the stream is `younger` than the group, what was removed from it before counts as the group's loss.
+        """
         self.groups.setdefault(group, GroupCursor(start, lost=self.removed if younger else 0))
 
     @property

@@ -1,4 +1,4 @@
-"""Topics and their streams, at a store; see steps.topics."""
+"""Steps on topics and their streams, at a store; see steps.topics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_topic(store: MemoryStore, step: ReadTopic) -> TopicState | None:
 
 @does(MakeTopic)
 def make_topic(store: MemoryStore, step: MakeTopic) -> TopicState:
-    """Make the topic and its missing streams (E5); keep what a producer asks (E3)."""
+    """Make the topic and its missing streams (E5); keep what a producer asks for (E3)."""
     made, terms = store.make_topic(step.topic, step.partitions), step.terms
     if terms is None:
         return made

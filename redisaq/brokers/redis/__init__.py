@@ -1,4 +1,4 @@
-"""The broker on a real server."""
+"""The broker that uses a real server."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Looking after topics and groups: look, pause, seek, delete.
+"""Steps on topics and groups for an administrator: look, pause, seek, delete.
 
-What always holds: nothing here asks for a token, and whatever is done again goes on where it was cut.
+Invariants: no step here needs a token, and a repeated step continues where it was interrupted.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from redisaq.core.retention import IDLE, alone_since
 from redisaq.link import Link
 
 PAGE = 1000
-"""Keys that one SCAN looks at."""
+"""How many keys one SCAN looks at."""
 
 
 @command(ViewStream)
 def view_stream(step: ViewStream, keys: Keys) -> Asked[StreamView]:
-    """Return how the partition stands."""
+    """Return what the partition holds."""
     return VIEW_STREAM(keys.stream(step.topic, step.partition), keys.delayed(step.topic, step.partition)), _stream_view
 
 
@@ -46,7 +46,7 @@ def _stream_view(reply: Reply) -> StreamView:
 
 @command(ViewGroup)
 def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
-    """Return how the group's coordination stands."""
+    """Return the group's coordination."""
     group = keys.group(step.group)
 
     def answer(reply: Reply) -> GroupView:
@@ -72,7 +72,7 @@ def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
 
 @command(ViewPartition)
 def view_partition(step: ViewPartition, keys: Keys) -> Asked[PartitionView]:
-    """Return how the group stands in the partition."""
+    """Return what the partition holds for the group."""
     share = keys.of_partition(step.group, step.partition)
     names = (share.stream, share.lease, share.retry, share.delayed, share.dead)
     return VIEW_PARTITION(*names, step.group.group, LOOKED_AT), _partition_view
@@ -98,14 +98,14 @@ def _partition_view(reply: Reply) -> PartitionView:
 
 @command(SetPaused)
 def set_paused(step: SetPaused, keys: Keys) -> Asked[None]:
-    """Pause the group, or let it go on."""
+    """Pause or resume the group."""
     group = keys.group(step.group)
     return PAUSE(group.state, group.doorbell, int(step.paused)), lambda _: None
 
 
 @command(Seek)
 def seek(step: Seek, keys: Keys) -> Asked[None]:
-    """Deliver what stands after the position next."""
+    """Continue delivery after the position."""
     share = keys.of_partition(step.group, step.partition)
     return SEEK(share.stream, share.retry, share.retry_bodies, step.group.group, step.position), lambda _: None
 
@@ -119,7 +119,7 @@ def disband(step: Disband, keys: Keys) -> Asked[tuple[str, ...]]:
 
 @command(DropGroup)
 def drop_group(step: DropGroup, keys: Keys) -> Asked[None]:
-    """Take the group out of the partition."""
+    """Remove the group from the partition."""
     share = keys.of_partition(step.group, step.partition)
     return DROP_GROUP(share.stream, share.lease, share.retry, share.retry_bodies, share.dead, step.group.group), lambda _: None
 
@@ -128,7 +128,7 @@ def drop_group(step: DropGroup, keys: Keys) -> Asked[None]:
 async def drop_topic(step: DropTopic, link: Link, keys: Keys) -> None:
     """Drop every key of the topic.
 
-    Marks of deduplication, and what stands beside partitions for groups that are no more, are named nowhere: so all keys are scanned.
+    This scans all keys, since nothing lists the marks of deduplication, nor what groups that are gone have left beside partitions.
     """
     topic, cursor = step.topic, b"0"
     while True:
@@ -138,7 +138,7 @@ async def drop_topic(step: DropTopic, link: Link, keys: Keys) -> None:
             await run_each(link, dropped)
         if int(cursor) == 0:
             break
-    # The count comes last: a repetition of what was cut short has to know it.
+    # The count goes last: a repetition of an interrupted step needs it.
     await run(link, (b"SREM", keys.topics, topic))
     await run(link, (b"UNLINK", keys.meta(topic)))
-    await run_all(link, [(b"SPUBLISH", keys.topic_doorbell(topic), b"")])  # a hint: it must not fail what is done
+    await run_all(link, [(b"SPUBLISH", keys.topic_doorbell(topic), b"")])  # a hint: its failure must not fail the step

@@ -1,7 +1,7 @@
 """Appending: the producer's hot path.
 
-In come partitions and fields; out go entry ids. What always holds: entries are sent in the order given, each to a stream that
-exists or to none (NOMKSTREAM, E5), and nothing is ever sent twice from here: an append is the one step that is not safe to repeat.
+Input: partitions and fields. Output: entry ids. Invariants: entries are sent in the order given, each to a stream that exists or not at all
+(NOMKSTREAM, E5). Nothing is sent twice from here, because an append is the one operation that is not safe to repeat.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from redisaq.errors import ServerError
 from redisaq.link import Link, pack
 
 USUAL_FIELDS = 4
-"""A message without extras: `i`, its id, `d`, its payload."""
+"""The number of words in a message without extras: `i`, its id, `d`, its payload."""
 
 
 class _Target:
-    """One stream under one way of trimming, with all that its commands have in common packed once."""
+    """One stream with one way of trimming. The words that all its commands share are packed once."""
 
     __slots__ = ("usual", "words")
 
     def __init__(self, stream: bytes, trimming: Sequence[bytes]) -> None:
         self.words: tuple[bytes, ...] = (b"XADD", stream, b"NOMKSTREAM", *trimming, b"*")
         packed = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in self.words)
-        # Filling a template takes half the time of packing it, which walks over every word again.
+        # Filling a template takes half the time of packing all words again.
         self.usual = b"*%d\r\n" % (len(self.words) + USUAL_FIELDS) + packed.replace(b"%", b"%%") + b"$%d\r\n%b\r\n" * USUAL_FIELDS
 
 
 class _Targets:
-    """A topic's streams under one way of trimming."""
+    """A topic's streams with one way of trimming."""
 
     def __init__(self, keys: Keys, topic: str, trimming: Sequence[bytes]) -> None:
         self._keys = keys
@@ -56,7 +56,7 @@ class _Targets:
 
 
 class Appender:
-    """The step of the Broker that appends."""
+    """The Broker's `append`."""
 
     def __init__(self, link: Link, keys: Keys) -> None:
         self._link = link

@@ -1,7 +1,7 @@
-"""RedisBroker: does each step on a real server, in one round trip where it can be.
+"""RedisBroker: does each step on a real server, in one round trip if possible.
 
-What each class of step is on the server stands in the modules beside this one, and its atomic core in lua/. What always holds: every step
-may be repeated after a broken connection, `append` may not; and the reply to one call never reaches another.
+The modules beside this one hold what each class of step is on the server, and lua/ holds its atomic core. Invariants: you can repeat every
+step after a broken connection, but not `append`. The reply to one call never reaches another.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from redisaq.errors import ServerError
 from redisaq.link import Link
 
 FAMILIES = (administration, coordination, leases, producing, retention, retrying, settling, topics)
-"""Each registers what does its steps, when it is imported."""
+"""Importing each of these registers the functions that do its steps."""
 
 R = TypeVar("R")
 
 
 class RedisBroker:
-    """A Broker over a link; see Broker for what each method means.
+    """A Broker over a link; see Broker for what each method does.
 
     Args:
         link: the way to the server; the broker opens and closes it.
-        namespace: what the names of all keys begin with.
+        namespace: the first part of every key's name.
     """
 
     def __init__(self, link: Link, namespace: str) -> None:
@@ -51,11 +51,11 @@ class RedisBroker:
 
     @property
     def run_id(self) -> str:
-        """Of the server that the shared connection was last made to."""
+        """The run of the server to which the shared connection was last made."""
         return self._link.run_id
 
     async def connect(self) -> None:
-        """Reach the server."""
+        """Connect to the server."""
         await self._link.connect()
 
     async def close(self) -> None:
@@ -113,7 +113,7 @@ class RedisBroker:
         return await self._listened(self._link.listen(keys.doorbell.decode(), keys.topic_doorbell.decode()))
 
     async def listen_partition(self, topic: str, partition: int) -> Doorbell:
-        """Return the partition's doorbell; all of this broker share one connection."""
+        """Return the partition's doorbell; all doorbells of this broker share one connection."""
         return await self._listened(self._link.listen(self._keys.partition_doorbell(topic, partition).decode()))
 
     async def _listened(self, listening: Awaitable[Doorbell]) -> Doorbell:

@@ -1,8 +1,8 @@
-"""How the broker runs commands: scripts by hash, and their errors raised.
+"""Runs commands: scripts by their hash, and raises the errors among the replies.
 
-In come commands, several at once where a step is made of several partitions' steps; out come their replies in order. What always
-holds: a server that does not know a script (new, restarted, another node) is given its text, also in the middle of a pipeline,
-and nothing else is sent twice; what a server cannot do just now counts as a failed connection, which callers try again.
+Input: commands, several at once for several partitions' steps. Output: their replies in order. Invariants: a server that does not know a
+script (new, restarted, another node) gets its text, also in the middle of a pipeline, and nothing else is sent twice. What a server cannot
+do just now counts as a failed connection, which callers try again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from redisaq.errors import ConnectionFailed, DamagedKeyError, ServerError
 from redisaq.link import CLUSTER, LOGGED_OUT
 
 Reply = Any
-"""What the server answered, as hiredis parses it under RESP3; an error stands as a ServerError."""
+"""What the server answered, as hiredis parses it under RESP3; an error is a ServerError."""
 
 
 PASSING = LOGGED_OUT | {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN"}
-"""Codes of errors that pass: somebody's script runs for long, a disk is full, a failover is under way, a password is being changed.
-Nothing was carried out."""
+"""Codes of errors that pass: a long script is running, a disk is full, a failover is under way, a password is being changed.
+
+The server executed nothing.
+"""
 
 
 class Caller(Protocol):
@@ -30,11 +32,11 @@ class Caller(Protocol):
 
     @property
     def url(self) -> str:
-        """The server's, for errors, without a password."""
+        """The server's URL, for errors, without a password."""
         ...
 
     def give_up(self, reason: str) -> None:
-        """Break the connection: the next command goes over a new one, or says that it cannot."""
+        """Break the connection: the next command uses a new one, or raises because there cannot be one."""
         ...
 
     async def call(self, *commands: Command) -> list[Reply]:
@@ -43,15 +45,15 @@ class Caller(Protocol):
 
 
 async def run_all(caller: Caller, commands: Sequence[Command]) -> list[Reply]:
-    """Run the commands in one round trip and return their replies, errors among them; see the module about scripts."""
+    """Run the commands in one round trip and return their replies, errors among them. Scripts run as the module's docstring says."""
     return await run_unknown(caller, commands, await caller.call(*commands))
 
 
 async def run_unknown(caller: Caller, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
     """Run again, with their text, the scripts that the server did not know; return all replies.
 
-    None of those had run. The others of the pipeline had, so a script may run after one that was asked for later: commands of
-    one pipeline must not depend on each other.
+    None of those had run, but the others of the pipeline had. So a script may run after one that was requested later: commands of one
+    pipeline must not depend on each other.
     """
     unknown = [place for place, reply in enumerate(replies) if isinstance(reply, ServerError) and reply.code == "NOSCRIPT"]
     if unknown:
@@ -75,16 +77,16 @@ async def run_each(caller: Caller, commands: Sequence[Command]) -> list[Reply]:
     """Run the commands in one round trip and return their replies.
 
     Raises:
-        ServerError: the server answered one of them with an error; the others have been carried out.
+        ServerError: the server answered one of them with an error; the others have been executed.
     """
     replies = await run_all(caller, commands)
     return [await checked_of(command, reply, caller) for command, reply in zip(commands, replies, strict=True)]
 
 
 async def heard(command: Command, reply: Reply, caller: Caller, hears: tuple[str, ...]) -> Reply:
-    """Return the reply to a command that the server answered with an error: of a script that it did not know, what it answers to its text.
+    """Return the reply to a command that the server answered with an error; if it did not know a script, the reply to the script's text.
 
-    An error that begins with one of `hears` is a reply; any other is raised.
+    An error that begins with one of `hears` is returned as a reply; any other is raised.
     """
     (reply,) = await run_unknown(caller, (command,), [reply])
     if isinstance(reply, ServerError) and reply.text.startswith(hears):
@@ -93,14 +95,14 @@ async def heard(command: Command, reply: Reply, caller: Caller, hears: tuple[str
 
 
 async def checked_of(command: Command, reply: Reply, caller: Caller) -> Reply:
-    """Return the reply, or raise it as `checked` does; DamagedKeyError if a key of the command is of the wrong type."""
+    """Return the reply, or raise it as `checked` does; DamagedKeyError if a key of the command has the wrong type."""
     if isinstance(reply, ServerError) and reply.code == "WRONGTYPE":
         raise await _of_wrong_type(command, reply, caller)
     return checked(reply, caller)
 
 
 async def _of_wrong_type(command: Command, error: ServerError, caller: Caller) -> ServerError:
-    """Return an error that names the key: the server's does not."""
+    """Return an error that names the key, which the server's error does not."""
     keys = keys_of(command)
     for key, found in zip(keys, await caller.call(*((b"TYPE", key) for key in keys)), strict=True):
         wanted = type_of(key)
@@ -126,7 +128,7 @@ def keys_of(command: Command) -> list[bytes]:
     words: Sequence[Argument] = rest
     if name in (b"EVALSHA", b"EVAL"):
         words = words[2 : 2 + int(words[1])]
-    else:  # all others have one key, the first word of theirs that is one
+    else:  # all others have one key, the first word that looks like one
         words = [word for word in words[:2] if isinstance(word, bytes) and b":" in word][:1]
     return [word for word in words if isinstance(word, bytes)]
 
@@ -141,12 +143,12 @@ def checked(reply: Reply, caller: Caller) -> Reply:
 
 
 def not_now(error: ServerError, caller: Caller) -> ConnectionFailed:
-    """Return what to raise for an error that passes."""
+    """Return the exception for an error that passes."""
     reason = f"the server cannot do this now ({error.text})"
     if error.code in LOGGED_OUT:
         reason = f"the server wants a log-in again ({error.text}): check user name and password in the URL"
     if error.code == "READONLY" or error.code in LOGGED_OUT:
-        # A new connection finds the server that replaced what is a replica by now, or shows whether we may still log in.
+        # A replica, or a server that no longer accepts our log-in: a new connection finds its successor, or shows whether we may log in.
         caller.give_up(error.text)
     failed = ConnectionFailed(caller.url, reason)
     failed.__cause__ = error
@@ -160,5 +162,5 @@ def _with_text(command: Command) -> Command:
 
 
 def milliseconds(seconds: float) -> int:
-    """Return whole milliseconds, never less than was asked for: no lease ends, and nothing is trimmed, before its time."""
+    """Return whole milliseconds, rounded up, so that no lease ends, and nothing is trimmed, too early."""
     return math.ceil(seconds * 1000)

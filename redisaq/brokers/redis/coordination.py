@@ -1,7 +1,7 @@
-"""A group's coordination: heartbeats, and the document's compare-and-set (M2 to M9); and the group in each stream (G6).
+"""Steps on a group's coordination: heartbeats, the document's compare-and-set (M2 to M9), and the group in each stream (G6).
 
-The document is opaque to the server; the scripts beside it decide under the server's own clock. What always holds: it is replaced only
-under its own version, and together with the members.
+The document is opaque to the server; the scripts beside it decide by the server's own clock. Invariant: the document is replaced only under
+its own version, and together with the members.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from redisaq.core.records import text_or_none, time_of
 
 @command(MakeGroup)
 def make_group(step: MakeGroup, keys: Keys) -> Asked[None]:
-    """Make the group where it is not (G6)."""
+    """Make the group where it is missing (G6)."""
     stream = keys.stream(step.group.topic, step.partition)
     return MAKE_GROUP(stream, step.group.group, b"$" if step.latest else b"0", int(step.younger)), lambda _: None
 
 
 @command(Heartbeat)
 def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
-    """Extend the incarnation's time if it lives."""
+    """Extend the incarnation's time if it is alive."""
     group = keys.group(step.group)
 
     def answer(reply: Reply) -> Beat:
@@ -52,7 +52,7 @@ def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
 
 @command(Commit)
 def commit(step: Commit, keys: Keys) -> Asked[bool]:
-    """Replace the document by one of the new version (M2, M3); refused, too, if the server changed since (M7)."""
+    """Replace the document by one with the new version (M2, M3); also refused if the server has changed since (M7)."""
     group = keys.group(step.group)
     asked = COMMIT(
         group.members,
@@ -74,4 +74,4 @@ def commit(step: Commit, keys: Keys) -> Asked[bool]:
 
 
 def _bytes(version: str) -> bytes:
-    return version.encode("utf-8", "surrogateescape")  # whatever stands there is compared, and replaced
+    return version.encode("utf-8", "surrogateescape")  # also a damaged version can be compared and replaced

@@ -1,8 +1,8 @@
 """The name of every key and channel, in one place.
 
-In come a namespace and the names of topics, groups and partitions, validated before; out go the bytes that Redis knows them by.
-What always holds: everything of one partition shares one hash tag, everything of a topic's and its groups' coordination another,
-so each atomic step stays in one slot and a topic spreads over a cluster.
+Input: a namespace and the names of topics, groups and partitions, already validated. Output: their keys as bytes. Invariant: all keys of
+one partition share one hash tag, and all keys of a topic's and its groups' coordination share another. So each atomic step stays in one
+slot, and a topic spreads over a cluster.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from redisaq.brokers.terms import GroupName
 
 @dataclass(frozen=True, slots=True)
 class GroupKeys:
-    """Where a group's coordination lies; all in the slot of the topic's `meta`.
+    """The keys of a group's coordination, all in the slot of the topic's `meta`.
 
     Attributes:
         members: sorted set: incarnation -> when its time runs out, in the server's milliseconds.
-        state: hash: version, doc, run_id, born and frozen_until (milliseconds); `paused`, while it is.
-        meta: the topic's: a heartbeat reads it, too.
+        state: hash: version, doc, run_id, born and frozen_until (milliseconds); also `paused`, while the group is paused.
+        meta: the topic's hash, which a heartbeat also reads.
         doorbell: sharded channel, rung when the document changes.
         topic_doorbell: sharded channel, rung when the topic is made or grows.
     """
@@ -34,15 +34,15 @@ class GroupKeys:
 
 @dataclass(frozen=True, slots=True)
 class PartitionKeys:
-    """Where one group's share of one partition lies.
+    """The keys of one group's share of one partition.
 
     Attributes:
         stream: the partition's entries.
-        lease: hash: token, holder, redriven (due time of the last one), and a field for each registered reader.
-        retry: sorted set by due time of what failed.
+        lease: hash: token, holder, redriven (the last redriven message's due time), and a field for each registered reader.
+        retry: sorted set, by due time, of messages that failed.
         retry_bodies: hash of the bodies of `retry`.
         dead: stream of dead letters.
-        delayed: what is not in the stream yet, for whatever group: sorted set by due time.
+        delayed: sorted set, by due time, of messages that are not in the stream yet, for all groups.
         delayed_bodies: hash of the bodies of `delayed`.
     """
 
@@ -64,7 +64,7 @@ _TYPES = (
 
 
 def type_of(key: bytes) -> bytes:
-    """Return the type that a key has, as the server calls it."""
+    """Return the type that a key must have, as the server calls it."""
     return next((kind for pattern, kind in _TYPES if pattern.fullmatch(key)), b"set")
 
 
@@ -92,7 +92,7 @@ class Keys:
         return self._topic_tag(topic).encode()
 
     def group(self, group: GroupName) -> GroupKeys:
-        """Return where the group's coordination lies."""
+        """Return the keys of the group's coordination."""
         keys = self._groups.get(group)
         if keys is None:
             prefix = f"{self._topic_tag(group.topic)}:g:{group.group}"
@@ -106,7 +106,7 @@ class Keys:
         return keys
 
     def stream(self, topic: str, partition: int, generation: int = 0) -> bytes:
-        """Return a partition's stream; it has generation 0 until growth seals streams."""
+        """Return a partition's stream; its generation is 0 until growing a topic seals streams."""
         return f"{self._partition_tag(topic, partition)}:{generation}".encode()
 
     def partition_doorbell(self, topic: str, partition: int) -> bytes:
@@ -114,7 +114,7 @@ class Keys:
         return self._partition_tag(topic, partition).encode()
 
     def delayed(self, topic: str, partition: int) -> bytes:
-        """Return the sorted set, by due time, of what is not in the stream yet."""
+        """Return the sorted set, by due time, of messages that are not in the stream yet."""
         return f"{self._partition_tag(topic, partition)}:delayed".encode()
 
     def delayed_bodies(self, topic: str, partition: int) -> bytes:
@@ -126,13 +126,13 @@ class Keys:
         return f"{self._partition_tag(topic, partition)}:once:{dedup_id}".encode()
 
     def topic_pattern(self, topic: str) -> str:
-        """Return a pattern for SCAN that every key of the topic matches, and some of other topics; `is_of_topic` tells them apart."""
+        """Return a pattern for SCAN that every key of the topic matches, and some keys of other topics; `is_of_topic` excludes those."""
         return re.sub(r"([\\*?\[\]^])", r"\\\1", f"{{{self._namespace}:{topic}") + "[:}]*"
 
     def is_of_topic(self, key: bytes, topic: str) -> bool:
-        """Tell whether a key is one of the topic's, but not its `meta`.
+        """Tell whether a key is one of the topic's, except its `meta`.
 
-        A topic "orders:1" has the tag of partition 1 of "orders": there the last word of the name decides.
+        A topic "orders:1" has the tag of partition 1 of "orders"; then the last word of the name decides.
         """
         tag, _, name = key.decode("utf-8", "replace").partition("}:")
         if tag == self._topic_tag(topic)[:-1]:
@@ -143,7 +143,7 @@ class Keys:
         return re.fullmatch(r"\d+|delayed(:body)?|once:.*|g:.+:(lease|retry|retry:body|dead)", name, re.DOTALL) is not None
 
     def of_partition(self, group: GroupName, partition: int) -> PartitionKeys:
-        """Return where the group's share of the partition lies."""
+        """Return the keys of the group's share of the partition."""
         partitions = self._partitions.get(group)
         if partitions is None:
             partitions = self._partitions[group] = {}

@@ -1,6 +1,6 @@
-"""Taking and giving back a partition: its token and holder, the readers beside it, and what is pending (T2, T3, T5, M8).
+"""Steps that take a partition and give it back: token, holder, registered readers, and pending entries (T2, T3, T5, M8).
 
-What always holds: a token never falls and is kept when its holder lets go, nothing changes under a token that does not stand, and a
+Invariants: a token never falls, and it stays when its holder releases it. Nothing changes under a token that is not the current one. A
 registered reader leaves the list only once it cannot read any more.
 """
 
@@ -40,7 +40,7 @@ def _installed(reply: Reply) -> Installed:
 
 @commands(Fence)
 async def fence(step: Fence, link: Link, keys: Keys) -> bool:
-    """Kill these readers' connections, then take them off the list (T3)."""
+    """Kill these readers' connections, then remove them from the list (T3)."""
     if not step.readers:
         return True
     if not await kill(link, step.readers):
@@ -51,16 +51,16 @@ async def fence(step: Fence, link: Link, keys: Keys) -> bool:
 
 
 async def kill(link: Link, marks: Sequence[ReaderMark]) -> bool:
-    """Kill connections of this server's run (E1, T3); False if it does not permit that."""
-    # Which run of the server answers is known only once connected. A mark of another run is not killed: the server that knew that
-    # connection is gone, and this one gives its id to somebody else.
+    """Kill connections of the server's current run (E1, T3); False if the server does not permit that."""
+    # Only a connected link knows which run of the server answers. Marks of another run are not killed: the server that knew those
+    # connections is gone, and this one gives their ids to others.
     await link.connect()
     kills = [
         (b"CLIENT", b"KILL", b"ID", mark.client_id, *((b"ADDR", mark.address) if mark.address else ()))
         for mark in marks
         if mark.run_id == link.run_id
     ]
-    # Counted, never an error, where the connection is gone already.
+    # Killing a connection that is already gone is no error: the server answers with a count.
     for reply in await link.call(*kills) if kills else ():
         if isinstance(reply, ServerError) and reply.forbidden:
             return False
@@ -74,7 +74,7 @@ async def open_reader(link: Link, keys: Keys, group: GroupName, partition: int, 
     connection = await link.open_reading()
     try:
         mark = ReaderMark(connection.client_id, connection.client_address, connection.run_id)
-        # Over the connection itself: so it is registered with the server that it reads from, whatever the shared one is at now.
+        # The connection registers itself, so that it is registered at the server that it reads from, wherever the shared connection is now.
         registered = await run(connection, REGISTER(share.lease, token, incarnation, _field(mark), mark.address))
     except BaseException:
         connection.abort()
@@ -87,13 +87,13 @@ async def open_reader(link: Link, keys: Keys, group: GroupName, partition: int, 
 
 @command(Claim, hears=("NOGROUP",))
 def claim(step: Claim, keys: Keys) -> Asked[Page]:
-    """Return a page of what is pending (T5)."""
+    """Return a page of pending entries (T5)."""
     share = keys.of_partition(step.group, step.partition)
 
     def answer(reply: Reply) -> Page:
         if reply is None:
             raise step.lost()
-        if isinstance(reply, ServerError):  # nothing is pending there; the next read asks for the group to be made again
+        if isinstance(reply, ServerError):  # nothing is pending there; the next read reports that the group is gone
             return Page((), (), None)
         entries, trimmed, last = reply
         return Page(tuple(PendingEntry(entry_id, fields, deliveries) for entry_id, deliveries, fields in entries), tuple(trimmed), last)
@@ -106,7 +106,7 @@ def set_deliveries(step: SetDeliveries, keys: Keys) -> Asked[bool]:
     """Set delivery counts (T5)."""
     share = keys.of_partition(step.group, step.partition)
     pairs = [word for pair in step.counts.items() for word in pair]
-    # An error that is heard: the token stands, and nothing is pending.
+    # NOGROUP counts as done: the token is the current one, and nothing is pending.
     return DELIVERIES(share.stream, share.lease, step.group.group, step.token, int(step.raising), *pairs), bool
 
 
@@ -128,7 +128,7 @@ def _field(mark: ReaderMark) -> str:
 
 
 def _mark(field: bytes, address: bytes) -> ReaderMark | None:
-    """Return a registered reader; None for what no reader has registered, which a release clears with the rest."""
+    """Return a registered reader; None for a field that no reader registered, which a release clears with the rest."""
     _, _, words = field.partition(b":")
     client_id, _, run_id = words.partition(b":")
     number = whole(client_id)

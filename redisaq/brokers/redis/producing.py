@@ -1,6 +1,6 @@
-"""What makes enqueueing effectively once on a real server: anchors, a look at the tail, marks; and what is delayed.
+"""Steps for enqueueing effectively once, on a real server: anchors, a look at the tail, marks; and delayed messages.
 
-What always holds: a delayed message is kept once, whole, or not at all.
+Invariant: a delayed message is kept once, whole, or not at all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from redisaq.errors import ServerError
 
 @command(ReadAnchor, hears=("ERR no such key",))
 def read_anchor(step: ReadAnchor, keys: Keys) -> Asked[bytes | None]:
-    """Return the stream's last id ever (E2)."""
+    """Return the last id that the stream ever had (E2)."""
     return (b"XINFO", b"STREAM", keys.stream(step.topic, step.partition)), _last_id
 
 
@@ -72,5 +72,5 @@ def append_once(step: AppendOnce, keys: Keys) -> Asked[bytes | None]:
 
 @command(ReadBacklog)
 def read_backlog(step: ReadBacklog, keys: Keys) -> Asked[int]:
-    """Return how much waits."""
+    """Return how many entries the slowest group has not been given."""
     return BACKLOG(keys.stream(step.topic, step.partition), step.enough), int

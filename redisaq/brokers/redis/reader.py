@@ -1,7 +1,7 @@
 """A partition's reader: group reads on a connection of their own (T3).
 
-In come counts and times to wait; out go entries never delivered before. What always holds: whatever the server delivered to this
-connection is returned by `read` or by `take_leftover`, or the connection is broken and says so.
+Invariant: whatever the server delivered to this connection is returned by `read` or `take_leftover`, or the connection is broken and the
+next call says so.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from redisaq.errors import ConnectionFailed, GroupGoneError, ServerError
 from redisaq.link import ReadingConnection
 
 OWNER = b"owner"
-"""The one consumer of every group: what is pending belongs to the partition, and who may touch it is decided by the token."""
+"""The one consumer in every group: pending entries belong to the partition, and the token decides who may touch them."""
 
 
 class RedisReader:
-    """A Reader; see there."""
+    """A Reader on a connection of its own."""
 
     def __init__(self, connection: ReadingConnection, mark: ReaderMark, stream: bytes, group: str) -> None:
         self._connection = connection
@@ -33,36 +33,36 @@ class RedisReader:
         """Return new entries; see Reader."""
         connection = self._connection
         if connection.leftover is not None:
-            self._leftover += self._take()  # of a read before the last: the caller has not asked for it yet
+            self._leftover += self._take()  # of an earlier read: the caller has not taken it yet
         entries = self._entries(await connection.reply_ahead()) if connection.ahead else []
         if not entries:
-            # BLOCK 0 waits for ever: a wait that rounds to nothing must not become that.
+            # BLOCK 0 waits forever, so a short wait must not round down to 0.
             waiting = (b"BLOCK", max(1, int(block * 1000))) if block > 0 else ()
             entries = self._entries(await connection.read((*self._begin, count, *waiting, *self._end), block))
         return entries
 
     def ask_ahead(self, count: int) -> None:
-        """Ask for more at once; see Reader."""
+        """Ask for more now; see Reader."""
         if not self._connection.ahead:
             self._connection.send_ahead((*self._begin, count, *self._end))
 
     async def finish(self) -> None:
-        """Wait for what was read ahead; see Reader."""
+        """Wait for the answer to `ask_ahead`; see Reader."""
         await self._connection.finish()
 
     def take_leftover(self) -> Sequence[RawEntry]:
-        """Return, once, what a cancelled read brought after all."""
+        """Return, once, what a cancelled read still brought."""
         leftover, self._leftover = self._leftover + self._take(), []
         return leftover
 
     @property
     def mark(self) -> ReaderMark:
-        """What was registered for this reader."""
+        """The mark under which this reader is registered."""
         return self._mark
 
     @property
     def settled(self) -> bool:
-        """True if no read is without its answer."""
+        """True if every read has its answer."""
         return self._connection.settled
 
     async def close(self) -> None:
@@ -73,13 +73,13 @@ class RedisReader:
         try:
             return self._entries(self._connection.take_leftover())
         except (ConnectionFailed, GroupGoneError, ServerError):
-            return []  # a refused read delivers nothing, and the next one is refused as well
+            return []  # a refused read delivers nothing, and the next one is refused, too
 
     def _entries(self, reply: object) -> list[RawEntry]:
         if reply is None:
             return []
         if isinstance(reply, ServerError):
-            if reply.code == "UNBLOCKED":  # by CLIENT UNBLOCK, or (Redis 7.0) since the stream went away: the next read tells
+            if reply.code == "UNBLOCKED":  # by CLIENT UNBLOCK, or (Redis 7.0) because the stream is gone, which the next read reports
                 return []
             if reply.code == "NOGROUP":
                 raise GroupGoneError(f"the group {self._group} or its stream is gone") from reply

@@ -1,8 +1,9 @@
-"""How this broker does each class of step: one function for each, registered by a decorator.
+"""How the Redis broker does each class of step: one function each, registered by a decorator.
 
-Most steps are one command: `command` registers a function that returns it, and what makes the step's answer of the server's reply. Those
-that take several, one after another, register a coroutine function with `commands`; it may be cut between two, and then be repeated.
-Type checkers see to it that a function takes its own class of step and answers what that class promises.
+Most steps are one command. `command` registers a function that returns the command, and a function that turns the server's reply into the
+step's answer. For a step that takes several commands, one after another, `commands` registers a coroutine function; it may be interrupted
+between two commands, and is repeated then. Type checkers verify that a function takes its own class of step and returns that class's
+answer.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ R = TypeVar("R")
 S_co = TypeVar("S_co", bound=Step[Any], covariant=True)
 
 Asked: TypeAlias = tuple[Command, Callable[[Reply], R]]
-"""A step's command, and what makes its answer of the reply."""
+"""A step's command, and the function that turns the reply into its answer."""
 
 COMMANDS: dict[type[Step[Any]], Callable[[Any, Keys], Asked[Any]]] = {}
 """The steps that are one command."""
 
 HEARD: dict[type[Step[Any]], tuple[str, ...]] = {}
-"""How errors begin that are an answer: they come to what makes the answer, and are not raised."""
+"""How the errors begin that count as replies: they are passed to the function that makes the answer, and not raised."""
 
 SEQUENCES: dict[type[Step[Any]], Callable[[Any, Link, Keys], Awaitable[Any]]] = {}
 """The steps that are several commands."""
@@ -37,7 +38,7 @@ class command(Generic[S_co]):  # noqa: N801 -- a decorator
 
     Args:
         kind: the class of the step.
-        hears: how errors of the server begin that are an answer: these come as a reply.
+        hears: how those errors of the server begin that count as replies.
     """
 
     def __init__(self, kind: type[S_co], *, hears: tuple[str, ...] = ()) -> None:
@@ -45,7 +46,7 @@ class command(Generic[S_co]):  # noqa: N801 -- a decorator
         self._hears = hears
 
     def __call__(self: command[Step[R]], function: Callable[[S_co, Keys], Asked[R]]) -> Callable[[S_co, Keys], Asked[R]]:
-        """Register it, once; return it."""
+        """Register the function, once; return it."""
         _refuse_second(self._kind)
         COMMANDS[self._kind] = function
         HEARD[self._kind] = self._hears
@@ -65,7 +66,7 @@ class commands(Generic[S_co]):  # noqa: N801 -- a decorator
     def __call__(
         self: commands[Step[R]], function: Callable[[S_co, Link, Keys], Awaitable[R]]
     ) -> Callable[[S_co, Link, Keys], Awaitable[R]]:
-        """Register it, once; return it."""
+        """Register the function, once; return it."""
         _refuse_second(self._kind)
         SEQUENCES[self._kind] = function
         return function

@@ -1,6 +1,6 @@
-"""What is kept on a real server: trimming what is done with, and what trimming took.
+"""Steps about retention on a real server.
 
-Who has no member is known beside the topic, where the groups stand beside each partition.
+Whether a group has members is known in the topic's slot, and the groups' positions in each partition's. So two steps are needed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from redisaq.core.records import time_of, whole
 from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
 
 MOST = 10_000
-"""Entries that one step may take: the server does nothing else meanwhile. More than a node of a stream holds (100 unless configured)."""
+"""How many entries one step may trim, since the server does nothing else meanwhile.
+
+More than one node of a stream holds (100 by default).
+"""
 
 
 @command(ReadKeeping)
 def read_keeping(step: ReadKeeping, keys: Keys) -> Asked[Keeping]:
-    """Return what holds, and whether the group is alone."""
+    """Return the topic's retention, and for how long the group has had no member."""
     group = keys.group(step.group)
 
     def answer(reply: Reply) -> Keeping:
@@ -32,7 +35,7 @@ def read_keeping(step: ReadKeeping, keys: Keys) -> Asked[Keeping]:
             now=int(now),
             kept_for=kept_for(SEND_TIMEOUT if limit is None else limit / 1000),
             idle=IDLE if idle_ms is None else idle_ms / 1000,
-            alone={step.group.group: max(0.0, (int(now) - since) / 1e6)} if since else {},  # 0: nobody knows, and nothing is to be trimmed
+            alone={step.group.group: max(0.0, (int(now) - since) / 1e6)} if since else {},  # 0: not known, and nothing is to be trimmed
         )
 
     return KEEPING(group.meta, group.members, group.state, step.group.group), answer
@@ -40,7 +43,7 @@ def read_keeping(step: ReadKeeping, keys: Keys) -> Asked[Keeping]:
 
 @command(Trim)
 def trim(step: Trim, keys: Keys) -> Asked[Trimmed]:
-    """Trim what every group has done with (E3)."""
+    """Trim what every group has settled (E3)."""
     keeping = step.keeping
     lapsed = keeping.lapsed
     required = [group for group in step.groups if group not in lapsed]
@@ -56,7 +59,7 @@ def _trimmed(reply: Reply) -> Trimmed:
 
 @command(Sight)
 def sight(step: Sight, keys: Keys) -> Asked[Sighting]:
-    """Count what trimming took before it was read."""
+    """Count the entries that trimming took before they were read."""
     share, since = keys.of_partition(step.group, step.partition), step.since
     before, ordinal = (since.position, since.ordinal) if since is not None else (b"", None)
 

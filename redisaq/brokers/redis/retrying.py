@@ -1,7 +1,7 @@
-"""What did not succeed: what is due, retries that begin, and dead letters (S1, S2, S3).
+"""Steps about messages that failed: what is due, retries that begin, and dead letters (S1, S2, S3).
 
-What always holds: a message leaves the dead letters in the same script in which it enters `retry`; its body is made here, between, since an
-entry never changes while it is there.
+Invariant: a message leaves the dead letters in the same script in which it enters `retry`. Its new body is made here, before that script
+runs, which is safe because a dead letter never changes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from redisaq.core.records import (
 from redisaq.link import Link
 
 BLOCKED = 1_000_000
-"""Microseconds until a stream that did not take what was due is tried again."""
+"""Microseconds until the next try, after a stream did not take what was due."""
 
 Entries = list[tuple[bytes, list[bytes]]]
 Redriven = tuple[bytes, Body]
@@ -51,7 +51,7 @@ Redriven = tuple[bytes, Body]
 
 @command(StartRetry)
 def start_retry(step: StartRetry, keys: Keys) -> Asked[bool]:
-    """Note that a handler begins on a message of `retry`."""
+    """Record that a handler begins on a message of `retry`."""
     share = keys.of_partition(step.group, step.partition)
     before, after = retry_prefix(step.life, step.attempt - 1), retry_prefix(step.life, step.attempt)
     return START_RETRY(share.lease, share.retry_bodies, step.token, step.entry_id, before, after), bool
@@ -59,7 +59,7 @@ def start_retry(step: StartRetry, keys: Keys) -> Asked[bool]:
 
 @commands(TakeDue)
 async def take_due(step: TakeDue, link: Link, keys: Keys) -> Due:
-    """Move what is delayed and due, return what is to be tried again; then set aside what cannot be read."""
+    """Move delayed messages that are due, return retries that are due; then set aside the unreadable ones."""
     share = keys.of_partition(step.group, step.partition)
     names = (share.stream, share.lease, share.retry, share.retry_bodies, share.delayed, share.delayed_bodies)
     reply = await run(link, DUE(*names, step.token, step.count))
@@ -70,7 +70,7 @@ async def take_due(step: TakeDue, link: Link, keys: Keys) -> Due:
     retries: list[Body] = []
     resolutions: list[Resolution] = []
     set_aside = [SetAside(entry_id, GONE) for entry_id in (*lost_retries, *lost_delayed)]
-    set_aside += [SetAside(b"", f"{found_again}: {FOUND}")] if found_again else []
+    set_aside += [SetAside(b"", f"{found_again} {FOUND}")] if found_again else []
     for entry_id, data in zip(found[::2], found[1::2], strict=True):
         try:
             retries.append(decode_retry(entry_id, data))
@@ -102,7 +102,7 @@ def _letters(reply: Reply) -> list[DeadLetterEntry]:
 
 @commands(Redrive)
 async def redrive(step: Redrive, link: Link, keys: Keys) -> int:
-    """Let up to `count` be tried again."""
+    """Give up to `count` dead letters a new life."""
     share, ids, count = keys.of_partition(step.group, step.partition), step.ids, step.count
     found = await (_first(link, share.dead, count) if ids is None else _named(link, share.dead, ids, count))
     if not found:
@@ -116,10 +116,10 @@ async def redrive(step: Redrive, link: Link, keys: Keys) -> int:
 
 @commands(Purge)
 async def purge(step: Purge, link: Link, keys: Keys) -> int:
-    """Drop these, or all."""
+    """Drop these dead letters, or all."""
     dead, ids = keys.of_partition(step.group, step.partition).dead, step.ids
     if ids is None:
-        # Trimmed, not deleted: ids must never come again, or a redrive of an older page would meet another message.
+        # Trim, do not delete the key: if ids came again, a redrive of an older page would reach another message.
         return cast("int", await run(link, (b"XTRIM", dead, b"MAXLEN", b"=", 0)))
     return cast("int", await run(link, (b"XDEL", dead, *ids))) if ids else 0
 
@@ -129,7 +129,7 @@ def _range(dead: bytes, after: bytes, count: int) -> Command:
 
 
 async def _first(link: Link, dead: bytes, count: int) -> list[Redriven]:
-    """Return the first `count` that may be redriven: what somebody else has put among them stays."""
+    """Return the first `count` dead letters that can be redriven, passing over entries that are no dead letters."""
     found: list[Redriven] = []
     after = b""
     while len(found) < count and (page := cast("Entries", await run(link, _range(dead, after, count)))):
@@ -139,7 +139,7 @@ async def _first(link: Link, dead: bytes, count: int) -> list[Redriven]:
 
 
 async def _named(link: Link, dead: bytes, ids: Sequence[bytes], count: int) -> list[Redriven]:
-    """Return the first `count` of these that are there and may be redriven, without ever asking for more at once."""
+    """Return the first `count` of these that are there and can be redriven, never requesting more than that at once."""
     wanted = sorted(set(ids), key=parse_id)
     found: list[Redriven] = []
     while wanted and len(found) < count:

@@ -1,7 +1,6 @@
-"""The Lua scripts: each one atomic step of the protocol in one slot.
+"""The Lua scripts: each is one atomic step of the protocol in one slot.
 
-In comes a script's name; out go its text, its hash and the commands that run it. What always holds: a script names all its
-keys, and computes none.
+Invariant: a script receives all its keys by name, and computes none.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ FOLDER = files("redisaq.brokers.redis") / "lua"
 class Script:
     """One file of lua/.
 
-    Its text is read when the module is imported: at a script's first use the process may have no file left to open.
+    Its text is read when the module is imported, because at a script's first use the process may have no file descriptor left.
 
     Attributes:
-        name: of the file.
+        name: the file's name.
         keys: how many of its arguments are keys.
-        begins_with: files of lua/ that stand before it: functions that several scripts use.
+        begins_with: files of lua/ to put before it: functions that several scripts use.
         text: the program.
-        words: how a command begins that runs it by hash: servers know scripts by the SHA-1 of their text.
+        words: the first words of a command that runs it by hash: servers identify scripts by the SHA-1 of their text.
     """
 
     name: str
@@ -39,14 +38,14 @@ class Script:
     words: tuple[bytes, bytes, bytes] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Read the file, and those before it."""
+        """Read the file and those before it."""
         text = b"".join((FOLDER / f"{name}.lua").read_bytes() for name in (*self.begins_with, self.name))
         sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
         object.__setattr__(self, "text", text)
         object.__setattr__(self, "words", (b"EVALSHA", sha, b"%d" % self.keys))
 
     def __call__(self, *arguments: Argument) -> Command:
-        """Return the command that runs it by hash, with its keys first."""
+        """Return the command that runs the script by hash, its keys first."""
         return (*self.words, *arguments)
 
 

@@ -1,6 +1,6 @@
-"""Settling, and what is left to settle (S1, S2).
+"""Steps that settle messages, and what is left to settle (S1, S2).
 
-What always holds: each step is one script, which changes nothing under a token that does not stand, and nothing when it is sent again.
+Invariants: each step is one script. It changes nothing under a token that is not the current one, and nothing when it is repeated.
 """
 
 from __future__ import annotations

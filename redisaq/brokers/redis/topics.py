@@ -1,7 +1,7 @@
-"""Topics and their streams.
+"""Steps on topics and their streams.
 
-In come topics' names and partition counts; out goes how many partitions a topic has now. What always holds: the count never
-falls, one generation has one count (G1), and streams stand before a count is published by growing.
+Invariants: the partition count never falls, one generation has one count (G1), and when a topic grows, its new streams exist before the new
+count is published.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from redisaq.errors import DamagedKeyError
 from redisaq.link import Link
 
 FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout")
-"""Of `meta`, what a TopicState is made of."""
+"""The fields of `meta` that make a TopicState."""
 
 REPAIR = "set the field right, or delete the topic"
 
 FORMAT = 1
-"""Kept in `meta`: how entries and keys are laid out, for later versions."""
+"""Stored in `meta`: the layout of entries and keys, for later versions."""
 
 
 @command(ReadTopics)
@@ -33,17 +33,17 @@ def read_topics(step: ReadTopics, keys: Keys) -> Asked[list[str]]:
 
 @command(ReadTopic)
 def read_topic(step: ReadTopic, keys: Keys) -> Asked[TopicState | None]:
-    """Return how many partitions there are, None without the topic."""
+    """Return the topic's state, None if it does not exist."""
     meta = keys.meta(step.topic)
     return (b"HMGET", meta, *FIELDS), lambda reply: topic_state(meta, *reply)
 
 
 @commands(MakeTopic)
 async def make_topic(step: MakeTopic, link: Link, keys: Keys) -> TopicState:
-    """Make the topic if it is not there; make what is missing of its streams and of its registration (E5).
+    """Make the topic if it is missing; make what is missing of its streams and its registration (E5).
 
-    The count comes first: only then is it known which streams there must be. A making that was cut between the two is
-    completed by the next caller that makes the topic, as every producer does that finds a stream missing.
+    The count comes first, because it says which streams there must be. If this is interrupted in between, the next caller that makes the
+    topic completes it, as every producer does that finds a stream missing.
     """
     terms, meta = step.terms, keys.meta(step.topic)
     asked = ("",) if terms is None else (milliseconds(terms.send_timeout), "acked" if terms.acked else "", milliseconds(terms.idle))
@@ -57,17 +57,17 @@ async def make_topic(step: MakeTopic, link: Link, keys: Keys) -> TopicState:
 
 @commands(GrowTopic)
 async def grow_topic(step: GrowTopic, link: Link, keys: Keys) -> TopicState:
-    """Raise the count if it is smaller (G1); a topic that does not exist is made."""
+    """Raise the count if it is smaller (G1); make a topic that does not exist."""
     topic, partitions = step.topic, step.partitions
     while True:
         state = await make_topic(MakeTopic(topic, partitions), link, keys)
         if state.partitions >= partitions:
             return state
-        # Streams first: a producer that sees the new count finds them.
+        # Streams first, so that a producer that sees the new count finds them.
         await run_each(link, [MAKE_STREAM(keys.stream(topic, number)) for number in range(state.partitions, partitions)])
         command = GROW_TOPIC(keys.meta(topic), keys.topic_doorbell(topic), state.generation, partitions)
         grown = topic_state(keys.meta(topic), *await run(link, command))
-        # Somebody else grew it meanwhile, perhaps to less than is wanted here; or the topic was lost. Look again.
+        # Another caller grew it meanwhile, perhaps to less than this one wants, or the topic was lost. Look again.
         if grown is not None and grown.partitions >= partitions:
             return grown
 
@@ -78,7 +78,7 @@ def topic_state(
     """Return what `meta` says, None if it says nothing.
 
     Raises:
-        DamagedKeyError: it says what cannot be. It is never replaced: how many partitions there are, and what is in them, would be a guess.
+        DamagedKeyError: what it says cannot be. It is never replaced: the number of partitions, and what they hold, would be a guess.
     """
     if generation is None and partitions is None and retention is None and send_timeout is None:
         return None
@@ -93,12 +93,12 @@ def _made(
     limit = kept_number(meta, "send_timeout", send_timeout)
     if growths is None or count is None or not 1 <= count <= MOST_PARTITIONS:
         what = f"{count} partitions" if count is not None else "no partitions"
-        raise DamagedKeyError(meta, f"tells of {what} in generation {growths}, and there are 1 to {MOST_PARTITIONS}: {REPAIR}")
+        raise DamagedKeyError(meta, f"says {what} in generation {growths}, but a topic has 1 to {MOST_PARTITIONS}: {REPAIR}")
     return TopicState(growths, count, retention == b"acked", (limit or 0) / 1000)
 
 
 def kept_number(meta: bytes, field: str, text: bytes | None) -> int | None:
-    """Return a number of `meta`, None if it is not there; DamagedKeyError if it is none."""
+    """Return a number from `meta`, None if the field is missing; DamagedKeyError if it holds no number."""
     number = whole(text)
     if number is None and text is not None:
         raise DamagedKeyError(meta, f"has {text[:40]!r} as its {field}: {REPAIR}")

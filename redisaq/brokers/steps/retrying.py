@@ -51,11 +51,11 @@ class Due(msgspec.Struct, frozen=True):
     set_aside: tuple[SetAside, ...] = ()
 
 
-GONE = "its body is gone: was it evicted? It is lost"
+GONE = "its body is gone, perhaps evicted: the message is lost"
 """The reason for a retry, or a delayed message, that has a due time and nothing else."""
 
-FOUND = "so many bodies had lost their due times: were these evicted? They are due now"
-"""The reason for retries and delayed messages that had no due time."""
+FOUND = "bodies had lost their due times, perhaps evicted: they are due now"
+"""The reason, after their number, for retries and delayed messages that had no due time."""
 
 
 class DeadLetterEntry(msgspec.Struct, frozen=True):

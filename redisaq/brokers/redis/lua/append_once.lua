@@ -1,15 +1,16 @@
--- Appends a message, or delays it, unless the caller's own id was used within its window. The mark holds the message id, so that a repeated call knows
--- its own (E7).
--- KEYS: mark, stream, delayed, delayed bodies. ARGV: message id, the window in milliseconds, MAXLEN's operator ('' for no trimming) and length, when
---       it is due in microseconds ('' for now), the partition's doorbell, its delayed body, then the entry's fields.
--- Answers the message id that stands, or nil if there is no stream.
+-- Appends a message, or delays it, unless the caller's own id was used within its window. The mark holds the message id, so a repeated
+-- call recognizes its own message (E7).
+-- KEYS: mark, stream, delayed, bodies of delayed.
+-- ARGV: message id, the window in ms, MAXLEN's operator ('' for no trimming) and length, when it is due in us ('' for now), the
+--       partition's doorbell, its delayed body, then the entry's fields.
+-- Answers: the message id in the mark, or nil if there is no stream.
 
 local standing = redis.call('GET', KEYS[1])
 if standing then
     return standing
 end
 local due = ARGV[5]
-redis.call('SET', KEYS[1], ARGV[1], 'XX', 'PX', ARGV[2]) -- S2: writes nothing, but if it is refused nothing has happened
+redis.call('SET', KEYS[1], ARGV[1], 'XX', 'PX', ARGV[2]) -- S2: writes nothing; if the server refuses it, nothing has happened
 if due ~= '' then
     if redis.call('EXISTS', KEYS[2]) == 0 then
         return false
@@ -20,7 +21,7 @@ if due ~= '' then
     redis.call('ZADD', KEYS[3], due, ARGV[1])
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
     if not first or tonumber(due) < tonumber(first) then
-        redis.pcall('SPUBLISH', ARGV[6], '') -- a hint: it must not fail what is done
+        redis.pcall('SPUBLISH', ARGV[6], '') -- a hint: its failure must not fail the step
     end
     return ARGV[1]
 end

@@ -1,6 +1,8 @@
--- How many entries a partition holds that its slowest group has not been given; all of them if it has no group.
--- KEYS: stream. ARGV: the count that is enough: it need not be exact beyond it.
--- The count is of entries that are there. A lag that the server cannot tell (after deletions, or a seek) is counted in pages, up to what is enough.
+-- Counts a partition's entries that its slowest group has not been given; all of them if it has no group.
+-- KEYS: stream.
+-- ARGV: enough: above this number the count need not be exact.
+-- Only entries that are still there count. If the server does not know a group's lag (after deletions, or a seek), the entries are counted
+-- in pages, up to `enough`.
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return 0
@@ -29,7 +31,7 @@ for _, group in ipairs(groups) do
     for i = 1, #group, 2 do
         facts[group[i]] = group[i + 1]
     end
-    -- Some servers count what was trimmed before it was read.
+    -- The lag of some servers includes entries that were trimmed unread.
     most = math.max(most, math.min(facts['lag'] or count(facts['last-delivered-id']), length))
 end
 return most

@@ -1,9 +1,9 @@
--- Replaces the group's document by compare-and-set on its version (M3), and changes the members with it (M2). Frozen, it is made again under
--- the version of one that cannot be read any more (M8).
--- KEYS: members, state. ARGV: channel, incarnation, ttl in ms, known version, new version, document, joins, leaves, freeze
---       (each '1' or '0'), how many former incarnations of the one that joins follow, these, then the expired ones. The new document drops
---       both.
--- Answers 1, or 0 if refused; then nothing is changed.
+-- Replaces the group's document by compare-and-set on its version (M3), and changes the members with it (M2). `freeze` replaces a document
+-- that cannot be read any more, under its version (M8).
+-- KEYS: members, state.
+-- ARGV: channel, incarnation, ttl in ms, known version, new version, document, joins, leaves, freeze (each '1' or '0'), the number of
+--       former incarnations of the one that joins, these, then the expired members. Both are removed from the members.
+-- Answers: 1, or 0 if refused; then nothing is changed.
 
 local expired = 11 + ARGV[10]
 local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'frozen_until')
@@ -15,14 +15,14 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expiry = string.format('%.0f', now + ARGV[3])
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 
--- M7: the caller's knowledge is of another server; its next heartbeat extends everybody and freezes the group.
+-- M7: the caller knows another server's state. Its next heartbeat extends all members and freezes the group.
 if state[1] and state[2] ~= run_id then
     return 0
 end
 if #ARGV >= expired and state[1] and (whole(state[3]) or 0) > now then
     return 0
 end
-for i = expired, #ARGV do -- M5: looked at again; who is no longer in the set is as good as expired
+for i = expired, #ARGV do -- M5: check again; a member that is not in the set counts as expired
     local score = redis.call('ZSCORE', KEYS[1], ARGV[i])
     if score and tonumber(score) > now then
         return 0
@@ -35,8 +35,8 @@ if ARGV[7] ~= '1' then
     end
 end
 
-redis.call('ZREM', KEYS[1], '') -- S2: writes nothing, but lets the rest pass whole when memory is full
-redis.call('ZADD', KEYS[1], 'XX', expiry, '') -- writes nothing, either: if one of the two is refused, nothing has happened
+redis.call('ZREM', KEYS[1], '') -- S2: writes nothing, but lets the rest succeed when memory is full
+redis.call('ZADD', KEYS[1], 'XX', expiry, '') -- writes nothing, either: if the server refuses one of the two, nothing has happened
 local words = {'version', ARGV[5], 'doc', ARGV[6], 'changed', string.format('%.0f', now)}
 local more = {}
 if not state[1] then
@@ -57,5 +57,5 @@ end
 if ARGV[8] == '1' then
     redis.call('ZREM', KEYS[1], ARGV[2])
 end
-redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: it must not fail what is done
+redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: its failure must not fail the step
 return 1

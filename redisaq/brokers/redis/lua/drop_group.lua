@@ -1,4 +1,6 @@
--- Takes a group out of a partition. KEYS: stream, lease, retry, bodies of retry, dead. ARGV: group.
+-- Removes a group from a partition.
+-- KEYS: stream, lease, retry, bodies of retry, dead.
+-- ARGV: group.
 
 if redis.call('EXISTS', KEYS[1]) == 1 then
     redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])

@@ -1,14 +1,16 @@
--- Moves due delayed messages into the stream, and answers which retries are due; those stay where they are (S3).
--- KEYS: stream, lease, retry, bodies of retry, delayed, bodies of delayed. ARGV: token, how many of each, at most.
--- Answers nil if another token stands, else: now in us (text: a Lua number would lose digits, M6), how many were moved, the retries (id,
--- body, id, body ...), when the first other retry and the first other delayed message are due or nil, 1 if the stream took no more, which
--- retries and which delayed messages were dropped since their bodies are gone, how many bodies were found that had no due time (they are due now).
+-- Moves due delayed messages into the stream, and returns the due retries, which stay where they are (S3).
+-- KEYS: stream, lease, retry, bodies of retry, delayed, bodies of delayed.
+-- ARGV: token, the most of each kind.
+-- Answers: nil if another token is current, else: now in us (text, since a Lua number would lose digits, M6), how many were moved, the
+--       retries (id, body, id, body ...), when the next retry and the next delayed message are due or nil, 1 if the stream took no more,
+--       the retries and the delayed messages that were dropped because their bodies are gone, how many bodies had no due time (they are
+--       due now).
 
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then
     return false
 end
--- S2: these remove nothing, but let the rest pass whole when memory is full, or refuse all of it: what is moved is in memory already, and must be
--- worked off.
+-- S2: these remove nothing, but let the rest succeed when memory is full, or fail before it. What is moved is in memory already, and handling
+-- it frees memory.
 redis.call('ZREM', KEYS[5], '')
 redis.call('HDEL', KEYS[6], '')
 redis.call('ZREM', KEYS[3], '')
@@ -17,7 +19,7 @@ local time = redis.call('TIME')
 local now = time[1] .. string.format('%06d', time[2])
 local count = tonumber(ARGV[2])
 
-local function words_of(body) -- each word stands behind its length and a colon; nil if that is not so
+local function words_of(body) -- each word follows its length and a colon; nil if the body has another form
     local words, at = {}, 1
     while at <= #body do
         local _, colon, length = string.find(body, '^(%d+):', at)
@@ -31,7 +33,7 @@ local function words_of(body) -- each word stands behind its length and a colon;
     return #words > 0 and #words % 2 == 0 and words or nil
 end
 
--- A server that evicts takes a whole key: the due times of bodies that are left, or the bodies. What has only a body is due now.
+-- A server that evicts removes a whole key: the due times without the bodies, or the bodies without the due times. What has only a body is due now.
 local found_again = 0
 local function mend(due, bodies)
     if redis.call('HLEN', bodies) > redis.call('ZCARD', due) then
@@ -43,7 +45,7 @@ local function mend(due, bodies)
         end
     end
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '1e17', '+inf', 'LIMIT', 0, count)) do
-        redis.call('ZADD', due, 'XX', now, id) -- not before the year 5138: nobody has asked for that
+        redis.call('ZADD', due, 'XX', now, id) -- due after the year 5138: no caller has asked for that
     end
 end
 mend(KEYS[5], KEYS[6])
@@ -52,10 +54,10 @@ mend(KEYS[3], KEYS[4])
 local moved, blocked, lost_delayed = 0, 0, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, count)) do
     local body = redis.call('HGET', KEYS[6], id)
-    if body then -- XADD before ZREM: the stream may be sealed, or gone (S2)
-        -- What is not a message goes into the stream as it is: each group will find that it cannot be read.
+    if body then -- XADD before ZREM, since the stream may be sealed, or gone (S2)
+        -- What is not a message goes into the stream unchanged, so that each group finds that it cannot be read.
         local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', '*', unpack(words_of(body) or {'raw', body}))
-        if type(added) == 'table' and not string.find(added.err, ' ID', 1, true) then -- it is not sealed: this does not pass
+        if type(added) == 'table' and not string.find(added.err, ' ID', 1, true) then -- not sealed, so this error is permanent
             return added
         end
         if type(added) ~= 'string' then

@@ -1,7 +1,8 @@
--- Looks for messages among the delayed and in the stream's entries after an anchor (E2, E7).
--- KEYS: stream, delayed. ARGV: the anchor, then message ids.
--- Answers: 1 if what is not found was never appended, 0 if trimming may have taken it; then for each id its entry id, '' if it is delayed, nil
---          if it is in neither; and the last id that the stream ever had (C5).
+-- Looks for messages among the delayed ones and in the stream's entries after an anchor (E2, E7).
+-- KEYS: stream, delayed.
+-- ARGV: the anchor, then message ids.
+-- Answers: 1 if a message that is not found was never appended, 0 if trimming may have removed it; then for each id its entry id, '' if it
+--       is delayed, nil if it is in neither; and the last id that the stream ever had (C5).
 
 local wanted, found = {}, {}
 for i = 2, #ARGV do
@@ -12,7 +13,7 @@ for i = 2, #ARGV do
     end
 end
 if redis.call('EXISTS', KEYS[1]) == 0 then
-    return {1, found, '0-0'} -- with the stream went whatever was in it
+    return {1, found, '0-0'} -- a missing stream has lost its entries, too
 end
 
 local function parts(id)
@@ -30,7 +31,7 @@ if first then
     local anchor_time, anchor_sequence = parts(ARGV[1])
     reaches = time < anchor_time or (time == anchor_time and sequence <= anchor_sequence)
 end
-if not reaches then -- then nothing may ever have been taken out of it
+if not reaches then -- then nothing may ever have been removed from the stream
     reaches = facts['entries-added'] == facts['length']
 end
 

@@ -1,11 +1,12 @@
--- A heartbeat (M5, M7, M9): extends a live member, and tells it what others did.
--- KEYS: members, state, meta. ARGV: incarnation, ttl in ms, the version the caller knows ('' for none).
--- Answers: alive, now in us (text: a Lua number would lose digits, M6), version ('' for none), document or nil, expired members,
---          next expiry of another in ms or nil, generation, partitions, born in ms, frozen_until in ms, 1 if paused else 0, retention
---          and send_timeout in ms or nil.
+-- A heartbeat (M5, M7, M9): extends a live member, and reports to it what others did.
+-- KEYS: members, state, meta.
+-- ARGV: incarnation, ttl in ms, the version that the caller knows ('' for none).
+-- Answers: alive, now in us (text, since a Lua number would lose digits, M6), version ('' for none), document or nil, expired members, the
+--       next expiry of another member in ms or nil, generation, partitions, born in ms, frozen_until in ms, 1 if paused else 0, retention
+--       and send_timeout in ms or nil.
 
--- S2: writes nothing, but a script that began with a write that needs no memory passes whole when memory is full. A group
--- whose heartbeats were refused then would stop working off what fills the memory.
+-- S2: writes nothing, but a script that begins with a write that needs no memory succeeds when memory is full. A group whose heartbeats
+-- were refused then would stop handling what fills the memory.
 redis.call('ZREM', KEYS[1], '')
 
 local time = redis.call('TIME')
@@ -15,11 +16,11 @@ local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until', 'paused')
 local version = state[1] or ''
 local document = false
-if version ~= ARGV[3] or version == '' then -- without a version there is none, or it is damaged
+if version ~= ARGV[3] or version == '' then -- without a version there is no document, or it is damaged
     document = redis.call('HGET', KEYS[2], 'doc')
 end
 local topic = redis.call('HMGET', KEYS[3], 'generation', 'partitions', 'retention', 'send_timeout')
-local far = now + 1e12 + 86400000 -- farther than any ttl reaches: a time that redisaq did not write, and that would hold up the group for ever
+local far = now + 1e12 + 86400000 -- farther than any ttl reaches: redisaq did not write such a time, and it would block the group forever
 local frozen_until = whole(state[4]) and state[4] or '0'
 local born = whole(state[3]) and state[3] or '0'
 if tonumber(frozen_until) > far or tonumber(born) > far then
@@ -31,7 +32,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], string.format('%.0f
 end
 
 if state[1] and state[2] ~= run_id then
-    -- M7: another server, which may have missed the last heartbeats. GT: nobody's time is cut short by a member of a shorter ttl.
+    -- M7: another server, which may have missed the last heartbeats. GT: a member with a shorter ttl shortens no other member's time.
     for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
         redis.call('ZADD', KEYS[1], 'XX', 'GT', expiry, member)
     end
@@ -43,7 +44,7 @@ end
 
 local alive = 0
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if score and tonumber(score) > now then -- M5: who is past its time stays so
+if score and tonumber(score) > now then -- M5: an expired member stays expired
     alive = 1
     redis.call('ZADD', KEYS[1], 'XX', expiry, ARGV[1])
 end

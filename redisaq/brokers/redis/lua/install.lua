@@ -1,7 +1,8 @@
--- Puts a fencing token beside a partition's data (T2), refused while another incarnation holds it unless that is allowed (M7, M8).
--- KEYS: lease. ARGV: token, incarnation, '1' if a foreign holder may be replaced.
--- Answers: done, the token that stands or nil, the holder before, the readers registered before (field, address, ...). A token that is no
--- number is none.
+-- Puts a fencing token beside a partition's data (T2). Refused while another incarnation holds it, unless that is allowed (M7, M8).
+-- KEYS: lease.
+-- ARGV: token, incarnation, '1' if another incarnation may be replaced.
+-- Answers: done, the current token or nil, the holder before, the readers registered before (field, address, ...). A token that is not a
+--       number counts as none.
 
 local lease = redis.call('HMGET', KEYS[1], 'token', 'holder')
 local token, holder = whole(lease[1]) and lease[1] or false, lease[2] or ''
@@ -11,7 +12,7 @@ local free = ARGV[3] == '1' or holder == '' or holder == ARGV[2]
 if not again and not (greater and free) then
     return {0, token, holder, {}}
 end
--- The predecessor's readers stay until they are fenced: an install that is repeated must name them again (T3).
+-- The predecessor's readers stay until they are fenced: a repeated install must return them again (T3).
 local readers = {}
 local fields = redis.call('HGETALL', KEYS[1])
 for i = 1, #fields, 2 do
@@ -20,6 +21,6 @@ for i = 1, #fields, 2 do
         readers[#readers + 1] = fields[i + 1]
     end
 end
-redis.call('HDEL', KEYS[1], '') -- S2: writes nothing, but lets the rest pass whole when memory is full
+redis.call('HDEL', KEYS[1], '') -- S2: writes nothing, but lets the rest succeed when memory is full
 redis.call('HSET', KEYS[1], 'token', ARGV[1], 'holder', ARGV[2])
 return {1, ARGV[1], holder, readers}

@@ -1,7 +1,10 @@
--- Makes a group where it is not, and the stream where that is not (G6). KEYS: stream. ARGV: group, where it begins ('0' or '$'), '1' if the
--- stream is younger than the group: then what was trimmed of it before was the group's, too. Answers 1 if it was made, else 0.
+-- Makes a group where it is missing, and the stream where that is missing (G6).
+-- KEYS: stream.
+-- ARGV: group, where it begins ('0' or '$'), '1' if the stream is younger than the group, so that what was trimmed from it before counts
+--       as the group's.
+-- Answers: 1 if the group was made, else 0.
 
-redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- S2: writes nothing, but lets the rest pass whole when memory is full
+redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- S2: writes nothing, but lets the rest succeed when memory is full
 local read = 0
 if redis.call('EXISTS', KEYS[1]) == 1 and ARGV[3] ~= '1' then
     local info, facts = redis.call('XINFO', 'STREAM', KEYS[1]), {}
@@ -10,7 +13,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 and ARGV[3] ~= '1' then
     end
     read = facts['entries-added'] - (ARGV[2] == '$' and 0 or facts.length)
 end
--- ENTRIESREAD: what is trimmed from now on can be told from what was gone before.
+-- ENTRIESREAD distinguishes what is trimmed from now on from what was gone before.
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'MKSTREAM', 'ENTRIESREAD', read)
 if made.err then
     if string.find(made.err, 'BUSYGROUP', 1, true) then

@@ -1,6 +1,8 @@
--- Makes a topic where it is not (E5), and keeps what a producer asks of it (E3). KEYS: meta.
--- ARGV: channel, partitions, format, then '' or: send_timeout in ms, 'acked' or '', retention_idle in ms; of times the largest stands.
--- Answers generation, partitions, retention and send_timeout, as they stand, and retention_idle. One that cannot be read stays as it is.
+-- Makes a topic where it is missing (E5), and keeps what a producer asks of it (E3).
+-- KEYS: meta.
+-- ARGV: channel, partitions, format, then '' or: send_timeout in ms, 'acked' or '', retention_idle in ms. Of times, the largest is kept.
+-- Answers: generation, partitions, retention, send_timeout and retention_idle as they are afterwards. Values that cannot be read stay
+--       unchanged.
 
 local function standing()
     return redis.call('HMGET', KEYS[1], 'generation', 'partitions', 'retention', 'send_timeout', 'retention_idle')
@@ -28,10 +30,10 @@ if (made or (whole(topic[1]) and whole(topic[2]))) and ARGV[4] ~= '' then
     end
 end
 if #words > 0 then
-    redis.call('HDEL', KEYS[1], '') -- S2: writes nothing, but lets the rest pass whole when memory is full
-    redis.call('HSET', KEYS[1], unpack(words)) -- all at once: half of a topic could not be told from a damaged one
+    redis.call('HDEL', KEYS[1], '') -- S2: writes nothing, but lets the rest succeed when memory is full
+    redis.call('HSET', KEYS[1], unpack(words)) -- all at once: half a topic would look like a damaged one
 end
 if made then
-    redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: it must not fail what is done
+    redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: its failure must not fail the step
 end
 return standing()

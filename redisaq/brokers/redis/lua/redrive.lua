@@ -1,15 +1,16 @@
--- Lets dead letters begin their next life in retry, due now, in the order given.
--- KEYS: dead, retry, bodies of retry, lease. ARGV: channel, then for each: its id in dead, its entry id, the body kept.
--- Answers how many were there. Their due times grow, also beyond those of earlier calls (`redriven` beside the lease), so order is kept.
+-- Moves dead letters to retry: their next life, due now, in the order given.
+-- KEYS: dead, retry, bodies of retry, lease.
+-- ARGV: channel, then for each: its id in dead, its entry id, its new body.
+-- Answers: how many were there. Their due times grow, also past those of earlier calls (`redriven` in the lease), so the order is kept.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local due = now - (#ARGV - 1) / 3
 local last = whole(redis.call('HGET', KEYS[4], 'redriven')) or 0
-if last > due and last < now + 3600000000 then -- hours ahead of the clock is none that anybody wrote
+if last > due and last < now + 3600000000 then -- an hour ahead of the clock: redisaq did not write that
     due = last
 end
--- S2: these write nothing, but let the rest pass whole when memory is full, or refuse all of it.
+-- S2: these write nothing, but let the rest succeed when memory is full, or fail before it.
 redis.call('XDEL', KEYS[1], '0-0')
 redis.call('ZADD', KEYS[2], 'XX', 0, '')
 redis.call('HDEL', KEYS[3], '')
@@ -28,6 +29,6 @@ for i = 2, #ARGV, 3 do
 end
 if redriven > 0 then
     redis.call('HSET', KEYS[4], 'redriven', string.format('%.0f', due))
-    redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: it must not fail what is done
+    redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: its failure must not fail the step
 end
 return redriven

@@ -1,5 +1,7 @@
--- Gives a partition back: holder and readers go, the token stays (M8). KEYS: lease. ARGV: token.
--- Answers 1, or 0 if another token stands.
+-- Gives a partition back: clears holder and readers, keeps the token (M8).
+-- KEYS: lease.
+-- ARGV: token.
+-- Answers: 1, or 0 if another token is current.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
     return 0

@@ -1,7 +1,9 @@
 -- Makes a lost group again (T6): after the last handled entry if that is still there, else from the beginning.
--- KEYS: stream. ARGV: group, last id ('' for none), where to begin if that is there. A group that is there stays as it is.
+-- KEYS: stream.
+-- ARGV: group, last id ('' for none), where to begin if the entry with that id is there.
+-- An existing group stays as it is.
 
-redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- S2: writes nothing, but lets the rest pass whole when memory is full
+redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- S2: writes nothing, but lets the rest succeed when memory is full
 local start = '0'
 if ARGV[2] ~= '' and redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1] then
     start = ARGV[3]

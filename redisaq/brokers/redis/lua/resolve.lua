@@ -1,9 +1,11 @@
--- Settles messages that did not simply succeed, under a token (S1): each only if its XACK or ZREM really removed something.
--- KEYS: stream, lease, retry, bodies of retry, dead. ARGV: group, token, how many dead letters are kept ('' for all), then for each
--- message: source ('stream' or 'retry'), where to ('done', 'retry' or 'dead'), entry id, how its body must begin (in retry), and
--- for 'retry': when it is due, the body kept; for 'dead': how many words, and these.
--- Answers the token that stands or nil, and for each message 1 if it was moved, else 0. Without '#!lua', so that it passes whole when memory is
--- full (S2). Where a message goes it is written before it is taken away.
+-- Settles messages that did not simply succeed, under a token (S1): each only if its XACK or ZREM really removes something.
+-- KEYS: stream, lease, retry, bodies of retry, dead.
+-- ARGV: group, token, how many dead letters to keep ('' for all), then for each message: source ('stream' or 'retry'), target ('done',
+--       'retry' or 'dead'), entry id, how its body must begin (in retry), and for 'retry': when it is due, its new body; for 'dead': the
+--       number of words, and these.
+-- Answers: the current token or nil, and for each message 1 if it was moved, else 0.
+-- The script has no '#!lua', so that all of it succeeds when memory is full (S2). It writes a message to its target before it removes it
+-- from its source.
 
 local token = redis.call('HGET', KEYS[2], 'token')
 local moved = {}
@@ -11,7 +13,7 @@ if token ~= ARGV[2] then
     return {token, moved}
 end
 
--- S2: these write nothing, but let the rest pass whole when memory is full, or refuse all of it.
+-- S2: these write nothing, but let the rest succeed when memory is full, or fail before it.
 redis.call('XACK', KEYS[1], ARGV[1], '0-0')
 redis.call('ZREM', KEYS[3], '')
 redis.call('HDEL', KEYS[4], '')
@@ -19,7 +21,7 @@ redis.call('ZADD', KEYS[3], 'XX', 0, '')
 
 local function is_pending(id)
     local rows = redis.pcall('XPENDING', KEYS[1], ARGV[1], id, id, 1)
-    if rows.err then -- a group that is not there has nothing pending
+    if rows.err then -- a missing group has nothing pending
         return not string.find(rows.err, 'NOGROUP', 1, true) and rows
     end
     return #rows > 0
@@ -31,7 +33,7 @@ local function is_in_retry(id, beginning, due, body)
         return false
     end
     local score = redis.call('ZSCORE', KEYS[3], id)
-    return found ~= body or not score or tonumber(score) ~= tonumber(due) -- else this very step, sent again
+    return found ~= body or not score or tonumber(score) ~= tonumber(due) -- else it is this very step, repeated
 end
 
 local at = 4
@@ -57,7 +59,7 @@ while at <= #ARGV do
         there = is_in_retry(id, beginning, due, body)
     end
     if there then
-        -- One of the stream may be in retry already, if a lost group was made again and delivered it once more (T6): that one stays as it is.
+        -- A pending message may already be in retry, if a lost group was made again and delivered it once more (T6): the one in retry stays.
         if to == 'retry' and (source == 'retry' or not redis.call('ZSCORE', KEYS[3], id)) then
             redis.call('HSET', KEYS[4], id, body)
             redis.call('ZADD', KEYS[3], due, id)

@@ -1,5 +1,8 @@
--- Lets a group go on after a position. KEYS: stream, retry, bodies of retry. ARGV: group, position ('$': the end).
--- What stands after it and was delivered before is new again: it leaves the pending entries and retry, unless it is no longer in the stream.
+-- Sets a group's position.
+-- KEYS: stream, retry, bodies of retry.
+-- ARGV: group, position ('$': the end).
+-- Entries after the position that were delivered before become new again: they leave the pending entries and retry, unless they are no
+-- longer in the stream.
 
 local function after(id, other)
     local time, sequence = string.match(id, '^(%d+)%-(%d+)$')
@@ -23,11 +26,11 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
     end
 end
 local position = ARGV[2]
-if position == '$' or after(position, last) then -- else entries that come below it would never be delivered
+if position == '$' or after(position, last) then -- else new entries below it would never be delivered
     position = last
 end
 
--- S2: these write nothing, but let the rest pass whole when memory is full, or refuse all of it.
+-- S2: these write nothing, but let the rest succeed when memory is full, or fail before it.
 redis.call('XACK', KEYS[1], ARGV[1], '0-0')
 redis.call('ZREM', KEYS[2], '')
 redis.call('HDEL', KEYS[3], '')
@@ -52,7 +55,7 @@ while true do
     rows = redis.call('XPENDING', KEYS[1], ARGV[1], '(' .. seen, '+', 500)
 end
 for _, id in ipairs(retries) do
-    local number = string.match(id, '^%d+%-%d+$') -- else somebody has tampered with it: the group's next look sets it aside
+    local number = string.match(id, '^%d+%-%d+$') -- else it was tampered with, and the group's next TakeDue sets it aside
     if number and after(id, position) and redis.call('XRANGE', KEYS[1], id, id)[1] then
         redis.call('ZREM', KEYS[2], id)
         redis.call('HDEL', KEYS[3], id)

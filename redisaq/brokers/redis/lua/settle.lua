@@ -1,5 +1,7 @@
--- Acknowledges entries under a token (S1). KEYS: stream, lease. ARGV: group, token, then ids.
--- Answers the token that stands, nil if none does; nothing is done unless it is the caller's.
+-- Acknowledges entries under a token (S1).
+-- KEYS: stream, lease.
+-- ARGV: group, token, then ids.
+-- Answers: the current token, nil if there is none. Nothing is done unless it is the caller's.
 
 local token = redis.call('HGET', KEYS[2], 'token')
 if token == ARGV[2] then

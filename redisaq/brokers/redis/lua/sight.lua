@@ -1,13 +1,15 @@
--- Where a group stands in a partition, and what trimming took before it was read. KEYS: stream, lease.
+-- Returns a group's position in a partition, and what trimming took before it was read.
+-- KEYS: stream, lease.
 -- ARGV: group, token, the caller's last sighting (position, or '', and ordinal), how many entries it has been given since.
--- Answers nil if another token stands, else: the id up to which all is counted, the ordinal of the group's position or nil, how many were lost, above which id, below which ('' if there is no
--- entry). A group that is not there has '' as its position.
+-- Answers: nil if another token is current, else: the id up to which everything is counted, the ordinal of the group's position or nil,
+--       how many entries were lost, above which id, below which ('' if there is no entry). A missing group has the position ''.
 --
--- The ordinal of an id is how many entries were ever added up to it. Redis keeps that of a group's position as entries-read, but servers differ
--- once trimming has passed a group: Redis 7.0 counts on, so that it falls behind by what was lost; later ones put it right with the next read, so
--- that it grows by more than was read. What is counted here is put right at once, on all of them: so nothing is counted twice.
+-- The ordinal of an id is how many entries were ever added up to it. Redis keeps the ordinal of a group's position as entries-read, but
+-- servers differ after trimming has passed a group. Redis 7.0 goes on counting from the old value, which is then too low by what was lost.
+-- Later servers correct it at the next read, so that it grows by more than was read. This script corrects it at once on all of them, so
+-- that nothing is counted twice.
 
-redis.call('HDEL', KEYS[2], '') -- S2: writes nothing, but lets the rest pass whole when memory is full
+redis.call('HDEL', KEYS[2], '') -- S2: writes nothing, but lets the rest succeed when memory is full
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[2] then
     return false
 end
@@ -46,23 +48,23 @@ local stream = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
 local added, deleted, last = stream['entries-added'], stream['max-deleted-entry-id'], stream['last-generated-id']
 local first = stream['first-entry'] and stream['first-entry'][1]
 local lost, after, known = 0, position, ordinal
-local counted = position -- up to here everything is counted
+local counted = position -- everything up to this id is counted
 local passed = (first and above(first, position)) or (not first and above(last, position))
 
--- What somebody deleted is no loss. A server that counts on falls behind by it, too: then nothing is sure before it is put right.
+-- Deleted entries are no loss. But on a server that counts on, they also make entries-read too low, so nothing is sure until it is corrected.
 local since = ARGV[3]
 local sure = since ~= '' and not above(deleted, since)
 local counts_on = redis.REDIS_VERSION_NUM < 0x00070400 and rawget(_G, 'server') == nil
 local doubtful = counts_on and not sure and deleted ~= '0-0'
 
--- Something above the earlier position was trimmed only if nothing up to there is left.
+-- An entry above the earlier position can have been trimmed only if nothing up to that position is left.
 if ordinal and sure and (not first or above(first, since)) then
     lost = math.max(0, ordinal - ARGV[4] - ARGV[5])
     if lost > 0 then
         after = since
     end
     if added > stream.length then
-        counted = since -- a server that counts on tells only at the end, or at the next gap
+        counted = since -- a server that counts on shows a loss only at the end, or at the next gap
     end
 end
 if position == last then
@@ -74,7 +76,7 @@ if position == last then
         ordinal = added
     end
     counted = position
-elseif passed and not above(deleted, position) then -- what stands before the first entry is gone, and nothing else is
+elseif passed and not above(deleted, position) then -- everything before the first entry is gone, and nothing else
     local removed = added - stream.length
     if ordinal and not doubtful then
         lost = lost + math.max(0, removed - ordinal)
@@ -85,7 +87,7 @@ elseif doubtful then
     counted = since ~= '' and since or '0-0'
 end
 if ordinal and ordinal ~= known then
-    if known then -- S2: changes nothing, but if it is refused nothing has been counted
+    if known then -- S2: changes nothing; if the server refuses it, nothing has been counted
         redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position, 'ENTRIESREAD', known)
     else
         redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], position)

@@ -1,9 +1,10 @@
--- Notes that a handler begins on a message of retry: raises the attempt that its body begins with.
--- KEYS: lease, bodies of retry. ARGV: token, entry id, how the body begins before, and after.
--- Answers 1, also if it has been done, or 0 if another token stands, if this one was released (T5: a step that comes late must not undo what
--- was handed back), or if the message is not there so.
+-- Records that a handler begins on a message of retry: raises the attempt that its body begins with.
+-- KEYS: lease, bodies of retry.
+-- ARGV: token, entry id, how the body begins before, and how it begins after.
+-- Answers: 1, also if that was done before; or 0 if another token is current, if this one was released (T5: a late step must not undo what
+--       was handed back), or if the message is not there with that beginning.
 
-redis.call('HDEL', KEYS[2], '') -- S2: writes nothing, but lets the rest pass whole when memory is full
+redis.call('HDEL', KEYS[2], '') -- S2: writes nothing, but lets the rest succeed when memory is full
 local lease = redis.call('HMGET', KEYS[1], 'token', 'holder')
 if lease[1] ~= ARGV[1] or not lease[2] then
     return 0

@@ -1,8 +1,10 @@
--- Trims what every group has done with and is old enough (E3). KEYS: stream.
--- ARGV: when the caller knew the following in us, for how long everything is kept in ms, after which time a group without reads may have lapsed
---       in ms, how many entries one step may take, how many groups have lapsed, and these, then groups that must be in the stream.
--- Answers: how many entries were removed, 1 if there may be more to be removed, 1 if entries are kept that will go: for their age,
---          or for a group that is behind.
+-- Trims what every group has settled and is old enough (E3).
+-- KEYS: stream.
+-- ARGV: when the caller learned the following, in us; for how long everything is kept, in ms; after which time without reads a group may
+--       have lapsed, in ms; how many entries one step may trim; the number of lapsed groups, and these; then groups that must be in the
+--       stream.
+-- Answers: how many entries were removed, 1 if there may be more to remove, 1 if some entries are kept now that will go later, for their
+--       age or for a group that is behind.
 
 local nothing = {0, 0, 0}
 if redis.call('EXISTS', KEYS[1]) == 0 then
@@ -23,7 +25,7 @@ local lapsed = {}
 for i = 6, first_required - 1 do
     lapsed[ARGV[i]] = true
 end
-local function reads(group) -- also a reader that is no member keeps its group's entries
+local function reads(group) -- a reader keeps its group's entries even if no member does
     for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
         for i = 1, #row, 2 do
             if row[i] == 'idle' and row[i + 1] < tonumber(ARGV[3]) then
@@ -42,7 +44,7 @@ for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     end
     there[facts.name] = true
     if not lapsed[facts.name] or reads(facts.name) then
-        local pinned = facts['last-delivered-id'] -- it stays: a lost group is made again after it (T6)
+        local pinned = facts['last-delivered-id'] -- this entry stays: a lost group is made again after it (T6)
         if not highest or below(highest, pinned) then
             highest = pinned
         end
@@ -63,7 +65,7 @@ if not floor then
     return nothing
 end
 
--- A command that was held up must not take what was too young when its caller knew the producers' time limit.
+-- A delayed command must not trim what was too young when its caller learned the producers' time limit.
 local time = redis.call('TIME')
 local now = math.min(time[1] * 1000 + math.floor(time[2] / 1000), math.floor(ARGV[1] / 1000))
 local old = redis.call('XREVRANGE', KEYS[1], string.format('%.0f', math.max(0, now - ARGV[2])), '-', 'COUNT', 1)[1]
@@ -75,7 +77,7 @@ end
 if not floor then
     return {0, 0, later}
 end
--- Whole nodes first, as many as a step may take; when there are none left, the rest is less than one.
+-- First whole nodes of the stream, as many as one step may trim. When none are left, the rest is less than a node.
 local removed = redis.call('XTRIM', KEYS[1], 'MINID', '~', floor, 'LIMIT', ARGV[4])
 if removed > 0 then
     return {removed, 1, later}

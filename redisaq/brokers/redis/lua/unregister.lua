@@ -1,5 +1,7 @@
--- Takes killed readers off the list (T3). KEYS: lease. ARGV: token, then the readers' fields.
--- Answers 1, or 0 if another token stands.
+-- Removes killed readers from the list (T3).
+-- KEYS: lease.
+-- ARGV: token, then the readers' fields.
+-- Answers: 1, or 0 if another token is current.
 
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
     return 0

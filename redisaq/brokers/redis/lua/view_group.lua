@@ -1,6 +1,9 @@
--- How a group's coordination stands. KEYS: members, state, meta. ARGV: group.
--- Answers: now in us (text: a Lua number would lose digits, M6), 1 if paused else 0, the document or nil, members with their expiries in ms,
---         when the document last changed in ms or '0' if nobody knows, the topic's retention and retention_idle in ms or nil.
+-- Returns a group's coordination.
+-- KEYS: members, state, meta.
+-- ARGV: group.
+-- Answers: now in us (text, since a Lua number would lose digits, M6), 1 if paused else 0, the document or nil, members with their
+--       expiries in ms, when the document last changed in ms or '0' if that is not known, the topic's retention and retention_idle in ms
+--       or nil.
 
 local time = redis.call('TIME')
 local state = redis.call('HMGET', KEYS[2], 'doc', 'paused', 'changed', 'born')

@@ -1,7 +1,9 @@
--- How a group stands in one partition. KEYS: stream, lease, retry, delayed, dead. ARGV: group, of how many pending entries to count deliveries.
--- Answers: 1 if the group is in the stream else 0, entries, how many of them were never delivered, pending, to be tried again, dead,
---         delayed, token or nil, holder or nil, last delivered id, delivery counts (count, of how many, count, of how many ...), how
---         many entries trimming took from the group, or nil.
+-- Returns what one partition holds for a group.
+-- KEYS: stream, lease, retry, delayed, dead.
+-- ARGV: group, how many pending entries to count deliveries of.
+-- Answers: 1 if the group is in the stream else 0, entries, how many of them were never delivered, how many are pending, how many are to
+--       be tried again, dead, delayed, token or nil, holder or nil, last delivered id, delivery counts (count, how many have it, count,
+--       how many ...), how many entries trimming took from the group, or nil.
 
 local lease = redis.call('HMGET', KEYS[2], 'token', 'holder', 'lost')
 local there, last, pending, lag, counts = 0, '0-0', 0, false, {}
@@ -19,7 +21,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
 end
 if there == 0 then
     lag = length
-elseif not lag then -- after deletions, or a seek, the server cannot tell
+elseif not lag then -- after deletions, or a seek, the server does not know the lag
     lag = 0
     local after = last
     while true do

@@ -1,4 +1,6 @@
--- How a partition stands. KEYS: stream, delayed. Answers: entries, how many are delayed, the names of the groups.
+-- Returns what a partition holds.
+-- KEYS: stream, delayed.
+-- Answers: entries, how many messages are delayed, the names of the groups.
 
 local names = {}
 if redis.call('EXISTS', KEYS[1]) == 1 then
