@@ -6,14 +6,17 @@ middleware, handlers are not wrapped at all.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias, cast
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeAlias, cast
 
 import msgspec
 
 from redisaq.callables import is_async, is_generator
 from redisaq.describing import shown
 from redisaq.errors import SettingsError
+from redisaq.logs import log
 from redisaq.message import Message
 
 Next: TypeAlias = Callable[[], Awaitable[None]]
@@ -35,12 +38,54 @@ class Outgoing(msgspec.Struct, frozen=True):
         payload: the value that will be serialized.
         key: the message's key, or None.
         headers: the message's headers. You may change them: the changed headers are sent.
+        when_sent: append functions to it. Each is called once, when the call that sends the message ends, with the message's id and None,
+            or with "" and the error (a cancellation, too) that the call raises.
     """
 
     topic: str
     payload: Any
     key: str | None
     headers: dict[str, str]
+    when_sent: list[Callable[[str, BaseException | None], object]] = []
+
+
+class Sending:
+    """The messages of one call to a producer that has an `on_send`: calls it with each, and afterwards what it appended to `when_sent`."""
+
+    def __init__(self, topic: str, on_send: Callable[[Outgoing], object], logger: logging.Logger) -> None:
+        """Begin without messages.
+
+        Args:
+            topic: the producer's topic.
+            on_send: the user's.
+            logger: logs what functions of `when_sent` raise. The caller must not see it: the messages may have been sent.
+        """
+        self._topic = topic
+        self._on_send = on_send
+        self._logger = logger
+        self._shown: list[Outgoing] = []
+        self.ids: Sequence[str] = ()
+
+    def show(self, payload: object, key: str | None, headers: Mapping[str, str] | None) -> Mapping[str, str]:
+        """Call `on_send` with a message, and return its headers."""
+        outgoing = Outgoing(self._topic, payload, key, dict(headers or {}))
+        self._shown.append(outgoing)
+        self._on_send(outgoing)
+        return outgoing.headers
+
+    def __enter__(self) -> Self:
+        """Begin the call."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """End the call."""
+        for number, outgoing in enumerate(self._shown):
+            msg_id = self.ids[number] if error is None and self.ids else ""
+            for function in outgoing.when_sent:
+                try:
+                    function(msg_id, error)
+                except Exception as failure:  # noqa: BLE001 -- see __init__
+                    log(self._logger, logging.ERROR, "a function of when_sent failed", failure)
 
 
 def check_middleware(middleware: object) -> tuple[Middleware, ...]:

@@ -27,7 +27,7 @@ from redisaq.environment import Environment, current_environment, silence_within
 from redisaq.errors import ConnectionFailed, PayloadTooLarge, SettingsError
 from redisaq.logs import logger_for
 from redisaq.message import Message
-from redisaq.middleware import Outgoing
+from redisaq.middleware import Outgoing, Sending
 from redisaq.producing.sender import Sender
 from redisaq.settings import check_count, check_name, check_payloads, check_plain, check_retention, check_seconds, check_str, check_text
 
@@ -98,7 +98,8 @@ class Producer:
                 connection that owes an answer and receives nothing for half of that (0.5 to 6 s) is dropped. The other half is left to
                 find out which messages arrived and to send the rest.
             serializer: turns a payload into str or bytes; default: JSON.
-            on_send: called with each message before it is serialized, for example to add headers. `enqueue` raises what it raises.
+            on_send: called with each message before it is serialized, for example to add headers. `enqueue` raises what it raises. See
+                `redisaq.middleware.Outgoing`.
             namespace: the first part of every key.
             debug: log from level DEBUG, to standard error if no logging is configured. Other producers are not affected.
             logger: where to log; default: "redisaq.producer".
@@ -252,6 +253,13 @@ class Producer:
         if dedup_id is not None:
             dedup_id = check_name("dedup_id", dedup_id)
             dedup_window = check_seconds("dedup_window", dedup_window)
+        if self._on_send is not None:
+            with Sending(self.topic, self._on_send, self._logger) as sending:
+                prepared = self._prepare(
+                    payload, sending, key=key, partition_key=partition_key, headers=headers, timeout=timeout, delayed=due is not None
+                )
+                sending.ids = await self._send([prepared], due, dedup_id, dedup_window)
+            return sending.ids[0]
         if key is None and partition_key is None and headers is None and timeout is None and due is None:
             prepared = self._prepare_plain(payload)
         else:
@@ -281,11 +289,15 @@ class Producer:
         """
         due = self._due(delay, at)
         several = check_payloads(payloads)
-        if key is None and partition_key is None and headers is None and timeout is None and due is None:
-            return await self._send(self._prepare_plain_ones(several), None)
         prepare = functools.partial(
             self._prepare, key=key, partition_key=partition_key, headers=headers, timeout=timeout, delayed=due is not None
         )
+        if self._on_send is not None:
+            with Sending(self.topic, self._on_send, self._logger) as sending:
+                sending.ids = ids = await self._send([prepare(payload, sending) for payload in several], due)
+            return ids
+        if key is None and partition_key is None and headers is None and timeout is None and due is None:
+            return await self._send(self._prepare_plain_ones(several), None)
         return await self._send([prepare(payload) for payload in several], due)
 
     async def request_partition_increase(self, partitions: int) -> int:
@@ -330,8 +342,6 @@ class Producer:
 
     def _prepare_plain(self, payload: object) -> tuple[str | None, list[bytes]]:
         """Do the same as `_prepare` in half the time, for a message without extras, as most are."""
-        if self._on_send is not None:
-            return self._prepare(payload, key=None, partition_key=None, headers=None, timeout=None, delayed=False)
         if isinstance(payload, Message):
             return self._prepare(cast("object", payload), key=None, partition_key=None, headers=None, timeout=None, delayed=False)
         data = serialize(payload, self._serializer)
@@ -341,7 +351,7 @@ class Producer:
 
     def _prepare_plain_ones(self, payloads: Sequence[object]) -> list[tuple[str | None, list[bytes]]]:
         """Do the same as `_prepare_plain` for each payload, without a Python call for each if none needs special treatment."""
-        if self._serializer is None and self._on_send is None and not any(map(_is_special, set(map(type, payloads)))):
+        if self._serializer is None and not any(map(_is_special, set(map(type, payloads)))):
             with contextlib.suppress(*NOT_SERIALIZED):  # the loop below refuses the one that cannot be serialized
                 datas = list(map(encode_json, payloads))
                 if not datas or max(map(len, datas)) <= self._max_payload:
@@ -352,6 +362,7 @@ class Producer:
     def _prepare(
         self,
         payload: object,
+        sending: Sending | None = None,
         *,
         key: str | None,
         partition_key: str | None,
@@ -372,12 +383,19 @@ class Producer:
             timeout = timeout if timeout is not None else message.timeout
         if key is None and partition_key is not None:
             key = key_of(payload, check_str("partition_key", partition_key))
-        headers = self._show(payload, key, headers)
+        if sending is not None:
+            headers = sending.show(payload, key, headers)
         data = serialize(payload, self._serializer)
         if len(data) > self._max_payload:
             raise PayloadTooLarge(len(data), self._max_payload)
         if key is None and not headers and timeout is None and not delayed:
             return None, [b"d", data]
+        return key, self._fields(data, key=key, headers=headers, timeout=timeout, delayed=delayed)
+
+    def _fields(
+        self, data: bytes, *, key: str | None, headers: Mapping[str, str] | None, timeout: float | None, delayed: bool
+    ) -> list[bytes]:
+        """Return the fields of a message with extras, after its id."""
         if key is not None:
             key = check_text("key", key)
         if timeout is not None:
@@ -387,15 +405,7 @@ class Producer:
         size = sum(map(len, fields[1::2]))
         if size > self._max_payload:
             raise PayloadTooLarge(size, self._max_payload)
-        return key, fields
-
-    def _show(self, payload: object, key: str | None, headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        """Call `on_send` with a message, and return its headers."""
-        if self._on_send is None:
-            return headers
-        outgoing = Outgoing(self.topic, payload, key, dict(headers or {}))
-        self._on_send(outgoing)
-        return outgoing.headers
+        return fields
 
     async def _send(
         self,
