@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -145,45 +145,90 @@ class Admin:
             return await self._ask(lambda: self._broker.do(ReadTopics()))
 
     @in_one_loop
-    async def topic(self, topic: str) -> TopicInfo:
+    async def topic(self, topic: str, *, partitions: Iterable[int] | None = None) -> TopicInfo:
         """Return a topic's partitions, the number of messages in each, and the topic's groups.
 
+        Args:
+            topic: the topic.
+            partitions: the numbers of the partitions to look at; None: all of them.
+
         Raises:
+            SettingsError: there is no such partition.
             TopicMissingError: the topic does not exist.
         """
         topic = check_name("topic", topic)
         with time_limit(self._timeout):
             state = await self._state(topic)
-            views = await self._ask(lambda: self._broker.do_each([ViewStream(topic, number) for number in range(state.partitions)]))
+            numbers = _numbers(partitions, state.partitions)
+            views = await self._ask(lambda: self._broker.do_each([ViewStream(topic, number) for number in numbers]))
         return TopicInfo(
             topic,
             state.generation,
-            tuple(StreamInfo(number, view.length, view.delayed) for number, view in enumerate(views)),
+            tuple(StreamInfo(number, view.length, view.delayed, view.added) for number, view in zip(numbers, views, strict=True)),
             tuple(sorted({name for view in views for name in view.groups})),
+            state.partitions,
+            state.acked,
         )
 
     @in_one_loop
-    async def group(self, topic: str, group: str) -> GroupInfo:
+    async def group(self, topic: str, group: str, *, partitions: Iterable[int] | None = None) -> GroupInfo:
         """Return the state of a group: its members, and its counts for each partition. Each partition is read in one atomic step.
 
+        Args:
+            topic: the topic.
+            group: the group.
+            partitions: the numbers of the partitions to look at; None: all of them.
+
         Raises:
-            TopicMissingError: the topic does not exist, or has no such group.
+            SettingsError: there is no such partition.
+            TopicMissingError: the topic does not exist, or has no such group; or it has no member, and is in none of `partitions`.
         """
+        asked = None if partitions is None else list(partitions)
         with time_limit(self._timeout):
-            name, view, partitions = await self._look(topic, group)
+            name, view, found = await self._look(topic, group, asked)
         members: list[MemberInfo] = []
         lease: Mapping[int, str] = {}
         if view.document is not None:
             lease = view.document.lease
+            owned: dict[str, list[int]] = {}
+            for number, owner in sorted(lease.items()):
+                owned.setdefault(owner, []).append(number)
             for member, entry in sorted(view.document.members.items()):
                 for incarnation in (entry.incarnation, *entry.successors):
                     expiry = view.members.get(incarnation)
                     left = None if expiry is None else (expiry - view.now) / 1_000_000
-                    owned = tuple(sorted(number for number, owner in lease.items() if owner == incarnation))
-                    members.append(MemberInfo(member, incarnation, left, owned, waiting=incarnation != entry.incarnation))
+                    owns = tuple(owned.get(incarnation, ()))
+                    members.append(MemberInfo(member, incarnation, left, owns, waiting=incarnation != entry.incarnation))
         names = {member.incarnation: member.name for member in members}
-        infos = [_partition_info(number, one, lease.get(number, ""), names) for number, one in enumerate(partitions)]
-        return GroupInfo(name.topic, name.group, view.paused, tuple(members), tuple(infos), view.alone, view.lapsed)
+        infos = [
+            _partition_info(number, one, lease.get(number, ""), names)
+            for number, one in zip(range(len(found)) if asked is None else asked, found, strict=True)
+        ]
+        return GroupInfo(
+            name.topic,
+            name.group,
+            view.paused,
+            tuple(members),
+            tuple(infos),
+            view.alone,
+            view.lapsed,
+            view.idle,
+            _moment(view.now),
+        )
+
+    @in_one_loop
+    async def partitions(self, topic: str, group: str, partitions: Iterable[int]) -> list[PartitionInfo]:
+        """Return a group's counts for some partitions, and nothing else: this is for topics with thousands of partitions.
+
+        The owner of a partition is the incarnation that holds its token, and has no name; see `group` for the members. `deliveries` is
+        empty. A partition that does not exist is empty, and so are those of a group that does not exist.
+        """
+        name = _name(topic, group)
+        numbers = [check_count("a partition's number", number, least=0) for number in partitions]
+        with time_limit(self._timeout):
+            steps = [ViewPartition(name, number, deliveries=False) for number in numbers]
+            views = await self._ask(lambda: self._broker.do_each(steps))
+        return [_partition_info(number, view, view.holder, {}) for number, view in zip(numbers, views, strict=True)]
 
     # -- dead letters --------------------------------------------------------------------------------------------------------------
 
@@ -403,15 +448,18 @@ class Admin:
             raise TopicMissingError(f"there is no topic {topic}")
         return state
 
-    async def _look(self, topic: str, group: str) -> tuple[GroupName, GroupView, list[PartitionView]]:
+    async def _look(
+        self, topic: str, group: str, partitions: Iterable[int] | None = None
+    ) -> tuple[GroupName, GroupView, list[PartitionView]]:
         name = _name(topic, group)
         state = await self._state(topic)
-        partitions = await self._ask(lambda: self._broker.do_each([ViewPartition(name, number) for number in range(state.partitions)]))
+        numbers = _numbers(partitions, state.partitions)
+        found = await self._ask(lambda: self._broker.do_each([ViewPartition(name, number) for number in numbers]))
         view = await self._ask(lambda: self._broker.do(ViewGroup(name)))
         known = view.paused or view.members or view.document is not None
-        if not known and not any(partition.there for partition in partitions):
+        if not known and not any(partition.there for partition in found):
             raise TopicMissingError(f"topic {topic} has no group {group}")
-        return name, view, partitions
+        return name, view, found
 
     async def _dead_page(self, name: GroupName, partition: int, after: bytes, count: int) -> list[DeadLetterEntry]:
         return await self._ask(lambda: self._broker.do(ReadDead(name, partition, after=after, count=count)))
@@ -484,6 +532,20 @@ def _name(topic: str, group: str) -> GroupName:
     return GroupName(check_name("topic", topic), check_name("group_name", group))
 
 
+def _numbers(partitions: Iterable[int] | None, count: int) -> Sequence[int]:
+    """Return the partitions that are meant, of so many."""
+    if partitions is None:
+        return range(count)
+    numbers = [check_count("a partition's number", number, least=0) for number in partitions]
+    if any(number >= count for number in numbers):
+        raise SettingsError(f"there is no partition {max(numbers)}: the topic has {count}")
+    return numbers
+
+
+def _moment(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC)
+
+
 def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping[str, str]) -> PartitionInfo:
     return PartitionInfo(
         partition=number,
@@ -499,7 +561,19 @@ def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping
         last_delivered=view.last_delivered.decode(),
         deliveries=view.deliveries,
         lost=view.lost,
+        added=view.added,
+        died=view.died,
+        redriven=view.redriven,
+        moves=view.moves,
+        oldest_unread=_age(view.oldest_unread, view.now),
+        oldest_pending=_age(view.oldest_pending, view.now),
+        retry_due=None if view.retry_due is None else (view.retry_due - view.now) / 1e6,
+        now=_moment(view.now),
     )
+
+
+def _age(milliseconds: int | None, now: int) -> float | None:
+    return None if milliseconds is None else max(0.0, now / 1e6 - milliseconds / 1e3)
 
 
 def _split(name: GroupName, ids: Iterable[str | DeadMessage]) -> tuple[set[str], dict[int, set[bytes]]]:

@@ -14,6 +14,9 @@ import msgspec
 from redisaq.core.codec import Deserializer, EntryDecoder
 from redisaq.core.records import FOREIGN, RAW, Body, Failure, Unreadable
 
+EPOCH = datetime.fromtimestamp(0, UTC)
+"""Of what no server has said when it was read."""
+
 
 class StreamInfo(msgspec.Struct, frozen=True):
     """A partition of a topic, without its groups.
@@ -22,11 +25,13 @@ class StreamInfo(msgspec.Struct, frozen=True):
         partition: the partition's number.
         length: entries in its stream, including finished ones until they are trimmed.
         delayed: messages that are not in the stream yet.
+        added: entries that were ever added to the stream. It falls only if the stream is lost.
     """
 
     partition: int
     length: int
     delayed: int
+    added: int = 0
 
 
 class TopicInfo(msgspec.Struct, frozen=True):
@@ -35,14 +40,18 @@ class TopicInfo(msgspec.Struct, frozen=True):
     Attributes:
         topic: the topic's name.
         generation: how often it has grown.
-        partitions: its partitions, in order.
-        groups: the names of its groups, sorted.
+        partitions: its partitions, in order; or those that were asked for.
+        groups: the names of its groups, sorted; or of the groups in the partitions that were asked for.
+        partition_count: how many partitions it has.
+        acked: whether it is trimmed of what every group has finished (`retention="acked"`).
     """
 
     topic: str
     generation: int
     partitions: tuple[StreamInfo, ...]
     groups: tuple[str, ...]
+    partition_count: int = 0
+    acked: bool = False
 
     @property
     def length(self) -> int:
@@ -90,6 +99,14 @@ class PartitionInfo(msgspec.Struct, frozen=True):
         last_delivered: the id of the last entry that was delivered to the group; "0-0" before the first.
         deliveries: the number of pending entries for each delivery count, among the 1,000 oldest.
         lost: entries that were trimmed before the group had finished them, as far as its members have noticed.
+        added: entries that were ever added to the stream, regardless of the group. It falls only if the stream is lost.
+        died: messages that ever became dead letters here. It falls only if the dead letters are lost.
+        redriven: dead letters that were ever redriven here.
+        moves: how often `seek` has moved the group here, since it had its first owner.
+        oldest_unread: the age in seconds of the oldest entry that was never delivered to the group; None if there is none.
+        oldest_pending: the age in seconds of the oldest entry that was delivered and not settled; None if there is none.
+        retry_due: seconds until the next retry is due, negative if it is overdue; None if there is none.
+        now: the server's time when this was read.
     """
 
     partition: int
@@ -105,11 +122,25 @@ class PartitionInfo(msgspec.Struct, frozen=True):
     last_delivered: str
     deliveries: Mapping[int, int]
     lost: int = 0
+    added: int = 0
+    died: int = 0
+    redriven: int = 0
+    moves: int = 0
+    oldest_unread: float | None = None
+    oldest_pending: float | None = None
+    retry_due: float | None = None
+    now: datetime = EPOCH
 
     @property
     def max_deliveries(self) -> int:
         """The highest delivery count in `deliveries`; 0 if it is empty."""
         return max(self.deliveries, default=0)
+
+    @property
+    def oldest(self) -> float | None:
+        """The age in seconds of the oldest entry that is not settled, without retries; None if there is none."""
+        ages = [age for age in (self.oldest_unread, self.oldest_pending) if age is not None]
+        return max(ages, default=None)
 
 
 class GroupInfo(msgspec.Struct, frozen=True):
@@ -120,9 +151,11 @@ class GroupInfo(msgspec.Struct, frozen=True):
         group: the group's name.
         paused: whether the group is paused.
         members: its members, sorted by name.
-        partitions: its partitions, in order.
+        partitions: its partitions, in order; or those that were asked for.
         alone: seconds since it last had a member; 0 while it has one, or if this is not known.
         lapsed: whether it has had no member for so long that `retention="acked"` no longer keeps entries for it.
+        retention_idle: seconds without a member after which it has `lapsed`; None without `retention="acked"`.
+        now: the server's time when its members were read.
     """
 
     topic: str
@@ -132,6 +165,8 @@ class GroupInfo(msgspec.Struct, frozen=True):
     partitions: tuple[PartitionInfo, ...]
     alone: float = 0.0
     lapsed: bool = False
+    retention_idle: float | None = None
+    now: datetime = EPOCH
 
     @property
     def unread(self) -> int:

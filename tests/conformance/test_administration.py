@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.administration import (
@@ -24,6 +25,7 @@ from redisaq.brokers.steps.administration import (
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Install, SetDeliveries
 from redisaq.brokers.steps.producing import AppendOnce, Delayed, delay
+from redisaq.brokers.steps.retrying import Purge, Redrive
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, MemberEntry
@@ -44,7 +46,16 @@ async def join(broker: Broker, group: GroupName, incarnation: str = "A", ttl: fl
 async def view(broker: Broker, group: GroupName, partition: int = 0) -> PartitionView:
     """Return how the group stands in one partition."""
     (found,) = await broker.do_each([ViewPartition(group, partition)])
-    return found
+    return timeless(found)
+
+
+def timeless(found: PartitionView) -> PartitionView:
+    """Return a view without the server's time, which is another one at the next look."""
+    return replace(found, now=0)
+
+
+def time_of(entry_id: bytes) -> int:
+    return int(entry_id.split(b"-")[0])
 
 
 async def once(broker: Broker, group: GroupName, partition: int, value: bytes) -> bytes | None:
@@ -74,7 +85,7 @@ async def test_streams(a: Broker, group: GroupName, owned: int) -> None:
     await make_groups(a, GroupName(group.topic, "audit"), [0], latest=False)
     assert await delay(a, group.topic, [Delayed(1, b"x", await now(a, group) + 60 * SECOND, [b"i", b"x"])]) == [True]
     assert await a.do_each([ViewStream(group.topic, 0), ViewStream(group.topic, 1), ViewStream(group.topic, 2)]) == [
-        StreamView(2, 0, ("audit", "billing")),
+        StreamView(2, 0, ("audit", "billing"), 2),
         StreamView(0, 1, ("billing",)),
         StreamView(0, 0, ("billing",)),
     ]
@@ -95,7 +106,7 @@ async def test_a_partition(a: Broker, group: GroupName, owned: int) -> None:
     entries = await delivered(a, group, owned, b"1", b"2", b"3", b"4", b"5")
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[1], "dead"))
     assert await a.do(SetDeliveries(group, 0, owned, {entries[4][0]: 7}))
-    await append(a, group.topic, 0, b"6", b"7")
+    unread, _ = await append(a, group.topic, 0, b"6", b"7")
     await delay(a, group.topic, [Delayed(0, b"x", await now(a, group) + 60 * SECOND, [b"i", b"x"])])
     assert await view(a, group) == PartitionView(
         there=True,
@@ -109,7 +120,44 @@ async def test_a_partition(a: Broker, group: GroupName, owned: int) -> None:
         holder="A",
         last_delivered=entries[4][0],
         deliveries={1: 2, 7: 1},
+        added=7,
+        died=1,
+        oldest_unread=time_of(unread),
+        oldest_pending=time_of(entries[2][0]),
+        retry_due=1,
     )
+
+
+async def test_what_was_ever_added_or_died_outlives_trimming_purging_and_redriving(
+    a: Broker, world: World, group: GroupName, owned: int
+) -> None:
+    """Rates are differences of these: in falls with nothing, and what is redriven is known apart from what is purged."""
+    entries = await delivered(a, group, owned, b"1", b"2", b"3")
+    await resolve(a, group, owned, *(resolution(entry, "dead") for entry in entries))
+    world.trim(group.topic, 0, 0)
+    assert await a.do(Redrive(group, 0, None, 1)) == 1
+    assert await a.do(Purge(group, 0, None)) == 2
+    found = await view(a, group)
+    assert (found.added, found.died, found.redriven, found.dead, found.retry, found.length) == (3, 3, 1, 0, 1, 0)
+    assert (await a.do_each([ViewStream(group.topic, 0)]))[0].added == 3
+    assert found.retry_due is not None
+    assert found.oldest_unread is None
+
+
+async def test_a_view_tells_that_the_group_was_moved(a: Broker, group: GroupName, owned: int) -> None:
+    """What a seek passes over was not handled."""
+    del owned
+    await append(a, group.topic, 0, b"1", b"2")
+    await a.do(Seek(group, 0, END))
+    await a.do(Seek(group, 0, START))
+    await a.do(Seek(group, 1, START))  # nobody has ever owned it
+    assert ((await view(a, group)).moves, (await view(a, group, 1)).moves) == (2, 0)
+
+
+async def test_a_cheaper_view_counts_no_deliveries(a: Broker, group: GroupName, owned: int) -> None:
+    await delivered(a, group, owned, b"1", b"2")
+    (found,) = await a.do_each([ViewPartition(group, 0, deliveries=False)])
+    assert timeless(found) == replace(await view(a, group), deliveries={})
 
 
 async def test_unread_are_counted_without_what_is_gone(a: Broker, world: World, group: GroupName, owned: int) -> None:
@@ -268,10 +316,7 @@ async def test_a_topic_is_dropped_whole_and_no_other(a: Broker, group: GroupName
         await join(a, GroupName(topic, "billing"))
         assert (await a.do(Install(GroupName(topic, "billing"), 1, owned, "A", foreign=True))).done
         await append(a, topic, 1, b"1")
-    kept = {
-        topic: await a.do_each([ViewPartition(GroupName(topic, "billing"), 0), ViewPartition(GroupName(topic, "billing"), 1)])
-        for topic in others
-    }
+    kept = {topic: [await view(a, GroupName(topic, "billing"), number) for number in (0, 1)] for topic in others}
     entries = await delivered(a, group, owned, b"1", b"2", b"3")
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[1], "dead"))
     await delay(a, group.topic, [Delayed(0, b"x", await now(a, group) + 60 * SECOND, [b"i", b"x"])])
@@ -293,9 +338,7 @@ async def test_a_topic_is_dropped_whole_and_no_other(a: Broker, group: GroupName
         await bell.wait()
     await bell.close()
     for topic in others:
-        assert (
-            await a.do_each([ViewPartition(GroupName(topic, "billing"), 0), ViewPartition(GroupName(topic, "billing"), 1)]) == kept[topic]
-        )
+        assert [await view(a, GroupName(topic, "billing"), number) for number in (0, 1)] == kept[topic]
         assert (await a.do(ViewGroup(GroupName(topic, "billing")))).live == ("A",)
     for topic in others:
         await a.do(DropTopic(topic))
@@ -309,7 +352,7 @@ async def test_a_glob_in_a_topics_name_matches_itself_alone(a: Broker) -> None:
         await append(a, topic, 0, b"1")
     await a.do(DropTopic("a*[b]\\?"))
     assert await a.do(ReadTopics()) == ["axb"]
-    assert await a.do_each([ViewStream("axb", 0)]) == [StreamView(1, 0, ())]
+    assert await a.do_each([ViewStream("axb", 0)]) == [StreamView(1, 0, (), 1)]
     assert await a.do_each([ViewStream("a*[b]\\?", 0)]) == [StreamView(0, 0, ())]
 
 

@@ -134,6 +134,36 @@ async def test_a_group(admin: Admin, bench: Bench, member: str) -> None:
     assert (info.unread, info.pending, info.retry, info.dead, info.delayed) == (4, 0, 0, 0, 0)
 
 
+async def test_looking_at_some_partitions(admin: Admin, bench: Bench, member: str) -> None:
+    await bench.produce(5)
+    topic = await admin.topic("orders", partitions=[1])
+    assert ([one.partition for one in topic.partitions], topic.partition_count, topic.groups) == ([1], 2, ("billing",))
+    assert sum(one.added for one in (await admin.topic("orders")).partitions) == 5
+    group = await admin.group("orders", "billing", partitions=[1])
+    assert [(one.partition, one.owner_name) for one in group.partitions] == [(1, "one")]
+    members_only = await admin.group("orders", "billing", partitions=())
+    assert (members_only.partitions, len(members_only.members)) == ((), 2)
+    (first, second) = await admin.partitions("orders", "billing", [1, 0])
+    assert (first.partition, second.partition, first.added + second.added) == (1, 0, 5)
+    with pytest.raises(SettingsError, match="no partition 2"):
+        await admin.group("orders", "billing", partitions=[2])
+    del member
+
+
+async def test_ages_are_by_the_clock_of_the_server(admin: Admin, bench: Bench) -> None:
+    (before,) = await bench.produce(1, partitions=1)
+    assert before
+    await bench.drain(failing=(0,))
+    await bench.produce(1, partitions=1, start=1)
+    info = await admin.group("orders", "billing")
+    (partition,) = info.partitions
+    assert (partition.died, partition.added, partition.oldest_pending, partition.retry_due) == (1, 2, None, None)
+    assert partition.oldest_unread is not None
+    assert 0 <= partition.oldest_unread < 60
+    assert partition.oldest == partition.oldest_unread
+    assert partition.now <= info.now
+
+
 async def test_a_group_at_work(admin: Admin, bench: Bench) -> None:
     """One handler runs; the answer tells whose it is."""
     await bench.produce(3, partitions=1)

@@ -34,7 +34,7 @@ from redisaq.core.retention import IDLE
 def view_stream(store: MemoryStore, step: ViewStream) -> StreamView:
     """Return what the partition holds."""
     stream = store.streams.get(step.place, Stream())
-    return StreamView(len(stream), len(store.delayed.get(step.place, ())), tuple(sorted(stream.groups)))
+    return StreamView(len(stream), len(store.delayed.get(step.place, ())), tuple(sorted(stream.groups)), stream.added)
 
 
 @does(ViewGroup)
@@ -46,8 +46,9 @@ def view_group(store: MemoryStore, step: ViewGroup) -> GroupView:
     since = retention.alone_from(store, group)
     alone = (store.now() - since) / 1e6 if since else 0.0
     topic = store.topics.get(group.topic)
-    lapsed = topic is not None and topic.acked and alone >= store.idle.get(group.topic, IDLE)
-    return GroupView(store.now(), found.paused, dict(found.members), document, alone, lapsed)
+    idle = store.idle.get(group.topic, IDLE) if topic is not None and topic.acked else None
+    lapsed = idle is not None and alone >= idle
+    return GroupView(store.now(), found.paused, dict(found.members), document, alone, lapsed, idle)
 
 
 @does(ViewPartition)
@@ -58,10 +59,12 @@ def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
     found, lease = stream.groups.get(group.group), store.lease(group, partition)
     cursor = found or GroupCursor(START)
     shelf = store.shelves.get((group, partition)) or Shelf()
+    unread = stream.after(cursor.last_delivered, len(stream))
+    seen = sorted(cursor.pending)[: LOOKED_AT if step.deliveries else 0]
     return PartitionView(
         there=bool(found is not None or shelf.retry or len(shelf.dead) or lease.token),
         length=len(stream),
-        unread=len(stream.after(cursor.last_delivered, len(stream))),
+        unread=len(unread),
         pending=len(cursor.pending),
         retry=len(shelf.retry),
         dead=len(shelf.dead),
@@ -69,8 +72,16 @@ def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
         token=lease.token,
         holder=lease.holder,
         last_delivered=format_id(cursor.last_delivered),
-        deliveries=dict(sorted(Counter([cursor.pending[entry_id] for entry_id in sorted(cursor.pending)[:LOOKED_AT]]).items())),
+        deliveries=dict(sorted(Counter([cursor.pending[entry_id] for entry_id in seen]).items())),
         lost=lease.lost,
+        added=stream.added,
+        died=shelf.dead.added,
+        redriven=shelf.again,
+        moves=lease.moves,
+        oldest_unread=unread[0][0][0] if unread else None,
+        oldest_pending=min(cursor.pending)[0] if cursor.pending else None,
+        retry_due=min((due for due, _ in shelf.retry.values()), default=None),
+        now=store.now(),
     )
 
 
@@ -93,6 +104,8 @@ def seek(store: MemoryStore, step: Seek) -> None:
     retry = store.shelf(step.group, step.partition).retry
     for retried in [one for one in retry if parse_id(one) > wanted and stream.fields(parse_id(one)) is not None]:
         del retry[retried]
+    if (lease := store.leases.get((step.group, step.partition))) is not None:
+        lease.moves += 1  # moved entries were not handled
     cursor.last_delivered, cursor.lost = wanted, 0  # entries missing at the new position are no loss
 
 

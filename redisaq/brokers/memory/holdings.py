@@ -28,12 +28,14 @@ class Lease:
         holder: the incarnation that installed it, "" once released.
         readers: connections that may still deliver entries, oldest first.
         lost: how many entries trimming took from the group, as far as members have noticed.
+        moves: how often a Seek moved the group, while there was a token.
     """
 
     token: int = 0
     holder: str = ""
     readers: list[ReaderMark] = field(default_factory=list[ReaderMark])
     lost: int = 0
+    moves: int = 0
 
     def install(self, token: int, incarnation: str, *, foreign: bool) -> Installed:
         """Install the token if rule T2 allows it, and return what is current then."""

@@ -24,11 +24,13 @@ class Shelf:
         retry: entry id -> when it is due, and its encoded body.
         dead: the dead letters.
         redriven: the due time of the last redriven message: the next ones come after it.
+        again: how many dead letters were put back into `retry`.
     """
 
     retry: dict[bytes, tuple[int, bytes]] = field(default_factory=dict[bytes, tuple[int, bytes]])
     dead: Stream = field(default_factory=Stream)
     redriven: int = 0
+    again: int = 0
 
     def take(self, resolution: Resolution) -> bool:
         """Remove a message from `retry` if its life and attempt match (S1), and if the resolution changes anything."""
@@ -84,6 +86,7 @@ class Shelf:
         self.dead.delete(dead_id for dead_id, _ in found)
         for _, body in found:
             due += 1
+            self.again += body.entry_id not in self.retry
             self.retry.setdefault(body.entry_id, (due, encode_retry(body)))
             self.redriven = due
         return len(found)

@@ -56,6 +56,11 @@ class Stream:
     _ids: list[EntryId] = field(default_factory=list[EntryId])
     _fields: dict[EntryId, tuple[bytes, ...]] = field(default_factory=dict[EntryId, tuple[bytes, ...]])
 
+    @property
+    def added(self) -> int:
+        """How many entries were ever added."""
+        return self.removed + len(self._ids)
+
     def __len__(self) -> int:
         """Return how many entries are there."""
         return len(self._ids)

@@ -24,6 +24,7 @@ from redisaq.brokers.steps.administration import (
     ViewPartition,
     ViewStream,
 )
+from redisaq.core.entry_ids import parse_id
 from redisaq.core.membership import read_document
 from redisaq.core.records import MOST_NUMBER, text_or_none, time_of, whole
 from redisaq.core.retention import IDLE, alone_since
@@ -40,8 +41,8 @@ def view_stream(step: ViewStream, keys: Keys) -> Asked[StreamView]:
 
 
 def _stream_view(reply: Reply) -> StreamView:
-    length, delayed, names = reply
-    return StreamView(length, delayed, tuple(sorted(name.decode("utf-8", "backslashreplace") for name in names)))
+    length, delayed, names, added = reply
+    return StreamView(length, delayed, tuple(sorted(name.decode("utf-8", "backslashreplace") for name in names)), added)
 
 
 @command(ViewGroup)
@@ -56,6 +57,7 @@ def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
             if (incarnation := text_or_none(member)) is not None:
                 expiries[incarnation] = (time_of(expiry) or MOST_NUMBER) * 1000
         idle_ms = kept_number(group.meta, "retention_idle", idle)
+        idle = IDLE if idle_ms is None else idle_ms / 1000
         since = alone_since(now=int(now), last_expiry=max(expiries.values(), default=0), changed=(whole(changed) or 0) * 1000)
         alone = max(0.0, (int(now) - since) / 1e6) if since else 0.0
         return GroupView(
@@ -64,7 +66,8 @@ def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
             members=expiries,
             document=read_document(document),
             alone=alone,
-            lapsed=retention == b"acked" and alone >= (IDLE if idle_ms is None else idle_ms / 1000),
+            lapsed=retention == b"acked" and alone >= idle,
+            idle=idle if retention == b"acked" else None,
         )
 
     return VIEW_GROUP(group.members, group.state, group.meta, step.group.group), answer
@@ -75,11 +78,12 @@ def view_partition(step: ViewPartition, keys: Keys) -> Asked[PartitionView]:
     """Return what the partition holds for the group."""
     share = keys.of_partition(step.group, step.partition)
     names = (share.stream, share.lease, share.retry, share.delayed, share.dead)
-    return VIEW_PARTITION(*names, step.group.group, LOOKED_AT), _partition_view
+    return VIEW_PARTITION(*names, step.group.group, LOOKED_AT if step.deliveries else 0), _partition_view
 
 
 def _partition_view(reply: Reply) -> PartitionView:
-    there, length, unread, pending, retry, dead, delayed, token, holder, last, counts, lost = reply
+    there, length, unread, pending, retry, dead, delayed, token, holder, last, counts, lost, *more = reply
+    added, died, again, moves, oldest, oldest_pending, retry_due, now = more
     return PartitionView(
         there=bool(there or retry or dead or token),
         length=length,
@@ -93,6 +97,14 @@ def _partition_view(reply: Reply) -> PartitionView:
         last_delivered=last,
         deliveries=dict(sorted(zip(counts[::2], counts[1::2], strict=True))),
         lost=whole(lost) or 0,
+        added=added,
+        died=died,
+        redriven=whole(again) or 0,
+        moves=whole(moves) or 0,
+        oldest_unread=None if oldest is None else parse_id(oldest)[0],
+        oldest_pending=None if oldest_pending is None else parse_id(oldest_pending)[0],
+        retry_due=time_of(retry_due),
+        now=int(now),
     )
 
 
@@ -107,7 +119,7 @@ def set_paused(step: SetPaused, keys: Keys) -> Asked[None]:
 def seek(step: Seek, keys: Keys) -> Asked[None]:
     """Continue delivery after the position."""
     share = keys.of_partition(step.group, step.partition)
-    return SEEK(share.stream, share.retry, share.retry_bodies, step.group.group, step.position), lambda _: None
+    return SEEK(share.stream, share.retry, share.retry_bodies, share.lease, step.group.group, step.position), lambda _: None
 
 
 @command(Disband)

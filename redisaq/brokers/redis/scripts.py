@@ -50,6 +50,7 @@ class Script:
 
 
 WHOLE = ("whole",)
+FACTS = ("facts",)
 
 HEARTBEAT = Script("heartbeat", keys=3, begins_with=WHOLE)
 COMMIT = Script("commit", keys=2, begins_with=WHOLE)
@@ -74,11 +75,11 @@ REDRIVE = Script("redrive", keys=4, begins_with=WHOLE)
 FIND = Script("find", keys=2)
 APPEND_ONCE = Script("append_once", keys=4)
 BACKLOG = Script("backlog", keys=1)
-VIEW_STREAM = Script("view_stream", keys=2)
+VIEW_STREAM = Script("view_stream", keys=2, begins_with=FACTS)
 VIEW_GROUP = Script("view_group", keys=3)
-VIEW_PARTITION = Script("view_partition", keys=5)
+VIEW_PARTITION = Script("view_partition", keys=5, begins_with=FACTS)
 PAUSE = Script("pause", keys=1)
-SEEK = Script("seek", keys=3)
+SEEK = Script("seek", keys=4, begins_with=WHOLE)
 DISBAND = Script("disband", keys=2)
 DROP_GROUP = Script("drop_group", keys=5)
 MAKE_GROUP = Script("make_group", keys=1)

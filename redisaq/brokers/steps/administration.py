@@ -47,11 +47,13 @@ class StreamView(msgspec.Struct, frozen=True):
         length: how many entries are in the stream.
         delayed: how many messages are not in it yet.
         groups: the groups in the stream, sorted.
+        added: how many entries were ever added to the stream.
     """
 
     length: int
     delayed: int
     groups: tuple[str, ...]
+    added: int = 0
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -64,6 +66,7 @@ class GroupView(msgspec.Struct, frozen=True):
         document: None if there is none.
         alone: seconds for which the group has had no member; 0 while it has one, or if that is not known.
         lapsed: it has had none for so long that it pins nothing under the topic's `retention="acked"`.
+        idle: seconds after which a group that has no member pins nothing; None without `retention="acked"`.
     """
 
     now: int
@@ -72,6 +75,7 @@ class GroupView(msgspec.Struct, frozen=True):
     document: Document | None
     alone: float = 0.0
     lapsed: bool = False
+    idle: float | None = None
 
     @property
     def live(self) -> tuple[str, ...]:
@@ -95,6 +99,14 @@ class PartitionView(msgspec.Struct, frozen=True):
         last_delivered: the id of the last delivered entry.
         deliveries: delivery count -> how many pending entries have it, among the oldest LOOKED_AT.
         lost: how many entries trimming took from the group before they were settled, as far as members have noticed.
+        added: how many entries were ever added to the stream, for all groups.
+        died: how many messages of the group ever became dead letters here.
+        redriven: how many dead letters were ever put back into `retry`.
+        moves: how many times a Seek moved the group here, after its first owner.
+        oldest_unread: when the oldest entry that was never delivered was enqueued, in milliseconds; None if there is none.
+        oldest_pending: the same for the oldest entry that is delivered and not settled.
+        retry_due: when the next retry is due, in microseconds; None if there is none.
+        now: the server's time.
     """
 
     there: bool
@@ -109,6 +121,14 @@ class PartitionView(msgspec.Struct, frozen=True):
     last_delivered: bytes
     deliveries: Mapping[int, int]
     lost: int = 0
+    added: int = 0
+    died: int = 0
+    redriven: int = 0
+    moves: int = 0
+    oldest_unread: int | None = None
+    oldest_pending: int | None = None
+    retry_due: int | None = None
+    now: int = 0
 
 
 class ViewStream(PartitionStep[StreamView], frozen=True):
@@ -122,9 +142,15 @@ class ViewGroup(GroupStep[GroupView], frozen=True):
 
 
 class ViewPartition(ShareStep[PartitionView], frozen=True):
-    """Return what the partition holds for the group."""
+    """Return what the partition holds for the group.
+
+    Attributes:
+        deliveries: False leaves `PartitionView.deliveries` empty, which is cheaper.
+    """
 
     name: ClassVar[str] = "view_partitions"
+
+    deliveries: bool = True
 
 
 class SetPaused(GroupStep[None], frozen=True):

@@ -2,6 +2,7 @@
 -- KEYS: dead, retry, bodies of retry, lease.
 -- ARGV: channel, then for each: its id in dead, its entry id, its new body.
 -- Answers: how many were there. Their due times grow, also past those of earlier calls (`redriven` in the lease), so the order is kept.
+--       `again` in the lease counts the messages that were put back into retry.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -15,12 +16,13 @@ redis.call('XDEL', KEYS[1], '0-0')
 redis.call('ZADD', KEYS[2], 'XX', 0, '')
 redis.call('HDEL', KEYS[3], '')
 redis.call('HDEL', KEYS[4], '')
-local redriven = 0
+local redriven, again = 0, 0
 for i = 2, #ARGV, 3 do
     if redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1] then
         due = due + 1
         redriven = redriven + 1
         if not redis.call('ZSCORE', KEYS[2], ARGV[i + 1]) then
+            again = again + 1
             redis.call('HSET', KEYS[3], ARGV[i + 1], ARGV[i + 2])
             redis.call('ZADD', KEYS[2], string.format('%.0f', due), ARGV[i + 1])
         end
@@ -28,7 +30,8 @@ for i = 2, #ARGV, 3 do
     end
 end
 if redriven > 0 then
-    redis.call('HSET', KEYS[4], 'redriven', string.format('%.0f', due))
+    again = again + (whole(redis.call('HGET', KEYS[4], 'again')) or 0)
+    redis.call('HSET', KEYS[4], 'redriven', string.format('%.0f', due), 'again', string.format('%.0f', again))
     redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: its failure must not fail the step
 end
 return redriven

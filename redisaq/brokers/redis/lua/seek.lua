@@ -1,8 +1,8 @@
 -- Sets a group's position.
--- KEYS: stream, retry, bodies of retry.
+-- KEYS: stream, retry, bodies of retry, lease.
 -- ARGV: group, position ('$': the end).
 -- Entries after the position that were delivered before become new again: they leave the pending entries and retry, unless they are no
--- longer in the stream.
+-- longer in the stream. `moves` in the lease counts the calls, once the partition has had an owner.
 
 local function after(id, other)
     local time, sequence = string.match(id, '^(%d+)%-(%d+)$')
@@ -35,6 +35,10 @@ redis.call('XACK', KEYS[1], ARGV[1], '0-0')
 redis.call('ZREM', KEYS[2], '')
 redis.call('HDEL', KEYS[3], '')
 redis.call('XRANGE', KEYS[1], '0-1', '0-1')
+local lease = redis.call('HMGET', KEYS[4], 'token', 'moves')
+if lease[1] then
+    redis.call('HSET', KEYS[4], 'token', lease[1]) -- changes nothing
+end
 local retries = redis.call('ZRANGE', KEYS[2], 0, -1)
 if not there then
     redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], position, 'MKSTREAM')
@@ -60,5 +64,8 @@ for _, id in ipairs(retries) do
         redis.call('ZREM', KEYS[2], id)
         redis.call('HDEL', KEYS[3], id)
     end
+end
+if lease[1] then -- moved entries were not handled
+    redis.call('HSET', KEYS[4], 'moves', string.format('%.0f', (whole(lease[2]) or 0) + 1))
 end
 return 1

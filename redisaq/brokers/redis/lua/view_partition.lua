@@ -3,17 +3,19 @@
 -- ARGV: group, how many pending entries to count deliveries of.
 -- Answers: 1 if the group is in the stream else 0, entries, how many of them were never delivered, how many are pending, how many are to
 --       be tried again, dead, delayed, token or nil, holder or nil, last delivered id, delivery counts (count, how many have it, count,
---       how many ...), how many entries trimming took from the group, or nil.
+--       how many ...), how many entries trimming took from the group, or nil, how many entries were ever added, how many messages ever died,
+--       how many were redriven, or nil, how often a seek moved the group, or nil, the ids of the oldest entry that was never delivered and
+--       of the oldest pending one, or nil, when the next retry is due in us, or nil, now in us (text: a Lua number would lose digits, M6).
 
-local lease = redis.call('HMGET', KEYS[2], 'token', 'holder', 'lost')
+local lease = redis.call('HMGET', KEYS[2], 'token', 'holder', 'lost', 'again', 'moves')
+local time = redis.call('TIME')
 local there, last, pending, lag, counts = 0, '0-0', 0, false, {}
 local length = redis.call('XLEN', KEYS[1])
+local added, died, oldest, oldest_pending = 0, 0, false, false
 if redis.call('EXISTS', KEYS[1]) == 1 then
+    added = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))['entries-added']
     for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-        local facts = {}
-        for i = 1, #row, 2 do
-            facts[row[i]] = row[i + 1]
-        end
+        local facts = facts_of(row)
         if facts.name == ARGV[1] then
             there, last, pending, lag = 1, facts['last-delivered-id'], facts.pending, facts.lag
         end
@@ -33,7 +35,14 @@ elseif not lag then -- after deletions, or a seek, the server does not know the 
         after = entries[500][1]
     end
 end
+if lag > 0 and length > 0 then
+    local first = redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', 1)[1]
+    oldest = first and first[1]
+end
 if pending > 0 then
+    oldest_pending = redis.call('XPENDING', KEYS[1], ARGV[1])[2]
+end
+if pending > 0 and tonumber(ARGV[2]) > 0 then
     local places = {}
     for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[2])) do
         local place = places[row[4]]
@@ -46,8 +55,12 @@ if pending > 0 then
         end
     end
 end
+if redis.call('EXISTS', KEYS[5]) == 1 then
+    died = facts_of(redis.call('XINFO', 'STREAM', KEYS[5]))['entries-added']
+end
 return {
     there, length, math.min(lag, length), pending, redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[5]),
     redis.call('ZCARD', KEYS[4]), lease[1], lease[2], last, counts,
-    lease[3],
+    lease[3], added, died, lease[4], lease[5], oldest, oldest_pending, redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or false,
+    time[1] .. string.format('%06d', time[2]),
 }
