@@ -23,6 +23,7 @@ from anyio.abc import TaskStatus
 
 from redisaq.admin import Admin
 from redisaq.brokers.access import RedisURL, Shared, text_of_url
+from redisaq.callables import both
 from redisaq.consumer import Consumer
 from redisaq.core.codec import Serializer
 from redisaq.error_groups import leaves_of
@@ -299,7 +300,15 @@ class App(Generic[S]):
         self._entered: AsyncExitStack | None = None
         self._state: Any = None
         self._given_state: tuple[Any] | None = None
+        self._observer: Callable[[Event], object] | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._starting: anyio.CancelScope | None = None  # of `serve`, while it enters the App
+        self._stopping = False
+
+    @property
+    def url(self) -> str:
+        """The URL that it connects to: the given one, otherwise the value of REDISAQ_URL, otherwise the default. It may hold a password."""
+        return self._consuming.url
 
     @property
     def state(self) -> S:
@@ -348,7 +357,7 @@ class App(Generic[S]):
             if not standing.agrees(payload_type, partitions, options):
                 raise SettingsError(f"topic {name!r} was declared before, with another payload type, size or options")
             return standing
-        given: dict[str, Any] = {**options, "on_send": _both(options.get("on_send"), self._on_send)}
+        given: dict[str, Any] = {**options, "on_send": both(options.get("on_send"), self._on_send)}
         link = self._producing_link(options.get("send_timeout", SEND_TIMEOUT))
         producer = Producer(name, cast("Any", link), init_partitions=partitions, namespace=self.namespace, **given)
         topic: Topic[Any] = Topic(self, name, payload_type, partitions, options=options, producer=producer)
@@ -361,7 +370,7 @@ class App(Generic[S]):
             **options,
             "batch_size": batch_size,
             "middleware": (*self._middleware, *check_middleware(options.get("middleware", ()))),
-            "on_event": _both(options.get("on_event"), self._on_event),
+            "on_event": both(self._observer, both(options.get("on_event"), self._on_event)),
         }
         link = cast("Any", self._consuming)
         kind = topic.payload_type
@@ -381,6 +390,19 @@ class App(Generic[S]):
             if (one.topic, one.group_name) == (subscription.topic, subscription.group_name):
                 raise SettingsError(f"the App has a consumer of group {one.group_name!r} of topic {one.topic.name!r} already")
         self._subscriptions.append(subscription)
+
+    def observe(self, on_event: Callable[[Event], object]) -> None:
+        """Also call `on_event` with every event of every consumer, before the functions that the App and the consumers were given.
+
+        It holds for consumers that are declared later, too. A run that has begun is not affected.
+
+        Raises:
+            SettingsError: it is not a plain function of one argument.
+        """
+        check_plain("on_event", on_event)
+        self._observer = both(on_event, self._observer)
+        for one in self._subscriptions:
+            one.consumer.observe(on_event)
 
     @contextlib.contextmanager
     def replace(self, *, url: RedisURL | None = None, state: object = ...) -> Generator[Self]:
@@ -461,16 +483,24 @@ class App(Generic[S]):
             ConnectionFailed: the first connection failed. Later ones are retried forever.
             ConsumerError: a consumer failed, which ended the others; the reason is its cause. A handler's exception never ends a consumer.
         """
-        if self._tasks is not None:
+        if self._tasks is not None or self._starting is not None:
             reason = "the App is serving already"
             raise RuntimeError(reason)
         if not self._subscriptions:
             raise SettingsError(
                 "the App has no consumer: declare one with @topic.consumer(group_name), or use `async with app:` to produce"
             )
+        self._stopping = False
         async with AsyncExitStack() as stack:
-            if self._entered is None:
-                await stack.enter_async_context(self)
+            try:
+                with anyio.CancelScope() as self._starting:
+                    if self._entered is None:
+                        await stack.enter_async_context(self)
+            finally:
+                self._starting = None
+            if self._stopping:
+                task_status.started()
+                return
             token = _serving.set(self)
             try:
                 await self._consume(task_status)
@@ -484,16 +514,26 @@ class App(Generic[S]):
             async with anyio.create_task_group() as self._tasks:
                 async with anyio.create_task_group() as starting:
                     for one in self._subscriptions:
-                        starting.start_soon(partial(self._tasks.start, one.run), name=f"redisaq {one.topic.name} {one.group_name}")
+                        starting.start_soon(partial(self._tasks.start, self._run, one), name=f"redisaq {one.topic.name} {one.group_name}")
                 task_status.started()
         finally:
             self._tasks = None
 
+    async def _run(self, one: Subscription[Any], *, task_status: TaskStatus[None]) -> None:
+        if self._stopping:
+            task_status.started()
+        else:
+            await one.run(task_status=task_status)
+
     async def stop(self) -> None:
         """Drain: start no new message, and let running handlers finish within their `drain_timeout`. Then `serve` and `stop` return.
 
-        Called from a handler, it only requests the stop and returns at once. If the App is not serving, it does nothing.
+        If `serve` is still entering the App, this cancels the entering, the lifespan included. Called from a handler, it only requests the
+        stop and returns at once. If the App is not serving, it does nothing.
         """
+        self._stopping = True
+        if self._starting is not None:
+            self._starting.cancel()
         if _serving.get() is self and self._tasks is not None:
             for one in self._subscriptions:
                 self._tasks.start_soon(one.consumer.stop, name="redisaq stop")
@@ -539,15 +579,3 @@ def raise_first(group: BaseExceptionGroup[BaseException]) -> None:
     if len(leaves) == 1:
         raise leaves[0]
     raise group
-
-
-def _both(first: Callable[[Any], object] | None, then: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
-    """Return a function that calls both. If one is None, return the other."""
-    if first is None or then is None:
-        return first or then
-
-    def call(argument: Any) -> None:  # noqa: ANN401 -- an event, or an outgoing message
-        first(argument)
-        then(argument)
-
-    return call

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any, cast
 
@@ -88,3 +89,15 @@ def unrun(result: object) -> str:
         if inspect.isgenerator(inner) or inspect.isasyncgen(inner):
             return "a context manager that nobody enters"
     return ""
+
+
+def both(first: Callable[[Any], object] | None, then: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
+    """Return a function that calls both. If one is None, return the other."""
+    if first is None or then is None:
+        return first or then
+
+    def call(argument: Any) -> None:  # noqa: ANN401 -- an event, or an outgoing message
+        first(argument)
+        then(argument)
+
+    return call

@@ -6,7 +6,8 @@ partition (or key), and each partition has one live owner. One `process`, `proce
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
@@ -17,6 +18,7 @@ from anyio.lowlevel import checkpoint
 from redisaq.actors.actor import Actor
 from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.steps.topics import make_or_grow
+from redisaq.callables import both
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.pulling import Messages, Offers
 from redisaq.consuming.runtime import ConsumerRuntime, Plan, for_pulling
@@ -26,6 +28,7 @@ from redisaq.describing import name_of, text_of
 from redisaq.environment import current_environment, silence_within, when_forked
 from redisaq.error_groups import leaves_of, split_off
 from redisaq.errors import ConsumerError
+from redisaq.events import Event
 from redisaq.logs import logger_for
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.settings import (
@@ -34,6 +37,7 @@ from redisaq.settings import (
     check_count,
     check_handler,
     check_name,
+    check_plain,
     check_seconds,
     consumer_settings,
     shows_options,
@@ -237,6 +241,24 @@ class Consumer(Generic[T]):
     def attach(self, actor: Actor[Any]) -> None:
         """Run an actor of yours beside the consumer's own. The next run starts it after them and stops it before them."""
         self._attached.append(actor)
+
+    def observe(self, on_event: Callable[[Event], object]) -> None:
+        """Also call `on_event` with every event from the next run on, before the function in the consumer's settings.
+
+        Raises:
+            SettingsError: it is not a plain function of one argument.
+        """
+        check_plain("on_event", on_event)
+        self._settings = replace(self._settings, on_event=both(on_event, self._settings.on_event))
+
+    @property
+    def consumer_name(self) -> str | None:
+        """The static name; None: it has none. A new one is used from the next run on."""
+        return self._settings.consumer_name
+
+    @consumer_name.setter
+    def consumer_name(self, name: str | None) -> None:
+        self._settings = replace(self._settings, consumer_name=name)
 
     @property
     def assignment(self) -> Mapping[int, int]:

@@ -77,6 +77,11 @@ class Shared:
             open_at(url, self._namespace, silence=self._silence, time=math.inf)  # only to check it
         self._url = url
 
+    @property
+    def url(self) -> str:
+        """The URL that the next opening uses; it may hold a password."""
+        return os.environ.get(URL_VARIABLE, DEFAULT_URL) if self._url is None else self._url
+
     def join(self, silence: float, time: float) -> None:
         """Let one more object use the broker: the shortest silence and the longest time apply to all.
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 import anyio
 import msgspec
 import pytest
+from anyio.lowlevel import checkpoint
 
 from redisaq import App, Consumer, Message, Producer, RetryPolicy, events
 from redisaq.errors import ConsumerError, SettingsError
@@ -336,6 +337,90 @@ def test_a_consumer_that_ends_ends_the_app(run: Run, request: pytest.FixtureRequ
         assert app.consumers[0].consumer.statistics().state == "stopped"
 
     run(main)
+
+
+def test_stopping_while_the_lifespan_begins_cancels_it(run: Run, request: pytest.FixtureRequest) -> None:
+    came = list[str]()
+
+    @asynccontextmanager
+    async def slow(_: App[None]) -> AsyncGenerator[None]:
+        came.append("begun")
+        try:
+            await anyio.sleep(1000)
+            yield
+        finally:
+            came.append("ended")
+
+    app = an_app(request, lifespan=slow)
+    app.topic("orders").consumer("billing")(nothing)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(app.serve)
+            await until(lambda: bool(came))
+            await app.stop()
+        assert anyio.current_time() < 900
+        with pytest.raises(RuntimeError):
+            _ = app.state
+
+    run(main)
+    assert came == ["begun", "ended"]
+
+
+def test_a_stop_while_consumers_start_is_not_lost(run: Run, request: pytest.FixtureRequest) -> None:
+    app = an_app(request)
+    for name in ("orders", "mails"):
+        app.topic(name).consumer("workers")(nothing)
+
+    async def main() -> None:
+        for turns in range(1, 16):
+            async with app:
+                with anyio.fail_after(60):
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(app.serve)
+                        for _ in range(turns):
+                            await checkpoint()
+                        await app.stop()
+
+    run(main)
+
+
+def test_observers_see_every_event_whatever_other_subscribers_raise(run: Run, request: pytest.FixtureRequest) -> None:
+    def fail(_: events.Event) -> None:
+        raise ValueError
+
+    seen = list[events.Event]()
+    app = an_app(request, on_event=fail)
+    app.topic("before").consumer("workers", on_event=fail)(nothing)
+    app.observe(seen.append)
+    app.topic("after").consumer("workers", on_event=fail)(nothing)
+    for one in app.consumers:
+        one.consumer.consumer_name = f"{one.topic.name}-1"
+    assert [one.consumer.consumer_name for one in app.consumers] == ["before-1", "after-1"]
+    with pytest.raises(SettingsError):
+        app.consumers[0].consumer.consumer_name = "{}"
+    with pytest.raises(SettingsError):
+        app.observe(cast("Any", lambda: None))
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(app.serve)
+            infos = [await app.admin.group(name, "workers") for name in ("before", "after")]
+            assert [[one.name for one in info.members] for info in infos] == [["before-1"], ["after-1"]]
+            await app.stop()
+
+    run(main)
+    joined = [event.topic for event in seen if isinstance(event, events.MemberJoined)]
+    assert sorted(joined) == ["after", "before"]
+
+
+def test_an_app_says_where_it_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App()
+    assert app.url == "redis://localhost:6379/0"
+    monkeypatch.setenv("REDISAQ_URL", "memory://there")
+    assert app.url == "memory://there"
+    with app.replace(url="memory://here"):
+        assert app.url == "memory://here"
 
 
 def test_a_handler_may_stop_the_app(run: Run, request: pytest.FixtureRequest) -> None:
