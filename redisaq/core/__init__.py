@@ -1,1 +1,1 @@
-"""Pure and sans-IO: every rule a person may want to check is a function here."""
+"""Pure decisions, without I/O: every rule that you may want to check is a function or a class here."""

@@ -1,10 +1,11 @@
-"""What is known of one enqueue, and what to do next (E1 to E7).
+"""What is known of one enqueue, and its next step (E1 to E7).
 
-`Enqueue.next(now)` returns the next step. Whoever drives it does the step and reports what came of it with an event. Nothing here waits,
-reads a clock, draws a random number or talks to a server, and no rule about enqueueing once is decided anywhere else.
+`Enqueue.next(now)` returns the next step. The caller takes the step and reports the result as an event. Nothing here waits, reads a clock,
+draws a random number or talks to a server, and no other module decides a rule about enqueueing once.
 
-An append is the one thing that redisaq must not simply repeat. When its connection breaks, nobody can tell whether the server has carried
-it out, or still will. So each message has a state that says what is *known* of it, and a message is only sent while it is `absent`:
+An append is the one operation that redisaq must not simply repeat. When its connection breaks, the client does not know whether the server
+has executed it, or still will. So each message has a state that says what is *known* of it, and a message is only sent while it is
+`absent`:
 
 =========  ===============================================================  ========================================================
 state      meaning                                                          how it is left
@@ -12,36 +13,37 @@ state      meaning                                                          how 
 absent     the server does not have it, and nothing on its way brings it    Send: it is uncertain before a byte is written
 uncertain  it is on its way, or was when its connection broke               an answer; or Kill, then Find (E1, E2)
 there      the server has it                                                -
-refused    the server will not have it, or it must not be sent again (C3)   -
-unknown    what could tell is gone, so it is never sent again (E2)          -
+refused    the server refuses it, or it must not be sent again (C3)         -
+unknown    the evidence is gone, so it is never sent again (E2)             -
 =========  ===============================================================  ========================================================
 
-The call ends when every message is in one of the last three states, or when its time is up. It is done if all are there; ambiguous if one
-is uncertain or unknown; and failed otherwise.
+The call ends when every message is in one of the last three states, or when its time is up. It is done if all are there, ambiguous if one
+is uncertain or unknown, and failed otherwise.
 
 How an uncertain message becomes certain
     1. Every connection that may still carry it is killed, and the server has confirmed that (E1).
-    2. The stream to which it was *sent* is searched, from an anchor on: an id that stood there before it was sent (E2, E6). Either it is
-       there; or it is absent, if the search reached back to the anchor or the stream ends at or before it (C5); or it is unknown.
-    3. The stream's last id, which the search returns too, is the anchor of the next try, even if it is lower than the one before (C5).
+    2. The stream to which it was *sent* is searched from an anchor on: an id that was in the stream before the message was sent (E2, E6).
+       Either the message is there; or it is absent, if the search reached back to the anchor or the stream ends at or before it (C5); or it
+       is unknown.
+    3. The stream's last id, which the search also returns, is the anchor of the next try, even if it is lower than the one before (C5).
 
-An anchor is an id that one *run* of the server named. A server that took over may give out ids below it. So if an append went to another
-run than the one its anchor is from, the anchor tells nothing, and the whole stream is searched.
+An anchor is an id from one *run* of the server. A server that took over may give out ids below it. So if an append went to another run than
+the one its anchor is from, the anchor proves nothing, and the whole stream is searched.
 
-Where a mark at the server makes a second try harmless (`repeatable`, E7), none of this is needed: the message is sent again to the same
+If a mark at the server makes a second try harmless (`repeatable`, E7), none of this is needed: the message is sent again to the same
 partition, where its mark is. It is then *loose*: an earlier try may still arrive, so only an answer makes it certain.
 
-Order. Each enqueue gets a number when it is first sent. One that has to send again holds up all later ones to the same partitions until it
-has done so (E4). If the topic has grown since, its keys may belong elsewhere by now, and it holds up everything later. Searching needs no
-turn: it changes nothing.
+Order. Each enqueue gets a number when it is first sent. An enqueue that has to send again blocks all later ones to the same partitions
+until it has done so (E4). If the topic has grown since, its keys may belong to other partitions now, so it blocks all later ones. Searching
+needs no turn, since it changes nothing.
 
-An enqueue itself is in one of five states. Each row is an event; the entry is the state that follows, and a dash is a mistake of the
-driver, which raises Misstep.
+The enqueue itself is in one of five states. Each row is an event; the cell is the next state, and a dash is a mistake of the caller, which
+raises Misstep.
 
 ========  ============  ======================  ====================  =======  ===================================================
 event     waiting       sending                 searching             missing  rules
 ========  ============  ======================  ====================  =======  ===================================================
-topic_is  waiting       -                       -                     waiting  E5; a message that was never sent is placed anew
+topic_is  waiting       -                       -                     waiting  E5; a message that was never sent is placed again
 room      waiting       -                       -                     -        before the first try only
 learnt    waiting       -                       -                     -        E2, E3: anchors are known before anything is sent
 killed    waiting       -                       searching, over       -        E1; over if the server does not permit it (T4)
@@ -49,14 +51,14 @@ sent      -             over, waiting, missing  -                     -        C
 found     -             -                       searching             -        E2, C3, C5: waiting once nothing is uncertain
 broke     waiting       searching, waiting      searching             missing  E1, C2, E7; waiting if nothing was written, or if it
                                                                                is repeatable
-paused    waiting       -                       searching             missing  E4, where it waited for an earlier enqueue
+paused    waiting       -                       searching             missing  E4, if it waited for an earlier enqueue
 give_up   over          over                    over                  over     its time is up, or the producer was closed
 leave     over          over                    over                  over     its caller was cancelled
 ========  ============  ======================  ====================  =======  ===================================================
 
-C1 to C3 and C5 are the rules for servers of a cluster and for servers that took over. On one server a part of them can already happen:
-a stream that comes back in the middle of a call (C3), a replica that never heard of an anchor (C5). C4 is to be a `killed` that was
-answered by another node.
+C1 to C3 and C5 are the rules for servers of a cluster and for servers that took over. Some of these cases already occur on one server: a
+stream that is created again in the middle of a call (C3), a replica that never received an anchor (C5). C4 will be a `killed` that another
+node answers.
 """
 
 from __future__ import annotations
@@ -82,27 +84,30 @@ Connection = tuple[int, str, str]
 """A connection's client id, its address as the server sees it, and the server's run (E1)."""
 
 Answer = bytes | RedisaqError | None
-"""What became of one message that was sent: its entry id (b"" if it has none yet, since it is delayed); None if its stream does not exist
-(E5); or why the server refused it. A refusal that is a ConnectionFailed passes: nothing was done, and it may be sent again (C1)."""
+"""The result for one message that was sent.
+
+It is the message's entry id (b"" if it has none yet, since it is delayed); None if its stream does not exist (E5); or why the server
+refused it. A refusal that is a ConnectionFailed passes: nothing was done, and the message may be sent again (C1).
+"""
 
 BEGINNING = b"0-0"
-"""Before every entry. A search from here is complete only if nothing was ever taken out of the stream."""
+"""The position before every entry. A search from here is complete only if nothing was ever removed from the stream."""
 
 FRESH = 0.5
-"""Seconds for which the known partition count is trusted: an increase reaches a running producer within this time."""
+"""Seconds for which the known partition count is trusted: a running producer notices an increase within this time."""
 
-TRIMMED = "the connection broke, and trimming has taken what would tell"
+TRIMMED = "the connection broke, and trimming has removed the evidence"
 FORBIDDEN = "the connection broke, and the server does not permit CLIENT KILL"
-CLOSED = "the producer was closed under the call"
-OVERTAKEN = "OVERTAKEN a later message of the call stands in partition {}, and an earlier one does not: the order would be lost"
+CLOSED = "the producer was closed during the call"
+OVERTAKEN = "OVERTAKEN partition {} has a later message of the call, and lacks an earlier one: sending that now would break the order"
 LATE = "there was no time left"
-HELD_UP = "an earlier call of this producer has still not been looked for: nothing was sent"
+HELD_UP = "the result of an earlier call of this producer is still unknown: nothing was sent"
 
 S = TypeVar("S")
 
 
 class Misstep(Exception):
-    """The driver reported an event that cannot happen in this state."""
+    """The caller reported an event that cannot happen in this state."""
 
 
 class Outgoing(msgspec.Struct, eq=False):
@@ -110,9 +115,9 @@ class Outgoing(msgspec.Struct, eq=False):
 
     Attributes:
         msg_id: its id.
-        key: what decides its partition; None: each partition in turn.
-        fields: of its entry.
-        partition: where it goes; -1 until it is placed. It stays there once it has been sent (E6).
+        key: decides its partition; None: each partition in turn.
+        fields: the fields of its entry.
+        partition: where it goes; -1 until it is placed. It keeps its partition once it has been sent (E6).
         known: what is known of it.
         entry: what the server answered for it.
         refusal: why it was refused.
@@ -137,21 +142,21 @@ class Pause(msgspec.Struct, frozen=True):
 
 
 class WaitForTurn(msgspec.Struct, frozen=True):
-    """Wait until `behind` no longer holds anything up (E4), but not longer than this enqueue has time; then `paused`."""
+    """Wait until `behind` blocks nothing any more (E4), but no longer than this enqueue has time; then `paused`."""
 
     behind: Enqueue
 
 
 class ReadTopic(msgspec.Struct, frozen=True):
-    """Read how many partitions there are, and see to it that the topic keeps what this producer needs (E3); then `topic_is`."""
+    """Read the partition count, and ensure that the topic keeps what this producer needs (E3); then `topic_is`."""
 
 
 class MakeTopic(msgspec.Struct, frozen=True):
-    """Make the streams that are missing (E5); then `topic_is`."""
+    """Make the missing streams (E5); then `topic_is`."""
 
 
 class WaitForRoom(msgspec.Struct, frozen=True):
-    """Wait until each partition has room for so many messages; then `room`, or `give_up` with QueueFull."""
+    """Wait until each partition has room for this many messages; then `room`, or `give_up` with QueueFull."""
 
     wanted: dict[int, int]
 
@@ -183,24 +188,24 @@ class Send(msgspec.Struct, frozen=True):
 
 
 Step = Pause | WaitForTurn | ReadTopic | MakeTopic | WaitForRoom | LearnAnchors | Kill | Find | Send
-"""After each of them comes the event that it names, or `broke`."""
+"""After each step comes the event that it names, or `broke`."""
 
 
 # -- the producer --------------------------------------------------------------------------------------------------------------------
 
 
 class Knowledge:
-    """What one producer knows: of its topic, of its streams' ends, and of the enqueues that still have to send something again.
+    """What one producer knows: its topic, the ends of its streams, and the enqueues that have to send something again.
 
     Attributes:
-        partitions: how many the topic has, 0 while nobody knows.
-        generation: how often it has grown.
-        anchors: partition -> an id that stood in its stream (E2), named by `run`.
-        run: the run of the server that named all of `anchors`.
-        unkilled: connections that broke and may still carry something (E1).
+        partitions: how many the topic has, 0 until that is known.
+        generation: how many times it has grown.
+        anchors: partition -> an id that was in its stream (E2), from `run`.
+        run: the run of the server that all `anchors` are from.
+        unkilled: broken connections that may still carry something (E1).
         forbidden: those that the server does not permit to kill.
-        calm_until: up to this time an enqueue may be sent without asking `next` first: nothing that it would ask for is missing.
-        number: of the last enqueue that was first sent.
+        calm_until: until this time an enqueue may be sent without calling `next` first, because `next` would request nothing.
+        number: the number of the last enqueue that was sent for the first time.
     """
 
     def __init__(self, topic: str, place: Callable[[str | None, int], int], send_timeout: float, *, limited: bool = False) -> None:
@@ -208,9 +213,9 @@ class Knowledge:
 
         Args:
             topic: its name, for errors.
-            place: returns the partition of a key, of so many partitions.
-            send_timeout: of the producer, seconds.
-            limited: its partitions only take so many messages: ask for room before each first try.
+            place: returns a key's partition, from the key and the partition count.
+            send_timeout: the producer's, in seconds.
+            limited: its partitions have a limit of messages: ask for room before each first try.
         """
         self.partitions = self.generation = 0
         self.anchors: dict[int, bytes] = {}
@@ -225,11 +230,11 @@ class Knowledge:
         self._anchor_age = anchor_age(send_timeout)
         self._acked = False
         self._fresh_until = self._anchors_until = -math.inf
-        self._lines: dict[int, list[Enqueue]] = {}  # partition -> who has to send there again, by number
+        self._lines: dict[int, list[Enqueue]] = {}  # partition -> the enqueues that have to send there again, by number
         self._outdated: list[Enqueue] = []  # those of them that were placed in another generation, by number
 
     def topic_is(self, generation: int, partitions: int, now: float, *, acked: bool) -> None:
-        """Note how the topic stands now; `acked`: what is acknowledged may be trimmed, so that anchors grow old (E3)."""
+        """Record the topic's state; `acked`: acknowledged entries may be trimmed, so anchors expire (E3)."""
         self.partitions, self._acked, self._fresh_until = partitions, acked, now + FRESH
         if generation != self.generation:
             self.generation = generation
@@ -238,13 +243,13 @@ class Knowledge:
         self.look()
 
     def look(self) -> None:
-        """Find out until when enqueues may be sent without asking."""
+        """Compute until when enqueues may be sent without calling `next`."""
         calm = not (self.limited or self._lines or self.unkilled) and 0 < self.partitions <= len(self.anchors)
         until = min(self._fresh_until, self._anchors_until) if self._acked else self._fresh_until
         self.calm_until = until if calm else -math.inf
 
     def named(self, anchors: Sequence[tuple[int, bytes]], run: str) -> None:
-        """Note anchors that this run of the server named; "": nobody can tell which run it was."""
+        """Record anchors from this run of the server; "" if it is not known which run it was."""
         if run != self.run or not run:
             self.anchors.clear()
             self.run, self.calm_until = run, -math.inf
@@ -252,31 +257,31 @@ class Knowledge:
             self.anchors.update(anchors)
 
     def connected_to(self, run: str) -> None:
-        """Note which run of the server is asked from now on: anchors that another one named are of no use there (E2)."""
+        """Record the run of the server that is asked from now on: anchors from another run are useless there (E2)."""
         if run and run != self.run:
             self.named((), run)
 
     def to_read(self, now: float) -> bool:
-        """Tell whether the topic has to be read again. Of many enqueues one does: the others go on with what was known."""
+        """Tell whether to read the topic again. Of several enqueues one does; the others use what was known."""
         if self.partitions and now < self._fresh_until:
             return False
         self._fresh_until = now + FRESH
         return True
 
     def to_learn(self, wanted: Iterable[int], now: float) -> list[int]:
-        """Return the partitions whose anchors have to be learnt (E2), or learnt again because all are too old (E3)."""
+        """Return the partitions whose anchors are to be learned (E2), or learned again because all are too old (E3)."""
         everywhere = range(self.partitions)
         if self._acked and now >= self._anchors_until:
-            self._anchors_until = now + self._anchor_age  # before asking: of many enqueues one asks
+            self._anchors_until = now + self._anchor_age  # set before asking, so that only one of several enqueues asks
             return sorted({*everywhere, *wanted})
         return [partition for partition in sorted({*everywhere, *wanted}) if partition not in self.anchors]
 
     def not_learnt(self) -> None:
-        """Nobody has been told: somebody has to ask again."""
+        """The anchors were not learned: another enqueue has to ask again."""
         self._anchors_until = -math.inf
 
     def line_up(self, enqueue: Enqueue, partitions: frozenset[int]) -> None:
-        """Let an enqueue hold up later ones to these partitions, and to no others (E4)."""
+        """Let an enqueue block later ones to these partitions, and to no others (E4)."""
         for partition in enqueue.holds - partitions:
             line = self._lines[partition]
             line.remove(enqueue)
@@ -293,7 +298,7 @@ class Knowledge:
             self.calm_until = -math.inf
 
     def blocker(self, enqueue: Enqueue, partitions: frozenset[int]) -> Enqueue | None:
-        """Return an earlier enqueue that has to send first (E4), the last of them; None if there is none."""
+        """Return the last earlier enqueue that has to send first (E4); None if there is none."""
         number = enqueue.number or math.inf
         for line in (self._outdated, *(self._lines[partition] for partition in partitions if partition in self._lines)):
             earlier = bisect_left(line, number, key=_number)
@@ -309,25 +314,25 @@ _number = attrgetter("number")
 
 
 class Enqueue:
-    """One call: its messages, and how far it has come; see the module.
+    """One call: its messages, and its state.
 
     Attributes:
-        knowledge: of the producer.
+        knowledge: the producer's.
         messages: in the order of the call.
         give_up_at: when its time is up.
-        state: see the module.
+        state: see the table above.
         error: once it is over, what the caller gets; None if all messages are there.
         cause: the last failure, None before the first.
-        number: in the order of first sending; 0 before.
-        generation: of the topic when its messages were placed.
-        holds: the partitions where it holds up later enqueues (E4).
+        number: its place in the order of first sending; 0 before.
+        generation: the topic's generation when its messages were placed.
+        holds: the partitions where it blocks later enqueues (E4).
     """
 
     def __init__(self, knowledge: Knowledge, messages: list[Outgoing], give_up_at: float, *, repeatable: bool = False) -> None:
-        """Begin.
+        """Begin with nothing sent.
 
         Args:
-            knowledge: of the producer.
+            knowledge: the producer's.
             messages: to be sent, in this order.
             give_up_at: when its time is up.
             repeatable: a mark at the server makes a second try harmless (E7).
@@ -342,25 +347,25 @@ class Enqueue:
         self.knowledge = knowledge
         self.give_up_at = give_up_at
         self._repeatable = repeatable
-        self._step: Step | None = None  # what is under way
+        self._step: Step | None = None  # the step under way
         self._failures = 0  # in a row
         self._pausing = False
         self._held_up = False
         self._has_room = not knowledge.limited
         self._anchors: dict[int, bytes] = {}  # as they were when the messages were sent
-        self._run = ""  # that named these
+        self._run = ""  # the run that they are from
         self._loose = False  # an earlier try may still arrive (E7)
-        self._carriers: dict[Connection, None] = {}  # may still bring what is uncertain (E1)
-        self._ambiguity = ""  # why something is unknown
+        self._carriers: dict[Connection, None] = {}  # connections that may still deliver uncertain messages (E1)
+        self._ambiguity = ""  # why a message is unknown
 
     def already_sent(self, number: int, generation: int, anchors: dict[int, bytes], run: str) -> None:
-        """Go on from here with messages that were sent without asking `next`, while all was calm; now comes `sent` or `broke`.
+        """Take over messages that were sent without calling `next` while all was calm; now comes `sent` or `broke`.
 
         Args:
             number: its place in the order of first sending.
-            generation: of the topic when the messages were placed.
+            generation: the topic's generation when the messages were placed.
             anchors: as they were before it was sent, at least those of its partitions.
-            run: that named the anchors.
+            run: the run that the anchors are from.
         """
         self.number, self.generation, self._anchors, self._run = number, generation, anchors, run
         self._sends(self.messages)
@@ -373,7 +378,7 @@ class Enqueue:
     # -- what to do ------------------------------------------------------------------------------------------------------------------
 
     def next(self, now: float) -> Step | None:
-        """Return what to do now; None: it is over."""
+        """Return the next step; None: it is over."""
         if self._step is not None:
             raise Misstep(f"{self._step} is under way")
         if now >= self.give_up_at:
@@ -390,10 +395,10 @@ class Enqueue:
         return self._step
 
     def _search(self, now: float) -> Step | None:
-        """Return how to find out what became of a try that broke (E1, E2), or what comes once that is certain; None: it is over."""
+        """Return the step that finds out what became of a broken try (E1, E2), or the step after that; None: it is over."""
         knowledge = self.knowledge
         uncertain = [message for message in self.messages if message.known == "uncertain"]
-        if uncertain and not knowledge.forbidden.isdisjoint(self._carriers):  # T4: it may come at any time
+        if uncertain and not knowledge.forbidden.isdisjoint(self._carriers):  # T4: it may arrive at any time
             self._ambiguity = FORBIDDEN
             for message in uncertain:
                 message.known = "unknown"
@@ -409,7 +414,7 @@ class Enqueue:
         return self._prepare(now)
 
     def _prepare(self, now: float) -> Step:
-        """Return what comes before a message may be sent, for everything that this producer sends; or what `_begin` returns."""
+        """Return the step that must come before any message of this producer is sent; or what `_begin` returns."""
         knowledge = self.knowledge
         if knowledge.to_read(now):
             return ReadTopic()
@@ -420,12 +425,12 @@ class Enqueue:
         self._held_up = behind is not None
         if behind is not None:  # E4
             return WaitForTurn(behind)
-        if knowledge.unkilled:  # E1: what an earlier call left must not arrive behind what is sent now
+        if knowledge.unkilled:  # E1: what an earlier call left must not arrive after what is sent now
             return Kill(list(knowledge.unkilled))
         return self._begin(todo, partitions, now)
 
     def _begin(self, todo: list[Outgoing], partitions: frozenset[int], now: float) -> Step:
-        """Return what the partitions of these messages lack, or Send."""
+        """Return the step that provides what these messages' partitions lack, or Send."""
         knowledge = self.knowledge
         if not self._has_room:
             return WaitForRoom(Counter([message.partition for message in todo]))
@@ -459,7 +464,7 @@ class Enqueue:
     # -- what came of it -------------------------------------------------------------------------------------------------------------
 
     def topic_is(self, generation: int, partitions: int, now: float, *, acked: bool) -> None:
-        """The topic is as this says, and its streams are there (E5); see `Knowledge.topic_is`."""
+        """The topic has this state, and its streams exist (E5); see `Knowledge.topic_is`."""
         self._ended(ReadTopic, MakeTopic)
         self.knowledge.topic_is(generation, partitions, now, acked=acked)
         self.state = "waiting"
@@ -483,7 +488,7 @@ class Enqueue:
             self.knowledge.forbidden.update(step.connections)
 
     def sent(self, answers: Sequence[Answer], run: str) -> None:
-        """This run of the server answered ("": nobody can tell which): for each message what became of it (C3, E5)."""
+        """This run of the server answered ("": it is not known which): the result for each message (C3, E5)."""
         step = self._ended(Send)
         self.state, missing = "waiting", set[int]()
         absent: Known = "uncertain" if self._loose else "absent"
@@ -503,22 +508,22 @@ class Enqueue:
                 self._ambiguity = f"an earlier try broke, and a later one was refused: {answer}"
         self._failures = self._failures + 1 if self._pausing else 0
         self.knowledge.named(ends, run)
-        for partition in missing:  # E5: it may begin again at a lower id
+        for partition in missing:  # E5: a new stream may begin at a lower id
             self.knowledge.anchors.pop(partition, None)
         self._settle(
-            "NOSTREAM the stream of partition {} was made while a call was appending to it: the order would be lost"
+            "NOSTREAM the stream of partition {} was made while a call was appending to it: sending the rest would break the order"
             if missing
             else OVERTAKEN
         )
 
     def found(self, present: Sequence[bytes | None], *, complete: bool, last: bytes, run: str) -> None:
-        """The search was answered.
+        """The server answered the search.
 
         Args:
             present: for each message its entry id, b"" if it is delayed, None if it is in neither place.
             complete: the stream reaches back to the anchor.
             last: the last id that the stream ever had (C5).
-            run: of the server that answered; "": nobody can tell.
+            run: the run of the server that answered; "": not known.
         """
         step = self._ended(Find)
         known = complete or parse_id(last) <= parse_id(step.anchor)
@@ -534,7 +539,7 @@ class Enqueue:
         """The step failed.
 
         Args:
-            error: with what. `maybe_executed` tells whether anything was written; only a message that was sent is uncertain then.
+            error: the failure. `maybe_executed` says whether anything was written; only a message that was sent is uncertain then.
             connections: all that broke and may still carry a part of what was sent (C2).
         """
         step, self._step = self._step, None
@@ -567,10 +572,10 @@ class Enqueue:
         self._ended(Pause, WaitForTurn)
 
     def give_up(self, reason: RedisaqError | str | None = None) -> None:
-        """End the call: its time is up, or `reason` says what else.
+        """End the call: its time is up, or `reason` says why else.
 
         Args:
-            reason: an error to raise if nothing is uncertain; or a text that says why nobody waits any longer.
+            reason: an error to raise if nothing is uncertain; or a text that says why the call ends.
         """
         self._step = None
         if self.state == "over":
@@ -593,7 +598,10 @@ class Enqueue:
     # -- how it ends -----------------------------------------------------------------------------------------------------------------
 
     def _settle(self, overtaken: str = OVERTAKEN) -> None:
-        """Refuse what a later message of the call has overtaken: sent again, it would stand behind that (C3). End when all is known."""
+        """Refuse messages that a later message of the call has overtaken, since sending them again would break the order (C3).
+
+        End when all is known.
+        """
         standing = set[int]()
         for message in reversed(self.messages):
             if message.known == "there" and message.entry:
@@ -605,13 +613,13 @@ class Enqueue:
         self._hold()
 
     def _hold(self) -> None:
-        """Hold up later enqueues to wherever something may have to be sent again, and no others (E4)."""
+        """Block later enqueues wherever something may have to be sent again, and only there (E4)."""
         holding = self.number and self.state in ("waiting", "searching", "missing")
         todo = [message.partition for message in self.messages if message.known in ("absent", "uncertain")] if holding else []
         self.knowledge.line_up(self, frozenset(todo))
 
     def _end(self, ambiguity: str, failure: RedisaqError | None = None) -> None:
-        """End the call with what its caller is to know. Whatever an error does not name, or show as appended, is there."""
+        """End the call and set the caller's error. Whatever the error neither names nor shows as appended is there."""
         lacking = [message for message in self.messages if message.known != "there"]
         refusal = next((message.refusal for message in lacking if message.refusal is not None), None)
         if any(message.known in ("uncertain", "unknown") for message in lacking):
@@ -624,7 +632,7 @@ class Enqueue:
         self._over()
 
     def _tell_appended(self, error: RedisaqError | None, *, partly: bool) -> None:
-        """Let an error about a part of an append tell which part was appended; a script that was refused has no such part."""
+        """If an error is about a part of an append, let it say which part was appended; a refused script has no parts."""
         if (isinstance(error, ServerError) and error.appended is not None) or (isinstance(error, ConnectionFailed) and partly):
             error.appended = [message.entry for message in self.messages]
 
@@ -634,7 +642,7 @@ class Enqueue:
     def _over(self) -> None:
         knowledge = self.knowledge
         self.state = "over"
-        if self._loose:  # E1: an earlier try must not arrive behind what comes next
+        if self._loose:  # E1: an earlier try must not arrive after what comes next
             knowledge.unkilled.update(self._carriers)
         knowledge.line_up(self, frozenset())
         knowledge.look()

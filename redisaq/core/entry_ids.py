@@ -1,7 +1,7 @@
 """Ids of stream entries as numbers, and positions in a stream.
 
-In come ids as a server or people write them, and times; out go pairs of numbers, which order as the server orders the ids, and ids again.
-Always: an empty id stands for the place before every entry; the entry that a position was asked for is the first that is delivered.
+Ids become pairs of numbers, which sort as the server sorts the ids. An empty id is the position before every entry. A position that you
+give as an id or a time is such that the entry with that id, or the first one from that time on, is delivered first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EntryId = tuple[int, int]
 """Milliseconds and a sequence number, as Redis orders ids."""
 
 START: EntryId = (0, 0)
-"""Before every entry: no entry has this id."""
+"""The position before every entry: no entry has this id."""
 
 LAST = (1 << 64) - 1
 """The greatest number in an id."""
@@ -36,7 +36,7 @@ def format_id(entry_id: EntryId) -> bytes:
 
 
 def before(entry_id: EntryId) -> EntryId:
-    """Return the greatest id below this one: reading after it gives the entry itself; the lowest one stays."""
+    """Return the greatest id below this one, so that reading after it returns the entry itself; the lowest id stays."""
     milliseconds, sequence = entry_id
     if sequence:
         return milliseconds, sequence - 1
@@ -44,13 +44,13 @@ def before(entry_id: EntryId) -> EntryId:
 
 
 def before_entry(entry_id: str) -> bytes:
-    """Return the greatest id below an entry's; the lowest one stays.
+    """Return the greatest id below an entry's; the lowest id stays.
 
     Args:
         entry_id: "1700000000000-0", or the milliseconds alone.
 
     Raises:
-        SettingsError: it is no id.
+        SettingsError: it is not an id.
     """
     match = re.fullmatch(r"(\d{1,20})(?:-(\d{1,20}))?", entry_id, re.ASCII) if isinstance(entry_id, str) else None  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
     if match is None or int(match[1]) > LAST or int(match[2] or 0) > LAST:
@@ -62,7 +62,7 @@ def before_time(moment: datetime) -> bytes:
     """Return the greatest id below those of entries that were appended at this time or later.
 
     Raises:
-        SettingsError: a naive datetime: it means another time on each machine.
+        SettingsError: the datetime is naive, so it means another time on each machine.
     """
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise SettingsError(f"a datetime must be aware (have a time zone), {shown(moment)} is not")

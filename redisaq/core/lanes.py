@@ -1,15 +1,15 @@
 """The order in which one partition's messages may start.
 
-In: messages as they were read, each with its key. Out: the next one that may start, and a lane that is free again when it is done.
+Input: messages in the order in which they were read, each with its key. Output: the next message that may start.
 
-A *lane* runs one message at a time, in the order of arrival. The ordering says what shares a lane: everything ("partition"),
-messages of one key ("key"; a message without a key asked for no order and has a lane of its own), nothing ("none").
+A *lane* runs one message at a time, in the order of arrival. The ordering decides which messages share a lane: all of them ("partition"),
+those with the same key ("key"; a message without a key asks for no order and has a lane of its own), or none ("none").
 
-What always holds: two messages of one lane never run at once, and never start in another order than they were added. Of those
-that may start, the one that arrived first is given first. A key that has nothing waiting and nothing running takes no memory.
+Invariants: two messages of one lane never run at once, and start in the order in which they were added. Of all messages that may start, the
+first to arrive is returned first. A key without waiting or running messages takes no memory.
 
-Each operation takes constant time, but for messages that arrived in the midst of those that may start by the time their lane
-comes free: these wait in a heap, which is as small as the number of messages that run at once.
+Each operation takes constant time, except for messages whose lane becomes free after later messages of other lanes could start. These wait
+in a heap, which is no larger than the number of messages that run at once.
 """
 
 from __future__ import annotations
@@ -24,26 +24,30 @@ Ordering = Literal["partition", "key", "none"]
 
 
 class Lanes(Generic[T]):
-    """See the module. Not thread-safe: it belongs to one partition's tasks."""
+    """The lanes of one partition. Not thread-safe: they belong to the partition's tasks."""
 
     __slots__ = ("_arrived", "_behind", "_blocked", "_busy", "_by_key", "_freed", "_ready", "_shared")
 
     def __init__(self, ordering: Ordering) -> None:
-        """Make lanes without messages."""
+        """Begin without messages.
+
+        Args:
+            ordering: which messages share a lane.
+        """
         self._by_key = ordering == "key"
-        self._shared = "" if ordering == "partition" else None  # everybody's lane where the key does not matter; None: one's own
+        self._shared = "" if ordering == "partition" else None  # the lane of all messages if the key does not matter; None: one each
         self._arrived = 0
         self._busy = 0
         self._blocked = 0
-        # Entries are (arrival, lane, item); arrivals differ, so comparing two entries never comes to the items.
+        # Entries are (arrival, lane, item); arrivals differ, so comparing two entries never compares items.
         self._ready: deque[tuple[int, str | None, T]] = deque()  # in order of arrival
         self._freed: list[tuple[int, str | None, T]] = []
-        # Lane -> what waits behind its first message, which is in _ready, in _freed or running. None while nothing does: most keys
+        # Lane -> the messages after its first one, which is in _ready, in _freed or running. None while there are none, since most keys
         # never need a deque.
         self._behind: dict[str, deque[tuple[int, str | None, T]] | None] = {}
 
     def add(self, item: T, key: str | None) -> None:
-        """Take a message in, behind all that came before it in its lane."""
+        """Add a message after all earlier ones of its lane."""
         lane = key if self._by_key else self._shared
         self._arrived += 1
         entry = (self._arrived, lane, item)
@@ -61,7 +65,7 @@ class Lanes(Generic[T]):
                 queue.append(entry)
 
     def next(self) -> T | None:
-        """Return the first to arrive of the messages whose lane is free, and make its lane busy; None if there is none."""
+        """Return the first message to arrive whose lane is free, and make its lane busy; None if there is none."""
         if self._freed and (not self._ready or self._freed[0][0] < self._ready[0][0]):
             entry = heappop(self._freed)
         elif self._ready:
@@ -72,7 +76,7 @@ class Lanes(Generic[T]):
         return entry[2]
 
     def done(self, key: str | None) -> None:
-        """Free the lane of a message that `next` gave and that has ended; `key` as it was added.
+        """Free the lane of a message that `next` returned and that has ended; `key` as for `add`.
 
         Raises:
             KeyError: the lane is empty.
@@ -92,7 +96,7 @@ class Lanes(Generic[T]):
         self._busy -= 1
 
     def clear(self) -> list[T]:
-        """Take out and return what has not started, in order of arrival. What runs keeps its lane until `done`."""
+        """Remove and return the messages that have not started, in order of arrival. Running messages keep their lanes until `done`."""
         entries = [*self._ready, *self._freed]
         for lane in [lane for _, lane, _ in entries if lane is not None]:
             entries.extend(self._behind.pop(lane) or ())
@@ -106,15 +110,15 @@ class Lanes(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """How many were added and have not started."""
+        """How many messages were added and have not started."""
         return len(self._ready) + len(self._freed) + self._blocked
 
     @property
     def runnable(self) -> int:
-        """How many `next` would give in a row, now."""
+        """How many messages `next` would return in a row now."""
         return len(self._ready) + len(self._freed)
 
     @property
     def busy(self) -> int:
-        """How many run: were given by `next` and are not done."""
+        """How many messages run: `next` returned them, and they are not done."""
         return self._busy

@@ -1,56 +1,56 @@
-"""The group's document: who is in the group, who should own which partition, who does own it; and how all of that changes.
+"""The group's document: its members, who should own which partition, who does own it; and every change of it.
 
-There is one pure function for each reason to change it. Nothing else builds a document.
+There is one pure function for each reason to change the document. Nothing else builds one.
 
-In: the document as a member last saw it, and what it knows besides (its incarnation, the server's time, who is expired). Out: the
-next document, for the broker to put in the place of exactly the one that was seen (M3). Whoever comes second with his gets a
-refusal, looks again, and computes anew; so nothing here ever waits, merges or asks who leads.
+Input: the document as a member last saw it, and what else the member knows (its incarnation, the server's time, the expired members).
+Output: the next document, with which the broker replaces exactly the one that was seen (M3). If another member was faster, the commit is
+refused, and the member looks again and computes again. So nothing here waits, merges or needs a leader.
 
-The rules. A *name* is a place in the target. The first to come under it holds it, later ones are its successors and wait in a
-queue (M1). Every function below moves the columns of this table, and nothing else does:
+The rules. A *name* is a place in the target. The first incarnation to join under a name holds it. Later ones are its successors and wait in
+a queue (M1). Every function below changes the columns of this table, and nothing else does:
 
     reason   who does it             members            target            lease                    token
     -------  ----------------------  -----------------  ----------------  -----------------------  ------------------
-    join     the newcomer            at the end of its  computed anew     what its own former      -
-                                     name's queue                         starts left is dropped
-    leave    the one that goes       out of its queue   computed anew     its leftovers are        -
-                                                                          dropped
-    expire   any live member, not    out of its queue   computed anew     those of the expired     -
+    join     the new member          at the end of its  computed again    those of its own former  -
+                                     name's queue                         starts are dropped
+    leave    the one that leaves     out of its queue   computed again    those that it still has  -
+                                                                          are dropped
+    expire   any live member, not    out of its queue   computed again    those of the expired     -
              while frozen (M7)                                            are dropped
-    grow     any live member         -                  computed anew     -                        -
-    acquire  who holds the name      -                  -                 of a free partition      max(last + 1, now)
+    grow     any live member         -                  computed again    -                        -
+    acquire  the name's holder       -                  -                 of a free partition      max(last + 1, now)
                                                                           meant for that name
-    release  who holds the lease     -                  -                 dropped                  -
-    raise    who holds the lease     -                  -                 -                        above what stands
+    release  the lease's holder      -                  -                 dropped                  -
+    raise    the lease's holder      -                  -                 -                        above the one
                                                                                                    beside the data (T2)
-    unable   who holds the lease     -                  computed anew     -                        -
+    unable   the lease's holder      -                  computed again    -                        -
 
-`unable` is a column of its own: `enter_unable` adds to it; an entry goes with its incarnation, or when `advance` finds it older than
+`unable` is a column of its own. `enter_unable` adds an entry; it is removed with its incarnation, or when `advance` finds it older than
 FORGET_US.
 
-The target is computed by `assign`. It is
+`assign` computes the target. The target is
 
-- *able*: nobody is meant to own a partition that he cannot read, while another member can;
-- *balanced*: the loads of two members differ by at most one, unless none of the greater one's partitions could go to the other;
-- *sticky*: where all can read all, no balanced assignment moves fewer partitions away from a member that is still there (the idea of
-  KIP-54);
+- *able*: no member should own a partition that it cannot read, while another member can read it;
+- *balanced*: the loads of two members differ by at most one, unless none of the greater one's partitions could move to the other;
+- *sticky*: if all members can read all partitions, no balanced assignment moves fewer partitions away from a member that is still there
+  (the idea of KIP-54);
 - *a fixed point*: applied to its own result it changes nothing;
-- *deterministic*: it depends on what it is given, never on the order in which it is given. Two members that see the same document compute
-  the same target.
+- *deterministic*: it does not depend on the order of its input. Two members that see the same document compute the same target.
 
-Computing the target anew gives the same target unless the set of names, the partition count or `unable` has changed, so a name that has a
+Computing the target again gives the same target unless the set of names, the partition count or `unable` has changed. So a name that has a
 successor keeps its place.
 
-What always holds:
-- a lease is dropped by its holder, or by a later start of the same process, or because its holder has expired; never because
-  another should have the partition: such a holder is only asked, by a target that is not its name;
-- a partition that is leased is not leased again before that;
-- a token only grows, and stays when its lease goes (M6);
-- the partition count only grows; the epoch grows by one with each change;
-- when nothing is left to do, every function returns the document it was given, and `advance` an empty step.
+Invariants:
 
-`advance` does everything a live member can do about what it sees in one document, so that a crash costs one commit for each
-member that takes over. `join`, `leave` and `advance` may also be chained, and the result committed as one change.
+- A lease is dropped by its holder, by a later start of the same process, or because its holder has expired. It is never dropped because
+  another member should have the partition: the holder is only asked, by a target with another name.
+- A partition that is leased is not leased again before that.
+- A token only grows, and stays when its lease is dropped (M6).
+- The partition count only grows. The epoch grows by one with each change.
+- When nothing is left to do, every function returns the document that it was given, and `advance` an empty step.
+
+`advance` does everything that a live member can do about one document, so that a crash costs one commit for each member that takes over.
+You can also chain `join`, `leave` and `advance`, and commit the result as one change.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class MemberEntry(msgspec.Struct, frozen=True):
 
     Attributes:
         incarnation: the running start that holds the name now.
-        successors: later starts under the same name, oldest first, waiting for the name.
+        successors: later starts under the same name that wait for it, oldest first.
     """
 
     incarnation: str
@@ -81,13 +81,13 @@ class Document(msgspec.Struct, frozen=True):
 
     Attributes:
         epoch: grows by one with every change.
-        members: member name -> who holds it. A consumer without a name of its own uses its incarnation as its name.
-        partitions: how many partitions the target was computed for.
-        target: partition -> member name that should own it.
-        lease: partition -> incarnation that does own it; absent while nobody does.
-        token: partition -> the last fencing token given; never dropped on release (M6).
-        unable: partition -> incarnations that owned it and could not read it, each with the server's time at which it said so. Members of
-            an older version pass over this and drop it with their next change.
+        members: member name -> its holder and successors. A consumer without a name of its own uses its incarnation as its name.
+        partitions: the partition count for which the target was computed.
+        target: partition -> the member name that should own it.
+        lease: partition -> the incarnation that does own it; absent while none does.
+        token: partition -> the last fencing token given; a release keeps it (M6).
+        unable: partition -> incarnations that owned it and could not read it, each with the server's time at which it reported this.
+            Members of an older version ignore this and drop it with their next change.
     """
 
     epoch: int = 0
@@ -110,11 +110,11 @@ def encode_document(document: Document) -> bytes:
 
 
 def decode_document(data: bytes) -> Document:
-    """Return the document that `encode_document` wrote; ValueError, or one of UNREADABLE, for anything else."""
+    """Return the document that `encode_document` wrote; ValueError, or one of UNREADABLE, for other bytes."""
     document = _decoder.decode(data)
     numbers = (*document.target, *document.lease, *document.token, *document.unable)
     if not 0 <= document.partitions <= MOST_PARTITIONS or not all(0 <= number < MOST_PARTITIONS for number in numbers):
-        raise ValueError("there are no such partitions")
+        raise ValueError("a partition's number is out of bounds")
     said = (at for entries in document.unable.values() for at in entries.values())
     if not all(0 <= value < MOST_NUMBER for value in (document.epoch, *document.token.values(), *said)):
         raise ValueError("a token, a time or the epoch is out of its bounds")
@@ -126,7 +126,7 @@ def decode_document(data: bytes) -> Document:
 
 
 def read_document(data: bytes | None) -> Document | None:
-    """Return the document, None where there is none or it cannot be read."""
+    """Return the document, None if there is none or it cannot be read."""
     try:
         return None if data is None else decode_document(data)
     except UNREADABLE:
@@ -139,10 +139,10 @@ def assign(
     """Return partition -> member for the partitions 0 to `partitions` - 1.
 
     Args:
-        members: names; what is listed twice counts once.
+        members: names; duplicates count once.
         partitions: how many there are.
-        current: what was meant so far. Members that are gone and partitions outside the range are passed over.
-        unable: partition -> members that cannot read it. Where that is all of them, it counts for nothing.
+        current: the target so far. Members that are gone and partitions outside the range are ignored.
+        unable: partition -> members that cannot read it. If no member can, this is ignored.
 
     Returns:
         A member for every partition, in the order of the partitions; nothing if there are no members.
@@ -160,7 +160,7 @@ def assign(
         else:
             unplaced.append(partition)
 
-    # Those that not everybody can have come first. Each goes to whoever has least.
+    # First the partitions that some members cannot read. Each goes to the able member with the least.
     for partition in [one for one in unplaced if one in barred]:
         able = owned.keys() - barred[partition]
         owned[min(able, key=lambda member: (len(owned[member]), member))].append(partition)
@@ -177,7 +177,7 @@ def assign(
 
 
 def _level(owned: dict[str, list[int]], barred: Mapping[int, Collection[str]]) -> bool:
-    """Move one partition from whoever has most to whoever has least, or as near to that as can be; False if that would level nothing."""
+    """Move one partition from the member with the most to the one with the least, or between the nearest two; False if no move helps."""
     ranks = sorted((len(kept), member) for member, kept in owned.items())
     for most, giver in reversed(ranks):
         if most < ranks[0][0] + 2:
@@ -193,10 +193,10 @@ def _level(owned: dict[str, list[int]], barred: Mapping[int, Collection[str]]) -
 
 
 UNKNOWN = ""
-"""Holds the leases of a document made again: an owner that nobody can name may still be at work there (M8)."""
+"""Holds the leases of a document made again after a loss: an unknown owner may still be at work there (M8)."""
 
 FORGET_US = 300 * 1_000_000
-"""Microseconds after which a member that could not read a partition may be meant to own it again."""
+"""Microseconds after which a member that could not read a partition may own it again."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Step:
 
     Attributes:
         document: the next document; None if there is nothing to change.
-        expired: incarnations that this step drops; the commit checks again that each is expired (M5).
+        expired: incarnations that this step drops; the commit checks again that each has expired (M5).
         acquired: partition -> new token, for the leases that this step gives to the caller.
     """
 
@@ -216,14 +216,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Duties:
-    """What the document asks of one member about partitions that it already has.
+    """What the document asks of one member, compared with the partitions that it holds.
 
     Attributes:
         lost: held, but no longer leased to it under that token: end the partition's scope at once, release nothing (M4).
-        revoke: held and leased to it, but meant for another: drain, then release.
-        take: partition -> token: leased to it and meant for it, but not held. The answer to its commit was lost; take the partition
-            as if it had just been acquired.
-        vacate: leased to it, meant for another and not held: release, there is nothing to drain.
+        revoke: held and leased to it, but meant for another member: drain, then release.
+        take: partition -> token: leased to it and meant for it, but not held. The answer to its commit was lost; take the partition as if
+            it had just been acquired.
+        vacate: leased to it, meant for another member and not held: release, there is nothing to drain.
     """
 
     lost: frozenset[int] = frozenset()
@@ -236,20 +236,20 @@ class Duties:
 
 
 def is_member(document: Document, incarnation: str) -> bool:
-    """Return whether the incarnation is listed, holding a name or waiting for one."""
+    """Return whether the incarnation is listed, as a name's holder or successor."""
     return _name_of(document, incarnation) is not None
 
 
 def duties(document: Document, *, incarnation: str, held: Mapping[int, int]) -> Duties:
-    """Compare the document with what a member has.
+    """Compare the document with the partitions that a member holds.
 
     Args:
-        document: the newest one the member has seen.
+        document: the newest one that the member has seen.
         incarnation: the member.
-        held: partition -> token, for the partitions whose scopes it has open, draining ones among them.
+        held: partition -> token, for the partitions whose scopes it has open, including those that drain.
     """
     name = _name_of(document, incarnation)
-    held_by = incarnation if name is not None else None  # a lease counts as long as its holder is listed
+    held_by = incarnation if name is not None else None  # a lease counts only while its holder is listed
     mine = {partition: document.token[partition] for partition, holder in document.lease.items() if holder == held_by}
     meant = {partition for partition in mine if document.target.get(partition) == name}
     kept = {partition for partition, token in held.items() if mine.get(partition) == token}
@@ -262,23 +262,23 @@ def duties(document: Document, *, incarnation: str, held: Mapping[int, int]) -> 
 
 
 def lease_deadline(sent: float, ttl: float) -> float:
-    """Return until when a member may work, on its own clock (M5).
+    """Return the time until which a member may work, on its own clock (M5).
 
     Args:
-        sent: when its last successful heartbeat was sent, not answered: the server's clock of the lease started no earlier.
+        sent: when it sent its last successful heartbeat (not when that was answered): on the server's clock, the lease began no earlier.
         ttl: seconds; a sixth of it is the margin for clocks that differ in speed.
     """
     return sent + ttl - ttl / 6
 
 
 def may_acquire_foreign(now: int, *, frozen_until: int, born: int, ttl_us: int) -> bool:
-    """Return whether a partition may be taken although another incarnation still stands as holder beside its data (M7, M8).
+    """Return whether a partition may be taken while another incarnation is still the holder beside its data (M7, M8).
 
     A holder that is not in the document may be an owner whose group was lost while its lease still runs.
 
     Args:
-        now: the server's time, microseconds, as are all.
-        frozen_until: until then nothing standing is taken; 0 if not frozen.
+        now: the server's time in microseconds, as all times here.
+        frozen_until: until then no current lease is taken; 0 if not frozen.
         born: when the group's document was made.
         ttl_us: how long a lease lasts.
     """
@@ -289,14 +289,14 @@ def may_acquire_foreign(now: int, *, frozen_until: int, born: int, ttl_us: int) 
 
 
 def made_again(known: Document | None, *, partitions: int) -> Document:
-    """Return what a group that has no document begins with, for `join` to go on from (M8).
+    """Return the document from which `join` starts in a group that has none (M8).
 
-    A member that saw an earlier document knows that there may be owners whose leases still run, but not who owns what by now: the
-    last change may be one that it never saw. So every partition is leased to UNKNOWN until the freeze is over. The tokens go on,
-    lest one repeats should the server's clock have been set back.
+    A member that saw an earlier document knows that there may be owners whose leases still run. It does not know who owns what now, since
+    it may have missed the last change. So every partition is leased to UNKNOWN until the freeze is over. The tokens are kept, so that none
+    repeats if the server's clock was set back.
 
     Args:
-        known: the last document that the caller saw of this group, None if it never saw one. If it did, the commit must freeze.
+        known: the group's last document that the caller saw, None if it never saw one. If it did, the commit must freeze.
         partitions: how many the topic has.
     """
     if known is None:
@@ -320,13 +320,13 @@ def join(
         name: the name to hold or to wait for; None: the incarnation is its name.
         incarnation: the member.
         partitions: how many the topic has, 0 if it does not exist.
-        former: earlier incarnations of this same process. They have ended: nothing runs under them. Their place and their target
-            go to the new one, and their leases are dropped at once; others would have to wait until they expire.
-        held: what the process owned when a heartbeat, answered before its deadline, showed that its group's document was lost. No
-            other can own these, so they need not stay with UNKNOWN.
+        former: earlier incarnations of this same process. They have ended, and nothing runs under them. Their place and their target go to
+            the new one, and their leases are dropped at once. Other members would have to wait until they expire.
+        held: the partitions that the process owned when a heartbeat, answered before its deadline, showed that the group's document was
+            lost. No other member can own these, so they need not stay with UNKNOWN.
 
     Returns:
-        The next document; the same one if the incarnation is listed already (its join succeeded, and the answer was lost).
+        The next document; the same one if the incarnation is already listed (its join succeeded, and the answer was lost).
     """
     if is_member(document, incarnation):
         return document
@@ -339,25 +339,25 @@ def join(
 
 
 def leave(document: Document, *, incarnation: str) -> Document:
-    """Go from the group for good, or give up waiting for a name; leases that were not released are dropped.
+    """Leave the group for good, or stop waiting for a name; leases that were not released are dropped.
 
     Returns:
-        The next document, in which the first successor has the name and the target; the same one if nothing of it was there.
+        The next document, in which the first successor has the name and the target; the same one if the incarnation was not there.
     """
     queues = _without(document, {incarnation})
     return _settled(document, queues, _leases_without(document, {incarnation}), document.partitions, document.target)
 
 
 def advance(document: Document, *, incarnation: str, now: int, expired: Collection[str], partitions: int, frozen: bool) -> Step:
-    """Do whatever a live member can do about what it sees.
+    """Do everything that a live member can do about the document.
 
     Args:
-        document: the newest one the member has seen.
-        incarnation: the member. One that is not listed, or expired itself, can do nothing.
+        document: the newest one that the member has seen.
+        incarnation: the member. One that is not listed, or has expired itself, can do nothing.
         now: the server's time at its last heartbeat, microseconds.
-        expired: incarnations whose time has run out, as the server said.
+        expired: incarnations whose time has run out, as reported by the server.
         partitions: how many the topic has.
-        frozen: the group's leases must stand (M7): nobody is dropped.
+        frozen: the group's leases must stay (M7): no member is dropped.
     """
     name = _name_of(document, incarnation)
     if name is None or incarnation in expired:
@@ -377,19 +377,19 @@ def advance(document: Document, *, incarnation: str, now: int, expired: Collecti
 
 
 def release(document: Document, *, incarnation: str, partitions: Collection[int]) -> Document:
-    """Give partitions back that have been drained; those that the incarnation does not hold are passed over."""
+    """Release partitions that have been drained; those that the incarnation does not hold are ignored."""
     lease = {p: holder for p, holder in document.lease.items() if holder != incarnation or p not in partitions}
     return _changed(document, lease=lease)
 
 
 def raise_token(document: Document, *, incarnation: str, partition: int, above: int, now: int) -> Document | None:
-    """Give a lease a greater token, because a greater one stands beside the data (T2).
+    """Give a lease a greater token, because the one beside the data is greater (T2).
 
     Args:
-        document: the newest one the member has seen.
+        document: the newest one that the member has seen.
         incarnation: the member.
         partition: whose token.
-        above: the token that stands beside the data.
+        above: the token beside the data.
         now: the server's time at its last heartbeat, microseconds.
 
     Returns:
@@ -402,12 +402,12 @@ def raise_token(document: Document, *, incarnation: str, partition: int, above: 
 
 
 def enter_unable(document: Document, *, incarnation: str, partitions: Collection[int], now: int) -> Document:
-    """Say that the incarnation owns these partitions and cannot read them: while another member can, that one is to have them.
+    """Report that the incarnation owns these partitions and cannot read them, so that a member which can read them gets them.
 
     Args:
-        document: the newest one the member has seen.
+        document: the newest one that the member has seen.
         incarnation: the member.
-        partitions: those it does not hold, and those for which it has said so, are passed over.
+        partitions: those that it does not hold, or has already reported, are ignored.
         now: the server's time at its last heartbeat, microseconds.
     """
     mine = {p for p in partitions if document.lease.get(p) == incarnation and incarnation not in document.unable.get(p, ())}
@@ -420,13 +420,13 @@ def enter_unable(document: Document, *, incarnation: str, partitions: Collection
 
 
 def next_forgotten(document: Document) -> int | None:
-    """Return the server's time at which the first entry of `unable` is to be forgotten, None if there is none."""
+    """Return the server's time at which the first entry of `unable` expires, None if there is none."""
     return min((said + FORGET_US for entry in document.unable.values() for said in entry.values()), default=None)
 
 
 # -- the parts they are made of --------------------------------------------------------------------------------------------------
 
-_Queues = Mapping[str, tuple[str, ...]]  # name -> who holds it, then who waits for it; never empty
+_Queues = Mapping[str, tuple[str, ...]]  # name -> its holder, then those that wait for it; never empty
 
 
 def _queue(document: Document, name: str) -> tuple[str, ...]:
@@ -443,7 +443,7 @@ def _name_of(document: Document, incarnation: str) -> str | None:
 
 
 def _without(document: Document, gone: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Return the queues without these incarnations, and without the names that nobody is left for."""
+    """Return the queues without these incarnations, and without names that have no incarnation left."""
     left = {name: tuple(one for one in queue if one not in gone) for name, queue in _queues(document).items()}
     return {name: queue for name, queue in left.items() if queue}
 
@@ -455,9 +455,9 @@ def _leases_without(document: Document, gone: Collection[str]) -> dict[int, str]
 def _settled(
     document: Document, queues: _Queues, lease: dict[int, str], partitions: int, target: Mapping[int, str], *, since: int | None = None
 ) -> Document:
-    """Return the document with these members and leases, and with the target that follows from them and from the one so far.
+    """Return the document with these members and leases, and with the target that follows from them and from the previous one.
 
-    `since`: what was said of `unable` up to that time is forgotten.
+    Entries of `unable` up to the time `since` are forgotten.
     """
     partitions = max(partitions, document.partitions)
     members = {name: MemberEntry(queue[0], queue[1:]) for name, queue in sorted(queues.items())}
@@ -476,6 +476,6 @@ def _settled(
 
 
 def _changed(document: Document, **columns: object) -> Document:
-    """Return the document with these columns under the next epoch; itself if they are what it has."""
+    """Return the document with these columns under the next epoch, or the document itself if it already has them."""
     after = msgspec.structs.replace(document, **columns)
     return document if after == document else msgspec.structs.replace(after, epoch=document.epoch + 1)

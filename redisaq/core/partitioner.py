@@ -1,9 +1,7 @@
-"""Which partition a message goes to: by its key, or in turn.
+"""Selects the partition of a message: by its key, or each in turn.
 
-In: a key and how many partitions there are. Out: a partition.
-
-What always holds: the same key goes to the same partition as long as the count stays, in every process and on every machine; when
-the count grows from n to m, a key either stays or goes to one of the partitions n to m - 1.
+Invariants: as long as the count stays, a key has the same partition, in every process and on every machine. When the count grows from n to
+m, a key either keeps its partition or moves to one of the partitions n to m - 1.
 """
 
 from __future__ import annotations
@@ -13,13 +11,13 @@ from hashlib import blake2b
 
 _MASK = (1 << 64) - 1
 _CACHED_KEYS = 1 << 14
-_LONGEST_CACHED = 128  # bytes; so the cache cannot grow beyond a few megabytes
+_LONGEST_CACHED = 128  # bytes, so that the cache does not grow beyond a few megabytes
 
 
 def jump(number: int, buckets: int) -> int:
     """Return the bucket of an unsigned 64-bit number: jump consistent hash (Lamping and Veach, 2014, arXiv 1406.2294).
 
-    The number seeds a generator that draws, from each bucket the number would be in, the bucket count at which it next moves.
+    The number seeds a generator. From each bucket in which the number would be, it draws the bucket count at which the number next moves.
     """
     bucket, moves_at = 0, 0
     while moves_at < buckets:
@@ -63,7 +61,7 @@ class RoundRobin:
     __slots__ = ("_next",)
 
     def __init__(self, start: int = 0) -> None:
-        """Begin with `start` (a random one, so that many short-lived producers do not all fill partition 0)."""
+        """Begin with `start`, which should be random, so that many short-lived producers do not all fill partition 0."""
         self._next = start
 
     def next(self, partitions: int) -> int:

@@ -1,15 +1,15 @@
-"""Payloads as bytes, and bytes as payloads of a type.
+"""Converts payloads to bytes, and bytes to payloads of a type.
 
-**To bytes**: JSON, or a SerializationError that names the place of what JSON would lose without a word. Two things would be lost: a number
-that is none (NaN and the infinities become `null`), and one of two keys of a mapping that are written alike (1 and "1"). Looking through a
-payload costs some times what encoding it does; so that is done only where the bytes hold `null`, or where keys may have been something else
-than text. A pydantic model is written as pydantic writes it, by its aliases, such that the model reads it again.
+**To bytes**: JSON, or a SerializationError that names the part that JSON would silently lose. Two things would be lost: a number that is
+not finite (NaN and the infinities become `null`), and one of two keys of a mapping that have the same JSON (1 and "1"). Searching a payload
+costs several times what encoding it does. So it is searched only if the bytes contain `null`, or if its keys may have been something other
+than text. A pydantic model is written as pydantic writes it, by its aliases, so that the model can read it again.
 
-**From bytes** (`decoder_for`): msgspec reads what it knows: its structs, dataclasses, TypedDicts, unions. pydantic reads a type in which
-something of pydantic's stands (a model, one of its dataclasses, a constrained field): else its checks would be passed over. A type that
-neither can read is refused before anything is read.
+**From bytes** (`decoder_for`): msgspec reads the types it knows: its structs, dataclasses, TypedDicts, unions. pydantic reads a type that
+contains something of pydantic (a model, one of its dataclasses, a constrained field), because otherwise its checks would be skipped. A type
+that neither can read is refused before anything is read.
 
-pydantic is not imported here: whoever gives a model has it.
+pydantic is not imported here: a caller that passes a model has imported it.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from redisaq.describing import name_of, shown, text_of
 from redisaq.errors import SerializationError, SettingsError
 
 SERIALIZER = "__pydantic_serializer__"
-"""What a class has that pydantic writes."""
+"""The attribute of a class whose objects pydantic writes."""
 
 _AS_READ = {"by_alias": True, "round_trip": True}
-"""How a model is written so that it can be read again: without computed fields, under the names that it is read by."""
+"""Options that write a model so that it can be read again: without computed fields, under the names that it reads."""
 
 _LAST = bytes.maketrans(b"123456789Z=", b"00000000000")
-"""Makes the last characters that numbers, dates and padded bytes have into one."""
+"""Maps the last characters that numbers, dates and padded bytes can have to one character."""
 
 _SAFE = frozenset((str, int, bool, type(None)))
-"""What nothing can be lost of."""
+"""Types that lose nothing in JSON."""
 
 _uuid_key = re.compile(rb'-[0-9a-f]{12}":').search
 """Finds a key that may have been a UUID."""
 
 _not_finite = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
-"""Finds what may be a float without a finite value in msgpack."""
+"""Finds what may be a float that is not finite, in msgpack."""
 
 
 def _encode_other(value: object) -> object:
-    """Return what stands for something that msgspec does not know."""
+    """Return a replacement for an object that msgspec does not know."""
     serializer = getattr(type(value), SERIALIZER, None)
     if serializer is None:
         raise TypeError(f"Encoding objects of type {name_of(type(value))} is unsupported")
@@ -64,15 +64,15 @@ _encode_msgpack = msgspec.msgpack.Encoder(enc_hook=_plain_other).encode
 
 
 def encode(payload: object) -> bytes:
-    """Return the payload as JSON; see `check` for what may be lost of it."""
+    """Return the payload as JSON; see `check` for what JSON may lose."""
     kind = type(payload)
-    if kind is not dict and hasattr(kind, SERIALIZER):  # a dataclass of pydantic's is one of Python's as well, to msgspec
+    if kind is not dict and hasattr(kind, SERIALIZER):  # to msgspec, a dataclass of pydantic is one of Python
         return cast("bytes", getattr(kind, SERIALIZER).to_json(payload, **_AS_READ))
     return encode_json(payload)
 
 
 def check(payload: object, data: bytes, where: str = "payload") -> None:
-    """Raise SerializationError if something of the payload is not in its bytes."""
+    """Raise SerializationError if the bytes lack a part of the payload."""
     other_keys = False
     if type(payload) is dict:
         for key, value in payload.items():  # pyright: ignore[reportUnknownVariableType] -- a `cast` would cost more than the rest
@@ -83,16 +83,17 @@ def check(payload: object, data: bytes, where: str = "payload") -> None:
             break
         else:
             return
-    # `partition` takes half the time of `find`, and a fifth of that of `in`, which first tries whether what is looked for is a number.
+    # `partition` takes half the time of `find`, and a fifth of that of `in`, which first checks whether its operand is a number.
     other_keys = other_keys or bool(data.translate(_LAST).partition(b'0":')[1]) or _uuid_key(data) is not None
     if other_keys or data.partition(b"null")[1]:
         _look(payload, where, other_keys=other_keys)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def check_all(payloads: Sequence[object], datas: Sequence[bytes]) -> None:
-    """Do as `check` for some payloads, at a fraction of the cost of each.
+    """Check several payloads as `check` does, at a fraction of the cost for each.
 
-    Members of an Enum, and bytes, as keys are looked for in the first payload alone: they are as rare as payloads of one batch are alike.
+    Only the first payload is searched for keys that are members of an Enum, or bytes: such keys are rare, and the payloads of one batch
+    alike.
     """
     together = b"".join(datas)
     doubtful = together.translate(_LAST).find(b'0":') >= 0 or together.find(b"null") >= 0 or _uuid_key(together) is not None
@@ -104,7 +105,7 @@ def check_all(payloads: Sequence[object], datas: Sequence[bytes]) -> None:
 
 
 def _look(payload: object, where: str, *, other_keys: bool) -> None:
-    if not other_keys:  # there is a `null`, and nearly always it is a None
+    if not other_keys:  # there is a `null`, nearly always from a None
         try:
             if _not_finite(_encode_msgpack(payload)) is None:
                 return
@@ -115,7 +116,7 @@ def _look(payload: object, where: str, *, other_keys: bool) -> None:
 
 
 def _lost(payload: object, where: str) -> str:
-    """Return what of the payload is not in its JSON, in words; "" if all is."""
+    """Return, in words, what the payload's JSON lacks; "" if it lacks nothing."""
     waiting: list[tuple[object, str]] = [(payload, where)]
     while waiting:
         value, path = waiting.pop()
@@ -138,7 +139,7 @@ def _lost(payload: object, where: str) -> str:
 
 
 def _parts(value: Any, path: str) -> list[tuple[object, str]]:  # noqa: ANN401 -- whatever a payload holds
-    """Return what a value is made of, as far as it is written, each with its path."""
+    """Return the parts of a value that are written, each with its path."""
     if isinstance(value, Enum):
         return [(value.value, path)]
     if isinstance(value, Sequence | AbstractSet):
@@ -146,7 +147,7 @@ def _parts(value: Any, path: str) -> list[tuple[object, str]]:  # noqa: ANN401 -
     kind: Any = type(cast("object", value))
     if hasattr(kind, SERIALIZER):
         config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", {})
-        if config.get("ser_json_inf_nan", "null") != "null":  # the model says how it is written
+        if config.get("ser_json_inf_nan", "null") != "null":  # the model decides how they are written
             return []
         return [(_plain_other(value), path)]
     names: list[str] = [*getattr(kind, "__struct_fields__", ()), *getattr(kind, "__dataclass_fields__", ())]
@@ -155,17 +156,16 @@ def _parts(value: Any, path: str) -> list[tuple[object, str]]:  # noqa: ANN401 -
 
 
 def key_text(key: object) -> str:
-    """Return how a key of a mapping is written."""
+    """Return the text of a mapping's key in JSON."""
     (text,) = msgspec.json.decode(encode_json({key: 0}), type=dict[str, int])
     return text
 
 
 def text_of_value(value: object, where: str) -> str:
-    """Return a value as text: what stands in its JSON, a text without its quotes.
+    """Return a value's JSON as text; a string without its quotes.
 
     Raises:
-        SerializationError: it cannot be written.
-        TypeError, ValueError: as above.
+        SerializationError: it cannot be written. TypeError, ValueError: it cannot be written, either.
     """
     data = encode(value)
     check(value, data, where)
@@ -173,24 +173,24 @@ def text_of_value(value: object, where: str) -> str:
 
 
 SCHEMAS = ("__pydantic_core_schema__", "__get_pydantic_core_schema__")
-"""What a class has that pydantic reads."""
+"""The attributes of a class that pydantic reads."""
 
 
 def decoder_for(payload_type: object, deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """Return what makes a payload from bytes.
+    """Return a function that turns bytes into a payload.
 
     Raises:
-        SettingsError: no payload could ever be of that type.
+        SettingsError: no payload can have that type.
     """
     read = None if deserializer is None else _checked(deserializer)
     if payload_type is None:
         return msgspec.json.Decoder(Any).decode if read is None else read
     if _mentions_pydantic(payload_type):
-        from pydantic import TypeAdapter  # noqa: PLC0415 -- optional: whoever names such a type has it
+        from pydantic import TypeAdapter  # noqa: PLC0415 -- optional: a program that names such a type has it
 
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(cast("type[Any]", payload_type))
-        except Exception:  # noqa: BLE001 -- a struct of msgspec's stands in it, say
+        except Exception:  # noqa: BLE001 -- for example, the type contains a struct of msgspec
             return _by_msgspec(payload_type, read, _read_part)
         if read is None:
             return adapter.validate_json
@@ -211,20 +211,20 @@ def _by_msgspec(
     if read is not None:
         return lambda data: msgspec.convert(read(data), payload_type, dec_hook=hook)
     if custom:
-        reason = f"nothing is known of {shown(custom[0])}: give a struct, a dataclass, a TypedDict, a pydantic model, or a deserializer"
+        reason = f"msgspec does not know {shown(custom[0])}: use a struct, a dataclass, a TypedDict, a pydantic model, or a deserializer"
         raise SettingsError(f"payload_type {shown(payload_type)} cannot be decoded: {reason}")
     return decode
 
 
 def _read_part(kind: type, value: object) -> object:
-    """Return a part of a struct as what pydantic makes of it."""
+    """Return a part of a struct as pydantic reads it."""
     from pydantic import TypeAdapter  # noqa: PLC0415 -- as above
 
     return TypeAdapter(kind).validate_json(msgspec.json.encode(value))
 
 
 def _checked(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Return the deserializer, which may be async without saying so."""
+    """Return the deserializer with a check that it is a plain function, since it may return a coroutine unexpectedly."""
 
     def read(data: bytes) -> object:
         payload = deserializer(data)
@@ -240,7 +240,7 @@ def _is_pydantic(kind: object) -> bool:
 
 
 def _mentions_pydantic(payload_type: object) -> bool:
-    """Return whether something of pydantic's stands in a type."""
+    """Return whether a type contains something of pydantic."""
     seen: set[int] = set()
     waiting = [payload_type]
     while waiting:
@@ -255,7 +255,7 @@ def _mentions_pydantic(payload_type: object) -> bool:
         if isinstance(one, type) and one.__module__ not in ("builtins", "typing"):
             try:
                 waiting += typing.get_type_hints(one, include_extras=True).values()
-            except Exception:  # noqa: BLE001, S112 -- its annotations cannot be read: whoever decodes it says so
+            except Exception:  # noqa: BLE001, S112 -- its annotations cannot be read, which decoding it reports
                 continue
     return False
 
@@ -265,7 +265,7 @@ def _is_constraint(metadata: object) -> bool:
 
 
 def _custom_types(info: object) -> Iterator[object]:
-    """Yield the classes of which msgspec knows nothing."""
+    """Yield the classes that msgspec does not know."""
     seen: dict[int, object] = {}
     waiting: list[object] = [info]
     while waiting:

@@ -1,14 +1,13 @@
-"""How messages are written down that are in no stream: retries, dead letters, delayed ones.
+"""Encodes messages that are in no stream: retries, dead letters, delayed messages.
 
-In come a message's fields and what is known about its failure; out go bytes, and back. What always holds: reading gives what was written
-(but for characters that are none, which are escaped); what a server's script must look at stands in front, readable, and it never parses
-the rest.
+Input: a message's fields and what is known about its failure. Output: bytes, and back. Invariants: decoding returns what was encoded (only
+invalid characters are escaped). Whatever a server's script must read comes first, as plain text, and the script never parses the rest.
 
 - In `retry`: "life:attempt:", then msgpack.
-- Among the dead letters: a stream entry, whose fields are the message's own, followed by nine that say why, always the same ones in the
-  same order: error, text, traceback, attempts, first and last (failure, milliseconds), origin (entry id), member, life. So a person who
-  looks with XRANGE sees what is there.
-- Delayed: each word of the entry with its length and a colon before it (a script has to make the entry from it).
+- In the dead letters: a stream entry with the message's own fields, followed by nine that say why, always the same in the same order:
+  error, text, traceback, attempts, first and last (failure, milliseconds), origin (entry id), member, life. So you can read a dead letter
+  with XRANGE.
+- Delayed: each word of the entry after its length and a colon (a script has to make the entry from it).
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ import msgspec
 from redisaq.core.entry_ids import LAST, parse_id
 
 UNREADABLE = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, msgspec.MsgspecError)
-"""What reading a damaged record may raise."""
+"""The exceptions that reading a damaged record may raise."""
 
 MOST_PARTITIONS = 1 << 16
-"""A topic has no more."""
+"""The most partitions that a topic can have."""
 
 MOST_NUMBER = 1 << 53
-"""Numbers that are kept are below this one: scripts know no greater whole ones exactly (M6)."""
+"""All stored numbers are below this one: scripts cannot represent all greater integers exactly (M6)."""
 
 MOST_WORDS = 4000
-"""Fields and values of an entry that can be moved as they are: scripts cannot take more arguments apart."""
+"""The most fields and values with which an entry can be moved unchanged: scripts cannot unpack more arguments."""
 
 
 def whole(text: bytes | None) -> int | None:
-    """Return a number that is kept as text; None if there is none, or if it is no whole one that redisaq can have written."""
+    """Return a stored number; None if there is none, or if redisaq cannot have written it."""
     if text is None or len(text) > len(str(MOST_NUMBER)) or not text.isdigit():
         return None
     number = int(text)
@@ -43,13 +42,13 @@ def whole(text: bytes | None) -> int | None:
 
 
 def time_of(score: bytes | None) -> int | None:
-    """Return the time that is a sorted set's score; None without one, or if it is in no time (which only damage writes)."""
+    """Return a sorted set's score as a time; None without a score, or if it is beyond all times (which only damage writes)."""
     time = math.inf if score is None else max(0.0, float(score))
     return int(time) if time < MOST_NUMBER * 1000 else None
 
 
 def text_or_none(data: bytes) -> str | None:
-    """Return a name; None if it is no text."""
+    """Return a name; None if it is not text."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -57,16 +56,16 @@ def text_or_none(data: bytes) -> str | None:
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """What is known about a message that failed; kept with it in `retry` and in the dead letters.
+    """A message's failure; kept with the message in `retry` and in the dead letters.
 
     Attributes:
-        error_type: the exception's qualified class name, or a word for what was no exception.
-        error: its text, bounded.
-        traceback: bounded; "" if there is none.
-        attempts: handlers begun in this life.
-        first_failed_ms: server time of the first failure of this life, milliseconds.
-        last_failed_ms: of the last one.
-        member: incarnation that saw the last one.
+        error_type: the exception's qualified class name, or a word for a failure without an exception.
+        error: its text, shortened.
+        traceback: shortened; "" if there is none.
+        attempts: how many handlers began in this life.
+        first_failed_ms: when it first failed in this life, in the server's milliseconds.
+        last_failed_ms: when it last failed.
+        member: the incarnation that saw the last failure.
     """
 
     error_type: str
@@ -79,14 +78,14 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Body(msgspec.Struct, frozen=True):
-    """A message in `retry`, or in the dead letters.
+    """A message in `retry` or in the dead letters.
 
     Attributes:
-        entry_id: the stream entry it came from: its name in `retry`.
-        fields: the entry's fields, as they stood in the stream.
-        life: counts redrives, from 0.
-        attempt: handlers begun in this life; it only grows, so that a settlement which arrives late never fits (S1).
-        failure: None for one that was redriven and has not failed since.
+        entry_id: the stream entry that it came from; identifies it in `retry`.
+        fields: the entry's fields, as in the stream.
+        life: how many times it was redriven.
+        attempt: how many handlers began in this life. It only grows, so that a late settlement never matches (S1).
+        failure: None if it was redriven and has not failed since.
         unused: how many of those attempts do not count (`RetryAfter`, or handed back before the handler began).
     """
 
@@ -99,15 +98,15 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class Resolution(msgspec.Struct, frozen=True):
-    """Where one message goes.
+    """The settlement of one message: where it goes.
 
     Attributes:
         source: where it is: a pending entry of the stream, or `retry`.
         to: "done", "retry" or "dead".
-        body: what it is there; `entry_id`, `life` and `attempt` name what is to be settled, the rest is what is kept.
-        due: server time in microseconds when it is to be tried again, for "retry"; positive.
-        used: False where the attempt does not count (`RetryAfter`): it is stored as one that is not used.
-        raw: what stands in `retry`, where that cannot be read: it is settled only if it still is that.
+        body: the message. `entry_id`, `life` and `attempt` name what to settle, the rest is what to keep.
+        due: for "retry": when to try again, in the server's microseconds; positive.
+        used: False if the attempt does not count (`RetryAfter`): it is stored as an unused one.
+        raw: the bytes in `retry`, if they cannot be read: the message is settled only if they are still the same.
     """
 
     source: Literal["stream", "retry"]
@@ -119,18 +118,18 @@ class Resolution(msgspec.Struct, frozen=True):
 
     @property
     def beginning(self) -> bytes:
-        """How what is settled must begin, in `retry`."""
+        """How the body in `retry` must begin for the message to be settled."""
         return retry_prefix(self.body.life, self.body.attempt) if self.raw is None else self.raw
 
     @property
     def kept(self) -> Body:
-        """What is kept in `retry`."""
+        """The body to keep in `retry`."""
         return self.body if self.used else msgspec.structs.replace(self.body, unused=self.body.unused + 1)
 
 
 @final
 class Unreadable(msgspec.Struct, frozen=True):
-    """An entry that is no message: which, why, and what stands in it."""
+    """An entry that is not a message: its id, why, and its fields."""
 
     entry_id: bytes
     reason: str
@@ -138,7 +137,7 @@ class Unreadable(msgspec.Struct, frozen=True):
 
 
 class _Rest(msgspec.Struct, frozen=True, array_like=True):
-    """What stands behind the prefix in `retry`."""
+    """The part of a body in `retry` after its prefix."""
 
     fields: tuple[bytes, ...]
     failure: Failure | None
@@ -146,52 +145,52 @@ class _Rest(msgspec.Struct, frozen=True, array_like=True):
 
 
 ID_LENGTH = 41
-"""Of the longest entry id."""
+"""The length of the longest entry id."""
 
 _encode_rest = msgspec.msgpack.Encoder().encode
 _decode_rest = msgspec.msgpack.Decoder(_Rest).decode
 
 RAW = b"raw"
-"""The one field of an entry or a dead letter that was made of a record which could not be read: the record, as it was."""
+"""The only field of an entry or a dead letter that was made from an unreadable record: the record, unchanged."""
 
 FOREIGN = -1
-"""The life of what is among the dead letters and was put there by somebody else."""
+"""The life of a dead letter that redisaq did not write."""
 
 _REASONS = (b"error", b"text", b"traceback", b"attempts", b"first", b"last", b"origin", b"member", b"life")
 _REASON_WORDS = 2 * len(_REASONS)
 
 
 def retry_prefix(life: int, attempt: int) -> bytes:
-    """Return how a body in `retry` begins."""
+    """Return the first bytes of a body in `retry`."""
     return b"%d:%d:" % (life, attempt)
 
 
 def encode_retry(body: Body) -> bytes:
-    """Return what stands in `retry` under the body's entry id."""
+    """Return the bytes that `retry` keeps under the body's entry id."""
     failure = body.failure
     try:
         rest = _encode_rest(_Rest(tuple(body.fields), failure, body.unused))
-    except UnicodeEncodeError:  # lone surrogates: an error's text may hold what a file name or a broken text held
+    except UnicodeEncodeError:  # lone surrogates: an error's text may contain a file name or a broken text
         rest = _encode_rest(_Rest(tuple(body.fields), None if failure is None else _escaped(failure), body.unused))
     return retry_prefix(body.life, body.attempt) + rest
 
 
 def decode_retry(entry_id: bytes, data: bytes) -> Body:
-    """Return the body that `encode_retry` wrote; ValueError (msgspec's, too) otherwise."""
+    """Return the body that `encode_retry` wrote; ValueError (or msgspec's subclass) for other bytes."""
     if not is_id(entry_id):
-        raise ValueError("it is not under an entry's id")
+        raise ValueError("its key is not an entry's id")
     life, attempt, rest = data.split(b":", 2)
     found = _decode_rest(rest)
     life_number, attempt_number = whole(life), whole(attempt)
     if life_number is None or attempt_number is None or not data.startswith(retry_prefix(life_number, attempt_number)):
         raise ValueError("it does not begin with a life and an attempt")
     if not 0 <= found.unused < MOST_NUMBER:
-        raise ValueError("its counts cannot be")
+        raise ValueError("its counts are out of bounds")
     return Body(entry_id, found.fields, life_number, attempt_number, found.failure, found.unused)
 
 
 def is_id(entry_id: bytes) -> bool:
-    """Return True if it is an entry's id."""
+    """Return whether these bytes are an entry's id."""
     milliseconds, _, sequence = entry_id.partition(b"-")
     return milliseconds.isdigit() and sequence.isdigit() and len(entry_id) <= ID_LENGTH and max(parse_id(entry_id)) <= LAST
 
@@ -223,7 +222,7 @@ def decode_dead(words: Sequence[bytes]) -> Body:
     error_type, error, traceback, attempts, first, last, entry_id, member, life = reasons[1::2]
     numbers = [whole(number) for number in (attempts, first, last, life)]
     if None in numbers:
-        raise ValueError("its numbers are none")
+        raise ValueError("its numbers cannot be read")
     attempts_made, first_ms, last_ms, lives = (number or 0 for number in numbers)
     failure = Failure(error_type.decode(), error.decode(), traceback.decode(), attempts_made, first_ms, last_ms, member.decode())
     known = bool(failure.error_type or failure.last_failed_ms)
@@ -231,14 +230,14 @@ def decode_dead(words: Sequence[bytes]) -> Body:
 
 
 def next_life(body: Body) -> Body | None:
-    """Return what a dead letter becomes when it is redriven; None for one that somebody else has put there."""
+    """Return the body with which a dead letter is redriven; None for one that redisaq did not write."""
     if body.life == FOREIGN or not is_id(body.entry_id):
         return None
     return Body(body.entry_id, body.fields, body.life + 1)
 
 
 def read_dead(dead_id: bytes, words: Sequence[bytes]) -> Body:
-    """Return the body of a dead letter, or one with all words of an entry that somebody else has put there: `life` is -1 then."""
+    """Return a dead letter's body. For an entry that redisaq did not write, return a body with all its words and life FOREIGN."""
     try:
         return decode_dead(words)
     except UNREADABLE:

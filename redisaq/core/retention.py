@@ -1,23 +1,22 @@
-"""How long a topic's entries are kept under retention="acked": pure arithmetic, in seconds and microseconds.
+"""How long a topic keeps its entries under retention="acked": arithmetic in seconds and microseconds.
 
-In come what producers declared and what is known of groups; out goes what may be trimmed. What always holds: an entry that a producer
-could still look for stays (E3).
+Invariant: an entry that a producer may still look for stays (E3).
 """
 
 from __future__ import annotations
 
 IDLE = 86_400.0
-"""Seconds without a member after which a group pins nothing, unless producers ask for another time."""
+"""Seconds without a member after which a group pins nothing, unless a producer asks for another time."""
 
 SEND_TIMEOUT = 30.0
-"""Seconds, where no producer has declared a time limit."""
+"""The time limit in seconds, if no producer has declared one."""
 
 
 def kept_for(send_timeout: float) -> float:
-    """Return for how many seconds every entry is kept, whoever has done with it (E3).
+    """Return for how many seconds every entry is kept, even if every group has settled it (E3).
 
-    Twice the producers' time limit: a call may look for its messages that long after it began, and the id from which it looks may have been
-    learnt that long before. An anchor is younger than `anchor_age` when a call begins, so half a limit is left for slow answers.
+    This is twice the producers' time limit: a call may look for its messages that long after it began, and the id from which it looks may
+    have been learned that long before. An anchor is younger than `anchor_age` when a call begins, so half a limit is left for slow answers.
     """
     return 2 * send_timeout
 

@@ -1,7 +1,7 @@
-"""What becomes of a message whose handler has ended badly: a pure decision.
+"""What becomes of a message whose handler failed: a pure decision.
 
-In: the policy, the exception, which attempt it was, the server's time, a Random. Out: retry (when), dead, or done. Back-off is
-exponential with full jitter (the name is from the AWS Architecture Blog, 2015): a random wait below a bound that doubles.
+Input: the policy, the exception, the attempt's number, a Random. Output: retry (and when), dead, or done. Back-off is exponential with full
+jitter (the name is from the AWS Architecture Blog, 2015): a random wait below a bound that doubles.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from redisaq.settings import RetryPolicy
 
 
 def full_jitter(attempt: int, *, base: float, most: float, random: Random) -> float:
-    """Return how long to wait before try number `attempt` + 1.
+    """Return how many seconds to wait before try number `attempt` + 1.
 
     Args:
         attempt: how many tries have failed so far, from 1.
         base: bound of the first wait, seconds.
         most: bound of every wait, seconds.
-        random: where chance comes from.
+        random: gives the random numbers.
     """
     return random.uniform(0.0, min(most, base * 2.0 ** min(attempt - 1, 32)))
 
@@ -49,7 +49,7 @@ class Verdict:
 def judge(policy: RetryPolicy, error: Exception, attempt: int, random: Random) -> Verdict:
     """Return what becomes of a message whose handler raised `error` at its attempt number `attempt` (from 1).
 
-    Classes count as they do in an `except` clause: by what the error's own class was made from.
+    Classes match as in an `except` clause: by the bases of the error's own class.
     """
     kind = type(error)
     if issubclass(kind, Discard):
@@ -64,19 +64,19 @@ def judge(policy: RetryPolicy, error: Exception, attempt: int, random: Random) -
 
 
 def sole(error: Exception) -> Exception:
-    """Return what stands alone in a group, or the error itself: a handler's own task group raises even a single error as a group."""
+    """Return the only exception in a group, or the error itself: a task group in a handler raises even a single error as a group."""
     while len(members := members_of(error)) == 1:
         error = cast("Exception", members[0])
     return error
 
 
 def exhausted(policy: RetryPolicy, attempt: int) -> bool:
-    """True if this attempt must not begin: so many have been begun and never ended, each with its process (a poison message)."""
+    """Return True if this attempt must not begin: so many have begun and never ended, each with its process (a poison message)."""
     return attempt > policy.max_attempts
 
 
 def describe(error: Exception) -> tuple[str, str, str]:
-    """Return an error's qualified class name, its text and its traceback, each bounded."""
+    """Return an error's qualified class name, its text and its traceback, each shortened."""
     kind = type(error)
     if issubclass(kind, DeadLetter):
         return "DeadLetter", text_of(cast("DeadLetter", error).reason), ""

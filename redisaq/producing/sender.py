@@ -1,12 +1,13 @@
-"""Sends one producer's messages: does what redisaq.core.enqueueing decides, so that each is there once, in order (E).
+"""Sends one producer's messages: carries out what redisaq.core.enqueueing decides, so that each message is appended once, in order (E).
 
-In: prepared messages, from any task. Out: nothing, once the server has them all; or an error that names those whose fate is unknown.
+Input: prepared messages, from any task. Output: nothing, once the server has all of them; or an error that names those whose fate is
+unknown.
 
-A call that meets no trouble is one step at the broker, and asks nobody. Any other is an Enqueue: its steps are taken one after the other,
-and what comes of each is reported to it, until it is over.
+A call that meets no trouble is one step at the broker. Any other call becomes an Enqueue: the sender takes its steps one after the other,
+and reports each result to it, until it is over.
 
-Every call ends within `send_timeout`, whether the server answers or not: what is asked of it is limited by `time_limit`, what is waited for
-here by the same moment. A connection that says nothing for half of that breaks, so the other half is left to kill, look and send again.
+Every call ends within `send_timeout`, whether the server answers or not. `time_limit` bounds what the broker does, and the same moment
+bounds the waits here. A connection that is silent for half of that time breaks, so the other half is left to kill, look and send again.
 """
 
 from __future__ import annotations
@@ -43,19 +44,19 @@ from redisaq.environment import Environment, time_is_up_at, time_limit
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull, ServerError
 
 Prepared = tuple[str, str | None, list[bytes]]
-"""A message's id, its key, its fields."""
+"""A message's id, key and fields."""
 
 Placed = tuple[int, str, list[bytes]]
-"""A message's partition, its id, its fields."""
+"""A message's partition, id and fields."""
 
 Way = Callable[[Sequence[Placed]], Awaitable[Sequence[bytes | None]]]
-"""Sends messages; answers for each its entry id (b"" where it has none), None where its stream is missing."""
+"""Sends messages; returns for each its entry id (b"" where it has none), or None where its stream is missing."""
 
 FIRST_POLL, LAST_POLL = 0.02, 0.5  # seconds between two looks at a full partition
 
 
 class Sender:
-    """Sends one producer's messages; see the module."""
+    """Sends one producer's messages."""
 
     def __init__(
         self,
@@ -67,7 +68,16 @@ class Sender:
         max_backlog: int | None,
         terms: Terms,
     ) -> None:
-        """Take where to and how; see Producer."""
+        """Keep the settings; nothing is connected yet.
+
+        Args:
+            topic: the topic to send to.
+            init_partitions: how many partitions the topic gets if it does not exist.
+            maxlen: how many entries a stream keeps; None for all.
+            approximate: trim whole nodes of a stream only.
+            max_backlog: how many entries of a partition may wait for its slowest group; None for any number.
+            terms: what the producer asks of the topic.
+        """
         self._topic = topic
         self._init_partitions = init_partitions
         self._maxlen = maxlen
@@ -78,7 +88,7 @@ class Sender:
         self._round_robin: RoundRobin | None = None
         self._environment = Environment()
         self._knowledge = self._nothing_known()
-        # Of each enqueue that others wait for: what is set when it no longer holds up these partitions (E4).
+        # For each enqueue that others wait for: the event to set once it no longer blocks these partitions (E4).
         self._waiting: dict[Enqueue, tuple[anyio.Event, frozenset[int]]] = {}
         self.state: TopicState | None = None
         self.retried = 0
@@ -86,19 +96,19 @@ class Sender:
     # -- opening -------------------------------------------------------------------------------------------------------------------
 
     async def open(self, broker: Broker, environment: Environment) -> TopicState:
-        """Reach the server and make the topic, or let it grow to what it should have."""
+        """Connect, and make the topic, or grow it to at least `init_partitions`."""
         self._broker = broker
         await self._broker.connect()
         state = await topics.make_or_grow(self._broker, self._topic, self._init_partitions, terms=self._terms)
         self._environment = environment
-        if self._round_robin is None:  # at random: of many producers that send one message each, not all are to fill partition 0
+        if self._round_robin is None:  # random, so that many producers that send one message each do not all fill partition 0
             self._round_robin = RoundRobin(environment.random.randrange(1 << 16))
         self._knowledge.topic_is(state.generation, state.partitions, environment.monotonic(), acked=state.acked)
         self.state = state
         return state
 
     def close(self) -> None:
-        """Forget what was seen: the next sending opens anew. Calls under way end, the next time that they look."""
+        """Forget what was learned: the next call opens again. Calls under way end at their next step."""
         self.state = None
         self._knowledge = self._nothing_known()
         waiting, self._waiting = self._waiting, {}
@@ -111,17 +121,17 @@ class Sender:
     # -- sending -------------------------------------------------------------------------------------------------------------------
 
     async def send(self, messages: Sequence[Prepared], way: Way | None = None, *, repeatable: bool = False) -> None:
-        """Send them all, in order, over as many tries as that takes within `send_timeout`.
+        """Send all messages, in order, trying as often as `send_timeout` allows.
 
         Args:
             messages: at least one.
-            way: how; None: append them.
+            way: how to send them; None: append them.
             repeatable: a mark at the server makes a second try harmless (E7).
 
         Raises:
-            ConnectionFailed: the server could not be reached in time; what it does not show as appended was not.
-            AmbiguousEnqueueError: it cannot be told whether the messages that it names were appended.
-            ServerError: the server refused one of them.
+            ConnectionFailed: the server could not be reached in time. Messages that it does not show as appended were not appended.
+            AmbiguousEnqueueError: the messages that it names may or may not have been appended.
+            ServerError: the server refused a message.
             QueueFull: a partition stayed full.
         """
         way = way or self._append
@@ -130,7 +140,7 @@ class Sender:
             unplaced = [Outgoing(msg_id, key, fields) for msg_id, key, fields in messages]
             await self._finish(Enqueue(knowledge, unplaced, self._give_up_at(now), repeatable=repeatable), way)
             return
-        # Nothing is in the way, as nearly always: one try, and nobody is asked.
+        # The usual case, without trouble: one try, and no Enqueue.
         placed = self._place(messages, state.partitions)
         run, anchors = knowledge.run, knowledge.anchors
         anchors = anchors.copy() if len(placed) > 1 else {placed[0][0]: anchors[placed[0][0]]}
@@ -150,20 +160,20 @@ class Sender:
         await self._finish(enqueue, way)
 
     async def delay(self, messages: Sequence[Prepared], due: int) -> None:
-        """Keep them all until `due` (server time, microseconds), as `send` appends them."""
+        """Keep all messages until `due` (the server's time, in microseconds), with the guarantees of `send`."""
 
         async def keep(placed: Sequence[Placed]) -> list[bytes | None]:
-            # A microsecond apart, so that they come in the order of the call.
+            # One microsecond apart, so that they keep the order of the call.
             delayed = [Delayed(partition, fields[1], due + place, fields) for place, (partition, _, fields) in enumerate(placed)]
             return [b"" if kept else None for kept in await producing.delay(self._broker, self._topic, delayed)]
 
         await self.send(messages, keep)
 
     async def send_once(self, message: Prepared, *, dedup_id: str, window: float, due: int | None) -> str:
-        """Append or delay one message unless `dedup_id` was used; return the id of the message that stands (E7).
+        """Append or delay one message unless `dedup_id` was used; return the id of the message that the mark names (E7).
 
-        Without a key the id itself says which partition, so that every call with it comes to the same one. What was sent may be repeated
-        as long as the mark is sure to stand; with a shorter window it is looked for, as without a mark (E1, E2).
+        Without a key, `dedup_id` selects the partition, so that every call with it reaches the same one. As long as the mark is sure to
+        last, sending again is safe. With a shorter window, the sender looks for the message first, as without a mark (E1, E2).
         """
         msg_id, key, fields = message
         standing = b""
@@ -187,14 +197,16 @@ class Sender:
 
         lasts = window >= 2 * self._terms.send_timeout
         await self.send([(msg_id, dedup_id if key is None else key, fields)], append, repeatable=lasts)
-        return standing.decode("utf-8", "backslashreplace") or msg_id  # no answer came: it was found where it belongs
+        return standing.decode("utf-8", "backslashreplace") or msg_id  # no answer came: a look found the message
 
     async def grow(self, partitions: int) -> int:
-        """Let the topic grow to so many partitions; return how many it has. Asked again over broken connections: it never shrinks.
+        """Grow the topic to this many partitions; return how many it has.
+
+        Repeats the step over broken connections, since a topic never shrinks.
 
         Raises:
             ConnectionFailed: the server could not be reached within `send_timeout`.
-            AmbiguousEnqueueError: nor did it answer, and may have done it.
+            AmbiguousEnqueueError: the server did not answer within `send_timeout`, and may have grown the topic.
         """
         give_up_at = self._give_up_at(self._environment.monotonic())
         failures, doubtful = 0, False
@@ -216,7 +228,7 @@ class Sender:
                     return state.partitions
 
     def _give_up_at(self, began_at: float) -> float:
-        """Return when the time of a call is up that began then: it may be within the time of another."""
+        """Return when the time of a call that began then is up; an enclosing time limit may end it earlier."""
         return min(began_at + self._terms.send_timeout, time_is_up_at())
 
     def _place_one(self, key: str | None, partitions: int) -> int:
@@ -226,7 +238,7 @@ class Sender:
 
     def _place(self, messages: Sequence[Prepared], partitions: int) -> list[Placed]:
         place = (self._round_robin or RoundRobin()).next
-        if len(messages) == 1:  # as most are: a comprehension is a call more
+        if len(messages) == 1:  # the most frequent case: a comprehension costs one more call
             ((msg_id, key, fields),) = messages
             return [(place(partitions) if key is None else partition_for(key, partitions), msg_id, fields)]
         return [(place(partitions) if key is None else partition_for(key, partitions), msg_id, fields) for msg_id, key, fields in messages]
@@ -239,20 +251,20 @@ class Sender:
         else:
             entries = [(partition, fields) for partition, _, fields in placed]
         answers = await broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate)
-        # What was appended is the anchor of what comes next (E2). No run of a server comes twice: if it is still the one that named the
-        # other anchors, it has answered this call as well.
+        # What was appended is the next anchor (E2). No server run occurs twice: if it is still the run that the other anchors are from, it
+        # also answered this call.
         if knowledge.run == broker.run_id:
             if len(entries) == 1:
                 if answers[0] is not None:
                     knowledge.anchors[entries[0][0]] = answers[0]
-            else:  # of each partition the last one stays
+            else:  # of each partition, the last one remains
                 knowledge.anchors.update([(entry[0], answer) for entry, answer in zip(entries, answers, strict=True) if answer is not None])
         return answers
 
     # -- in trouble ------------------------------------------------------------------------------------------------------------------
 
     async def _finish(self, enqueue: Enqueue, way: Way) -> None:
-        """Take the steps of an enqueue until it is over. Cancelled, some of its messages may have been appended."""
+        """Take the steps of an enqueue until it is over. If this is cancelled, some of its messages may have been appended."""
         try:
             with time_limit(enqueue.give_up_at - self._environment.monotonic()):
                 while (step := self._next(enqueue)) is not None:
@@ -275,7 +287,7 @@ class Sender:
         return enqueue.next(self._environment.monotonic())
 
     async def _take(self, enqueue: Enqueue, step: Step, way: Way) -> None:
-        """Take one step, and report what came of it."""
+        """Take one step, and report its result."""
         broker, run = self._broker, self._broker.run_id
         match step:
             case Pause() | WaitForTurn() | WaitForRoom():
@@ -320,9 +332,9 @@ class Sender:
         self._report_sent(enqueue, outcome, run)
 
     def _report_sent(self, enqueue: Enqueue, outcome: Sequence[bytes | None] | ConnectionFailed | ServerError, run: str) -> None:
-        """Report what became of messages that were sent; `run` was the server's before that."""
+        """Report the result of sending; `run` was the server's run before that."""
         if isinstance(outcome, ConnectionFailed):
-            # One whose time is up broke no connection: what it sent comes before anything that is sent after it, or the link kills it.
+            # A call whose time is up broke no connection: either what it sent arrives before anything sent after it, or the link kills it.
             late = self._environment.monotonic() >= enqueue.give_up_at
             connections: list[Connection] = [] if late or outcome.connection is None else [outcome.connection]
             enqueue.broke(outcome, connections)
@@ -336,7 +348,7 @@ class Sender:
         enqueue.sent(answers, self._same(run))
 
     def _same(self, run: str) -> str:
-        """Return the server's run if it has been this one since it was read, so that all answers were its own; "" otherwise."""
+        """Return the server's run if it is still this one, so that all answers since were its own; "" otherwise."""
         return run if run == self._broker.run_id else ""
 
     async def _pause(self, failures: int, give_up_at: float) -> bool:
@@ -353,7 +365,7 @@ class Sender:
             await event.wait()
 
     def _let_pass(self, enqueue: Enqueue) -> None:
-        """Wake those that wait for an enqueue if it no longer holds up what it did (E4)."""
+        """Wake those that wait for an enqueue if it blocks fewer partitions than before (E4)."""
         waiting = self._waiting.get(enqueue)
         if waiting is not None and waiting[1] != enqueue.holds:
             del self._waiting[enqueue]
@@ -361,7 +373,7 @@ class Sender:
 
     async def _read_topic(self) -> TopicState:
         state = await self._broker.do(topics.ReadTopic(self._topic))
-        # Where it is not: lost with the server's data (E5), perhaps made again by somebody else.
+        # If it is missing, it was lost with the server's data (E5); another producer may have made it again.
         return state if state is not None and self._stands(state) else await self._make_topic()
 
     async def _make_topic(self) -> TopicState:
@@ -369,11 +381,11 @@ class Sender:
         return await self._broker.do(topics.MakeTopic(self._topic, partitions, self._terms))
 
     def _stands(self, state: TopicState) -> bool:
-        """Tell whether the topic keeps what this producer asks (E3)."""
+        """Tell whether the topic already has what this producer asks for (E3)."""
         return state.send_timeout >= self._terms.send_timeout and (state.acked or not self._terms.acked)
 
     async def _wait_for_room(self, wanted: dict[int, int], give_up_at: float) -> None:
-        """Wait until each partition may take what is meant for it (back-pressure)."""
+        """Wait until each partition has room for its messages (back-pressure)."""
         most, pause = self._max_backlog or 0, FIRST_POLL
         if any(count > most for count in wanted.values()):
             raise QueueFull(f"{max(wanted.values())} messages for one partition of {self._topic}: max_backlog allows {most} in all")

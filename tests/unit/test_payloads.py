@@ -165,7 +165,7 @@ def test_a_key_out_of_a_model_and_of_a_message() -> None:
 def test_a_key_that_json_cannot_write_is_refused() -> None:
     with pytest.raises(SerializationError, match="the payload's field 'id' is nan"):
         key_of({"id": NAN}, "id")
-    with pytest.raises(SerializationError, match="the payload's field 'id' is no key"):
+    with pytest.raises(SerializationError, match="the payload's field 'id' cannot be a key"):
         key_of({"id": object()}, "id")
 
 

@@ -1,4 +1,4 @@
--- No script, but a prefix for some. Returns an answer of XINFO as a table from names to values.
+-- Not a script, but a function that some scripts begin with. Returns an answer of XINFO as a table from names to values.
 
 local function facts_of(row)
     local facts = {}
