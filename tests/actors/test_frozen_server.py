@@ -9,9 +9,12 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message
-from redisaq.consuming.runtime import SILENCE_LIMIT
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.terms import GroupName
+from redisaq.consuming.runtime import LEAVE_LIMIT, SILENCE_LIMIT
 from redisaq.testing import virtual_run
-from tests.actors.group import fresh_url, produce
+from tests.actors.group import fresh_url, produce, quick
+from tests.actors.hooked import hooked
 
 Backend = Literal["trio", "asyncio"]
 
@@ -74,3 +77,37 @@ def test_stopping_ends_within_drain_timeout_and_the_limit(backend: Backend) -> N
         return await end_while_frozen(stop=True, drain_timeout=2.0)
 
     assert virtual_run(main, backend=backend) <= 2.0 + SILENCE_LIMIT + 0.1
+
+
+@pytest.mark.parametrize("backend", get_args(Backend))
+@pytest.mark.parametrize("seconds", [0.5 * SILENCE_LIMIT, 3 * SILENCE_LIMIT])
+def test_a_server_that_answers_is_waited_for_while_one_step_takes_long(backend: Backend, seconds: float) -> None:
+    """The consumer gives its partition back, and leaves."""
+
+    async def main() -> tuple[str, float]:
+        url = fresh_url()
+        await produce(url, 1)
+        consumer = quick(url, heartbeat_interval=3.0, heartbeat_ttl=12.0)
+
+        async def before(name: str) -> None:
+            if name == "release":
+                await anyio.sleep(seconds)
+
+        hooked(consumer, url).before = before
+        handled = anyio.Event()
+
+        async def handle(_message: Message[Any]) -> None:
+            handled.set()
+
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(consumer.process, handle)
+            await handled.wait()
+            await anyio.sleep(1)
+            began = anyio.current_time()
+            await consumer.stop()
+        store = MemoryBroker(url.removeprefix("memory://"), "redisaq").store
+        return store.leases[GroupName("jobs", "default_group"), 0].holder, anyio.current_time() - began
+
+    holder, took = virtual_run(main, backend=backend)
+    assert holder == ""
+    assert seconds <= took < LEAVE_LIMIT

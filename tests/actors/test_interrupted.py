@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, RetryPolicy, events
+from redisaq import Admin, Consumer, Message, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.terms import GroupName
 from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
@@ -94,3 +95,22 @@ async def test_a_failure_of_a_cancelled_body_does_not_end_the_loop(url: str) -> 
                 if len(seen) == 2:
                     break
     assert [message.lost for message in seen] == [True, False]
+
+
+async def test_a_failure_of_a_cancelled_batch_counts_as_a_failure_of_all_its_messages(url: str) -> None:
+    """The partition is drained, and still owned: what failed is recorded before it is given back."""
+    await produce(url, 2)
+    notebook, began = Notebook(), anyio.Event()
+
+    async def handle(_messages: list[Message[Any]]) -> None:
+        await two_of_which_one_fails(began)
+
+    consumer = quick(url, drain_timeout=0.05, retry=RetryPolicy(max_attempts=1), on_event=notebook.note)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(consumer.process_batch, handle, batch_size=2))
+            await began.wait()
+            await consumer.stop()
+    assert len(notebook.of(events.MessageFailed)) == 2
+    async with Admin(url) as admin:
+        assert [letter.payload["n"] async for letter in admin.dead_letters("jobs", "default_group")] == [0, 1]

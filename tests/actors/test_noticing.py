@@ -11,14 +11,17 @@ from msgspec.structs import replace
 
 from redisaq import Consumer
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.memory.reader import MemoryReader
 from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps.topics import GrowTopic
+from redisaq.brokers.terms import GroupName
 from redisaq.errors import ConnectionFailed
 from redisaq.testing import virtual_run
-from tests.actors.group import produce, quick
+from tests.actors.group import Notebook, produce, quick
 from tests.actors.hooked import hooked
 
+GROUP = GroupName("jobs", "default_group")
 Backend = Literal["trio", "asyncio"]
 
 on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
@@ -136,3 +139,55 @@ def test_setbacks_of_long_ago_do_not_slow_the_next_change_down(backend: Backend)
         assert once < 0.05
         assert often > 1.0
         assert once_again < 0.05
+
+
+@on_both
+def test_m5_a_member_that_was_taken_for_dead_joins_again_at_its_next_heartbeat(backend: Backend) -> None:
+    """It has no partition whose end it would notice, and its lease would last for five more heartbeats."""
+
+    async def scenario(url: str) -> float:
+        await produce(url, 1)
+        consumer, spare = member(url), member(url)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, nothing)
+            await until(lambda: len(consumer.assignment) == 1)
+            members = store_of(url).coordination[GROUP].members
+            (first,) = members
+            tasks.start_soon(spare.process, nothing)
+            await until(lambda: len(members) == 2)
+            await anyio.sleep(1)
+            (gone,) = set(members) - {first}
+            del members[gone]
+            took = await until(lambda: len(members) == 2)
+            await spare.stop()
+            await consumer.stop()
+        return took
+
+    assert play(scenario, backend) < 10.1
+
+
+@on_both
+def test_t3_what_a_broken_read_had_brought_is_handled_after_it_connects_again(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes had come, the read had not returned: the entries are recorded, so that no claim brings them a second time."""
+    broke: list[int] = []
+    read = MemoryReader.read
+
+    async def read_that_breaks(self: MemoryReader, count: int, block: float) -> Any:
+        entries = await read(self, count, block)
+        if entries and not broke:
+            broke.append(len(entries))
+            self._leftover.extend(entries)
+            raise ConnectionFailed("memory://noticing", "for this test")
+        return entries
+
+    monkeypatch.setattr(MemoryReader, "read", read_that_breaks)
+
+    async def scenario(url: str) -> list[int]:
+        await produce(url, 5)
+        notebook = Notebook()
+        with anyio.fail_after(60):
+            await member(url).process(notebook.handle, until_empty=True)
+        return notebook.numbers
+
+    assert play(scenario, backend) == [0, 1, 2, 3, 4]
+    assert broke == [5]

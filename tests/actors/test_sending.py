@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from redisaq import Admin, Producer
 from redisaq.brokers.memory import MemoryBroker
@@ -297,7 +298,7 @@ def test_the_count_of_partitions_is_asked_for_again_after_half_a_second(backend:
 
 
 @on_both
-@pytest.mark.parametrize("lost", ["all", "what it keeps"])
+@pytest.mark.parametrize("lost", ["all", "what it keeps", "a part of its limit"])
 def test_a_topic_that_does_not_keep_what_this_producer_asks_is_told_again(backend: Backend, lost: str) -> None:
     """E3, E5."""
 
@@ -306,6 +307,8 @@ def test_a_topic_that_does_not_keep_what_this_producer_asks_is_told_again(backen
         store = store_of(url)
         if lost == "all":
             store.flush()
+        elif lost == "a part of its limit":
+            store.topics["jobs"] = replace(store.topics["jobs"], send_timeout=1.0)
         else:
             del store.topics["jobs"]
             store.make_topic("jobs", 3)

@@ -32,7 +32,7 @@ from tests.mutants.places import Source, product
 from tests.mutants.running import CAUGHT, Result, run_tests, try_out
 from tests.mutants.written import load_equivalent, load_written, mutant_of, same
 
-AREAS = tuple(f"redisaq/{area}/" for area in ("actors", "brokers", "consuming", "core", "link", "producing", "runtime"))
+AREAS = tuple(f"redisaq/{area}/" for area in ("actors", "brokers", "consuming", "core", "link", "producing"))
 """Where mutants are sampled: what decides and what speaks with the server."""
 
 
