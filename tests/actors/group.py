@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections import Counter
 from typing import Any
 
 import anyio
 import pytest
+import trio.lowlevel
+from sniffio import current_async_library
 
 from redisaq import Consumer, Message, Producer
 from redisaq.events import Event
@@ -15,7 +18,21 @@ from redisaq.events import Event
 IN_VIRTUAL_TIME = pytest.mark.redisaq_seeds(1, backend=("trio", "asyncio"))
 """For a file of coroutine tests whose waits, limits and leases are not to take real time, nor to depend on how busy the machine is."""
 
+ASYNCIO_ALONE = pytest.mark.redisaq_seeds(1, backend="asyncio")
+TRIO_ALONE = pytest.mark.redisaq_seeds(1, backend="trio")
+"""The same for one test of such a file, on the only backend that has what it is about."""
+
 _numbers = itertools.count()
+
+
+def hold_up(seconds: float) -> None:
+    """Let virtual time pass while the event loop does nothing, as a handler that blocks the loop for so long does."""
+    if current_async_library() == "trio":
+        clock: Any = trio.lowlevel.current_clock()
+        clock.jump(seconds)
+    else:
+        loop: Any = asyncio.get_running_loop()
+        loop._now += seconds
 
 
 def fresh_url() -> str:

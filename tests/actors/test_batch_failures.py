@@ -9,18 +9,18 @@ import pytest
 
 from redisaq import Admin, Consumer, Message, PartialFailure, Producer, RetryPolicy
 from redisaq.errors import SettingsError
-from tests.actors.group import fresh_url, produce
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 
 @pytest.mark.parametrize("error", ["no text", 5, None, ValueError, KeyboardInterrupt()])
-def test_what_is_no_exception_is_refused(error: Any) -> None:
+async def test_what_is_no_exception_is_refused(error: Any) -> None:
     with pytest.raises(SettingsError, match="an exception for each message"):
         PartialFailure({Message("jobs", 1): error})
 
 
-def test_what_is_no_message_is_refused() -> None:
+async def test_what_is_no_message_is_refused() -> None:
     names: Any = {"a-1": ValueError("odd")}
     with pytest.raises(SettingsError, match="a-1"):
         PartialFailure(names)

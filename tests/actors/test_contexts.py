@@ -12,9 +12,9 @@ import anyio.to_thread
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
-from tests.actors.group import fresh_url, produce
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 OF_THE_PROGRAM: ContextVar[str] = ContextVar("of_the_program", default="default")
 OF_A_HANDLER: ContextVar[Any] = ContextVar("of_a_handler")

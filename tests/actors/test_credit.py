@@ -9,9 +9,9 @@ import pytest
 
 from redisaq import Message, Producer, RetryPolicy
 from redisaq.consuming.concurrency import Abandoned, Concurrency
-from tests.actors.group import fresh_url, quick
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, quick
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 
 async def test_who_waits_learns_that_a_thread_abandoned_meanwhile_has_returned() -> None:

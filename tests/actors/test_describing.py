@@ -12,9 +12,9 @@ import pytest
 from redisaq import Admin, Consumer, DeadLetter, Message, RetryPolicy, events
 from redisaq.actors import Actor
 from redisaq.errors import ConsumerError
-from tests.actors.group import Notebook, fresh_url, produce
+from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 BOUND = 30_000
 """Characters of a log line: a traceback, and some fields of 1,000."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -13,10 +13,9 @@ from redisaq.brokers.steps.retrying import ReadDead
 from redisaq.brokers.terms import GroupName
 from redisaq.core.records import Body
 from redisaq.errors import SettingsError
-from redisaq.testing import virtual_run
-from tests.actors.group import Notebook, fresh_url, produce, quick
+from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 GROUP = GroupName("jobs", "default_group")
 SOON = RetryPolicy(backoff=0.02, max_backoff=0.05)
 
@@ -277,8 +276,7 @@ async def test_a_thousand_messages_of_which_every_seventh_fails_for_ever(url: st
     assert sorted(dead) == sorted(ids[n] for n in range(0, 1000, 7))
 
 
-@pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_delayed_messages_come_in_due_order_and_in_time(url: str, backend: Literal["trio", "asyncio"]) -> None:
+async def test_delayed_messages_come_in_due_order_and_in_time(url: str) -> None:
     arrived: list[tuple[int, float]] = []
 
     async def handle(message: Message[Any]) -> None:
@@ -287,24 +285,21 @@ def test_delayed_messages_come_in_due_order_and_in_time(url: str, backend: Liter
         assert message.enqueued_at is not None
         assert message.created_at <= message.enqueued_at
 
-    async def main() -> None:
-        async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
-            consumer = quick(url)
-            await tasks.start(consumer.process, handle)
-            await anyio.sleep(0.05)  # idle
-            began = anyio.current_time()
-            for n, delay in ((0, 0.4), (1, 0.2), (2, 0.3)):
-                await producer.enqueue({"n": n}, delay=delay)
-            await producer.enqueue({"n": 3})
-            with anyio.fail_after(3):
-                while len(arrived) < 4:
-                    await anyio.sleep(0.01)
-            await consumer.stop()
-        assert [n for n, _ in arrived] == [3, 1, 2, 0]
-        for (_, at), delay in zip(arrived[1:], (0.2, 0.3, 0.4), strict=True):
-            assert -1e-6 < at - began - delay < 0.01
-
-    virtual_run(main, backend=backend)
+    async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+        consumer = quick(url)
+        await tasks.start(consumer.process, handle)
+        await anyio.sleep(0.05)  # idle
+        began = anyio.current_time()
+        for n, delay in ((0, 0.4), (1, 0.2), (2, 0.3)):
+            await producer.enqueue({"n": n}, delay=delay)
+        await producer.enqueue({"n": 3})
+        with anyio.fail_after(3):
+            while len(arrived) < 4:
+                await anyio.sleep(0.01)
+        await consumer.stop()
+    assert [n for n, _ in arrived] == [3, 1, 2, 0]
+    for (_, at), delay in zip(arrived[1:], (0.2, 0.3, 0.4), strict=True):
+        assert -1e-6 < at - began - delay < 0.01
 
 
 async def test_until_empty_waits_for_delayed_and_retried_ones(url: str) -> None:
@@ -334,7 +329,7 @@ async def test_deduplication_answers_the_first_message(url: str) -> None:
     assert sorted(notebook.numbers) == [0, 2, 4, 5]
 
 
-def test_a_policy_without_attempts_is_refused() -> None:
+async def test_a_policy_without_attempts_is_refused() -> None:
     with pytest.raises(SettingsError, match="max_attempts"):
         RetryPolicy(max_attempts=0)
 
@@ -360,9 +355,8 @@ async def test_a_full_partition_makes_enqueue_wait_and_then_say_so(url: str) -> 
         await consumer.stop()
 
 
-async def test_a_handler_that_is_cancelled_from_within_has_failed(url: str, anyio_backend: tuple[str, Any]) -> None:
-    if anyio_backend[0] != "asyncio":
-        pytest.skip("only asyncio knows cancellation that no scope asked for")
+@ASYNCIO_ALONE  # it alone knows cancellation that no scope asked for
+async def test_a_handler_that_is_cancelled_from_within_has_failed(url: str) -> None:
     import asyncio
 
     await produce(url, 2)

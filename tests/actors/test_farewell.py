@@ -28,7 +28,7 @@ class Fuse(Actor[None]):
         raise ZeroDivisionError("a bug")
 
 
-@pytest.mark.anyio
+@IN_VIRTUAL_TIME
 async def test_the_next_member_need_not_wait() -> None:
     url, notebook = fresh_url(), Notebook()
     ids = await produce(url, 6, partitions=3)

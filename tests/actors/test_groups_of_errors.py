@@ -8,10 +8,10 @@ import anyio
 import pytest
 
 from redisaq import Consumer, DeadLetter, Discard, Message, PartialFailure, RetryAfter, RetryPolicy
-from tests.actors.group import fresh_url, produce
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce
 from tests.actors.test_failures import SOON, dead_letters, run
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 
 @pytest.fixture

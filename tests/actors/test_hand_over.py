@@ -8,9 +8,10 @@ import pytest
 from redisaq.actors import Actor, Supervisor
 from redisaq.consuming.handler_pool import Batch, hand_over
 from redisaq.errors import ActorStopped
+from tests.actors.group import IN_VIRTUAL_TIME
 from tests.unit.owning import owned_partition, read
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 
 class Workers(Actor[Batch]):

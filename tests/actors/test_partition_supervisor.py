@@ -14,9 +14,10 @@ from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.owner import Ended, PartitionOwner
 from redisaq.consuming.partitions import Acquire, Lose, PartitionSupervisor, Revoke
 from redisaq.environment import Environment
+from tests.actors.group import IN_VIRTUAL_TIME
 from tests.unit.owning import owned_partition
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 
 class SlowOwner(Actor[Any]):

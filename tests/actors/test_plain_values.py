@@ -13,7 +13,7 @@ from redisaq import Admin, Consumer, Message, Producer, RetryPolicy
 from redisaq.errors import SettingsError
 from redisaq.settings import ConsumerSettings, check_choice, check_count, check_factor, check_name, check_seconds, check_text
 from redisaq.testing import HandlerKit
-from tests.actors.group import fresh_url
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url
 
 
 class Name(str, Enum):  # noqa: UP042 -- that is the point
@@ -113,7 +113,7 @@ def test_settings_keep_what_was_checked() -> None:
     assert (settings.group_name, settings.heartbeat_ttl, settings.retry.max_backoff) == ("billing", 4.0, 5.0)
 
 
-@pytest.mark.anyio
+@IN_VIRTUAL_TIME
 @pytest.mark.parametrize("group", [Name.GROUP, Odd("billing")])
 async def test_one_group_has_one_owner(group: str) -> None:
     """However its name, the topic's and the namespace's are written: every message is handled once."""
@@ -139,7 +139,7 @@ async def test_one_group_has_one_owner(group: str) -> None:
     assert {(type(message.topic), message.topic) for message in seen} == {(str, "jobs")}
 
 
-@pytest.mark.anyio
+@IN_VIRTUAL_TIME
 async def test_what_a_producer_is_told_comes_out_as_the_same_text() -> None:
     """Keys, headers, the field that names a key, deduplication: each is written by one part and read by another."""
     url = fresh_url()
@@ -161,7 +161,7 @@ async def test_what_a_producer_is_told_comes_out_as_the_same_text() -> None:
     assert [dict(message.headers) for message in seen if message.headers] == [{"trace": "abc"}] * 2
 
 
-@pytest.mark.anyio
+@IN_VIRTUAL_TIME
 async def test_admin_is_told_of_the_same_things() -> None:
     url = fresh_url()
     async with Producer("jobs", url, namespace="shop") as producer:
@@ -186,7 +186,7 @@ async def test_admin_is_told_of_the_same_things() -> None:
             assert await admin.topics() == []
 
 
-@pytest.mark.anyio
+@IN_VIRTUAL_TIME
 @pytest.mark.parametrize("partition", [True, False, 0.0, "0", None])
 async def test_a_partition_is_named_by_its_number(partition: Any) -> None:
     """`True` and `1.0` are in `range(2)`, and other partitions than 1 where a key's name is made of them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections import defaultdict
 from typing import Any
 
@@ -12,9 +11,9 @@ import pytest
 
 from redisaq import Consumer, Message, events
 from redisaq.errors import ConsumerError, SettingsError
-from tests.actors.group import Notebook, fresh_url, produce, quick
+from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 
 @pytest.fixture
@@ -91,39 +90,6 @@ async def test_concurrency_bounds_all_partitions_together(url: str) -> None:
     await Consumer("jobs", url, concurrency=2).process(notebook.handle_slowly, until_empty=True)
     assert notebook.most_running == 2
     assert sorted(notebook.numbers) == list(range(40))
-
-
-class _Callable:
-    def __init__(self, notebook: Notebook) -> None:
-        self._notebook = notebook
-
-    async def __call__(self, message: Message[Any]) -> None:
-        await self._notebook.handle(message)
-
-
-async def test_any_kind_of_handler(url: str) -> None:
-    ids = await produce(url, 5)
-    notebook = Notebook()
-    threads: set[int] = set()
-
-    def plain(message: Message[Any]) -> None:
-        threads.add(threading.get_ident())
-        notebook.messages.append(message)
-
-    async def with_more(_more: int, message: Message[Any]) -> None:
-        await notebook.handle(message)
-
-    handlers: list[Any] = [
-        plain,
-        lambda message: notebook.handle(message),  # noqa: PLW0108 -- a plain function that returns an awaitable is the point
-        functools.partial(with_more, 1),
-        functools.partial(plain),
-        _Callable(notebook),
-    ]
-    for number, handler in enumerate(handlers):
-        await Consumer("jobs", url, group_name=f"g{number}").process(handler, until_empty=True)
-        assert notebook.counts == dict.fromkeys(ids, number + 1)
-    assert threading.get_ident() not in threads
 
 
 async def test_a_failed_message_comes_back_and_others_go_on(url: str) -> None:
@@ -292,19 +258,6 @@ async def test_an_error_inside_ends_the_consumer_as_one_consumer_error(url: str)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_interrupts_pass_through(anyio_backend: Any) -> None:
-    async def handle(_message: Message[Any]) -> None:
-        raise SystemExit(3)
-
-    async def main() -> None:
-        url = fresh_url()
-        await produce(url, 1)
-        await quick(url).process(handle)
-
-    with pytest.raises(SystemExit):  # asyncio itself raises it out of its loop, from whichever task
-        anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])
-
-
 async def test_until_empty_returns_at_once_without_a_topic(url: str) -> None:
     notebook = Notebook()
     with anyio.fail_after(2):
@@ -341,6 +294,6 @@ async def test_a_consumer_may_come_before_its_topic(url: str) -> None:
         {"no_such": 1},
     ],
 )
-def test_bad_settings_are_refused_before_anything_is_opened(options: dict[str, Any]) -> None:
+async def test_bad_settings_are_refused_before_anything_is_opened(options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         Consumer("jobs", "memory://x", **options)

@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy, events
-from tests.actors.group import Notebook, fresh_url, produce, quick
+from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 
 @pytest.fixture
@@ -224,10 +224,9 @@ async def test_a_block_that_is_cancelled_while_it_is_entered_leaves_nothing_open
     assert [str(one.message) for one in caught if "Unclosed" in str(one.message)] == []
 
 
-async def test_who_is_cancelled_natively_while_it_waits_takes_nothing(url: str, anyio_backend: tuple[str, Any]) -> None:
+@ASYNCIO_ALONE  # it alone knows cancellation that no scope asked for
+async def test_who_is_cancelled_natively_while_it_waits_takes_nothing(url: str) -> None:
     """In whichever step after a message was offered that comes: the next call gets the message."""
-    if anyio_backend[0] != "asyncio":
-        pytest.skip("only asyncio knows cancellation that no scope asked for")
     import asyncio
 
     async with Producer("jobs", url) as producer, quick(url, batch_size=1).messages() as messages:

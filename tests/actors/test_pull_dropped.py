@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections import Counter
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -15,10 +15,9 @@ from redisaq import Consumer, Message, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.terms import GroupName
 from redisaq.errors import NotHandled
-from redisaq.testing import virtual_run
-from tests.actors.group import Notebook, fresh_url, produce, quick
+from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 RETRY = RetryPolicy(max_attempts=2, backoff=0.02, jitter=False)
 
@@ -102,8 +101,8 @@ async def test_a_task_that_drops_its_message_while_the_loop_waits_does_not_hold_
     assert sorted(runs) == [(0, 1), (0, 2), (1, 1), (1, 2)]
 
 
-async def cancels_a_body_in_another_task(url: str) -> list[tuple[int, float]]:
-    """Return the attempts, and when they began."""
+async def test_a_body_that_is_cancelled_in_another_task_while_the_loop_waits_has_failed_at_once(url: str) -> None:
+    """After its pause, and not when the loop next looks by itself."""
     await produce(url, 1)
     runs: list[tuple[int, float]] = []
     kept: list[Message[Any]] = []
@@ -119,13 +118,7 @@ async def cancels_a_body_in_another_task(url: str) -> list[tuple[int, float]]:
     async with anyio.create_task_group() as tasks, quick(url, retry=RETRY).messages(until_empty=True) as messages:
         async for message in messages:
             tasks.start_soon(work, message)
-    return runs
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_body_that_is_cancelled_in_another_task_while_the_loop_waits_has_failed_at_once(backend: Literal["asyncio", "trio"]) -> None:
-    """After its pause, and not when the loop next looks by itself."""
-    (first, began), (second, again) = virtual_run(cancels_a_body_in_another_task, "memory://another task", backend=backend)
+    (first, began), (second, again) = runs
     assert (first, second) == (1, 2)
     assert 0.07 <= again - began < 0.2
 

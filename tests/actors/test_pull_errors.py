@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +11,9 @@ import pytest
 from redisaq import Consumer
 from redisaq.actors import Actor
 from redisaq.errors import ConnectionFailed, ConsumerError
-from tests.actors.group import Notebook, fresh_url, produce, quick
+from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, TRIO_ALONE, Notebook, fresh_url, produce, quick
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 
 @pytest.fixture
@@ -136,10 +133,9 @@ async def test_the_error_of_the_block_wins_over_the_consumers(url: str, *, alone
         assert [type(error) for error in group.exceptions] == [KeyError]
 
 
-async def test_an_interrupt_that_the_consumer_ended_of_passes_as_it_is(url: str, anyio_backend: tuple[str, Any]) -> None:
+@TRIO_ALONE  # asyncio's loop ends of it at once
+async def test_an_interrupt_that_the_consumer_ended_of_passes_as_it_is(url: str) -> None:
     """Trio raises it in whichever task runs, and that may be one of the consumer's."""
-    if anyio_backend[0] != "trio":
-        pytest.skip("asyncio's loop ends of it at once")
     consumer = quick(url)
     consumer.attach(Broken(KeyboardInterrupt()))
 
@@ -184,9 +180,8 @@ async def test_two_blocks_of_two_consumers_may_be_nested(url: str) -> None:
     assert sorted(seen) == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-async def test_native_cancellation_in_a_body_ends_the_loop_and_uses_no_attempt(url: str, anyio_backend: tuple[str, Any]) -> None:
-    if anyio_backend[0] != "asyncio":
-        pytest.skip("only asyncio has Task.cancel()")
+@ASYNCIO_ALONE  # it alone has Task.cancel()
+async def test_native_cancellation_in_a_body_ends_the_loop_and_uses_no_attempt(url: str) -> None:
     import asyncio
 
     await produce(url, 1)
@@ -211,38 +206,3 @@ async def test_native_cancellation_in_a_body_ends_the_loop_and_uses_no_attempt(u
             with pytest.raises(asyncio.CancelledError):
                 await task
     assert attempts == [1, 1, 1]
-
-
-SCRIPT = """
-import sys
-import anyio
-from redisaq import Consumer, Producer
-
-async def main(where):
-    async with Producer("jobs", "memory://interrupted") as producer:
-        await producer.batch_enqueue([{"n": 0}])
-    async with Consumer("jobs", "memory://interrupted") as consumer:
-        async with consumer.messages() as messages:
-            async for message in messages:
-                async with message:
-                    print("ready", flush=True)
-                    if where == "body":
-                        await anyio.sleep(20)
-
-anyio.run(main, sys.argv[2], backend=sys.argv[1])
-"""
-
-
-@pytest.mark.parametrize("where", ["body", "waiting"])
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_process_that_is_interrupted_ends_of_that(backend: str, where: str) -> None:
-    """Ctrl-C: as any program that does not catch KeyboardInterrupt, it ends of the signal, and not with an error."""
-    arguments = [sys.executable, "-c", SCRIPT, backend, where]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        errors = process.stderr.read()
-        assert process.wait(20) == -signal.SIGINT, errors
-    assert "ExceptionGroup" not in errors

@@ -13,10 +13,10 @@ from redisaq.brokers.steps.coordination import Commit
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.terms import GroupName
 from redisaq.errors import ConnectionFailed
-from tests.actors.group import Notebook, fresh_url, produce, quick
+from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 from tests.changing_steps import Do, change_step
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 GREATER = 1 << 52  # microseconds: it is greater than any token given for a century
 

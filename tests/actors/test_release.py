@@ -10,9 +10,9 @@ import pytest
 from redisaq import Admin, Message, RetryPolicy
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.reader import MemoryReader
-from tests.actors.group import fresh_url, produce, quick
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 
 @pytest.mark.parametrize("settled", [True, False])

@@ -8,9 +8,9 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message
-from tests.actors.group import fresh_url, produce, quick
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick
 
-pytestmark = pytest.mark.anyio
+pytestmark = IN_VIRTUAL_TIME
 
 ENDINGS = ["stop", "close"]
 WAYS = ["process", "process_batch", "messages"]

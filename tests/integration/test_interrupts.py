@@ -8,9 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
+from redisaq import Message
+from tests.actors.group import fresh_url, produce, quick
 from tests.integration.cli_processes import LIMIT, ROOT, own_place
 
 COMMANDS = {"script": ["-c", "import sys, redisaq_command; sys.exit(redisaq_command.main())"], "module": ["-m", "redisaq.cli"]}
@@ -93,3 +97,51 @@ def test_a_plain_handler_that_was_abandoned_lets_the_process_end(backend: str) -
         [sys.executable, "-c", ABANDONED, backend], check=False, capture_output=True, text=True, timeout=LIMIT, cwd=ROOT
     )
     assert (result.returncode, result.stdout) == (0, "handled 2\nended\n"), result.stderr
+
+
+PULLING = """
+import sys
+import anyio
+from redisaq import Consumer, Producer
+
+async def main(where):
+    async with Producer("jobs", "memory://interrupted") as producer:
+        await producer.batch_enqueue([{"n": 0}])
+    async with Consumer("jobs", "memory://interrupted") as consumer:
+        async with consumer.messages() as messages:
+            async for message in messages:
+                async with message:
+                    print("ready", flush=True)
+                    if where == "body":
+                        await anyio.sleep(20)
+
+anyio.run(main, sys.argv[2], backend=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("where", ["body", "waiting"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_process_that_is_interrupted_ends_of_that(backend: str, where: str) -> None:
+    """Ctrl-C: as any program that does not catch KeyboardInterrupt, it ends of the signal, and not with an error."""
+    arguments = [sys.executable, "-c", PULLING, backend, where]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+        assert process.wait(20) == -signal.SIGINT, errors
+    assert "ExceptionGroup" not in errors
+
+
+def test_what_ends_a_program_passes_through_a_consumer(anyio_backend: Any) -> None:
+    async def handle(_message: Message[Any]) -> None:
+        raise SystemExit(3)
+
+    async def main() -> None:
+        url = fresh_url()
+        await produce(url, 1)
+        await quick(url).process(handle)
+
+    with pytest.raises(SystemExit):  # asyncio itself raises it out of its loop, from whichever task
+        anyio.run(main, backend=anyio_backend[0], backend_options=anyio_backend[1])

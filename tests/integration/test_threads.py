@@ -1,7 +1,11 @@
-"""One object belongs to one event loop at a time: another thread's call gets an error at once, and nobody hangs."""
+"""One object belongs to one event loop at a time: another thread's call gets an error at once, and nobody hangs.
+
+Plain handlers run in worker threads.
+"""
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,7 +19,7 @@ import pytest
 import redisaq
 from redisaq import Admin, Consumer, Message, Producer
 from redisaq.errors import RedisaqError, SettingsError, WrongThreadError
-from tests.actors.group import fresh_url
+from tests.actors.group import Notebook, fresh_url, produce
 from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
@@ -196,3 +200,36 @@ def test_what_a_claim_costs() -> None:
         access.leave()
 
     assert min(timeit.repeat(claim, number=1000, repeat=20)) / 1000 < 2e-6
+
+
+class _Callable:
+    def __init__(self, notebook: Notebook) -> None:
+        self._notebook = notebook
+
+    async def __call__(self, message: Message[Any]) -> None:
+        await self._notebook.handle(message)
+
+
+async def test_any_kind_of_handler() -> None:
+    url, notebook = fresh_url(), Notebook()
+    ids = await produce(url, 5)
+    threads: set[int] = set()
+
+    def plain(message: Message[Any]) -> None:
+        threads.add(threading.get_ident())
+        notebook.messages.append(message)
+
+    async def with_more(_more: int, message: Message[Any]) -> None:
+        await notebook.handle(message)
+
+    handlers: list[Any] = [
+        plain,
+        lambda message: notebook.handle(message),  # noqa: PLW0108 -- a plain function that returns an awaitable is the point
+        functools.partial(with_more, 1),
+        functools.partial(plain),
+        _Callable(notebook),
+    ]
+    for number, handler in enumerate(handlers):
+        await Consumer("jobs", url, group_name=f"g{number}").process(handler, until_empty=True)
+        assert notebook.counts == dict.fromkeys(ids, number + 1)
+    assert threading.get_ident() not in threads
