@@ -1,8 +1,8 @@
-"""Joins the acknowledgements of all partitions into few commands.
+"""Settles what is done in all partitions with few commands.
 
-In: a ring from an owned partition that has something done. Out: one fenced step per partition (S1), all of them in one round trip; while
-that is under way, what gets done meanwhile joins the next. What is to be settled otherwise follows, one step per partition. Nothing is
-settled once the lease has ended; a refusal means the partition is somebody else's.
+Input: a ring from an owned partition that has something to settle. Output: one fenced step per partition with its acknowledgements (S1),
+all partitions in one round trip. What gets done meanwhile joins the next round. Messages that did not simply succeed follow, one step per
+partition. Invariants: nothing is settled once the lease has ended, and a refusal means that the partition belongs to another member.
 """
 
 from __future__ import annotations
@@ -22,25 +22,29 @@ MOST_IDS = 2000  # in one script
 
 
 class Acknowledger(Actor[Ring]):
-    """Its mailbox holds one ring; what is to be done stands in the owned partitions."""
+    """Settles for one consumer. Its mailbox holds one ring; the owned partitions hold what to settle."""
 
     def __init__(self, surroundings: Surroundings) -> None:
-        """Take the broker."""
+        """Begin with nothing to settle.
+
+        Args:
+            surroundings: the consumer's.
+        """
         super().__init__(name="acknowledger", capacity=1, restart=forever(reset_after=5.0))
         self._around = surroundings
         self._dirty: dict[OwnedPartition, None] = {}
 
     def ring(self, owned: OwnedPartition) -> None:
-        """Acknowledge soon what that partition has done."""
+        """Settle soon what that partition has done."""
         self._dirty[owned] = None
         ring(self.ref)
 
     async def run(self) -> None:
-        """Flush at each ring; after a restart, at once. A flush that has no answer when the lease ends is over, too."""
+        """Flush at each ring, and at once after a restart. A flush without an answer ends with the lease."""
         while True:
             lease = next((owned.lease for owned in self._dirty if not owned.lost and owned.lease.alive()), None)
             if lease is None:
-                await self._flush()  # of what is lost, which takes nothing
+                await self._flush()  # only lost partitions: this sends nothing
                 await self.mailbox.receive()
                 continue
             with lease.scope():
@@ -58,12 +62,12 @@ class Acknowledger(Actor[Ring]):
                 for owned in dirty:
                     if owned.flights.ending:
                         await self._resolve(owned)
-            except BaseException:  # as above; those whose turn had not come are not to be forgotten
+            except BaseException:  # as above; keep those whose turn had not come
                 self._dirty.update((owned, None) for owned in dirty if owned.flights.ending)
                 raise
 
     def _live(self, owned: OwnedPartition) -> bool:
-        """Return whether it may be settled; if not, nothing of it is any more: its next owner does that."""
+        """Return whether it may be settled. If not, forget what there is to settle, since its next owner does that."""
         if not owned.lost and owned.lease.alive():
             return True
         owned.drop()
@@ -88,22 +92,22 @@ class Acknowledger(Actor[Ring]):
             if answer.token < owned.token and await self._install_again(owned):
                 self._dirty[owned] = None
             else:
-                owned.lose("its settling was refused: another token stands")
+                owned.lose("its settling was refused: another token is current")
             return
         owned.settled(answer.moved)
         for ending, moved in zip(endings, answer.moved, strict=True):
             event = around.report(owned, ending)
-            if event is not None and (moved or ending.uncertain):  # S1: as it seems, a try whose answer was lost has settled it
+            if event is not None and (moved or ending.uncertain):  # S1: if uncertain, an earlier try whose answer was lost has settled it
                 around.bulletin.tell(event)
-        # What was not found in `retry` may be there under another attempt: a replica that took over may have missed the last ones.
+        # A message not found in `retry` may be there under another attempt: a replica that took over may have missed the last ones.
         if any(one.to == "retry" or (one.source == "retry" and not moved) for one, moved in zip(resolutions, answer.moved, strict=True)):
             owned.ring_timer()
 
     async def _acknowledge(self, live: Sequence[tuple[OwnedPartition, list[bytes]]]) -> None:
-        """Acknowledge what was taken."""
+        """Acknowledge these entries."""
         try:
             again = await self._send(live)
-        except BaseException:  # repeated, it does no harm
+        except BaseException:  # repeating it does no harm
             for owned, _ in live:
                 self._put_back(owned)
             raise
@@ -118,7 +122,7 @@ class Acknowledger(Actor[Ring]):
         self._dirty[owned] = None
 
     async def _send(self, live: Sequence[tuple[OwnedPartition, list[bytes]]]) -> set[OwnedPartition]:
-        """Acknowledge; return those that have to be told again, since the server had lost their token."""
+        """Acknowledge; return the partitions to acknowledge again, because the server had lost their token."""
         group = self._around.group
         acks = [
             Acknowledge(group, owned.partition, owned.token, ids[at : at + MOST_IDS])
@@ -139,11 +143,11 @@ class Acknowledger(Actor[Ring]):
             if answer.token < owned.token and await self._install_again(owned):
                 again.add(owned)
             else:
-                owned.lose("its settling was refused: another token stands")
+                owned.lose("its settling was refused: another token is current")
         return again
 
     async def _install_again(self, owned: OwnedPartition) -> bool:
-        """Install the token where the server has lost it (T2); False if somebody else came first."""
+        """Install the token again after the server has lost it (T2); False if another member was faster."""
         around = self._around
         installed = await around.broker.do(Install(around.group, owned.partition, owned.token, owned.lease.incarnation, foreign=False))
         return installed.done

@@ -1,6 +1,6 @@
-"""Makes events and tells them to whoever subscribed: the log always, the user's `on_event` if there is one.
+"""Makes events and reports them: always to the log, and to the user's `on_event` if there is one.
 
-An exception of a subscriber is logged and goes no further: a consumer does not end because somebody who watches it failed.
+An exception from `on_event` is logged and not raised, so that a failing observer does not end the consumer.
 """
 
 from __future__ import annotations
@@ -43,10 +43,17 @@ LEVELS: dict[type[Event], int] = {
 
 
 class Bulletin:
-    """Where one consumer's events are told."""
+    """Reports one consumer's events."""
 
     def __init__(self, topic: str, group: str, on_event: Callable[[Event], object] | None, logger: logging.Logger) -> None:
-        """Take the subscribers."""
+        """Begin without a member.
+
+        Args:
+            topic: the consumer's topic.
+            group: its group.
+            on_event: the user's observer, if any.
+            logger: where to log.
+        """
         self.topic = topic
         self.group = group
         self.member = ""
@@ -55,11 +62,11 @@ class Bulletin:
 
     @property
     def detailed(self) -> bool:
-        """True if somebody wants an event for each message that goes well; making one costs more than the hot path can spare."""
+        """True if an event for each successful message is wanted; making one costs more than the hot path can spare."""
         return self._on_event is not None or self._logger.isEnabledFor(logging.DEBUG)
 
     def event(self, make: Callable[..., E], about: Message[Any] | OwnedPartition | None = None, **more: object) -> E:
-        """Return what `make` makes, stamped with who this consumer is, and with the message or the partition that it is about."""
+        """Return an event with this consumer's identity, and with the message or the partition that it is about."""
         if about is None:
             return make(topic=self.topic, group=self.group, member=self.member, **more)
         if isinstance(about, OwnedPartition):
@@ -76,11 +83,11 @@ class Bulletin:
         )
 
     def publish(self, kind: type[Event], about: Message[Any] | OwnedPartition | None = None, **more: object) -> None:
-        """Make an event, see `event`, and tell it to all."""
+        """Make an event (see `event`) and report it."""
         self.tell(self.event(kind, about, **more))
 
     def tell(self, event: Event) -> None:
-        """Tell an event that has been made before to all."""
+        """Report an event."""
         level = LEVELS.get(type(event), logging.DEBUG)
         if self._logger.isEnabledFor(level):
             error = getattr(event, "error", None)
@@ -90,7 +97,7 @@ class Bulletin:
                 told = self._on_event(event)
                 if told is not None and (made := unrun(told)):
                     raise TypeError(f"on_event returned {made}: it must be a plain function")  # noqa: TRY301 -- logged as any other failure
-            except Exception as failure:  # noqa: BLE001 -- see the module
+            except Exception as failure:  # noqa: BLE001 -- a failing observer does not end the consumer
                 log(self._logger, logging.ERROR, f"on_event failed on {type(event).__name__}", failure)
 
 

@@ -1,7 +1,7 @@
 """How many handlers run at once over all partitions of one consumer: a counter of credit, first come, first served.
 
-It has no mailbox: a hop per message would cost more than most handlers' bookkeeping. A plain function whose lease ended while it ran in its
-thread keeps its credit until it returns; that is looked at whenever credit is short.
+It has no mailbox, since a task switch per message would cost more than most handlers' bookkeeping. A plain function whose lease ended while
+it ran in its thread keeps its credit until it returns. This is checked whenever credit is short.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import anyio
 
 
 class Abandoned:
-    """A thread that nobody waits for any more; `started` and `returned` are set by the thread itself.
+    """A thread whose result nobody awaits any more; the thread itself sets `started` and `returned`.
 
-    `dropped` tells a thread that has not started yet to leave the function alone.
+    `dropped` makes a thread that has not started yet skip the function.
     """
 
     __slots__ = ("dropped", "returned", "started")
 
     def __init__(self) -> None:
-        """Begin as waiting for its start."""
+        """Begin as not started."""
         self.started = self.returned = self.dropped = False
 
 
 class _Turn:
-    """One who waits in line; credit is handed over in `granted` before the event wakes it, so that nobody slips in between."""
+    """One waiting task. It is granted its credit in `granted` before the event wakes it, so that no other task takes it in between."""
 
     __slots__ = ("event", "granted")
 
@@ -35,16 +35,20 @@ class _Turn:
         self.granted = False
 
     def look_again(self) -> None:
-        """Wake it, so that it looks how long it may wait."""
+        """Wake the task, so that it computes again how long it may wait."""
         woken, self.event = self.event, anyio.Event()
         woken.set()
 
 
 class Concurrency:
-    """The counter: see the module."""
+    """The counter of credit."""
 
     def __init__(self, concurrency: int | None) -> None:
-        """Take the most handlers at once; None: as many as there are owned partitions."""
+        """Begin with all credit free.
+
+        Args:
+            concurrency: the most handlers at once; None: as many as there are owned partitions.
+        """
         self._concurrency = concurrency
         self.owned = 0
         self.running = 0
@@ -64,25 +68,25 @@ class Concurrency:
 
     @property
     def contended(self) -> bool:
-        """True if somebody waits for credit: whoever has some gives it back between two messages."""
+        """True if a task waits for credit: holders give theirs back between two messages."""
         return bool(self._waiting)
 
     def try_enter(self) -> bool:
-        """Take credit if there is some and nobody waits for it."""
+        """Take credit if there is some and no task waits for it."""
         if self._waiting or self.running + (self.abandoned if self._abandoned else 0) >= self.limit:
             return False
         self.running += 1
         return True
 
     async def enter(self) -> None:
-        """Take credit, waiting in line. Cancelled, it takes none."""
+        """Take credit, waiting in line. If cancelled, it takes none."""
         if self.try_enter():
             return
         turn = _Turn()
         self._waiting.append(turn)
         try:
             while not turn.granted:
-                with anyio.move_on_after(0.1 if self._abandoned else math.inf):  # a thread tells nobody that it has returned
+                with anyio.move_on_after(0.1 if self._abandoned else math.inf):  # a thread does not report that it has returned
                     await turn.event.wait()
                 self.grant()
         except BaseException:
@@ -101,11 +105,11 @@ class Concurrency:
     def keep_for(self, thread: Abandoned) -> None:
         """Keep one credit until the thread has returned."""
         self._abandoned.append(thread)
-        for turn in self._waiting:  # who waits for an event alone would not learn when the thread returns
+        for turn in self._waiting:  # a task that waits only for its event would not notice that the thread returns
             turn.look_again()
 
     def grant(self) -> None:
-        """Hand out what credit there is to those first in line."""
+        """Hand out the available credit to those first in line."""
         while self._waiting and self.running + self.abandoned < self.limit:
             turn = self._waiting.popleft()
             self.running += 1

@@ -1,13 +1,13 @@
-"""What a consumer does while the server does not answer: repeats its steps, restarts its actors, reports it.
+"""What a consumer does while the server does not answer: it repeats its steps, restarts its actors, and reports it.
 
-After its first connection a consumer never gives up. What bounds the waiting is the lease, whose scope cancels it.
+After its first connection a consumer never gives up. The lease bounds the waiting: its scope cancels it.
 
 - `insist` repeats a step, and the policy `forever` restarts an actor, after the errors in `PASSING`. Any other error ends the consumer.
-- `Contact` knows whether the server answers the steps that make the consumer a member of its group, and keep it one. Out: Disconnected,
-  again each minute for as long as it lasts, and Reconnected. Always: an overdue step is reported, and still waited for.
-- `Trouble` notices that one owned partition cannot be taken or read, although its owner lives. Out, after a ttl without a read that came
-  back: PartitionStuck, again each minute, and a word to the coordinator, which lets another member have the partition. Always: a partition
-  that nothing was asked of (its group is paused, its handlers are slow) is in no trouble.
+- `Contact` knows whether the server answers the steps by which the consumer becomes and stays a member of its group. It reports
+  Disconnected, again each minute for as long as it lasts, and Reconnected. It reports an overdue step, and still waits for it.
+- `Trouble` notices that one owned partition cannot be taken or read, although its owner lives. After a ttl without a successful read it
+  reports PartitionStuck, again each minute, and tells the coordinator, which lets another member have the partition. A partition that was
+  not read (its group is paused, its handlers are slow) is in no trouble.
 """
 
 from __future__ import annotations
@@ -30,21 +30,23 @@ from redisaq.errors import ServerFull
 T = TypeVar("T")
 
 PASSING: tuple[type[Exception], ...] = (ConnectionError, ServerFull)
-"""What a consumer's own steps are repeated after, forever: a server that cannot be reached, refuses a log-in or is busy, and one whose
-memory is full. Any other error ends the consumer."""
+"""The errors after which a consumer repeats its own steps forever.
+
+The server cannot be reached, refuses a log-in, is busy, or its memory is full. Any other error ends the consumer.
+"""
 
 FIRST_REST, LONGEST_REST = 0.05, 1.0  # seconds: bounds of the rest after one failure, and after many in a row
 
 
 def forever(*, first: float = FIRST_REST, longest: float = LONGEST_REST, reset_after: float) -> RestartPolicy:
-    """Return the policy of a consumer's own actor: it runs again after each error that passes; see RestartPolicy for the times."""
+    """Return the policy of a consumer's own actor: it restarts after each error that passes. See RestartPolicy for the times."""
     return RestartPolicy(on=PASSING, max_restarts=math.inf, within=60.0, backoff=first, max_backoff=longest, reset_after=reset_after)
 
 
 async def insist(step: Callable[[], Awaitable[T]], environment: Environment, failed: Callable[[str], None] = lambda _: None) -> T:
-    """Return what `step` answers, repeating it after errors that pass, with full jitter.
+    """Return the answer of `step`, repeating it after errors that pass, with full jitter.
 
-    `failed` is told the reason of each failure.
+    `failed` is called with the reason of each failure.
     """
     failures = 0
     while True:
@@ -58,7 +60,7 @@ async def insist(step: Callable[[], Awaitable[T]], environment: Environment, fai
 
 @contextlib.contextmanager
 def reporting(failed: Callable[[str], None]) -> Generator[None]:
-    """Enclose a step that is repeated elsewhere: tell `failed` the reason of an error that passes, and raise it."""
+    """Enclose a step that is repeated elsewhere: call `failed` with the reason of an error that passes, and raise the error."""
     try:
         yield
     except PASSING as error:
@@ -72,7 +74,7 @@ def reason_of(error: Exception) -> str:
 
 
 HEARTBEAT, GROUP = "heartbeat", "group"
-"""What may fail each by itself: staying a member (or becoming one), and changing the group's document."""
+"""The two things that can fail independently: being a member (or becoming one), and changing the group's document."""
 
 REMIND = 60.0  # seconds between two reports of what lasts
 
@@ -81,7 +83,7 @@ class Contact:
     """Whether the server answers this consumer.
 
     Attributes:
-        heartbeat: local clock at which the last heartbeat that was answered had been sent, None before the first.
+        heartbeat: when the last answered heartbeat was sent, by the local clock; None before the first.
     """
 
     def __init__(self, bulletin: Bulletin, clock: Callable[[], float]) -> None:
@@ -98,7 +100,7 @@ class Contact:
         return not self._failing
 
     def failed(self, what: str, reason: str) -> None:
-        """Note that it failed, or is overdue."""
+        """Record that this failed, or is overdue."""
         now = self._clock()
         if not self._failing or now - self._told >= REMIND:
             self._told = now
@@ -106,17 +108,17 @@ class Contact:
         self._failing.add(what)
 
     def answered(self, what: str) -> None:
-        """Note that it was answered."""
+        """Record that this was answered."""
         if what in self._failing:
             self._failing.discard(what)
             if not self._failing:
                 self._bulletin.publish(events.Reconnected)
 
     async def ask(self, step: Callable[[], Awaitable[T]], *, within: float) -> T:
-        """Return what the heartbeat `step` answers; without an answer after `within` seconds, report that and wait on.
+        """Return the answer to the heartbeat `step`; without an answer after `within` seconds, report that and continue to wait.
 
         Raises:
-            Exception: whatever the step raises; what it failed of is for the caller to report.
+            Exception: whatever the step raises; the caller reports it.
         """
         answers: list[T] = []
         failure: Exception | None = None
@@ -143,7 +145,14 @@ class Trouble:
     """Whether one partition can be read."""
 
     def __init__(self, bulletin: Bulletin, clock: Callable[[], float], owned: OwnedPartition, stuck: Callable[[int], None]) -> None:
-        """Take the partition, and who is told that this member cannot read it."""
+        """Begin without trouble.
+
+        Args:
+            bulletin: reports the event.
+            clock: the local clock.
+            owned: the partition.
+            stuck: called when this member cannot read the partition.
+        """
         self._bulletin = bulletin
         self._clock = clock
         self._owned = owned
@@ -152,7 +161,7 @@ class Trouble:
         self._told = -math.inf
 
     def failed(self, reason: str) -> None:
-        """Note that it could not be taken, or read, just now."""
+        """Record that it could not be taken or read just now."""
         owned, now = self._owned, self._clock()
         if self._since is None:
             self._since = now
@@ -162,5 +171,5 @@ class Trouble:
             self._stuck(owned.partition)
 
     def over(self) -> None:
-        """Note that it was read."""
+        """Record that it was read."""
         self._since = None

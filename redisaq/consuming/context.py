@@ -1,4 +1,4 @@
-"""What every actor of one consumer is given; and the gate that is closed while the group is paused."""
+"""What every actor of one consumer shares, and the gate that is closed while the group is paused."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from redisaq.settings import ConsumerSettings
 
 
 class Gate:
-    """Closed while the group is paused: nothing is read and no handler begins; what runs goes on, leases are kept.
+    """Closed while the group is paused: nothing is read and no handler begins. Running handlers continue, and leases are kept.
 
-    The coordinator moves it; readers and handler pools heed it.
+    The coordinator opens and closes it; readers and handler pools obey it.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Gate:
         self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
 
     def move(self, *, closed: bool) -> bool:
-        """Close or open it; False if it was so already."""
+        """Close or open it; False if that changes nothing."""
         if closed == self.closed:
             return False
         self.closed = closed
@@ -69,16 +69,18 @@ class Gate:
 
 
 AT_ONCE = 32
-"""So many partitions dial, or are installed, at a time. With thousands at once each turn of the event loop takes seconds, and a heartbeat
-needs several turns: the lease would run out meanwhile."""
+"""How many partitions connect, or are installed, at the same time.
 
-SAME_LOSS = 30.0  # seconds within which partitions that find their group gone speak of one loss
+With thousands at once, each turn of the event loop takes seconds. A heartbeat needs several turns, so the lease would run out meanwhile.
+"""
+
+SAME_LOSS = 30.0  # seconds within which partitions that find their group gone count as one loss
 MOST_BLOCKED = 1000
-"""Entries of which is remembered that the event loop stood still over them: the last ones."""
+"""How many entries are remembered during which the event loop was blocked: the latest ones."""
 
 
 class Blocked(NamedTuple):
-    """How often the event loop stood still over an entry, and for how many seconds at most."""
+    """How many times the event loop was blocked during an entry, and for how many seconds at most."""
 
     times: int
     seconds: float
@@ -86,17 +88,17 @@ class Blocked(NamedTuple):
 
 @dataclass
 class Surroundings:
-    """The consumer's group, its settings, its broker, its clocks, its subscribers, its credit.
+    """The consumer's group, settings, broker, clocks, observers and credit.
 
     Attributes:
-        settings: the user's; where messages are pulled, those that `for_pulling` makes of them.
+        settings: the user's; if messages are pulled, changed by `for_pulling`.
         contact: whether the server answers.
         gate: closed while the group is paused.
-        taking: lets few partitions at a time be taken, and connected again: see AT_ONCE.
-        kill_refused: the server does not permit CLIENT KILL (T4), and that has been told.
-        deaf: the server does not permit SSUBSCRIBE, and that has been told.
-        given_up: the consumer ends, and the server is silent: nothing more is to be asked of it.
-        blocked: entries, by partition and id, whose handlers ran here while the event loop stood still until the lease was lost.
+        taking: limits how many partitions are taken, or connect again, at the same time: see AT_ONCE.
+        kill_refused: the server does not permit CLIENT KILL (T4), and that has been reported.
+        deaf: the server does not permit SSUBSCRIBE, and that has been reported.
+        given_up: the consumer ends and the server is silent: send it nothing more.
+        blocked: by partition and id, entries whose handlers ran here while the event loop was blocked until the lease was lost.
     """
 
     topic: str
@@ -118,7 +120,7 @@ class Surroundings:
     _lost_told: float = -math.inf
 
     def __post_init__(self) -> None:
-        """Begin in contact, with nothing told."""
+        """Begin in contact, with nothing reported."""
         self.group = GroupName(self.topic, self.settings.group_name)
         self.bulletin = Bulletin(self.topic, self.settings.group_name, self.settings.on_event, self.logger)
         self.concurrency = Concurrency(self.settings.concurrency)
@@ -130,10 +132,12 @@ class Surroundings:
         return self.settings.dead_maxlen
 
     def tell_group_lost(self, where: int | None) -> None:
-        """Tell that the server lost the group's data, once for each loss: each partition notices for itself, and the document's reader.
+        """Report that the server lost the group's data, once for each loss.
+
+        Each partition notices it, and so does the reader of the document.
 
         Args:
-            where: the partition, None for the document. Who notices a second time notices another loss.
+            where: the partition, None for the document. A second notice from the same place means another loss.
         """
         now = self.environment.clock()
         if where in self._lost_seen or now - self._lost_told >= SAME_LOSS:
@@ -144,7 +148,7 @@ class Surroundings:
         self._lost_seen.add(where)
 
     def tell_kill_refused(self, owned: OwnedPartition) -> None:
-        """Tell, once, that the server does not permit CLIENT KILL (T4)."""
+        """Report, once, that the server does not permit CLIENT KILL (T4)."""
         if not self.kill_refused:
             self.kill_refused = True
             self.bulletin.publish(events.KillNotPermitted, owned)
@@ -154,7 +158,7 @@ class Surroundings:
         return self.bulletin.event(kind, message, **more)
 
     def report(self, owned: OwnedPartition, ending: Ending) -> events.Event | None:
-        """Return the event that says that the server has settled a message that did not simply succeed; None if nothing failed."""
+        """Return the event for a settled message that did not simply succeed; None if nothing failed."""
         flight, to = ending.flight, ending.resolution.to
         if to == "done" or not ending.reason:
             return None
@@ -165,28 +169,27 @@ class Surroundings:
         return self.unreadable(owned, flight.entry, ending.reason)
 
     def unreadable(self, owned: OwnedPartition, entry_id: bytes, reason: str) -> events.EntryUnreadable:
-        """Return the event about what could not be read."""
+        """Return the event about an unreadable record."""
         shown_id = entry_id.decode("utf-8", "backslashreplace")
         return self.bulletin.event(events.EntryUnreadable, owned, entry_id=shown_id, reason=reason)
 
     def notifications_refused(self, reason: str) -> None:
-        """Tell, once, that the server does not permit SSUBSCRIBE."""
+        """Report, once, that the server does not permit SSUBSCRIBE."""
         if not self.deaf:
             self.deaf = True
             self.bulletin.publish(events.NotificationsNotPermitted, reason=reason)
 
     def note_blocked(self, partition: int, entry_id: bytes, seconds: float) -> None:
-        """Remember that the event loop stood still over an entry: whoever finds it dead may be this process."""
+        """Remember that the event loop was blocked during an entry: this process may be the one that later finds it dead."""
         times, most = self.blocked.pop((partition, entry_id), (0, 0.0))
         self.blocked[partition, entry_id] = Blocked(times + 1, max(most, seconds))
         if len(self.blocked) > MOST_BLOCKED:
             del self.blocked[next(iter(self.blocked))]
 
     def tell(self, kind: type[events.MessageEvent], message: Message[Any], **more: object) -> None:
-        """Tell an event about a message."""
+        """Report an event about a message."""
         self.bulletin.publish(kind, message, **more)
 
 
 inside: ContextVar[Surroundings | None] = ContextVar("redisaq_inside", default=None)
-"""Set in a consumer's own tasks, its handlers, and bodies of pulled messages: who waits there for the consumer's end would wait for
-ever."""
+"""Set in a consumer's own tasks, its handlers, and bodies of pulled messages. Waiting there for the consumer's end would never return."""

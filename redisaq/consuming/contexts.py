@@ -1,11 +1,10 @@
-"""Lets each handler begin with the context variables that `process()` was called with.
+"""Runs each handler with the context variables with which `process()` was called.
 
-In: the loop of a worker, which runs one handler after the other in one task. Out: the same, but what a handler sets (a ContextVar, a
-decimal context) is not seen by the next. A task for each message would cost more than most handlers do. So the loop compares its context
-with the one that it began with, after each handler, which costs next to nothing; where they differ it returns, and is entered again under
-a new copy, in the same task.
+A worker runs one handler after another in one task, but what a handler sets (a ContextVar, a decimal context) is not visible to the next. A
+task for each message would cost more than most handlers. So after each handler the loop compares its context with the original one, which
+costs next to nothing. If they differ, it returns and is entered again under a new copy, in the same task.
 
-What a handler changes in place, in an object that stood in the context before (a list, a decimal context that the program had set), is
+If a handler changes an object in place that was in the context before (a list, a decimal context that the program had set), the change is
 shared, as it is between tasks.
 """
 
@@ -23,16 +22,16 @@ def changed(base: Context) -> bool:
     """Return whether the current context differs from this one."""
     try:
         return copy_context() != base
-    except Exception:  # noqa: BLE001 -- values that cannot be compared: one was replaced, since the same one is not compared
+    except Exception:  # noqa: BLE001 -- values that cannot be compared: one was replaced, since identical ones are not compared
         return True
 
 
 async def afresh(loop: Callable[[Context], Coroutine[Any, Any, bool]], base: Context) -> None:
-    """Run a loop, and again for as long as it returns True: the context has changed, and it is to go on under a new copy.
+    """Run a loop, and again under a new copy of the context as long as it returns True because the context has changed.
 
     Args:
-        loop: called with `base`; it keeps elsewhere where it was.
-        base: the context that handlers begin with. The current one may differ from it.
+        loop: called with `base`; it keeps its position elsewhere.
+        base: the context with which handlers begin. The current one may differ from it.
     """
     again = changed(base) or await loop(base)
     while again:
@@ -41,7 +40,7 @@ async def afresh(loop: Callable[[Context], Coroutine[Any, Any, bool]], base: Con
 
 @coroutine
 def under(context: Context, body: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Await a coroutine in this task, each of its steps under a context of its own. No event loop notices."""
+    """Await a coroutine in this task, with each of its steps under a given context. No event loop notices."""
     step: Callable[[Any], Any] = body.send
     value: Any = None
     while True:
@@ -52,5 +51,5 @@ def under(context: Context, body: Coroutine[Any, Any, T]) -> Generator[Any, Any,
             return result
         try:
             step, value = body.send, (yield wanted)
-        except BaseException as error:  # noqa: BLE001 -- the body's to handle
+        except BaseException as error:  # noqa: BLE001 -- for the body to handle
             step, value = body.throw, error

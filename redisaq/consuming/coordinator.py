@@ -1,10 +1,12 @@
-"""Keeps this member in its group, and its partitions what the group's document says. There is no leader: every member runs one of these.
+"""Keeps this member in its group, and its partitions as the group's document says. There is no leader: every member runs one of these.
 
-In: rings (the group's notifications, the heartbeat's news), Ended from the partition supervisor, Leave, RaiseToken, Unable. Out: Acquire,
-Revoke, Lose to the partition supervisor. It is a pump: look (a heartbeat that brings the document), compute the next document with
-`core.membership`, try to set it, read its duties in what stands. Whoever loses the compare-and-set looks again, and rests when that happens
-again and again. It wakes at the earliest of a ring, another member's expiry, its own deadline. Restarted after a broken connection it looks
-first: a commit whose answer was lost shows then. What it asks for ends with the lease, and joining after a ttl.
+Input: rings (the group's notifications, news from heartbeats), Ended from the partition supervisor, Leave, RaiseToken, Unable. Output:
+Acquire, Revoke, Lose to the partition supervisor.
+
+It is a pump: look (a heartbeat that returns the document), compute the next document with `core.membership`, try to set it, read the
+member's duties in the current document. If another member was faster, it looks again, and rests when that happens repeatedly. It wakes at
+the earliest of a ring, another member's expiry, and its own deadline. Restarted after a broken connection, it looks first, which shows
+whether a commit whose answer was lost has succeeded. Its requests end with the lease, and an attempt to join ends after a ttl.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from redisaq.core.retry import full_jitter
 from redisaq.errors import ActorStopped
 
 TOPIC_POLL = 1.0  # seconds between two looks for a topic that does not exist
-WINDING_LIMIT = 1.0  # seconds for which joining again waits for the handlers of the incarnation before
-LONGEST_PAUSE = 1.0  # seconds that a member rests when it is set back again and again
+WINDING_LIMIT = 1.0  # seconds for which joining again waits for the handlers of the previous incarnation
+LONGEST_PAUSE = 1.0  # seconds that a member rests when others are faster again and again
 RETAKE_PAUSE = 0.2  # seconds before a partition is taken again whose owner failed to take or keep it
 
 
@@ -50,7 +52,10 @@ class Leave:
 
 @dataclass(frozen=True)
 class RaiseToken:
-    """Raise the partition's token above `above` in the document (T2); the reply is the new one, None if it is no longer leased."""
+    """Raise the partition's token above `above` in the document (T2).
+
+    The reply is the new token, or None if the partition is no longer leased to this member.
+    """
 
     partition: int
     above: int
@@ -59,13 +64,13 @@ class RaiseToken:
 
 @dataclass(frozen=True)
 class Unable:
-    """This member owns the partition, and has not been able to read it for a ttl."""
+    """This member owns the partition and has not been able to read it for a ttl."""
 
     partition: int
 
 
 class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
-    """See the module."""
+    """Follows the group's document for one member."""
 
     def __init__(
         self,
@@ -76,14 +81,14 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         ready: Callable[[Collection[int]], None],
         left: Callable[[], None],
     ) -> None:
-        """Make one that has not joined.
+        """Begin as not joined.
 
         Args:
             surroundings: the consumer's.
-            member: which one.
-            partitions: holds the owners of its partitions.
-            ready: is told the first assignment.
-            left: is told the end.
+            member: the member.
+            partitions: the supervisor of its partitions' owners.
+            ready: called with the first assignment.
+            left: called at the end.
         """
         super().__init__(name="rebalance_coordinator", capacity=1 << 17, restart=forever(reset_after=1.0))
         self._around = surroundings
@@ -94,30 +99,30 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         self._ready = ready
         self._left = left
         self._held: dict[int, int] = {}  # partition -> token, of owners that have not ended
-        self._revoked: set[int] = set()  # of these, those told to drain
-        self._released: set[int] = set()  # to be given back in the document
+        self._revoked: set[int] = set()  # of these, those that drain
+        self._released: set[int] = set()  # to be released in the document
         self._not_before: dict[int, float] = {}  # when a partition may be taken again
         self._asked: list[RaiseToken] = []
-        self._spent: dict[int, int] = {}  # partition -> token of an owner that lost it: not to be used again (M6)
+        self._spent: dict[int, int] = {}  # partition -> token of an owner that lost it, which must not be used again (M6)
         self._unable: set[int] = set()  # to be entered in the document
-        self._winding: dict[str, set[int]] = {}  # incarnation that is over -> partitions whose owners have not ended
+        self._winding: dict[str, set[int]] = {}  # ended incarnation -> partitions whose owners have not ended
         self._winding_until = 0.0
         self._leaving: float | None = None
         self._look_needed = True
-        self._setbacks = 0  # in a row: somebody else was first, or what was just joined is over already
-        self._over = ""  # why this incarnation is over, if something else than its deadline has ended it
+        self._setbacks = 0  # in a row: another member was faster, or the incarnation that just joined has already ended
+        self._over = ""  # why this incarnation has ended, if not by its deadline
         self._rung = False
         self._beat = Beat(alive=False, now=0)
 
     def look(self) -> None:
-        """Let it look again."""
+        """Make it look again."""
         if not self._rung:
             self._rung = True
             with contextlib.suppress(ActorStopped):  # it has left
                 self.ref.tell_nowait(Look())
 
     async def run(self) -> None:
-        """Join, then follow the document until it has left."""
+        """Join, then follow the document until the member has left."""
         self._look_needed = True
         while True:
             if self._member.joined and not self._member.lease.alive():
@@ -134,11 +139,11 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
     # -- waiting -----------------------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Wait for the next reason to act, and note it."""
+        """Wait for the next reason to act, and record it."""
         environment, member = self._around.environment, self._member
         clock = environment.clock
-        if self._look_needed and not self._winding_up():  # a commit was refused, or this incarnation is over
-            again = self._setbacks - 1  # the first time it is tried again at once
+        if self._look_needed and not self._winding_up():  # a commit was refused, or this incarnation has ended
+            again = self._setbacks - 1  # the first retry is immediate
             await anyio.sleep(full_jitter(again, base=0.05, most=LONGEST_PAUSE, random=environment.random) if again > 0 else 0.0)
         else:
             until = min(self._not_before.values(), default=math.inf)
@@ -163,7 +168,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         match message:
             case Leave(timeout=timeout):
                 self._leaving = timeout
-                self._revoked.clear()  # tell all again: it may be more urgent now
+                self._revoked.clear()  # send all again: it may be more urgent now
             case RaiseToken():
                 self._asked.append(message)
             case Unable(partition=partition):
@@ -191,13 +196,16 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                 self._not_before[partition] = self._around.environment.clock() + RETAKE_PAUSE
 
     def _winding_up(self) -> bool:
-        """True while handlers of an incarnation that is over may still run: it is given a moment, so that its place can be taken over."""
+        """True while handlers of an ended incarnation may still run.
+
+        They get a moment to end, so that the next incarnation can take its place over.
+        """
         return bool(self._winding) and self._around.environment.clock() < self._winding_until
 
     # -- leaving and losing --------------------------------------------------------------------------------------------------------
 
     async def _leave(self) -> bool:
-        """Leave the group; False if somebody else changed it first, and it has to be tried again."""
+        """Leave the group; False if another member changed it first, so that this must be repeated."""
         left = False
         with self._member.lease.scope():
             left = await self._admission.leave()
@@ -207,18 +215,18 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
     async def give_up(self) -> None:
         """Leave the group without having given anything back; for when this actor and all others have ended.
 
-        Leases still in the document are dropped with the member, as if it had expired: whoever is next has a greater token, closes the
-        readers that are left, and claims what is pending.
+        Leases still in the document are dropped with the member, as if it had expired. The next owner has a greater token, closes the
+        remaining readers, and claims what is pending.
         """
         member = self._member
         while member.joined and not await self._admission.leave():
             beat = await self._around.broker.do(Heartbeat(self._around.group, member.lease.incarnation, member.ttl, ""))
             if not beat.alive or beat.document is None:
-                return  # it is gone already
+                return  # the member is already gone
             member.document, member.version = beat.document, beat.version
 
     async def _lose_all(self, reason: str) -> None:
-        """End everything and become somebody new (M5)."""
+        """End everything and become a new incarnation (M5)."""
         member, clock = self._member, self._around.environment.clock
         self._over = ""
         if self._held:
@@ -242,9 +250,9 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
     # -- following the document -------------------------------------------------------------------------------------------------------
 
     async def _follow(self) -> None:
-        """Look if there is reason to, change what is to be changed, do what the document asks."""
+        """Look if there is reason to, make the changes that are due, do what the document asks."""
         done = False
-        with reporting(partial(self._around.contact.failed, GROUP)), self._member.lease.scope():  # an answer that comes later is of no use
+        with reporting(partial(self._around.contact.failed, GROUP)), self._member.lease.scope():  # a later answer is useless
             done = (not self._look_needed or await self._look()) and await self._change()
         if not done:
             self._look_needed = True
@@ -256,7 +264,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         self._ready(self._held)
 
     async def _join(self) -> None:
-        """Try to become a member, for at most a ttl: whatever happens it is tried again."""
+        """Try to become a member, for at most a ttl; it is repeated until it succeeds."""
         around, member = self._around, self._member
         self._look_needed = True
         with reporting(partial(around.contact.failed, HEARTBEAT)), anyio.move_on_after(member.ttl):
@@ -265,7 +273,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             self._setbacks += 1
 
     async def _look(self) -> bool:
-        """Read what stands; False if this incarnation is over."""
+        """Read the current state; False if this incarnation has ended."""
         around, member, lease = self._around, self._member, self._member.lease
         sent = around.environment.clock()
         beat = await around.broker.do(Heartbeat(around.group, lease.incarnation, member.ttl, member.version))
@@ -273,7 +281,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         known = beat.document or (member.document if beat.version == member.version else None)
         if not beat.alive or known is None or not membership.is_member(known, lease.incarnation):
             if not beat.version or beat.damaged:
-                if lease.alive():  # M8: what this member ran until now, nobody else can own before its deadline
+                if lease.alive():  # M8: until its deadline, no other member can own what this one has run
                     self._admission.safe, self._admission.safe_until = frozenset(self._held), lease.deadline
             elif beat.document is not None:
                 member.document = beat.document
@@ -281,7 +289,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             lease.end()
             return False
         lease.renew(sent, beat)
-        if not lease.alive():  # M5: the answer came too late, and whatever it would take now it could not work on
+        if not lease.alive():  # M5: the answer came too late to work on anything that it grants
             return False
         member.observe(beat)
         if beat.document is not None:
@@ -296,7 +304,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         return True
 
     async def _change(self) -> bool:
-        """Try to set the next document; False if somebody else was first."""
+        """Try to set the next document; False if another member was faster."""
         around, member, beat = self._around, self._member, self._beat
         standing = member.document
         if standing is None:
@@ -338,7 +346,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         return True
 
     def _raise_tokens(self, document: Document) -> tuple[Document, dict[int, int]]:
-        """Raise the tokens that owners asked for, above what stands beside the data (T2), and those that a loss has spent (M6)."""
+        """Raise the tokens that owners asked for, above those beside the data (T2), and those that a loss has used up (M6)."""
         raised: dict[int, int] = {}
         incarnation, now = self._member.lease.incarnation, self._member.lease.server_now()
         for partition, spent in self._spent.items():
@@ -372,7 +380,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         for partition in duties.lost:
             del self._held[partition]
             self._revoked.discard(partition)
-            await partitions.tell(Lose(partition, "the group's document leases it to somebody else"))  # M4
+            await partitions.tell(Lose(partition, "the group's document leases it to another member"))  # M4
         leaving = self._leaving is not None
         timeout = self._settings.drain_timeout if self._leaving is None else self._leaving
         for partition in (self._held.keys() if leaving else duties.revoke) - self._revoked:

@@ -1,7 +1,8 @@
-"""Rings: the smallest message, "look again"; and the actor that hears the server's and passes them on.
+"""Rings: the smallest message, "look again"; and the actor that receives the server's notifications and passes them on.
 
-In: rings of a group's doorbell, or of one partition's. Out: a call for each. A ring is a hint: missing one costs time, never correctness.
-Where the server does not let us listen, the listener rings every second instead, and asks once a minute whether it may by now.
+Input: notifications from a group's doorbell, or from one partition's. Output: a call for each. A ring is a hint: missing one costs time,
+never correctness. If the server does not permit listening, the listener rings every second instead, and tries once a minute whether it may
+listen by now.
 
 One ring at a time is enough, so a mailbox for rings has room for one.
 """
@@ -21,24 +22,24 @@ from redisaq.errors import ActorStopped, ServerError
 
 
 class Ring:
-    """There is something to look at; what it is stands elsewhere."""
+    """There is something to look at; the ring does not say what."""
 
 
 RING = Ring()
 
 
 def ring(ref: ActorRef[Ring]) -> None:
-    """Let the actor look again; one that has been rung and has not looked yet, or has stopped, is left alone."""
+    """Make the actor look again. Do nothing if it has an unread ring, or has stopped."""
     with contextlib.suppress(anyio.WouldBlock, ActorStopped):
         ref.tell_nowait(RING)
 
 
-LOOK_EVERY = 1.0  # seconds between two looks where nobody tells when to look
-LOOKS = 60  # so many of them before it is tried again to listen
+LOOK_EVERY = 1.0  # seconds between two looks without notifications
+LOOKS = 60  # how many of them before it tries to listen again
 
 
 class SignalListener(Actor[None]):
-    """See the module."""
+    """Listens to one doorbell."""
 
     def __init__(
         self,
@@ -48,12 +49,12 @@ class SignalListener(Actor[None]):
         *,
         name: str = "signal_listener",
     ) -> None:
-        """Make one.
+        """Begin without listening.
 
         Args:
             listen: opens the doorbell.
-            look: whom it concerns.
-            refused: is told why the server does not let us listen, each time.
+            look: called at each ring.
+            refused: called with the reason each time the server does not permit listening.
             name: its name in the tree of actors.
         """
         super().__init__(name=name, capacity=1, restart=forever(first=0.1, longest=5.0, reset_after=10.0))
@@ -63,7 +64,7 @@ class SignalListener(Actor[None]):
         self._doorbell: Doorbell | None = None
 
     async def run(self) -> None:
-        """Ring at each ring, and once when the listening begins: what changed before was not heard."""
+        """Call `look` at each ring, and once when listening begins, since changes before that were not heard."""
         while True:
             await self.on_stop()
             try:

@@ -1,10 +1,10 @@
-"""Runs the handlers of one partition: in one line, in lanes, or on batches. Where messages are pulled, `PullPool` is in its place.
+"""Runs the handlers of one partition: one at a time, in lanes, or on batches. If messages are pulled, `PullPool` takes this place.
 
-In: batches of messages from the partition's reader, and from its retry timer. Out: outcomes, recorded in the owned partition. A pool is a
-child of its partition's scope, so losing one lease cancels just its handlers. Before each handler begins, the lease is looked at. How many
-handlers run at once, over all partitions, is `Concurrency`'s to say.
+Input: batches of messages from the partition's reader and its retry timer. Output: results, recorded in the owned partition. A pool is a
+child of its partition's scope, so losing one lease cancels only that partition's handlers. Before each handler begins, the pool checks the
+lease. `Concurrency` limits how many handlers run at once over all partitions.
 
-When the mailbox is closed, a pool ends once the running handlers have; what has not started stays in the record.
+When its mailbox is closed, a pool ends once the running handlers have ended; messages that have not started stay in the record.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Batch = list[Flight]
 
 
 async def hand_over(batch: Batch, workers: ActorRef[Batch], owned: OwnedPartition) -> None:
-    """Give messages that stand in the record to the workers.
+    """Give recorded messages to the workers.
 
-    They end with the lease, maybe an instant before whoever calls this; then nobody is to work on these here: they are the next owner's.
+    The workers end with the lease, perhaps an instant before the caller of this. Then the messages belong to the next owner.
     """
     if batch:
         try:
             try:
-                workers.tell_nowait(batch)  # nothing else runs in between: the next read is on its way before these are worked on
+                workers.tell_nowait(batch)  # no other task runs in between, so the next read is sent before these are handled
             except anyio.WouldBlock:
                 await workers.tell(batch)
         except ActorStopped:
@@ -44,17 +44,22 @@ async def hand_over(batch: Batch, workers: ActorRef[Batch], owned: OwnedPartitio
 
 
 class SerialPool(Actor[Batch]):
-    """One handler at a time, in order (ordering "partition"): runs in the actor's own task, so a message costs no hop."""
+    """One handler at a time, in order (ordering "partition"). It runs in the actor's own task, so a message costs no task switch."""
 
     def __init__(self, execution: Execution, *, unlimited: bool) -> None:
-        """Take the execution; `unlimited`: one handler a partition is all the limit there is."""
+        """Begin without messages.
+
+        Args:
+            execution: runs the handler.
+            unlimited: one handler per partition is the only limit.
+        """
         super().__init__(name="handler_pool", capacity=4)
         self._execution = execution
         self._unlimited = unlimited
-        self._batch: deque[Flight] = deque()  # received, and not run
+        self._batch: deque[Flight] = deque()  # received and not run
 
     async def run(self) -> None:
-        """Receive batches, in a scope that ends with the lease: handlers are cancelled at once, whatever else winds up slowly."""
+        """Receive batches, in a scope that ends with the lease, so that handlers are cancelled at once even if other parts end slowly."""
         with self._execution.owned.scope():
             await afresh(self._loop, copy_context())
 
@@ -67,7 +72,7 @@ class SerialPool(Actor[Batch]):
             while batch and owned.may_start:
                 message = batch.popleft()
                 held = await one(message)
-                while held is not None:  # the partition waits for it (a blocking retry)
+                while held is not None:  # the partition waits for this message (a blocking retry)
                     await execution.rest(held)
                     if not owned.may_start:
                         break
@@ -84,7 +89,7 @@ class SerialPool(Actor[Batch]):
                 return False
 
     async def _one(self, message: Flight) -> Held | None:
-        """Run one under the credit of `Concurrency`."""
+        """Run one message with credit from `Concurrency`."""
         execution, concurrency = self._execution, self._execution.concurrency
         await concurrency.enter()
         try:
@@ -96,12 +101,17 @@ class SerialPool(Actor[Batch]):
 class LanePool(Actor[Batch]):
     """Several handlers at once, one for each lane (ordering "key" and "none").
 
-    Worker tasks are kept, since starting one costs more than a quick handler. One wakes the next before it runs its own message, so that
-    a batch of handlers that never wait is run by one task, and handlers that wait run side by side as far as the credit goes.
+    Worker tasks are kept, since starting one costs more than a quick handler. A worker wakes the next one before it runs its own message.
+    So one task runs a batch of handlers that never wait, and handlers that wait run side by side as far as the credit allows.
     """
 
     def __init__(self, execution: Execution, ordering: Ordering) -> None:
-        """Take the execution and what shares a lane."""
+        """Begin without messages.
+
+        Args:
+            execution: runs the handler.
+            ordering: which messages share a lane.
+        """
         super().__init__(name="handler_pool", capacity=4)
         self._execution = execution
         self._lanes: Lanes[Flight] = Lanes(ordering)
@@ -110,10 +120,10 @@ class LanePool(Actor[Batch]):
         self._closing = False
         self._workers = 0
         self._base = copy_context()
-        self._resting = 0  # of these, those that hold a lane for a message's next try: they have no credit
+        self._resting = 0  # workers that hold a lane until its message's next try, without credit
 
     async def run(self) -> None:
-        """Take batches in until the mailbox is closed, then wait for what runs."""
+        """Receive batches until the mailbox is closed, then wait for running handlers."""
         with self._execution.owned.scope():
             self._base = copy_context()
             await self._run()
@@ -132,7 +142,7 @@ class LanePool(Actor[Batch]):
         self._wake()
 
     def _wake(self) -> None:
-        """Let one more worker look for a message, if there is one for it."""
+        """Let one more worker look for a message, if there is a message for it."""
         if self._waking or not self._lanes.runnable:
             return
         if self._idle:
@@ -143,8 +153,8 @@ class LanePool(Actor[Batch]):
             self._workers += 1
             self._tasks.start_soon(afresh, self._work, self._base, name=f"{self.path}/worker-{self._workers}")
 
-    async def _work(self, base: Context) -> bool:  # noqa: C901, PLR0912 -- a function of its own would be a step more for each message
-        """Run messages until there are to be no more; True if a handler has changed the context."""
+    async def _work(self, base: Context) -> bool:  # noqa: C901, PLR0912 -- another function would cost one more call for each message
+        """Run messages until there are no more to run; True if a handler has changed the context."""
         owned, concurrency, lanes, one = self._execution.owned, self._execution.concurrency, self._lanes, self._execution.one
         while owned.may_start:
             await concurrency.enter()
@@ -154,7 +164,7 @@ class LanePool(Actor[Batch]):
             try:
                 while owned.may_start and (message := lanes.next()) is not None:
                     self._wake()
-                    key = message.key  # the handler may change the message's
+                    key = message.key  # the handler may change the message's key
                     try:
                         held = await one(message)
                         while held is not None:  # its lane waits for it, without credit
@@ -181,7 +191,7 @@ class LanePool(Actor[Batch]):
             if self._closing:
                 return False
             if owned.may_start and not lanes.runnable:
-                if self._workers - self._resting > concurrency.limit:  # some were begun in the place of those that rested
+                if self._workers - self._resting > concurrency.limit:  # some were started in place of those that rested
                     self._workers -= 1
                     return False
                 event = anyio.Event()
@@ -190,7 +200,7 @@ class LanePool(Actor[Batch]):
         return False
 
     async def _rest(self, held: Held) -> None:
-        """Hold a lane until its message's next try, and let another worker see to the other lanes meanwhile."""
+        """Hold a lane until its message's next try; meanwhile another worker runs the other lanes."""
         self._resting += 1
         try:
             self._wake()
@@ -200,13 +210,21 @@ class LanePool(Actor[Batch]):
 
 
 class BatchPool(Actor[Batch]):
-    """One handler at a time, of up to `size` messages (`process_batch`).
+    """One handler at a time, with up to `size` messages (`process_batch`).
 
-    A batch begins when `size` messages are there, or `wait` seconds after its first one was.
+    A batch begins when `size` messages are there, or `wait` seconds after its first one arrived.
     """
 
     def __init__(self, execution: Execution, environment: Environment, *, size: int, wait: float, unlimited: bool) -> None:
-        """Take the execution, and how full a batch should be and for how long (seconds) it may wait for that."""
+        """Begin without messages.
+
+        Args:
+            execution: runs the handler.
+            environment: gives the clock.
+            size: how many messages make a full batch.
+            wait: seconds that a batch may wait to be full.
+            unlimited: one handler per partition is the only limit.
+        """
         super().__init__(name="handler_pool", capacity=4)
         self._execution = execution
         self._clock = environment.clock
@@ -234,7 +252,7 @@ class BatchPool(Actor[Batch]):
             self._open = await self._gather()
 
     async def _gather(self) -> bool:
-        """Receive until there is a full batch or the first has waited long enough; False if no more can come."""
+        """Receive until a batch is full or its first message has waited long enough; False if no more messages can come."""
         try:
             if not self._held:
                 self._held += await self.mailbox.receive()
@@ -247,7 +265,7 @@ class BatchPool(Actor[Batch]):
         return True
 
     async def _run(self, messages: Batch, base: Context) -> None:
-        """Run one batch, and again those of it for which the partition waits (blocking retries)."""
+        """Run one batch, then again those of its messages for which the partition waits (blocking retries)."""
         execution = self._execution
         held = await self._once(messages)
         while held is not None:

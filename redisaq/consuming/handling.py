@@ -1,12 +1,12 @@
-"""Runs a handler on messages of one partition and records what came of it.
+"""Runs a handler on messages of one partition and records the result.
 
-This is the one place that calls a user's handler, and so the one that catches whatever it raises. An exception (a timeout too) goes to
-the record of what is in flight, where the retry policy says whether the message is tried again, when, or is dead. Cancellation is no
-outcome: the message stays where it is, for the next owner.
+Only this module calls a user's handler, so it catches whatever the handler raises. An exception (also a timeout) goes to the record of what
+is in flight. There the retry policy decides whether and when the message is tried again, or that it is dead. Cancellation is not a result:
+the message stays where it is, for the next owner.
 
-Whatever a user gives as a handler becomes one coroutine function (`adapt`). An async function, a partial of one, or an object with async
-`__call__` is called in the event loop. Anything else runs in a worker thread; if it returns an awaitable, that is awaited in the loop. A
-thread cannot be stopped: when the lease or the timeout ends, it is abandoned.
+Whatever a user passes as a handler becomes one coroutine function (`adapt`). An async function, a partial of one, or an object with an
+async `__call__` is called in the event loop. Anything else runs in a worker thread; if it returns an awaitable, that is awaited in the
+event loop. A thread cannot be stopped: when the lease or the timeout ends, it is abandoned.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def adapt(
     """Return the handler as a coroutine function.
 
     Args:
-        callback: the user's.
+        callback: the user's handler.
         environment: runs plain functions.
         abandoned: called with the argument and the thread when a plain function is left running.
     """
     if is_async(callback):
         return callback
-    limiter = anyio.CapacityLimiter(math.inf)  # how many run at once is for `Concurrency` to say
+    limiter = anyio.CapacityLimiter(math.inf)  # `Concurrency` limits how many run at once
 
     async def call(argument: A) -> object:
         thread = Abandoned()
 
-        def run() -> tuple[Any]:  # boxed: trio refuses a thread's function that returns a coroutine
+        def run() -> tuple[Any]:  # boxed, since trio refuses a coroutine as a thread's result
             thread.started = True
             if thread.dropped:  # cancelled before the thread had begun
                 return (None,)
@@ -81,15 +81,15 @@ def adapt(
 
 
 class HandlerNotRun(Exception):
-    """Calling the handler ran nothing of it, or not all: it returned a generator, or a coroutine that nobody awaits."""
+    """Calling the handler did not run it, or not all of it: it returned a generator, or a coroutine that is never awaited."""
 
 
 class HandlerCancelled(Exception):
-    """The handler raised a cancellation that nobody had asked for (it awaited something that was cancelled)."""
+    """The handler raised a cancellation that was not requested from outside: it awaited something that was cancelled."""
 
 
 Held = tuple[float, list[Flight]]
-"""Messages whose key queue waits for them, and for how many seconds."""
+"""Messages for which their key queue waits, and for how many seconds."""
 
 
 async def _never(_argument: object) -> None:
@@ -98,7 +98,7 @@ async def _never(_argument: object) -> None:
 
 
 class Execution:
-    """The handler, applied to one partition's messages, one or several at a time."""
+    """Runs the handler on one partition's messages, one or several at a time."""
 
     def __init__(
         self,
@@ -109,20 +109,28 @@ class Execution:
         *,
         timeout: float | None,
     ) -> None:
-        """Take the user's callback (of a message, or of a list; None: messages are pulled), what is around it, and its limit (seconds)."""
+        """Wrap the handler.
+
+        Args:
+            surroundings: the consumer's.
+            owned: the partition.
+            callback: the user's handler, of a message or of a list; None: messages are pulled.
+            middleware: wraps the handler, outermost first.
+            timeout: seconds that one call may take; None: no limit.
+        """
         self._around = surroundings
         self.owned = owned
         self.concurrency = surroundings.concurrency
         self._gate = surroundings.gate
         self._handler = through(middleware, adapt(callback or _never, surroundings.environment, self._abandoned))
         self._timeout = timeout
-        self._blocked: set[bytes] = set()  # of which has been told that the event loop stood still over them
+        self._blocked: set[bytes] = set()  # entries for which HandlerBlocked has been reported
         self._detailed = surroundings.bulletin.detailed
 
     async def ready(self, messages: Sequence[Flight]) -> list[Flight]:
-        """Return those on which a handler may start; first let the server count what it has not counted by the read (T5).
+        """Return the messages on which a handler may start, after the server has counted those that the read did not count (T5).
 
-        What has used up its attempts without an end, each time taking its process with it, is dead.
+        A message that has used up its attempts without an end, each time together with its process, is dead.
         """
         owned = self.owned
         if self._gate.closed:
@@ -136,7 +144,7 @@ class Execution:
         return self._alive(messages) if owned.may_start else []
 
     def _alive(self, messages: Sequence[Flight]) -> list[Flight]:
-        """Return those that are still there and have attempts left; the others are dead."""
+        """Return the messages that are still there and have attempts left; the others are dead."""
         alive: list[Flight] = []
         for message in messages:
             if message.state not in WAITING:  # it was purged
@@ -153,10 +161,10 @@ class Execution:
             counts = counting.counts
             step = lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.token, counts, raising=True))  # noqa: E731
             if not await insist(step, around.environment):
-                owned.lose("another owner's token stands")
+                owned.lose("another owner's token is current")
             owned.flights.counted(counting)
         for flight in counting.retries:
-            if flight.body is not None:  # else an administrator moved the group back meanwhile: it is new again
+            if flight.body is not None:  # else an administrator moved the group back meanwhile, and it is new again
                 owned.noted(flight, found=await insist(partial(self._note, flight.body), around.environment))
 
     async def _note(self, body: Body) -> bool:
@@ -165,10 +173,10 @@ class Execution:
         return await around.broker.do(step)
 
     def _bury(self, message: Flight) -> None:
-        """Record that it is dead: so many handlers were begun on it, and none ended under the lease that it began under.
+        """Record that the message is dead: as many handlers as allowed began on it, and none ended under the lease under which it began.
 
-        What is known is what this process has seen: another one, whose event loop stood still, could write nothing down meanwhile, and may
-        not afterwards.
+        This process knows only what it has seen itself. Another process, whose event loop was blocked, could not record anything meanwhile,
+        and may not afterwards.
         """
         attempts = message.attempt - 1
         blocked = self._around.blocked.pop((self.owned.partition, message.entry), None)
@@ -186,7 +194,10 @@ class Execution:
         self.owned.crashed(message, kind, reason, attempts)
 
     async def one(self, message: Flight) -> Held | None:
-        """Run the handler on one message; return it if its lane is to wait for its next try. The caller has seen that it may start."""
+        """Run the handler on one message; return the message if its lane is to wait for its next try.
+
+        The caller has checked that it may start.
+        """
         owned = self.owned
         if (message.state != "new" or self._gate.closed) and not await self.ready((message,)):
             return None
@@ -220,7 +231,10 @@ class Execution:
         return None
 
     async def many(self, messages: list[Flight]) -> Held | None:
-        """Run a handler of batches on some messages; return those whose lane is to wait. The caller has seen that they may start."""
+        """Run a handler of batches on some messages; return those for which their lane is to wait.
+
+        The caller has checked that they may start.
+        """
         owned = self.owned
         if self._gate.closed or not _all_new(messages):
             messages = await self.ready(messages)
@@ -243,7 +257,7 @@ class Execution:
         return (max(pause for pause, _ in held), [message for _, some in held for message in some]) if held else None
 
     async def _errors_of(self, messages: list[Flight]) -> dict[Message[Any], Exception]:
-        """Run the handler on a batch; return what failed of it."""
+        """Run the handler on a batch; return the errors by message."""
         timeouts = [message.timeout for message in messages if message.timeout is not None]
         if len(timeouts) < len(messages) and self._timeout is not None:
             timeouts.append(self._timeout)
@@ -277,7 +291,7 @@ class Execution:
     async def rest(self, held: Held) -> None:
         """Wait before the next try of a lane, or until the partition is to be given back (T7).
 
-        First the failures are written down, so that whoever takes over goes on counting.
+        First the failures are stored, so that the next owner counts on from there.
         """
         around, owned, (pause, flights) = self._around, self.owned, held
         with owned.until_drain():
@@ -295,23 +309,23 @@ class Execution:
         return inside.set(self._around)
 
     def timeout_of(self, message: Message[Any]) -> float | None:
-        """Return how long work on it may take, seconds; None: as long as it likes. For a body: `one` sees to it by itself."""
+        """Return how many seconds the body of a pulled message may take; None: no limit. `one` applies the limit itself."""
         return message.timeout if message.timeout is not None else self._timeout
 
     def began(self, message: Flight) -> None:
-        """Record that work on it begins."""
+        """Record that a body begins."""
         self.owned.start(message)
         if self._detailed:
             self._around.tell(events.MessageStarted, message)
 
     def succeeded(self, message: Flight) -> None:
-        """Record that it is done: it is to be acknowledged."""
+        """Record that a message is done, so that it is acknowledged."""
         self.owned.returned(message)
         if self._detailed:
             self._around.tell(events.MessageSucceeded, message)
 
     def failed(self, message: Flight, error: Exception) -> Held | None:
-        """Record a failure; return the message if its lane is to wait for it here. Nothing is recorded once the lease has ended."""
+        """Record a failure; return the message if its lane is to wait for it here. Once the lease has ended, nothing is recorded."""
         around, owned = self._around, self.owned
         if owned.lost or not owned.lease.alive():
             owned.cancelled(message)
@@ -325,12 +339,12 @@ class Execution:
         return hold.pause, [hold.flight]
 
     def look_back(self, messages: Sequence[Message[Any]]) -> None:
-        """If the lease has ended because the event loop stood still while these were handled, say so, and remember it."""
+        """If the lease has ended because the event loop was blocked while these were handled, report and remember that."""
         lease = self.owned.lease
         if lease.alive() or not lease.stood_still:
             return
         for message in messages:
-            if message.entry in self._blocked:  # its handler has failed, too late
+            if message.entry in self._blocked:  # its handler has failed too late
                 continue
             self._blocked.add(message.entry)
             self._around.note_blocked(self.owned.partition, message.entry, lease.stood_still)
@@ -343,7 +357,7 @@ class Execution:
 
 
 def _all_new(messages: Sequence[Flight]) -> bool:
-    """Return whether handlers may begin on all of these at once. A loop costs half of what `all` does, for each message."""
+    """Return whether handlers may begin on all of these at once. A loop takes half the time of `all`, for each message."""
     for message in messages:  # noqa: SIM110 -- as above
         if message.state != "new":
             return False
@@ -351,20 +365,20 @@ def _all_new(messages: Sequence[Flight]) -> bool:
 
 
 def _check_run(result: object) -> None:
-    """Raise HandlerNotRun if a handler's result shows that it has not run: with a `yield` in it, say, behind a decorator."""
+    """Raise HandlerNotRun if a handler's result shows that it did not run, for example because it contains a `yield` and is decorated."""
     if made := unrun(result):
         raise HandlerNotRun(f"the handler returned {made}: what it would do has not been done")
 
 
 def _own_cancellation(error: BaseException) -> bool:
-    """True if it is a cancellation that nobody outside the handler asked for (asyncio alone has such)."""
+    """True if it is a cancellation that nothing outside the handler requested (which occurs only on asyncio)."""
     return isinstance(error, anyio.get_cancelled_exc_class()) and not anyio.get_current_task().has_pending_cancellation()
 
 
 def parted(error: BaseException) -> tuple[Exception | None, BaseException]:
-    """Return what a handler failed of while it was being cancelled, None if of nothing, and what is to be raised.
+    """Split what a handler raised while it was being cancelled: its own failure, or None, and what to raise.
 
-    Trio raises both as one group. What is no cancellation must not go on with it: the scopes above would let it through, up to the user.
+    Trio raises both as one group. Only the cancellation must propagate: the scopes above would let the rest through, up to the user.
     """
     if not issubclass(type(error), BaseExceptionGroup):
         return None, error

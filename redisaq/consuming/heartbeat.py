@@ -1,8 +1,8 @@
 """Renews the member's lease.
 
-Out: a ring to the coordinator whenever an answer tells something new, or that the lease is lost; to Contact, what becomes of each
-heartbeat. One small command each `interval`. While the server cannot be reached it is tried more often, with jitter; the lease's own
-deadline, not this actor, is what stops the work then, and a heartbeat that has no answer by that time is over, too.
+It sends one small command each `interval`. It rings the coordinator whenever an answer contains news, or the lease is lost, and reports the
+result of each heartbeat to Contact. While the server cannot be reached, it tries more often, with jitter. The lease's own deadline, not
+this actor, stops the work then. A heartbeat without an answer by that time ends, too.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ from redisaq.core.retry import full_jitter
 
 
 class HeartbeatEmitter(Actor[None]):
-    """See the module."""
+    """Sends the heartbeats of one member."""
 
     def __init__(self, surroundings: Surroundings, member: Member, look: Callable[[], None]) -> None:
-        """Take whose lease it is, and what rings the coordinator."""
+        """Begin without a heartbeat.
+
+        Args:
+            surroundings: the consumer's.
+            member: the member whose lease to renew.
+            look: rings the coordinator.
+        """
         super().__init__(name="heartbeat_emitter", capacity=1)
         self._around = surroundings
         self._member = member
@@ -54,7 +60,7 @@ class HeartbeatEmitter(Actor[None]):
         around, member, lease = self._around, self._member, self._member.lease
         beat = await around.broker.do(Heartbeat(around.group, lease.incarnation, member.ttl, member.version))
         around.contact.heartbeat = sent
-        if lease is not member.lease:  # the answer of an incarnation that is over
+        if lease is not member.lease:  # the answer to an ended incarnation
             return
         if not beat.alive:
             lease.end()

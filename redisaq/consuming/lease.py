@@ -1,8 +1,8 @@
 """A member's lease: one deadline, shared by every scope that works under it.
 
-The deadline is the local clock at which the last successful heartbeat was *sent*, plus the ttl, less a margin. The heartbeat emitter
-pushes it on; every partition's scope (and every body of a pulled message) follows it. Once passed it is final (M5): nothing revives this
-lease, the member joins again as a new incarnation. Ownership is a cancel scope.
+The deadline is the local time at which the last successful heartbeat was *sent*, plus the ttl, less a margin. The heartbeat emitter moves
+it on, and every partition's scope (and every body of a pulled message) follows it. Once it has passed, it is final (M5): nothing revives
+this lease, and the member joins again as a new incarnation. Ownership is a cancel scope.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from redisaq.core.membership import lease_deadline
 from redisaq.environment import Environment
 
 LATE = 1 / 12
-"""What part of its ttl later than its deadline a lease may be seen to have ended; later than that, the event loop stood still."""
+"""A lease that is found ended this part of its ttl after its deadline, or later, ended because the event loop was blocked."""
 
 
 class Lease:
     """The time for which one incarnation may work."""
 
     def __init__(self, incarnation: str, ttl: float, environment: Environment, former: Collection[str] = ()) -> None:
-        """Begin without any time: the first `renew` gives some.
+        """Begin without any time: the first `begin` gives some.
 
         Args:
-            incarnation: whose lease it is.
+            incarnation: the lease's holder.
             ttl: how long one renewal lasts, seconds.
-            environment: the clock.
-            former: earlier incarnations of this process under which nothing runs any more: what they hold is not foreign. Read each
-                time it is asked: the incarnation before this one comes in later, when its last handler has ended.
+            environment: gives the clock.
+            former: earlier incarnations of this process under which nothing runs any more: what they hold is not foreign. It is read again
+                each time, since the previous incarnation is added only when its last handler has ended.
         """
         self.former = former
         self.incarnation = incarnation
@@ -41,21 +41,21 @@ class Lease:
         self._clock = environment.clock
         self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
         self._ended = False
-        self._looked = -math.inf  # when somebody last saw that it stood
+        self._looked = -math.inf  # when a check last found it alive
         self.stood_still = 0.0
-        """For how many seconds the event loop had stood still when this lease ended, if that is why it ended; else 0."""
+        """For how many seconds the event loop had been blocked when this lease ended, if that is why it ended; else 0."""
         self._server_ahead = 0.0  # server seconds less local seconds, as of the last answer
         self.born = 0
         self.frozen_until = 0
 
     def renew(self, sent: float, beat: Beat) -> None:
-        """Push the deadline on: a heartbeat that was sent at `sent` has been answered. A lease that has ended stays ended (M5)."""
+        """Move the deadline on after an answer to the heartbeat that was sent at `sent`. A lease that has ended stays ended (M5)."""
         self.observe(beat)
         if self.alive():
             self._extend(sent)
 
     def begin(self, sent: float, beat: Beat) -> None:
-        """Give the first time: the join that was sent at `sent` has been done."""
+        """Give the first time after an answer to the join that was sent at `sent`."""
         self.observe(beat)
         if not self._ended:
             self._extend(sent)
@@ -66,12 +66,12 @@ class Lease:
             scope.deadline = self.deadline
 
     def observe(self, beat: Beat) -> None:
-        """Take the server's time, and until when others' holders are to be left alone (M7, M8)."""
+        """Record the server's time, and until when other holders must be left alone (M7, M8)."""
         self._server_ahead = beat.now / 1e6 - self._clock()
         self.born, self.frozen_until = beat.born, beat.frozen_until
 
     def server_now(self) -> int:
-        """Return the server's time in microseconds, as good as the last answer tells."""
+        """Return the server's time in microseconds, estimated from the last answer."""
         return int((self._clock() + self._server_ahead) * 1e6)
 
     def alive(self) -> bool:
@@ -90,7 +90,7 @@ class Lease:
         return max(0.0, self.deadline - self._clock()) if self.alive() else 0.0
 
     def end(self) -> None:
-        """End it now: every scope under it is cancelled."""
+        """End it now, which cancels every scope under it."""
         if not self._ended:
             self._ended = True
             now = self._clock()

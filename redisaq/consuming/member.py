@@ -1,8 +1,8 @@
-"""One consumer as a member of its group: what it knows about itself there, how it enters and leaves (M1, M2).
+"""One consumer as a member of its group: what it knows about itself there, and how it enters and leaves (M1, M2).
 
 - `Member` is shared by the coordinator, which changes it, and the heartbeat emitter, which keeps it alive.
-- `Admission` sets a document with the member in it, or without it, by compare-and-set. A group or a topic that the server has lost is made
-  again here (M8, E5).
+- `Admission` sets a document with the member in it, or without it, by compare-and-set. It also makes a group or a topic again that the
+  server has lost (M8, E5).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ class Member:
     """One consumer's place in its group.
 
     Attributes:
-        name: the static name asked for, None for none (M1).
+        name: the static name that the user chose, None for none (M1).
         ttl: seconds that a lease lasts.
-        environment: clocks and chance.
-        lease: of the current incarnation; ended until it has joined.
+        environment: clocks and random numbers.
+        lease: the current incarnation's; it has no time until it has joined.
         joined: the current incarnation is a member.
-        version: of the newest document seen (M3).
+        version: the version of the newest document seen (M3).
         document: the newest one seen; kept when the group is lost (M8).
-        partitions: of the topic, 0 while it does not exist.
-        next_look: local clock at which another member's time runs out, or the group's freeze (M7, M8), or what somebody could not read is
-            forgotten, as of the last answer.
-        topic_missing: the topic did not exist when it was last looked for.
-        retention: the topic's producers ask for `retention="acked"`, as far as heartbeats have told.
-        on_retention: called when that is first told.
-        former: earlier incarnations under which nothing runs any more; leases read it live.
+        partitions: how many the topic has, 0 while it does not exist.
+        next_look: when to look next, by the local clock and as of the last answer: another member expires, the group's freeze ends (M7,
+            M8), or an entry of `unable` is forgotten.
+        topic_missing: the topic did not exist at the last look.
+        retention: the topic's producers ask for `retention="acked"`, as far as heartbeats have reported.
+        on_retention: called when that is first reported.
+        former: earlier incarnations under which nothing runs any more; leases read this set live.
     """
 
     name: str | None
@@ -61,7 +61,7 @@ class Member:
         self.renew_incarnation()
 
     def renew_incarnation(self) -> None:
-        """Be somebody new: whatever the last incarnation held is over (M5)."""
+        """Become a new incarnation: whatever the last one held is lost (M5)."""
         if self.joined:
             self.lease.end()
         self.joined = False
@@ -80,11 +80,11 @@ class Member:
             self.on_retention()
 
     def news(self, beat: Beat, *, paused: bool) -> bool:
-        """True if the answer tells something that the coordinator must act on."""
+        """True if the answer contains something that the coordinator must act on."""
         grown = beat.topic is None or beat.topic.partitions != self.partitions
         listed = self.document is not None and any(is_member(self.document, one) for one in beat.expired)
         droppable = listed and beat.now >= beat.frozen_until
-        # A beat may be the first to see the end of a freeze (M8), or of an entry in `unable`: `observe` then knows no time to look.
+        # An answer may be the first to show the end of a freeze (M8), or of an entry in `unable`; `observe` then sets no time to look.
         thawed = self.document is not None and beat.now >= beat.frozen_until and UNKNOWN in self.document.lease.values()
         forgotten = None if self.document is None else next_forgotten(self.document)
         overdue = thawed or (forgotten is not None and beat.now >= forgotten)
@@ -95,24 +95,30 @@ class Admission:
     """Enters the group and leaves it.
 
     Attributes:
-        safe: partitions that this process ran when it saw, before its deadline, that the group's document was lost: nobody else can own
+        safe: partitions that this process ran when it saw, before its deadline, that the group's document was lost: no other member can own
             them (M8) …
         safe_until: … until then, by the local clock.
     """
 
     def __init__(self, surroundings: Surroundings, member: Member, ready: Callable[[Collection[int]], None]) -> None:
-        """Take the member, and who is told that there is nothing to be assigned yet."""
+        """Begin outside the group.
+
+        Args:
+            surroundings: the consumer's.
+            member: the member.
+            ready: called if there is nothing to assign yet.
+        """
         self._around = surroundings
         self._member = member
         self._ready = ready
         self.safe: frozenset[int] = frozenset()
         self.safe_until = 0.0
-        self._lost: Document | None = None  # the last one that was found to be lost
+        self._lost: Document | None = None  # the last document that was found lost
 
     async def join(self) -> bool:
         """Try to become a member (M1, M2); False if the topic does not exist yet.
 
-        `member.joined` tells whether it is one now. If not, and the topic exists, somebody else changed the group first: try again.
+        `member.joined` says whether it is one now. If it is not, and the topic exists, another member changed the group first: try again.
         """
         around, member = self._around, self._member
         incarnation = member.lease.incarnation
@@ -137,7 +143,7 @@ class Admission:
         return True
 
     async def _enter(self, beat: Beat) -> float | None:
-        """Put the member into the document; return when this was sent, None if somebody else changed that first."""
+        """Put the member into the document; return when this was sent, or None if another member changed the document first."""
         around, member = self._around, self._member
         lost = beat.damaged or (beat.document is None and member.document is not None)
         known = member.document or (EMPTY if beat.damaged else None)
@@ -172,7 +178,7 @@ class Admission:
         return sent if await around.broker.do(step) else None
 
     async def topic_there(self, beat: Beat) -> bool:
-        """True if the topic exists; one that was there and is lost is made again (E5)."""
+        """True if the topic exists; a topic that existed and is lost is made again (E5)."""
         around, member = self._around, self._member
         if beat.topic is None and member.partitions:
             state = await around.broker.do(MakeTopic(around.group.topic, member.partitions))
@@ -189,10 +195,10 @@ class Admission:
         return True
 
     async def leave(self) -> bool:
-        """Leave the group; False if that has to be tried again."""
+        """Leave the group; False if this must be repeated."""
         around, member = self._around, self._member
         if not member.joined or not member.lease.alive() or member.document is None:
-            return True  # others will see it expired
+            return True  # other members will see that it has expired
         document = membership.leave(member.document, incarnation=member.lease.incarnation)
         return await around.broker.do(
             Commit(

@@ -1,8 +1,8 @@
-"""One partition while this member owns it: the record of what is in flight, and everybody who waits for a change of it.
+"""One partition while this member owns it: the record of what is in flight, and the tasks that wait for a change of it.
 
-A memory stream drops what it holds when it is closed, so it is never that record: every message that was read stands in `flights` from the
-read to its settlement. What becomes of each is decided there (core/in_flight.py). Here is what that module does without: the lease, the
-scopes that end with it, and the tasks that wait. Whatever changes the record so that somebody may go on is a method here.
+A memory stream drops its items when it is closed, so it is never that record. Every message that was read is in `flights` from the read to
+its settlement, and core/in_flight.py decides what becomes of it. This module adds what that one does without: the lease, the scopes that
+end with it, and the waiting tasks. Every change of the record that may let a task continue is a method here.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class OwnedPartition:
     """One partition under one token."""
 
     def __init__(self, flights: InFlight, lease: Lease, ring: Callable[[OwnedPartition], None]) -> None:
-        """Begin with nobody who waits.
+        """Begin without waiting tasks.
 
         Args:
             flights: the record.
-            lease: of the member.
+            lease: the member's.
             ring: tells the acknowledger that there is something to settle.
         """
         self.flights = flights
         self.lease = lease
         self.dirty = False  # the acknowledger has been rung for it
-        self.ring_timer: Callable[[], None] = lambda: None  # something was put off: the retry timer is to look again
+        self.ring_timer: Callable[[], None] = lambda: None  # makes the retry timer look again after something was postponed
         self._ring = ring
         self._room: anyio.Event | None = None
         self._idle: anyio.Event | None = None
@@ -43,7 +43,7 @@ class OwnedPartition:
 
     @property
     def partition(self) -> int:
-        """Its number."""
+        """The partition's number."""
         return self.flights.partition
 
     @property
@@ -58,7 +58,7 @@ class OwnedPartition:
 
     @property
     def may_start(self) -> bool:
-        """True while a handler may begin (checked before each one: a paused process wakes up here)."""
+        """True while a handler may begin. It is checked before each handler, so a process that was suspended notices here."""
         flights = self.flights
         return not flights.draining and not flights.lost and self.lease.alive()
 
@@ -76,7 +76,7 @@ class OwnedPartition:
 
     @contextlib.contextmanager
     def until_drain(self) -> Generator[anyio.CancelScope]:
-        """Return a cancel scope that ends when the partition begins to drain: for waiting that must not hold that up."""
+        """Return a cancel scope that ends when the partition begins to drain: for waits that must not delay the drain."""
         with anyio.CancelScope() as scope:
             self._until_drain[scope] = None
             if self.flights.draining:
@@ -87,13 +87,13 @@ class OwnedPartition:
                 self._until_drain.pop(scope, None)
 
     def begin_drain(self) -> None:
-        """Let no further handler start."""
+        """Let no further handler begin."""
         self.flights.begin_drain()
         for scope in tuple(self._until_drain):
             scope.cancel()
 
     def lose(self, reason: str) -> None:
-        """End everything that works on it, now (M4): nothing more of it is settled."""
+        """End all work on it now (M4): nothing more of it is settled."""
         if not self.lost:
             self.flights.lose(reason)
             for scope in tuple(self._scopes):
@@ -177,25 +177,25 @@ class OwnedPartition:
         return hold
 
     def crashed(self, flight: Flight, kind: str, reason: str, attempts: int) -> None:
-        """Record that it is dead: so many handlers have begun on it, and none has ended."""
+        """Record that a message is dead: as many handlers as allowed have begun on it, and none has ended."""
         ending = len(self.flights.ending)
         self.flights.crashed(flight, kind, reason, attempts, self.lease.server_now())
         self._ring_beyond(ending)
         self._made_room()
 
     def noted(self, flight: Flight, *, found: bool) -> None:
-        """Record whether the server has noted the attempt of a message of `retry`. If not, look again what is due there."""
+        """Record whether the server has recorded the attempt of a message of `retry`. If not, look again for due ones."""
         if not self.flights.noted(flight, found=found):
             self._made_room()
             self.ring_timer()
 
     def taken_back(self, flight: Flight) -> None:
-        """Record that work on it was cancelled while the partition stays."""
+        """Record that work on a message was cancelled while the partition stays."""
         self.flights.taken_back(flight)
         self._look_finished()
 
     def cancelled(self, flight: Flight) -> None:
-        """Record that its handler was cancelled: it stays where it is for the next owner."""
+        """Record that a message's handler was cancelled: it stays where it is for the next owner."""
         self.flights.cancelled(flight)
         self._look_finished()
 
@@ -213,7 +213,7 @@ class OwnedPartition:
     # -- settling ----------------------------------------------------------------------------------------------------------------
 
     def _ring_beyond(self, ending: int) -> None:
-        """Ring if there is more now to be settled otherwise than by an acknowledgement."""
+        """Ring if there is more now to settle other than by an acknowledgement."""
         if len(self.flights.ending) > ending and not self.dirty:
             self.dirty = True
             self._ring(self)
@@ -240,7 +240,7 @@ class OwnedPartition:
         self._made_room()
 
     def drop(self) -> None:
-        """Settle nothing more of it: whoever owns it next does."""
+        """Settle nothing more of it, since its next owner does."""
         self.dirty = False
         self.flights.drop()
         self._look_settled()
@@ -261,6 +261,6 @@ class OwnedPartition:
             await self._idle.wait()
 
     def mark(self) -> tuple[Any, ...]:
-        """Return what differs whenever it has come further."""
+        """Return a value that changes whenever the partition makes progress."""
         flights = self.flights
         return flights.token, flights.position, flights.handled, flights.failures, flights.unsettled

@@ -1,9 +1,9 @@
 """Owns one partition: takes it, works on it, and gives it back or loses it.
 
-In: one Drain. Out, when it ends: Ended, to the partition supervisor. The order of taking is T1: the compare-and-set has been done by the
-coordinator; then install the token, close the predecessor's readers, claim what is pending, read (the last two are the reader's).
-Everything runs in a scope whose deadline is the lease's. The order of giving back: stop reading, let running handlers finish, settle, undo
-the counts of what no handler started (T5), release.
+Input: one Drain. Output, at the end: Ended, to the partition supervisor. It takes the partition in the order of T1. The coordinator has
+done the compare-and-set; then install the token, close the predecessor's readers, claim what is pending, read (the reader does the last
+two). Everything runs in a scope whose deadline is the lease's. It gives the partition back in this order: stop reading, let running
+handlers finish, settle, undo the counts of messages that no handler started (T5), release.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Ended:
 
 
 class PartitionOwner(Actor[Drain]):
-    """See the module."""
+    """Owns one partition under one lease."""
 
     def __init__(
         self,
@@ -70,17 +70,18 @@ class PartitionOwner(Actor[Drain]):
         taken: Callable[[int], None],
         ended: Callable[[Ended], None],
     ) -> None:
-        """Take the partition and what to work on it with.
+        """Begin without the partition.
 
         Args:
             surroundings: the consumer's.
             owned: the record of the partition.
             workers: its workers.
             count: entries of one read.
-            raise_token: asks for a token above another one (partition, above): the new token, None if it is no longer leased (T2).
-            stuck: is told that it cannot be read.
-            taken: is told when it is taken, or has to wait or give up.
-            ended: is told the end.
+            raise_token: requests a token above another one (partition, above): the new token, None if the partition is no longer leased
+                (T2).
+            stuck: called when the partition cannot be read.
+            taken: called when the partition is taken, or the owner has to wait or give up.
+            ended: called at the end.
         """
         super().__init__(name=f"partition-{owned.partition}", capacity=2)
         self.owned = owned
@@ -95,10 +96,10 @@ class PartitionOwner(Actor[Drain]):
         self._patience: anyio.CancelScope | None = None
         self._taking: anyio.CancelScope | None = None
         self._reader: PartitionReader | None = None
-        self._limit = math.inf  # the shortest time that handlers were given
+        self._limit = math.inf  # the shortest time that handlers were granted
 
     async def run(self) -> None:
-        """Take, work, give back or lose."""
+        """Take the partition, work, give it back or lose it."""
         owned = self.owned
         try:
             with owned.scope():
@@ -110,13 +111,13 @@ class PartitionOwner(Actor[Drain]):
                 await self._say_farewell()
             if not self._released:
                 self._tell_lost()
-            # The coordinator must know, or nobody takes the partition again. So this waits for nothing: a process that stands still here
-            # would find its time for waiting over. At the end of everything nobody listens any more.
+            # The coordinator must know, or no owner takes the partition again. So this waits for nothing: in a process that is suspended
+            # here, the time to wait would be over. At the very end the coordinator has already stopped.
             with contextlib.suppress(ActorStopped):
                 self._ended(Ended(owned.partition, owned.token, owned.lease.incarnation, self._released))
 
     async def _take_unless_drained(self) -> bool:
-        """Take it; False if it is not to be had, or wanted back before it was taken: then nothing of it is left beside the data."""
+        """Take the partition; False if it cannot be taken, or is wanted back before: then nothing of it is left beside the data."""
         with anyio.CancelScope() as self._taking:
             if self._limit < math.inf:
                 self._taking.cancel()
@@ -125,28 +126,28 @@ class PartitionOwner(Actor[Drain]):
         return False
 
     async def _take(self) -> bool:
-        """Install the token and close the predecessor's readers; False if the partition is not to be had or wanted any more."""
+        """Install the token and close the predecessor's readers; False if the partition cannot be taken, or is no longer wanted."""
         around, owned = self._around, self.owned
         pause = FIRST_PAUSE
         while True:
             installed = await insist(self._install, around.environment, self._trouble.failed)
             if installed.done:
                 break
-            if installed.token >= owned.token:  # T2; the same one with another holder, or released, is spent as well
+            if installed.token >= owned.token:  # T2; the same token with another holder, or released, is used up, too
                 token = await self._raise_token(owned.partition, installed.token)
                 if token is None:
-                    owned.lose("the group's document leases it to somebody else")
+                    owned.lose("the group's document leases it to another member")
                     return False
                 owned.flights.token = token
                 continue
             self._taken(owned.partition)
-            await anyio.sleep(pause)  # M7, M8: a foreign holder, who may still work
+            await anyio.sleep(pause)  # M7, M8: a foreign holder, which may still work
             pause = min(2 * pause, LONGEST_PAUSE)
         readers = installed.readers
-        fence = lambda: around.broker.do(Fence(around.group, owned.partition, owned.token, readers))  # noqa: E731 -- one step, to be repeated
+        fence = lambda: around.broker.do(Fence(around.group, owned.partition, owned.token, readers))  # noqa: E731 -- one step, to repeat
         if not await insist(fence, around.environment, self._trouble.failed):
             around.tell_kill_refused(owned)
-        if owned.lost or not owned.lease.alive():  # a process that stood still wakes up here, before its scope is cancelled
+        if owned.lost or not owned.lease.alive():  # a process that was suspended continues here, before its scope is cancelled
             return False
         self.acquired = True
         self._taken(owned.partition)
@@ -185,13 +186,13 @@ class PartitionOwner(Actor[Drain]):
             await self._drain(parts, reader, others=(listener, timer), workers=workers, timeout=drain.timeout)
 
     def drain(self, timeout: float) -> None:
-        """Give the partition back; said again, the shorter of the timeouts counts."""
+        """Give the partition back; if called again, the shorter timeout applies."""
         self._limit = min(self._limit, timeout)
         if not self.acquired and self._taking is not None:
             self._taking.cancel()
         if timeout <= 0 and self._patience is not None:
             self._patience.cancel()
-        with contextlib.suppress(anyio.WouldBlock, ActorStopped):  # it has been told, or has ended
+        with contextlib.suppress(anyio.WouldBlock, ActorStopped):  # it already has one, or has ended
             self.ref.tell_nowait(Drain(timeout))
 
     async def _drain(
@@ -210,19 +211,19 @@ class PartitionOwner(Actor[Drain]):
             await self._hand_back(owned.flights.hand_back())
             await insist(reader.make_sure, self._around.environment)
             await self._release()
-            # Once more: a raise that came late may have undone it before the release (T5).
+            # Once more: a late raise may have undone it before the release (T5).
             counts, resolutions = owned.flights.hand_back_again()
             await self._hand_back(counts)
             await self._give_back(resolutions)
 
     async def _hand_back(self, counts: Mapping[bytes, int]) -> None:
-        """Undo the counts of what was read and never started (T5)."""
+        """Undo the counts of messages that were read and never started (T5)."""
         around, owned = self._around, self.owned
         if counts:
             await insist(lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.token, counts)), around.environment)
 
     async def _give_back(self, resolutions: Sequence[Resolution]) -> None:
-        """Undo the attempts of retries whose handlers never began (T5); what is undone already is refused (S1)."""
+        """Undo the attempts of retries whose handlers never began (T5); the server refuses what is already undone (S1)."""
         around, owned = self._around, self.owned
         if resolutions:
             resolve = Resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
@@ -239,7 +240,7 @@ class PartitionOwner(Actor[Drain]):
                 self._around.bulletin.publish(events.PartitionRevoked, self.owned)
 
     async def _say_farewell(self) -> None:
-        """Release what a failure ended, so that nobody has to wait for a holder that is no more: nothing runs here now."""
+        """Release after a failure, so that no member has to wait for a holder that is gone: nothing runs here now."""
         owned = self.owned
         if self._around.given_up:
             return

@@ -1,8 +1,8 @@
 """Holds the owners of this member's partitions.
 
-In: Acquire, Revoke, Lose from the coordinator, Ended from the owners. Out: Ended, to the coordinator, once an owner is gone altogether. A
-partition that is acquired again while its last owner still winds up (a handler that takes long to be cancelled) waits for that: in one
-process, too, two never work on one partition.
+Input: Acquire, Revoke, Lose from the coordinator, Ended from the owners. Output: Ended, to the coordinator, once an owner has completely
+ended. If a partition is acquired again while its last owner still ends (a handler that takes long to be cancelled), the new owner waits for
+that. So even in one process, two owners never work on one partition.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Order = Acquire | Revoke | Lose | Ended
 
 
 class PartitionSupervisor(Actor[Order]):
-    """See the module."""
+    """Starts and ends the owners."""
 
     def __init__(
         self,
@@ -55,7 +55,13 @@ class PartitionSupervisor(Actor[Order]):
         ended: Callable[[Ended, OwnedPartition | None], Awaitable[None]],
         changed: Callable[[int], None],
     ) -> None:
-        """Take what makes an owner, who is told of its end, and who is told how many partitions there are."""
+        """Begin without partitions.
+
+        Args:
+            owner_for: makes an owner.
+            ended: called at each owner's end.
+            changed: called with the number of owned partitions when it changes.
+        """
         super().__init__(name="partitions", capacity=1 << 17)
         self._owner_for = owner_for
         self._tell_ended = ended
@@ -64,12 +70,12 @@ class PartitionSupervisor(Actor[Order]):
         self._next: dict[int, Acquire] = {}
 
     async def run(self) -> None:
-        """Carry orders out, inside the supervisor of the owners."""
+        """Carry out orders, inside the supervisor of the owners."""
         async with Supervisor("one_for_one", name="owners", parent=self) as self._supervisor:
             await super().run()
 
     async def receive(self, message: Order) -> None:
-        """Carry one order out."""
+        """Carry out one order."""
         match message:
             case Acquire(partition=partition):
                 if partition in self.owners:
@@ -92,7 +98,7 @@ class PartitionSupervisor(Actor[Order]):
                     await self._begin(self._next.pop(partition))
 
     async def _drop_next(self, partition: int) -> bool:
-        """End what was to begin once the last owner is gone: nothing of it stands beside the data. False if nothing was."""
+        """Cancel an owner that would begin once the last one has ended: nothing of it is beside the data. False if there is none."""
         order = self._next.pop(partition, None)
         if order is None:
             return False
@@ -100,6 +106,6 @@ class PartitionSupervisor(Actor[Order]):
         return True
 
     async def _begin(self, order: Acquire) -> None:
-        owner = self._owner_for(order, self.ref.tell_nowait)  # there is room for one of every partition
+        owner = self._owner_for(order, self.ref.tell_nowait)  # the mailbox has room for one from every partition
         self.owners[order.partition] = owner, await self._supervisor.start(owner)
         self._changed(len(self.owners))

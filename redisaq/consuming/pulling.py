@@ -1,22 +1,22 @@
-"""The way of a message that is pulled: from a partition's pool, through `Offers`, to the iterator of `Consumer.messages()`.
+"""The path of a message that is pulled: from a partition's pool, through `Offers`, to the iterator of `Consumer.messages()`.
 
-In: batches from the partitions' readers. Out: one message at a time, in order, to whoever iterates.
+Input: batches from the partitions' readers. Output: one message at a time, in order, to the iterating task.
 
-- `Offers`: the pools of all partitions offer one message each, and the iterator takes them, while fewer than so many are handed out and not
-  settled. One more is handed out if nobody works on one of those: the variable of a loop holds a message that `continue` has dropped until
-  the next one is there. What must not be prepared before somebody wants it is prepared between `demand` and `forgo`.
+- `Offers`: the pools of all partitions offer one message each. The iterator takes them while fewer than the allowed number are handed out
+  and not settled. One more is handed out if no task works on one of those, because the variable of a loop holds a message that `continue`
+  has dropped until the next one is there. A message that must not be prepared before it is wanted is prepared between `demand` and `forgo`.
 - `PullPool`, one for each partition, offers. The body of `async with message` runs in the user's task, in a scope that ends with the lease
-  and with the message's timeout; leaving it settles the message.
+  and with the message's timeout. Leaving it settles the message.
 - `Messages` is what the user iterates over.
 
-What is taken is taken without waiting. So a task that is cancelled while it waits has taken nothing, natively as well (a memory stream
-hands the item to the waiting task, and asyncio's own `Task.cancel()` may come before that one runs: then it is nobody's).
+Taking a message never waits. So a task that is cancelled while it waits has taken nothing. (A memory stream would hand the item to the
+waiting task, and asyncio's own `Task.cancel()` may come before that task runs; then the item would be lost.)
 
-A message may be kept, or given to another task, and entered there. What the user gets is a copy, referenced weakly from here. Once nobody
-references it any more, nobody will enter it: when the loop goes on, it has failed (NotHandled). So has one whose body was left by a
-cancellation that came from outside. Until the loop goes on, and if it ends instead, such a message waits in the record, and is handed back
-with the rest, its attempt unused. That the loop goes on is seen when it asks for the next message, and is not cancelled: then, and
-whenever that may have changed, it looks at what was handed out and nobody works on.
+You may keep a message, or give it to another task, and enter it there. What the user gets is a copy, which this module references weakly.
+Once nothing references it any more, no task will enter it: when the loop goes on, the message has failed (NotHandled). The same applies to
+a message whose body was left by a cancellation from outside. Until the loop goes on, or if it ends instead, such a message waits in the
+record, and is handed back with the rest, its attempt unused. The loop goes on when it asks for the next message and is not cancelled. At
+that moment, and whenever it may have changed, the iterator checks the messages that are handed out and on which no task works.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from redisaq.message import Message
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-LOOK_AGAIN = 0.5  # seconds: nobody says that a message is not referenced any more
+LOOK_AGAIN = 0.5  # seconds: nothing reports that a message is no longer referenced
 
 
 class Offered(Protocol[T_co]):
     """What a worker offers."""
 
     def hand_out(self) -> T_co | None:
-        """Return the message for the iterator, None if its partition has begun to go."""
+        """Return the message for the iterator, None if its partition has begun to leave."""
         ...
 
     def look(self) -> None:
-        """See whether somebody may still work on it; it has failed otherwise."""
+        """Check whether a task may still work on it; otherwise it has failed."""
         ...
 
 
@@ -72,14 +72,18 @@ class Offer(Generic[T]):
 
 
 class Offers(Generic[T]):
-    """See the module."""
+    """The messages on offer, and the count of those handed out."""
 
     def __init__(self, most: int) -> None:
-        """Begin open, and without offers; so `most` may be handed out and not settled."""
+        """Begin open and without offers.
+
+        Args:
+            most: how many may be handed out and not settled.
+        """
         self._most = most
         self._offers: deque[Offer[T]] = deque()
-        self._out = 0  # handed out, and not settled
-        self._idle: dict[Offered[T], None] = {}  # of these, those that nobody works on: never begun, or left by a cancellation
+        self._out = 0  # handed out and not settled
+        self._idle: dict[Offered[T], None] = {}  # of these, those that no task works on: never begun, or left by a cancellation
         self._change = Signal()
         self._demand = Signal()
         self._takers = 0
@@ -89,18 +93,18 @@ class Offers(Generic[T]):
     # -- workers -----------------------------------------------------------------------------------------------------------------
 
     async def demand(self) -> None:
-        """Return once somebody waits for whom nothing is on offer, or promised; that is promised then, until `forgo`."""
+        """Return once a task waits for which nothing is on offer or promised. Something is promised to it then, until `forgo`."""
         while min(self._takers, self._room) <= len(self._offers) + self._promised:
             await self._demand.wait()
         self._promised += 1
 
     def forgo(self) -> None:
-        """Let the promise go: it is offered now, or there is nothing to offer."""
+        """End the promise: the message is on offer now, or there is nothing to offer."""
         self._promised -= 1
         self._changed()
 
     async def offer(self, item: Offered[T]) -> None:
-        """Return once it has been taken. Cancelled, it is no longer on offer, or has just been taken."""
+        """Return once the item has been taken. If cancelled, the item is no longer on offer, or has just been taken."""
         offer = Offer(item)
         self._offers.append(offer)
         self._changed()
@@ -113,31 +117,31 @@ class Offers(Generic[T]):
             raise
 
     def close(self) -> None:
-        """Let whoever waits know that nothing more comes."""
+        """Tell the waiting tasks that nothing more comes."""
         self._closed = True
         self._changed()
 
     # -- what was handed out -----------------------------------------------------------------------------------------------------
 
     def begun(self, item: Offered[T]) -> None:
-        """Note that somebody works on it."""
+        """Record that a task works on it."""
         self._idle.pop(item, None)
 
     def left(self, item: Offered[T]) -> None:
-        """Note that it is not settled, and that nobody works on it any more."""
+        """Record that it is not settled, and that no task works on it any more."""
         self._idle[item] = None
         self._changed()
 
     def settled(self, item: Offered[T]) -> None:
-        """Note that it is settled, or somebody else's."""
+        """Record that it is settled, or belongs to another owner."""
         self._idle.pop(item, None)
         self._out -= 1
         self._changed()
 
-    # -- who iterates ------------------------------------------------------------------------------------------------------------
+    # -- iterating ---------------------------------------------------------------------------------------------------------------
 
     async def take(self) -> T:
-        """Return the first item on offer, waiting for one. Cancelled, it takes none, and does not look.
+        """Return the first item on offer, waiting for one. If cancelled, it takes none and checks nothing.
 
         Raises:
             anyio.EndOfStream: there is none, and there will be none.
@@ -147,7 +151,7 @@ class Offers(Generic[T]):
         self._demand.fire()
         try:
             while True:
-                for item in tuple(self._idle):  # nothing is awaited since it was last seen that this is not cancelled
+                for item in tuple(self._idle):  # nothing was awaited since the last check that this task is not cancelled
                     item.look()
                 if self._offers and self._room > 0:
                     offer = self._offers.popleft()
@@ -163,7 +167,7 @@ class Offers(Generic[T]):
                 if self._idle:
                     with anyio.move_on_after(LOOK_AGAIN):
                         await self._change.wait()
-                    await checkpoint()  # cancelled just now, it does not look
+                    await checkpoint()  # if just cancelled, it checks nothing
                 else:
                     await self._change.wait()
         finally:
@@ -179,20 +183,20 @@ class Offers(Generic[T]):
         self._demand.fire()
 
 
-DROPPED = "the loop went on after the message had been dropped: nobody entered it"
+DROPPED = "the loop went on after the message had been dropped without being entered"
 CANCELLED = "the loop went on after the message's body had been cancelled"
 
 
 SHOWN = len(Message.__struct_fields__)
-"""So many of a record's fields are the message's: what follows is not the user's."""
+"""How many of a record's fields belong to the message: the rest is not for the user."""
 
 
 class PulledMessage(Message[T], weakref=True):
-    """What the user gets: a message of which can be seen whether it is still referenced."""
+    """What the user gets: a message whose references can be observed."""
 
 
 class PulledDelivery:
-    """What stands behind one pulled message: offered, handed out, perhaps entered, then ended."""
+    """The state of one pulled message: offered, handed out, perhaps entered, then ended."""
 
     def __init__(self, worker: PullPool, message: Flight) -> None:
         """Begin as offered."""
@@ -209,7 +213,7 @@ class PulledDelivery:
     # -- before and after a body -------------------------------------------------------------------------------------------------
 
     def hand_out(self) -> PulledMessage[Any] | None:
-        """Return the message for the iterator; None if the partition has begun to go meanwhile."""
+        """Return the message for the iterator; None if the partition has begun to leave meanwhile."""
         if not self._execution.owned.may_start:
             return None
         message: PulledMessage[Any] = PulledMessage(*structs.astuple(self._message)[:SHOWN])
@@ -219,13 +223,13 @@ class PulledDelivery:
         return message
 
     def look(self) -> None:
-        """Fail if nobody will work on it any more: its body was cancelled, or nobody references it. Not where the partition goes."""
+        """Fail if no task will work on it any more: its body was cancelled, or nothing references it. Not if the partition leaves."""
         if self._execution.owned.may_start and (self._left or (self._handed is not None and self._handed() is None)):
             self._end()
             self._execution.failed(self._message, NotHandled(CANCELLED if self._left else DROPPED))
 
     def withdraw(self) -> None:
-        """The partition goes: what was not entered, or is not left yet, is the next owner's, and its attempt is not used."""
+        """Give it to the next owner because the partition leaves: if it was not entered, or not left yet, its attempt is not used."""
         self.lost = True
         self._end()
         if self._scope is not None and not self._left:
@@ -253,7 +257,7 @@ class PulledDelivery:
         self._body = owned.scope() if timeout is None else self._limited(timeout)
         self._scope = self._body.__enter__()
         self._inside = self._execution.enter_body()
-        if self.lost or not owned.may_start:  # it was kept aside for too long: it is somebody else's
+        if self.lost or not owned.may_start:  # it was kept for too long, and belongs to another owner now
             self.lost = True
             self._scope.cancel()
         else:
@@ -262,7 +266,7 @@ class PulledDelivery:
 
     @contextlib.contextmanager
     def _limited(self, seconds: float) -> Generator[anyio.CancelScope]:
-        """Return the same scope around one that ends after so long, with TimeoutError: a failure of the body."""
+        """Return the same scope around one that ends after this time with TimeoutError, which is a failure of the body."""
         with self._execution.owned.scope() as scope, anyio.fail_after(seconds, reason=f"the body took longer than {seconds:g} s"):
             yield scope
 
@@ -272,7 +276,7 @@ class PulledDelivery:
         inside.reset(self._inside)
         try:
             swallowed = bool(self._body.__exit__(kind, error, traceback))
-        except Exception as left:  # noqa: BLE001 -- its timeout; and on trio what came in one group with the body's own cancellation
+        except Exception as left:  # noqa: BLE001 -- its timeout; and on trio errors from one group with the body's own cancellation
             error, swallowed = left, False
         owned = self._execution.owned
         if self.lost or owned.lost or not owned.lease.alive():
@@ -291,7 +295,7 @@ class PulledDelivery:
         return True
 
     def _interrupted(self, error: BaseException) -> bool:
-        """The body was cancelled from outside, or interrupted; False: that goes on."""
+        """Handle a body that was cancelled from outside, or interrupted; False: the cancellation propagates."""
         failure, interruption = parted(error)
         if failure is None:
             self._left = True
@@ -307,14 +311,19 @@ class PullPool(Actor[Batch]):
     """Offers one partition's messages to the iterator, in order."""
 
     def __init__(self, execution: Execution, offers: Offers[Message[Any]]) -> None:
-        """Take the execution (for its records) and where to offer to the iterator."""
+        """Begin without offers.
+
+        Args:
+            execution: records the results.
+            offers: where to offer messages to the iterator.
+        """
         super().__init__(name="handler_pool", capacity=4)
         self.execution = execution
         self.offers = offers
-        self.out: dict[PulledDelivery, None] = {}  # handed out and not ended, in that order: a set's would differ between runs
+        self.out: dict[PulledDelivery, None] = {}  # handed out and not ended, in that order: a set's order would differ between runs
 
     async def run(self) -> None:
-        """Offer until the mailbox is closed, then wait for the bodies that run."""
+        """Offer until the mailbox is closed, then wait for the running bodies."""
         try:
             await super().run()
             await self.execution.owned.wait_finished()
@@ -323,19 +332,19 @@ class PullPool(Actor[Batch]):
                 delivery.withdraw()
 
     async def receive(self, message: Batch) -> None:
-        """Offer the batch, one after the other."""
+        """Offer the messages of the batch one after the other."""
         owned = self.execution.owned
         for one in message:
             with owned.until_drain():
-                if await self._ready(one):  # else it is dead, or purged, and others are not; or the partition goes
+                if await self._ready(one):  # else this one is dead, or purged, or the partition leaves
                     await self.offers.offer(PulledDelivery(self, one))
             if not owned.may_start:
                 return
 
     async def _ready(self, message: Flight) -> bool:
-        """Return whether it may be offered. One that was delivered before is counted (T5): not before somebody wants it.
+        """Return whether it may be offered. One that was delivered before is counted (T5), but only once it is wanted.
 
-        Else each crash would cost an attempt of a message in every partition that nobody had begun.
+        Otherwise each crash would cost an attempt of one message in every partition that no task had begun.
         """
         if message.state == "new":
             return bool(await self.execution.ready((message,)))
@@ -349,18 +358,24 @@ class PullPool(Actor[Batch]):
 class Messages(Generic[T]):
     """`async with consumer.messages() as messages: async for message in messages: async with message: ...`.
 
-    The consumer runs while the block does. Leaving it gives the partitions back and leaves the group; messages that were handed out and
-    not settled go to the next owner. When the block is cancelled, or left by an exception, so is all of that but the settling of what is
-    done.
+    The consumer runs while the block does. Leaving the block gives the partitions back and leaves the group; messages that were handed out
+    and not settled go to the next owner. If the block is cancelled, or left by an exception, the consumer is cancelled: it still settles
+    what is done and hands back the rest, within bounded time.
 
-    Errors pass as they are, never in a group that the block's own tasks would make of them: the block's error, or else the one that ended
-    the consumer.
+    Errors are raised as they are, never in a group made by the block's own tasks: the block's error, or else the one that ended the
+    consumer.
     """
 
     def __init__(
         self, run: Callable[[Offers[Message[T]], TaskStatus[None]], Awaitable[None]], stop: Callable[[], None], *, most: int
     ) -> None:
-        """Take what runs the consumer, what ends it, and how many messages may be handed out and not settled."""
+        """Begin outside the block.
+
+        Args:
+            run: runs the consumer.
+            stop: ends it.
+            most: how many messages may be handed out and not settled.
+        """
         self._run = run
         self._stop = stop
         self._most = most
@@ -368,7 +383,7 @@ class Messages(Generic[T]):
         self._offers: Offers[Message[T]] | None = None
 
     async def __aenter__(self) -> Messages[T]:
-        """Start the consumer; return when its first assignment is in, or at once where the topic does not exist yet."""
+        """Start the consumer; return when its first assignment is complete, or at once if the topic does not exist yet."""
         if self._tasks is not None:
             reason = "one block of messages() can be entered once; call messages() again"
             raise RuntimeError(reason)
@@ -397,7 +412,7 @@ class Messages(Generic[T]):
         return await self._end(self._tasks, error)
 
     async def _end(self, tasks: TaskGroup, error: BaseException | None) -> bool | None:
-        """Wait for the consumer's end; True if the block was left by nothing but the cancellation that the consumer's end has brought."""
+        """Wait for the consumer's end; True if the block was left only by the cancellation that the consumer's end caused."""
         cancellation, own = _parts(error)
         if own is not None:
             tasks.cancel_scope.cancel()
@@ -410,19 +425,19 @@ class Messages(Generic[T]):
                 if cause is None or cause is end:
                     raise
                 raise cause from cause.__cause__
-            swallowed = left is None  # the block's own error wins: over the consumer's, and over a cancellation, as in any task group
+            swallowed = left is None  # the block's own error wins over the consumer's, and over a cancellation, as in any task group
         if own is None:
             return swallowed
         if cancellation is None or not swallowed:
             return False
-        raise own from own.__cause__  # trio raises both as one group, and the cancellation was for this block alone
+        raise own from own.__cause__  # trio raises both as one group, but the cancellation was only for this block
 
     def __aiter__(self) -> Messages[T]:
         """Iterate until the consumer stops."""
         return self
 
     async def __anext__(self) -> Message[T]:
-        """Return the next message, waiting for one. Cancelled, it takes none."""
+        """Return the next message, waiting for one. If cancelled, it takes none."""
         if self._offers is None:
             reason = "iterate inside `async with consumer.messages() as messages`"
             raise RuntimeError(reason)
@@ -433,7 +448,7 @@ class Messages(Generic[T]):
 
 
 def _parts(error: BaseException | None) -> tuple[BaseException | None, BaseException | None]:
-    """Return what of an error is cancellation, and the rest of it."""
+    """Split an error into its cancellation and the rest."""
     cancelled = anyio.get_cancelled_exc_class()
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
@@ -443,7 +458,7 @@ def _parts(error: BaseException | None) -> tuple[BaseException | None, BaseExcep
 
 
 def _alone(error: BaseException | None) -> BaseException | None:
-    """Return what the groups hold that the block's own tasks made: there is one such task."""
+    """Return the exception inside the groups that the block's own task group made: it has one task."""
     while isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         first, *others = group.exceptions

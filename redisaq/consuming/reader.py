@@ -1,9 +1,9 @@
-"""Reads one partition for as long as this member owns it, and no more than there is room for.
+"""Reads one partition for as long as this member owns it, and only as much as there is room for.
 
-Out: batches of messages to the partition's workers. What is to be read next is decided by the record of what is in flight: first what the
+Output: batches of messages to the partition's workers. The record of what is in flight decides what to read next: first what the
 predecessor left pending, page by page in id order (T5), then new entries over a connection of its own (T3). A read that breaks may have
-delivered entries unseen: the connection is killed, and what is pending above the last seen entry is claimed before anything else is read.
-Restarted after a broken connection, it goes on where it was.
+delivered entries unseen. So the connection is killed, and what is pending above the last seen entry is claimed before anything else is
+read. Restarted after a broken connection, the reader continues where it was.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MARGIN = 0.05  # seconds by which a blocking read ends before the lease does (T4
 
 
 class PartitionReader(Actor[None]):
-    """See the module."""
+    """Reads one partition."""
 
     def __init__(
         self,
@@ -43,7 +43,15 @@ class PartitionReader(Actor[None]):
         *,
         count: int,
     ) -> None:
-        """Take what it reads for, who is told that it cannot, and how many entries one read may bring."""
+        """Begin without a connection.
+
+        Args:
+            surroundings: the consumer's.
+            owned: the partition.
+            workers: get the messages.
+            trouble: informed of failed reads.
+            count: how many entries one read may return.
+        """
         super().__init__(name="reader", capacity=1, restart=forever(reset_after=1.0))
         self._around = surroundings
         self._owned = owned
@@ -52,7 +60,7 @@ class PartitionReader(Actor[None]):
         self._trouble = trouble
         self._count = count
         self._reader: Reader | None = None
-        self._broken: list[Reader] = []  # closed, and to be killed before anything else is read or released
+        self._broken: list[Reader] = []  # closed, to be killed before anything else is read or released
         self._unsent: Batch = []
         self._watch = LossWatch(surroundings, self._owned)
 
@@ -71,7 +79,7 @@ class PartitionReader(Actor[None]):
             flights.connected(self._reader.mark.run_id)
             while flights.claiming:
                 await self._take(self._reader, await self._next())
-            self._watch.forget()  # a read that broke may have delivered entries that were claimed now
+            self._watch.forget()  # a broken read may have delivered the entries that were just claimed
             await self._watch.look()
             unsent, self._unsent = self._unsent, []
             await self._pass_on(unsent)
@@ -81,11 +89,11 @@ class PartitionReader(Actor[None]):
             owned.lose(str(error))
 
     async def _next(self) -> Claim | Read | HandOver:
-        """Return what to do next, once there is room for what it brings."""
+        """Return what to do next, once there is room for its result."""
         owned, flights = self._owned, self._flights
         while (asked := flights.next_read(owned.lease.server_now())) is None:
             if flights.withheld:
-                await anyio.sleep(MARGIN)  # too rare for a bell of its own
+                await anyio.sleep(MARGIN)  # too rare for an event of its own
             else:
                 await owned.wait_for_room(flights.coming)
         return asked
@@ -99,7 +107,7 @@ class PartitionReader(Actor[None]):
             await self._pass_on(asked.flights)
 
     async def _claim(self, claim: Claim) -> None:
-        """Pass on what is pending and not known yet."""
+        """Pass on pending messages that are not known yet."""
         around, owned = self._around, self._owned
         page = await around.broker.do(leases.Claim(around.group, owned.partition, owned.token, after=claim.after, count=claim.count))
         if page.trimmed:
@@ -109,10 +117,10 @@ class PartitionReader(Actor[None]):
         await self._pass_on(owned.claimed(claim, [(entry.entry_id, entry.fields, entry.deliveries) for entry in page.entries], page.last))
 
     async def _read(self, reader: Reader, asked: Read) -> None:
-        """Read new entries and pass them on; nothing is read while the group is paused, or if the lease is about to run out."""
+        """Read new entries and pass them on. Reads nothing while the group is paused, or if the lease is about to run out."""
         flights = self._flights
         block = min(LONGEST_BLOCK, self._owned.lease.left() - MARGIN)
-        if block < SHORTEST_BLOCK:  # so little is left that a renewal must come first
+        if block < SHORTEST_BLOCK:  # so little time is left that a renewal must come first
             await anyio.sleep(MARGIN)
             return
         if not flights.ahead and (left := self._watch.left) is not None:
@@ -145,7 +153,7 @@ class PartitionReader(Actor[None]):
         return reader.take_leftover()
 
     async def on_stop(self) -> None:
-        """Record what a cancelled read still brought: it is handed back with the rest. Close the connection."""
+        """Record what a cancelled read still brought, so that it is handed back with the rest. Close the connection."""
         if self._reader is not None:
             try:
                 if not self._owned.lost:
@@ -154,11 +162,11 @@ class PartitionReader(Actor[None]):
                 leftover = self._reader.take_leftover()
                 if leftover and not self._owned.lost:
                     self._watch.count(len(leftover))
-                    self._unsent += self._owned.delivered(leftover)  # on_stop runs before a restart, too: then it is passed on
+                    self._unsent += self._owned.delivered(leftover)  # on_stop also runs before a restart: then these are passed on
                 await self._reader.close()
 
     async def make_sure(self) -> None:
-        """Kill reads that are still without their answers (T3): to be called before a release, which takes them off the list.
+        """Kill reads that still have no answers (T3). Call this before a release, which takes them off the list.
 
         If there are none, count a last time what trimming took.
         """
@@ -166,16 +174,16 @@ class PartitionReader(Actor[None]):
         if unsettled:
             await self._fence(unsettled)
         elif self._watch.left is not None and not self._owned.lost:
-            with contextlib.suppress(LeaseLostError):  # the release tells
+            with contextlib.suppress(LeaseLostError):  # the release reports it
                 await self._watch.look()
 
     async def _close_broken(self) -> None:
-        """Make sure that nothing of a broken connection runs any more (T3)."""
+        """Ensure that nothing from a broken connection still runs (T3)."""
         if self._reader is not None:
             broken, self._reader = self._reader, None
             self._broken.append(broken)
             await broken.close()
-        if self._broken:  # the kill itself may break: it is repeated until it has been answered
+        if self._broken:  # the kill itself may break: repeat it until it has been answered
             await self._fence(self._broken)
             self._broken.clear()
 
@@ -189,7 +197,7 @@ class PartitionReader(Actor[None]):
         await hand_over(batch, self._workers, self._owned)
 
     async def _make_group_again(self) -> None:
-        """Make a lost group again so that nothing unsettled is passed over (T6)."""
+        """Make a lost group again so that nothing unsettled is skipped (T6)."""
         around, owned, remake = self._around, self._owned, self._flights.group_lost()
         await around.broker.do(leases.RemakeGroup(around.group, owned.partition, remake.evidence, start=remake.start))
         self._flights.group_made()

@@ -1,8 +1,8 @@
-"""Fetches what is due of one partition: this group's retries, and the delayed messages, which it moves into the stream.
+"""Fetches what is due in one partition: this group's retries, and delayed messages, which it moves into the stream.
 
-In: rings (something was put off from here, or the partition's notifications: from elsewhere). Out: batches of due retries, to the
-partition's workers; a due retry stays in `retry` until it is settled, and the record of what is in flight keeps it from running twice (S3).
-One wake-up per due time; and one within each ttl, since a notification is a hint that may never come.
+Input: rings, when something was postponed here, or from the partition's doorbell, when that happened elsewhere. Output: batches of due
+retries, to the partition's workers. A due retry stays in `retry` until it is settled, and the record of what is in flight keeps it from
+running twice (S3). It wakes at each due time, and at least once in each ttl, since a notification is a hint that may never come.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ from redisaq.errors import LeaseLostError
 
 
 class RetryTimer(Actor[Ring]):
-    """See the module."""
+    """Fetches what is due in one partition."""
 
     def __init__(self, surroundings: Surroundings, owned: OwnedPartition, workers: ActorRef[Batch], *, count: int) -> None:
-        """Take whose messages, who gets them, and how many are fetched at once."""
+        """Begin with nothing fetched.
+
+        Args:
+            surroundings: the consumer's.
+            owned: the partition.
+            workers: get the messages.
+            count: how many to fetch at once.
+        """
         super().__init__(name="retry_timer", capacity=1)
         self._around = surroundings
         self._owned = owned
@@ -34,7 +41,7 @@ class RetryTimer(Actor[Ring]):
         self._count = count
 
     async def run(self) -> None:
-        """Fetch at each due time and at each ring, while the lease stands."""
+        """Fetch at each due time and at each ring, while the lease lasts."""
         with self._owned.scope():
             try:
                 while True:
@@ -46,11 +53,11 @@ class RetryTimer(Actor[Ring]):
                 self._owned.lose(str(error))
 
     def _longest(self) -> float:
-        """Return after how many seconds to look whatever was heard: less than a ttl, and not all partitions at the same moment."""
+        """Return after how many seconds to look even without a ring: less than a ttl, and not at the same moment for all partitions."""
         return self._owned.lease.ttl * self._around.environment.random.uniform(0.75, 1.0)
 
     async def _fetch(self) -> float:
-        """Pass on what is due; return how many seconds there are until the next."""
+        """Pass on what is due; return the seconds until the next is due."""
         around, owned = self._around, self._owned
         await around.gate.wait_open()
         await owned.wait_for_room(self._count)

@@ -1,8 +1,8 @@
-"""Wires the actors of one consumer, starts them in order, and ends them in order.
+"""Makes the actors of one consumer, starts them in order, and ends them in order.
 
-The whole tree runs in a child task of the task that called `process()`, under a shield: whatever cancels the caller (a scope of the user's
-nursery, or one or more native `Task.cancel()`) reaches a second child, the sentinel, which turns it into an urgent Leave. So both ways to
-end are one: give the partitions back, leave, close; the urgent one gives handlers no time, and is bounded.
+The whole tree runs in a child task of the task that called `process()`, under a shield. Whatever cancels the caller (a scope of the user's
+task group, or one or more native `Task.cancel()`) reaches a second child, the sentinel, which turns it into an urgent Leave. So both ways
+to end are the same: give the partitions back, leave, close. The urgent one gives handlers no time, and is bounded.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from redisaq.middleware import Middleware
 from redisaq.settings import ConsumerSettings
 
 LEAVE_LIMIT = 10.0  # seconds for settling, releasing and leaving, once the handlers have ended or had their time
-SILENCE_LIMIT = 1.0  # of these, seconds for which a server that says nothing at all is waited for
-QUICK = 0.1  # seconds: an end that takes less needs no look at the server; and what is refused within this time is an answer
-FAREWELL_LIMIT = 2.0  # seconds for leaving when something has failed: the error is waited for
+SILENCE_LIMIT = 1.0  # of these, seconds to wait for a silent server
+QUICK = 0.1  # seconds: an end that takes less needs no check of the server, and a refusal within this time is an answer
+FAREWELL_LIMIT = 2.0  # seconds for leaving after a failure: the caller waits for its error
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Plan:
     """What one run of a consumer is to do.
 
     Attributes:
-        mode: a handler of messages, one of batches, or pulling.
+        mode: a handler of messages, a handler of batches, or pulling.
         callback: the user's handler; None when pulling.
-        offers: where pulled messages go.
         count: entries of one read.
-        batch_size: of a batch.
+        offers: where pulled messages go.
+        batch_size: the most messages of a batch.
         batch_wait: seconds for which a batch may wait to be full.
         until_empty: end when the whole group has nothing left.
-        middleware: what is put around the handler, outermost first.
+        middleware: wraps the handler, outermost first.
     """
 
     mode: Literal["one", "batch", "pull"]
@@ -71,7 +71,7 @@ class Plan:
 
 
 def for_pulling(settings: ConsumerSettings) -> ConsumerSettings:
-    """Return what holds of the settings where messages are pulled: the loop is the user's, so there is no lane to hold."""
+    """Return the settings that apply when messages are pulled: the loop is the user's, so no lane can wait."""
     return replace(settings, concurrency=settings.batch_size, retry=replace(settings.retry, blocking=False))
 
 
@@ -85,7 +85,14 @@ class ConsumerRuntime:
         decoder: EntryDecoder[Any],
         attached: Sequence[Actor[Any]],
     ) -> None:
-        """Make the actors; none of them runs yet."""
+        """Make the actors; none of them runs yet.
+
+        Args:
+            surroundings: the consumer's.
+            plan: what to run.
+            decoder: decodes the entries of the topic.
+            attached: the user's actors.
+        """
         self.around = surroundings
         self._settings = settings = surroundings.settings
         self._plan = plan
@@ -185,7 +192,7 @@ class ConsumerRuntime:
                 await self._say_farewell()
 
     async def _say_farewell(self) -> None:
-        """Leave though something has failed, so that the others need not wait for the lease to run out: nothing runs here any more."""
+        """Leave after a failure, so that the others need not wait for the lease to run out: nothing runs here any more."""
         with anyio.move_on_after(FAREWELL_LIMIT, shield=True), contextlib.suppress(ConnectionError):
             await self._coordinator.give_up()
 
@@ -197,20 +204,20 @@ class ConsumerRuntime:
         self._stopping = timeout
         self._ending.set()
         self._patience.deadline = self.around.environment.clock() + timeout + LEAVE_LIMIT
-        for owner, _ in self.partitions.owners.values():  # from here on no handler begins
+        for owner, _ in self.partitions.owners.values():  # no handler begins from now on
             owner.owned.begin_drain()
         if self.supervisor is not None:
             self._tell_leave()
 
     async def _mind_the_server(self) -> None:
-        """Give up once nothing but a silent server is waited for; one that answers, or refuses us, has until the limits.
+        """Give up once the end waits only for a silent server; one that answers, or refuses us, has until the limits.
 
-        What is given up is left to whoever takes over when the lease has run out.
+        The members that take over when the lease has run out do what was left undone.
         """
         limited = False
         while True:
             await anyio.sleep(QUICK)
-            if self._handling():  # nobody waits for the server
+            if self._handling():  # the end does not wait for the server yet
                 continue
             if not limited:
                 limited = True
@@ -219,10 +226,10 @@ class ConsumerRuntime:
                 break
         self.around.given_up = True
         self._patience.cancel()
-        await self.around.broker.close()  # whatever waits for an answer, shielded or not, has none now
+        await self.around.broker.close()  # this ends every wait for an answer, shielded or not
 
     async def _answers(self, within: float) -> bool:
-        """Ask the server for something small: True if anything was heard of it in time."""
+        """Send the server a small command: True if it answered anything in time."""
         clock, broker, topic = self.around.environment.clock, self.around.broker, self.around.group.topic
         with anyio.move_on_after(within):
             while True:
@@ -230,7 +237,7 @@ class ConsumerRuntime:
                 try:
                     await broker.do(ReadTopic(topic))
                 except ConnectionError:
-                    if clock() - asked > QUICK:  # it broke, since nothing was heard: not an answer
+                    if clock() - asked > QUICK:  # it broke because the server was silent: not an answer
                         continue
                 except RedisaqError:
                     pass
@@ -255,7 +262,7 @@ class ConsumerRuntime:
         if plan.mode == "one" and settings.ordering != "partition":
             window = max(window, 2 * (settings.concurrency or 1))
         if plan.mode == "pull":
-            window += plan.count + 1  # those that are handed out and not entered wait, too, and must not keep it from reading
+            window += plan.count + 1  # messages that are handed out and not entered also wait, and must not stop the reader
         flights = InFlight(
             order.partition,
             order.token,
@@ -292,14 +299,14 @@ class ConsumerRuntime:
         return LanePool(execution, settings.ordering)
 
     async def _raise_token(self, partition: int, above: int) -> int | None:
-        # Not `ask`: that gives up when the coordinator starts anew over a broken connection, which remembers what it was asked.
+        # Not `ask`: that gives up when the coordinator restarts after a broken connection, but the coordinator remembers the request.
         reply: Reply[int | None] = Reply()
         await self._coordinator.ref.tell(RaiseToken(partition, above, reply))
         await reply.wait()
         return reply.result()
 
     def _stuck(self, partition: int) -> None:
-        with contextlib.suppress(ActorStopped, anyio.WouldBlock):  # told again in a minute
+        with contextlib.suppress(ActorStopped, anyio.WouldBlock):  # sent again in a minute
             self._coordinator.ref.tell_nowait(Unable(partition))
 
     async def _ended(self, ended: Ended, owned: OwnedPartition | None) -> None:
@@ -310,7 +317,7 @@ class ConsumerRuntime:
         await self._coordinator.ref.tell(ended)
 
     def _assigned(self, partitions: Collection[int]) -> None:
-        """The first assignment is in: ready once its partitions are taken (or have to wait for a foreign holder, M8)."""
+        """Record the first assignment. The consumer is ready once its partitions are taken (or have to wait for a foreign holder, M8)."""
         if self._first is None:
             self._first = set(partitions) - self._taken_before
             self._check_ready()

@@ -1,4 +1,4 @@
-"""What one consumer looks like now, as frozen structs."""
+"""The state and counters of one consumer, as frozen structs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
 
     Attributes:
         partition: its number.
-        token: under which it is owned.
+        token: the token under which it is owned.
         position: the highest entry id read, "" before the first.
         in_flight: messages whose handler runs.
-        waiting: messages read, waiting for a handler.
-        handled: handlers that returned since it was acquired.
-        failed: handlers that raised.
-        trimmed: entries that trimming took before they were done with.
+        waiting: messages that were read and wait for a handler.
+        handled: how many handlers returned since it was acquired.
+        failed: how many handlers raised.
+        trimmed: how many entries trimming took before they were settled.
     """
 
     partition: int
@@ -59,7 +59,7 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
 
 
 def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, trimmed: int) -> ConsumerStatistics:
-    """Return what the runtime looks like; `handled`, `failed` and `trimmed` are those of earlier runs."""
+    """Return the runtime's statistics; `handled`, `failed` and `trimmed` are the sums of earlier runs."""
     if runtime is None:
         return ConsumerStatistics("stopped", "", (), handled, failed, trimmed)
     partitions = tuple(

@@ -1,10 +1,9 @@
-"""Trims what every group has done with, of the partitions that this member owns, where the topic's producers ask for it (E3).
+"""Trims what every group has settled, in the partitions that this member owns, if the topic's producers ask for it (E3).
 
-In: a ring, when a heartbeat first tells that `retention="acked"` holds. Out: nothing but events. An owner trims, rather than a producer,
-because it notices when there is something to be trimmed, also after the last producer has gone; and rather than with each
-acknowledgement, because a look now and then takes many entries at once. What it costs: for topics without retention nothing; else one
-step for each partition that went on, a few seconds apart, whatever the number of messages. Nothing depends on it: any member of any
-group may trim at any time.
+It starts when a heartbeat first reports `retention="acked"`, and reports only events. An owner trims rather than a producer, because it
+notices when there is something to trim, even after the last producer has ended. It does not trim with each acknowledgement, because an
+occasional look removes many entries at once. Topics without retention pay nothing. Others pay one step for each partition that made
+progress, a few seconds apart, whatever the number of messages. Nothing depends on it: any member of any group may trim at any time.
 """
 
 from __future__ import annotations
@@ -27,19 +26,25 @@ from redisaq.consuming.owned import OwnedPartition
 from redisaq.errors import ServerError
 
 SHORTEST, LONGEST = 0.2, 5.0  # seconds between two looks; between these, a quarter of the time for which everything is kept
-PATROL = 60.0  # seconds after which a partition is looked at even if nothing moved here: another group may have lapsed
+PATROL = 60.0  # seconds after which a partition is checked even without progress here: another group may have lapsed
 
 
 class Trimmer(Actor[Ring]):
-    """See the module."""
+    """Trims this member's partitions."""
 
     def __init__(self, surroundings: Surroundings, member: Member, owned: Callable[[], Sequence[OwnedPartition]]) -> None:
-        """Take whose partitions, and what tells which these are."""
+        """Begin with nothing trimmed.
+
+        Args:
+            surroundings: the consumer's.
+            member: the member.
+            owned: returns its partitions.
+        """
         super().__init__(name="trimmer", capacity=1, restart=forever(reset_after=5.0))
         self._around = surroundings
         self._member = member
         self._owned = owned
-        self._seen: dict[int, tuple[object, ...]] = {}  # how each partition stood when nothing more of it could be trimmed
+        self._seen: dict[int, tuple[object, ...]] = {}  # each partition's mark when nothing more of it could be trimmed
         self._patrolled = -math.inf
         self._lapsed: set[str] = set()
         self._refused = False
@@ -47,7 +52,7 @@ class Trimmer(Actor[Ring]):
         member.on_retention = lambda: ring(self.ref)
 
     async def run(self) -> None:
-        """Look now and then, while retention holds."""
+        """Look now and then, while the topic has retention."""
         while True:
             if not self._member.retention:
                 await self.mailbox.receive()
@@ -55,15 +60,15 @@ class Trimmer(Actor[Ring]):
             try:
                 await self._look()
                 self._refused = False
-            except ServerError as error:  # access rules may forbid it: then it is not trimmed, and the work goes on
+            except ServerError as error:  # access rules may forbid it: then nothing is trimmed, and the consumer continues
                 if not self._refused:
                     self._refused = True
                     self._around.bulletin.publish(events.TrimmingRefused, reason=error.text)
-            with anyio.move_on_after(self._pause):  # its end ends this, too
+            with anyio.move_on_after(self._pause):  # the mailbox's end ends this, too
                 await self.mailbox.receive()
 
     async def _look(self) -> None:
-        """Trim what moved since the last look."""
+        """Trim what made progress since the last look."""
         around, now = self._around, self._around.environment.clock()
         if now - self._patrolled >= PATROL:
             self._patrolled = now
@@ -73,13 +78,13 @@ class Trimmer(Actor[Ring]):
         if not moved:
             return
         topic = around.group.topic
-        # Every group is in the first partition's stream from its birth on (G6).
+        # Every group is in the first partition's stream from its beginning (G6).
         (stream,) = await around.broker.do_each([ViewStream(topic, 0)])
         groups = sorted({around.group.group, *stream.groups})
         keeping = kept_by(await around.broker.do_each([ReadKeeping(GroupName(topic, group)) for group in groups]))
         self._pause = min(LONGEST, max(SHORTEST, keeping.kept_for / 4))
         self._tell_lapsed(keeping)
-        if not keeping.acked:  # lost with the server's data: a heartbeat tells when it holds again
+        if not keeping.acked:  # lost with the server's data; a heartbeat reports when it is set again
             self._member.retention = False
             return
         for partition in moved:
@@ -87,7 +92,7 @@ class Trimmer(Actor[Ring]):
                 self._seen[partition] = marks[partition]
 
     async def _trim(self, partition: int, keeping: Keeping, groups: Sequence[str]) -> bool:
-        """Trim one partition, in steps; True if entries are kept that will go."""
+        """Trim one partition, in steps; True if some entries are kept now that will go later."""
         while True:
             trimmed = await self._around.broker.do(Trim(self._around.group.topic, partition, keeping, groups))
             if not trimmed.more:

@@ -1,7 +1,7 @@
 """Ends a consumer once the whole group has nothing left (`until_empty`).
 
-It asks only when all that is owned here is done, each partition in one atomic step, whoever owns it; while there is still something
-elsewhere it asks less and less often, down to once a second.
+It asks the server only when everything owned here is done, in one atomic step for each partition, whichever member owns it. While there is
+something left elsewhere, it asks less and less often, down to once a second.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from redisaq.consuming.partitions import PartitionSupervisor
 from redisaq.errors import RedisaqError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # seconds between two questions
-LOCAL_PAUSE = 0.02  # seconds between two looks at what is in flight here, which cost the server nothing
+LOCAL_PAUSE = 0.02  # seconds between two checks of what is in flight here, which cost the server nothing
 
 
 class EmptinessWatch(Actor[None]):
-    """See the module."""
+    """Waits until the group has nothing left."""
 
     def __init__(
         self,
@@ -33,7 +33,15 @@ class EmptinessWatch(Actor[None]):
         ready: anyio.Event,
         stop: Callable[[], None],
     ) -> None:
-        """Take what to look at, and what ends the consumer."""
+        """Begin without a look.
+
+        Args:
+            surroundings: the consumer's.
+            member: the member.
+            partitions: holds the owners of its partitions.
+            ready: set once the first assignment is complete.
+            stop: ends the consumer.
+        """
         super().__init__(name="emptiness_watch", capacity=1)
         self._around = surroundings
         self._member = member
