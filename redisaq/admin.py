@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 
-from redisaq.admin_views import DeadLetterDecoder, DeadMessage, GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo, message_id
+from redisaq.admin_views import (
+    DeadLetterDecoder,
+    DeadMessage,
+    GroupInfo,
+    MemberInfo,
+    PartitionInfo,
+    StreamInfo,
+    TopicInfo,
+    message_id,
+    moment,
+)
 from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.changes import Changes
 from redisaq.brokers.steps import Broker
@@ -42,7 +52,7 @@ from redisaq.core.retry import full_jitter
 from redisaq.describing import shown
 from redisaq.environment import current_environment, silence_within, time_is_up_at, time_limit, when_forked
 from redisaq.errors import ConnectionFailed, GroupBusyError, SettingsError, TopicMissingError
-from redisaq.settings import check_count, check_name, check_plain, check_seconds
+from redisaq.settings import check_client, check_count, check_name, check_plain, check_seconds
 
 __all__ = ["Admin", "DeadLetter", "DeadLetters", "DeadMessage", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]
 
@@ -75,7 +85,14 @@ def in_one_loop(method: Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]])
 class Admin:
     """Administers the topics of one namespace. Use it as an async context manager."""
 
-    def __init__(self, redis_url: RedisURL | None = None, *, namespace: str = "redisaq", timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        redis_url: RedisURL | None = None,
+        *,
+        namespace: str = "redisaq",
+        timeout: float = 30.0,
+        client: str | None = None,
+    ) -> None:
         """Create an Admin. It does not connect yet.
 
         Args:
@@ -85,12 +102,14 @@ class Admin:
             timeout: seconds that one call may take, or one step of `dead_letters`, including waiting for the server. Within this time, a
                 call that only reads is repeated when a connection breaks. A connection that owes an answer and receives nothing for half
                 of this time (0.5 to 6 s) is dropped.
+            client: the label of its connections, a part of their names (CLIENT SETNAME); default: "host:pid".
 
         Raises:
             SettingsError: a value is not valid.
         """
         self._timeout = check_seconds("timeout", timeout)
-        self._access = Access(redis_url, namespace, user="Admin", silence=silence_within(self._timeout))
+        self._client = check_client(client)
+        self._access = Access(redis_url, namespace, user="Admin", client=self._client, silence=silence_within(self._timeout))
         self._closings = 0
         self.forked()
         when_forked(self)
@@ -195,10 +214,8 @@ class Admin:
                 owned.setdefault(owner, []).append(number)
             for member, entry in sorted(view.document.members.items()):
                 for incarnation in (entry.incarnation, *entry.successors):
-                    expiry = view.members.get(incarnation)
-                    left = None if expiry is None else (expiry - view.now) / 1_000_000
                     owns = tuple(owned.get(incarnation, ()))
-                    members.append(MemberInfo(member, incarnation, left, owns, waiting=incarnation != entry.incarnation))
+                    members.append(_member_info(view, member, incarnation, owns, waiting=incarnation != entry.incarnation))
         names = {member.incarnation: member.name for member in members}
         infos = [
             _partition_info(number, one, lease.get(number, ""), names)
@@ -213,7 +230,7 @@ class Admin:
             view.alone,
             view.lapsed,
             view.idle,
-            _moment(view.now),
+            moment(view.now / 1000),
         )
 
     @in_one_loop
@@ -542,8 +559,25 @@ def _numbers(partitions: Iterable[int] | None, count: int) -> Sequence[int]:
     return numbers
 
 
-def _moment(microseconds: int) -> datetime:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC)
+def _member_info(view: GroupView, name: str, incarnation: str, owned: tuple[int, ...], *, waiting: bool) -> MemberInfo:
+    expiry, presence = view.members.get(incarnation), view.presences.get(incarnation)
+    left = None if expiry is None else (expiry - view.now) / 1_000_000
+    if presence is None:
+        return MemberInfo(name, incarnation, left, owned, waiting)
+    profile = presence.profile
+    return MemberInfo(
+        name,
+        incarnation,
+        left,
+        owned,
+        waiting,
+        client=profile.client,
+        host=profile.host,
+        pid=profile.pid,
+        version=profile.version,
+        since=moment(presence.since / 1000),
+        ttl=profile.ttl or None,
+    )
 
 
 def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping[str, str]) -> PartitionInfo:
@@ -568,7 +602,7 @@ def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping
         oldest_unread=_age(view.oldest_unread, view.now),
         oldest_pending=_age(view.oldest_pending, view.now),
         retry_due=None if view.retry_due is None else (view.retry_due - view.now) / 1e6,
-        now=_moment(view.now),
+        now=moment(view.now / 1000),
     )
 
 

@@ -73,6 +73,13 @@ class MemberInfo(msgspec.Struct, frozen=True):
         expires_in: seconds until it counts as dead, unless it sends a heartbeat. 0 or less: it is overdue. None: it no longer counts.
         partitions: the partitions it owns, sorted.
         waiting: whether it waits because an earlier start with the same name is still a member.
+        client: its label: the option `client`, or "host:pid". This, and what follows, is what it said about itself when it joined; members
+            of older versions say nothing.
+        host: the name of its machine; "" if it is not known.
+        pid: the number of its process there; 0 if it is not known.
+        version: its version of redisaq; "" if it is not known.
+        since: when it joined, by the server's clock; None if it is not known.
+        ttl: seconds that its heartbeat lasts; None if it is not known.
     """
 
     name: str
@@ -80,6 +87,17 @@ class MemberInfo(msgspec.Struct, frozen=True):
     expires_in: float | None
     partitions: tuple[int, ...] = ()
     waiting: bool = False
+    client: str = ""
+    host: str = ""
+    pid: int = 0
+    version: str = ""
+    since: datetime | None = None
+    ttl: float | None = None
+
+    @property
+    def heartbeat_age(self) -> float | None:
+        """Seconds since its last heartbeat, by the server's clock; None if it is not known."""
+        return None if self.ttl is None or self.expires_in is None else max(0.0, self.ttl - self.expires_in)
 
 
 class PartitionInfo(msgspec.Struct, frozen=True):
@@ -290,9 +308,9 @@ class DeadLetterDecoder:
             error=failure.error,
             traceback=failure.traceback,
             attempts=body.attempt,
-            first_failed=_moment(failure.first_failed_ms) if failure.first_failed_ms else None,
-            last_failed=_moment(failure.last_failed_ms) if failure.last_failed_ms else None,
-            died_at=_moment(int(dead_id.split(b"-")[0])),
+            first_failed=moment(failure.first_failed_ms) if failure.first_failed_ms else None,
+            last_failed=moment(failure.last_failed_ms) if failure.last_failed_ms else None,
+            died_at=moment(int(dead_id.split(b"-")[0])),
             member=failure.member,
             life=max(0, body.life),
         )
@@ -313,7 +331,8 @@ def _headers(data: bytes) -> Mapping[str, str]:
         return {}
 
 
-def _moment(milliseconds: int) -> datetime:
+def moment(milliseconds: float) -> datetime:
+    """Return the time; the last one there is for a number that redisaq did not write."""
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):  # an id or a time that redisaq did not write

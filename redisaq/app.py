@@ -32,7 +32,7 @@ from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.middleware import Middleware, Outgoing, check_middleware
 from redisaq.producer import SEND_TIMEOUT, Producer
-from redisaq.settings import HandlingOptions, check_callable, check_handler, check_name, check_plain
+from redisaq.settings import HandlingOptions, check_callable, check_client, check_handler, check_name, check_plain
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -241,6 +241,7 @@ class App(Generic[S]):
         middleware: Sequence[Middleware] = ...,
         on_event: Callable[[Event], object] | None = ...,
         on_send: Callable[[Outgoing], object] | None = ...,
+        client: str | None = ...,
     ) -> None: ...
     @overload
     def __init__(
@@ -253,6 +254,7 @@ class App(Generic[S]):
         middleware: Sequence[Middleware] = ...,
         on_event: Callable[[Event], object] | None = ...,
         on_send: Callable[[Outgoing], object] | None = ...,
+        client: str | None = ...,
     ) -> None: ...
     def __init__(
         self,
@@ -264,6 +266,7 @@ class App(Generic[S]):
         middleware: Sequence[Middleware] = (),
         on_event: Callable[[Event], object] | None = None,
         on_send: Callable[[Outgoing], object] | None = None,
+        client: str | None = None,
     ) -> None:
         """Create an App. It does not connect yet.
 
@@ -275,6 +278,7 @@ class App(Generic[S]):
             middleware: wraps every handler, outside the consumer's own middleware.
             on_event: called with every event of every consumer, after the consumer's own `on_event`.
             on_send: called with every message before it is serialized, after the topic's own `on_send`.
+            client: the label of its members of groups, and part of the names of its connections (CLIENT SETNAME); default: "host:pid".
 
         Raises:
             SettingsError: a value is not valid.
@@ -292,11 +296,12 @@ class App(Generic[S]):
         self._on_event = on_event
         self._on_send = on_send
         self._url = None if redis_url is None else text_of_url("redis_url", redis_url)
-        self._consuming = Shared(self._url, namespace)
+        self._client = check_client(client)
+        self._consuming = Shared(self._url, namespace, self._client)
         self._producing: dict[float, Shared] = {}  # by send_timeout, which holds for a whole link
         self._topics: dict[str, Topic[Any]] = {}
         self._subscriptions: list[Subscription[Any]] = []
-        self.admin = Admin(cast("Any", self._producing_link(SEND_TIMEOUT)), namespace=namespace)
+        self.admin = Admin(cast("Any", self._producing_link(SEND_TIMEOUT)), namespace=namespace, client=client)
         self._entered: AsyncExitStack | None = None
         self._state: Any = None
         self._given_state: tuple[Any] | None = None
@@ -369,6 +374,7 @@ class App(Generic[S]):
         given: dict[str, Any] = {
             **options,
             "batch_size": batch_size,
+            "client": self._client,
             "middleware": (*self._middleware, *check_middleware(options.get("middleware", ()))),
             "on_event": both(self._observer, both(options.get("on_event"), self._on_event)),
         }
@@ -565,7 +571,7 @@ class App(Generic[S]):
 
     def _producing_link(self, send_timeout: float) -> Shared:
         if send_timeout not in self._producing:
-            self._producing[send_timeout] = Shared(self._url, self.namespace)
+            self._producing[send_timeout] = Shared(self._url, self.namespace, self._client)
         return self._producing[send_timeout]
 
 

@@ -92,7 +92,7 @@ class Consumer(Generic[T]):
         self.group_name = self._settings.group_name
         self._logger = logger_for("redisaq.consumer", self._settings.logger, debug=self._settings.debug)
         silence = silence_within(self._settings.heartbeat_ttl)
-        self._access = Access(redis_url, self._settings.namespace, user="Consumer", silence=silence)
+        self._access = Access(redis_url, self._settings.namespace, user="Consumer", client=self._settings.client, silence=silence)
         self._decoder: EntryDecoder[T] = EntryDecoder(self.topic, self._settings.deserializer, payload_type)
         self._attached: list[Actor[Any]] = []
         self._handled = self._failed = self._trimmed = 0

@@ -13,6 +13,7 @@ import math
 import os
 import queue
 import random
+import socket
 import sys
 import threading
 import time
@@ -238,6 +239,8 @@ class Environment:
         wall_clock: seconds since 1970.
         random: the source of jitter, versions and ids.
         run_plain: runs a plain function without blocking the event loop; if cancelled, the function runs on by itself.
+        host: returns the name of the machine.
+        pid: returns the number of the process, which a fork changes.
     """
 
     clock: Callable[[], float] = anyio.current_time
@@ -246,6 +249,8 @@ class Environment:
     wall_clock: Callable[[], float] = time.time
     random: random.Random = field(default_factory=random.SystemRandom)
     run_plain: PlainRunner = _run_in_thread
+    host: Callable[[], str] = socket.gethostname
+    pid: Callable[[], int] = os.getpid
 
     def bound(self) -> Environment:
         """Return this environment with a clock of the running event loop that is cheap to read: it is read for each message.

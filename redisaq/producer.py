@@ -29,7 +29,17 @@ from redisaq.logs import logger_for
 from redisaq.message import Message
 from redisaq.middleware import Outgoing, Sending
 from redisaq.producing.sender import Sender
-from redisaq.settings import check_count, check_name, check_payloads, check_plain, check_retention, check_seconds, check_str, check_text
+from redisaq.settings import (
+    check_client,
+    check_count,
+    check_name,
+    check_payloads,
+    check_plain,
+    check_retention,
+    check_seconds,
+    check_str,
+    check_text,
+)
 
 SEND_TIMEOUT = 30.0
 """Seconds that one call may take, if a producer is given no other limit."""
@@ -73,6 +83,7 @@ class Producer:
         send_timeout: float = SEND_TIMEOUT,
         serializer: Serializer | None = None,
         on_send: Callable[[Outgoing], object] | None = None,
+        client: str | None = None,
         namespace: str = "redisaq",
         debug: bool = False,
         logger: logging.Logger | None = None,
@@ -100,6 +111,7 @@ class Producer:
             serializer: turns a payload into str or bytes; default: JSON.
             on_send: called with each message before it is serialized, for example to add headers. `enqueue` raises what it raises. See
                 `redisaq.middleware.Outgoing`.
+            client: the label of its connections, a part of their names (CLIENT SETNAME); default: "host:pid".
             namespace: the first part of every key.
             debug: log from level DEBUG, to standard error if no logging is configured. Other producers are not affected.
             logger: where to log; default: "redisaq.producer".
@@ -119,7 +131,8 @@ class Producer:
         self._environment: Environment = current_environment()
         self._send_timeout = check_seconds("send_timeout", send_timeout)
         silence = silence_within(self._send_timeout)
-        self._access = Access(redis_url, namespace, user="Producer", silence=silence, time=self._send_timeout)
+        client = check_client(client)
+        self._access = Access(redis_url, namespace, user="Producer", client=client, silence=silence, time=self._send_timeout)
         self._new_sender = functools.partial(
             Sender,
             self.topic,

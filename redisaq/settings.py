@@ -52,6 +52,16 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def check_client(client: str | None) -> str | None:
+    """Return the label of a member and its connections, as a plain str; SettingsError unless it is 1 to 256 printable characters."""
+    if client is None:
+        return None
+    client = check_text("client", client)
+    if not 1 <= len(client) <= MAX_NAME or not client.isprintable():
+        raise SettingsError(f"client must be 1 to {MAX_NAME} printable characters, not {shown(client)}")
+    return client
+
+
 def check_str(name: str, value: object) -> str:
     """Return a text as a plain str, whatever its class does in `str()` and f-strings; SettingsError if it is not a str."""
     if not isinstance(value, str):
@@ -258,6 +268,7 @@ class ConsumerOptions(HandlingOptions, total=False):
     Attributes:
         group_name: the consumer group; default "default_group".
         batch_size: the most entries that one read returns (and, in `process_batch`, that one batch has); default 10.
+        client: the label of the member, and part of the names of its connections (CLIENT SETNAME); default: "host:pid".
         init_partitions: make the topic with this many partitions, or let it grow to them, as a Producer's does; default: wait for the
             topic.
         namespace: the first part of every key; default "redisaq".
@@ -265,6 +276,7 @@ class ConsumerOptions(HandlingOptions, total=False):
 
     group_name: str
     batch_size: int
+    client: str | None
     init_partitions: int | None
     namespace: str
 
@@ -276,6 +288,7 @@ class ConsumerSettings:
     group_name: str = "default_group"
     consumer_name: str | None = None
     batch_size: int = 10
+    client: str | None = None
     heartbeat_interval: float = 3.0
     heartbeat_ttl: float = 12.0
     deserializer: Callable[[bytes], Any] | None = None
@@ -300,6 +313,7 @@ class ConsumerSettings:
         if self.consumer_name is not None:
             _set(self, "consumer_name", check_name("consumer_name", self.consumer_name))
         _set(self, "batch_size", check_count("batch_size", self.batch_size, most=100_000))
+        _set(self, "client", check_client(self.client))
         if self.concurrency is not None:
             _set(self, "concurrency", check_count("concurrency", self.concurrency, most=100_000))
         if self.init_partitions is not None:

@@ -33,6 +33,7 @@ def open_broker(
     cert_file: str | None = None,
     key_file: str | None = None,
     connect_timeout: float | None = None,
+    client: str | None = None,
     silence: float = LONGEST_SILENCE,
     time: float = math.inf,
 ) -> Broker:
@@ -47,6 +48,7 @@ def open_broker(
         cert_file: a PEM file of the client's certificate.
         key_file: a PEM file of its key, if `cert_file` does not hold the key.
         connect_timeout: seconds that connecting may take, for servers only.
+        client: the user's label for the connections, for servers only. None: the machine and the process.
         silence: seconds after which a connection that owes an answer is given up if no byte arrives over it.
         time: seconds that one call may take if nothing else limits it (see `time_limit`).
 
@@ -61,7 +63,7 @@ def open_broker(
             return memory_brokers.get()(rest, namespace, environment)
         from redisaq.brokers.embedded import EmbeddedBroker  # noqa: PLC0415 -- only on request, as the module's docstring says
 
-        return EmbeddedBroker(rest, namespace, environment, silence=silence, time=time)
+        return EmbeddedBroker(rest, namespace, environment, client=client, silence=silence, time=time)
     if not separator or scheme not in SERVERS:
         # The URL is not shown: a mistyped one has its password in unexpected places.
         raise SettingsError("the URL begins with none of redis://, rediss://, unix://, embedded:// and memory://")
@@ -69,4 +71,4 @@ def open_broker(
     from redisaq.link import Link, parse_address  # noqa: PLC0415
 
     address = parse_address(url, ca_file=ca_file, cert_file=cert_file, key_file=key_file, connect_timeout=connect_timeout)
-    return RedisBroker(Link(address, environment, silence=silence, time=time), namespace)
+    return RedisBroker(Link(address, environment, client=client, silence=silence, time=time), namespace)

@@ -49,17 +49,19 @@ class Shared:
     It is opened when the first of them connects, in the environment of that moment.
     """
 
-    def __init__(self, redis_url: object, namespace: str) -> None:
+    def __init__(self, redis_url: object, namespace: str, client: str | None = None) -> None:
         """Check the URL; nothing is opened yet.
 
         Args:
             redis_url: what the user gave; see `Access`.
             namespace: the first part of every key.
+            client: the user's label for the connections.
 
         Raises:
             SettingsError: the URL or the namespace cannot work.
         """
         self._namespace = check_name("namespace", namespace)
+        self._client = client
         self._silence = LONGEST_SILENCE
         self._time = 0.0
         self._broker: Broker | None = None
@@ -98,7 +100,7 @@ class Shared:
             SettingsError: the URL, or REDISAQ_URL, cannot work.
         """
         if self._broker is None:
-            self._broker = open_at(self._url, self._namespace, silence=self._silence, time=self._time or math.inf)
+            self._broker = open_at(self._url, self._namespace, self._client, silence=self._silence, time=self._time or math.inf)
         return self._broker
 
     async def close(self) -> None:
@@ -115,13 +117,23 @@ class Shared:
 class Access:
     """An object's way to its broker. As `with access:` it encloses one call."""
 
-    def __init__(self, redis_url: object, namespace: str, *, user: str, silence: float = LONGEST_SILENCE, time: float = math.inf) -> None:
+    def __init__(
+        self,
+        redis_url: object,
+        namespace: str,
+        *,
+        user: str,
+        client: str | None = None,
+        silence: float = LONGEST_SILENCE,
+        time: float = math.inf,
+    ) -> None:
         """Check the URL; nothing is connected yet.
 
         Args:
             redis_url: what the user gave; None for what REDISAQ_URL says, or else DEFAULT_URL; or a Shared.
             namespace: the first part of every key.
             user: the class of the object, for errors.
+            client: the user's label for its connections; a Shared has its own.
             silence: see `open_broker`.
             time: see `open_broker`.
 
@@ -132,6 +144,7 @@ class Access:
         self._url = None if redis_url is None or self._shared else text_of_url("redis_url", redis_url)
         self._namespace = check_name("namespace", namespace)
         self._user = user
+        self._client = client
         self._silence = silence
         self._time = time
         self._claim: dict[int, int] = {}  # holds the thread whose event loop uses the object
@@ -196,16 +209,16 @@ class Access:
         self._claim, self._calls = {}, 0
 
     def _open(self, url: str | None) -> Broker:
-        return open_at(url, self._namespace, silence=self._silence, time=self._time)
+        return open_at(url, self._namespace, self._client, silence=self._silence, time=self._time)
 
 
-def open_at(url: str | None, namespace: str, *, silence: float, time: float) -> Broker:
+def open_at(url: str | None, namespace: str, client: str | None = None, *, silence: float, time: float) -> Broker:
     """Return a broker for the URL, or else for what REDISAQ_URL says, in the environment of the context.
 
     Raises:
         SettingsError: the URL cannot work; the text names REDISAQ_URL if it came from there.
     """
-    open_it = partial(open_broker, namespace=namespace, environment=current_environment(), silence=silence, time=time)
+    open_it = partial(open_broker, namespace=namespace, environment=current_environment(), client=client, silence=silence, time=time)
     if url is not None:
         return open_it(url)
     try:

@@ -26,6 +26,7 @@ class EmbeddedBroker(RedisBroker):
         directory: where the server keeps its data, "" for a server of this process alone.
         namespace: as of any broker.
         environment: as of any broker.
+        client: as of any link.
         silence: as of any link.
         time: as of any link.
     """
@@ -36,6 +37,7 @@ class EmbeddedBroker(RedisBroker):
         namespace: str,
         environment: Environment | None = None,
         *,
+        client: str | None = None,
         silence: float = LONGEST_SILENCE,
         time: float = math.inf,
     ) -> None:
@@ -44,7 +46,7 @@ class EmbeddedBroker(RedisBroker):
         self._server: EmbeddedServer | None = None
         self._joined = False  # the server has answered since it was held
         self._reaching = 0  # connections for which `ensure` is running
-        super().__init__(Link(self._address, environment, reach=self._reach, silence=silence, time=time), namespace)
+        super().__init__(Link(self._address, environment, reach=self._reach, client=client, silence=silence, time=time), namespace)
 
     async def close(self) -> None:
         """Close every connection and release the server. The next call joins it again."""

@@ -9,7 +9,6 @@ others. typer does not support a dataclass for the options that commands share, 
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from rich.console import Console
 from redisaq.cli import changing, dead, demo, looking, server
 from redisaq.cli.common import INTERRUPTED, NO, SERVER, USAGE, Refused
 from redisaq.errors import ConnectionFailed, RedisaqError, ServerError, SettingsError
+from redisaq.identity import VERSION
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +69,7 @@ def make_commands() -> cyclopts.App:
     commands = cyclopts.App(
         name="redisaq",
         help="A partitioned job queue on Redis Streams, for asyncio and trio.",
-        version=f"redisaq {importlib.metadata.version('redisaq')}",
+        version=f"redisaq {VERSION}",
         version_flags=["--version", "-V"],
         help_format="plaintext",
         console=Console(highlight=False),

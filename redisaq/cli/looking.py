@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redisaq.admin_views import GroupInfo, TopicInfo
+from redisaq.admin_views import GroupInfo, MemberInfo, TopicInfo
 from redisaq.cli.common import Place, plain, run, table
 
 HERE = Place()
@@ -79,12 +79,7 @@ def group(topic: str, group: str, /, *, place: Place = HERE) -> int:
                 ],
                 right=numbers,
             ),
-            table(
-                "member",
-                "expires in",
-                "partitions",
-                rows=[(one.name, _seconds(one.expires_in), ", ".join(map(str, one.partitions)) or "-") for one in info.members],
-            )
+            table("member", "client", "version", "since", "heartbeat", "expires in", "partitions", rows=map(_member, info.members))
             if info.members
             else "no members",
         ),
@@ -94,6 +89,13 @@ def group(topic: str, group: str, /, *, place: Place = HERE) -> int:
 
 def _counts(info: GroupInfo) -> str:
     return f"{info.unread} unread, {info.pending} pending, {info.retry} to be retried, {info.dead} dead"
+
+
+def _member(one: MemberInfo) -> tuple[str, ...]:
+    heartbeat = "-" if one.heartbeat_age is None else f"{one.heartbeat_age:.1f} s ago"
+    since = "-" if one.since is None else f"{one.since:%Y-%m-%d %H:%M:%S}"
+    owned = ", ".join(map(str, one.partitions)) or "-"
+    return one.name, one.client or "-", one.version or "-", since, heartbeat, _seconds(one.expires_in), owned
 
 
 def _seconds(seconds: float | None) -> str:

@@ -19,6 +19,7 @@ from redisaq.consuming.lease import Lease
 from redisaq.core import membership
 from redisaq.core.membership import EMPTY, UNKNOWN, Document, is_member, next_forgotten
 from redisaq.environment import Environment
+from redisaq.identity import profile_of
 
 
 @dataclass
@@ -174,6 +175,7 @@ class Admission:
             joins=True,
             freeze=lost,
             former=former,
+            profile=profile_of(around.settings.client, around.environment, member.ttl),
         )
         return sent if await around.broker.do(step) else None
 

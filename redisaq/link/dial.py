@@ -18,6 +18,7 @@ import anyio
 
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, SettingsError
+from redisaq.identity import connection_name
 from redisaq.link.address import Address, TLSOptions
 from redisaq.link.greeting import Greeting, greet
 from redisaq.link.line import Line
@@ -71,6 +72,7 @@ class Dialer:
     Args:
         address: the server.
         reach: called before each attempt, if given. It ensures that the server runs and returns its address. Its errors propagate.
+        client: the user's label for the connections; None: the machine and the process.
         silence: seconds that an attempt may take, if the address's connect_timeout is not less.
     """
 
@@ -79,9 +81,11 @@ class Dialer:
         address: Address,
         reach: Callable[[], Awaitable[Address]] | None = None,
         *,
+        client: str | None = None,
         silence: float = math.inf,
     ) -> None:
         self._address = address
+        self._client = client
         self._silence = silence
         self._reach = reach
         self._context: ssl.SSLContext | None = None
@@ -128,7 +132,7 @@ class Dialer:
             wire = await self._connect()
             try:
                 line = Line(wire, address.display)
-                greeting = await self._begin(line)
+                greeting = await self._begin(line, connection_name(self._client, environment))
                 if first is not None:
                     await first(line, greeting)
             except BaseException:
@@ -141,7 +145,7 @@ class Dialer:
             reason = f"no answer within {limit:g} s: check host, port and firewall, and that the server runs"
         raise ConnectionFailed(address.display, reason, silent=True)
 
-    async def _begin(self, line: Line) -> Greeting:
+    async def _begin(self, line: Line, name: str) -> Greeting:
         address = self._address
         if isinstance(line.wire, SecureWire):
             try:
@@ -152,7 +156,7 @@ class Dialer:
                 reason = f"the connection broke before TLS was agreed on ({_words(error)}): {PLAIN_PORT}"
                 raise ConnectionFailed(address.display, reason) from error
         try:
-            return await greet(line, address)
+            return await greet(line, address, name)
         except ConnectionFailed as error:
             if not error.maybe_executed:
                 raise  # a refusal

@@ -15,7 +15,6 @@ from redisaq.link.address import Address
 from redisaq.link.line import Line
 from redisaq.link.resp import Command
 
-CLIENT_NAME = "redisaq"
 OLDEST_REDIS = (7, 0)
 OLDEST_VALKEY = (7, 2)
 
@@ -46,8 +45,8 @@ class Greeting:
     eviction: str = ""
 
 
-async def greet(line: Line, address: Address) -> Greeting:
-    """Log in and return what the server reported.
+async def greet(line: Line, address: Address, name: str) -> Greeting:
+    """Log in, name the connection, and return what the server reported.
 
     Raises:
         ConnectionFailed: the server refuses us, or cannot serve us (yet).
@@ -55,7 +54,7 @@ async def greet(line: Line, address: Address) -> Greeting:
     hello: list[str] = ["HELLO", "3"]
     if address.username is not None or address.password is not None:
         hello += ["AUTH", address.username or "default", address.password or ""]
-    hello += ["SETNAME", CLIENT_NAME]
+    hello += ["SETNAME", name]
     commands: list[Command] = [tuple(hello), ("INFO", "server", "memory"), ("PING",), ("SELECT", address.database), ("CLIENT", "INFO")]
     answered, info, ping, selected, client = await line.ask(*commands)
     if isinstance(answered, ServerError) and answered.code in {"NOPERM", *LOGGED_OUT, *_PASSING}:

@@ -42,6 +42,7 @@ class Link:
         environment: Environment | None = None,
         *,
         reach: Callable[[], Awaitable[Address]] | None = None,
+        client: str | None = None,
         silence: float = LONGEST_SILENCE,
         time: float = math.inf,
     ) -> None:
@@ -52,6 +53,7 @@ class Link:
             environment: clock and randomness; None uses the context's at each connection.
             reach: called before each connection. It ensures that the server runs and returns its address, if that is not `address`. Its
                 errors propagate.
+            client: the user's label for the connections; None: the machine and the process.
             silence: seconds after which a connection breaks if replies are owed and nothing arrives. Making a connection takes no longer,
                 either. Infinite: never.
             time: seconds that one call on the shared connection may take if nothing else limits it (see `time_limit`).
@@ -62,7 +64,7 @@ class Link:
         self._silence = silence
         self._time = time
         self._deserted: dict[Identity, None] = {}  # connections that may still carry something (E1)
-        self._dialer = Dialer(address, reach, silence=silence)
+        self._dialer = Dialer(address, reach, client=client, silence=silence)
         self._connector = Connector(self._connect_shared, address.display)
         self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence)
         self._opened: set[ReadingConnection] = set()

@@ -69,7 +69,12 @@ def virtual_run(
 
     async def root() -> T:
         environment = Environment(
-            monotonic=anyio.current_time, wall_clock=lambda: EPOCH + anyio.current_time(), random=random, run_plain=run_inline
+            monotonic=anyio.current_time,
+            wall_clock=lambda: EPOCH + anyio.current_time(),
+            random=random,
+            run_plain=run_inline,
+            host=lambda: "virtual",
+            pid=lambda: 1,
         )
         use_freezer(freezer)
         with use_environment(environment):

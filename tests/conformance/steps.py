@@ -10,6 +10,7 @@ from redisaq.brokers.steps.coordination import Commit
 from redisaq.brokers.steps.leases import Claim, Fence, PendingEntry
 from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.membership import Document
+from redisaq.core.profile import Profile
 from redisaq.environment import current_environment
 
 SECOND = 1_000_000
@@ -24,6 +25,7 @@ class Changes(TypedDict, total=False):
     freeze: bool
     expired: Sequence[str]
     former: Sequence[str]
+    profile: Profile
 
 
 async def commit_document(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import anyio
 import pytest
 from msgspec.structs import replace
@@ -29,8 +31,9 @@ from redisaq.brokers.steps.retrying import Purge, Redrive
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, MemberEntry
+from redisaq.core.profile import Profile
 from tests.conformance.failures import dead, delivered, due, now, read, resolution, resolve
-from tests.conformance.steps import SECOND, append, commit_document, ids, pending, values
+from tests.conformance.steps import SECOND, Changes, append, commit_document, ids, pending, values
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -100,6 +103,31 @@ async def test_a_group(a: Broker, world: World, group: GroupName) -> None:
     world.expire(group, "A")
     found = await a.do(ViewGroup(group))
     assert (list(found.members), found.live) == (["A"], ())
+
+
+async def test_members_say_who_they_are(a: Broker, group: GroupName) -> None:
+    """For as long as they are members; a member of an older version says nothing, and drops others like any other."""
+    before = await now(a, group)
+    profile = Profile("anna", "a host", 7, "0.2", 60.0)
+    version = ""
+
+    async def commit(incarnation: str, **changes: Unpack[Changes]) -> None:
+        nonlocal version
+        found = await commit_document(a, group, incarnation, 60.0, known_version=version, document=DOCUMENT, **changes)
+        assert found is not None
+        version = found
+
+    await commit("A", joins=True, profile=profile)
+    await commit("B", joins=True)
+    await commit("C", joins=True, profile=Profile(host="ünlike"))
+    await commit("D", joins=True, profile=profile)
+    presences = (await a.do(ViewGroup(group))).presences
+    assert {incarnation: one.profile for incarnation, one in presences.items()} == {"A": profile, "C": Profile(host="ünlike"), "D": profile}
+    assert before - 1000 <= presences["A"].since <= presences["D"].since <= await now(a, group)
+    await commit("A", leaves=True)
+    await commit("E", joins=True, former=["D"])
+    view = await a.do(ViewGroup(group))
+    assert (sorted(view.members), list(view.presences)) == (["B", "C", "E"], ["C"])
 
 
 async def test_a_partition(a: Broker, group: GroupName, owned: int) -> None:

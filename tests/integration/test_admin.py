@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +19,7 @@ from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, MemberEntry
 from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
+from redisaq.identity import VERSION
 from tests.conformance.steps import commit_document
 from tests.integration.admin_bench import Bench
 from tests.server_fixtures import KeyLeaks, ServerPool
@@ -125,7 +128,9 @@ async def test_a_group(admin: Admin, bench: Bench, member: str) -> None:
         ("one", member, (1,), False),
         ("one", "B", (), True),
     ]
-    left = info.members[0].expires_in
+    first = info.members[0]
+    assert (first.client, first.host, first.pid, first.version, first.since, first.heartbeat_age) == ("", "", 0, "", None, None)
+    left = first.expires_in
     assert left is not None
     assert 0 < left <= 60.001
     assert info.members[1].expires_in is None
@@ -174,7 +179,7 @@ async def test_a_group_at_work(admin: Admin, bench: Bench) -> None:
         running.set()
         await finish.wait()
 
-    async with bench.consumer(consumer_name="one") as consumer, anyio.create_task_group() as tasks:
+    async with bench.consumer(consumer_name="one", client="anna") as consumer, anyio.create_task_group() as tasks:
 
         async def run() -> None:
             await consumer.process(handle, until_empty=True)
@@ -185,6 +190,11 @@ async def test_a_group_at_work(admin: Admin, bench: Bench) -> None:
         info = await admin.group("orders", "billing")
         (partition,), (one,) = info.partitions, info.members
         assert (one.name, partition.owner_name, partition.owner) == ("one", "one", one.incarnation)
+        assert (one.client, one.host, one.pid, one.version, one.ttl) == ("anna", socket.gethostname(), os.getpid(), VERSION, 12.0)
+        assert one.since is not None
+        assert abs(datetime.now(UTC) - one.since) < timedelta(minutes=1)
+        assert one.heartbeat_age is not None
+        assert 0 <= one.heartbeat_age < 12
         assert {0: partition.token} == consumer.assignment
         assert (partition.pending + partition.unread, partition.max_deliveries) == (3, 1)
         assert partition.pending == sum(partition.deliveries.values()) >= 1

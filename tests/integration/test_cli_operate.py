@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.cli import main
+from redisaq.identity import VERSION
 from tests.server_fixtures import ServerPool
 from tests.servers import Server, free_port
 
@@ -232,7 +235,10 @@ def test_a_group_that_is_busy(say: Say, redis: Server, namespace: str) -> None:
             assert "live member(s)" in err
         status, out, _ = say("group", "orders", "billing")
         assert status == 0
-        assert out.splitlines()[-1].split()[0] == "anna"
+        name, client, version, *_ = out.splitlines()[-1].split()
+        assert (name, client, version) == ("anna", f"{socket.gethostname()}:{os.getpid()}", VERSION)
+        (member,) = json.loads(say("group", "orders", "billing", "--json")[1])["members"]
+        assert (member["pid"], member["ttl"]) == (os.getpid(), 12.0)
         assert say("topics")[1] == "orders\n"
 
     anyio.run(while_it_runs)

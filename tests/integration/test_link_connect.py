@@ -13,6 +13,7 @@ import pytest
 
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps.topics import ReadTopics
+from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError
 from redisaq.link import Link, parse_address
 from tests.conftest import Backend
@@ -236,11 +237,15 @@ async def test_missing_certificate_files(anyio_backend: Backend) -> None:
 
 async def test_hello_is_sent_with_name_and_login() -> None:
     with FakeServer(usual_answers()) as fake:
-        link = link_to(fake.url.replace("redis://", "redis://me:pw@").replace("/0", "/5"))
-        await link.connect()
-        await link.close()
+        address = parse_address(fake.url.replace("redis://", "redis://me:pw@").replace("/0", "/5"))
+        environment = Environment(host=lambda: "a host", pid=lambda: 7)
+        for client in ("Zoë at 3", None):
+            link = Link(address, environment, client=client)
+            await link.connect()
+            await link.close()
         sent = [b" ".join(command) for command in fake.commands]
-    assert b"HELLO 3 AUTH me pw SETNAME redisaq" in sent
+    assert b"HELLO 3 AUTH me pw SETNAME redisaq:Zo__at_3" in sent
+    assert b"HELLO 3 AUTH me pw SETNAME redisaq:a_host:7" in sent
     assert b"SELECT 5" in sent
 
 

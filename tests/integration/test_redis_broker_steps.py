@@ -19,12 +19,14 @@ from redisaq.brokers.redis.appender import _Targets
 from redisaq.brokers.redis.commands import run_all
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import ALL, INSTALL, SETTLE
+from redisaq.brokers.steps.administration import ViewGroup
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining
 from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document
+from redisaq.core.profile import Profile
 from redisaq.errors import ServerError
 from redisaq.link import Link, parse_address
 from tests.conformance.steps import commit_document
@@ -54,6 +56,22 @@ async def broker(link: Link, namespace: str, server: Server) -> AsyncIterator[Re
     keys = server.command("KEYS", f"*{namespace}:*")
     if keys:
         server.command("DEL", *keys)
+
+
+async def test_what_members_said_of_themselves_does_not_pile_up(broker: RedisBroker, server: Server, namespace: str) -> None:
+    """A member of an older version drops another and leaves what that one said: who joins later clears it. Damage counts as nothing."""
+    profile = Profile("anna")
+    made = await commit_document(broker, GROUP, "A", 60.0, known_version="", document=Document(), joins=True, profile=profile)
+    assert made is not None
+    state = f"{{{namespace}:orders}}:g:billing:state"
+    server.command("HSET", state, *(word for number in range(40) for word in (f"member:{number}", "7 {}")), "paused", "1")
+    assert await commit_document(broker, GROUP, "B", 60.0, known_version=made, document=Document(), joins=True, profile=profile)
+    kept = {field for field in server.command("HKEYS", state) if field.startswith(b"member:")}
+    assert kept == {b"member:A", b"member:B"}
+    for damaged in ("", "x {}", "7 [", "7 " + "{" * 9, "-7 {}", "7" * 30 + " {}"):
+        server.command("HSET", state, "member:B", damaged)
+        assert list((await broker.do(ViewGroup(GROUP))).presences) == ["A"], damaged
+    assert (await broker.do(ViewGroup(GROUP))).paused
 
 
 async def exercise(broker: RedisBroker) -> None:

@@ -48,7 +48,7 @@ def view_group(store: MemoryStore, step: ViewGroup) -> GroupView:
     topic = store.topics.get(group.topic)
     idle = store.idle.get(group.topic, IDLE) if topic is not None and topic.acked else None
     lapsed = idle is not None and alone >= idle
-    return GroupView(store.now(), found.paused, dict(found.members), document, alone, lapsed, idle)
+    return GroupView(store.now(), found.paused, dict(found.members), document, alone, lapsed, idle, dict(found.presences))
 
 
 @does(ViewPartition)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.membership import encode_document, read_document
+from redisaq.core.profile import Presence
 
 
 @dataclass
@@ -36,9 +37,13 @@ class GroupState:
 
 @dataclass
 class Coordination:
-    """A group's members (incarnation -> expiry), its state (None where there is none), and whether an admin has paused it."""
+    """A group's members (incarnation -> expiry), its state (None where there is none), and whether an admin has paused it.
+
+    `presences` holds what the members say about themselves.
+    """
 
     members: dict[str, int] = field(default_factory=dict[str, int])
+    presences: dict[str, Presence] = field(default_factory=dict[str, Presence])
     state: GroupState | None = None
     paused: bool = False
 
@@ -104,12 +109,14 @@ class Coordination:
             state.document = encoded
             state.changed = now
             state.frozen_until = max(state.frozen_until, frozen_until)
-        for member in (*step.former, *expired):
-            self.members.pop(member, None)
+        gone = (*step.former, *expired, *((incarnation,) if step.leaves else ()))
         if step.joins:
             self.members[incarnation] = now + extension
-        if step.leaves:
-            self.members.pop(incarnation, None)
+            if step.profile is not None:
+                self.presences[incarnation] = Presence(now, step.profile)
+        for member in gone:
+            self.members.pop(member, None)
+            self.presences.pop(member, None)
         return True
 
     def _lives(self, incarnation: str, now: int) -> bool:

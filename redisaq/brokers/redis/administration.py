@@ -26,6 +26,7 @@ from redisaq.brokers.steps.administration import (
 )
 from redisaq.core.entry_ids import parse_id
 from redisaq.core.membership import read_document
+from redisaq.core.profile import Presence, read_profile
 from redisaq.core.records import MOST_NUMBER, text_or_none, time_of, whole
 from redisaq.core.retention import IDLE, alone_since
 from redisaq.link import Link
@@ -53,9 +54,13 @@ def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
     def answer(reply: Reply) -> GroupView:
         now, paused, document, members, changed, retention, idle = reply
         expiries: dict[str, int] = {}
-        for member, expiry in zip(members[::2], members[1::2], strict=True):
+        presences: dict[str, Presence] = {}
+        for member, expiry, said in members:
             if (incarnation := text_or_none(member)) is not None:
                 expiries[incarnation] = (time_of(expiry) or MOST_NUMBER) * 1000
+                since, _, profile = (said or b"").partition(b" ")
+                if (joined := whole(since)) is not None and (known := read_profile(profile)) is not None:
+                    presences[incarnation] = Presence(joined * 1000, known)
         idle_ms = kept_number(group.meta, "retention_idle", idle)
         idle = IDLE if idle_ms is None else idle_ms / 1000
         since = alone_since(now=int(now), last_expiry=max(expiries.values(), default=0), changed=(whole(changed) or 0) * 1000)
@@ -68,6 +73,7 @@ def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
             alone=alone,
             lapsed=retention == b"acked" and alone >= idle,
             idle=idle if retention == b"acked" else None,
+            presences=presences,
         )
 
     return VIEW_GROUP(group.members, group.state, group.meta, step.group.group), answer

@@ -13,6 +13,7 @@ from redisaq.brokers.redis.scripts import COMMIT, HEARTBEAT, MAKE_GROUP
 from redisaq.brokers.redis.topics import topic_state
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup
 from redisaq.core.membership import encode_document, read_document
+from redisaq.core.profile import encode_profile
 from redisaq.core.records import text_or_none, time_of
 
 
@@ -67,6 +68,7 @@ def commit(step: Commit, keys: Keys) -> Asked[bool]:
         int(step.leaves),
         int(step.freeze),
         len(step.former),
+        b"" if step.profile is None else encode_profile(step.profile),
         *step.former,
         *step.expired,
     )

@@ -19,7 +19,8 @@ class GroupKeys:
 
     Attributes:
         members: sorted set: incarnation -> when its time runs out, in the server's milliseconds.
-        state: hash: version, doc, run_id, born and frozen_until (milliseconds); also `paused`, while the group is paused.
+        state: hash: version, doc, run_id, born and frozen_until (milliseconds); also `paused`, while the group is paused,
+            and for each member `member:` and its incarnation: when it joined (milliseconds), and what it says about itself.
         meta: the topic's hash, which a heartbeat also reads.
         doorbell: sharded channel, rung when the document changes.
         topic_doorbell: sharded channel, rung when the topic is made or grows.

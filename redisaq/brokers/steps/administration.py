@@ -12,6 +12,7 @@ import msgspec
 
 from redisaq.brokers.steps import GroupStep, PartitionStep, ShareStep, TopicStep
 from redisaq.core.membership import Document
+from redisaq.core.profile import Presence
 
 __all__ = [
     "END",
@@ -67,6 +68,7 @@ class GroupView(msgspec.Struct, frozen=True):
         alone: seconds for which the group has had no member; 0 while it has one, or if that is not known.
         lapsed: it has had none for so long that it pins nothing under the topic's `retention="acked"`.
         idle: seconds after which a group that has no member pins nothing; None without `retention="acked"`.
+        presences: incarnation -> what it said about itself when it joined. Members of older versions said nothing.
     """
 
     now: int
@@ -76,6 +78,7 @@ class GroupView(msgspec.Struct, frozen=True):
     alone: float = 0.0
     lapsed: bool = False
     idle: float | None = None
+    presences: Mapping[str, Presence] = {}
 
     @property
     def live(self) -> tuple[str, ...]:

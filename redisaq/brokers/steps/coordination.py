@@ -11,6 +11,7 @@ from redisaq.brokers.steps import Broker, GroupStep, ShareStep
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document
+from redisaq.core.profile import Profile
 
 __all__ = ["Beat", "Commit", "Heartbeat", "MakeGroup", "make_groups"]
 
@@ -92,6 +93,7 @@ class Commit(GroupStep[bool], frozen=True):
         freeze: the document replaces one that was lost: set frozen_until = now + ttl (M8).
         expired: members to remove in the same step.
         former: earlier incarnations of the one that joins, to remove whether they have expired or not: nothing runs under them any more.
+        profile: what the one that joins says about itself. It is removed with the member.
     """
 
     incarnation: str
@@ -104,6 +106,7 @@ class Commit(GroupStep[bool], frozen=True):
     freeze: bool = False
     expired: Sequence[str] = ()
     former: Sequence[str] = ()
+    profile: Profile | None = None
 
 
 async def make_groups(broker: Broker, group: GroupName, partitions: Iterable[int], *, latest: bool, younger: bool = False) -> None:

@@ -2,10 +2,11 @@
 -- that cannot be read any more, under its version (M8).
 -- KEYS: members, state.
 -- ARGV: channel, incarnation, ttl in ms, known version, new version, document, joins, leaves, freeze (each '1' or '0'), the number of
---       former incarnations of the one that joins, these, then the expired members. Both are removed from the members.
+--       former incarnations of the one that joins, what it says about itself ('' for nothing), the former incarnations, then the expired
+--       members. Both are removed from the members.
 -- Answers: 1, or 0 if refused; then nothing is changed.
 
-local expired = 11 + ARGV[10]
+local expired = 12 + ARGV[10]
 local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'frozen_until')
 if (state[1] or '') ~= ARGV[4] then
     return 0
@@ -38,6 +39,10 @@ end
 redis.call('ZREM', KEYS[1], '') -- S2: writes nothing, but lets the rest succeed when memory is full
 redis.call('ZADD', KEYS[1], 'XX', expiry, '') -- writes nothing, either: if the server refuses one of the two, nothing has happened
 local words = {'version', ARGV[5], 'doc', ARGV[6], 'changed', string.format('%.0f', now)}
+if ARGV[7] == '1' and ARGV[11] ~= '' then
+    words[#words + 1] = 'member:' .. ARGV[2]
+    words[#words + 1] = string.format('%.0f', now) .. ' ' .. ARGV[11]
+end
 local more = {}
 if not state[1] then
     more = {'run_id', run_id, 'born', string.format('%.0f', now), 'frozen_until', ARGV[9] == '1' and expiry or '0'}
@@ -48,14 +53,25 @@ for _, word in ipairs(more) do
     words[#words + 1] = word
 end
 redis.call('HSET', KEYS[2], unpack(words))
-for i = 11, #ARGV do
+for i = 12, #ARGV do
     redis.call('ZREM', KEYS[1], ARGV[i])
+    redis.call('HDEL', KEYS[2], 'member:' .. ARGV[i])
 end
 if ARGV[7] == '1' then
     redis.call('ZADD', KEYS[1], expiry, ARGV[2])
 end
 if ARGV[8] == '1' then
     redis.call('ZREM', KEYS[1], ARGV[2])
+    redis.call('HDEL', KEYS[2], 'member:' .. ARGV[2])
+end
+-- A member of an older version that drops another leaves what that one said about itself. Such leftovers go once they are as many as the members.
+if ARGV[7] == '1' and redis.call('HLEN', KEYS[2]) > 2 * redis.call('ZCARD', KEYS[1]) + 16 then
+    for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
+        local member = string.match(field, '^member:(.*)$')
+        if member and not redis.call('ZSCORE', KEYS[1], member) then
+            redis.call('HDEL', KEYS[2], field)
+        end
+    end
 end
 redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: its failure must not fail the step
 return 1
