@@ -84,7 +84,7 @@ def test_looking(say: Say) -> None:
     assert (status, out.splitlines()[:2]) == (0, ["orders: 2 partition(s), 4 entries, 0 delayed", "groups: billing"])
     assert [line.split() for line in out.splitlines()[2:]] == [["partition", "entries", "delayed"], ["0", "2", "0"], ["1", "2", "0"]]
     info = json.loads(say("topic", "orders", "--json")[1])
-    assert info["partitions"] == [{"partition": n, "length": 2, "delayed": 0} for n in (0, 1)]
+    assert [(one["partition"], one["length"], one["delayed"]) for one in info["partitions"]] == [(0, 2, 0), (1, 2, 0)]
     status, out, _ = say("group", "orders", "billing")
     assert (status, out.splitlines()[0]) == (0, "billing of orders: 0 unread, 0 pending, 0 to be retried, 3 dead")
     assert out.splitlines()[-1] == "no members"

@@ -244,7 +244,7 @@ async def test_cancelling_leaves_no_connection(breakable_server: Server, namespa
 
         def connections() -> int:
             clients: bytes = breakable_server.command("CLIENT", "LIST")
-            return clients.count(b"name=redisaq ") - 1  # without the shared one
+            return clients.count(b"name=redisaq:") - 1  # without the shared one
 
         with anyio.fail_after(5):
             while connections() != opened:
