@@ -1,9 +1,10 @@
-"""The project's own judges of a simulation: they see the rules of docs/protocol.md kept, and much else that no user has to know of.
+"""The project's own judges of a simulation: they check the rules of docs/protocol.md, and much else that users need not know.
 
-`Guarantees` of `redisaq.testing` asks what a user is promised: one owner, one handler of a lane, once done never again, in order, none
-lost. These ask why it is so: in which state each message is and how it came there (`census`), its attempts (`histories`), under which
-token it was settled (`court`), what exactly a loss of data excuses (`losses`), what comes in time (`promptness`, `lanes`, `ownership`),
-what is told (`truth`), what is left (`rest`), what is asked while nothing happens (`idleness`), what is counted (`numbers`).
+`Guarantees` of `redisaq.testing` checks what a user is promised: one owner, one handler per lane, nothing again once done, order, nothing
+lost. These judges check the reasons: the state of each message and how it came there (`census`), its attempts (`histories`), the token
+under which it was settled (`court`), what exactly a loss of data excuses (`losses`), what comes in time (`promptness`, `lanes`,
+`ownership`), what is reported (`truth`), what is left (`rest`), what is requested while nothing happens (`idleness`), what is counted
+(`numbers`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Knows where every message is, and checks each step that moves one.
 
-In: the memory store after each operation, and which messages were settled. Out: a sentence for each move that must not happen. Always: a
-message is in exactly one of delayed, unread, pending, retry, dead, done, for each group; it goes from one to the next only as the protocol
-says; it leaves pending or retry for good only by being settled (S1, S3).
+Input: the memory store after each operation, and which messages were settled. Output: a sentence for each forbidden move. Invariants: for
+each group, a message is in exactly one of delayed, unread, pending, retry, dead, done. It moves from one to the next only as the protocol
+allows. It leaves pending or retry for good only by being settled (S1, S3).
 
-Only the partitions that the last step changed are gone through.
+It checks only the partitions that the last step changed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ _NOTHING = Shelf()
 
 @dataclass
 class Share:
-    """What one group holds of one partition, as it was last seen.
+    """What one group holds of one partition, at the last look.
 
     Attributes:
         print: changes whenever a message has moved.
-        last_delivered: nothing at or below it is new to the group.
-        pending, retry, dead: entries.
+        last_delivered: nothing at or below it is new to the group. pending, retry, dead: entries.
         letters: how many dead letters were ever written.
     """
 
@@ -47,14 +46,14 @@ class Share:
 
 @dataclass
 class Census:
-    """See the module.
+    """Compares the store before and after each step.
 
     Attributes:
-        violation: is told what must not happen.
-        whereabouts: which message stands in which entry.
+        violation: called with each forbidden move.
+        whereabouts: entry -> its message.
         ended: by group and partition: entry -> "done", "dead" or "passed over".
-        redriven: is told of an entry whose next life began.
-        purged: dead letters that somebody has dropped, or for which there was no room.
+        redriven: called with an entry whose next life began.
+        purged: dead letters that were dropped, or for which there was no room.
     """
 
     violation: Callable[[str], None]
@@ -66,7 +65,7 @@ class Census:
     _held: dict[tuple[str, int, str], Share] = field(default_factory=dict[tuple[str, int, str], Share])
 
     def begin_anew(self, data: Holdings) -> None:
-        """The server has lost data: what it has now is not compared with what it had."""
+        """The server has lost data: do not compare what it has now with what it had."""
         self._delayed = {place: frozenset(delayed) for place, delayed in data.delayed.items()}
         self._held.clear()
         for place, stream in data.streams.items():
@@ -83,7 +82,7 @@ class Census:
                 self._look_delayed(place, delayed)
 
     def sought(self, place: Place, before: EntryId, after: EntryId, store: MemoryStore) -> None:
-        """An admin has moved the group's position: what stands after it is nowhere but unread, what was passed over is over."""
+        """An admin has moved the group's position: entries after it are only unread, and entries that were skipped have ended."""
         ended = self.ended.setdefault(place, {})
         for entry_id in self._between(place, before, after):
             ended.setdefault(entry_id, "passed over")

@@ -1,8 +1,8 @@
-"""The project's own judges, as one observer of a simulation: they judge rules M, T and S, where `Guarantees` asks for the outcome alone.
+"""The project's own judges, as one observer of a simulation: they judge rules M, T and S, where `Guarantees` checks only the outcome.
 
-In: what the record writes down, as it happens. Out: a sentence for each thing that the protocol forbids. Where messages are is checked by
-`census`, their attempts and their order by `histories`, what a loss of data excuses by `losses`, what holds at rest only by `rest`; tokens,
-and what runs again under one, here. Each judge of `judges` has a matter of its own.
+Input: what the record notes, as it happens. Output: a sentence for each thing that the protocol forbids. `census` checks where messages
+are, `histories` their attempts and their order, `losses` what a loss of data excuses, `rest` what is true only at rest. This module checks
+tokens, and what runs again under one.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tests.simulation.judges.rest import fates, leftovers
 
 LONG_AGO = 600.0
 SETTLES = 5.0
-"""Seconds, beside a ttl, after which nothing is left of a fault."""
+"""Seconds, in addition to a ttl, after which a fault has no more effects."""
 
 
 class Judge(Observer):
-    """An observer that the court passes everything on to, and that may ask it."""
+    """An observer to which the court passes everything, and which may ask the court."""
 
     def __init__(self, court: Court) -> None:
         """Judge the simulation of a court.
@@ -85,11 +85,11 @@ class Court(Observer):
         self.record.violation(text)
 
     def undisturbed(self, since: float, apart_from: float | None = None) -> bool:
-        """Return whether nothing holds up the group, and nothing has since then, nor for a ttl and some seconds before."""
+        """Return whether nothing delays the group now, and nothing has delayed it since then, or for a ttl and some seconds before."""
         return all(time == apart_from or time + self.record.ttl + SETTLES < since for time in self._disturbed)
 
     def deaf(self, since: float) -> bool:
-        """Return whether somebody heard no notification since then."""
+        """Return whether a member missed notifications since then."""
         return self._deaf_until > since
 
     def tenures_of(self, place: Place) -> Sequence[Tenure]:
@@ -107,14 +107,14 @@ class Court(Observer):
     # -- what the server does ----------------------------------------------------------------------------------------------------------
 
     def disturbed(self, seconds: float) -> None:
-        """Remember until when something holds up the group."""
+        """Remember until when something delays the group."""
         now = self.now()
         self._disturbed = [*(time for time in self._disturbed if time > now - LONG_AGO), now + seconds]
         for judge in self.judges:
             judge.disturbed(seconds)
 
     def befell(self, fault: Fault) -> None:
-        """Note who hears no notification: what it would tell comes with the next look."""
+        """Note which members miss a notification: they learn its content only at their next look."""
         if fault.kind == "silent_notifications":
             self._deaf_until = max(self._deaf_until, self.now() + fault.amount)
         for judge in self.judges:
@@ -139,7 +139,7 @@ class Court(Observer):
             judge.forgotten(entries)
 
     def excused(self, place: Place, tokens: Collection[int] | None, text: str) -> None:
-        """Two owners side by side are excused only if one of them has an acquisition that the server has forgotten."""
+        """Two owners at the same time are excused only if the server has forgotten the acquisition of one of them."""
         if not self.losses.excuse(place, tokens):
             self.violation(text)
         for judge in self.judges:
@@ -160,7 +160,7 @@ class Court(Observer):
             judge.installed(who, place, token)
 
     def settled(self, settle: Settle) -> None:
-        """S1: under the token that stands; and what is settled is in a state to be."""
+        """S1: a settlement needs the current token, and a message in a state that can be settled."""
         if settle.accepted:
             self._check_settled(settle)
         for judge in self.judges:
@@ -188,7 +188,7 @@ class Court(Observer):
             judge.resolved(who, place, token, resolutions, answer)
 
     def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
-        """What stands after the new position runs once more, as new; what was passed over never does, and nobody has to settle it."""
+        """Entries after the new position run once more, as new. Skipped entries never run, and need not be settled."""
         ended = self.census.ended.setdefault(place, {})
         for entry_id in [entry_id for entry_id in self.record.whereabouts.entries.get((place[0].topic, place[1]), {}) if entry_id > after]:
             ended.pop(entry_id, None)
@@ -204,7 +204,7 @@ class Court(Observer):
     # -- what handlers do --------------------------------------------------------------------------------------------------------------
 
     def begun(self, run: Run) -> None:
-        """Check a run that begins; of one whose owner's acquisition the server has forgotten nothing is asked."""
+        """Check a run that begins, unless the server has forgotten its owner's acquisition."""
         if self.losses.excuse(run.place, (run.message.token,)):
             self.histories.stray(run)
         else:
@@ -260,12 +260,12 @@ class Court(Observer):
                 self._forget_unsettled(place, tenure.token)
 
     def _forget_unsettled(self, place: Place, token: int) -> None:
-        """What was done under a token that the server has lost, and is not settled, runs again; so too under the same token, made again."""
+        """A message done under a token that the server has lost, and not settled, runs again; also under the same token, made again."""
         ended = self.census.ended.get(place, {})
         self._done_under = {one for one in self._done_under if one[0] != place or one[2] != token or one[1] in ended}
 
     def happened(self, process: Process, what: str) -> None:
-        """What joins may be lost data of; what crashes gives nothing back."""
+        """A member that joins may be affected by lost data; a member that crashes gives nothing back."""
         if what == "joins":
             self.losses.groups[process.group] = None
             self.losses.ttl = max(self.losses.ttl, process.ttl)

@@ -1,8 +1,8 @@
-"""Judges the runs of each message's handler: attempts, order within a lane, and what a settlement rests on.
+"""Judges the runs of each message's handler: attempts, order within a lane, and the basis of each settlement.
 
-In: runs as they begin and end, settlements as the server accepts them. Out: a sentence for each that must not be. Always: attempt numbers
-only grow within a life, but for the first, which a crash lets begin twice (T5); none is above `max_attempts`; what is acknowledged has
-returned under that token; what dies has failed for good, or has used up its attempts.
+Input: runs as they begin and end, settlements as the server accepts them. Output: a sentence for each violation. Invariants: attempt
+numbers only grow within a life, except the first, which may begin twice after a crash (T5). None is above `max_attempts`. An acknowledged
+message has returned under that token. A dead message has failed for good, or has used up its attempts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class History:
     """The runs of one message in one life.
 
     Attributes:
-        since: how many of them a server that lost data does not know of.
+        since: how many of them are unknown to a server that lost data.
         strays: runs of an owner whose acquisition the server has forgotten.
-        former: how many runs there were in lives before, where the server may have forgotten that these are over.
+        former: how many runs there were in earlier lives, if the server may have forgotten that these are over.
     """
 
     runs: list[Run] = field(default_factory=list[Run])
@@ -68,16 +68,16 @@ class Histories:
         self._lives[place, entry_id] = History()
 
     def set_back(self, place: Place, entry_id: EntryId) -> None:
-        """The server has forgotten some of what became of the entry: its attempts begin anew, and it may run after later ones.
+        """The server has forgotten a part of the entry's history: its attempts start again, and it may run after later entries.
 
-        So once more if its owner has it in hand, and is done with it before the server gives it out again.
+        It may do so once more if its owner has it in hand, and settles it before the server delivers it again.
         """
         self._repeatable[place, entry_id] += 1
         self._lives.setdefault((place, entry_id), History()).former = self._earlier[place, entry_id]
         self._begin_anew(place, entry_id)
 
     def repeats(self, place: Place, entry_id: EntryId) -> bool:
-        """Return whether the entry may run again, though all was done that was to be; not more often than it was set back."""
+        """Return whether the entry may run again although it was done, at most as often as it was set back."""
         if not self._repeatable[place, entry_id]:
             return False
         self._repeatable[place, entry_id] -= 1
@@ -90,19 +90,19 @@ class Histories:
             history.since = len(history.runs)
 
     def set_back_all(self, place: Place, token: int) -> None:
-        """What an owner noted of its runs did not come to stand: its token had gone."""
+        """What an owner noted about its runs was not stored: its token was no longer current."""
         for (where, entry_id), history in self._lives.items():
             if where == place and history.runs and history.runs[-1].message.token == token:
                 self._begin_anew(place, entry_id)
 
     def sought(self, place: Place, before: EntryId, token: int) -> None:
-        """An admin has moved the group's position: what its owner under this token had in hand, up to there, comes when it comes."""
+        """An admin has moved the group's position: what the owner under this token had in hand up to there may come in any order."""
         last, _ = self._in_hand.get(place, (before, 0))
         self._in_hand[place] = max(before, last), token
         self._first = {lane: first for lane, first in self._first.items() if lane[0] != place}
 
     def stray(self, run: Run) -> None:
-        """An owner whose acquisition the server has forgotten begins a run: nothing is asked of it, and nothing follows from it."""
+        """An owner whose acquisition the server has forgotten begins a run: it is not checked, and has no consequences."""
         self._lives.setdefault((run.place, run.entry_id), History()).strays.append(run)
 
     # -- a run begins ------------------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class Histories:
             self._violation(f"{run.process.name} began {run}{lane} for the first time after {format_id(first).decode()}")
 
     def _check_lane(self, run: Run, store: MemoryStore) -> None:
-        """What is pending before it in its lane has had its turn under the same token; for good, if failures block."""
+        """Entries pending before it in its lane have run before it under the same token; and have ended, if failures block."""
         cursor = store.cursor(*run.place)
         if cursor is None or run.message.entry in store.shelf(*run.place).retry:
             return  # a parked retry comes whenever it is due
@@ -178,7 +178,7 @@ class Histories:
     # -- settling ----------------------------------------------------------------------------------------------------------------------
 
     def check_done(self, name: str, place: Place, token: int, entry_id: EntryId) -> None:
-        """What is acknowledged has returned, or was discarded, under that token."""
+        """An acknowledged message has returned, or was discarded, under that token."""
         for run in (*self._runs(place, entry_id), *self._lives.get((place, entry_id), History()).strays):
             if run.message.token == token and (run.outcome == "returned" or isinstance(run.error, Discard)):
                 self._begun.setdefault(place, set()).add(entry_id)  # if it was a stray's: what that settles has had its turn
@@ -186,7 +186,7 @@ class Histories:
         self._violation(f"{name} acknowledged {show(place, entry_id)} under {token}, under which it never ran to a good end")
 
     def check_dead(self, name: str, place: Place, entry_id: EntryId) -> None:
-        """What dies has failed for good, or has used up its attempts in crashes, or could not be read."""
+        """A dead message has failed for good, or has used up its attempts in crashes, or could not be read."""
         runs = self._runs(place, entry_id)
         if (place, entry_id) in self._unreadable or (runs and runs[-1].outcome == "raised" and runs[-1].final):
             return
@@ -199,14 +199,17 @@ class Histories:
                 self._died_unread[place, entry_id] = text
 
     def close(self, excused: Callable[[Place], bool]) -> None:
-        """All have left: what died without a run could not be read, and its member has said so, unless an owner ended before it could."""
+        """All have left: a message that died without a run could not be read.
+
+        Its member has reported that, unless an owner ended before.
+        """
         for (place, _), text in self._died_unread.items():
             if not excused(place):
                 self._violation(text)
         self._died_unread.clear()
 
     def check_retry(self, name: str, place: Place, token: int, entry_id: EntryId) -> None:
-        """What is parked has failed, or is handed back before it ran under that token."""
+        """A parked message has failed, or was handed back before it ran under that token."""
         runs = self._runs(place, entry_id)
         if runs and runs[-1].message.token == token and runs[-1].outcome != "raised":
             self._violation(f"{name} parked {show(place, entry_id)} under {token}, which has not failed")
@@ -216,12 +219,15 @@ class Histories:
         return self._noted(place, entry_id) >= policy.max_attempts
 
     def _noted(self, place: Place, entry_id: EntryId) -> int:
-        """Return how many attempts the server may have noted at most: each owner that broke off may have noted one that never began."""
+        """Return how many attempts the server may have counted at most.
+
+        Each owner that ended abruptly may have counted one that never began.
+        """
         history = self._lives.get((place, entry_id), History())
         return len(history.runs) + history.former + self._broken.get(place, 0)
 
     def runs(self, place: Place, entry_id: EntryId) -> list[Run]:
-        """Return the runs of a message in its present life, in order, but for those that a server which lost data does not know of."""
+        """Return the runs of a message in its present life, in order, without those that a server which lost data does not know."""
         history = self._lives.get((place, entry_id))
         return [] if history is None else history.runs[history.since :]
 

@@ -12,10 +12,10 @@ from redisaq.testing.observing import Given, Place, Process, Run
 from tests.simulation.judges.court import Court, Judge
 
 SHORTEST = 15.0
-"""Seconds of rest that are looked at."""
+"""Seconds of rest that are checked."""
 
 LOOKED_FOR = 1.0
-"""Seconds at the beginning of a rest that do not count: the last of the work is done then."""
+"""Seconds at the beginning of a rest that are not checked: the last work ends then."""
 
 USUAL = ("heartbeat", "read", "due", "hang up")
 
@@ -23,11 +23,11 @@ BLOCK = 5.0
 """Seconds for which a read waits."""
 
 MORE = 1.5
-"""So many times what is expected may be asked."""
+"""How many times the expected number of requests is allowed."""
 
 
 class Idleness(Judge):
-    """A heartbeat in its time, a read each five seconds, a look for what is due before a ttl is over: that is all."""
+    """Only this is allowed: a heartbeat each interval, a read each five seconds, a look for due messages within each ttl."""
 
     def __init__(self, court: Court) -> None:
         """Begin."""
@@ -37,7 +37,7 @@ class Idleness(Judge):
         self._interval: dict[str, Process] = {}
 
     def stepped(self, who: str, operation: str) -> None:
-        """Count it, if it is of those that go on for ever."""
+        """Count it, if it is one of the requests that repeat forever."""
         if operation not in USUAL:
             self._stir()
         elif self.court.now() - self._since > LOOKED_FOR:

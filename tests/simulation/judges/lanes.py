@@ -1,8 +1,8 @@
-"""Judges that lanes do not wait for one another: what could begin beside other work of its member does.
+"""Judges that lanes do not wait for one another: a message that can begin beside other work of its member begins.
 
-`promptness` judges members that have nothing else to do; this one those that have. "Could begin" is said with care: the member had room for
-one more handler, the message's lane was free, and few enough entries of its partition were in hand that it had been read. Only first runs
-are judged, and only where no fault acts or has acted lately.
+`promptness` judges members that have nothing else to do, and this module those that have. A message "can begin" if the member has room for
+one more handler, the message's lane is free, and so few entries of its partition are in hand that it must have been read. Only first runs
+are judged, and only while no fault acts or has acted lately.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from redisaq.testing.virtual import EPOCH
 from tests.simulation.judges.court import Court, Judge
 
 LATE = 2.0
-"""Seconds after which what could begin has begun."""
+"""Seconds within which a message that can begin has begun."""
 
 Lane = tuple[Process, Place, str | None]
 
@@ -30,7 +30,7 @@ class Lanes(Judge):
         self._full: dict[Place, float] = {}  # when so many entries were in hand last that no other one is read
 
     def stepped(self, who: str, operation: str) -> None:
-        """See of which partitions as much is in hand as is read at once."""
+        """Find the partitions of which as much is in hand as is read at once."""
         del who, operation
         store, now = self.court.store, self.court.now()
         if store is None:

@@ -1,8 +1,9 @@
 """Keeps account of what a failover or a lost slot has taken, so that this, and only this, is no violation.
 
-In: the server's data before and after. Out: entries whose delivery or settlement is forgotten, which may run again; and acquisitions that
-are forgotten while their owner works on. Such an owner may work beside another until its next heartbeat: no rule closes that
-(docs/protocol.md, "What stays open"), so it is told as known. Always: an excuse is for one partition, one token, and one ttl at most.
+Input: the server's data before and after. Output: entries whose delivery or settlement is forgotten, which may run again; and acquisitions
+that are forgotten while their owner works on. Such an owner may work beside another until its next heartbeat. No rule prevents that
+(docs/protocol.md, "What stays open"), so it is reported as known. Invariant: an excuse covers one partition, one token, and at most one
+ttl.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Entry = tuple[Place, EntryId]
 """A group's entry."""
 
 Standing = tuple[str, object]
-"""Where a group has an entry, and how often it was tried there."""
+"""A group's entry: where it is, and how many times it was tried there."""
 
 
 @dataclass
@@ -32,11 +33,11 @@ class Orphan:
     """An acquisition that the server has forgotten, while its owner may work on.
 
     Attributes:
-        token: of the owner.
-        until: when its owner must have heard of it at the latest.
-        reason: for people.
-        gone: when it was lost; None if it is excused in any case. Else the document went as a whole: then only if a member that never saw
-            the group makes the new one, and what stood beside the partition's data is gone as well.
+        token: the owner's.
+        until: when its owner must have noticed at the latest.
+        reason: in words.
+        gone: when it was lost; None if it is excused in any case. Otherwise the whole document was lost, and this is excused only if a
+            member that never saw the group makes the new document, and the keys beside the partition's data are lost, too.
         ended: its owner has given up.
     """
 
@@ -59,7 +60,11 @@ class Losses:
     def __init__(
         self, census: Census, histories: Histories, clock: Callable[[], float], told: Callable[[Collection[Entry]], None] = lambda _: None
     ) -> None:
-        """Take who else keeps account, virtual time, and who is told of which entries the server has forgotten something."""
+        """Begin without losses.
+
+        The arguments are the other judges that keep account, virtual time, and a function to call with entries of which the server has
+        forgotten something.
+        """
         self._told = told
         self.ttl = 0.0
         self.groups: dict[GroupName, None] = {}
@@ -97,7 +102,7 @@ class Losses:
         self._told(forgotten)
 
     def _set_back(self, place: Place, before: Holdings, after: Holdings) -> Iterable[Entry]:
-        """Let run again whatever was delivered, tried or settled, and is not so any more; return it."""
+        """Allow everything to run again that was delivered, tried or settled, and is not so any more; return it."""
         changed: list[Entry] = []
         entries = self._census.whereabouts.entries.get((place[0].topic, place[1]), {})
         was, stands = standings(before, place, entries), standings(after, place, entries)
@@ -132,7 +137,7 @@ class Losses:
                 self._emptied[place] = now
 
     def look(self, data: Holdings) -> None:
-        """See whether a document that was lost has been made again, and by whom (M8)."""
+        """Find out whether a lost document has been made again, and by which member (M8)."""
         for group in list(self._unmade):
             coordination = data.coordination.get(group)
             if coordination is not None and coordination.state is not None:
@@ -141,7 +146,10 @@ class Losses:
                     self._made_plainly[group] = self._clock()
 
     def given_up(self, place: Place, token: int, since: float) -> bool:
-        """An owner, who began then, has ended; return whether its token had gone: then nothing it did last came to stand."""
+        """An owner, which began at that time, has ended; return whether its token was no longer current.
+
+        If so, its last steps were not stored.
+        """
         for orphan in self._orphans.get(place, ()):
             if orphan.token == token:
                 orphan.ended = True

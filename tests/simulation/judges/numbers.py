@@ -22,17 +22,17 @@ class Numbers(Judge):
         self._began: dict[Process, None] = {}
 
     def begun(self, run: Run) -> None:
-        """Know whom to ask."""
+        """Remember the consumer to ask."""
         self._began[run.process] = None
 
     def told(self, process: Process, place: Place | None, event: Event) -> None:
-        """Count what is told."""
+        """Count what is reported."""
         del place
         self._succeeded[process] += isinstance(event, events.MessageSucceeded)
         self._failed[process] += isinstance(event, events.MessageFailed)
 
     def closed(self) -> None:
-        """Ask who left in order, and never lost a partition."""
+        """Compare the statistics of members that left in order and never lost a partition."""
         broken = {one.process for one in self.court.all_tenures() if one.end != "released"}
         for process in self._began:
             if not isinstance(process, SimulatedMember) or process.crashed or process in broken or process.consumer is None:

@@ -14,7 +14,7 @@ TAKE_OVER = 2.0
 """Seconds, beyond a crashed owner's ttl and a heartbeat, within which its partition has its next owner."""
 
 AFTER = 3.0
-"""Seconds for which an owner may still have its partition after a handler there was cancelled, beside what draining may take."""
+"""Seconds for which an owner may keep its partition after a handler there was cancelled, in addition to the time for draining."""
 
 
 class Ownership(Judge):
@@ -29,7 +29,7 @@ class Ownership(Judge):
         self._cancelled: list[Run] = []
 
     def stepped(self, who: str, operation: str) -> None:
-        """Note since when the server is another than before: it starts all leases anew (M7), those of the dead as well."""
+        """Note when the server was replaced: it starts all leases again (M7), also those of crashed members."""
         del who, operation
         store = self.court.store
         if store is not None and store.run_id != self._run_id:
@@ -37,7 +37,7 @@ class Ownership(Judge):
             self._run_id = store.run_id
 
     def told(self, process: Process, place: Place | None, event: Event) -> None:
-        """Look how long the partition was nobody's."""
+        """Check how long the partition had no owner."""
         now = self.court.now()
         match event:
             case events.MemberJoined():
@@ -71,12 +71,12 @@ class Ownership(Judge):
             self.court.violation(f"{process.name} took {place[0].topic}/{place[1]} {now - since:.3f} s after {how}")
 
     def ended(self, run: Run) -> None:
-        """Remember a handler that was cancelled: its reason is still to be seen."""
+        """Remember a handler that was cancelled: its reason must still appear."""
         if run.outcome == "cancelled":
             self._cancelled.append(run)
 
     def closed(self) -> None:
-        """Each handler that was cancelled had its lease end soon, or its own time was over."""
+        """Of each cancelled handler, the lease ended soon, or its own time was over."""
         for run in self._cancelled:
             if run.outcome != "cancelled" or run.ended is None or run.process.crashed:
                 continue

@@ -1,7 +1,7 @@
-"""Judges when handlers begin: none before its message is due, and none long after it could have.
+"""Judges when handlers begin: none before its message is due, and none long after it could have begun.
 
-"Could have" is said with care: the member had the partition and nothing else to do, and no fault acts or has acted lately. What takes long
-for another reason is not judged.
+A handler "could have begun" if the member had the partition and nothing else to do, and no fault acts or has acted lately. Delays for other
+reasons are not judged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Promptness(Judge):
     # -- delayed messages ------------------------------------------------------------------------------------------------------------
 
     def stepped(self, who: str, operation: str) -> None:
-        """Look which delayed messages have been moved into their streams."""
+        """Find the delayed messages that have been moved into their streams."""
         del who
         store = self.court.store
         if store is None or operation not in ("due", "delay", "append_once"):
@@ -52,7 +52,7 @@ class Promptness(Judge):
             self._delayed[topic, partition] = _dues(delayed)
 
     def _moved(self, what: str, topic: str, partition: int, late: float) -> None:
-        """See whether a delayed message was moved in time; somebody looks when it is due, and a ttl after the look before if unheard."""
+        """Check whether a delayed message was moved in time: a member looks when it is due, or within a ttl if it missed the ring."""
         if late < -EARLY:
             self.court.violation(f"{what} {-late:.3f} s before it was due")
         owners = [one for group in self.record.groups if group.topic == topic for one in self.record.owners_of((group, partition))]
@@ -64,7 +64,7 @@ class Promptness(Judge):
                 self.court.violation(f"{what} {late:.3f} s after it could have been")
 
     def forgotten(self, entries: Collection[tuple[Place, EntryId]]) -> None:
-        """What a server that lost data does not know of any more was not put anywhere by anybody: look at what is left of it."""
+        """A server that lost data does not know who delayed what: check only what is left of it."""
         del entries
         store = self.court.store
         self._delayed = {} if store is None else {where: _dues(delayed) for where, delayed in store.delayed.items()}
@@ -72,7 +72,7 @@ class Promptness(Judge):
     # -- retries ---------------------------------------------------------------------------------------------------------------------
 
     def told(self, process: Process, place: Place | None, event: Event) -> None:
-        """A retry is to come: see whether its pause is what the policy says, and note when."""
+        """A retry will come: check whether its pause follows the policy, and note when it is due."""
         if not isinstance(event, events.MessageRetried) or place is None:
             return
         entry_id = _parse(event.entry_id)
@@ -86,7 +86,7 @@ class Promptness(Judge):
             self.court.violation(f"{process.name} lets {run} wait for {event.again_in:.3f} s, not from {least:.3f} to {most:.3f} s")
 
     def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
-        """What is delivered anew waits for nothing."""
+        """A message that is delivered again as new waits for nothing."""
         del before
         self._again = {key: value for key, value in self._again.items() if key[0] != place or key[1] <= after}
 

@@ -1,6 +1,6 @@
-"""What must hold when a simulated group has come to rest, and after its members have left.
+"""What must be true when a simulated group has come to rest, and after its members have left.
 
-In: the store, the record, the census. Out: sentences, each about something that does not hold; none if all does.
+Input: the store, the record, the census. Output: a sentence about each thing that is not true.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from tests.simulation.judges.census import Census
 
 
 def fates(store: MemoryStore, groups: Sequence[GroupName], record: Record, census: Census, *, forgot: bool) -> list[str]:
-    """Say which messages did not end done or dead, though nothing is left to do; without a loss of data `Guarantees` says most of it."""
+    """Report messages that did not end done or dead although nothing is left to do.
+
+    Without a loss of data, `Guarantees` reports most of it.
+    """
     dropped, missing = set(record.dropped()), list[str]()
     for group in groups:
         for (topic, partition), entries in record.whereabouts.entries.items():
@@ -37,9 +40,9 @@ def fates(store: MemoryStore, groups: Sequence[GroupName], record: Record, censu
 
 
 def leftovers(store: MemoryStore, groups: Sequence[GroupName], incarnations: Mapping[str, Process]) -> list[str]:
-    """Say what is left of members after all have gone and their time has run out.
+    """Report what is left of members after all have gone and their time has run out.
 
-    What a member that crashed had stays until somebody takes it over: nobody may have been left to do that.
+    The keys of a crashed member stay until another member takes them over; there may be none left to do that.
     """
     left = [f"{store.blocked_reads} reads still wait at the server"] if store.blocked_reads else []
     if store.connections:

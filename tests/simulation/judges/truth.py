@@ -1,4 +1,4 @@
-"""Judges what is said: messages are those that were appended, what is stored of a failure is what happened, events are of what happened."""
+"""Judges reports: messages are as they were appended, stored failures are as they happened, and events tell what happened."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from redisaq.testing.virtual import EPOCH
 from tests.simulation.judges.court import Court, Judge
 
 CLOCKS = 0.5
-"""Seconds by which a member's idea of the server's time may be wrong; and what a clock drifts in a simulation."""
+"""Seconds by which a member's estimate of the server's time may be wrong, plus a clock's drift in a simulation."""
 
 DRIFT = 0.002
 MOST_TEXT = 1000
 
 
 class Contents(Judge):
-    """The message that a handler gets is the one that its producer was given."""
+    """Checks that the message which a handler gets is the one that its producer was given."""
 
     def __init__(self, court: Court) -> None:
         """Begin."""
@@ -33,7 +33,7 @@ class Contents(Judge):
         self._got: dict[str, Run] = {}
 
     def produced(self, msg_id: str, given: Given | None) -> None:
-        """Keep it: a handler may have begun before."""
+        """Keep it, since a handler may have begun before."""
         if given is None:
             return
         self._given[msg_id] = given
@@ -66,7 +66,7 @@ class Contents(Judge):
 
 
 class Failures(Judge):
-    """What is stored of a failure is the error that was raised, how often, first and last."""
+    """Checks that a stored failure has the error that was raised, how many times, first and last."""
 
     def resolved(self, who: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
         """Compare with the last run."""
@@ -105,11 +105,11 @@ def _described(error: Exception) -> tuple[str, str]:
 
 
 Case = tuple[str, str, str]
-"""Of one message with one member: the member, what is told or done, and the entry with its attempt."""
+"""Identifies what one member did with one message: the member, what is reported or done, and the entry with its attempt."""
 
 
 class Events(Judge):
-    """Each run and each settlement is told once, and nothing else is told; what is believed of owners, the server knows."""
+    """Checks that each run and each settlement is reported once, nothing else is reported, and members' beliefs match the server."""
 
     def __init__(self, court: Court) -> None:
         """Begin."""
@@ -123,7 +123,7 @@ class Events(Judge):
         self._doubtful: Counter[Case] = Counter()
 
     def begun(self, run: Run) -> None:
-        """It has been announced, by a process that has the partition."""
+        """It has been reported, by a process that has the partition."""
         if not _take(self._announced, run.process, str(run)):
             self.court.violation(f"{run.process.name} began {run} and had not told so")
         tenures = self.court.tenures_of(run.place)
@@ -131,16 +131,16 @@ class Events(Judge):
             self.court.violation(f"{run.process.name} began {run} under {run.message.token}, and had not told that it has the partition")
 
     def ended(self, run: Run) -> None:
-        """Its end is to be told, unless it was cancelled."""
+        """Its end must be reported, unless it was cancelled."""
         if run.outcome in ("returned", "raised"):
             counts = self._returned if run.outcome == "returned" else self._raised
             counts.setdefault(run.process, Counter())[str(run)] += 1
 
     def resolved(self, who: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
-        """It is to be told.
+        """It must be reported.
 
-        S1: what is not found where it was counts as settled if an earlier try may have settled it. A member cannot know that the server has
-        done so and forgotten it, or has lost the entry: such a settlement may be told, once.
+        S1: a message that is not found counts as settled if an earlier try may have settled it. A member cannot know that the server
+        settled it and forgot it, or has lost the entry. Such a settlement may be reported, once.
         """
         del token
         for index, one in enumerate(resolutions if answer.done else ()):
@@ -161,12 +161,15 @@ class Events(Judge):
         self._forgotten.update(entries)
 
     def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
-        """What its owner has in hand, and gets anew, runs twice: one of the two settlements finds nothing, and may be told all the same."""
+        """A message that its owner has in hand and receives again runs twice.
+
+        One of the two settlements finds nothing, and may still be reported.
+        """
         entries = self.record.whereabouts.entries.get((place[0].topic, place[1]), {})
         self._anew.update((place, entry_id) for entry_id in entries if after < entry_id <= before)
 
     def told(self, process: Process, place: Place | None, event: Event) -> None:
-        """See whether it has happened, and how often it was told."""
+        """Check whether it has happened, and how many times it was reported."""
         if place is None:
             return
         if isinstance(event, events.PartitionAcquired) and self.court.store is not None:
@@ -208,7 +211,7 @@ class Events(Judge):
             self.court.violation(f"{process.name} told that {where} went to {to}, more often than the server had done that")
 
     def closed(self) -> None:
-        """What has happened has been told, but by those that crashed or lost their lease meanwhile."""
+        """Everything that happened has been reported, except by members that crashed or lost their lease meanwhile."""
         for process, counts in self._returned.items():
             for run, count in counts.items():
                 if count > 0 and not process.crashed and not self._broken(process):
