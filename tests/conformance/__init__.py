@@ -1,1 +1,1 @@
-"""What each method of a broker means, asked of every broker on every backend."""
+"""What each method of a broker means, tested on every broker and every backend."""

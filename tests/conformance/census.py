@@ -1,4 +1,4 @@
-"""Looks, behind the brokers' backs, where in a world each message of a partition is.
+"""Finds each message of a partition in a world, without using the brokers.
 
 In: a world, a group, a partition. Out: (place, the message's `i`, its entry id or none) of everything that is there, as it stands in the
 store itself.
@@ -25,7 +25,7 @@ def census(world: World, group: GroupName, partition: int) -> list[Found]:
 
 
 def bring_forward(world: World, group: GroupName, partition: int, between: tuple[int, int], microseconds: int) -> None:
-    """Let whatever is delayed, or to be tried again, between these times be due so much earlier."""
+    """Make everything that is delayed, or to be tried again, between these times due that much earlier."""
     since, until = between
     if isinstance(world, MemoryWorld):
         store = world.store
@@ -41,7 +41,7 @@ def bring_forward(world: World, group: GroupName, partition: int, between: tuple
 
 
 def lose_token(world: World, group: GroupName, partition: int) -> None:
-    """Let no token stand beside the partition, as where a server lost data."""
+    """Remove the token beside the partition, as a server does that lost data."""
     if isinstance(world, MemoryWorld):
         world.store.lease(group, partition).token = 0
         return

@@ -1,4 +1,4 @@
-"""Every conformance test runs in every world, on every backend, with two brokers: as two processes would meet."""
+"""Every conformance test runs in every world, on every backend, with two brokers, like two processes that use the same server."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def group() -> GroupName:
 
 @pytest.fixture
 async def owned(a: Broker, group: GroupName) -> int:
-    """Make a topic of three partitions and the group in it, let incarnation A hold partition 0; return its token."""
+    """Make a topic of three partitions with the group in it, and let incarnation A hold partition 0; return its token."""
     await a.do(MakeTopic(group.topic, 3))
     await make_groups(a, group, [0, 1, 2], latest=False)
     token = 1_700_000_000_123_457  # microseconds, as tokens are: a Lua number would lose its last digits (M6)

@@ -1,4 +1,4 @@
-"""What is to be true of one partition's messages, as plain data; and one world in which it is to be so.
+"""The expected state of one partition's messages, as plain data; and a world in which to compare it.
 
 The model knows each message by its name and where it is. A Side carries operations out in one world and answers in names: what differs by
 nature (entry ids, times of now) is left out or compared by its order.
@@ -60,7 +60,7 @@ class Order:
 
 @dataclass
 class Message:
-    """Where a message is, and in `retry` and among the dead, what stands there."""
+    """Where a message is; for `retry` and dead letters, also what is stored there."""
 
     place: Place
     due: int = 0
@@ -117,7 +117,7 @@ class Model:
         del self.stream[:surplus]
 
     def resolve(self, order: Order, dead_maxlen: int | None) -> bool:
-        """Do what a resolution under the standing token does; return whether that is anything (S1)."""
+        """Apply a resolution under the current token; return whether it changed anything (S1)."""
         hand, message = order.hand, self.messages[order.hand.name]
         if hand.source == "stream":
             if message.place != "pending":
@@ -142,7 +142,7 @@ class Model:
             self.messages[name].place = "done"
 
     def redrive(self, names: Sequence[bytes]) -> None:
-        """Let these dead letters begin their next life; when they are due is a world's own."""
+        """Give these dead letters their next life; each world sets its own due times."""
         for name in list(names):
             self.dead.remove(name)
             message = self.messages[name]
@@ -157,7 +157,7 @@ class Model:
 
 
 class Side:
-    """One world, with one broker that looks after its partition 0."""
+    """One world, with one broker that owns its partition 0."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -177,7 +177,7 @@ class Side:
         await self.broker.close()
 
     def look(self) -> list[tuple[bytes, str]]:
-        """Return who is where, by the store itself; learn the ids of entries by it."""
+        """Return where each message is, from the store itself; learn the ids of its entries."""
         found = census(self._world, GROUP, 0)
         for place, name, entry_id in found:
             if name is not None and entry_id is not None:
@@ -272,7 +272,7 @@ class Side:
         return [one.dead_id for one in await self.broker.do(ReadDead(GROUP, 0, after=b"", count=1 << 20))]
 
     async def redrive(self, places: Sequence[int] | None, count: int) -> object:
-        """Redrive; and let these be due for good: a server's clock may be set back, and then they would wait."""
+        """Redrive, and make these due for good: a server's clock may be set back, and they would wait."""
         redriven = await self.broker.do(Redrive(GROUP, 0, await self._ids_at(places), count=count))
         bring_forward(self._world, GROUP, 0, (NOW_FROM, NOW_TO), SAFELY_PAST)
         return redriven
@@ -281,7 +281,7 @@ class Side:
         return await self.broker.do(Purge(GROUP, 0, await self._ids_at(places)))
 
     async def _ids_at(self, places: Sequence[int] | None) -> list[bytes] | None:
-        """Return the ids of the dead letters at these places; one that is not there has an id that nobody has."""
+        """Return the ids of the dead letters at these places; for a place without one, an unused id."""
         if places is None:
             return None
         ids = await self.dead_ids()

@@ -1,7 +1,7 @@
-"""One world as the model-based test sees it: operations in names that mean the same in every world, answers without what may differ.
+"""One world as the model-based test sees it: operations by names that mean the same in every world, answers without what may differ.
 
-In: operations with symbolic arguments (the third entry of partition 1, the latest version). Out: answers to compare: entry ids are
-given as their place in the order of appending, versions as their place in the order of committing, times as the ttl that they lie ahead.
+Input: operations with symbolic arguments (the third entry of partition 1, the latest version). Output: answers to compare. In them, entry
+ids are places in the order of appending, versions are places in the order of committing, and times are distances in ttls.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNKNOWN_ID = b"1-1"
 
 
 class Side:
-    """A world, two brokers in it, and what the names stand for here."""
+    """A world, two brokers in it, and the meaning of the names here."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -62,7 +62,7 @@ def ids(entries: Sequence[RawEntry | PendingEntry]) -> list[bytes]:
 
 
 async def deliver(broker: Broker, group: GroupName, partition: int, token: int, incarnation: str, *, count: int = 1000) -> list[bytes]:
-    """Have up to `count` new entries delivered, through a reader that ends cleanly; return their ids."""
+    """Deliver up to `count` new entries through a reader that ends cleanly; return their ids."""
     reader = await broker.open_reader(group, partition, token, incarnation)
     entries = await reader.read(count, 0)
     await reader.close()

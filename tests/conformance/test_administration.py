@@ -1,4 +1,4 @@
-"""Looking after topics and groups: look, pause, seek, delete."""
+"""Steps for an administrator of topics and groups: look, pause, seek, delete."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def view(broker: Broker, group: GroupName, partition: int = 0) -> Partitio
 
 
 def timeless(found: PartitionView) -> PartitionView:
-    """Return a view without the server's time, which is another one at the next look."""
+    """Return a view without the server's time, which differs at the next look."""
     return replace(found, now=0)
 
 
@@ -159,7 +159,7 @@ async def test_a_partition(a: Broker, group: GroupName, owned: int) -> None:
 async def test_what_was_ever_added_or_died_outlives_trimming_purging_and_redriving(
     a: Broker, world: World, group: GroupName, owned: int
 ) -> None:
-    """Rates are differences of these: in falls with nothing, and what is redriven is known apart from what is purged."""
+    """Rates are differences of these counts: they never fall, and redriven messages are distinguished from purged ones."""
     entries = await delivered(a, group, owned, b"1", b"2", b"3")
     await resolve(a, group, owned, *(resolution(entry, "dead") for entry in entries))
     world.trim(group.topic, 0, 0)
@@ -254,7 +254,7 @@ async def test_beyond_the_end_is_the_end(a: Broker, group: GroupName, owned: int
 
 
 async def test_what_is_delivered_anew_is_no_longer_pending_or_in_retry(a: Broker, group: GroupName, owned: int) -> None:
-    """So each message is in one place only; and what stands before the position is not forgotten."""
+    """So each message is in only one place, and entries before the position are not forgotten."""
     entries = await delivered(a, group, owned, *(b"%d" % number for number in range(6)))
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[3], "retry"), resolution(entries[4], "dead"))
     await a.do(Seek(group, 0, entries[2][0]))
@@ -337,7 +337,7 @@ async def test_a_group_is_dropped_and_the_others_are_not(a: Broker, group: Group
 
 
 async def test_a_topic_is_dropped_whole_and_no_other(a: Broker, group: GroupName, owned: int) -> None:
-    """Not one whose name begins so, and not one that has the name of a partition of it."""
+    """Neither a topic whose name begins the same way, nor one that is named like one of its partitions."""
     others = ["orders:1", "orders:2:0", "orders2", "order", "orders*", "o?ders"]
     for topic in others:
         await a.do(MakeTopic(topic, 2))

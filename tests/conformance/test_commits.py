@@ -103,7 +103,7 @@ async def test_a_repeated_commit_is_refused(a: Broker, group: GroupName, version
 
 
 async def test_versions_never_repeat(world: World, a: Broker, group: GroupName, version: str) -> None:
-    """M3: a document that was lost and made again is not taken for the one before."""
+    """M3: a document that was lost and made again is not mistaken for the previous one."""
     seen = {version}
     for _ in range(3):
         world.forget_group(group)
@@ -129,7 +129,7 @@ async def test_one_of_many_wins(a: Broker, b: Broker, group: GroupName, version:
 
 
 async def test_neither_joining_nor_a_member(world: World, a: Broker, group: GroupName, version: str) -> None:
-    """M5: who has expired may not even leave; somebody drops it."""
+    """M5: an expired member may not even leave; another member drops it."""
     world.expire(group, "A")
     before = timeless(await look(a, group))
     for incarnation in ("stranger", "A"):
@@ -168,12 +168,12 @@ async def test_who_lives_is_not_dropped(world: World, a: Broker, group: GroupNam
 
 
 async def test_who_is_unknown_is_as_good_as_expired(a: Broker, group: GroupName, version: str) -> None:
-    """A lease of somebody who is not in the set can be dropped: no heartbeat can bring it back."""
+    """A lease can be dropped if its holder is not in the set, since no heartbeat can bring that member back."""
     assert await commit(a, group, "A", version, 3, expired=("nobody",)) is not None
 
 
 async def test_a_frozen_document(world: World, a: Broker, group: GroupName) -> None:
-    """M8: made again by who knew an older one; nobody is dropped meanwhile, all else goes on."""
+    """M8: if a member that knew an older document makes a new one, no member is dropped meanwhile, and everything else works."""
     first = await commit(a, group, "A", "", 1, joins=True, freeze=True)
     assert first is not None
     beat = await look(a, group)
@@ -211,7 +211,7 @@ async def test_frozen_runs_out(world: World, a: Broker, group: GroupName) -> Non
 
 
 async def test_after_a_change_of_server_nobody_is_dropped(world: World, a: Broker, group: GroupName, version: str) -> None:
-    """M7: neither before the first heartbeat, which finds the change, nor after it."""
+    """M7: neither before the first heartbeat, which notices the change, nor after it."""
     world.expire(group, "A")
     world.change_server(group)
     assert await commit(a, group, "B", version, 3, expired=("A",)) is None
@@ -231,7 +231,7 @@ async def test_groups_are_apart(a: Broker, group: GroupName, version: str) -> No
 
 
 async def test_a_former_incarnation_goes_when_the_next_one_joins(a: Broker, b: Broker, group: GroupName, version: str) -> None:
-    """M5: whatever life late heartbeats have given it; it gets no more of them."""
+    """M5: even if late heartbeats have extended its time; it gets no more of them."""
     assert (await b.do(Heartbeat(group, "A", TTL, ""))).alive
     assert await commit(a, group, "A again", version, 3, joins=True, former=["A"]) is not None
     assert not (await b.do(Heartbeat(group, "A", TTL, ""))).alive
@@ -242,7 +242,7 @@ async def test_a_former_incarnation_goes_when_the_next_one_joins(a: Broker, b: B
 
 
 async def test_with_a_former_incarnation_the_others_are_looked_at_as_before(a: Broker, b: Broker, group: GroupName, version: str) -> None:
-    """M5: who is alive is not dropped as expired, whatever else the commit drops; then nothing is changed."""
+    """M5: a live member is not dropped as expired, whatever else the commit drops; then nothing is changed."""
     assert await commit(a, group, "A again", version, 3, joins=True, former=["A"], expired=["B"]) is None
     assert (await b.do(Heartbeat(group, "A", TTL, ""))).alive
     assert (await b.do(Heartbeat(group, "B", TTL, ""))).alive

@@ -72,7 +72,7 @@ async def test_a_closed_broker_can_be_used_again(a: Broker, b: Broker) -> None:
 
 
 async def test_close_ends_calls_under_way(world: World, a: Broker) -> None:
-    """Whatever waits for an answer gets ConnectionFailed, and soon, though the server never answers."""
+    """Every wait for an answer gets ConnectionFailed soon, even if the server never answers."""
     await a.do(MakeTopic("orders", 1))
     ended = 0
 

@@ -1,4 +1,4 @@
-"""Dead letters: what is kept of them, letting them be tried again, dropping them (S1)."""
+"""Dead letters: what they keep, redriving them, dropping them (S1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def kill(broker: Broker, group: GroupName, token: int, *values: bytes) -> list[RawEntry]:
-    """Append these and let them die, one after the other; return their entries."""
+    """Append these messages and make them dead letters one after the other; return their entries."""
     entries = await delivered(broker, group, token, *values)
     for entry in entries:
         assert await resolve(broker, group, token, resolution(entry, "dead")) == [True]
@@ -106,7 +106,7 @@ async def test_every_redrive_is_another_life(a: Broker, group: GroupName, owned:
 
 
 async def test_a_settlement_sent_again_after_a_redrive_changes_nothing(a: Broker, group: GroupName, owned: int) -> None:
-    """S1: else the message would be dead without having run, or gone."""
+    """S1: otherwise the message would be dead without having run, or lost."""
     first, second = await delivered(a, group, owned, b"1", b"2")
     await resolve(a, group, owned, resolution(second, "retry"))
     (body,) = (await due(a, group, owned)).retries
@@ -137,7 +137,7 @@ async def test_redriving_keeps_the_order_of_dying_over_many_calls(a: Broker, gro
 
 
 async def test_redriving_keeps_the_order_of_calls_whatever_the_clock_says(world: World, a: Broker, group: GroupName, owned: int) -> None:
-    """Two calls in one microsecond, or a clock that was set back: what is redriven later is due later."""
+    """Two calls in one microsecond, or a clock that was set back: a message that is redriven later is due later."""
     await kill(a, group, owned, *digits(5))
     assert await a.do(Redrive(group, 0, None, count=1)) == 1
     ahead = await now(a, group) + SECOND // 2
@@ -176,7 +176,7 @@ async def test_redriving_comes_after_what_was_due(a: Broker, group: GroupName, o
 
 
 async def test_redriving_what_was_delivered_once_more(world: World, a: Broker, group: GroupName, owned: int) -> None:
-    """T6: a group that was lost and made again may hold a message twice; the one that waits stands."""
+    """T6: a group that was lost and made again may hold a message twice; the one that waits remains."""
     await kill(a, group, owned, b"1")
     world.forget_cursor(group, 0)
     await a.do(RemakeGroup(group, 0, b""))
@@ -211,7 +211,7 @@ async def test_purging(a: Broker, b: Broker, group: GroupName, owned: int) -> No
 
 
 async def test_ids_never_come_again(a: Broker, group: GroupName, owned: int) -> None:
-    """Else whoever redrives by an id that he has seen would meet another message."""
+    """Otherwise a redrive by a known id could reach another message."""
     seen: set[bytes] = set()
     for number in range(20):
         await kill(a, group, owned, b"%d" % number)

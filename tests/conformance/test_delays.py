@@ -102,7 +102,7 @@ async def test_a_missing_stream_takes_nothing(a: Broker, group: GroupName, owned
 
 
 async def test_a_stream_that_is_lost_takes_nothing_for_a_second(world: World, a: Broker, group: GroupName, owned: int) -> None:
-    """S2: nothing leaves the delayed before it is in the stream. When that is there again, all of it is moved."""
+    """S2: a delayed message leaves only once it is in the stream. When a missing stream is back, all of them are moved."""
     await delay(a, group.topic, [message(b"1", 1), message(b"2", 2)])
     world.forget_stream(group.topic, 0)
     for _ in range(2):
@@ -183,7 +183,7 @@ async def test_losing_a_partition_loses_what_was_put_aside(world: World, a: Brok
 
 
 async def hush(doorbell: Doorbell) -> None:
-    """Hear what has rung so far, until it is silent. It may ring for nothing, but not for ever."""
+    """Receive the rings so far, until it is silent. It may ring for nothing, but not forever."""
     with anyio.fail_after(10):
         while not await silent(doorbell):
             pass

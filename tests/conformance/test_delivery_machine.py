@@ -121,7 +121,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        """Something of everything: random steps alone seldom get far."""
+        """Something of everything, since random steps alone seldom get far."""
         self._both(Side.begin)
         self._both(lambda side: side.take_over(self._token))
         self._readers = self._steps = 1
@@ -155,7 +155,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(times=st.lists(dues, min_size=1, max_size=3), again=picks)
     def delay(self, times: list[int], again: int) -> None:
-        """New ones, and one that is delayed already: it stays as it is."""
+        """New messages, and one that is already delayed: it stays unchanged."""
         there = self._model.at("delayed")
         wanted = dict(zip(self._new_names(len(times)), times, strict=True))
         known = {there[again % len(there)]: times[0]} if there else {}
@@ -206,7 +206,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(chosen=st.lists(picks, min_size=1, max_size=3), count=counts, stale=st.booleans())
     def note_attempts(self, chosen: list[int], count: int, stale: bool) -> None:
-        """What is tried again while its lane waits stays pending: its deliveries tell its attempts (T5)."""
+        """A message that is tried again while its lane waits stays pending: its delivery count is its attempt (T5)."""
         names = {self._pick(pick).name: count + place for place, pick in enumerate(chosen) if self._hands}
         refused = stale or self._lost
         assert self._both(lambda side: side.set_deliveries(self._stale(stale), names)) == (not refused)
@@ -323,7 +323,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(stale=st.booleans())
     def it_is_given_back(self, stale: bool) -> None:
-        """M8: the token stays, and what its owner still settles counts. T5: no retry begins any more."""
+        """M8: the token stays, so its owner can still settle. T5: no retry begins any more."""
         refused = stale or self._lost
         assert self._both(lambda side: side.release(self._stale(stale))) == (not refused)
         self._released = self._released or not refused

@@ -1,4 +1,4 @@
-"""Doorbells: rung when something changes, heard however late, silent otherwise."""
+"""Doorbells: rung when something changes, heard even by a late wait, silent otherwise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def commit(broker: Broker, group: GroupName) -> None:
 
 
 async def hush(doorbell: Doorbell) -> None:
-    """Hear what has rung so far, until it is silent. It may ring for nothing, but not for ever."""
+    """Receive the rings so far, until it is silent. It may ring for nothing, but not forever."""
     with anyio.fail_after(10):
         while True:
             with anyio.move_on_after(0.03) as scope:
@@ -46,7 +46,7 @@ RINGS: dict[str, Ring] = {
 
 @pytest.mark.parametrize("rings", RINGS)
 async def test_it_rings(a: Broker, b: Broker, group: GroupName, rings: str) -> None:
-    """For who waits, wherever it is connected; the topic need not exist yet."""
+    """For every waiting task, wherever it is connected; the topic need not exist yet."""
     doorbells = [await a.listen(group), await b.listen(group)]
     for doorbell in doorbells:
         await hush(doorbell)
@@ -80,7 +80,7 @@ async def test_a_ring_is_heard_however_late(a: Broker, b: Broker, group: GroupNa
 
 
 async def test_what_rang_before_the_first_wait_is_heard(a: Broker, b: Broker, group: GroupName) -> None:
-    """Else a change between listening and waiting would be missed."""
+    """Otherwise a change between listening and waiting would be missed."""
     doorbell = await a.listen(group)
     await commit(b, group)
     with anyio.fail_after(5):

@@ -1,4 +1,4 @@
-"""The embedded broker: a server that is there when it is used, and the Redis broker behind it."""
+"""The embedded broker: a server that runs when it is used, and the Redis broker on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_it_starts_with_the_first_and_keeps_its_data(tmp_path: Path) -> None:
-    """Brokers of one directory meet; the last one to close ends the server, and the next one finds what was there."""
+    """Brokers of one directory use the same server. The last one to close ends it, and the next one finds the data."""
     url = f"embedded://{tmp_path / 'data'}"
     first, second = open_broker(url, "ns"), open_broker(url, "ns")
     async with anyio.create_task_group() as tasks:
@@ -54,7 +54,7 @@ async def test_cancelling_the_start_leaves_no_hold(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a server with its keeper")
 async def test_a_keeper_that_is_killed_costs_a_connection(tmp_path: Path) -> None:
-    """The server goes with it; the next connection starts both anew, with what was there."""
+    """The server ends with it; the next connection starts both again, with the data."""
     directory = tmp_path / "data"
     broker = open_broker(f"embedded://{directory}", "ns")
     await broker.do(MakeTopic("orders", 1))
@@ -98,7 +98,7 @@ async def test_who_never_reached_it_holds_nothing(tmp_path: Path, monkeypatch: p
 
 
 def is_free(file: Path) -> bool:
-    """Return whether nobody has this lock; a keeper that gives up still looks at it."""
+    """Return whether this lock is free; a keeper that gives up still checks it."""
     with file.open("r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +128,7 @@ anyio.run(main)
 
 @pytest.mark.parametrize("ending", ["close", "forget"])
 def test_without_a_directory_there_is_one_for_the_process(ending: str) -> None:
-    """A program's producer and consumer meet there, one after the other too; it goes with the process."""
+    """A program's producer and consumer use the same server, even one after the other; it ends with the process."""
     ran = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM, ending], check=True, capture_output=True, text=True)
     directory = Path(ran.stdout.strip())
     assert directory.name.startswith("redisaq-")

@@ -1,4 +1,4 @@
-"""Heartbeats: who lives, who does not, and what the group agreed on (M2 to M9)."""
+"""Heartbeats: which members are alive, and what the group agreed on (M2 to M9)."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ async def test_the_topic_comes_along(a: Broker, b: Broker, group: GroupName) -> 
 
 
 async def test_born_stays(world: World, a: Broker, group: GroupName) -> None:
-    """M8: the state tells when it was made, until it is lost and made again."""
+    """M8: the state has the time at which it was made, until it is lost and made again."""
     before = (await a.do(Heartbeat(group, "A", TTL, ""))).now
     await join(a, group, "A")
     first = await a.do(Heartbeat(group, "A", TTL, ""))
@@ -147,7 +147,7 @@ async def test_born_stays(world: World, a: Broker, group: GroupName) -> None:
 
 
 async def test_a_changed_server_freezes_the_group_and_extends_everybody(world: World, a: Broker, b: Broker, group: GroupName) -> None:
-    """M7: what this server says of B's time may be old; so it may live."""
+    """M7: this server's knowledge of B's time may be old, so B may be alive."""
     version = await join(a, group, "A", "B", "C", ttl=100)
     assert (await a.do(Heartbeat(group, "A", TTL, version))).frozen_until == 0
     world.expire(group, "B")

@@ -1,4 +1,4 @@
-"""Tokens beside the data: install, release, and what is set aside (T2, M6, M8)."""
+"""Tokens beside the data: install and release (T2, M6, M8)."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_partitions_and_groups_have_their_own_tokens(a: Broker, group: Gro
 
 
 async def test_lost_data_takes_the_token_along(world: World, a: Broker, group: GroupName, owned: int) -> None:
-    """T2: the owner sees that none stands, and installs again."""
+    """T2: the owner sees that there is none, and installs it again."""
     world.forget_partition(group.topic, 0)
     assert await a.do_each([Acknowledge(group, 0, owned, [b"1-1"])]) == [Settled(done=False, token=0)]
     assert not await a.do(Release(group, 0, owned))

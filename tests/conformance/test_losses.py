@@ -1,4 +1,4 @@
-"""What trimming took before a group had read it is counted once, and nothing else is."""
+"""Entries that trimming took before a group read them are counted once, and nothing else is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is the memory broker's own: event loops, time, cancellation, and what tests may do to its store."""
+"""Behaviour of the memory broker alone: event loops, time, cancellation, and what tests may do to its store."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def virtual(clock: Clock) -> Iterator[Environment]:
-    """An environment in which nothing is left to chance, of this context."""
+    """An environment without randomness, for this context."""
     with use_environment(Environment(wall_clock=clock, random=random.Random(7))) as environment:
         yield environment
 
@@ -136,7 +136,7 @@ async def test_a_cancelled_operation_is_not_done(namespace: str) -> None:
 
 
 async def test_every_operation_has_its_checkpoint(namespace: str) -> None:
-    """Else nothing would interleave, and no test would find what interleaving breaks."""
+    """Otherwise nothing would interleave, and no test would find what interleaving breaks."""
     broker = MemoryBroker("fair", namespace)
     await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
     reader = await broker.open_reader(GROUP, 0, 1, "A")
@@ -239,7 +239,7 @@ async def test_a_read_of_a_client_that_stands_still_ends_by_itself(namespace: st
 
 
 async def test_an_entry_given_to_a_client_that_stands_still_is_pending(namespace: str) -> None:
-    """T3: the danger itself. The read was answered, and its client may never look."""
+    """T3: the danger itself: the read was answered, and its client may never notice."""
     broker = MemoryBroker("still", namespace)
     await make_groups(broker, GROUP, [0], latest=False)
     await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
@@ -283,7 +283,7 @@ async def test_reads_are_served_in_the_order_in_which_they_came(namespace: str) 
 
 
 async def test_what_a_late_call_opens_after_the_broker_was_closed_is_closed_too(namespace: str) -> None:
-    """As a server does that carries out what a connection had sent before it went."""
+    """As on a server that executes what a connection sent before it broke."""
 
     class Late(MemoryBroker):
         steps: list[Callable[[Any], object]]

@@ -1,4 +1,4 @@
-"""An URL names a broker; nothing is touched before it is used."""
+"""A URL names a broker; nothing is touched before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was delivered: claiming, counting, settling, and groups made again (T5, T6, S1, G6)."""
+"""Delivered entries: claiming, counting, settling, and groups made again (T5, T6, S1, G6)."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ async def test_settle_very_many(a: Broker, group: GroupName, owned: int) -> None
 
 
 async def test_settle_after_release(a: Broker, group: GroupName, owned: int) -> None:
-    """The token still stands, so nobody else has begun: a late settle is true."""
+    """The token is still current, so no other owner has begun: a late settlement counts."""
     sent = await append(a, group.topic, 0, b"1")
     await deliver(a, group, 0, owned, "A")
     assert await a.do(Release(group, 0, owned))

@@ -1,4 +1,4 @@
-"""Plays seeds of a scenario and sums up what came of them; what the long simulation's processes do."""
+"""Plays seeds of a scenario and adds up the results; the long simulation's processes run this."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ NOTED = {
     "silence: nothing is heard": "silent server",
     "outage: it is away": "outage",
 }
-"""How the trace's lines tell of faults."""
+"""Faults by the text with which the trace's lines report them."""
 
 Failure: TypeAlias = tuple[str, Backend, int, str]
-"""Scenario, backend, seed, and what was wrong."""
+"""Scenario, backend, seed, and the violations."""
 
 
 @dataclass
 class Outcome:
-    """What came of some seeds."""
+    """The results of some seeds."""
 
     seeds: int = 0
     traces: set[str] = field(default_factory=set[str])

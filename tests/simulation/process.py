@@ -1,4 +1,4 @@
-"""A process that somebody who checks a simulation is told of, without a simulation."""
+"""A process for the checks of a simulation, without a simulation."""
 
 from __future__ import annotations
 

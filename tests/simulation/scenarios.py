@@ -1,7 +1,7 @@
-"""What the simulations of this project play: scenarios by name, each with its faults.
+"""The scenarios that this project's simulations play, by name, each with its faults.
 
-In: a Simulation. Out: nothing, or an AssertionError about what only that scenario can know. The invariants are checked by the simulation
-itself. Always: a scenario takes its chance from the run's environment, so that a seed is all there is.
+A scenario gets a Simulation, and raises an AssertionError for violations that only this scenario can know. The simulation itself checks the
+invariants. A scenario takes its random numbers from the run's environment, so that the seed alone determines the run.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ FAULTS = FaultPlan(
 
 @dataclass(frozen=True)
 class Scenario:
-    """One of them.
+    """One scenario.
 
     Attributes:
         play: the coroutine function.
-        about: in a line.
-        faults: what befalls it.
+        about: a description in one line.
+        faults: the faults that may occur.
     """
 
     play: Callable[[Simulation], Awaitable[None]]

@@ -1,4 +1,4 @@
-"""Scenarios about what an admin does to a group whose members crash, and whose calls break: it moves, pauses and deletes."""
+"""Scenarios in which an admin moves, pauses and deletes a group whose members crash, with calls that break."""
 
 from __future__ import annotations
 

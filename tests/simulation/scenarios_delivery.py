@@ -12,7 +12,7 @@ from tests.simulation.scenarios import brief, dead_ids, dropped_ids, fill, insis
 
 
 async def every_seventh_fails(message: Message[Any]) -> None:
-    """Fail for ever on each seventh message, and once on some others."""
+    """Fail forever on every seventh message, and once on some others."""
     await anyio.sleep(0.01)
     number = message.payload["n"]
     if number % 7 == 0:

@@ -1,4 +1,4 @@
-"""Scenarios about what is not a plain message: what cannot be read, what is trimmed, what an admin moves, servers that permit less."""
+"""Scenarios with more than plain messages: unreadable entries, trimming, groups that an admin moves, servers that permit less."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALM_SERVER = replace(FAULTS, silent_server=0.0, outage=0.0)
 
 
 def append_foreign(sim: Simulation, topic: str, number: int) -> None:
-    """Let somebody who knows nothing of redisaq append to a stream: other fields, or a payload that is no JSON."""
+    """Append to a stream as a client that does not know redisaq: other fields, or a payload that is not JSON."""
     words = [b"foreign", b"%d" % number] if number % 2 else [b"i", b"foreign-%d" % number, b"d", b"{"]
     sim.store.append(topic, [(number % 3, words)], None)
 

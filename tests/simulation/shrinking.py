@@ -1,6 +1,7 @@
-"""Shrinks the faults of failed seeds, for the commands: with a progress bar, and a file of what is found.
+"""Shrinks the faults of failed seeds, for the commands: with a progress bar, and a file for each result.
 
-In: a scenario, its faults, a seed, a backend, and for how long. Out: what was found, printed; its faults as JSON and its timelines beside.
+Input: a scenario, its faults, a seed, a backend, and a time limit. Output: the result, printed; its faults as JSON, and its timelines in
+files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tests.simulation.judged import shrink, simulate
 
 
 def shrink_seed(scenario: str, backend: Backend, seed: int, *, within: float, folder: Path) -> Shrunk | None:
-    """Shrink one failed seed, and tell; return None if it does not fail."""
+    """Shrink one failed seed and print the result; return None if it does not fail."""
     found = scenario_of(scenario)
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

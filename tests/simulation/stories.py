@@ -90,7 +90,7 @@ class Picture:
         self.root = ET.fromstring(text)  # noqa: S314 -- we have written it
 
     def titled(self, class_: str) -> dict[str, ET.Element]:
-        """Return the elements of a class that tell something, by what they tell."""
+        """Return the elements of a class that have a title, by title."""
         return {title: one for one in self.of(class_) if (title := one.findtext(f"{SVG}title"))}
 
     def of(self, class_: str) -> list[ET.Element]:
@@ -102,7 +102,7 @@ class Picture:
         return ["".join(one.text or "") for one in self.root.iter(f"{SVG}text")]
 
     def time(self, x: float) -> float:
-        """Return the time that stands there, by the axis's outermost lines."""
+        """Return the time at a position, measured by the axis's outermost lines."""
         labels = [float(text.text.removesuffix(" s")) for text in self.of("rq-axis")[0].iter(f"{SVG}text") if text.text][::2]
         xs = [float(line.get("x1", "")) for line in self.of("rq-grid")]
         return labels[0] + (x - xs[0]) / (xs[-1] - xs[0]) * (labels[-1] - labels[0])

@@ -1,6 +1,6 @@
-"""An owner that keeps its partition over a failover: the new server may hold as pending, unread or to be retried what it has settled.
+"""An owner keeps its partition over a failover: messages that it has settled may be pending, unread or to be retried on the new server.
 
-Each scenario brings one such case about by itself; what nobody works on any more is "not quiet".
+Each scenario causes one such case directly. A message that no task works on any more is reported as "not quiet".
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def pending(sim: Simulation, group: GroupName = GROUP) -> int:
 
 
 async def claim_breaks(sim: Simulation) -> None:
-    """What was settled unheard is pending; the first claim that would tell breaks, and by the second the server is known."""
+    """Settled messages are pending again. The first claim that would show this breaks, and by the second one the server is known."""
     wire = Wire(sim)
     producer = await topic(sim, 1)
     sim.member("a", TOPIC, takes(0.2))
@@ -43,7 +43,7 @@ async def claim_breaks(sim: Simulation) -> None:
 
 
 async def read_breaks(sim: Simulation) -> None:
-    """What was read and settled unheard is unread; the read that brings it again breaks."""
+    """Read and settled messages are unread again. The read that returns them breaks."""
     wire = Wire(sim)
     producer = await topic(sim, 1)
     sim.member("a", TOPIC, takes(0.01))
@@ -73,7 +73,7 @@ async def settled_too_early(sim: Simulation) -> None:
 
 
 async def settled_meanwhile(sim: Simulation) -> None:
-    """What is pending is named while its handler runs, and heard of when it has been settled: it must not run again."""
+    """A claim returns a pending message while its handler runs, and is answered once it has been settled: it must not run again."""
     wire = Wire(sim)
     producer = await topic(sim, 1)
     sim.member("a", TOPIC, takes(0.5))
@@ -105,7 +105,7 @@ async def retried_unheard(sim: Simulation) -> None:
 
 
 async def failed_unheard(sim: Simulation) -> None:
-    """The server has forgotten the last failure of a retry that waits for its turn behind another message."""
+    """The server has forgotten the last failure of a retry that waits for another message of its lane."""
     producer = await topic(sim, 1)
 
     async def handle(message: Message[Any]) -> None:
@@ -126,7 +126,7 @@ async def failed_unheard(sim: Simulation) -> None:
 
 
 async def parked_unheard(sim: Simulation) -> None:
-    """The server holds as pending what has failed and waits for its next turn behind another message."""
+    """On the server a message is pending that has failed, and waits for its next turn after another message."""
     producer = await topic(sim, 1)
 
     async def handle(message: Message[Any]) -> None:
@@ -143,7 +143,7 @@ async def parked_unheard(sim: Simulation) -> None:
 
 
 async def group_unheard(sim: Simulation) -> None:
-    """The server has neither the group, which was lost with its slot and made again, nor what has been parked since."""
+    """The server has neither the group, which was lost with its slot and made again, nor the messages parked since."""
     wire = Wire(sim)
     producer = await topic(sim, 1)
 

@@ -14,7 +14,10 @@ from tests.simulation.variants.variant import BACKENDS, Backend
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("changed", [False, True], ids=["same server", "changed server"])
 def test_the_dead_are_taken_over_one_ttl_after_the_server_changed(backend: Backend, changed: bool) -> None:
-    """M7: the new server may have forgotten who renewed last, so it waits a whole ttl; the same server waits for what is left of one."""
+    """M7: a new server may have missed the last renewals, so takeovers wait a whole ttl.
+
+    On the same server they wait for the rest of one.
+    """
     waits: list[float] = []
 
     async def scenario(sim: Simulation) -> None:

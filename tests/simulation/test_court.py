@@ -1,4 +1,4 @@
-"""What the court of a simulation makes of an owner that ends without giving its partition back."""
+"""How the court of a simulation judges an owner that ends without giving its partition back."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[subprocess.Popen[str]]:
-    """Another process, whose sets of strings have another order; it plays what it is told."""
+    """Another process, in which sets of strings have another order; it plays the runs that it is sent."""
     seed = "4242" if os.environ.get("PYTHONHASHSEED") == "0" else "0"
     environment = {**os.environ, "PYTHONHASHSEED": seed}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)

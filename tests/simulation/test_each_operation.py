@@ -42,7 +42,7 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 async def fails_now_and_then(message: Any) -> None:
-    """Of five messages one fails at its first attempt, and one for ever."""
+    """Of five messages, one fails at its first attempt, and one fails forever."""
     await anyio.sleep(0.02)
     for one in message if isinstance(message, list) else [message]:
         number = one.payload["n"] % 5
@@ -51,9 +51,9 @@ async def fails_now_and_then(message: Any) -> None:
 
 
 def story(*, blocking: bool = False, alone: bool = False, **options: Any) -> Callable[[Simulation], Awaitable[None]]:
-    """Two members of whom one leaves as soon as the fault has come, or at last while retries wait, and one who joins then.
+    """Two members, of which one leaves when the fault comes, or at the latest while retries wait; and one that joins then.
 
-    Where the one that leaves is alone, nobody takes over at once, and what it sent may still arrive under its token.
+    If the member that leaves is alone, no member takes over at once, and what it sent may still arrive under its token.
     """
 
     async def scenario(sim: Simulation) -> None:

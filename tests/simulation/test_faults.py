@@ -1,4 +1,4 @@
-"""Faults as a list: the one that befell brings the same run again; a part of it brings what it says and nothing else."""
+"""Faults as a list: the same list gives the same run again, and a part of it has the faults that it names and no others."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ async def scenario(sim: Simulation) -> None:
 
 
 def address(fault: Fault) -> tuple[str, int, str, float]:
-    """What a fault is but for its time."""
+    """A fault without its time."""
     return fault.who, fault.number, fault.kind, fault.amount
 
 
 def found(report: Report) -> set[tuple[str, int, str, float]]:
-    """What befell but for the times."""
+    """The faults that happened, without their times."""
     return {address(fault) for fault in report.faults}
 
 
@@ -154,7 +154,7 @@ def test_a_scenario_that_asks_for_what_cannot_be(backend: Backend) -> None:
 
 
 async def gone(sim: Simulation) -> None:
-    """A member is told to crash for ever while it is down."""
+    """A scenario crashes a member for good while the member is already down."""
     sim.producer("orders", init_partitions=1)
     sim.member("a", "orders", lambda _message: None, group_name="billing")
     await anyio.sleep(5.0)

@@ -1,4 +1,4 @@
-"""What a user's own simulation reports, without the project's judges: each promise that is broken, whatever it was that broke it."""
+"""What a user's own simulation reports, without the project's judges: each broken promise, whatever the cause."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HARMS = {
     "S3 known": "while it runs",
     "E1": "was appended twice",
 }
-"""By a rule that is taken out: what a user sees of that."""
+"""What a user sees if one rule is removed."""
 
 
 @both
@@ -72,7 +72,7 @@ def test_what_is_done_and_runs_again_is_reported(backend: Backend) -> None:
 
 
 class Twice(Observer):
-    """Notes what it is told of, in order."""
+    """Notes its notifications in order."""
 
     def begun(self, run: Run) -> None:
         """Complain at each second run."""
@@ -96,7 +96,7 @@ def test_an_observer_adds_violations_and_changes_nothing_else(backend: Backend) 
 
 @both
 def test_seeking_back_lets_what_is_done_run_again(backend: Backend) -> None:
-    """What was passed over is nobody's loss."""
+    """Skipped messages do not count as lost."""
     runs: list[Any] = []
     positions: tuple[tuple[Literal["earliest", "latest"], int], ...] = (("earliest", 4), ("latest", 5))
 

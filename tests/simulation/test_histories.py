@@ -1,4 +1,4 @@
-"""What the simulation says of runs, and of a message that died without one."""
+"""What the simulation reports about runs, and about a message that died without one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_owners_that_broke_off_may_have_used_up_its_attempts() -> None:
 
 
 class Nothing:
-    """A store in which the group stands nowhere: nothing waits for its turn."""
+    """A store without the group, in which nothing waits for its turn."""
 
     def cursor(self, *_: object) -> None:
         """Return that there is none."""

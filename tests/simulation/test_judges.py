@@ -1,4 +1,4 @@
-"""Each judge of a simulation finds what it is for: with a small fault built into the product it speaks up, and without it is silent."""
+"""Each judge of a simulation finds its violation: it reports a small fault built into the product, and is silent without it."""
 
 from __future__ import annotations
 
@@ -352,7 +352,7 @@ def seldom_told_of_expiry(original: Function) -> Function:
 
 
 def seek_that(*keeps: str) -> Callable[[Function], Function]:
-    """Let a seek leave something as it was: the group's position, what is pending, what is parked."""
+    """Make a seek leave one thing unchanged: the group's position, the pending entries, or the parked messages."""
 
     def without(original: Function) -> Function:
         def seek(store: MemoryStore, step: Seek) -> None:
@@ -487,7 +487,7 @@ def test_a_notification_that_is_not_heard_costs_a_ttl_and_no_more(backend: Backe
 
 
 async def unreadable_and_broken(sim: Simulation) -> None:
-    """What cannot be read is a dead letter, however often its settlement has to be sent."""
+    """An unreadable message becomes a dead letter, however many times its settlement has to be sent."""
     producer = await topic(sim, 2)
     await producer.batch_enqueue([{"n": 1}] * 4)
     sim.store.append(TOPIC, [(0, [b"foreign", b"1"]), (1, [b"i", b"m-1", b"d", b"{"])], None)

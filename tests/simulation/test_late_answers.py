@@ -1,4 +1,4 @@
-"""An answer that comes late tells of what has changed meanwhile."""
+"""A late answer describes a state that has changed meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing an Admin asked for is carried out behind what it asked for later (E1), though connections break and requests come late."""
+"""An Admin's changes are never carried out after its later changes (E1), even if connections break and requests arrive late."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.simulation.variants.variant import BACKENDS, Backend
 
 
 async def pausing_and_resuming(sim: Simulation) -> None:
-    """Each pause may break, and some do; each resume is insisted on, and from then on nobody finds the group paused."""
+    """Some pauses break. Each resume is repeated until it succeeds, and from then on no member finds the group paused."""
     await topic(sim, 1)
     sim.member("a", TOPIC, takes(0.0))
     await until(lambda: owned(sim, "a") == {0})

@@ -1,4 +1,4 @@
-"""A retry that is noted late, behind the drain that gave its attempt back, costs the message no attempt (T5)."""
+"""A retry whose attempt is recorded late, after the drain that gave it back, costs the message no attempt (T5)."""
 
 from __future__ import annotations
 

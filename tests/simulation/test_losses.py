@@ -38,7 +38,7 @@ class World:
 
 
 def held(*, lease: dict[int, str], token: dict[int, int], frozen_until: int = 0, leases: bool = True, document: bool = True) -> Holdings:
-    """Return what a server holds of a group: its document, and what stands beside the partitions."""
+    """Return a group's data on a server: its document, and the keys beside the partitions."""
     state = GroupState("v", encode_document(Document(lease=lease, token=token)), "run", 0, frozen_until, 0)
     holdings = Holdings(coordination={GROUP: Coordination(state=state)} if document else {})
     if leases:

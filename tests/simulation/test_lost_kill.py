@@ -1,4 +1,4 @@
-"""A reader's kill of its own broken read (T3) is lost itself: it is sent again before anything else is read."""
+"""A reader's kill of its own broken read (T3) is itself lost: it is sent again before anything else is read."""
 
 from __future__ import annotations
 

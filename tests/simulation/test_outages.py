@@ -1,4 +1,4 @@
-"""A server forgets its last writes, or loses the data of one slot: what is gone is told, the rest is done, and the checks still bite."""
+"""A server loses its last writes, or the data of one slot: the loss is reported, the rest is handled, and the checks still work."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ async def lasting(sim: Simulation) -> None:
 
 @both
 def test_two_owners_are_a_violation_when_a_lease_s_time_is_over(backend: Backend) -> None:
-    """M5: without its deadline an owner whose acquisition was forgotten, and who does not hear of it, works on beside the next."""
+    """M5: without its deadline, an owner whose acquisition was forgotten, and which does not notice, works on beside the next owner."""
     report = simulate(lasting, seed=1, backend=backend)
     assert report.ok, report.violations
     with taken_out(*M5_DEADLINE.changes) as uses:

@@ -1,4 +1,4 @@
-"""A process that stands still again, in the middle of what it does about having stood still."""
+"""A process is suspended again while it handles the end of its last suspension."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.simulation.scenarios import brief
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_a_partition_whose_loss_is_held_up_is_taken_again(backend: Literal["trio", "asyncio"]) -> None:
-    """Its owner's end is told however long that takes: what is not told is never taken again."""
+    """Its owner's end is reported however long that takes: a partition whose owner's end is not reported is never taken again."""
 
     async def scenario(sim: Simulation) -> None:
         held_up = 0

@@ -1,4 +1,4 @@
-"""`python -m tests.simulation --shrink`: failed seeds are told with the few faults that matter, and files that bring them again."""
+"""`python -m tests.simulation --shrink`: failed seeds are reported with the few faults that matter, and with files that replay them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Silences and outages of the simulated network: who is answered when, what was carried out, and what a group makes of it."""
+"""Silences and outages of the simulated network: which requests are answered when, which were executed, and how a group reacts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def append(broker: Broker, msg_id: bytes = b"m") -> Callable[[], Awaitable[Any]]
 
 
 def appended(sim: Simulation) -> int:
-    """Return how many messages stand in the first partition."""
+    """Return how many messages are in the first partition."""
     return len(sim.store.streams[TOPIC, 0])
 
 
@@ -191,7 +191,7 @@ def test_settings_of_silences_that_cannot_work() -> None:
 
 
 async def asks_a_silent_server(sim: Simulation) -> None:
-    """A producer and an admin ask while nothing is heard for long: each is told in its time that nothing is known."""
+    """A producer and an admin call during a long silence: each learns in its time that the result is unknown."""
     producer = sim.producer(TOPIC, init_partitions=1, send_timeout=2.0)
     await producer.enqueue({})
     async with sim.admin(timeout=3.0) as admin:
@@ -227,7 +227,7 @@ def test_a_call_that_does_not_is_a_violation(backend: Backend) -> None:
 
 @both
 def test_a_first_call_without_an_answer_ends_when_its_time_is_up(backend: Backend) -> None:
-    """Nothing of the kind befalls a client that opens, but a silence of the whole server may begin before."""
+    """A client that connects has no such fault of its own, but a silence of the whole server may begin before."""
 
     async def scenario(sim: Simulation) -> None:
         producer = sim.producer(TOPIC, send_timeout=5.0)

@@ -1,4 +1,4 @@
-"""Simulated groups: nothing lost, doubled, out of order or run by two at once, whatever befalls them.
+"""Simulated groups: whatever fault occurs, nothing is lost, doubled, out of order or run by two members at once.
 
 One whole run takes 200 seeds, shared out over the scenarios; `REDISAQ_SEEDS` raises that. `python -m tests.simulation` takes thousands.
 """

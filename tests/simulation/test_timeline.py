@@ -1,4 +1,4 @@
-"""What people look at when a seed fails: the timeline as text and as a picture, made from a report alone."""
+"""The timeline for people who examine a failed seed, as text and as a picture, made from a report alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a message is told once, also where the answer to its settlement was lost and the settlement is sent again."""
+"""A message's result is reported once, even if the answer to its settlement was lost and the settlement is sent again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Takes a rule out of the product, in one place, for as long as a block lasts.
+"""Removes a rule from the product, in one place, for the length of a block.
 
-In: changes, each naming the one function that obeys the rule, and what stands in its stead. Out: how often each was called. Always: a place
-that is not there any more is an error, not a variant that breaks nothing; when the block ends, everything is as it was.
+Input: changes, each with the one function that implements the rule, and its replacement. Output: how many times each was called.
+Invariants: a place that no longer exists is an error, not a variant that breaks nothing. When the block ends, everything is as before.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Change:
-    """One function that obeys the rule, and how it does without.
+    """One function that implements the rule, and its replacement.
 
     Attributes:
-        owner: the class or module in whose own namespace it stands; or a class of steps, of which it does each at the memory store.
-        name: of the function; "" if the owner is a class of steps.
-        without: given the function, returns what to call in its stead.
+        owner: the class or module that defines it; or a class of steps, whose function at the memory store is replaced.
+        name: the function's name; "" if the owner is a class of steps.
+        without: given the function, returns its replacement.
     """
 
     owner: type | ModuleType
@@ -35,13 +35,13 @@ class Change:
 
     @property
     def found(self) -> object:
-        """Return what stands there now."""
+        """Return the function that is there now."""
         if isinstance(self.owner, type) and issubclass(self.owner, Step):
             return FUNCTIONS.get(self.owner)
         return vars(self.owner).get(self.name)
 
     def put(self, function: Function) -> None:
-        """Let this stand there."""
+        """Put this function there."""
         if isinstance(self.owner, type) and issubclass(self.owner, Step):
             FUNCTIONS[self.owner] = function
         else:
@@ -62,7 +62,7 @@ class Uses:
 
     @property
     def unused(self) -> list[str]:
-        """Return the places that nobody called: what happened has nothing to do with them."""
+        """Return the places that were never called, so that they cannot have caused anything."""
         return [place for place, count in self.counts.items() if not count]
 
 

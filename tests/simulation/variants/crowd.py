@@ -80,7 +80,7 @@ def owned(sim: Simulation, name: str) -> set[int]:
 
 
 def incarnation(sim: Simulation, name: str) -> str:
-    """Return what a running member is called in its group."""
+    """Return a running member's name in its group."""
     consumer = sim._members[name].consumer
     assert consumer is not None
     return consumer.statistics().member

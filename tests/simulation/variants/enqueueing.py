@@ -27,7 +27,7 @@ def _kills_nothing(_original: Function) -> Function:
 
 
 async def requests_come_late(sim: Simulation) -> None:
-    """A producer sends on; what it gave up may arrive later."""
+    """A producer continues to send; what it gave up may arrive later."""
     producer = sim.producer(TOPIC, init_partitions=2)
     sim.member("a", TOPIC, takes(0.01))
     for number in range(40):
@@ -57,7 +57,7 @@ def _guesses(original: Function) -> Function:
 
 
 async def evidence_is_trimmed(sim: Simulation) -> None:
-    """The answer to an append is lost, and what it appended is trimmed before the producer looks."""
+    """The answer to an append is lost, and the entry is trimmed before the producer looks for it."""
     wire = Wire(sim)
     producer = sim.producer(TOPIC, init_partitions=1, maxlen=2, approximate=False)
     other = sim.producer(TOPIC, init_partitions=1, maxlen=2, approximate=False)

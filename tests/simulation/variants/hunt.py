@@ -1,6 +1,6 @@
-"""Runs variants, and the whole product beside them.
+"""Runs variants, and the unchanged product for comparison.
 
-In: a variant, a seed, a backend. Out: what was violated, and whether each changed place was really called.
+Input: a variant, a seed, a backend. Output: the violations, and whether each changed place was really called.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.simulation.variants.variant import Backend, Variant
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one seed showed.
+    """The result of one seed.
 
     Attributes:
         violations: all of them.

@@ -1,6 +1,7 @@
-"""Variants of the rules about members (M), each with the scenario that shows what goes wrong without.
+"""Variants of the rules about members (M), each with the scenario that shows the harm.
 
-Most are directed: what has to coincide is too rare for chance. In all of them two members come to work on one partition, or nobody does.
+Most are directed, because the necessary coincidences are too rare for chance. In all of them, two members come to work on one partition, or
+none does.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _counted_versions(original: Function) -> Function:
 
 
 async def document_made_again(sim: Simulation) -> None:
-    """The document is lost while a join of somebody who read the old one is under way; one who is in the old one is gone meanwhile."""
+    """The document is lost while a join based on the old one is under way, and a member of the old one crashes meanwhile."""
     wire = Wire(sim)
     producer = await topic(sim, 4)
     options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
@@ -112,7 +113,7 @@ M3 = Variant(
 
 
 async def wakes_past_its_lease(sim: Simulation) -> None:
-    """A member stands still for longer than its lease, in the middle of a handler."""
+    """A member is suspended for longer than its lease, in the middle of a handler."""
     producer = await topic(sim, 2)
     wire = Wire(sim)
     for name in "ab":
@@ -282,7 +283,7 @@ def _foreign_holders_do_not_count(_original: Function) -> Function:
 
 
 async def newcomer_makes_the_document(sim: Simulation) -> None:
-    """The group's coordination is lost, and one who has never known the group is the first to come."""
+    """The group's coordination is lost, and the first member to come has never known the group."""
     producer = await topic(sim, 4)
     sim.member("a", TOPIC, takes(0.3), heartbeat_interval=3.0, heartbeat_ttl=9.0)
     await until(lambda: len(owned(sim, "a")) == 4)  # all of them
@@ -314,7 +315,7 @@ def _without_the_last(original: Function) -> Function:
 
 
 async def away_for_longer_than_a_lease(sim: Simulation) -> None:
-    """The server is away until the only member's time has run out; what it had is its own as soon as the server is back."""
+    """The server is unreachable until the only member's time has run out; its partitions are its own again once the server is back."""
     producer = await topic(sim, 2)
     sim.member("a", TOPIC, takes(0.2), heartbeat_interval=0.5, heartbeat_ttl=6.0)
     await until(lambda: owned(sim, "a") == {0, 1})

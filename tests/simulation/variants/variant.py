@@ -1,7 +1,7 @@
-"""What a broken variant is.
+"""The definition of a broken variant.
 
-Always: a variant counts as caught only by a sentence of its own kind, one that names the harm; whatever else its broken code does (an error
-that ends a consumer, say) proves nothing.
+A variant counts as caught only by a sentence of its own kind, one that names the harm. Whatever else its broken code does (for example an
+error that ends a consumer) proves nothing.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def nothing_more(_report: Report) -> list[str]:
 
 @dataclass(frozen=True)
 class Variant:
-    """A rule taken out, and how that shows.
+    """A removed rule, and how its absence shows.
 
     Attributes:
-        name: the rule's number, and a word if there are several of one rule.
+        name: the rule's number, and a word if one rule has several variants.
         without: what is left out, in a sentence.
-        changes: the places.
-        scenario: in which it shows.
+        changes: the changed places.
+        scenario: the scenario that shows the harm.
         harm: a pattern that one violation must match.
-        plan: the faults; None: none but those that the scenario scripts.
-        directed: the scenario brings the harm about by itself; chance has only the interleaving.
-        check: finds violations in a report that it does not name itself.
+        plan: the faults; None: only those that the scenario scripts.
+        directed: the scenario causes the harm by itself; chance decides only the interleaving.
+        check: finds violations in a report that the report does not name itself.
     """
 
     name: str

@@ -1,7 +1,6 @@
-"""Scripts faults of the simulated network where chance would take too long: this request of this process is lost, or comes later.
+"""Scripts faults of the simulated network where chance would take too long: a certain request of a process is lost, or arrives later.
 
-In: what shall befall whose operations. Out: the same errors that the network's own faults give. Always: what is not named passes as it
-would.
+The operations that a script names raise the same errors as under the network's own faults; all others are unchanged.
 """
 
 from __future__ import annotations
@@ -51,15 +50,15 @@ class Wire:
         setattr(network, "answer_of", self._answer)  # noqa: B010
 
     def lose(self, who: str, operation: str = "", times: float = 1) -> None:
-        """Let the next so many never arrive; their caller cannot tell."""
+        """Let the next `times` requests never arrive; their caller cannot notice."""
         self._orders.append(_Order(who, operation, "lose", times))
 
     def lose_reply(self, who: str, operation: str, times: float = 1) -> None:
-        """Let the next so many be done, and their caller not know."""
+        """Let the next `times` requests be executed, and their answers be lost."""
         self._orders.append(_Order(who, operation, "lose reply", times))
 
     def hold(self, who: str, operation: str, seconds: float, times: float = 1, skip: int = 0) -> None:
-        """Let the next so many (after some that pass) break for their caller at once, and be done later."""
+        """Let the next `times` requests (after `skip` others) break for their caller at once, and be executed later."""
         self._orders.append(_Order(who, operation, "hold", times, seconds, skip))
 
     def hold_until(self, who: str, operation: str, when: Callable[[], bool], seconds: float) -> None:
