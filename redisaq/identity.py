@@ -1,7 +1,7 @@
 """What this process calls itself: its connections for the server (CLIENT SETNAME), and its members of groups for Admin.
 
-In: the label that the user gave, or none. Out: a label, the name of a connection, a member's Profile. A fork changes the process, so
-nothing here is remembered.
+Input: the label that the user gave, or none. Output: a label, the name of a connection, a member's Profile. A fork changes the process, so
+nothing here is cached.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def label_of(client: str | None, environment: Environment) -> str:
 
 
 def connection_name(client: str | None, environment: Environment) -> str:
-    """Return the name of a connection: the label, in which what the server does not take is replaced."""
+    """Return the name of a connection: the label, with characters replaced that the server does not accept."""
     return CONNECTION + "".join(letter if ord(letter) in _PRINTABLE else "_" for letter in label_of(client, environment))
 
 
@@ -33,7 +33,7 @@ def profile_of(client: str | None, environment: Environment, ttl: float) -> Prof
 
     Args:
         client: the user's label.
-        environment: tells the machine and the process.
+        environment: gives the machine and the process.
         ttl: seconds that its heartbeat lasts.
     """
     return Profile(label_of(client, environment), environment.host(), environment.pid(), VERSION, ttl)

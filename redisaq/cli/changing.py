@@ -56,7 +56,7 @@ def produce(
                 try:
                     await admin.topic(topic)
                 except TopicMissingError as error:
-                    raise Refused(f"{error}: say --partitions N to make it") from error
+                    raise Refused(f"{error}: use --partitions N to create it") from error
         options = {"serializer": _same, "init_partitions": partitions or 1}
         async with place.producer(topic, **options) as producer:
             if payload != "-":
@@ -92,7 +92,7 @@ def _checked(text: str, what: str) -> bytes:
     try:
         msgspec.json.decode(data)
     except msgspec.DecodeError as error:
-        raise Refused(f"{what} is no JSON ({error}); a text needs quotes of its own: '\"text\"'", USAGE) from error
+        raise Refused(f"{what} is not JSON ({error}); a text needs quotes of its own: '\"text\"'", USAGE) from error
     return data
 
 
@@ -166,7 +166,7 @@ def _set_paused(topic: str, group: str, place: Place, *, paused: bool) -> int:
             await (admin.pause if paused else admin.resume)(topic, group)
 
     run(change)
-    place.done(f"{plain(group)} of {plain(topic)} {'is paused' if paused else 'goes on'}", topic=topic, group=group, paused=paused)
+    place.done(f"{plain(group)} of {plain(topic)} {'is paused' if paused else 'is resumed'}", topic=topic, group=group, paused=paused)
     return 0
 
 
@@ -220,7 +220,7 @@ def _position(words: tuple[str, ...]) -> Position:
             return moment
     shown = plain(" ".join(words))
     raise Refused(
-        f"{shown} is no position: say earliest, latest, a time with a zone (2026-01-31T12:00:00+01:00), or PARTITION=ENTRY", USAGE
+        f"{shown} is not a position: use earliest, latest, a time with a zone (2026-01-31T12:00:00+01:00), or PARTITION=ENTRY", USAGE
     )
 
 

@@ -126,12 +126,12 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask for confirmation.
 
     Raises:
-        Refused: the answer is no, or standard input is not a terminal, so that nobody can be asked.
+        Refused: the answer is no, or standard input is not a terminal, so the command cannot ask.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Refused(f"{question} Say --yes, since nobody can be asked here.", USAGE)
+        raise Refused(f"{question} Use --yes: without a terminal, you cannot confirm this.", USAGE)
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Refused("Nothing was changed.")

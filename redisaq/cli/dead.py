@@ -108,7 +108,7 @@ def list_(topic: str, group: str, /, *, limit: int = 100, place: Place = HERE) -
         )
         for one in found
     ]
-    more = [f"… and {total - len(found)} more: say --limit 0 for all"] if len(found) < total and limit else []
+    more = [f"… and {total - len(found)} more: use --limit 0 for all"] if len(found) < total and limit else []
     place.show(None, lambda: [table(*heads, rows=rows, right=("partition", "attempts")), *more] if rows else ["no dead letters"])
     return 0
 

@@ -1,7 +1,7 @@
 """What a member of a group says about itself: where it runs, and what runs there.
 
-In: a profile, or the bytes that stand beside the group's document. Out: the other one. Nobody acts on a profile. Members of older versions
-have none, and one that cannot be read counts as none.
+It is kept as bytes beside the group's document. No member acts on a profile. Members of older versions have none, and an unreadable one
+counts as none.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         client: its label.
         host: the name of its machine.
-        pid: of its process there.
-        version: of redisaq.
+        pid: its process there.
+        version: its version of redisaq.
         ttl: seconds that a heartbeat lasts.
     """
 

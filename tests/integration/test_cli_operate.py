@@ -114,7 +114,7 @@ def test_letters_are_redriven_and_purged(say: Say, redis: Server, namespace: str
     first, second, _ = ids_of(say)
     status, out, err = say("dead", "redrive", "orders", "billing")
     assert (status, out) == (2, "")
-    assert "Try 3 dead letter(s) of billing of orders again? Say --yes" in err
+    assert "Try 3 dead letter(s) of billing of orders again? Use --yes" in err
     assert json.loads(say("dead", "redrive", "orders", "billing", "--dry-run", "--json")[1]) == {"redriven": 3, "dry_run": True}
     assert say("dead", "redrive", "orders", "billing", "nothing", "--yes")[0] == 1
     assert ids_of(say)[:2] == [first, second]
@@ -144,7 +144,7 @@ def test_letters_are_exported_and_nothing_is_overwritten(say: Say, tmp_path: Pat
 def test_producing(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out, err = say("produce", "orders", '{"n": 1}')
     assert (status, out) == (1, "")
-    assert "no topic orders: say --partitions N" in err
+    assert "no topic orders: use --partitions N" in err
     status, out, _ = say("produce", "orders", '{"n": 1}', "--key", "k", "--header", "a=1", "--header", "b=2=3", "--partitions", "2")
     assert status == 0
     msg_id = out.strip()
@@ -160,7 +160,7 @@ def test_producing(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\nno\n4\n"))
     status, out, err = say("produce", "orders", "-")
     assert (status, len(out.splitlines())) == (2, 2)  # what stood before has been sent, and is told
-    assert "line 3 is no JSON" in err
+    assert "line 3 is not JSON" in err
     assert sum(one["length"] for one in json.loads(say("topic", "orders", "--json")[1])["partitions"]) == 6
 
 
@@ -185,7 +185,7 @@ def test_growing(say: Say) -> None:
 def test_pausing_and_seeking(say: Say, redis: Server, namespace: str) -> None:
     assert say("pause", "orders", "billing") == (0, "billing of orders is paused\n", "")
     assert "paused" in say("group", "orders", "billing")[1]
-    assert say("resume", "orders", "billing") == (0, "billing of orders goes on\n", "")
+    assert say("resume", "orders", "billing") == (0, "billing of orders is resumed\n", "")
     assert say("seek", "orders", "billing", "earliest", "--dry-run") == (
         0,
         "would move billing of orders to earliest; 0 are unread now\n",
