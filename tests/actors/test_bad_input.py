@@ -1,4 +1,4 @@
-"""What cannot work is refused with a clear error before anything is sent, and before a connection is opened at all.
+"""Impossible values are refused with a clear error before anything is sent, and before a connection is opened at all.
 
 The producers and consumers here have a server's address at which nobody listens: whatever reached for it would say ConnectionFailed.
 """
@@ -25,7 +25,7 @@ BAD: Any = {"a": 1}
 NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001 -- that is the point
 
 SECONDS: list[Any] = [-1, -1e-9, math.nan, math.inf, -math.inf, True, "1", 1.5e9, 1e300, 10**400]
-"""What is no number of seconds anywhere."""
+"""Values that are never a number of seconds."""
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     *(({"delay": value}, SettingsError, "delay") for value in SECONDS),

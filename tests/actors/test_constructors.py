@@ -1,4 +1,4 @@
-"""What constructors show of themselves, and what they do beside taking settings: log, and make the topic as large as was asked for."""
+"""What constructors show to tools, and what they do besides storing settings: log, and make the topic as large as requested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A consumer that ends by a failure leaves its group all the same: nobody waits for its leases to run out."""
+"""A consumer that ends by a failure still leaves its group, so that no member waits for its leases to run out."""
 
 from __future__ import annotations
 

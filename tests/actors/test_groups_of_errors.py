@@ -1,4 +1,4 @@
-"""What comes out of a task group in a handler: an error that stands alone in a group is heeded as if it had been raised by itself."""
+"""Errors from a task group in a handler: the only error in a group is treated as if the handler had raised it directly."""
 
 from __future__ import annotations
 

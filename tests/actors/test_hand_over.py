@@ -1,4 +1,4 @@
-"""Handing messages to workers that have stopped: the end of the lease is no failure, anything else is."""
+"""Handing messages to workers that have stopped: the end of the lease is not a failure, anything else is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cancelling whoever holds the block: every on_stop has run, no task is left, and the cancellation passes on."""
+"""Cancelling the task that holds the block: every on_stop has run, no task is left, and the cancellation propagates."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def cancel_while_it_starts(steps: int) -> None:
 
 @pytest.mark.parametrize("steps", range(0, 20, 2))
 async def test_cancelled_while_it_starts(steps: int) -> None:
-    """Whoever got through on_start gets its on_stop, nobody else does; and it is the cancellation that ends the block, nothing else."""
+    """Exactly the actors whose on_start succeeded get their on_stop, and the block ends only with the cancellation."""
     await cancel_while_it_starts(steps)
 
 
@@ -209,7 +209,7 @@ async def test_a_nested_supervisor_ends_with_its_actor() -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_cancelled_while_it_starts_in_any_order(backend: Literal["trio", "asyncio"]) -> None:
-    """The supervisor may learn of the cancellation before whoever is about to start the next actor does."""
+    """The supervisor may be cancelled before the task that is about to start the next actor."""
     for seed in range(10):
         for steps in range(20):
             virtual_run(cancel_while_it_starts, steps, seed=seed, backend=backend)

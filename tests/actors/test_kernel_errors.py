@@ -245,7 +245,7 @@ async def test_nested_supervisors_pass_errors_up() -> None:
 
 
 async def test_awaiting_what_was_cancelled_does_not_end_it_unseen(anyio_backend: tuple[str, dict[str, Any]]) -> None:
-    """On asyncio that raises CancelledError in a task that nobody cancelled; a task group would end as if all were well."""
+    """On asyncio that raises CancelledError in a task that was not cancelled; a task group would end as if there were no error."""
     if anyio_backend[0] != "asyncio":
         pytest.skip("trio has no such thing")
     log: list[Any] = []

@@ -1,4 +1,4 @@
-"""Actors that tell, ask, fail, start, stop and are cancelled at random, in virtual time, from seeds: what must hold, holds.
+"""Actors that tell, ask, fail, start, stop and are cancelled at random, in virtual time, from seeds: the invariants are always true.
 
 Each start that completed has its stop; no asker waits for ever (that would be a VirtualDeadlock); each message told was handled, lost to a
 failure, or left over; one message is handled at a time; no task is left; and only what was meant to leave the supervisor leaves it.

@@ -1,4 +1,4 @@
-"""Starting in order, stopping in reverse; what is in the mailboxes is finished, but not for ever."""
+"""Starting in order, stopping in reverse; messages in the mailboxes are finished, within a time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is started anew with whom, and in which order."""
+"""Which actors restart together, and in which order."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ GROUP = GroupName("jobs", "default_group")
 
 
 async def loses_its_group(url: str, attempts: int) -> tuple[list[int], int]:
-    """Handle nine messages, of which the first fails while the group is lost; as long as nothing is read, nobody notices that."""
+    """Handle nine messages, of which the first fails while the group is lost; while nothing is read, no one notices the loss."""
     numbers: list[int] = []
     await produce(url, 9)
     store = MemoryBroker(url.removeprefix("memory://"), "redisaq").store

@@ -1,4 +1,4 @@
-"""A consumer of many partitions takes them a few at a time: heartbeats do not wait behind them. In virtual time."""
+"""A consumer of many partitions takes them a few at a time, so that heartbeats do not queue after them. In virtual time."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ async def test_retries_that_a_new_owner_has_in_hand_come_as_new_ones(url: str, o
 async def test_an_attempt_that_is_being_noted_is_not_that_of_the_new_one(
     url: str, monkeypatch: pytest.MonkeyPatch, source: str, answered: str
 ) -> None:
-    """What the server says of an attempt in the life before means nothing to the message that is delivered anew."""
+    """The server's answer about an attempt in the previous life does not apply to the message that is delivered again as new."""
     await produce(url, 1)
     kinds: dict[str, type[Step[Any]]] = {"retry": StartRetry, "stream": SetDeliveries}
     asked, moved = anyio.Event(), anyio.Event()
@@ -189,7 +189,7 @@ async def test_an_attempt_that_is_being_noted_is_not_that_of_the_new_one(
 
 
 async def test_a_count_that_may_still_be_raised_is_set_back_for_the_new_one(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """T5: a raise of the life before is on its way when the message is delivered anew, and then the partition is given back."""
+    """T5: a raise from the previous life is on its way when the message is delivered again, and then the partition is given back."""
     await produce(url, 1)
     operate, raising = MemoryBroker._operate, anyio.Event()
 

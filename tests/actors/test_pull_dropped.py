@@ -335,7 +335,7 @@ async def test_when_the_loop_ends_no_attempt_is_used(url: str, way: str, source:
 
 
 async def test_what_a_cancelled_body_left_is_not_passed_over_when_the_group_is_lost(url: str) -> None:
-    """T6: nobody has asked for the next message yet; a later one is in hand."""
+    """T6: the loop has not asked for the next message yet, and a later one is in hand."""
     await produce(url, 2)
     store = MemoryBroker(url.removeprefix("memory://"), "redisaq").store
     group = GroupName("jobs", "default_group")

@@ -1,4 +1,4 @@
-"""T2: a greater token stands beside the data than the document has; the document's is raised, whatever breaks on the way."""
+"""T2: the token beside the data is greater than the document's; the document's is raised, whatever connection breaks meanwhile."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ async def test_a_lost_group_is_made_again_once_and_nothing_is_lost(url: str) -> 
 
 
 async def test_a_changed_server_takes_nobody_s_lease(url: str) -> None:
-    """M7: after a restart every lease is extended and goes on; nobody loses anything."""
+    """M7: after a restart every lease is extended, and no member loses anything."""
     await produce(url, 1, partitions=4)
     notebook = Notebook()
     a, b = quick(url, on_event=notebook.note), quick(url, on_event=notebook.note)

@@ -1,4 +1,4 @@
-"""What `redis_url` may be, and what stands where it is not given."""
+"""What `redis_url` may be, and what applies if it is not given."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_an_argument_wins_over_the_variable(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.anyio
 @pytest.mark.parametrize("url", ["", "localhost", f"https://{SECRET}@h"])
 async def test_a_variable_that_cannot_work_is_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty one is no default: it may be what is left of one that was forgotten."""
+    """An empty variable does not mean the default: it may be a leftover."""
     monkeypatch.setenv("REDISAQ_URL", url)
     for connect in (Producer("jobs").connect, Consumer[Any]("jobs").connect, Admin().connect):
         with pytest.raises(SettingsError, match="REDISAQ_URL") as caught:

@@ -1,4 +1,4 @@
-"""Answers that an owner gets seldom: another token stands, an answer is lost, what it asks for is no longer there (S1, S3, T2, T5)."""
+"""Rare answers to an owner: another token is current, an answer is lost, a message is no longer there (S1, S3, T2, T5)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def kinds_of(told: Notebook, *kinds: type[events.Event]) -> list[str]:
 @pytest.mark.parametrize("outcome", ["done", "retry", "dead"])
 @pytest.mark.parametrize("stands", ["none", "another"])
 def test_a_settlement_that_is_refused_is_sent_again_or_ends_the_ownership(backend: Backend, outcome: str, stands: str) -> None:
-    """S1, T2: without a token beside the data nobody else has come. A greater one is somebody's, and nothing is settled under it."""
+    """S1, T2: if there is no token beside the data, no other owner has come.
+
+    A greater token is another owner's, and nothing is settled under it.
+    """
 
     async def scenario(url: str) -> tuple[Counts, list[str]]:
         await produce(url, 2)
@@ -274,7 +277,7 @@ def test_a_retry_that_is_there_under_another_attempt_is_fetched_again_at_once(ba
 
 @on_both
 def test_retries_that_were_purged_leave_room_for_what_comes(backend: Backend) -> None:
-    """They fill all the room there is, behind a handler that is busy; then an admin drops them."""
+    """They fill all the room, after a message with a slow handler; then an admin drops them."""
 
     async def scenario(url: str) -> list[int]:
         await produce(url, 3)

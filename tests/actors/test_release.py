@@ -67,7 +67,7 @@ async def test_no_read_waits_in_the_server_for_longer_than_its_lease_lasts(monke
 
 
 async def test_counts_whose_raise_may_still_arrive_are_handed_back_behind_the_release_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T5: before it, the raise could undo that; behind it, it is refused."""
+    """T5: before the release, the raise could undo that; after it, the raise is refused."""
     url = fresh_url()
     await produce(url, 1)
     began = anyio.Event()
@@ -103,7 +103,7 @@ async def test_counts_whose_raise_may_still_arrive_are_handed_back_behind_the_re
 
 
 async def test_an_attempt_that_may_still_arrive_is_given_back_behind_the_release_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T5, of `retry`: before the release, the attempt could be noted after it was given back; behind it, that is refused."""
+    """T5, for `retry`: before the release, the attempt could be recorded after it was given back; after the release, that is refused."""
     url = fresh_url()
     await produce(url, 1)
     whole, steps = MemoryBroker._operate, list[str]()

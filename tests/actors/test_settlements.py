@@ -299,7 +299,7 @@ def test_a_parked_message_is_tried_again_when_it_is_due(backend: Backend) -> Non
 @on_both
 @pytest.mark.parametrize("ordering", ["partition", "key"])
 def test_a_failure_is_written_down_before_its_lane_waits(backend: Backend, ordering: Any) -> None:
-    """T5: whoever takes over after a crash goes on counting."""
+    """T5: the owner that takes over after a crash counts on."""
 
     async def scenario(url: str) -> list[int]:
         await produce(url, 1)
@@ -358,7 +358,7 @@ def test_as_many_dead_letters_are_kept_as_the_consumer_says(backend: Backend) ->
 @on_both
 @pytest.mark.parametrize("to", ["retry", "dead"])
 def test_a_failure_whose_token_the_server_lost_is_settled_under_it_again(backend: Backend, to: str) -> None:
-    """T2: nobody else has come, so that the owner installs its token again and goes on."""
+    """T2: no other owner has come, so the owner installs its token again and continues."""
 
     async def scenario(url: str) -> tuple[list[int], int, list[str]]:
         await produce(url, 1)

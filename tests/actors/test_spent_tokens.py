@@ -1,4 +1,4 @@
-"""A loss spends the token: whoever numbers things by it would repeat itself if the partition were taken again under the same one."""
+"""A loss uses up the token: clients that number things by tokens must not see the same one again when the partition is taken again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUP = GroupName("jobs", "default_group")
 
 
 async def loses_the_token_beside_the_data(url: str) -> tuple[Notebook, list[tuple[int, int]]]:
-    """Handle three messages; in the midst of each, what stands beside the data is lost while the lease in the document stands."""
+    """Handle three messages; during each, the keys beside the data are lost while the lease in the document stays."""
     notebook = Notebook()
     await produce(url, 3)
     store = MemoryBroker(url.removeprefix("memory://"), "redisaq").store
@@ -40,7 +40,7 @@ async def loses_the_token_beside_the_data(url: str) -> tuple[Notebook, list[tupl
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_a_partition_that_was_lost_is_taken_again_under_a_greater_token(backend: Literal["trio", "asyncio"]) -> None:
-    """M6, T2: also where its lease stands all the time."""
+    """M6, T2: even if its lease is never interrupted."""
     for seed in range(3):
         notebook, runs = virtual_run(loses_the_token_beside_the_data, "memory://spent", seed=seed, backend=backend)
         acquired = [event.token for event in notebook.of(events.PartitionAcquired)]

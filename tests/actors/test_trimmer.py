@@ -1,4 +1,4 @@
-"""What a consumer's trimmer looks at, when, and what it tells (E3). In virtual time."""
+"""What a consumer's trimmer checks, when, and what it reports (E3). In virtual time."""
 
 from __future__ import annotations
 

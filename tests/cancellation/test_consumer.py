@@ -75,7 +75,7 @@ async def produce(url: str, namespace: str) -> list[str]:
 
 
 async def rest_is_handled_once(url: str, namespace: str, ids: list[str], work: Work) -> None:
-    """What was finished is not seen again; what was not is, once."""
+    """Finished messages do not come again; the others do, once."""
     again: Counter[str] = Counter()
 
     async def handle(message: Message[Any]) -> None:

@@ -158,7 +158,7 @@ async def test_a_read_cancelled_at_every_await(valkey_server: Server, stream: st
 
 
 async def test_a_read_that_nothing_can_end_is_not_settled(valkey_server: Server, stream: str) -> None:
-    """T3: after a second without an answer the cancellation goes on, and nobody may take the connection for settled."""
+    """T3: after a second without an answer the cancellation propagates, and the connection must not count as settled."""
     with Proxy(valkey_server.port) as proxy, anyio.fail_after(HANG_SECONDS):
         async with opened(proxy.url) as link:
             reading = await link.open_reading()
@@ -233,7 +233,7 @@ async def test_closed_under_a_read(valkey_server: Server, stream: str, whose: st
 
 
 async def test_who_it_is_to_the_server(server: Server, namespace: str) -> None:
-    """T3: id and address are the server's, also behind a proxy, and kill just this connection."""
+    """T3: id and address are the server's view, even through a proxy, and kill exactly this connection."""
     with Proxy(server.port) as proxy:
         async with opened(proxy.url) as link, opened(server.unix_url) as other:
             reading, neighbour = await link.open_reading(), await link.open_reading()

@@ -31,7 +31,7 @@ class MemberProcess:
     stops: list[tuple[float, float]] = field(default_factory=list)
 
     def read(self) -> None:
-        """Take its lines in, from a thread; a last half line of a killed member is no line."""
+        """Read its lines, in a thread; an incomplete last line of a killed member is ignored."""
         assert self.process.stdout is not None
         decoder = msgspec.json.Decoder(Line)
         for raw in self.process.stdout:

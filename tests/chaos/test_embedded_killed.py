@@ -1,4 +1,4 @@
-"""An embedded server is killed with its keeper, again and again, under a producer and its consumer: they start it anew and lose nothing."""
+"""An embedded server is killed with its keeper, repeatedly, under a producer and its consumer: they start it again and lose nothing."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_a_killed_member_is_taken_over_within_ttl_and_half_a_second(crew: Crew) 
 
 
 def test_leaves_and_joins_take_moments(crew: Crew) -> None:
-    """Where no handler runs longer than 0.1 s, nobody waits for a heartbeat: not the successor of one who left, nor a joiner."""
+    """If no handler runs longer than 0.1 s, no member waits for a heartbeat: neither the successor of one that left, nor one that joins."""
     crew.base = msgspec.structs.replace(crew.base, interval=HEARTBEAT, ttl=4 * HEARTBEAT)
 
     async def main() -> tuple[float, float]:
