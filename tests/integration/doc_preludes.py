@@ -53,6 +53,18 @@ async def fastapi(names: dict[str, Any]) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
+async def dashboard(names: dict[str, Any]) -> AsyncIterator[None]:
+    """Nothing before; afterwards the block's `outer` shows the page to whom it should."""
+    yield
+    outer = names["outer"]
+    transport = httpx.ASGITransport(app=outer)
+    async with outer.router.lifespan_context(outer), httpx.AsyncClient(transport=transport, base_url="http://ops.example") as client:
+        assert (await client.get("/queues/")).status_code == 401
+        answer = await client.get("/queues/", headers={"x-user": "mara"})
+        assert (answer.status_code, "redisaq" in answer.text) == (200, True)
+
+
+@contextlib.asynccontextmanager
 async def failed_orders(names: dict[str, Any]) -> AsyncIterator[None]:
     """A topic "orders" with four messages, the second of which is a dead letter of the group "billing"; an `admin`."""
 
@@ -69,4 +81,4 @@ async def failed_orders(names: dict[str, Any]) -> AsyncIterator[None]:
         yield
 
 
-PRELUDES = {prelude.__name__: prelude for prelude in (notifications, orders, failed_orders, fastapi)}
+PRELUDES = {prelude.__name__: prelude for prelude in (notifications, orders, failed_orders, fastapi, dashboard)}

@@ -1,0 +1,90 @@
+"""Who may see the page and change things, and what ties a browser down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+
+from redisaq import dashboard
+from redisaq.dashboard.guard import HEADERS
+from redisaq.errors import SettingsError
+from tests.dashboard.scenes import served
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])]
+
+OURS = {"sec-fetch-site": "same-origin", "x-redisaq": "1", "content-type": "application/json"}
+TOKEN = "a token that nobody guesses"  # noqa: S105 -- of this test
+
+
+@pytest.mark.parametrize("path", ["/", "/t/none", "/api/", "/static/page.js", "/nothing"])
+async def test_every_answer_carries_the_headers(path: str) -> None:
+    async with served() as client:
+        answer = await client.get(path)
+    assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+    assert "unsafe-inline" not in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/", "/t/orders/g/billing?p=1", "/t/orders"])
+async def test_pages_obey_the_policy(path: str) -> None:
+    async with served() as client:
+        html = (await client.get(path)).text
+    assert "<script>" not in html
+    assert " style=" not in html
+    assert " onclick" not in html
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8787", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8787", 200),
+        ("ops.example", 200),
+        ("OPS.example:80", 200),
+        ("evil.example", 421),
+        ("", 421),
+    ],
+)
+async def test_it_is_served_under_its_own_names_only(host: str, status: int) -> None:
+    async with served(hosts=["ops.example"]) as client:
+        assert (await client.get("/", headers={"host": host})).status_code == status
+        assert (await client.get("/static/page.js", headers={"host": host})).status_code == status
+
+
+async def test_without_the_token_nothing_is_shown() -> None:
+    async with served(token=TOKEN) as client:
+        for path in ("/", "/t/orders/g/billing", "/events/"):
+            answer = await client.get(path)
+            assert answer.status_code == 401
+            assert "orders" not in answer.text
+        assert (await client.get("/api/")).json() == {"error": "a token is needed"}
+        assert (await client.post("/token", json={"token": TOKEN})).status_code == 403  # not from a page of ours
+        assert (await client.post("/token", json={"token": "another one"}, headers=OURS)).status_code == 403
+        assert (await client.post("/token", json=["x"], headers=OURS)).status_code == 403
+        given = await client.post("/token", json={"token": TOKEN}, headers=OURS)
+        cookie = given.headers["set-cookie"]
+        assert given.status_code == 200
+        assert {"HttpOnly", "Path=/", "SameSite=strict"} <= set(cookie.split("; "))
+        assert TOKEN not in cookie
+        assert (await client.get("/")).status_code == 200
+        client.cookies.clear()
+        assert (await client.get("/api/", headers={"authorization": f"Bearer {TOKEN}"})).status_code == 200
+        assert (await client.get("/api/", headers={"authorization": "Bearer x"})).status_code == 401
+
+
+async def test_the_outer_application_may_decide() -> None:
+    async def authorize(request: Request) -> Any:
+        return request.headers.get("x-user") and "read"
+
+    async with served(authorize=authorize, allow_changes=True) as client:
+        assert (await client.get("/")).status_code == 401
+        answer = await client.get("/", headers={"x-user": "mara"})
+        assert (answer.status_code, "Read-only" in answer.text) == (200, True)
+
+
+async def test_settings_that_do_not_fit() -> None:
+    for wrong in ({"token": "short"}, {"token": TOKEN, "authorize": lambda _: "read"}, {"hosts": "ops.example"}):
+        with pytest.raises(SettingsError):
+            dashboard.app("memory://x", **wrong)
