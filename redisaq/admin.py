@@ -21,6 +21,7 @@ from redisaq.admin_views import (
     GroupInfo,
     MemberInfo,
     PartitionInfo,
+    ServerInfo,
     StreamInfo,
     TopicInfo,
     message_id,
@@ -37,6 +38,7 @@ from redisaq.brokers.steps.administration import (
     DropTopic,
     GroupView,
     PartitionView,
+    ReadServer,
     Seek,
     SetPaused,
     ViewGroup,
@@ -54,7 +56,18 @@ from redisaq.environment import current_environment, silence_within, time_is_up_
 from redisaq.errors import ConnectionFailed, GroupBusyError, SettingsError, TopicMissingError
 from redisaq.settings import check_client, check_count, check_name, check_plain, check_seconds
 
-__all__ = ["Admin", "DeadLetter", "DeadLetters", "DeadMessage", "GroupInfo", "MemberInfo", "PartitionInfo", "StreamInfo", "TopicInfo"]
+__all__ = [
+    "Admin",
+    "DeadLetter",
+    "DeadLetters",
+    "DeadMessage",
+    "GroupInfo",
+    "MemberInfo",
+    "PartitionInfo",
+    "ServerInfo",
+    "StreamInfo",
+    "TopicInfo",
+]
 
 DeadLetter = DeadMessage
 """The name of `DeadMessage` before 0.2. Use the new name: `redisaq.DeadLetter` is another class, which handlers raise."""
@@ -158,6 +171,22 @@ class Admin:
     # -- looking -------------------------------------------------------------------------------------------------------------------
 
     @in_one_loop
+    async def server(self) -> ServerInfo:
+        """Return what the server says about itself."""
+        with time_limit(self._timeout):
+            facts = await self._ask(lambda: self._broker.do(ReadServer()))
+        return ServerInfo(
+            url=facts.url,
+            namespace=self._access.namespace,
+            name=facts.name,
+            now=moment(facts.now / 1000),
+            memory=facts.memory,
+            max_memory=facts.max_memory,
+            evicts=facts.evicts,
+            keys=facts.keys,
+        )
+
+    @in_one_loop
     async def topics(self) -> list[str]:
         """Return the names of all topics of the namespace, sorted."""
         with time_limit(self._timeout):
@@ -169,16 +198,15 @@ class Admin:
 
         Args:
             topic: the topic.
-            partitions: the numbers of the partitions to look at; None: all of them.
+            partitions: the numbers of the partitions to look at; None: all of them. One that does not exist is empty.
 
         Raises:
-            SettingsError: there is no such partition.
             TopicMissingError: the topic does not exist.
         """
         topic = check_name("topic", topic)
         with time_limit(self._timeout):
             state = await self._state(topic)
-            numbers = _numbers(partitions, state.partitions)
+            numbers = range(state.partitions) if partitions is None else _numbers(partitions)
             views = await self._ask(lambda: self._broker.do_each([ViewStream(topic, number) for number in numbers]))
         return TopicInfo(
             topic,
@@ -196,10 +224,9 @@ class Admin:
         Args:
             topic: the topic.
             group: the group.
-            partitions: the numbers of the partitions to look at; None: all of them.
+            partitions: the numbers of the partitions to look at; None: all of them. One that does not exist is empty.
 
         Raises:
-            SettingsError: there is no such partition.
             TopicMissingError: the topic does not exist, or has no such group; or it has no member, and is in none of `partitions`.
         """
         asked = None if partitions is None else list(partitions)
@@ -241,7 +268,7 @@ class Admin:
         empty. A partition that does not exist is empty, and so are those of a group that does not exist.
         """
         name = _name(topic, group)
-        numbers = [check_count("a partition's number", number, least=0) for number in partitions]
+        numbers = _numbers(partitions)
         with time_limit(self._timeout):
             steps = [ViewPartition(name, number, deliveries=False) for number in numbers]
             views = await self._ask(lambda: self._broker.do_each(steps))
@@ -469,8 +496,7 @@ class Admin:
         self, topic: str, group: str, partitions: Iterable[int] | None = None
     ) -> tuple[GroupName, GroupView, list[PartitionView]]:
         name = _name(topic, group)
-        state = await self._state(topic)
-        numbers = _numbers(partitions, state.partitions)
+        numbers = range((await self._state(topic)).partitions) if partitions is None else _numbers(partitions)
         found = await self._ask(lambda: self._broker.do_each([ViewPartition(name, number) for number in numbers]))
         view = await self._ask(lambda: self._broker.do(ViewGroup(name)))
         known = view.paused or view.members or view.document is not None
@@ -549,14 +575,8 @@ def _name(topic: str, group: str) -> GroupName:
     return GroupName(check_name("topic", topic), check_name("group_name", group))
 
 
-def _numbers(partitions: Iterable[int] | None, count: int) -> Sequence[int]:
-    """Return the partitions that are meant, of so many."""
-    if partitions is None:
-        return range(count)
-    numbers = [check_count("a partition's number", number, least=0) for number in partitions]
-    if any(number >= count for number in numbers):
-        raise SettingsError(f"there is no partition {max(numbers)}: the topic has {count}")
-    return numbers
+def _numbers(partitions: Iterable[int]) -> Sequence[int]:
+    return [check_count("a partition's number", number, least=0) for number in partitions]
 
 
 def _member_info(view: GroupView, name: str, incarnation: str, owned: tuple[int, ...], *, waiting: bool) -> MemberInfo:

@@ -18,6 +18,30 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 """Of what no server has said when it was read."""
 
 
+class ServerInfo(msgspec.Struct, frozen=True):
+    """The server.
+
+    Attributes:
+        url: its URL without a password.
+        namespace: the namespace of the keys.
+        name: what it is, such as "Valkey 9.1".
+        now: its time.
+        memory: bytes that it uses; None for the memory broker.
+        max_memory: bytes that it may use; None: no limit.
+        evicts: whether it evicts keys when it is full, instead of refusing to write.
+        keys: keys in the database, also of others; None if it may not be asked.
+    """
+
+    url: str
+    namespace: str
+    name: str
+    now: datetime
+    memory: int | None
+    max_memory: int | None
+    evicts: bool
+    keys: int | None
+
+
 class StreamInfo(msgspec.Struct, frozen=True):
     """A partition of a topic, without its groups.
 

@@ -155,6 +155,11 @@ class Access:
         when_forked(self)
 
     @property
+    def namespace(self) -> str:
+        """The first part of every key."""
+        return self._namespace
+
+    @property
     def broker(self) -> Broker:
         """The broker, opened now if it is not open.
 

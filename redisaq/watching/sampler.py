@@ -1,21 +1,48 @@
 """The Sampler: one task that looks at the server while somebody watches, and hands out snapshots.
 
-It is not complete yet: `run` waits until it is cancelled, `latest` is an empty snapshot whose server is "connecting", and an iterator over
-snapshots waits.
+In come what people have on their screens, and Admin's reports; out go snapshots. What is on a screen is looked at every 2 s, the rest every
+20 s, and nothing at all if nobody watches. Looking takes at most half a percent of the server's time: partitions are read in pages of 100,
+with pauses, so that nobody waits behind them. Where there are more than fit into 2 s, those that were read longest ago come first, and
+every number says how old it may be.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Awaitable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
 
 from redisaq.admin import Admin
+from redisaq.environment import Environment, current_environment, time_limit
+from redisaq.errors import ConnectionFailed, ServerError, SettingsError, TopicMissingError
+from redisaq.watching.accumulator import Accumulator
 from redisaq.watching.snapshot import Screen, ServerView, Snapshot
 
 OVERVIEW = Screen("overview")
+
+OFTEN, SELDOM = 2.0, 20.0
+"""Seconds between two looks at what is on a screen, and at the rest."""
+
+LINGER = 30.0
+"""Seconds for which a sampler continues after the last one has stopped watching: people come back."""
+
+PAGE = 100
+"""Partitions of one look: the server spends 0.7 ms on it."""
+
+BUDGET = 770.0
+"""Partitions that may be looked at in one second: half a percent of the server's time."""
+
+PATIENCE = 3.0
+"""Seconds that one answer may take. After that the server is away."""
+
+_SKIPPED = (TopicMissingError, SettingsError, ServerError)
+"""Errors of one topic or group: it is gone, has a name that redisaq never gave, or a key that redisaq did not write."""
+
+R = TypeVar("R")
 
 
 class Watching:
@@ -29,16 +56,24 @@ class Watching:
         self._screen = screen
         self._given = 0
 
+    @property
+    def screen(self) -> Screen:
+        """What is on the screen."""
+        return self._screen
+
     def look_at(self, screen: Screen) -> None:
         """Watch something else from now on."""
         self._screen = screen
+        self._sampler.hurry()
 
     def __enter__(self) -> Self:
         """Start to watch."""
+        self._sampler.add(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Stop."""
+        self._sampler.remove(self)
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -46,12 +81,16 @@ class Watching:
 
     async def __anext__(self) -> Snapshot:
         """Wait for a snapshot that is newer than the last one that this returned."""
-        await anyio.sleep_forever()
-        raise AssertionError  # never reached
+        snapshot = await self._sampler.after(self._given)
+        self._given = snapshot.number
+        return snapshot
 
 
 class Sampler:
-    """Looks at the topics of one namespace and accumulates what it sees. One process needs one, regardless of how many people look."""
+    """Looks at the topics of one namespace and accumulates what it sees. One process needs one, regardless of how many people look.
+
+    At most 500 groups have curves, those that were seen first; the others have numbers only.
+    """
 
     def __init__(self, admin: Admin, *, always: bool = False) -> None:
         """Create a sampler. It does nothing until `run`.
@@ -62,11 +101,27 @@ class Sampler:
         """
         self._admin = admin
         self._always = always
+        self._accumulator = Accumulator()
+        self._latest = Snapshot(0, 0.0, ServerView("", ""))
+        self._watching: list[Watching] = []
+        self._changed, self._hurry = anyio.Event(), anyio.Event()
+        self._turns: dict[tuple[str, str], float] = {}  # when each topic and group last had its turn
+        self._start(current_environment())
+
+    def _start(self, environment: Environment) -> None:
+        """Use this environment's clocks. Until the server has told its time, the wall clock stands in for it."""
+        self._environment = environment
+        self._turns.clear()
+        self._left = environment.monotonic() - LINGER  # when the last one stopped watching
+        self._server_looked = environment.monotonic() - SELDOM
+        self._offset = environment.wall_clock() - environment.monotonic()
+
+    # -- for those who watch -------------------------------------------------------------------------------------------------------
 
     @property
     def latest(self) -> Snapshot:
-        """The latest snapshot. Before the first look it is empty, with the number 0."""
-        return Snapshot(0, 0.0, ServerView("", ""))
+        """The latest snapshot. Before the first look it is empty, and its server is "connecting"."""
+        return self._latest
 
     def watch(self, screen: Screen = OVERVIEW) -> Watching:
         """Return a context manager that says what somebody looks at. Groups that are watched are looked at more often.
@@ -76,10 +131,146 @@ class Sampler:
         """
         return Watching(self, screen)
 
+    async def after(self, number: int) -> Snapshot:
+        """Wait for a snapshot with a greater number than this one."""
+        while self._latest.number <= number:
+            await self._changed.wait()
+        return self._latest
+
+    def add(self, watching: Watching) -> None:
+        """Take that somebody watches."""
+        self._watching.append(watching)
+        self.hurry()
+
+    def remove(self, watching: Watching) -> None:
+        """Take that somebody has stopped watching."""
+        self._watching.remove(watching)
+        self._left = self._environment.monotonic()
+
+    def hurry(self) -> None:
+        """Look again now, and not only when it is time."""
+        self._hurry.set()
+
+    # -- looking -------------------------------------------------------------------------------------------------------------------
+
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Look at the server until cancelled. It never fails because the server is away: then snapshots say so.
 
         `started` is reported at once. Cancelling leaves nothing behind; a sampler may run again.
         """
+        self._start(current_environment())
         task_status.started()
-        await anyio.sleep_forever()
+        while True:
+            await self._until_wanted()
+            began = self._environment.monotonic()
+            try:
+                await self._round()
+                self._accumulator.server_answered(self._now())
+            except (ConnectionFailed, ServerError) as error:
+                self._accumulator.server_failed(str(error), self._now())
+            self._publish()
+            pause = (OFTEN if self._watching else SELDOM) - (self._environment.monotonic() - began)
+            with anyio.move_on_after(max(0.0, pause)):
+                await self._hurry.wait()
+            self._hurry = anyio.Event()
+
+    async def _until_wanted(self) -> None:
+        while not (self._always or self._watching or self._environment.monotonic() < self._left + LINGER):
+            await self._hurry.wait()
+            self._hurry = anyio.Event()
+
+    def _now(self) -> float:
+        return self._offset + self._environment.monotonic()
+
+    def _publish(self) -> None:
+        self._latest = self._accumulator.snapshot(self._now())
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _round(self) -> None:
+        """Look at everything that is due."""
+        if self._environment.monotonic() >= self._server_looked + SELDOM:
+            await self._look_at_server()
+        seen = self._accumulator
+        seen.saw_topics(await _within(self._admin.topics()), self._now())
+        left, began = BUDGET * OFTEN, self._environment.monotonic()
+        for topic, group in self._turns.keys() - seen.groups() - {(topic, "") for topic in seen.topics()}:
+            del self._turns[topic, group]
+        for topic in seen.topics():
+            if self._is_due(topic, "", began):
+                try:
+                    left -= await self._look_at_topic(topic, left)
+                except _SKIPPED:
+                    continue  # it keeps its numbers, which say how old they are; the next list of topics may be without it
+        due = [one for one in seen.groups() if self._is_due(*one, began)]
+        # The smaller groups first: what they leave of their part is for those that need more.
+        due.sort(key=lambda one: (seen.partitions(one[0]), one))
+        for place, (topic, group) in enumerate(due):
+            try:
+                left -= await self._look_at_group(topic, group, max(1.0, left / (len(due) - place)))
+            except TopicMissingError:
+                seen.missing_group(topic, group)
+                del self._turns[topic, group]
+            except _SKIPPED:
+                continue
+
+    def _is_due(self, topic: str, group: str, began: float) -> bool:
+        """Tell whether a group (or, with "", a topic) is due in the round that began then; if so, it has its turn."""
+        often = any(_shows(one.screen, topic, group) for one in self._watching)
+        last = self._turns.get((topic, group), -math.inf)
+        # A round does not begin to the millisecond: what is due soon is due now.
+        if began < last + (OFTEN if often else SELDOM) - OFTEN / 4:
+            return False
+        self._turns[topic, group] = began
+        return True
+
+    async def _look_at_server(self) -> None:
+        facts = await _within(self._admin.server())
+        self._offset = facts.now.timestamp() - self._environment.monotonic()
+        self._server_looked = self._environment.monotonic()
+        self._accumulator.saw_server(facts)
+
+    async def _look_at_topic(self, topic: str, left: float) -> int:
+        """Look at a topic: at one partition, for the names of its groups, or at all if it has none. Return how many looks that took."""
+        seen = self._accumulator
+        info = await _within(self._admin.topic(topic, partitions=(0,)))
+        seen.saw_topic(info, self._now())
+        if info.groups:
+            return 1
+        stale = seen.stalest(topic)[: int(left)]
+        for page in _pages(stale):
+            info = await _within(self._admin.topic(topic, partitions=page))
+            seen.saw_topic(info, self._now())
+            await anyio.sleep(len(page) / BUDGET)
+        return 1 + len(stale)
+
+    async def _look_at_group(self, topic: str, group: str, looks: float) -> int:
+        """Look at a group: at so many of its partitions, then at its members. Return how many looks that took."""
+        seen = self._accumulator
+        stale = seen.stalest(topic, group)[: int(looks)]
+        for page in _pages(stale):
+            seen.saw_partitions(topic, group, await _within(self._admin.partitions(topic, group, page)))
+            await anyio.sleep(len(page) / BUDGET)
+        # One partition whole: with what nobody has a screen for, at least it tells whether the group is there.
+        shown = {one.screen.partition for one in self._watching if _shows(one.screen, topic, group) and one.screen.partition is not None}
+        known = sorted(number for number in shown if number < seen.partitions(topic)) or [0]
+        seen.saw_group(await _within(self._admin.group(topic, group, partitions=known)))
+        return len(stale) + len(known)
+
+
+def _shows(screen: Screen, topic: str, group: str) -> bool:
+    """Tell whether a screen shows something of a group; group "": of a topic."""
+    if screen.view == "overview" or not screen.topic:
+        return True
+    return screen.topic == topic and (not group or not screen.group or screen.group == group)
+
+
+def _pages(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(numbers), PAGE):
+        yield numbers[start : start + PAGE]
+
+
+async def _within(asking: Awaitable[R]) -> R:
+    """Wait for an answer, at most PATIENCE."""
+    with time_limit(PATIENCE):
+        return await asking

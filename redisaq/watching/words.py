@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 _BIG = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
+
+
+_LISTED = 6
+"""Ranges of partitions that a sentence lists."""
 
 
 def count(number: float) -> str:
@@ -68,3 +73,28 @@ def clock(at: float, *, seconds: bool = True) -> str:
 def many(number: int, one: str, more: str = "") -> str:
     """Return a number and its noun: 1 partition, 24 partitions."""
     return f"{count(number)} {one if number == 1 else more or one + 's'}"
+
+
+def day_and_clock(at: float, now: float) -> str:
+    """Return a moment as the time of the day in UTC, with the day if it is another one: 20:06, 29 Nov 20:06."""
+    moment = datetime.fromtimestamp(at, UTC)
+    same = moment.date() == datetime.fromtimestamp(now, UTC).date()
+    return clock(at, seconds=False) if same else f"{moment.day} {moment:%b %H:%M}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return numbers of partitions as ranges, and how many there are beyond a few: 3 or 20–23 or 1, 4–6 and 9,970 more."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    words = [str(first) if first == last else f"{first}–{last}" for first, last in found[:_LISTED]]
+    left = sum(last - first + 1 for first, last in found[_LISTED:])
+    return ", ".join(words) + (f" and {count(left)} more" if left else "")
+
+
+def group_name(topic: str, group: str) -> str:
+    """Return a group's name: orders › billing."""
+    return f"{topic} › {group}"

@@ -17,6 +17,7 @@ from redisaq.brokers.steps.administration import (
     DropTopic,
     GroupView,
     PartitionView,
+    ReadServer,
     Seek,
     SetPaused,
     StreamView,
@@ -80,6 +81,17 @@ async def test_what_nobody_knows_is_empty(a: Broker, group: GroupName) -> None:
     assert await view(a, group) == PartitionView(False, 0, 0, 0, 0, 0, 0, 0, "", START, {})
     assert await a.do_each([ViewStream("nothing", 0)]) == [StreamView(0, 0, ())]
     assert await a.do_each([]) == []
+
+
+async def test_the_server(a: Broker, group: GroupName) -> None:
+    found = await a.do(ReadServer())
+    assert found.name.split(" ")[0] in ("Valkey", "Redis", "memory")
+    assert "://" in found.url
+    assert abs(found.now - await now(a, group)) < 60 * SECOND
+    assert not found.evicts
+    if found.memory is not None:
+        assert found.memory > 0
+        assert found.keys is not None
 
 
 async def test_streams(a: Broker, group: GroupName, owned: int) -> None:

@@ -150,8 +150,10 @@ async def test_looking_at_some_partitions(admin: Admin, bench: Bench, member: st
     assert (members_only.partitions, len(members_only.members)) == ((), 2)
     (first, second) = await admin.partitions("orders", "billing", [1, 0])
     assert (first.partition, second.partition, first.added + second.added) == (1, 0, 5)
-    with pytest.raises(SettingsError, match="no partition 2"):
-        await admin.group("orders", "billing", partitions=[2])
+    (beyond,) = (await admin.group("orders", "billing", partitions=[2])).partitions
+    assert (beyond.partition, beyond.length) == (2, 0)
+    with pytest.raises(SettingsError, match="partition"):
+        await admin.group("orders", "billing", partitions=[-1])
     del member
 
 

@@ -18,7 +18,9 @@ from redisaq.brokers.steps.administration import (
     DropTopic,
     GroupView,
     PartitionView,
+    ReadServer,
     Seek,
+    ServerFacts,
     SetPaused,
     StreamView,
     ViewGroup,
@@ -28,6 +30,13 @@ from redisaq.brokers.steps.administration import (
 from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.core.membership import read_document
 from redisaq.core.retention import IDLE
+
+
+@does(ReadServer)
+def read_server(store: MemoryStore, step: ReadServer) -> ServerFacts:
+    """Return what there is to say of a store in this process."""
+    del step
+    return ServerFacts(store.url, "memory broker", store.now())
 
 
 @does(ViewStream)

@@ -17,7 +17,9 @@ from redisaq.brokers.steps.administration import (
     DropTopic,
     GroupView,
     PartitionView,
+    ReadServer,
     Seek,
+    ServerFacts,
     SetPaused,
     StreamView,
     ViewGroup,
@@ -29,10 +31,31 @@ from redisaq.core.membership import read_document
 from redisaq.core.profile import Presence, read_profile
 from redisaq.core.records import MOST_NUMBER, text_or_none, time_of, whole
 from redisaq.core.retention import IDLE, alone_since
+from redisaq.errors import ServerError
 from redisaq.link import Link
 
 PAGE = 1000
 """How many keys one SCAN looks at."""
+
+
+@commands(ReadServer)
+async def read_server(step: ReadServer, link: Link, keys: Keys) -> ServerFacts:
+    """Return what INFO says. An account of few rights need not be able to count keys."""
+    del step, keys
+    seconds, microseconds = await run(link, (b"TIME",))
+    text = await run(link, (b"INFO",))
+    facts = dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
+    (count,) = await run_all(link, ((b"DBSIZE",),))
+    valkey = facts.get("valkey_version")
+    return ServerFacts(
+        url=link.url,
+        name=f"Valkey {valkey}" if valkey else f"Redis {facts.get('redis_version', '')}".strip(),
+        now=int(seconds) * 1_000_000 + int(microseconds),
+        memory=whole(facts.get("used_memory", "").encode()),
+        max_memory=whole(facts.get("maxmemory", "").encode()) or None,
+        evicts=facts.get("maxmemory_policy", "noeviction") != "noeviction",
+        keys=None if isinstance(count, ServerError) else count,
+    )
 
 
 @command(ViewStream)

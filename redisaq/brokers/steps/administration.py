@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
-from redisaq.brokers.steps import GroupStep, PartitionStep, ShareStep, TopicStep
+from redisaq.brokers.steps import GroupStep, PartitionStep, ShareStep, Step, TopicStep
 from redisaq.core.membership import Document
 from redisaq.core.profile import Presence
 
@@ -23,7 +23,9 @@ __all__ = [
     "DropTopic",
     "GroupView",
     "PartitionView",
+    "ReadServer",
     "Seek",
+    "ServerFacts",
     "SetPaused",
     "StreamView",
     "ViewGroup",
@@ -132,6 +134,32 @@ class PartitionView(msgspec.Struct, frozen=True):
     oldest_pending: int | None = None
     retry_due: int | None = None
     now: int = 0
+
+
+class ServerFacts(msgspec.Struct, frozen=True):
+    """What the server says about itself.
+
+    Attributes:
+        url: its URL without a password.
+        name: its name and version.
+        now: its time.
+        memory: bytes that it uses; None if it has no memory of its own.
+        max_memory: bytes that it may use; None: no limit.
+        evicts: it evicts keys when it is full.
+        keys: keys in the database; None if the server does not permit to ask.
+    """
+
+    url: str
+    name: str
+    now: int
+    memory: int | None = None
+    max_memory: int | None = None
+    evicts: bool = False
+    keys: int | None = None
+
+
+class ReadServer(Step[ServerFacts], frozen=True):
+    """Return what the server says about itself."""
 
 
 class ViewStream(PartitionStep[StreamView], frozen=True):

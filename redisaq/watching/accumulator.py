@@ -1,0 +1,581 @@
+"""The Accumulator: makes snapshots out of reports.
+
+In come what Admin returns and when; out go snapshots, with rates, ages, curves, colours and what needs attention. It does no I/O and reads
+no clock: the same reports make the same snapshots. What always holds: a counter that falls (the server lost it) or that somebody moved is a
+gap, never a negative rate; what was not looked at is a gap in the curves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
+
+from redisaq.admin_views import GroupInfo, MemberInfo, PartitionInfo, ServerInfo, StreamInfo, TopicInfo
+from redisaq.watching import attention
+from redisaq.watching.attention import MemberSample, Ownerless, Sample, Steady
+from redisaq.watching.colours import Slots
+from redisaq.watching.counting import Counter, Lately
+from redisaq.watching.curves import NEAR_STEP, Series
+from redisaq.watching.snapshot import GroupView, PartitionView, ServerView, Severity, Snapshot, State, TopicView, Totals
+from redisaq.watching.words import duration
+
+MOST_CURVES = 500
+"""Groups with curves: each takes about 9 kB. The others have numbers only."""
+
+RATE_OVER = 10.0
+"""Seconds over which a rate is measured, unless a round over the partitions takes longer."""
+
+REMEMBERED = 90.0
+"""Seconds of samples that the rules get."""
+
+ENOUGH = 10.0
+"""Seconds of work: a backlog below that is no backlog."""
+
+AHEAD = 20.0
+"""Seconds by which partitions in trouble come before others when not all can be read."""
+
+_STATES: tuple[tuple[str, State], ...] = (("behind", "behind"), ("alone", "no members"), ("slow", "slow handler"))
+"""The kinds of findings that give a group its state, the worst first."""
+
+_SEVERITIES: dict[State, Severity | None] = {
+    "keeps up": None,
+    "behind": "bad",
+    "no members": "warn",
+    "slow handler": "warn",
+    "paused": "calm",
+}
+
+
+class _Stream:
+    """A partition of a topic, as it was last seen."""
+
+    __slots__ = ("added", "at", "delayed", "length")
+
+    def __init__(self, length: int, delayed: int, added: int, at: float) -> None:
+        self.length = length
+        self.delayed = delayed
+        self.added = added
+        self.at = at
+
+
+class _Topic:
+    """What is known of a topic."""
+
+    def __init__(self, topic: str, *, curves: bool) -> None:
+        self.topic = topic
+        self.generation = 0
+        self.partitions = 0
+        self.acked: bool | None = None
+        self.streams: dict[int, _Stream] = {}
+        self.arrived = Counter()
+        self.groups: dict[str, _Group] = {}
+        self.series = Series() if curves else None
+
+    def saw(self, number: int, length: int, delayed: int, added: int, at: float) -> None:
+        """Take what a report says of a partition."""
+        known = self.streams.get(number)
+        if known is None:
+            self.streams[number] = _Stream(length, delayed, added, at)
+            self.arrived.start(at)
+            return
+        if at <= known.at:
+            return  # another report has been later
+        self.arrived.grow(added - known.added, at)
+        known.length, known.delayed, known.added, known.at = length, delayed, added, at
+
+    def within(self, at: float) -> float:
+        """Return how old the oldest of its numbers is."""
+        return max((at - one.at for one in self.streams.values()), default=0.0)
+
+    def arriving(self, at: float, over: float = RATE_OVER) -> float | None:
+        """Return the messages per second."""
+        return self.arrived.rate(at, max(over, 2 * self.within(at)))
+
+
+class _Share:
+    """A group's share of a partition, as it was last seen."""
+
+    __slots__ = ("at", "info", "owner", "ownerless", "view")
+
+    def __init__(self) -> None:
+        self.info: PartitionInfo | None = None
+        self.at = 0.0
+        self.owner: int | None = None
+        self.ownerless: float | None = None  # since when nobody has owned it
+        self.view: PartitionView | None = None
+
+
+class _Drawn:
+    """The curves of a group."""
+
+    def __init__(self) -> None:
+        self.handled, self.backlog, self.oldest, self.retry, self.died = Series(), Series(), Series(), Series(), Series()
+
+    def put(self, end: float, *values: float | None) -> None:
+        """Set the values for the 20 s that end at this moment."""
+        for series, value in zip((self.handled, self.backlog, self.oldest, self.retry, self.died), values, strict=True):
+            series.put(end, value)
+
+
+class _Group:
+    """What is known of a group."""
+
+    def __init__(self, topic: _Topic, group: str, *, curves: bool) -> None:
+        self.topic = topic
+        self.group = group
+        self.info: GroupInfo | None = None
+        self.at = 0.0
+        self.shares: dict[int, _Share] = {}
+        self.finished, self.died = Counter(), Counter()
+        self.fresh, self.fresh_lost = Lately(attention.LATELY), Lately(attention.LATELY)
+        self.slots = Slots()
+        self.samples: deque[Sample] = deque()
+        self.view: GroupView | None = None
+        self.last_owner: dict[int, int] = {}
+        self.series = _Drawn() if curves else None
+
+    @property
+    def about(self) -> str:
+        """Its name among the findings."""
+        return f"{self.topic.topic}:{self.group}"
+
+    def saw(self, info: PartitionInfo) -> None:
+        """Take what a report says of a partition."""
+        share, at = self.shares.setdefault(info.partition, _Share()), info.now.timestamp()
+        before = share.info
+        if before is None:
+            self.finished.start(at)
+            self.died.start(at)
+        elif at <= share.at:
+            return
+        else:
+            waited = before.unread + before.pending + before.retry
+            waits = info.unread + info.pending + info.retry
+            finished = (info.added - before.added) + (info.redriven - before.redriven) - (waits - waited) - (info.lost - before.lost)
+            moved = info.moves != before.moves or info.added < before.added
+            self.finished.grow(-1 if moved else finished, at)
+            self.died.grow(info.died - before.died, at)
+            self.fresh.put(info.died - before.died, at)
+            self.fresh_lost.put(info.lost - before.lost, at)
+        share.info, share.at, share.view = info, at, None
+
+    def within(self, at: float) -> float:
+        """Return how old the oldest of its numbers is."""
+        return max((at - one.at for one in self.shares.values() if one.info is not None), default=0.0)
+
+
+class Accumulator:
+    """See the module."""
+
+    def __init__(self) -> None:
+        """Create an accumulator that has seen nothing."""
+        self._topics: dict[str, _Topic] = {}
+        self._server = ServerView("", "")
+        self._steady = Steady()
+        self._at = 0.0
+        self._number = 0
+        self._curves = 0
+        self._bin: int | None = None
+
+    # -- reports -------------------------------------------------------------------------------------------------------------------
+
+    def saw_topics(self, names: Iterable[str], at: float) -> None:
+        """Take the names of all topics: others are gone."""
+        self._now(at)
+        names = set(names)
+        for name in self._topics.keys() - names:
+            topic = self._topics.pop(name)
+            self._curves -= topic.series is not None
+            self._steady.forget(name)
+            for group in list(topic.groups):
+                self._forget(topic, group)
+        for name in sorted(names - self._topics.keys()):
+            self._topics[name] = _Topic(name, curves=self._may_draw())
+            self._topics[name].arrived.start(at)
+
+    def saw_topic(self, info: TopicInfo, at: float) -> None:
+        """Take a topic, whole or in part. Groups that it names are known from now on; `missing_group` forgets one."""
+        self._now(at)
+        topic = self._topics.setdefault(info.topic, _Topic(info.topic, curves=False))
+        topic.generation, topic.partitions, topic.acked = info.generation, info.partition_count, info.acked
+        for name in info.groups:
+            if name not in topic.groups:
+                topic.groups[name] = _Group(topic, name, curves=self._may_draw())
+        self.saw_streams(topic.topic, info.partitions, at)
+        length = sum(one.length for one in topic.streams.values())
+        partial = bool(topic.groups) or len(topic.streams) < topic.partitions
+        finding = None if partial else attention.unread_topic(topic.topic, length, at)
+        self._steady.put(topic.topic, at, [] if finding is None else [(finding, False)])
+
+    def saw_streams(self, topic: str, streams: Iterable[StreamInfo], at: float) -> None:
+        """Take partitions of a topic, without their groups."""
+        for one in streams:
+            self._topics[topic].saw(one.partition, one.length, one.delayed, one.added, at)
+
+    def saw_partitions(self, topic: str, group: str, partitions: Iterable[PartitionInfo]) -> None:
+        """Take a group's share of partitions."""
+        known = self._topics[topic]
+        found = known.groups[group]
+        for one in partitions:
+            at = one.now.timestamp()
+            self._now(at)
+            known.saw(one.partition, one.length, one.delayed, one.added, at)
+            found.saw(one)
+
+    def saw_group(self, info: GroupInfo) -> None:
+        """Take a group: its members, and the partitions that are in the report. This makes a sample for the rules."""
+        at = info.now.timestamp()
+        self._now(at)
+        topic = self._topics[info.topic]
+        group = topic.groups[info.group]
+        self.saw_partitions(info.topic, info.group, info.partitions)
+        group.info, group.at = info, at
+        group.slots.put(info.members, at)
+        _find_owners(group, topic.partitions, at)
+        sample, group.view = _summed(group, at)
+        group.samples.append(sample)
+        while group.samples[0].at < at - REMEMBERED:
+            group.samples.popleft()
+        self._steady.put(group.about, at, attention.look(group.samples))
+
+    def missing_group(self, topic: str, group: str) -> None:
+        """Forget a group that does not exist any more."""
+        if (known := self._topics.get(topic)) is not None and group in known.groups:
+            self._forget(known, group)
+
+    def saw_server(self, info: ServerInfo) -> None:
+        """Take what the server says about itself."""
+        self._now(info.now.timestamp())
+        self._server = replace(
+            self._server,
+            url=info.url,
+            namespace=info.namespace,
+            name=info.name,
+            memory=info.memory,
+            max_memory=info.max_memory,
+            evicts=info.evicts,
+            other_keys=info.keys,
+        )
+        self._look_at_server()
+
+    def server_answered(self, at: float) -> None:
+        """Take that the server has answered."""
+        self._now(at)
+        old = self._server
+        if old.state != "here":
+            self._server = replace(old, state="here", since=at, error="")
+            self._look_at_server()
+
+    def server_failed(self, error: str, at: float) -> None:
+        """Take that the server has not answered. All numbers stay as they are."""
+        self._now(at)
+        old = self._server
+        since = old.since if old.state == "away" else at
+        self._server = replace(old, state="away", since=since, error=error)
+        self._look_at_server()
+
+    # -- what to look at -----------------------------------------------------------------------------------------------------------
+
+    def topics(self) -> list[str]:
+        """Return the names of all topics, sorted."""
+        return sorted(self._topics)
+
+    def groups(self) -> list[tuple[str, str]]:
+        """Return the topic and the name of all groups, sorted."""
+        return sorted((topic.topic, group) for topic in self._topics.values() for group in topic.groups)
+
+    def partitions(self, topic: str) -> int:
+        """Return how many partitions a topic has; 0 if that is not known."""
+        known = self._topics.get(topic)
+        return 0 if known is None else known.partitions
+
+    def stalest(self, topic: str, group: str = "") -> list[int]:
+        """Return the partitions of a topic or a group, in the order in which to look at them: what was in trouble, then the stalest."""
+        known = self._topics[topic]
+        if not group:
+            return sorted(range(known.partitions), key=lambda number: known.streams[number].at if number in known.streams else 0.0)
+        shares = known.groups[group].shares
+        return sorted(range(known.partitions), key=lambda number: _staleness(shares.get(number)))
+
+    # -- snapshots -----------------------------------------------------------------------------------------------------------------
+
+    def snapshot(self, at: float) -> Snapshot:
+        """Return what is known at this moment, by the server's clock."""
+        self._now(at)
+        at = self._at
+        self._draw(at)
+        self._number += 1
+        shown = self._steady.shown(at)
+        kinds: dict[str, set[str]] = {}
+        for one in shown:
+            kind, _, about = one.key.partition(":")
+            kinds.setdefault(about, set()).add(kind)
+        topics = tuple(_topic_view(topic, kinds, at) for _, topic in sorted(self._topics.items()))
+        groups = [group for topic in topics for group in topic.groups]
+        return Snapshot(
+            number=self._number,
+            at=at,
+            server=replace(self._server, other_keys=None) if topics else self._server,
+            totals=_totals(topics, groups),
+            topics=topics,
+            attention=tuple(shown),
+            well="" if shown else _well(groups, self._server),
+            within=max((topic.within for topic in topics), default=0.0),
+        )
+
+    def _now(self, at: float) -> None:
+        self._at = max(self._at, at)
+
+    def _may_draw(self) -> bool:
+        may = self._curves < MOST_CURVES
+        self._curves += may
+        return may
+
+    def _forget(self, topic: _Topic, group: str) -> None:
+        gone = topic.groups.pop(group)
+        self._curves -= gone.series is not None
+        self._steady.forget(gone.about)
+
+    def _look_at_server(self) -> None:
+        finding = attention.server(self._server, self._at)
+        self._steady.put("", self._at, [] if finding is None else [(finding, finding.key == "server")])
+
+    def _draw(self, at: float) -> None:
+        """Put the values of the bin that has ended into the curves."""
+        number = math.floor(at / NEAR_STEP)
+        if number == self._bin:
+            return
+        self._bin, end = number, float(number * NEAR_STEP)
+        for topic in self._topics.values():
+            if topic.series is not None:
+                topic.series.put(end, topic.arriving(at, NEAR_STEP) if _is_fresh(topic.within(at), at - topic.arrived.at) else None)
+            for group in topic.groups.values():
+                _draw_group(group, at, end)
+
+
+def _is_fresh(within: float, age: float) -> bool:
+    """Tell whether something was looked at lately enough to draw it."""
+    return age <= max(1.5 * NEAR_STEP, within)
+
+
+def _draw_group(group: _Group, at: float, end: float) -> None:
+    if group.series is None:
+        return
+    view, within = group.view, group.within(at)
+    if view is None or not _is_fresh(within, at - group.at):
+        group.series.put(end, None, None, None, None, None)
+        return
+    over = max(float(NEAR_STEP), 2 * within)
+    rates = group.finished.rate(at, over), group.died.rate(at, over)
+    group.series.put(end, rates[0], view.backlog, view.oldest or 0.0, view.retry, rates[1])
+
+
+def _find_owners(group: _Group, partitions: int, at: float) -> None:
+    """Note who owns what, and since when nobody owns the rest."""
+    info = group.info
+    if info is None:
+        return
+    owners: dict[int, int] = {}
+    for member in info.members:
+        slot = group.slots.of(member.incarnation)
+        if slot is not None and _lives(member):
+            owners.update(dict.fromkeys(member.partitions, slot))
+    for number in range(partitions):
+        share = group.shares.get(number)
+        if share is None:
+            share = group.shares[number] = _Share()
+        owner = owners.get(number)
+        if owner is not None:
+            group.last_owner[number] = owner
+        if owner != share.owner or (owner is None) != (share.ownerless is not None) or owner is None:
+            share.owner, share.view = owner, None
+            share.ownerless = None if owner is not None else at if share.ownerless is None else share.ownerless
+
+
+def _staleness(share: _Share | None) -> float:
+    """Return what to sort by: when it was read, and of a partition in trouble as if that was longer ago."""
+    if share is None or share.info is None:
+        return 0.0
+    trouble = share.ownerless is not None or (share.info.oldest or 0.0) > attention.BEHIND
+    return share.at - (AHEAD if trouble else 0.0)
+
+
+def _lives(member: MemberInfo) -> bool:
+    return member.expires_in is not None and member.expires_in > 0
+
+
+def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
+    """Return a group as it is now, for the rules and for people."""
+    info, topic = group.info, group.topic
+    assert info is not None  # noqa: S101 -- the caller has just set it
+    views: list[PartitionView] = []
+    ownerless: list[Ownerless] = []
+    unread = pending = retry = dead = lost = 0
+    oldest: float | None = None
+    places = group.slots.places
+    watched_over = any(_lives(member) for member in info.members)
+    for number, share in sorted(group.shares.items()):
+        one = share.info
+        if one is None:
+            continue
+        if share.view is None:
+            share.view = _partition_view(share, one, at)
+        views.append(share.view)
+        unread, pending, retry, dead, lost = unread + one.unread, pending + one.pending, retry + one.retry, dead + one.dead, lost + one.lost
+        if (age := share.view.oldest) is not None:
+            oldest = max(oldest or 0.0, age + at - share.at)
+        if share.ownerless is not None and watched_over:
+            ownerless.append(Ownerless(number, at - share.ownerless, places.get(group.last_owner.get(number, -1), "")))
+    within = group.within(at)
+    over = max(RATE_OVER, 2 * within)
+    arriving, handled = topic.arriving(at), group.finished.rate(at, over)
+    members, gone = group.slots.views(info.members)
+    live = tuple(
+        MemberSample(view.place, view.heartbeat, view.ttl, view.version, len(view.owns))
+        for view, member in zip(members, sorted(info.members, key=group.slots.order), strict=True)
+        if _lives(member)
+    )
+    sample = Sample(
+        at=at,
+        topic=topic.topic,
+        group=group.group,
+        paused=info.paused,
+        alone=info.alone,
+        lapsed=info.lapsed,
+        retention_idle=info.retention_idle,
+        members=live,
+        waiting=unread + pending + retry,
+        oldest=oldest,
+        arriving=arriving,
+        handled=handled,
+        fresh=group.fresh.sum(at),
+        fresh_lost=group.fresh_lost.sum(at),
+        ownerless=tuple(ownerless),
+    )
+    view = GroupView(
+        topic=topic.topic,
+        group=group.group,
+        state="keeps up",
+        severity=None,
+        paused=info.paused,
+        alone=info.alone,
+        lapsed=info.lapsed,
+        arriving=arriving,
+        handled=handled,
+        unread=unread,
+        pending=pending,
+        running=None,
+        retry=retry,
+        dead=dead,
+        fresh=sample.fresh,
+        lost=lost,
+        oldest=oldest,
+        caught_up_in=_caught_up_in(unread + pending, arriving, handled),
+        ttl=max((one.ttl for one in members if one.ttl is not None), default=None),
+        members=members,
+        gone=gone,
+        partitions=tuple(views),
+        in_handlers=None,
+        history=None,
+        arriving_curve=None,
+        handled_curve=None,
+        backlog_curve=None,
+        oldest_curve=None,
+        retry_curve=None,
+        died_curve=None,
+        within=within,
+    )
+    return sample, view
+
+
+def _caught_up_in(backlog: int, arriving: float | None, handled: float | None) -> float | None:
+    if not backlog:
+        return 0.0
+    if arriving is None or handled is None:
+        return None
+    if handled > arriving:
+        return backlog / (handled - arriving)
+    return 0.0 if backlog <= ENOUGH * handled else math.inf
+
+
+def _partition_view(share: _Share, info: PartitionInfo, at: float) -> PartitionView:
+    return PartitionView(
+        partition=info.partition,
+        owner=share.owner,
+        ownerless=0.0 if share.ownerless is None else at - share.ownerless,
+        token=info.token,
+        length=info.length,
+        unread=info.unread,
+        pending=info.pending,
+        retry=info.retry,
+        dead=info.dead,
+        delayed=info.delayed,
+        lost=info.lost,
+        oldest=info.oldest,
+        retry_due=info.retry_due,
+        last_delivered=info.last_delivered,
+        deliveries=info.deliveries or None,
+        looked=share.at,
+    )
+
+
+def _topic_view(topic: _Topic, kinds: dict[str, set[str]], at: float) -> TopicView:
+    groups = tuple(_shown(group, kinds.get(group.about, set())) for _, group in sorted(topic.groups.items()) if group.view is not None)
+    return TopicView(
+        topic=topic.topic,
+        generation=topic.generation,
+        partitions=topic.partitions,
+        length=sum(one.length for one in topic.streams.values()),
+        lengths=tuple(one.length for _, one in sorted(topic.streams.items())),
+        delayed=sum(one.delayed for one in topic.streams.values()),
+        acked=topic.acked,
+        arriving=topic.arriving(at),
+        arriving_curve=None if topic.series is None else topic.series.curves,
+        groups=groups,
+        within=topic.within(at),
+    )
+
+
+def _shown(group: _Group, kinds: set[str]) -> GroupView:
+    """Return a group with its state and its curves."""
+    view = group.view
+    assert view is not None  # noqa: S101 -- the caller has looked
+    state: State = "paused" if view.paused else next((word for kind, word in _STATES if kind in kinds), "keeps up")
+    arriving, drawn = group.topic.series, group.series
+    return replace(
+        view,
+        state=state,
+        severity=_SEVERITIES[state],
+        arriving_curve=None if arriving is None else arriving.curves,
+        handled_curve=None if drawn is None else drawn.handled.curves,
+        backlog_curve=None if drawn is None else drawn.backlog.curves,
+        oldest_curve=None if drawn is None else drawn.oldest.curves,
+        retry_curve=None if drawn is None else drawn.retry.curves,
+        died_curve=None if drawn is None else drawn.died.curves,
+    )
+
+
+def _totals(topics: Sequence[TopicView], groups: Sequence[GroupView]) -> Totals:
+    arriving = [topic.arriving for topic in topics if topic.arriving is not None]
+    handled = [group.handled for group in groups if group.handled is not None]
+    running = [group.running for group in groups if group.running is not None]
+    return Totals(
+        arriving=sum(arriving) if arriving else None,
+        handled=sum(handled) if handled else None,
+        backlog=sum(group.backlog for group in groups),
+        running=sum(running) if running else None,
+        retry=sum(group.retry for group in groups),
+        dead=sum(group.dead for group in groups),
+        members=sum(len(group.members) for group in groups),
+    )
+
+
+def _well(groups: Sequence[GroupView], server: ServerView) -> str:
+    if server.state != "here" or not groups:
+        return ""
+    oldest = max((group.oldest for group in groups if group.oldest is not None), default=None)
+    waiting = "nothing waits." if oldest is None else f"the oldest waiting message is {duration(oldest)} old."
+    return f"Nothing. Every group keeps up; {waiting}"

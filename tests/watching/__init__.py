@@ -1,0 +1,1 @@
+"""The sampler, its rules, and what shows its snapshots in a terminal."""

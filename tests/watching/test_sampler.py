@@ -1,0 +1,270 @@
+"""The sampler looks as often as people do, within its budget, and never fails; in virtual time, on the memory broker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import anyio
+import pytest
+
+from redisaq import Consumer, Message, Producer
+from redisaq.admin import Admin, GroupInfo, PartitionInfo
+from redisaq.brokers import open_broker
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.terms import GroupName
+from redisaq.environment import current_environment
+from redisaq.errors import ConnectionFailed
+from redisaq.testing import virtual_run
+from redisaq.testing.virtual import EPOCH
+from redisaq.watching import Sampler, Screen, Snapshot
+from redisaq.watching.sampler import BUDGET, PAGE
+
+Backend = Literal["trio", "asyncio"]
+URL = "memory://sampler"
+
+
+class Looking(Admin):
+    """An Admin that notes what it is asked, and when."""
+
+    def __init__(self) -> None:
+        super().__init__(URL)
+        self.away = False
+        self.looks: list[tuple[float, str, int]] = []
+        self.members: list[tuple[float, str]] = []
+
+    async def topics(self) -> list[str]:
+        if self.away:
+            raise ConnectionFailed(URL, "refused")
+        return await super().topics()
+
+    async def partitions(self, topic: str, group: str, partitions: Iterable[int]) -> list[PartitionInfo]:
+        numbers = list(partitions)
+        self.looks.append((current_environment().monotonic(), topic, len(numbers)))
+        return await super().partitions(topic, group, numbers)
+
+    async def group(self, topic: str, group: str, *, partitions: Iterable[int] | None = None) -> GroupInfo:
+        self.members.append((current_environment().monotonic(), f"{topic}/{group}"))
+        return await super().group(topic, group, partitions=partitions)
+
+    def times(self, group: str) -> list[float]:
+        return [at for at, name in self.members if name == group]
+
+
+@asynccontextmanager
+async def sampling(**options: Any) -> AsyncIterator[tuple[Sampler, Looking]]:
+    async with Looking() as admin, anyio.create_task_group() as tasks:
+        sampler = Sampler(admin, **options)
+        await tasks.start(sampler.run)
+        yield sampler, admin
+        tasks.cancel_scope.cancel()
+
+
+async def make(topic: str, partitions: int = 2, groups: Iterable[str] = ("billing",), messages: int = 0) -> None:
+    """Make a topic, groups in it that nobody is in, and messages."""
+    async with Producer(topic, URL, init_partitions=partitions) as producer:
+        if messages:
+            await producer.batch_enqueue([{"n": number} for number in range(messages)])
+    for group in groups:
+        async with Consumer(topic, URL, group_name=group) as consumer, anyio.create_task_group() as tasks:
+            await tasks.start(consumer.process, nothing)
+            tasks.cancel_scope.cancel()
+
+
+async def nothing(message: Message[Any]) -> None:
+    del message
+
+
+def run(main: Callable[[], Awaitable[None]], backend: Backend = "trio") -> None:
+    virtual_run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_snapshots_of_a_group_at_work(backend: Backend) -> None:
+    async def main() -> None:
+        await make("orders", groups=())
+        async with (
+            Producer("orders", URL) as producer,
+            Consumer("orders", URL, group_name="billing") as consumer,
+            anyio.create_task_group() as tasks,
+            sampling() as (sampler, _),
+        ):
+            await tasks.start(consumer.process, nothing)
+
+            async def produce() -> None:
+                while True:
+                    await producer.enqueue({"n": 1})
+                    await anyio.sleep(0.1)
+
+            tasks.start_soon(produce)
+            with sampler.watch() as watching:
+                async for snapshot in watching:
+                    if snapshot.at > EPOCH + 40:
+                        break
+                group = snapshot.group("orders", "billing")
+                assert group is not None
+                assert group.arriving == pytest.approx(10.0, rel=0.1)
+                assert group.handled == pytest.approx(10.0, rel=0.1)
+                assert (group.state, len(group.members), len(group.partitions)) == ("keeps up", 1, 2)
+                assert {one.owner for one in group.partitions} == {0}
+                assert snapshot.server.state == "here"
+                assert snapshot.server.name == "memory broker"
+                assert snapshot.well.startswith("Nothing. Every group keeps up")
+                assert snapshot.totals.arriving == group.arriving
+            tasks.cancel_scope.cancel()
+
+    run(main, backend)
+
+
+def test_what_is_on_a_screen_is_looked_at_often_and_the_rest_seldom() -> None:
+    async def main() -> None:
+        await make("orders", groups=("billing", "audit"))
+        async with sampling() as (sampler, admin):
+            with sampler.watch(Screen("group", "orders", "billing")):
+                await anyio.sleep(61)
+            often, seldom = admin.times("orders/billing"), admin.times("orders/audit")
+            assert 29 <= len(often) <= 32
+            assert 3 <= len(seldom) <= 4
+
+    run(main)
+
+
+def test_nobody_looks_nothing_is_asked() -> None:
+    async def main() -> None:
+        await make("orders")
+        async with sampling() as (sampler, admin):
+            await anyio.sleep(100)
+            assert (admin.members, sampler.latest.number, sampler.latest.server.state) == ([], 0, "connecting")
+            with sampler.watch() as watching:
+                first = await anext(watching)
+                assert first.group("orders", "billing") is not None
+            left = current_environment().monotonic()
+            await anyio.sleep(300)
+            assert max(admin.times("orders/billing")) < left + 31
+            with sampler.watch() as watching:
+                assert (await anext(watching)).number == sampler.latest.number  # the last one, at once
+                await anyio.sleep(1)
+                assert (await anext(watching)).at > first.at + 299
+
+    run(main)
+
+
+def test_a_sampler_may_look_always() -> None:
+    async def main() -> None:
+        await make("orders")
+        async with sampling(always=True) as (_, admin):
+            await anyio.sleep(200)
+            assert 9 <= len(admin.times("orders/billing")) <= 11
+
+    run(main)
+
+
+def test_looking_somewhere_else_looks_at_once() -> None:
+    async def main() -> None:
+        await make("orders", groups=("billing", "audit"))
+        async with sampling() as (sampler, admin):
+            with sampler.watch(Screen("group", "orders", "billing")) as watching:
+                await anyio.sleep(9)
+                watching.look_at(Screen("partition", "orders", "audit", 1))
+                now = current_environment().monotonic()
+                await anyio.sleep(0.5)
+                assert now <= admin.times("orders/audit")[-1] < now + 0.5
+
+    run(main)
+
+
+def test_thousands_of_partitions_stay_within_the_budget() -> None:
+    """Fresh ones are not read again before stale ones, and a page is never larger than it may be."""
+
+    async def main() -> None:
+        await make("orders", 2)
+        broker = open_broker(URL, "redisaq")
+        await broker.do(MakeTopic("events", 2500))
+        await make_groups(broker, GroupName("events", "indexer"), range(2500), latest=False)
+        async with sampling() as (sampler, admin):
+            with sampler.watch() as watching:
+                snapshot = await anext(watching)
+                while snapshot.at < EPOCH + 30:
+                    snapshot = await anext(watching)
+            looks = [(at, count) for at, _, count in admin.looks]
+            assert max(count for _, count in looks) <= PAGE
+            for start in range(5, 25, 5):
+                assert 4 * BUDGET <= sum(count for at, count in looks if start <= at < start + 5) <= 5 * BUDGET * 1.1
+            large, small = snapshot.group("events", "indexer"), snapshot.group("orders", "billing")
+            assert large is not None
+            assert small is not None
+            assert len(large.partitions) == 2500
+            assert 3 <= large.within <= 7
+            assert small.within < 4
+
+    run(main)
+
+
+def test_a_server_that_is_away_and_comes_back() -> None:
+    async def main() -> None:
+        await make("orders", messages=3)
+        async with sampling() as (sampler, admin):
+            with sampler.watch() as watching:
+                snapshot = await anext(watching)
+                assert snapshot.totals.backlog == 3
+                admin.away = True
+                await anyio.sleep(20)
+                snapshot = await anext(watching)
+                assert (snapshot.server.state, snapshot.totals.backlog) == ("away", 3)
+                assert "refused" in snapshot.server.error
+                assert 14 < snapshot.at - snapshot.server.since <= 20
+                assert snapshot.attention[0].key == "server"
+                admin.away = False
+                await anyio.sleep(5)
+                snapshot = await anext(watching)
+                assert (snapshot.server.state, [one.key for one in snapshot.attention if one.key == "server"]) == ("here", [])
+
+    run(main)
+
+
+def test_a_slow_reader_gets_the_newest_and_one_only() -> None:
+    async def main() -> None:
+        await make("orders")
+        async with sampling() as (sampler, _):
+            with sampler.watch() as quick, sampler.watch() as slow:
+                seen: list[Snapshot] = [await anext(quick) for _ in range(6)]
+                assert [one.number for one in seen] == sorted({one.number for one in seen})
+                assert (await anext(slow)).number == seen[-1].number
+                assert (await anext(slow)).number == seen[-1].number + 1
+
+    run(main)
+
+
+def test_what_is_deleted_disappears() -> None:
+    async def main() -> None:
+        await make("orders", groups=("billing", "audit"))
+        await make("emails")
+        async with sampling() as (sampler, admin):
+            with sampler.watch() as watching:
+                assert [one.topic for one in (await anext(watching)).topics] == ["emails", "orders"]
+                await admin.delete_group("orders", "audit")
+                await admin.delete_topic("emails")
+                await anyio.sleep(5)
+                (topic,) = (await anext(watching)).topics
+                assert (topic.topic, [group.group for group in topic.groups]) == ("orders", ["billing"])
+
+    run(main)
+
+
+def test_cancelling_leaves_nothing_and_it_may_run_again() -> None:
+    async def main() -> None:
+        await make("orders")
+        async with Looking() as admin:
+            sampler = Sampler(admin)
+            for _ in range(2):
+                async with anyio.create_task_group() as tasks:
+                    await tasks.start(sampler.run)
+                    with sampler.watch() as watching:
+                        await anext(watching)
+                        await anext(watching)
+                    tasks.cancel_scope.cancel()
+            assert sampler.latest.number >= 3
+
+    run(main)
