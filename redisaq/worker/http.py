@@ -1,0 +1,104 @@
+"""A small HTTP server for probes: it answers GET and HEAD from memory, and lets no client hurt the process that it runs in.
+
+h11 reads and writes the protocol. A request must be complete within SECONDS and below MOST_BYTES; a body is not read. At most
+MOST_CONNECTIONS are served at a time, each for one request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+import h11
+from anyio.abc import Listener, SocketStream
+
+from redisaq.errors import SettingsError
+from redisaq.worker.settings import Address
+
+SECONDS = 5.0
+"""How long one connection may take, from its beginning to its end."""
+MOST_BYTES = 1 << 14
+MOST_CONNECTIONS = 100
+CHUNK = 1 << 14
+
+GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer: its status, its body, and the body's type."""
+
+    status: int
+    body: bytes
+    kind: str = "text/plain; charset=utf-8"
+
+
+async def listen(address: Address) -> Listener[SocketStream]:
+    """Return a listener at the address; with port 0, the system chooses a port.
+
+    Raises:
+        SettingsError: it cannot listen there.
+    """
+    try:
+        return await anyio.create_tcp_listener(local_host=address.host, local_port=address.port)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    raise SettingsError(f"cannot listen on {address}: {reason}")
+
+
+async def serve_http(listener: Listener[SocketStream], answer: Callable[[str], Answer]) -> None:
+    """Answer requests until cancelled; then close the listener.
+
+    Args:
+        listener: where from.
+        answer: returns the answer for a path, at once.
+    """
+    connections = 0
+
+    async def handle(stream: SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        try:
+            with anyio.move_on_after(SECONDS), contextlib.suppress(*GONE):
+                async with stream:
+                    if connections <= MOST_CONNECTIONS:
+                        await _serve(stream, answer)
+        finally:
+            connections -= 1
+
+    async with listener:
+        await listener.serve(handle)
+
+
+async def _serve(stream: SocketStream, answer: Callable[[str], Answer]) -> None:
+    link = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_BYTES)
+    try:
+        while (event := link.next_event()) is h11.NEED_DATA:
+            link.receive_data(await stream.receive(CHUNK))
+    except h11.RemoteProtocolError as error:
+        await _send(stream, link, Answer(error.error_status_hint, b"This is no request.\n"))
+        return
+    if not isinstance(event, h11.Request):
+        return
+    if event.method not in (b"GET", b"HEAD"):
+        await _send(stream, link, Answer(405, b"Only GET and HEAD.\n"))
+        return
+    path = event.target.partition(b"?")[0].decode("ascii", "backslashreplace")
+    await _send(stream, link, answer(path), body=event.method == b"GET")
+
+
+async def _send(stream: SocketStream, link: h11.Connection, answer: Answer, *, body: bool = True) -> None:
+    headers = [
+        ("content-type", answer.kind),
+        ("content-length", str(len(answer.body))),
+        ("cache-control", "no-store"),
+        ("x-content-type-options", "nosniff"),
+        ("connection", "close"),
+    ]
+    data = link.send(h11.Response(status_code=answer.status, headers=headers)) or b""
+    if body:
+        data += link.send(h11.Data(answer.body)) or b""
+    data += link.send(h11.EndOfMessage()) or b""
+    await stream.send(data)

@@ -1,0 +1,92 @@
+"""What a child makes of its job: finding the App, and refusing what cannot be run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from redisaq.errors import SettingsError
+from redisaq.worker.child import prepare
+from redisaq.worker.reports import Job
+from redisaq.worker.settings import WorkerSettings
+
+PROGRAM = """
+from redisaq import App
+
+class Shop:
+    inner = App("memory://")
+
+app = App("memory://")
+empty = App("memory://")
+number = 1
+app.topic("orders").consumer("billing", consumer_name="bill")(print)
+app.topic("mails").consumer("sending")(print)
+"""
+
+
+@pytest.fixture(autouse=True)
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Write a program into the current directory."""
+    (tmp_path / "some_shop.py").write_text(PROGRAM)
+    (tmp_path / "needs_more.py").write_text("import not_there_at_all")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    for name in ("some_shop", "needs_more"):
+        sys.modules.pop(name, None)
+
+
+def job(app: str, *, processes: int = 1, url: str | None = None) -> Job:
+    return Job(app, 2, processes, "asyncio", url, None, measure=False, backlog=None, pulse=1.0)
+
+
+def test_static_names_get_the_childs_number() -> None:
+    app = prepare(job("some_shop:app"))
+    assert [one.consumer.consumer_name for one in app.consumers] == ["bill-2", None]
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("some_shop", "named as MODULE:NAME"),
+        ("some_shop:", "named as MODULE:NAME"),
+        ("some-shop:app", "named as MODULE:NAME"),
+        ("no_shop:app", "there is no module 'no_shop'"),
+        ("some_shop.jobs:app", r"there is no module 'some_shop\.jobs'"),
+        ("some_shop:jobs", "module some_shop has no 'jobs'; its Apps are: app, empty"),
+        ("some_shop:number", "is not an App: it is 1; its Apps are: app, empty"),
+        ("some_shop:empty", "has no consumer"),
+        ("some_shop:Shop.inner", "has no consumer"),
+    ],
+)
+def test_what_cannot_be_run_is_a_sentence(place: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        prepare(job(place))
+
+
+def test_a_memory_server_is_for_one_process() -> None:
+    with pytest.raises(SettingsError, match="one process alone, and --processes asks for 2"):
+        prepare(job("some_shop:app", processes=2))
+    prepare(job("some_shop:app", processes=2, url="redis://elsewhere"))
+
+
+def test_what_the_program_cannot_import_is_its_own_error() -> None:
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        prepare(job("needs_more:app"))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"processes": 0}, "processes must be from 1"),
+        ({"backend": "curio"}, "backend must be one of"),
+        ({"processes": 2, "reload": True}, "--reload is for one process"),
+        ({"backlog": 5.0}, "without --health"),
+    ],
+)
+def test_settings_that_cannot_work(options: dict[str, object], reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        WorkerSettings("some_shop:app", **options)  # type: ignore[arg-type]  # wrong ones

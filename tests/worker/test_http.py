@@ -1,0 +1,120 @@
+"""The parent's HTTP server: what it answers, and that no client can hurt it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+
+from redisaq.errors import SettingsError
+from redisaq.worker import http
+from redisaq.worker.http import Answer, listen, serve_http
+from redisaq.worker.settings import Address, address_of
+
+pytestmark = pytest.mark.anyio
+
+
+@contextlib.asynccontextmanager
+async def a_server() -> AsyncGenerator[int]:
+    """Serve; give the port."""
+    listener = await listen(Address("127.0.0.1", 0))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve_http, listener, lambda path: Answer(200, f"you asked for {path}\n".encode()))
+        yield listener.extra(SocketAttribute.local_port)  # noqa: S610 -- of a socket
+        tasks.cancel_scope.cancel()
+
+
+async def rest_of(stream: SocketStream) -> bytes:
+    """Return everything until the server closes the connection."""
+    data = b""
+    with anyio.fail_after(30), contextlib.suppress(anyio.BrokenResourceError):
+        async for more in stream:
+            data += more
+    return data
+
+
+async def ask(port: int, request: bytes) -> bytes:
+    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await stream.send(request)
+        return await rest_of(stream)
+
+
+async def test_it_answers_one_request_a_connection() -> None:
+    async with a_server() as port:
+        answer = await ask(port, b"GET /live?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in head.lower()
+        assert body == b"you asked for /live\n"
+        answer = await ask(port, b"HEAD /live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.endswith(b"\r\n\r\n")
+        assert b"content-length: 20" in answer.lower()
+        assert (await ask(port, b"POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")).startswith(b"HTTP/1.1 405")
+
+
+@pytest.mark.parametrize(
+    "request_", [b"\x16\x03\x01\x02", b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * (1 << 15)]
+)
+async def test_what_is_no_request_is_refused(request_: bytes) -> None:
+    """A TLS greeting, no version, no host, too long."""
+    async with a_server() as port:
+        answer = await ask(port, request_ + b"\r\n\r\n")
+        assert answer[:10] in (b"HTTP/1.1 4", b"")  # the rest of what is too long is not read, which resets the connection
+        assert b"200" in await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+async def test_a_request_that_trickles_ends_and_others_are_answered_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "SECONDS", 1.0)
+    async with a_server() as port, await anyio.connect_tcp("127.0.0.1", port) as slow, anyio.create_task_group() as tasks:
+
+        async def trickle() -> None:
+            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                while True:
+                    await slow.send(b"G")
+                    await anyio.sleep(0.05)
+
+        tasks.start_soon(trickle)
+        assert b"200" in await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await rest_of(slow)
+        tasks.cancel_scope.cancel()
+
+
+async def test_more_connections_than_it_serves_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MOST_CONNECTIONS", 1)
+    async with a_server() as port, await anyio.connect_tcp("127.0.0.1", port) as one:
+        await one.send(b"GET")
+        assert await ask(port, b"") == b""
+        await one.send(b" / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200" in await rest_of(one)
+
+
+async def test_an_address_that_is_taken_is_a_sentence() -> None:
+    async with a_server() as port:
+        with pytest.raises(SettingsError, match=rf"cannot listen on 127\.0\.0\.1:{port}: .*in use"):
+            await listen(Address("127.0.0.1", port))
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":8080", Address("127.0.0.1", 8080)),
+        ("8080", Address("127.0.0.1", 8080)),
+        ("0.0.0.0:80", Address("0.0.0.0", 80)),  # noqa: S104 -- asked for explicitly
+        ("[::1]:80", Address("::1", 80)),
+        ("::1:80", None),
+        ("host", None),
+        (":65536", None),
+        ("", None),
+        (":٣", None),
+    ],
+)
+def test_addresses(text: str, address: Address | None) -> None:
+    if address is not None:
+        assert address_of(text) == address
+        assert address_of(str(address)) == address
+    else:
+        with pytest.raises(SettingsError, match="HOST:PORT"):
+            address_of(text)
