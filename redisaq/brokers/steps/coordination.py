@@ -63,7 +63,8 @@ class MakeGroup(ShareStep[None], frozen=True):
 class Heartbeat(GroupStep[Beat], frozen=True):
     """Extend the incarnation's time to now + ttl if it is a member and not expired (M5). Return what others did.
 
-    If the server has changed (M7), this extends every member to now + ttl and sets `frozen_until`. An unknown incarnation changes nothing.
+    If the server has changed (M7), this extends every member to now + ttl and sets `frozen_until`. An unknown incarnation is answered, but
+    its time is not extended.
 
     Attributes:
         incarnation: the member whose time to extend.
