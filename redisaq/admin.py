@@ -18,6 +18,7 @@ import anyio
 from redisaq.admin_views import (
     DeadLetterDecoder,
     DeadMessage,
+    DeadSummary,
     GroupInfo,
     MemberInfo,
     PartitionInfo,
@@ -26,6 +27,7 @@ from redisaq.admin_views import (
     TopicInfo,
     message_id,
     moment,
+    summary_of,
 )
 from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.changes import Changes
@@ -45,7 +47,7 @@ from redisaq.brokers.steps.administration import (
     ViewPartition,
     ViewStream,
 )
-from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, Redrive
+from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, Redrive, SummariseDead
 from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.core.codec import Deserializer
@@ -61,6 +63,7 @@ __all__ = [
     "DeadLetter",
     "DeadLetters",
     "DeadMessage",
+    "DeadSummary",
     "GroupInfo",
     "MemberInfo",
     "PartitionInfo",
@@ -77,6 +80,9 @@ R = TypeVar("R")
 
 PAGE = 100
 """Dead letters of one page."""
+
+SUMMARY = 200
+"""Bytes of an error's text in a summary."""
 
 Position = Literal["earliest", "latest"] | datetime | Mapping[int, str]
 """The positions that `seek` accepts."""
@@ -304,7 +310,54 @@ class Admin:
         return DeadLetters(self._access, decoder, look, page)
 
     @in_one_loop
-    async def redrive(self, topic: str, group: str, ids: Iterable[str | DeadMessage] | None = None) -> int:
+    async def dead_summaries(self, topic: str, group: str, *, partitions: Iterable[int], count: int = PAGE) -> list[DeadSummary]:
+        """Return the newest dead letters of some partitions without payloads and tracebacks, the newest first.
+
+        The server reads `count` dead letters of each partition and sends a few hundred bytes for each.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            partitions: their numbers. A number beyond the topic's partitions has no dead letters.
+            count: the most dead letters of one partition, up to 1,000.
+
+        Raises:
+            SettingsError: `count` is not from 1 to 1,000, or a partition is not a number.
+        """
+        name = _name(topic, group)
+        most = check_count("count", count, most=1000)
+        numbers = [check_count("a partition's number", number, least=0) for number in partitions]
+        steps = [SummariseDead(name, number, b"", most, SUMMARY) for number in numbers]
+        with time_limit(self._timeout):
+            pages = await self._ask(lambda: self._broker.do_each(steps))
+        found = [summary_of(topic, group, number, one) for number, page in zip(numbers, pages, strict=True) for one in page]
+        return sorted(found, key=lambda one: parse_id(one.dead_id.encode()), reverse=True)
+
+    @in_one_loop
+    async def dead_letter(
+        self, topic: str, group: str, partition: int, dead_id: str, *, deserializer: Deserializer | None = None
+    ) -> DeadMessage | None:
+        """Return one dead letter, or None if it is not there (any more).
+
+        Args:
+            topic: the topic.
+            group: the group.
+            partition: the partition's number.
+            dead_id: the id of the dead letter itself.
+            deserializer: as for `dead_letters`.
+
+        Raises:
+            SettingsError: `dead_id` is not an id.
+        """
+        name = _name(topic, group)
+        after = before_entry(dead_id)
+        with time_limit(self._timeout):
+            page = await self._dead_page(name, check_count("partition", partition, least=0), after, 1)
+        decoder = DeadLetterDecoder(name.topic, name.group, deserializer)
+        return next((decoder.decode(partition, one.dead_id, one.body) for one in page if one.dead_id == dead_id.encode()), None)
+
+    @in_one_loop
+    async def redrive(self, topic: str, group: str, ids: Iterable[str | DeadMessage | DeadSummary] | None = None) -> int:
         """Retry dead letters at once, in the order in which they died. The message and its id stay the same; attempts count from 1 again.
 
         Each redriven message starts a new life (see `DeadMessage.life`).
@@ -312,8 +365,9 @@ class Admin:
         Args:
             topic: the topic.
             group: the group.
-            ids: message ids, or dead letters from `dead_letters`. Ids that are not found are skipped. A message id selects every dead
-                letter of that message, since a message may die more than once. Finding message ids reads all dead letters, in pages.
+            ids: message ids, or dead letters from `dead_letters` or `dead_summaries`. Ids that are not found are skipped. A message id
+                selects every dead letter of that message, since a message may die more than once. Finding message ids reads all dead
+                letters, in pages.
                 None: all dead letters that exist now.
 
         Returns:
@@ -339,7 +393,7 @@ class Admin:
             return total
 
     @in_one_loop
-    async def purge(self, topic: str, group: str, ids: Iterable[str | DeadMessage] | None = None) -> int:
+    async def purge(self, topic: str, group: str, ids: Iterable[str | DeadMessage | DeadSummary] | None = None) -> int:
         """Delete dead letters permanently; see `redrive` for the arguments.
 
         Returns:
@@ -359,7 +413,7 @@ class Admin:
         self,
         name: GroupName,
         partitions: Sequence[PartitionView],
-        ids: Iterable[str | DeadMessage],
+        ids: Iterable[str | DeadMessage | DeadSummary],
         act: Callable[[int, Sequence[bytes]], Awaitable[int]],
     ) -> int:
         """Call `act` with the dead letters of these ids, a page at a time, oldest death first. Return the sum of its results."""
@@ -630,14 +684,14 @@ def _age(milliseconds: int | None, now: int) -> float | None:
     return None if milliseconds is None else max(0.0, now / 1e6 - milliseconds / 1e3)
 
 
-def _split(name: GroupName, ids: Iterable[str | DeadMessage]) -> tuple[set[str], dict[int, set[bytes]]]:
+def _split(name: GroupName, ids: Iterable[str | DeadMessage | DeadSummary]) -> tuple[set[str], dict[int, set[bytes]]]:
     """Return the message ids, and the ids of dead letters by partition."""
     if isinstance(ids, str):
         raise SettingsError("ids must be several: put the one into a list")
     msg_ids: set[str] = set()
     named: dict[int, set[bytes]] = {}
     for one in ids:
-        if isinstance(one, DeadMessage):
+        if isinstance(one, DeadMessage | DeadSummary):
             if (one.topic, one.group) != (name.topic, name.group):
                 raise SettingsError(f"this dead letter is of group {one.group} of {one.topic}: {one.dead_id}")
             named.setdefault(one.partition, set()).add(one.dead_id.encode())

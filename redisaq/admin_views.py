@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from redisaq.brokers.steps.retrying import DeadLetterSummary
 from redisaq.core.codec import Deserializer, EntryDecoder
-from redisaq.core.records import FOREIGN, RAW, Body, Failure, Unreadable
+from redisaq.core.failures import kind_of, template, where
+from redisaq.core.records import FOREIGN, NO_FAILURE, RAW, Body, Unreadable
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 """Of what no server has said when it was read."""
@@ -241,9 +243,6 @@ class GroupInfo(msgspec.Struct, frozen=True):
         return sum(one.delayed for one in self.partitions)
 
 
-_NO_FAILURE = Failure("", "", "", 0, 0, 0, "")
-
-
 class DeadMessage(msgspec.Struct, frozen=True):
     """A dead letter: a message that is not retried unless you redrive it.
 
@@ -292,6 +291,68 @@ class DeadMessage(msgspec.Struct, frozen=True):
     life: int
 
 
+class DeadSummary(msgspec.Struct, frozen=True):
+    """A dead letter without its payload and traceback, for lists.
+
+    Attributes:
+        topic: the topic.
+        group: the group in which it died.
+        partition: the partition's number.
+        dead_id: the id of the dead letter itself, unique within the partition and group.
+        msg_id: the message's id; "" if it has none.
+        key: the message's key.
+        error_type: the qualified class name of the last exception, or a word for another failure; "" if it is not known.
+        error: the beginning of the text of the last failure, 200 bytes of it.
+        where: the last line of the traceback that is your own code ("bank.py:41 in charge"); "" if there is none.
+        kind: identifies failures of the same type, text and line, where numbers, names, paths and the like in the text do not count.
+        attempts: how many handlers were started for it in its last life.
+        life: how often it was redriven before it died.
+        entry_id: the id of the stream entry it came from.
+        died_at: when it became a dead letter.
+    """
+
+    topic: str
+    group: str
+    partition: int
+    dead_id: str
+    msg_id: str
+    key: str | None
+    error_type: str
+    error: str
+    where: str
+    kind: str
+    attempts: int
+    life: int
+    entry_id: str
+    died_at: datetime
+
+
+def summary_of(topic: str, group: str, partition: int, found: DeadLetterSummary) -> DeadSummary:
+    """Return a broker's summary of a dead letter for Admin's callers."""
+    file, line, function, error_type, error, msg_id, origin = (
+        word.decode("utf-8", "replace") for word in (*found.frame, found.error_type, found.error, found.msg_id, found.origin)
+    )
+    frame = where(file, line, function)
+    if found.foreign:
+        error_type, error = "Unreadable", "redisaq did not put it among the dead letters"
+    return DeadSummary(
+        topic=topic,
+        group=group,
+        partition=partition,
+        dead_id=found.dead_id.decode(),
+        msg_id=msg_id,
+        key=None if found.key is None else found.key.decode("utf-8", "replace"),
+        error_type=error_type,
+        error=error,
+        where=frame,
+        kind=kind_of(error_type, template(error), frame),
+        attempts=found.attempts,
+        life=found.life,
+        entry_id=origin,
+        died_at=moment(int(found.dead_id.split(b"-")[0])),
+    )
+
+
 def message_id(body: Body) -> str:
     """Return the message's id; "" if it has none."""
     return _value(body, b"i").decode("utf-8", "replace")
@@ -314,7 +375,7 @@ class DeadLetterDecoder:
 
     def decode(self, partition: int, dead_id: bytes, body: Body) -> DeadMessage:
         """Return the dead letter with this id."""
-        failure = body.failure or _NO_FAILURE
+        failure = body.failure or NO_FAILURE
         message = self._decoder.decode(body.entry_id, body.fields, partition, 0)
         return DeadMessage(
             topic=self._topic,

@@ -77,6 +77,10 @@ class Failure(msgspec.Struct, frozen=True):
     member: str
 
 
+NO_FAILURE = Failure("", "", "", 0, 0, 0, "")
+"""Stands for the failure of a message of which none is known."""
+
+
 class Body(msgspec.Struct, frozen=True):
     """A message in `retry` or in the dead letters.
 

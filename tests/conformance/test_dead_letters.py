@@ -8,7 +8,7 @@ import pytest
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Install, RemakeGroup
-from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, Redrive, StartRetry
+from redisaq.brokers.steps.retrying import DeadLetterEntry, DeadLetterSummary, Purge, ReadDead, Redrive, StartRetry, SummariseDead
 from redisaq.brokers.steps.settling import ReadRemaining, Remaining
 from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.records import Body, Failure, Resolution
@@ -60,6 +60,32 @@ async def test_broken_characters_are_escaped(a: Broker, group: GroupName, owned:
     await resolve(a, group, owned, Resolution("stream", "retry", Body(second[0], (b"i", b"2"), 0, 1, why), due=1))
     bodies = [*(one.body for one in await dead(a, group)), *(await due(a, group, owned)).retries]
     assert [body.failure.error for body in bodies if body.failure] == ["no file \\udcff"] * 2
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "/srv/shop/venv/lib/python3.13/site-packages/redisaq/handling.py", line 3, in one
+  File "/srv/shop/handlers.py", line 28, in bill
+    receipt = await charge(order)
+  File "/srv/shop/bank.py", line 41, in charge
+  File "/usr/lib/python3.13/asyncio/timeouts.py", line 125, in __aexit__
+TimeoutError: bank did not answer
+"""
+
+
+async def test_summaries_have_what_is_small(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    entries = await delivered(a, group, owned, *digits(4))
+    for number, entry in enumerate(entries):
+        why = Failure("TimeoutError", "é" * 200, TRACEBACK, 5, 1_700_000_000_001, 1_700_000_000_002, "m") if number else None
+        fields = (b"i", b"%d" % number, b"d", b"x" * 10_000, *((b"k", b"key") if number else ()))
+        await resolve(a, group, owned, Resolution("stream", "dead", Body(entry[0], fields, 0, 5, why)))
+    ids = [one.dead_id for one in await dead(a, group)]
+    found = await b.do(SummariseDead(group, 0, b"", 3, 7))
+    assert [(one.dead_id, one.msg_id) for one in found] == [(ids[3], b"3"), (ids[2], b"2"), (ids[1], b"1")]
+    frame = (b"/srv/shop/bank.py", b"41", b"charge")
+    assert found[0] == DeadLetterSummary(ids[3], b"3", b"key", b"TimeoutError", "ééé".encode() + b"\xc3", 5, entries[3][0], 0, frame)
+    (last,) = await b.do(SummariseDead(group, 0, ids[1], 3, 7))
+    assert last == DeadLetterSummary(ids[0], b"0", None, b"", b"", 5, entries[0][0], 0)
+    assert await b.do(SummariseDead(group, 1, b"", 3, 7)) == []
 
 
 async def test_pages(a: Broker, group: GroupName, owned: int) -> None:

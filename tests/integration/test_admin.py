@@ -250,6 +250,28 @@ async def test_pages_of_dead_letters(admin: Admin, bench: Bench) -> None:
     assert await admin.redrive("orders", "billing") == 0
 
 
+async def test_summaries_and_single_dead_letters(admin: Admin, bench: Bench) -> None:
+    await bench.produce(6, partitions=2)
+    await bench.drain(failing=tuple(range(6)))
+    letters = {(one.partition, one.dead_id): one for one in await dead(admin)}
+    found = await admin.dead_summaries("orders", "billing", partitions=[0, 1, 2])
+    assert [one.died_at for one in found] == sorted((one.died_at for one in letters.values()), reverse=True)
+    assert {(one.partition, one.dead_id): (one.msg_id, one.error_type, one.attempts) for one in found} == {
+        place: (one.msg_id, one.error_type, one.attempts) for place, one in letters.items()
+    }
+    assert len({one.kind for one in found}) == 1
+    assert found[0].where.endswith(" in handle")
+    newest = await admin.dead_summaries("orders", "billing", partitions=[1], count=1)
+    assert [one.partition for one in newest] == [1]
+    letter = await admin.dead_letter("orders", "billing", 1, newest[0].dead_id)
+    assert letter == letters[1, newest[0].dead_id]
+    assert await admin.dead_letter("orders", "billing", 0, "1-1") is None
+    assert await admin.redrive("orders", "billing", newest) == 1
+    assert await admin.dead_letter("orders", "billing", 1, newest[0].dead_id) is None
+    with pytest.raises(SettingsError):
+        await admin.dead_letter("orders", "billing", 0, "no id")
+
+
 async def test_redriving_some(admin: Admin, bench: Bench) -> None:
     ids = await bench.produce(220)
     await bench.drain(failing=tuple(range(220)))

@@ -8,9 +8,22 @@ from __future__ import annotations
 from redisaq.brokers.memory.holdings import Place
 from redisaq.brokers.memory.registry import carry_out, does
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.retrying import DeadLetterEntry, Due, Purge, ReadDead, Redrive, SetAside, StartRetry, TakeDue, unreadable
+from redisaq.brokers.steps.retrying import (
+    DeadLetterEntry,
+    DeadLetterSummary,
+    Due,
+    Purge,
+    ReadDead,
+    Redrive,
+    SetAside,
+    StartRetry,
+    SummariseDead,
+    TakeDue,
+    unreadable,
+)
 from redisaq.brokers.steps.settling import Resolve
-from redisaq.core.records import RAW, UNREADABLE, Body, Resolution, decode_delayed, decode_retry
+from redisaq.core.failures import own_frame
+from redisaq.core.records import FOREIGN, NO_FAILURE, RAW, UNREADABLE, Body, Resolution, decode_delayed, decode_retry
 
 BLOCKED = 1_000_000
 """Microseconds until the next try, after a stream did not take what was due."""
@@ -75,6 +88,32 @@ def _words_of(body: bytes) -> list[bytes]:
 def read_dead_letters(store: MemoryStore, step: ReadDead) -> list[DeadLetterEntry]:
     """Return a page of dead letters."""
     return store.shelf(step.group, step.partition).dead_page(step.after, step.count)
+
+
+@does(SummariseDead)
+def summarise_dead_letters(store: MemoryStore, step: SummariseDead) -> list[DeadLetterSummary]:
+    """Return the newest dead letters without payloads."""
+    return [_summary(one, step.most_text) for one in store.shelf(step.group, step.partition).newest_dead(step.below, step.count)]
+
+
+def _summary(letter: DeadLetterEntry, most_text: int) -> DeadLetterSummary:
+    body = letter.body
+    if body.life == FOREIGN:
+        return DeadLetterSummary(letter.dead_id, foreign=True)
+    fields = dict(zip(body.fields[::2], body.fields[1::2], strict=True))
+    failure = body.failure or NO_FAILURE
+    file, line, function = own_frame(failure.traceback)
+    return DeadLetterSummary(
+        letter.dead_id,
+        fields.get(b"i", b""),
+        fields.get(b"k"),
+        failure.error_type.encode(),
+        failure.error.encode()[:most_text],
+        body.attempt,
+        body.entry_id,
+        body.life,
+        (file.encode(), line.encode(), function.encode()),
+    )
 
 
 @does(Redrive)

@@ -73,6 +73,11 @@ class Shelf:
         page = self.dead.after(parse_id(after), count)
         return [DeadLetterEntry(format_id(dead_id), read_dead(format_id(dead_id), words)) for dead_id, words in page]
 
+    def newest_dead(self, below: bytes, count: int) -> list[DeadLetterEntry]:
+        """Return up to `count` dead letters below an id (b"": the newest), the newest first."""
+        page = self.dead.below(parse_id(below) if below else None, count)
+        return [DeadLetterEntry(format_id(dead_id), read_dead(format_id(dead_id), words)) for dead_id, words in page]
+
     def redrive(self, ids: Sequence[bytes] | None, count: int, now: int) -> int:
         """Move up to `count` dead letters to `retry`: their next life, due now, in the order in which they died."""
         if ids is None:

@@ -112,6 +112,11 @@ class Stream:
         first = bisect_right(self._ids, entry_id)
         return [(found, self._fields[found]) for found in self._ids[first : first + count]]
 
+    def below(self, entry_id: EntryId | None, count: int) -> list[tuple[EntryId, tuple[bytes, ...]]]:
+        """Return up to `count` entries below an id (None: the last ones), the last first."""
+        end = len(self._ids) if entry_id is None else bisect_left(self._ids, entry_id)
+        return [(found, self._fields[found]) for found in reversed(self._ids[max(0, end - count) : end])]
+
     def last_up_to(self, entry_id: EntryId) -> EntryId | None:
         """Return the highest id that is there and not above this one."""
         place = bisect_right(self._ids, entry_id)

@@ -12,18 +12,20 @@ from typing import cast
 from redisaq.brokers.redis.commands import Reply, run, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command, commands
-from redisaq.brokers.redis.scripts import DUE, REDRIVE, START_RETRY, Argument, Command
+from redisaq.brokers.redis.scripts import DEAD_SUMMARIES, DUE, REDRIVE, START_RETRY, Argument, Command
 from redisaq.brokers.redis.settling import resolve
 from redisaq.brokers.steps.retrying import (
     FOUND,
     GONE,
     DeadLetterEntry,
+    DeadLetterSummary,
     Due,
     Purge,
     ReadDead,
     Redrive,
     SetAside,
     StartRetry,
+    SummariseDead,
     TakeDue,
     unreadable,
 )
@@ -39,6 +41,7 @@ from redisaq.core.records import (
     read_dead,
     retry_prefix,
     time_of,
+    whole,
 )
 from redisaq.link import Link
 
@@ -98,6 +101,25 @@ def read_dead_letters(step: ReadDead, keys: Keys) -> Asked[list[DeadLetterEntry]
 
 def _letters(reply: Reply) -> list[DeadLetterEntry]:
     return [DeadLetterEntry(dead_id, read_dead(dead_id, words)) for dead_id, words in reply]
+
+
+@command(SummariseDead)
+def summarise_dead_letters(step: SummariseDead, keys: Keys) -> Asked[list[DeadLetterSummary]]:
+    """Return the newest dead letters without payloads."""
+    return DEAD_SUMMARIES(keys.of_partition(step.group, step.partition).dead, step.below, step.count, step.most_text), _summaries
+
+
+def _summaries(reply: Reply) -> list[DeadLetterSummary]:
+    found: list[DeadLetterSummary] = []
+    for dead_id, *rest in reply:
+        if not rest:
+            found.append(DeadLetterSummary(dead_id, foreign=True))
+            continue
+        msg_id, key, error_type, error, attempts, origin, life, *frame = rest
+        file, line, function = frame
+        numbers = whole(attempts) or 0, whole(life) or 0
+        found.append(DeadLetterSummary(dead_id, msg_id, key, error_type, error, numbers[0], origin, numbers[1], (file, line, function)))
+    return found
 
 
 @commands(Redrive)

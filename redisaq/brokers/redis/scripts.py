@@ -72,6 +72,7 @@ START_RETRY = Script("start_retry", keys=2)
 DUE = Script("due", keys=6)
 DELAY = Script("delay", keys=3)
 REDRIVE = Script("redrive", keys=4, begins_with=WHOLE)
+DEAD_SUMMARIES = Script("dead_summaries", keys=1)
 FIND = Script("find", keys=2)
 APPEND_ONCE = Script("append_once", keys=4)
 BACKLOG = Script("backlog", keys=1)
@@ -108,6 +109,7 @@ ALL = (
     DUE,
     DELAY,
     REDRIVE,
+    DEAD_SUMMARIES,
     FIND,
     APPEND_ONCE,
     BACKLOG,

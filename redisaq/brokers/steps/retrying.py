@@ -15,7 +15,19 @@ from redisaq.brokers.steps import ShareStep
 from redisaq.core.records import RAW, Body, Failure, Resolution
 from redisaq.describing import text_of
 
-__all__ = ["DeadLetterEntry", "Due", "Purge", "ReadDead", "Redrive", "SetAside", "StartRetry", "TakeDue", "unreadable"]
+__all__ = [
+    "DeadLetterEntry",
+    "DeadLetterSummary",
+    "Due",
+    "Purge",
+    "ReadDead",
+    "Redrive",
+    "SetAside",
+    "StartRetry",
+    "SummariseDead",
+    "TakeDue",
+    "unreadable",
+]
 
 
 class SetAside(msgspec.Struct, frozen=True):
@@ -115,6 +127,45 @@ class ReadDead(ShareStep[list[DeadLetterEntry]], frozen=True):
 
     after: bytes
     count: int
+
+
+class DeadLetterSummary(msgspec.Struct, frozen=True):
+    """A dead letter without its payload and traceback.
+
+    Attributes:
+        dead_id: its own id.
+        msg_id: the message's id, b"" if it has none.
+        key: its key, None if it has none.
+        error_type: as in `Failure`.
+        error: the beginning of the error's text.
+        attempts: how many handlers began in its last life.
+        origin: the id of the entry that it comes from.
+        life: how often it was redriven.
+        frame: file, line and function of the last frame of the traceback that is the user's own; each b"" if there is none.
+        foreign: whether redisaq did not write it. Then there is only its id.
+    """
+
+    dead_id: bytes
+    msg_id: bytes = b""
+    key: bytes | None = None
+    error_type: bytes = b""
+    error: bytes = b""
+    attempts: int = 0
+    origin: bytes = b""
+    life: int = 0
+    frame: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+    foreign: bool = False
+
+
+class SummariseDead(ShareStep[list[DeadLetterSummary]], frozen=True):
+    """Return up to `count` dead letters with ids below `below` (b"": the newest), the newest first, without what makes them large."""
+
+    name: ClassVar[str] = "dead_summaries"
+
+    below: bytes
+    count: int
+    most_text: int
+    """Bytes of an error's text that are returned."""
 
 
 class Redrive(ShareStep[int], frozen=True):
