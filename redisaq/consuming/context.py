@@ -76,11 +76,11 @@ With thousands at once, each turn of the event loop takes seconds. A heartbeat n
 
 SAME_LOSS = 30.0  # seconds within which partitions that find their group gone count as one loss
 MOST_BLOCKED = 1000
-"""How many entries are remembered during which the event loop was blocked: the latest ones."""
+"""How many entries to remember during whose handling the event loop was blocked: the latest ones."""
 
 
 class Blocked(NamedTuple):
-    """How many times the event loop was blocked during an entry, and for how many seconds at most."""
+    """How many times the event loop was blocked while an entry was handled, and for how many seconds at most."""
 
     times: int
     seconds: float
@@ -180,7 +180,7 @@ class Surroundings:
             self.bulletin.publish(events.NotificationsNotPermitted, reason=reason)
 
     def note_blocked(self, partition: int, entry_id: bytes, seconds: float) -> None:
-        """Remember that the event loop was blocked during an entry: this process may be the one that later finds it dead."""
+        """Remember that the event loop was blocked while an entry was handled: this process may be the one that later finds it dead."""
         times, most = self.blocked.pop((partition, entry_id), (0, 0.0))
         self.blocked[partition, entry_id] = Blocked(times + 1, max(most, seconds))
         if len(self.blocked) > MOST_BLOCKED:

@@ -18,7 +18,7 @@ from redisaq.core.membership import lease_deadline
 from redisaq.environment import Environment
 
 LATE = 1 / 12
-"""A lease that is found ended this part of its ttl after its deadline, or later, ended because the event loop was blocked."""
+"""If a lease is found to have ended later than this part of its ttl after its deadline, the event loop was blocked."""
 
 
 class Lease:
