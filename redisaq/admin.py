@@ -7,7 +7,7 @@ producers and consumers work. It reads and changes dead letters in pages, never 
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -15,23 +15,32 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 
+from redisaq.admin_messages import AT_ONCE, TOGETHER, Following, Listing, Search, id_of, names_of
 from redisaq.admin_views import (
     DeadLetterDecoder,
     DeadMessage,
     DeadSummary,
+    DelayedMessage,
     GroupInfo,
+    GroupStanding,
     MemberInfo,
+    MessageDecoder,
     PartitionInfo,
+    PendingMessage,
+    RetryMessage,
     ServerInfo,
+    StoredMessage,
     StreamInfo,
+    StreamMessage,
     TopicInfo,
+    Whereabouts,
     message_id,
     moment,
     summary_of,
 )
 from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.changes import Changes
-from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps import Broker, Step
 from redisaq.brokers.steps.administration import (
     END,
     START,
@@ -47,16 +56,29 @@ from redisaq.brokers.steps.administration import (
     ViewPartition,
     ViewStream,
 )
+from redisaq.brokers.steps.messages import (
+    CancelDelayed,
+    CancelRetry,
+    CountBacklog,
+    ListDelayed,
+    ListPending,
+    ListRetries,
+    PendingRow,
+    ReadEntries,
+    RetryNow,
+    Scheduled,
+)
 from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, Redrive, SummariseDead
 from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.core.codec import Deserializer
 from redisaq.core.entry_ids import before_entry, before_time, parse_id
+from redisaq.core.records import is_id
 from redisaq.core.retry import full_jitter
 from redisaq.describing import shown
 from redisaq.environment import current_environment, silence_within, time_is_up_at, time_limit, when_forked
 from redisaq.errors import ConnectionFailed, GroupBusyError, SettingsError, TopicMissingError
-from redisaq.settings import check_client, check_count, check_name, check_plain, check_seconds
+from redisaq.settings import check_client, check_count, check_name, check_plain, check_seconds, check_text
 
 __all__ = [
     "Admin",
@@ -64,12 +86,21 @@ __all__ = [
     "DeadLetters",
     "DeadMessage",
     "DeadSummary",
+    "DelayedMessage",
+    "Following",
     "GroupInfo",
+    "GroupStanding",
+    "Listing",
     "MemberInfo",
     "PartitionInfo",
+    "PendingMessage",
+    "RetryMessage",
     "ServerInfo",
+    "StoredMessage",
     "StreamInfo",
+    "StreamMessage",
     "TopicInfo",
+    "Whereabouts",
 ]
 
 DeadLetter = DeadMessage
@@ -432,6 +463,287 @@ class Admin:
                 total += await act(partition, rest[start : start + PAGE])
         return total
 
+    # -- single messages -----------------------------------------------------------------------------------------------------------
+
+    def pending(self, topic: str, group: str, *, deserializer: Deserializer | None = None) -> Listing[Any, PendingMessage]:
+        """Return an async iterator over messages that were delivered to a group and are not settled: they are in handlers, or will be soon.
+
+        The order is partition after partition, oldest entry first in each. A message that is settled or delivered during the iteration may
+        be missing. Each step may raise TopicMissingError or ConnectionFailed. After ConnectionFailed you may continue the iteration.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            deserializer: called with a payload's bytes; None: JSON. If it raises, `unreadable` of the message says why.
+        """
+        name, decoder = _name(topic, group), _decoder(topic, deserializer)
+        names: dict[str, str] = {}
+
+        async def look() -> int:
+            with time_limit(self._timeout):
+                _, view, partitions = await self._look(topic, group)
+            names.update(names_of(view.document))
+            return len(partitions)
+
+        async def page(partition: int, last: tuple[str, PendingRow] | None) -> list[tuple[str, PendingRow]]:
+            after = b"" if last is None else last[1].entry_id
+            (found,) = await self._do_each([ListPending(name, partition, after, PAGE)])
+            return [(found.holder, row) for row in found.rows]
+
+        def make(partition: int, row: tuple[str, PendingRow]) -> PendingMessage:
+            owner, entry = row
+            return decoder.pending(partition, entry, name.group, owner, names.get(owner, ""))
+
+        return Listing(self._access, look, page, make)
+
+    def retries(self, topic: str, group: str, *, deserializer: Deserializer | None = None) -> Listing[Any, RetryMessage]:
+        """Return an async iterator over messages that failed and wait for a retry; see `pending` for the rest.
+
+        The order is partition after partition, earliest due time first in each. A message stays among them while its handler runs again.
+        """
+        name, decoder = _name(topic, group), _decoder(topic, deserializer)
+
+        async def look() -> int:
+            with time_limit(self._timeout):
+                return len((await self._look(topic, group))[2])
+
+        async def page(partition: int, last: Scheduled | None) -> Sequence[Scheduled]:
+            (found,) = await self._do_each([ListRetries(name, partition, last, PAGE)])
+            return found.rows
+
+        return Listing(self._access, look, page, lambda partition, row: decoder.retry(partition, row, name.group))
+
+    def delayed(self, topic: str, *, deserializer: Deserializer | None = None) -> Listing[Any, DelayedMessage]:
+        """Return an async iterator over messages that are not in their streams yet; see `pending` for the rest.
+
+        The order is partition after partition, earliest due time first in each. A message whose time has come stays among them until a
+        consumer of the topic moves it to its stream.
+        """
+        topic, decoder = check_name("topic", topic), _decoder(topic, deserializer)
+
+        async def look() -> int:
+            with time_limit(self._timeout):
+                return (await self._state(topic)).partitions
+
+        async def page(partition: int, last: Scheduled | None) -> Sequence[Scheduled]:
+            (found,) = await self._do_each([ListDelayed(topic, partition, last, PAGE)])
+            return found.rows
+
+        return Listing(self._access, look, page, decoder.delayed)
+
+    @in_one_loop
+    async def peek(
+        self, topic: str, partition: int | None = None, count: int = 10, *, deserializer: Deserializer | None = None
+    ) -> list[StreamMessage]:
+        """Return the newest messages of a topic's streams, newest first, whatever groups have done with them.
+
+        Args:
+            topic: the topic.
+            partition: read only this partition.
+            count: the most messages, at most 1,000. As many of each partition are read, so this is for small numbers.
+            deserializer: called with a payload's bytes; None: JSON.
+
+        Raises:
+            TopicMissingError: the topic does not exist.
+            SettingsError: there is no such partition.
+        """
+        decoder, count = _decoder(topic, deserializer), check_count("count", count, most=AT_ONCE)
+        numbers = await self._some(topic, partition)
+        found: list[tuple[tuple[int, int], StreamMessage]] = []
+        for start in range(0, len(numbers), TOGETHER):
+            some = numbers[start : start + TOGETHER]
+            for number, page in zip(some, await self._do_each([ReadEntries(topic, one, None, count) for one in some]), strict=True):
+                found += [(parse_id(entry_id), decoder.entry(number, entry_id, fields)) for entry_id, fields in page]
+            found = sorted(found, key=lambda one: one[0], reverse=True)[:count]
+        return [message for _, message in found]
+
+    def follow(
+        self, topic: str, partition: int | None = None, *, interval: float = 0.5, deserializer: Deserializer | None = None
+    ) -> Following:
+        """Return an async iterator over the messages that are enqueued from its first step on; it never ends.
+
+        The order is that of their entries within a partition, and approximately that of time over all. It reads the streams again and
+        again, and belongs to no group. Each step may raise TopicMissingError or ConnectionFailed. After ConnectionFailed you may continue
+        the iteration, and miss nothing unless it was trimmed.
+
+        Args:
+            topic: the topic.
+            partition: follow only this partition.
+            interval: seconds between two looks.
+            deserializer: called with a payload's bytes; None: JSON.
+        """
+        topic, interval = check_name("topic", topic), check_seconds("interval", interval)
+        look = partial(self._some, topic, partition)
+        return Following(self._access, self._do_each, topic, look, decoder=_decoder(topic, deserializer), interval=interval)
+
+    @in_one_loop
+    async def find(
+        self,
+        topic: str,
+        msg_id: str,
+        *,
+        partition: int | None = None,
+        entry_id: str | None = None,
+        limit: int = 1_000_000,
+        deserializer: Deserializer | None = None,
+    ) -> Whereabouts:
+        """Return where a message is: its entry, and what each group has done with it; or that it is delayed, or not found.
+
+        No index of message ids exists. The delayed messages are checked first, which is quick, then all streams are searched from their
+        newest entries back. If the message is in no stream any more, the retries and dead letters of all groups are searched. If it is in a
+        stream, dead letters are searched only for groups that have neither begun nor kept it.
+
+        A message that moves during the search may be reported where it was. `timeout` limits each step of the search, not all of it.
+
+        Args:
+            topic: the topic.
+            msg_id: the message's id, from `enqueue`.
+            partition: search only this partition.
+            entry_id: the id of its entry, if you know it: then no stream is searched. It needs `partition`.
+            limit: the most entries, retries and dead letters to look at.
+            deserializer: called with a payload's bytes; None: JSON.
+
+        Raises:
+            TopicMissingError: the topic does not exist.
+            SettingsError: there is no such partition, or the entry id is not valid.
+        """
+        msg_id, limit = check_text("msg_id", msg_id), check_count("limit", limit)
+        if entry_id is not None and (partition is None or not is_id(check_text("entry_id", entry_id).encode())):
+            raise SettingsError("entry_id needs the partition, and looks like 1700000000000-0")
+        numbers = await self._some(topic, partition)
+        search = Search(
+            self._do_each,
+            topic,
+            msg_id,
+            limit=limit,
+            decoder=_decoder(topic, deserializer),
+            dead=lambda group: DeadLetterDecoder(topic, group, deserializer),
+        )
+        return await search.run(numbers, b"" if entry_id is None else entry_id.encode())
+
+    @in_one_loop
+    async def cancel(self, topic: str, msg_id: str, group: str | None = None) -> bool:
+        """Delete a delayed message; or, with `group`, a message that waits for a retry in that group.
+
+        A handler that runs is not stopped: its message is not tried again, whatever comes of it. Nothing else is deleted: a message that
+        is in its stream stays there, and other groups still get it. A `dedup_id` stays used until its window ends. Finding the retry of a
+        message reads all retries of the group, in pages.
+
+        Args:
+            topic: the topic.
+            msg_id: the message's id.
+            group: the group whose retry to delete; None: delete the delayed message.
+
+        Returns:
+            Whether it was there.
+
+        Raises:
+            TopicMissingError: the topic or the group does not exist.
+        """
+        wanted = check_text("msg_id", msg_id).encode()
+        async with self._changes.in_order() as change:
+            if group is None:
+                partitions = (await self._state(topic)).partitions
+                done = await change.make(self._broker.do_each([CancelDelayed(topic, number, wanted) for number in range(partitions)]))
+                return any(done)
+            name, _, views = await self._look(topic, group)
+            for partition in range(len(views)):
+                found = [row.id async for rows in self._retry_pages(name, partition) for row in rows if id_of(row) == wanted]
+                for entry_id in found:
+                    if await change.make(self._broker.do(CancelRetry(name, partition, entry_id))):
+                        return True
+            return False
+
+    @in_one_loop
+    async def retry_now(self, topic: str, group: str, ids: Iterable[str | RetryMessage] | None = None) -> int:
+        """Let messages that wait for a retry be tried again at once, in the order of their due times. Attempts are counted as before.
+
+        They come after those that are due already. With `ordering="key"`, those of one key still run one after another.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            ids: message ids, or messages from `retries`. Ids that are not found, or due already, are skipped. Finding message ids reads all
+                retries, in pages. None: all retries that exist now.
+
+        Returns:
+            The number of messages that were not due yet.
+
+        Raises:
+            TopicMissingError: the topic or the group does not exist.
+        """
+        async with self._changes.in_order() as change:
+            name, _, views = await self._look(topic, group)
+            msg_ids, named = _split_retries(name, ids)
+            total = 0
+            for partition, view in enumerate(views):
+                left = view.retry  # no more: a message that fails again meanwhile is left alone
+                while ids is None and left > 0:
+                    made = await change.make(self._broker.do(RetryNow(name, partition, None, min(PAGE, left))))
+                    total, left = total + made, left - made if made else 0
+                found = named.get(partition, {})
+                if msg_ids:
+                    rows = [row async for rows in self._retry_pages(name, partition) for row in rows if id_of(row) in msg_ids]
+                    found |= {row.id: moment((row.due or 0) / 1000) for row in rows}
+                in_order = sorted(found, key=lambda one: found[one])  # whatever the order of `ids`
+                for start in range(0, len(in_order), PAGE):
+                    page = in_order[start : start + PAGE]
+                    total += await change.make(self._broker.do(RetryNow(name, partition, page, len(page))))
+            return total
+
+    @in_one_loop
+    async def backlog(self, topic: str, group: str) -> int:
+        """Return how many messages the group could work on now: unread, pending, and retries and delayed messages that are due.
+
+        This is the number to scale by. To a group that does not exist, all entries are unread.
+
+        Raises:
+            TopicMissingError: the topic does not exist.
+        """
+        name = _name(topic, group)
+        with time_limit(self._timeout):
+            partitions = (await self._state(topic)).partitions
+            return sum(await self._do_each([CountBacklog(name, number) for number in range(partitions)]))
+
+    @in_one_loop
+    async def oldest_age(self, topic: str, group: str) -> float | None:
+        """Return the age in seconds of the oldest entry that the group has not settled, without retries; None if there is none.
+
+        To a group that does not exist, all entries are unread.
+
+        Raises:
+            TopicMissingError: the topic does not exist.
+        """
+        name = _name(topic, group)
+        with time_limit(self._timeout):
+            partitions = (await self._state(topic)).partitions
+            views = await self._do_each([ViewPartition(name, number, deliveries=False) for number in range(partitions)])
+        ages = (_partition_info(number, view, view.holder, {}).oldest for number, view in enumerate(views))
+        return max((age for age in ages if age is not None), default=None)
+
+    async def _some(self, topic: str, partition: int | None) -> Sequence[int]:
+        """Return the partition, or all partitions of the topic."""
+        with time_limit(self._timeout):
+            partitions = (await self._state(topic)).partitions
+        if partition is None:
+            return range(partitions)
+        (number,) = _numbers([partition])
+        if number >= partitions:
+            raise SettingsError(f"there is no partition {number}: the topic has {partitions}")
+        return [number]
+
+    async def _do_each(self, steps: Sequence[Step[T]]) -> list[T]:
+        """Do steps that only read, within the time of one call."""
+        with time_limit(self._timeout):
+            return await self._ask(lambda: self._broker.do_each(steps))
+
+    async def _retry_pages(self, name: GroupName, partition: int) -> AsyncGenerator[Sequence[Scheduled]]:
+        """Yield a partition's retries that are there now, page by page."""
+        last: Scheduled | None = None
+        while rows := (await self._do_each([ListRetries(name, partition, last, PAGE)]))[0].rows:
+            yield rows
+            last = rows[-1]
+
     # -- moving, pausing, deleting ---------------------------------------------------------------------------------------------------
 
     @in_one_loop
@@ -631,6 +943,30 @@ def _name(topic: str, group: str) -> GroupName:
 
 def _numbers(partitions: Iterable[int]) -> Sequence[int]:
     return [check_count("a partition's number", number, least=0) for number in partitions]
+
+
+def _decoder(topic: str, deserializer: Deserializer | None) -> MessageDecoder:
+    if deserializer is not None:
+        check_plain("deserializer", deserializer)
+    return MessageDecoder(topic, deserializer)
+
+
+def _split_retries(name: GroupName, ids: Iterable[str | RetryMessage] | None) -> tuple[set[bytes], dict[int, dict[bytes, datetime]]]:
+    """Return the message ids, and by partition the entry ids of retries with their due times."""
+    if isinstance(ids, str):
+        raise SettingsError("ids must be several: put the one into a list")
+    msg_ids: set[bytes] = set()
+    named: dict[int, dict[bytes, datetime]] = {}
+    for one in ids or ():
+        if isinstance(one, RetryMessage):
+            if (one.topic, one.group) != (name.topic, name.group):
+                raise SettingsError(f"this retry is of group {one.group} of {one.topic}: {one.entry_id}")
+            named.setdefault(one.partition, {})[one.entry_id.encode()] = one.due
+        elif isinstance(one, str) and one:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+            msg_ids.add(check_text("ids", one).encode())
+        else:
+            raise SettingsError(f"ids must be message ids or retries, not {shown(one)}")
+    return msg_ids, named
 
 
 def _member_info(view: GroupView, name: str, incarnation: str, owned: tuple[int, ...], *, waiting: bool) -> MemberInfo:

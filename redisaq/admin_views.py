@@ -1,20 +1,33 @@
-"""The frozen structs that Admin returns: topics, groups and dead letters.
+"""The frozen structs that Admin returns: topics, groups, messages and dead letters.
 
-Reading a dead letter never raises, whatever its entry contains: a message may be dead because it cannot be read.
+Reading a stored message never raises, whatever it contains: a message may be dead because it cannot be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from redisaq.brokers.steps.messages import PendingRow, Scheduled
 from redisaq.brokers.steps.retrying import DeadLetterSummary
 from redisaq.core.codec import Deserializer, EntryDecoder
+from redisaq.core.entry_ids import parse_id
 from redisaq.core.failures import kind_of, template, where
-from redisaq.core.records import FOREIGN, NO_FAILURE, RAW, Body, Unreadable
+from redisaq.core.records import (
+    FOREIGN,
+    MOST_NUMBER,
+    NO_FAILURE,
+    RAW,
+    UNREADABLE,
+    Body,
+    Unreadable,
+    decode_delayed,
+    decode_retry,
+    is_id,
+)
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 """Of what no server has said when it was read."""
@@ -146,7 +159,7 @@ class PartitionInfo(msgspec.Struct, frozen=True):
         added: entries that were ever added to the stream, regardless of the group. It falls only if the stream is lost.
         died: messages that ever became dead letters here. It falls only if the dead letters are lost.
         redriven: dead letters that were ever redriven here.
-        moves: how often `seek` has moved the group here, since it had its first owner.
+        moves: how often `seek` has moved the group here, or `cancel` has taken a retry away, since it had its first owner.
         oldest_unread: the age in seconds of the oldest entry that was never delivered to the group; None if there is none.
         oldest_pending: the age in seconds of the oldest entry that was delivered and not settled; None if there is none.
         retry_due: seconds until the next retry is due, negative if it is overdue; None if there is none.
@@ -353,9 +366,231 @@ def summary_of(topic: str, group: str, partition: int, found: DeadLetterSummary)
     )
 
 
+class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as it is stored.
+
+    Attributes:
+        topic: the topic.
+        partition: the partition's number.
+        msg_id: the message's id; "" for an entry that no redisaq producer made.
+        entry_id: the id of its stream entry; "" while it is delayed.
+        data: the payload's bytes; b"" if there is none, or if they are gone. For a record that could not be read, the unchanged record.
+        payload: the deserialized payload; None if it could not be deserialized.
+        unreadable: why it could not be deserialized; "" if it could.
+        key: the message's key.
+        headers: the message's headers.
+    """
+
+    topic: str
+    partition: int
+    msg_id: str
+    entry_id: str
+    data: bytes
+    payload: Any
+    unreadable: str
+    key: str | None
+    headers: Mapping[str, str]
+
+    @property
+    def enqueued_at(self) -> datetime | None:
+        """When it was appended to the stream, by the server's clock; None while it is delayed."""
+        entry_id = self.entry_id.encode()
+        return moment(parse_id(entry_id)[0]) if is_id(entry_id) else None
+
+
+class StreamMessage(StoredMessage, frozen=True, kw_only=True):
+    """A message in its stream."""
+
+
+class DelayedMessage(StoredMessage, frozen=True, kw_only=True):
+    """A message that is not in its stream yet.
+
+    Attributes:
+        due: when it will be appended.
+    """
+
+    due: datetime
+
+
+class PendingMessage(StoredMessage, frozen=True, kw_only=True):
+    """A message that was delivered to a group and is not settled: it is in a handler, or will be soon.
+
+    Attributes:
+        group: the group.
+        owner: the incarnation of the member that owns the partition; "" if there is no owner.
+        owner_name: the name of that member.
+        deliveries: how many times it was delivered.
+        since: when it was delivered, or when its handler began if it had been delivered before, by the server's clock.
+    """
+
+    group: str
+    owner: str
+    owner_name: str
+    deliveries: int
+    since: datetime
+
+
+class RetryMessage(StoredMessage, frozen=True, kw_only=True):
+    """A message that failed and waits for a retry. It remains one while its handler runs again.
+
+    Attributes:
+        group: the group.
+        due: when it is to be tried again.
+        attempts: how many handlers were started for it in this life, without those that do not count.
+        life: how often it was redriven.
+        error_type: the qualified class name of the last exception, or a word for another failure; "" if it was redriven.
+        error: the text of the last failure, shortened to a limit.
+        traceback: its traceback, shortened to a limit; "" if there is none.
+        first_failed: the first failure of this life, by the server's clock; None if it is not known.
+        last_failed: the last failure of this life, likewise.
+        member: the incarnation of the member that reported the last failure.
+    """
+
+    group: str
+    due: datetime
+    attempts: int
+    life: int
+    error_type: str
+    error: str
+    traceback: str
+    first_failed: datetime | None
+    last_failed: datetime | None
+    member: str
+
+
+class GroupStanding(msgspec.Struct, frozen=True):
+    """What a group has done with a message.
+
+    Attributes:
+        state: "unread", "pending", "retry", "dead" or "done"; "unknown" if the search reached its limit before it could tell "dead" from
+            "done". "done" also means that the group began after the message, or moved past it (`seek`).
+        owner: if it is pending, the incarnation of the member that owns the partition.
+        owner_name: the name of that member.
+        since: if it is pending, when it was delivered, or when its handler began if it had been delivered before.
+        deliveries: if it is pending, how many times it was delivered.
+        retry: if it waits for a retry, the retry; `retry.due` says when.
+        dead: if it is dead, the newest dead letter of the message.
+    """
+
+    state: Literal["unread", "pending", "retry", "dead", "done", "unknown"]
+    owner: str = ""
+    owner_name: str = ""
+    since: datetime | None = None
+    deliveries: int = 0
+    retry: RetryMessage | None = None
+    dead: DeadMessage | None = None
+
+
+class Whereabouts(msgspec.Struct, frozen=True):
+    """Where a message is.
+
+    Attributes:
+        topic: the topic.
+        msg_id: the message's id.
+        entry: the message in its stream; None if it is not there.
+        delayed: the message, if it is delayed.
+        groups: group -> what it has done with the message. Of a message that is in no stream any more, only groups that still have it.
+        looked: how many entries, retries and dead letters were searched.
+        complete: False if the search ended at its limit.
+    """
+
+    topic: str
+    msg_id: str
+    entry: StreamMessage | None = None
+    delayed: DelayedMessage | None = None
+    groups: Mapping[str, GroupStanding] = {}
+    looked: int = 0
+    complete: bool = True
+
+    @property
+    def found(self) -> bool:
+        """Whether the message is anywhere. If not, it was never there, or it was trimmed, or the search ended before it."""
+        return self.entry is not None or self.delayed is not None or bool(self.groups)
+
+    @property
+    def partition(self) -> int | None:
+        """The partition that has it; None if it was not found."""
+        kept = (self.entry, self.delayed, *(kept for one in self.groups.values() for kept in (one.retry, one.dead)))
+        return next((one.partition for one in kept if one is not None), None)
+
+
 def message_id(body: Body) -> str:
     """Return the message's id; "" if it has none."""
     return _value(body, b"i").decode("utf-8", "replace")
+
+
+class MessageDecoder:
+    """Decodes stored messages of one topic. Nothing that is stored makes it raise."""
+
+    def __init__(self, topic: str, deserializer: Deserializer | None) -> None:
+        """Create a decoder.
+
+        Args:
+            topic: the topic.
+            deserializer: called with a payload's bytes; None: JSON.
+        """
+        self._topic = topic
+        self._decoder: EntryDecoder[Any] = EntryDecoder(topic, deserializer)
+
+    def entry(self, partition: int, entry_id: bytes, fields: Sequence[bytes] | None) -> StreamMessage:
+        """Return a message of the stream."""
+        return StreamMessage(**self._content(partition, entry_id, fields))
+
+    def delayed(self, partition: int, row: Scheduled) -> DelayedMessage:
+        """Return a delayed message."""
+        try:
+            fields = None if row.body is None else decode_delayed(row.body)
+        except UNREADABLE:
+            fields = [RAW, row.body or b""]
+        content = self._content(partition, b"", fields)
+        return DelayedMessage(**content | {"msg_id": row.id.decode("utf-8", "replace")}, due=_due(row))
+
+    def pending(self, partition: int, row: PendingRow, group: str, owner: str, owner_name: str) -> PendingMessage:
+        """Return a pending message."""
+        content = self._content(partition, row.entry_id, row.fields)
+        since = moment(row.since / 1000)
+        return PendingMessage(**content, group=group, owner=owner, owner_name=owner_name, deliveries=row.deliveries, since=since)
+
+    def retry(self, partition: int, row: Scheduled, group: str) -> RetryMessage:
+        """Return a message that waits for a retry."""
+        try:
+            body = Body(row.id, ()) if row.body is None else decode_retry(row.id, row.body)
+        except UNREADABLE:
+            body = Body(row.id, (RAW, row.body or b""))
+        failure = body.failure or NO_FAILURE
+        return RetryMessage(
+            **self._content(partition, row.id, None if row.body is None else body.fields),
+            group=group,
+            due=_due(row),
+            attempts=max(0, body.attempt - body.unused),
+            life=body.life,
+            error_type=failure.error_type,
+            error=failure.error,
+            traceback=failure.traceback,
+            first_failed=moment(failure.first_failed_ms) if failure.first_failed_ms else None,
+            last_failed=moment(failure.last_failed_ms) if failure.last_failed_ms else None,
+            member=failure.member,
+        )
+
+    def _content(self, partition: int, entry_id: bytes, fields: Sequence[bytes] | None) -> dict[str, Any]:
+        """Return what all stored messages have in common."""
+        body = Body(entry_id, fields or ())
+        message = Unreadable(entry_id, "its content is gone") if fields is None else self._decoder.decode(entry_id, fields, partition, 0)
+        content: dict[str, Any] = {
+            "topic": self._topic,
+            "partition": partition,
+            "msg_id": message_id(body),
+            "entry_id": entry_id.decode("utf-8", "backslashreplace"),
+            "data": _value(body, b"d") or _value(body, RAW),
+        }
+        if isinstance(message, Unreadable):
+            key = _value(body, b"k").decode("utf-8", "replace") or None
+            return content | {"payload": None, "unreadable": message.reason, "key": key, "headers": _headers(_value(body, b"h"))}
+        return content | {"payload": message.payload, "unreadable": "", "key": message.key, "headers": message.headers}
+
+
+def _due(row: Scheduled) -> datetime:
+    return moment(MOST_NUMBER if row.due is None else row.due / 1000)
 
 
 class DeadLetterDecoder:

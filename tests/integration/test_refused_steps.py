@@ -18,6 +18,18 @@ from redisaq.brokers.redis import RedisBroker, scripts
 from redisaq.brokers.steps.administration import START, Disband, DropGroup, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.steps.messages import (
+    CancelDelayed,
+    CancelRetry,
+    CountBacklog,
+    ListPending,
+    ListRetries,
+    ReadDelayed,
+    ReadStanding,
+    RetryNow,
+    Scheduled,
+    SearchDead,
+)
 from redisaq.brokers.steps.producing import AppendOnce, Delayed, Find, ReadBacklog, delay
 from redisaq.brokers.steps.retention import ReadKeeping, Sight, Trim
 from redisaq.brokers.steps.retrying import Redrive, StartRetry, TakeDue
@@ -160,6 +172,13 @@ async def _delay(scene: Scene) -> None:
     assert await delay(scene.broker, "orders", [Delayed(0, b"p-8", 1, FIELDS), Delayed(0, b"p-7", 5, FIELDS)]) == [True, True]
 
 
+async def _retry_now(scene: Scene) -> None:
+    script = "redis.call('ZREM', KEYS[1], '') redis.call('ZADD', KEYS[1], 'XX', '9e15', ARGV[1])"  # also where memory is full
+    scene.command("EVAL", script, 1, scene.key("g:billing:retry"), scene.ids[0])
+    assert await scene.broker.do(RetryNow(GROUP, 0, [scene.ids[0]], 5)) == 1
+    assert await scene.full.do(RetryNow(GROUP, 0, None, 5)) == 0
+
+
 async def _trim(scene: Scene) -> None:
     await scene.broker.do(Trim("orders", 0, await scene.full.do(ReadKeeping(GROUP)), ["billing"]))
 
@@ -203,12 +222,21 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "disband": (lambda s: s.broker.do(Disband(GROUP, force=True)), ("disband",)),
     "drop_group": (lambda s: s.broker.do_each([DropGroup(GROUP, 0)]), ("drop_group",)),
     "redrive": (lambda s: s.broker.do(Redrive(GROUP, 0, None, count=5)), ("redrive",)),
+    "list_pending": (lambda s: s.broker.do(ListPending(GROUP, 0, b"", 5)), ("list_pending",)),
+    "list_retries": (lambda s: s.broker.do(ListRetries(GROUP, 0, Scheduled(b"7-1", b"1", 1, None), 5)), ("list_scheduled",)),
+    "read_delayed": (lambda s: s.broker.do(ReadDelayed("orders", 0, b"p-8")), ("read_delayed",)),
+    "search_dead": (lambda s: s.broker.do(SearchDead(GROUP, 0, b"p-1", b"", 5)), ("search",)),
+    "read_standing": (lambda s: s.broker.do(ReadStanding(GROUP, 0, s.ids[0])), ("standing",)),
+    "cancel_delayed": (lambda s: s.broker.do(CancelDelayed("orders", 0, b"p-9")), ("cancel_delayed",)),
+    "cancel_retry": (lambda s: s.broker.do(CancelRetry(GROUP, 0, s.ids[0])), ("cancel_retry",)),
+    "retry_now": (_retry_now, ("retry_now",)),
+    "count_backlog": (lambda s: s.broker.do(CountBacklog(GROUP, 0)), ("group_backlog",)),
     "keeping": (lambda s: s.broker.do(ReadKeeping(GROUP)), ("keeping",)),
     "trim": (_trim, ("trim",)),
     "sight": (_sight, ("sight",)),
 }
 
-REPEATED = {"make_topic", "grow_topic", "heartbeat of another server", "commit", "remake_group", "drop_group", "sight"}
+REPEATED = {"make_topic", "grow_topic", "heartbeat of another server", "commit", "remake_group", "drop_group", "sight", "retry_now"}
 """Those that change the scene before they do what they do, or that are several steps: a repeat completes them."""
 
 AT_FULL_MEMORY = {"append_once", "append_once delayed", "delay"}

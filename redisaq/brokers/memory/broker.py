@@ -16,6 +16,7 @@ from redisaq.brokers.memory import (
     administration,
     coordination,
     leases,
+    messages,
     producing,
     retention,
     retrying,
@@ -31,7 +32,7 @@ from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
 
-FAMILIES = (administration, coordination, leases, producing, retention, retrying, settling, topics)
+FAMILIES = (administration, coordination, leases, messages, producing, retention, retrying, settling, topics)
 """Importing each of these registers the functions that do its steps."""
 
 R = TypeVar("R")

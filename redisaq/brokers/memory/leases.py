@@ -61,7 +61,10 @@ def set_deliveries(store: MemoryStore, step: SetDeliveries) -> bool:
     cursor = store.cursor(step.group, step.partition)
     for entry_id, count in step.counts.items():
         if cursor is not None and (number := parse_id(entry_id)) in cursor.pending:
-            cursor.pending[number] = max(count, cursor.pending[number]) if step.raising else count
+            if step.raising and count <= cursor.pending[number]:
+                continue
+            cursor.pending[number] = count
+            cursor.delivered_at[number] = store.now()
     return True
 
 

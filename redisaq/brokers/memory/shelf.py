@@ -23,7 +23,7 @@ class Shelf:
     Attributes:
         retry: entry id -> when it is due, and its encoded body.
         dead: the dead letters.
-        redriven: the due time of the last redriven message: the next ones come after it.
+        redriven: the due time of the last message that was redriven, or made due now: the next ones come after it.
         again: how many dead letters were put back into `retry`.
     """
 
@@ -95,6 +95,18 @@ class Shelf:
             self.retry.setdefault(body.entry_id, (due, encode_retry(body)))
             self.redriven = due
         return len(found)
+
+    def retry_now(self, ids: Sequence[bytes] | None, count: int, now: int) -> int:
+        """Let up to `count` messages of `retry` be due now, in their order, after those that are due already."""
+        wanted = sorted(self.retry) if ids is None else list(dict.fromkeys(ids))
+        later = [entry_id for entry_id in wanted if self.retry.get(entry_id, (0, b""))[0] > now]
+        later = sorted(later, key=lambda entry_id: self.retry[entry_id][0])[:count]
+        due = max(now - len(later), self.redriven, *(one for one, _ in self.retry.values() if one <= now), 0)
+        for entry_id in later:
+            due += 1
+            self.retry[entry_id] = due, self.retry[entry_id][1]
+            self.redriven = due
+        return len(later)
 
     def purge(self, ids: Sequence[bytes] | None) -> int:
         """Drop these dead letters, or all; return how many there were."""

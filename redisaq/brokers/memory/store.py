@@ -212,7 +212,7 @@ class MemoryStore(Holdings):
             raise GroupGoneError(f"the group {client.group.group} is not in partition {client.partition} of {client.group.topic}")
         cursor.read_at = self.now()
         place = (client.group.topic, client.partition)
-        entries = self.streams[place].deliver(cursor, count)
+        entries = self.streams[place].deliver(cursor, count, self.now())
         if entries or block <= 0:
             return entries
         waiting = WaitingRead(client, count, self.now() + round(block * 1_000_000))
@@ -246,7 +246,7 @@ class MemoryStore(Holdings):
         now = self.now()
         for waiting in list(self._waiting.get(place, ())):
             cursor = stream.groups.get(waiting.client.group.group)
-            if cursor is not None and waiting.until > now and (entries := stream.deliver(cursor, waiting.count)):
+            if cursor is not None and waiting.until > now and (entries := stream.deliver(cursor, waiting.count, now)):
                 self.stop_waiting(waiting)
                 waiting.answer(entries)
 

@@ -21,6 +21,7 @@ class GroupCursor:
         last_delivered: no entry up to this id is new to the group.
         pending: delivered entries that are not acknowledged -> how many times each was delivered. In id order, since entries are delivered
             in it.
+        delivered_at: when they were delivered, or their counts last set, in microseconds; perhaps also of some that are acknowledged.
         read_at: when a reader last asked for entries, in microseconds; 0 if none has.
         lost: how many entries trimming took unread since the last look.
         lost_after: all of these had ids above this one.
@@ -28,6 +29,7 @@ class GroupCursor:
 
     last_delivered: EntryId
     pending: dict[EntryId, int] = field(default_factory=dict[EntryId, int])
+    delivered_at: dict[EntryId, int] = field(default_factory=dict[EntryId, int])
     read_at: int = 0
     lost: int = 0
     lost_after: EntryId = START
@@ -138,10 +140,13 @@ class Stream:
         """Tell whether an entry is there that was never delivered to the group."""
         return bool(self._ids) and self._ids[-1] > cursor.last_delivered
 
-    def deliver(self, cursor: GroupCursor, count: int) -> list[tuple[bytes, tuple[bytes, ...]]]:
-        """Return up to `count` new entries; from now on they are pending, delivered once."""
+    def deliver(self, cursor: GroupCursor, count: int, now: int = 0) -> list[tuple[bytes, tuple[bytes, ...]]]:
+        """Return up to `count` new entries; from now on (microseconds) they are pending, delivered once."""
         entries = self.after(cursor.last_delivered, count)
         if entries:
             cursor.pending.update((entry_id, 1) for entry_id, _ in entries)
+            if len(cursor.delivered_at) > 2 * len(cursor.pending):
+                cursor.delivered_at = {entry_id: at for entry_id, at in cursor.delivered_at.items() if entry_id in cursor.pending}
+            cursor.delivered_at.update((entry_id, now) for entry_id, _ in entries)
             cursor.last_delivered = entries[-1][0]
         return [(format_id(entry_id), fields) for entry_id, fields in entries]

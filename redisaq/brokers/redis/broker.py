@@ -15,6 +15,7 @@ from redisaq.brokers.redis import (
     administration,
     coordination,
     leases,
+    messages,
     producing,
     retention,
     retrying,
@@ -30,7 +31,7 @@ from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.errors import ServerError
 from redisaq.link import Link
 
-FAMILIES = (administration, coordination, leases, producing, retention, retrying, settling, topics)
+FAMILIES = (administration, coordination, leases, messages, producing, retention, retrying, settling, topics)
 """Importing each of these registers the functions that do its steps."""
 
 R = TypeVar("R")

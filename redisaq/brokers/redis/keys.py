@@ -39,8 +39,9 @@ class PartitionKeys:
 
     Attributes:
         stream: the partition's entries.
-        lease: hash: token, holder, redriven (the last redriven message's due time), again (how many messages were redriven), lost (how many
-            entries trimming took), moves (how often a seek moved the group), and a field for each registered reader.
+        lease: hash: token, holder, redriven (the due time of the last message that was redriven, or made due), again (how many messages
+            were redriven), lost (how many entries trimming took), moves (how often a seek moved the group, or a cancel took a retry away),
+            and a field for each registered reader.
         retry: sorted set, by due time, of messages that failed.
         retry_bodies: hash of the bodies of `retry`.
         dead: stream of dead letters.

@@ -87,6 +87,15 @@ MAKE_GROUP = Script("make_group", keys=1)
 KEEPING = Script("keeping", keys=3, begins_with=WHOLE)
 TRIM = Script("trim", keys=1)
 SIGHT = Script("sight", keys=2, begins_with=WHOLE)
+LIST_PENDING = Script("list_pending", keys=2)
+LIST_SCHEDULED = Script("list_scheduled", keys=2)
+READ_DELAYED = Script("read_delayed", keys=2)
+SEARCH = Script("search", keys=1)
+STANDING = Script("standing", keys=4, begins_with=FACTS)
+CANCEL_DELAYED = Script("cancel_delayed", keys=2)
+CANCEL_RETRY = Script("cancel_retry", keys=3, begins_with=WHOLE)
+RETRY_NOW = Script("retry_now", keys=2, begins_with=WHOLE)
+GROUP_BACKLOG = Script("group_backlog", keys=3, begins_with=FACTS)
 
 ALL = (
     HEARTBEAT,
@@ -124,4 +133,13 @@ ALL = (
     KEEPING,
     TRIM,
     SIGHT,
+    LIST_PENDING,
+    LIST_SCHEDULED,
+    READ_DELAYED,
+    SEARCH,
+    STANDING,
+    CANCEL_DELAYED,
+    CANCEL_RETRY,
+    RETRY_NOW,
+    GROUP_BACKLOG,
 )

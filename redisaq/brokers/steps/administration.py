@@ -107,7 +107,7 @@ class PartitionView(msgspec.Struct, frozen=True):
         added: how many entries were ever added to the stream, for all groups.
         died: how many messages of the group ever became dead letters here.
         redriven: how many dead letters were ever put back into `retry`.
-        moves: how many times a Seek moved the group here, after its first owner.
+        moves: how many times a Seek moved the group here, or a CancelRetry took a message away, after its first owner.
         oldest_unread: when the oldest entry that was never delivered was enqueued, in milliseconds; None if there is none.
         oldest_pending: the same for the oldest entry that is delivered and not settled.
         retry_due: when the next retry is due, in microseconds; None if there is none.

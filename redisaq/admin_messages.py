@@ -1,0 +1,310 @@
+"""How an Admin reads single messages: in lists, newly arriving ones, and one by its id.
+
+In: a function that does steps, and repeats those whose connection broke. Out: the structs of `admin_views`. What always holds: at most a
+page of each list is in memory, and each answer of the server is a small part of what it keeps.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import anyio
+
+from redisaq.admin_views import DeadLetterDecoder, GroupStanding, MessageDecoder, StreamMessage, Whereabouts, moment
+from redisaq.brokers.access import Access
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.administration import ViewGroup, ViewStream
+from redisaq.brokers.steps.messages import (
+    ListRetries,
+    ReadDelayed,
+    ReadEntries,
+    ReadStanding,
+    Scheduled,
+    SearchDead,
+    Searched,
+    SearchStream,
+    Standing,
+)
+from redisaq.brokers.terms import GroupName
+from redisaq.core.entry_ids import parse_id
+from redisaq.core.records import UNREADABLE, decode_retry, read_dead
+
+R = TypeVar("R")
+S = TypeVar("S")
+T = TypeVar("T")
+
+PAGE = 100
+"""Messages of one page of a list."""
+
+AT_ONCE = 1000
+"""Entries that one step of a search looks at, and the most messages that are read at once of all partitions."""
+
+TOGETHER = 32
+"""Partitions that are searched at the same time."""
+
+CHANGES = 3
+"""How often a message may change its place while it is looked at: each time it is looked for once more."""
+
+
+class Asks(Protocol):
+    """Does several steps of one class, within the Admin's time, and returns their answers."""
+
+    async def __call__(self, steps: Sequence[Step[R]], /) -> list[R]:
+        """Do them."""
+        ...
+
+
+def names_of(document: Any) -> dict[str, str]:  # noqa: ANN401 -- a Document or None
+    """Return the names of a group's members, by incarnation."""
+    if document is None:
+        return {}
+    entries = document.members.items()
+    return {incarnation: name for name, entry in entries for incarnation in (entry.incarnation, *entry.successors)}
+
+
+class Listing(Generic[S, T]):
+    """An async iterator over messages, partition after partition. It holds one page at a time, and you need not close it."""
+
+    def __init__(
+        self,
+        access: Access,
+        look: Callable[[], Awaitable[int]],
+        page: Callable[[int, S | None], Awaitable[Sequence[S]]],
+        make: Callable[[int, S], T],
+    ) -> None:
+        """Create an iterator. It sends nothing to the server yet.
+
+        Args:
+            access: restricts the iterator to one event loop at a time.
+            look: returns the number of partitions.
+            page: returns the page of a partition after a row (None: the first page).
+            make: makes a message of a row.
+        """
+        self._access = access
+        self._look = look
+        self._ask_page = page
+        self._make = make
+        self._partitions = -1
+        self._partition = 0
+        self._last: S | None = None
+        self._page: deque[S] = deque()
+
+    def __aiter__(self) -> Self:
+        """Return the iterator itself."""
+        return self
+
+    async def __anext__(self) -> T:
+        """Return the next message, and read another page if necessary."""
+        with self._access:
+            if self._partitions < 0:
+                self._partitions = await self._look()
+            while not self._page:
+                if self._partition == self._partitions:
+                    raise StopAsyncIteration
+                self._page.extend(await self._ask_page(self._partition, self._last))
+                self._last = self._page[-1] if self._page else None
+                self._partition += not self._page
+            return self._make(self._partition, self._page.popleft())
+
+
+class Following:
+    """An async iterator over the messages that are enqueued from now on, which never ends. You need not close it."""
+
+    def __init__(
+        self,
+        access: Access,
+        ask: Asks,
+        topic: str,
+        look: Callable[[], Awaitable[Sequence[int]]],
+        *,
+        decoder: MessageDecoder,
+        interval: float,
+    ) -> None:
+        """Create an iterator. It sends nothing to the server yet.
+
+        Args:
+            access: restricts the iterator to one event loop at a time.
+            ask: does steps.
+            topic: the topic.
+            look: returns the partitions to follow.
+            decoder: decodes the topic's messages.
+            interval: seconds between two looks that found nothing.
+        """
+        self._access = access
+        self._ask = ask
+        self._topic = topic
+        self._look = look
+        self._decoder = decoder
+        self._interval = interval
+        self._positions: dict[int, bytes] = {}
+        self._found: deque[StreamMessage] = deque()
+
+    def __aiter__(self) -> Self:
+        """Return the iterator itself."""
+        return self
+
+    async def __anext__(self) -> StreamMessage:
+        """Return the next message. If cancelled, none is lost."""
+        with self._access:
+            if not self._positions:
+                await self.begin()
+        while not self._found:
+            with self._access:
+                await self._read()
+            if not self._found:
+                await anyio.sleep(self._interval)
+        return self._found.popleft()
+
+    async def begin(self) -> None:
+        """Note the newest message of each partition: what comes after these is returned."""
+        partitions = await self._look()
+        newest = await self._ask([ReadEntries(self._topic, number, None, 1) for number in partitions])
+        self._positions = {number: found[0][0] if found else b"" for number, found in zip(partitions, newest, strict=True)}
+
+    async def _read(self) -> None:
+        partitions = await self._look()  # the topic may have grown
+        count = max(1, AT_ONCE // len(partitions))
+        pages = await self._ask([ReadEntries(self._topic, number, self._positions.get(number, b""), count) for number in partitions])
+        found: list[tuple[tuple[int, int], StreamMessage]] = []
+        for number, page in zip(partitions, pages, strict=True):
+            found += [(parse_id(entry_id), self._decoder.entry(number, entry_id, fields)) for entry_id, fields in page]
+            self._positions[number] = page[-1][0] if page else self._positions.get(number, b"")
+        self._found.extend(message for _, message in sorted(found, key=lambda one: (one[0], one[1].partition)))
+
+
+class Search:
+    """Looks for one message, by its id: among the delayed ones, in the streams, then in what groups keep."""
+
+    def __init__(
+        self, ask: Asks, topic: str, msg_id: str, *, limit: int, decoder: MessageDecoder, dead: Callable[[str], DeadLetterDecoder]
+    ) -> None:
+        """Prepare a search.
+
+        Args:
+            ask: does steps.
+            topic: the topic.
+            msg_id: the message's id.
+            limit: how many entries, retries and dead letters to look at.
+            decoder: decodes the topic's messages.
+            dead: returns what decodes a group's dead letters.
+        """
+        self._ask = ask
+        self._topic = topic
+        self._msg_id = msg_id
+        self._wanted = msg_id.encode()
+        self._limit = limit
+        self._left = limit
+        self._decoder = decoder
+        self._dead_decoder = dead
+
+    async def run(self, partitions: Sequence[int], entry_id: bytes = b"") -> Whereabouts:
+        """Return where the message is.
+
+        Args:
+            partitions: where to look.
+            entry_id: its entry, if that is known: then nothing is searched for it.
+        """
+        delayed = await self._ask([ReadDelayed(self._topic, number, self._wanted) for number in partitions])
+        for number, row in zip(partitions, delayed, strict=True):
+            if row is not None:
+                return self._whereabouts(delayed=self._decoder.delayed(number, row))
+        groups = sorted({name for view in await self._ask([ViewStream(self._topic, one) for one in partitions]) for name in view.groups})
+        names = [GroupName(self._topic, group) for group in groups]
+        before = b"" if not entry_id else b"%d-%d" % _next(parse_id(entry_id))
+        steps = {number: partial(SearchStream, self._topic, number, self._wanted) for number in partitions}
+        count = 1 if entry_id else AT_ONCE
+        found = await self._search(steps, before, count, once=bool(entry_id))
+        if found is not None:
+            number, (found_id, fields) = found
+            standings = {one.group: await self._standing(one, number, found_id) for one in names}
+            return self._whereabouts(entry=self._decoder.entry(number, found_id, fields), groups=standings)
+        kept: dict[str, GroupStanding] = {}
+        for name in names:
+            standing = await self._kept(name, partitions)
+            if standing is not None:
+                kept[name.group] = standing
+        return self._whereabouts(groups=kept)
+
+    def _whereabouts(self, **found: Any) -> Whereabouts:
+        return Whereabouts(self._topic, self._msg_id, **found, looked=self._limit - max(0, self._left), complete=self._left > 0)
+
+    async def _search(
+        self, steps: Mapping[int, Callable[[bytes, int], Step[Searched]]], before: bytes, count: int, *, once: bool = False
+    ) -> tuple[int, tuple[bytes, Sequence[bytes] | None]] | None:
+        """Search several streams from their ends back, side by side; return the number of the one that has the message, and its entry."""
+        places = dict.fromkeys(steps, before)
+        while places and self._left > 0:
+            numbers = list(places)[:TOGETHER]
+            each = max(1, min(count, self._left // len(numbers)))
+            answers = await self._ask([steps[number](places[number], each) for number in numbers])
+            self._left -= sum(answer.looked for answer in answers)
+            for number, answer in zip(numbers, answers, strict=True):
+                if answer.found is not None:
+                    return number, answer.found
+                if answer.before is None or once:
+                    del places[number]
+                else:
+                    places[number] = answer.before
+        return None
+
+    async def _standing(self, name: GroupName, number: int, entry_id: bytes) -> GroupStanding:
+        """Return what a group has done with an entry of the stream. It may be moved meanwhile, back from the dead letters, too."""
+        for _ in range(CHANGES):
+            (standing,) = await self._ask([ReadStanding(name, number, entry_id)])
+            if (known := await self._known(name, number, standing)) is not None:
+                return known
+            if (dead := await self._dead(name, [number])) is not None:
+                return dead
+            (again,) = await self._ask([ReadStanding(name, number, entry_id)])
+            if again == standing or self._left <= 0:
+                break
+        return GroupStanding("done" if self._left > 0 else "unknown")
+
+    async def _known(self, name: GroupName, number: int, standing: Standing) -> GroupStanding | None:
+        if standing.deliveries:
+            (view,) = await self._ask([ViewGroup(name)])
+            owner = names_of(view.document).get(standing.holder, "")
+            return GroupStanding("pending", standing.holder, owner, moment(standing.since / 1000), standing.deliveries)
+        if standing.retry is not None:
+            return GroupStanding("retry", retry=self._decoder.retry(number, standing.retry, name.group))
+        return GroupStanding("unread") if standing.unread else None
+
+    async def _kept(self, name: GroupName, partitions: Sequence[int]) -> GroupStanding | None:
+        """Return what a group has of a message that is in no stream any more; None if it has nothing."""
+        for number in partitions:
+            last: Scheduled | None = None
+            while self._left > 0:
+                (page,) = await self._ask([ListRetries(name, number, last, min(PAGE, self._left))])
+                self._left -= len(page.rows)
+                for row in page.rows:
+                    if id_of(row) == self._wanted:
+                        return GroupStanding("retry", retry=self._decoder.retry(number, row, name.group))
+                if not page.rows:
+                    break
+                last = page.rows[-1]
+        return await self._dead(name, partitions)
+
+    async def _dead(self, name: GroupName, partitions: Sequence[int]) -> GroupStanding | None:
+        steps = {number: partial(SearchDead, name, number, self._wanted) for number in partitions}
+        found = await self._search(steps, b"", AT_ONCE)
+        if found is None:
+            return None
+        number, (dead_id, fields) = found
+        return GroupStanding("dead", dead=self._dead_decoder(name.group).decode(number, dead_id, read_dead(dead_id, fields or ())))
+
+
+def id_of(retry: Scheduled) -> bytes | None:
+    """Return the id of the message that a retry is of; None if it cannot be read."""
+    try:
+        fields = decode_retry(retry.id, retry.body or b"").fields
+    except UNREADABLE:
+        return None
+    return dict(zip(fields[::2], fields[1::2], strict=False)).get(b"i")
+
+
+def _next(entry_id: tuple[int, int]) -> tuple[int, int]:
+    """Return an id above this one and above no other entry's, but for one that has the greatest possible number."""
+    return entry_id[0], entry_id[1] + 1

@@ -1,0 +1,158 @@
+"""Steps about single messages, at a store; see steps.messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from redisaq.brokers.memory.registry import does
+from redisaq.brokers.memory.shelf import Shelf
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.memory.streams import Stream
+from redisaq.brokers.steps.messages import (
+    CancelDelayed,
+    CancelRetry,
+    CountBacklog,
+    ListDelayed,
+    ListPending,
+    ListRetries,
+    PendingPage,
+    PendingRow,
+    ReadDelayed,
+    ReadEntries,
+    ReadStanding,
+    RetryNow,
+    Scheduled,
+    ScheduledPage,
+    SearchDead,
+    Searched,
+    SearchStream,
+    Standing,
+)
+from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.core.entry_ids import START, format_id, parse_id
+
+
+@does(ListPending)
+def list_pending(store: MemoryStore, step: ListPending) -> PendingPage:
+    """Return a page of pending entries."""
+    cursor = store.cursor(step.group, step.partition)
+    holder = store.lease(step.group, step.partition).holder
+    if cursor is None:
+        return PendingPage(holder)
+    stream = store.streams[step.place]
+    ids = sorted(entry_id for entry_id in cursor.pending if entry_id > parse_id(step.after))[: step.count]
+    rows = (PendingRow(format_id(one), cursor.pending[one], cursor.delivered_at.get(one, 0), stream.fields(one)) for one in ids)
+    return PendingPage(holder, tuple(rows))
+
+
+@does(ListRetries)
+def list_retries(store: MemoryStore, step: ListRetries) -> ScheduledPage:
+    """Return a page of messages that are to be tried again."""
+    return _page(store, ((due, name, body) for name, (due, body) in _shelf(store, step.group, step.partition).retry.items()), step)
+
+
+@does(ListDelayed)
+def list_delayed(store: MemoryStore, step: ListDelayed) -> ScheduledPage:
+    """Return a page of delayed messages."""
+    return _page(store, ((due, name, body) for name, (due, body) in store.delayed.get(step.place, {}).items()), step)
+
+
+def _page(store: MemoryStore, waiting: Iterable[tuple[int, bytes, bytes]], step: ListRetries | ListDelayed) -> ScheduledPage:
+    last = (0, b"") if step.last is None else (int(step.last.score), step.last.id)
+    rows = sorted(one for one in waiting if one[:2] > last)[: step.count]
+    return ScheduledPage(store.now(), tuple(_scheduled(name, due, body) for due, name, body in rows))
+
+
+def _scheduled(name: bytes, due: int, body: bytes) -> Scheduled:
+    return Scheduled(name, b"%d" % due, due, body)
+
+
+@does(ReadDelayed)
+def read_delayed(store: MemoryStore, step: ReadDelayed) -> Scheduled | None:
+    """Return a delayed message."""
+    found = store.delayed.get(step.place, {}).get(step.msg_id)
+    return None if found is None else _scheduled(step.msg_id, *found)
+
+
+@does(ReadEntries)
+def read_entries(store: MemoryStore, step: ReadEntries) -> list[RawEntry]:
+    """Return entries of the stream."""
+    stream = store.streams.get(step.place, Stream())
+    newest = stream.after(START, len(stream))[::-1][: step.count] if step.after is None else None
+    found = stream.after(parse_id(step.after or b""), step.count) if newest is None else newest
+    return [(format_id(entry_id), fields) for entry_id, fields in found]
+
+
+@does(SearchStream)
+def search_stream(store: MemoryStore, step: SearchStream) -> Searched:
+    """Look for a message in the stream."""
+    return _search(store.streams.get(step.place, Stream()), step)
+
+
+@does(SearchDead)
+def search_dead(store: MemoryStore, step: SearchDead) -> Searched:
+    """Look for a message among the dead letters."""
+    return _search(_shelf(store, step.group, step.partition).dead, step)
+
+
+def _search(stream: Stream, step: SearchStream | SearchDead) -> Searched:
+    entries = [one for one in stream.after(START, len(stream)) if not step.before or one[0] < parse_id(step.before)][::-1]
+    for looked, (entry_id, fields) in enumerate(entries[: step.count], start=1):
+        if dict(zip(fields[::2], fields[1::2], strict=False)).get(b"i") == step.msg_id:
+            return Searched(looked, found=(format_id(entry_id), fields))
+    if len(entries) < step.count:
+        return Searched(len(entries))
+    return Searched(step.count, format_id(entries[step.count - 1][0]))
+
+
+@does(ReadStanding)
+def read_standing(store: MemoryStore, step: ReadStanding) -> Standing:
+    """Return what the group has of an entry."""
+    cursor, entry_id = store.cursor(step.group, step.partition), parse_id(step.entry_id)
+    retry = _shelf(store, step.group, step.partition).retry.get(step.entry_id)
+    pending = cursor is not None and entry_id in cursor.pending
+    return Standing(
+        unread=cursor is None or entry_id > cursor.last_delivered,
+        holder=store.lease(step.group, step.partition).holder,
+        deliveries=cursor.pending[entry_id] if cursor is not None and pending else 0,
+        since=cursor.delivered_at.get(entry_id, 0) if cursor is not None and pending else 0,
+        retry=None if retry is None else _scheduled(step.entry_id, *retry),
+    )
+
+
+@does(CancelDelayed)
+def cancel_delayed(store: MemoryStore, step: CancelDelayed) -> bool:
+    """Drop a delayed message."""
+    return store.delayed.get(step.place, {}).pop(step.msg_id, None) is not None
+
+
+@does(CancelRetry)
+def cancel_retry(store: MemoryStore, step: CancelRetry) -> bool:
+    """Drop a message that is to be tried again."""
+    there = _shelf(store, step.group, step.partition).retry.pop(step.entry_id, None) is not None
+    lease = store.leases.get((step.group, step.partition))
+    if there and lease is not None:
+        lease.moves += 1  # the message was not handled
+    return there
+
+
+@does(RetryNow)
+def retry_now(store: MemoryStore, step: RetryNow) -> int:
+    """Let messages be due now, and ring."""
+    made = _shelf(store, step.group, step.partition).retry_now(step.ids, step.count, store.now())
+    if made:
+        store.ring(step.place)
+    return made
+
+
+@does(CountBacklog)
+def count_backlog(store: MemoryStore, step: CountBacklog) -> int:
+    """Count what the group could work on now."""
+    stream, cursor, now = store.streams.get(step.place, Stream()), store.cursor(step.group, step.partition), store.now()
+    waiting = len(stream) if cursor is None else len(stream.after(cursor.last_delivered, len(stream))) + len(cursor.pending)
+    retries = _shelf(store, step.group, step.partition).retry.values()
+    return waiting + sum(due <= now for due, _ in (*retries, *store.delayed.get(step.place, {}).values()))
+
+
+def _shelf(store: MemoryStore, group: GroupName, partition: int) -> Shelf:
+    return store.shelves.get((group, partition)) or Shelf()
