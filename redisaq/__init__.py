@@ -4,6 +4,7 @@ from redisaq import startup as _startup  # noqa: F401  # pyright: ignore[reportU
 from redisaq.admin import Admin, DeadMessage
 from redisaq.app import App, Topic
 from redisaq.consumer import Consumer
+from redisaq.cron import Tick
 from redisaq.message import BatchCallback, Callback, Message
 from redisaq.outcomes import DeadLetter, Discard, PartialFailure, RetryAfter
 from redisaq.producer import Producer
@@ -24,6 +25,7 @@ __all__ = [
     "Producer",
     "RetryAfter",
     "RetryPolicy",
+    "Tick",
     "Topic",
     "run",
 ]

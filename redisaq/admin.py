@@ -28,6 +28,7 @@ from redisaq.admin_views import (
     PartitionInfo,
     PendingMessage,
     RetryMessage,
+    ScheduleInfo,
     ServerInfo,
     StoredMessage,
     StreamInfo,
@@ -69,12 +70,14 @@ from redisaq.brokers.steps.messages import (
     Scheduled,
 )
 from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, Redrive, SummariseDead
+from redisaq.brokers.steps.schedules import ReadSchedules
 from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.core.codec import Deserializer
 from redisaq.core.entry_ids import before_entry, before_time, parse_id
 from redisaq.core.records import is_id
 from redisaq.core.retry import full_jitter
+from redisaq.core.schedules import TOPIC_ENDS_WITH, decode_schedule
 from redisaq.describing import shown
 from redisaq.environment import current_environment, silence_within, time_is_up_at, time_limit, when_forked
 from redisaq.errors import ConnectionFailed, GroupBusyError, SettingsError, TopicMissingError
@@ -95,6 +98,7 @@ __all__ = [
     "PartitionInfo",
     "PendingMessage",
     "RetryMessage",
+    "ScheduleInfo",
     "ServerInfo",
     "StoredMessage",
     "StreamInfo",
@@ -228,6 +232,33 @@ class Admin:
         """Return the names of all topics of the namespace, sorted."""
         with time_limit(self._timeout):
             return await self._ask(lambda: self._broker.do(ReadTopics()))
+
+    @in_one_loop
+    async def schedules(self, app: str | None = None) -> list[ScheduleInfo]:
+        """Return the cron jobs that programs have written down, those of one program after those of another, sorted by name.
+
+        A job that is no longer in its program is here until its last tick has been discarded, about an hour after that was due.
+
+        Args:
+            app: the name of a program (`App(name=…)`); None: all programs.
+
+        Raises:
+            SettingsError: the name is not valid.
+        """
+        with time_limit(self._timeout):
+            if app is not None:
+                topics = [f"{check_name('app', app)}{TOPIC_ENDS_WITH}"]
+            else:
+                names = await self._ask(lambda: self._broker.do(ReadTopics()))
+                topics = [name for name in names if name.endswith(TOPIC_ENDS_WITH)]
+            read = await self._ask(lambda: self._broker.do_each([ReadSchedules(topic) for topic in topics]))
+        found: list[ScheduleInfo] = []
+        for topic, schedules in zip(topics, read, strict=True):
+            program = topic.removesuffix(TOPIC_ENDS_WITH)
+            for job, data in sorted(schedules.kept.items()):
+                if (kept := decode_schedule(data)) is not None:
+                    found.append(ScheduleInfo.of(program, job, kept, schedules.now / 1e6))
+        return found
 
     @in_one_loop
     async def topic(self, topic: str, *, partitions: Iterable[int] | None = None) -> TopicInfo:

@@ -28,6 +28,7 @@ from redisaq.core.records import (
     decode_retry,
     is_id,
 )
+from redisaq.core.schedules import Schedule
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 """Of what no server has said when it was read."""
@@ -101,6 +102,65 @@ class TopicInfo(msgspec.Struct, frozen=True):
     def delayed(self) -> int:
         """Messages that are not in their streams yet."""
         return sum(one.delayed for one in self.partitions)
+
+
+class ScheduleInfo(msgspec.Struct, frozen=True):
+    """A cron job, as the server keeps it. Programs write it, and their jobs need not run.
+
+    Attributes:
+        app: the program's name.
+        name: the job's name.
+        spec: its cron expression.
+        tz: its time zone.
+        catch_up: which missed ticks are run: "none", "latest" or "all".
+        grace: seconds after which a tick that has not begun is missed.
+        next: when it ticks next; None if no program that has the job is running to say it.
+        last: the newest tick that has begun, or was missed; None before the first.
+        outcome: what came of that: "running", "done", "failed" (it is tried again), "dead", or "missed"; "" before the first.
+        since: since when that is so.
+        attempt: the number of its last attempt; 0 before the first.
+        error: what it failed of, shortened; "" if it did not.
+    """
+
+    app: str
+    name: str
+    spec: str
+    tz: str
+    catch_up: str
+    grace: float
+    next: datetime | None = None
+    last: datetime | None = None
+    outcome: str = ""
+    since: datetime | None = None
+    attempt: int = 0
+    error: str = ""
+
+    @classmethod
+    def of(cls, app: str, name: str, kept: Schedule, now: float) -> ScheduleInfo:
+        """Return what is shown of a job.
+
+        Args:
+            app: the program's name.
+            name: the job's name.
+            kept: what the server keeps of it.
+            now: the server's time in seconds.
+        """
+        terms, run = kept.terms, kept.run
+        coming = _time(kept.due) if kept.due > now else None
+        if run is None:
+            return cls(app, name, terms.spec, terms.tz, terms.catch_up, terms.grace, coming)
+        return cls(
+            *(app, name, terms.spec, terms.tz, terms.catch_up, terms.grace, coming),
+            last=_time(run.at),
+            outcome=run.outcome,
+            since=_time(run.since),
+            attempt=run.attempt,
+            error=run.error,
+        )
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 class MemberInfo(msgspec.Struct, frozen=True):

@@ -22,10 +22,13 @@ import anyio
 from anyio.abc import TaskStatus
 
 from redisaq.admin import Admin
+from redisaq.admin_views import ScheduleInfo
 from redisaq.brokers.access import RedisURL, Shared, text_of_url
 from redisaq.callables import both
 from redisaq.consumer import Consumer
 from redisaq.core.codec import Serializer
+from redisaq.core.schedules import TOPIC_ENDS_WITH, CatchUp
+from redisaq.cron import GROUP, CronJob, Scheduler, Tick, make_job
 from redisaq.error_groups import leaves_of
 from redisaq.errors import RedisaqError, SettingsError
 from redisaq.events import Event
@@ -38,6 +41,9 @@ S = TypeVar("S")
 T = TypeVar("T")
 A = TypeVar("A")
 R = TypeVar("R")
+
+MOST_JOBS = 1000
+"""Cron jobs that one replica runs at once, and ticks that it reads at once: those of one slow job must not hold up the others."""
 
 _serving: ContextVar[App[Any] | None] = ContextVar("redisaq_serving", default=None)
 """The App whose handler, or a task that its handler started, is running this code."""
@@ -272,7 +278,7 @@ class App(Generic[S]):
 
         Args:
             redis_url: as for a Producer. None: the value of REDISAQ_URL when it connects, otherwise redis://localhost:6379/0.
-            name: the program's name, for what belongs to the App itself.
+            name: the program's name, for what belongs to the App itself: the ticks of its cron jobs are in the topic `<name>-cron`.
             namespace: the first part of every key.
             lifespan: called with the App when it is entered. The value that it yields becomes `state`.
             middleware: wraps every handler, outside the consumer's own middleware.
@@ -309,6 +315,7 @@ class App(Generic[S]):
         self._tasks: anyio.abc.TaskGroup | None = None
         self._starting: anyio.CancelScope | None = None  # of `serve`, while it enters the App
         self._stopping = False
+        self._scheduler: Scheduler | None = None
 
     @property
     def url(self) -> str:
@@ -336,6 +343,15 @@ class App(Generic[S]):
     def consumers(self) -> Sequence[Subscription[Any]]:
         """The App's consumers, in the order in which they were declared."""
         return tuple(self._subscriptions)
+
+    @property
+    def crons(self) -> Sequence[CronJob]:
+        """The App's cron jobs, in the order in which they were declared."""
+        return () if self._scheduler is None else tuple(self._scheduler.jobs.values())
+
+    async def schedules(self) -> list[ScheduleInfo]:
+        """Return the cron jobs that the server knows of programs of this name, with their last and next ticks: see `Admin.schedules`."""
+        return await self.admin.schedules(self.name)
 
     # -- declaring ---------------------------------------------------------------------------------------------------------------
 
@@ -369,13 +385,66 @@ class App(Generic[S]):
         self._topics[name] = topic
         return topic
 
-    def new_consumer(self, topic: Topic[T], group_name: str, batch_size: int, options: HandlingOptions) -> Consumer[T]:
+    def cron(
+        self,
+        spec: str,
+        *,
+        tz: str = "UTC",
+        name: str | None = None,
+        catch_up: CatchUp = "latest",
+        grace: float = 60.0,
+        timeout: float | None = None,
+    ) -> Callable[[Callable[[Tick], R]], Callable[[Tick], R]]:
+        """Return a decorator that calls a function at set times, once for all replicas of the program. The function itself does not change.
+
+        Each tick is a message in the topic `<name of the App>-cron`: middleware, events, retries and dead letters apply to it. It is
+        delivered at least once. A job never overlaps itself: the next tick waits until the function has returned. The server's clock says
+        when a tick is due. Needs the extra `cron`.
+
+        Args:
+            spec: a cron expression of five fields, or of six, of which the first is the second.
+            tz: an IANA time zone. Where clocks are set forward or back, a job at a fixed time runs once: right after the gap, or at the
+                first of both times.
+            name: the job's name, unique in the App; default: the function's name.
+            catch_up: what to do about ticks that nobody was there for: "none", "latest" (run the newest), or "all" (the newest 1,000).
+            grace: seconds after which a tick that has not begun is missed. With "none" it is dropped, with "latest" only if a later one is
+                due.
+            timeout: seconds that the function may run.
+
+        Raises:
+            SettingsError: a value is not valid, another job has the name, or the package cronsim is missing.
+        """
+
+        def decorate(handler: Callable[[Tick], R]) -> Callable[[Tick], R]:
+            self._add_job(make_job(handler, spec, tz, name=name, catch_up=catch_up, grace=grace, timeout=timeout))
+            return handler
+
+        return decorate
+
+    def _add_job(self, job: CronJob) -> None:
+        if self._tasks is not None:
+            reason = "the App is serving: declare its cron jobs before"
+            raise RuntimeError(reason)
+        if self._scheduler is not None and job.name in self._scheduler.jobs:
+            raise SettingsError(f"the App has a cron job {job.name!r} already: give one of them another name with name=")
+        if self._scheduler is None:
+            topic = self.topic(f"{self.name}{TOPIC_ENDS_WITH}", Tick, retention="acked")
+            scheduler = Scheduler(topic.producer, self._producing_link(SEND_TIMEOUT))
+            options: HandlingOptions = {"ordering": "key", "concurrency": MOST_JOBS, "on_event": scheduler.observe}
+            consumer = self.new_consumer(topic, GROUP, MOST_JOBS, options, outermost=(scheduler.guard,))
+            self.subscribe(Subscription(topic, GROUP, scheduler.call, consumer))
+            self._scheduler = scheduler
+        self._scheduler.jobs[job.name] = job
+
+    def new_consumer(
+        self, topic: Topic[T], group_name: str, batch_size: int, options: HandlingOptions, *, outermost: Sequence[Middleware] = ()
+    ) -> Consumer[T]:
         """Return a Consumer of a topic that uses the App's link, middleware and `on_event`. `Topic.consumer` calls this."""
         given: dict[str, Any] = {
             **options,
             "batch_size": batch_size,
             "client": self._client,
-            "middleware": (*self._middleware, *check_middleware(options.get("middleware", ()))),
+            "middleware": (*outermost, *self._middleware, *check_middleware(options.get("middleware", ()))),
             "on_event": both(self._observer, both(options.get("on_event"), self._on_event)),
         }
         link = cast("Any", self._consuming)
@@ -484,7 +553,7 @@ class App(Generic[S]):
             task_status: `await nursery.start(app.serve)` returns when every consumer has its first assignment.
 
         Raises:
-            SettingsError: the App has no consumer.
+            SettingsError: the App has no consumer and no cron job.
             RuntimeError: the App is already serving.
             ConnectionFailed: the first connection failed. Later ones are retried forever.
             ConsumerError: a consumer failed, which ended the others; the reason is its cause. A handler's exception never ends a consumer.
@@ -494,7 +563,8 @@ class App(Generic[S]):
             raise RuntimeError(reason)
         if not self._subscriptions:
             raise SettingsError(
-                "the App has no consumer: declare one with @topic.consumer(group_name), or use `async with app:` to produce"
+                "the App has no consumer: declare one with @topic.consumer(group_name), or a cron job with @app.cron(…), or use "
+                "`async with app:` to produce"
             )
         self._stopping = False
         async with AsyncExitStack() as stack:
@@ -516,12 +586,21 @@ class App(Generic[S]):
                 _serving.reset(token)
 
     async def _consume(self, task_status: TaskStatus[None]) -> None:
+        scheduler = self._scheduler
         try:
-            async with anyio.create_task_group() as self._tasks:
-                async with anyio.create_task_group() as starting:
-                    for one in self._subscriptions:
-                        starting.start_soon(partial(self._tasks.start, self._run, one), name=f"redisaq {one.topic.name} {one.group_name}")
-                task_status.started()
+            async with anyio.create_task_group() as beside:
+                if scheduler is not None:
+                    beside.start_soon(scheduler.run, name="redisaq scheduler")
+                async with anyio.create_task_group() as self._tasks:
+                    async with anyio.create_task_group() as starting:
+                        for one in self._subscriptions:
+                            starting.start_soon(
+                                partial(self._tasks.start, self._run, one), name=f"redisaq {one.topic.name} {one.group_name}"
+                            )
+                    task_status.started()
+                beside.cancel_scope.cancel()
+            if scheduler is not None:
+                await scheduler.finish()
         finally:
             self._tasks = None
 
@@ -540,6 +619,8 @@ class App(Generic[S]):
         self._stopping = True
         if self._starting is not None:
             self._starting.cancel()
+        if self._scheduler is not None:
+            self._scheduler.stop()
         if _serving.get() is self and self._tasks is not None:
             for one in self._subscriptions:
                 self._tasks.start_soon(one.consumer.stop, name="redisaq stop")

@@ -282,6 +282,23 @@ class Producer:
         ids = await self._send([prepared], due, dedup_id, dedup_window)
         return ids[0]
 
+    async def enqueue_due(self, payload: object, *, due: int, key: str, timeout: float | None, dedup_id: str, dedup_window: float) -> str:
+        """Append one message that is due at a time of the server's clock, and return its id; otherwise as `enqueue`.
+
+        This is for cron jobs, whose ticks must not depend on the clock of the machine that enqueues them.
+
+        Args:
+            payload: as for `enqueue`.
+            due: microseconds since 1970; it may be in the past.
+            key: as for `enqueue`.
+            timeout: as for `enqueue`.
+            dedup_id: as for `enqueue`.
+            dedup_window: as for `enqueue`.
+        """
+        prepared = self._prepare(payload, key=key, partition_key=None, headers=None, timeout=timeout, delayed=True)
+        ids = await self._send([prepared], due, dedup_id, dedup_window)
+        return ids[0]
+
     async def batch_enqueue(
         self,
         payloads: Iterable[object],

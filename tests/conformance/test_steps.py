@@ -58,6 +58,7 @@ FIELDS: dict[str, object] = {
     "incarnation": "A",
     "keeping": Keeping(acked=True, now=1, kept_for=1.0, idle=1.0, alone={}),
     "known_version": "",
+    "job": "nightly",
     "last": None,
     "last_id": b"1-1",
     "latest": False,
@@ -79,6 +80,8 @@ FIELDS: dict[str, object] = {
     "token": 7,
     "topic": "orders",
     "ttl": 1.0,
+    "value": b"{}",
+    "was": None,
     "window": 1.0,
 }
 """What a step is made of here, by the names of fields that have no default."""

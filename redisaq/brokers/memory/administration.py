@@ -147,6 +147,7 @@ def drop_topic(store: MemoryStore, step: DropTopic) -> None:
         del store.marks[mark]
     for group in [one for one in store.coordination if one.topic == topic]:
         del store.coordination[group]
+    store.schedules.pop(topic, None)
     store.topic_names.discard(topic)
     store.forget_topic(topic)
     store.ring(topic)

@@ -20,6 +20,7 @@ from redisaq.brokers.memory import (
     producing,
     retention,
     retrying,
+    schedules,
     settling,
     topics,
 )
@@ -32,7 +33,7 @@ from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
 
-FAMILIES = (administration, coordination, leases, messages, producing, retention, retrying, settling, topics)
+FAMILIES = (administration, coordination, leases, messages, producing, retention, retrying, schedules, settling, topics)
 """Importing each of these registers the functions that do its steps."""
 
 R = TypeVar("R")

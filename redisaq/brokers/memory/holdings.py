@@ -63,6 +63,7 @@ class Holdings:
         idle: topic -> seconds without a member after which a group pins nothing, as producers declared.
         alone: group -> since when it has had no member; set when this is first asked about a group that never had a known one.
         delayed: place -> message id -> when it is due, and its encoded fields.
+        schedules: topic -> cron job -> what is kept of it.
     """
 
     topic_names: set[str] = field(default_factory=set[str])
@@ -75,6 +76,7 @@ class Holdings:
     marks: dict[tuple[str, int, str], tuple[bytes, int]] = field(default_factory=dict[tuple[str, int, str], tuple[bytes, int]])
     idle: dict[str, float] = field(default_factory=dict[str, float])
     alone: dict[GroupName, int] = field(default_factory=dict[GroupName, int])
+    schedules: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])
 
     def seen(self) -> Holdings:
         """Return a view of the data: it keeps what is removed here later, but what is changed in place changes in both."""
@@ -99,8 +101,9 @@ class Holdings:
         self.coordination.pop(group, None)
 
     def forget_coordination(self, topic: str) -> None:
-        """Lose one slot: the topic's partition count, and each group's members and document."""
+        """Lose one slot: the topic's partition count and schedules, and each group's members and document."""
         self.forget_topic(topic)
+        self.schedules.pop(topic, None)
         for group in [group for group in {**self.coordination, **self.alone} if group.topic == topic]:
             self.forget_group(group)
             self.alone.pop(group, None)

@@ -98,6 +98,7 @@ class MemoryStore(Holdings):
         self.marks.clear()
         self.idle.clear()
         self.alone.clear()
+        self.schedules.clear()
         for topic, partition in list(self.streams):
             self.forget_stream(topic, partition)
 

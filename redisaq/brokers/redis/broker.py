@@ -19,6 +19,7 @@ from redisaq.brokers.redis import (
     producing,
     retention,
     retrying,
+    schedules,
     settling,
     topics,
 )
@@ -31,7 +32,7 @@ from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.errors import ServerError
 from redisaq.link import Link
 
-FAMILIES = (administration, coordination, leases, messages, producing, retention, retrying, settling, topics)
+FAMILIES = (administration, coordination, leases, messages, producing, retention, retrying, schedules, settling, topics)
 """Importing each of these registers the functions that do its steps."""
 
 R = TypeVar("R")

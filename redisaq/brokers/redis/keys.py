@@ -59,7 +59,7 @@ class PartitionKeys:
 
 
 _TYPES = (
-    (re.compile(rb".*\}:(meta|g:.+:(state|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
+    (re.compile(rb".*\}:(meta|schedules|g:.+:(state|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
     (re.compile(rb".*\}:(g:.+:(members|retry)|delayed)", re.DOTALL), b"zset"),
     (re.compile(rb".*\}:(\d+|g:.+:dead)", re.DOTALL), b"stream"),
     (re.compile(rb".*\}:once:.*", re.DOTALL), b"string"),
@@ -89,6 +89,10 @@ class Keys:
     def meta(self, topic: str) -> bytes:
         """Return the topic's hash: generation, partitions, format."""
         return f"{self._topic_tag(topic)}:meta".encode()
+
+    def schedules(self, topic: str) -> bytes:
+        """Return the hash of what is kept of the cron jobs whose ticks are in the topic."""
+        return f"{self._topic_tag(topic)}:schedules".encode()
 
     def topic_doorbell(self, topic: str) -> bytes:
         """Return the channel rung when the topic is made or grows: the tag alone, in the slot of its groups' channels."""
@@ -139,7 +143,7 @@ class Keys:
         """
         tag, _, name = key.decode("utf-8", "replace").partition("}:")
         if tag == self._topic_tag(topic)[:-1]:
-            return re.fullmatch(r"g:.+:(members|state)", name, re.DOTALL) is not None
+            return re.fullmatch(r"schedules|g:.+:(members|state)", name, re.DOTALL) is not None
         before, _, number = tag.rpartition(":")
         if before != self._topic_tag(topic)[:-1] or not number.isascii() or not number.isdigit():
             return False

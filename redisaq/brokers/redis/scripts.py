@@ -96,6 +96,8 @@ CANCEL_DELAYED = Script("cancel_delayed", keys=2)
 CANCEL_RETRY = Script("cancel_retry", keys=3, begins_with=WHOLE)
 RETRY_NOW = Script("retry_now", keys=2, begins_with=WHOLE)
 GROUP_BACKLOG = Script("group_backlog", keys=3, begins_with=FACTS)
+READ_SCHEDULES = Script("read_schedules", keys=1)
+SET_SCHEDULE = Script("set_schedule", keys=1)
 
 ALL = (
     HEARTBEAT,
@@ -142,4 +144,6 @@ ALL = (
     CANCEL_RETRY,
     RETRY_NOW,
     GROUP_BACKLOG,
+    READ_SCHEDULES,
+    SET_SCHEDULE,
 )

@@ -1,0 +1,24 @@
+"""What is kept of cron jobs, at a store; see steps.schedules."""
+
+from __future__ import annotations
+
+from redisaq.brokers.memory.registry import does
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.schedules import ReadSchedules, Schedules, SetSchedule
+
+
+@does(ReadSchedules)
+def read_schedules(store: MemoryStore, step: ReadSchedules) -> Schedules:
+    """Return what is kept of all jobs."""
+    return Schedules(store.now(), dict(store.schedules.get(step.topic, {})))
+
+
+@does(SetSchedule)
+def set_schedule(store: MemoryStore, step: SetSchedule) -> bool:
+    """Write down what is kept of a job, if that is what was read."""
+    kept = store.schedules.get(step.topic, {})
+    if kept.get(step.job) not in (step.was, step.value):
+        return False
+    rest = {job: value for job, value in kept.items() if job != step.job}
+    store.schedules[step.topic] = rest if step.value is None else {**rest, step.job: step.value}
+    return True

@@ -1,0 +1,14 @@
+-- Replaces what is kept of a cron job. KEYS: schedules. ARGV: job, what was read, what is to be kept; '' stands for nothing.
+-- Answers 1 if it is kept now, 0 if something else had been written meanwhile.
+
+local kept = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if kept == ARGV[3] then
+    return 1
+elseif kept ~= ARGV[2] then
+    return 0
+elseif ARGV[3] == '' then
+    redis.call('HDEL', KEYS[1], ARGV[1])
+else
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+end
+return 1

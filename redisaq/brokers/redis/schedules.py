@@ -1,0 +1,32 @@
+"""What is kept of cron jobs.
+
+What always holds: a write replaces only what its writer has read, so a slow one never puts an older state back.
+"""
+
+from __future__ import annotations
+
+from redisaq.brokers.redis.commands import Reply
+from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.redis.registry import Asked, command
+from redisaq.brokers.redis.scripts import READ_SCHEDULES, SET_SCHEDULE
+from redisaq.brokers.steps.schedules import ReadSchedules, Schedules, SetSchedule
+from redisaq.core.records import text_or_none
+
+
+@command(ReadSchedules)
+def read_schedules(step: ReadSchedules, keys: Keys) -> Asked[Schedules]:
+    """Return what is kept of all jobs."""
+    return READ_SCHEDULES(keys.schedules(step.topic)), _schedules
+
+
+def _schedules(reply: Reply) -> Schedules:
+    now, words = reply
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return Schedules(int(now), {job: value for name, value in pairs if (job := text_or_none(name)) is not None})
+
+
+@command(SetSchedule)
+def set_schedule(step: SetSchedule, keys: Keys) -> Asked[bool]:
+    """Write down what is kept of a job."""
+    asked = SET_SCHEDULE(keys.schedules(step.topic), step.job, step.was or b"", step.value or b"")
+    return asked, lambda reply: reply == 1

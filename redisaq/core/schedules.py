@@ -1,0 +1,235 @@
+"""When the cron jobs of a program tick, and what of that is written down: pure, and without a clock.
+
+In: an expression and a time zone, what the server keeps of the job, the server's time. Out: which ticks to enqueue now, what to write down,
+whether a tick that is about to begin still counts. The package cronsim knows what expressions mean; it is imported when the first timetable
+is made.
+
+Ticks are whole seconds since 1970. The server's clock decides all: replicas whose own clocks differ enqueue the same ticks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, tzinfo
+from typing import Literal
+
+import msgspec
+
+from redisaq.errors import SettingsError
+
+CatchUp = Literal["none", "latest", "all"]
+"""Which missed ticks are run: none of them, the newest, or all."""
+
+TOPIC_ENDS_WITH = "-cron"
+"""How the names of topics end that hold ticks, after the program's name."""
+
+MOST_MISSED = 1000
+"""Missed ticks that are run with "all": the newest ones."""
+
+LONGEST_FOLD = 3 * 3600
+"""Seconds by which no clock is ever set back by more, where it is set back regularly."""
+
+
+class Timetable:
+    """The ticks of one expression in one time zone.
+
+    Attributes:
+        spec: the expression.
+        tz: the zone's name.
+        zone: the zone.
+    """
+
+    def __init__(self, spec: str, tz: str) -> None:
+        """Take both.
+
+        Raises:
+            SettingsError: the expression has no meaning or never ticks, there is no such zone, or cronsim is not installed.
+        """
+        try:
+            from cronsim import CronSim, CronSimError  # noqa: PLC0415 -- an extra: only those who use it need it
+        except ImportError as error:
+            raise SettingsError('cron jobs need the package cronsim: pip install "redisaq[cron]"') from error
+        self.spec = spec
+        self.tz = tz
+        self.zone = _zone(tz)
+        self._cronsim = CronSim
+        try:
+            first = self.after(0)
+        except CronSimError as error:
+            raise SettingsError(f"the cron expression {spec!r} has no meaning: {str(error)[:1].lower()}{str(error)[1:]}") from error
+        if first is None:
+            raise SettingsError(f"the cron expression {spec!r} never ticks")
+
+    def after(self, moment: int) -> int | None:
+        """Return the first tick after a moment; None if there is none within 50 years."""
+        for tick in self._ticks(moment, back=False):
+            if tick > moment:  # where the clock is set back, a time that comes once may come before the moment
+                return tick
+        return None
+
+    def has(self, moment: int) -> bool:
+        """Return whether there is a tick at this moment."""
+        return self.after(moment - 1) == moment
+
+    def between(self, after: int, until: int, most: int) -> list[int]:
+        """Return the ticks after one moment and not after another, in order: the newest `most` of them."""
+        found: list[int] = []
+        for tick in self._ticks(until + LONGEST_FOLD, back=True):
+            if tick <= after or len(found) == most:
+                break
+            if tick <= until and tick not in found[-1:] and self.has(tick):
+                found.append(tick)
+        return found[::-1]
+
+    def at(self, tick: int) -> datetime:
+        """Return a tick as a time in the zone."""
+        return datetime.fromtimestamp(tick, self.zone)
+
+    def _ticks(self, moment: int, *, back: bool) -> Iterator[int]:
+        for one in self._cronsim(self.spec, datetime.fromtimestamp(moment, self.zone), reverse=back):
+            yield int(one.timestamp())
+
+
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":  # it is always there
+        return UTC
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 -- as cronsim: not everybody needs it
+
+    try:
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError) as error:
+        raise SettingsError(
+            f"there is no time zone {name!r}: name one as the IANA database does, such as Europe/Berlin (a machine without that "
+            "database needs the package tzdata)"
+        ) from error
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What a program says of a job, as it is written down.
+
+    Attributes:
+        spec: the expression.
+        tz: the zone's name.
+        catch_up: which missed ticks are run.
+        grace: seconds by which a tick may begin late and is not missed.
+    """
+
+    spec: str
+    tz: str
+    catch_up: CatchUp = "latest"
+    grace: float = 60.0
+
+
+class TickRun(msgspec.Struct, frozen=True):
+    """What came of a tick.
+
+    Attributes:
+        at: the tick.
+        outcome: "running"; "done"; "failed" and to be tried again; "dead"; or "missed": it was due too long ago and did not run.
+        since: since when that is so, by the server's clock, in seconds since 1970.
+        attempt: the number of the attempt, from 1.
+        error: the error's class and text, shortened; "" without one.
+    """
+
+    at: int
+    outcome: Literal["running", "done", "failed", "dead", "missed"]
+    since: float
+    attempt: int = 1
+    error: str = ""
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """What the server keeps of a job: what a tool needs that does not have the program.
+
+    Attributes:
+        terms: what the program says of it.
+        due: the newest tick that was enqueued: the next one while it is in the future.
+        run: what came of the newest tick of which that is known; None before the first.
+    """
+
+    terms: Terms
+    due: int
+    run: TickRun | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Schedule).decode
+
+
+def encode_schedule(schedule: Schedule) -> bytes:
+    """Return what is written down: JSON, so that a person can read it, too."""
+    return _encode(schedule)
+
+
+def decode_schedule(data: bytes | None) -> Schedule | None:
+    """Return what was written down; None if it is nothing, or cannot be read: then the job starts as if it were new."""
+    try:
+        return None if data is None else _decode(data)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is to be done for a job.
+
+    Attributes:
+        ticks: to be enqueued, in order.
+        due: the newest tick that is enqueued then.
+    """
+
+    ticks: tuple[int, ...]
+    due: int
+
+
+def plan(terms: Terms, timetable: Timetable, kept: Schedule | None, *, now: int, since: int | None, own: int | None) -> Plan:
+    """Return what is to be enqueued now: what was missed, as far as it is to be run, and the coming tick.
+
+    Args:
+        terms: what this program says of the job.
+        timetable: of these terms.
+        kept: what the server keeps.
+        now: the server's time.
+        since: the server's time when this program last did this; None at its start.
+        own: the newest tick that this program has enqueued; None at its start.
+    """
+    if kept is None:  # a first start has nothing to catch up with; a server that lost its data has what came since
+        begin = now if since is None else min(since, now)
+    elif (kept.terms.spec, kept.terms.tz) == (terms.spec, terms.tz):
+        begin = kept.due
+    elif own is None:  # another version of the program stopped here
+        begin = min(kept.due, now)
+    else:  # another version of the program runs beside this one: each enqueues its own ticks
+        begin = own
+    if begin > now:
+        return Plan((), begin)
+    ticks = timetable.between(begin, now, MOST_MISSED)
+    if terms.catch_up != "all":
+        recent = [tick for tick in ticks if now - tick <= terms.grace]
+        ticks = recent or (ticks[-1:] if terms.catch_up == "latest" else [])
+    coming = timetable.after(max(begin, now))
+    if coming is not None:
+        ticks.append(coming)
+    return Plan(tuple(ticks), max([begin, *ticks[-1:]]))
+
+
+def written(terms: Terms, kept: Schedule | None, due: int, run: TickRun | None, *, starting: bool) -> Schedule:
+    """Return what the server is to keep afterwards.
+
+    The terms are those of the program that started last. A program that runs beside it, with others, changes only what came of a tick.
+    """
+    known = None if kept is None else kept.run
+    newest = run if known is None or (run is not None and run.at >= known.at) else known
+    if kept is None or starting or (kept.terms.spec, kept.terms.tz) == (terms.spec, terms.tz):
+        standing = terms if kept is None or starting else kept.terms
+        return Schedule(standing, due, newest)
+    return Schedule(kept.terms, kept.due, newest)
+
+
+def too_late(terms: Terms, timetable: Timetable, tick: int, now: float) -> bool:
+    """Return whether a tick that has not begun yet is missed, and is not to be run any more."""
+    if terms.catch_up == "all" or now - tick <= terms.grace:
+        return False
+    if terms.catch_up == "none":
+        return True
+    later = timetable.after(tick)
+    return later is not None and later <= now
