@@ -79,7 +79,7 @@ def make_commands() -> cyclopts.App:
         suppress_keyboard_interrupt=False,
     )
     found: list[Callable[..., int] | cyclopts.App] = [
-        *(looking.topics, looking.topic, looking.group, dead.dead),
+        *(looking.topics, looking.topic, looking.group, looking.schedule, dead.dead),
         *(changing.produce, changing.grow, changing.pause, changing.resume, changing.seek, changing.delete),
         *(worker.worker, top.top, dashboard.dashboard, demo.demo, server.server),
     ]

@@ -1,8 +1,10 @@
-"""`redisaq topics`, `topic` and `group`: commands that show topics and groups, and change nothing."""
+"""`redisaq topics`, `topic`, `group` and `schedule`: commands that show topics, groups and cron jobs, and change nothing."""
 
 from __future__ import annotations
 
-from redisaq.admin_views import GroupInfo, MemberInfo, TopicInfo
+from datetime import datetime
+
+from redisaq.admin_views import GroupInfo, MemberInfo, ScheduleInfo, TopicInfo
 from redisaq.cli.common import Place, plain, run, table
 
 HERE = Place()
@@ -85,6 +87,36 @@ def group(topic: str, group: str, /, *, place: Place = HERE) -> int:
         ),
     )
     return 0
+
+
+def schedule(app: str | None = None, /, *, place: Place = HERE) -> int:
+    """Show cron jobs: when they ticked last, what came of it, and when they tick next.
+
+    Args:
+        app: the program's name, as in App(name=...); without it, all programs.
+        place: the server.
+    """
+
+    async def look() -> list[ScheduleInfo]:
+        async with place.admin() as admin:
+            return await admin.schedules(app)
+
+    found = run(look)
+    heads = ("app", "job", "schedule", "time zone", "last", "outcome", "next")
+    rows = [
+        (one.app, one.name, one.spec, one.tz, _moment(one.last), _short(f"{one.outcome} {one.error}".strip() or "-"), _moment(one.next))
+        for one in found
+    ]
+    place.show(found, lambda: [table(*heads, rows=rows), "times are UTC"] if rows else ["no cron jobs"])
+    return 0
+
+
+def _moment(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _counts(info: GroupInfo) -> str:
