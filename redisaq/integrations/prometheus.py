@@ -86,13 +86,16 @@ GAUGES = {
     "redisaq_group_pending_messages": "Messages that were delivered and not settled.",
     "redisaq_group_retrying_messages": "Messages that wait until they are tried again.",
     "redisaq_group_dead_letters": "Dead letters of the group.",
-    "redisaq_group_backlog_messages": "Messages that are in handlers, or could be: the number to scale by.",
+    "redisaq_group_backlog_messages": "Messages that are in handlers, or could be now: the number to scale by.",
     "redisaq_group_oldest_seconds": "Age of the oldest message that is not settled, without retries; 0 if there is none.",
 }
 """Gauges of a group: what this process does for it, and what `measure_backlogs` has found."""
 
 Value: TypeAlias = tuple[str, tuple[str, ...], float]
 """The value of a metric: its name, its labels' values, the number."""
+
+Measured: TypeAlias = tuple[int, GroupInfo]
+"""A group's backlog, and the rest of what it has left to do."""
 
 LOOKS = 5
 """How often statistics are read again that another thread changes meanwhile."""
@@ -191,7 +194,7 @@ class Metrics:
             registry=registry,
         )
         self.by_event: dict[type[Event], Counter] = {kind: counter(name, text) for kind, (name, text) in COUNTED.items()}
-        self._measured: dict[tuple[str, str], GroupInfo] = {}
+        self._measured: dict[tuple[str, str], Measured] = {}
         self._groups: dict[tuple[str, str], _GroupMetrics] = {}
         self._error_types: dict[type, str] = {}
         self._watched: list[App[Any] | Consumer[Any] | Producer] = []
@@ -230,7 +233,8 @@ class Metrics:
         while True:
             for topic, group in names:
                 try:
-                    self._measured[topic, group] = await admin.group(topic, group)
+                    backlog = await admin.backlog(topic, group)
+                    self._measured[topic, group] = backlog, await admin.group(topic, group)
                 except RedisaqError:
                     self._measured.pop((topic, group), None)
             await anyio.sleep(every)
@@ -246,7 +250,7 @@ class Metrics:
 class _Statistics:
     """Reads the statistics of what is watched when the registry is scraped, which may happen in another thread."""
 
-    def __init__(self, watched: list[App[Any] | Consumer[Any] | Producer], measured: dict[tuple[str, str], GroupInfo]) -> None:
+    def __init__(self, watched: list[App[Any] | Consumer[Any] | Producer], measured: dict[tuple[str, str], Measured]) -> None:
         self._watched = watched
         self._measured = measured
 
@@ -280,13 +284,13 @@ class _Statistics:
             yield "redisaq_consumers_healthy", labels, consumer.healthy()
 
     def _measurements(self) -> Iterator[Value]:
-        for (topic, group), info in list(self._measured.items()):
+        for (topic, group), (backlog, info) in list(self._measured.items()):
             labels = (SYSTEM, topic, group)
             yield "redisaq_group_unread_messages", labels, info.unread
             yield "redisaq_group_pending_messages", labels, info.pending
             yield "redisaq_group_retrying_messages", labels, info.retry
             yield "redisaq_group_dead_letters", labels, info.dead
-            yield "redisaq_group_backlog_messages", labels, info.unread + info.pending
+            yield "redisaq_group_backlog_messages", labels, backlog
             yield "redisaq_group_oldest_seconds", labels, max((one.oldest or 0.0 for one in info.partitions), default=0.0)
 
     def _producers(self) -> Iterator[Producer]:
