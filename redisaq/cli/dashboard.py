@@ -30,6 +30,8 @@ def dashboard(
     token_file: Path | None = None,
     host: Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=False)] = (),
     always: Annotated[bool, Parameter(negative="")] = False,
+    no_payloads: Annotated[bool, Parameter(negative="")] = False,
+    redact: str | None = None,
     place: Place = HERE,
 ) -> int:
     """Serve a live page about topics and groups, until SIGINT or SIGTERM.
@@ -41,6 +43,8 @@ def dashboard(
         token_file: a file with the token.
         host: a name that the page is served as; may be given more than once.
         always: continue to look, every 20 s, while nobody watches, so that curves have no gaps.
+        no_payloads: show no payloads and headers.
+        redact: a regular expression, such as 'card|token': values in payloads, and headers, whose name has a match are not shown.
         place: the server.
     """
     missing = [name for name in ("starlette", "jinja2", "uvicorn") if importlib.util.find_spec(name) is None]
@@ -61,6 +65,8 @@ def dashboard(
         token=secret,
         hosts=(*host, f"[{name}]" if ":" in name else name),
         always=always,
+        payloads=not no_payloads,
+        redact=redact,
     )
     try:
         listener = socket.create_server((name, port), family=socket.AF_INET6 if ":" in name else socket.AF_INET)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python", "/Lib/")
+LIBRARIES = ("/site-packages/", "/dist-packages/", "/redisaq/consuming/", "/lib/python", "/Lib/")
 """Parts of paths of code that is not the user's. dead_summaries.lua knows them, too."""
 
 _FRAME = re.compile(r'File "([^"\n]*)", line (\d+), in ([^\n]*)')

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -22,16 +22,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from redisaq.admin import Admin
 from redisaq.brokers.access import RedisURL
-from redisaq.dashboard import views
+from redisaq.dashboard import letters, views
+from redisaq.dashboard.changes import Changes
 from redisaq.dashboard.events import EventStream, Streams
 from redisaq.dashboard.guard import COOKIE, Authorize, Guard, Level, by_token, cookie_of, same
+from redisaq.dashboard.letters import Kinds, Privacy
 from redisaq.dashboard.pages import Page, render
+from redisaq.dashboard.paths import RawPaths, names_in
 from redisaq.dashboard.views import Links, View
-from redisaq.errors import SettingsError
+from redisaq.errors import ConnectionFailed, ServerError, SettingsError
 from redisaq.watching import Sampler, Screen, Snapshot, words
 
 VERSION = importlib.metadata.version("redisaq")
@@ -49,6 +52,8 @@ def app(
     authorize: Authorize | None = None,
     hosts: Collection[str] = (),
     always: bool = False,
+    payloads: bool = True,
+    redact: str | None = None,
 ) -> Starlette:
     """Return the page as an ASGI application, for asyncio and trio.
 
@@ -63,6 +68,9 @@ def app(
         authorize: decides for each request what its sender may do ("read", "change" or None), instead of a token.
         hosts: names that the page is served as, besides localhost. "*": any, if something in front of it checks the Host header.
         always: continue to look, every 20 s, while nobody watches, so that curves have no gaps.
+        payloads: show payloads and headers of dead letters.
+        redact: a regular expression: values of payloads whose place in the JSON, such as "order.card.number", has a match, and headers
+            whose name has one, are not shown.
 
     Raises:
         SettingsError: a value is not valid.
@@ -74,7 +82,15 @@ def app(
     if isinstance(hosts, str):
         raise SettingsError("hosts must be several names: put the one into a list")
     admin = Admin(redis_url, namespace=namespace)
-    return Dashboard(admin, Sampler(admin, always=always), allow_changes=allow_changes, token=token, authorize=authorize, hosts=hosts).app
+    return Dashboard(
+        admin,
+        Sampler(admin, always=always),
+        allow_changes=allow_changes,
+        token=token,
+        authorize=authorize,
+        hosts=hosts,
+        privacy=Privacy(payloads=payloads, redact=redact),
+    ).app
 
 
 class Dashboard:
@@ -89,20 +105,25 @@ class Dashboard:
         token: str | None = None,
         authorize: Authorize | None = None,
         hosts: Collection[str] = (),
+        privacy: Privacy | None = None,
     ) -> None:
         """Build the application around an Admin, which it closes, and a Sampler, which it runs. See `app` for the rest."""
         self._admin = admin
         self._sampler = sampler
         self._changes = allow_changes
         self._token = token
+        self._privacy = privacy or Privacy()
+        self._changer = Changes(admin, self._kinds_of)
         self._streams = Streams()
+        self._kinds: dict[tuple[str, str] | None, tuple[int, Kinds]] = {}
         self._rendered: dict[tuple[object, ...], Page] = {}
         self._rendered_of = -1
-        level: Level = "change" if allow_changes else "read"
-        self._authorize = authorize or (by_token(token, level) if token is not None else lambda _: level)
+        everybody: Authorize = lambda _: "change"  # noqa: E731 -- what may be changed is what there are routes for
+        self._authorize = authorize or (by_token(token) if token is not None else everybody)
         self.app = Starlette(
             routes=self._routes(),
             lifespan=self._lifespan,
+            exception_handlers={ConnectionFailed: _away, ServerError: _away},
             middleware=[Middleware(Guard, hosts=hosts, authorize=self._authorize), Middleware(RawPaths)],
         )
 
@@ -120,8 +141,16 @@ class Dashboard:
             Route("/api/t/{topic}/g/{group}", self._answering(lambda snapshot, path: snapshot.group(path["topic"], path["group"]))),
             Route("/api/t/{topic}/g/{group}/cells", self._answering(self._cells)),
             Route("/api/places", self._places),
+            Route("/api/dead", self._dead_as_json),
+            Route("/api/dead/payload", self._payload),
+            Route("/dead", self._dead),
+            Route("/dead/{kind}", self._dead),
+            Route("/events/dead", self._streaming(_around_dead)),
+            Route("/events/dead/{kind}", self._streaming(_around_dead)),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
         ]
+        if self._changes:
+            routes = [*self._changer.routes(), *routes]
         if self._token is not None:
             routes.append(Route("/token", self._take_token, methods=["POST"]))
         return routes
@@ -130,10 +159,12 @@ class Dashboard:
     async def _lifespan(self, _: Starlette) -> AsyncGenerator[None]:
         try:
             async with anyio.create_task_group() as tasks:
+                self._changer.tasks = tasks
                 await tasks.start(self._sampler.run)
                 yield
                 tasks.cancel_scope.cancel()
         finally:
+            self._changer.tasks = None
             with anyio.CancelScope(shield=True):  # a link that has to wait for a silent server gives up within a second
                 await self._admin.close()
 
@@ -193,7 +224,7 @@ class Dashboard:
             "snapshot": snapshot,
             "links": links,
             "about": lambda one: views.about(one, links, self._knows),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-            "shows": {"dead": False, "schedule": False},
+            "shows": {"dead": True, "schedule": False},
             "deliveries": views.deliveries,
             "here": here,
             "query": query,
@@ -211,7 +242,74 @@ class Dashboard:
 
     def _knows(self, screen: Screen) -> bool:
         """Return whether there is a view of this kind."""
-        return screen.view in ("overview", "topic", "group", "partition")
+        return screen.view in ("overview", "topic", "group", "partition", "dead letters")
+
+    # -- dead letters -------------------------------------------------------------------------------------------------------------
+
+    async def _dead(self, request: Request) -> Response:
+        """Show the kinds of dead letters, one kind's letters, and one of them in full."""
+        snapshot = await self._first(_around_dead, request)
+        query = request.query_params
+        wanted, opened = letters.group_of(query.get("g")), query.get("m", "")
+        every = letters.groups_of(snapshot, None)
+        try:
+            found = await self._look(snapshot, wanted)
+            letter = await letters.open_letter(self._admin, opened) if opened else None
+        except (ConnectionFailed, ServerError):  # the page says that the server is away
+            found, letter = Kinds((), 0, sum(one.dead for one in every)), None
+        name = names_in(request).get("kind")
+        kind = next((one for one in found.kinds if name in (None, one.id)), None)
+        if name is not None and kind is None and found.looked:
+            view = views.missing("No dead letters of this kind", Screen("dead letters"), snapshot)
+            return Response(self._page(view, snapshot, request).html, view.status, media_type="text/html")
+        start = views.number_of(query.get("from"), len(kind.letters) if kind else 0)
+        values = {
+            "dead": found,
+            "kind": kind,
+            "groups": every[: views.PAGE],
+            "g": query.get("g"),
+            "only": wanted,
+            "chosen_group": " › ".join(wanted) if wanted else "",
+            "letters": kind.letters[start : start + views.PAGE] if kind else (),
+            "start": start,
+            "letter": letter,
+            "opened": opened,
+            "name_of": letters.name_of,
+            "ago": lambda moment: f"{words.duration(snapshot.at - moment.timestamp())} ago",  # pyright: ignore[reportUnknownLambdaType]
+            "moment": lambda moment: f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "–",  # pyright: ignore[reportUnknownLambdaType]
+            "traceback": letters.lines_of(letter.traceback) if letter else (),
+            "payload": self._privacy.payload(letter.data) if letter else None,
+            "headers": self._privacy.headers(letter.headers) if letter else {},
+            "raw": self._privacy.raw,
+        }
+        view = View("dead.html", "Dead letters", "dead", Screen("dead letters"), values, moves=False)
+        return Response(self._page(view, snapshot, request).html, media_type="text/html")
+
+    async def _look(self, snapshot: Snapshot, wanted: tuple[str, str] | None) -> Kinds:
+        """Look at the newest dead letters, once for all who ask during one snapshot."""
+        known = self._kinds.get(wanted)
+        if known is not None and known[0] == snapshot.number:
+            return known[1]
+        found = await letters.look(self._admin, letters.groups_of(snapshot, wanted), snapshot.at)
+        self._kinds = {name: one for name, one in self._kinds.items() if one[0] == snapshot.number}
+        self._kinds[wanted] = snapshot.number, found
+        return found
+
+    async def _kinds_of(self, topic: str, group: str) -> Kinds:
+        """Return the kinds as they were last shown."""
+        return await self._look(self._sampler.latest, (topic, group))
+
+    async def _dead_as_json(self, request: Request) -> Response:
+        found = await self._look(self._sampler.latest, letters.group_of(request.query_params.get("g")))
+        return Response(msgspec.json.encode([letter for kind in found.kinds for letter in kind.letters]), media_type="application/json")
+
+    async def _payload(self, request: Request) -> Response:
+        """Return a payload as it is, to be stored, never shown."""
+        letter = await letters.open_letter(self._admin, request.query_params.get("m", "")) if self._privacy.raw else None
+        if letter is None:
+            return JSONResponse({"error": "there is no such thing"}, HTTPStatus.NOT_FOUND)
+        headers = {"content-disposition": 'attachment; filename="payload.bin"'}
+        return Response(letter.data, media_type="application/octet-stream", headers=headers)
 
     # -- the same as JSON ---------------------------------------------------------------------------------------------------------
 
@@ -250,6 +348,15 @@ class Dashboard:
         return answer
 
 
+async def _away(_request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _around_dead(_snapshot: Snapshot, _path: Mapping[str, str], _query: Mapping[str, str]) -> View:
+    """Return a view of what is around the page about dead letters, which itself does not move."""
+    return View("nothing.html", "Dead letters", "dead", Screen("dead letters"), {}, moves=False)
+
+
 FIRST = 2.0
 """Seconds for which a page waits for the first snapshot that has what it shows. It is shown without that otherwise."""
 
@@ -260,23 +367,3 @@ def _lacks(snapshot: Snapshot, screen: Screen) -> bool:
         return True
     found = snapshot.group(screen.topic, screen.group) if screen.group else None
     return found is not None and found.history is None and snapshot.server.state == "here"
-
-
-class RawPaths:
-    """Routes on the path as it was sent, since a topic's name may have a slash in it; `names_in` returns the names."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of the router."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on, with its raw path."""
-        raw = scope.get("raw_path")
-        if scope["type"] == "http" and raw is not None:
-            scope = {**scope, "path": raw.partition(b"?")[0].decode("latin-1")}
-        await self._app(scope, receive, send)
-
-
-def names_in(request: Request) -> dict[str, str]:
-    """Return the names in a request's path."""
-    return {name: unquote(str(value)) for name, value in request.path_params.items()}

@@ -56,11 +56,17 @@ def _sign(severity: str) -> Markup:
     return Markup('<svg class="sign {}" viewBox="0 0 12 12" role="img" aria-label="{}"><path d="{}"/></svg>').format(severity, word, path)
 
 
+def _holes(pieces: tuple[str, ...]) -> Markup:
+    """Return the text of an error, with what differs from one to the next marked."""
+    marked = Markup('<span class="hole">{}</span>')
+    return Markup("").join(marked.format(visible(one)) if place % 2 else visible(one) for place, one in enumerate(pieces))
+
+
 def _share(hundredths: float) -> str:
     return f"{round(hundredths, 2):g}%"
 
 
-TEMPLATES.globals |= {"sign": _sign, "share": _share}
+TEMPLATES.globals |= {"sign": _sign, "share": _share, "holes": _holes}
 
 
 class Page(msgspec.Struct, frozen=True):

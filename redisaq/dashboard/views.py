@@ -173,7 +173,7 @@ def overview(snapshot: Snapshot, query: Mapping[str, str]) -> View:
     by_name = query.get("order") == "name"
     if not by_name:
         topics.sort(key=_trouble)
-    start = _number(query.get("from"), len(topics))
+    start = number_of(query.get("from"), len(topics))
     shown = topics[start : start + PAGE]
     values = {
         "rows": [_topic_row(one, GROUPS) for one in shown],
@@ -187,7 +187,7 @@ def overview(snapshot: Snapshot, query: Mapping[str, str]) -> View:
     return View("overview.html", "Topics", "overview", Screen("overview"), values)
 
 
-def _number(text: str | None, limit: int) -> int:
+def number_of(text: str | None, limit: int) -> int:
     """Return a number of the address, 0 if it is none or too large."""
     number = int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else 0  # noqa: PLR2004 -- a billion
     return number if number < limit else 0
@@ -199,7 +199,7 @@ def topic(snapshot: Snapshot, name: str, query: Mapping[str, str]) -> View:
     screen = Screen("topic", name)
     if found is None:
         return missing(f"No topic {name}", screen, snapshot)
-    start = _number(query.get("from"), len(found.groups))
+    start = number_of(query.get("from"), len(found.groups))
     shown = found.groups[start : start + PAGE]
     most = max(found.lengths, default=0) or 1
     values = {

@@ -151,6 +151,9 @@ document.addEventListener("click", (event) => {
   if (at("#theme")) flip();
   else if (at("#help")) $("help-dialog").showModal();
   else if (at("#live")) freeze();
+  else if (at("[data-open]")) $(at("[data-open]").dataset.open).showModal();
+  else if (at("button[data-post]")) send(at("[data-post]").dataset.post, JSON.parse(at("[data-post]").dataset.json));
+  else if (at("#job-stop")) send(`${root()}/api/jobs/${at("#job-stop").dataset.job}/stop`, {});
   else if (at("[data-colour]")) { by = at("[data-colour]").dataset.colour; for (const one of document.querySelectorAll("[data-colour]")) one.setAttribute("aria-pressed", String(one.dataset.colour === by)); draw(); }
   else if (at("[data-spot]")) { const one = Number(at("[data-spot]").dataset.spot); spot = spot === one ? null : one; by = "owner"; draw(); }
   else if (at("tr[data-href]") && !at("a, button, input")) location.assign(at("tr[data-href]").dataset.href);
@@ -158,6 +161,58 @@ document.addEventListener("click", (event) => {
 document.addEventListener("input", (event) => {
   if (event.target.id === "filter") filter();
   if (event.target.id === "go-to") { picked = event.target.value === "" ? -1 : Number(event.target.value); tell(picked); draw(); }
+});
+
+/* -- changing ---------------------------------------------------------------------------------------------------------------------------------------- */
+
+const chosen = () => [...document.querySelectorAll("input[name=letter]:checked")].map((box) => box.value);
+
+async function send(address, body) {
+  let answer, said = {};
+  try {
+    answer = await fetch(address, { method: "POST", headers: { "content-type": "application/json", "x-redisaq": "1" }, body: JSON.stringify(body) });
+    said = await answer.json();
+  } catch { said = { error: "the dashboard does not answer" }; }
+  if (said.error) { toast(`Nothing was changed: ${said.error}`); return; }
+  if (said.job) await follow(said); else toast(said.text);
+  for (const box of document.querySelectorAll("input[name=letter]:checked")) box.checked = false;
+  choose();
+  await refresh();
+}
+
+/** Show how far a job is until it has ended. */
+async function follow(job) {
+  const place = $("job"), text = document.createElement("span"), bar = document.createElement("progress"), stopper = document.createElement("button");
+  stopper.className = "btn small"; stopper.id = "job-stop"; stopper.dataset.job = job.job; stopper.textContent = "Stop"; stopper.type = "button";
+  place.className = "progress"; place.setAttribute("data-keep", ""); place.replaceChildren(text, bar, stopper); place.hidden = false;
+  while (job.state === "running") {
+    text.textContent = job.text; bar.max = job.total; bar.value = job.done;
+    await new Promise((done) => setTimeout(done, 300));
+    const answer = await fetch(`${root()}/api/jobs/${job.job}`).then((r) => r.json()).catch(() => null);
+    if (!answer || answer.error) break;
+    job = answer;
+  }
+  toast(job.text);
+  place.removeAttribute("data-keep"); place.replaceChildren(); place.hidden = true;
+}
+
+function choose() {
+  const count = chosen().length, button = $("redrive");
+  if (button) button.textContent = count ? `Redrive ${count}` : `Redrive all ${Number(button.dataset.count).toLocaleString("en")}`;
+  for (const node of document.querySelectorAll("[data-chosen]")) { node.dataset.all = node.dataset.all || node.textContent; node.textContent = count ? String(count) : node.dataset.all; }
+}
+
+document.addEventListener("change", (event) => { if (event.target.name === "letter") choose(); });
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.dataset.post || (event.submitter && event.submitter.value === "cancel")) return;
+  const body = JSON.parse(form.dataset.json), letters = chosen();
+  for (const field of form.elements) {
+    if (!field.name || (field.type === "radio" && !field.checked)) continue;
+    if (field.dataset.time) { if (field.value) body[field.name] = new Date(field.value).toISOString(); } else body[field.name] = field.dataset.number ? Number(field.value) : field.value;
+  }
+  if (form.dataset.letters && letters.length) { delete body.kind; body.letters = letters; }
+  send(form.dataset.post, body);
 });
 
 /* -- finding ---------------------------------------------------------------------------------------------------------------------------------------- */

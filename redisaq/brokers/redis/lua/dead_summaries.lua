@@ -9,7 +9,7 @@ local function own_frame(traceback)
     for file, line, name in string.gmatch(traceback, 'File "([^"\n]*)", line (%d+), in ([^\n]*)') do
         local path = string.gsub(file, '\\', '/')
         if not (string.find(path, '/site-packages/', 1, true) or string.find(path, '/dist-packages/', 1, true)
-            or string.find(path, '/lib/python', 1, true)
+            or string.find(path, '/redisaq/consuming/', 1, true) or string.find(path, '/lib/python', 1, true)
             or string.find(path, '/Lib/', 1, true) or string.sub(path, 1, 1) == '<') then
             found = {file, line, name}
         end

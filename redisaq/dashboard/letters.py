@@ -1,0 +1,264 @@
+"""Dead letters by kind of failure, and one in full: what the page about them shows.
+
+Only so many letters are looked at, the newest of each partition, and without their payloads: a page says how many of how many. Kinds are
+therefore those of the newest letters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from redisaq.admin import Admin, DeadMessage, DeadSummary
+from redisaq.core.failures import is_own, template
+from redisaq.errors import SettingsError, TopicMissingError
+from redisaq.watching import GroupView, Snapshot
+
+MOST = 2000
+"""Letters that one page looks at."""
+
+MOST_PARTITIONS = 100
+"""Partitions that one page asks for letters: those with the most."""
+
+FRESH = 300.0
+"""Seconds for which a letter is new."""
+
+HOURS = 24
+"""Hours of the picture of when letters died."""
+
+LARGEST = 64 * 1024
+"""Bytes of a payload that are shown."""
+
+LINES = 2000
+"""Lines of a payload that are shown in their own lines."""
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """Failures that have type, text and own line in common.
+
+    Attributes:
+        id: identifies the kind.
+        error_type: the exception's class.
+        pieces: its text; at odd places the sort of what differs.
+        where: the own line.
+        groups: the groups in which it occurs, as "topic › group".
+        letters: the letters, the newest first.
+        fresh: how many of them are new.
+        bars: how many died in each of the last hours.
+    """
+
+    id: str
+    error_type: str
+    pieces: tuple[str, ...]
+    where: str
+    groups: tuple[str, ...]
+    letters: Sequence[DeadSummary]
+    fresh: int
+    bars: Sequence[int]
+
+
+class Kinds(msgspec.Struct, frozen=True):
+    """The kinds of the letters that were looked at.
+
+    Attributes:
+        kinds: those with new letters first, then the most frequent.
+        looked: how many letters were looked at.
+        dead: how many there are.
+    """
+
+    kinds: Sequence[Kind]
+    looked: int
+    dead: int
+
+
+def groups_of(snapshot: Snapshot, wanted: tuple[str, str] | None) -> list[GroupView]:
+    """Return the groups that have dead letters, those with the most first; only the wanted one if there is one."""
+    found = [one for topic in snapshot.topics for one in topic.groups if one.dead and wanted in (None, (one.topic, one.group))]
+    return sorted(found, key=lambda one: -one.dead)
+
+
+async def look(admin: Admin, groups: Sequence[GroupView], now: float) -> Kinds:
+    """Look at the newest letters of these groups.
+
+    Args:
+        admin: asks the server.
+        groups: the groups.
+        now: the moment, by the server's clock.
+    """
+    asked = list(_shares(groups))
+    count = max(1, min(1000, MOST // max(1, sum(len(partitions) for _, partitions in asked))))
+    letters: list[DeadSummary] = []
+    for group, partitions in asked:
+        letters += await admin.dead_summaries(group.topic, group.group, partitions=partitions, count=count)
+    by_kind: dict[str, list[DeadSummary]] = defaultdict(list)
+    for letter in letters:
+        by_kind[letter.kind].append(letter)
+    kinds = [_kind(name, some, now) for name, some in by_kind.items()]
+    kinds.sort(key=lambda one: (not one.fresh, -len(one.letters), one.id))
+    all_of_them = len(asked) == len(groups) and all(
+        one.dead <= count and one.partition in partitions for group, partitions in asked for one in group.partitions if one.dead
+    )
+    return Kinds(kinds, len(letters), len(letters) if all_of_them else max(len(letters), sum(one.dead for one in groups)))
+
+
+def _shares(groups: Sequence[GroupView]) -> Iterator[tuple[GroupView, list[int]]]:
+    """Yield which partitions of which groups are asked: those with the most letters."""
+    left = MOST_PARTITIONS
+    for group in groups:
+        most = sorted((one for one in group.partitions if one.dead), key=lambda one: -one.dead)[:left]
+        left -= len(most)
+        if most:
+            yield group, [one.partition for one in most]
+
+
+def _kind(name: str, letters: list[DeadSummary], now: float) -> Kind:
+    letters.sort(key=lambda one: one.died_at, reverse=True)
+    newest = letters[0]
+    bars = [0] * HOURS
+    for one in letters:
+        hours = int((now - one.died_at.timestamp()) // 3600)
+        if 0 <= hours < HOURS:
+            bars[HOURS - 1 - hours] += 1
+    groups = tuple(sorted({f"{one.topic} › {one.group}" for one in letters}))
+    fresh = sum(now - one.died_at.timestamp() < FRESH for one in letters)
+    return Kind(name, newest.error_type, template(newest.error), newest.where, groups, letters, fresh, bars)
+
+
+# -- names of letters ------------------------------------------------------------------------------------------------------------
+
+
+def name_of(letter: DeadSummary | DeadMessage) -> str:
+    """Return what names a letter in addresses and requests."""
+    return "/".join(quote(str(one), safe="") for one in (letter.topic, letter.group, letter.partition, letter.dead_id))
+
+
+def parts_of(name: str) -> tuple[str, str, int, str] | None:
+    """Return topic, group, partition and dead id of a letter's name; None if it is none."""
+    parts = [unquote(one) for one in name.split("/")]
+    if len(parts) != 4 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 6):  # noqa: PLR2004 -- the parts above
+        return None
+    return parts[0], parts[1], int(parts[2]), parts[3]
+
+
+def group_of(text: str | None) -> tuple[str, str] | None:
+    """Return topic and group of what an address asks for as `g`."""
+    parts = [unquote(one) for one in (text or "").split("/")]
+    return (parts[0], parts[1]) if len(parts) == 2 else None  # noqa: PLR2004 -- topic and group
+
+
+async def open_letter(admin: Admin, name: str) -> DeadMessage | None:
+    """Return the letter of this name in full; None if there is none."""
+    parts = parts_of(name)
+    if parts is None:
+        return None
+    try:
+        return await admin.dead_letter(*parts)
+    except (SettingsError, TopicMissingError):
+        return None
+
+
+# -- what a letter contains --------------------------------------------------------------------------------------------------------
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A payload as it is shown: its text, what kind of thing it is, and whether that is all of it."""
+
+    text: str
+    what: str
+    whole: bool
+
+
+class Privacy:
+    """Decides what of payloads and headers is shown."""
+
+    def __init__(self, *, payloads: bool = True, redact: str | None = None) -> None:
+        """Take the settings.
+
+        Args:
+            payloads: whether payloads and headers are shown at all.
+            redact: a regular expression. Values whose place in the JSON, such as "order.card.number", has a match are not shown.
+
+        Raises:
+            SettingsError: the expression cannot be compiled.
+        """
+        self.payloads = payloads
+        try:
+            self._redact = None if redact is None else re.compile(redact, re.IGNORECASE)
+        except re.error as error:
+            raise SettingsError(f"redact is no regular expression: {error}") from error
+
+    @property
+    def raw(self) -> bool:
+        """Whether payloads may be shown as they are."""
+        return self.payloads and self._redact is None
+
+    def payload(self, data: bytes) -> Shown:
+        """Return a payload as text."""
+        if not self.payloads:
+            return Shown("", "not shown", whole=True)
+        what = f"{len(data):,} bytes"
+        if self._redact is not None:
+            try:
+                value = msgspec.json.decode(data)
+            except (msgspec.DecodeError, RecursionError):
+                return Shown("", f"{what}, not shown: it is not JSON, so that nothing can be left out", whole=True)
+            data = msgspec.json.encode(self._without(value, ""))
+        text, json = _text_of(data)
+        return Shown(text[:LARGEST], f"{what} of JSON" if json else what, whole=len(text) <= LARGEST)
+
+    def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return headers without what is not shown."""
+        if not self.payloads:
+            return {}
+        return {name: "…" if self._redact is not None and self._redact.search(name) else value for name, value in headers.items()}
+
+    def _without(self, value: Any, place: str) -> Any:  # noqa: ANN401 -- whatever is in a payload
+        if place and self._redact is not None and self._redact.search(place):
+            return "…"
+        if isinstance(value, dict):
+            fields = cast("dict[str, Any]", value)
+            return {name: self._without(one, f"{place}.{name}" if place else name) for name, one in fields.items()}
+        if isinstance(value, list):
+            return [self._without(one, place) for one in value]
+        return value
+
+
+def _text_of(data: bytes) -> tuple[str, bool]:
+    """Return a payload as text, and whether it is JSON. What is not UTF-8 is shown as hexadecimal digits."""
+    if len(data) <= LARGEST:
+        try:
+            pretty = msgspec.json.format(data, indent=2)
+            if pretty.count(b"\n") < LINES and len(pretty) <= 2 * LARGEST:
+                return pretty.decode(), True
+            return data.decode(), True
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass
+    try:
+        return data.decode(), False
+    except UnicodeDecodeError:
+        return data[: LARGEST // 3].hex(" "), False
+
+
+class TracebackLine(msgspec.Struct, frozen=True):
+    """A line of a traceback, and whether it is the user's own ("own"), a library's ("lib"), the error itself ("e") or none of them."""
+
+    text: str
+    kind: str
+
+
+def lines_of(traceback: str) -> list[TracebackLine]:
+    """Return a traceback's lines."""
+    lines: list[TracebackLine] = []
+    kind = ""
+    for line in traceback.splitlines()[:400]:
+        if line.lstrip(" |").startswith('File "'):
+            kind = "own" if is_own(line.split('"')[1]) else "lib"
+        elif not line.startswith((" ", "|")):
+            kind = "" if line.startswith(("Traceback", "The above", "During")) or not line else "e"
+        lines.append(TracebackLine(line, kind))
+    return lines
