@@ -6,6 +6,8 @@ consumer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 
@@ -31,20 +33,38 @@ class MessageEvent(Event, frozen=True, kw_only=True):
         msg_id: the id that the producer gave it.
         entry_id: its stream entry.
         attempt: the number of the delivery, from 1.
+        key: its key.
+        headers: its headers.
     """
 
     partition: int
     msg_id: str
     entry_id: str
     attempt: int
+    key: str | None = None
+    headers: Mapping[str, str] = {}
 
 
 class MessageStarted(MessageEvent, frozen=True, kw_only=True):
-    """A handler starts."""
+    """A handler starts.
+
+    Attributes:
+        waited: for how many seconds the message has been in its stream, by the server's clock; of a retry, since it was enqueued.
+    """
+
+    waited: float = 0.0
 
 
 class MessageSucceeded(MessageEvent, frozen=True, kw_only=True):
-    """A handler returned; the acknowledgement follows."""
+    """A handler returned; the acknowledgement follows.
+
+    Attributes:
+        took: how many seconds the handler ran, alone or with the other messages of its batch.
+        waited: for how many seconds the message had been in its stream when it started. Both are None only if that is not known.
+    """
+
+    took: float | None = None
+    waited: float | None = None
 
 
 class MessageFailed(MessageEvent, frozen=True, kw_only=True):
@@ -52,9 +72,13 @@ class MessageFailed(MessageEvent, frozen=True, kw_only=True):
 
     Attributes:
         error: its exception.
+        took: how many seconds the handler ran; None if nobody observes each message (`on_event`, DEBUG), and it was not seen running.
+        waited: for how many seconds the message had been in its stream when it started; None if nobody observes each message.
     """
 
     error: Exception
+    took: float | None = None
+    waited: float | None = None
 
 
 class MessageRetried(MessageEvent, frozen=True, kw_only=True):
@@ -77,6 +101,18 @@ class MessageDead(MessageEvent, frozen=True, kw_only=True):
     """
 
     reason: str
+
+
+class HandlerSlow(MessageEvent, frozen=True, kw_only=True):
+    """A handler has been running for longer than `slow_after`. Reported once for each run, at the next heartbeat; nothing is done about it.
+
+    Attributes:
+        took: for how many seconds it has been running. If nobody observes each message, up to a heartbeat's interval less than the truth.
+        waited: for how many seconds the message had been in its stream when it started; None if nobody observes each message.
+    """
+
+    took: float
+    waited: float | None = None
 
 
 class HandlerBlocked(MessageEvent, frozen=True, kw_only=True):

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 
 from redisaq.describing import is_tame, text_of, traceback_of
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def log(logger: logging.Logger, level: int, text: str, error: BaseException | None = None) -> None:
-    """Write one line, and the exception's traceback if one is given."""
+def log(
+    logger: logging.Logger, level: int, text: str, error: BaseException | None = None, *, extra: Mapping[str, object] | None = None
+) -> None:
+    """Write one line, and the exception's traceback if one is given; `extra` becomes attributes of the record."""
     tame = error is None or is_tame(error)
     try:
         if error is not None and not tame:
             text = f"{text}\n{traceback_of(error).rstrip()}"
-        logger.log(level, "%s", text, exc_info=error if tame else None, stacklevel=2)
+        logger.log(level, "%s", text, exc_info=error if tame else None, stacklevel=2, extra=extra)
     except Exception as broken:  # noqa: BLE001 -- the logging has failed, not the work that it logs
         if logging.raiseExceptions and sys.stderr is not None:  # as the standard library's handlers do
             sys.stderr.write(f"redisaq could not log ({text_of(broken)}): {text}\n")

@@ -239,6 +239,7 @@ class HandlingOptions(TypedDict, total=False):
         timeout: how long a handler may run, if the message does not say; default: no limit.
         start: where a new group begins, "earliest" (default) or "latest".
         drain_timeout: how long handlers may take to finish when a partition is given back or the consumer stops; default 30.
+        slow_after: after this long a running handler is reported once (`HandlerSlow`); default 60; None: never.
         middleware: async functions around the handler, outermost first; pulled messages have none. See `redisaq.middleware`.
         on_event: called with every event of `redisaq.events`.
         debug: log from level DEBUG on, to standard error if no logging is set up; other consumers log as before.
@@ -256,6 +257,7 @@ class HandlingOptions(TypedDict, total=False):
     timeout: float | None
     start: Literal["earliest", "latest"]
     drain_timeout: float
+    slow_after: float | None
     middleware: Sequence[Middleware]
     on_event: Callable[[Event], object] | None
     debug: bool
@@ -300,6 +302,7 @@ class ConsumerSettings:
     start: Literal["earliest", "latest"] = "earliest"
     init_partitions: int | None = None
     drain_timeout: float = 30.0
+    slow_after: float | None = 60.0
     namespace: str = "redisaq"
     middleware: Sequence[Middleware] = ()
     on_event: Callable[[Event], object] | None = None
@@ -314,16 +317,15 @@ class ConsumerSettings:
             _set(self, "consumer_name", check_name("consumer_name", self.consumer_name))
         _set(self, "batch_size", check_count("batch_size", self.batch_size, most=100_000))
         _set(self, "client", check_client(self.client))
-        if self.concurrency is not None:
-            _set(self, "concurrency", check_count("concurrency", self.concurrency, most=100_000))
-        if self.init_partitions is not None:
-            _set(self, "init_partitions", check_count("init_partitions", self.init_partitions, most=1 << 16))
+        counts = (("concurrency", self.concurrency, 100_000), ("init_partitions", self.init_partitions, 1 << 16))
+        for name, count, most in (*counts, ("dead_maxlen", self.dead_maxlen, 1 << 31)):
+            if count is not None:
+                _set(self, name, check_count(name, count, most=most))
         if not isinstance(self.retry, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
             raise SettingsError(f"retry must be a RetryPolicy, not {type(self.retry).__name__}")
-        if self.dead_maxlen is not None:
-            _set(self, "dead_maxlen", check_count("dead_maxlen", self.dead_maxlen))
-        if self.timeout is not None:
-            _set(self, "timeout", check_seconds("timeout", self.timeout))
+        for name, seconds in (("timeout", self.timeout), ("slow_after", self.slow_after)):
+            if seconds is not None:
+                _set(self, name, check_seconds(name, seconds))
         interval = check_seconds("heartbeat_interval", self.heartbeat_interval)
         ttl = check_seconds("heartbeat_ttl", self.heartbeat_ttl)
         _set(self, "heartbeat_interval", interval)

@@ -6,7 +6,7 @@ An exception from `on_event` is logged and not raised, so that a failing observe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from redisaq import events
@@ -24,6 +24,7 @@ LEVELS: dict[type[Event], int] = {
     events.MessageDead: logging.ERROR,
     events.HandlerAbandoned: logging.WARNING,
     events.HandlerBlocked: logging.WARNING,
+    events.HandlerSlow: logging.WARNING,
     events.LeaseLost: logging.WARNING,
     events.EntriesTrimmed: logging.ERROR,
     events.EntryUnreadable: logging.ERROR,
@@ -79,6 +80,8 @@ class Bulletin:
             msg_id=about.msg_id,
             entry_id=about.entry_id,
             attempt=about.attempt,
+            key=about.key,
+            headers=about.headers,
             **more,
         )
 
@@ -91,7 +94,7 @@ class Bulletin:
         level = LEVELS.get(type(event), logging.DEBUG)
         if self._logger.isEnabledFor(level):
             error = getattr(event, "error", None)
-            log(self._logger, level, describe(event), error if level >= logging.WARNING else None)
+            log(self._logger, level, describe(event), error if level >= logging.WARNING else None, extra=extra_of(event))
         if self._on_event is not None:
             try:
                 told = self._on_event(event)
@@ -102,7 +105,20 @@ class Bulletin:
 
 
 def describe(event: Event) -> str:
-    """Return the event as one line."""
-    values = ((name, getattr(event, name)) for name in event.__struct_fields__)
-    fields = (f"{name}={shown(value)}" for name, value in values if not (type(value) is str and not value))
+    """Return the event as one line, without its headers: they are for programs."""
+    fields = (f"{name}={shown(value)}" for name, value in _known(event) if name != "headers")
     return f"{type(event).__name__} " + " ".join(fields)
+
+
+EXTRA = "redisaq_"
+"""How the names of a log record's extra attributes begin: no record has others of these names."""
+
+
+def extra_of(event: Event) -> dict[str, object]:
+    """Return the extra attributes of an event's log record: `redisaq_event`, its class's name, and its fields that are known."""
+    return {f"{EXTRA}event": type(event).__name__} | {f"{EXTRA}{name}": value for name, value in _known(event)}
+
+
+def _known(event: Event) -> Iterator[tuple[str, object]]:
+    values = ((name, getattr(event, name)) for name in event.__struct_fields__)
+    return ((name, value) for name, value in values if value is not None and not (type(value) is str and not value))

@@ -20,6 +20,7 @@ from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.concurrency import Concurrency
 from redisaq.consuming.contact import Contact
 from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.runs import Runs
 from redisaq.core.in_flight import Ending
 from redisaq.environment import Environment
 from redisaq.message import Message
@@ -110,6 +111,7 @@ class Surroundings:
     bulletin: Bulletin = field(init=False)
     concurrency: Concurrency = field(init=False)
     contact: Contact = field(init=False)
+    runs: Runs = field(init=False)
     gate: Gate = field(default_factory=Gate)
     taking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(AT_ONCE))
     kill_refused: bool = False
@@ -125,6 +127,7 @@ class Surroundings:
         self.bulletin = Bulletin(self.topic, self.settings.group_name, self.settings.on_event, self.logger)
         self.concurrency = Concurrency(self.settings.concurrency)
         self.contact = Contact(self.bulletin, self.environment.clock)
+        self.runs = Runs(self.bulletin, self.environment.clock, self.settings.slow_after)
 
     @property
     def dead_maxlen(self) -> int | None:

@@ -203,7 +203,7 @@ class Execution:
             return None
         owned.start(message)
         if self._detailed:
-            self._around.tell(events.MessageStarted, message)
+            self._tell_started(message)
         try:
             timeout = message.timeout if message.timeout is not None else self._timeout
             if timeout is None:
@@ -227,7 +227,7 @@ class Execution:
             raise interruption from None
         owned.returned(message)
         if self._detailed:
-            self._around.tell(events.MessageSucceeded, message)
+            self._tell_succeeded(message)
         return None
 
     async def many(self, messages: list[Flight]) -> Held | None:
@@ -243,7 +243,7 @@ class Execution:
         owned.start_all(messages)
         if self._detailed:
             for message in messages:
-                self._around.tell(events.MessageStarted, message)
+                self._tell_started(message)
         errors = await self._errors_of(messages)
         if not errors and not self._detailed:
             owned.returned_all(messages)
@@ -316,13 +316,13 @@ class Execution:
         """Record that a body begins."""
         self.owned.start(message)
         if self._detailed:
-            self._around.tell(events.MessageStarted, message)
+            self._tell_started(message)
 
     def succeeded(self, message: Flight) -> None:
         """Record that a message is done, so that it is acknowledged."""
         self.owned.returned(message)
         if self._detailed:
-            self._around.tell(events.MessageSucceeded, message)
+            self._tell_succeeded(message)
 
     def failed(self, message: Flight, error: Exception) -> Held | None:
         """Record a failure; return the message if its lane is to wait for it here. Once the lease has ended, nothing is recorded."""
@@ -331,12 +331,20 @@ class Execution:
             owned.cancelled(message)
             self.look_back((message,))
             return None
-        around.tell(events.MessageFailed, message, error=error)
+        took, waited = around.runs.ended(message)
+        around.tell(events.MessageFailed, message, error=error, took=took, waited=waited)
         hold = owned.failed(message, error, around.environment.random)
         if hold is None:
             return None
         around.tell(events.MessageRetried, hold.flight, again_in=hold.pause, blocking=True)
         return hold.pause, [hold.flight]
+
+    def _tell_started(self, message: Flight) -> None:
+        self._around.tell(events.MessageStarted, message, waited=self._around.runs.began(message, self.owned))
+
+    def _tell_succeeded(self, message: Flight) -> None:
+        took, waited = self._around.runs.ended(message)
+        self._around.tell(events.MessageSucceeded, message, took=took, waited=waited)
 
     def look_back(self, messages: Sequence[Message[Any]]) -> None:
         """If the lease has ended because the event loop was blocked while these were handled, report and remember that."""

@@ -7,7 +7,7 @@ this actor, stops the work then. A heartbeat without an answer by that time ends
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import anyio
@@ -17,31 +17,37 @@ from redisaq.brokers.steps.coordination import Heartbeat
 from redisaq.consuming.contact import HEARTBEAT, PASSING, reason_of
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.member import Member
+from redisaq.consuming.owned import OwnedPartition
 from redisaq.core.retry import full_jitter
 
 
 class HeartbeatEmitter(Actor[None]):
     """Sends the heartbeats of one member."""
 
-    def __init__(self, surroundings: Surroundings, member: Member, look: Callable[[], None]) -> None:
+    def __init__(
+        self, surroundings: Surroundings, member: Member, look: Callable[[], None], owned: Callable[[], Iterable[OwnedPartition]] = tuple
+    ) -> None:
         """Begin without a heartbeat.
 
         Args:
             surroundings: the consumer's.
             member: the member whose lease to renew.
             look: rings the coordinator.
+            owned: returns the partitions owned now, whose handlers are looked at with each beat.
         """
         super().__init__(name="heartbeat_emitter", capacity=1)
         self._around = surroundings
         self._member = member
         self._interval = surroundings.settings.heartbeat_interval
         self._look = look
+        self._owned = owned
         self._failures = 0
 
     async def run(self) -> None:
         """Beat until stopped."""
         environment, contact, member = self._around.environment, self._around.contact, self._member
         while True:
+            self._around.runs.look(self._owned())
             sent = environment.clock()
             wait = self._interval
             if member.joined and member.lease.alive():

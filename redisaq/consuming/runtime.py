@@ -177,7 +177,7 @@ class ConsumerRuntime:
                     await supervisor.start(self._coordinator)
                     listen = lambda: around.broker.listen(around.group)  # noqa: E731
                     await supervisor.start(SignalListener(listen, self._coordinator.look, around.notifications_refused))
-                    await supervisor.start(HeartbeatEmitter(around, self.member, self._coordinator.look))
+                    await supervisor.start(HeartbeatEmitter(around, self.member, self._coordinator.look, self.owned))
                     for actor in self._attached:
                         await supervisor.start(actor)
                     if self._plan.until_empty:

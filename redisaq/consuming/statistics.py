@@ -33,6 +33,27 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     trimmed: int = 0
 
 
+class RunningMessage(msgspec.Struct, frozen=True):
+    """A message that is in a handler, or in the body of a loop over `messages()`.
+
+    Attributes:
+        msg_id: its id.
+        partition: its partition.
+        key: its key.
+        since: for how many seconds. Without `on_event` and logging at DEBUG, this counts from when the consumer noticed: at a heartbeat, or
+            when it was asked for statistics.
+        entry_id: its stream entry.
+        attempt: the number of the delivery, from 1.
+    """
+
+    msg_id: str
+    partition: int
+    key: str | None
+    since: float
+    entry_id: str
+    attempt: int
+
+
 class ConsumerStatistics(msgspec.Struct, frozen=True):
     """One consumer.
 
@@ -46,6 +67,7 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
         trimmed: entries of its partitions that trimming took before they were done with.
         connected: it runs, and the server answers its heartbeats; False from one heartbeat interval after the first that it does not.
         last_heartbeat: seconds since the last heartbeat that was answered was sent, None before the first.
+        running: the messages that are in handlers, longest first.
     """
 
     state: Literal["stopped", "joining", "running", "disconnected", "draining"]
@@ -56,6 +78,7 @@ class ConsumerStatistics(msgspec.Struct, frozen=True):
     trimmed: int = 0
     connected: bool = False
     last_heartbeat: float | None = None
+    running: tuple[RunningMessage, ...] = ()
 
 
 def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, trimmed: int) -> ConsumerStatistics:
@@ -88,4 +111,8 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, tr
         trimmed=trimmed + runtime.trimmed + sum(p.trimmed for p in partitions),
         connected=contact.connected,
         last_heartbeat=None if contact.heartbeat is None else clock() - contact.heartbeat,
+        running=tuple(
+            RunningMessage(flight.msg_id, flight.partition, flight.key, seconds, flight.entry_id, flight.attempt)
+            for flight, seconds in runtime.around.runs.running(runtime.owned())
+        ),
     )
