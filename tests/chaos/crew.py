@@ -80,7 +80,7 @@ class Crew:
         """SIGTERM, and wait for its end."""
         member = self.members[name]
         member.process.send_signal(signal.SIGTERM)
-        with anyio.fail_after(15):
+        with anyio.fail_after(30):
             while member.process.poll() is None:
                 await anyio.sleep(0.01)
         assert member.process.returncode == 0, f"{name} ended with {member.process.returncode}"

@@ -29,7 +29,7 @@ from redisaq.link import Link, parse_address
 
 GROUP = GroupName("jobs", "default_group")
 ATTEMPTS = 3
-INTERVAL, TTL = 0.3, 1.5
+INTERVAL, TTL = 0.3, 60.0
 
 
 class Doom(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,16 +41,16 @@ def test_order_holds_over_a_client_frozen_in_a_read(server: Server, crew: Crew, 
         async with Producer(crew.base.topic, crew.base.url, namespace=crew.base.namespace) as producer:
             first = await producer.batch_enqueue([{"n": n} for n in range(3)])
             frozen = crew.start("frozen", backend, step=0.001)
-            await until(lambda: set(first) <= crew.done(), 15, "the first messages handled")
-            await until(lambda: blocked_reads(server) >= 1, 15, "a read that waits")
+            await until(lambda: set(first) <= crew.done(), 30, "the first messages handled")
+            await until(lambda: blocked_reads(server) >= 1, 30, "a read that waits")
             frozen.process.send_signal(signal.SIGSTOP)
             successor = crew.start("successor", backend, step=0.001)
-            await until(lambda: bool(successor.said("PartitionAcquired")), 15, "a takeover")
+            await until(lambda: bool(successor.said("PartitionAcquired")), 30, "a takeover")
             ids = [await producer.enqueue({"n": n}) for n in range(20)]
-            await until(lambda: set(ids) <= crew.done(), 15, "every message with the successor")
+            await until(lambda: set(ids) <= crew.done(), 30, "every message with the successor")
             assert [line.msg_id for line in successor.said("start")] == ids
             frozen.process.send_signal(signal.SIGCONT)
-            await until(lambda: len(frozen.said("joined")) == 2, 15, "the frozen one back as a new member")
+            await until(lambda: len(frozen.said("joined")) == 2, 30, "the frozen one back as a new member")
             for name in ("frozen", "successor"):
                 await crew.leave(name)
         assert pending(server, crew) == 0
@@ -67,20 +67,20 @@ def test_order_holds_over_a_read_that_arrives_late(server: Server, crew: Crew, b
         async with Producer(crew.base.topic, crew.base.url, namespace=crew.base.namespace) as producer:
             first = await producer.batch_enqueue([{"n": n} for n in range(3)])
             frozen = crew.start("frozen", backend, step=0.001, url=f"redis://127.0.0.1:{proxy.port}/0")
-            await until(lambda: set(first) <= crew.done(), 15, "the first messages handled")
-            await until(lambda: pending(server, crew) == 0, 15, "their acknowledgements")
+            await until(lambda: set(first) <= crew.done(), 30, "the first messages handled")
+            await until(lambda: pending(server, crew) == 0, 30, "their acknowledgements")
             proxy.hold()
             held = await producer.enqueue({"n": 3})  # ends the read that waits; its acknowledgement is held, too
-            await until(lambda: b"XREADGROUP" in proxy.held(), 15, "a read on its way")
+            await until(lambda: b"XREADGROUP" in proxy.held(), 30, "a read on its way")
             frozen.process.send_signal(signal.SIGSTOP)
             successor = crew.start("successor", backend, step=0.001)
-            await until(lambda: bool(successor.said("PartitionAcquired")), 15, "a takeover")
+            await until(lambda: bool(successor.said("PartitionAcquired")), 30, "a takeover")
             proxy.release()
             ids = [held] + [await producer.enqueue({"n": n}) for n in range(20)]
-            await until(lambda: {line.msg_id for line in successor.said("done")} == set(ids), 15, "every message with the successor")
+            await until(lambda: {line.msg_id for line in successor.said("done")} == set(ids), 30, "every message with the successor")
             assert [line.msg_id for line in successor.said("start")] == ids
             frozen.process.send_signal(signal.SIGCONT)
-            await until(lambda: len(frozen.said("joined")) == 2, 15, "the frozen one back as a new member")
+            await until(lambda: len(frozen.said("joined")) == 2, 30, "the frozen one back as a new member")
             for name in ("frozen", "successor"):
                 await crew.leave(name)
 
