@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-from tests.matrix import thin_out
+from tests.matrix import TURNS, thin_out
 from tests.server_fixtures import (
     breakable_server,
     key_leaks,
@@ -87,6 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
     started; each would compile the package again, which takes longer than running it.
     """
     gc.set_threshold(20_000, 20, 20)
+    config.addinivalue_line("markers", f"{TURNS}: run on one event loop with each value of the other parameters (see tests/matrix.py)")
     if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
         directory = tempfile.TemporaryDirectory(prefix="rq-bytecode-")
         config.add_cleanup(directory.cleanup)

@@ -123,6 +123,7 @@ async def test_every_call_of_a_producer_ends(stopping: Server, namespace: str) -
                 assert found[-8:] == after, f"{name}: late"
 
 
+@pytest.mark.backends_take_turns
 @pytest.mark.parametrize("name", PRODUCER_CALLS)
 async def test_half_of_the_time_is_left_to_look_and_send_again(
     proxy: BreakingProxy, valkey_server: Server, namespace: str, name: str
@@ -302,6 +303,7 @@ async def test_every_call_of_an_admin_ends(stopping: Server, namespace: str) -> 
         assert (await admins["group"].group("jobs", "workers")).paused
 
 
+@pytest.mark.backends_take_turns
 @pytest.mark.parametrize("name", CHANGES)
 async def test_a_change_that_was_not_answered_says_so(
     proxy: BreakingProxy, valkey_server: Server, namespace: str, name: str, monkeypatch: pytest.MonkeyPatch
@@ -335,6 +337,7 @@ async def test_a_change_that_was_not_answered_says_so(
             assert not (await admin.group("jobs", "workers")).paused
 
 
+@pytest.mark.backends_take_turns
 @pytest.mark.parametrize("name", READS)
 async def test_a_look_is_repeated(proxy: BreakingProxy, valkey_server: Server, namespace: str, name: str) -> None:
     await make_group(valkey_server.url, namespace)

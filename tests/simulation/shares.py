@@ -1,6 +1,6 @@
 """How one run of the tests shares its seeds out over the scenarios and backends.
 
-200 seeds, or as many as `REDISAQ_SEEDS` says. Seed 0 of each scenario is played by test_determinism.py on one backend, where another
+100 seeds, or as many as `REDISAQ_SEEDS` says. Seed 0 of each scenario is played by test_determinism.py on one backend, where another
 process plays it as well; every other one by test_simulate.py.
 """
 
@@ -13,7 +13,7 @@ from redisaq.testing import Report
 from tests.simulation.catalogue import SCENARIOS, Backend
 from tests.simulation.playing import play
 
-SEEDS = int(os.environ.get("REDISAQ_SEEDS", "200"))
+SEEDS = int(os.environ.get("REDISAQ_SEEDS", "100"))
 
 SHARES = {"orders": 3, "small": 3, "storm": 0.25}
 """How many times the usual share of seeds a scenario gets: "orders" is most like real work, a seed of "storm" as long as ten others."""

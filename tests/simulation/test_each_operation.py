@@ -19,7 +19,7 @@ from redisaq.testing.faults import Kind
 from tests.simulation.judged import simulate
 from tests.simulation.variants.variant import BACKENDS, Backend
 
-STRIDE = int(os.environ.get("REDISAQ_STRIDE", "97"))
+STRIDE = int(os.environ.get("REDISAQ_STRIDE", "193"))
 
 FAULTS: list[tuple[Kind, float]] = [
     ("lost_request", 0.0),

@@ -461,6 +461,7 @@ MUTANTS: dict[str, Mutant] = {
 }
 
 
+@pytest.mark.backends_take_turns
 @both
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_judge_finds(name: str, backend: Backend) -> None:

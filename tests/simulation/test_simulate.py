@@ -1,6 +1,6 @@
 """Simulated groups: whatever fault occurs, nothing is lost, doubled, out of order or run by two members at once.
 
-One whole run takes 200 seeds, shared out over the scenarios; `REDISAQ_SEEDS` raises that. `python -m tests.simulation` takes thousands.
+One whole run takes 100 seeds, shared out over the scenarios; `REDISAQ_SEEDS` raises that. `python -m tests.simulation` takes thousands.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ both = pytest.mark.parametrize("backend", BACKENDS)
 each = pytest.mark.parametrize("name", VARIANTS)
 
 
+@pytest.mark.backends_take_turns
 @both
 @each
 def test_without_the_rule_the_harm_is_seen(name: str, backend: Backend) -> None:
@@ -27,6 +28,7 @@ def test_without_the_rule_the_harm_is_seen(name: str, backend: Backend) -> None:
     assert outcome.harms, outcome.violations
 
 
+@pytest.mark.backends_take_turns
 @both
 @each
 def test_with_the_rule_there_is_none(name: str, backend: Backend) -> None:

@@ -17,12 +17,16 @@ from tests.unit.source import ROOT
 EXAMPLE = "tests/integration/test_every_seventh.py::test_on_a_server"
 
 
-def collected(*arguments: str, matrix: str = "") -> list[tuple[str, str, str]]:
-    """Return the event loop, the server and the other parameters of each item of the example that would run."""
+def listed(*arguments: str, matrix: str = "") -> str:
+    """Return the names of the items that would run, as pytest lists them."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
     environment = {**os.environ, "REDISAQ_MATRIX": matrix}
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=120)
-    return re.findall(r"::test_on_a_server\[(asyncio-eager|\w+)-(\w+)-(.*)\]", done.stdout)
+    return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def collected(*arguments: str, matrix: str = "") -> list[tuple[str, str, str]]:
+    """Return the event loop, the server and the other parameters of each item of the example that would run."""
+    return re.findall(r"::test_on_a_server\[(asyncio-eager|\w+)-(\w+)-(.*)\]", listed(*arguments, matrix=matrix))
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3, 4])
@@ -62,3 +66,15 @@ def test_with_each_value_of_its_other_parameters_a_test_meets_each_loop_and_each
 def test_what_is_named_runs_in_any_case() -> None:
     for server in ("valkey9", "redis8", "redis7"):
         assert collected(f"{EXAMPLE}[trio-{server}-1-parked]") == [("trio", server, "1-parked")]
+
+
+def test_loops_take_turns_where_a_test_is_marked_so() -> None:
+    """Each value of the other parameters meets one loop, and the next value the next."""
+    file, name = "tests/integration/test_silent_server.py", "test_a_change_that_was_not_answered_says_so"
+    found = [re.findall(rf"::{name}\[(asyncio-eager|\w+)-(.*)\]", listed(f"{file}::{name}", matrix=matrix)) for matrix in ("", "all")]
+    thinned, everything = ({value: [loop for loop, other in pairs if other == value] for _, value in pairs} for pairs in found)
+    assert thinned.keys() == everything.keys()
+    loops = [loop for value in everything for loop in thinned[value]]
+    assert len(loops) == len(everything)
+    assert set(loops) == set(itertools.chain(*everything.values()))
+    assert all(one != other for one, other in itertools.pairwise(loops))
