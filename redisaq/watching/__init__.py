@@ -1,6 +1,6 @@
 """Watches topics and groups: one Sampler looks at the server, and every page and terminal shows its snapshots.
 
-In come reports of Admin; out go frozen snapshots, with rates, ages, curves, and sentences about what needs attention. One process needs one
+Input: reports of Admin. Output: frozen snapshots, with rates, ages, curves, and sentences about what needs attention. One process needs one
 Sampler, regardless of how many people look.
 """
 

@@ -1,8 +1,8 @@
-"""The Accumulator: makes snapshots out of reports.
+"""The Accumulator: makes snapshots from reports.
 
-In come what Admin returns and when; out go snapshots, with rates, ages, curves, colours and what needs attention. It does no I/O and reads
-no clock: the same reports make the same snapshots. What always holds: a counter that falls (the server lost it) or that somebody moved is a
-gap, never a negative rate; what was not looked at is a gap in the curves.
+Input: what Admin returns, and when. Output: snapshots, with rates, ages, curves, colours and what needs attention. It does no I/O and reads
+no clock: the same reports make the same snapshots. Invariants: if a counter falls (the server lost it) or was moved, that is a gap, never a
+negative rate. What was not looked at is a gap in the curves.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Topic:
         self.series = Series() if curves else None
 
     def saw(self, number: int, length: int, delayed: int, added: int, at: float) -> None:
-        """Take what a report says of a partition."""
+        """Record what a report says about a partition."""
         known = self.streams.get(number)
         if known is None:
             self.streams[number] = _Stream(length, delayed, added, at)
@@ -143,7 +143,7 @@ class _Group:
         return f"{self.topic.topic}:{self.group}"
 
     def saw(self, info: PartitionInfo) -> None:
-        """Take what a report says of a partition."""
+        """Record what a report says about a partition."""
         share, at = self.shares.setdefault(info.partition, _Share()), info.now.timestamp()
         before = share.info
         if before is None:
@@ -168,7 +168,7 @@ class _Group:
 
 
 class Accumulator:
-    """See the module."""
+    """What is known of all topics and groups of one namespace."""
 
     def __init__(self) -> None:
         """Create an accumulator that has seen nothing."""
@@ -183,7 +183,7 @@ class Accumulator:
     # -- reports -------------------------------------------------------------------------------------------------------------------
 
     def saw_topics(self, names: Iterable[str], at: float) -> None:
-        """Take the names of all topics: others are gone."""
+        """Record the names of all topics: others are gone."""
         self._now(at)
         names = set(names)
         for name in self._topics.keys() - names:
@@ -197,7 +197,7 @@ class Accumulator:
             self._topics[name].arrived.start(at)
 
     def saw_topic(self, info: TopicInfo, at: float) -> None:
-        """Take a topic, whole or in part. Groups that it names are known from now on; `missing_group` forgets one."""
+        """Record a topic, whole or in part. Groups that it names are known from now on; `missing_group` forgets one."""
         self._now(at)
         topic = self._topics.setdefault(info.topic, _Topic(info.topic, curves=False))
         topic.generation, topic.partitions, topic.acked = info.generation, info.partition_count, info.acked
@@ -211,12 +211,12 @@ class Accumulator:
         self._steady.put(topic.topic, at, [] if finding is None else [(finding, False)])
 
     def saw_streams(self, topic: str, streams: Iterable[StreamInfo], at: float) -> None:
-        """Take partitions of a topic, without their groups."""
+        """Record partitions of a topic, without their groups."""
         for one in streams:
             self._topics[topic].saw(one.partition, one.length, one.delayed, one.added, at)
 
     def saw_partitions(self, topic: str, group: str, partitions: Iterable[PartitionInfo]) -> None:
-        """Take a group's share of partitions."""
+        """Record a group's share of partitions."""
         known = self._topics[topic]
         found = known.groups[group]
         for one in partitions:
@@ -226,7 +226,7 @@ class Accumulator:
             found.saw(one)
 
     def saw_group(self, info: GroupInfo) -> None:
-        """Take a group: its members, and the partitions that are in the report. This makes a sample for the rules."""
+        """Record a group: its members, and the partitions that are in the report. This makes a sample for the rules."""
         at = info.now.timestamp()
         self._now(at)
         topic = self._topics[info.topic]
@@ -247,7 +247,7 @@ class Accumulator:
             self._forget(known, group)
 
     def saw_server(self, info: ServerInfo) -> None:
-        """Take what the server says about itself."""
+        """Record what the server says about itself."""
         self._now(info.now.timestamp())
         self._server = replace(
             self._server,
@@ -262,7 +262,7 @@ class Accumulator:
         self._look_at_server()
 
     def server_answered(self, at: float) -> None:
-        """Take that the server has answered."""
+        """Record that the server has answered."""
         self._now(at)
         old = self._server
         if old.state != "here":
@@ -270,7 +270,7 @@ class Accumulator:
             self._look_at_server()
 
     def server_failed(self, error: str, at: float) -> None:
-        """Take that the server has not answered. All numbers stay as they are."""
+        """Record that the server has not answered. All numbers stay unchanged."""
         self._now(at)
         old = self._server
         since = old.since if old.state == "away" else at
@@ -374,7 +374,7 @@ def _draw_group(group: _Group, at: float, end: float) -> None:
 
 
 def _find_owners(group: _Group, partitions: int, at: float) -> None:
-    """Note who owns what, and since when nobody owns the rest."""
+    """Record which member owns which partition, and since when the others have had no owner."""
     info = group.info
     if info is None:
         return

@@ -1,7 +1,7 @@
 """The rules that decide what needs attention, as pure functions over samples.
 
-In come the samples of a group, the newest last, over the last minute or more; out comes an Attention or None. A rule looks at numbers and
-says a sentence; it keeps nothing. `Steady` decides when to show what the rules find: one bad sample shows nothing, and one good sample
+Input: the samples of a group, the newest last, over the last minute or more. Output: an Attention or None. A rule looks at numbers and
+returns a sentence; it keeps nothing. `Steady` decides when to show what the rules find: one bad sample shows nothing, and one good sample
 hides nothing. Counters that never fall, and facts such as a pause, are shown at once.
 """
 
@@ -261,7 +261,7 @@ def lost(samples: Samples) -> Attention | None:
 
 
 def alone(samples: Samples) -> Attention | None:
-    """Nobody is there while messages wait."""
+    """The group has no member while messages wait."""
     now = samples[-1]
     if now.members or not now.waiting or now.lapsed or (0 < now.alone < ALONE):
         return None
@@ -331,7 +331,7 @@ def mixed(samples: Samples) -> Attention | None:
 
 
 def paused(samples: Samples) -> Attention | None:
-    """Somebody has paused the group."""
+    """The group is paused."""
     now = samples[-1]
     if not now.paused:
         return None
@@ -417,7 +417,7 @@ class Steady:
         self._standing: dict[str, dict[str, _Standing]] = {}
 
     def put(self, about: str, at: float, findings: Iterable[tuple[Attention, bool]]) -> None:
-        """Take all findings of one sample of something, each with whether one sample is enough."""
+        """Record all findings of one sample, each with whether one sample is enough."""
         standing = self._standing.setdefault(about, {})
         found = {finding.key: (finding, sure) for finding, sure in findings}
         for key, one in list(standing.items()):

@@ -48,7 +48,7 @@ class Slots:
         self._known: dict[str, _Known] = {}
 
     def put(self, members: Iterable[MemberInfo], at: float) -> None:
-        """Take the members of now."""
+        """Record the current members."""
         present = {member.incarnation: member for member in members}
         for incarnation, known in list(self._known.items()):
             if incarnation in present:

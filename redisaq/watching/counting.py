@@ -24,7 +24,7 @@ class Counter:
         self.at = -math.inf
 
     def start(self, at: float) -> None:
-        """Take that one more part is counted from now on."""
+        """Record that one more part is counted from now on."""
         if not self._points:
             self._points.append((at, 0))
         self.at = max(self.at, at)

@@ -1,6 +1,6 @@
 """Numbers over time: rings of the last half hour and of the last day, in a few hundred bytes each.
 
-In come values with their moments; out go Curves. A bin without a value is a gap, and stays one.
+Input: values with their moments. Output: Curves. A bin without a value is a gap, and stays one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The Sampler: one task that looks at the server while somebody watches, and hands out snapshots.
+"""The Sampler: one task that looks at the server while a page or a terminal watches, and hands out snapshots.
 
-In come what people have on their screens, and Admin's reports; out go snapshots. What is on a screen is looked at every 2 s, the rest every
-20 s, and nothing at all if nobody watches. Looking takes at most half a percent of the server's time: partitions are read in pages of 100,
-with pauses, so that nobody waits behind them. Where there are more than fit into 2 s, those that were read longest ago come first, and
-every number says how old it may be.
+Input: what people have on their screens, and Admin's reports. Output: snapshots. It looks at what is on a screen every 2 s, at the rest
+every 20 s, and at nothing if nobody watches. Looking takes at most half a percent of the server's time: partitions are read in pages of
+100, with pauses, so that other clients do not wait for them. If there are more partitions than fit into 2 s, those that were read longest
+ago come first, and every number says how old it may be.
 """
 
 from __future__ import annotations
@@ -138,12 +138,12 @@ class Sampler:
         return self._latest
 
     def add(self, watching: Watching) -> None:
-        """Take that somebody watches."""
+        """Record that one more page or terminal watches."""
         self._watching.append(watching)
         self.hurry()
 
     def remove(self, watching: Watching) -> None:
-        """Take that somebody has stopped watching."""
+        """Record that a page or terminal has stopped watching."""
         self._watching.remove(watching)
         self._left = self._environment.monotonic()
 
