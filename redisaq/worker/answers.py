@@ -62,6 +62,7 @@ class Answers:
             ready=not self._crew.hindrances(now),
             draining=self._crew.draining,
             deaths=self._crew.deaths,
+            attention=[sentence for child in self._crew.children for sentence in child.attention],
             children=self._crew.statuses(now),
         )
         return Answer(200, msgspec.json.encode(status) + b"\n", "application/json")

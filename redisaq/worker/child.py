@@ -90,10 +90,11 @@ class Service:
             await anyio.sleep(self._job.pulse)
 
     async def _send(self, stream: UNIXSocketStream) -> None:
-        families = [] if self._measuring is None else self._measuring.families()
+        measuring = self._measuring
+        families, attention = (measuring.families(), measuring.attention()) if measuring is not None else ([], [])
         ready = self._state == "serving" and self._app.healthy()
         try:
-            await send(stream, Pulse(self._state, ready, views_of(self._app), families))
+            await send(stream, Pulse(self._state, ready, views_of(self._app), families, attention))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             await checkpoint()  # the parent is gone: `_listen` sees it, too
 

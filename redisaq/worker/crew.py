@@ -60,6 +60,7 @@ class CrewStatus(msgspec.Struct, frozen=True):
         ready: every child is, and the worker is not draining.
         draining: it was asked to end.
         deaths: how many children ended although nobody had asked them to.
+        attention: what needs attention in the App's namespace, as sentences, if the worker measures backlogs.
         children: each of them.
     """
 
@@ -71,6 +72,7 @@ class CrewStatus(msgspec.Struct, frozen=True):
     ready: bool
     draining: bool
     deaths: int
+    attention: list[str]
     children: list[ChildStatus]
 
 
@@ -100,9 +102,9 @@ class Child:
         return self._pulse is not None and self._pulse.state != "starting"
 
     @property
-    def since(self) -> float:
-        """When it came into its present process or pause."""
-        return self._since
+    def attention(self) -> list[str]:
+        """What needs attention, as it knows."""
+        return [] if self._pulse is None else self._pulse.attention
 
     def start(self, pid: int, now: float) -> None:
         """It has a process."""

@@ -7,6 +7,7 @@ MOST_CONNECTIONS are served at a time, each for one request.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from anyio.abc import Listener, SocketStream
 
 from redisaq.errors import SettingsError
 from redisaq.worker.settings import Address
+
+logger = logging.getLogger("redisaq.worker")
 
 SECONDS = 5.0
 """How long one connection may take, from its beginning to its end."""
@@ -86,7 +89,12 @@ async def _serve(stream: SocketStream, answer: Callable[[str], Answer]) -> None:
         await _send(stream, link, Answer(405, b"Only GET and HEAD.\n"))
         return
     path = event.target.partition(b"?")[0].decode("ascii", "backslashreplace")
-    await _send(stream, link, answer(path), body=event.method == b"GET")
+    try:
+        found = answer(path)
+    except Exception:  # the children must not end because an answer cannot be made of what they report
+        logger.exception("cannot answer %s", path)
+        found = Answer(500, b"The log says what is wrong.\n")
+    await _send(stream, link, found, body=event.method == b"GET")
 
 
 async def _send(stream: SocketStream, link: h11.Connection, answer: Answer, *, body: bool = True) -> None:

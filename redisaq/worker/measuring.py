@@ -6,6 +6,7 @@ Without the package prometheus-client (extra `metrics`) nothing is counted.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -13,7 +14,10 @@ import anyio
 
 from redisaq.admin import Admin
 from redisaq.app import App
+from redisaq.watching import Sampler
 from redisaq.worker.reports import Family, Job, Sample
+
+logger = logging.getLogger("redisaq.worker")
 
 INSTALLED = importlib.util.find_spec("prometheus_client") is not None
 
@@ -44,6 +48,8 @@ class Measuring:
         self._app = app
         self._url = job.url or app.url
         self._every = job.backlog if job.child == 1 else None
+        self._complained = False
+        self._sampler: Sampler | None = None
         own = CollectorRegistry()
         self._registries = (own, REGISTRY)
         self._metrics = Metrics(own)
@@ -52,23 +58,36 @@ class Measuring:
     def families(self) -> list[Family]:
         """Return all metrics. If the program has metrics of our names, ours count."""
         found: dict[str, Family] = {}
-        for registry in self._registries:
-            collected: Iterable[Collected] = registry.collect()
-            for one in collected:
-                samples = [
-                    Sample(sample.name, sample.labels, sample.value) for sample in one.samples if not sample.name.endswith("_created")
-                ]
-                found.setdefault(one.name, Family(one.name, one.type, one.documentation, samples))
+        try:
+            for registry in self._registries:
+                collected: Iterable[Collected] = registry.collect()
+                for one in collected:
+                    samples = [Sample(each.name, each.labels, each.value) for each in one.samples if not each.name.endswith("_created")]
+                    found.setdefault(one.name, Family(one.name, one.type, one.documentation, samples))
+        except Exception:  # a collector of the program's: it must not end the child
+            if not self._complained:
+                self._complained = True
+                logger.exception("a collector in prometheus_client's registry failed: /metrics lacks what comes after it")
         return list(found.values())
 
+    def attention(self) -> list[str]:
+        """Return what needs attention, as sentences, if backlogs are measured."""
+        if self._sampler is None:
+            return []
+        found = self._sampler.latest.attention
+        return [" ".join(filter(None, (one.subject, one.sentence, one.code, one.more))) for one in found]
+
     async def run(self) -> None:
-        """Measure backlogs, if that is asked for, until cancelled. It has a connection of its own."""
+        """Measure backlogs, and look for what needs attention, if that is asked for; until cancelled. It has a connection of its own."""
         if self._every is None:
             return
         admin = Admin(self._url, namespace=self._app.namespace)
         groups = [(one.topic.name, one.group_name) for one in self._app.consumers]
         try:
-            await self._metrics.measure_backlogs(admin, groups, every=self._every)
+            async with anyio.create_task_group() as tasks:
+                self._sampler = Sampler(admin, always=True)
+                tasks.start_soon(self._sampler.run)
+                await self._metrics.measure_backlogs(admin, groups, every=self._every)
         finally:
             with anyio.CancelScope(shield=True):
                 await admin.close()

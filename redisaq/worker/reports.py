@@ -14,7 +14,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 HEAD = 4  # bytes of a length
 MOST_BYTES = 1 << 26
-"""The longest report. A child with more metrics than this is not believed."""
+"""The longest report."""
 
 Backend: TypeAlias = Literal["asyncio", "uvloop", "trio"]
 LogFormat: TypeAlias = Literal["text", "json"]
@@ -103,12 +103,14 @@ class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
         ready: it serves, and every consumer is connected and has joined, or waits for its topic.
         consumers: what each consumer looks like.
         metrics: every metric of the process.
+        attention: what needs attention in the App's namespace, as sentences; only the child that measures backlogs knows.
     """
 
     state: Literal["starting", "serving", "draining"]
     ready: bool
     consumers: list[ConsumerView]
     metrics: list[Family]
+    attention: list[str] = []
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -135,8 +137,11 @@ def framed(message: Job | Report) -> bytes:
 
 
 async def send(stream: ByteSendStream, message: Job | Report) -> None:
-    """Send a message; wait while the other side does not read."""
-    await stream.send(framed(message))
+    """Send a message; wait while the other side does not read. A report that is too long loses its metrics."""
+    data = framed(message)
+    if len(data) > MOST_BYTES and isinstance(message, Pulse):
+        data = framed(msgspec.structs.replace(message, metrics=[]))
+    await stream.send(data)
 
 
 async def receive(stream: BufferedByteReceiveStream) -> Report:
@@ -147,7 +152,7 @@ async def receive(stream: BufferedByteReceiveStream) -> Report:
         ValueError: this is no report.
     """
     length = int.from_bytes(await stream.receive_exactly(HEAD), "big")
-    if length > MOST_BYTES:
+    if length > MOST_BYTES + HEAD:
         raise ValueError(f"a report of {length} bytes")
     return _reports.decode(await stream.receive_exactly(length))
 

@@ -82,6 +82,22 @@ async def test_a_request_that_trickles_ends_and_others_are_answered_meanwhile(mo
         tasks.cancel_scope.cancel()
 
 
+async def test_an_answer_that_fails_hurts_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    def answer(path: str) -> Answer:
+        if path == "/bad":
+            raise ZeroDivisionError
+        return Answer(200, path.encode())
+
+    listener = await listen(Address("127.0.0.1", 0))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve_http, listener, answer)
+        port: int = listener.extra(SocketAttribute.local_port)  # noqa: S610 -- of a socket
+        assert b" 500 " in await ask(port, b"GET /bad HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await ask(port, b"GET /good HTTP/1.1\r\nHost: x\r\n\r\n")
+        tasks.cancel_scope.cancel()
+    assert "cannot answer /bad" in caplog.text
+
+
 async def test_more_connections_than_it_serves_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MOST_CONNECTIONS", 1)
     async with a_server() as port, await anyio.connect_tcp("127.0.0.1", port) as one:

@@ -1,0 +1,88 @@
+"""What a child counts: the program's own metrics beside ours, what its groups have left to do, and what needs attention."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+import anyio
+import pytest
+from prometheus_client import REGISTRY, Counter
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from redisaq import App, DeadLetter, Message
+from redisaq.testing import virtual_run
+from redisaq.worker.measuring import Measuring, measuring
+from redisaq.worker.reports import Job
+
+
+def a_job(*, child: int = 1, measure: bool = True, backlog: float | None = None) -> Job:
+    return Job("shop:app", child, 2, "asyncio", None, None, measure=measure, backlog=backlog, pulse=1.0)
+
+
+class Broken(Collector):
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        raise ZeroDivisionError
+
+
+@pytest.fixture
+def own() -> Iterator[Counter]:
+    """A metric of the program's own."""
+    counter = Counter("shop_invoices", "What the program counts.", ["kind"])
+    yield counter
+    REGISTRY.unregister(counter)
+
+
+def test_metrics_of_the_program_are_reported_too(own: Counter, caplog: pytest.LogCaptureFixture) -> None:
+    own.labels("big").inc(3)
+    found = Measuring(App("memory://"), a_job())
+    families = {family.name: family for family in found.families()}
+    assert [(one.name, one.labels, one.value) for one in families["shop_invoices"].samples] == [
+        ("shop_invoices_total", {"kind": "big"}, 3.0)
+    ]
+    assert "redisaq_partitions_owned" in families
+    broken = Broken()
+    REGISTRY.register(broken)
+    try:
+        with caplog.at_level(logging.ERROR):
+            for _ in range(2):
+                assert "redisaq_partitions_owned" in {family.name for family in found.families()}
+    finally:
+        REGISTRY.unregister(broken)
+    assert caplog.text.count("a collector in") == 1
+    assert measuring(App("memory://"), a_job(measure=False)) is None
+
+
+def test_backlogs_and_what_needs_attention() -> None:
+    app = App("memory://attention")
+    orders = app.topic("orders", int)
+
+    @orders.consumer("billing")
+    async def bill(message: Message[int]) -> None:
+        if message.payload:
+            raise DeadLetter("no such customer")
+        await anyio.sleep_forever()
+
+    found, other = Measuring(app, a_job(backlog=15.0)), Measuring(app, a_job(child=2, backlog=15.0))
+
+    def backlog() -> list[float]:
+        return [one.value for family in found.families() if family.name == "redisaq_group_backlog_messages" for one in family.samples]
+
+    async def main() -> None:
+        async with app, anyio.create_task_group() as tasks:
+            await tasks.start(app.serve)
+            await orders.batch_enqueue([1, 0, 0])
+            tasks.start_soon(found.run)
+            await other.run()  # it has nothing to measure
+            with anyio.fail_after(100):
+                while not (found.attention() and backlog() == [2.0]):
+                    await anyio.sleep(1)
+            tasks.cancel_scope.cancel()
+
+    virtual_run(main)
+    assert "dead letter" in found.attention()[0]
+    assert other.attention() == []
