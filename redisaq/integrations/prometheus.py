@@ -29,6 +29,7 @@ from redisaq.events import (
     Event,
     HandlerAbandoned,
     HandlerBlocked,
+    HandlerSlow,
     LeaseLost,
     MessageDead,
     MessageFailed,
@@ -64,6 +65,7 @@ COUNTED: dict[type[Event], tuple[str, str]] = {
     PartitionAcquired: ("redisaq_partitions_acquired", "Partitions that were taken: each rebalance moves some."),
     PartitionRevoked: ("redisaq_partitions_revoked", "Partitions that were handed over in order."),
     EntriesTrimmed: ("redisaq_entries_trimmed", "Messages lost because their stream was trimmed before they were done with."),
+    HandlerSlow: ("redisaq_handlers_slow", "Handlers that ran longer than slow_after."),
     HandlerAbandoned: ("redisaq_handlers_abandoned", "Plain functions that were left running in their thread."),
     HandlerBlocked: ("redisaq_handlers_blocked", "Handlers that blocked the event loop until the lease was lost."),
     Disconnected: ("redisaq_disconnects", "Reports that the server does not answer."),
@@ -125,9 +127,8 @@ class _GroupMetrics:
             self.counts[kind] = _count_by(counter.labels(*labels), "count" if kind is EntriesTrimmed else "")
 
     def _count_start(self, event: MessageStarted) -> None:
-        waited: float | None = getattr(event, "waited", None)
-        if waited is not None:
-            self._waited.observe(waited)
+        if event.attempt == 1:
+            self._waited.observe(event.waited)
 
     def _count_success(self, event: MessageSucceeded) -> None:
         self._succeeded.inc()
@@ -142,9 +143,8 @@ class _GroupMetrics:
         self._count_end(event)
 
     def _count_end(self, event: MessageSucceeded | MessageFailed) -> None:
-        took: float | None = getattr(event, "took", None)
-        if took is not None:
-            self._took.observe(took)
+        if event.took is not None:
+            self._took.observe(event.took)
 
 
 def _count_by(counter: Counter, attribute: str) -> Callable[[Event], None]:
@@ -188,7 +188,7 @@ class Metrics:
         )
         self.waited = Histogram(
             "redisaq_message_wait_seconds",
-            "From enqueueing (or from when a delayed message was due) until the handler began.",
+            "How long messages were in their stream when their first handler run began.",
             LABELS,
             buckets=WAITS,
             registry=registry,

@@ -103,6 +103,12 @@ def test_what_is_counted_is_what_was_done(caplog: pytest.LogCaptureFixture) -> N
         ours = "" if name in ("ValueError", "KeyError") else "redisaq.outcomes."
         assert total(registry, CONSUMED, error_type=f"{ours}{name}", **billing) == count
     assert total(registry, CONSUMED, **billing) == done["runs"]
+    took = total(registry, "messaging_process_duration_seconds_sum", **billing)
+    assert total(registry, "messaging_process_duration_seconds_count", **billing) == done["runs"]
+    assert took == pytest.approx(0.2 * done["runs"], rel=0.01)
+    assert total(registry, "redisaq_message_wait_seconds_count", **billing) >= 10_000  # runs that RetryAfter ended are first runs, too
+    assert total(registry, "redisaq_message_wait_seconds_bucket", le="300.0", **billing) >= 10_000
+    assert total(registry, "redisaq_message_wait_seconds_bucket", le="5.0", **billing) < 10_000
     assert total(registry, "redisaq_messages_retried_total", **billing) == 100 + 200 + 100
     assert total(registry, "redisaq_messages_dead_total", **billing) == total(registry, "redisaq_group_dead_letters", **billing) == 300
     assert total(registry, CONSUMED, error_type="", **warehouse) == done["loaded"] == 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -123,7 +124,10 @@ def test_the_first_sigterm_drains_and_the_second_forces(place: Path, valkey_serv
         until(lambda: {child["state"] for child in shop.status()["children"]} <= {"draining", "ended"}, "the children drain")
         shop.signal(signal.SIGTERM)
         assert shop.end() == 1
-        assert '"level":"INFO","logger":"redisaq.worker","message":"draining","child":0' in shop.log()
+        lines = [json.loads(line) for line in shop.log().splitlines()]
+        assert ("draining", 0) in [(line["message"], line["child"]) for line in lines]
+        acquired = [line for line in lines if line.get("redisaq_event") == "PartitionAcquired"]
+        assert {(line["redisaq_topic"], line["level"]) for line in acquired} == {("orders", "INFO")}
     info = group(valkey_server, namespace)
     assert (info.members, info.pending + info.unread) == ((), 2)
 
