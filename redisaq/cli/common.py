@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
@@ -104,6 +105,17 @@ def _mapping(value: Any) -> dict[Any, Any]:  # noqa: ANN401 -- any value that ms
 def plain(text: str) -> str:
     """Escape control characters, so that the text cannot move the cursor or set colours."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def short(text: str, most: int = 100) -> str:
+    """Return a text without control characters, and without its end if it is long."""
+    line = plain(text)
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def moment(time: datetime | None) -> str:
+    """Return a time as text, "-" if there is none."""
+    return "-" if time is None else f"{time:%Y-%m-%d %H:%M:%S}"
 
 
 def table(*heads: str, rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> Table:

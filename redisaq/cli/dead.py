@@ -15,7 +15,7 @@ from typing import IO, Any
 from cyclopts import App as Commands
 
 from redisaq.admin import Admin, DeadMessage
-from redisaq.cli.common import NO, Dash, DryRun, Place, Refused, Yes, as_json, confirm, plain, progress, run, table
+from redisaq.cli.common import NO, Dash, DryRun, Place, Refused, Yes, as_json, confirm, moment, plain, progress, run, short, table
 
 HERE = Place()
 PAGE = 100
@@ -103,19 +103,14 @@ def list_(topic: str, group: str, /, *, limit: int = 100, place: Place = HERE) -
             one.msg_id or one.dead_id,
             one.partition,
             one.attempts,
-            f"{one.died_at:%Y-%m-%d %H:%M:%S}",
-            _short(f"{one.error_type}: {one.error}"),
+            moment(one.died_at),
+            short(f"{one.error_type}: {one.error}"),
         )
         for one in found
     ]
     more = [f"… and {total - len(found)} more: use --limit 0 for all"] if len(found) < total and limit else []
     place.show(None, lambda: [table(*heads, rows=rows, right=("partition", "attempts")), *more] if rows else ["no dead letters"])
     return 0
-
-
-def _short(text: str, most: int = 100) -> str:
-    line = plain(text)
-    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 @dead.command

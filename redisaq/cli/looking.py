@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from redisaq.admin_views import GroupInfo, MemberInfo, ScheduleInfo, TopicInfo
-from redisaq.cli.common import Place, plain, run, table
+from redisaq.cli.common import Place, moment, plain, run, short, table
 
 HERE = Place()
 
@@ -104,7 +104,7 @@ def schedule(app: str | None = None, /, *, place: Place = HERE) -> int:
     found = run(look)
     heads = ("app", "job", "schedule", "time zone", "last", "outcome", "next")
     rows = [
-        (one.app, one.name, one.spec, one.tz, _moment(one.last), _short(f"{one.outcome} {one.error}".strip() or "-"), _moment(one.next))
+        (one.app, one.name, one.spec, one.tz, _moment(one.last), short(f"{one.outcome} {one.error}".strip() or "-", 60), _moment(one.next))
         for one in found
     ]
     place.show(found, lambda: [table(*heads, rows=rows), "times are UTC"] if rows else ["no cron jobs"])
@@ -115,19 +115,14 @@ def _moment(moment: datetime | None) -> str:
     return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
-def _short(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def _counts(info: GroupInfo) -> str:
     return f"{info.unread} unread, {info.pending} pending, {info.retry} to be retried, {info.dead} dead"
 
 
 def _member(one: MemberInfo) -> tuple[str, ...]:
     heartbeat = "-" if one.heartbeat_age is None else f"{one.heartbeat_age:.1f} s ago"
-    since = "-" if one.since is None else f"{one.since:%Y-%m-%d %H:%M:%S}"
     owned = ", ".join(map(str, one.partitions)) or "-"
-    return one.name, one.client or "-", one.version or "-", since, heartbeat, _seconds(one.expires_in), owned
+    return one.name, one.client or "-", one.version or "-", moment(one.since), heartbeat, _seconds(one.expires_in), owned
 
 
 def _seconds(seconds: float | None) -> str:
