@@ -7,11 +7,21 @@ from typing import Any
 
 import anyio
 
-from redisaq import Message, RetryPolicy
+from redisaq import Admin, Message, RetryPolicy
+from redisaq.errors import TopicMissingError
 from redisaq.testing import Simulation
 from tests.simulation.scenarios import FAULTS, fill, insistently, scenario
 
 BUSY = replace(FAULTS, crash=0.03, pause=0.02, outage=0.0, silent_server=0.0)
+
+
+async def paused(admin: Admin) -> None:
+    """Pause the group as soon as it exists: its members may all be away when the first message comes."""
+    while True:
+        try:
+            return await admin.pause("orders", "default_group")
+        except TopicMissingError:
+            await anyio.sleep(0.5)
 
 
 @scenario("an admin pauses a group, moves it back or forward, and lets it go on, while members crash and handlers fail", BUSY)
@@ -30,7 +40,7 @@ async def moved(sim: Simulation) -> None:
     async with sim.admin() as admin:
         for to in ("earliest", "latest", "earliest"):
             ids = await fill(producer, 20, every=0.3, keys=6)
-            await insistently(lambda: admin.pause("orders", "default_group"))
+            await insistently(lambda: paused(admin))
             await insistently(lambda to=to: admin.seek("orders", "default_group", to))  # type: ignore[misc]
             moved_at = anyio.current_time()
             await insistently(lambda: admin.resume("orders", "default_group"))
