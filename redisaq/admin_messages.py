@@ -1,7 +1,7 @@
-"""How an Admin reads single messages: in lists, newly arriving ones, and one by its id.
+"""Reads single messages for an Admin: in lists, newly arriving ones, and one by its id.
 
-In: a function that does steps, and repeats those whose connection broke. Out: the structs of `admin_views`. What always holds: at most a
-page of each list is in memory, and each answer of the server is a small part of what it keeps.
+Input: a function that does steps, and repeats those whose connection broke. Output: the structs of `admin_views`. Invariants: at most one
+page of each list is in memory, and each answer of the server is a small part of its data.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TOGETHER = 32
 """Partitions that are searched at the same time."""
 
 CHANGES = 3
-"""How often a message may change its place while it is looked at: each time it is looked for once more."""
+"""How many times a message may change its place while it is looked at: each time it is looked for once more."""
 
 
 class Asks(Protocol):
@@ -159,7 +159,7 @@ class Following:
         return self._found.popleft()
 
     async def begin(self) -> None:
-        """Note the newest message of each partition: what comes after these is returned."""
+        """Record the newest message of each partition: what comes after these is returned."""
         partitions = await self._look()
         newest = await self._ask([ReadEntries(self._topic, number, None, 1) for number in partitions])
         self._positions = {number: found[0][0] if found else b"" for number, found in zip(partitions, newest, strict=True)}
@@ -273,7 +273,7 @@ class Search:
         return GroupStanding("unread") if standing.unread else None
 
     async def _kept(self, name: GroupName, partitions: Sequence[int]) -> GroupStanding | None:
-        """Return what a group has of a message that is in no stream any more; None if it has nothing."""
+        """Return a group's state of a message that is in no stream any more; None if it has none."""
         for number in partitions:
             last: Scheduled | None = None
             while self._left > 0:

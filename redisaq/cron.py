@@ -1,14 +1,14 @@
 """Cron jobs: functions that a fleet of replicas calls at set times, each tick once.
 
 A tick is a message. Every replica that serves enqueues the next tick of each job ahead of time, delayed, and with a `dedup_id` of its own,
-so that the topic holds it once; the group of the topic handles it as any message. Times are those of the server's clock: it says when a
-delayed message is due, and the scheduler reads it together with what is kept of the jobs. So a replica whose clock is off enqueues the same
-ticks as the others, and none of them comes early.
+so that the topic holds it once. The topic's group handles it like any message. All times are by the server's clock: it decides when a
+delayed message is due, and the scheduler reads it together with what is stored of the jobs. So a replica whose clock is wrong enqueues the
+same ticks as the others, and none of them comes early.
 
-- `CronJob` is a job as the program declares it, `Scheduler` enqueues the ticks and writes down what becomes of them.
-- The scheduler writes after it has enqueued. If it ends in between, another enqueues the tick again, which the `dedup_id` makes harmless
-  until a day after the tick.
-- `Scheduler.guard` is the outermost middleware of the consumer: a tick that nobody wants never reaches the program.
+- `CronJob` is a job as the program declares it. `Scheduler` enqueues the ticks and stores their outcomes.
+- The scheduler stores a tick after it has enqueued it. If it ends in between, another one enqueues the tick again, which the `dedup_id`
+  makes harmless until a day after the tick.
+- `Scheduler.guard` is the outermost middleware of the consumer: a tick that is not wanted never reaches the program.
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ GROUP = "cron"
 """The consumer group of the ticks."""
 
 REMEMBERED = 86_400.0
-"""Seconds after a tick for which the server refuses to take it again."""
+"""Seconds after a tick during which the server refuses to accept it again."""
 
 LOOK = 60.0
 """Seconds between two looks at the schedules, if no tick comes before."""
 
 PATIENCE = 3600.0
-"""Seconds for which a tick of a job that this program does not know is put off: another version of it may run beside this one."""
+"""Seconds for which a tick of an unknown job is put off: another version of the program may run at the same time."""
 
 AGAIN = 60.0
 """Seconds between two tries of such a tick."""
 
 SHORTEST_REST, LONGEST_REST = 0.05, 30.0
-"""Bounds of the seconds between two tries while the server cannot do it."""
+"""Bounds of the seconds between two tries while the server cannot accept it."""
 
 STEP_TIME = 30.0
 """Seconds that one look at the schedules may take."""
 
 LAST_WORD = 1.0
-"""Seconds that a program which stops takes to write down what became of its last ticks."""
+"""Seconds that a stopping program takes to store the outcomes of its last ticks."""
 
 PASSING = (ConnectionError, ServerFull, QueueFull, AmbiguousEnqueueError)
 """Errors after which the scheduler tries again."""
@@ -78,7 +78,8 @@ class Tick(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the job's name.
-        at: when it is due, in the job's time zone. It begins later if nobody was there, or an earlier tick of the job was still running.
+        at: when it is due, in the job's time zone. It begins later if no program was there, or an earlier tick of the job was still
+            running.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 class PutOff(RetryAfter):
-    """Nobody has begun on a tick: this program does not know it."""
+    """This program does not know the tick's job, and no handler has begun on it."""
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,17 @@ def make_job(
 
 
 class Scheduler:
-    """Enqueues the ticks of an App's cron jobs, and writes down what becomes of them.
+    """Enqueues the ticks of an App's cron jobs, and stores their outcomes.
 
     Attributes:
         jobs: by name.
     """
 
     def __init__(self, producer: Producer, link: Shared) -> None:
-        """Take what it enqueues with.
+        """Begin without jobs.
 
         Args:
-            producer: of the topic of the ticks.
+            producer: the producer of the ticks' topic.
             link: the way to the server.
         """
         self.jobs: dict[str, CronJob] = {}
@@ -184,27 +185,27 @@ class Scheduler:
                     await changed.wait()
 
     def stop(self) -> None:
-        """Enqueue nothing more. What becomes of ticks that run is still written down."""
+        """Enqueue nothing more. The outcomes of running ticks are still stored."""
         self._stopping = True
 
     async def finish(self) -> None:
-        """Write down what has become of the last ticks, if the server takes it at once."""
+        """Store the outcomes of the last ticks, if the server accepts them at once."""
         if self._runs:
             with anyio.move_on_after(LAST_WORD), suppress(*PASSING):
                 await self._round()
 
     def _rest(self) -> float:
-        """Return for how many seconds there is nothing to do, unless something happens."""
+        """Return for how many seconds there is nothing to do, if nothing happens."""
         now = self.now()
         coming = min((due for due in self._own.values() if due > now), default=math.inf)
         return min(LOOK, max(SHORTEST_REST, coming - now))
 
     def now(self) -> float:
-        """Return the server's time in seconds: that of the last answer, and what has passed since by this clock."""
+        """Return the server's time in seconds: the time of the last answer, plus what has passed since by the local clock."""
         return current_environment().clock() + self._ahead
 
     async def _round(self) -> None:
-        """Look once at what the server keeps, and do what is to be done for each job."""
+        """Read once what the server has stored, and do what each job needs."""
         broker, schedules = self._link.broker, await self._look()
         for job in self.jobs.values():
             await self._schedule(broker, job, schedules.now, schedules.kept.get(job.name))
@@ -217,7 +218,7 @@ class Scheduler:
                 del self._removed[name]
 
     async def _look(self) -> Schedules:
-        """Return what the server keeps, and learn its time."""
+        """Return what the server has stored, and learn its time."""
         with time_limit(STEP_TIME):
             schedules = await self._link.broker.do(ReadSchedules(self._producer.topic))
         self._ahead = schedules.now / 1e6 - current_environment().clock()
@@ -225,7 +226,7 @@ class Scheduler:
         return schedules
 
     async def _schedule(self, broker: Broker, job: CronJob, now: int, kept: bytes | None) -> None:
-        """Enqueue what is due of a job, then write it down."""
+        """Enqueue a job's ticks that are due, then store that."""
         schedule, own = decode_schedule(kept), self._own.get(job.name)
         since = None if self._since is None else self._since // 1_000_000
         if self._stopping:
@@ -279,7 +280,7 @@ class Scheduler:
     async def _has_begun(self, message: Message[Any], job: str, at: int) -> bool:
         """Return whether a handler has begun on it before: it failed, put itself off, lost its process, or was redriven.
 
-        What was delivered to a process that crashed may have waited there for an earlier tick. What is kept of the job tells.
+        A tick that was delivered to a process that crashed may have waited there for an earlier tick. What is stored of the job decides.
         """
         flight = message if isinstance(message, Flight) else None
         if flight is None or flight.attempt > 1:
@@ -296,11 +297,11 @@ class Scheduler:
         return kept is not None and kept.run is not None and kept.run.at == at and kept.run.outcome in ("running", "failed")
 
     def _refuse(self, message: Message[Any], tick: Tick, at: int, now: float, *, known: bool) -> None:
-        """Put off, or discard, a tick that is none of this program's.
+        """Put off, or discard, a tick whose job this program does not have.
 
         Raises:
-            PutOff: for an hour after it came, another version of the program may take it.
-            Discard: nobody has taken it.
+            PutOff: for an hour after the tick came, another version of the program may take it.
+            Discard: no program has taken it.
         """
         came = max(at, message.enqueued_at.timestamp() if message.enqueued_at is not None else 0.0)
         left = came + PATIENCE - now
@@ -327,7 +328,7 @@ class Scheduler:
         return job.handler(Tick(tick.name, job.timetable.at(int(tick.at.timestamp()))))
 
     def observe(self, event: events.Event) -> None:
-        """Take note of what became of a tick: called with every event of the consumer."""
+        """Record the outcome of a tick: called with every event of the consumer."""
         if not isinstance(event, events.MessageSucceeded | events.MessageFailed | events.MessageDead):
             return
         for name, (msg_id, at) in self._begun.items():

@@ -27,7 +27,7 @@ _HOLES = re.compile(
 
 
 def is_own(path: str) -> bool:
-    """Return whether a file is the user's own code, as its path tells."""
+    """Return whether a file is the user's own code, judged by its path."""
     path = path.replace("\\", "/")
     return not path.startswith("<") and not any(part in path for part in LIBRARIES)
 

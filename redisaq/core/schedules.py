@@ -1,10 +1,10 @@
-"""When the cron jobs of a program tick, and what of that is written down: pure, and without a clock.
+"""When the cron jobs of a program tick, and what is stored about that: pure, and without a clock.
 
-In: an expression and a time zone, what the server keeps of the job, the server's time. Out: which ticks to enqueue now, what to write down,
-whether a tick that is about to begin still counts. The package cronsim knows what expressions mean; it is imported when the first timetable
-is made.
+Input: an expression and a time zone, what the server has stored of the job, the server's time. Output: which ticks to enqueue now, what to
+store, and whether a tick that is about to begin still counts. The package cronsim knows what expressions mean; it is imported when the
+first timetable is made.
 
-Ticks are whole seconds since 1970. The server's clock decides all: replicas whose own clocks differ enqueue the same ticks.
+Ticks are whole seconds since 1970. The server's clock decides everything, so replicas whose own clocks differ enqueue the same ticks.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ TOPIC_ENDS_WITH = "-cron"
 """How the names of topics end that hold ticks, after the program's name."""
 
 MOST_MISSED = 1000
-"""Missed ticks that are run with "all": the newest ones."""
+"""How many missed ticks run with "all": the newest ones."""
 
 LONGEST_FOLD = 3 * 3600
-"""Seconds by which no clock is ever set back by more, where it is set back regularly."""
+"""No clock that is set back regularly is set back by more than this many seconds."""
 
 
 class Timetable:
@@ -40,7 +40,7 @@ class Timetable:
     """
 
     def __init__(self, spec: str, tz: str) -> None:
-        """Take both.
+        """Read the expression and the zone.
 
         Raises:
             SettingsError: the expression has no meaning or never ticks, there is no such zone, or cronsim is not installed.
@@ -105,13 +105,13 @@ def _zone(name: str) -> tzinfo:
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What a program says of a job, as it is written down.
+    """A job's terms, as the program declares them.
 
     Attributes:
         spec: the expression.
         tz: the zone's name.
-        catch_up: which missed ticks are run.
-        grace: seconds by which a tick may begin late and is not missed.
+        catch_up: which missed ticks run.
+        grace: seconds by which a tick may begin late without being missed.
     """
 
     spec: str
@@ -121,7 +121,7 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class TickRun(msgspec.Struct, frozen=True):
-    """What came of a tick.
+    """The outcome of a tick.
 
     Attributes:
         at: the tick.
@@ -139,12 +139,12 @@ class TickRun(msgspec.Struct, frozen=True):
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """What the server keeps of a job: what a tool needs that does not have the program.
+    """What the server has stored of a job, for tools that do not have the program.
 
     Attributes:
-        terms: what the program says of it.
+        terms: the terms that the program declares.
         due: the newest tick that was enqueued: the next one while it is in the future.
-        run: what came of the newest tick of which that is known; None before the first.
+        run: the newest known outcome of a tick; None before the first.
     """
 
     terms: Terms
@@ -157,12 +157,12 @@ _decode = msgspec.json.Decoder(Schedule).decode
 
 
 def encode_schedule(schedule: Schedule) -> bytes:
-    """Return what is written down: JSON, so that a person can read it, too."""
+    """Return it as JSON, so that a person can read it, too."""
     return _encode(schedule)
 
 
 def decode_schedule(data: bytes | None) -> Schedule | None:
-    """Return what was written down; None if it is nothing, or cannot be read: then the job starts as if it were new."""
+    """Return what was stored; None if there is nothing, or it cannot be read: then the job starts as if it were new."""
     try:
         return None if data is None else _decode(data)
     except (msgspec.MsgspecError, ValueError):
@@ -170,10 +170,10 @@ def decode_schedule(data: bytes | None) -> Schedule | None:
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is to be done for a job.
+    """What to do for a job.
 
     Attributes:
-        ticks: to be enqueued, in order.
+        ticks: the ticks to enqueue, in order.
         due: the newest tick that is enqueued then.
     """
 
@@ -182,12 +182,12 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def plan(terms: Terms, timetable: Timetable, kept: Schedule | None, *, now: int, since: int | None, own: int | None) -> Plan:
-    """Return what is to be enqueued now: what was missed, as far as it is to be run, and the coming tick.
+    """Return what to enqueue now: the missed ticks that are to run, and the coming tick.
 
     Args:
-        terms: what this program says of the job.
-        timetable: of these terms.
-        kept: what the server keeps.
+        terms: this program's terms of the job.
+        timetable: the timetable of these terms.
+        kept: what the server has stored.
         now: the server's time.
         since: the server's time when this program last did this; None at its start.
         own: the newest tick that this program has enqueued; None at its start.
@@ -213,9 +213,10 @@ def plan(terms: Terms, timetable: Timetable, kept: Schedule | None, *, now: int,
 
 
 def written(terms: Terms, kept: Schedule | None, due: int, run: TickRun | None, *, starting: bool) -> Schedule:
-    """Return what the server is to keep afterwards.
+    """Return what the server is to store afterwards.
 
-    The terms are those of the program that started last. A program that runs beside it, with others, changes only what came of a tick.
+    The terms are those of the program that started last. Another program that runs at the same time, with other terms, changes only the
+    outcome of a tick.
     """
     known = None if kept is None else kept.run
     newest = run if known is None or (run is not None and run.at >= known.at) else known
@@ -226,7 +227,7 @@ def written(terms: Terms, kept: Schedule | None, due: int, run: TickRun | None, 
 
 
 def too_late(terms: Terms, timetable: Timetable, tick: int, now: float) -> bool:
-    """Return whether a tick that has not begun yet is missed, and is not to be run any more."""
+    """Return whether a tick that has not begun yet is missed, and must not run any more."""
     if terms.catch_up == "all" or now - tick <= terms.grace:
         return False
     if terms.catch_up == "none":

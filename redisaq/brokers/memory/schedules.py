@@ -1,4 +1,4 @@
-"""What is kept of cron jobs, at a store; see steps.schedules."""
+"""Steps about the schedules of cron jobs, at a store; see steps.schedules."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from redisaq.brokers.steps.schedules import ReadSchedules, Schedules, SetSchedul
 
 @does(ReadSchedules)
 def read_schedules(store: MemoryStore, step: ReadSchedules) -> Schedules:
-    """Return what is kept of all jobs."""
+    """Return what is stored of all jobs."""
     return Schedules(store.now(), dict(store.schedules.get(step.topic, {})))
 
 
 @does(SetSchedule)
 def set_schedule(store: MemoryStore, step: SetSchedule) -> bool:
-    """Write down what is kept of a job, if that is what was read."""
+    """Store a job's text, if the stored one is what was read."""
     kept = store.schedules.get(step.topic, {})
     if kept.get(step.job) not in (step.was, step.value):
         return False

@@ -1,6 +1,6 @@
-"""What is kept of cron jobs.
+"""Steps about the schedules of cron jobs.
 
-What always holds: a write replaces only what its writer has read, so a slow one never puts an older state back.
+Invariant: a write replaces only what its writer has read, so a slow writer never restores an older state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from redisaq.core.records import text_or_none
 
 @command(ReadSchedules)
 def read_schedules(step: ReadSchedules, keys: Keys) -> Asked[Schedules]:
-    """Return what is kept of all jobs."""
+    """Return what is stored of all jobs."""
     return READ_SCHEDULES(keys.schedules(step.topic)), _schedules
 
 
@@ -27,6 +27,6 @@ def _schedules(reply: Reply) -> Schedules:
 
 @command(SetSchedule)
 def set_schedule(step: SetSchedule, keys: Keys) -> Asked[bool]:
-    """Write down what is kept of a job."""
+    """Store a job's text."""
     asked = SET_SCHEDULE(keys.schedules(step.topic), step.job, step.was or b"", step.value or b"")
     return asked, lambda reply: reply == 1

@@ -92,7 +92,7 @@ class ScheduledPage(msgspec.Struct, frozen=True):
 
 
 class Searched(msgspec.Struct, frozen=True):
-    """What a part of a search found.
+    """The result of one part of a search.
 
     Attributes:
         looked: how many entries were looked at.
@@ -106,7 +106,7 @@ class Searched(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """What a group has of one entry.
+    """A group's state of one entry.
 
     Attributes:
         unread: it was never delivered to the group.
@@ -179,7 +179,7 @@ class SearchDead(ShareStep[Searched], frozen=True):
 
 
 class ReadStanding(ShareStep[Standing], frozen=True):
-    """Return what the group has of an entry. To a group that is not in the stream, every entry is unread."""
+    """Return the group's state of an entry. For a group that is not in the stream, every entry is unread."""
 
     entry_id: bytes
 
@@ -200,10 +200,10 @@ class CancelRetry(ShareStep[bool], frozen=True):
 
 
 class RetryNow(ShareStep[int], frozen=True):
-    """Let up to `count` messages of `retry` that are not due yet be due now: the first of all (None), or of those ids.
+    """Make up to `count` messages of `retry` that are not due yet due now: the first of all (None), or of those ids.
 
-    They keep their order among themselves (those of one time that of `ids`), and come after those that are due already and those that an
-    earlier step made due. Rings the partition's doorbell. Answers how many there were.
+    They keep their order among themselves (those with the same time the order of `ids`). They come after messages that are already due, and
+    after those that an earlier step made due. Rings the partition's doorbell. Answers how many there were.
     """
 
     ids: Sequence[bytes] | None

@@ -12,11 +12,11 @@ __all__ = ["ReadSchedules", "Schedules", "SetSchedule"]
 
 
 class Schedules(msgspec.Struct, frozen=True):
-    """What is kept of the jobs.
+    """What is stored of the jobs.
 
     Attributes:
         now: the server's time in microseconds.
-        kept: job -> what was written down, see `core.schedules`.
+        kept: job -> its stored text, see `core.schedules`.
     """
 
     now: int
@@ -24,16 +24,16 @@ class Schedules(msgspec.Struct, frozen=True):
 
 
 class ReadSchedules(TopicStep[Schedules], frozen=True):
-    """Return what is kept of all jobs whose ticks are in the topic, whether or not it exists."""
+    """Return what is stored of all jobs whose ticks are in the topic, whether or not it exists."""
 
 
 class SetSchedule(TopicStep[bool], frozen=True):
-    """Write down what is kept of a job, if what is kept still is what was read; True if it is so now, also when this step is repeated.
+    """Store a job's text if the stored one is still what was read; True if it is stored now, also when this step is repeated.
 
     Attributes:
         job: its name.
         was: what was read; None: nothing was there.
-        value: what is to be kept; None: nothing.
+        value: what to store; None: nothing.
     """
 
     job: str

@@ -1,5 +1,7 @@
--- Replaces what is kept of a cron job. KEYS: schedules. ARGV: job, what was read, what is to be kept; '' stands for nothing.
--- Answers 1 if it is kept now, 0 if something else had been written meanwhile.
+-- Replaces what is stored of a cron job.
+-- KEYS: schedules.
+-- ARGV: job, what was read, what to store; '' for nothing.
+-- Answers: 1 if it is stored now, 0 if something else had been stored meanwhile.
 
 local kept = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 if kept == ARGV[3] then
