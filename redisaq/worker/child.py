@@ -144,7 +144,7 @@ def prepare(job: Job) -> App[Any]:
     if job.processes > 1 and (url.startswith("memory:") or url in ("embedded:", "embedded://")):
         raise SettingsError(f"{url} is for one process alone, and --processes asks for {job.processes}")
     if not app.consumers:
-        raise SettingsError(f"{job.app} has no consumer: declare one with @topic.consumer(group_name)")
+        raise SettingsError(f"{job.app} has no consumer and no cron job: declare one with @topic.consumer(group_name) or @app.cron(…)")
     for one in app.consumers:
         if one.consumer.consumer_name is not None:
             one.consumer.consumer_name = f"{one.consumer.consumer_name}-{job.child}"
