@@ -191,15 +191,14 @@ class Dashboard:
         return stream
 
     async def _first(self, look: Look, request: Request) -> Snapshot:
-        """Return the latest snapshot. If there is none, or it does not have what the page shows in full, look first, for a moment."""
+        """Return the latest snapshot. If there is none yet, look first, for a moment."""
         latest = self._sampler.latest
-        screen = look(latest, names_in(request), request.query_params).screen
-        if latest.number and not (screen.group and _lacks(latest, screen)):
+        if latest.number:
             return latest
+        screen = look(latest, names_in(request), request.query_params).screen
         with anyio.move_on_after(FIRST), self._sampler.watch(screen) as watching:
             async for snapshot in watching:
-                if not _lacks(snapshot, screen):
-                    return snapshot
+                return snapshot
         return self._sampler.latest
 
     def _page(self, view: View, snapshot: Snapshot, request: Request) -> Page:
@@ -358,12 +357,4 @@ def _around_dead(_snapshot: Snapshot, _path: Mapping[str, str], _query: Mapping[
 
 
 FIRST = 2.0
-"""Seconds for which a page waits for the first snapshot that has what it shows. It is shown without that otherwise."""
-
-
-def _lacks(snapshot: Snapshot, screen: Screen) -> bool:
-    """Return whether a snapshot was made while nobody looked at this group, so that it does not say what is in handlers."""
-    if not snapshot.number:
-        return True
-    found = snapshot.group(screen.topic, screen.group) if screen.group else None
-    return found is not None and found.history is None and snapshot.server.state == "here"
+"""Seconds for which a page waits for the first snapshot. It is shown empty otherwise, and fills itself."""

@@ -72,6 +72,7 @@ class EventStream:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
                 await self._send_all(send)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})  # else the browser takes it for a failure
                 tasks.cancel_scope.cancel()
         except OSError:  # the browser has gone
             return

@@ -44,8 +44,8 @@ class Browser:
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-        else:
-            self.heard.append(message.get("body", b"").decode())
+        elif message["body"]:
+            self.heard.append(message["body"].decode())
         self._news.set()
         self._news = anyio.Event()
 

@@ -7,7 +7,6 @@ import re
 import pytest
 from msgspec import structs
 
-from redisaq.admin import Admin
 from redisaq.dashboard import application
 from redisaq.dashboard.pages import visible
 from redisaq.watching import Attention, Screen, ServerView, Snapshot
@@ -173,15 +172,14 @@ async def test_the_same_as_json_and_names_to_find() -> None:
         assert [one["href"] for one in (await client.get("/api/places", params={"q": "bill"})).json()] == ["/t/orders/g/billing"]
 
 
-async def test_a_page_about_a_group_waits_for_what_members_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = Scripted(snapshot(topic("orders", structs.replace(group(), history=None, in_handlers=None))))
-    full = snapshot(topic("orders", group()))
+async def test_the_first_page_waits_for_the_first_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = Scripted(Snapshot(0, 0.0, ServerView("", "")))
     watch = sampler.watch
 
     def watch_and_learn(screen: Screen) -> object:
-        sampler.show(full)  # the sampler looks more closely while somebody watches
+        sampler.show(NORMAL)  # the sampler looks while somebody watches
         return watch(screen)
 
     monkeypatch.setattr(sampler, "watch", watch_and_learn)
-    async with served(sampler, Admin("memory://nobody")) as client:
+    async with served(sampler) as client:
         assert "4r8zq1mt6x0vckd3" in (await client.get("/t/orders/g/billing")).text

@@ -84,7 +84,8 @@ document.addEventListener("visibilitychange", () => { if (document.hidden) stop(
 
 /* -- what a view needs besides -------------------------------------------------------------------------------------------------------------- */
 
-function after() { scan(); filter(); map(); away(false); }
+/** Do again what the server does not know of: it was morphed away. */
+function after() { scan(); filter(); colour(by); map(); choose(); away(false); }
 
 function filter() {
   const field = $("filter");
@@ -123,6 +124,11 @@ function draw() {
   paint.globalAlpha = 1;
   if (picked >= 0) { paint.strokeStyle = css("--text"); paint.lineWidth = 2; paint.strokeRect((picked % wide) * CELL - 2, Math.floor(picked / wide) * CELL - 2, CELL + 3, CELL + 3); }
 }
+function colour(what) {
+  by = what;
+  for (const one of document.querySelectorAll("[data-colour]")) one.setAttribute("aria-pressed", String(one.dataset.colour === by));
+  draw();
+}
 function tell(p) {
   if (!drawn || !(p >= 0 && p < drawn.lag.length)) return;
   const member = drawn.members[drawn.owner[p] - 1], waiting = Math.round(2 ** (drawn.lag[p] / 16) - 1);
@@ -154,8 +160,8 @@ document.addEventListener("click", (event) => {
   else if (at("[data-open]")) $(at("[data-open]").dataset.open).showModal();
   else if (at("button[data-post]")) send(at("[data-post]").dataset.post, JSON.parse(at("[data-post]").dataset.json));
   else if (at("#job-stop")) send(`${root()}/api/jobs/${at("#job-stop").dataset.job}/stop`, {});
-  else if (at("[data-colour]")) { by = at("[data-colour]").dataset.colour; for (const one of document.querySelectorAll("[data-colour]")) one.setAttribute("aria-pressed", String(one.dataset.colour === by)); draw(); }
-  else if (at("[data-spot]")) { const one = Number(at("[data-spot]").dataset.spot); spot = spot === one ? null : one; by = "owner"; draw(); }
+  else if (at("[data-colour]")) colour(at("[data-colour]").dataset.colour);
+  else if (at("[data-spot]")) { const one = Number(at("[data-spot]").dataset.spot); spot = spot === one ? null : one; colour("owner"); }
   else if (at("tr[data-href]") && !at("a, button, input")) location.assign(at("tr[data-href]").dataset.href);
 });
 document.addEventListener("input", (event) => {

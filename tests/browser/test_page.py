@@ -1,0 +1,168 @@
+"""The live page in Debian's Chromium: what people click, what moves, and that what users sent is text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from redisaq import Consumer, Message, Producer, RetryPolicy, dashboard
+from redisaq.admin import Admin
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+from tests.browser.serving import CHROMIUM, Looker, browsing, call, looking, looping, serving  # noqa: E402 -- needs what was just looked for
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no program `chromium` on PATH")
+
+URL = "memory://browser"
+EVIL = "</pre><script>document.title = 'hacked'; alert(1)</script><img src=x onerror=alert(2)> \u202eevil"
+TOPIC = "orders<b>/ü?"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with browsing() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def portal() -> Iterator[Any]:
+    with looping() as one:
+        yield one
+
+
+async def fill() -> None:
+    """Make a topic with dead letters, and another one on which nobody works."""
+
+    async def handle(message: Message[Any]) -> None:
+        raise TimeoutError(f"bank did not answer within {message.payload['number']}.0 s {EVIL}")
+
+    async with Producer(TOPIC, URL, init_partitions=4) as producer:
+        payloads = [{"number": n, "note": EVIL} for n in range(5)]
+        await producer.batch_enqueue(payloads, key=EVIL, headers={"tenant": EVIL})
+    consumer = Consumer(TOPIC, URL, group_name="billing", retry=RetryPolicy(max_attempts=1))
+    await consumer.process(handle, until_empty=True)
+    async with Producer("large", URL, init_partitions=66) as producer:
+        await producer.batch_enqueue([{"number": n} for n in range(300)])
+    async with Consumer("large", URL, group_name="indexer", batch_size=1) as waiting, waiting.messages():
+        pass  # joined, and left
+
+
+@pytest.fixture(scope="module")
+def address(portal: Any) -> Iterator[str]:
+    call(portal, fill)
+    with serving(portal, dashboard.app(URL, allow_changes=True)) as one:
+        yield one
+
+
+@pytest.fixture
+def looker(browser: Any) -> Iterator[Looker]:
+    with looking(browser) as one:
+        yield one
+        assert one.complaints == []
+
+
+async def retries() -> tuple[int, int]:
+    async with Admin(URL) as admin:
+        found = await admin.group(TOPIC, "billing")
+        return found.retry, found.dead
+
+
+def test_a_letter_is_shown_as_text_and_redriven_by_clicking(looker: Looker, address: str, portal: Any) -> None:
+    page = looker.page
+    page.goto(address)
+    page.click("text=Dead letters >> nth=0")
+    page.click("details.choose summary")
+    page.click("details.choose li:nth-child(2) a")
+    page.click("table.letters tbody tr:first-child a")
+    shown = page.text_content("#payload") or ""
+    assert "</pre><script>document.title = 'hacked'; alert(1)</script><img src=x onerror=alert(2)> \\u202eevil" in shown
+    assert page.title() == "Dead letters – redisaq"
+    assert page.locator("img, main script").count() == 0
+    page.check("input[name=letter] >> nth=0")
+    page.check("input[name=letter] >> nth=1")
+    assert page.text_content("#redrive") == "Redrive 2"
+    page.click("#redrive")
+    page.click("#redrive-dialog button[value=ok]")
+    looker.until("document.getElementById('toasts').textContent === 'Redriven: 2'")
+    looker.until("document.querySelectorAll('input[name=letter]').length === 3")
+    assert call(portal, retries) == (2, 3)
+    page.click("#redrive")
+    page.click("#redrive-dialog button[value=ok]")
+    looker.until("document.getElementById('toasts').textContent.includes('Redriven: 3 of 3')")
+    assert call(portal, retries) == (5, 0)
+
+
+def test_numbers_move_and_nothing_is_rebuilt(looker: Looker, address: str, portal: Any) -> None:
+    page = looker.page
+    page.goto(f"{address}/t/large")
+    kept = "[...document.querySelectorAll('.facts div')].find((one) => one.textContent.startsWith('Kept')).querySelector('dd span')"
+    before = page.evaluate(f"({kept}).textContent")
+    page.evaluate(f"({kept}).mine = 1; document.getElementById('find-input').focus()")
+
+    async def more() -> None:
+        async with Producer("large", URL) as producer:
+            await producer.batch_enqueue([{"number": n} for n in range(50)])
+
+    call(portal, more)
+    looker.until(f"(before) => ({kept}).textContent !== before", before)
+    assert page.evaluate(f"({kept}).textContent") == str(int(before) + 50)
+    assert page.evaluate(f"({kept}).mine") == 1
+    assert page.evaluate("document.activeElement.id") == "find-input"
+
+
+def test_pausing_by_clicking(looker: Looker, address: str) -> None:
+    page = looker.page
+    page.goto(f"{address}/t/large/g/indexer")
+    page.click("text=Pause >> nth=0")
+    page.click("#pause-dialog button[value=ok]")
+    looker.until("document.querySelector('.head .tools button').textContent === 'Resume'")
+    assert "paused" in (page.text_content(".title") or "")
+
+
+def test_the_keyboard(looker: Looker, address: str) -> None:
+    page = looker.page
+    page.goto(address)
+    page.keyboard.press("/")
+    page.keyboard.type("index")
+    looker.until("document.querySelectorAll('#find-list li').length === 1")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/t/large/g/indexer")
+    page.keyboard.press("?")
+    assert page.is_visible("#help-dialog")
+    page.keyboard.press("Escape")
+    page.keyboard.press(" ")
+    looker.until("document.getElementById('live-text').textContent === 'Frozen'")
+    page.keyboard.press("g")
+    page.keyboard.press("d")
+    page.wait_for_url("**/dead")
+    page.keyboard.press("t")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+@pytest.mark.parametrize(("theme", "width"), [("dark", 1440), ("light", 390)], ids=["dark", "phone"])
+def test_every_view_fits(browser: Any, address: str, theme: str, width: int) -> None:
+    with looking(browser, theme=theme, width=width) as looker:
+        for path in ("/", "/t/large", "/t/large/g/indexer", "/dead"):
+            looker.page.goto(address + path)
+            looker.until(
+                "document.documentElement.dataset.theme === (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light')"
+            )
+            looker.until("document.documentElement.scrollWidth <= window.innerWidth")
+            if path.endswith("indexer"):
+                looker.until("document.querySelector('canvas').width > 300")
+        assert looker.complaints == []
+
+
+def test_what_the_token_opens(browser: Any, portal: Any) -> None:
+    token = "a token that nobody guesses"  # noqa: S105 -- of this test
+    with serving(portal, dashboard.app("memory://guarded", token=token)) as address, looking(browser) as looker:
+        looker.page.goto(address)
+        assert "A token is needed" in (looker.page.text_content("h1") or "")
+        looker.page.goto(f"{address}/#token={token.replace(' ', '%20')}")
+        looker.page.reload()
+        looker.until("document.querySelector('nav') !== null")
+        assert token not in looker.page.url
+        assert all(one.startswith("401") or "401" in one for one in looker.complaints)
