@@ -6,6 +6,7 @@ producers and consumers work. It reads and changes dead letters in pages, never 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import anyio
+import msgspec
 
 from redisaq.admin_messages import AT_ONCE, TOGETHER, Following, Listing, Search, id_of, names_of
 from redisaq.admin_views import (
@@ -23,6 +25,7 @@ from redisaq.admin_views import (
     DelayedMessage,
     GroupInfo,
     GroupStanding,
+    HistoryEntry,
     MemberInfo,
     MessageDecoder,
     PartitionInfo,
@@ -35,12 +38,13 @@ from redisaq.admin_views import (
     StreamMessage,
     TopicInfo,
     Whereabouts,
+    history_entry,
     message_id,
     moment,
     summary_of,
 )
 from redisaq.brokers.access import Access, RedisURL
-from redisaq.brokers.changes import Changes
+from redisaq.brokers.changes import Change, Changes
 from redisaq.brokers.steps import Broker, Step
 from redisaq.brokers.steps.administration import (
     END,
@@ -49,7 +53,9 @@ from redisaq.brokers.steps.administration import (
     DropGroup,
     DropTopic,
     GroupView,
+    Note,
     PartitionView,
+    ReadHistory,
     ReadServer,
     Seek,
     SetPaused,
@@ -75,12 +81,14 @@ from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.core.codec import Deserializer
 from redisaq.core.entry_ids import before_entry, before_time, parse_id
+from redisaq.core.history import Change as Noted, ranges_of
 from redisaq.core.records import is_id
 from redisaq.core.retry import full_jitter
 from redisaq.core.schedules import TOPIC_ENDS_WITH, decode_schedule
 from redisaq.describing import shown
 from redisaq.environment import current_environment, silence_within, time_is_up_at, time_limit, when_forked
-from redisaq.errors import ConnectionFailed, GroupBusyError, SettingsError, TopicMissingError
+from redisaq.errors import ConnectionFailed, GroupBusyError, ServerError, SettingsError, TopicMissingError
+from redisaq.identity import label_of
 from redisaq.settings import check_client, check_count, check_name, check_plain, check_seconds, check_text
 
 __all__ = [
@@ -93,6 +101,7 @@ __all__ = [
     "Following",
     "GroupInfo",
     "GroupStanding",
+    "HistoryEntry",
     "Listing",
     "MemberInfo",
     "PartitionInfo",
@@ -444,14 +453,15 @@ class Admin:
             async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
                 return await change.make(self._broker.do(Redrive(name, partition, dead_ids, count=len(dead_ids))))
 
-            if ids is not None:
-                return await self._treat(name, partitions, ids, act)
             total = 0
-            for partition, view in enumerate(partitions):
+            if ids is not None:
+                total = await self._treat(name, partitions, ids, act)
+            for partition, view in enumerate(() if ids is not None else partitions):
                 left = view.dead  # no more: a message that dies again meanwhile would be retried forever
                 while left > 0 and (moved := await change.make(self._broker.do(Redrive(name, partition, None, count=min(PAGE, left))))):
                     left -= moved
                     total += moved
+            await self._note(change, name, Noted("redriven", count=total))
             return total
 
     @in_one_loop
@@ -468,8 +478,11 @@ class Admin:
                 return await change.make(self._broker.do(Purge(name, partition, dead_ids)))
 
             if ids is not None:
-                return await self._treat(name, partitions, ids, act)
-            return sum([await change.make(self._broker.do(Purge(name, partition, None))) for partition in range(len(partitions))])
+                total = await self._treat(name, partitions, ids, act)
+            else:
+                total = sum([await change.make(self._broker.do(Purge(name, partition, None))) for partition in range(len(partitions))])
+            await self._note(change, name, Noted("purged", count=total))
+            return total
 
     async def _treat(
         self,
@@ -807,6 +820,9 @@ class Admin:
                 raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
             for partition, position in positions.items():
                 await change.make(self._broker.do(Seek(name, partition, position)))
+            where = to if isinstance(to, str) else to.isoformat() if isinstance(to, datetime) else ""
+            moved = Noted("sought", partitions=ranges_of(positions), count=len(positions), to=where)
+            await self._note(change, name, moved)
 
     @in_one_loop
     async def pause(self, topic: str, group: str) -> None:
@@ -819,7 +835,7 @@ class Admin:
         """
         async with self._changes.in_order() as change:
             name, _, _ = await self._look(topic, group)
-            await change.make(self._broker.do(SetPaused(name, paused=True)))
+            await change.make(self._broker.do(SetPaused(name, paused=True, change=Noted("paused", by=self._label))))
 
     @in_one_loop
     async def resume(self, topic: str, group: str) -> None:
@@ -830,7 +846,7 @@ class Admin:
         """
         async with self._changes.in_order() as change:
             name, _, _ = await self._look(topic, group)
-            await change.make(self._broker.do(SetPaused(name, paused=False)))
+            await change.make(self._broker.do(SetPaused(name, paused=False, change=Noted("resumed", by=self._label))))
 
     @in_one_loop
     async def delete_group(self, topic: str, group: str, *, force: bool = False) -> None:
@@ -880,7 +896,40 @@ class Admin:
                 await change.make(self._broker.do(Disband(name, force=True)))
             await change.make(self._broker.do(DropTopic(topic)))
 
+    @in_one_loop
+    async def history(self, topic: str, group: str, *, count: int = PAGE, before: str | None = None) -> list[HistoryEntry]:
+        """Return what happened in a group, the latest first: members that came and went, and what administrators did.
+
+        The group keeps about the last 1,000 changes. What is done in partitions (`seek`, `redrive`, `purge`) is noted when it is done, so a
+        call that is interrupted may leave no note. Members and administrators of older versions write none.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            count: the most changes to return.
+            before: the `entry_id` of a change: return those before it. None: the latest.
+
+        Raises:
+            SettingsError: `before` is not the id of a change.
+        """
+        name, count = _name(topic, group), check_count("count", count)
+        if before is not None and not is_id(check_text("before", before).encode()):
+            raise SettingsError("before must be the entry_id of a change")
+        with time_limit(self._timeout):
+            found = await self._ask(lambda: self._broker.do(ReadHistory(name, count, b"" if before is None else before.encode())))
+        return [history_entry(one.entry_id, one.change) for one in found]
+
     # -- shared by the methods --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _label(self) -> str:
+        return label_of(self._client, self._environment)
+
+    async def _note(self, change: Change, name: GroupName, done: Noted) -> None:
+        """Add what was done to the group's history, if anything was. If the server refuses the note, what was done is done."""
+        if done.count:
+            with contextlib.suppress(ServerError):
+                await change.make(self._broker.do(Note(name, msgspec.structs.replace(done, by=self._label))))
 
     async def _state(self, topic: str) -> TopicState:
         topic = check_name("topic", topic)

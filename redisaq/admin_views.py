@@ -16,6 +16,7 @@ from redisaq.brokers.steps.retrying import DeadLetterSummary
 from redisaq.core.codec import Deserializer, EntryDecoder
 from redisaq.core.entry_ids import parse_id
 from redisaq.core.failures import kind_of, template, where
+from redisaq.core.history import Change
 from redisaq.core.records import (
     FOREIGN,
     MOST_NUMBER,
@@ -258,6 +259,48 @@ class PartitionInfo(msgspec.Struct, frozen=True):
         """The age in seconds of the oldest entry that is not settled, without retries; None if there is none."""
         ages = [age for age in (self.oldest_unread, self.oldest_pending) if age is not None]
         return max(ages, default=None)
+
+
+class HistoryEntry(msgspec.Struct, frozen=True):
+    """Something that happened in a group.
+
+    Attributes:
+        entry_id: its id in the group's history.
+        at: when it happened, by the server's clock.
+        what: "joined", "left", "taken for dead", "grown", "paused", "resumed", "sought", "redriven" or "purged"; other versions of redisaq
+            may write other words.
+        member: the incarnation of the member that it is about; "" if it is about none.
+        name: that member's label.
+        by: the label of the administrator or member that did it; "" if the member did it to itself.
+        partitions: ranges of partitions, first and last, that it is about; the first 64.
+        count: the number of messages or partitions that it is about; None if it has none.
+        to: where a seek went: "earliest", "latest", or a time; "" for entries, and for other changes.
+    """
+
+    entry_id: str
+    at: datetime
+    what: str
+    member: str
+    name: str
+    by: str
+    partitions: tuple[tuple[int, int], ...]
+    count: int | None
+    to: str
+
+
+def history_entry(entry_id: bytes, change: Change) -> HistoryEntry:
+    """Return a change as people see it."""
+    return HistoryEntry(
+        entry_id=entry_id.decode(),
+        at=moment(int(entry_id.split(b"-")[0])),
+        what=change.what,
+        member=change.member,
+        name=change.name,
+        by=change.by,
+        partitions=change.partitions,
+        count=change.count,
+        to=change.to,
+    )
 
 
 class GroupInfo(msgspec.Struct, frozen=True):

@@ -28,10 +28,11 @@ from redisaq.consuming.context import Surroundings
 from redisaq.consuming.member import Admission, Member
 from redisaq.consuming.owner import Ended
 from redisaq.consuming.partitions import Acquire, Lose, Order, Revoke
-from redisaq.core import membership
+from redisaq.core import history, membership
 from redisaq.core.membership import Document
 from redisaq.core.retry import full_jitter
 from redisaq.errors import ActorStopped
+from redisaq.identity import label_of
 
 TOPIC_POLL = 1.0  # seconds between two looks for a topic that does not exist
 WINDING_LIMIT = 1.0  # seconds for which joining again waits for the handlers of the previous incarnation
@@ -326,7 +327,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             )
             document, expired = step.document or document, step.expired
         if document is not standing:
-            version = around.environment.new_id()
+            version, label = around.environment.new_id(), label_of(self._settings.client, around.environment)
             changed = Commit(
                 around.group,
                 incarnation,
@@ -335,6 +336,10 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                 new_version=version,
                 document=document,
                 expired=expired,
+                changes=(
+                    *history.dropped(standing, expired, label),
+                    *history.grown(standing, document),
+                ),
             )
             if not await around.broker.do(changed):
                 return False

@@ -16,10 +16,10 @@ from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, make_gro
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.lease import Lease
-from redisaq.core import membership
+from redisaq.core import history, membership
 from redisaq.core.membership import EMPTY, UNKNOWN, Document, is_member, next_forgotten
 from redisaq.environment import Environment
-from redisaq.identity import profile_of
+from redisaq.identity import label_of, profile_of
 
 
 @dataclass
@@ -176,6 +176,7 @@ class Admission:
             freeze=lost,
             former=former,
             profile=profile_of(around.settings.client, around.environment, member.ttl),
+            changes=(history.joined(member.lease.incarnation, label_of(around.settings.client, around.environment)),),
         )
         return sent if await around.broker.do(step) else None
 
@@ -201,15 +202,17 @@ class Admission:
         around, member = self._around, self._member
         if not member.joined or not member.lease.alive() or member.document is None:
             return True  # other members will see that it has expired
-        document = membership.leave(member.document, incarnation=member.lease.incarnation)
+        incarnation = member.lease.incarnation
+        document = membership.leave(member.document, incarnation=incarnation)
         return await around.broker.do(
             Commit(
                 around.group,
-                member.lease.incarnation,
+                incarnation,
                 member.ttl,
                 known_version=member.version,
                 new_version=around.environment.new_id(),
                 document=document,
                 leaves=True,
+                changes=(history.left(incarnation, label_of(around.settings.client, around.environment)),),
             )
         )

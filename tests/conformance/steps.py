@@ -9,6 +9,7 @@ from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import Commit
 from redisaq.brokers.steps.leases import Claim, Fence, PendingEntry
 from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.core.history import Change
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
 from redisaq.environment import current_environment
@@ -26,6 +27,7 @@ class Changes(TypedDict, total=False):
     expired: Sequence[str]
     former: Sequence[str]
     profile: Profile
+    changes: Sequence[Change]
 
 
 async def commit_document(

@@ -16,7 +16,9 @@ from redisaq.brokers.steps.administration import (
     DropGroup,
     DropTopic,
     GroupView,
+    Note,
     PartitionView,
+    ReadHistory,
     ReadServer,
     Seek,
     SetPaused,
@@ -31,6 +33,7 @@ from redisaq.brokers.steps.producing import AppendOnce, Delayed, delay
 from redisaq.brokers.steps.retrying import Purge, Redrive
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
 from redisaq.brokers.terms import GroupName
+from redisaq.core.history import KEPT, Change
 from redisaq.core.membership import Document, MemberEntry
 from redisaq.core.profile import Profile
 from tests.conformance.failures import dead, delivered, due, now, read, resolution, resolve
@@ -408,3 +411,47 @@ async def test_looking_and_deleting_at_full_memory(a: Broker, world: World, grou
         await a.do_each([DropGroup(group, 0), DropGroup(group, 1), DropGroup(group, 2)])
         await a.do(DropTopic(group.topic))
     assert await a.do(ReadTopics()) == []
+
+
+# -- what happened -------------------------------------------------------------------------------------------------------------------
+
+
+async def history_of(broker: Broker, group: GroupName, count: int = 100, before: bytes = b"") -> list[Change]:
+    return [one.change for one in await broker.do(ReadHistory(group, count, before))]
+
+
+async def test_the_history_says_what_happened_the_latest_first(a: Broker, b: Broker, group: GroupName) -> None:
+    assert await history_of(a, group) == []
+    before = await now(a, group)
+    came = Change("joined", "A", "host:1")
+    version = await commit_document(a, group, "A", 60.0, known_version="", document=DOCUMENT, joins=True, changes=(came,))
+    assert version
+    await b.do(SetPaused(group, paused=True, change=Change("paused", by="mara")))
+    await b.do(SetPaused(group, paused=False))
+    moved = Change("sought", by="mara", partitions=((0, 2), (7, 7)), count=4, to="latest")
+    await b.do(Note(group, moved))
+    assert await history_of(a, group) == [moved, Change("paused", by="mara"), came]
+    latest, *_ = await a.do(ReadHistory(group, 1))
+    assert before // 1000 <= time_of(latest.entry_id) <= (await now(a, group)) // 1000 + 1
+    assert await history_of(a, group, 1, latest.entry_id) == [Change("paused", by="mara")]
+
+
+async def test_a_commit_that_is_refused_says_nothing(a: Broker, group: GroupName) -> None:
+    await join(a, group)
+    refused = await commit_document(a, group, "B", 60.0, known_version="other", document=DOCUMENT, joins=True, changes=(Change("joined"),))
+    assert not refused
+    assert await history_of(a, group) == []
+
+
+async def test_the_history_is_capped_and_goes_with_its_group(a: Broker, group: GroupName, owned: int) -> None:
+    del owned
+    for number in range(KEPT + 400):
+        await a.do(Note(group, Change("redriven", count=number + 1)))
+    kept = await history_of(a, group, 5000)
+    assert KEPT <= len(kept) <= KEPT + 150
+    assert kept[0].count == KEPT + 400
+    await a.do(Disband(group, force=True))
+    assert await history_of(a, group) == []
+    await a.do(Note(group, Change("purged", count=1)))
+    await a.do(DropTopic(group.topic))
+    assert await history_of(a, group) == []

@@ -139,6 +139,40 @@ async def test_a_group(admin: Admin, bench: Bench, member: str) -> None:
     assert (info.unread, info.pending, info.retry, info.dead, info.delayed) == (4, 0, 0, 0, 0)
 
 
+async def test_the_history_of_a_group(url: str, namespace: str, bench: Bench) -> None:
+    """Who came, went, was taken for dead with which partitions; and what administrators did, by whom."""
+    broker, group = open_broker(url, namespace), GroupName("orders", "billing")
+    async with Admin(url, namespace=namespace, client="mara@ops-1") as admin:
+        await broker.do(MakeTopic("orders", 2))
+        document = Document(members={"one": MemberEntry("A")}, partitions=2, target={1: "one"}, lease={1: "A"}, token={1: 7})
+        await make_groups(broker, group, [0, 1], latest=False)
+        assert await commit_document(broker, group, "A", 0.1, known_version="", document=document, joins=True)
+        await bench.produce(4)
+        await bench.drain(failing=(0, 1), client="host-2:7")
+        await admin.pause("orders", "billing")
+        await admin.resume("orders", "billing")
+        assert await admin.redrive("orders", "billing", ["nothing"]) == 0
+        assert await admin.redrive("orders", "billing") == 2
+        await admin.seek("orders", "billing", to="latest")
+        entries = await admin.history("orders", "billing")
+        found = [(one.what, one.name, one.by, one.partitions, one.count, one.to) for one in reversed(entries)]
+        came, *rest = [one for one in found if one[0] in ("joined", "taken for dead")]
+        assert came == ("joined", "host-2:7", "", (), None, "")
+        assert ("taken for dead", "one", "host-2:7", ((1, 1),), 1, "") in rest
+        assert found[-5:] == [
+            ("left", "host-2:7", "", (), None, ""),
+            ("paused", "", "mara@ops-1", (), None, ""),
+            ("resumed", "", "mara@ops-1", (), None, ""),
+            ("redriven", "", "mara@ops-1", (), 2, ""),
+            ("sought", "", "mara@ops-1", ((0, 1),), 2, "latest"),
+        ]
+        assert [one.what for one in await admin.history("orders", "billing", count=1, before=entries[0].entry_id)] == ["redriven"]
+        with pytest.raises(SettingsError, match="entry_id"):
+            await admin.history("orders", "billing", before="yesterday")
+        await admin.delete_topic("orders")
+    await broker.close()
+
+
 async def test_looking_at_some_partitions(admin: Admin, bench: Bench, member: str) -> None:
     await bench.produce(5)
     topic = await admin.topic("orders", partitions=[1])

@@ -17,7 +17,10 @@ from redisaq.brokers.steps.administration import (
     DropGroup,
     DropTopic,
     GroupView,
+    Note,
+    NotedChange,
     PartitionView,
+    ReadHistory,
     ReadServer,
     Seek,
     ServerFacts,
@@ -28,6 +31,7 @@ from redisaq.brokers.steps.administration import (
     ViewStream,
 )
 from redisaq.core.entry_ids import START, format_id, parse_id
+from redisaq.core.history import read_change
 from redisaq.core.membership import read_document
 from redisaq.core.retention import IDLE
 
@@ -97,8 +101,26 @@ def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
 @does(SetPaused)
 def set_paused(store: MemoryStore, step: SetPaused) -> None:
     """Pause or resume the group."""
-    store.members(step.group).paused = step.paused
+    members = store.members(step.group)
+    members.paused = step.paused
+    if step.change is not None:
+        members.note((step.change,), store.now())
     store.ring(step.group)
+
+
+@does(Note)
+def note(store: MemoryStore, step: Note) -> None:
+    """Add a change to the group's history."""
+    store.members(step.group).note((step.change,), store.now())
+
+
+@does(ReadHistory)
+def read_history(store: MemoryStore, step: ReadHistory) -> list[NotedChange]:
+    """Return a page of the group's history."""
+    history = store.coordination.get(step.group, Coordination()).history
+    entries = history.below(parse_id(step.before) if step.before else None, step.count)
+    changes = ((format_id(entry_id), read_change(fields[1])) for entry_id, fields in entries)
+    return [NotedChange(entry_id, change) for entry_id, change in changes if change is not None]
 
 
 @does(Seek)

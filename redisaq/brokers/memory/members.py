@@ -6,10 +6,13 @@ dropped while the group is frozen.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from redisaq.brokers.memory.streams import Stream
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat
 from redisaq.brokers.steps.topics import TopicState
+from redisaq.core.history import KEPT, Change, encode_change
 from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import Presence
 
@@ -46,6 +49,7 @@ class Coordination:
     presences: dict[str, Presence] = field(default_factory=dict[str, Presence])
     state: GroupState | None = None
     paused: bool = False
+    history: Stream = field(default_factory=Stream)
 
     def heartbeat(self, step: Heartbeat, *, now: int, run_id: str, topic: TopicState | None) -> Beat:
         """Extend the incarnation's time if it is alive, and return the state of the group."""
@@ -117,7 +121,13 @@ class Coordination:
         for member in gone:
             self.members.pop(member, None)
             self.presences.pop(member, None)
+        self.note(step.changes, now)
         return True
+
+    def note(self, changes: Iterable[Change], now: int) -> None:
+        """Add changes to the history."""
+        for change in changes:
+            self.history.append((b"c", encode_change(change)), now // 1000, KEPT)
 
     def _lives(self, incarnation: str, now: int) -> bool:
         expiry = self.members.get(incarnation)

@@ -16,7 +16,10 @@ from redisaq.brokers.steps.administration import (
     DropGroup,
     DropTopic,
     GroupView,
+    Note,
+    NotedChange,
     PartitionView,
+    ReadHistory,
     ReadServer,
     Seek,
     ServerFacts,
@@ -27,6 +30,7 @@ from redisaq.brokers.steps.administration import (
     ViewStream,
 )
 from redisaq.core.entry_ids import parse_id
+from redisaq.core.history import KEPT, encode_change, read_change
 from redisaq.core.membership import read_document
 from redisaq.core.profile import Presence, read_profile
 from redisaq.core.records import MOST_NUMBER, text_or_none, time_of, whole
@@ -141,7 +145,27 @@ def _partition_view(reply: Reply) -> PartitionView:
 def set_paused(step: SetPaused, keys: Keys) -> Asked[None]:
     """Pause or resume the group."""
     group = keys.group(step.group)
-    return PAUSE(group.state, group.doorbell, int(step.paused)), lambda _: None
+    change = b"" if step.change is None else encode_change(step.change)
+    return PAUSE(group.state, group.history, group.doorbell, int(step.paused), change), lambda _: None
+
+
+@command(Note)
+def note(step: Note, keys: Keys) -> Asked[None]:
+    """Add a change to the group's history."""
+    history = keys.group(step.group).history
+    return (b"XADD", history, b"MAXLEN", b"~", KEPT, b"*", b"c", encode_change(step.change)), lambda _: None
+
+
+@command(ReadHistory)
+def read_history(step: ReadHistory, keys: Keys) -> Asked[list[NotedChange]]:
+    """Return a page of the group's history."""
+    until = b"(" + step.before if step.before else b"+"
+    return (b"XREVRANGE", keys.group(step.group).history, until, b"-", b"COUNT", step.count), _noted
+
+
+def _noted(reply: Reply) -> list[NotedChange]:
+    changes = ((entry_id, read_change(fields[1] if len(fields) > 1 else b"")) for entry_id, fields in reply)
+    return [NotedChange(entry_id, change) for entry_id, change in changes if change is not None]
 
 
 @command(Seek)
@@ -155,7 +179,9 @@ def seek(step: Seek, keys: Keys) -> Asked[None]:
 def disband(step: Disband, keys: Keys) -> Asked[tuple[str, ...]]:
     """Drop the group's coordination."""
     group = keys.group(step.group)
-    return DISBAND(group.members, group.state, group.doorbell, int(step.force)), lambda live: tuple(sorted(one.decode() for one in live))
+    return DISBAND(group.members, group.state, group.history, group.doorbell, int(step.force)), lambda live: tuple(
+        sorted(one.decode() for one in live)
+    )
 
 
 @command(DropGroup)

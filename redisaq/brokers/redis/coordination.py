@@ -12,6 +12,7 @@ from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import COMMIT, HEARTBEAT, MAKE_GROUP
 from redisaq.brokers.redis.topics import topic_state
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup
+from redisaq.core.history import encode_change
 from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import encode_profile
 from redisaq.core.records import text_or_none, time_of
@@ -58,6 +59,7 @@ def commit(step: Commit, keys: Keys) -> Asked[bool]:
     asked = COMMIT(
         group.members,
         group.state,
+        group.history,
         group.doorbell,
         step.incarnation,
         milliseconds(step.ttl),
@@ -69,6 +71,8 @@ def commit(step: Commit, keys: Keys) -> Asked[bool]:
         int(step.freeze),
         len(step.former),
         b"" if step.profile is None else encode_profile(step.profile),
+        len(step.changes),
+        *map(encode_change, step.changes),
         *step.former,
         *step.expired,
     )

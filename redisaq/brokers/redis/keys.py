@@ -21,6 +21,7 @@ class GroupKeys:
         members: sorted set: incarnation -> when its time runs out, in the server's milliseconds.
         state: hash: version, doc, run_id, born and frozen_until (milliseconds); also `paused`, while the group is paused,
             and for each member `member:` and its incarnation: when it joined (milliseconds), and what it says about itself.
+        history: stream of what happened in the group, capped.
         meta: the topic's hash, which a heartbeat also reads.
         doorbell: sharded channel, rung when the document changes.
         topic_doorbell: sharded channel, rung when the topic is made or grows.
@@ -28,6 +29,7 @@ class GroupKeys:
 
     members: bytes
     state: bytes
+    history: bytes
     meta: bytes
     doorbell: bytes
     topic_doorbell: bytes
@@ -61,7 +63,7 @@ class PartitionKeys:
 _TYPES = (
     (re.compile(rb".*\}:(meta|schedules|g:.+:(state|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
     (re.compile(rb".*\}:(g:.+:(members|retry)|delayed)", re.DOTALL), b"zset"),
-    (re.compile(rb".*\}:(\d+|g:.+:dead)", re.DOTALL), b"stream"),
+    (re.compile(rb".*\}:(\d+|g:.+:(dead|history))", re.DOTALL), b"stream"),
     (re.compile(rb".*\}:once:.*", re.DOTALL), b"string"),
 )
 
@@ -106,6 +108,7 @@ class Keys:
             keys = self._groups[group] = GroupKeys(
                 members=f"{prefix}:members".encode(),
                 state=f"{prefix}:state".encode(),
+                history=f"{prefix}:history".encode(),
                 meta=self.meta(group.topic),
                 doorbell=prefix.encode(),
                 topic_doorbell=self.topic_doorbell(group.topic),
@@ -143,7 +146,7 @@ class Keys:
         """
         tag, _, name = key.decode("utf-8", "replace").partition("}:")
         if tag == self._topic_tag(topic)[:-1]:
-            return re.fullmatch(r"schedules|g:.+:(members|state)", name, re.DOTALL) is not None
+            return re.fullmatch(r"schedules|g:.+:(members|state|history)", name, re.DOTALL) is not None
         before, _, number = tag.rpartition(":")
         if before != self._topic_tag(topic)[:-1] or not number.isascii() or not number.isdigit():
             return False

@@ -11,6 +11,7 @@ from typing import ClassVar
 import msgspec
 
 from redisaq.brokers.steps import GroupStep, PartitionStep, ShareStep, Step, TopicStep
+from redisaq.core.history import Change
 from redisaq.core.membership import Document
 from redisaq.core.profile import Presence
 
@@ -22,7 +23,10 @@ __all__ = [
     "DropGroup",
     "DropTopic",
     "GroupView",
+    "Note",
+    "NotedChange",
     "PartitionView",
+    "ReadHistory",
     "ReadServer",
     "Seek",
     "ServerFacts",
@@ -185,9 +189,38 @@ class ViewPartition(ShareStep[PartitionView], frozen=True):
 
 
 class SetPaused(GroupStep[None], frozen=True):
-    """Pause or resume the group: heartbeats report it to the members (`Beat.paused`). Rings the group's doorbell."""
+    """Pause or resume the group: heartbeats report it to the members (`Beat.paused`). Rings the group's doorbell.
+
+    Attributes:
+        paused: whether to pause it.
+        change: what to add to the group's history in the same step; None: nothing.
+    """
 
     paused: bool
+    change: Change | None = None
+
+
+class NotedChange(msgspec.Struct, frozen=True):
+    """A change, and its id in the history, which begins with the server's time in milliseconds."""
+
+    entry_id: bytes
+    change: Change
+
+
+class Note(GroupStep[None], frozen=True):
+    """Add a change to the group's history. Repeating it adds it again.
+
+    What an administrator does in partitions is noted by itself, after the fact: it is made in other slots.
+    """
+
+    change: Change
+
+
+class ReadHistory(GroupStep[list[NotedChange]], frozen=True):
+    """Return up to `count` changes with ids below `before` (b"": the latest), the latest first."""
+
+    count: int
+    before: bytes = b""
 
 
 class Seek(ShareStep[None], frozen=True):

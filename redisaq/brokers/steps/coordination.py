@@ -10,6 +10,7 @@ import msgspec
 from redisaq.brokers.steps import Broker, GroupStep, ShareStep
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.brokers.terms import GroupName
+from redisaq.core.history import Change
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
 
@@ -95,6 +96,7 @@ class Commit(GroupStep[bool], frozen=True):
         expired: members to remove in the same step.
         former: earlier incarnations of the one that joins, to remove whether they have expired or not: nothing runs under them any more.
         profile: what the one that joins says about itself. It is removed with the member.
+        changes: what to add to the group's history in the same step.
     """
 
     incarnation: str
@@ -108,6 +110,7 @@ class Commit(GroupStep[bool], frozen=True):
     expired: Sequence[str] = ()
     former: Sequence[str] = ()
     profile: Profile | None = None
+    changes: Sequence[Change] = ()
 
 
 async def make_groups(broker: Broker, group: GroupName, partitions: Iterable[int], *, latest: bool, younger: bool = False) -> None:

@@ -1,12 +1,13 @@
 -- Replaces the group's document by compare-and-set on its version (M3), and changes the members with it (M2). `freeze` replaces a document
 -- that cannot be read any more, under its version (M8).
--- KEYS: members, state.
+-- KEYS: members, state, history.
 -- ARGV: channel, incarnation, ttl in ms, known version, new version, document, joins, leaves, freeze (each '1' or '0'), the number of
---       former incarnations of the one that joins, what it says about itself ('' for nothing), the former incarnations, then the expired
---       members. Both are removed from the members.
+--       former incarnations of the one that joins, what it says about itself ('' for nothing), the number of changes for the history, these,
+--       the former incarnations, then the expired members. Both are removed from the members.
 -- Answers: 1, or 0 if refused; then nothing is changed.
 
-local expired = 12 + ARGV[10]
+local former = 13 + ARGV[12]
+local expired = former + ARGV[10]
 local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'frozen_until')
 if (state[1] or '') ~= ARGV[4] then
     return 0
@@ -53,7 +54,7 @@ for _, word in ipairs(more) do
     words[#words + 1] = word
 end
 redis.call('HSET', KEYS[2], unpack(words))
-for i = 12, #ARGV do
+for i = former, #ARGV do
     redis.call('ZREM', KEYS[1], ARGV[i])
     redis.call('HDEL', KEYS[2], 'member:' .. ARGV[i])
 end
@@ -72,6 +73,9 @@ if ARGV[7] == '1' and redis.call('HLEN', KEYS[2]) > 2 * redis.call('ZCARD', KEYS
             redis.call('HDEL', KEYS[2], field)
         end
     end
+end
+for i = 13, former - 1 do
+    note(KEYS[3], ARGV[i])
 end
 redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: its failure must not fail the step
 return 1

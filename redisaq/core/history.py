@@ -1,0 +1,94 @@
+"""What happened in a group: who joined, left or was taken for dead, and what administrators did.
+
+A change is kept as bytes in a capped stream beside the group's document, in the same step that makes it where that can be. Nobody acts on
+it: it is for people, and says who did what. Members of older versions write none, and an unreadable one is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from redisaq.core.membership import Document
+from redisaq.core.records import UNREADABLE
+
+KEPT = 1000
+"""Changes that a group keeps, the latest ones, and perhaps some more: trimming is approximate."""
+
+MOST_RANGES = 64
+"""Ranges of partitions that a change names."""
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that happened.
+
+    Attributes:
+        what: "joined", "left", "taken for dead", "grown", "paused", "resumed", "sought", "redriven" or "purged"; other versions may have
+            more.
+        member: the incarnation of the member that it is about; "" if it is about none.
+        name: the member's label, or its name; "" if it is about none.
+        by: the label of the administrator or member that did it; "" if the member did it to itself.
+        partitions: ranges of partitions, first and last, that it is about.
+        count: the number of messages or partitions that it is about; None if it has none.
+        to: where a seek went; "" for other changes.
+    """
+
+    what: str
+    member: str = ""
+    name: str = ""
+    by: str = ""
+    partitions: tuple[tuple[int, int], ...] = ()
+    count: int | None = None
+    to: str = ""
+
+
+_decoder = msgspec.json.Decoder(Change)
+
+
+def encode_change(change: Change) -> bytes:
+    """Return the change as JSON."""
+    return msgspec.json.encode(change)
+
+
+def read_change(data: bytes) -> Change | None:
+    """Return the change, None if it cannot be read."""
+    try:
+        return _decoder.decode(data)
+    except UNREADABLE:
+        return None
+
+
+def ranges_of(partitions: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Return partitions as ranges, MOST_RANGES at most."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(partitions):
+        if found and number == found[-1][1] + 1:
+            found[-1] = found[-1][0], number
+        else:
+            found.append((number, number))
+    return tuple(found[:MOST_RANGES])
+
+
+def joined(incarnation: str, name: str) -> Change:
+    """Return that a member has joined."""
+    return Change("joined", incarnation, name)
+
+
+def left(incarnation: str, name: str) -> Change:
+    """Return that a member has left: it had given back its partitions."""
+    return Change("left", incarnation, name)
+
+
+def dropped(document: Document, expired: Sequence[str], by: str) -> tuple[Change, ...]:
+    """Return that members were taken for dead; the document is the one before."""
+    names = {one: name for name, entry in document.members.items() for one in (entry.incarnation, *entry.successors)}
+    owned = [(one, [number for number, owner in document.lease.items() if owner == one]) for one in expired]
+    return tuple(Change("taken for dead", one, names.get(one, one), by, ranges_of(numbers), len(numbers)) for one, numbers in owned)
+
+
+def grown(before: Document, after: Document) -> tuple[Change, ...]:
+    """Return that the topic has grown, if the members have seen that between these documents."""
+    if not before.partitions or after.partitions <= before.partitions:
+        return ()
+    return (Change("grown", partitions=((before.partitions, after.partitions - 1),), count=after.partitions),)
