@@ -9,8 +9,8 @@ The problem
 A message is *in flight* from its delivery until the server has confirmed its settlement. Two sides know about it, and what one tells the
 other may be late or lost:
 
-- The server knows where the message is: pending in the stream, or in the group's `retry` set. Beside it stands a number, which only counts
-  up: a delivery count in the stream, an attempt in `retry`.
+- The server knows where the message is: pending in the stream, or in the group's `retry` set. It also keeps a number, which only counts up:
+  a delivery count in the stream, an attempt in `retry`.
 - The owner knows whether a handler has begun.
 
 If the owner's process dies, that number is all that the next owner learns. So the number must be right at each moment (T5). The read of a
@@ -75,11 +75,11 @@ State = Literal["new", "repeat", "held", "counting", "counted", "running", "done
 
 
 class Row(NamedTuple):
-    """What one event makes of each state; a state that is missing does not allow the event.
+    """The transitions of one event; a state that is missing does not allow the event.
 
     Attributes:
-        rules: the numbers of the rules that ask for it.
-        moves: the state afterwards, by the state before.
+        rules: the numbers of the rules that require it.
+        moves: state before -> state afterwards.
     """
 
     rules: str
@@ -91,11 +91,11 @@ TABLE: Mapping[str, Row] = {
     "prepare": Row("T5", {"repeat": "counting", "held": "counting", "counting": "counting", "counted": "counting"}),
     "counted": Row("T5", {"counting": "counted"}),
     "start": Row("T5", {"new": "running", "counted": "running"}),
-    # As many handlers as may begin have begun, and none of them ended.
+    # As many handlers as allowed have begun, and none of them ended.
     "exhausted": Row("T5", {"repeat": "ending", "counted": "ending"}),
-    # The server did not find it in `retry`: somebody purged it.
+    # The server did not find it in `retry`: it was purged.
     "purged": Row("S1", {"counting": "gone"}),
-    # What came of the handler. A message of `retry` stays there until a settlement takes it out. One that was pulled may fail unentered.
+    # The handler's result. A message of `retry` stays there until a settlement removes it. A pulled message may fail without being entered.
     "returned": Row("S1", {"running": "done"}),
     "returned, from retry": Row("S1 S3", {"running": "ending"}),
     "failed": Row("S1", {"running": "ending", "new": "ending", "counted": "ending"}),
@@ -111,15 +111,15 @@ TABLE: Mapping[str, Row] = {
     "delivered anew, from retry": Row("T5 S3", {"repeat": "new", "counting": "new", "counted": "new"}),
     # The partition is handed back, and an attempt that `retry` may have counted is not used.
     "given back": Row("T5", {"counting": "ending", "counted": "ending"}),
-    # The server confirmed the settlement, or the partition belongs to somebody else (M4).
+    # The server confirmed the settlement, or the partition belongs to another owner (M4).
     "settled": Row("S1", {"done": "gone", "ending": "gone"}),
 }
 
-STARTS, RETURNS = TABLE["start"].moves, TABLE["returned"].moves  # the two rows that nearly every message takes
+STARTS, RETURNS = TABLE["start"].moves, TABLE["returned"].moves  # the two events of nearly every message
 WAITING = frozenset[State](("new", "repeat", "held", "counting", "counted"))
 
 MOST_ENDING = 1000
-"""With more than so many to settle otherwise than by an acknowledgement, nothing more is read."""
+"""With more than this number to settle other than by an acknowledgement, nothing more is read."""
 
 
 class Misstep(Exception):
@@ -129,13 +129,13 @@ class Misstep(Exception):
 class Flight(Message[Any], eq=False):
     """One message in flight: what the handler gets, and what this module knows about it.
 
-    The decoder of entries makes it. A message that could not be read is one, too: with `attempt` 0, and never given to a handler.
+    The decoder of entries makes it. An unreadable message is a flight, too, with `attempt` 0, and is never given to a handler.
 
     Attributes:
         state: see the module.
         count: the delivery count that the server should have if no further handler begins. 0: as if it had never been delivered.
-        body: what stands in `retry`, with the last attempt that was counted; None for a message of the stream.
-        first_failed: when it first failed here, in server milliseconds, if its key queue waits for it; else 0.
+        body: the body in `retry`, with the last attempt that was counted; None for a message of the stream.
+        first_failed: when it first failed here, in the server's milliseconds, if its key queue waits for it; else 0.
     """
 
     state: State = "new"
@@ -145,14 +145,14 @@ class Flight(Message[Any], eq=False):
 
 
 class Ending(msgspec.Struct, eq=False):
-    """A message that is to be settled otherwise than by an acknowledgement.
+    """A message to settle other than by an acknowledgement.
 
     Attributes:
         flight: the message.
         resolution: where it goes.
         reason: why it is dead, in words.
         pause: seconds until it is tried again.
-        uncertain: it has been sent, and whether the server has done it is not known.
+        uncertain: it has been sent, and it is not known whether the server has done it.
     """
 
     flight: Flight
@@ -179,7 +179,7 @@ class Claim(msgspec.Struct, frozen=True):
     Attributes:
         after: the id.
         count: how many.
-        settlements: how often something had been settled when this was asked.
+        settlements: how many settlements had been confirmed when this was asked.
     """
 
     after: bytes
@@ -192,7 +192,7 @@ class Read(msgspec.Struct, frozen=True):
 
     Attributes:
         count: how many.
-        unfound: what an answer can confirm as settled (T6).
+        unfound: messages that an answer can confirm as settled (T6).
     """
 
     count: int
@@ -210,7 +210,7 @@ class Counting(msgspec.Struct, frozen=True):
 
     Attributes:
         counts: delivery counts to raise; report to `counted`.
-        retries: messages of `retry` whose attempt, that of `body`, is to be noted; report each to `noted`.
+        retries: messages of `retry` whose attempt, the one in `body`, is to be recorded; report each to `noted`.
     """
 
     counts: dict[bytes, int]
@@ -243,11 +243,11 @@ class InFlight:
         Args:
             partition: its number.
             token: the fencing token under which it is owned.
-            member: the owner's incarnation, which is noted with failures.
-            policy: what becomes of failures.
+            member: the owner's incarnation, which is recorded with failures.
+            policy: decides what becomes of failures.
             decode: makes a Flight of an entry (id, fields, partition, token).
             window: how many messages may wait for a handler.
-            page: how many entries one read may bring.
+            page: how many entries one read may return.
         """
         self.partition, self.token, self.member = partition, token, member
         self.draining = False  # no handler may begin any more
@@ -268,7 +268,7 @@ class InFlight:
         self.doubtful: set[bytes] = set()
         self.settled_since: set[bytes] | None = None
         self.ahead = False  # one more read has been asked for already
-        self.withheld: list[Entry] = []  # delivered anew while a handler has one of them
+        self.withheld: list[Entry] = []  # delivered again while a handler has one of them
         self._policy, self._decode = policy, decode
         self._window, self._page = window, page
         self._of_retry = 0  # messages of `retry` that wait or run
@@ -285,9 +285,9 @@ class InFlight:
     # -- reading -----------------------------------------------------------------------------------------------------------------
 
     def connected(self, server: str) -> None:
-        """A reading connection was opened. First, what an earlier one may have been given unseen is claimed (T1, T3).
+        """A reading connection was opened. First, claim what an earlier one may have been given unseen (T1, T3).
 
-        A server with another run_id may have missed settlements and deliveries, so it is claimed from the beginning (T6).
+        A server with another run_id may have missed settlements and deliveries, so everything is claimed from the beginning (T6).
         """
         self.ahead = False
         if self._server not in ("", server):
@@ -318,7 +318,7 @@ class InFlight:
 
     @property
     def claiming(self) -> bool:
-        """True while what is pending is being claimed, page by page: `next_read` asks for nothing else before that is known."""
+        """True while pending entries are being claimed, page by page: `next_read` asks for nothing else until that is done."""
         return self._after is not None
 
     def claimed(self, claim: Claim, entries: Sequence[tuple[bytes, Sequence[bytes], int]], last: bytes | None, now: int) -> list[Flight]:
@@ -349,8 +349,8 @@ class InFlight:
     def answered(self, read: Read) -> None:
         """The server answered a read, perhaps with nothing: it has the group.
 
-        So the group was there when a settlement found nothing. Once it has been made again, however, it may be lost another time; then it
-        would begin before all that it has not come past since (T6).
+        So the group existed when a settlement found nothing. But a group that was made again may be lost another time; then it would begin
+        before everything that it has not passed since (T6).
         """
         self.ahead, self._trusted = False, True
         if read.unfound:
@@ -358,14 +358,15 @@ class InFlight:
             self.unfound.difference_update([entry for entry in read.unfound if parse_id(entry) <= reached])
 
     def may_ask_ahead(self, entries: int) -> bool:
-        """Return whether to ask for more now that so many came: the page was full, there is room for two, and nothing is doubtful."""
+        """Return whether to ask for more after this many came: the page was full, there is room for two, and nothing is doubtful."""
         return entries == self._page and not self.doubtful and self.has_room(2 * self._page)
 
     def delivered(self, entries: Sequence[Entry], now: int) -> list[Flight]:
-        """A read brought these; return what to give to the handlers.
+        """A read returned these; return what to give to the handlers.
 
-        Normally all are above whatever was read before. If not, the group was made again (T6) or moved back. What was moved back and waits
-        here begins anew where it stands; what a handler has comes again when that has ended, and so do the entries beside it.
+        Normally all are above whatever was read before. If not, the group was made again (T6) or moved back. If it was moved back, a
+        message that waits here becomes new again in its place. A message that a handler has comes again once the handler has ended, and so
+        do the entries beside it.
         """
         highest, last = max(self._highest, self._highest_due), entries[-1][0]
         self._highest = max(self._highest, parse_id(last))
@@ -384,9 +385,9 @@ class InFlight:
         return self._record(rest, now)
 
     def group_lost(self) -> Remake:
-        """The server does not have the group; return where to make it again, so that nothing unsettled is passed over (T6).
+        """The server does not have the group; return where to make it again, so that nothing unsettled is skipped (T6).
 
-        A server that has taken over and has no group at all never heard of what was settled: it begins at the beginning.
+        A server that has taken over and has no group at all never received the settlements, so the group begins at the beginning.
         """
         if not self._trusted:
             return Remake(b"", b"")
@@ -404,7 +405,7 @@ class InFlight:
             self.position = b""  # it begins at the beginning
 
     def ask_due(self, count: int) -> int:
-        """Return how many due retries to ask for to learn of `count` others than those in flight, which are due as well (S3)."""
+        """Return how many due retries to ask for, to learn of `count` others than those in flight, which are also due (S3)."""
         self.settled_since = set()
         return count + self._of_retry + len(self.ending) + len(self.sending)
 
@@ -454,7 +455,7 @@ class InFlight:
         return (flight,)
 
     def _renewed(self, entry: bytes) -> bool:
-        """Let a message that waits here begin anew, since the stream delivers it as new; return False if it does not wait here."""
+        """Make a message that waits here new again, since the stream delivers it as new; return False if it does not wait here."""
         flight = self.flights.get(entry)
         if flight is None or flight.state not in WAITING:
             return False
@@ -520,9 +521,9 @@ class InFlight:
                 flight.attempt = max(1, flight.count)
 
     def noted(self, flight: Flight, *, found: bool) -> bool:
-        """The server has noted the attempt of a message of `retry`, or has not found it there; return False if it is gone.
+        """The server has recorded the attempt of a message of `retry`, or has not found it there; return False if it is gone.
 
-        Then it may be there under another attempt, since a server that took over may have missed the last ones. Look again what is due.
+        It may then be there under another attempt, since a server that took over may have missed the last ones. Look for due retries again.
         """
         body = flight.body
         if flight.state != "counting" or body is None:  # an administrator moved the group back meanwhile: it is new again
@@ -535,15 +536,15 @@ class InFlight:
         return found
 
     def exhausted(self, flight: Flight) -> bool:
-        """Return whether the attempts of one that is about to begin are used up: then it is to be reported to `crashed` (T5)."""
+        """Return whether a message that is about to begin has used up its attempts: report it to `crashed` then (T5)."""
         return exhausted(self._policy, flight.attempt)
 
     def crashed(self, flight: Flight, kind: str, reason: str, attempts: int, now: int) -> None:
-        """So many handlers have begun on it and none has ended: it is dead.
+        """The message is dead: this many handlers have begun on it and none has ended.
 
         Args:
-            flight: it.
-            kind: a word for what happened, in the place of an error's type.
+            flight: the message.
+            kind: a word for what happened, in place of an error's type.
             reason: what happened, in words.
             attempts: how many handlers have begun.
             now: the server's time in microseconds.
@@ -597,13 +598,13 @@ class InFlight:
         self.handled += len(flights)
 
     def failed(self, flight: Flight, error: Exception, now: int, random: Random) -> Hold | None:
-        """Its handler raised, or (pulled) nobody entered it; return a Hold if its key queue is to wait for its next attempt.
+        """The handler raised, or a pulled message was never entered; return a Hold if its key queue is to wait for its next attempt.
 
         Args:
-            flight: it.
+            flight: the message.
             error: what was raised.
             now: the server's time in microseconds.
-            random: for the jitter of the pause.
+            random: gives the jitter of the pause.
         """
         cause = sole(error)
         verdict = judge(self._policy, cause, flight.attempt, random)
@@ -618,13 +619,13 @@ class InFlight:
         return None
 
     def _hold(self, flight: Flight, cause: Exception, pause: float, now: int, *, used: bool) -> Hold | None:
-        """Let its key queue wait (T7). Each attempt reads the message again: what a handler has changed of it is gone.
+        """Let its key queue wait (T7). Each attempt decodes the message again, so changes that a handler made to it are gone.
 
         A message of the stream gets the count that makes its next attempt the right one: the raised count less one. One of `retry` keeps
-        this failure, in case the partition goes to another member before the next attempt.
+        this failure, in case the partition moves to another member before the next attempt.
         """
         again = self._decode(flight.entry, flight.fields, self.partition, self.token)
-        if isinstance(again, Unreadable):  # by a deserializer that does not read the same twice
+        if isinstance(again, Unreadable):  # by a deserializer that does not decode it the same way twice
             self._of_retry -= flight.body is not None
             flight.state = "gone"
             self._bury(again, flight.body, now)
@@ -643,7 +644,10 @@ class InFlight:
         return Hold(again, pause)
 
     def taken_back(self, flight: Flight) -> None:
-        """Work on it was cancelled (pulled), and it waits here until it has failed or is handed back. Handed back, it uses no attempt."""
+        """Work on a pulled message was cancelled, and it waits here until it has failed or is handed back.
+
+        Handed back, it uses no attempt.
+        """
         if flight.state == "running":
             self.running -= 1
             self._move(flight, "taken back")
@@ -657,7 +661,7 @@ class InFlight:
                 self.left.add(flight.entry)
 
     def to_write(self, flights: Iterable[Flight]) -> dict[bytes, int]:
-        """Return the delivery counts to raise while key queues wait, so that whoever takes over goes on counting (T5)."""
+        """Return the delivery counts to raise while key queues wait, so that the next owner counts on from there (T5)."""
         return {flight.entry: flight.count for flight in flights if flight.state == "held"}
 
     def written(self, flights: Iterable[Flight]) -> None:
@@ -719,12 +723,12 @@ class InFlight:
         self.ending, self.sending = self.sending + self.ending, []
 
     def lose(self, reason: str) -> None:
-        """The partition belongs to somebody else: nothing more of it is settled (M4)."""
+        """The partition belongs to another owner: nothing more of it is settled (M4)."""
         self.lost = self.lost or reason
         self.drop()
 
     def drop(self) -> None:
-        """Forget what is to be settled, since the next owner does that."""
+        """Forget what there is to settle, since the next owner settles it."""
         for entry in (*self.done, *self.acking):
             del self.flights[entry]
         for ending in (*self.ending, *self.sending):
@@ -736,8 +740,8 @@ class InFlight:
     def give_back(self) -> None:
         """No handler runs any more: settle the attempts that `retry` may have counted as not used (T5).
 
-        Each was the first of its key queue and is to be so again, so these get the earliest due times. The server refuses what it has never
-        counted (S1).
+        Each was the first of its key queue and must be so again, so these get the earliest due times. The server refuses attempts that it
+        has never counted (S1).
         """
         counted = [flight for flight in self.flights.values() if flight.body is not None and flight.state in ("counting", "counted")]
         for place, flight in enumerate(counted, 1):
@@ -752,7 +756,7 @@ class InFlight:
         return counts | dict.fromkeys([entry for entry, _ in self.withheld if entry not in self.flights], 0)
 
     def hand_back_again(self) -> tuple[dict[bytes, int], list[Resolution]]:
-        """Return what to say once more after the release, since a raise that came late may have undone it (T5)."""
+        """Return what to repeat after the release, since a late raise may have undone it (T5)."""
         stream = ((entry, flight) for entry, flight in self.flights.items() if flight.body is None)
         return {entry: flight.count for entry, flight in stream if flight.state in ("held", "counting", "counted")}, self._given_back
 
@@ -789,7 +793,7 @@ class InFlight:
         return ending
 
     def _body(self, flight: Flight, error: tuple[str, str, str], attempts: int, now: int) -> Body:
-        """Return what is kept of a message that failed."""
+        """Return the record to keep of a message that failed."""
         body, ms = flight.body, now // 1000
         first = flight.first_failed or ms
         if body is not None and body.failure is not None:
@@ -800,7 +804,7 @@ class InFlight:
         return msgspec.structs.replace(body, failure=failure)
 
     def _bury(self, entry: Unreadable, body: Body | None, now: int) -> None:
-        """Send what cannot be read to the dead letters, with the reason."""
+        """Send an unreadable message to the dead letters, with the reason."""
         failure = Failure("Unreadable", entry.reason, "", 0, now // 1000, now // 1000, self.member)
         dead = msgspec.structs.replace(body or Body(entry.entry_id, entry.fields), failure=failure)
         flight = Flight("", None, partition=self.partition, token=self.token, entry=entry.entry_id, fields=entry.fields, body=body)
