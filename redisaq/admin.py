@@ -63,6 +63,7 @@ from redisaq.brokers.steps.administration import (
     ViewPartition,
     ViewStream,
 )
+from redisaq.brokers.steps.examination import Examine
 from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
@@ -80,6 +81,7 @@ from redisaq.brokers.steps.schedules import ReadSchedules
 from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.core.codec import Deserializer
+from redisaq.core.diagnosis import Finding, diagnose, refused
 from redisaq.core.entry_ids import before_entry, before_time, parse_id
 from redisaq.core.history import Change as Noted, ranges_of
 from redisaq.core.records import is_id
@@ -98,6 +100,7 @@ __all__ = [
     "DeadMessage",
     "DeadSummary",
     "DelayedMessage",
+    "Finding",
     "Following",
     "GroupInfo",
     "GroupStanding",
@@ -235,6 +238,26 @@ class Admin:
             evicts=facts.evicts,
             keys=facts.keys,
         )
+
+    @in_one_loop
+    async def diagnose(self) -> list[Finding]:
+        """Look at the server as redisaq needs it: version, persistence, memory, access rights, clock, replicas, connections.
+
+        It changes nothing. What the user may not ask is a finding, not an error, and so is a server that refuses the connection. If the
+        user may not ask for its rights, either, it tries the commands on keys of a topic that cannot exist.
+
+        Raises:
+            ConnectionFailed: the server cannot be reached, or does not answer.
+        """
+        try:
+            with time_limit(self._timeout):
+                return diagnose(await self._ask(lambda: self._broker.do(Examine())))
+        except ConnectionFailed as error:
+            if not error.permanent:
+                raise
+            from redisaq.brokers.redis.rights import access_rules  # noqa: PLC0415 -- with a real server only
+
+            return [refused(error.reason, access_rules(self._access.namespace))]
 
     @in_one_loop
     async def topics(self) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Literal
 import cyclopts
 from rich.console import Console
 
-from redisaq.cli import changing, dashboard, dead, demo, looking, messages, server, top, worker
+from redisaq.cli import changing, dashboard, dead, demo, doctor, looking, messages, server, top, worker
 from redisaq.cli.common import INTERRUPTED, NO, SERVER, USAGE, Refused
 from redisaq.errors import ConnectionFailed, RedisaqError, ServerError, SettingsError
 from redisaq.identity import VERSION
@@ -82,7 +82,7 @@ def make_commands() -> cyclopts.App:
         *(looking.topics, looking.topic, looking.group, looking.schedule, dead.dead),
         *(messages.pending, messages.retries, messages.delayed, messages.message, messages.tail, messages.retry, messages.cancel),
         *(changing.produce, changing.grow, changing.pause, changing.resume, changing.seek, changing.delete),
-        *(worker.worker, top.top, dashboard.dashboard, demo.demo, server.server),
+        *(worker.worker, top.top, dashboard.dashboard, doctor.doctor, demo.demo, server.server),
     ]
     for command in found:
         commands.command(command)

@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint
 from redisaq.brokers.memory import (
     administration,
     coordination,
+    examination,
     leases,
     messages,
     producing,
@@ -33,7 +34,7 @@ from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
 
-FAMILIES = (administration, coordination, leases, messages, producing, retention, retrying, schedules, settling, topics)
+FAMILIES = (administration, coordination, examination, leases, messages, producing, retention, retrying, schedules, settling, topics)
 """Importing each of these registers the functions that do its steps."""
 
 R = TypeVar("R")

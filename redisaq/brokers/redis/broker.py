@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 from redisaq.brokers.redis import (
     administration,
     coordination,
+    examination,
     leases,
     messages,
     producing,
@@ -32,7 +33,7 @@ from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.errors import ServerError
 from redisaq.link import Link
 
-FAMILIES = (administration, coordination, leases, messages, producing, retention, retrying, schedules, settling, topics)
+FAMILIES = (administration, coordination, examination, leases, messages, producing, retention, retrying, schedules, settling, topics)
 """Importing each of these registers the functions that do its steps."""
 
 R = TypeVar("R")

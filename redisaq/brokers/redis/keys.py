@@ -77,16 +77,16 @@ class Keys:
     """The keys of one namespace."""
 
     def __init__(self, namespace: str) -> None:
-        self._namespace = namespace
+        self.namespace = namespace
         self.topics = f"{namespace}:topics".encode()
         self._groups: dict[GroupName, GroupKeys] = {}
         self._partitions: dict[GroupName, dict[int, PartitionKeys]] = {}
 
     def _topic_tag(self, topic: str) -> str:
-        return f"{{{self._namespace}:{topic}}}"
+        return f"{{{self.namespace}:{topic}}}"
 
     def _partition_tag(self, topic: str, partition: int) -> str:
-        return f"{{{self._namespace}:{topic}:{partition}}}"
+        return f"{{{self.namespace}:{topic}:{partition}}}"
 
     def meta(self, topic: str) -> bytes:
         """Return the topic's hash: generation, partitions, format."""
@@ -137,7 +137,7 @@ class Keys:
 
     def topic_pattern(self, topic: str) -> str:
         """Return a pattern for SCAN that every key of the topic matches, and some keys of other topics; `is_of_topic` excludes those."""
-        return re.sub(r"([\\*?\[\]^])", r"\\\1", f"{{{self._namespace}:{topic}") + "[:}]*"
+        return re.sub(r"([\\*?\[\]^])", r"\\\1", f"{{{self.namespace}:{topic}") + "[:}]*"
 
     def is_of_topic(self, key: bytes, topic: str) -> bool:
         """Tell whether a key is one of the topic's, except its `meta`.

@@ -16,9 +16,7 @@ OUTSIDE_SCRIPTS = (
 )
 """Commands that are sent as such, and that no script need call."""
 
-DISPENSABLE = frozenset(
-    {"client|info", "client|kill", "client|unblock", "cluster|info", "dbsize", "info", "spublish", "ssubscribe", "type"}
-)
+DISPENSABLE = frozenset({"client|info", "client|kill", "client|unblock", "cluster|info", "dbsize", "spublish", "ssubscribe", "type"})
 """Commands without which redisaq works on, less well."""
 
 _CALLS = re.compile(rb"redis\.p?call\('(\w+)'(?:, '(\w+)')?")

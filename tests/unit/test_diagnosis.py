@@ -1,0 +1,129 @@
+"""What is found wrong with a server, by what it said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from redisaq.brokers.redis.examination import CONNECTED, tries
+from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.redis.rights import DISPENSABLE, commands_needed
+from redisaq.core.diagnosis import Denial, Examination, Finding, diagnose, refused
+
+INFO = {
+    "valkey_version": "9.1.0",
+    "role": "master",
+    "connected_slaves": "0",
+    "maxclients": "100",
+    "connected_clients": "7",
+    "used_memory": "1048576",
+    "cluster_enabled": "0",
+}
+CONFIG = {
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "save": "",
+    "maxmemory": "104857600",
+    "maxmemory-policy": "noeviction",
+    "min-replicas-to-write": "0",
+    "tcp-keepalive": "300",
+    "timeout": "0",
+}
+GOOD = Examination("shop", user="worker", info=INFO, config=CONFIG, clock=0.3, asking=0.01)
+
+
+def wrong(seen: Examination) -> list[tuple[str, str, str]]:
+    """Return level, subject and fix of what is not right."""
+    return [(one.level, one.about, one.fix) for one in diagnose(seen) if one.level != "ok"]
+
+
+def seen(**changes: str) -> Examination:
+    """Return a good server with some settings, or fields of INFO, changed."""
+    config = {name.replace("_", "-"): value for name, value in changes.items() if name.replace("_", "-") in CONFIG}
+    info = {name: value for name, value in changes.items() if name.replace("_", "-") not in CONFIG}
+    return replace(GOOD, config=CONFIG | config, info=INFO | info)
+
+
+def test_a_good_server() -> None:
+    assert wrong(GOOD) == []
+    assert [one.about for one in diagnose(GOOD)] == ["version", "persistence", "memory", "rights", "clock", "replicas", "connections"]
+
+
+CASES: list[tuple[dict[str, str], list[tuple[str, str, str]]]] = [
+    ({"maxmemory_policy": "allkeys-lru"}, [("error", "memory", "CONFIG SET maxmemory-policy noeviction")]),
+    ({"maxmemory_policy": "volatile-lru", "maxmemory": "0"}, [("warning", "memory", "CONFIG SET maxmemory-policy noeviction")]),
+    ({"maxmemory": "0"}, []),
+    ({"used_memory": "100000000"}, [("warning", "memory", "CONFIG SET maxmemory 209715200")]),
+    ({"appendonly": "no"}, [("error", "persistence", "CONFIG SET appendonly yes")]),
+    ({"appendonly": "no", "save": "3600 1"}, [("warning", "persistence", "CONFIG SET appendonly yes")]),
+    ({"appendfsync": "no"}, [("warning", "persistence", "CONFIG SET appendfsync everysec")]),
+    ({"aof_last_write_status": "err"}, [("error", "persistence", "")]),
+    ({"rdb_last_bgsave_status": "err"}, [("error", "persistence", "")]),
+    ({"cluster_enabled": "1"}, [("warning", "cluster", "cluster-enabled no (in the server's configuration file, then restart it)")]),
+    ({"role": "slave", "master_host": "db", "master_port": "6379"}, [("error", "replicas", "")]),
+    ({"connected_slaves": "1", "slave0": "ip=x,state=online"}, [("warning", "replicas", "CONFIG SET min-replicas-to-write 1")]),
+    ({"connected_slaves": "1", "slave0": "state=online", "min_replicas_to_write": "1"}, []),
+    ({"connected_slaves": "1", "slave0": "state=wait_bgsave", "min_replicas_to_write": "1"}, [("warning", "replicas", "")]),
+    ({"timeout": "10"}, [("warning", "connections", "CONFIG SET timeout 0")]),
+    ({"tcp_keepalive": "0"}, [("warning", "connections", "CONFIG SET tcp-keepalive 300")]),
+    ({"connected_clients": "95"}, [("warning", "connections", "CONFIG SET maxclients 200")]),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"), CASES, ids=lambda value: ",".join(map("=".join, value.items())) if isinstance(value, dict) else ""
+)
+def test_what_is_wrong(changes: dict[str, str], expected: Any) -> None:
+    assert wrong(seen(**changes)) == expected
+
+
+def test_a_server_that_does_not_say() -> None:
+    """INFO tells some of what CONFIG may not be asked for."""
+    unknown = ("warning", "settings", "ACL SETUSER worker +config|get")
+    assert wrong(replace(GOOD, config=None, info=INFO | {"aof_enabled": "1", "maxmemory_policy": "noeviction"})) == [unknown]
+    assert wrong(replace(GOOD, config=None)) == [unknown, ("warning", "persistence", "CONFIG SET appendonly yes")]
+    evicts = replace(GOOD, config=None, info=INFO | {"maxmemory": "5000000", "maxmemory_policy": "allkeys-lru", "aof_enabled": "1"})
+    assert [one[:2] for one in wrong(evicts)] == [("warning", "settings"), ("error", "memory")]
+
+
+def test_clocks() -> None:
+    assert wrong(replace(GOOD, clock=1.5, asking=0.6)) == []  # so long it may have been on its way
+    ahead, behind = (diagnose(replace(GOOD, clock=clock))[4] for clock in (7.0, -7.0))
+    assert (ahead.level, behind.level) == ("warning", "warning")
+    assert "7.0 s ahead of this machine's" in ahead.text
+    assert "7.0 s behind this machine's" in behind.text
+
+
+def test_rights() -> None:
+    denials = (
+        Denial("xadd"),
+        Denial("set"),
+        Denial("client|kill", dispensable=True),
+        Denial("", "key"),
+        Denial("", "channel", dispensable=True),
+    )
+    assert wrong(replace(GOOD, denials=denials)) == [
+        ("error", "rights", "ACL SETUSER worker ~shop:topics ~{shop:*"),
+        ("warning", "rights", "ACL SETUSER worker &{shop:*"),
+        ("error", "rights", "ACL SETUSER worker +xadd +set"),
+        ("warning", "rights", "ACL SETUSER worker +client|kill"),
+    ]
+
+
+def test_a_server_that_refuses_the_connection() -> None:
+    assert refused("the server is Redis 6.2, but redisaq needs at least Redis 7.0", ["+get"]).fix == ""
+    assert refused("user 'walker' lacks a permission that is needed to connect (NOPERM)", ["~x", "+get"]).fix == "ACL SETUSER walker +get"
+
+
+def test_the_memory_broker() -> None:
+    assert diagnose(Examination("", memory_only=True)) == [
+        Finding("warning", "server", "this is the memory broker: everything is lost when the process ends")
+    ]
+
+
+def test_each_command_can_be_tried() -> None:
+    needed = set(commands_needed())
+    assert needed - CONNECTED <= tries(Keys("shop")).keys()
+    assert needed >= DISPENSABLE - {"dbsize"}
