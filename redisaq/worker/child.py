@@ -181,7 +181,7 @@ def main() -> int:
             logger.exception("importing %s failed", job.app, exc_info=without_ours(error))
             return _refuse(pipe, Refused(FAILED, f"importing {job.app} failed"))
         _set_up_fallback(job)
-        return _serve(app, pipe.dup(), job)
+        return _serve(app, pipe, job)
 
 
 def _set_up_fallback(job: Job) -> None:
@@ -198,7 +198,10 @@ def _refuse(pipe: socket.socket, refused: Refused) -> int:
 def _serve(app: App[Any], pipe: socket.socket, job: Job) -> int:
     try:
         with app.replace(url=job.url):
-            run(Service(app, pipe, job), backend=job.backend)
+            run(Service(app, pipe.dup(), job), backend=job.backend)
+    except SettingsError as error:
+        pipe.settimeout(None)  # the event loop has made it non-blocking
+        return _refuse(pipe, Refused(REFUSED, str(error)))
     except RedisaqError as error:
         logger.error("%s", error)  # noqa: TRY400 -- it is a sentence for whoever runs the worker
     except Exception:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import UTC, datetime
+from types import TracebackType
+from typing import TypeAlias
 
 import msgspec
 
 from redisaq.describing import is_tame, name_of, shown, text_of, traceback_of
 from redisaq.logs import FORMAT
 from redisaq.worker.reports import LogFormat
+
+ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
 """Attributes that every record has. The others are its `extra`."""
@@ -69,12 +73,11 @@ class TextFormatter(logging.Formatter):
         """
         super().__init__(FORMAT.replace("%(name)s", f"%(name)s[{child}]" if child else "%(name)s"))
 
-    def formatException(self, ei: object) -> str:  # noqa: N802 -- the base class's name
+    def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 -- the base class's name
         """Return a traceback, bounded."""
-        error = ei[1] if isinstance(ei, tuple) else None
-        if isinstance(error, BaseException) and not is_tame(error):
-            return traceback_of(error)
-        return super().formatException(ei)  # type: ignore[arg-type]  # as it came
+        if ei[1] is not None and not is_tame(ei[1]):
+            return traceback_of(ei[1])
+        return super().formatException(ei)
 
 
 def _describe(value: object) -> object:

@@ -213,7 +213,16 @@ def test_a_program_that_cannot_be_imported_shows_its_traceback_once(place: Path)
     assert "importing shop:app failed" in log
 
 
-def test_what_is_no_app_is_one_line(place: Path) -> None:
-    with worker(place, "jobs = 1", health=False) as shop:
+@pytest.mark.parametrize(
+    ("program", "url", "reason"),
+    [
+        ("jobs = 1", "memory://", "module shop has no 'app'"),
+        (DYING, "rediss:nowhere", "the URL begins with none of"),
+    ],
+)
+def test_what_cannot_be_run_at_all_is_one_line(place: Path, program: str, url: str, reason: str) -> None:
+    with worker(place, program, "--url", url, health=False) as shop:
         assert shop.end() == 2
-        assert shop.log() == "redisaq worker: module shop has no 'app'\n"
+        assert shop.log().startswith("redisaq worker: ")
+        assert reason in shop.log()
+        assert shop.log().count("\n") == 1
