@@ -13,13 +13,14 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from redisaq.admin_views import GroupInfo, MemberInfo, PartitionInfo, ServerInfo, StreamInfo, TopicInfo
+from redisaq.admin_views import DeadSummary, GroupInfo, HistoryEntry, MemberInfo, PartitionInfo, ServerInfo, StreamInfo, TopicInfo
 from redisaq.watching import attention
-from redisaq.watching.attention import MemberSample, Ownerless, Sample, Steady
+from redisaq.watching.attention import DeadSample, MemberSample, Ownerless, Sample, Steady
 from redisaq.watching.colours import Slots
 from redisaq.watching.counting import Counter, Lately
 from redisaq.watching.curves import NEAR_STEP, Series
-from redisaq.watching.snapshot import GroupView, PartitionView, ServerView, Severity, Snapshot, State, TopicView, Totals
+from redisaq.watching.history import sentence_of
+from redisaq.watching.snapshot import GroupView, HistoryView, PartitionView, ServerView, Severity, Snapshot, State, TopicView, Totals
 from redisaq.watching.words import duration
 
 MOST_CURVES = 500
@@ -33,6 +34,12 @@ REMEMBERED = 90.0
 
 ENOUGH = 10.0
 """Seconds of work: a backlog below that is no backlog."""
+
+MOST_DEAD = 20
+"""Partitions whose newest dead letter is read at once."""
+
+MOST_NAMED = 1000
+"""Partitions of one range that a change of the history is shown with."""
 
 AHEAD = 20.0
 """Seconds by which partitions in trouble come before others when not all can be read."""
@@ -136,6 +143,9 @@ class _Group:
         self.view: GroupView | None = None
         self.last_owner: dict[int, int] = {}
         self.series = _Drawn() if curves else None
+        self.history: tuple[HistoryEntry, ...] | None = None
+        self.unexplained: dict[int, float] = {}  # partitions in which messages have died since their newest dead letter was read
+        self.newest_dead: DeadSample | None = None
 
     @property
     def about(self) -> str:
@@ -159,6 +169,8 @@ class _Group:
             self.finished.grow(-1 if moved else finished, at)
             self.died.grow(info.died - before.died, at)
             self.fresh.put(info.died - before.died, at)
+            if info.died > before.died:
+                self.unexplained[info.partition] = at
             self.fresh_lost.put(info.lost - before.lost, at)
         share.info, share.at, share.view = info, at, None
 
@@ -240,6 +252,30 @@ class Accumulator:
         while group.samples[0].at < at - REMEMBERED:
             group.samples.popleft()
         self._steady.put(group.about, at, attention.look(group.samples))
+
+    def is_paused(self, topic: str, group: str) -> bool:
+        """Return whether a group was paused when it was last seen."""
+        info = self._topics[topic].groups[group].info
+        return info is not None and info.paused
+
+    def saw_history(self, topic: str, group: str, entries: Iterable[HistoryEntry]) -> None:
+        """Take the latest changes of a group, the latest first."""
+        known = self._topics[topic].groups[group]
+        known.history = tuple(entries)
+        known.slots.explain(known.history)
+
+    def unexplained_dead(self, topic: str, group: str) -> list[int]:
+        """Return the partitions whose newest dead letter should be read, because messages have died there: a few of them."""
+        found = self._topics[topic].groups[group].unexplained
+        return sorted(found, key=lambda number: (-found[number], number))[:MOST_DEAD]
+
+    def saw_dead(self, topic: str, group: str, letters: Sequence[DeadSummary]) -> None:
+        """Take the newest dead letters of the partitions that were asked for, the newest first."""
+        known = self._topics[topic].groups[group]
+        known.unexplained.clear()
+        if letters:
+            newest = letters[0]
+            known.newest_dead = DeadSample(newest.error_type, newest.where, newest.died_at.timestamp())
 
     def missing_group(self, topic: str, group: str) -> None:
         """Forget a group that does not exist any more."""
@@ -438,11 +474,14 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         for view, member in zip(members, sorted(info.members, key=group.slots.order), strict=True)
         if _lives(member)
     )
+    paused = next((one for one in group.history or () if one.what == "paused"), None)
     sample = Sample(
         at=at,
         topic=topic.topic,
         group=group.group,
         paused=info.paused,
+        paused_at=None if paused is None or not info.paused else paused.at.timestamp(),
+        paused_by="" if paused is None or not info.paused else paused.by,
         alone=info.alone,
         lapsed=info.lapsed,
         retention_idle=info.retention_idle,
@@ -453,6 +492,7 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         handled=handled,
         fresh=group.fresh.sum(at),
         fresh_lost=group.fresh_lost.sum(at),
+        newest_dead=group.newest_dead,
         ownerless=tuple(ownerless),
     )
     view = GroupView(
@@ -479,7 +519,7 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         gone=gone,
         partitions=tuple(views),
         in_handlers=None,
-        history=None,
+        history=None if group.history is None else tuple(_history_view(group, one) for one in group.history),
         arriving_curve=None,
         handled_curve=None,
         backlog_curve=None,
@@ -489,6 +529,19 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         within=within,
     )
     return sample, view
+
+
+def _history_view(group: _Group, entry: HistoryEntry) -> HistoryView:
+    partitions = tuple(number for first, last in entry.partitions for number in range(first, min(last, first + MOST_NAMED) + 1))
+    return HistoryView(
+        at=entry.at.timestamp(),
+        what=entry.what,
+        member=group.slots.of(entry.member),
+        by=entry.by,
+        partitions=partitions,
+        count=entry.count,
+        sentence=sentence_of(entry, partitions),
+    )
 
 
 def _caught_up_in(backlog: int, arriving: float | None, handled: float | None) -> float | None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from redisaq.admin_views import MemberInfo
+from redisaq.admin_views import HistoryEntry, MemberInfo
 from redisaq.watching.snapshot import MemberView
 
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
@@ -67,6 +67,18 @@ class Slots:
         """Return a member's slot; None if it has none."""
         known = self._known.get(incarnation)
         return None if known is None else known.slot
+
+    def explain(self, history: Iterable[HistoryEntry]) -> None:
+        """Take from the history, the latest first, how members went; what was guessed may have been wrong."""
+        for entry in history:
+            known = self._known.get(entry.member)
+            if known is None or known.view.gone is None:
+                continue
+            match entry.what:
+                case "left" | "taken for dead" as went:
+                    known.view = replace(known.view, went=went, gone=entry.at.timestamp())
+                case _:
+                    pass
 
     @property
     def places(self) -> dict[int, str]:

@@ -33,6 +33,9 @@ LINGER = 30.0
 PAGE = 100
 """Partitions of one look: the server spends 0.7 ms on it."""
 
+HISTORY = 50
+"""Changes of a group's history that are read."""
+
 BUDGET = 770.0
 """Partitions that may be looked at in one second: half a percent of the server's time."""
 
@@ -244,18 +247,26 @@ class Sampler:
             await anyio.sleep(len(page) / BUDGET)
         return 1 + len(stale)
 
-    async def _look_at_group(self, topic: str, group: str, looks: float) -> int:
+    async def _look_at_group(self, topic: str, group: str, most: float) -> int:
         """Look at a group: at so many of its partitions, then at its members. Return how many looks that took."""
         seen = self._accumulator
-        stale = seen.stalest(topic, group)[: int(looks)]
+        stale = seen.stalest(topic, group)[: int(most)]
         for page in _pages(stale):
             seen.saw_partitions(topic, group, await _within(self._admin.partitions(topic, group, page)))
             await anyio.sleep(len(page) / BUDGET)
         # One partition whole: with what nobody has a screen for, at least it tells whether the group is there.
         shown = {one.screen.partition for one in self._watching if _shows(one.screen, topic, group) and one.screen.partition is not None}
         known = sorted(number for number in shown if number < seen.partitions(topic)) or [0]
-        seen.saw_group(await _within(self._admin.group(topic, group, partitions=known)))
-        return len(stale) + len(known)
+        info = await _within(self._admin.group(topic, group, partitions=known))
+        looks = len(stale) + len(known)
+        if info.paused != seen.is_paused(topic, group) or any(_shows_inside(one.screen, topic, group) for one in self._watching):
+            seen.saw_history(topic, group, await _within(self._admin.history(topic, group, count=HISTORY)))
+            looks += 1
+        seen.saw_group(info)
+        if dead := seen.unexplained_dead(topic, group):
+            seen.saw_dead(topic, group, await _within(self._admin.dead_summaries(topic, group, partitions=dead, count=1)))
+            looks += len(dead)
+        return looks
 
 
 def _shows(screen: Screen, topic: str, group: str) -> bool:
@@ -263,6 +274,11 @@ def _shows(screen: Screen, topic: str, group: str) -> bool:
     if screen.view == "overview" or not screen.topic:
         return True
     return screen.topic == topic and (not group or not screen.group or screen.group == group)
+
+
+def _shows_inside(screen: Screen, topic: str, group: str) -> bool:
+    """Tell whether a screen shows the inside of a group."""
+    return (screen.topic, screen.group) == (topic, group)
 
 
 def _pages(numbers: Sequence[int]) -> Iterator[Sequence[int]]:

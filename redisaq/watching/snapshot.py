@@ -21,9 +21,6 @@ Severity = Literal["bad", "warn", "calm"]
 State = Literal["keeps up", "behind", "no members", "slow handler", "paused"]
 """A group's state, in the words to show."""
 
-Happened = Literal["joined", "left", "taken for dead", "paused", "resumed", "sought", "redriven", "purged", "grown", "deleted"]
-"""The changes that the history of a group lists."""
-
 ViewName = Literal["overview", "topic", "group", "partition", "dead letters", "message", "schedule"]
 """The views that a Screen may name."""
 
@@ -235,7 +232,7 @@ class HistoryView(msgspec.Struct, frozen=True):
 
     Attributes:
         at: when it happened.
-        what: what happened.
+        what: what happened: see `HistoryEntry.what`.
         member: the slot of the member that it is about; None if it is about none, or if that member is forgotten.
         by: who did it: the name of a member or of an administrator; "" if not known.
         partitions: the partitions that it is about, sorted.
@@ -244,7 +241,7 @@ class HistoryView(msgspec.Struct, frozen=True):
     """
 
     at: float
-    what: Happened
+    what: str
     member: int | None
     by: str
     partitions: tuple[int, ...]
@@ -279,7 +276,7 @@ class GroupView(msgspec.Struct, frozen=True):
         gone: members that went within the last hour, the latest first.
         partitions: its partitions, in order. They may be fewer than the topic has until the first round is complete.
         in_handlers: the messages that have been in handlers longest, longest first; None unless somebody watches this group.
-        history: the latest changes, the newest first; None unless somebody watches this group.
+        history: the latest changes, the newest first; None if they are not known: they are read while somebody watches this group.
         arriving_curve: `arriving` over time; None for a group without curves (see Sampler).
         handled_curve: `handled` over time.
         backlog_curve: `unread + pending` over time.

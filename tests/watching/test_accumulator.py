@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from redisaq.admin_views import GroupInfo, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
+from redisaq.admin_views import DeadSummary, GroupInfo, HistoryEntry, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
 from redisaq.watching.accumulator import Accumulator
 from redisaq.watching.curves import Series
 from redisaq.watching.snapshot import Curve, GroupView, Snapshot
@@ -313,3 +313,66 @@ def test_only_so_many_groups_have_curves() -> None:
     seen.saw_topics(names, T0)
     curves = [topic.arriving_curve is not None for topic in seen.snapshot(T0).topics]
     assert (sum(curves), curves[0], curves[-1]) == (500, True, False)
+
+
+def entry(what: str, at: float, **more: Any) -> HistoryEntry:
+    values: dict[str, Any] = {"member": "", "name": "", "by": "", "partitions": (), "count": None, "to": "", **more}
+    return HistoryEntry(f"{int(at * 1000)}-0", moment(at), what, **values)
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (entry("joined", T0, member="A", name="host-2:7"), "host-2:7 joined"),
+        (entry("left", T0, member="A", name="host-2:7"), "host-2:7 left"),
+        (
+            entry("taken for dead", T0, name="host-2:7", by="host-1:1", partitions=((3, 3),), count=1),
+            "host-2:7 was taken for dead by host-1:1: partition 3 lost its owner",
+        ),
+        (
+            entry("taken for dead", T0, name="host-2:7", partitions=((3, 4), (9, 9)), count=3),
+            "host-2:7 was taken for dead: partitions 3–4, 9 lost their owner",
+        ),
+        (entry("grown", T0, partitions=((4, 7),), count=8), "grown to 8 partitions"),
+        (entry("paused", T0, by="mara@ops-1"), "paused by mara@ops-1"),
+        (entry("sought", T0, by="mara", partitions=((0, 3),), count=4, to="latest"), "moved to latest by mara: 4 partitions"),
+        (entry("redriven", T0, by="mara", count=1204), "1,204 dead letters redriven by mara"),
+        (entry("blessed", T0, by="a later version"), "blessed by a later version"),
+    ],
+)
+def test_history_reads_as_sentences(found: HistoryEntry, sentence: str) -> None:
+    scene = Scene()
+    scene.look()
+    scene.seen.saw_history("orders", "billing", [found])
+    history = scene.look().history
+    assert history is not None
+    assert [(one.sentence, one.at) for one in history] == [(sentence, T0)]
+
+
+def test_the_history_tells_how_a_member_went_and_who_paused() -> None:
+    scene = Scene(members=(member("a", 0), member("b")))
+    scene.look()
+    scene.members, scene.group = (member("b", 0),), {"paused": True}
+    scene.look()
+    scene.seen.saw_history("orders", "billing", [entry("paused", T0 + 3, by="mara"), entry("taken for dead", T0 + 1, member="A")])
+    (gone,) = scene.look().gone
+    assert (gone.went, gone.gone) == ("taken for dead", T0 + 1)
+    (found,) = scene.snapshot().attention
+    assert (found.sentence, found.since) == ("has been paused for 3 s by mara.", T0 + 3)
+
+
+def test_new_dead_letters_are_explained() -> None:
+    scene = Scene(partitions=3)
+    scene.look()
+    assert scene.seen.unexplained_dead("orders", "billing") == []
+    scene.add(1, dead=2, died=2, added=2)
+    scene.look()
+    assert scene.seen.unexplained_dead("orders", "billing") == [1]
+    letter = DeadSummary(
+        "orders", "billing", 1, "1-0", "m", None, "TimeoutError", "", "bank.py:41", "k", 5, 0, "1-0", moment(scene.now - 20)
+    )
+    scene.seen.saw_dead("orders", "billing", [letter])
+    assert scene.seen.unexplained_dead("orders", "billing") == []
+    scene.look(0.1)
+    (found,) = scene.snapshot().attention
+    assert (found.subject, found.code, found.more) == ("2 new dead letters", "TimeoutError", "at bank.py:41, 20 s ago.")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, Producer
+from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.admin import Admin, GroupInfo, PartitionInfo
 from redisaq.brokers import open_broker
 from redisaq.brokers.steps.coordination import make_groups
@@ -266,5 +266,32 @@ def test_cancelling_leaves_nothing_and_it_may_run_again() -> None:
                         await anext(watching)
                     tasks.cancel_scope.cancel()
             assert sampler.latest.number >= 3
+
+    run(main)
+
+
+def test_a_group_on_the_screen_has_its_history_and_what_died_its_kind() -> None:
+    async def fail(message: Message[Any]) -> None:
+        raise ValueError(message.msg_id)
+
+    async def main() -> None:
+        await make("orders", 1, messages=2)
+        async with sampling() as (sampler, admin), Admin(URL, client="mara@ops-1") as mara:
+            with sampler.watch(Screen("group", "orders", "billing")) as watching:
+                await anext(watching)
+                async with Consumer("orders", URL, group_name="billing", retry=RetryPolicy(max_attempts=1), client="host-2:7") as consumer:
+                    await consumer.process(fail, until_empty=True)
+                await mara.pause("orders", "billing")
+                await anyio.sleep(5)
+                snapshot = await anext(watching)
+                group = snapshot.group("orders", "billing")
+                assert group is not None
+                assert group.history is not None
+                assert [one.sentence for one in group.history][:3] == ["paused by mara@ops-1", "host-2:7 left", "host-2:7 joined"]
+                found = {one.key.partition(":")[0]: one for one in snapshot.attention}
+                assert found["dead"].subject == "2 new dead letters"
+                assert found["dead"].code == "ValueError"
+                assert "by mara@ops-1" in found["paused"].sentence
+            del admin
 
     run(main)
