@@ -1,4 +1,4 @@
-"""What the parent answers over HTTP: /live, /ready, /metrics and /status, from what it knows of its children."""
+"""The parent's answers over HTTP: /live, /ready, /metrics and /status, from what it knows of its children."""
 
 from __future__ import annotations
 

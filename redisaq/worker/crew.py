@@ -1,9 +1,9 @@
-"""What the parent knows of its children, and what follows from it: are they alive, and are they ready?
+"""The parent's knowledge of its children, and what follows from it: whether they are alive, and whether they are ready.
 
 Nothing here waits or has a clock: times are seconds of the parent's event loop, given by the caller.
 
-A child is *live* if its event loop turns. Its reports say so: they come from a timer of that loop, and depend on neither handlers nor
-the server. A child that is being started (or started again) counts as live, so that a probe does not kill the parent for it.
+A child is *live* if its event loop turns. Its reports say so: they come from a timer of that loop, and depend on neither handlers nor the
+server. A child that is being started (or started again) counts as live, so that a probe does not kill the parent for it.
 
 A child is *ready* if it serves, and each of its consumers is connected and has joined, or waits for its topic.
 """

@@ -37,7 +37,7 @@ from redisaq.worker.settings import Address, WorkerSettings, check_installed
 logger = logging.getLogger("redisaq.worker")
 
 DEATHS, WITHIN = 5, 60.0
-"""So many children that die within so many seconds end the parent."""
+"""DEATHS children that die within WITHIN seconds end the parent."""
 
 POLICY = RestartPolicy(max_restarts=DEATHS - 1, within=WITHIN, backoff=0.2, max_backoff=30.0)
 

@@ -1,7 +1,8 @@
-"""Adds up the metrics of all children, those that have ended included.
+"""Adds up the metrics of all children, including those that have ended.
 
-In: the metrics that each child reported last. Out: metrics of the whole worker. Counters and histograms are summed, and what an ended
-child counted stays in the sum. Everything else (gauges) tells of now: it is kept apart for each living child, by the label `child`.
+Input: the metrics that each child reported last. Output: metrics of the whole worker. Counters and histograms are summed, and what an ended
+child counted stays in the sum. All other metrics (gauges) describe the present: they are kept apart for each living child, by the label
+`child`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Totals:
         self._past: list[Family] = []
 
     def update(self, child: int, families: list[Family]) -> None:
-        """Take what a child reports."""
+        """Record what a child reports."""
         self._last[child] = families
 
     def bury(self, child: int) -> None:
