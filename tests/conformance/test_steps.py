@@ -20,6 +20,7 @@ from redisaq.brokers.steps.retention import Keeping, ReadKeeping
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.entry_ids import START, format_id
+from redisaq.core.history import Change
 from redisaq.core.membership import EMPTY
 from tests.conformance.steps import append
 
@@ -41,6 +42,7 @@ FIELDS: dict[str, object] = {
     "before": b"1-1",
     "attempt": 2,
     "below": b"1-1",
+    "change": Change("grown"),
     "count": 10,
     "counts": {b"1-1": 2},
     "dead_maxlen": None,
