@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 import anyio
 import msgspec
 
-from redisaq.admin_messages import AT_ONCE, TOGETHER, Following, Listing, Search, id_of, names_of
+from redisaq.admin_messages import AT_ONCE, STEPS, TOGETHER, Following, Listing, Search, id_of, names_of
 from redisaq.admin_views import (
     DeadLetterDecoder,
     DeadMessage,
@@ -801,8 +801,12 @@ class Admin:
 
     async def _do_each(self, steps: Sequence[Step[T]]) -> list[T]:
         """Do steps that only read, within the time of one call."""
+        answers: list[T] = []
         with time_limit(self._timeout):
-            return await self._ask(lambda: self._broker.do_each(steps))
+            for start in range(0, len(steps), STEPS):
+                some = steps[start : start + STEPS]
+                answers += await self._ask(partial(self._broker.do_each, some))
+        return answers
 
     async def _retry_pages(self, name: GroupName, partition: int) -> AsyncGenerator[Sequence[Scheduled]]:
         """Yield a partition's retries that are there now, page by page."""

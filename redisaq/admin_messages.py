@@ -40,10 +40,16 @@ PAGE = 100
 """Messages of one page of a list."""
 
 AT_ONCE = 1000
-"""Entries that one step of a search looks at, and the most messages that are read at once of all partitions."""
+"""The most messages that are read at once, of all partitions together."""
 
-TOGETHER = 32
-"""Partitions that are searched at the same time."""
+SEARCHED = 100
+"""Entries that one step of a search looks at. The server does nothing else meanwhile, and needs some microseconds for each."""
+
+TOGETHER = 8
+"""Partitions that are searched, or peeked into, in one write."""
+
+STEPS = 100
+"""The most steps of one write: the server does all of them before it turns to another client."""
 
 CHANGES = 3
 """How many times a message may change its place while it is looked at: each time it is looked for once more."""
@@ -215,7 +221,7 @@ class Search:
         names = [GroupName(self._topic, group) for group in groups]
         before = b"" if not entry_id else b"%d-%d" % _next(parse_id(entry_id))
         steps = {number: partial(SearchStream, self._topic, number, self._wanted) for number in partitions}
-        count = 1 if entry_id else AT_ONCE
+        count = 1 if entry_id else SEARCHED
         found = await self._search(steps, before, count, once=bool(entry_id))
         if found is not None:
             number, (found_id, fields) = found
@@ -289,7 +295,7 @@ class Search:
 
     async def _dead(self, name: GroupName, partitions: Sequence[int]) -> GroupStanding | None:
         steps = {number: partial(SearchDead, name, number, self._wanted) for number in partitions}
-        found = await self._search(steps, b"", AT_ONCE)
+        found = await self._search(steps, b"", SEARCHED)
         if found is None:
             return None
         number, (dead_id, fields) = found
