@@ -718,6 +718,7 @@ class Admin:
                 found = [row.id async for rows in self._retry_pages(name, partition) for row in rows if id_of(row) == wanted]
                 for entry_id in found:
                     if await change.make(self._broker.do(CancelRetry(name, partition, entry_id))):
+                        await self._note(change, name, Noted("cancelled", count=1))
                         return True
             return False
 
@@ -752,10 +753,11 @@ class Admin:
                 if msg_ids:
                     rows = [row async for rows in self._retry_pages(name, partition) for row in rows if id_of(row) in msg_ids]
                     found |= {row.id: moment((row.due or 0) / 1000) for row in rows}
-                in_order = sorted(found, key=lambda one: found[one])  # whatever the order of `ids`
+                in_order = sorted(found, key=found.__getitem__)  # whatever the order of `ids`
                 for start in range(0, len(in_order), PAGE):
                     page = in_order[start : start + PAGE]
                     total += await change.make(self._broker.do(RetryNow(name, partition, page, len(page))))
+            await self._note(change, name, Noted("retried now", count=total))
             return total
 
     @in_one_loop

@@ -267,8 +267,8 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     Attributes:
         entry_id: its id in the group's history.
         at: when it happened, by the server's clock.
-        what: "joined", "left", "taken for dead", "grown", "paused", "resumed", "sought", "redriven" or "purged"; other versions of redisaq
-            may write other words.
+        what: "joined", "left", "taken for dead", "grown", "paused", "resumed", "sought", "redriven", "purged", "retried now" or
+            "cancelled"; other versions of redisaq may write other words.
         member: the incarnation of the member that it is about; "" if it is about none.
         name: that member's label.
         by: the label of the administrator or member that did it; "" if the member did it to itself.
@@ -646,7 +646,8 @@ class MessageDecoder:
         except UNREADABLE:
             fields = [RAW, row.body or b""]
         content = self._content(partition, b"", fields)
-        return DelayedMessage(**content | {"msg_id": row.id.decode("utf-8", "replace")}, due=_due(row))
+        content["msg_id"] = row.id.decode("utf-8", "replace")
+        return DelayedMessage(**content, due=_due(row))
 
     def pending(self, partition: int, row: PendingRow, group: str, owner: str, owner_name: str) -> PendingMessage:
         """Return a pending message."""
@@ -688,8 +689,10 @@ class MessageDecoder:
         }
         if isinstance(message, Unreadable):
             key = _value(body, b"k").decode("utf-8", "replace") or None
-            return content | {"payload": None, "unreadable": message.reason, "key": key, "headers": _headers(_value(body, b"h"))}
-        return content | {"payload": message.payload, "unreadable": "", "key": message.key, "headers": message.headers}
+            content.update(payload=None, unreadable=message.reason, key=key, headers=_headers(_value(body, b"h")))
+        else:
+            content.update(payload=message.payload, unreadable="", key=message.key, headers=message.headers)
+        return content
 
 
 def _due(row: Scheduled) -> datetime:

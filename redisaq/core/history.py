@@ -24,8 +24,8 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something that happened.
 
     Attributes:
-        what: "joined", "left", "taken for dead", "grown", "paused", "resumed", "sought", "redriven" or "purged"; other versions may have
-            more.
+        what: "joined", "left", "taken for dead", "grown", "paused", "resumed", "sought", "redriven", "purged", "retried now" or
+            "cancelled"; other versions may have more.
         member: the incarnation of the member that it is about; "" if it is about none.
         name: the member's label, or its name; "" if it is about none.
         by: the label of the administrator or member that did it; "" if the member did it to itself.

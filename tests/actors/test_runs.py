@@ -91,7 +91,7 @@ async def test_without_an_observer_a_run_is_seen_at_heartbeats(
     noted: list[object] = []
 
     def noting(whole: Any) -> Any:
-        def note(*about: Any) -> Any:
+        def note(*about: object) -> Any:
             noted.append(about)
             return whole(*about)
 

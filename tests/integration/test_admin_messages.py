@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
-from redisaq.admin import Admin, Whereabouts
+from redisaq.admin import Admin, PendingMessage, Whereabouts
 from redisaq.errors import SettingsError, TopicMissingError
 from tests.integration.admin_bench import Bench
 from tests.server_fixtures import KeyLeaks, ServerPool
@@ -72,8 +72,13 @@ async def test_what_is_pending(admin: Admin, bench: Bench) -> None:
         await anyio.sleep_forever()
 
     before = datetime.now(UTC)
+    found, backlog, whereabouts = list[PendingMessage](), 0, Whereabouts("orders", "")
     async with bench.consumer(consumer_name="anna") as consumer, anyio.create_task_group() as tasks:
-        await tasks.start(lambda task_status: consumer.process_batch(handle, batch_size=200, task_status=task_status))
+
+        async def run() -> None:
+            await consumer.process_batch(handle, batch_size=200)
+
+        tasks.start_soon(run)
         with anyio.fail_after(30):
             await running.wait()
             while (await admin.group("orders", "billing")).pending < 150:
@@ -113,6 +118,10 @@ async def test_retries_and_retrying_now(admin: Admin, bench: Bench) -> None:
     assert await admin.backlog("orders", "billing") == 2
     assert await admin.retry_now("orders", "billing") == 118
     assert await admin.retry_now("orders", "billing") == 0
+    assert [(one.what, one.count) for one in await admin.history("orders", "billing", count=2)] == [
+        ("retried now", 118),
+        ("retried now", 2),
+    ]
     seen: list[str] = []
     async with Consumer("orders", bench.url, namespace=bench.namespace, group_name="billing") as consumer:
         with anyio.fail_after(30):
@@ -145,13 +154,14 @@ async def test_delayed_and_cancelling(admin: Admin, bench: Bench) -> None:
     (retry,) = [one async for one in admin.retries("orders", "billing")]
     assert not await admin.cancel("orders", retry.msg_id), "it is not delayed"
     assert [await admin.cancel("orders", retry.msg_id, "billing") for _ in range(2)] == [True, False]
+    assert [(one.what, one.count) for one in await admin.history("orders", "billing", count=1)] == [("cancelled", 1)]
     assert (await admin.find("orders", retry.msg_id)).groups["billing"].state == "done"
 
 
 async def test_a_retry_that_is_cancelled_while_it_runs_is_not_tried_again(admin: Admin, bench: Bench) -> None:
     """The handler runs on, whatever comes of it."""
     (msg_id,) = await bench.produce(1, partitions=1)
-    begun, cancelled, attempts = anyio.Event(), anyio.Event(), []
+    begun, cancelled, attempts = anyio.Event(), anyio.Event(), list[int]()
 
     async def handle(message: Message[Any]) -> None:
         attempts.append(message.attempt)
