@@ -1,8 +1,8 @@
 """Which messages are in handlers, and since when.
 
-In: the beginnings that an observer pays for, and looks at what is in flight. Out: `HandlerSlow`, once for each run that takes long, and
-what the statistics show. Always: a message costs nothing here if nobody observes each one. Then its beginning is when somebody looked and
-found it running: at each heartbeat, and whenever statistics are asked for.
+Input: the beginnings that an observer pays for, and looks at what is in flight. Output: `HandlerSlow`, once for each run that takes long,
+and a part of the statistics. Invariant: a message costs nothing here if no one observes each message. Its beginning is then the time at
+which a look first found it running: at each heartbeat, and whenever statistics are requested.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Runs:
         return waited
 
     def ended(self, flight: Flight) -> tuple[float | None, float | None]:
-        """Forget a run; return how many seconds it took and its message had waited, None for what is not known."""
+        """Forget a run; return how many seconds it took and how long its message had waited, None for what is not known."""
         run = self._runs.pop(flight, None)
         return (None, None) if run is None or run.attempt != flight.attempt else (self._clock() - run.began, run.waited)
 

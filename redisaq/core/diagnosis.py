@@ -1,7 +1,7 @@
 """What is wrong with a server, as redisaq needs it: pure.
 
-In: what the server said when it was examined, with what it refused to say. Out: findings, each with the command that mends it. Nothing here
-guesses: what a server does not tell is a finding of its own.
+Input: what the server answered when it was examined, and what it refused to answer. Output: findings, each with the command that repairs
+it. Nothing here guesses: what a server does not answer is a finding of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 Level = Literal["ok", "warning", "error"]
 
 PARAMETERS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy", "min-replicas-to-write", "tcp-keepalive", "timeout")
-"""What is asked of the server's configuration."""
+"""The parameters to read of the server's configuration."""
 
 CLOCK = 1.0
 """Seconds by which clocks may differ, beyond what the asking took."""
@@ -82,7 +82,7 @@ class Examination(msgspec.Struct, frozen=True):
 
 
 def diagnose(seen: Examination) -> list[Finding]:
-    """Return what was found, in the order of the things that were looked at."""
+    """Return the findings, in the order in which the server was examined."""
     if seen.memory_only:
         return [Finding("warning", "server", "this is the memory broker: everything is lost when the process ends")]
     found = [*_version(seen), *_cluster(seen), *_persistence(seen), *_memory(seen), *_rights(seen)]
@@ -112,7 +112,7 @@ def _info(seen: Examination, field: str, default: str = "") -> str:
 
 
 def _setting(seen: Examination, parameter: str, field: str = "") -> str | None:
-    """Return a parameter, from INFO if CONFIG may not be used and INFO has it; None if nobody says."""
+    """Return a parameter, from INFO if CONFIG is not permitted and INFO has it; None if it is not known."""
     value = (seen.config or {}).get(parameter)
     return seen.info.get(field) if value is None and field else value
 

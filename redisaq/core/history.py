@@ -1,7 +1,7 @@
 """What happened in a group: who joined, left or was taken for dead, and what administrators did.
 
-A change is kept as bytes in a capped stream beside the group's document, in the same step that makes it where that can be. Nobody acts on
-it: it is for people, and says who did what. Members of older versions write none, and an unreadable one is skipped.
+A change is stored as bytes in a capped stream beside the group's document, in the same step that makes it if possible. No member acts on
+it: it tells people who did what. Members of older versions write none, and an unreadable one is skipped.
 """
 
 from __future__ import annotations

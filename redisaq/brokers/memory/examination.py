@@ -1,4 +1,4 @@
-"""What there is to examine of a store; see steps.examination."""
+"""The examination of a store; see steps.examination."""
 
 from __future__ import annotations
 
