@@ -18,7 +18,7 @@ from rich.live import Live
 
 from redisaq.cli.common import SERVER, Place, as_json, run
 from redisaq.cli.frames import Choice, frame, pressed
-from redisaq.watching import Sampler, Snapshot, Watching
+from redisaq.watching import Sampler, ServerView, Snapshot, Watching
 
 HERE = Place()
 
@@ -49,12 +49,12 @@ def top(
 
 
 async def _once(place: Place, choice: Choice) -> int:
+    snapshot = Snapshot(0, 0.0, ServerView("", place.namespace))
     async with place.admin() as admin, anyio.create_task_group() as tasks:
         sampler = Sampler(admin)
         tasks.start_soon(sampler.run)
         with sampler.watch(choice.screen) as watching:
-            snapshot = await anext(watching)
-            for _ in range(LOOKS - 1):
+            for _ in range(LOOKS):
                 snapshot = await anext(watching)
         tasks.cancel_scope.cancel()
     if place.json:
@@ -114,7 +114,7 @@ class _View:
 async def _live(place: Place, choice: Choice) -> int:
     from redisaq.cli.terminal import cbreak  # noqa: PLC0415 -- as above
 
-    console = Console(highlight=False)
+    console, status = Console(highlight=False), 0
     async with place.admin() as admin, anyio.create_task_group() as tasks:
         sampler = Sampler(admin)
         tasks.start_soon(sampler.run)
@@ -126,5 +126,6 @@ async def _live(place: Place, choice: Choice) -> int:
                 own.start_soon(view.follow, watching)
                 await view.obey(watching)
                 own.cancel_scope.cancel()
+            status = view.status
         tasks.cancel_scope.cancel()
-    return view.status
+    return status

@@ -596,7 +596,8 @@ def _shown(group: _Group, kinds: set[str]) -> GroupView:
     """Return a group with its state and its curves."""
     view = group.view
     assert view is not None  # noqa: S101 -- the caller has looked
-    state: State = "paused" if view.paused else next((word for kind, word in _STATES if kind in kinds), "keeps up")
+    found: list[State] = ["paused"] if view.paused else [word for kind, word in _STATES if kind in kinds]
+    state: State = found[0] if found else "keeps up"
     arriving, drawn = group.topic.series, group.series
     return replace(
         view,
