@@ -51,12 +51,13 @@ async def listen(address: Address) -> Listener[SocketStream]:
     raise SettingsError(f"cannot listen on {address}: {reason}")
 
 
-async def serve_http(listener: Listener[SocketStream], answer: Callable[[str], Answer]) -> None:
+async def serve_http(listener: Listener[SocketStream], answer: Callable[[str], Answer], seconds: float = SECONDS) -> None:
     """Answer requests until cancelled; then close the listener.
 
     Args:
         listener: where from.
         answer: returns the answer for a path, at once.
+        seconds: how long one connection may take.
     """
     connections = 0
 
@@ -64,7 +65,7 @@ async def serve_http(listener: Listener[SocketStream], answer: Callable[[str], A
         nonlocal connections
         connections += 1
         try:
-            with anyio.move_on_after(SECONDS), contextlib.suppress(*GONE):
+            with anyio.move_on_after(seconds), contextlib.suppress(*GONE):
                 async with stream:
                     if connections <= MOST_CONNECTIONS:
                         await _serve(stream, answer)
