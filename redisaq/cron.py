@@ -157,6 +157,7 @@ class Scheduler:
         self._begun: dict[str, tuple[str, int]] = {}  # job -> the message that runs here now, and its tick
         self._runs: dict[str, TickRun] = {}  # to be written down
         self._stopping = False
+        self._failed: dict[str, tuple[int, str]] = {}  # job -> the tick that failed here last, and of what
         self._removed: dict[str, int] = {}  # job that no program knows -> the tick that nobody wanted
 
     # -- enqueueing ----------------------------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ class Scheduler:
             ServerError: the server does not permit it.
         """
         self._own, self._since, self._stopping, self._answered = {}, None, False, anyio.Event()
-        self._begun, self._runs, self._removed = {}, {}, {}
+        self._begun, self._runs, self._failed, self._removed = {}, {}, {}, {}
         failures, random = 0, current_environment().random
         while True:
             changed = self._changed = anyio.Event()
@@ -340,9 +341,10 @@ class Scheduler:
                         outcome = "done"
                     else:
                         error = ": ".join(filter(None, describe(event.error)[:2]))[:LONGEST_ERROR]
+                        self._failed[name] = (at, error)
                 elif isinstance(event, events.MessageDead):
-                    outcome, known = "dead", self._runs.get(name)
-                    error = known.error if known is not None and known.at == at else event.reason[:LONGEST_ERROR]
+                    outcome, (failed, error) = "dead", self._failed.get(name, (at, event.reason[:LONGEST_ERROR]))
+                    error = error if failed == at else event.reason[:LONGEST_ERROR]
                 self._report(name, TickRun(at, outcome, self.now(), event.attempt, error))
                 return
 

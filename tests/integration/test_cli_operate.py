@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import App, Consumer, Message, Producer, RetryPolicy, Tick
+from redisaq import App, Consumer, DeadLetter, Message, Producer, RetryPolicy, Tick
 from redisaq.cli import main
 from redisaq.identity import VERSION
 from tests.server_fixtures import ServerPool
@@ -99,13 +99,13 @@ def test_cron_jobs(say: Say, redis: Server, namespace: str) -> None:
     @app.cron("0 3 1 1 *", tz="Europe/Berlin", name="yearly")
     @app.cron("* * * * * *")
     def often(tick: Tick) -> None:
-        raise ValueError(f"\x1b[2Jtick of {tick.name}")
+        raise DeadLetter(f"\x1b[2Jtick of {tick.name}")
 
     async def serve() -> None:
         async with anyio.create_task_group() as tasks:
             await tasks.start(app.serve)
             with anyio.fail_after(30):
-                while not any(one.outcome == "failed" for one in await app.schedules()):
+                while not any(one.outcome == "dead" for one in await app.schedules()):
                     await anyio.sleep(0.05)
             await app.stop()
             ran.set()
@@ -116,11 +116,11 @@ def test_cron_jobs(say: Say, redis: Server, namespace: str) -> None:
     lines = out.splitlines()
     assert (status, lines[0].split()) == (0, ["app", "job", "schedule", "time", "zone", "last", "outcome", "next"])
     assert lines[1].startswith("shop  often")
-    assert "ValueError: \\x1b[2Jtick of often" in lines[1]
+    assert "dead DeadLetter: \\x1b[2Jtick of often" in lines[1]
     assert lines[2].split()[:7] == ["shop", "yearly", "0", "3", "1", "1", "*"]
     assert lines[2].endswith("-01-01 02:00:00")
     often_job, yearly = json.loads(say("schedule", "--json")[1])
-    assert (often_job["outcome"], often_job["error"], often_job["tz"]) == ("failed", "ValueError: \x1b[2Jtick of often", "UTC")
+    assert (often_job["outcome"], often_job["error"], often_job["tz"]) == ("dead", "DeadLetter: \x1b[2Jtick of often", "UTC")
     assert (yearly["last"], yearly["outcome"], yearly["next"][4:]) == (None, "", "-01-01T02:00:00Z")
     assert say("schedule", "another") == (0, "no cron jobs\n", "")
     assert say("schedule", "{x}")[0] == 2

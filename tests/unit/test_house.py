@@ -132,3 +132,24 @@ def test_the_project_speaks_of_itself_alone(file: Path) -> None:
     for pattern in (PRIVATE_PLACES, PRIVATE_PAPERS):
         found = [f"line {text.count(chr(10), 0, match.start()) + 1}: {match.group()}" for match in pattern.finditer(text)]
         assert found == []
+
+
+EXTRAS = (
+    "cronsim",
+    "cyclopts",
+    "jinja2",
+    "opentelemetry",
+    "prometheus_client",
+    "pydantic",
+    "rich",
+    "starlette",
+    "trio",
+    "uvloop",
+    "watchfiles",
+)
+
+
+def test_importing_the_package_takes_no_extra_along() -> None:
+    program = f"import sys, redisaq; print([name for name in {EXTRAS} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, cwd=ROOT)
+    assert (result.stderr, result.stdout) == ("", "[]\n")
