@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 
 LIBRARIES = ("/site-packages/", "/dist-packages/", "/redisaq/consuming/", "/lib/python", "/Lib/")
 """Parts of paths of code that is not the user's. dead_summaries.lua knows them, too."""
@@ -43,6 +44,7 @@ def where(file: str, line: str, function: str) -> str:
     return f"{file.replace(chr(92), '/').rpartition('/')[2]}:{line} in {function}" if file else ""
 
 
+@lru_cache(maxsize=2048)  # a page asks for the same texts every few seconds
 def template(text: str) -> tuple[str, ...]:
     """Return a text in pieces: what is always the same at even places, and what differs, by its sort ("number"), at odd ones.
 

@@ -19,7 +19,7 @@ from redisaq.core.failures import is_own, template
 from redisaq.errors import SettingsError, TopicMissingError
 from redisaq.watching import GroupView, Snapshot
 
-MOST = 2000
+MOST = 1000
 """Letters that one page looks at."""
 
 MOST_PARTITIONS = 100

@@ -16,7 +16,7 @@ from msgspec import structs
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.admin import Admin
-from redisaq.dashboard.letters import LARGEST, Privacy, lines_of, parts_of
+from redisaq.dashboard.letters import LARGEST, MOST, MOST_PARTITIONS, Privacy, lines_of, look, parts_of
 from redisaq.errors import SettingsError
 from tests.dashboard.scenes import HERE, Scripted, group, partition, served, snapshot, topic
 
@@ -265,6 +265,25 @@ async def test_payloads(data: bytes, begins: str, what: str) -> None:
     assert shown.what.startswith(what)
     assert len(shown.text) <= LARGEST
     assert Privacy(redact="a").payload(b"[" * 5000 + b"]" * 5000).text == ""
+
+
+async def test_a_million_letters_are_not_looked_at() -> None:
+    """However many there are, so many of so many partitions are asked for, in as many steps as there are groups."""
+    asked: list[tuple[int, int]] = []
+
+    class Counting:
+        async def dead_summaries(self, topic: str, group: str, *, partitions: list[int], count: int) -> list[Any]:
+            asked.append((len(partitions), count))
+            return []
+
+    million = structs.replace(group(partitions=10_000), dead=1_000_000, partitions=tuple(partition(n, 0, dead=100) for n in range(10_000)))
+    few = structs.replace(group(name="few"), dead=1, partitions=(partition(0, 0, dead=1),))
+    found = await look(Counting(), [million, few], 0.0)  # type: ignore[arg-type] # of the same shape
+    assert asked == [(MOST_PARTITIONS, MOST // MOST_PARTITIONS)]
+    assert found.dead == 1_000_001
+    asked.clear()
+    await look(Counting(), [few, structs.replace(few, group="other")], 0.0)  # type: ignore[arg-type] # as above
+    assert asked == [(1, MOST // 2)] * 2
 
 
 async def test_lines_of_a_traceback() -> None:

@@ -1,0 +1,165 @@
+"""Draws the pictures of docs/dashboard.md: `python -m tests.browser.pictures`. Whoever changes how the page looks runs it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from typing import Any
+
+from msgspec import structs
+
+from redisaq import Consumer, Message, Producer, RetryPolicy
+from redisaq.admin import Admin
+from redisaq.dashboard.application import Dashboard
+from redisaq.watching import Attention, Curve, Curves, HistoryView, RunningView, Screen, ServerView, Snapshot, Totals
+from tests.browser.serving import CHROMIUM, browsing, call, looking, looping, serving
+from tests.dashboard.scenes import HERE, NOW, Scripted, group, member, partition, snapshot, topic
+from tests.unit.source import ROOT
+
+PICTURES = ROOT / "docs" / "pictures"
+URL = "memory://pictures"
+
+
+def wave(level: float, *, turn: int | None = None, to: float = 0.0) -> Curves:
+    values = [(level if turn is None or n < turn else to) * (1 + 0.06 * math.sin(n / 5 + level)) for n in range(90)]
+    return Curves(Curve.of(20.0, NOW, values), Curve.of(300.0, NOW, values))
+
+
+def rising(start: float, step: float, turn: int) -> Curves:
+    values = [start if n < turn else start + (n - turn) * step for n in range(90)]
+    return Curves(Curve.of(20.0, NOW, values), Curve.of(300.0, NOW, values))
+
+
+def scene(now: float) -> Snapshot:
+    """Return a shop with trouble."""
+    owners = [0, 0, 0, None, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4]
+    waits = [12800, 9400, 11800, 15000, 12900, 12400, 12800, 8900, 8800, 12400, 9500, 8900, 10200, 8800, 13200, 11900, 12300, 32100]
+    waits += [11500, 12500, 12200, 10400, 12500, 9600]
+    owned = [tuple(n for n, owner in enumerate(owners) if owner == slot) for slot in range(5)]
+    members = tuple(member(slot, owns=owned[slot], since=NOW - 6000 + 1100 * slot, heartbeat=0.4 + slot * 0.6) for slot in range(5))
+    gone = (member(5, gone=NOW - 9, went="taken for dead", heartbeat=9.0, since=NOW - 900),)
+    billing = structs.replace(
+        group(partitions=24), state="behind", severity="bad", handled=153.0, arriving=376.0, unread=289_000, pending=240, running=23,
+        retry=62, dead=6, fresh=4, oldest=721.0, caught_up_in=math.inf, members=members, gone=gone,
+        partitions=tuple(
+            partition(n, owner, waits[n], oldest=600.0, dead=1, ownerless=9.0 if owner is None else 0.0) for n, owner in enumerate(owners)
+        ),
+        in_handlers=tuple(
+            RunningView(f"4r8zq1mt6x0vck{n}", 5 * n + 1, "1-1", f"customer-{n * 37}", 1 + n % 3, NOW - 41 / (n + 1), 50.0, n % 5)
+            for n in range(5)
+        ),
+        history=(
+            HistoryView(NOW - 9, "taken for dead", 5, "", (3,), None, "stopped its heartbeats: partition 3 has no owner"),
+            HistoryView(NOW - 900, "joined", 5, "", (3,), None, "joined, took 3"),
+            HistoryView(NOW - 1500, "joined", 4, "", (20, 21, 22, 23), None, "joined, took 20 to 23"),
+        ),
+        arriving_curve=wave(376), handled_curve=wave(376, turn=31, to=153), backlog_curve=rising(100, 4400, 31),
+    )  # fmt: skip
+    fine = structs.replace(
+        group(name="warehouse"), arriving=376.0, handled=373.0, arriving_curve=wave(376), handled_curve=wave(374), dead=0, retry=0
+    )
+    archive = structs.replace(
+        group("events", "archive"), state="no members", severity="warn", members=(), alone=2460.0, handled=0.0, unread=5_210_000,
+        oldest=2460.0, dead=0, retry=0, running=0, arriving=2058.0,
+        arriving_curve=wave(2058), handled_curve=wave(0), backlog_curve=rising(1e6, 4e4, 0),
+    )  # fmt: skip
+    cells = tuple(
+        partition(n, None if 5500 <= n < 5506 else n // 130 % 40, 900 if n % 997 == 31 else (n * 7919) % 13) for n in range(10_000)
+    )
+    indexer = structs.replace(
+        group("events", "indexer"), arriving=2058.0, handled=2063.0, unread=18_800, running=2812, dead=0, retry=140,
+        members=tuple(member(n, owns=tuple(range(n * 130, n * 130 + 130))) for n in range(40)), partitions=cells,
+        arriving_curve=wave(2058), handled_curve=wave(2060), in_handlers=(), history=(),
+    )  # fmt: skip
+    attention = (
+        Attention(
+            "1", "bad", "orders › billing", "is 12 min behind and falling further back.", NOW, "", "376/s come in, 153/s are handled.",
+            Screen("group", "orders", "billing"), "Open group",
+        ),
+        Attention(
+            "2", "bad", "orders/3", "has had no owner in billing for 9 s.", NOW, "", "ip-10-0-3-5:4005 stopped its heartbeats.",
+            Screen("partition", "orders", "billing", 3), "Open partition",
+        ),
+        Attention(
+            "3", "bad", "4 new dead letters", "in orders › billing:", NOW, "TimeoutError", "20 s ago.",
+            Screen("dead letters", "orders", "billing"), "Look at them",
+        ),
+        Attention(
+            "4", "warn", "events › archive", "has had no member for 41 min.", NOW, "", "5.21 M messages wait for it.",
+            Screen("group", "events", "archive"), "Open group",
+        ),
+    )  # fmt: skip
+    topics = (
+        topic("events", archive, indexer, partitions=10_000, arriving=2058.0, length=5_310_000, lengths=(531,) * 100, delayed=0),
+        topic("orders", billing, fine, partitions=24, arriving=376.0),
+        topic("sessions", arriving=3.2, arriving_curve=wave(3.2)),
+    )
+    made = snapshot(*topics, attention=attention, well="")
+    return structs.replace(made, totals=Totals(2437.0, 2589.0, 5_520_000, 2836, 202, 6, 47), at=now)
+
+
+async def fill() -> float:
+    """Make the dead letters that the scene speaks of; return when."""
+
+    async def handle(message: Message[Any]) -> None:
+        raise TimeoutError(f"bank did not answer within {message.payload['number']}.0 s")
+
+    async with Producer("orders", URL, init_partitions=24) as producer:
+        payloads = [{"number": 48211 + n, "total": "129.90", "note": "<script>alert('hello')</script>"} for n in range(6)]
+        for n, payload in enumerate(payloads):
+            await producer.enqueue(payload, key=f"customer-{n}", headers={"tenant": "shop-de"})
+    await Consumer("orders", URL, group_name="billing", retry=RetryPolicy(max_attempts=1)).process(handle, until_empty=True)
+    async with Admin(URL) as admin:
+        return (await admin.group("orders", "billing")).now.timestamp()
+
+
+async def scripted(latest: Snapshot) -> Scripted:
+    """Make a sampler in its loop."""
+    return Scripted(latest)
+
+
+def main() -> int:
+    """Draw them all."""
+    if CHROMIUM is None:
+        print("there is no program `chromium` on PATH", file=sys.stderr)
+        return 1
+    logging.disable(logging.ERROR)
+    PICTURES.mkdir(exist_ok=True)
+    with looping() as portal, browsing() as browser:
+        died = call(portal, fill)
+        sampler = call(portal, scripted, scene(NOW))
+        changing = Dashboard(Admin(URL), sampler, allow_changes=True).app
+        dead = "/dead?g=orders/billing"
+        shots = [
+            ("overview", "/", "light", 1440),
+            ("group", "/t/orders/g/billing?p=3", "light", 1440),
+            ("map", "/t/events/g/indexer", "dark", 1440),
+        ]
+        shots += [
+            ("topic", "/t/orders", "light", 1440),
+            ("dead", dead, "light", 1440),
+            ("dead-dark", dead, "dark", 1440),
+            ("phone", "/t/orders/g/billing", "light", 390),
+        ]
+        with serving(portal, changing) as address:
+            for name, path, theme, width in shots:
+                with looking(browser, theme=theme, width=width) as looker:
+                    if name.startswith("dead"):
+                        sampler.latest = structs.replace(scene(died + 20), number=sampler.latest.number + 1)
+                    looker.page.goto(address + path)
+                    if name.startswith("dead"):
+                        looker.page.click("table.letters tbody tr:first-child a")
+                    if name == "map":
+                        looker.until("document.querySelector('canvas').width > 300")
+                    looker.page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+        away = ServerView(HERE.url, HERE.namespace, HERE.name, "away", NOW - 14, "cache-1.prod:6379: connection refused.")
+        still = call(portal, scripted, structs.replace(scene(NOW), server=away))
+        with serving(portal, Dashboard(Admin(URL), still).app) as address, looking(browser) as looker:
+            looker.page.goto(address)
+            looker.page.screenshot(path=PICTURES / "away.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
