@@ -621,7 +621,8 @@ class Admin:
             some = numbers[start : start + TOGETHER]
             for number, page in zip(some, await self._do_each([ReadEntries(topic, one, None, count) for one in some]), strict=True):
                 found += [(parse_id(entry_id), decoder.entry(number, entry_id, fields)) for entry_id, fields in page]
-            found = sorted(found, key=lambda one: one[0], reverse=True)[:count]
+            found.sort(key=lambda one: one[0], reverse=True)
+            del found[count:]
         return [message for _, message in found]
 
     def follow(

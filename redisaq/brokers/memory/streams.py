@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from redisaq.core.entry_ids import START, EntryId, format_id
 
+STALE = 1000
+"""Acknowledged entries whose times of delivery are kept: dropping them one by one would cost more."""
+
 
 @dataclass
 class GroupCursor:
@@ -144,9 +147,10 @@ class Stream:
         """Return up to `count` new entries; from now on (microseconds) they are pending, delivered once."""
         entries = self.after(cursor.last_delivered, count)
         if entries:
-            cursor.pending.update((entry_id, 1) for entry_id, _ in entries)
-            if len(cursor.delivered_at) > 2 * len(cursor.pending):
+            ids = [entry_id for entry_id, _ in entries]
+            cursor.pending.update(dict.fromkeys(ids, 1))
+            cursor.delivered_at.update(dict.fromkeys(ids, now))
+            if len(cursor.delivered_at) > 2 * len(cursor.pending) + STALE:
                 cursor.delivered_at = {entry_id: at for entry_id, at in cursor.delivered_at.items() if entry_id in cursor.pending}
-            cursor.delivered_at.update((entry_id, now) for entry_id, _ in entries)
             cursor.last_delivered = entries[-1][0]
         return [(format_id(entry_id), fields) for entry_id, fields in entries]
