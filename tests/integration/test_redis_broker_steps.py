@@ -65,13 +65,18 @@ async def test_what_members_said_of_themselves_does_not_pile_up(broker: RedisBro
     assert made is not None
     state = f"{{{namespace}:orders}}:g:billing:state"
     server.command("HSET", state, *(word for number in range(40) for word in (f"member:{number}", "7 {}")), "paused", "1")
-    assert await commit_document(broker, GROUP, "B", 60.0, known_version=made, document=Document(), joins=True, profile=profile)
+    made = await commit_document(broker, GROUP, "B", 60.0, known_version=made, document=Document(), joins=True, profile=profile)
+    assert made is not None
     kept = {field for field in server.command("HKEYS", state) if field.startswith(b"member:")}
     assert kept == {b"member:A", b"member:B"}
     for damaged in ("", "x {}", "7 [", "7 " + "{" * 9, "-7 {}", "7" * 30 + " {}"):
         server.command("HSET", state, "member:B", damaged)
         assert list((await broker.do(ViewGroup(GROUP))).presences) == ["A"], damaged
     assert (await broker.do(ViewGroup(GROUP))).paused
+    assert await commit_document(broker, GROUP, "B", 60.0, known_version=made, document=Document(), leaves=True, expired=["A"]) is None
+    made = await commit_document(broker, GROUP, "B", 60.0, known_version=made, document=Document(), leaves=True)
+    assert made is not None
+    assert not server.command("HEXISTS", state, "member:B")
 
 
 async def exercise(broker: RedisBroker) -> None:
