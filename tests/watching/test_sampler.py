@@ -196,7 +196,7 @@ def test_thousands_of_partitions_stay_within_the_budget() -> None:
             assert large is not None
             assert small is not None
             assert len(large.partitions) == 2500
-            assert 3 <= large.within <= 7
+            assert 2500 / BUDGET - 2 <= large.within <= 2500 / BUDGET + 4
             assert small.within < 4
 
     run(main)
