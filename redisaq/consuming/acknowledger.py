@@ -54,23 +54,27 @@ class Acknowledger(Actor[Ring]):
                 return
 
     async def _flush(self) -> None:
+        """Settle until nothing is left; a partition stays dirty until its turn is over, so that it does not ring meanwhile."""
         while self._dirty:
             dirty = list(self._dirty)
             self._dirty.clear()
-            await self._acknowledge([(owned, owned.take_acks()) for owned in dirty if self._live(owned)])
             try:
+                await self._acknowledge([owned for owned in dirty if self._live(owned)])
                 for owned in dirty:
                     if owned.flights.ending:
                         await self._resolve(owned)
-            except BaseException:  # as above; keep those whose turn had not come
-                self._dirty.update((owned, None) for owned in dirty if owned.flights.ending)
+            except BaseException:  # repeating it does no harm
+                self._dirty.update(dict.fromkeys(dirty))
                 raise
+            for owned in dirty:
+                owned.dirty = False
+                owned.changed()
 
     def _live(self, owned: OwnedPartition) -> bool:
         """Return whether it may be settled. If not, forget what there is to settle, since its next owner does that."""
         if not owned.lost and owned.lease.alive():
             return True
-        owned.drop()
+        owned.flights.drop()
         return False
 
     async def _resolve(self, owned: OwnedPartition) -> None:
@@ -89,12 +93,10 @@ class Acknowledger(Actor[Ring]):
             raise
         if not answer.done:
             flights.broke(maybe_executed=False)
-            if answer.token < owned.token and await self._install_again(owned):
-                self._dirty[owned] = None
-            else:
-                owned.lose("its settling was refused: another token is current")
+            await self._refused(owned, answer.token)
             return
-        owned.settled(answer.moved)
+        flights.settled(answer.moved)
+        owned.changed()
         for ending, moved in zip(endings, answer.moved, strict=True):
             event = around.report(owned, ending)
             if event is not None and (moved or ending.uncertain):  # S1: if uncertain, an earlier try whose answer was lost has settled it
@@ -103,48 +105,36 @@ class Acknowledger(Actor[Ring]):
         if any(one.to == "retry" or (one.source == "retry" and not moved) for one, moved in zip(resolutions, answer.moved, strict=True)):
             owned.ring_timer()
 
-    async def _acknowledge(self, live: Sequence[tuple[OwnedPartition, list[bytes]]]) -> None:
-        """Acknowledge these entries."""
-        try:
-            again = await self._send(live)
-        except BaseException:  # repeating it does no harm
-            for owned, _ in live:
-                self._put_back(owned)
-            raise
-        for owned, _ in live:
-            if owned in again:
-                self._put_back(owned)
-            else:
-                owned.acked()
-
-    def _put_back(self, owned: OwnedPartition) -> None:
-        owned.ack_broke()
-        self._dirty[owned] = None
-
-    async def _send(self, live: Sequence[tuple[OwnedPartition, list[bytes]]]) -> set[OwnedPartition]:
-        """Acknowledge; return the partitions to acknowledge again, because the server had lost their token."""
+    async def _acknowledge(self, live: Sequence[OwnedPartition]) -> None:
+        """Acknowledge what is done, in one write for all partitions."""
         group = self._around.group
+        taken = [(owned, owned.flights.take_acks()) for owned in live]
         acks = [
             Acknowledge(group, owned.partition, owned.token, ids[at : at + MOST_IDS])
-            for owned, ids in live
+            for owned, ids in taken
             for at in range(0, len(ids), MOST_IDS)
         ]
-        if not acks:
-            return set()
-        answers = await self._around.broker.do_each(acks)
-        if all(answer.done for answer in answers):
-            return set()
-        refused = {ack.partition: answer for ack, answer in zip(acks, answers, strict=True) if not answer.done}
-        again: set[OwnedPartition] = set()
-        for owned, _ in live:
-            answer = refused.get(owned.partition)
-            if answer is None:
-                continue
-            if answer.token < owned.token and await self._install_again(owned):
-                again.add(owned)
+        try:
+            answers = await self._around.broker.do_each(acks) if acks else []
+        except BaseException:
+            for owned in live:
+                owned.flights.ack_broke()
+            raise
+        refused = {ack.partition: answer.token for ack, answer in zip(acks, answers, strict=True) if not answer.done}
+        for owned in live:
+            if owned.partition in refused:
+                owned.flights.ack_broke()
             else:
-                owned.lose("its settling was refused: another token is current")
-        return again
+                owned.flights.acked()
+                owned.changed()
+        for owned in live:
+            if owned.partition in refused:
+                await self._refused(owned, refused[owned.partition])
+
+    async def _refused(self, owned: OwnedPartition, current: int) -> None:
+        """Install the token again if the server has lost it (T2), so that the refused step is sent again. Else the partition is lost."""
+        if current >= owned.token or not await self._install_again(owned):
+            owned.lose("its settling was refused: another token is current")
 
     async def _install_again(self, owned: OwnedPartition) -> bool:
         """Install the token again after the server has lost it (T2); False if another member was faster."""

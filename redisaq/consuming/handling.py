@@ -120,6 +120,7 @@ class Execution:
         """
         self._around = surroundings
         self.owned = owned
+        self._flights = owned.flights
         self.concurrency = surroundings.concurrency
         self._gate = surroundings.gate
         self._handler = through(middleware, adapt(callback or _never, surroundings.environment, self._abandoned))
@@ -138,7 +139,7 @@ class Execution:
                 await self._gate.wait_open()
         if not owned.may_start:
             return []
-        counting = owned.flights.prepare(messages)
+        counting = self._flights.prepare(messages)
         if counting is not None:
             await self._count(counting)
         return self._alive(messages) if owned.may_start else []
@@ -149,7 +150,7 @@ class Execution:
         for message in messages:
             if message.state not in WAITING:  # it was purged
                 continue
-            if self.owned.flights.exhausted(message):
+            if self._flights.exhausted(message):
                 self._bury(message)
             else:
                 alive.append(message)
@@ -162,10 +163,13 @@ class Execution:
             step = lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.token, counts, raising=True))  # noqa: E731
             if not await insist(step, around.environment):
                 owned.lose("another owner's token is current")
-            owned.flights.counted(counting)
+            self._flights.counted(counting)
         for flight in counting.retries:
             if flight.body is not None:  # else an administrator moved the group back meanwhile, and it is new again
-                owned.noted(flight, found=await insist(partial(self._note, flight.body), around.environment))
+                found = await insist(partial(self._note, flight.body), around.environment)
+                if not self._flights.noted(flight, found=found):
+                    owned.changed()
+                    owned.ring_timer()  # it may be there under another attempt
 
     async def _note(self, body: Body) -> bool:
         around, owned = self._around, self.owned
@@ -191,17 +195,20 @@ class Execution:
             )
             if blocked.times < attempts:
                 reason += "; the other times the process ended, or lost its lease"
-        self.owned.crashed(message, kind, reason, attempts)
+        self._flights.crashed(message, kind, reason, attempts, self.owned.lease.server_now())
+        self.owned.changed()
 
-    async def one(self, message: Flight) -> Held | None:
+    async def one(self, message: Flight) -> Held | None:  # noqa: C901 -- a function of its own would be a step more for each message
         """Run the handler on one message; return the message if its lane is to wait for its next try.
 
         The caller has checked that it may start.
         """
-        owned = self.owned
+        owned, flights = self.owned, self._flights
         if (message.state != "new" or self._gate.closed) and not await self.ready((message,)):
             return None
-        owned.start(message)
+        flights.start(message)
+        if flights.waiting <= owned.room_at:
+            owned.changed()
         if self._detailed:
             self._tell_started(message)
         try:
@@ -220,12 +227,14 @@ class Execution:
                 return self.failed(message, _as_failure(error))
             end, interruption = parted(error)
             if end is None:
-                owned.cancelled(message)
+                self.cancelled(message)
                 self.look_back((message,))
                 raise
             self.failed(message, end)
             raise interruption from None
-        owned.returned(message)
+        flights.returned(message)
+        if not owned.dirty or owned.finished.event is not None:
+            owned.changed()
         if self._detailed:
             self._tell_succeeded(message)
         return None
@@ -235,18 +244,20 @@ class Execution:
 
         The caller has checked that they may start.
         """
-        owned = self.owned
-        if self._gate.closed or not _all_new(messages):
+        owned, flights = self.owned, self._flights
+        if self._gate.closed or not flights.start_new(messages):
             messages = await self.ready(messages)
             if not messages:
                 return None
-        owned.start_all(messages)
+            flights.start_all(messages)
+        owned.changed()
         if self._detailed:
             for message in messages:
                 self._tell_started(message)
         errors = await self._errors_of(messages)
         if not errors and not self._detailed:
-            owned.returned_all(messages)
+            flights.returned_all(messages)
+            owned.changed()
             return None
         held: list[Held] = []
         for message in messages:
@@ -279,7 +290,7 @@ class Execution:
             end, interruption = parted(error)
             for message in messages:
                 if end is None:
-                    self.owned.cancelled(message)
+                    self.cancelled(message)
                 else:
                     self.failed(message, end)
             if end is None:
@@ -295,11 +306,11 @@ class Execution:
         """
         around, owned, (pause, flights) = self._around, self.owned, held
         with owned.until_drain():
-            counts = owned.flights.to_write(flights)
+            counts = self._flights.to_write(flights)
             if counts:
                 step = lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.token, counts, raising=True))  # noqa: E731
                 await insist(step, around.environment)
-                owned.flights.written(flights)
+                self._flights.written(flights)
             await anyio.sleep(pause)
 
     # -- what came of it -----------------------------------------------------------------------------------------------------------
@@ -314,26 +325,39 @@ class Execution:
 
     def began(self, message: Flight) -> None:
         """Record that a body begins."""
-        self.owned.start(message)
+        self._flights.start(message)
+        self.owned.changed()
         if self._detailed:
             self._tell_started(message)
 
     def succeeded(self, message: Flight) -> None:
         """Record that a message is done, so that it is acknowledged."""
-        self.owned.returned(message)
+        self._flights.returned(message)
+        self.owned.changed()
         if self._detailed:
             self._tell_succeeded(message)
+
+    def cancelled(self, message: Flight) -> None:
+        """Record that its handler was cancelled: it stays where it is, for the next owner."""
+        self._flights.cancelled(message)
+        self.owned.changed()
+
+    def taken_back(self, message: Flight) -> None:
+        """Record that work on it was cancelled, and that it waits here for what comes next."""
+        self._flights.taken_back(message)
+        self.owned.changed()
 
     def failed(self, message: Flight, error: Exception) -> Held | None:
         """Record a failure; return the message if its lane is to wait for it here. Once the lease has ended, nothing is recorded."""
         around, owned = self._around, self.owned
         if owned.lost or not owned.lease.alive():
-            owned.cancelled(message)
+            self.cancelled(message)
             self.look_back((message,))
             return None
         took, waited = around.runs.ended(message)
         around.tell(events.MessageFailed, message, error=error, took=took, waited=waited)
-        hold = owned.failed(message, error, around.environment.random)
+        hold = self._flights.failed(message, error, owned.lease.server_now(), around.environment.random)
+        owned.changed()
         if hold is None:
             return None
         around.tell(events.MessageRetried, hold.flight, again_in=hold.pause, blocking=True)
@@ -362,14 +386,6 @@ class Execution:
         self.concurrency.keep_for(thread)
         for message in argument if isinstance(argument, list) else (argument,):
             self._around.tell(events.HandlerAbandoned, message)
-
-
-def _all_new(messages: Sequence[Flight]) -> bool:
-    """Return whether handlers may begin on all of these at once. A loop takes half the time of `all`, for each message."""
-    for message in messages:  # noqa: SIM110 -- as above
-        if message.state != "new":
-            return False
-    return True
 
 
 def _check_run(result: object) -> None:

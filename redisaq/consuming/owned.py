@@ -2,21 +2,23 @@
 
 A memory stream drops its items when it is closed, so it is never that record. Every message that was read is in `flights` from the read to
 its settlement, and core/in_flight.py decides what becomes of it. This module adds what that one does without: the lease, the scopes that
-end with it, and the waiting tasks. Every change of the record that may let a task continue is a method here.
+end with it, and the waiting tasks. Who reports an event to the record calls `changed` next.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Sequence
-from random import Random
+from collections.abc import Callable, Generator
 from typing import Any
 
 import anyio
 
+from redisaq.actors.waiting import Signal
 from redisaq.consuming.lease import Lease
-from redisaq.core.in_flight import Claim, Entry, Flight, Hold, InFlight
-from redisaq.core.records import Body
+from redisaq.core.in_flight import InFlight
+
+NOBODY = -1
+"""What `room_at` is while nobody waits for room: fewer messages than can wait for a handler."""
 
 
 class OwnedPartition:
@@ -34,10 +36,11 @@ class OwnedPartition:
         self.lease = lease
         self.dirty = False  # the acknowledger has been rung for it
         self.ring_timer: Callable[[], None] = lambda: None  # makes the retry timer look again after something was postponed
+        self.room_at = NOBODY  # a task waits for room, and there is enough when no more messages than this wait for a handler
+        self.finished = Signal()
         self._ring = ring
-        self._room: anyio.Event | None = None
-        self._idle: anyio.Event | None = None
-        self._finished: anyio.Event | None = None
+        self._room = Signal()
+        self._settled = Signal()
         self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
         self._until_drain: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
 
@@ -59,8 +62,7 @@ class OwnedPartition:
     @property
     def may_start(self) -> bool:
         """True while a handler may begin. It is checked before each handler, so a process that was suspended notices here."""
-        flights = self.flights
-        return not flights.draining and not flights.lost and self.lease.alive()
+        return self.flights.may_start and self.lease.alive()
 
     @contextlib.contextmanager
     def scope(self) -> Generator[anyio.CancelScope]:
@@ -79,7 +81,7 @@ class OwnedPartition:
         """Return a cancel scope that ends when the partition begins to drain: for waits that must not delay the drain."""
         with anyio.CancelScope() as scope:
             self._until_drain[scope] = None
-            if self.flights.draining:
+            if not self.flights.may_start:
                 scope.cancel()
             try:
                 yield scope
@@ -98,167 +100,46 @@ class OwnedPartition:
             self.flights.lose(reason)
             for scope in tuple(self._scopes):
                 scope.cancel()
-            self._look_settled()
+            self.changed()
 
-    # -- reading -----------------------------------------------------------------------------------------------------------------
+    # -- who waits for the record ----------------------------------------------------------------------------------------------------
 
-    def claimed(self, claim: Claim, entries: Sequence[tuple[bytes, Sequence[bytes], int]], last: bytes | None) -> list[Flight]:
-        """Record pending entries; see InFlight."""
-        ending = len(self.flights.ending)
-        flights = self.flights.claimed(claim, entries, last, self.lease.server_now())
-        self._ring_beyond(ending)
-        return flights
+    def changed(self) -> None:
+        """Let all go on for whom the record has changed, and ring if there is something to settle.
 
-    def delivered(self, entries: Sequence[Entry]) -> list[Flight]:
-        """Record new entries; see InFlight."""
-        ending = len(self.flights.ending)
-        flights = self.flights.delivered(entries, self.lease.server_now())
-        self._ring_beyond(ending)
-        return flights
-
-    def due(self, bodies: Iterable[Body]) -> list[Flight]:
-        """Record due retries; see InFlight."""
-        ending = len(self.flights.ending)
-        flights = self.flights.due(bodies, self.lease.server_now())
-        self._ring_beyond(ending)
-        return flights
+        The hot path reports a start and a return without this call where it would change nothing: it looks at `room_at`, or at `dirty` and
+        `finished`, itself.
+        """
+        flights = self.flights
+        if not self.dirty and (flights.done or flights.ending):
+            self.dirty = True
+            self._ring(self)
+        if self.finished.event is not None and not flights.running:
+            self.finished.fire()
+        if flights.waiting <= self.room_at:
+            self.room_at = NOBODY
+            self._room.fire()
+        if self._settled.event is not None and flights.settled_all:
+            self._settled.fire()
 
     async def wait_for_room(self, count: int) -> None:
         """Return once `count` more messages may wait here."""
-        while not self.flights.has_room(count):
-            self._room = self._room or anyio.Event()  # the reader and the retry timer may wait at the same time
+        flights = self.flights
+        while not flights.has_room(count):
+            self.room_at = max(self.room_at, flights.most_waiting(count))  # the reader and the retry timer may wait at the same time
             await self._room.wait()
-
-    def _made_room(self) -> None:
-        if self._room is not None:
-            self._room.set()
-            self._room = None
-
-    # -- handling ----------------------------------------------------------------------------------------------------------------
-
-    def start(self, flight: Flight) -> None:
-        """Record that a handler begins."""
-        self.flights.start(flight)
-        if self._room is not None:
-            self._made_room()
-
-    def start_all(self, flights: Sequence[Flight]) -> None:
-        """Record that a handler begins on some; as `start` for each, at a fraction of the cost."""
-        self.flights.start_all(flights)
-        if self._room is not None:
-            self._made_room()
-
-    def returned(self, flight: Flight) -> None:
-        """Record that its handler returned."""
-        self.flights.returned(flight)
-        if not self.dirty:
-            self.dirty = True
-            self._ring(self)
-        if self._finished is not None:
-            self._look_finished()
-
-    def returned_all(self, flights: Sequence[Flight]) -> None:
-        """Record that a handler of some returned; as `returned` for each, at a fraction of the cost."""
-        self.flights.returned_all(flights)
-        if not self.dirty:
-            self.dirty = True
-            self._ring(self)
-        if self._finished is not None:
-            self._look_finished()
-
-    def failed(self, flight: Flight, error: Exception, random: Random) -> Hold | None:
-        """Record that its handler raised; return a Hold if its key queue is to wait for it."""
-        ending = len(self.flights.ending)
-        hold = self.flights.failed(flight, error, self.lease.server_now(), random)
-        self._ring_beyond(ending)
-        self._look_finished()
-        if hold is None:
-            self._made_room()
-        return hold
-
-    def crashed(self, flight: Flight, kind: str, reason: str, attempts: int) -> None:
-        """Record that a message is dead: as many handlers as allowed have begun on it, and none has ended."""
-        ending = len(self.flights.ending)
-        self.flights.crashed(flight, kind, reason, attempts, self.lease.server_now())
-        self._ring_beyond(ending)
-        self._made_room()
-
-    def noted(self, flight: Flight, *, found: bool) -> None:
-        """Record whether the server has recorded the attempt of a message of `retry`. If not, look again for due ones."""
-        if not self.flights.noted(flight, found=found):
-            self._made_room()
-            self.ring_timer()
-
-    def taken_back(self, flight: Flight) -> None:
-        """Record that work on a message was cancelled while the partition stays."""
-        self.flights.taken_back(flight)
-        self._look_finished()
-
-    def cancelled(self, flight: Flight) -> None:
-        """Record that a message's handler was cancelled: it stays where it is for the next owner."""
-        self.flights.cancelled(flight)
-        self._look_finished()
-
-    def _look_finished(self) -> None:
-        if self._finished is not None and not self.flights.running:
-            self._finished.set()
-            self._finished = None
 
     async def wait_finished(self) -> None:
         """Return once no handler runs."""
         while self.flights.running:
-            self._finished = self._finished or anyio.Event()
-            await self._finished.wait()
-
-    # -- settling ----------------------------------------------------------------------------------------------------------------
-
-    def _ring_beyond(self, ending: int) -> None:
-        """Ring if there is more now to settle other than by an acknowledgement."""
-        if len(self.flights.ending) > ending and not self.dirty:
-            self.dirty = True
-            self._ring(self)
-
-    def take_acks(self) -> list[bytes]:
-        """Return what to acknowledge now; report to `acked` or `ack_broke`."""
-        self.dirty = False
-        return self.flights.take_acks()
-
-    def acked(self) -> None:
-        """Record that these have been acknowledged."""
-        self.flights.acked()
-        self._look_settled()
-
-    def ack_broke(self) -> None:
-        """Record that the acknowledgement may not have arrived."""
-        self.flights.ack_broke()
-        self.dirty = True
-
-    def settled(self, found: Sequence[bool]) -> None:
-        """Record that the endings that were sent have been settled."""
-        self.flights.settled(found)
-        self._look_settled()
-        self._made_room()
-
-    def drop(self) -> None:
-        """Settle nothing more of it, since its next owner does."""
-        self.dirty = False
-        self.flights.drop()
-        self._look_settled()
-        self._made_room()
-
-    def _look_settled(self) -> None:
-        if self._idle is not None and self.flights.settled_all:
-            self._idle.set()
-            self._idle = None
+            await self.finished.wait()
 
     async def wait_settled(self) -> None:
         """Return once nothing waits to be settled; first give back the attempts of retries whose handlers never began (T5)."""
-        ending = len(self.flights.ending)
         self.flights.give_back()
-        self._ring_beyond(ending)
+        self.changed()
         while not self.flights.settled_all and not self.lost:
-            self._idle = self._idle or anyio.Event()
-            await self._idle.wait()
+            await self._settled.wait()
 
     def mark(self) -> tuple[Any, ...]:
         """Return a value that changes whenever the partition makes progress."""

@@ -233,7 +233,7 @@ class PulledDelivery:
         self.lost = True
         self._end()
         if self._scope is not None and not self._left:
-            self._execution.owned.taken_back(self._message)
+            self._execution.taken_back(self._message)
             self._scope.cancel()
 
     def _end(self) -> None:
@@ -281,7 +281,7 @@ class PulledDelivery:
         owned = self._execution.owned
         if self.lost or owned.lost or not owned.lease.alive():
             self.lost = True
-            owned.cancelled(self._message)
+            self._execution.cancelled(self._message)
             self._execution.look_back((self._message,))
             self._end()
             return swallowed or error is None or isinstance(error, Exception)
@@ -299,7 +299,7 @@ class PulledDelivery:
         failure, interruption = parted(error)
         if failure is None:
             self._left = True
-            self._execution.owned.taken_back(self._message)
+            self._execution.taken_back(self._message)
             self._offers.left(self)
             return False
         self._execution.failed(self._message, failure)

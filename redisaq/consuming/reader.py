@@ -114,7 +114,10 @@ class PartitionReader(Actor[None]):
             ids = tuple(entry_id.decode() for entry_id in page.trimmed)
             self._flights.trimmed += len(ids)
             around.bulletin.publish(events.EntriesTrimmed, owned, entry_ids=ids, count=len(ids))
-        await self._pass_on(owned.claimed(claim, [(entry.entry_id, entry.fields, entry.deliveries) for entry in page.entries], page.last))
+        entries = [(entry.entry_id, entry.fields, entry.deliveries) for entry in page.entries]
+        batch = self._flights.claimed(claim, entries, page.last, owned.lease.server_now())
+        owned.changed()  # what cannot be read is to be settled
+        await self._pass_on(batch)
 
     async def _read(self, reader: Reader, asked: Read) -> None:
         """Read new entries and pass them on. Reads nothing while the group is paused, or if the lease is about to run out."""
@@ -134,7 +137,13 @@ class PartitionReader(Actor[None]):
             return
         if entries:
             self._watch.count(len(entries))
-            await self._pass_on(self._owned.delivered(entries))
+            await self._pass_on(self._delivered(entries))
+
+    def _delivered(self, entries: Sequence[RawEntry]) -> Batch:
+        """Record what a read brought; return what goes to the workers."""
+        batch = self._flights.delivered(entries, self._owned.lease.server_now())
+        self._owned.changed()  # what cannot be read is to be settled
+        return batch
 
     async def _read_entries(self, reader: Reader, asked: Read, block: float) -> Sequence[RawEntry]:
         gate, flights = self._around.gate, self._flights
@@ -162,7 +171,7 @@ class PartitionReader(Actor[None]):
                 leftover = self._reader.take_leftover()
                 if leftover and not self._owned.lost:
                     self._watch.count(len(leftover))
-                    self._unsent += self._owned.delivered(leftover)  # on_stop also runs before a restart: then these are passed on
+                    self._unsent += self._delivered(leftover)  # on_stop also runs before a restart: then these are passed on
                 await self._reader.close()
 
     async def make_sure(self) -> None:

@@ -67,5 +67,7 @@ class RetryTimer(Actor[Ring]):
         due: Due = await insist(step, around.environment)
         for damaged in due.set_aside:
             around.bulletin.tell(around.unreadable(owned, damaged.entry_id, damaged.reason))
-        await hand_over(owned.due(due.retries), self._workers, owned)
+        batch = owned.flights.due(due.retries, owned.lease.server_now())
+        owned.changed()  # what cannot be read is to be settled
+        await hand_over(batch, self._workers, owned)
         return math.inf if due.next_due is None else max(0.0, (due.next_due - due.now) / 1e6)

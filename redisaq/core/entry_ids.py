@@ -24,10 +24,8 @@ LAST = (1 << 64) - 1
 
 def parse_id(text: bytes) -> EntryId:
     """Return the two numbers of an id; those of START if it is empty."""
-    if not text:
-        return START
     milliseconds, _, sequence = text.partition(b"-")
-    return int(milliseconds), int(sequence or 0)
+    return (int(milliseconds), int(sequence)) if sequence else (int(milliseconds or 0), 0)
 
 
 def format_id(entry_id: EntryId) -> bytes:

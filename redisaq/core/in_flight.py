@@ -250,9 +250,9 @@ class InFlight:
             page: how many entries one read may return.
         """
         self.partition, self.token, self.member = partition, token, member
-        self.draining = False  # no handler may begin any more
+        self.may_start = True  # handlers may begin, as far as the partition goes; the caller looks at the lease as well
         self.lost = ""  # why the partition was lost; "" while it is owned
-        self.running = 0  # messages that handlers have
+        self.waiting = 0  # messages that wait for a handler
         self.handled = self.failures = 0
         self.trimmed = 0  # entries that trimming took before they were settled
         self.position = b""  # the entry of this stream that was read last
@@ -419,13 +419,17 @@ class InFlight:
         return flights
 
     @property
-    def waiting(self) -> int:
-        """How many messages wait for a handler."""
-        return len(self.flights) - self.running - len(self.done) - len(self.acking) - len(self.ending) - len(self.sending)
+    def running(self) -> int:
+        """How many messages handlers have."""
+        return len(self.flights) - self.waiting - len(self.done) - len(self.acking) - len(self.ending) - len(self.sending)
+
+    def most_waiting(self, count: int) -> int:
+        """Return how many messages may wait for a handler if `count` more are to have room: none, if the window is that small."""
+        return max(0, self._window - count)
 
     def has_room(self, count: int) -> bool:
-        """Return whether `count` more messages may wait here; if none waits, as many as come in one read may."""
-        return self.waiting <= max(0, self._window - count) and len(self.ending) + len(self.sending) < MOST_ENDING
+        """Return whether `count` more messages may wait here."""
+        return self.waiting <= self.most_waiting(count) and len(self.ending) + len(self.sending) < MOST_ENDING
 
     def _record(self, entries: Sequence[Entry], now: int) -> list[Flight]:
         """Record entries that were delivered for the first time."""
@@ -438,6 +442,7 @@ class InFlight:
             else:
                 flights.append(flight)
                 table[entry] = flight
+        self.waiting += len(flights)
         return flights
 
     def _enter(self, entry: bytes, fields: Sequence[bytes], now: int, *, count: int = 0, body: Body | None = None) -> Sequence[Flight]:
@@ -452,6 +457,7 @@ class InFlight:
             self._of_retry += 1
             self._highest_due = max(self._highest_due, parse_id(entry))
         self.flights[entry] = flight
+        self.waiting += 1
         return (flight,)
 
     def _renewed(self, entry: bytes) -> bool:
@@ -481,14 +487,9 @@ class InFlight:
 
     # -- handling ----------------------------------------------------------------------------------------------------------------
 
-    @property
-    def may_start(self) -> bool:
-        """True while handlers may begin, as far as the partition goes. The caller looks at the lease as well."""
-        return not self.draining and not self.lost
-
     def begin_drain(self) -> None:
         """The partition goes to another member: no further handler begins."""
-        self.draining = True
+        self.may_start = False
 
     def prepare(self, flights: Iterable[Flight]) -> Counting | None:
         """Handlers are about to begin on these; return what the server has to know first, None if it knows all (T5)."""
@@ -558,7 +559,18 @@ class InFlight:
             flight.state = STARTS[flight.state]
         except KeyError:
             raise _misstep(flight, "start") from None
-        self.running += 1
+        self.waiting -= 1
+
+    def start_new(self, flights: Sequence[Flight]) -> bool:
+        """A handler begins on some, if the server has to know nothing first. Return False, and begin on none, if `prepare` comes first."""
+        for flight in flights:
+            if flight.state != "new":
+                return False
+        running = STARTS["new"]
+        for flight in flights:
+            flight.state = running
+        self.waiting -= len(flights)
+        return True
 
     def start_all(self, flights: Sequence[Flight]) -> None:
         """A handler begins on some; as `start` for each, at a fraction of the cost."""
@@ -567,7 +579,7 @@ class InFlight:
                 flight.state = STARTS[flight.state]
             except KeyError:
                 raise _misstep(flight, "start") from None
-        self.running += len(flights)
+        self.waiting -= len(flights)
 
     def returned(self, flight: Flight) -> None:
         """Its handler returned: it is to be acknowledged, or to leave `retry`."""
@@ -579,7 +591,6 @@ class InFlight:
             self.done.append(flight.entry)
         else:
             self._resolve(flight, "returned, from retry", "done", flight.body)
-        self.running -= 1
         self.handled += 1
 
     def returned_all(self, flights: Sequence[Flight]) -> None:
@@ -594,7 +605,6 @@ class InFlight:
                 done.append(flight.entry)
             else:
                 self._resolve(flight, "returned, from retry", "done", flight.body)
-        self.running -= len(flights)
         self.handled += len(flights)
 
     def failed(self, flight: Flight, error: Exception, now: int, random: Random) -> Hold | None:
@@ -608,7 +618,6 @@ class InFlight:
         """
         cause = sole(error)
         verdict = judge(self._policy, cause, flight.attempt, random)
-        self.running -= flight.state == "running"
         self.failures += verdict.to != "done"
         if verdict.to == "retry" and verdict.blocking:
             return self._hold(flight, cause, verdict.pause, now, used=verdict.used)
@@ -649,13 +658,11 @@ class InFlight:
         Handed back, it uses no attempt.
         """
         if flight.state == "running":
-            self.running -= 1
             self._move(flight, "taken back")
 
     def cancelled(self, flight: Flight) -> None:
         """Its handler was cancelled: it stays where it is, for the next owner."""
         if flight.state == "running":
-            self.running -= 1
             self._end(flight, "cancelled")
             if flight.body is None:
                 self.left.add(flight.entry)
@@ -725,6 +732,7 @@ class InFlight:
     def lose(self, reason: str) -> None:
         """The partition belongs to another owner: nothing more of it is settled (M4)."""
         self.lost = self.lost or reason
+        self.may_start = False
         self.drop()
 
     def drop(self) -> None:
@@ -763,10 +771,12 @@ class InFlight:
     # -- transitions -------------------------------------------------------------------------------------------------------------
 
     def _move(self, flight: Flight, event: str) -> None:
+        before = flight.state
         try:
-            flight.state = TABLE[event].moves[flight.state]
+            flight.state = after = TABLE[event].moves[before]
         except KeyError:
             raise _misstep(flight, event) from None
+        self.waiting += (after in WAITING) - (before in WAITING)
 
     def _end(self, flight: Flight, event: str) -> None:
         self._of_retry -= flight.body is not None and flight.state != "ending"

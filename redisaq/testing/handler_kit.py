@@ -253,12 +253,13 @@ class HandlerKit:
 
     def _record(self, owned: OwnedPartition, entries: Sequence[tuple[bytes, Sequence[bytes]]], attempt: int) -> list[Flight]:
         """Record messages as read, or as failed before; then they come from where the policy would have put them."""
+        flights, now = owned.flights, owned.lease.server_now()
         if attempt == 1:
-            return owned.delivered(entries)
+            return flights.delivered(entries, now)
         if self._settings.retry.blocking:
             claim = Claim(b"", len(entries), 0)
-            return owned.claimed(claim, [(entry, fields, attempt) for entry, fields in entries], None)
-        return owned.due([Body(entry, fields, 0, attempt - 1) for entry, fields in entries])
+            return flights.claimed(claim, [(entry, fields, attempt) for entry, fields in entries], None, now)
+        return flights.due([Body(entry, fields, 0, attempt - 1) for entry, fields in entries], now)
 
     # -- many messages ---------------------------------------------------------------------------------------------------------------
 

@@ -340,7 +340,10 @@ class World:
         for flight in some:
             self._look_at_start(flight)
             self.running_now[number_of(flight.entry)] += 1
-        owner.start_all(some) if len(some) > 1 else owner.start(some[0])
+        if len(some) == 1:
+            owner.start(some[0])
+        elif not owner.start_new(some):
+            owner.start_all(some)
         self.run += some
 
     def _look_at_start(self, flight: Flight) -> None:

@@ -37,4 +37,4 @@ def owned_partition(
 
 def read(owned: OwnedPartition, first: int, last: int) -> list[Flight]:
     """Let the server deliver entries that are new."""
-    return owned.delivered([(b"%d-0" % number, FIELDS) for number in range(first, last + 1)])
+    return owned.flights.delivered([(b"%d-0" % number, FIELDS) for number in range(first, last + 1)], 0)

@@ -25,32 +25,58 @@ async def test_all_who_wait_for_room_are_woken() -> None:
                 tasks.start_soon(wait, number)
             await anyio.wait_all_tasks_blocked()
             for message in some[:2]:
-                owned.start(message)
+                owned.flights.start(message)
+                owned.changed()
     assert sorted(woken) == [0, 1, 2]
+
+
+async def test_who_waits_for_room_is_woken_when_there_is_some() -> None:
+    """Not at each handler that begins: that would be a hop for each message."""
+    owned = owned_partition(4)
+    woken: list[int] = []
+
+    async def wait(count: int) -> None:
+        await owned.wait_for_room(count)
+        woken.append(count)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            some = read(owned, 1, 4)
+            for count in (2, 1, 4):
+                tasks.start_soon(wait, count)
+                await anyio.wait_all_tasks_blocked()
+            for message, expected in zip(some, ([1], [1, 2], [1, 2], [1, 2, 4]), strict=True):
+                owned.flights.start(message)
+                if owned.flights.waiting <= owned.room_at:  # as the hot path asks
+                    owned.changed()
+                await anyio.wait_all_tasks_blocked()
+                assert woken == expected
 
 
 async def test_all_who_wait_for_the_end_of_handlers_are_woken() -> None:
     owned = owned_partition(4)
     (message,) = read(owned, 1, 1)
-    owned.start(message)
+    owned.flights.start(message)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(owned.wait_finished)
             await anyio.wait_all_tasks_blocked()
-            owned.returned(message)
+            owned.flights.returned(message)
+            owned.changed()
 
 
 async def test_all_who_wait_for_the_end_of_handlers_are_woken_by_a_cancellation() -> None:
     owned = owned_partition(4)
     (message,) = read(owned, 1, 1)
-    owned.start(message)
+    owned.flights.start(message)
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(owned.wait_finished)
             await anyio.wait_all_tasks_blocked()
-            owned.cancelled(message)
+            owned.flights.cancelled(message)
+            owned.changed()
 
 
 async def test_what_was_not_found_is_settled_once_the_group_has_come_past_it() -> None:
@@ -82,20 +108,22 @@ async def test_all_at_once_is_as_one_by_one(delivered_before: bool) -> None:
             tasks.start_soon(owned.wait_for_room, 4)
             await anyio.wait_all_tasks_blocked()
             if together:
-                owned.start_all(messages)
+                owned.flights.start_all(messages)
             else:
                 for message in messages:
-                    owned.start(message)
+                    owned.flights.start(message)
+            owned.changed()
         seen.append(([message.state for message in messages], owned.flights.running))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(owned.wait_finished)
             await anyio.wait_all_tasks_blocked()
             if together:
-                owned.returned_all(messages)
+                owned.flights.returned_all(messages)
             else:
                 for message in messages:
-                    owned.returned(message)
-        seen.append(([message.state for message in messages], owned.flights.handled, owned.dirty, len(rung), owned.take_acks()))
+                    owned.flights.returned(message)
+            owned.changed()
+        seen.append(([message.state for message in messages], owned.flights.handled, owned.dirty, len(rung), owned.flights.take_acks()))
         return seen
 
     with anyio.fail_after(5):
