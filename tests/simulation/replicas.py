@@ -27,7 +27,7 @@ TOPIC = f"app{TOPIC_ENDS_WITH}"
 class ReplicaApp(CalmApp):
     """The App of one replica."""
 
-    interval, ttl = 600.0, 2400.0
+    interval, ttl = 1000.0, 3000.0
 
     def __init__(self, member: Replica, record: Any) -> None:
         super().__init__(URL)
