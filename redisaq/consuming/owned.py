@@ -2,7 +2,8 @@
 
 A memory stream drops its items when it is closed, so it is never that record. Every message that was read is in `flights` from the read to
 its settlement, and core/in_flight.py decides what becomes of it. This module adds what that one does without: the lease, the scopes that
-end with it, and the waiting tasks. Who reports an event to the record calls `changed` next.
+end with it, and the waiting tasks. After it has reported an event to the record, a caller calls
+`changed`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from redisaq.consuming.lease import Lease
 from redisaq.core.in_flight import InFlight
 
 NOBODY = -1
-"""What `room_at` is while nobody waits for room: fewer messages than can wait for a handler."""
+"""The value of `room_at` while no task waits for room: fewer messages than can wait for a handler."""
 
 
 class OwnedPartition:
@@ -102,10 +103,10 @@ class OwnedPartition:
                 scope.cancel()
             self.changed()
 
-    # -- who waits for the record ----------------------------------------------------------------------------------------------------
+    # -- waiting for the record ------------------------------------------------------------------------------------------------------
 
     def changed(self) -> None:
-        """Let all go on for whom the record has changed, and ring if there is something to settle.
+        """Wake the tasks for which the record has changed, and ring if there is something to settle.
 
         The hot path reports a start and a return without this call where it would change nothing: it looks at `room_at`, or at `dirty` and
         `finished`, itself.
