@@ -94,7 +94,8 @@ def test_the_overview_says_what_is_wrong_first_then_the_rows_by_trouble() -> Non
     [(128, []), (120, ["24 MIN"]), (100, ["24 MIN", "RETRY"]), (80, ["24 MIN", "RETRY", "RUN"])],
 )
 def test_a_narrow_terminal_drops_the_curve_then_retries_then_run(width: int, gone: list[str]) -> None:
-    text = shown(SCENE, width=width)
+    wordy = structs.replace(BEHIND, more="158/s are handled. " * 9)
+    text = shown(structs.replace(SCENE, attention=(wordy,)), width=width)
     heads = ["TOPIC", "GROUP", "IN/s", "OUT/s", "24 MIN", "BACKLOG", "OLDEST", "RUN", "RETRY", "DEAD", "MEMBERS", "STATE"]
     assert sorted(head for head in heads if head not in text) == sorted(gone)
     assert max(map(len, text.splitlines())) <= width
