@@ -236,16 +236,15 @@ def _attention(found: Sequence[Attention], well: str) -> list[RenderableType]:
     title = Text("NEEDS ATTENTION" + (f" ({len(found)})" if found else ""), style=MUTED)
     if not found:
         return [title, _line(("✓ ", GOOD), well)] if well else []
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, min_width=1)
-    table.add_column(no_wrap=True, overflow="ellipsis", max_width=32)
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    for one in found[:ATTENTION]:
-        sign, style = SIGNS[one.severity]
+    subjects = [_line((plain(one.subject), "bold")) for one in found[:ATTENTION]]
+    room = min(32, max(subject.cell_len for subject in subjects))
+    lines: list[Text] = []
+    for one, subject in zip(found, subjects, strict=False):
+        subject.truncate(room, overflow="ellipsis", pad=True)
         what = " ".join(part for part in (one.sentence, one.code, one.more) if part)
-        table.add_row(Text(sign, style=style), Text(plain(one.subject), style="bold"), Text(plain(what)))
+        lines.append(_line(SIGNS[one.severity], "  ", subject, "  ", plain(what)))
     rest = len(found) - ATTENTION
-    return [title, table, *([Text(f"  and {rest} more", style=MUTED)] if rest > 0 else [])]
+    return [title, Group(*lines), *([Text(f"  and {rest} more", style=MUTED)] if rest > 0 else [])]
 
 
 def _overview(snapshot: Snapshot, choice: Choice, width: int, height: int) -> list[RenderableType]:
