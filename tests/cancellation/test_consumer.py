@@ -82,7 +82,7 @@ async def rest_is_handled_once(url: str, namespace: str, ids: list[str], work: W
         again[message.msg_id] += 1
 
     consumer = consumer_of(url, namespace)
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         await consumer.process(handle, until_empty=True)
     await consumer.close()
     assert set(work.finished.values()) <= {1}
@@ -97,7 +97,7 @@ async def test_the_nursery_is_cancelled_by_its_scope(url: str, namespace: str, s
     work = Work(seed)
     before = sockets()
     consumer = consumer_of(url, namespace)
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             await tasks.start(consumer.process, work.handle)
             await work.full.wait()
@@ -122,7 +122,7 @@ async def test_the_task_is_cancelled_natively_twice(anyio_backend: tuple[str, An
     tasks_before = len(asyncio.all_tasks())
     consumer = consumer_of(url, namespace)
     task = asyncio.ensure_future(consumer.process(work.handle))
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         await work.full.wait()
         await asyncio.sleep(work.random.uniform(0.0, 0.06))
         task.cancel()

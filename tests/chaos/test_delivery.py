@@ -54,7 +54,7 @@ async def is_empty(broker: Broker) -> bool:
 
 @pytest.fixture
 def crew(valkey_server: Server, namespace: str) -> Iterator[Crew]:
-    crew = Crew(valkey_server.url, "jobs", namespace, interval=0.25, ttl=1.0)
+    crew = Crew(valkey_server.url, "jobs", namespace, interval=0.25, ttl=2.0)
     yield crew
     crew.close()
 
@@ -155,7 +155,7 @@ async def test_at_full_memory_what_is_there_is_worked_off_and_nothing_enters(own
 
     def consumer() -> Consumer[Any]:
         policy = RetryPolicy(max_attempts=ATTEMPTS, backoff=0.05, blocking=blocking)
-        return Consumer("jobs", own_server.url, namespace=namespace, heartbeat_interval=0.1, heartbeat_ttl=1.0, retry=policy)
+        return Consumer("jobs", own_server.url, namespace=namespace, heartbeat_interval=0.1, heartbeat_ttl=10.0, retry=policy)
 
     broker = broker_of(own_server.url, namespace)
     await broker.connect()

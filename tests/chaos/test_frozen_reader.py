@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def crew(server: Server, namespace: str) -> Iterator[Crew]:
-    crew = Crew(server.url, "jobs", namespace, interval=0.3, ttl=1.2)
+    crew = Crew(server.url, "jobs", namespace, interval=0.3, ttl=2.4)
     yield crew
     crew.close()
 

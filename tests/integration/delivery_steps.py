@@ -61,7 +61,7 @@ async def exercise_delivery(broker: RedisBroker, token: int) -> None:
     (found, _) = await broker.do(ReadDead(GROUP, 0, after=b"", count=10))
     assert await broker.do(Redrive(GROUP, 0, [found.dead_id], count=10)) == 1
     await delay(broker, "orders", [Delayed(1, b"later", 1 << 51, [b"i", b"1"]), Delayed(1, b"now", 1, [b"i", b"2"])])
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await bell.wait()
     await bell.close()
     assert (await broker.do(TakeDue(GROUP, 1, token, count=10))).moved == 1

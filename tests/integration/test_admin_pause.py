@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Admin, Message
+from redisaq import Admin, Consumer, Message
 from redisaq.brokers.redis.scripts import PAUSE
 from redisaq.errors import ConnectionFailed, ConsumerError
 from tests.breaking_proxy import BreakingProxy
@@ -34,6 +34,13 @@ async def until(seen: list[int], count: int) -> None:
             await anyio.sleep(0.005)
 
 
+async def until_paused(consumer: Consumer[Any]) -> None:
+    """Wait until the consumer knows that its group is paused."""
+    with anyio.fail_after(30):
+        while consumer._runtime is None or not consumer._runtime.around.gate.closed:
+            await anyio.sleep(0.005)
+
+
 async def test_a_paused_group_begins_nothing_and_goes_on(bench: Bench) -> None:
     """The handler that runs is finished; the rest waits, also what is enqueued meanwhile, and comes when the group is resumed."""
     seen: list[int] = []
@@ -51,6 +58,7 @@ async def test_a_paused_group_begins_nothing_and_goes_on(bench: Bench) -> None:
             with anyio.fail_after(30):
                 await running.wait()
             await admin.pause("orders", "billing")
+            await until_paused(consumer)
             await anyio.sleep(0.3)  # six heartbeats: each tells of it
             await bench.produce(2, partitions=1, start=5)
             finish.set()
@@ -80,7 +88,7 @@ async def test_moving_a_paused_group_under_its_members(bench: Bench) -> None:
             tasks.start_soon(consumer.process, handle)
             await until(seen, 4)
             await admin.pause("orders", "billing")
-            await anyio.sleep(0.3)
+            await until_paused(consumer)
             await admin.seek("orders", "billing", "earliest")
             await bench.produce(1, partitions=1, start=4)
             await admin.resume("orders", "billing")
@@ -99,10 +107,10 @@ async def test_a_paused_group_is_never_empty(bench: Bench) -> None:
         await bench.open_group("billing")
         await admin.pause("orders", "billing")
         with pytest.raises(ConsumerError, match="paused"):
-            await bench.drain(heartbeat_interval=0.1, heartbeat_ttl=1.0)
+            await bench.drain(heartbeat_interval=0.1, heartbeat_ttl=10.0)
         assert (await admin.group("orders", "billing")).unread == 1
         await admin.resume("orders", "billing")
-        assert await bench.drain(heartbeat_interval=0.1, heartbeat_ttl=1.0) == [0]
+        assert await bench.drain(heartbeat_interval=0.1, heartbeat_ttl=10.0) == [0]
         await admin.delete_topic("orders")
 
 

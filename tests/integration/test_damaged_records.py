@@ -78,7 +78,7 @@ async def case(valkey_server: Server, namespace: str) -> AsyncIterator[Case]:
     await broker.do(MakeTopic("jobs", 2))
     async with Producer("jobs", valkey_server.url, namespace=namespace) as producer:
         await producer.batch_enqueue([0, 1, 2, 3])
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         await case.consumer().process(case.handle, until_empty=True)
     token = int(case.command("HGET", case.share("lease"), "token")) + 1
     await broker.do(Install(GROUP, 0, token, "before", foreign=True))
@@ -98,7 +98,7 @@ async def case(valkey_server: Server, namespace: str) -> AsyncIterator[Case]:
         case.command("DEL", *keys)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     with anyio.fail_after(seconds):
         while not condition():
             await anyio.sleep(0.01)
@@ -280,7 +280,7 @@ async def test_a_damaged_record(case: Case, name: str) -> None:
         assert await send(case, f"n{number}", names) == (named is None)
         consumer = case.consumer()
         if named is not None:
-            with pytest.raises(RedisaqError) as caught, anyio.fail_after(20):
+            with pytest.raises(RedisaqError) as caught, anyio.fail_after(30):
                 await consumer.process(case.handle)
             error = caught.value.__cause__ if isinstance(caught.value, ConsumerError) else caught.value
             assert isinstance(error, DamagedKeyError), repr(error)
@@ -318,7 +318,7 @@ async def test_a_partition_count_that_cannot_be_ends_who_works(case: Case, parti
             await tasks.start(case.consumer().process, case.handle)
             case.command("HSET", case.of_topic("meta"), "partitions", partitions)
 
-    with anyio.fail_after(20), pytest.RaisesGroup(ConsumerError) as caught:
+    with anyio.fail_after(30), pytest.RaisesGroup(ConsumerError) as caught:
         await work()
     (error,) = caught.value.exceptions
     assert isinstance(error.__cause__, DamagedKeyError)
@@ -326,7 +326,7 @@ async def test_a_partition_count_that_cannot_be_ends_who_works(case: Case, parti
     assert case.command("HGET", case.of_topic("meta"), "partitions") == partitions.encode()
     case.command("HSET", case.of_topic("meta"), "partitions", 2)
     assert await send(case, "after", set())
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         await case.consumer().process(case.handle, until_empty=True)
     assert case.got["after-a"] == case.got["after-c"] == 1
 

@@ -43,7 +43,7 @@ class Place:
         return Producer("jobs", self.url, namespace=self.namespace, **more)
 
     def consumer(self, **more: Any) -> Consumer[Any]:
-        quick = {"heartbeat_interval": 0.1, "heartbeat_ttl": 1.0, "retry": SOON}
+        quick = {"heartbeat_interval": 0.1, "heartbeat_ttl": 30.0, "retry": SOON}
         return Consumer("jobs", self.url, namespace=self.namespace, **{**quick, **more})
 
     async def run(self, handle: Any = None, **options: Any) -> Notebook:
@@ -54,7 +54,7 @@ class Place:
             await notebook.handle(message)
             await (handle or fail_as_told)(message)
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             await self.consumer(on_event=notebook.note, **options).process(noting, until_empty=True)
         return notebook
 
@@ -158,7 +158,7 @@ async def test_a_redrive_gives_a_new_life(place: Place) -> None:
             await fail_as_told(message)
 
     consumer = place.consumer(retry=policy, on_event=notebook.note)
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             await tasks.start(consumer.process, handle)
             assert await place.broker.do(Redrive(GROUP, 0, None, count=100)) == 4
@@ -190,7 +190,7 @@ async def test_attempts_go_on_with_the_next_owner(place: Place) -> None:
         await fail_as_told(message)
 
     policy = RetryPolicy(max_attempts=5, backoff=0.02)
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         while sum(map(len, attempts.values())) < 30:
             before = sum(map(len, attempts.values()))
             consumer = place.consumer(retry=policy)
@@ -217,17 +217,17 @@ async def test_delayed_messages_come_in_due_order_and_never_early(place: Place) 
         await producer.connect()
         await tasks.start(consumer.process, handle)
         began = anyio.current_time()
-        for n, delay in ((0, 0.6), (1, 0.3), (2, 0.45)):
-            await producer.enqueue({"n": n}, delay=delay)
-        await producer.batch_enqueue([{"n": 4}, {"n": 5}], delay=0.75)
+        for n, due in ((0, 2.6), (1, 2.3), (2, 2.45)):
+            await producer.enqueue({"n": n}, delay=began + due - anyio.current_time())
+        await producer.batch_enqueue([{"n": 4}, {"n": 5}], delay=began + 2.75 - anyio.current_time())
         await producer.enqueue({"n": 3})
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while len(arrived) < 6:
                 await anyio.sleep(0.01)
         await consumer.stop()
     assert [n for n, _ in arrived] == [3, 1, 2, 0, 4, 5]
-    for (n, at), delay in zip(arrived[1:], (0.3, 0.45, 0.6, 0.75, 0.75), strict=True):
-        assert at - began > delay - 0.02, n
+    for (n, at), due in zip(arrived[1:], (2.3, 2.45, 2.6, 2.75, 2.75), strict=True):
+        assert at - began > due - 0.02, n
 
 
 async def test_what_was_delayed_outlives_whoever_delayed_it(place: Place) -> None:

@@ -51,7 +51,7 @@ async def test_a_cut_after_every_stride_of_a_batch(proxy: BreakingProxy, valkey_
     size = proxy.count_upstream() - size
     for cut in range(0, size + 1, STRIDE):
         proxy.cut_after(cut)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             sent += await producer.batch_enqueue([{"n": n} for n in range(10)])
     await producer.close()
     found = ids_in(valkey_server, namespace, 2)
@@ -65,7 +65,7 @@ async def test_only_the_answers_are_lost(proxy: BreakingProxy, valkey_server: Se
     sent = [await producer.enqueue({"n": 0})]
     for kept in (0, 1, 7, 25):
         proxy.drop_answers_after(kept)
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             sent += await producer.batch_enqueue([{"n": n} for n in range(5)])
     await producer.close()
     assert ids_in(valkey_server, namespace) == [sent]
@@ -79,7 +79,7 @@ async def test_a_batch_that_would_arrive_after_the_reconnection_is_killed(
     sent = [await producer.enqueue({"n": 0})]
     for _ in range(3):
         proxy.hold_and_desert()
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             sent += await producer.batch_enqueue([{"n": n} for n in range(5)])
         proxy.let_through()
         await anyio.sleep(0.1)
@@ -101,7 +101,7 @@ async def test_nothing_later_of_the_producer_passes_what_is_being_recovered(
         await anyio.sleep(0.02)
         order.extend(await producer.batch_enqueue([{"n": 3}, {"n": 4}]))
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(later)
             order[1:1] = await producer.batch_enqueue([{"n": 1}, {"n": 2}])
@@ -125,7 +125,7 @@ async def test_evidence_that_was_trimmed_away_is_no_guess(proxy: BreakingProxy, 
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(trim)
-        with anyio.fail_after(10), pytest.raises(AmbiguousEnqueueError) as caught:
+        with anyio.fail_after(30), pytest.raises(AmbiguousEnqueueError) as caught:
             await producer.enqueue({"n": 9})
     assert len(caught.value.message_ids) == 1
     await producer.close()

@@ -22,7 +22,7 @@ from tests.servers import Server, free_port
 from tests.unit.source import ROOT
 
 EXAMPLES = ROOT / "examples"
-LIMIT = 60.0
+LIMIT = 150.0
 
 
 @pytest.fixture(scope="module")

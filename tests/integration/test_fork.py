@@ -207,7 +207,7 @@ async def test_a_consumer_that_is_inherited_can_run_in_the_child(backend: Backen
     """As another member: the parent's own run is not affected."""
     url = valkey_server.url
     handled: list[str] = []
-    consumer: Consumer[Any] = Consumer("jobs", url, namespace=namespace, heartbeat_interval=0.2, heartbeat_ttl=1.0)
+    consumer: Consumer[Any] = Consumer("jobs", url, namespace=namespace, heartbeat_interval=0.2, heartbeat_ttl=20.0)
     async with Producer("jobs", url, namespace=namespace, init_partitions=4) as producer:
 
         async def handle(message: Message[Any]) -> None:

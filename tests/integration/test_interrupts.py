@@ -29,10 +29,13 @@ def catches_interrupts(pid: int) -> bool:
 
 
 def until_it_imports(pid: int) -> None:
-    """Return once the interpreter has begun with what is ours: no program can keep an interrupt of the interpreter's own start quiet."""
+    """Return once the interpreter has begun with what is ours: no program can keep an interrupt of the interpreter's own start quiet.
+
+    The moments may have passed before we look: then it has mapped a library of ours, and keeps it.
+    """
     limit = time.monotonic() + LIMIT
     for caught in (True, False):
-        while catches_interrupts(pid) != caught:
+        while catches_interrupts(pid) != caught and "msgspec" not in Path(f"/proc/{pid}/maps").read_text():
             assert time.monotonic() < limit
             time.sleep(0.001)
 
@@ -54,10 +57,13 @@ def test_an_interrupt_in_the_first_second_is_quiet(how: str, words: list[str]) -
                 start_new_session=True,
             )
             with process:
-                until_it_imports(process.pid)
-                time.sleep(0.1 * step)
-                process.send_signal(signal.SIGINT)
-                _, errors = process.communicate(timeout=LIMIT)
+                try:
+                    until_it_imports(process.pid)
+                    time.sleep(0.1 * step)
+                    process.send_signal(signal.SIGINT)
+                    _, errors = process.communicate(timeout=LIMIT)
+                finally:
+                    process.kill()
             assert "Traceback" not in errors, f"{step}: {errors}"
             assert process.returncode in {0, 130, -signal.SIGINT}, f"{step}: {process.returncode} {errors}"
 
@@ -83,7 +89,8 @@ def handle(message):
 
 async def main():
     async with redisaq.Producer("jobs", "memory://") as producer:
-        await producer.batch_enqueue([1, 2])
+        await producer.enqueue(1)
+        await producer.enqueue(2, timeout=60)
     await consumer.process(handle, until_empty=True)
 
 redisaq.run(main, backend=sys.argv[1])

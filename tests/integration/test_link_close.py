@@ -49,7 +49,7 @@ async def test_close_fails_calls_under_way(proxy: Proxy, idle: bool) -> None:
     async with opened(proxy.url) as link:
         await link.connect()
         proxy.freeze()
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 if not idle:
                     group.start_soon(call, "large" * 6_000_000)
@@ -78,7 +78,7 @@ async def test_close_ends_connecting_and_waiting_for_that(proxy: Proxy) -> None:
         with pytest.raises(ConnectionFailed, match="closed"):
             await function()
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         proxy.freeze()
         await call(proxy.url)
         proxy.thaw()
@@ -127,7 +127,7 @@ async def test_closing_frees_no_descriptor_under_a_waiting_task() -> None:
         stranger, peer = pairs[-1]
         stranger.setblocking(False)
         peer.send(b"x")
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             await anyio.wait_readable(stranger)
     assert ours.fileno() == -1
     for sock in (theirs, *(sock for pair in pairs for sock in pair)):

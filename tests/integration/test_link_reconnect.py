@@ -62,7 +62,7 @@ async def test_what_was_sent_is_never_sent_again(proxy: Proxy, namespace: str) -
     async with opened(proxy.url) as link:
         await link.connect()
         proxy.freeze()
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
                 for _ in range(5):
                     group.start_soon(call)
@@ -134,7 +134,7 @@ async def test_the_connecting_callers_role_is_handed_on(anyio_backend: Backend) 
             replies.append(await link.call(("ECHO", number)))
 
         async with opened(fake.url) as link:
-            with anyio.fail_after(20):
+            with anyio.fail_after(30):
                 async with anyio.create_task_group() as group:
                     async with anyio.create_task_group() as victims:
                         victims.start_soon(call, 0)

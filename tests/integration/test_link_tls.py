@@ -179,7 +179,7 @@ async def test_the_end_of_tls_is_the_end(tls_port: int, authority: Authority) ->
     async with opened(f"rediss://127.0.0.1:{tls_port}", ca_file=authority.ca_file) as link:
         reading = await link.open_reading()
         await link.call(("CLIENT", "KILL", "ID", reading.client_id))
-        with anyio.fail_after(20), pytest.raises(ConnectionFailed, match="closed the connection"):
+        with anyio.fail_after(30), pytest.raises(ConnectionFailed, match="closed the connection"):
             await reading.read(("BLPOP", "none", 0))
 
 
@@ -196,7 +196,7 @@ async def test_what_was_not_sent_is_told_apart(tls_port: int, authority: Authori
         async with opened(proxy.url.replace("redis://", "rediss://"), ca_file=authority.ca_file) as link:
             await link.connect()
             proxy.freeze()
-            with anyio.fail_after(20):
+            with anyio.fail_after(30):
                 async with anyio.create_task_group() as group:
                     group.start_soon(call, "large" * 6_000_000)
                     await anyio.wait_all_tasks_blocked()
@@ -216,7 +216,7 @@ async def test_what_comes_along_with_the_handshake_is_read(authority: Authority)
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     wire = SecureWire(ours, make_context(TLSOptions(ca_file=authority.ca_file)), "127.0.0.1")
-    with theirs, anyio.fail_after(20):
+    with theirs, anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(wire.handshake)
             agreed = False
@@ -238,7 +238,7 @@ async def test_reading_and_subscribing(tls_port: int, authority: Authority, name
     async with opened(f"rediss://127.0.0.1:{tls_port}", ca_file=authority.ca_file) as link:
         reading = await link.open_reading()
         bell = await link.listen(namespace)
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             with anyio.move_on_after(0.02):
                 await reading.read(("BLPOP", namespace, 0))
             assert reading.settled

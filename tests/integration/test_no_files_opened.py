@@ -40,7 +40,7 @@ WATCHED = textwrap.dedent(
                 if message.payload == "dies":
                     raise ValueError("always")
             async def until(condition):
-                with anyio.fail_after(20):
+                with anyio.fail_after(30):
                     while not await condition():
                         await anyio.sleep(0.01)
             async def dead():

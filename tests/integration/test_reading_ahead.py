@@ -30,7 +30,7 @@ async def test_what_was_read_ahead_is_handed_back(server: Server, namespace: str
             await anyio.sleep_forever()
 
     consumer = Consumer("jobs", url, namespace=namespace, batch_size=10, drain_timeout=0.05)
-    with anyio.fail_after(20):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             await tasks.start(consumer.process_batch, handle)
             await third.wait()

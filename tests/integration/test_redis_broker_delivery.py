@@ -147,11 +147,11 @@ async def test_doorbells_share_one_connection(broker: RedisBroker, server: Serve
     assert connections() - before == 1
     for partition, doorbell in enumerate(doorbells[:3]):
         await delay(broker, "orders", [Delayed(partition, b"x", 1, [b"i", b"x"])])
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await doorbell.wait()
     for doorbell in doorbells:
         await doorbell.close()
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         while connections() > before:
             await anyio.sleep(0.001)
 

@@ -90,7 +90,7 @@ async def exercise(broker: RedisBroker) -> None:
     version = await commit_document(broker, GROUP, "A", 60, known_version="", document=Document(epoch=1), joins=True)
     assert version is not None
     assert (await broker.do(Heartbeat(GROUP, "A", 60, version))).alive
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         await doorbell.wait()
     await doorbell.close()
     for partition in range(3):

@@ -332,7 +332,7 @@ async def test_the_documented_rights_are_enough(scene: Scene) -> None:
             failed.add(message.payload)
             raise ValueError if message.payload == 1 else DeadLetter("at once")
 
-    consumer = Consumer("jobs", url, namespace=namespace, retry=RetryPolicy(backoff=0.0), heartbeat_interval=0.2, heartbeat_ttl=2.0)
+    consumer = Consumer("jobs", url, namespace=namespace, retry=RetryPolicy(backoff=0.0), heartbeat_interval=0.2, heartbeat_ttl=20.0)
     async with (
         Producer("jobs", url, namespace=namespace, init_partitions=2, maxlen=100, retention="acked") as producer,
         Admin(url, namespace=namespace) as admin,
@@ -344,7 +344,7 @@ async def test_the_documented_rights_are_enough(scene: Scene) -> None:
         await producer.enqueue(5, dedup_id="five")
         await producer.enqueue(6, dedup_id="six", delay=0.05)
         await producer.request_partition_increase(3)
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             while len(got) < 7 or got[1] < 2:
                 await anyio.sleep(0.01)
             while not await admin.redrive("jobs", "default_group"):
@@ -378,7 +378,7 @@ async def test_a_consumer_without_notifications_looks_every_second(scene: Scene,
         await tasks.start(consumer.process, handle)
         if when == "meanwhile":
             scene.permit("resetchannels")
-        with anyio.fail_after(15):
+        with anyio.fail_after(30):
             while not any(isinstance(event, NotificationsNotPermitted) for event in told):
                 await anyio.sleep(0.01)
             await producer.batch_enqueue(["late"] * 2, delay=0.1)
@@ -401,7 +401,7 @@ async def test_a_new_group_at_full_memory_drains_it(scene: Scene) -> None:
 
     scene.command("CONFIG", "SET", "maxmemory", 1)
     try:
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
             await Consumer("jobs", scene.server.url, namespace=scene.namespace).process(handle, until_empty=True)
     finally:
         scene.command("CONFIG", "SET", "maxmemory", 0)

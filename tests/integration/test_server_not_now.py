@@ -50,7 +50,7 @@ def demoted(server: Server) -> Generator[None]:
         server.command("REPLICAOF", "NO", "ONE")
 
 
-async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     with anyio.fail_after(seconds):
         while not condition():
             await anyio.sleep(0.02)

@@ -19,7 +19,7 @@ async def test_all_who_wait_for_room_are_woken() -> None:
         await owned.wait_for_room(2)
         woken.append(number)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             for number in range(3):
                 tasks.start_soon(wait, number)
@@ -39,7 +39,7 @@ async def test_who_waits_for_room_is_woken_when_there_is_some() -> None:
         await owned.wait_for_room(count)
         woken.append(count)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             some = read(owned, 1, 4)
             for count in (2, 1, 4):
@@ -57,7 +57,7 @@ async def test_all_who_wait_for_the_end_of_handlers_are_woken() -> None:
     owned = owned_partition(4)
     (message,) = read(owned, 1, 1)
     owned.flights.start(message)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(owned.wait_finished)
@@ -70,7 +70,7 @@ async def test_all_who_wait_for_the_end_of_handlers_are_woken_by_a_cancellation(
     owned = owned_partition(4)
     (message,) = read(owned, 1, 1)
     owned.flights.start(message)
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(owned.wait_finished)
@@ -126,5 +126,5 @@ async def test_all_at_once_is_as_one_by_one(delivered_before: bool) -> None:
         seen.append(([message.state for message in messages], owned.flights.handled, owned.dirty, len(rung), owned.flights.take_acks()))
         return seen
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         assert await states(together=True) == await states(together=False)
