@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,7 @@ class Dashboard:
             view = views.missing("No dead letters of this kind", Screen("dead letters"), snapshot)
             return Response(self._page(view, snapshot, request).html, view.status, media_type="text/html")
         start = views.number_of(query.get("from"), len(kind.letters) if kind else 0)
-        values = {
+        values: dict[str, Any] = {
             "dead": found,
             "kind": kind,
             "groups": every[: views.PAGE],
@@ -274,8 +275,8 @@ class Dashboard:
             "letter": letter,
             "opened": opened,
             "name_of": letters.name_of,
-            "ago": lambda moment: f"{words.duration(snapshot.at - moment.timestamp())} ago",  # pyright: ignore[reportUnknownLambdaType]
-            "moment": lambda moment: f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "–",  # pyright: ignore[reportUnknownLambdaType]
+            "ago": partial(views.ago, snapshot.at),
+            "moment": views.moment,
             "traceback": letters.lines_of(letter.traceback) if letter else (),
             "payload": self._privacy.payload(letter.data) if letter else None,
             "headers": self._privacy.headers(letter.headers) if letter else {},

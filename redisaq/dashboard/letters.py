@@ -224,7 +224,7 @@ class Privacy:
             fields = cast("dict[str, Any]", value)
             return {name: self._without(one, f"{place}.{name}" if place else name) for name, one in fields.items()}
         if isinstance(value, list):
-            return [self._without(one, place) for one in value]
+            return [self._without(one, place) for one in cast("Sequence[Any]", value)]
         return value
 
 

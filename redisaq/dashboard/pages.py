@@ -66,7 +66,7 @@ def _share(hundredths: float) -> str:
     return f"{round(hundredths, 2):g}%"
 
 
-TEMPLATES.globals |= {"sign": _sign, "share": _share, "holes": _holes}
+TEMPLATES.globals.update(sign=_sign, share=_share, holes=_holes)  # pyright: ignore[reportArgumentType] -- it takes its type from defaults
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -378,6 +379,16 @@ def _history(found: GroupView, by_slot: Mapping[int, MemberView]) -> list[Line]:
         Line(one.at, None if one.member is None else by_slot.get(one.member), one.sentence, one.what == "taken for dead")
         for one in (found.history or ())[:PAGE]
     ]
+
+
+def ago(now: float, moment: datetime) -> str:
+    """Return how long ago a moment is."""
+    return f"{words.duration(now - moment.timestamp())} ago"
+
+
+def moment(moment: datetime | None) -> str:
+    """Return a moment with its date, in UTC."""
+    return "–" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def missing(what: str, screen: Screen, snapshot: Snapshot) -> View:

@@ -78,7 +78,8 @@ class Tracing:
             attributes["messaging.redisaq.message.key"] = outgoing.key
         span = self._tracer.start_span(f"send {outgoing.topic}", kind=SpanKind.PRODUCER, attributes=attributes)
         propagator = self._propagator or propagate.get_global_textmap()
-        propagator.inject(outgoing.headers, trace.set_span_in_context(span))
+        context = trace.set_span_in_context(span)
+        propagator.inject(outgoing.headers, context)  # pyright: ignore[reportArgumentType] -- its setter is declared for less than it takes
 
         def end(msg_id: str, error: BaseException | None) -> None:
             if msg_id:

@@ -90,9 +90,9 @@ class Looker:
             "response", lambda response: self.complaints.append(f"{response.status} {response.url}") if response.status >= 400 else None
         )
 
-    def until(self, expression: str, argument: Any = None) -> None:
-        """Wait until an expression, or a function, is true. It is passed as a function, since the page forbids `eval`."""
-        self.page.wait_for_function(expression if expression.startswith("(before)") else f"() => ({expression})", arg=argument)
+    def until(self, expression: str) -> None:
+        """Wait until an expression is true. It is passed as a function, since the page forbids `eval`."""
+        self.page.wait_for_function(f"() => ({expression})")
 
 
 @contextlib.contextmanager
