@@ -47,6 +47,7 @@ class Service:
         self._job = job
         self._state: Literal["starting", "serving", "draining"] = "starting"
         self._measuring: Measuring | None = None
+        self._sending = anyio.Lock()  # the last report may meet one that the parent is slow to take
 
     def started(self, value: None = None) -> None:  # noqa: ARG002 -- the protocol's
         """Note that every consumer has its first assignment; the App calls this."""
@@ -90,13 +91,14 @@ class Service:
             await anyio.sleep(self._job.pulse)
 
     async def _send(self, stream: UNIXSocketStream) -> None:
-        measuring = self._measuring
-        families, attention = (measuring.families(), measuring.attention()) if measuring is not None else ([], [])
-        ready = self._state == "serving" and self._app.healthy()
-        try:
-            await send(stream, Pulse(self._state, ready, views_of(self._app), families, attention))
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await checkpoint()  # the parent is gone: `_listen` sees it, too
+        async with self._sending:
+            measuring = self._measuring
+            families, attention = (measuring.families(), measuring.attention()) if measuring is not None else ([], [])
+            ready = self._state == "serving" and self._app.healthy()
+            try:
+                await send(stream, Pulse(self._state, ready, views_of(self._app), families, attention))
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await checkpoint()  # the parent is gone: `_listen` sees it, too
 
     async def _listen(self, stream: ByteReceiveStream) -> None:
         """Drain when the pipe closes: the parent has died. It never sends anything more."""

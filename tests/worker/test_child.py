@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
 from redisaq.errors import SettingsError
-from redisaq.worker.child import prepare
+from redisaq.worker import child
+from redisaq.worker.child import Service, prepare
 from redisaq.worker.reports import Job
 from redisaq.worker.settings import WorkerSettings
 
@@ -90,3 +95,30 @@ def test_what_the_program_cannot_import_is_its_own_error() -> None:
 def test_settings_that_cannot_work(options: dict[str, object], reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
         WorkerSettings("some_shop:app", **options)  # type: ignore[arg-type]  # wrong ones
+
+
+class Ending:
+    """An App that ends once every other task waits."""
+
+    consumers = ()
+
+    async def serve(self, *, task_status: Any) -> None:
+        task_status.started()
+        await anyio.wait_all_tasks_blocked()
+
+    def healthy(self) -> bool:
+        return True
+
+
+@pytest.mark.anyio
+async def test_a_child_ends_while_its_parent_takes_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last report then waits for the one before it, and is given up."""
+    monkeypatch.setattr(child, "LAST_REPORT_SECONDS", 0.01)
+    parents, pipe = socket.socketpair()
+    with parents, pipe:
+        pipe.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                pipe.send(bytes(1 << 16))
+        with anyio.fail_after(30):
+            await Service(Ending(), pipe.dup(), job("x:app")).serve()  # type: ignore[arg-type]  # of the same shape
