@@ -332,7 +332,10 @@ class Dashboard:
         return JSONResponse(found)
 
     async def _take_token(self, request: Request) -> Response:
-        given = await request.json()
+        try:
+            given = await request.json()
+        except (ValueError, RecursionError):
+            given = None
         token = given.get("token") if isinstance(given, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if self._token is None or not isinstance(token, str) or not same(token, self._token):
             return JSONResponse({"error": "this is not the token"}, HTTPStatus.FORBIDDEN)

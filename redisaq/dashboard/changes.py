@@ -111,7 +111,7 @@ class Changes:
             names = names_in(request)
             try:
                 done = await change(names["topic"], names["group"], _object(await request.json()))
-            except (ValueError, RefusedError, SettingsError) as error:
+            except (ValueError, RecursionError, RefusedError, SettingsError) as error:
                 return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
             except TopicMissingError as error:
                 return JSONResponse({"error": str(error)}, HTTPStatus.NOT_FOUND)

@@ -16,6 +16,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +31,9 @@ COOKIE = "redisaq_dashboard"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 OPEN = ("/static/", "/token")
 """What needs no token: the way to give one, and the files that are the same for everybody."""
+
+MOST_BYTES = 1 << 20
+"""The longest body of a request."""
 
 HEADERS = {
     "content-security-policy": (
@@ -74,13 +78,13 @@ class Guard:
 
         request = Request(scope, receive)
         refusal = await self._refusal(request)
-        await (refusal or self._inner)(scope, receive, send_with_headers)
+        await (refusal or self._inner)(scope, bounded(receive) if _changes(request) else receive, send_with_headers)
 
     async def _refusal(self, request: Request) -> Response | None:
         if not self._is_ours(request.headers.get("host", "")):
             return PlainTextResponse("This page is not served under that name.", HTTPStatus.MISDIRECTED_REQUEST)
         path = place_of(request.scope)
-        changes = request.method not in ("GET", "HEAD")
+        changes = _changes(request)
         if changes and (reason := _foreign(request)):
             return JSONResponse({"error": reason}, HTTPStatus.FORBIDDEN)
         if path.startswith(OPEN[0]) or path == OPEN[1]:
@@ -103,6 +107,25 @@ def place_of(scope: Scope) -> str:
     """Return the path of a request below the place where the application is mounted."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(root) else path
+
+
+def bounded(receive: Receive) -> Receive:
+    """Return a function that receives a request, and refuses it once its body is too long: who sends it may not have given a token yet."""
+    left = MOST_BYTES
+
+    async def receive_some() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return message
+
+    return receive_some
+
+
+def _changes(request: Request) -> bool:
+    return request.method not in ("GET", "HEAD")
 
 
 def _foreign(request: Request) -> str:

@@ -184,6 +184,13 @@ async def test_requests_that_are_none(what: str, body: Any, name: str) -> None:
         assert answer.json()["error"]
 
 
+async def test_a_body_that_is_too_deep_is_none(name: str) -> None:
+    async with bench(name, letters=1) as one:
+        headers = {**OURS, "content-type": "application/json"}
+        answer = await one.client.post("/api/t/orders/g/billing/pause", content=b"[" * 100_000, headers=headers)
+        assert answer.status_code == 400
+
+
 async def test_what_has_grown_is_looked_at_again(name: str) -> None:
     async with bench(name, letters=12) as one:
         assert "look again" in (await one.post("redrive", {"all": True, "expected": 1})).json()["error"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 
 from redisaq import dashboard
-from redisaq.dashboard.guard import HEADERS
+from redisaq.dashboard.guard import HEADERS, MOST_BYTES
 from redisaq.errors import SettingsError
 from tests.dashboard.scenes import served
 
@@ -72,6 +73,23 @@ async def test_without_the_token_nothing_is_shown() -> None:
         client.cookies.clear()
         assert (await client.get("/api/", headers={"authorization": f"Bearer {TOKEN}"})).status_code == 200
         assert (await client.get("/api/", headers={"authorization": "Bearer x"})).status_code == 401
+
+
+async def test_who_has_no_token_cannot_fill_the_memory() -> None:
+    """However a body is sent, it is read up to a limit; and what is not JSON is no token."""
+    sent = 0
+
+    async def endless() -> AsyncGenerator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1 << 16
+            yield bytes(1 << 16)
+
+    async with served(token=TOKEN) as client:
+        assert (await client.post("/token", content=endless(), headers=OURS)).status_code == 413
+        assert sent <= MOST_BYTES + (1 << 16)
+        for content in (b"", b"{", b"[" * 100_000):
+            assert (await client.post("/token", content=content, headers=OURS)).status_code == 403
 
 
 async def test_the_outer_application_may_decide() -> None:
