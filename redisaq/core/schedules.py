@@ -74,7 +74,10 @@ class Timetable:
     def between(self, after: int, until: int, most: int) -> list[int]:
         """Return the ticks after one moment and not after another, in order: the newest `most` of them."""
         found: list[int] = []
-        for tick in self._ticks(until + LONGEST_FOLD, back=True):
+        offsets = {self.at(moment).utcoffset() for moment in (until - LONGEST_FOLD, until, until + LONGEST_FOLD)}
+        # Where the clock is set back, a later time of day may be an earlier tick. Elsewhere, looking so far only takes long.
+        beyond = 1 if len(offsets) == 1 else LONGEST_FOLD
+        for tick in self._ticks(until + beyond, back=True):
             if tick <= after or len(found) == most:
                 break
             if tick <= until and tick not in found[-1:] and self.has(tick):

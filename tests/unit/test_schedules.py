@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -100,6 +101,23 @@ def test_looking_back_finds_what_looking_ahead_does(spec: str, tz: str, day: str
         moment = tick
     assert table.between(first, first + lasts, 1000) == ahead
     assert table.between(first, first + lasts, 1) == ahead[-1:]
+
+
+@pytest.mark.parametrize("tz", ["UTC", "Europe/Berlin"])
+def test_looking_back_over_a_moment_is_cheap(tz: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that ticks every second looks back every second."""
+    looked, whole = list[int](), Timetable._ticks
+
+    def counting(self: Timetable, moment: int, *, back: bool) -> Iterator[int]:
+        for tick in whole(self, moment, back=back):
+            looked.append(tick)
+            yield tick
+
+    monkeypatch.setattr(Timetable, "_ticks", counting)
+    table, now = Timetable("* * * * * *", tz), at("2026-05-05T12:00:00+00:00")
+    looked.clear()
+    assert table.between(now - 3, now, 1000) == [now - 2, now - 1, now]
+    assert len(looked) < 20
 
 
 # -- mistakes --------------------------------------------------------------------------------------------------------------------------
