@@ -116,7 +116,7 @@ class Dashboard:
         self._privacy = privacy or Privacy()
         self._changer = Changes(admin, self._kinds_of)
         self._streams = Streams()
-        self._kinds: dict[tuple[str, str] | None, tuple[int, Kinds]] = {}
+        self._kinds: dict[tuple[str, str] | None, tuple[tuple[int, int], Kinds]] = {}
         self._rendered: dict[tuple[object, ...], Page] = {}
         self._rendered_of = -1
         everybody: Authorize = lambda _: "change"  # noqa: E731 -- what may be changed is what there are routes for
@@ -286,13 +286,14 @@ class Dashboard:
         return Response(self._page(view, snapshot, request).html, media_type="text/html")
 
     async def _look(self, snapshot: Snapshot, wanted: tuple[str, str] | None) -> Kinds:
-        """Look at the newest dead letters, once for all who ask during one snapshot."""
+        """Look at the newest dead letters, once for all who ask during one snapshot, unless some were redriven or purged meanwhile."""
+        moment = snapshot.number, self._changer.made
         known = self._kinds.get(wanted)
-        if known is not None and known[0] == snapshot.number:
+        if known is not None and known[0] == moment:
             return known[1]
         found = await letters.look(self._admin, letters.groups_of(snapshot, wanted), snapshot.at)
-        self._kinds = {name: one for name, one in self._kinds.items() if one[0] == snapshot.number}
-        self._kinds[wanted] = snapshot.number, found
+        self._kinds = {name: one for name, one in self._kinds.items() if one[0] == moment}
+        self._kinds[wanted] = moment, found
         return found
 
     async def _kinds_of(self, topic: str, group: str) -> Kinds:

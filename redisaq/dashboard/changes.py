@@ -76,7 +76,12 @@ class Job:
 
 
 class Changes:
-    """Makes changes for the page."""
+    """Makes changes for the page.
+
+    Attributes:
+        made: how often letters were redriven or purged: what was known of them before is not true any more.
+        tasks: runs the jobs, while the application does.
+    """
 
     def __init__(self, admin: Admin, kinds: Callable[[str, str], Awaitable[Kinds]]) -> None:
         """Take what changes are made with.
@@ -89,6 +94,7 @@ class Changes:
         self._kinds = kinds
         self._jobs: dict[int, Job] = {}
         self._number = 0
+        self.made = 0
         self.tasks: TaskGroup | None = None
 
     def routes(self) -> list[BaseRoute]:
@@ -153,10 +159,8 @@ class Changes:
 
     async def _treat(self, verb: Verb, topic: str, group: str, asked: Mapping[str, Any]) -> dict[str, object]:
         """Treat the letters that are named, or those of a kind, or all."""
-        act = self._admin.redrive if verb == "redrive" else self._admin.purge
         if "letters" in asked:
-            letters = await self._named(topic, group, asked["letters"])
-            done = await act(topic, group, letters)
+            done = await self._act(verb, (topic, group), await self._named(topic, group, asked["letters"]))
             return {"done": done, "text": f"{'Redriven' if verb == 'redrive' else 'Purged'}: {words.count(done)}"}
         dead = (await self._admin.group(topic, group)).dead
         kind = asked.get("kind")
@@ -170,6 +174,13 @@ class Changes:
             raise RefusedError(f"there are {words.count(total)} now: look again first")
         self._number += 1
         return self._start(Job(self._number, verb, (topic, group), found, total=total, rate=_rate(asked.get("rate")))).as_json()
+
+    async def _act(self, verb: Verb, name: tuple[str, str], letters: Letters) -> int:
+        act = self._admin.redrive if verb == "redrive" else self._admin.purge
+        try:
+            return await act(*name, letters)
+        finally:
+            self.made += 1
 
     async def _named(self, topic: str, group: str, names: object) -> list[DeadMessage]:
         if not isinstance(names, list) or not 0 < len(cast("list[object]", names)) <= PAGE:
@@ -196,12 +207,11 @@ class Changes:
         return job
 
     async def _run(self, job: Job) -> None:
-        act = self._admin.redrive if job.verb == "redrive" else self._admin.purge
         with job.scope:
             try:
                 async with aclosing(self._pages(job)) as pages:
                     async for page in pages:
-                        job.done += await act(*job.name, page)
+                        job.done += await self._act(job.verb, job.name, page)
                         if job.rate:
                             await anyio.sleep(len(page) / job.rate)
             except RedisaqError as error:

@@ -129,6 +129,8 @@ async def test_redriving_some_a_kind_and_all(name: str) -> None:
         assert (answer.status_code, answer.json()["done"]) == (200, 2)
         assert (await one.post("redrive", {"letters": some})).status_code == 400  # they are not there any more
         assert await one.dead() == 28
+        left = names_of((await one.client.get("/dead?g=orders/billing")).text)  # of the same snapshot
+        assert (len(left), set(left) & set(some)) == (18, set())
         kind = re.findall(r'class="err" href="/dead/([0-9a-f]+)', html)[1]
         done = await one.job(await one.post("redrive", {"kind": kind, "expected": 10}))
         assert (done["done"], done["total"]) == (10, 10)
