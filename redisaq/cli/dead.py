@@ -1,7 +1,7 @@
 """`redisaq dead list`, `show`, `redrive`, `purge` and `export`: commands for dead letters.
 
-They read and change dead letters in pages, so that a million of them need no more memory than a hundred. Dead letters that arrive while a
-command runs are left alone.
+They read dead letters in pages, and change a few thousand at a time, so that a million of them need no more memory. Dead letters
+that arrive while a command runs are left alone.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from cyclopts import App as Commands
+from msgspec.structs import replace
 
 from redisaq.admin import Admin, DeadMessage
 from redisaq.cli.common import NO, Dash, DryRun, Place, Refused, Yes, as_json, confirm, moment, plain, progress, run, short, table
 
 HERE = Place()
-PAGE = 100
-"""Dead letters of one page."""
+AT_ONCE = 5000
+"""Dead letters that one change treats. Each change is one of about 1,000 that the group's history keeps: smaller ones would flush it."""
 
 dead = Commands(name="dead", help="Look at dead letters, try them again, or drop them.")
 
@@ -56,12 +57,12 @@ async def letters(admin: Admin, topic: str, group: str) -> AsyncGenerator[DeadMe
 
 
 async def pages(admin: Admin, topic: str, group: str, wanted: AbstractSet[str]) -> AsyncGenerator[list[DeadMessage]]:
-    """Yield pages of the dead letters that exist now: those of the wanted messages, or all if `wanted` is empty."""
+    """Yield the dead letters that exist now, without payloads and tracebacks: those of the wanted messages, or all if `wanted` is empty."""
     page: list[DeadMessage] = []
     async for letter in letters(admin, topic, group):
         if not wanted or letter.msg_id in wanted:
-            page.append(letter)
-        if len(page) == PAGE:
+            page.append(replace(letter, payload=None, data=b"", headers={}, traceback=""))
+        if len(page) == AT_ONCE:
             yield page
             page = []
     if page:

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import App, Consumer, DeadLetter, Message, Producer, RetryPolicy, Tick
+from redisaq import Admin, App, Consumer, DeadLetter, Message, Producer, RetryPolicy, Tick
 from redisaq.cli import main
 from redisaq.identity import VERSION
 from tests.server_fixtures import ServerPool
@@ -91,7 +91,8 @@ def test_looking(say: Say) -> None:
     assert sum(one["dead"] for one in json.loads(say("group", "orders", "billing", "--json")[1])["partitions"]) == 3
 
 
-def test_cron_jobs(say: Say, redis: Server, namespace: str) -> None:
+def test_cron_jobs(say: Say, redis: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redisaq.cron.LAST_WORD", 30.0)  # the last tick may be on its way when the program stops
     assert say("schedule") == (0, "no cron jobs\n", "")
     app = App(redis.url, name="shop", namespace=namespace)
     ran = anyio.Event()
@@ -161,6 +162,19 @@ def test_letters_are_redriven_and_purged(say: Say, redis: Server, namespace: str
     assert say("dead", "redrive", "orders", "billing", "--yes") == (0, "redriven: 2\n", "")
     assert say("dead", "purge", "orders", "billing", "--yes") == (0, "purged: 0\n", "")
     assert say("dead", "list", "orders", "billing") == (0, "no dead letters\n", "")
+
+
+def test_many_letters_are_one_line_of_the_history(say: Say, redis: Server, namespace: str) -> None:
+    """It keeps about 1,000 lines: who purges a million letters must not flush it."""
+    anyio.run(lambda: enqueue(redis.url, namespace, *range(2, 252)))
+    anyio.run(lambda: consume(redis.url, namespace))
+
+    async def history() -> list[tuple[str, int | None]]:
+        async with Admin(redis.url, namespace=namespace) as admin:
+            return [(one.what, one.count) for one in await admin.history("orders", "billing", count=3)]
+
+    assert say("dead", "purge", "orders", "billing", "--yes") == (0, "purged: 250\n", "")
+    assert anyio.run(history) == [("purged", 250), ("left", None), ("joined", None)]
 
 
 @pytest.mark.usefixtures("billing")
