@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
+from urllib.parse import quote
 
 from cyclopts import Parameter
 
@@ -74,7 +75,7 @@ def dashboard(
         raise Refused(f"cannot listen on {listen}: {error.strerror}") from error
     with listener:
         shown = f"[{name}]" if ":" in name else name
-        print(f"http://{shown}:{listener.getsockname()[1]}/{'#token=' + secret if secret else ''}", flush=True)
+        print(f"http://{shown}:{listener.getsockname()[1]}/{'#token=' + quote(secret, safe='') if secret else ''}", flush=True)
         signal.signal(signal.SIGTERM, _end)  # uvicorn ends in order first, and then sends the signal again
         config = uvicorn.Config(page, log_level="warning", server_header=False, timeout_graceful_shutdown=1, ws="none", proxy_headers=False)
         uvicorn.Server(config).run([listener])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
@@ -15,13 +16,14 @@ from tests.servers import free_port
 def test_it_serves_the_page_until_sigterm() -> None:
     """The server of the queue is away, which is no reason for the page not to be there."""
     with own_place(leaves="token") as place:
-        (place / "token").write_text("a token that nobody guesses\n")
+        (place / "token").write_text("a+token/that&nobody%20guesses=\n")
         url = f"redis://127.0.0.1:{free_port()}"
         with started(place, "dashboard", "--url", url, "--listen", "127.0.0.1:0", "--token-file", str(place / "token")) as process:
             assert process.stdout
             address = process.stdout.readline().strip()
-            root, _, token = address.partition("/#token=")
-            assert token == "a token that nobody guesses"  # noqa: S105 -- of this test
+            root, _, fragment = address.partition("/#")
+            (token,) = parse_qs(fragment)["token"]  # as the page's script reads it
+            assert token == "a+token/that&nobody%20guesses="  # noqa: S105 -- of this test
             assert httpx.get(root, timeout=LIMIT).status_code == 401
             answer = httpx.get(root, headers={"authorization": f"Bearer {token}"}, timeout=LIMIT)
             assert answer.status_code == 200
