@@ -204,10 +204,9 @@ class Privacy:
         what = f"{len(data):,} bytes"
         if self._redact is not None:
             try:
-                value = msgspec.json.decode(data)
+                data = msgspec.json.encode(self._without(msgspec.json.decode(data), ""))
             except (msgspec.DecodeError, RecursionError):
-                return Shown("", f"{what}, not shown: it is not JSON, so that nothing can be left out", whole=True)
-            data = msgspec.json.encode(self._without(value, ""))
+                return Shown("", f"{what}, not shown: it is not JSON, or too deep, so that nothing can be left out", whole=True)
         text, json = _text_of(data)
         return Shown(text[:LARGEST], f"{what} of JSON" if json else what, whole=len(text) <= LARGEST)
 
@@ -241,7 +240,7 @@ def _text_of(data: bytes) -> tuple[str, bool]:
     try:
         return data.decode(), False
     except UnicodeDecodeError:
-        return data[: LARGEST // 3].hex(" "), False
+        return data[: LARGEST // 3 + 1].hex(" "), False  # three characters for each byte; what does not fit makes it too long
 
 
 class TracebackLine(msgspec.Struct, frozen=True):

@@ -266,6 +266,7 @@ async def test_what_is_not_to_be_shown(name: str) -> None:
         (b"[" * 5000 + b"]" * 5000, "[", "10,000 bytes"),
         (b"[" + b"1," * 3000 + b"1]", "[1,1", "6,003 bytes of JSON"),
         (b"x" * 200_000, "xxx", "200,000 bytes"),
+        (b"\xff" * 50_000, "ff ff", "50,000 bytes"),
     ],
 )
 async def test_payloads(data: bytes, begins: str, what: str) -> None:
@@ -273,7 +274,13 @@ async def test_payloads(data: bytes, begins: str, what: str) -> None:
     assert shown.text.startswith(begins)
     assert shown.what.startswith(what)
     assert len(shown.text) <= LARGEST
-    assert Privacy(redact="a").payload(b"[" * 5000 + b"]" * 5000).text == ""
+    assert shown.whole == (len(data) < 50_000)
+
+
+async def test_a_payload_that_is_too_deep_to_leave_something_out_is_not_shown() -> None:
+    """How deep that is depends on the interpreter."""
+    shown = [Privacy(redact="a").payload(b"[" * depth + b"]" * depth).text[:1] for depth in (10, 600, 990, 5000)]
+    assert (shown[0], {*shown[1:3]} <= {"[", ""}, shown[3]) == ("[", True, "")
 
 
 async def test_a_million_letters_are_not_looked_at() -> None:
