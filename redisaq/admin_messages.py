@@ -270,7 +270,7 @@ class Search:
         return GroupStanding("done" if self._left > 0 else "unknown")
 
     async def _known(self, name: GroupName, number: int, standing: Standing) -> GroupStanding | None:
-        if standing.deliveries:
+        if standing.deliveries is not None:
             (view,) = await self._ask([ViewGroup(name)])
             owner = names_of(view.document).get(standing.holder, "")
             return GroupStanding("pending", standing.holder, owner, moment(standing.since / 1000), standing.deliveries)

@@ -570,7 +570,7 @@ class GroupStanding(msgspec.Struct, frozen=True):
         owner: if it is pending, the incarnation of the member that owns the partition.
         owner_name: the name of that member.
         since: if it is pending, when it was delivered, or when its handler began if it had been delivered before.
-        deliveries: if it is pending, how many times it was delivered.
+        deliveries: if it is pending, how many times it was delivered; 0 if a member gave it back before a handler began.
         retry: if it waits for a retry, the retry; `retry.due` says when.
         dead: if it is dead, the newest dead letter of the message.
     """

@@ -152,8 +152,10 @@ async def test_standings(a: Broker, group: GroupName, owned: int) -> None:
     found = await a.do(ReadStanding(group, 0, waits[0]))
     assert (found.unread, found.holder, found.deliveries, found.retry) == (False, "A", 1, None)
     assert before - 1000 <= found.since <= await now(a, group)
+    assert await a.do(SetDeliveries(group, 0, owned, {waits[0]: 0}))
+    assert (await a.do(ReadStanding(group, 0, waits[0]))).deliveries == 0, "handed back before a handler began: it is pending"
     found = await a.do(ReadStanding(group, 0, entries[0][0]))
-    assert (found.unread, found.deliveries, found.since, [found.retry]) == (False, 0, 0, await retries(a, group))
+    assert (found.unread, found.deliveries, found.since, [found.retry]) == (False, None, 0, await retries(a, group))
     assert await a.do(CancelRetry(group, 0, entries[0][0]))
     assert await a.do(ReadStanding(group, 0, entries[0][0])) == Standing(unread=False, holder="A")
 

@@ -102,6 +102,27 @@ async def test_what_is_pending(admin: Admin, bench: Bench) -> None:
     assert (await admin.find("orders", msg_ids[7])).groups["billing"].owner_name == ""
 
 
+async def test_what_was_handed_back_is_pending(admin: Admin, bench: Bench) -> None:
+    """A member that ends gives back what it has read and not begun: that is not done."""
+    msg_ids, begun = await bench.produce(3, partitions=1), anyio.Event()
+
+    async def handle(message: Message[Any]) -> None:
+        del message
+        begun.set()
+        await anyio.sleep_forever()
+
+    async with bench.consumer() as consumer, anyio.create_task_group() as tasks:
+        with anyio.fail_after(30):
+            await tasks.start(consumer.process, handle)
+            await begun.wait()
+            while (await admin.group("orders", "billing")).pending < 3:
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    found = [one async for one in admin.pending("orders", "billing")]
+    assert [(one.msg_id, one.deliveries) for one in found] == list(zip(msg_ids, (1, 0, 0), strict=True))
+    assert [(await admin.find("orders", one)).groups["billing"].state for one in msg_ids] == ["pending"] * 3
+
+
 async def test_retries_and_retrying_now(admin: Admin, bench: Bench) -> None:
     msg_ids = await bench.produce(120, partitions=1)
     await fail(bench, 3600.0)

@@ -114,7 +114,7 @@ def read_standing(store: MemoryStore, step: ReadStanding) -> Standing:
     return Standing(
         unread=cursor is None or entry_id > cursor.last_delivered,
         holder=store.lease(step.group, step.partition).holder,
-        deliveries=cursor.pending[entry_id] if cursor is not None and pending else 0,
+        deliveries=cursor.pending[entry_id] if cursor is not None and pending else None,
         since=cursor.delivered_at.get(entry_id, 0) if cursor is not None and pending else 0,
         retry=None if retry is None else _scheduled(step.entry_id, *retry),
     )

@@ -132,7 +132,7 @@ def read_standing(step: ReadStanding, keys: Keys) -> Asked[Standing]:
         return Standing(
             unread=parse_id(step.entry_id) > parse_id(last),
             holder=_holder(holder),
-            deliveries=deliveries or 0,
+            deliveries=deliveries,
             since=0 if idle is None else (now - idle) * 1000,
             retry=None if due is None else Scheduled(step.entry_id, due, time_of(due), body),
         )

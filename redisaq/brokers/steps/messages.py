@@ -111,14 +111,14 @@ class Standing(msgspec.Struct, frozen=True):
     Attributes:
         unread: it was never delivered to the group.
         holder: the incarnation that holds the partition's token, "" if none does.
-        deliveries: how many times it was delivered; 0 if it is not pending.
+        deliveries: how many times it was delivered; 0 if it was handed back before a handler began; None if it is not pending.
         since: when that was done last, in microseconds; 0 if it is not pending.
         retry: its place in `retry`; None if it is not there.
     """
 
     unread: bool
     holder: str
-    deliveries: int = 0
+    deliveries: int | None = None
     since: int = 0
     retry: Scheduled | None = None
 
