@@ -74,8 +74,8 @@ class EventStream:
                 await self._send_all(send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})  # else the browser takes it for a failure
                 tasks.cancel_scope.cancel()
-        except OSError:  # the browser has gone
-            return
+        except* OSError:  # the browser has gone
+            pass
         finally:
             self._streams.open -= 1
 

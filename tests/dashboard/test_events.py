@@ -131,6 +131,21 @@ async def test_it_says_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None
         await browser.until(lambda: ": still here\n\n" in browser.heard)
 
 
+async def test_a_browser_that_has_gone_is_no_error() -> None:
+    """Servers raise an OSError then, by the specification of ASGI."""
+    sampler, streams = Scripted(), Streams()
+
+    class Gone(Browser):
+        async def send(self, message: Any) -> None:
+            await super().send(message)
+            if self.heard:
+                raise OSError("the connection is closed")
+
+    browser = Gone()
+    await EventStream(streams, sampler.watch, GROUP, page, "shape-1")({"type": "http"}, browser.receive, browser.send)
+    assert (len(browser.heard), sampler.screens, streams.open) == (1, [], 0)
+
+
 async def test_streams_are_limited() -> None:
     sampler, streams = Scripted(), Streams()
     streams.open = STREAMS
