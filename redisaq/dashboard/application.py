@@ -236,7 +236,7 @@ class Dashboard:
             "fresh": sum(group.fresh or 0 for topic in snapshot.topics for group in topic.groups),
         }
         page = render(view.template, values, moves=view.moves)
-        if view.moves:
+        if view.moves and len(self._rendered) < RENDERED:  # addresses are endless, and there may be no other snapshot for a long time
             self._rendered[key] = page
         return page
 
@@ -363,3 +363,6 @@ def _around_dead(_snapshot: Snapshot, _path: Mapping[str, str], _query: Mapping[
 
 FIRST = 2.0
 """Seconds for which a page waits for the first snapshot. It is shown empty otherwise, and fills itself."""
+
+RENDERED = 100
+"""Pages of one snapshot that are kept."""

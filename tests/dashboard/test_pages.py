@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
+import httpx
 import pytest
 from msgspec import structs
 
+from redisaq.admin import Admin
 from redisaq.dashboard import application
+from redisaq.dashboard.application import Dashboard
 from redisaq.dashboard.pages import visible
 from redisaq.watching import Attention, Screen, ServerView, Snapshot
 from tests.dashboard.scenes import HERE, NORMAL, NOW, Scripted, group, member, partition, served, snapshot, topic
@@ -39,7 +42,6 @@ async def show(path: str, latest: Snapshot = NORMAL) -> tuple[int, str]:
 async def test_it_is_mounted_in_asyncio_and_trio(backend: str) -> None:
     """Nothing in it belongs to one event loop; and where it is mounted, its links lead there."""
     import anyio.to_thread
-    import httpx
     from starlette.applications import Starlette
     from starlette.routing import Mount
 
@@ -183,3 +185,14 @@ async def test_the_first_page_waits_for_the_first_snapshot(monkeypatch: pytest.M
     monkeypatch.setattr(sampler, "watch", watch_and_learn)
     async with served(sampler) as client:
         assert "4r8zq1mt6x0vckd3" in (await client.get("/t/orders/g/billing")).text
+
+
+async def test_pages_that_are_kept_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody watches, the snapshot stays the same, and whoever may look can ask for any address."""
+    monkeypatch.setattr(application, "RENDERED", 3)
+    board = Dashboard(Admin("memory://nobody"), Scripted())  # type: ignore[arg-type] # of the same shape
+    transport = httpx.ASGITransport(app=board.app)
+    async with board.app.router.lifespan_context(board.app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        for number in range(6):
+            assert (await client.get(f"/?q={number}")).status_code == 200
+    assert len(board._rendered) == 3
