@@ -15,6 +15,7 @@ import anyio
 import h11
 from anyio.abc import Listener, SocketStream
 
+from redisaq.core.retry import sole
 from redisaq.errors import SettingsError
 from redisaq.worker.settings import Address
 
@@ -25,6 +26,9 @@ SECONDS = 5.0
 MOST_BYTES = 1 << 14
 MOST_CONNECTIONS = 100
 CHUNK = 1 << 14
+
+PAUSE = 0.5
+"""Seconds until connections are accepted again after that has failed."""
 
 GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 
@@ -72,8 +76,13 @@ async def serve_http(listener: Listener[SocketStream], answer: Callable[[str], A
         finally:
             connections -= 1
 
-    async with listener:
-        await listener.serve(handle)
+    async with listener, anyio.create_task_group() as tasks:
+        while True:
+            try:
+                await listener.serve(handle, tasks)
+            except* (OSError, anyio.BrokenResourceError) as errors:  # too many files are open, or the connection is gone already
+                logger.warning("cannot accept a connection: %r", sole(errors))
+            await anyio.sleep(PAUSE)
 
 
 async def _serve(stream: SocketStream, answer: Callable[[str], Answer]) -> None:

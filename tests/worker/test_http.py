@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import anyio
 import pytest
@@ -94,12 +96,32 @@ async def test_an_answer_that_fails_hurts_no_other(caplog: pytest.LogCaptureFixt
 
     listener = await listen(Address("127.0.0.1", 0))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(serve_http, listener, answer)
+        tasks.start_soon(serve_http, listener, answer, 30.0)
         port: int = listener.extra(SocketAttribute.local_port)  # noqa: S610 -- of a socket
         assert b" 500 " in await ask(port, b"GET /bad HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b" 200 " in await ask(port, b"GET /good HTTP/1.1\r\nHost: x\r\n\r\n")
         tasks.cancel_scope.cancel()
     assert "cannot answer /bad" in caplog.text
+
+
+async def test_a_connection_that_cannot_be_accepted_ends_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The first error is what asyncio raises, the second what trio does."""
+    monkeypatch.setattr(http, "PAUSE", 0.0)
+    listener = await listen(Address("127.0.0.1", 0))
+    errors = [OSError(errno.EMFILE, "Too many open files"), anyio.BrokenResourceError()]
+    serve = listener.serve
+
+    async def failing(*args: Any) -> None:
+        if errors:
+            raise errors.pop(0)
+        await serve(*args)
+
+    monkeypatch.setattr(listener, "serve", failing)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve_http, listener, lambda _: Answer(200, b""), 30.0)
+        assert b" 200 " in await ask(listener.extra(SocketAttribute.local_port), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # noqa: S610 -- of a socket
+        tasks.cancel_scope.cancel()
+    assert "Too many open files" in caplog.text
 
 
 async def test_more_connections_than_it_serves_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
