@@ -165,6 +165,7 @@ class Sampler:
         task_status.started()
         while True:
             await self._until_wanted()
+            self._hurry = anyio.Event()  # what was asked for until now, this round does
             began = self._environment.monotonic()
             try:
                 await self._round()
@@ -175,7 +176,6 @@ class Sampler:
             pause = (OFTEN if self._watching else SELDOM) - (self._environment.monotonic() - began)
             with anyio.move_on_after(max(0.0, pause)):
                 await self._hurry.wait()
-            self._hurry = anyio.Event()
 
     async def _until_wanted(self) -> None:
         while not (self._always or self._watching or self._environment.monotonic() < self._left + LINGER):

@@ -131,6 +131,26 @@ def test_what_is_on_a_screen_is_looked_at_often_and_the_rest_seldom() -> None:
     run(main)
 
 
+def test_the_second_snapshot_has_rates_and_what_needs_attention() -> None:
+    """`redisaq top --once` prints it: who begins to watch must not let a round follow on the first at once, which looks at nothing."""
+
+    async def main() -> None:
+        await make("orders", messages=3)
+        async with Producer("orders", URL) as producer:
+            await producer.enqueue({"n": 3})
+        await anyio.sleep(60)
+        async with sampling() as (sampler, _):
+            with sampler.watch() as watching:
+                first, second = await anext(watching), await anext(watching)
+        assert 1.5 < second.at - first.at < 2.5
+        group = second.group("orders", "billing")
+        assert group is not None
+        assert group.arriving == 0.0
+        assert [one.key for one in second.attention] == ["alone:orders:billing"]
+
+    run(main)
+
+
 def test_nobody_looks_nothing_is_asked() -> None:
     async def main() -> None:
         await make("orders")
