@@ -78,16 +78,24 @@ class Measuring:
         return [" ".join(filter(None, (one.subject, one.sentence, one.code, one.more))) for one in found]
 
     async def run(self) -> None:
-        """Measure backlogs, and look for what needs attention, if that is asked for; until cancelled. It has a connection of its own."""
+        """Measure backlogs, and look for what needs attention, if that is asked for; until cancelled. It has a connection of its own.
+
+        A failure is logged, and it begins again: the App goes on without it.
+        """
         if self._every is None:
             return
         admin = Admin(self._url, namespace=self._app.namespace)
         groups = [(one.topic.name, one.group_name) for one in self._app.consumers]
         try:
-            async with anyio.create_task_group() as tasks:
-                self._sampler = Sampler(admin, always=True)
-                tasks.start_soon(self._sampler.run)
-                await self._metrics.measure_backlogs(admin, groups, every=self._every)
+            while True:
+                try:
+                    async with anyio.create_task_group() as tasks:
+                        self._sampler = Sampler(admin, always=True)
+                        tasks.start_soon(self._sampler.run)
+                        await self._metrics.measure_backlogs(admin, groups, every=self._every)
+                except Exception:  # who only looks must not end the child
+                    logger.exception("measuring backlogs failed: it begins again in %g s", self._every)
+                await anyio.sleep(self._every)
         finally:
             with anyio.CancelScope(shield=True):
                 await admin.close()

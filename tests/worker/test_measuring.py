@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import anyio
 import pytest
@@ -13,6 +14,8 @@ from prometheus_client.registry import Collector
 
 from redisaq import App, DeadLetter, Message
 from redisaq.testing import virtual_run
+from redisaq.watching import Sampler
+from redisaq.worker import measuring as measuring_module
 from redisaq.worker.measuring import Measuring, measuring
 from redisaq.worker.reports import Job
 
@@ -86,3 +89,24 @@ def test_backlogs_and_what_needs_attention() -> None:
     virtual_run(main)
     assert "dead letter" in found.attention()[0]
     assert other.attention() == []
+
+
+def test_a_failure_of_what_only_looks_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    began: list[Failing] = []
+
+    class Failing(Sampler):
+        async def run(self, **options: Any) -> None:
+            began.append(self)
+            if len(began) == 1:
+                raise ZeroDivisionError
+            await super().run(**options)
+
+    monkeypatch.setattr(measuring_module, "Sampler", Failing)
+
+    async def main() -> None:
+        with anyio.move_on_after(100):
+            await Measuring(App("memory://failing"), a_job(backlog=15.0)).run()
+
+    virtual_run(main)
+    assert len(began) == 2
+    assert caplog.text.count("measuring backlogs failed") == 1
