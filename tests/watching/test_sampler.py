@@ -139,9 +139,12 @@ def test_the_second_snapshot_has_rates_and_what_needs_attention() -> None:
         async with Producer("orders", URL) as producer:
             await producer.enqueue({"n": 3})
         await anyio.sleep(60)
-        async with sampling() as (sampler, _):
+        async with Admin(URL) as admin, anyio.create_task_group() as tasks:
+            sampler = Sampler(admin)
+            tasks.start_soon(sampler.run)  # it begins to run when somebody watches already
             with sampler.watch() as watching:
                 first, second = await anext(watching), await anext(watching)
+            tasks.cancel_scope.cancel()
         assert 1.5 < second.at - first.at < 2.5
         group = second.group("orders", "billing")
         assert group is not None
