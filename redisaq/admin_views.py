@@ -147,21 +147,17 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
             now: the server's time in seconds.
         """
         terms, run = kept.terms, kept.run
-        coming = _time(kept.due) if kept.due > now else None
+        coming = moment(kept.due * 1000) if kept.due > now else None
         if run is None:
             return cls(app, name, terms.spec, terms.tz, terms.catch_up, terms.grace, coming)
         return cls(
             *(app, name, terms.spec, terms.tz, terms.catch_up, terms.grace, coming),
-            last=_time(run.at),
+            last=moment(run.at * 1000),
             outcome=run.outcome,
-            since=_time(run.since),
+            since=moment(run.since * 1000),
             attempt=run.attempt,
             error=run.error,
         )
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
 
 
 class MemberInfo(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, strategies as st
 
+from redisaq.admin_views import ScheduleInfo
 from redisaq.core.schedules import (
     CatchUp,
     Schedule,
@@ -197,6 +198,12 @@ def test_what_came_of_the_newest_tick_is_kept() -> None:
     assert kept.run == new
     assert decode_schedule(encode_schedule(kept)) == kept
     assert decode_schedule(b"{}") is None
+
+
+def test_times_that_redisaq_did_not_write_are_shown_as_the_last_there_is() -> None:
+    kept = Schedule(terms(), 10**14, TickRun(10**14, "done", 1e300))
+    found = ScheduleInfo.of("shop", "job", kept, 0.0)
+    assert {found.next, found.last, found.since} == {datetime.max.replace(tzinfo=UTC)}
 
 
 def test_too_late() -> None:
