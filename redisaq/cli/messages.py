@@ -15,6 +15,7 @@ from cyclopts import Parameter
 from redisaq.admin import Admin, DelayedMessage, GroupStanding, PendingMessage, RetryMessage, StoredMessage, StreamMessage, Whereabouts
 from redisaq.cli.common import DryRun, Place, Refused, Yes, as_json, confirm, moment, plain, run, short, table
 from redisaq.cli.dead import shown as shown_letter
+from redisaq.errors import TopicMissingError
 
 HERE = Place()
 ROWS = 1000
@@ -142,7 +143,12 @@ def message(msg_id: str, topic: str | None = None, /, *, limit: int = 1_000_000,
         found: list[Whereabouts] = []
         async with place.admin() as admin:
             for name in [topic] if topic is not None else await admin.topics():
-                found.append(await admin.find(name, msg_id, limit=limit))
+                try:
+                    found.append(await admin.find(name, msg_id, limit=limit))
+                except TopicMissingError:
+                    if topic is not None:
+                        raise
+                    continue  # it has just been deleted
                 if found[-1].found:
                     return found[-1:]
         return found

@@ -172,7 +172,7 @@ def test_a_tail(say: Say, redis: Server, namespace: str) -> None:
         assert process.wait(LIMIT) == 130
 
 
-def test_what_is_not_there_and_a_server_that_is_away(say: Say, failed: list[str]) -> None:
+def test_what_is_not_there_and_a_server_that_is_away(say: Say, redis: Server, namespace: str, failed: list[str]) -> None:
     for words in (
         ["pending", "nothing", "g"],
         ["retries", "nothing", "g"],
@@ -186,6 +186,7 @@ def test_what_is_not_there_and_a_server_that_is_away(say: Say, failed: list[str]
         status, out, err = say(*words)
         assert (status, out) == (1, ""), words
         assert "no topic nothing" in err
+    redis.command("SADD", f"{namespace}:topics", "deleted")  # as if it was deleted after the names were read
     status, _, err = say("message", "nothing")
     assert (status, "no message nothing in any topic" in err) == (1, True)
     status, _, err = say("message", failed[0], "orders", "--limit", "1")
