@@ -21,9 +21,8 @@ from redisaq.brokers.steps.producing import AppendOnce, Find, Found
 from redisaq.core.partitioner import partition_for
 from redisaq.environment import Environment
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError
-from tests.actors.group import IN_VIRTUAL_TIME
 
-pytestmark = IN_VIRTUAL_TIME
+pytestmark = pytest.mark.anyio
 
 R = TypeVar("R")
 

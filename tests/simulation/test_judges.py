@@ -22,12 +22,11 @@ from redisaq.brokers.steps.administration import DropTopic, Seek
 from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.handling import Execution
 from redisaq.consuming.member import Member
-from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.reader import PartitionReader
 from redisaq.consuming.retry_timer import RetryTimer
 from redisaq.core import in_flight
 from redisaq.core.codec import EntryDecoder
-from redisaq.core.in_flight import InFlight
+from redisaq.core.in_flight import Flight, InFlight
 from redisaq.core.lanes import Lanes
 from redisaq.core.records import Resolution
 from redisaq.errors import ConnectionFailed
@@ -269,9 +268,9 @@ def reading_late(original: Function) -> Function:
 
 
 def failed_twice(original: Function) -> Function:
-    def fail(partition: OwnedPartition, *arguments: Any, **options: Any) -> Any:
-        partition.flights.failures += 1
-        return original(partition, *arguments, **options)
+    def fail(flights: InFlight, *arguments: Any, **options: Any) -> Any:
+        flights.failures += 1
+        return original(flights, *arguments, **options)
 
     return fail
 
@@ -319,9 +318,9 @@ def short_of_time(original: Function) -> Function:
 
 
 def counted_twice(original: Function) -> Function:
-    def returned(partition: OwnedPartition, message: Message[Any]) -> None:
-        partition.flights.handled += 1
-        original(partition, message)
+    def returned(flights: InFlight, flight: Flight) -> None:
+        flights.handled += 1
+        original(flights, flight)
 
     return returned
 
@@ -425,8 +424,8 @@ MUTANTS: dict[str, Mutant] = {
     "owners that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.PartitionAcquired, 0))], "had not told that it has"),
     "handlers that are cancelled for nothing": Mutant([Change(Execution, "one", short_of_time)], "and its lease went on"),
     "a group that never rests": Mutant([Change(RetryTimer, "_longest", lambda _original: lambda _timer: 0.1)], "had nothing to do"),
-    "handlers that are counted twice": Mutant([Change(OwnedPartition, "returned", counted_twice)], "counts .* handled"),
-    "failures that are counted twice": Mutant([Change(OwnedPartition, "failed", failed_twice)], "counts .* failed", dying),
+    "handlers that are counted twice": Mutant([Change(InFlight, "returned", counted_twice)], "counts .* handled"),
+    "failures that are counted twice": Mutant([Change(InFlight, "failed", failed_twice)], "counts .* failed", dying),
     "topics that leave their marks": Mutant([Change(DropTopic, "", marks_stay)], "is gone, and has left", deleting),
     "one key at a time": Mutant(
         [
