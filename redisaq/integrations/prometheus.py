@@ -243,7 +243,9 @@ class Metrics:
         """Return the word for a class of errors; OTHER if there are too many classes."""
         name = self._error_types.get(kind)
         if name is None:
-            name = self._error_types[kind] = name_of(kind) if len(self._error_types) < ERROR_TYPES else OTHER
+            if len(self._error_types) >= ERROR_TYPES:
+                return OTHER
+            name = self._error_types[kind] = name_of(kind)
         return name
 
 
