@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,17 @@ def _share(hundredths: float) -> str:
     return f"{round(hundredths, 2):g}%"
 
 
-TEMPLATES.globals.update(sign=_sign, share=_share, holes=_holes)  # pyright: ignore[reportArgumentType] -- it takes its type from defaults
+def _words_of(*names: str) -> str:
+    """Return names as words of a command that somebody may paste into a shell, whatever is in them."""
+    return shlex.join(names)
+
+
+TEMPLATES.globals.update(
+    sign=_sign,
+    share=_share,
+    holes=_holes,
+    words_of=_words_of,  # pyright: ignore[reportArgumentType] -- it takes its type from defaults
+)
 
 
 class Page(msgspec.Struct, frozen=True):

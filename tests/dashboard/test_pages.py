@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 
 import httpx
 import pytest
@@ -196,3 +197,12 @@ async def test_pages_that_are_kept_are_limited(monkeypatch: pytest.MonkeyPatch) 
         for number in range(6):
             assert (await client.get(f"/?q={number}")).status_code == 200
     assert len(board._rendered) == 3
+
+
+async def test_names_in_commands_are_quoted() -> None:
+    """Somebody pastes the command into a shell."""
+    evil = structs.replace(group(), topic="$(reboot)", group="b; reboot")
+    async with served(Scripted(snapshot(topic("$(reboot)", evil), server=HERE)), allow_changes=True) as client:
+        html = (await client.get("/t/%24%28reboot%29/g/b%3B%20reboot")).text
+    assert "redisaq pause '$(reboot)' 'b; reboot'" in unescape(html)
+    assert "redisaq seek '$(reboot)' 'b; reboot' earliest --dry-run" in unescape(html)
