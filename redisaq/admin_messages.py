@@ -29,7 +29,7 @@ from redisaq.brokers.steps.messages import (
     Standing,
 )
 from redisaq.brokers.terms import GroupName
-from redisaq.core.entry_ids import parse_id
+from redisaq.core.entry_ids import LAST, parse_id
 from redisaq.core.records import UNREADABLE, decode_retry, read_dead
 
 R = TypeVar("R")
@@ -312,5 +312,6 @@ def id_of(retry: Scheduled) -> bytes | None:
 
 
 def _next(entry_id: tuple[int, int]) -> tuple[int, int]:
-    """Return an id above this one and above no other entry's, but for one that has the greatest possible number."""
-    return entry_id[0], entry_id[1] + 1
+    """Return the id after this one; a lower one if there is none."""
+    milliseconds, sequence = entry_id
+    return (milliseconds, sequence + 1) if sequence < LAST else (min(milliseconds + 1, LAST), 0)

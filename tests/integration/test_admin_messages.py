@@ -231,6 +231,8 @@ async def test_finding(admin: Admin, bench: Bench) -> None:
     other = 1 - found.entry.partition
     assert not (await admin.find("orders", msg_ids[1], partition=other)).found
     assert not (await admin.find("orders", msg_ids[1], partition=other, entry_id=found.entry.entry_id)).found
+    for last in ("5-18446744073709551615", "18446744073709551615-18446744073709551615"):
+        assert not (await admin.find("orders", "nothing", partition=0, entry_id=last)).found
     assert await admin.find("orders", "nothing") == Whereabouts("orders", "nothing", looked=9)
     short = await admin.find("orders", "nothing", limit=2)
     assert (short.found, short.complete, short.looked) == (False, False, 2)
