@@ -72,12 +72,8 @@ def _words_of(*names: str) -> str:
     return shlex.join(names)
 
 
-TEMPLATES.globals.update(
-    sign=_sign,
-    share=_share,
-    holes=_holes,
-    words_of=_words_of,  # pyright: ignore[reportArgumentType] -- it takes its type from defaults
-)
+_OURS: dict[str, Any] = {"sign": _sign, "share": _share, "holes": _holes, "words_of": _words_of}
+TEMPLATES.globals.update(_OURS)
 
 
 class Page(msgspec.Struct, frozen=True):
