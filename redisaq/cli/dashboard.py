@@ -77,7 +77,9 @@ def dashboard(
         shown = f"[{name}]" if ":" in name else name
         print(f"http://{shown}:{listener.getsockname()[1]}/{'#token=' + quote(secret, safe='') if secret else ''}", flush=True)
         signal.signal(signal.SIGTERM, _end)  # uvicorn ends in order first, and then sends the signal again
-        config = uvicorn.Config(page, log_level="warning", server_header=False, timeout_graceful_shutdown=1, ws="none", proxy_headers=False)
+        config = uvicorn.Config(
+            page, http="h11", log_level="warning", server_header=False, timeout_graceful_shutdown=1, ws="none", proxy_headers=False
+        )  # h11 reads at most 64 KiB of headers, whatever else is installed
         uvicorn.Server(config).run([listener])
     return 0
 

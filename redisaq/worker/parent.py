@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -147,7 +148,11 @@ class Worker:
         """Run the child, again and again."""
         while not self._crew.draining:
             changed, began = self._changed, anyio.current_time()
-            code, refused = await self._run(child, changed)
+            try:
+                code, refused = await self._run(child, changed)
+            except OSError as error:  # no process, or no file descriptor, is left: that passes, and is a death like any other
+                logger.warning("child %d cannot run: %s", child.number, error.strerror or error)
+                code, refused = os.EX_OSERR, None
             how, asked = _in_words(code), changed.is_set()
             pause = 0.0 if asked else self._judge(child, code, refused, began)
             child.end(how, anyio.current_time(), again=not self._crew.draining)
@@ -198,8 +203,12 @@ class Worker:
         )
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            process = await _start(theirs)
             stream = await UNIXSocketStream.from_socket(ours.dup())
+            try:
+                process = await _start(theirs)
+            except BaseException:
+                await anyio.aclose_forcefully(stream)
+                raise
         child.start(process.pid, anyio.current_time())
         self._processes[child.number] = process
         if self._crew.draining:

@@ -65,7 +65,14 @@ class Running:
 
     def status(self) -> dict[str, Any]:
         """Return what /status says."""
-        status: dict[str, Any] = json.loads(self.get("/status")[1])
+        texts: list[str] = []
+
+        def answered() -> bool:
+            texts.append(self.get("/status")[1])
+            return texts[-1] != ""
+
+        until(answered, "an answer to /status")
+        status: dict[str, Any] = json.loads(texts[-1])
         return status
 
     def pids(self) -> list[int]:
