@@ -50,6 +50,17 @@ def running_in(directory: Path) -> list[int]:
     return found
 
 
+def working_in(directory: Path) -> list[int]:
+    """Return them without those that are about to end: a keeper removes its directory, for which commands wait, a moment before it ends."""
+    found: list[int] = []
+    for pid in running_in(directory):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()  # nothing if its memory has gone already
+            if words and b"keeper.py" not in words:
+                found.append(pid)
+    return found
+
+
 @contextlib.contextmanager
 def started(place: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Run `redisaq` with these words in the directory; kill it at the end, if it has not ended."""

@@ -15,7 +15,7 @@ import pytest
 
 from redisaq.cli import demo, main
 from redisaq.cli.demo import Child, Demo, Report
-from tests.integration.cli_processes import LIMIT, own_place, running_in, started
+from tests.integration.cli_processes import LIMIT, own_place, running_in, started, working_in
 from tests.servers import Server
 
 FINAL = re.compile(r"produced (\d+), processed at least once (\d+), lost (\d+), duplicates (\d+): they match")
@@ -113,7 +113,7 @@ def test_an_interrupt_ends_everything_in_order(place: Path, backend: str, number
         assert len(running_in(place)) >= 5  # this one, producer, consumers; the server and its keeper
         process.send_signal(number)
         _, errors = process.communicate(timeout=LIMIT)
-        assert running_in(place) == []
+        assert working_in(place) == []
         assert not any(place.iterdir())
     assert process.returncode == 130
     assert errors == "redisaq demo: interrupted; every process has ended.\n"

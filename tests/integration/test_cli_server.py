@@ -14,7 +14,7 @@ import hiredis
 import pytest
 
 from redisaq import Consumer, Message, Producer
-from tests.integration.cli_processes import LIMIT, own_place, running_in, started
+from tests.integration.cli_processes import LIMIT, own_place, running_in, started, working_in
 from tests.servers import command
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +68,7 @@ async def test_both_urls_lead_to_it_and_sigterm_ends_it_without_a_trace(place: P
         assert await consume(embedded_url) == ids
         assert len(running_in(place)) == 3  # it, the server, the server's keeper
         end(process, signal.SIGTERM)
-        assert running_in(place) == []
+        assert working_in(place) == []
         assert not any(place.iterdir())
 
 
