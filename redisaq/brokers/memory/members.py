@@ -113,14 +113,13 @@ class Coordination:
             state.document = encoded
             state.changed = now
             state.frozen_until = max(state.frozen_until, frozen_until)
-        gone = (*step.former, *expired, *((incarnation,) if step.leaves else ()))
+        if step.joins and step.profile is not None:
+            self.presences[incarnation] = Presence(now, step.profile)
+        self._remove(*step.former, *expired)
         if step.joins:
             self.members[incarnation] = now + extension
-            if step.profile is not None:
-                self.presences[incarnation] = Presence(now, step.profile)
-        for member in gone:
-            self.members.pop(member, None)
-            self.presences.pop(member, None)
+        if step.leaves:
+            self._remove(incarnation)
         self.note(step.changes, now)
         return True
 
@@ -128,6 +127,11 @@ class Coordination:
         """Add changes to the history."""
         for change in changes:
             self.history.append((b"c", encode_change(change)), now // 1000, KEPT)
+
+    def _remove(self, *incarnations: str) -> None:
+        for incarnation in incarnations:
+            self.members.pop(incarnation, None)
+            self.presences.pop(incarnation, None)
 
     def _lives(self, incarnation: str, now: int) -> bool:
         expiry = self.members.get(incarnation)
