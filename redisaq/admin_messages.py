@@ -30,6 +30,7 @@ from redisaq.brokers.steps.messages import (
 )
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import LAST, parse_id
+from redisaq.core.membership import Document
 from redisaq.core.records import UNREADABLE, decode_retry, read_dead
 
 R = TypeVar("R")
@@ -63,7 +64,7 @@ class Asks(Protocol):
         ...
 
 
-def names_of(document: Any) -> dict[str, str]:  # noqa: ANN401 -- a Document or None
+def names_of(document: Document | None) -> dict[str, str]:
     """Return the names of a group's members, by incarnation."""
     if document is None:
         return {}

@@ -1,7 +1,7 @@
 """Server-sent events: what of a page has changed, as often as its view wants it.
 
 First comes the whole of the page's values, then those that have changed. A reader that is slow skips, since the newest snapshot wins. If
-the page has got another shape (a row more, another word), it is told to fetch itself again.
+the shape of the page has changed (a row more, another word), the browser fetches it again.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decides who may do what: checks each request before a view sees it, and adds the headers that tie a browser down.
 
 A request passes if its `Host` is one that this page is served as (otherwise a foreign page whose name leads to this machine could read it),
-and if whoever sends it may look. A request that changes something must also come from a page of this origin, in a form that no foreign
+and if its sender may look. A request that changes something must also come from a page of this origin, in a form that no foreign
 page's form or image can have.
 """
 

@@ -205,7 +205,7 @@ def _serve(app: App[Any], pipe: socket.socket, job: Job) -> int:
         pipe.settimeout(None)  # the event loop has made it non-blocking
         return _refuse(pipe, Refused(REFUSED, str(error)))
     except RedisaqError as error:
-        logger.error("%s", error)  # noqa: TRY400 -- it is a sentence for whoever runs the worker
+        logger.error("%s", error)  # noqa: TRY400 -- it is a sentence for the operator
     except Exception:
         logger.exception("the App failed")
     else:

@@ -27,8 +27,8 @@ class ChildStatus(msgspec.Struct, frozen=True):
         child: its number.
         pid: its process; None while it has none.
         state: "starting", "serving", "draining", "waiting" (until it is started again) or "ended".
-        live: see the module.
-        ready: see the module.
+        live: its event loop turns, or it is being started.
+        ready: it serves, and each consumer has joined or waits for its topic.
         since: seconds in this process.
         last_report: seconds since its last report; None before the first.
         starts: how often it was started.

@@ -161,7 +161,7 @@ async def test_standings(a: Broker, group: GroupName, owned: int) -> None:
 
 
 async def test_what_is_cancelled_is_gone(a: Broker, b: Broker, world: World, group: GroupName, owned: int) -> None:
-    """S1: whoever works on it finds nothing to begin or to settle. Memory may be full."""
+    """S1: a member that works on it finds nothing to begin or to settle. Memory may be full."""
     entries = await put_off(a, group, owned, 1, 1)
     at = await now(a, group)
     await delay(a, group.topic, [message(b"later", at + HOUR), message(b"latest", at + HOUR)])

@@ -189,7 +189,7 @@ async def test_the_first_page_waits_for_the_first_snapshot(monkeypatch: pytest.M
 
 
 async def test_pages_that_are_kept_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nobody watches, the snapshot stays the same, and whoever may look can ask for any address."""
+    """While nobody watches, the snapshot stays the same, and anybody who may look can ask for any address."""
     monkeypatch.setattr(application, "RENDERED", 3)
     board = Dashboard(Admin("memory://nobody"), Scripted())  # type: ignore[arg-type] # of the same shape
     transport = httpx.ASGITransport(app=board.app)
