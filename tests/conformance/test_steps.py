@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -98,6 +99,15 @@ def _sample(kind: type[Step[Any]]) -> Step[Any]:
 def test_both_brokers_know_the_step(kind: type[Step[Any]]) -> None:
     assert kind in FUNCTIONS, "no function in brokers/memory does it"
     assert (kind in COMMANDS) + (kind in SEQUENCES) == 1, "no function in brokers/redis does it"
+
+
+@pytest.mark.parametrize("kind", STEPS, ids=lambda kind: kind.__name__)
+def test_a_step_is_in_three_files_of_one_name(kind: type[Step[Any]]) -> None:
+    """What it is, and how each broker does it; if a script does it on a server, that is the fourth."""
+    name = kind.__module__.rpartition(".")[2]
+    on_server: Callable[..., object] = COMMANDS.get(kind) or SEQUENCES[kind]
+    assert FUNCTIONS[kind].__module__ == f"redisaq.brokers.memory.{name}"
+    assert on_server.__module__ == f"redisaq.brokers.redis.{name}"
 
 
 def test_no_two_steps_have_one_name() -> None:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from redisaq import Admin, Consumer, Message
-from redisaq.brokers.redis.scripts import PAUSE
+from redisaq.brokers.redis.administration import PAUSE
 from redisaq.errors import ConnectionFailed, ConsumerError
 from tests.breaking_proxy import BreakingProxy
 from tests.integration.admin_bench import Bench

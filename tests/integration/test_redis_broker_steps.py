@@ -18,7 +18,9 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.appender import _Targets
 from redisaq.brokers.redis.commands import run_all
 from redisaq.brokers.redis.keys import Keys
-from redisaq.brokers.redis.scripts import ALL, INSTALL, SETTLE
+from redisaq.brokers.redis.leases import INSTALL
+from redisaq.brokers.redis.scripts import SCRIPTS
+from redisaq.brokers.redis.settling import SETTLE
 from redisaq.brokers.steps.administration import ViewGroup
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
@@ -187,8 +189,8 @@ async def test_each_step_is_in_one_slot(cluster: Server, namespace: str) -> None
 
 def test_every_script_is_shipped() -> None:
     names = sorted(path.name for path in (files("redisaq.brokers.redis") / "lua").iterdir())
-    assert names == sorted({f"{name}.lua" for script in ALL for name in (script.name, *script.begins_with)})
-    for script in ALL:
+    assert names == sorted({f"{name}.lua" for script in SCRIPTS.values() for name in (script.name, *script.begins_with)})
+    for script in SCRIPTS.values():
         assert not script.text.startswith(b"#!"), "S2: such a script is refused when memory is full"
         last = max(number for number in range(10) if b"KEYS[%d]" % number in script.text)
         assert last == script.keys

@@ -14,8 +14,9 @@ import pytest
 
 from redisaq import Consumer, Message, Producer
 from redisaq.admin import Admin
-from redisaq.brokers.redis import RedisBroker, scripts
+from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.rights import access_rules, called_by
+from redisaq.brokers.redis.scripts import SCRIPTS
 from redisaq.brokers.steps.administration import START, Disband, DropGroup, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
@@ -250,7 +251,7 @@ AT_FULL_MEMORY = {"append_once", "append_once delayed", "delay"}
 
 def commands_of(names: tuple[str, ...]) -> set[str]:
     """Return the commands that scripts call, as access rules name them."""
-    return called_by(script for script in scripts.ALL if script.name in names)
+    return called_by(script for script in SCRIPTS.values() if script.name in names)
 
 
 @pytest.fixture
@@ -268,7 +269,7 @@ async def scene(server: Server, namespace: str) -> AsyncIterator[Scene]:
 
 
 def test_every_script_is_walked() -> None:
-    assert {name for _, names in STEPS.values() for name in names} == {script.name for script in scripts.ALL}
+    assert {name for _, names in STEPS.values() for name in names} == {script.name for script in SCRIPTS.values()}
 
 
 async def test_one_right_less(scene: Scene) -> None:

@@ -101,8 +101,7 @@ class Covering(msgspec.Struct):
         """Return who runs a line that names the script, or one of those that it begins."""
         text = "\n".join(source.text for source in sources if not source.lua)
         names = re.findall(rf'(\w+) = Script\(\s*"{stem}"', text)
-        for shared in re.findall(rf'(\w+) = \("{stem}",\)', text):
-            names += re.findall(rf"(\w+) = Script\([^)]*begins_with={shared}\b", text)
+        names += re.findall(rf'(\w+) = Script\([^()]*begins_with=\([^)]*"{stem}"', text)
         bits = 0
         for name in names:
             bits |= self._naming(sources, name)

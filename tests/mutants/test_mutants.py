@@ -166,7 +166,7 @@ def test_tests_are_found_for_a_line_wherever_it_has_moved() -> None:
 
 
 def test_tests_of_a_script_are_those_of_the_line_that_names_it() -> None:
-    scripts = Source("redisaq/scripts.py", 'SHARED = ("shared",)\nSTEP = Script("step", keys=1, begins_with=SHARED)\n')
+    scripts = Source("redisaq/steps.py", 'STEP = Script("step", keys=1, begins_with=("other", "shared"))\n')
     covering = covering_of({("redisaq/broker.py", "f", "run(STEP(key))"): {"tests/a.py::one"}})
     for name in ("step", "shared"):
         script = Source(f"redisaq/lua/{name}.lua", "return 1\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from redisaq.brokers.redis.commands import Reply, run, run_all, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command, commands
-from redisaq.brokers.redis.scripts import DISBAND, DROP_GROUP, PAUSE, SEEK, VIEW_GROUP, VIEW_PARTITION, VIEW_STREAM, Command
+from redisaq.brokers.redis.scripts import Command, Script
 from redisaq.brokers.redis.topics import kept_number
 from redisaq.brokers.steps.administration import (
     LOOKED_AT,
@@ -37,6 +37,14 @@ from redisaq.core.records import MOST_NUMBER, text_or_none, time_of, whole
 from redisaq.core.retention import IDLE, alone_since
 from redisaq.errors import ServerError
 from redisaq.link import Link
+
+VIEW_STREAM = Script("view_stream", keys=2, begins_with=("facts",))
+VIEW_GROUP = Script("view_group", keys=3)
+VIEW_PARTITION = Script("view_partition", keys=5, begins_with=("facts",))
+PAUSE = Script("pause", keys=2, begins_with=("note",))
+SEEK = Script("seek", keys=4, begins_with=("whole",))
+DISBAND = Script("disband", keys=3)
+DROP_GROUP = Script("drop_group", keys=5)
 
 PAGE = 1000
 """How many keys one SCAN looks at."""

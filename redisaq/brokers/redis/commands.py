@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from redisaq.brokers.redis.keys import type_of
-from redisaq.brokers.redis.scripts import ALL, Argument, Command
+from redisaq.brokers.redis.scripts import SCRIPTS, Argument, Command
 from redisaq.errors import ConnectionFailed, DamagedKeyError, ServerError
 from redisaq.link import CLUSTER, LOGGED_OUT
 
@@ -157,8 +157,7 @@ def not_now(error: ServerError, caller: Caller) -> ConnectionFailed:
 
 def _with_text(command: Command) -> Command:
     _, sha, *rest = command
-    text = next(script.text for script in ALL if script.words[1] == sha)
-    return (b"EVAL", text, *rest)
+    return (b"EVAL", SCRIPTS[sha].text, *rest)
 
 
 def milliseconds(seconds: float) -> int:

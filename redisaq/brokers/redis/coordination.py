@@ -9,13 +9,17 @@ from __future__ import annotations
 from redisaq.brokers.redis.commands import Reply, milliseconds
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
-from redisaq.brokers.redis.scripts import COMMIT, HEARTBEAT, MAKE_GROUP
+from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.redis.topics import topic_state
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup
 from redisaq.core.history import encode_change
 from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import encode_profile
 from redisaq.core.records import text_or_none, time_of
+
+MAKE_GROUP = Script("make_group", keys=1)
+HEARTBEAT = Script("heartbeat", keys=3, begins_with=("whole",))
+COMMIT = Script("commit", keys=3, begins_with=("whole", "note"))
 
 
 @command(MakeGroup)

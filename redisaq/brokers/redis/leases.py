@@ -12,12 +12,20 @@ from redisaq.brokers.redis.commands import Reply, checked, run
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.reader import RedisReader
 from redisaq.brokers.redis.registry import Asked, command, commands
-from redisaq.brokers.redis.scripts import CLAIM, DELIVERIES, INSTALL, REGISTER, RELEASE, REMAKE_GROUP, UNREGISTER
+from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Installed, Page, PendingEntry, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.records import whole
 from redisaq.errors import LeaseLostError, ServerError
 from redisaq.link import Link
+
+INSTALL = Script("install", keys=1, begins_with=("whole",))
+UNREGISTER = Script("unregister", keys=1)
+REGISTER = Script("register", keys=1)
+CLAIM = Script("claim", keys=2, begins_with=("whole",))
+DELIVERIES = Script("deliveries", keys=2)
+RELEASE = Script("release", keys=1)
+REMAKE_GROUP = Script("remake_group", keys=1)
 
 
 @command(Install)

@@ -8,18 +8,7 @@ from __future__ import annotations
 from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
-from redisaq.brokers.redis.scripts import (
-    CANCEL_DELAYED,
-    CANCEL_RETRY,
-    GROUP_BACKLOG,
-    LIST_PENDING,
-    LIST_SCHEDULED,
-    READ_DELAYED,
-    RETRY_NOW,
-    SEARCH,
-    STANDING,
-    Command,
-)
+from redisaq.brokers.redis.scripts import Command, Script
 from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
@@ -43,6 +32,16 @@ from redisaq.brokers.steps.messages import (
 from redisaq.brokers.terms import RawEntry
 from redisaq.core.entry_ids import parse_id
 from redisaq.core.records import time_of
+
+LIST_PENDING = Script("list_pending", keys=2)
+LIST_SCHEDULED = Script("list_scheduled", keys=2)
+READ_DELAYED = Script("read_delayed", keys=2)
+SEARCH = Script("search", keys=1)
+STANDING = Script("standing", keys=4, begins_with=("facts",))
+CANCEL_DELAYED = Script("cancel_delayed", keys=2)
+CANCEL_RETRY = Script("cancel_retry", keys=3, begins_with=("whole",))
+RETRY_NOW = Script("retry_now", keys=2, begins_with=("whole",))
+GROUP_BACKLOG = Script("group_backlog", keys=3, begins_with=("facts",))
 
 
 @command(ListPending)

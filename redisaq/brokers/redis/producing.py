@@ -10,10 +10,15 @@ from typing import cast
 from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
-from redisaq.brokers.redis.scripts import APPEND_ONCE, BACKLOG, DELAY, FIND, Argument
+from redisaq.brokers.redis.scripts import Argument, Script
 from redisaq.brokers.steps.producing import AppendOnce, Delay, Find, Found, ReadAnchor, ReadBacklog
 from redisaq.core.records import encode_delayed
 from redisaq.errors import ServerError
+
+FIND = Script("find", keys=2)
+DELAY = Script("delay", keys=3)
+APPEND_ONCE = Script("append_once", keys=4)
+BACKLOG = Script("backlog", keys=1)
 
 
 @command(ReadAnchor, hears=("ERR no such key",))

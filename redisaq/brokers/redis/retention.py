@@ -8,11 +8,15 @@ from __future__ import annotations
 from redisaq.brokers.redis.commands import Reply, milliseconds
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
-from redisaq.brokers.redis.scripts import KEEPING, SIGHT, TRIM
+from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.redis.topics import kept_number
 from redisaq.brokers.steps.retention import Keeping, ReadKeeping, Sight, Sighting, Trim, Trimmed
 from redisaq.core.records import time_of, whole
 from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
+
+KEEPING = Script("keeping", keys=3, begins_with=("whole",))
+TRIM = Script("trim", keys=1)
+SIGHT = Script("sight", keys=2, begins_with=("whole",))
 
 MOST = 10_000
 """How many entries one step may trim, since the server does nothing else meanwhile.

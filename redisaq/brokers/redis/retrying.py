@@ -12,7 +12,7 @@ from typing import cast
 from redisaq.brokers.redis.commands import Reply, run, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command, commands
-from redisaq.brokers.redis.scripts import DEAD_SUMMARIES, DUE, REDRIVE, START_RETRY, Argument, Command
+from redisaq.brokers.redis.scripts import Argument, Command, Script
 from redisaq.brokers.redis.settling import resolve
 from redisaq.brokers.steps.retrying import (
     FOUND,
@@ -44,6 +44,11 @@ from redisaq.core.records import (
     whole,
 )
 from redisaq.link import Link
+
+START_RETRY = Script("start_retry", keys=2)
+DUE = Script("due", keys=6)
+DEAD_SUMMARIES = Script("dead_summaries", keys=1)
+REDRIVE = Script("redrive", keys=4, begins_with=("whole",))
 
 BLOCKED = 1_000_000
 """Microseconds until the next try, after a stream did not take what was due."""

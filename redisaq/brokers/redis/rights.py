@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from redisaq.brokers.redis.scripts import ALL, Script
+from redisaq.brokers.redis.scripts import SCRIPTS, Script
 
 OUTSIDE_SCRIPTS = (
     *("hello", "auth", "ping", "select", "info", "client|info", "client|kill", "client|unblock", "cluster|info"),
@@ -35,7 +35,7 @@ def called_by(scripts: Iterable[Script]) -> set[str]:
 
 def commands_needed() -> list[str]:
     """Return all commands that are used: first those outside scripts, then the others, sorted."""
-    return [*OUTSIDE_SCRIPTS, *sorted(called_by(ALL) - set(OUTSIDE_SCRIPTS))]
+    return [*OUTSIDE_SCRIPTS, *sorted(called_by(SCRIPTS.values()) - set(OUTSIDE_SCRIPTS))]
 
 
 def access_rules(namespace: str) -> list[str]:

@@ -8,9 +8,12 @@ from __future__ import annotations
 from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
-from redisaq.brokers.redis.scripts import READ_SCHEDULES, SET_SCHEDULE
+from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.steps.schedules import ReadSchedules, Schedules, SetSchedule
 from redisaq.core.records import text_or_none
+
+READ_SCHEDULES = Script("read_schedules", keys=1)
+SET_SCHEDULE = Script("set_schedule", keys=1)
 
 
 @command(ReadSchedules)

@@ -8,9 +8,13 @@ from __future__ import annotations
 from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
-from redisaq.brokers.redis.scripts import REMAINING, RESOLVE, SETTLE, Argument
+from redisaq.brokers.redis.scripts import Argument, Script
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Remaining, Resolve, Resolved, Settled
 from redisaq.core.records import Resolution, encode_dead, encode_retry, whole
+
+SETTLE = Script("settle", keys=2)
+RESOLVE = Script("resolve", keys=5)
+REMAINING = Script("remaining", keys=3)
 
 
 @command(Acknowledge)

@@ -9,11 +9,16 @@ from __future__ import annotations
 from redisaq.brokers.redis.commands import milliseconds, run, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command, commands
-from redisaq.brokers.redis.scripts import GROW_TOPIC, MAKE_STREAM, MAKE_TOPIC, NAME_TOPIC
+from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState
 from redisaq.core.records import MOST_PARTITIONS, text_or_none, whole
 from redisaq.errors import DamagedKeyError
 from redisaq.link import Link
+
+MAKE_TOPIC = Script("make_topic", keys=1, begins_with=("whole",))
+NAME_TOPIC = Script("name_topic", keys=1)
+MAKE_STREAM = Script("make_stream", keys=1)
+GROW_TOPIC = Script("grow_topic", keys=1, begins_with=("whole",))
 
 FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout")
 """The fields of `meta` that make a TopicState."""
