@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import anyio
 
@@ -66,6 +67,10 @@ def _refuse_password() -> str:
     raise ValueError("its key is encrypted; give an unencrypted one")
 
 
+Greeter: TypeAlias = Callable[[Line, Address, str], Awaitable[Greeting]]
+"""Logs in on a new connection at an address under a name, as `greet` does."""
+
+
 class Dialer:
     """Dials one address, repeatedly, and keeps what is slow to make.
 
@@ -73,7 +78,8 @@ class Dialer:
         address: the server.
         reach: called before each attempt, if given. It ensures that the server runs and returns its address. Its errors propagate.
         client: the user's label for the connections; None: the machine and the process.
-        silence: seconds that an attempt may take, if the address's connect_timeout is not less.
+        silence: seconds that an attempt may take, if the connect_timeout of the address is not less.
+        greet: logs in on a new connection; its errors propagate.
     """
 
     def __init__(
@@ -83,8 +89,10 @@ class Dialer:
         *,
         client: str | None = None,
         silence: float = math.inf,
+        greet: Greeter = greet,
     ) -> None:
         self._address = address
+        self._greet = greet
         self._client = client
         self._silence = silence
         self._reach = reach
@@ -107,9 +115,8 @@ class Dialer:
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
-                if self._reach is not None:
-                    self._address = await self._reach()
-                line, greeting = await self._dial(environment, first)
+                address = self._address if self._reach is None else await self._reach()
+                line, greeting = await self._dial(address, environment, first)
             finally:
                 self._scopes.discard(scope)
             if not scope.cancel_called:
@@ -122,17 +129,18 @@ class Dialer:
         for scope in self._scopes:
             scope.cancel()
 
-    async def _dial(self, environment: Environment, first: Callable[[Line, Greeting], Awaitable[None]] | None) -> tuple[Line, Greeting]:
-        address = self._address
+    async def _dial(
+        self, address: Address, environment: Environment, first: Callable[[Line, Greeting], Awaitable[None]] | None
+    ) -> tuple[Line, Greeting]:
         if address.tls is not None and self._context is None:
             self._context = await environment.run_plain(partial(make_context, address.tls))
         limit = min(address.connect_timeout, self._silence)
         wire: Wire | None = None
         with anyio.move_on_after(limit):
-            wire = await self._connect()
+            wire = await self._connect(address)
             try:
                 line = Line(wire, address.display)
-                greeting = await self._begin(line, connection_name(self._client, environment))
+                greeting = await self._begin(line, address, connection_name(self._client, environment))
                 if first is not None:
                     await first(line, greeting)
             except BaseException:
@@ -145,8 +153,7 @@ class Dialer:
             reason = f"no answer within {limit:g} s: check host, port and firewall, and that the server runs"
         raise ConnectionFailed(address.display, reason, silent=True)
 
-    async def _begin(self, line: Line, name: str) -> Greeting:
-        address = self._address
+    async def _begin(self, line: Line, address: Address, name: str) -> Greeting:
         if isinstance(line.wire, SecureWire):
             try:
                 await line.wire.handshake()
@@ -156,16 +163,15 @@ class Dialer:
                 reason = f"the connection broke before TLS was agreed on ({_words(error)}): {PLAIN_PORT}"
                 raise ConnectionFailed(address.display, reason) from error
         try:
-            return await greet(line, address, name)
+            return await self._greet(line, address, name)
         except ConnectionFailed as error:
             if not error.maybe_executed:
                 raise  # a refusal
             raise _broke(address, error) from error.__cause__
 
-    async def _connect(self) -> Wire:
-        address = self._address
+    async def _connect(self, address: Address) -> Wire:
         if address.scheme == "unix":
-            return self._wire(await self._open_unix(address.path))
+            return self._wire(await _open_unix(address), address)
         try:
             found = await anyio.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
@@ -182,26 +188,25 @@ class Dialer:
                 except OSError as error:
                     problems.append(f"{target[0]}: {_words(error)}")
                     continue
-                return self._wire(sock)
+                return self._wire(sock, address)
             problems.append(f"{target[0]}: no answer")
         reason = f"cannot connect ({'; '.join(problems)}): check host and port, and that the server runs"
         raise ConnectionFailed(address.display, reason)
 
-    async def _open_unix(self, path: str) -> socket.socket:
-        try:
-            while True:
-                try:
-                    return await _open(socket.AF_UNIX, path)
-                except BlockingIOError:  # the server's backlog is full
-                    await anyio.sleep(_RETRY_FULL_BACKLOG)
-        except OSError as error:
-            reason = f"cannot connect ({_words(error)}): check the path, and that the server runs with this unixsocket"
-            raise ConnectionFailed(self._address.display, reason) from error
+    def _wire(self, sock: socket.socket, address: Address) -> Wire:
+        return Wire(sock) if self._context is None else SecureWire(sock, self._context, address.host)
 
-    def _wire(self, sock: socket.socket) -> Wire:
-        if self._context is None:
-            return Wire(sock)
-        return SecureWire(sock, self._context, self._address.host)
+
+async def _open_unix(address: Address) -> socket.socket:
+    try:
+        while True:
+            try:
+                return await _open(socket.AF_UNIX, address.path)
+            except BlockingIOError:  # the server's backlog is full
+                await anyio.sleep(_RETRY_FULL_BACKLOG)
+    except OSError as error:
+        reason = f"cannot connect ({_words(error)}): check the path, and that the server runs with this unixsocket"
+        raise ConnectionFailed(address.display, reason) from error
 
 
 async def _open(family: int, target: str | tuple[object, ...]) -> socket.socket:

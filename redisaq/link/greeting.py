@@ -37,12 +37,14 @@ class Greeting:
         client_address: of this connection as the server sees it (there may be a proxy between); "" if we may not ask.
         run_id: of this run of the server.
         eviction: its `maxmemory-policy`, "" if it does not say.
+        role: "master", or "slave" for a replica; "" if it does not say.
     """
 
     client_id: int
     client_address: str
     run_id: str
     eviction: str = ""
+    role: str = ""
 
 
 async def greet(line: Line, address: Address, name: str) -> Greeting:
@@ -55,7 +57,8 @@ async def greet(line: Line, address: Address, name: str) -> Greeting:
     if address.username is not None or address.password is not None:
         hello += ["AUTH", address.username or "default", address.password or ""]
     hello += ["SETNAME", name]
-    commands: list[Command] = [tuple(hello), ("INFO", "server", "memory"), ("PING",), ("SELECT", address.database), ("CLIENT", "INFO")]
+    info_of = ("INFO", "server", "memory", "replication")
+    commands: list[Command] = [tuple(hello), info_of, ("PING",), ("SELECT", address.database), ("CLIENT", "INFO")]
     answered, info, ping, selected, client = await line.ask(*commands)
     if isinstance(answered, ServerError) and answered.code in {"NOPERM", *LOGGED_OUT, *_PASSING}:
         raise _refusal(address, answered)
@@ -86,6 +89,7 @@ async def greet(line: Line, address: Address, name: str) -> Greeting:
         client_address=found[1] if found else "",
         run_id=facts.get("run_id", ""),
         eviction=facts.get("maxmemory_policy", ""),
+        role=facts.get("role", ""),
     )
 
 

@@ -17,8 +17,8 @@ from redisaq.environment import LONGEST_SILENCE, Environment, current_environmen
 from redisaq.errors import ConnectionFailed
 from redisaq.link.address import Address
 from redisaq.link.connector import Connector
-from redisaq.link.dial import Dialer
-from redisaq.link.greeting import Greeting
+from redisaq.link.dial import Dialer, Greeter
+from redisaq.link.greeting import Greeting, greet
 from redisaq.link.line import Line
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack, pack_command
@@ -42,6 +42,8 @@ class Link:
         environment: Environment | None = None,
         *,
         reach: Callable[[], Awaitable[Address]] | None = None,
+        greet: Greeter = greet,
+        on_silence: Callable[[], Awaitable[None]] | None = None,
         client: str | None = None,
         silence: float = LONGEST_SILENCE,
         time: float = math.inf,
@@ -53,6 +55,9 @@ class Link:
             environment: clock and randomness; None uses the context's at each connection.
             reach: called before each connection. It ensures that the server runs and returns its address, if that is not `address`. Its
                 errors propagate.
+            greet: logs in on each new connection; its errors propagate.
+            on_silence: called while a call on the shared connection has had no answer for a second, and again each second: it asks others
+                whether this is still the server to talk to, and calls `give_up` if it is not. It raises nothing.
             client: the user's label for the connections; None: the machine and the process.
             silence: seconds after which a connection breaks if replies are owed and nothing arrives. Making a connection takes no longer,
                 either. Infinite: never.
@@ -63,8 +68,9 @@ class Link:
         self._environment = environment
         self._silence = silence
         self._time = time
+        self._on_silence = on_silence
         self._deserted: dict[Identity, None] = {}  # connections that may still carry something (E1)
-        self._dialer = Dialer(address, reach, client=client, silence=silence)
+        self._dialer = Dialer(address, reach, client=client, silence=silence, greet=greet)
         self._connector = Connector(self._connect_shared, address.display)
         self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence)
         self._opened: set[ReadingConnection] = set()
@@ -188,6 +194,7 @@ class Link:
             silence=self._silence,
             time=self._time,
             deserted=self._desert,
+            on_silence=self._on_silence,
         )
 
     def _desert(self, identity: Identity) -> None:

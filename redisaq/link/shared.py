@@ -10,13 +10,15 @@ It takes packed commands from concurrent tasks, and returns to each task its rep
 - A broken connection is thrown away whole and never reused (rule 6).
 - It breaks when replies are owed and nothing arrives for too long, even if no caller waits for them any more (rule 10).
 - A call whose time is up leaves like a cancelled one: its slot stays, and the connection lives (rule 11).
+- If it was given a question to ask about a silent server, the driver asks it while it waits, once a second (rule 13).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -24,7 +26,7 @@ from anyio.lowlevel import checkpoint
 from redisaq.environment import Environment, time_is_up_at
 from redisaq.errors import ConnectionFailed
 from redisaq.link.resp import NOTHING, PARSE_ERRORS, PushNotification
-from redisaq.link.silence import Alarm, Silence
+from redisaq.link.silence import DOUBT, Alarm, Silence
 from redisaq.link.wire import Wire
 
 Identity = tuple[int, str, str]
@@ -67,6 +69,7 @@ class SharedConnection:
         silence: float = math.inf,
         time: float = math.inf,
         deserted: Callable[[Identity], None] = lambda _: None,
+        on_silence: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Take over a wire.
 
@@ -78,6 +81,9 @@ class SharedConnection:
             silence: seconds for which replies may be owed without a byte arriving, or bytes may wait without one being written.
             time: seconds that one call may take if nothing else limits it (see `time_limit`).
             deserted: called when it breaks while the server may still execute some of its commands that have no reply.
+            on_silence: asks others whether this is still the server to talk to, and breaks the connection (`fail`) if it is not. It is
+                called when replies are owed and no byte arrived for a second, and again each second. It raises nothing; it is cancelled
+                when something arrives. None where nobody else knows: then it costs nothing.
         """
         self.broken: str | None = None
         self._wire = wire
@@ -90,7 +96,12 @@ class SharedConnection:
         self._now = environment.monotonic
         self._silence = Silence(silence)
         self._time = time
-        self._soonest = min(silence, time)
+        self._doubt = math.inf if on_silence is None else DOUBT
+        self._soonest = min(silence, time, self._doubt)
+        self._on_silence = on_silence
+        self._asked = -math.inf  # when on_silence was last called
+        self._asking = False
+        self._until_readable, self._until_writable = wire.wait_readable, wire.wait_writable  # others while it has to ask (rule 13)
         self._deserted = deserted
         self._silent = False  # it broke because nothing arrived
         self._alarm = Alarm(environment, self._look)
@@ -152,7 +163,7 @@ class SharedConnection:
             self._silence.heard = now
         rings = self._alarm.at  # in time for the calls that wait already
         if rings <= now or rings > now + self._soonest or rings > until:
-            self._alarm.set(min(self._silence.due(), until))
+            self._alarm.set(min(self._silence.due(), until, now + self._doubt))
         waiter = _Waiter(replies, self._wire.queued, until)
         self._wire.put(data)
         self._waiters.append(waiter)
@@ -173,10 +184,10 @@ class SharedConnection:
         try:
             while waiter.missing and self.broken is None and not waiter.late:
                 if self._flush():
-                    await self._wire.wait_readable()
+                    await self._until_readable()
                 else:
                     handed = self._wire.handed
-                    await self._wire.wait_writable()
+                    await self._until_writable()
                     self._flush()
                     if self._wire.handed > handed:
                         self._silence.heard = self._now()
@@ -225,7 +236,38 @@ class SharedConnection:
             self._silent = True
             self.fail(str(self._silence))
             return math.inf
-        return min(due, self._dismiss_late(now))
+        return min(due, self._dismiss_late(now), self._have_it_asked(now))
+
+    def _have_it_asked(self, now: float) -> float:
+        """Make the driver ask about the server if that has been silent for long enough; return when to check again."""
+        due = max(self._silence.heard, self._asked) + self._doubt
+        if now < due:
+            return due
+        self._asked = now
+        if not self._asking:
+            self._until_readable = partial(self._ask_meanwhile, self._wire.wait_readable)
+            self._until_writable = partial(self._ask_meanwhile, self._wire.wait_writable)
+            self._wire.wake()
+        return now + self._doubt
+
+    async def _ask_meanwhile(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait for the socket, and have `on_silence` ask meanwhile."""
+        self._until_readable, self._until_writable = self._wire.wait_readable, self._wire.wait_writable
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._ask)
+            try:
+                await wait()
+            except OSError as error:  # here, since a task group would wrap it
+                self.fail(_words(error))
+            tasks.cancel_scope.cancel()
+
+    async def _ask(self) -> None:
+        self._asking = True
+        try:
+            if self._on_silence is not None:
+                await self._on_silence()
+        finally:
+            self._asking = False
 
     def _dismiss_late(self, now: float) -> float:
         """Make the calls leave whose time is up; return when the time of the next one is up."""

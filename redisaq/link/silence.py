@@ -16,6 +16,9 @@ from redisaq.environment import CallLater, Environment
 LATE = 0.25
 """An alarm that fires later than this fraction of the limit means that this process was stalled, rather than the server."""
 
+DOUBT = 1.0
+"""Seconds of silence after which a link that can ask others asks whether this is still the server to talk to (C6)."""
+
 
 class Silence:
     """How long nothing may arrive while something is owed.
