@@ -1,4 +1,4 @@
-"""Keep the shared connection up, with one attempt to connect at a time (docs/link.md, rule 8).
+"""Keep the shared connection up, with one attempt to connect at a time (docs/understand/link.md, rule 8).
 
 Callers that need the connection get the live one, or a ConnectionFailed. At most one attempt is under way. When it ends, even because its
 caller was cancelled, it wakes all callers that wait for it. If it failed, they fail too. If its caller was cancelled, the first of them

@@ -2,7 +2,7 @@
 
 It sends commands, and returns replies in order and pushed messages. Each await waits for readiness only, so cancellation at any point loses
 nothing. A reply that was not awaited to the end is still owed, and comes first next time. After `watch`, the connection breaks when replies
-are owed and nothing arrives for too long (docs/link.md, rule 10).
+are owed and nothing arrives for too long (docs/understand/link.md, rule 10).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A connection for commands that block in the server: one per owned partition (docs/link.md, rule T3).
+"""A connection for commands that block in the server: one per owned partition (docs/understand/link.md, rule T3).
 
 It runs a blocking read and returns its reply. A reply is never dropped. When a read is cancelled, it is ended on the server with CLIENT
 UNBLOCK over the shared connection, repeated, since a single one may arrive before the block. What the read still returned is kept in

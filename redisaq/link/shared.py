@@ -1,4 +1,4 @@
-"""The shared connection: many tasks, one socket, no background task (docs/link.md, rules 1 to 7).
+"""The shared connection: many tasks, one socket, no background task (docs/understand/link.md, rules 1 to 7).
 
 It takes packed commands from concurrent tasks, and returns to each task its replies, in order. Invariants:
 

@@ -1,4 +1,4 @@
-"""The subscribed connection: one for many listeners; each notification is a hint, never the truth (docs/link.md).
+"""The subscribed connection: one for many listeners; each notification is a hint, never the truth (docs/understand/link.md).
 
 A listener subscribes to a few sharded channels and gets a Bell for them. `Bell.wait` returns when something was published there, or may
 have been missed. Invariants:

@@ -1,7 +1,7 @@
 """One socket with its output buffer and its parser: bytes out, replies in.
 
 Everything but the two waits for readiness is synchronous, so a cancelled caller can never leave half a request behind: unsent bytes belong
-to the wire (docs/link.md). One connection object uses a wire, and throws it away whole (rule 6).
+to the wire (docs/understand/link.md). One connection object uses a wire, and throws it away whole (rule 6).
 
 The input is packed commands. The output is replies, parsed by hiredis; an error of the server is a ServerError *instance* among them.
 Errors of the socket and of TLS are raised as OSError, those of the parser as PARSE_ERRORS.

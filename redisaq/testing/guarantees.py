@@ -4,9 +4,9 @@ No two members handle one partition at once, and no two handlers one lane. A mes
 begin in order. No message is appended twice (`whereabouts` checks this), and none is lost. How redisaq achieves this is internal, and is
 judged by tests/simulation/judges.
 
-A server that has lost data may have given one partition to two members, which no rule can prevent (docs/protocol.md, "What stays open").
-For as long as a lease lasts, such a violation is reported as known. Nothing is checked here about entries that the server may have
-forgotten.
+A server that has lost data may have given one partition to two members, which no rule can prevent (docs/understand/protocol.md, "What
+stays open"). For as long as a lease lasts, such a violation is reported as known. Nothing is checked here about entries that the server
+may have forgotten.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ def expressions(thing: Any) -> Iterable[str]:
 
 
 def test_the_dashboard_shows_only_metrics_that_exist() -> None:
-    dashboard = json.loads((ROOT / "examples" / "deploy" / "grafana.json").read_text())
+    dashboard = json.loads((ROOT / "docs" / "operate" / "deploy" / "grafana.json").read_text())
     found = [text.removeprefix("label_values(") for text in expressions(dashboard) if text != "prometheus"]
     used = set[str]().union(*map(names_of, found)) - {TOPIC, GROUP}
     assert len(used) > 15

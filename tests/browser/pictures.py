@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/dashboard.md: `python -m tests.browser.pictures`. Run it when you change how the page looks."""
+"""Draws the pictures of docs/operate/dashboard.md: `python -m tests.browser.pictures`. Run it when you change how the page looks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody whom others let write for them is cancelled in that moment (docs/link.md, rule 5)."""
+"""Somebody whom others let write for them is cancelled in that moment (docs/understand/link.md, rule 5)."""
 
 from __future__ import annotations
 

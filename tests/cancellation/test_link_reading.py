@@ -1,4 +1,4 @@
-"""Reads that block in the server are cancelled; no entry is lost (docs/link.md, rule T3)."""
+"""Reads that block in the server are cancelled; no entry is lost (docs/understand/link.md, rule T3)."""
 
 from __future__ import annotations
 

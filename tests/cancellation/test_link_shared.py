@@ -1,6 +1,6 @@
 """Callers of the shared connection are cancelled anywhere, scoped and natively, over a proxy that dribbles.
 
-No caller may get a wrong reply, none may hang, and no cancellation may cost the connection (docs/link.md, rules 1 to 5).
+No caller may get a wrong reply, none may hang, and no cancellation may cost the connection (docs/understand/link.md, rules 1 to 5).
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Block:
 
 def pages() -> list[Path]:
     """Return every page whose blocks are run."""
-    return [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
+    return [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("examples/*/README.md"))]
 
 
 def blocks_of(text: str, page: str) -> list[Block]:

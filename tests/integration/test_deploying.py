@@ -1,4 +1,4 @@
-"""The files of docs/deploying.md: they can be read, start commands that exist, and name metrics that exist."""
+"""The files of docs/operate/deploying.md: they can be read, start commands that exist, and name metrics that exist."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.unit.source import ROOT
 
 yaml = pytest.importorskip("yaml", reason="pyyaml is not installed")
 
-DEPLOY = ROOT / "examples" / "deploy"
-PAGE = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+DEPLOY = ROOT / "docs" / "operate" / "deploy"
+PAGE = (ROOT / "docs" / "operate" / "deploying.md").read_text(encoding="utf-8")
 
 
 def documents(name: str) -> list[Any]:
@@ -91,7 +91,7 @@ def test_the_page_names_all_metrics_of_ours_and_no_others() -> None:
 
 
 def test_the_page_names_every_file() -> None:
-    assert {file.name for file in DEPLOY.iterdir()} == set(re.findall(r"\(\.\./examples/deploy/([\w.-]+)\)", PAGE))
+    assert {file.name for file in DEPLOY.iterdir()} == set(re.findall(r"\(deploy/([\w.-]+)\)", PAGE))
 
 
 def test_a_server_takes_the_settings(server_pool: ServerPool) -> None:

@@ -37,8 +37,8 @@ def text_of(page: Path) -> str:
 
 
 README = text_of(ROOT / "README.md")
-GUARANTEES = text_of(DOCS / "guarantees.md")
-ARCHITECTURE = text_of(DOCS / "architecture.md")
+GUARANTEES = text_of(DOCS / "understand" / "guarantees.md")
+ARCHITECTURE = text_of(DOCS / "understand" / "architecture.md")
 
 
 def table(text: str, *head: str) -> list[list[str]]:
@@ -86,7 +86,7 @@ def test_the_commands() -> None:
     """Each that there is has its row, and each row its command."""
     told = {
         name
-        for row in table(text_of(DOCS / "commands.md"), "command", "what it does")
+        for row in table(text_of(DOCS / "reference" / "commands.md"), "command", "what it does")
         for name in re.findall(r"`redisaq ([a-z ]+)", row[0])
     }
     commands = make_commands()
@@ -144,7 +144,7 @@ def test_every_promise_names_what_shows_it_and_what_it_leaves_open(promise: str)
 
 
 def test_every_rule_that_is_named_exists() -> None:
-    rules = set(re.findall(r"^\*\*([A-Z]\d+)\b", text_of(DOCS / "protocol.md"), re.MULTILINE))
+    rules = set(re.findall(r"^\*\*([A-Z]\d+)\b", text_of(DOCS / "understand" / "protocol.md"), re.MULTILINE))
     assert len(rules) > 20
     brackets = [bracket for page in pages() for bracket in re.findall(r"\(([A-Z]\d\b[^()]*)\)", text_of(page))]
     named = {rule for bracket in brackets for rule in re.findall(r"\b[A-Z]\d\b", bracket)}
@@ -153,7 +153,7 @@ def test_every_rule_that_is_named_exists() -> None:
 
 
 def test_every_file_that_is_named_exists() -> None:
-    named = {name for page in (ROOT / "README.md", *DOCS.glob("*.md")) for name in re.findall(r"`([\w/]+\.(?:py|lua))`", text_of(page))}
+    named = {name for page in (ROOT / "README.md", *DOCS.glob("**/*.md")) for name in re.findall(r"`([\w/]+\.(?:py|lua))`", text_of(page))}
     places = (ROOT, PACKAGE, PACKAGE / "brokers" / "redis" / "lua", ROOT / "tests" / "integration")
     assert {name for name in named if not any((place / name).is_file() for place in places)} == set()
 

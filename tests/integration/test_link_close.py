@@ -1,4 +1,4 @@
-"""A link is closed: whatever it had under way ends at once, nothing is left behind, and it may be opened anew (docs/link.md, rule 7)."""
+"""A link is closed: what it had under way ends at once, nothing is left, and it may be opened again (docs/understand/link.md, rule 7)."""
 
 from __future__ import annotations
 

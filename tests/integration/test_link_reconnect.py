@@ -1,7 +1,7 @@
 """The shared connection breaks, and is made again.
 
 What may have been carried out is never sent again; what was not sent is; one attempt at a time, however many
-wait (docs/link.md, rules 6 to 8).
+wait (docs/understand/link.md, rules 6 to 8).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A connection that owes replies and is silent breaks; a call whose time is up leaves it alone (docs/link.md, rules 10 to 12)."""
+"""A connection that owes replies and is silent breaks; a call whose time is up leaves it alone (docs/understand/link.md, 10 to 12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that does not answer: every call of a producer and of an Admin ends in time, and says what it knows (E1, docs/link.md).
+"""A server that does not answer: each call of a producer and of an Admin ends in time, and says what it knows (docs/understand/link.md).
 
 The server is stopped (the kernel goes on acknowledging), or stands behind a proxy that swallows everything.
 """

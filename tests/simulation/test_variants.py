@@ -1,4 +1,4 @@
-"""The simulation's checks can fail: with a rule of docs/protocol.md taken out, it says what goes wrong; with the rule, nothing does.
+"""The simulation's checks can fail: with a rule of the protocol taken out, it says what goes wrong; with the rule, nothing does.
 
 `python -m tests.simulation.variants` searches the seeds that are replayed here.
 """
@@ -37,7 +37,7 @@ def test_with_the_rule_there_is_none(name: str, backend: Backend) -> None:
 
 def test_every_rule_that_a_counterexample_found_has_a_variant() -> None:
     assert set(FOUND_BY_COUNTEREXAMPLE) <= {variant.rule for variant in VARIANTS.values()}
-    rules = set(re.findall(r"^\*\*([A-Z]\d+) ", (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8"), re.MULTILINE))
+    rules = set(re.findall(r"^\*\*([A-Z]\d+) ", (ROOT / "docs" / "understand" / "protocol.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert {variant.rule for variant in VARIANTS.values()} <= rules
 
 

@@ -1,7 +1,7 @@
 """A model of what the server holds of one partition for one group: the stream, what is pending, `retry`, dead letters, the token.
 
 Each method is one atomic step. Entry ids are whole numbers here, and `entry_of` writes them as the server does. What the steps do is what
-docs/protocol.md says of them, and no more: no clocks, no connections, no bytes.
+docs/understand/protocol.md says of them, and no more: no clocks, no connections, no bytes.
 """
 
 from __future__ import annotations

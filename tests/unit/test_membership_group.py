@@ -151,7 +151,7 @@ def test_without_the_rule_a_promise_is_broken(off: str, faults: str, seen: str) 
 
 @pytest.mark.parametrize(("assumption", "faults"), [("known", "flush pause crash"), ("replicated", "failover replicate pause")])
 def test_what_the_guarantees_leave_open_is_open(assumption: str, faults: str) -> None:
-    """docs/protocol.md says what cannot be closed; should one of these be closed one day, it must say so."""
+    """docs/understand/protocol.md says what cannot be closed; should one of these be closed one day, it must say so."""
     violation = first_violation(assumption, faults, seeds=1500)
     assert violation is not None
     assert "members work on partition" in str(violation)

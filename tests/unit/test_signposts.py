@@ -1,4 +1,4 @@
-"""The ten questions of CONTRIBUTING.md are answered with places that exist, and docs/architecture.md shows the tree as it is."""
+"""The ten questions of CONTRIBUTING.md are answered with places that exist, and docs/understand/architecture.md shows the tree as it is."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_place_of_the_page_is_checked() -> None:
 
 
 def test_the_architecture_names_files_that_exist() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "understand" / "architecture.md").read_text(encoding="utf-8")
     files = [f"/{name_of(file)}" for file in python_files("redisaq")]
     named = set(re.findall(r"(?<!tests/)\b[a-z_/]+\.py\b", text)) | {
         f"{folder}__init__.py" for folder in re.findall(r"^  ([a-z]+/)", text, re.MULTILINE)
@@ -48,7 +48,7 @@ def test_the_architecture_names_files_that_exist() -> None:
 
 
 def test_the_architecture_names_every_file_of_a_consumer() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "understand" / "architecture.md").read_text(encoding="utf-8")
     files = {file.name for file in (PACKAGE / "consuming").glob("*.py")} - {"__init__.py"}
     assert files - set(re.findall(r"\b[a-z_]+\.py\b", text)) == set()
 

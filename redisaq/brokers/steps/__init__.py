@@ -3,7 +3,7 @@
 A step is one atomic change or question of the protocol, as a frozen struct. Its fields are what it needs, and its type parameter is its
 answer: `await broker.do(Claim(...))` returns a Page, since Claim is a Step[Page]. Steps speak of messages and leases, not of Redis
 commands. The modules of this package hold them by subject, and each broker registers one function for each class of step, in a module of
-the same name. Numbers (M3, T5, ...) name the rules of docs/protocol.md.
+the same name. Numbers (M3, T5, ...) name the rules of docs/understand/protocol.md.
 
 The server's times are integers, microseconds since 1970 (`now`, `expiry`). Ids of entries are bytes as Redis writes them
 (b"1700000000000-0"), and are compared by their two numbers.

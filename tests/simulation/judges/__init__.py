@@ -1,4 +1,4 @@
-"""The project's own judges of a simulation: they check the rules of docs/protocol.md, and much else that users need not know.
+"""The project's own judges of a simulation: they check the rules of docs/understand/protocol.md, and much else that users need not know.
 
 `Guarantees` of `redisaq.testing` checks what a user is promised: one owner, one handler per lane, nothing again once done, order, nothing
 lost. These judges check the reasons: the state of each message and how it came there (`census`), its attempts (`histories`), the token

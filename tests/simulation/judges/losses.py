@@ -2,8 +2,8 @@
 
 Input: the server's data before and after. Output: entries whose delivery or settlement is forgotten, which may run again; and acquisitions
 that are forgotten while their owner works on. Such an owner may work beside another until its next heartbeat. No rule prevents that
-(docs/protocol.md, "What stays open"), so it is reported as known. Invariant: an excuse covers one partition, one token, and at most one
-ttl.
+(docs/understand/protocol.md, "What stays open"), so it is reported as known. Invariant: an excuse covers one partition, one token, and at
+most one ttl.
 """
 
 from __future__ import annotations
