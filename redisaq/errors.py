@@ -168,6 +168,22 @@ class AmbiguousEnqueueError(RedisaqError):
         self.reason = reason
 
 
+class UnknownFormatError(RedisaqError):
+    """The topic's data has a layout that this version of redisaq does not know: a later version wrote it.
+
+    Nothing was changed. Install that version, or a later one.
+
+    Attributes:
+        topic: the topic's name.
+        format: the number of its layout.
+    """
+
+    def __init__(self, topic: str, format: int, known: int) -> None:  # noqa: A002 -- the word for it, here and in the topic's data
+        super().__init__(f"topic {topic} has format {format}, and this version of redisaq knows formats up to {known}: install a later one")
+        self.topic = topic
+        self.format = format
+
+
 class TopicMissingError(RedisaqError, LookupError):
     """There is no topic of that name. A producer, or `init_partitions`, makes one."""
 

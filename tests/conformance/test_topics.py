@@ -6,12 +6,12 @@ import anyio
 import pytest
 
 from redisaq.brokers.steps import Broker
-from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Install
 from redisaq.brokers.steps.settling import ReadRemaining
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState
+from redisaq.brokers.steps.topics import FORMAT, GrowTopic, MakeTopic, ReadTopic, ReadTopics, Terms, TopicState
 from redisaq.brokers.terms import GroupName
-from redisaq.errors import ServerError
+from redisaq.errors import ServerError, UnknownFormatError
 from tests.conformance.steps import append, deliver, pending, values
 from tests.conformance.worlds import World
 
@@ -136,6 +136,19 @@ async def test_many_growers_at_once(a: Broker, b: Broker) -> None:
     assert 1 <= state.generation <= 6
     for partition in range(7):
         await append(a, "orders", partition, b"1")
+
+
+async def test_a_topic_of_a_later_format_is_refused(world: World, a: Broker, group: GroupName) -> None:
+    """Whatever is asked of it first: its keys may mean something else, so nothing is changed."""
+    await a.do(MakeTopic(group.topic, 2))
+    world.set_format(group.topic, FORMAT + 1)
+    terms = Terms(send_timeout=99.0, acked=True)
+    steps = (ReadTopic(group.topic), MakeTopic(group.topic, 3, terms), GrowTopic(group.topic, 3), Heartbeat(group, "A", 9.0, ""))
+    for step in steps:
+        with pytest.raises(UnknownFormatError, match=f"topic orders has format {FORMAT + 1}.*knows formats up to {FORMAT}"):
+            await a.do(step)
+    world.set_format(group.topic, FORMAT)
+    assert await a.do(ReadTopic(group.topic)) == TopicState(generation=0, partitions=2)
 
 
 async def test_append_answers_ids_in_order(a: Broker, b: Broker) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 from urllib.parse import quote
 
+import msgspec
+
 from redisaq.brokers.memory import MemoryBroker, MemoryStore
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps import Broker
@@ -70,6 +72,10 @@ class World(Protocol):
 
     def forget_topic(self, topic: str) -> None:
         """Lose the topic's partition count."""
+        ...
+
+    def set_format(self, topic: str, layout: int) -> None:
+        """Let another version have written the topic."""
         ...
 
     def forget_partition(self, topic: str, partition: int) -> None:
@@ -155,6 +161,9 @@ class MemoryWorld:
 
     def forget_topic(self, topic: str) -> None:
         self.store.forget_topic(topic)
+
+    def set_format(self, topic: str, layout: int) -> None:
+        self.store.topics[topic] = msgspec.structs.replace(self.store.topics[topic], format=layout)
 
     def forget_partition(self, topic: str, partition: int) -> None:
         self.store.forget_partition(topic, partition)
@@ -249,6 +258,9 @@ class RedisWorld:
 
     def forget_topic(self, topic: str) -> None:
         self._server.command("DEL", f"{{{self._namespace}:{topic}}}:meta")
+
+    def set_format(self, topic: str, layout: int) -> None:
+        self._server.command("HSET", f"{{{self._namespace}:{topic}}}:meta", "format", layout)
 
     def forget_partition(self, topic: str, partition: int) -> None:
         self._delete_keys(f"{{{self._namespace}:{topic}:{partition}}}:*")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.memory.topics import known_state
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup
 from redisaq.core.entry_ids import START
 
@@ -18,7 +19,7 @@ def make_group(store: MemoryStore, step: MakeGroup) -> None:
 @does(Heartbeat)
 def heartbeat(store: MemoryStore, step: Heartbeat) -> Beat:
     """Extend the incarnation's time if it is alive (M5, M7)."""
-    topic = store.topics.get(step.group.topic)
+    topic = known_state(store, step.group.topic)
     return store.members(step.group).heartbeat(step, now=store.now(), run_id=store.run_id, topic=topic)
 
 

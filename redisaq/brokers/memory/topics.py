@@ -6,7 +6,15 @@ from msgspec.structs import replace
 
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState, check_format
+
+
+def known_state(store: MemoryStore, topic: str) -> TopicState | None:
+    """Return the topic's state, None if it does not exist; UnknownFormatError if a later version wrote it."""
+    state = store.topics.get(topic)
+    if state is not None:
+        check_format(topic, state.format)
+    return state
 
 
 @does(ReadTopics)
@@ -19,12 +27,13 @@ def read_topics(store: MemoryStore, step: ReadTopics) -> list[str]:
 @does(ReadTopic)
 def read_topic(store: MemoryStore, step: ReadTopic) -> TopicState | None:
     """Return the topic's state."""
-    return store.topics.get(step.topic)
+    return known_state(store, step.topic)
 
 
 @does(MakeTopic)
 def make_topic(store: MemoryStore, step: MakeTopic) -> TopicState:
     """Make the topic and its missing streams (E5); keep what a producer asks for (E3)."""
+    known_state(store, step.topic)
     made, terms = store.make_topic(step.topic, step.partitions), step.terms
     if terms is None:
         return made
@@ -38,7 +47,7 @@ def make_topic(store: MemoryStore, step: MakeTopic) -> TopicState:
 @does(GrowTopic)
 def grow_topic(store: MemoryStore, step: GrowTopic) -> TopicState:
     """Publish the next generation, if it has more partitions."""
-    state = store.topics.get(step.topic)
+    state = known_state(store, step.topic)
     if state is not None and step.partitions > state.partitions:
         store.topics[step.topic] = replace(state, generation=state.generation + 1, partitions=step.partitions)
     return store.make_topic(step.topic, step.partitions)

@@ -35,7 +35,7 @@ def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
     group = keys.group(step.group)
 
     def answer(reply: Reply) -> Beat:
-        alive, now, version, document, expired, next_expiry, generation, partitions, born, frozen_until, paused, *kept = reply
+        alive, now, version, document, expired, next_expiry, born, frozen_until, paused, topic = reply
         found = read_document(document) if version else None
         expires = time_of(next_expiry)
         return Beat(
@@ -45,7 +45,7 @@ def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
             document=found,
             expired=tuple(sorted(name for one in expired if (name := text_or_none(one)) is not None)),
             next_expiry=None if expires is None else expires * 1000,
-            topic=topic_state(group.meta, generation, partitions, *kept),
+            topic=topic_state(step.group.topic, keys, topic),
             born=int(born) * 1000,
             frozen_until=int(frozen_until) * 1000,
             paused=paused == 1,

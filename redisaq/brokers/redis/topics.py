@@ -6,11 +6,13 @@ count is published.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from redisaq.brokers.redis.commands import milliseconds, run, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Script
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState
+from redisaq.brokers.steps.topics import FORMAT, GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState, check_format
 from redisaq.core.records import MOST_PARTITIONS, text_or_none, whole
 from redisaq.errors import DamagedKeyError
 from redisaq.link import Link
@@ -20,13 +22,10 @@ NAME_TOPIC = Script("name_topic", keys=1)
 MAKE_STREAM = Script("make_stream", keys=1)
 GROW_TOPIC = Script("grow_topic", keys=1, begins_with=("whole",))
 
-FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout")
+FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout", b"format")
 """The fields of `meta` that make a TopicState."""
 
 REPAIR = "set the field right, or delete the topic"
-
-FORMAT = 1
-"""Stored in `meta`: the layout of entries and keys, for later versions."""
 
 
 @command(ReadTopics)
@@ -39,8 +38,7 @@ def read_topics(step: ReadTopics, keys: Keys) -> Asked[list[str]]:
 @command(ReadTopic)
 def read_topic(step: ReadTopic, keys: Keys) -> Asked[TopicState | None]:
     """Return the topic's state, None if it does not exist."""
-    meta = keys.meta(step.topic)
-    return (b"HMGET", meta, *FIELDS), lambda reply: topic_state(meta, *reply)
+    return (b"HMGET", keys.meta(step.topic), *FIELDS), lambda reply: topic_state(step.topic, keys, reply)
 
 
 @commands(MakeTopic)
@@ -53,7 +51,7 @@ async def make_topic(step: MakeTopic, link: Link, keys: Keys) -> TopicState:
     terms, meta = step.terms, keys.meta(step.topic)
     asked = ("",) if terms is None else (milliseconds(terms.send_timeout), "acked" if terms.acked else "", milliseconds(terms.idle))
     *standing, idle = await run(link, MAKE_TOPIC(meta, keys.topic_doorbell(step.topic), step.partitions, FORMAT, *asked))
-    state = _made(meta, *standing)
+    state = _made(step.topic, keys, standing)
     kept_number(meta, "retention_idle", idle)
     streams = [MAKE_STREAM(keys.stream(step.topic, number)) for number in range(state.partitions)]
     await run_each(link, [NAME_TOPIC(keys.topics, step.topic), *streams])
@@ -71,35 +69,34 @@ async def grow_topic(step: GrowTopic, link: Link, keys: Keys) -> TopicState:
         # Streams first, so that a producer that sees the new count finds them.
         await run_each(link, [MAKE_STREAM(keys.stream(topic, number)) for number in range(state.partitions, partitions)])
         command = GROW_TOPIC(keys.meta(topic), keys.topic_doorbell(topic), state.generation, partitions)
-        grown = topic_state(keys.meta(topic), *await run(link, command))
+        grown = topic_state(topic, keys, await run(link, command))
         # Another caller grew it meanwhile, perhaps to less than this one wants, or the topic was lost. Look again.
         if grown is not None and grown.partitions >= partitions:
             return grown
 
 
-def topic_state(
-    meta: bytes, generation: bytes | None, partitions: bytes | None, retention: bytes | None, send_timeout: bytes | None
-) -> TopicState | None:
-    """Return what `meta` says, None if it says nothing.
+def topic_state(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> TopicState | None:
+    """Return what `meta` says in FIELDS, None if it says nothing.
 
     Raises:
         DamagedKeyError: what it says cannot be. It is never replaced: the number of partitions, and what they hold, would be a guess.
+        UnknownFormatError: a later version wrote it.
     """
-    if generation is None and partitions is None and retention is None and send_timeout is None:
-        return None
-    return _made(meta, generation, partitions, retention, send_timeout)
+    return _made(topic, keys, fields) if any(field is not None for field in fields[:-1]) else None
 
 
-def _made(
-    meta: bytes, generation: bytes | None, partitions: bytes | None, retention: bytes | None, send_timeout: bytes | None
-) -> TopicState:
+def _made(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> TopicState:
+    generation, partitions, retention, send_timeout, layout = fields
+    meta = keys.meta(topic)
+    written_in = kept_number(meta, "format", layout) or 1
+    check_format(topic, written_in)  # first: the other fields may mean something else there
     count = kept_number(meta, "partitions", partitions)
     growths = kept_number(meta, "generation", generation)
     limit = kept_number(meta, "send_timeout", send_timeout)
     if growths is None or count is None or not 1 <= count <= MOST_PARTITIONS:
         what = f"{count} partitions" if count is not None else "no partitions"
         raise DamagedKeyError(meta, f"says {what} in generation {growths}, but a topic has 1 to {MOST_PARTITIONS}: {REPAIR}")
-    return TopicState(growths, count, retention == b"acked", (limit or 0) / 1000)
+    return TopicState(growths, count, retention == b"acked", (limit or 0) / 1000, written_in)
 
 
 def kept_number(meta: bytes, field: str, text: bytes | None) -> int | None:

@@ -7,8 +7,12 @@ from typing import ClassVar
 import msgspec
 
 from redisaq.brokers.steps import Broker, Step, TopicStep
+from redisaq.errors import UnknownFormatError
 
-__all__ = ["GrowTopic", "MakeTopic", "ReadTopic", "ReadTopics", "Terms", "TopicState", "make_or_grow"]
+__all__ = ["FORMAT", "GrowTopic", "MakeTopic", "ReadTopic", "ReadTopics", "Terms", "TopicState", "check_format", "make_or_grow"]
+
+FORMAT = 1
+"""The latest layout of entries and keys that this version knows; a topic's meta has its own."""
 
 
 class TopicState(msgspec.Struct, frozen=True):
@@ -19,12 +23,14 @@ class TopicState(msgspec.Struct, frozen=True):
         partitions: how many it has.
         acked: a producer asked for `retention="acked"`.
         send_timeout: the largest of its producers' time limits, in seconds; 0 if none has declared one (E3).
+        format: the layout of its keys and entries.
     """
 
     generation: int
     partitions: int
     acked: bool = False
     send_timeout: float = 0.0
+    format: int = FORMAT
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -75,6 +81,16 @@ class GrowTopic(TopicStep[TopicState], frozen=True):
     """
 
     partitions: int
+
+
+def check_format(topic: str, layout: int) -> None:
+    """Refuse a topic whose format is not known here, before anything of it is used.
+
+    Raises:
+        UnknownFormatError: a later version of redisaq wrote it.
+    """
+    if layout > FORMAT:
+        raise UnknownFormatError(topic, layout, FORMAT)
 
 
 async def make_or_grow(broker: Broker, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:

@@ -2,8 +2,8 @@
 -- KEYS: members, state, meta.
 -- ARGV: incarnation, ttl in ms, the version that the caller knows ('' for none).
 -- Answers: alive, now in us (text, since a Lua number would lose digits, M6), version ('' for none), document or nil, expired members, the
---       next expiry of another member in ms or nil, generation, partitions, born in ms, frozen_until in ms, 1 if paused else 0, retention
---       and send_timeout in ms or nil.
+--       next expiry of another member in ms or nil, born in ms, frozen_until in ms, 1 if paused else 0, and of the topic: generation,
+--       partitions, retention, send_timeout in ms and format, each nil if it is not there.
 
 -- S2: writes nothing, but a script that begins with a write that needs no memory succeeds when memory is full. A group whose heartbeats
 -- were refused then would stop handling what fills the memory.
@@ -19,7 +19,7 @@ local document = false
 if version ~= ARGV[3] or version == '' then -- without a version there is no document, or it is damaged
     document = redis.call('HGET', KEYS[2], 'doc')
 end
-local topic = redis.call('HMGET', KEYS[3], 'generation', 'partitions', 'retention', 'send_timeout')
+local topic = redis.call('HMGET', KEYS[3], 'generation', 'partitions', 'retention', 'send_timeout', 'format')
 local far = now + 1e12 + 86400000 -- farther than any ttl reaches: redisaq did not write such a time, and it would block the group forever
 local frozen_until = whole(state[4]) and state[4] or '0'
 local born = whole(state[3]) and state[3] or '0'
@@ -65,6 +65,5 @@ for i = 1, #coming, 2 do
 end
 return {
     alive, time[1] .. string.format('%06d', time[2]), version, document, expired,
-    next_expiry, topic[1], topic[2], born, frozen_until, state[5] and 1 or 0,
-    topic[3], topic[4],
+    next_expiry, born, frozen_until, state[5] and 1 or 0, topic,
 }

@@ -1,15 +1,15 @@
 -- Makes a topic where it is missing (E5), and keeps what a producer asks of it (E3).
 -- KEYS: meta.
 -- ARGV: channel, partitions, format, then '' or: send_timeout in ms, 'acked' or '', retention_idle in ms. Of times, the largest is kept.
--- Answers: generation, partitions, retention, send_timeout and retention_idle as they are afterwards. Values that cannot be read stay
---       unchanged.
+-- Answers: generation, partitions, retention, send_timeout, format and retention_idle as they are afterwards. Values that cannot be read
+--       stay unchanged, and so does a topic of a later format.
 
 local function standing()
-    return redis.call('HMGET', KEYS[1], 'generation', 'partitions', 'retention', 'send_timeout', 'retention_idle')
+    return redis.call('HMGET', KEYS[1], 'generation', 'partitions', 'retention', 'send_timeout', 'format', 'retention_idle')
 end
 local topic = standing()
 local words = {}
-local made = not topic[1] and not topic[2] and not topic[3] and not topic[4] and not topic[5]
+local made = not topic[1] and not topic[2] and not topic[3] and not topic[4] and not topic[6]
 if made then
     words = {'generation', '0', 'partitions', ARGV[2], 'format', ARGV[3]}
 end
@@ -19,10 +19,11 @@ local function raise(field, value, before)
         words[#words + 1] = value
     end
 end
-if (made or (whole(topic[1]) and whole(topic[2]))) and ARGV[4] ~= '' then
+local known = not topic[5] or (whole(topic[5]) or math.huge) <= tonumber(ARGV[3])
+if (made or (known and whole(topic[1]) and whole(topic[2]))) and ARGV[4] ~= '' then
     raise('send_timeout', ARGV[4], topic[4])
     if ARGV[5] ~= '' then
-        raise('retention_idle', ARGV[6], topic[5])
+        raise('retention_idle', ARGV[6], topic[6])
         if topic[3] ~= ARGV[5] then
             words[#words + 1] = 'retention'
             words[#words + 1] = ARGV[5]
