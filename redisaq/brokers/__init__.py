@@ -20,8 +20,8 @@ __all__ = ["memory_brokers", "open_broker"]
 memory_brokers: ContextVar[Callable[[str, str, Environment | None], Broker]] = ContextVar("redisaq_memory_brokers", default=MemoryBroker)
 """Makes the brokers of `memory://name`, from the name, the namespace and the environment. A simulation sets its own."""
 
-SERVERS = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
-"""Schemes of real servers. Parsing an address that is not supported yet says so."""
+SERVERS = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
+"""Schemes of real servers."""
 
 
 def open_broker(
@@ -68,7 +68,9 @@ def open_broker(
         # The URL is not shown: a mistyped one has its password in unexpected places.
         raise SettingsError("the URL begins with none of redis://, rediss://, unix://, embedded:// and memory://")
     from redisaq.brokers.redis import RedisBroker  # noqa: PLC0415
-    from redisaq.link import Link, parse_address  # noqa: PLC0415
+    from redisaq.link import Address, Link, parse_url  # noqa: PLC0415
 
-    address = parse_address(url, ca_file=ca_file, cert_file=cert_file, key_file=key_file, connect_timeout=connect_timeout)
+    address = parse_url(url, ca_file=ca_file, cert_file=cert_file, key_file=key_file, connect_timeout=connect_timeout)
+    if not isinstance(address, Address):
+        raise SettingsError(f"{scheme}:// is not supported yet; use redis://, rediss:// or unix:// with a single server")
     return RedisBroker(Link(address, environment, client=client, silence=silence, time=time), namespace)

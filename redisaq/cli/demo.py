@@ -165,9 +165,9 @@ def _check(backend: str, url: str | None) -> str:
         raise SettingsError(f"--redis-url {url} is for one process alone, and the demo has several; leave it out for a private server")
     if url.startswith("embedded://"):
         return url
-    from redisaq.link import parse_address  # noqa: PLC0415 -- it takes a moment to import, and is not always needed
+    from redisaq.link import parse_url  # noqa: PLC0415 -- it takes a moment to import, and is not always needed
 
-    return parse_address(url).display
+    return parse_url(url).display
 
 
 @contextlib.asynccontextmanager

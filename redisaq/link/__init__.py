@@ -5,7 +5,7 @@ The layers above use a Link and nothing of hiredis.
 
 from __future__ import annotations
 
-from redisaq.link.address import Address, TLSOptions, parse_address
+from redisaq.link.address import Address, ClusterAddress, SentinelAddress, TLSOptions, parse_address, parse_url
 from redisaq.link.greeting import CLUSTER, LOGGED_OUT
 from redisaq.link.link import Link
 from redisaq.link.reading import ReadingConnection
@@ -17,10 +17,13 @@ __all__ = [
     "LOGGED_OUT",
     "Address",
     "Bell",
+    "ClusterAddress",
     "Command",
     "Link",
     "ReadingConnection",
+    "SentinelAddress",
     "TLSOptions",
     "pack",
     "parse_address",
+    "parse_url",
 ]

@@ -1,24 +1,28 @@
-"""Parse the URL of a server into an Address.
+"""Parse the URL of a server, of a cluster or of sentinels into addresses.
 
-The input is an URL (`redis://`, `rediss://`, `unix://`) and the caller's TLS files. The output is a frozen Address, or a SettingsError that
-says what is wrong. The error does not repeat the URL, because a mistyped URL may hold its password in an unexpected place. An Address never
-shows its password.
+The input is an URL (`redis://`, `rediss://`, `unix://`, or those of several servers: `redis+cluster://`, `redis+sentinel://` and both with
+`rediss+`) and the caller's TLS files. The output is frozen, or a SettingsError that says what is wrong. The error does not repeat the URL,
+because a mistyped URL may hold its password in an unexpected place. An address never shows its passwords.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from redisaq.errors import SettingsError
 
 DEFAULT_PORT = 6379
+SENTINEL_PORT = 26379
 DEFAULT_CONNECT_TIMEOUT = 5.0
 _GREATEST_PORT = 65535
-_LATER = {"redis+cluster": "Redis Cluster", "redis+sentinel": "Redis Sentinel"}
+SEVERAL = ("redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
+"""Schemes of URLs that name several servers."""
+
 _COMMON_OPTIONS = frozenset({"db", "username", "password", "socket_connect_timeout"})
+_SENTINEL_OPTIONS = frozenset({"sentinel_username", "sentinel_password"})
 _TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
 
 
@@ -77,12 +81,99 @@ class Address:
         user = f"{quote(self.username, safe='')}@" if self.username else ""
         if self.scheme == "unix":
             return f"unix://{user}{self.path}" + (f"?db={self.database}" if self.database else "")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{user}{host}:{self.port}/{self.database}"
+        return f"{self.scheme}://{user}{_host_and_port(self)}/{self.database}"
 
     def __str__(self) -> str:
         """Return `display`."""
         return self.display
+
+
+@dataclass(frozen=True)
+class ClusterAddress:
+    """A cluster.
+
+    Attributes:
+        seeds: nodes that know the others; user, password and TLS files are the same for every node.
+        display: the URL without the password.
+    """
+
+    seeds: tuple[Address, ...]
+    display: str
+
+
+@dataclass(frozen=True)
+class SentinelAddress:
+    """A server with replicas, and the sentinels that know which of them is the master.
+
+    Attributes:
+        sentinels: where to ask, with the credentials for sentinels.
+        service: the name under which the sentinels know the server.
+        master: user, password, database and TLS files for the master; the sentinels know host and port.
+        display: the URL without passwords.
+    """
+
+    sentinels: tuple[Address, ...]
+    service: str
+    master: Address
+    display: str
+
+
+def parse_url(
+    url: str,
+    *,
+    ca_file: str | None = None,
+    cert_file: str | None = None,
+    key_file: str | None = None,
+    connect_timeout: float | None = None,
+) -> Address | ClusterAddress | SentinelAddress:
+    """Parse any URL of real servers.
+
+    Args:
+        url: as for `parse_address`; or `redis+cluster://[user:password@]host[:port],host[:port]...`; or
+            `redis+sentinel://[user:password@]sentinel[:port],sentinel[:port].../service[/database]`, where user and password are for the
+            master, and the options `sentinel_username` and `sentinel_password` for the sentinels. With `rediss+` every server speaks TLS.
+        ca_file: as for `parse_address`, as are the others.
+        cert_file: see `parse_address`.
+        key_file: see `parse_address`.
+        connect_timeout: see `parse_address`.
+
+    Raises:
+        SettingsError: the URL is not valid.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in SEVERAL:
+        return parse_address(url, ca_file=ca_file, cert_file=cert_file, key_file=key_file, connect_timeout=connect_timeout)
+    base, _, kind = scheme.partition("+")
+    user, hosts, path, options = _take_apart(scheme, rest)
+    words = [part for part in path.strip("/").split("/") if part]
+    service = unquote(words.pop(0)) if kind == "sentinel" and words else ""
+    if kind == "sentinel" and (not service or len(words) > 1):
+        raise SettingsError("the URL names a service and perhaps a database after its sentinels: redis+sentinel://host1,host2/service/0")
+    query = "&".join(option for option in options if option.partition("=")[0] not in _SENTINEL_OPTIONS)
+
+    def parse(host: str) -> Address:
+        return parse_address(
+            f"{base}://{user}{host}/{'/'.join(words)}" + (f"?{query}" if query else ""),
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            connect_timeout=connect_timeout,
+        )
+
+    if kind == "cluster":
+        seeds = tuple(parse(host) for host in hosts)
+        if seeds[0].database:
+            raise SettingsError("a cluster has one database, 0: leave the number out of the URL")
+        return ClusterAddress(seeds, _display(scheme, seeds, user_of=seeds[0]))
+    given = dict(reversed(parse_qsl("&".join(options), keep_blank_values=True)))
+    name, password = given.get("sentinel_username"), given.get("sentinel_password")
+    found = [parse(host if _has_port(host) else f"{host}:{SENTINEL_PORT}") for host in hosts]
+    display = _display(scheme, found, user_of=found[0]) + f"/{quote(service, safe='')}/{found[0].database}"
+    sentinels = tuple(
+        replace(one, username=name, password=password, database=0, shown=f"{scheme}://{_host_and_port(one)}/{quote(service, safe='')}")
+        for one in found
+    )
+    return SentinelAddress(sentinels, service, replace(found[0], host="", port=0, shown=display), display)
 
 
 def parse_address(
@@ -93,7 +184,7 @@ def parse_address(
     key_file: str | None = None,
     connect_timeout: float | None = None,
 ) -> Address:
-    """Parse `url` into an Address.
+    """Parse the URL of one server into an Address.
 
     Args:
         url: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
@@ -130,11 +221,43 @@ def parse_address(
 
 def _check_scheme(url: str) -> str:
     scheme, separator, _ = url.partition("://")
-    if scheme in _LATER:
-        raise SettingsError(f"{_LATER[scheme]} ({scheme}://) is not supported yet; use redis://, rediss:// or unix:// with a single server")
+    if scheme in SEVERAL:
+        raise SettingsError(f"{scheme}:// names several servers, and one is needed here: use redis://, rediss:// or unix://")
     if not separator or scheme not in {"redis", "rediss", "unix"}:
         raise SettingsError("a server's URL begins with redis://, rediss:// or unix://")
     return scheme
+
+
+def _take_apart(scheme: str, rest: str) -> tuple[str, list[str], str, list[str]]:
+    """Return user and password with their @, the hosts, the path, and the options of an URL of several servers."""
+    problem = _find_unencoded(rest, rest.partition("#")[2])
+    rest, _, query = rest.partition("?")
+    options = query.split("&") if query else []
+    authority, slash, path = rest.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    try:
+        parsed = dict(reversed(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))))
+        problem = problem or _find_option_problem(scheme, parsed)
+    except ValueError:
+        problem = "the URL's options cannot be read: after the ? they are written name=value&name=value"
+    if not problem and not all(host.strip() for host in hosts.split(",")):
+        problem = f"the URL names no host, or a comma too many: {scheme}://host1:port1,host2:port2"
+    if problem:
+        raise SettingsError(problem)  # outside of the except clause; see `_split`
+    return user + at, hosts.split(","), slash + path, options
+
+
+def _has_port(host: str) -> bool:
+    return ":" in host.rpartition("]")[2]
+
+
+def _host_and_port(address: Address) -> str:
+    return f"{f'[{address.host}]' if ':' in address.host else address.host}:{address.port}"
+
+
+def _display(scheme: str, servers: Sequence[Address], *, user_of: Address) -> str:
+    user = f"{quote(user_of.username, safe='')}@" if user_of.username else ""
+    return f"{scheme}://{user}{','.join(map(_host_and_port, servers))}"
 
 
 def _split(url: str, scheme: str) -> tuple[SplitResult, dict[str, str]]:
@@ -155,14 +278,18 @@ def _split(url: str, scheme: str) -> tuple[SplitResult, dict[str, str]]:
 
 
 def _find_problem(url: str, parts: SplitResult, port: int | None) -> str | None:
-    if any(character <= " " or character == "\x7f" for character in url):
-        return "the URL holds a space or a control character: percent-encode it"
-    if parts.fragment:
-        return "the URL holds a #: in user or password it is written %23"
+    if problem := _find_unencoded(url, parts.fragment):
+        return problem
     path = parts.path.removeprefix("/")
     if parts.scheme == "unix":
         return "the URL names no absolute path: unix:///path/to/socket has three slashes" if parts.hostname or not path else None
     return _find_server_problem(parts, path, port)
+
+
+def _find_unencoded(url: str, fragment: str) -> str | None:
+    if any(character <= " " or character == "\x7f" for character in url):
+        return "the URL holds a space or a control character: percent-encode it"
+    return "the URL holds a #: in user or password it is written %23" if fragment else None
 
 
 def _find_server_problem(parts: SplitResult, path: str, port: int | None) -> str | None:
@@ -176,7 +303,11 @@ def _find_server_problem(parts: SplitResult, path: str, port: int | None) -> str
 
 
 def _find_option_problem(scheme: str, options: Mapping[str, str]) -> str | None:
-    allowed = _COMMON_OPTIONS | _TLS_OPTIONS if scheme == "rediss" else _COMMON_OPTIONS
+    allowed = _COMMON_OPTIONS
+    if scheme.startswith("rediss"):
+        allowed |= _TLS_OPTIONS
+    if scheme.endswith("+sentinel"):
+        allowed |= _SENTINEL_OPTIONS
     if unknown := sorted(set(options) - allowed):
         return f"the URL has an option that {scheme}:// does not know: {unknown[0]!r}; known are {', '.join(sorted(allowed))}"
     if empty := sorted(name for name, value in options.items() if not value):

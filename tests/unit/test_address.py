@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from redisaq.errors import SettingsError
-from redisaq.link import Address, TLSOptions, parse_address
+from redisaq.link import Address, ClusterAddress, SentinelAddress, TLSOptions, parse_address, parse_url
 
 SECRET = "s3cr3t"  # noqa: S105 -- not one
 
@@ -99,8 +99,8 @@ def test_arguments_win_over_the_url() -> None:
         ("localhost:6379", "begins with redis://"),
         ("http://host", "begins with redis://"),
         ("REDIS:/host", "begins with redis://"),
-        ("redis+cluster://a:1,b:2", "Redis Cluster .* not supported yet"),
-        ("redis+sentinel://a,b/service", "Redis Sentinel .* not supported yet"),
+        ("redis+cluster://a:1,b:2", "names several servers"),
+        ("redis+sentinel://a,b/service", "names several servers"),
         ("redis://host:port", "cannot be read"),
         ("redis://host:0", "port must be"),
         ("redis://host:65536", "cannot be read"),
@@ -146,13 +146,22 @@ def test_nonsense(url: str, words: str) -> None:
         f"redis://me:{SECRET}@host/x",
         f"redis://me:{SECRET}@host?db=x",
         f"http://me:{SECRET}@host",
-        f"redis+cluster://me:{SECRET}@host",
         f"redis://host?password={SECRET}&db=x",
+        f"redis+cluster://me:{SECRET}@a,b/1",
+        f"redis+cluster://me:{SECRET}@a,,b",
+        f"redis+cluster://me:{SECRET}/x@a,b",
+        f"redis+cluster://a,b?sentinel_password={SECRET}",
+        f"redis+sentinel://me:{SECRET}@a,b",
+        f"redis+sentinel://me:{SECRET},x@a,b:port/main",
+        f"redis+sentinel://a,b?sentinel_password={SECRET}",
+        f"redis+sentinel://a,b/main?sentinel_password={SECRET}&db=x",
+        f"redis+sentinel://a,b/main?sentinel_password={SECRET}&{SECRET}",
+        f"redis+sentinel://a,b/main?sentinel_password={SECRET} x",
     ],
 )
 def test_an_error_never_shows_the_password(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        parse_address(url)
+        parse_url(url)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     assert caught.value.__context__ is None or SECRET not in str(caught.value.__context__)
 
@@ -197,3 +206,64 @@ def test_any_text_is_an_address_or_a_settings_error(text: str, scheme: str) -> N
     except SettingsError:
         return
     assert address.scheme == scheme.removesuffix("://")
+
+
+def test_a_cluster_has_seeds_with_the_same_credentials() -> None:
+    cluster = parse_url(f"rediss+cluster://me:{SECRET}@a:7000,b,[::1]:7001/0?ssl_ca_certs=/ca.pem", connect_timeout=2)
+    assert isinstance(cluster, ClusterAddress)
+    assert [(seed.host, seed.port) for seed in cluster.seeds] == [("a", 7000), ("b", 6379), ("::1", 7001)]
+    assert {(seed.scheme, seed.username, seed.password, seed.tls, seed.connect_timeout) for seed in cluster.seeds} == {
+        ("rediss", "me", SECRET, TLSOptions(ca_file="/ca.pem"), 2.0)
+    }
+    assert cluster.display == "rediss+cluster://me@a:7000,b:6379,[::1]:7001"
+    assert SECRET not in repr(cluster)
+
+
+def test_sentinels_have_credentials_of_their_own() -> None:
+    url = f"redis+sentinel://me:{SECRET}@a,b:7000/my%20main/3?sentinel_username=guard&sentinel_password=0{SECRET}&socket_connect_timeout=2"
+    address = parse_url(url)
+    assert isinstance(address, SentinelAddress)
+    assert address.service == "my main"
+    assert [(one.host, one.port, one.username, one.password, one.database) for one in address.sentinels] == [
+        ("a", 26379, "guard", f"0{SECRET}", 0),
+        ("b", 7000, "guard", f"0{SECRET}", 0),
+    ]
+    master = address.master
+    assert (master.username, master.password, master.database, master.connect_timeout) == ("me", SECRET, 3, 2.0)
+    assert address.display == master.display == "redis+sentinel://me@a:26379,b:7000/my%20main/3"
+    assert str(address.sentinels[0]) == "redis+sentinel://a:26379/my%20main"
+    assert SECRET not in repr(address)
+    without = parse_url(f"redis+sentinel://:{SECRET}@a/main")
+    assert isinstance(without, SentinelAddress)
+    assert without.sentinels[0].password is None
+
+
+def test_a_single_server_is_an_address() -> None:
+    assert parse_url("redis://host:7000/3") == parse_address("redis://host:7000/3")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis+cluster://a,b/1", "one database, 0"),
+        ("redis+cluster://a,b?db=1", "one database, 0"),
+        ("redis+cluster://a,b/x", "database number"),
+        ("redis+cluster://", "names no host"),
+        ("redis+cluster://a,,b", "comma too many"),
+        ("redis+cluster://a:x,b", "cannot be read"),
+        ("redis+cluster://a,b?sentinel_password=x", r"redis\+cluster:// does not know: 'sentinel_password'"),
+        ("redis+cluster://a,b?ssl_ca_certs=/x", "does not know"),
+        ("redis+cluster://a,b#x", "%23"),
+        ("redis+sentinel://a,b", "names a service"),
+        ("redis+sentinel://a,b/", "names a service"),
+        ("redis+sentinel://a,b/main/0/1", "names a service"),
+        ("redis+sentinel://a,b/main/x", "database number"),
+        ("redis+sentinel://a:0,b/main", "port must be"),
+        ("redis+sentinel://a,b/main?sentinel_password=", "has no value"),
+        ("redis+sentinel://a,b/main?sentinel_password", "cannot be read"),
+        ("unix+sentinel://a/main", "begins with redis://"),
+    ],
+)
+def test_nonsense_about_several_servers(url: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        parse_url(url)
