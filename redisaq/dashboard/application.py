@@ -17,25 +17,26 @@ from urllib.parse import quote
 
 import anyio
 import msgspec
+from msgspec import structs
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from redisaq.admin import Admin
+from redisaq.admin import Admin, Whereabouts
 from redisaq.brokers.access import RedisURL
-from redisaq.dashboard import letters, views
+from redisaq.dashboard import letters, messages, views
 from redisaq.dashboard.changes import Changes
-from redisaq.dashboard.events import EventStream, Streams
+from redisaq.dashboard.events import EventStream, SearchStream, Streams
 from redisaq.dashboard.guard import COOKIE, Authorize, Guard, Level, by_token, cookie_of, same
 from redisaq.dashboard.letters import Kinds, Privacy
-from redisaq.dashboard.pages import Page, render
+from redisaq.dashboard.pages import Page, command_of, render
 from redisaq.dashboard.paths import RawPaths, names_in
 from redisaq.dashboard.views import Links, View
-from redisaq.errors import ConnectionFailed, ServerError, SettingsError
+from redisaq.errors import ConnectionFailed, ServerError, SettingsError, TopicMissingError
 from redisaq.watching import Sampler, Screen, Snapshot, words
 
 VERSION = importlib.metadata.version("redisaq")
@@ -115,7 +116,7 @@ class Dashboard:
         self._token = token
         self._privacy = privacy or Privacy()
         self._changer = Changes(admin, self._kinds_of)
-        self._streams = Streams()
+        self._streams, self._searches = Streams(), Streams(SEARCHES)
         self._kinds: dict[tuple[str, str] | None, tuple[tuple[int, int], Kinds]] = {}
         self._rendered: dict[tuple[object, ...], Page] = {}
         self._rendered_of = -1
@@ -144,6 +145,12 @@ class Dashboard:
             Route("/api/places", self._places),
             Route("/api/dead", self._dead_as_json),
             Route("/api/dead/payload", self._payload),
+            Route("/m/{msg_id}", self._find),
+            Route("/m/{topic}/{msg_id}", self._message),
+            Route("/api/m/{topic}/{msg_id}", self._message_as_json),
+            Route("/events/m/{msg_id}", self._streaming(_around_message)),
+            Route("/events/m/{topic}/{msg_id}", self._streaming(_around_message)),
+            Route("/search/{msg_id}", self._search),
             Route("/dead", self._dead),
             Route("/dead/{kind}", self._dead),
             Route("/events/dead", self._streaming(_around_dead)),
@@ -230,6 +237,7 @@ class Dashboard:
             "query": query,
             "stream": f"{root}/events{path}{'?' + asked if asked else ''}",
             "words": words,
+            "command": partial(command_of, snapshot.server),
             "colour": views.colour,
             "version": VERSION,
             "may_change": self._changes and level == "change" and snapshot.server.state == "here",
@@ -242,7 +250,7 @@ class Dashboard:
 
     def _knows(self, screen: Screen) -> bool:
         """Return whether there is a view of this kind."""
-        return screen.view in ("overview", "topic", "group", "partition", "dead letters")
+        return screen.view in ("overview", "topic", "group", "partition", "dead letters", "message")
 
     # -- dead letters -------------------------------------------------------------------------------------------------------------
 
@@ -312,6 +320,89 @@ class Dashboard:
         headers = {"content-disposition": 'attachment; filename="payload.bin"'}
         return Response(letter.data, media_type="application/octet-stream", headers=headers)
 
+    # -- one message --------------------------------------------------------------------------------------------------------------
+
+    async def _find(self, request: Request) -> Response:
+        """Look for a message of which the id is known, for a moment; a page then goes on."""
+        snapshot = await self._first(_around_message, request)
+        links, msg_id = self._links(request), names_in(request)["msg_id"]
+        topic = request.query_params.get("t")
+        quickly = min(LONGEST, max(messages.QUICK, float(views.number_of(request.query_params.get("wait"), 1000))))
+        try:
+            progress = await messages.search_quickly(self._admin, msg_id, topic, quickly)
+        except (ConnectionFailed, ServerError):
+            progress = messages.Progress()
+        if progress.found is not None:
+            return RedirectResponse(_address(links, progress.found), HTTPStatus.SEE_OTHER)
+        values = {"progress": progress, "msg_id": msg_id, "topic": topic, "search": links("search", msg_id, t=topic)}
+        status = HTTPStatus.NOT_FOUND if progress.ended else HTTPStatus.OK
+        view = View("searching.html", msg_id, "", Screen("message"), values, moves=False, status=status)
+        return Response(self._page(view, snapshot, request).html, view.status, media_type="text/html")
+
+    async def _search(self, request: Request) -> ASGIApp:
+        search = messages.search(self._admin, names_in(request)["msg_id"], request.query_params.get("t"))
+        return SearchStream(self._searches, search, partial(_address, self._links(request)))
+
+    async def _whereabouts(self, request: Request) -> Whereabouts | None:
+        """Return where the message is that an address names with its topic, partition and entry; None if it is not there."""
+        names, query = names_in(request), request.query_params
+        partition = views.number_of(query.get("p"), 1 << 16)
+        try:
+            return await self._admin.find(
+                names["topic"], names["msg_id"], partition=partition, entry_id=query.get("e"), limit=messages.LIMIT
+            )
+        except (SettingsError, TopicMissingError):
+            return None
+
+    async def _message(self, request: Request) -> Response:
+        """Show one message: where it is, what groups have done with it, its payload."""
+        snapshot = await self._first(_around_message, request)
+        names = names_in(request)
+        if "p" not in request.query_params:
+            return RedirectResponse(self._links(request)("m", names["msg_id"], t=names["topic"]), HTTPStatus.SEE_OTHER)
+        try:
+            found = await self._whereabouts(request)
+        except (ConnectionFailed, ServerError):
+            found = None
+        kept = None if found is None else messages.content_of(found)
+        if found is None or kept is None:
+            again = self._links(request)("m", names["msg_id"], t=names["topic"])
+            view = views.missing(f"No message {names['msg_id']} at that place", Screen("message"), snapshot, again)
+            return Response(self._page(view, snapshot, request).html, view.status, media_type="text/html")
+        shown = structs.replace(snapshot, at=self._sampler.now())  # what a group does with it does not wait for a snapshot
+        lanes, scale = messages.lanes(found, shown)
+        headers = self._privacy.headers(kept.headers)
+        failed = [(name, one.retry or one.dead) for name, one in found.groups.items()]
+        values: dict[str, Any] = {
+            "found": found,
+            "alive": found.delayed is not None or any(one.state in ("unread", "pending", "retry") for one in found.groups.values()),
+            "several": sum(one.retry is not None or one.dead is not None for one in found.groups.values()) > 1,
+            "story": messages.story(found, shown),
+            "lanes": lanes,
+            "now": scale(scale.now),
+            "ticks": scale.ticks(),
+            "facts": messages.facts(found, shown, headers),
+            "payload": self._privacy.payload(kept.data),
+            "failures": [
+                (name, f"{one.error_type}: {one.error}", letters.lines_of(one.traceback))
+                for name, one in failed
+                if one is not None and one.error_type
+            ],
+            "name_of": letters.name_of,
+        }
+        screen = Screen("message", found.topic, "", found.partition, request.query_params.get("e", ""), found.msg_id)
+        view = View("message.html", found.msg_id, "", screen, values, moves=False)
+        return Response(self._page(view, snapshot, request).html, media_type="text/html")
+
+    async def _message_as_json(self, request: Request) -> Response:
+        found = await self._whereabouts(request)
+        if found is None or not found.found:
+            return JSONResponse({"error": "there is no such thing"}, HTTPStatus.NOT_FOUND)
+        return Response(msgspec.json.encode(messages.as_json(found, self._privacy)), media_type="application/json")
+
+    def _links(self, request: Request) -> Links:
+        return Links(str(request.scope.get("root_path", "")))
+
     # -- the same as JSON ---------------------------------------------------------------------------------------------------------
 
     def _answering(self, find: Callable[[Snapshot, Mapping[str, str]], object]) -> Callable[[Request], Awaitable[Response]]:
@@ -329,7 +420,7 @@ class Dashboard:
 
     async def _places(self, request: Request) -> Response:
         wanted = request.query_params.get("q", "").strip()
-        found = views.places(self._sampler.latest, wanted, Links(str(request.scope.get("root_path", "")))) if wanted else []
+        found = views.places(self._sampler.latest, wanted, self._links(request)) if wanted else []
         return JSONResponse(found)
 
     async def _take_token(self, request: Request) -> Response:
@@ -360,6 +451,22 @@ def _around_dead(_snapshot: Snapshot, _path: Mapping[str, str], _query: Mapping[
     """Return a view of what is around the page about dead letters, which itself does not move."""
     return View("nothing.html", "Dead letters", "dead", Screen("dead letters"), {}, moves=False)
 
+
+def _around_message(_snapshot: Snapshot, path: Mapping[str, str], _query: Mapping[str, str]) -> View:
+    """Return a view of what is around a message."""
+    return View("nothing.html", path["msg_id"], "", Screen("message", path.get("topic", "")), {}, moves=False)
+
+
+def _address(links: Links, found: Whereabouts) -> str:
+    partition, entry = messages.place_of(found)
+    return links("m", found.topic, found.msg_id, p=partition, e=entry)
+
+
+SEARCHES = 4
+"""Searches for a message at once."""
+
+LONGEST = 30.0
+"""Seconds for which a page without a script waits for a search."""
 
 FIRST = 2.0
 """Seconds for which a page waits for the first snapshot. It is shown empty otherwise, and fills itself."""

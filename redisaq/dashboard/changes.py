@@ -106,6 +106,9 @@ class Changes:
             Route(f"{group}/seek", self._answering(self._seek), methods=["POST"]),
             Route(f"{group}/redrive", self._answering(self._redrive), methods=["POST"]),
             Route(f"{group}/purge", self._answering(self._purge), methods=["POST"]),
+            Route(f"{group}/retry", self._answering(self._retry), methods=["POST"]),
+            Route(f"{group}/cancel", self._answering(self._cancel_retry), methods=["POST"]),
+            Route("/api/t/{topic}/cancel", self._answering(self._cancel), methods=["POST"]),
             Route("/api/jobs/{number:int}", self._job, methods=["GET"]),
             Route("/api/jobs/{number:int}/stop", self._stop, methods=["POST"]),
         ]
@@ -116,7 +119,7 @@ class Changes:
         async def answer(request: Request) -> Response:
             names = names_in(request)
             try:
-                done = await change(names["topic"], names["group"], _object(await request.json()))
+                done = await change(names["topic"], names.get("group", ""), _object(await request.json()))
             except (ValueError, RecursionError, RefusedError, SettingsError) as error:
                 return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
             except TopicMissingError as error:
@@ -146,6 +149,30 @@ class Changes:
             await self._admin.pause(topic, group)
         await self._admin.seek(topic, group, position)
         return {"text": f"{group} was moved.{' It is paused until you resume it.' if asked.get('pause') else ''}"}
+
+    # -- single messages ----------------------------------------------------------------------------------------------------------
+
+    async def _retry(self, topic: str, group: str, asked: Mapping[str, Any]) -> dict[str, object]:
+        """Try a message again at once that waits for a retry. Its place is given, so that it is not searched for."""
+        msg_id, partition, entry = _text(asked.get("id"), "id"), asked.get("partition"), _text(asked.get("entry"), "entry")
+        if not isinstance(partition, int):
+            raise RefusedError("say the partition")
+        found = await self._admin.find(topic, msg_id, partition=partition, entry_id=entry, limit=1)
+        standing = found.groups.get(group)
+        if standing is None or standing.retry is None:
+            raise RefusedError(f"it does not wait for a retry in {group} any more")
+        made = await self._admin.retry_now(topic, group, [standing.retry])
+        return {"text": "It is tried again now." if made else "It is due already: it is tried as soon as there is room."}
+
+    async def _cancel_retry(self, topic: str, group: str, asked: Mapping[str, Any]) -> dict[str, object]:
+        if not await self._admin.cancel(topic, _text(asked.get("id"), "id"), group):
+            raise RefusedError(f"it does not wait for a retry in {group} any more")
+        return {"text": f"Its retry in {group} is cancelled."}
+
+    async def _cancel(self, topic: str, _group: str, asked: Mapping[str, Any]) -> dict[str, object]:
+        if not await self._admin.cancel(topic, _text(asked.get("id"), "id")):
+            raise RefusedError("it is not delayed any more")
+        return {"text": "The message is cancelled."}
 
     # -- dead letters -------------------------------------------------------------------------------------------------------------
 
@@ -256,6 +283,13 @@ def _object(asked: object) -> dict[str, Any]:
     if not isinstance(asked, dict):
         raise RefusedError("the body must be a JSON object")
     return cast("dict[str, Any]", asked)
+
+
+def _text(value: object, name: str) -> str:
+    """Return a text of a request."""
+    if not isinstance(value, str) or not value:
+        raise RefusedError(f"say the {name}")
+    return value
 
 
 def _moment(text: object) -> datetime:

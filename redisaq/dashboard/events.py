@@ -6,7 +6,9 @@ the shape of the page has changed (a row more, another word), the browser fetche
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +17,10 @@ import msgspec
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from redisaq.admin import Whereabouts
+from redisaq.dashboard.messages import Progress
 from redisaq.dashboard.pages import Page
+from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.watching import Screen, Snapshot
 
 STREAMS = 32
@@ -32,15 +37,47 @@ BREATH = 1.0
 
 
 class Streams:
-    """Counts the open streams."""
+    """Counts the open streams of one kind, and knows how many there may be."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = STREAMS) -> None:
         """Begin with none."""
+        self.most = most
         self.open = 0
 
 
-class EventStream:
+class Stream:
     """The answer to a request for events: an ASGI application for one request."""
+
+    def __init__(self, streams: Streams) -> None:
+        """Take what counts the stream."""
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events until there are no more, or the browser has gone."""
+        if self._streams.open >= self._streams.most:
+            await PlainTextResponse("too many streams", HTTPStatus.SERVICE_UNAVAILABLE)(scope, receive, send)
+            return
+        self._streams.open += 1
+        try:
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+                await self.send_all(send)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})  # else the browser takes it for a failure
+                tasks.cancel_scope.cancel()
+        except* OSError:  # the browser has gone
+            pass
+        finally:
+            self._streams.open -= 1
+
+    async def send_all(self, send: Send) -> None:
+        """Send the events. It is cancelled when the browser has gone."""
+        raise NotImplementedError
+
+
+class EventStream(Stream):
+    """What of a page changes."""
 
     def __init__(
         self, streams: Streams, watch: Callable[[Screen], Any], screen: Screen, page: Callable[[Snapshot], Page], shape: str
@@ -54,32 +91,14 @@ class EventStream:
             page: renders the page.
             shape: the shape of the page that the browser has.
         """
-        self._streams = streams
+        super().__init__(streams)
         self._watch = watch
         self._screen = screen
         self._page = page
         self._shape = shape
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until the browser has gone."""
-        if self._streams.open >= STREAMS:
-            await PlainTextResponse("too many streams", HTTPStatus.SERVICE_UNAVAILABLE)(scope, receive, send)
-            return
-        self._streams.open += 1
-        try:
-            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
-                await self._send_all(send)
-                await send({"type": "http.response.body", "body": b"", "more_body": False})  # else the browser takes it for a failure
-                tasks.cancel_scope.cancel()
-        except* OSError:  # the browser has gone
-            pass
-        finally:
-            self._streams.open -= 1
-
-    async def _send_all(self, send: Send) -> None:
+    async def send_all(self, send: Send) -> None:
+        """Send events until the page has another shape."""
         last: Page | None = None
         await _write(send, b"retry: 2000\n\n")
         with self._watch(self._screen) as watching:
@@ -98,6 +117,33 @@ class EventStream:
                     return
                 last = page
                 await anyio.sleep(BREATH)
+
+
+class SearchStream(Stream):
+    """How far a search is, and what it has found. If the browser has gone, the search ends."""
+
+    def __init__(self, streams: Streams, search: AsyncGenerator[Progress], address: Callable[[Whereabouts], str]) -> None:
+        """Prepare a stream.
+
+        Args:
+            streams: counts it.
+            search: searches.
+            address: returns the address of a message that was found.
+        """
+        super().__init__(streams)
+        self._search = search
+        self._address = address
+
+    async def send_all(self, send: Send) -> None:
+        """Search, and send `progress` as it is made; then `found` with an address, or `missing`."""
+        async with aclosing(self._search) as search:
+            try:
+                async for one in search:
+                    said = {"text": one.text} if one.found is None else {"href": self._address(one.found)}
+                    kind = "found" if one.found is not None else "missing" if one.ended else "progress"
+                    await _write(send, f"event: {kind}\ndata: {json.dumps(said)}\n\n".encode())
+            except (ConnectionFailed, ServerError) as error:
+                await _write(send, f"event: missing\ndata: {json.dumps({'text': str(error)})}\n\n".encode())
 
 
 async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:

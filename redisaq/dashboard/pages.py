@@ -19,6 +19,8 @@ import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from redisaq.watching import ServerView
+
 _MARK = re.compile("\x00(\\w+)\x00")
 
 
@@ -67,12 +69,15 @@ def _share(hundredths: float) -> str:
     return f"{round(hundredths, 2):g}%"
 
 
-def _words_of(*names: str) -> str:
-    """Return names as words of a command that somebody may paste into a shell, whatever is in them."""
-    return shlex.join(names)
+def command_of(server: ServerView, *names: str) -> str:
+    """Return a command that somebody may paste into a shell, whatever is in the names. It says which server, without its password."""
+    place = ["--url", server.url] if server.url else []
+    if server.namespace not in ("", "redisaq"):  # the command's own default
+        place += ["--namespace", server.namespace]
+    return shlex.join(["redisaq", *names, *place])
 
 
-_OURS: dict[str, Any] = {"sign": _sign, "share": _share, "holes": _holes, "words_of": _words_of}
+_OURS: dict[str, Any] = {"sign": _sign, "share": _share, "holes": _holes}
 TEMPLATES.globals.update(_OURS)
 
 

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from redisaq.dashboard import drawing
+from redisaq.dashboard.messages import IS_ID
 from redisaq.watching import Attention, Curves, GroupView, MemberView, PartitionView, Screen, Snapshot, TopicView, words
 
 PAGE = 50
@@ -78,8 +79,8 @@ class Links:
 
     def to(self, screen: Screen) -> str:
         """Return the address of what a Screen names."""
-        if screen.view == "message" and screen.entry_id:
-            return self("m", screen.topic, screen.partition, screen.entry_id)
+        if screen.view == "message" and screen.msg_id:
+            return self("m", screen.topic, screen.msg_id, p=screen.partition, e=screen.entry_id or None)
         if screen.view == "dead letters":
             return self.dead(screen.topic, screen.group) if screen.group else self("dead")
         if screen.view == "schedule":
@@ -391,15 +392,17 @@ def moment(moment: datetime | None) -> str:
     return "–" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def missing(what: str, screen: Screen, snapshot: Snapshot) -> View:
-    """Show that there is no such thing, or that it is not known yet."""
-    values = {"what": what, "known_yet": snapshot.number > 0}
+def missing(what: str, screen: Screen, snapshot: Snapshot, search: str = "") -> View:
+    """Show that there is no such thing, or that it is not known yet; and where it can be searched for, if it can."""
+    values = {"what": what, "known_yet": snapshot.number > 0, "search": search}
     return View("missing.html", what, "", screen, values, status=404 if snapshot.number else 200)
 
 
 def places(snapshot: Snapshot, wanted: str, links: Links) -> list[dict[str, str]]:
-    """Return up to eight topics and groups whose names have this in them."""
+    """Return up to eight topics and groups whose names have this in them, and the message whose id it may be."""
     found: list[dict[str, str]] = []
+    if IS_ID.fullmatch(wanted):
+        found.append({"name": wanted, "kind": "message", "href": links("m", wanted)})
     for one in snapshot.topics:
         if wanted in one.topic:
             found.append({"name": one.topic, "kind": "topic", "href": links("t", one.topic)})

@@ -126,6 +126,10 @@ class Sampler:
         """The latest snapshot. Before the first look it is empty, and its server is "connecting"."""
         return self._latest
 
+    def now(self) -> float:
+        """Return the time by the server's clock, in seconds since 1970."""
+        return self._offset + self._environment.monotonic()
+
     def watch(self, screen: Screen = OVERVIEW) -> Watching:
         """Return a context manager that says what somebody looks at. Groups that are watched are looked at more often.
 
@@ -169,9 +173,9 @@ class Sampler:
             began = self._environment.monotonic()
             try:
                 await self._round()
-                self._accumulator.server_answered(self._now())
+                self._accumulator.server_answered(self.now())
             except (ConnectionFailed, ServerError) as error:
-                self._accumulator.server_failed(str(error), self._now())
+                self._accumulator.server_failed(str(error), self.now())
             self._publish()
             pause = (OFTEN if self._watching else SELDOM) - (self._environment.monotonic() - began)
             with anyio.move_on_after(max(0.0, pause)):
@@ -182,11 +186,8 @@ class Sampler:
             await self._hurry.wait()
             self._hurry = anyio.Event()
 
-    def _now(self) -> float:
-        return self._offset + self._environment.monotonic()
-
     def _publish(self) -> None:
-        self._latest = self._accumulator.snapshot(self._now())
+        self._latest = self._accumulator.snapshot(self.now())
         self._changed.set()
         self._changed = anyio.Event()
 
@@ -195,7 +196,7 @@ class Sampler:
         if self._environment.monotonic() >= self._server_looked + SELDOM:
             await self._look_at_server()
         seen = self._accumulator
-        seen.saw_topics(await _within(self._admin.topics()), self._now())
+        seen.saw_topics(await _within(self._admin.topics()), self.now())
         left, began = BUDGET * OFTEN, self._environment.monotonic()
         for topic, group in self._turns.keys() - seen.groups() - {(topic, "") for topic in seen.topics()}:
             del self._turns[topic, group]
@@ -237,13 +238,13 @@ class Sampler:
         """Look at a topic: at one partition, for the names of its groups, or at all if it has none. Return how many looks that took."""
         seen = self._accumulator
         info = await _within(self._admin.topic(topic, partitions=(0,)))
-        seen.saw_topic(info, self._now())
+        seen.saw_topic(info, self.now())
         if info.groups:
             return 1
         stale = seen.stalest(topic)[: int(left)]
         for page in _pages(stale):
             info = await _within(self._admin.topic(topic, partitions=page))
-            seen.saw_topic(info, self._now())
+            seen.saw_topic(info, self.now())
             await anyio.sleep(len(page) / BUDGET)
         return 1 + len(stale)
 

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/operate/dashboard.md: `python -m tests.browser.pictures`. Run it when you change how the page looks."""
+"""Draws the pictures of docs/operate/dashboard.md: `python -m tests.browser.pictures [NAME …]`. Run it when the page looks different."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import linecache
 import logging
 import math
 import sys
+import time
 from types import FunctionType
 from typing import Any, cast
 
+import anyio
 from msgspec import structs
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
@@ -126,6 +128,39 @@ async def fill() -> float:
         return (await admin.group("orders", "billing")).now.timestamp()
 
 
+async def fill_one() -> str:
+    """Make a message that one group retries, one has finished, and one has not begun; return its id."""
+    third = anyio.Event()
+    tries = 0
+
+    async def fail(message: Message[Any]) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            third.set()
+        raise TimeoutError(f"bank did not answer within {message.payload['number'] % 10}.0 s")
+
+    async def finish(_: Message[Any]) -> None: ...
+
+    show_from(cast("FunctionType", fail), "/srv/shop/billing.py")
+    async with Consumer("orders", URL, group_name="audit") as waiting, waiting.messages():
+        pass  # joined, and left
+    async with Producer("orders", URL) as producer:
+        lines = [{"sku": "TEA-250", "count": 2}, {"sku": "MUG-01", "count": 1}]
+        payload = {"number": 48217, "total": "129.90", "lines": lines, "note": "<script>alert('hello')</script>", "coupon": None}
+        msg_id = await producer.enqueue(payload, key="customer-8812", headers={"tenant": "shop-de"})
+    await Consumer("orders", URL, group_name="warehouse").process(finish, until_empty=True)
+    policy = RetryPolicy(max_attempts=5, backoff=0.3, factor=6.0, jitter=False)
+    async with Consumer("orders", URL, group_name="billing", retry=policy) as consumer, anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.process, fail)
+        await third.wait()
+        async with Admin(URL) as admin:
+            while not [one async for one in admin.retries("orders", "billing") if one.attempts == tries]:
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    return msg_id
+
+
 async def scripted(latest: Snapshot) -> Scripted:
     """Make a sampler in its loop."""
     return Scripted(latest)
@@ -140,6 +175,7 @@ def main() -> int:
     PICTURES.mkdir(exist_ok=True)
     with looping() as portal, browsing() as browser:
         died = call(portal, fill)
+        msg_id = call(portal, fill_one)
         sampler = call(portal, scripted, scene(NOW))
         changing = Dashboard(Admin(URL), sampler, allow_changes=True).app
         dead = "/dead?g=orders/billing"
@@ -153,11 +189,13 @@ def main() -> int:
             ("dead", dead, "light", 1440),
             ("dead-dark", dead, "dark", 1440),
             ("phone", "/t/orders/g/billing", "light", 390),
+            ("message", f"/m/{msg_id}", "light", 1440),
         ]
+        shots = [shot for shot in shots if not sys.argv[1:] or shot[0] in sys.argv[1:]]
         with serving(portal, changing) as address:
             for name, path, theme, width in shots:
                 with looking(browser, theme=theme, width=width) as looker:
-                    at = died + 20 if name.startswith("dead") else NOW
+                    at = died + 20 if name.startswith("dead") else time.time() if name == "message" else NOW
                     sampler.latest = structs.replace(scene(at), number=sampler.latest.number + 1)
                     looker.page.goto(address + path)
                     if name.startswith("dead"):
@@ -165,6 +203,8 @@ def main() -> int:
                     if name == "map":
                         looker.until("document.querySelector('canvas').width > 300")
                     looker.page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+        if sys.argv[1:] and "away" not in sys.argv[1:]:
+            return 0
         away = ServerView(HERE.url, HERE.namespace, HERE.name, "away", NOW - 14, "cache-1.prod:6379: connection refused.")
         still = call(portal, scripted, structs.replace(scene(NOW), server=away))
         with serving(portal, Dashboard(Admin(URL), still).app) as address, looking(browser) as looker:

@@ -95,6 +95,31 @@ def test_a_letter_is_shown_as_text_and_redriven_by_clicking(looker: Looker, addr
     assert call(portal, retries) == (5, 0)
 
 
+async def enqueue_late() -> str:
+    async with Producer(TOPIC, URL) as producer:
+        return await producer.enqueue({"number": 7, "note": EVIL}, key=EVIL, delay=3600)
+
+
+def test_a_message_is_found_by_its_id_and_cancelled_by_clicking(looker: Looker, address: str, portal: Any) -> None:
+    msg_id = call(portal, enqueue_late)
+    page = looker.page
+    page.goto(address)
+    page.keyboard.press("/")
+    page.keyboard.type(msg_id)
+    looker.until("document.querySelectorAll('#find-list li').length === 1")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/m/**p=*")
+    assert page.text_content("h1") == msg_id
+    assert "is due in" in (page.text_content(".story") or "")
+    assert "<script>document.title = 'hacked'" in (page.text_content("#payload") or "")
+    page.click("text=Cancel…")
+    page.click("#cancel-dialog button[value=ok]")
+    looker.until("document.getElementById('toasts').textContent === 'The message is cancelled.'")
+    looker.until("document.querySelector('h1').textContent.startsWith('No message')")
+    assert all("404" in one for one in looker.complaints)
+    looker.complaints.clear()
+
+
 def test_numbers_move_and_nothing_is_rebuilt(looker: Looker, address: str, portal: Any) -> None:
     page = looker.page
     page.goto(f"{address}/t/large")

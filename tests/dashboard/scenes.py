@@ -98,6 +98,9 @@ class Scripted:
         self._change.set()
         self._change = anyio.Event()
 
+    def now(self) -> float:
+        return self.latest.at
+
     def watch(self, screen: Screen) -> ScriptedWatching:
         return ScriptedWatching(self, screen)
 

@@ -85,7 +85,19 @@ document.addEventListener("visibilitychange", () => { if (document.hidden) stop(
 /* -- what a view needs besides -------------------------------------------------------------------------------------------------------------- */
 
 /** Do again what the server does not know of: it was morphed away. */
-function after() { scan(); filter(); colour(by); map(); choose(); away(false); }
+function after() { scan(); filter(); colour(by); map(); choose(); look(); away(false); }
+
+/** Follow a search for a message, and go where it is found. Leaving the page ends the search. */
+function look() {
+  const place = $("search");
+  if (!place || place.dataset.begun) return;
+  place.dataset.begun = "yes";
+  const search = new EventSource(place.dataset.search), said = (event) => JSON.parse(event.data);
+  search.addEventListener("progress", (event) => { place.textContent = said(event).text; });
+  search.addEventListener("found", (event) => { search.close(); location.replace(said(event).href); });
+  search.addEventListener("missing", (event) => { search.close(); place.textContent = said(event).text; });
+  search.onerror = () => { search.close(); place.textContent = "The search was interrupted, or too many go on at once. Reload the page to search again."; };
+}
 
 function filter() {
   const field = $("filter");
@@ -280,4 +292,5 @@ document.addEventListener("keydown", (event) => {
 
 after();
 listen();
+setInterval(() => { if (document.querySelector("[data-refresh]") && !document.hidden && !frozen && !document.querySelector("dialog[open]")) refresh(); }, 5000);
 setInterval(() => { if (stream && Date.now() - last > 20000) away(true); if (drawn && !document.hidden && !frozen) map(); }, 10000);
