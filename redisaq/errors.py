@@ -46,8 +46,9 @@ class ConnectionFailed(RedisaqError, ConnectionError):
             executed it.
         permanent: True if trying again cannot help (wrong password, no such database, server too old).
         silent: True if nothing was heard from the server in time, rather than a refusal or an end of the connection.
-        connection: with `maybe_executed`, identifies the connection: client id, address as the server sees it, the server's run_id (E1).
-        appended: if a part of a batch had been appended before: for each message its entry id, None if it was not appended. None otherwise.
+        connections: with `maybe_executed`, identifies each connection that may still carry a part of the request (C2): client id, address
+            as the server sees it, the server's run_id (E1).
+        appended: if a part of a batch was appended: for each message its entry id, None if it was not appended. None otherwise.
     """
 
     def __init__(self, url: str, reason: str, *, maybe_executed: bool = False, permanent: bool = False, silent: bool = False) -> None:
@@ -57,7 +58,7 @@ class ConnectionFailed(RedisaqError, ConnectionError):
         self.maybe_executed = maybe_executed
         self.permanent = permanent
         self.silent = silent
-        self.connection: tuple[int, str, str] | None = None
+        self.connections: tuple[tuple[int, str, str], ...] = ()
         self.appended: Sequence[bytes | None] | None = None
 
     def unsent(self) -> ConnectionFailed:

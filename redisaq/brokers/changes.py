@@ -72,8 +72,8 @@ class Changes:
             try:
                 yield change
             except ConnectionFailed as error:
-                if error.connection is not None:
-                    self._broken[error.connection] = None
+                if error.connections:
+                    self._broken.update(dict.fromkeys(error.connections))
                     with contextlib.suppress(ConnectionFailed, ServerError):  # then it is killed before the next block
                         await self._kill()
                 error.maybe_executed = change.begun

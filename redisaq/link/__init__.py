@@ -1,28 +1,31 @@
 """Connect to Redis over anyio: shared, reading and subscribed connections, TLS, and reconnection.
 
-The layers above use a Link and nothing of hiredis.
+The layers above use a Caller and nothing of hiredis.
 """
 
 from __future__ import annotations
 
 from redisaq.link.address import Address, ClusterAddress, SentinelAddress, TLSOptions, parse_address, parse_url
-from redisaq.link.greeting import CLUSTER, LOGGED_OUT
+from redisaq.link.caller import Caller, Carrier, key_of
+from redisaq.link.greeting import LOGGED_OUT
 from redisaq.link.link import Link
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack
 from redisaq.link.switchboard import Bell
 
 __all__ = [
-    "CLUSTER",
     "LOGGED_OUT",
     "Address",
     "Bell",
+    "Caller",
+    "Carrier",
     "ClusterAddress",
     "Command",
     "Link",
     "ReadingConnection",
     "SentinelAddress",
     "TLSOptions",
+    "key_of",
     "pack",
     "parse_address",
     "parse_url",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -27,9 +28,11 @@ from redisaq.link.switchboard import Bell, Switchboard
 
 logger = logging.getLogger("redisaq.link")
 
+T = TypeVar("T")
+
 
 class Link:
-    """A connection to one server that many tasks share, with connections of their own for readers and listeners.
+    """A connection to one server that many tasks share, with connections of their own for readers and listeners. It is a Caller.
 
     Attributes:
         address: the server.
@@ -153,12 +156,33 @@ class Link:
         except NotSent as broken:
             raise ConnectionFailed(self.address.display, str(broken)) from None
 
-    async def open_reading(self) -> ReadingConnection:
+    def call_keyed(self, packed: Sequence[bytes], of: Sequence[T], key: Callable[[T], bytes]) -> Awaitable[list[object]]:
+        """Run packed commands; all keys are here. See Caller."""
+        del of, key
+        return self.call_packed(b"".join(packed), len(packed))
+
+    async def kill(self, connections: Sequence[Identity], key: bytes | None = None) -> list[object]:
+        """Kill those of these connections that belong to the server's current run (E1); return the replies. See Caller.
+
+        Killing a connection that is already gone is no error: the server answers with a count. Connections of another run are not killed:
+        the server that knew them is gone, and this one gives their ids to others.
+        """
+        del key
+        await self.connect()  # only a connected link knows which run of the server answers
+        return await self.call(*_kills(connections, self.run_id))
+
+    async def nodes(self) -> Sequence[Link]:
+        """Return this link: one server keeps all keys."""
+        await checkpoint()
+        return (self,)
+
+    async def open_reading(self, key: bytes = b"") -> ReadingConnection:
         """Make a separate connection, for commands that block. One attempt; the caller closes it.
 
         Raises:
             ConnectionFailed: the attempt failed.
         """
+        del key
         line, greeting = await self._dialer.dial(self._current_environment())
         line.watch(self._silence, self._current_environment())
         reading = ReadingConnection(line, greeting, self.call, self._opened.discard)
@@ -207,12 +231,7 @@ class Link:
         was up, is reported to nobody.
         """
         deserted = tuple(self._deserted)
-        kills: list[Command] = [
-            ("CLIENT", "KILL", "ID", client_id, *(("ADDR", address) if address else ()))
-            for client_id, address, run_id in deserted
-            if run_id == greeting.run_id
-        ]
-        if kills:
+        if kills := _kills(deserted, greeting.run_id):
             await line.ask(*kills)  # without the permission for CLIENT KILL there is no such promise
         for identity in deserted:
             self._deserted.pop(identity, None)
@@ -230,3 +249,12 @@ class Link:
 
     def _current_environment(self) -> Environment:
         return self._environment or current_environment()
+
+
+def _kills(connections: Sequence[Identity], run_id: str) -> list[Command]:
+    """Return the commands that kill those of the connections that belong to this run of the server."""
+    return [
+        ("CLIENT", "KILL", "ID", client_id, *(("ADDR", address) if address else ()))
+        for client_id, address, run in connections
+        if run == run_id
+    ]

@@ -323,7 +323,7 @@ class SharedConnection:
             return NotSent(self.broken)
         else:
             failure = ConnectionFailed(self._url, self.broken, maybe_executed=True, silent=self._silent)
-        failure.connection = self._identity
+        failure.connections = () if self._identity is None else (self._identity,)
         return failure
 
 

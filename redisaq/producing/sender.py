@@ -23,7 +23,6 @@ from redisaq.brokers.terms import ReaderMark
 from redisaq.core.enqueueing import (
     CLOSED,
     Answer,
-    Connection,
     Enqueue,
     Find,
     Kill,
@@ -333,14 +332,13 @@ class Sender:
 
     def _report_sent(self, enqueue: Enqueue, outcome: Sequence[bytes | None] | ConnectionFailed | ServerError, run: str) -> None:
         """Report the result of sending; `run` was the server's run before that."""
-        if isinstance(outcome, ConnectionFailed):
+        if isinstance(outcome, ConnectionFailed) and outcome.appended is None:
             # A call whose time is up broke no connection: either what it sent arrives before anything sent after it, or the link kills it.
             late = self._environment.monotonic() >= enqueue.give_up_at
-            connections: list[Connection] = [] if late or outcome.connection is None else [outcome.connection]
-            enqueue.broke(outcome, connections)
+            enqueue.broke(outcome, () if late else outcome.connections)
             return
         answers: Sequence[Answer]
-        if isinstance(outcome, ServerError):
+        if isinstance(outcome, (ConnectionFailed, ServerError)):
             entries = outcome.appended or [None] * enqueue.sending
             answers = [outcome if entry is None else entry for entry in entries]
         else:

@@ -113,7 +113,7 @@ class Connection:
         """Return the error that a caller gets."""
         error = ConnectionFailed(url, reason, maybe_executed=maybe_executed)
         if maybe_executed:
-            error.connection = (self.mark.client_id, self.mark.address, self.mark.run_id)
+            error.connections = ((self.mark.client_id, self.mark.address, self.mark.run_id),)
         return error
 
     def cut(self, url: str, reason: str, *, keeps: bool) -> None:

@@ -81,7 +81,7 @@ class Wire:
             self.breaks[name] -= 1
             error = ConnectionFailed(self.url, "for this test", maybe_executed=self.written)
             mark = ReaderMark(self._connection, f"memory:{self._connection}", store_of(self.url).run_id)
-            error.connection = (mark.client_id, mark.address, mark.run_id)
+            error.connections = ((mark.client_id, mark.address, mark.run_id),)
             self._connection += 1
             raise error
 

@@ -14,6 +14,7 @@ from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopics
 from redisaq.errors import SettingsError
+from redisaq.link import Link
 from tests.servers import Server
 
 
@@ -65,6 +66,7 @@ def test_certificates_where_they_are_of_no_use(url: str, option: str) -> None:
 def test_certificates_are_handed_on() -> None:
     broker = open_broker("rediss://localhost", "ns", ca_file="a", cert_file="b", key_file="c", connect_timeout=3)
     assert isinstance(broker, RedisBroker)
+    assert isinstance(broker._link, Link)
     address = broker._link._dialer._address
     assert address.tls is not None
     assert (address.tls.ca_file, address.tls.cert_file, address.tls.key_file) == ("a", "b", "c")

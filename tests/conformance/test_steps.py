@@ -23,7 +23,9 @@ from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.entry_ids import START, format_id
 from redisaq.core.history import Change
 from redisaq.core.membership import EMPTY
+from redisaq.link import key_of
 from tests.conformance.steps import append
+from tests.servers import Server
 
 for module in pkgutil.iter_modules(steps.__path__):
     importlib.import_module(f"{steps.__name__}.{module.name}")
@@ -128,6 +130,14 @@ def test_all_keys_of_a_step_lie_where_it_says(kind: type[Step[Any]]) -> None:
     topic, partition = step.place
     tag = f"{{shop:{topic}}}" if partition is None else f"{{shop:{topic}:{partition}}}"
     assert {key[: len(tag)].decode() for key in keys} == {tag}
+
+
+def test_a_step_is_routed_as_the_server_would(valkey_server: Server) -> None:
+    """By the key that a server sees first in its command."""
+    for kind, ask in COMMANDS.items():
+        if kind in STEPS:
+            asked, _ = ask(_sample(kind), Keys("shop"))
+            assert valkey_server.command("COMMAND", "GETKEYS", *asked)[0] == key_of(asked), kind.__name__
 
 
 def test_a_step_is_registered_once() -> None:

@@ -195,6 +195,7 @@ def link_of(user: Any) -> Link:
     """Return the link of a producer, consumer or admin."""
     broker = user._access.broker
     assert isinstance(broker, RedisBroker)
+    assert isinstance(broker._link, Link)
     return broker._link
 
 

@@ -36,12 +36,13 @@ class FailingBroker(MemoryBroker):
         self.carried_out = False
         self.trimmed: set[int] = set()
         self.refused: set[int] = set()  # places in a call that find no stream
+        self.busy: set[int] = set()  # places in a call that the server refuses for a while
         self.answers_lost = 0
         self.away = self.gone = False  # what is sent again is not written; streams are missing
         self.away_from: set[int] = set()  # partitions that cannot be searched
         self.barrier = 0  # so many appends fail together
         self._together = anyio.Event()
-        self.connection: tuple[int, str, str] | None = None  # that breaks
+        self.connections: tuple[tuple[int, str, str], ...] = ()  # that break
         self.full_for: set[bytes] = set()  # ids of messages that the server refuses
         self.order: list[bytes] = []  # of the messages that were sent, however often
 
@@ -65,9 +66,14 @@ class FailingBroker(MemoryBroker):
         if any(fields[1] in self.full_for for _, fields in entries):
             raise ServerError("OOM command not allowed", appended=[None] * len(entries))
         refused, self.refused = self.refused, set()
-        answers = await super().append(topic, [one for place, one in enumerate(entries) if place not in refused], **more)
-        for place in sorted(refused):
+        busy, self.busy = self.busy, set()
+        answers = await super().append(topic, [one for place, one in enumerate(entries) if place not in refused | busy], **more)
+        for place in sorted(refused | busy):
             answers.insert(place, None)
+        if busy:
+            failure = ConnectionFailed("memory://", "CLUSTERDOWN")
+            failure.appended = answers
+            raise failure
         if self.answers_lost:
             self.answers_lost -= 1
             raise self._failure()
@@ -93,7 +99,7 @@ class FailingBroker(MemoryBroker):
 
     def _failure(self) -> ConnectionFailed:
         failure = ConnectionFailed("memory://", "the connection broke", maybe_executed=True)
-        failure.connection = self.connection
+        failure.connections = self.connections
         return failure
 
 
@@ -148,6 +154,21 @@ async def test_an_earlier_message_is_not_sent_behind_an_accepted_later_one(broke
             await producer.batch_enqueue([{"n": n} for n in range(4)], key="one")
         assert raised.value.appended is not None
         assert [answer is None for answer in raised.value.appended] == [True, False, False, False]
+
+
+async def test_of_a_stream_what_was_refused_for_a_while_is_sent_again_if_it_is_a_suffix(broker: Any) -> None:
+    """C3."""
+    producer, failing = broker
+    async with producer:
+        failing.busy = {2}
+        ids = await producer.batch_enqueue([{"n": n} for n in range(3)], key="one")
+        assert failing.order == [entry.encode() for entry in (*ids, ids[2])]
+        failing.busy = {0}
+        with pytest.raises(ServerError, match="OVERTAKEN") as raised:
+            await producer.batch_enqueue([{"n": n} for n in range(3)], key="one")
+        assert raised.value.appended is not None
+        assert [answer is None for answer in raised.value.appended] == [True, False, False]
+        assert len(failing.order) == 7
 
 
 async def test_an_earlier_message_that_a_search_misses_is_not_sent_behind_a_later_one_that_it_finds(broker: Any) -> None:
@@ -243,7 +264,7 @@ async def test_a_server_with_a_slow_clock_that_took_over_is_searched_from_the_be
         stream.last_id, stream._ids[:] = (1, 0), []  # as a replica that never heard of the first message, and whose clock is behind
         stream._fields.clear()
         store._last_now, store.environment = 0, dataclasses.replace(store.environment, wall_clock=lambda: 1.0)
-        failing.connection = (7, "here", store.run_id)
+        failing.connections = ((7, "here", store.run_id),)
         failing.answers_lost = 1
         await producer.enqueue({"n": 1}, key="one")
         assert [view.length for view in await failing.do_each([ViewStream("jobs", partition) for partition in [partition]])] == [1]

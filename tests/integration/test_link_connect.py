@@ -281,10 +281,18 @@ async def test_a_cluster_is_named(masters: int) -> None:
 
 
 async def test_a_moved_slot_says_that_it_is_a_cluster() -> None:
+    """One server of it can have had all slots when we connected."""
     with FakeServer(usual_answers() | {"SMEMBERS": b"-MOVED 1 127.0.0.1:1\r\n"}) as fake:
         broker = RedisBroker(Link(parse_address(fake.url)), "any")
-        with pytest.raises(ConnectionFailed, match="this is a cluster"):
+        with pytest.raises(ConnectionFailed, match="MOVED 1") as moved:
             await broker.do(ReadTopics())
+        assert not moved.value.permanent
+        assert not moved.value.maybe_executed
+        fake.answers["HELLO"] = hello("7.2.4").replace(b"%4", b"%5", 1) + bulk("mode") + bulk("cluster")
+        fake.answers["CLUSTER"] = bulk("cluster_size:3\r\n")
+        with pytest.raises(ConnectionFailed, match="this is a cluster") as failed:
+            await broker.do(ReadTopics())
+        assert failed.value.permanent
         await broker.close()
 
 

@@ -29,10 +29,11 @@ from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTo
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
-from redisaq.errors import ServerError
-from redisaq.link import Link, parse_address
+from redisaq.errors import ConnectionFailed, ServerError
+from redisaq.link import Command, Link, key_of, parse_address
 from tests.conformance.steps import commit_document
 from tests.integration.delivery_steps import KEYS, Step, exercise_delivery, steps as delivery_steps
+from tests.link_fake import FakeServer, usual_answers
 from tests.server_fixtures import KeyLeaks, ServerPool
 from tests.servers import Server, free_port
 
@@ -184,6 +185,25 @@ async def test_each_step_is_in_one_slot(cluster: Server, namespace: str) -> None
     await broker.close()
 
 
+async def test_each_command_is_routed_as_the_server_would(
+    broker: RedisBroker, link: Link, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a cluster's node is chosen by is the key that a server sees in the command, also in the steps that take several."""
+    asked: list[Command] = []
+    call = link.call
+
+    def recording(*commands: Command) -> Coroutine[Any, Any, list[object]]:
+        asked.extend(commands)
+        return call(*commands)
+
+    monkeypatch.setattr(link, "call", recording)
+    await exercise(broker)
+    routed = {command[:2]: command for command in asked if command[0] != "CLIENT"}
+    assert {command[0] for command in routed.values()} >= {b"EVALSHA", b"HMGET", b"SMEMBERS", b"XRANGE", b"XDEL"}
+    for command in routed.values():
+        assert server.command("COMMAND", "GETKEYS", *command)[0] == key_of(command)
+
+
 # -- scripts --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -299,7 +319,28 @@ def test_commands_are_packed_as_hiredis_packs_them(topic: str, trimming: tuple[b
     packed = _Targets(Keys("ns"), topic, trimming).pack([(3, fields), (12, fields), (3, fields)])
     streams = (f"{{ns:{topic}:{partition}}}:0" for partition in (3, 12, 3))
     commands = [("XADD", stream, "NOMKSTREAM", *trimming, "*", *fields) for stream in streams]
-    assert packed == b"".join(map(hiredis.pack_command, commands))  # type: ignore[arg-type]  # its stub says: one word
+    assert packed == list(map(hiredis.pack_command, commands))  # type: ignore[arg-type]  # its stub says: one word
+
+
+async def test_of_one_call_some_appends_are_refused_for_a_while() -> None:
+    """C3: what is there is named, so that only the rest is sent again; a refusal that lasts says so for all."""
+    answers = iter([b"$3\r\n1-1\r\n", b"-CLUSTERDOWN it is\r\n", b"_\r\n", b"-TRYAGAIN a slot moves\r\n"])
+    with FakeServer(usual_answers() | {"XADD": lambda _: next(answers)}) as fake:
+        broker = RedisBroker(Link(parse_address(fake.url)), "any")
+        entries = [(number, [b"d", b"1"]) for number in (0, 1, 2, 1)]
+        with pytest.raises(ConnectionFailed, match="CLUSTERDOWN") as failed:
+            await broker.append("orders", entries, maxlen=None, approximate=False)
+        assert failed.value.appended == [b"1-1", None, None, None]
+        assert not failed.value.maybe_executed
+        answers = iter([b"-CLUSTERDOWN it is\r\n", b"$3\r\n1-1\r\n", b"-OOM no\r\n", b"-TRYAGAIN a slot moves\r\n"])
+        with pytest.raises(ServerError, match="OOM no") as refused:
+            await broker.append("orders", entries, maxlen=None, approximate=False)
+        assert refused.value.appended == [None, b"1-1", None, None]
+        answers = iter([b"-CLUSTERDOWN it is\r\n", b"-CLUSTERDOWN it is\r\n"])
+        with pytest.raises(ConnectionFailed) as none:
+            await broker.append("orders", entries[:2], maxlen=None, approximate=False)
+        assert none.value.appended is None
+        await broker.close()
 
 
 async def test_a_refused_append_tells_what_was_appended(broker: RedisBroker, server: Server, namespace: str) -> None:

@@ -36,7 +36,7 @@ from redisaq.core.profile import Presence, read_profile
 from redisaq.core.records import MOST_NUMBER, text_or_none, time_of, whole
 from redisaq.core.retention import IDLE, alone_since
 from redisaq.errors import ServerError
-from redisaq.link import Link
+from redisaq.link import Caller
 
 VIEW_STREAM = Script("view_stream", keys=2, begins_with=("facts",))
 VIEW_GROUP = Script("view_group", keys=3)
@@ -51,7 +51,7 @@ PAGE = 1000
 
 
 @commands(ReadServer)
-async def read_server(step: ReadServer, link: Link, keys: Keys) -> ServerFacts:
+async def read_server(step: ReadServer, link: Caller, keys: Keys) -> ServerFacts:
     """Return what INFO says. An account of few rights need not be able to count keys."""
     del step, keys
     seconds, microseconds = await run(link, (b"TIME",))
@@ -200,7 +200,7 @@ def drop_group(step: DropGroup, keys: Keys) -> Asked[None]:
 
 
 @commands(DropTopic)
-async def drop_topic(step: DropTopic, link: Link, keys: Keys) -> None:
+async def drop_topic(step: DropTopic, link: Caller, keys: Keys) -> None:
     """Drop every key of the topic.
 
     This scans all keys, since nothing lists the marks of deduplication, nor what groups that are gone have left beside partitions.

@@ -12,7 +12,7 @@ from typing import cast
 from redisaq.brokers.redis.commands import PASSING, not_now, wrong_type
 from redisaq.brokers.redis.keys import Keys
 from redisaq.errors import ServerError
-from redisaq.link import Link, pack
+from redisaq.link import Caller, pack
 
 USUAL_FIELDS = 4
 """The number of words in a message without extras: `i`, its id, `d`, its payload."""
@@ -21,9 +21,10 @@ USUAL_FIELDS = 4
 class _Target:
     """One stream with one way of trimming. The words that all its commands share are packed once."""
 
-    __slots__ = ("usual", "words")
+    __slots__ = ("stream", "usual", "words")
 
     def __init__(self, stream: bytes, trimming: Sequence[bytes]) -> None:
+        self.stream = stream
         self.words: tuple[bytes, ...] = (b"XADD", stream, b"NOMKSTREAM", *trimming, b"*")
         packed = b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in self.words)
         # Filling a template takes half the time of packing all words again.
@@ -39,7 +40,7 @@ class _Targets:
         self._trimming = trimming
         self._targets: dict[int, _Target] = {}
 
-    def pack(self, entries: Sequence[tuple[int, Sequence[bytes]]]) -> bytes:
+    def pack(self, entries: Sequence[tuple[int, Sequence[bytes]]]) -> list[bytes]:
         """Return the commands that append the entries."""
         targets = self._targets
         packed: list[bytes] = []
@@ -52,13 +53,17 @@ class _Targets:
                 packed.append(target.usual % (len(a), a, len(b), b, len(c), c, len(d), d))
             else:
                 packed.append(pack([(*target.words, *fields)]))
-        return b"".join(packed)
+        return packed
+
+    def key(self, entry: tuple[int, Sequence[bytes]]) -> bytes:
+        """Return the key of an entry that was packed: its stream."""
+        return self._targets[entry[0]].stream
 
 
 class Appender:
     """The Broker's `append`."""
 
-    def __init__(self, link: Link, keys: Keys) -> None:
+    def __init__(self, link: Caller, keys: Keys) -> None:
         self._link = link
         self._keys = keys
         self._targets: dict[tuple[str, int | None, bool], _Targets] = {}
@@ -73,16 +78,18 @@ class Appender:
         if targets is None:
             trimming = () if maxlen is None else (b"MAXLEN", b"~" if approximate else b"=", b"%d" % maxlen)
             targets = self._targets[topic, maxlen, approximate] = _Targets(self._keys, topic, trimming)
-        replies = cast("list[bytes | ServerError | None]", await self._link.call_packed(targets.pack(entries), len(entries)))
-        refusal = next((reply for reply in replies if isinstance(reply, ServerError)), None)
-        if refusal is not None:
-            if refusal.code in PASSING:
-                passing = not_now(refusal, self._link)
-                if all(isinstance(reply, ServerError) for reply in replies):
-                    raise passing
-            appended = [None if isinstance(reply, ServerError) else reply for reply in replies]
-            if refusal.code == "WRONGTYPE":
-                partition, _ = entries[replies.index(refusal)]
-                raise wrong_type(self._keys.stream(topic, partition), refusal, appended=appended)
-            raise ServerError(refusal.text, appended=appended)
-        return cast("list[bytes | None]", replies)
+        replies = cast("list[bytes | ServerError | None]", await self._link.call_keyed(targets.pack(entries), entries, targets.key))
+        refusals = [reply for reply in replies if isinstance(reply, ServerError)]
+        if not refusals:
+            return cast("list[bytes | None]", replies)
+        appended = [None if isinstance(reply, ServerError) else reply for reply in replies]
+        refusal = next((reply for reply in refusals if reply.code not in PASSING), None)
+        if refusal is None:  # what was refused may be sent again, unless a later one of its stream was appended (C3)
+            passing = not_now(refusals[0], self._link)
+            if any(appended):
+                passing.appended = appended
+            raise passing
+        if refusal.code == "WRONGTYPE":
+            partition, _ = entries[replies.index(refusal)]
+            raise wrong_type(self._keys.stream(topic, partition), refusal, appended=appended)
+        raise ServerError(refusal.text, appended=appended)

@@ -31,7 +31,7 @@ from redisaq.brokers.redis.registry import COMMANDS, HEARD, SEQUENCES
 from redisaq.brokers.steps import Step
 from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.errors import ServerError
-from redisaq.link import Link
+from redisaq.link import Caller
 
 FAMILIES = (administration, coordination, examination, leases, messages, producing, retention, retrying, schedules, settling, topics)
 """Importing each of these registers the functions that do its steps."""
@@ -43,18 +43,18 @@ class RedisBroker:
     """A Broker over a link; see Broker for what each method does.
 
     Args:
-        link: the way to the server; the broker opens and closes it.
+        link: the way to the servers; the broker opens and closes it.
         namespace: the first part of every key's name.
     """
 
-    def __init__(self, link: Link, namespace: str) -> None:
+    def __init__(self, link: Caller, namespace: str) -> None:
         self._link = link
         self._keys = Keys(namespace)
         self._appender = Appender(link, self._keys)
 
     @property
     def run_id(self) -> str:
-        """The run of the server to which the shared connection was last made."""
+        """The run of the server to which the shared connection was last made; in a cluster, it changes when any of its servers does."""
         return self._link.run_id
 
     async def connect(self) -> None:

@@ -9,47 +9,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from redisaq.brokers.redis.keys import type_of
 from redisaq.brokers.redis.scripts import SCRIPTS, Argument, Command
 from redisaq.errors import ConnectionFailed, DamagedKeyError, ServerError
-from redisaq.link import CLUSTER, LOGGED_OUT
+from redisaq.link import LOGGED_OUT, Carrier
 
 Reply = Any
 """What the server answered, as hiredis parses it under RESP3; an error is a ServerError."""
 
 
-PASSING = LOGGED_OUT | {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN"}
-"""Codes of errors that pass: a long script is running, a disk is full, a failover is under way, a password is being changed.
+ELSEWHERE = LOGGED_OUT | {"ASK", "MOVED", "READONLY"}
+"""Codes of errors that a new connection mends: to the server that has the key now, or to the successor of a replica.
 
-The server executed nothing.
+If our log-in is no longer accepted, the new connection shows whether we may log in.
+"""
+
+PASSING = ELSEWHERE | {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "TRYAGAIN"}
+"""Codes of errors that pass: a long script is running, a disk is full, a slot moves, a failover is under way, a password is being changed.
+
+The server executed nothing (C1).
 """
 
 
-class Caller(Protocol):
-    """What carries commands: the shared link, or a reading connection."""
-
-    @property
-    def url(self) -> str:
-        """The server's URL, for errors, without a password."""
-        ...
-
-    def give_up(self, reason: str) -> None:
-        """Break the connection: the next command uses a new one, or raises because there cannot be one."""
-        ...
-
-    async def call(self, *commands: Command) -> list[Reply]:
-        """Return the replies in order."""
-        ...
-
-
-async def run_all(caller: Caller, commands: Sequence[Command]) -> list[Reply]:
+async def run_all(carrier: Carrier, commands: Sequence[Command]) -> list[Reply]:
     """Run the commands in one round trip and return their replies, errors among them. Scripts run as the module's docstring says."""
-    return await run_unknown(caller, commands, await caller.call(*commands))
+    return await run_unknown(carrier, commands, await carrier.call(*commands))
 
 
-async def run_unknown(caller: Caller, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
+async def run_unknown(carrier: Carrier, commands: Sequence[Command], replies: list[Reply]) -> list[Reply]:
     """Run again, with their text, the scripts that the server did not know; return all replies.
 
     None of those had run, but the others of the pipeline had. So a script may run after one that was requested later: commands of one
@@ -57,54 +46,54 @@ async def run_unknown(caller: Caller, commands: Sequence[Command], replies: list
     """
     unknown = [place for place, reply in enumerate(replies) if isinstance(reply, ServerError) and reply.code == "NOSCRIPT"]
     if unknown:
-        again = await caller.call(*(_with_text(commands[place]) for place in unknown))
+        again = await carrier.call(*(_with_text(commands[place]) for place in unknown))
         for place, reply in zip(unknown, again, strict=True):
             replies[place] = reply
     return replies
 
 
-async def run(caller: Caller, command: Command) -> Reply:
+async def run(carrier: Carrier, command: Command) -> Reply:
     """Run one command and return its reply.
 
     Raises:
         ServerError: the server answered with an error.
     """
-    (reply,) = await run_all(caller, (command,))
-    return await checked_of(command, reply, caller)
+    (reply,) = await run_all(carrier, (command,))
+    return await checked_of(command, reply, carrier)
 
 
-async def run_each(caller: Caller, commands: Sequence[Command]) -> list[Reply]:
+async def run_each(carrier: Carrier, commands: Sequence[Command]) -> list[Reply]:
     """Run the commands in one round trip and return their replies.
 
     Raises:
         ServerError: the server answered one of them with an error; the others have been executed.
     """
-    replies = await run_all(caller, commands)
-    return [await checked_of(command, reply, caller) for command, reply in zip(commands, replies, strict=True)]
+    replies = await run_all(carrier, commands)
+    return [await checked_of(command, reply, carrier) for command, reply in zip(commands, replies, strict=True)]
 
 
-async def heard(command: Command, reply: Reply, caller: Caller, hears: tuple[str, ...]) -> Reply:
+async def heard(command: Command, reply: Reply, carrier: Carrier, hears: tuple[str, ...]) -> Reply:
     """Return the reply to a command that the server answered with an error; if it did not know a script, the reply to the script's text.
 
     An error that begins with one of `hears` is returned as a reply; any other is raised.
     """
-    (reply,) = await run_unknown(caller, (command,), [reply])
+    (reply,) = await run_unknown(carrier, (command,), [reply])
     if isinstance(reply, ServerError) and reply.text.startswith(hears):
         return reply
-    return await checked_of(command, reply, caller)
+    return await checked_of(command, reply, carrier)
 
 
-async def checked_of(command: Command, reply: Reply, caller: Caller) -> Reply:
+async def checked_of(command: Command, reply: Reply, carrier: Carrier) -> Reply:
     """Return the reply, or raise it as `checked` does; DamagedKeyError if a key of the command has the wrong type."""
     if isinstance(reply, ServerError) and reply.code == "WRONGTYPE":
-        raise await _of_wrong_type(command, reply, caller)
-    return checked(reply, caller)
+        raise await _of_wrong_type(command, reply, carrier)
+    return checked(reply, carrier)
 
 
-async def _of_wrong_type(command: Command, error: ServerError, caller: Caller) -> ServerError:
+async def _of_wrong_type(command: Command, error: ServerError, carrier: Carrier) -> ServerError:
     """Return an error that names the key, which the server's error does not."""
     keys = keys_of(command)
-    for key, found in zip(keys, await caller.call(*((b"TYPE", key) for key in keys)), strict=True):
+    for key, found in zip(keys, await carrier.call(*((b"TYPE", key) for key in keys)), strict=True):
         wanted = type_of(key)
         if isinstance(found, bytes) and found not in (wanted, b"none"):
             return wrong_type(key, error, found)
@@ -133,24 +122,21 @@ def keys_of(command: Command) -> list[bytes]:
     return [word for word in words if isinstance(word, bytes)]
 
 
-def checked(reply: Reply, caller: Caller) -> Reply:
+def checked(reply: Reply, carrier: Carrier) -> Reply:
     """Return the reply, or raise it if it is an error; ConnectionFailed if it is one that passes."""
     if isinstance(reply, ServerError):
-        if reply.code in {"MOVED", "ASK"}:
-            raise ConnectionFailed(caller.url, CLUSTER, permanent=True) from reply
-        raise not_now(reply, caller) if reply.code in PASSING else reply
+        raise not_now(reply, carrier) if reply.code in PASSING else reply
     return reply
 
 
-def not_now(error: ServerError, caller: Caller) -> ConnectionFailed:
+def not_now(error: ServerError, carrier: Carrier) -> ConnectionFailed:
     """Return the exception for an error that passes."""
     reason = f"the server cannot do this now ({error.text})"
     if error.code in LOGGED_OUT:
         reason = f"the server wants a log-in again ({error.text}): check user name and password in the URL"
-    if error.code == "READONLY" or error.code in LOGGED_OUT:
-        # A replica, or a server that no longer accepts our log-in: a new connection finds its successor, or shows whether we may log in.
-        caller.give_up(error.text)
-    failed = ConnectionFailed(caller.url, reason)
+    if error.code in ELSEWHERE:
+        carrier.give_up(error.text)
+    failed = ConnectionFailed(carrier.url, reason)
     failed.__cause__ = error
     return failed
 

@@ -17,7 +17,7 @@ from redisaq.brokers.steps.examination import Examine
 from redisaq.core.diagnosis import PARAMETERS, Denial, Examination
 from redisaq.environment import current_environment
 from redisaq.errors import ServerError
-from redisaq.link import Link
+from redisaq.link import Caller
 
 NOBODY = "\x7fdoctor"
 """A topic that cannot exist: names have no control characters."""
@@ -78,7 +78,7 @@ def tries(keys: Keys) -> dict[str, Words]:
 
 
 @commands(Examine)
-async def examine(step: Examine, link: Link, keys: Keys) -> Examination:
+async def examine(step: Examine, link: Caller, keys: Keys) -> Examination:
     """Ask, one thing after another: what is refused is left out."""
     del step
     clock = current_environment()
@@ -98,7 +98,7 @@ async def examine(step: Examine, link: Link, keys: Keys) -> Examination:
     )
 
 
-async def _denials(link: Link, keys: Keys, user: str) -> tuple[Denial, ...]:
+async def _denials(link: Caller, keys: Keys, user: str) -> tuple[Denial, ...]:
     """Return which rights are missing."""
     made = tries(keys)
     asked = {command: made[command] for command in commands_needed() if command not in CONNECTED}
@@ -114,7 +114,7 @@ async def _denials(link: Link, keys: Keys, user: str) -> tuple[Denial, ...]:
     return tuple(found.values())
 
 
-async def _try(link: Link, asked: dict[str, Words], keys: Keys) -> list[Any]:
+async def _try(link: Caller, asked: dict[str, Words], keys: Keys) -> list[Any]:
     """Return the answers to the commands themselves."""
     sent = {command: words for command, words in asked.items() if command not in ("ssubscribe", "sunsubscribe", *LEAVES)}
     answers: dict[str, Any] = dict(zip(sent, await _ask(link, *sent.values()), strict=True))
@@ -144,7 +144,7 @@ def _denied(answer: object) -> Literal["command", "key", "channel"] | None:
     return "channel" if "channel" in lower else "key" if "key" in lower else "command"
 
 
-async def _ask(link: Link, *words: Words) -> list[Any]:
+async def _ask(link: Caller, *words: Words) -> list[Any]:
     """Return the answers, with what was refused as ServerError; ConnectionFailed if the server cannot answer now."""
     answers: Sequence[Any] = await link.call(*words)
     return [checked(answer, link) if isinstance(answer, ServerError) and answer.code in PASSING else answer for answer in answers]

@@ -17,7 +17,7 @@ from redisaq.brokers.steps.leases import Claim, Fence, Install, Installed, Page,
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.records import whole
 from redisaq.errors import LeaseLostError, ServerError
-from redisaq.link import Link
+from redisaq.link import Caller
 
 INSTALL = Script("install", keys=1, begins_with=("whole",))
 UNREGISTER = Script("unregister", keys=1)
@@ -47,39 +47,30 @@ def _installed(reply: Reply) -> Installed:
 
 
 @commands(Fence)
-async def fence(step: Fence, link: Link, keys: Keys) -> bool:
+async def fence(step: Fence, link: Caller, keys: Keys) -> bool:
     """Kill these readers' connections, then remove them from the list (T3)."""
     if not step.readers:
         return True
-    if not await kill(link, step.readers):
-        return False  # T4; they stay on the list, since they may still read
     lease = keys.of_partition(step.group, step.partition).lease
+    if not await kill(link, step.readers, lease):
+        return False  # T4; they stay on the list, since they may still read
     await run(link, UNREGISTER(lease, step.token, *map(_field, step.readers)))
     return True
 
 
-async def kill(link: Link, marks: Sequence[ReaderMark]) -> bool:
-    """Kill connections of the server's current run (E1, T3); False if the server does not permit that."""
-    # Only a connected link knows which run of the server answers. Marks of another run are not killed: the server that knew those
-    # connections is gone, and this one gives their ids to others.
-    await link.connect()
-    kills = [
-        (b"CLIENT", b"KILL", b"ID", mark.client_id, *((b"ADDR", mark.address) if mark.address else ()))
-        for mark in marks
-        if mark.run_id == link.run_id
-    ]
-    # Killing a connection that is already gone is no error: the server answers with a count.
-    for reply in await link.call(*kills) if kills else ():
+async def kill(link: Caller, marks: Sequence[ReaderMark], key: bytes | None = None) -> bool:
+    """Kill connections, as far as they can still reach the key, or anything (E1, T3, C4); False if the server does not permit that."""
+    for reply in await link.kill([(mark.client_id, mark.address, mark.run_id) for mark in marks], key):
         if isinstance(reply, ServerError) and reply.forbidden:
             return False
         checked(reply, link)
     return True
 
 
-async def open_reader(link: Link, keys: Keys, group: GroupName, partition: int, *, token: int, incarnation: str) -> RedisReader:
+async def open_reader(link: Caller, keys: Keys, group: GroupName, partition: int, *, token: int, incarnation: str) -> RedisReader:
     """Open a reading connection and register it under the token before its first read (T3); see Broker."""
     share = keys.of_partition(group, partition)
-    connection = await link.open_reading()
+    connection = await link.open_reading(share.stream)
     try:
         mark = ReaderMark(connection.client_id, connection.client_address, connection.run_id)
         # The connection registers itself, so that it is registered at the server that it reads from, wherever the shared connection is now.

@@ -15,7 +15,7 @@ from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.scripts import Command
 from redisaq.brokers.steps import Step
-from redisaq.link import Link
+from redisaq.link import Caller
 
 R = TypeVar("R")
 S_co = TypeVar("S_co", bound=Step[Any], covariant=True)
@@ -29,7 +29,7 @@ COMMANDS: dict[type[Step[Any]], Callable[[Any, Keys], Asked[Any]]] = {}
 HEARD: dict[type[Step[Any]], tuple[str, ...]] = {}
 """How the errors begin that count as replies: they are passed to the function that makes the answer, and not raised."""
 
-SEQUENCES: dict[type[Step[Any]], Callable[[Any, Link, Keys], Awaitable[Any]]] = {}
+SEQUENCES: dict[type[Step[Any]], Callable[[Any, Caller, Keys], Awaitable[Any]]] = {}
 """The steps that are several commands."""
 
 
@@ -64,8 +64,8 @@ class commands(Generic[S_co]):  # noqa: N801 -- a decorator
         self._kind = kind
 
     def __call__(
-        self: commands[Step[R]], function: Callable[[S_co, Link, Keys], Awaitable[R]]
-    ) -> Callable[[S_co, Link, Keys], Awaitable[R]]:
+        self: commands[Step[R]], function: Callable[[S_co, Caller, Keys], Awaitable[R]]
+    ) -> Callable[[S_co, Caller, Keys], Awaitable[R]]:
         """Register the function, once; return it."""
         _refuse_second(self._kind)
         SEQUENCES[self._kind] = function

@@ -43,7 +43,7 @@ from redisaq.core.records import (
     time_of,
     whole,
 )
-from redisaq.link import Link
+from redisaq.link import Caller
 
 START_RETRY = Script("start_retry", keys=2)
 DUE = Script("due", keys=6)
@@ -66,7 +66,7 @@ def start_retry(step: StartRetry, keys: Keys) -> Asked[bool]:
 
 
 @commands(TakeDue)
-async def take_due(step: TakeDue, link: Link, keys: Keys) -> Due:
+async def take_due(step: TakeDue, link: Caller, keys: Keys) -> Due:
     """Move delayed messages that are due, return retries that are due; then set aside the unreadable ones."""
     share = keys.of_partition(step.group, step.partition)
     names = (share.stream, share.lease, share.retry, share.retry_bodies, share.delayed, share.delayed_bodies)
@@ -128,7 +128,7 @@ def _summaries(reply: Reply) -> list[DeadLetterSummary]:
 
 
 @commands(Redrive)
-async def redrive(step: Redrive, link: Link, keys: Keys) -> int:
+async def redrive(step: Redrive, link: Caller, keys: Keys) -> int:
     """Give up to `count` dead letters a new life."""
     share, ids, count = keys.of_partition(step.group, step.partition), step.ids, step.count
     found = await (_first(link, share.dead, count) if ids is None else _named(link, share.dead, ids, count))
@@ -142,7 +142,7 @@ async def redrive(step: Redrive, link: Link, keys: Keys) -> int:
 
 
 @commands(Purge)
-async def purge(step: Purge, link: Link, keys: Keys) -> int:
+async def purge(step: Purge, link: Caller, keys: Keys) -> int:
     """Drop these dead letters, or all."""
     dead, ids = keys.of_partition(step.group, step.partition).dead, step.ids
     if ids is None:
@@ -155,7 +155,7 @@ def _range(dead: bytes, after: bytes, count: int) -> Command:
     return (b"XRANGE", dead, b"(" + after if after else b"-", b"+", b"COUNT", count)
 
 
-async def _first(link: Link, dead: bytes, count: int) -> list[Redriven]:
+async def _first(link: Caller, dead: bytes, count: int) -> list[Redriven]:
     """Return the first `count` dead letters that can be redriven, passing over entries that are no dead letters."""
     found: list[Redriven] = []
     after = b""
@@ -165,7 +165,7 @@ async def _first(link: Link, dead: bytes, count: int) -> list[Redriven]:
     return found
 
 
-async def _named(link: Link, dead: bytes, ids: Sequence[bytes], count: int) -> list[Redriven]:
+async def _named(link: Caller, dead: bytes, ids: Sequence[bytes], count: int) -> list[Redriven]:
     """Return the first `count` of these that are there and can be redriven, never requesting more than that at once."""
     wanted = sorted(set(ids), key=parse_id)
     found: list[Redriven] = []

@@ -15,7 +15,7 @@ from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.steps.topics import FORMAT, GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState, check_format
 from redisaq.core.records import MOST_PARTITIONS, text_or_none, whole
 from redisaq.errors import DamagedKeyError
-from redisaq.link import Link
+from redisaq.link import Caller
 
 MAKE_TOPIC = Script("make_topic", keys=1, begins_with=("whole",))
 NAME_TOPIC = Script("name_topic", keys=1)
@@ -42,7 +42,7 @@ def read_topic(step: ReadTopic, keys: Keys) -> Asked[TopicState | None]:
 
 
 @commands(MakeTopic)
-async def make_topic(step: MakeTopic, link: Link, keys: Keys) -> TopicState:
+async def make_topic(step: MakeTopic, link: Caller, keys: Keys) -> TopicState:
     """Make the topic if it is missing; make what is missing of its streams and its registration (E5).
 
     The count comes first, because it says which streams there must be. If this is interrupted in between, the next caller that makes the
@@ -59,7 +59,7 @@ async def make_topic(step: MakeTopic, link: Link, keys: Keys) -> TopicState:
 
 
 @commands(GrowTopic)
-async def grow_topic(step: GrowTopic, link: Link, keys: Keys) -> TopicState:
+async def grow_topic(step: GrowTopic, link: Caller, keys: Keys) -> TopicState:
     """Raise the count if it is smaller (G1); make a topic that does not exist."""
     topic, partitions = step.topic, step.partitions
     while True:

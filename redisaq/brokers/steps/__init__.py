@@ -145,8 +145,9 @@ class Broker(Protocol):
         This is no step: it spans many streams, it is the hot path of every producer, and you must not repeat it blindly (E1).
 
         Raises:
-            ServerError: the server refused an append. Earlier appends of the call may have happened: see `error.appended` (a list of the
-                same length).
+            ServerError: the server refused an append. Others of the call may have happened: see `error.appended` (a list of the same
+                length).
+            ConnectionFailed: as of any call; with `appended`, what is not there was refused for a while, and may be sent again (C3).
         """
         ...
 

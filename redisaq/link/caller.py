@@ -1,0 +1,90 @@
+"""What the layers above know of the servers: one surface over one server, a cluster, or a server behind sentinels.
+
+Commands are routed by the key that `key_of` finds. A call over several servers ends when all its parts have ended. If one of them broke,
+the whole call is uncertain, and its error names every connection that may still carry a part (C2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from redisaq.link.reading import ReadingConnection
+from redisaq.link.resp import Command
+from redisaq.link.shared import Identity
+from redisaq.link.switchboard import Bell
+
+T = TypeVar("T")
+
+_KEY_PLACES = {b"EVALSHA": 3, b"EVAL": 3, b"XINFO": 2}
+
+
+def key_of(command: Command) -> bytes:
+    """Return the key by which a command is routed. A script's keys all lie in one slot, so the first one decides."""
+    name = command[0]
+    key = command[_KEY_PLACES.get(name, 1) if isinstance(name, bytes) else 1]
+    return key if isinstance(key, bytes) else str(key).encode()
+
+
+class Carrier(Protocol):
+    """What carries commands to one server: a link, or a reading connection."""
+
+    @property
+    def url(self) -> str:
+        """The server's URL, for errors, without a password."""
+        ...
+
+    def give_up(self, reason: str) -> None:
+        """Break the connection: the next command uses a new one, or raises because there cannot be one."""
+        ...
+
+    async def call(self, *commands: Command) -> list[Any]:
+        """Return the replies in order."""
+        ...
+
+
+class Caller(Carrier, Protocol):
+    """The way to all servers that keep a namespace.
+
+    Attributes:
+        run_id: changes when another run of a server, or another server, may answer for a key.
+    """
+
+    run_id: str
+
+    async def connect(self) -> None:
+        """Connect, once; further calls do nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection; see Link."""
+        ...
+
+    async def call(self, *commands: Command) -> list[Any]:
+        """Run commands, each where its key is, and return the replies in order; an error of a server is a ServerError among them."""
+        ...
+
+    def call_keyed(self, packed: Sequence[bytes], of: Sequence[T], key: Callable[[T], bytes]) -> Awaitable[list[Any]]:
+        """Run packed commands, in order at each server; command n is routed by `key(of[n])`."""
+        ...
+
+    async def kill(self, connections: Sequence[Identity], key: bytes | None = None) -> list[Any]:
+        """Kill those of these connections that can still reach their streams (C4); return the replies.
+
+        Args:
+            connections: each is killed only where the run of the server that knew it still runs.
+            key: all that they may reach; None: anything.
+        """
+        ...
+
+    async def nodes(self) -> Sequence[Carrier]:
+        """Return a way to each server that keeps keys."""
+        ...
+
+    async def open_reading(self, key: bytes) -> ReadingConnection:
+        """Make a separate connection to where the key is, for commands that block. One attempt; the caller closes it."""
+        ...
+
+    async def listen(self, *channels: str) -> Bell:
+        """Listen to sharded channels, all in one slot. One attempt; the caller closes the bell."""
+        ...
