@@ -31,6 +31,7 @@ from redisaq.admin_views import (
     PartitionInfo,
     PendingMessage,
     RetryMessage,
+    RunningInfo,
     ScheduleInfo,
     ServerInfo,
     StoredMessage,
@@ -41,6 +42,7 @@ from redisaq.admin_views import (
     history_entry,
     message_id,
     moment,
+    running_of,
     summary_of,
 )
 from redisaq.brokers.access import Access, RedisURL
@@ -63,6 +65,7 @@ from redisaq.brokers.steps.administration import (
     ViewPartition,
     ViewStream,
 )
+from redisaq.brokers.steps.coordination import ReadRunning, Watch
 from redisaq.brokers.steps.examination import Examine
 from redisaq.brokers.steps.messages import (
     CancelDelayed,
@@ -110,6 +113,7 @@ __all__ = [
     "PartitionInfo",
     "PendingMessage",
     "RetryMessage",
+    "RunningInfo",
     "ScheduleInfo",
     "ServerInfo",
     "StoredMessage",
@@ -318,13 +322,15 @@ class Admin:
         )
 
     @in_one_loop
-    async def group(self, topic: str, group: str, *, partitions: Iterable[int] | None = None) -> GroupInfo:
+    async def group(self, topic: str, group: str, *, partitions: Iterable[int] | None = None, running: bool = False) -> GroupInfo:
         """Return the state of a group: its members, and its counts for each partition. Each partition is read in one atomic step.
 
         Args:
             topic: the topic.
             group: the group.
             partitions: the numbers of the partitions to look at; None: all of them. One that does not exist is empty.
+            running: ask for what is in handlers, too. Members report it with their heartbeats, for 10 s after each such call, so the first
+                call finds nothing: see `MemberInfo.running`.
 
         Raises:
             TopicMissingError: the topic does not exist, or has no such group; or it has no member, and is in none of `partitions`.
@@ -343,6 +349,8 @@ class Admin:
                 for incarnation in (entry.incarnation, *entry.successors):
                     owns = tuple(owned.get(incarnation, ()))
                     members.append(_member_info(view, member, incarnation, owns, waiting=incarnation != entry.incarnation))
+        if running:
+            members = await self._with_running(name, members)
         names = {member.incarnation: member.name for member in members}
         infos = [
             _partition_info(number, one, lease.get(number, ""), names)
@@ -359,6 +367,16 @@ class Admin:
             view.idle,
             moment(view.now / 1000),
         )
+
+    async def _with_running(self, name: GroupName, members: Sequence[MemberInfo]) -> list[MemberInfo]:
+        """Ask the members to report what they have in handlers, and return them with what they have reported."""
+        with time_limit(self._timeout):
+            await self._ask(lambda: self._broker.do(Watch(name)))
+            reports = await self._ask(lambda: self._broker.do_each([ReadRunning(name, member.incarnation) for member in members]))
+        return [
+            member if report is None else msgspec.structs.replace(member, running=report.count, in_handlers=running_of(report))
+            for member, report in zip(members, reports, strict=True)
+        ]
 
     @in_one_loop
     async def partitions(self, topic: str, group: str, partitions: Iterable[int]) -> list[PartitionInfo]:

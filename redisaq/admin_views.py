@@ -29,6 +29,7 @@ from redisaq.core.records import (
     decode_retry,
     is_id,
 )
+from redisaq.core.running import Report
 from redisaq.core.schedules import Schedule
 
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -160,6 +161,28 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
         )
 
 
+class RunningInfo(msgspec.Struct, frozen=True):
+    """A message that is in a handler, as its member reports it.
+
+    Attributes:
+        msg_id: the message's id, at most 100 characters of it.
+        partition: its partition.
+        entry_id: its stream entry.
+        key: its key, at most 100 characters of it.
+        attempt: the number of the delivery, from 1.
+        since: when the handler began. A consumer without `on_event` and logging at DEBUG notices that at a heartbeat.
+        limit: seconds that the handler may take; None: no limit.
+    """
+
+    msg_id: str
+    partition: int
+    entry_id: str
+    key: str | None
+    attempt: int
+    since: datetime
+    limit: float | None
+
+
 class MemberInfo(msgspec.Struct, frozen=True):
     """A member of a group.
 
@@ -176,6 +199,8 @@ class MemberInfo(msgspec.Struct, frozen=True):
         version: its version of redisaq; "" if it is not known.
         since: when it joined, by the server's clock; None if it is not known.
         ttl: seconds that its heartbeat lasts; None if it is not known.
+        running: how many messages it has in handlers; None if it has not reported that: it does only while somebody watches the group.
+        in_handlers: of those, the ones that have been there longest, longest first: at most 100.
     """
 
     name: str
@@ -189,6 +214,8 @@ class MemberInfo(msgspec.Struct, frozen=True):
     version: str = ""
     since: datetime | None = None
     ttl: float | None = None
+    running: int | None = None
+    in_handlers: tuple[RunningInfo, ...] = ()
 
     @property
     def heartbeat_age(self) -> float | None:
@@ -751,6 +778,13 @@ def _headers(data: bytes) -> Mapping[str, str]:
         return msgspec.json.decode(data, type=dict[str, str]) if data else {}
     except msgspec.MsgspecError:
         return {}
+
+
+def running_of(report: Report) -> tuple[RunningInfo, ...]:
+    """Return what a member has in handlers."""
+    return tuple(
+        RunningInfo(one.msg_id, one.partition, one.entry_id, one.key, one.attempt, moment(one.since), one.limit) for one in report.messages
+    )
 
 
 def moment(milliseconds: float) -> datetime:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated
 
+import anyio
+from cyclopts import Parameter
+from rich.table import Table
+
+from redisaq.admin import Admin
 from redisaq.admin_views import GroupInfo, MemberInfo, ScheduleInfo, TopicInfo
 from redisaq.cli.common import Place, moment, plain, run, short, table
+from redisaq.watching.words import duration
 
 HERE = Place()
+
+REPORTED_WITHIN = 15.0
+"""Seconds to wait for members to report what is in handlers: they do it with their heartbeats. Members of older versions never do."""
 
 
 def topics(*, place: Place = HERE) -> int:
@@ -52,18 +62,19 @@ def topic(topic: str, /, *, place: Place = HERE) -> int:
     return 0
 
 
-def group(topic: str, group: str, /, *, place: Place = HERE) -> int:
+def group(topic: str, group: str, /, *, running: Annotated[bool, Parameter(negative="")] = False, place: Place = HERE) -> int:
     """Show a group: its members, and its state in each partition.
 
     Args:
         topic: the topic.
         group: the group.
+        running: show what is in handlers, too. Members report it with their next heartbeats, so this takes some seconds.
         place: the server.
     """
 
     async def look() -> GroupInfo:
         async with place.admin() as admin:
-            return await admin.group(topic, group)
+            return await _reported(admin, topic, group) if running else await admin.group(topic, group)
 
     info = run(look)
     numbers = ("partition", "unread", "pending", "retry", "dead", "lost")
@@ -84,9 +95,43 @@ def group(topic: str, group: str, /, *, place: Place = HERE) -> int:
             table("member", "client", "version", "since", "heartbeat", "expires in", "partitions", rows=map(_member, info.members))
             if info.members
             else "no members",
+            *(_in_handlers(info) if running else ()),
         ),
     )
     return 0
+
+
+async def _reported(admin: Admin, topic: str, group: str) -> GroupInfo:
+    """Return the group when its members have reported what is in handlers; they have some time for it."""
+    info = await admin.group(topic, group, running=True)
+    with anyio.move_on_after(REPORTED_WITHIN):
+        while any(one.running is None and (one.expires_in or 0) > 0 for one in info.members):
+            await anyio.sleep(0.2)
+            info = await admin.group(topic, group, running=True)
+    return info
+
+
+def _in_handlers(info: GroupInfo) -> list[str | Table]:
+    found = sorted(((one, member) for member in info.members for one in member.in_handlers), key=lambda pair: pair[0].since)
+    count = sum(member.running or 0 for member in info.members)
+    if not found:
+        return [f"{count} in handlers, as far as members report it"]
+    numbers = ("partition", "attempt")
+    heads = ("in a handler", "key", "partition", "attempt", "member", "since", "for")
+    rows = [
+        (
+            one.msg_id,
+            one.key or "-",
+            one.partition,
+            one.attempt,
+            member.name,
+            moment(one.since),
+            duration((info.now - one.since).total_seconds()),
+        )
+        for one, member in found
+    ]
+    more = [f"and {count - len(found)} more"] if count > len(found) else []
+    return [table(*heads, rows=rows, right=numbers), *more]
 
 
 def schedule(app: str | None = None, /, *, place: Place = HERE) -> int:

@@ -1,24 +1,28 @@
 """Renews the member's lease.
 
 It sends one small command each `interval`. It rings the coordinator whenever an answer contains news, or the lease is lost, and reports the
-result of each heartbeat to Contact. While the server cannot be reached, it tries more often, with jitter. The lease's own deadline, not
-this actor, stops the work then. A heartbeat without an answer by that time ends, too.
+result of each heartbeat to Contact. If an answer says that somebody watches the group, it also reports what is in handlers. While the
+server cannot be reached, it tries more often, with jitter. The lease's own deadline, not this actor, stops the work then. A heartbeat
+without an answer by that time ends, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from functools import partial
 
 import anyio
 
 from redisaq.actors.actor import Actor
-from redisaq.brokers.steps.coordination import Heartbeat
+from redisaq.brokers.steps.coordination import Heartbeat, TellRunning
 from redisaq.consuming.contact import HEARTBEAT, PASSING, reason_of
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.member import Member
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.core.retry import full_jitter
+from redisaq.core.running import report_of
+from redisaq.errors import ServerError
 
 
 class HeartbeatEmitter(Actor[None]):
@@ -76,3 +80,16 @@ class HeartbeatEmitter(Actor[None]):
         member.observe(beat)
         if member.news(beat, paused=around.gate.closed):
             self._look()
+        if beat.watched:
+            await self._tell_running()
+
+    async def _tell_running(self) -> None:
+        around, member = self._around, self._member
+        report = report_of(
+            around.runs.running(self._owned()),
+            now=member.lease.server_now(),
+            members=1 if member.document is None else len(member.document.members),
+            timeout=around.settings.timeout,
+        )
+        with contextlib.suppress(ServerError):  # what people look at is not worth a lease
+            await around.broker.do(TellRunning(around.group, member.lease.incarnation, member.ttl, report))

@@ -15,12 +15,23 @@ from msgspec.structs import replace
 
 from redisaq.admin_views import DeadSummary, GroupInfo, HistoryEntry, MemberInfo, PartitionInfo, ServerInfo, StreamInfo, TopicInfo
 from redisaq.watching import attention
-from redisaq.watching.attention import DeadSample, MemberSample, Ownerless, Sample, Steady
+from redisaq.watching.attention import DeadSample, HandlerSample, MemberSample, Ownerless, Sample, Steady
 from redisaq.watching.colours import Slots
 from redisaq.watching.counting import Counter, Lately
 from redisaq.watching.curves import NEAR_STEP, Series
 from redisaq.watching.history import sentence_of
-from redisaq.watching.snapshot import GroupView, HistoryView, PartitionView, ServerView, Severity, Snapshot, State, TopicView, Totals
+from redisaq.watching.snapshot import (
+    GroupView,
+    HistoryView,
+    PartitionView,
+    RunningView,
+    ServerView,
+    Severity,
+    Snapshot,
+    State,
+    TopicView,
+    Totals,
+)
 from redisaq.watching.words import duration
 
 MOST_CURVES = 500
@@ -37,6 +48,9 @@ ENOUGH = 10.0
 
 MOST_DEAD = 20
 """Partitions whose newest dead letter is read at once."""
+
+MOST_RUNNING = 1000
+"""Messages in handlers that a group shows."""
 
 MOST_NAMED = 1000
 """Partitions of one range that a change of the history is shown with."""
@@ -474,6 +488,7 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         for view, member in zip(members, sorted(info.members, key=group.slots.order), strict=True)
         if _lives(member)
     )
+    running, in_handlers = _running(group, info)
     paused = next((one for one in group.history or () if one.what == "paused"), None)
     sample = Sample(
         at=at,
@@ -494,6 +509,7 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         fresh_lost=group.fresh_lost.sum(at),
         newest_dead=group.newest_dead,
         ownerless=tuple(ownerless),
+        handler=attention.slowest(HandlerSample(one.msg_id, one.partition, one.entry_id, at - one.since, one.limit) for one in in_handlers),
     )
     view = GroupView(
         topic=topic.topic,
@@ -507,7 +523,7 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         handled=handled,
         unread=unread,
         pending=pending,
-        running=None,
+        running=running,
         retry=retry,
         dead=dead,
         fresh=sample.fresh,
@@ -518,7 +534,7 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         members=members,
         gone=gone,
         partitions=tuple(views),
-        in_handlers=None,
+        in_handlers=None if running is None else in_handlers,
         history=None if group.history is None else tuple(_history_view(group, one) for one in group.history),
         arriving_curve=None,
         handled_curve=None,
@@ -529,6 +545,19 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         within=within,
     )
     return sample, view
+
+
+def _running(group: _Group, info: GroupInfo) -> tuple[int | None, tuple[RunningView, ...]]:
+    """Return how many messages are in handlers, None if no member reports that, and those that have been there longest, longest first."""
+    counts = [member.running for member in info.members if member.running is not None]
+    found = [
+        RunningView(one.msg_id, one.partition, one.entry_id, one.key, one.attempt, one.since.timestamp(), one.limit, slot)
+        for member in info.members
+        if (slot := group.slots.of(member.incarnation)) is not None
+        for one in member.in_handlers
+    ]
+    found.sort(key=lambda one: one.since)
+    return sum(counts) if counts or not info.members else None, tuple(found[:MOST_RUNNING])
 
 
 def _history_view(group: _Group, entry: HistoryEntry) -> HistoryView:

@@ -75,7 +75,7 @@ class MemberSample(msgspec.Struct, frozen=True):
 
 
 class HandlerSample(msgspec.Struct, frozen=True):
-    """The message that has been in a handler longest.
+    """The message that has been in a handler too long, or will be first.
 
     Attributes:
         msg_id: its id.
@@ -128,7 +128,7 @@ class Sample(msgspec.Struct, frozen=True):
         fresh_lost: entries that were lost in the last LATELY seconds.
         newest_dead: the newest dead letter, if somebody has looked.
         ownerless: partitions without an owner.
-        handler: the message that has been in a handler longest, if members report it.
+        handler: the message that has been in a handler too long, or will be first, if members report what they have in handlers.
     """
 
     at: float
@@ -282,13 +282,20 @@ def lapsed(samples: Samples) -> Attention | None:
     return _group(now, "lapsed", "warn", f"has had no member for {duration(now.alone)}: nothing is kept for it any more.", more)
 
 
+def slowest(handlers: Iterable[HandlerSample]) -> HandlerSample | None:
+    """Return the message that is farthest beyond the time after which its handler is slow, or will be the first to be; None without any."""
+    return max(handlers, key=lambda one: one.seconds / _slow_after(one), default=None)
+
+
+def _slow_after(handler: HandlerSample) -> float:
+    return SLOW if handler.limit is None else max(1e-9, NEAR_LIMIT * handler.limit)
+
+
 def slow_handler(samples: Samples) -> Attention | None:
     """A message has been in a handler for long, or nearly as long as it may."""
     now = samples[-1]
     handler = now.handler
-    if handler is None:
-        return None
-    if handler.seconds <= (SLOW if handler.limit is None else NEAR_LIMIT * handler.limit):
+    if handler is None or handler.seconds <= _slow_after(handler):
         return None
     more = f"Partition {handler.partition}"
     more += "." if handler.limit is None else f"; it may take {duration(handler.limit)}."

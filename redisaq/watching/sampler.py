@@ -39,6 +39,9 @@ HISTORY = 50
 BUDGET = 360.0
 """Partitions that may be looked at in one second: half a percent of the server's time, at about 14 µs each."""
 
+REPORTS = 10
+"""Members' reports of what is in handlers that take as long as one look."""
+
 PATIENCE = 3.0
 """Seconds that one answer may take. After that the server is away."""
 
@@ -258,8 +261,9 @@ class Sampler:
         # One partition whole: with what nobody has a screen for, at least it tells whether the group is there.
         shown = {one.screen.partition for one in self._watching if _shows(one.screen, topic, group) and one.screen.partition is not None}
         known = sorted(number for number in shown if number < seen.partitions(topic)) or [0]
-        info = await _within(self._admin.group(topic, group, partitions=known))
-        looks = len(stale) + len(known)
+        watched = any(_shows(one.screen, topic, group) for one in self._watching)
+        info = await _within(self._admin.group(topic, group, partitions=known, running=watched))
+        looks = len(stale) + len(known) + (len(info.members) // REPORTS if watched else 0)
         if info.paused != seen.is_paused(topic, group) or any(_shows_inside(one.screen, topic, group) for one in self._watching):
             seen.saw_history(topic, group, await _within(self._admin.history(topic, group, count=HISTORY)))
             looks += 1

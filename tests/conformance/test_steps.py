@@ -23,6 +23,7 @@ from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.entry_ids import START, format_id
 from redisaq.core.history import Change
 from redisaq.core.membership import EMPTY
+from redisaq.core.running import Report
 from redisaq.link import key_of
 from tests.conformance.steps import append
 from tests.servers import Server
@@ -80,6 +81,7 @@ FIELDS: dict[str, object] = {
     "position": b"1-1",
     "read": 1,
     "readers": [ReaderMark(1, "127.0.0.1:1", "run")],
+    "report": Report(0),
     "resolutions": [],
     "since": None,
     "token": 7,

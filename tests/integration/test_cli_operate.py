@@ -293,6 +293,42 @@ def test_a_group_that_is_busy(say: Say, redis: Server, namespace: str) -> None:
     anyio.run(while_it_runs)
 
 
+def test_what_is_in_handlers(say: Say, redis: Server, namespace: str) -> None:
+    """The members of a group report it when it is asked for."""
+
+    async def while_it_runs() -> None:
+        begun, released = anyio.Event(), anyio.Event()
+
+        async def handle(message: Message[Any]) -> None:
+            del message
+            begun.set()
+            await released.wait()
+
+        consumer = Consumer(
+            "orders", redis.url, namespace=namespace, group_name="billing", consumer_name="anna", init_partitions=1, heartbeat_interval=0.5
+        )
+        async with Producer("orders", redis.url, namespace=namespace) as producer, anyio.create_task_group() as tasks:
+            await producer.enqueue({"n": 1}, key="user\x1b-7")
+            await tasks.start(consumer.process, handle)
+            await begun.wait()
+            await anyio.to_thread.run_sync(look)
+            released.set()
+            await consumer.stop()
+
+    def look() -> None:
+        assert "in a handler" not in say("group", "orders", "billing")[1]
+        status, out, _ = say("group", "orders", "billing", "--running")
+        heads, row = out.splitlines()[-2:]
+        assert (status, heads.split()) == (0, ["in", "a", "handler", "key", "partition", "attempt", "member", "since", "for"])
+        assert row.split()[1:5] == ["user\\x1b-7", "0", "1", "anna"]
+        (member,) = json.loads(say("group", "orders", "billing", "--running", "--json")[1])["members"]
+        assert member["running"] == 1
+        (one,) = member["in_handlers"]
+        assert (one["key"], one["attempt"], one["limit"]) == ("user\x1b-7", 1, None)
+
+    anyio.run(while_it_runs)
+
+
 def test_what_is_not_there_and_a_server_that_is_away(say: Say) -> None:
     for words in (["topic"], ["group", "g"], ["pause", "g"], ["resume", "g"], ["dead", "list", "g"], ["dead", "purge", "g"], ["delete"]):
         *command, last = [*words, "nothing"] if len(words) == 1 else [*words[:-1], "nothing", words[-1]]

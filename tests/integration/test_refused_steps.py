@@ -18,7 +18,7 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.rights import access_rules, called_by
 from redisaq.brokers.redis.scripts import SCRIPTS
 from redisaq.brokers.steps.administration import START, Disband, DropGroup, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
-from redisaq.brokers.steps.coordination import Heartbeat, make_groups
+from redisaq.brokers.steps.coordination import Heartbeat, Watch, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.messages import (
     CancelDelayed,
@@ -240,6 +240,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "dead_summaries": (lambda s: s.broker.do(SummariseDead(GROUP, 0, b"", 5, 100)), ("dead_summaries",)),
     "trim": (_trim, ("trim",)),
     "sight": (_sight, ("sight",)),
+    "watch": (lambda s: s.broker.do(Watch(GROUP)), ("watch",)),
 }
 
 REPEATED = {"make_topic", "grow_topic", "heartbeat of another server", "commit", "remake_group", "drop_group", "sight", "retry_now"}

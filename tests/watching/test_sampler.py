@@ -12,6 +12,7 @@ import pytest
 from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.admin import Admin, GroupInfo, PartitionInfo
 from redisaq.brokers import open_broker
+from redisaq.brokers.memory.store import open_store
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
@@ -20,6 +21,7 @@ from redisaq.errors import ConnectionFailed
 from redisaq.testing import virtual_run
 from redisaq.testing.virtual import EPOCH
 from redisaq.watching import Sampler, Screen, Snapshot
+from redisaq.watching.accumulator import Accumulator
 from redisaq.watching.sampler import BUDGET, PAGE
 
 Backend = Literal["trio", "asyncio"]
@@ -45,9 +47,9 @@ class Looking(Admin):
         self.looks.append((current_environment().monotonic(), topic, len(numbers)))
         return await super().partitions(topic, group, numbers)
 
-    async def group(self, topic: str, group: str, *, partitions: Iterable[int] | None = None) -> GroupInfo:
+    async def group(self, topic: str, group: str, *, partitions: Iterable[int] | None = None, running: bool = False) -> GroupInfo:
         self.members.append((current_environment().monotonic(), f"{topic}/{group}"))
-        return await super().group(topic, group, partitions=partitions)
+        return await super().group(topic, group, partitions=partitions, running=running)
 
     def times(self, group: str) -> list[float]:
         return [at for at, name in self.members if name == group]
@@ -316,5 +318,101 @@ def test_a_group_on_the_screen_has_its_history_and_what_died_its_kind() -> None:
                 assert found["dead"].code == "ValueError"
                 assert "by mara@ops-1" in found["paused"].sentence
             del admin
+
+    run(main)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_what_is_in_handlers_while_somebody_watches(backend: Backend) -> None:
+    """Members report it soon, a handler that takes long is a finding, and without anybody who watches the server keeps nothing of it."""
+
+    async def main() -> None:
+        released = anyio.Event()
+
+        async def handle(message: Message[Any]) -> None:
+            if message.payload["n"] < 3:
+                await released.wait()
+
+        async with Producer("orders", URL, init_partitions=2) as producer:
+            await producer.batch_enqueue([{"n": number} for number in range(5)], partition_key="n")
+        consumer = Consumer("orders", URL, group_name="billing", ordering="none", concurrency=10, timeout=500.0)
+        old = Consumer("orders", URL, group_name="audit")
+        store = open_store(URL.removeprefix("memory://"), "redisaq", current_environment())
+        async with consumer, anyio.create_task_group() as tasks, sampling() as (sampler, _):
+            await tasks.start(consumer.process, handle)
+            await tasks.start(old.process, nothing)
+            await anyio.sleep(60)
+            coordination = store.coordination[GroupName("orders", "billing")]
+            assert (coordination.reports, coordination.watched_until) == ({}, 0)
+            with sampler.watch(Screen("group", "orders", "billing")) as watching:
+                first = (await anext(watching)).group("orders", "billing")
+                assert first is not None
+                assert (first.running, first.in_handlers) == (None, None)
+                await anyio.sleep(6)
+                snapshot = await anext(watching)
+                group = snapshot.group("orders", "billing")
+                assert group is not None
+                assert group.in_handlers
+                assert (group.running, snapshot.totals.running, len(group.in_handlers)) == (3, 3, 3)
+                assert {(one.key, one.attempt, one.limit, one.member) for one in group.in_handlers} == {
+                    (str(n), 1, 500.0, 0) for n in range(3)
+                }
+                assert all(60 < snapshot.at - one.since < 70 for one in group.in_handlers)
+                assert group.in_handlers[0].since == min(one.since for one in group.in_handlers)
+                other = snapshot.group("orders", "audit")
+                assert other is not None
+                assert (other.running, other.in_handlers) == (None, None)
+                await anyio.sleep(300)
+                assert "slow:orders:billing" not in [one.key for one in (await anext(watching)).attention]
+                await anyio.sleep(60)  # 0.8 of 500 s are over
+                (slow,) = [one for one in (await anext(watching)).attention if one.key == "slow:orders:billing"]
+                assert slow.sentence.startswith("has been in one handler for 7 min")
+                released.set()
+                await anyio.sleep(10)
+                snapshot = await anext(watching)
+                group = snapshot.group("orders", "billing")
+                assert group is not None
+                assert (group.running, group.in_handlers, snapshot.attention) == (0, (), ())
+            await anyio.sleep(60)
+            assert all(until < store.now() for until in (coordination.watched_until, *(one for one, _ in coordination.reports.values())))
+            tasks.cancel_scope.cancel()
+
+    run(main, backend)
+
+
+def test_members_that_report_nothing_are_not_counted() -> None:
+    """A member of an older version says nothing: what is known is the sum of the others'."""
+
+    async def main() -> None:
+        released = anyio.Event()
+
+        async def handle(message: Message[Any]) -> None:
+            await released.wait()
+
+        await make("orders", 2)
+        async with anyio.create_task_group() as tasks, Admin(URL) as admin, Producer("orders", URL) as producer:
+            for name in ("new", "old"):
+                await tasks.start(Consumer("orders", URL, group_name="billing", consumer_name=name).process, handle)
+            await anyio.sleep(10)
+            await producer.batch_enqueue([{"n": 1}, {"n": 2}])
+            await admin.group("orders", "billing", running=True)
+            await anyio.sleep(4)
+            info = await admin.group("orders", "billing", running=True)
+            assert {member.name: member.running for member in info.members} == {"new": 1, "old": 1}
+            (old,) = [member.incarnation for member in info.members if member.name == "old"]
+            store = open_store(URL.removeprefix("memory://"), "redisaq", current_environment())
+            del store.coordination[GroupName("orders", "billing")].reports[old]
+            info = await admin.group("orders", "billing", running=True)
+            assert {member.name: member.running for member in info.members} == {"new": 1, "old": None}
+            assert {member.name: len(member.in_handlers) for member in info.members} == {"new": 1, "old": 0}
+            assert all(member.running is None for member in (await admin.group("orders", "billing")).members)
+            seen = Accumulator()
+            seen.saw_topics(["orders"], info.now.timestamp())
+            seen.saw_topic(await admin.topic("orders"), info.now.timestamp())
+            seen.saw_group(info)
+            group = seen.snapshot(info.now.timestamp()).group("orders", "billing")
+            assert group is not None
+            assert group.running == 1
+            tasks.cancel_scope.cancel()
 
     run(main)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from redisaq.brokers.memory.members import microseconds
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.topics import known_state
-from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup
+from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup, ReadRunning, TellRunning, Watch
 from redisaq.core.entry_ids import START
+from redisaq.core.running import Report
 
 
 @does(MakeGroup)
@@ -30,3 +32,25 @@ def commit(store: MemoryStore, step: Commit) -> bool:
     if done:
         store.ring(step.group)
     return done
+
+
+@does(Watch)
+def watch(store: MemoryStore, step: Watch) -> None:
+    """Let heartbeats say for some time that the group is watched."""
+    found = store.coordination.get(step.group)
+    if found is not None and found.state is not None:
+        found.watched_until = store.now() + microseconds(step.seconds)
+
+
+@does(TellRunning)
+def tell_running(store: MemoryStore, step: TellRunning) -> None:
+    """Keep what a member has in handlers."""
+    if not store.full:
+        store.members(step.group).tell(step.incarnation, step.report, now=store.now(), until=store.now() + microseconds(step.ttl))
+
+
+@does(ReadRunning)
+def read_running(store: MemoryStore, step: ReadRunning) -> Report | None:
+    """Return what a member has in handlers."""
+    found = store.coordination.get(step.group)
+    return None if found is None else found.told(step.incarnation, store.now())

@@ -15,6 +15,7 @@ from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.history import KEPT, Change, encode_change
 from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import Presence
+from redisaq.core.running import Report
 
 
 @dataclass
@@ -42,7 +43,8 @@ class GroupState:
 class Coordination:
     """A group's members (incarnation -> expiry), its state (None where there is none), and whether an admin has paused it.
 
-    `presences` holds what the members say about themselves.
+    `presences` holds what the members say about themselves; `reports`, until when and what they tell of their handlers while somebody
+    watches the group, which is until `watched_until`.
     """
 
     members: dict[str, int] = field(default_factory=dict[str, int])
@@ -50,6 +52,8 @@ class Coordination:
     state: GroupState | None = None
     paused: bool = False
     history: Stream = field(default_factory=Stream)
+    watched_until: int = 0
+    reports: dict[str, tuple[int, Report]] = field(default_factory=dict[str, tuple[int, Report]])
 
     def heartbeat(self, step: Heartbeat, *, now: int, run_id: str, topic: TopicState | None) -> Beat:
         """Extend the incarnation's time if it is alive, and return the state of the group."""
@@ -86,6 +90,7 @@ class Coordination:
             born=state.born,
             frozen_until=state.frozen_until,
             paused=self.paused,
+            watched=now < self.watched_until,
             damaged=document is None and state.version != known_version,
         )
 
@@ -127,6 +132,16 @@ class Coordination:
         """Add changes to the history."""
         for change in changes:
             self.history.append((b"c", encode_change(change)), now // 1000, KEPT)
+
+    def tell(self, incarnation: str, report: Report, *, now: int, until: int) -> None:
+        """Keep what a member tells of its handlers until then, and drop what is too old."""
+        self.reports = {one: kept for one, kept in self.reports.items() if kept[0] > now}
+        self.reports[incarnation] = until, report
+
+    def told(self, incarnation: str, now: int) -> Report | None:
+        """Return what a member has told of its handlers; None if that is too old."""
+        until, report = self.reports.get(incarnation, (0, None))
+        return report if until > now else None
 
     def _remove(self, *incarnations: str) -> None:
         for incarnation in incarnations:

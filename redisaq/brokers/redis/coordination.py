@@ -11,15 +11,17 @@ from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.redis.topics import topic_state
-from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup
+from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup, ReadRunning, TellRunning, Watch
 from redisaq.core.history import encode_change
 from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import encode_profile
 from redisaq.core.records import text_or_none, time_of
+from redisaq.core.running import Report, encode_report, read_report
 
 MAKE_GROUP = Script("make_group", keys=1)
 HEARTBEAT = Script("heartbeat", keys=3, begins_with=("whole",))
 COMMIT = Script("commit", keys=3, begins_with=("whole", "note"))
+WATCH = Script("watch", keys=1)
 
 
 @command(MakeGroup)
@@ -35,7 +37,7 @@ def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
     group = keys.group(step.group)
 
     def answer(reply: Reply) -> Beat:
-        alive, now, version, document, expired, next_expiry, born, frozen_until, paused, topic = reply
+        alive, now, version, document, expired, next_expiry, born, frozen_until, paused, watched, topic = reply
         found = read_document(document) if version else None
         expires = time_of(next_expiry)
         return Beat(
@@ -50,6 +52,7 @@ def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
             frozen_until=int(frozen_until) * 1000,
             paused=paused == 1,
             damaged=found is None and document is not None,
+            watched=watched == 1,
         )
 
     words = (step.incarnation, milliseconds(step.ttl), _bytes(step.known_version))
@@ -81,6 +84,25 @@ def commit(step: Commit, keys: Keys) -> Asked[bool]:
         *step.expired,
     )
     return asked, bool
+
+
+@command(Watch)
+def watch(step: Watch, keys: Keys) -> Asked[None]:
+    """Let heartbeats say for some time that the group is watched."""
+    return WATCH(keys.group(step.group).state, milliseconds(step.seconds)), lambda _: None
+
+
+@command(TellRunning, hears=("OOM",))
+def tell_running(step: TellRunning, keys: Keys) -> Asked[None]:
+    """Keep what a member has in handlers."""
+    key = keys.running(step.group, step.incarnation)
+    return (b"SET", key, encode_report(step.report), b"PX", milliseconds(step.ttl)), lambda _: None
+
+
+@command(ReadRunning)
+def read_running(step: ReadRunning, keys: Keys) -> Asked[Report | None]:
+    """Return what a member has in handlers."""
+    return (b"GET", keys.running(step.group, step.incarnation)), read_report
 
 
 def _bytes(version: str) -> bytes:

@@ -20,7 +20,8 @@ class GroupKeys:
     Attributes:
         members: sorted set: incarnation -> when its time runs out, in the server's milliseconds.
         state: hash: version, doc, run_id, born and frozen_until (milliseconds); also `paused`, while the group is paused,
-            and for each member `member:` and its incarnation: when it joined (milliseconds), and what it says about itself.
+            and for each member `member:` and its incarnation: when it joined (milliseconds), and what it says about itself;
+            `watched`, while somebody watches the group: until when (milliseconds).
         history: stream of what happened in the group, capped.
         meta: the topic's hash, which a heartbeat also reads.
         doorbell: sharded channel, rung when the document changes.
@@ -64,7 +65,7 @@ _TYPES = (
     (re.compile(rb".*\}:(meta|schedules|g:.+:(state|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
     (re.compile(rb".*\}:(g:.+:(members|retry)|delayed)", re.DOTALL), b"zset"),
     (re.compile(rb".*\}:(\d+|g:.+:(dead|history))", re.DOTALL), b"stream"),
-    (re.compile(rb".*\}:once:.*", re.DOTALL), b"string"),
+    (re.compile(rb".*\}:(once|g:.+:running):.*", re.DOTALL), b"string"),
 )
 
 
@@ -115,6 +116,10 @@ class Keys:
             )
         return keys
 
+    def running(self, group: GroupName, incarnation: str) -> bytes:
+        """Return the text that says what a member has in handlers; it expires."""
+        return f"{self._topic_tag(group.topic)}:g:{group.group}:running:{incarnation}".encode()
+
     def stream(self, topic: str, partition: int, generation: int = 0) -> bytes:
         """Return a partition's stream; its generation is 0 until growing a topic seals streams."""
         return f"{self._partition_tag(topic, partition)}:{generation}".encode()
@@ -146,7 +151,7 @@ class Keys:
         """
         tag, _, name = key.decode("utf-8", "replace").partition("}:")
         if tag == self._topic_tag(topic)[:-1]:
-            return re.fullmatch(r"schedules|g:.+:(members|state|history)", name, re.DOTALL) is not None
+            return re.fullmatch(r"schedules|g:.+:(members|state|history|running:.+)", name, re.DOTALL) is not None
         before, _, number = tag.rpartition(":")
         if before != self._topic_tag(topic)[:-1] or not number.isascii() or not number.isdigit():
             return False

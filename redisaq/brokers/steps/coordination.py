@@ -13,8 +13,9 @@ from redisaq.brokers.terms import GroupName
 from redisaq.core.history import Change
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
+from redisaq.core.running import WATCHED, Report
 
-__all__ = ["Beat", "Commit", "Heartbeat", "MakeGroup", "make_groups"]
+__all__ = ["Beat", "Commit", "Heartbeat", "MakeGroup", "ReadRunning", "TellRunning", "Watch", "make_groups"]
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -32,6 +33,7 @@ class Beat(msgspec.Struct, frozen=True):
         frozen_until: until then, no current lease may be dropped and no partition with a holder acquired (M7, M8); 0 if not frozen.
         paused: an admin has paused the group: members read nothing and begin no handler.
         damaged: there is a document under `version` that cannot be read. It counts as lost, and a Commit with `freeze` replaces it (M8).
+        watched: somebody watches the group: the member should tell what it has in handlers.
     """
 
     alive: bool
@@ -45,6 +47,7 @@ class Beat(msgspec.Struct, frozen=True):
     frozen_until: int = 0
     paused: bool = False
     damaged: bool = False
+    watched: bool = False
 
 
 class MakeGroup(ShareStep[None], frozen=True):
@@ -111,6 +114,40 @@ class Commit(GroupStep[bool], frozen=True):
     former: Sequence[str] = ()
     profile: Profile | None = None
     changes: Sequence[Change] = ()
+
+
+class Watch(GroupStep[None], frozen=True):
+    """Let heartbeats ask the members for some time what they have in handlers (`Beat.watched`). It does nothing to an unknown group.
+
+    Attributes:
+        seconds: for how long.
+    """
+
+    seconds: float = WATCHED
+
+
+class TellRunning(GroupStep[None], frozen=True):
+    """Keep what a member has in handlers, for as long as its heartbeat lasts. Nothing is kept if the server has no memory for it.
+
+    Attributes:
+        incarnation: the member.
+        ttl: seconds.
+        report: what it has in handlers.
+    """
+
+    incarnation: str
+    ttl: float
+    report: Report
+
+
+class ReadRunning(GroupStep[Report | None], frozen=True):
+    """Return what a member has told of its handlers; None if it has not, or if that is too long ago.
+
+    Attributes:
+        incarnation: the member.
+    """
+
+    incarnation: str
 
 
 async def make_groups(broker: Broker, group: GroupName, partitions: Iterable[int], *, latest: bool, younger: bool = False) -> None:

@@ -2,8 +2,8 @@
 -- KEYS: members, state, meta.
 -- ARGV: incarnation, ttl in ms, the version that the caller knows ('' for none).
 -- Answers: alive, now in us (text, since a Lua number would lose digits, M6), version ('' for none), document or nil, expired members, the
---       next expiry of another member in ms or nil, born in ms, frozen_until in ms, 1 if paused else 0, and of the topic: generation,
---       partitions, retention, send_timeout in ms and format, each nil if it is not there.
+--       next expiry of another member in ms or nil, born in ms, frozen_until in ms, 1 if paused else 0, 1 if somebody watches the group
+--       else 0, and of the topic: generation, partitions, retention, send_timeout in ms and format, each nil if it is not there.
 
 -- S2: writes nothing, but a script that begins with a write that needs no memory succeeds when memory is full. A group whose heartbeats
 -- were refused then would stop handling what fills the memory.
@@ -13,7 +13,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expiry = string.format('%.0f', now + ARGV[2])
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until', 'paused')
+local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until', 'paused', 'watched')
 local version = state[1] or ''
 local document = false
 if version ~= ARGV[3] or version == '' then -- without a version there is no document, or it is damaged
@@ -42,6 +42,16 @@ if state[1] and state[2] ~= run_id then
     redis.call('HSET', KEYS[2], 'run_id', run_id, 'frozen_until', frozen_until)
 end
 
+local watched = 0
+if state[6] then
+    local far_ahead = 60000 -- nobody watches so long without saying so again; a server's clock may have gone back
+    if whole(state[6]) and tonumber(state[6]) > now and tonumber(state[6]) < now + far_ahead then
+        watched = 1
+    else
+        redis.call('HDEL', KEYS[2], 'watched')
+    end
+end
+
 local alive = 0
 local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if score and tonumber(score) > now then -- M5: an expired member stays expired
@@ -65,5 +75,5 @@ for i = 1, #coming, 2 do
 end
 return {
     alive, time[1] .. string.format('%06d', time[2]), version, document, expired,
-    next_expiry, born, frozen_until, state[5] and 1 or 0, topic,
+    next_expiry, born, frozen_until, state[5] and 1 or 0, watched, topic,
 }
