@@ -28,7 +28,7 @@ from starlette.types import ASGIApp
 
 from redisaq.admin import Admin, Whereabouts
 from redisaq.brokers.access import RedisURL
-from redisaq.dashboard import letters, messages, views
+from redisaq.dashboard import letters, messages, schedule, views
 from redisaq.dashboard.changes import Changes
 from redisaq.dashboard.events import EventStream, SearchStream, Streams
 from redisaq.dashboard.guard import COOKIE, Authorize, Guard, Level, by_token, cookie_of, same
@@ -151,6 +151,9 @@ class Dashboard:
             Route("/events/m/{msg_id}", self._streaming(_around_message)),
             Route("/events/m/{topic}/{msg_id}", self._streaming(_around_message)),
             Route("/search/{msg_id}", self._search),
+            Route("/schedule", self._schedule),
+            Route("/api/schedule", self._schedule_as_json),
+            Route("/events/schedule", self._streaming(_around_schedule)),
             Route("/dead", self._dead),
             Route("/dead/{kind}", self._dead),
             Route("/events/dead", self._streaming(_around_dead)),
@@ -231,7 +234,7 @@ class Dashboard:
             "snapshot": snapshot,
             "links": links,
             "about": lambda one: views.about(one, links, self._knows),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
-            "shows": {"dead": True, "schedule": False},
+            "shows": {"dead": True, "schedule": True},
             "deliveries": views.deliveries,
             "here": here,
             "query": query,
@@ -250,7 +253,7 @@ class Dashboard:
 
     def _knows(self, screen: Screen) -> bool:
         """Return whether there is a view of this kind."""
-        return screen.view in ("overview", "topic", "group", "partition", "dead letters", "message")
+        return screen.view in ("overview", "topic", "group", "partition", "dead letters", "message", "schedule")
 
     # -- dead letters -------------------------------------------------------------------------------------------------------------
 
@@ -403,6 +406,23 @@ class Dashboard:
     def _links(self, request: Request) -> Links:
         return Links(str(request.scope.get("root_path", "")))
 
+    # -- the schedule -------------------------------------------------------------------------------------------------------------
+
+    async def _schedule(self, request: Request) -> Response:
+        """Show cron jobs and delayed messages."""
+        snapshot = await self._first(_around_schedule, request)
+        window, values = schedule.values(request.query_params, self._sampler.now())
+        try:
+            jobs = await schedule.jobs(self._admin, snapshot, window)
+            delayed = await schedule.delayed(self._admin, snapshot, window)
+        except (ConnectionFailed, ServerError):  # the page says that the server is away
+            jobs, delayed = [], schedule.Delayed(0, 0, (), ())
+        view = View("schedule.html", "Schedule", "schedule", Screen("schedule"), {**values, "jobs": jobs, "delayed": delayed}, moves=False)
+        return Response(self._page(view, snapshot, request).html, media_type="text/html")
+
+    async def _schedule_as_json(self, _: Request) -> Response:
+        return Response(schedule.as_json(await self._admin.schedules()), media_type="application/json")
+
     # -- the same as JSON ---------------------------------------------------------------------------------------------------------
 
     def _answering(self, find: Callable[[Snapshot, Mapping[str, str]], object]) -> Callable[[Request], Awaitable[Response]]:
@@ -450,6 +470,11 @@ async def _away(_request: Request, error: Exception) -> Response:
 def _around_dead(_snapshot: Snapshot, _path: Mapping[str, str], _query: Mapping[str, str]) -> View:
     """Return a view of what is around the page about dead letters, which itself does not move."""
     return View("nothing.html", "Dead letters", "dead", Screen("dead letters"), {}, moves=False)
+
+
+def _around_schedule(_snapshot: Snapshot, _path: Mapping[str, str], _query: Mapping[str, str]) -> View:
+    """Return a view of what is around the schedule."""
+    return View("nothing.html", "Schedule", "schedule", Screen("schedule"), {}, moves=False)
 
 
 def _around_message(_snapshot: Snapshot, path: Mapping[str, str], _query: Mapping[str, str]) -> View:

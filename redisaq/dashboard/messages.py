@@ -28,7 +28,7 @@ ROUNDS = (10_000, 100_000, 1_000_000)
 QUICK = 0.1
 """Seconds after which a search that goes on is shown as one."""
 
-IS_ID = re.compile(r"[0-9a-z]{16}(-\d{1,9})?")
+IS_ID = re.compile(r"[0-9a-z]{16}(-[0-9a-z]{1,12})?")
 """What ids of messages look like."""
 
 

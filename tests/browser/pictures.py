@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from types import FunctionType
 from typing import Any, cast
 
@@ -14,8 +15,9 @@ import anyio
 from msgspec import structs
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
-from redisaq.admin import Admin
+from redisaq.admin import Admin, ScheduleInfo
 from redisaq.consuming.handling import Execution
+from redisaq.core.schedules import Timetable
 from redisaq.dashboard.application import Dashboard
 from redisaq.watching import Attention, Curve, Curves, HistoryView, RunningView, Screen, ServerView, Snapshot, Totals
 from tests.browser.serving import CHROMIUM, browsing, call, looking, looping, serving
@@ -97,7 +99,7 @@ def scene(now: float) -> Snapshot:
     )  # fmt: skip
     topics = (
         topic("events", archive, indexer, partitions=10_000, arriving=2058.0, length=5_310_000, lengths=(531,) * 100, delayed=0),
-        topic("orders", billing, fine, partitions=24, arriving=376.0),
+        topic("orders", billing, fine, partitions=24, arriving=376.0, delayed=90),
         topic("sessions", arriving=3.2, arriving_curve=wave(3.2)),
     )
     made = snapshot(*topics, attention=attention, well="")
@@ -161,6 +163,37 @@ async def fill_one() -> str:
     return msg_id
 
 
+class Programs(Admin):
+    """An Admin whose cron jobs are those of the scene."""
+
+    async def schedules(self, app: str | None = None) -> list[ScheduleInfo]:
+        now = time.time()
+
+        def job(name: str, spec: str, *, outcome: str = "done", took: float = 1.0, tz: str = "UTC") -> ScheduleInfo:
+            table = Timetable(spec, tz)
+            last, coming = table.between(int(now) - 40 * 86_400, int(now), 1)[0], table.after(int(now)) or 0
+            moment = datetime.fromtimestamp(last, UTC)
+            next_one = datetime.fromtimestamp(coming, UTC)
+            return ScheduleInfo("shop", name, spec, tz, "latest", 60.0, next_one, moment, outcome, moment + timedelta(seconds=took), 1)
+
+        return [
+            job("refresh_rates", "*/15 * * * *", took=1.2),
+            job("close_carts", "5 * * * *", took=8),
+            job("send_digest", "0 18,22 * * 1-6", took=41, tz="Europe/Berlin"),
+            job("nightly", "0 3 * * *", took=360, tz="Europe/Berlin"),
+            job("invoices", "30 2 1 * *", took=120, tz="Europe/Berlin"),
+            job("vacuum_sessions", "40 */2 * * *", outcome="missed"),
+        ]
+
+
+async def fill_later() -> None:
+    """Make delayed messages, more of them soon than late."""
+    async with Producer("orders", URL) as producer:
+        for number in range(90):
+            delay = 13 + 30 * 3600 * (number / 90) ** 3
+            await producer.enqueue({"number": number, "what": "payment reminder"}, key=f"customer-{number * 37 % 1000}", delay=delay)
+
+
 async def scripted(latest: Snapshot) -> Scripted:
     """Make a sampler in its loop."""
     return Scripted(latest)
@@ -176,8 +209,9 @@ def main() -> int:
     with looping() as portal, browsing() as browser:
         died = call(portal, fill)
         msg_id = call(portal, fill_one)
+        call(portal, fill_later)
         sampler = call(portal, scripted, scene(NOW))
-        changing = Dashboard(Admin(URL), sampler, allow_changes=True).app
+        changing = Dashboard(Programs(URL), sampler, allow_changes=True).app
         dead = "/dead?g=orders/billing"
         shots = [
             ("overview", "/", "light", 1440),
@@ -190,12 +224,13 @@ def main() -> int:
             ("dead-dark", dead, "dark", 1440),
             ("phone", "/t/orders/g/billing", "light", 390),
             ("message", f"/m/{msg_id}", "light", 1440),
+            ("schedule", "/schedule", "light", 1440),
         ]
         shots = [shot for shot in shots if not sys.argv[1:] or shot[0] in sys.argv[1:]]
         with serving(portal, changing) as address:
             for name, path, theme, width in shots:
                 with looking(browser, theme=theme, width=width) as looker:
-                    at = died + 20 if name.startswith("dead") else time.time() if name == "message" else NOW
+                    at = died + 20 if name.startswith("dead") else time.time() if name in ("message", "schedule") else NOW
                     sampler.latest = structs.replace(scene(at), number=sampler.latest.number + 1)
                     looker.page.goto(address + path)
                     if name.startswith("dead"):

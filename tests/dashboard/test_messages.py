@@ -105,6 +105,9 @@ async def test_what_has_become_of_it_as_a_picture() -> None:
         assert all(0 <= bar.x <= bar.x + bar.width <= 100 for bar in lane.bars)
     assert Scale([], NOW).ticks()
     assert place_of(one) == (17, BORN)
+    assert [
+        bool(messages.IS_ID.fullmatch(text)) for text in ("4r8zq1mt6x0vckd3-0", "4r8zq1mt6x0vckd3-1f", "orders", "4r8zq1mt6x0vckd3-")
+    ] == [True, True, False, False]
 
 
 async def test_a_search_looks_at_the_newest_of_every_topic_first() -> None:
