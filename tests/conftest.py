@@ -22,6 +22,7 @@ import pytest
 from tests.matrix import TURNS, thin_out
 from tests.server_fixtures import (
     breakable_server,
+    guarded,
     key_leaks,
     namespace,
     redis7_server,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "anyio_backend",
     "breakable_server",
+    "guarded",
     "key_leaks",
     "namespace",
     "redis7_server",

@@ -23,7 +23,7 @@ LOOPS = ("anyio_backend", "backend")
 SERVERS = ("bench", "breakable_server", "kind", "own_server", "place", "server", "url", "world")
 """Fixtures that are a server, or lead to one."""
 
-KINDS = ("memory", "valkey", "valkey9", "redis8", "redis7")
+KINDS = ("memory", "valkey", "valkey9", "redis8", "redis7", "sentinel")
 
 Values: TypeAlias = tuple[tuple[str, int], ...]
 """Names of parameters, and which object each has: the combinations of one test share them."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.sentinels import Guarded
 from tests.servers import PROGRAMS, Server, ServerMissing, Watchdog
 
 KINDS = sorted(PROGRAMS, reverse=True)
@@ -24,6 +25,7 @@ class ServerPool:
     def __init__(self) -> None:
         self._watchdog: Watchdog | None = None
         self._shared: dict[str, Server] = {}
+        self._guarded: Guarded | None = None
 
     def shared(self, kind: str) -> Server:
         """Return the server of this kind that all tests share; skip the test if its program is not on this machine."""
@@ -44,8 +46,26 @@ class ServerPool:
         server.start()
         return server
 
+    def guarded(self) -> Guarded:
+        """Return the Valkey 9 behind sentinels that all tests share which do not fail it over."""
+        self._guarded = self._guarded or self.new_guarded("valkey9")
+        return self._guarded
+
+    def new_guarded(self, kind: str, *options: str, down_after: float = 1.0) -> Guarded:
+        """Return another master of this kind with replicas and sentinels, started; the caller closes it."""
+        try:
+            program = PROGRAMS[kind]()
+        except ServerMissing as missing:
+            pytest.skip(str(missing))
+        self._watchdog = self._watchdog or Watchdog()
+        guarded = Guarded(kind, program, self._watchdog, options, down_after=down_after)
+        guarded.start()
+        return guarded
+
     def close(self) -> None:
         """End every shared server; the watchdog ends what callers forgot."""
+        if self._guarded is not None:
+            self._guarded.close()
         for server in self._shared.values():
             server.close()
         if self._watchdog is not None:
@@ -64,6 +84,12 @@ def server_pool() -> Iterator[ServerPool]:
 def valkey_server(server_pool: ServerPool) -> Server:
     """The shared Valkey 9."""
     return server_pool.shared("valkey9")
+
+
+@pytest.fixture(scope="session")
+def guarded(server_pool: ServerPool) -> Guarded:
+    """The shared Valkey 9 behind three sentinels, with two replicas."""
+    return server_pool.guarded()
 
 
 @pytest.fixture(scope="session")

@@ -194,12 +194,15 @@ class Server:
         """Start the process, if it does not run, and return when it answers."""
         if self.running:
             return
-        command = [str(self.program), "--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket_path)]
-        command += ["--unixsocketperm", "700", "--save", "", "--appendonly", "no", "--logfile", "log", "--dir", str(self.directory)]
-        command += ["--enable-debug-command", "yes", *self.options]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=self.directory)
+        self._process = subprocess.Popen(self._words(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=self.directory)
         self.watchdog.tell("kill", self._process.pid)
         self._wait_until_ready()
+
+    def _words(self) -> list[str]:
+        """Return the process's command line."""
+        words = [str(self.program), "--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket_path)]
+        words += ["--unixsocketperm", "700", "--save", "", "--appendonly", "no", "--logfile", "log", "--dir", str(self.directory)]
+        return [*words, "--enable-debug-command", "yes", *self.options]
 
     def _wait_until_ready(self) -> None:
         limit = time.monotonic() + START_SECONDS

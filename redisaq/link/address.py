@@ -60,6 +60,7 @@ class Address:
         tls: None unless the scheme is "rediss".
         connect_timeout: seconds that connecting and logging in may take.
         shown: the text that errors show instead of the URL.
+        announced: if another server announced host and port: the settings that make it announce others; "" otherwise.
     """
 
     scheme: str = "redis"
@@ -72,6 +73,7 @@ class Address:
     tls: TLSOptions | None = None
     connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
     shown: str = ""
+    announced: str = ""
 
     @property
     def display(self) -> str:

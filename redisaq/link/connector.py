@@ -9,33 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import anyio
-
 from redisaq.errors import ConnectionFailed
+from redisaq.link.attempt import Attempt
 from redisaq.link.shared import SharedConnection
-
-
-class _Attempt:
-    """One attempt to connect, and the callers that wait for its end."""
-
-    def __init__(self) -> None:
-        self.error: ConnectionFailed | None = None
-        self._waiting: list[anyio.Event] = []
-
-    async def wait(self) -> None:
-        """Wait until the attempt ends."""
-        # Each caller has its own event: a shared one would belong to the event loop that first waited for it.
-        event = anyio.Event()
-        self._waiting.append(event)
-        try:
-            await event.wait()
-        finally:
-            self._waiting.remove(event)
-
-    def end(self) -> None:
-        """Wake all callers that wait."""
-        for event in self._waiting:
-            event.set()
 
 
 class Connector:
@@ -51,7 +27,7 @@ class Connector:
         self.era = 0
         self._connect = connect
         self._url = url
-        self._attempt: _Attempt | None = None
+        self._attempt: Attempt | None = None
 
     @property
     def live(self) -> SharedConnection | None:
@@ -73,13 +49,11 @@ class Connector:
                 return connection
             attempt = self._attempt
             if attempt is None:
-                attempt = self._attempt = _Attempt()
+                attempt = self._attempt = Attempt()
                 await self._run(attempt)
             else:
                 await attempt.wait()
-            if (error := attempt.error) is not None:
-                # A copy: several tasks raise it, each with its own traceback.
-                raise ConnectionFailed(self._url, error.reason, permanent=error.permanent, silent=error.silent) from error.__cause__
+            attempt.check(self._url)
 
     def close(self) -> None:
         """Fail all callers that wait, and break the connection. The dialer ends an attempt that is under way."""
@@ -88,7 +62,7 @@ class Connector:
             self.current.fail("the link was closed")
             self.current = None
 
-    async def _run(self, attempt: _Attempt) -> None:
+    async def _run(self, attempt: Attempt) -> None:
         try:
             self.current = await self._connect()
         except ConnectionFailed as error:

@@ -71,6 +71,15 @@ Greeter: TypeAlias = Callable[[Line, Address, str], Awaitable[Greeting]]
 """Logs in on a new connection at an address under a name, as `greet` does."""
 
 
+class _Dial:
+    """One dial under way: how to end it, where it goes once that is known, and why it was ended."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.address: Address | None = None
+        self.interrupted = ""
+
+
 class Dialer:
     """Dials one address, repeatedly, and keeps what is slow to make.
 
@@ -97,7 +106,12 @@ class Dialer:
         self._silence = silence
         self._reach = reach
         self._context: ssl.SSLContext | None = None
-        self._scopes: set[anyio.CancelScope] = set()
+        self._under_way: dict[_Dial, None] = {}
+
+    @property
+    def display(self) -> str:
+        """The address for errors, without a password."""
+        return self._address.display
 
     async def dial(
         self, environment: Environment, first: Callable[[Line, Greeting], Awaitable[None]] | None = None
@@ -112,22 +126,25 @@ class Dialer:
             ConnectionFailed: it could not be made in time (connect_timeout, silence), the server refuses us, or `interrupt` was called.
             SettingsError: the certificate files cannot be used.
         """
-        with anyio.CancelScope() as scope:
-            self._scopes.add(scope)
+        dial = _Dial()
+        with dial.scope:
+            self._under_way[dial] = None
             try:
-                address = self._address if self._reach is None else await self._reach()
+                dial.address = address = self._address if self._reach is None else await self._reach()
                 line, greeting = await self._dial(address, environment, first)
             finally:
-                self._scopes.discard(scope)
-            if not scope.cancel_called:
+                del self._under_way[dial]
+            if not dial.interrupted:
                 return line, greeting
-            line.fail("the link was closed")  # after the last wait
-        raise ConnectionFailed(self._address.display, "the link was closed")
+            line.fail(dial.interrupted)  # after the last wait
+        raise ConnectionFailed(self._address.display, dial.interrupted)
 
-    def interrupt(self) -> None:
-        """Make every dial under way fail."""
-        for scope in self._scopes:
-            scope.cancel()
+    def interrupt(self, reason: str = "the link was closed", *, besides: Address | None = None) -> None:
+        """Make every dial under way fail, for this reason; `besides` those to this address, and those whose address is not known yet."""
+        for dial in self._under_way:
+            if besides is None or dial.address not in (None, besides):
+                dial.interrupted = reason
+                dial.scope.cancel()
 
     async def _dial(
         self, address: Address, environment: Environment, first: Callable[[Line, Greeting], Awaitable[None]] | None
@@ -150,7 +167,7 @@ class Dialer:
         if isinstance(wire, SecureWire) and not wire.agreed:
             reason = f"connected, but TLS was not answered within {limit:g} s: {PLAIN_PORT}"
         else:
-            reason = f"no answer within {limit:g} s: check host, port and firewall, and that the server runs"
+            reason = f"no answer within {limit:g} s: check host, port and firewall, and that the server runs" + _announced(address)
         raise ConnectionFailed(address.display, reason, silent=True)
 
     async def _begin(self, line: Line, address: Address, name: str) -> Greeting:
@@ -190,7 +207,7 @@ class Dialer:
                     continue
                 return self._wire(sock, address)
             problems.append(f"{target[0]}: no answer")
-        reason = f"cannot connect ({'; '.join(problems)}): check host and port, and that the server runs"
+        reason = f"cannot connect ({'; '.join(problems)}): check host and port, and that the server runs" + _announced(address)
         raise ConnectionFailed(address.display, reason)
 
     def _wire(self, sock: socket.socket, address: Address) -> Wire:
@@ -269,9 +286,19 @@ def _tls_failed(address: Address, error: ssl.SSLError) -> ConnectionFailed:
     return ConnectionFailed(address.display, f"TLS failed ({what}): {PLAIN_PORT}")
 
 
+def _announced(address: Address) -> str:
+    if not address.announced:
+        return ""
+    where = f"{address.host}:{address.port}"
+    return f"; if clients cannot reach {where}, which was announced, have the servers announce another address ({address.announced})"
+
+
 def _certificate_hint(address: Address, code: int) -> str:
     if code in _OTHER_NAME:
-        return f"it is for a name other than {address.host}: use the certificate's name in the URL, or ssl_check_hostname=false there"
+        other = f"it is for a name other than {address.host}: "
+        if address.announced:
+            return f"{other}have the servers announce its names ({address.announced}), or use ssl_check_hostname=false in the URL"
+        return f"{other}use the certificate's name in the URL, or ssl_check_hostname=false there"
     if code in _OTHER_TIME:
         return "renew it on the server, and check this machine's clock"
     return "name the file of the authority that signed it with ssl_ca_certs=FILE in the URL"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -47,6 +47,7 @@ class Link:
         reach: Callable[[], Awaitable[Address]] | None = None,
         greet: Greeter = greet,
         on_silence: Callable[[], Awaitable[None]] | None = None,
+        beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
         client: str | None = None,
         silence: float = LONGEST_SILENCE,
         time: float = math.inf,
@@ -61,6 +62,7 @@ class Link:
             greet: logs in on each new connection; its errors propagate.
             on_silence: called while a call on the shared connection has had no answer for a second, and again each second: it asks others
                 whether this is still the server to talk to, and calls `give_up` if it is not. It raises nothing.
+            beside: runs while somebody listens and nothing comes, and is cancelled when something does. It raises nothing.
             client: the user's label for the connections; None: the machine and the process.
             silence: seconds after which a connection breaks if replies are owed and nothing arrives. Making a connection takes no longer,
                 either. Infinite: never.
@@ -75,7 +77,7 @@ class Link:
         self._deserted: dict[Identity, None] = {}  # connections that may still carry something (E1)
         self._dialer = Dialer(address, reach, client=client, silence=silence, greet=greet)
         self._connector = Connector(self._connect_shared, address.display)
-        self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence)
+        self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence, beside)
         self._opened: set[ReadingConnection] = set()
         self._eviction = ""  # the policy that the last warning named
 

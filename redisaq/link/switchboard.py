@@ -15,9 +15,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
-from typing import cast
+from typing import Any, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -121,7 +121,14 @@ class Bell:
 class Switchboard:
     """All subscriptions of a link, on one connection. It may be used again after it was closed."""
 
-    def __init__(self, dialer: Dialer, environment: Callable[[], Environment], url: str, silence: float = math.inf) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        environment: Callable[[], Environment],
+        url: str,
+        silence: float = math.inf,
+        beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         """Make a switchboard; nothing is connected before the first `listen`.
 
         Args:
@@ -129,7 +136,9 @@ class Switchboard:
             environment: gives clock and randomness, asked at each connection.
             url: for errors, without a password.
             silence: seconds after which a connection is given up if replies are owed and nothing arrives.
+            beside: runs while the driver waits for messages, and is cancelled when some arrive. It raises nothing.
         """
+        self._beside = beside
         self._silence = silence
         self._dialer = dialer
         self._environment = environment
@@ -168,6 +177,11 @@ class Switchboard:
         """End every bell, without a checkpoint."""
         for bell in [bell for bells in self._bells.values() for bell in bells]:
             self._end(bell, ConnectionFailed(self._url, "the link was closed"))
+
+    def give_up(self, reason: str) -> None:
+        """Break the connection; whoever waits connects again."""
+        if self._line is not None:
+            self._line.fail(reason)
 
     def drop(self, bell: Bell) -> None:
         """End one bell. The last bell of a channel also ends the subscription, and the last bell of all also ends the connection."""
@@ -215,8 +229,13 @@ class Switchboard:
             with anyio.CancelScope() as bell.scope:
                 if self._line is None:
                     await self._connect()
-                else:
+                elif self._beside is None:
                     await self._hear(self._line)
+                else:
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(self._beside)
+                        await self._hear(self._line)
+                        tasks.cancel_scope.cancel()
         finally:
             bell.scope = None
             self._driver = None

@@ -17,7 +17,9 @@ from redisaq.brokers.memory import MemoryBroker, MemoryStore
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.terms import GroupName
-from redisaq.link import Link, parse_address
+from redisaq.link import Link, SentinelAddress, parse_address, parse_url
+from redisaq.link.sentinel import SentinelLink
+from tests.sentinels import Guarded
 from tests.servers import Server
 
 PASSWORD = "a secret"  # noqa: S105 -- of a server that lives as long as the test
@@ -302,3 +304,24 @@ class RedisWorld:
 
     def _stream_key(self, topic: str, partition: int) -> str:
         return self.key(topic, partition, "0")
+
+
+class SentinelWorld(RedisWorld):
+    """A namespace of a real server that its brokers find by asking sentinels."""
+
+    def __init__(self, guarded: Guarded, namespace: str) -> None:
+        super().__init__(guarded.servers[0], namespace)
+        self._guarded = guarded
+
+    def broker(self, suffix: str = "") -> Broker:
+        return self._open(self._guarded.url, suffix)
+
+    def weak_broker(self) -> Broker:
+        super().weak_broker()
+        return self._open(self._guarded.url_of(self._guarded.sentinels, f"weak:{quote(PASSWORD)}@"))
+
+    def _open(self, url: str, suffix: str = "") -> Broker:
+        address = parse_url(url)
+        if not isinstance(address, SentinelAddress):
+            return super()._open(url, suffix)
+        return RedisBroker(SentinelLink(address), self._namespace + suffix)
