@@ -79,7 +79,7 @@ from redisaq.brokers.steps.messages import (
     RetryNow,
     Scheduled,
 )
-from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, Redrive, SummariseDead
+from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, SummariseDead, redrive
 from redisaq.brokers.steps.schedules import ReadSchedules
 from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName
@@ -492,14 +492,14 @@ class Admin:
             name, _, partitions = await self._look(topic, group)
 
             async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-                return await change.make(self._broker.do(Redrive(name, partition, dead_ids, count=len(dead_ids))))
+                return await change.make(redrive(self._broker, name, partition, dead_ids, len(dead_ids)))
 
             total = 0
             if ids is not None:
                 total = await self._treat(name, partitions, ids, act)
             for partition, view in enumerate(() if ids is not None else partitions):
                 left = view.dead  # no more: a message that dies again meanwhile would be retried forever
-                while left > 0 and (moved := await change.make(self._broker.do(Redrive(name, partition, None, count=min(PAGE, left))))):
+                while left > 0 and (moved := await change.make(redrive(self._broker, name, partition, None, min(PAGE, left)))):
                     left -= moved
                     total += moved
             await self._note(change, name, Noted("redriven", count=total))

@@ -13,7 +13,7 @@ import anyio
 
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
-from redisaq.brokers.steps.retrying import Due, TakeDue
+from redisaq.brokers.steps.retrying import TakeDue, take_due
 from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import Ring
@@ -62,9 +62,8 @@ class RetryTimer(Actor[Ring]):
         await around.gate.wait_open()
         await owned.wait_for_room(self._count)
         count = owned.flights.ask_due(self._count)
-        take_due = TakeDue(around.group, owned.partition, owned.token, count=count, dead_maxlen=around.dead_maxlen)
-        step = lambda: around.broker.do(take_due)  # noqa: E731
-        due: Due = await insist(step, around.environment)
+        step = TakeDue(around.group, owned.partition, owned.token, count)
+        due = await insist(lambda: take_due(around.broker, step, around.dead_maxlen), around.environment)
         for damaged in due.set_aside:
             around.bulletin.tell(around.unreadable(owned, damaged.entry_id, damaged.reason))
         batch = owned.flights.due(due.retries, owned.lease.server_now())

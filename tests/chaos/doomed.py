@@ -22,7 +22,7 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.reader import RedisReader
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.leases import SetDeliveries
-from redisaq.brokers.steps.retrying import Redrive, StartRetry
+from redisaq.brokers.steps.retrying import StartRetry, redrive
 from redisaq.brokers.steps.settling import Acknowledge, Resolve
 from redisaq.brokers.terms import GroupName
 from redisaq.link import Link, parse_address
@@ -159,7 +159,7 @@ def tell_of_noting() -> None:
 async def work(order: Order) -> None:
     """Redrive, then work until nothing is left."""
     async with broker_of(order.url, order.namespace) as broker:
-        await broker.do(Redrive(GROUP, 0, [order.dead_id], count=1))
+        await redrive(broker, GROUP, 0, [order.dead_id], count=1)
     await consumer_of(order.url, order.namespace, blocking=order.doom.blocking).process(handler(tell), until_empty=True)
 
 

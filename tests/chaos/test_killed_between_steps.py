@@ -27,7 +27,7 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.producing import Delayed, delay
-from redisaq.brokers.steps.retrying import ReadDead, Redrive
+from redisaq.brokers.steps.retrying import ReadDead, redrive
 from redisaq.brokers.steps.settling import ReadRemaining, Resolve
 from redisaq.core.records import Body, Failure, Resolution
 from tests.chaos.doomed import ATTEMPTS, GROUP, Doom, Line, Order, broker_of, consumer_of, handler
@@ -112,7 +112,7 @@ class Case:
                 await self.prepare(broker)
                 await self.die()
                 self.let_the_lease_run_out()
-                await broker.do(Redrive(GROUP, 0, [self.dead_id], count=1))  # as one does who does not know whether it was done
+                await redrive(broker, GROUP, 0, [self.dead_id], count=1)  # as one does who does not know whether it was done
                 consumer = consumer_of(self.server.url, self.namespace, blocking=self.doom.blocking)
                 await consumer.process(handler(self.second.append), until_empty=True)
                 self.dead = [one.body for one in await broker.do(ReadDead(GROUP, 0, after=b"", count=100))]

@@ -13,7 +13,7 @@ from typing import Literal
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, SetDeliveries
 from redisaq.brokers.steps.producing import AppendOnce, Delayed, delay
-from redisaq.brokers.steps.retrying import Purge, ReadDead, Redrive, StartRetry, TakeDue
+from redisaq.brokers.steps.retrying import Purge, ReadDead, StartRetry, TakeDue, redrive
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Resolve
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName, Reader
@@ -273,7 +273,7 @@ class Side:
 
     async def redrive(self, places: Sequence[int] | None, count: int) -> object:
         """Redrive, and make these due for good: a server's clock may be set back, and they would wait."""
-        redriven = await self.broker.do(Redrive(GROUP, 0, await self._ids_at(places), count=count))
+        redriven = await redrive(self.broker, GROUP, 0, await self._ids_at(places), count=count)
         bring_forward(self._world, GROUP, 0, (NOW_FROM, NOW_TO), SAFELY_PAST)
         return redriven
 

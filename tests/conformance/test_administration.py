@@ -30,7 +30,7 @@ from redisaq.brokers.steps.administration import (
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Install, SetDeliveries
 from redisaq.brokers.steps.producing import AppendOnce, Delayed, delay
-from redisaq.brokers.steps.retrying import Purge, Redrive
+from redisaq.brokers.steps.retrying import Purge, redrive
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
 from redisaq.brokers.terms import GroupName
 from redisaq.core.history import KEPT, Change
@@ -178,7 +178,7 @@ async def test_what_was_ever_added_or_died_outlives_trimming_purging_and_redrivi
     entries = await delivered(a, group, owned, b"1", b"2", b"3")
     await resolve(a, group, owned, *(resolution(entry, "dead") for entry in entries))
     world.trim(group.topic, 0, 0)
-    assert await a.do(Redrive(group, 0, None, 1)) == 1
+    assert await redrive(a, group, 0, None, 1) == 1
     assert await a.do(Purge(group, 0, None)) == 2
     found = await view(a, group)
     assert (found.added, found.died, found.redriven, found.dead, found.retry, found.length) == (3, 3, 1, 0, 1, 0)

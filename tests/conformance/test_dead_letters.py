@@ -8,7 +8,7 @@ import pytest
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Install, RemakeGroup
-from redisaq.brokers.steps.retrying import DeadLetterEntry, DeadLetterSummary, Purge, ReadDead, Redrive, StartRetry, SummariseDead
+from redisaq.brokers.steps.retrying import DeadLetterEntry, DeadLetterSummary, Purge, ReadDead, Redrive, StartRetry, SummariseDead, redrive
 from redisaq.brokers.steps.settling import ReadRemaining, Remaining
 from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.records import Body, Failure, Resolution
@@ -111,19 +111,19 @@ async def test_only_the_latest_are_kept(a: Broker, group: GroupName, owned: int,
 async def test_redriving_begins_a_new_life(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     first, second = await kill(a, group, owned, b"1", b"2")
     before = await now(a, group)
-    assert await b.do(Redrive(group, 0, None, count=100)) == 2
+    assert await redrive(b, group, 0, None, count=100) == 2
     assert await dead(a, group) == []
     found = await due(a, group, owned)
     assert found.retries == (Body(first[0], (b"i", b"1"), 1, 0), Body(second[0], (b"i", b"2"), 1, 0))
     assert found.now <= before + 10 * SECOND, "due now"
     assert (await a.do_each([ReadRemaining(group, 0)]))[0].retry == 2
-    assert await b.do(Redrive(group, 0, None, count=100)) == 0
+    assert await redrive(b, group, 0, None, count=100) == 0
 
 
 async def test_every_redrive_is_another_life(a: Broker, group: GroupName, owned: int) -> None:
     (entry,) = await kill(a, group, owned, b"1")
     for life in range(1, 4):
-        assert await a.do(Redrive(group, 0, None, count=1)) == 1
+        assert await redrive(a, group, 0, None, count=1) == 1
         (body,) = (await due(a, group, owned)).retries
         assert (body.life, body.attempt, body.failure) == (life, 0, None)
         assert await a.do(StartRetry(group, 0, owned, entry_id=entry[0], life=life, attempt=1))
@@ -138,7 +138,7 @@ async def test_a_settlement_sent_again_after_a_redrive_changes_nothing(a: Broker
     (body,) = (await due(a, group, owned)).retries
     settlements = [resolution(first, "dead"), resolution(body, "dead")]
     assert await resolve(a, group, owned, *settlements) == [True, True]
-    assert await a.do(Redrive(group, 0, None, count=100)) == 2
+    assert await redrive(a, group, 0, None, count=100) == 2
     before = (await due(a, group, owned)).retries
     others = [resolution(body, "done"), resolution(body, "retry", due=9), resolution(first, "done"), resolution(first, "retry")]
     assert await resolve(a, group, owned, *settlements, *others) == [False] * 6
@@ -156,7 +156,7 @@ async def test_redriving_keeps_the_order_of_dying_over_many_calls(a: Broker, gro
     for entry in [entries[-1], *entries[:-1]]:
         await resolve(a, group, owned, resolution(entry, "dead"))
     calls = 0
-    while await a.do(Redrive(group, 0, None, count=7)):
+    while await redrive(a, group, 0, None, count=7):
         calls += 1
     assert calls == 5
     assert values_of((await due(a, group, owned)).retries) == [b"29", *digits(29)]
@@ -165,14 +165,14 @@ async def test_redriving_keeps_the_order_of_dying_over_many_calls(a: Broker, gro
 async def test_redriving_keeps_the_order_of_calls_whatever_the_clock_says(world: World, a: Broker, group: GroupName, owned: int) -> None:
     """Two calls in one microsecond, or a clock that was set back: a message that is redriven later is due later."""
     await kill(a, group, owned, *digits(5))
-    assert await a.do(Redrive(group, 0, None, count=1)) == 1
+    assert await redrive(a, group, 0, None, count=1) == 1
     ahead = await now(a, group) + SECOND // 2
     if isinstance(world, RedisWorld):
         world.command("HSET", world.key(group.topic, 0, f"g:{group.group}:lease"), "redriven", ahead)
     elif isinstance(world, MemoryWorld):
         world.store.shelf(group, 0).redriven = ahead
     for count in (2, 1, 1):
-        assert await a.do(Redrive(group, 0, None, count=count)) == count
+        assert await redrive(a, group, 0, None, count=count) == count
     found = await due(a, group, owned)
     assert (values_of(found.retries), found.next_due) == ([b"0"], ahead + 1)
     await anyio.sleep(0.6)
@@ -183,12 +183,12 @@ async def test_redriving_some(a: Broker, group: GroupName, owned: int) -> None:
     await kill(a, group, owned, *digits(6))
     ids = [one.dead_id for one in await dead(a, group)]
     wanted = [ids[4], ids[1], ids[4], b"1-1", ids[3], ids[1]]
-    assert await a.do(Redrive(group, 0, [], count=10)) == 0
-    assert await a.do(Redrive(group, 0, [b"1-1"], count=10)) == 0
-    assert await a.do(Redrive(group, 0, wanted, count=2)) == 2
+    assert await redrive(a, group, 0, [], count=10) == 0
+    assert await redrive(a, group, 0, [b"1-1"], count=10) == 0
+    assert await redrive(a, group, 0, wanted, count=2) == 2
     assert values_of((await due(a, group, owned)).retries) == [b"1", b"3"]
-    assert await a.do(Redrive(group, 0, wanted, count=2)) == 1
-    assert await a.do(Redrive(group, 0, wanted, count=2)) == 0
+    assert await redrive(a, group, 0, wanted, count=2) == 1
+    assert await redrive(a, group, 0, wanted, count=2) == 0
     assert values_of((await due(a, group, owned)).retries) == [b"1", b"3", b"4"]
     assert values_of([one.body for one in await dead(a, group)]) == [b"0", b"2", b"5"]
 
@@ -197,7 +197,7 @@ async def test_redriving_comes_after_what_was_due(a: Broker, group: GroupName, o
     await kill(a, group, owned, b"dead")
     (entry,) = await delivered(a, group, owned, b"due")
     await resolve(a, group, owned, resolution(entry, "retry", due=await now(a, group) - SECOND))
-    assert await a.do(Redrive(group, 0, None, count=1)) == 1
+    assert await redrive(a, group, 0, None, count=1) == 1
     assert values_of((await due(a, group, owned)).retries) == [b"due", b"dead"]
 
 
@@ -208,7 +208,7 @@ async def test_redriving_what_was_delivered_once_more(world: World, a: Broker, g
     await a.do(RemakeGroup(group, 0, b""))
     (again,) = await read(a, group, 0, owned)
     await resolve(a, group, owned, resolution(again, "retry"))
-    assert await a.do(Redrive(group, 0, None, count=10)) == 1
+    assert await redrive(a, group, 0, None, count=10) == 1
     (body,) = (await due(a, group, owned)).retries
     assert (body.life, body.attempt) == (0, 1)
 
@@ -217,9 +217,22 @@ async def test_redriving_at_full_memory(world: World, a: Broker, group: GroupNam
     """S2: half of it would be a loss."""
     await kill(a, group, owned, *digits(3))
     with world.full():
-        assert await a.do(Redrive(group, 0, None, count=2)) == 2
+        assert await redrive(a, group, 0, None, count=2) == 2
         assert await a.do(Purge(group, 0, None)) == 1
     assert values_of((await due(a, group, owned)).retries) == [b"0", b"1"]
+
+
+async def test_redriving_what_has_gone_since_it_was_read(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    """Somebody else was faster; what is still there gets its new life, once."""
+    await kill(a, group, owned, *digits(4))
+    lives = [(one.dead_id, Body(one.body.entry_id, one.body.fields, 1)) for one in await dead(a, group)]
+    assert await b.do(Purge(group, 0, [lives[0][0]])) == 1
+    assert await redrive(b, group, 0, [lives[1][0]], 1) == 1
+    assert await a.do(Redrive(group, 0, [*lives, *lives])) == 2
+    assert await a.do(Redrive(group, 0, lives)) == 0
+    retries = (await due(a, group, owned)).retries
+    assert values_of(retries) == [b"1", b"2", b"3"]
+    assert {body.life for body in retries} == {1}
 
 
 async def test_purging(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
@@ -233,7 +246,7 @@ async def test_purging(a: Broker, b: Broker, group: GroupName, owned: int) -> No
     assert await b.do(Purge(group, 1, None)) == 0
     assert await dead(a, group) == []
     assert (await due(a, group, owned)).retries == ()
-    assert await b.do(Redrive(group, 0, ids, count=100)) == 0
+    assert await redrive(b, group, 0, ids, count=100) == 0
 
 
 async def test_ids_never_come_again(a: Broker, group: GroupName, owned: int) -> None:
@@ -253,8 +266,8 @@ async def test_groups_and_partitions_keep_apart(a: Broker, group: GroupName, own
     await make_groups(a, other, [0], latest=False)
     await a.do(Install(other, 0, owned, "A", foreign=True))
     await kill(a, group, owned, b"1")
-    assert await a.do(Redrive(other, 0, None, count=10)) == 0
-    assert await a.do(Redrive(group, 1, None, count=10)) == 0
+    assert await redrive(a, other, 0, None, count=10) == 0
+    assert await redrive(a, group, 1, None, count=10) == 0
     assert await a.do(Purge(other, 0, None)) == 0
-    assert await a.do(Redrive(group, 0, None, count=10)) == 1
+    assert await redrive(a, group, 0, None, count=10) == 1
     assert ((await due(a, other, owned)).retries, len((await due(a, group, owned)).retries)) == ((), 1)

@@ -12,7 +12,7 @@ from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.producing import delay
-from redisaq.brokers.steps.retrying import Redrive, TakeDue
+from redisaq.brokers.steps.retrying import TakeDue, redrive
 from redisaq.brokers.steps.settling import ReadRemaining, Remaining
 from redisaq.brokers.steps.topics import GrowTopic, MakeTopic
 from redisaq.brokers.terms import Doorbell, GroupName
@@ -204,7 +204,7 @@ async def die_and_redrive(broker: Broker, group: GroupName, token: int) -> None:
     """Let a dead letter be tried again."""
     (entry,) = await delivered(broker, group, token, b"1")
     await resolve(broker, group, token, resolution(entry, "dead"))
-    assert await broker.do(Redrive(group, 0, None, count=1)) == 1
+    assert await redrive(broker, group, 0, None, count=1) == 1
 
 
 RINGS: dict[str, Ring] = {

@@ -28,7 +28,7 @@ from redisaq.brokers.steps.messages import (
     Standing,
 )
 from redisaq.brokers.steps.producing import delay
-from redisaq.brokers.steps.retrying import Redrive, StartRetry
+from redisaq.brokers.steps.retrying import StartRetry, redrive
 from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.records import decode_delayed, decode_retry
 from tests.conformance.failures import HOUR, dead, delivered, due, message, now, resolution, resolve
@@ -193,7 +193,7 @@ async def test_retrying_now_keeps_the_order(a: Broker, b: Broker, world: World, 
     assert await b.do(RetryNow(group, 0, None, 1)) == 1
     assert await b.do(RetryNow(group, 0, None, 9)) == 1
     assert await b.do(RetryNow(group, 0, None, 9)) == 0
-    assert await b.do(Redrive(group, 0, None, count=9)) == 1
+    assert await redrive(b, group, 0, None, count=9) == 1
     expected = [ids[3], ids[2], ids[1], ids[4], ids[0], lost[0]]
     while len(found := (await due(a, group, owned)).retries) < len(expected):
         pass

@@ -23,6 +23,7 @@ from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.entry_ids import START, format_id
 from redisaq.core.history import Change
 from redisaq.core.membership import EMPTY
+from redisaq.core.records import Body
 from redisaq.core.running import Report
 from redisaq.link import key_of
 from tests.conformance.steps import append
@@ -69,6 +70,7 @@ FIELDS: dict[str, object] = {
     "last_id": b"1-1",
     "latest": False,
     "life": 0,
+    "lives": [(b"1-1", Body(b"1-1", (b"i", b"m"), 1))],
     "maxlen": None,
     "messages": [Delayed(3, b"m", 1, [b"i", b"m"])],
     "most_text": 200,

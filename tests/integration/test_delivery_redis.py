@@ -13,7 +13,7 @@ import pytest
 
 from redisaq import Consumer, DeadLetter, Message, Producer, RetryAfter, RetryPolicy, events
 from redisaq.brokers.redis import RedisBroker
-from redisaq.brokers.steps.retrying import ReadDead, Redrive
+from redisaq.brokers.steps.retrying import ReadDead, redrive
 from redisaq.brokers.steps.settling import ReadRemaining
 from redisaq.brokers.terms import GroupName
 from redisaq.link import Link, parse_address
@@ -161,7 +161,7 @@ async def test_a_redrive_gives_a_new_life(place: Place) -> None:
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             await tasks.start(consumer.process, handle)
-            assert await place.broker.do(Redrive(GROUP, 0, None, count=100)) == 4
+            assert await redrive(place.broker, GROUP, 0, None, count=100) == 4
             while len(await place.dead()) < 4:  # they die a second time
                 await anyio.sleep(0.01)
             assert [message.attempt for message in notebook.messages] == [1, 2] * 4
@@ -169,7 +169,7 @@ async def test_a_redrive_gives_a_new_life(place: Place) -> None:
             assert {dead.life for dead in await place.dead()} == {1}
             notebook.messages.clear()
             good = True
-            assert await place.broker.do(Redrive(GROUP, 0, None, count=100)) == 4
+            assert await redrive(place.broker, GROUP, 0, None, count=100) == 4
             while not (await place.broker.do_each([ReadRemaining(GROUP, 0)]))[0].empty:
                 await anyio.sleep(0.01)
             await consumer.stop()

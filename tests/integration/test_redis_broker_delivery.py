@@ -12,7 +12,7 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.producing import Delayed, delay
-from redisaq.brokers.steps.retrying import Redrive
+from redisaq.brokers.steps.retrying import redrive
 from redisaq.brokers.steps.settling import ReadRemaining
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
@@ -166,5 +166,5 @@ async def test_a_restart_keeps_what_was_put_aside(breakable_server: Server, name
     breakable_server.restart()
     found = await due(broker, GROUP, TOKEN)
     assert (values_of(found.retries), found.moved) == ([b"1"], 1)
-    assert await broker.do(Redrive(GROUP, 0, None, count=10)) == 1
+    assert await redrive(broker, GROUP, 0, None, count=10) == 1
     await broker.close()

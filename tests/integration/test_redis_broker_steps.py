@@ -370,13 +370,8 @@ async def test_foreign_keys_are_errors_of_the_server(broker: RedisBroker, server
         "open_reader": lambda broker: broker.open_reader(GROUP, 0, TOKEN, "A"),
     }
     for name, step in steps.items():
-        if name not in {
-            "topics",
-            "delay",
-            "dead_page",
-            "purge",
-            "purge some",
-        }:  # which look at none of these keys, or only whether it is there
+        # These look at none of these keys, or only whether it is there.
+        if name not in {"topics", "delay", "dead_page", "purge", "purge some", "purge none"}:
             with pytest.raises(ServerError) as caught:
                 await step(broker)
             assert caught.value.code == "WRONGTYPE", name

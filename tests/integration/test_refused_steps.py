@@ -34,7 +34,7 @@ from redisaq.brokers.steps.messages import (
 )
 from redisaq.brokers.steps.producing import AppendOnce, Delayed, Find, ReadBacklog, delay
 from redisaq.brokers.steps.retention import ReadKeeping, Sight, Trim
-from redisaq.brokers.steps.retrying import Redrive, StartRetry, SummariseDead, TakeDue
+from redisaq.brokers.steps.retrying import StartRetry, SummariseDead, TakeDue, redrive
 from redisaq.brokers.steps.schedules import ReadSchedules, SetSchedule
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Resolve
 from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, Terms
@@ -224,7 +224,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "seek": (lambda s: s.broker.do(Seek(GROUP, 0, START)), ("seek",)),
     "disband": (lambda s: s.broker.do(Disband(GROUP, force=True)), ("disband",)),
     "drop_group": (lambda s: s.broker.do_each([DropGroup(GROUP, 0)]), ("drop_group",)),
-    "redrive": (lambda s: s.broker.do(Redrive(GROUP, 0, None, count=5)), ("redrive",)),
+    "redrive": (lambda s: redrive(s.broker, GROUP, 0, None, count=5), ("redrive",)),
     "list_pending": (lambda s: s.broker.do(ListPending(GROUP, 0, b"", 5)), ("list_pending",)),
     "list_retries": (lambda s: s.broker.do(ListRetries(GROUP, 0, Scheduled(b"7-1", b"1", 1, None), 5)), ("list_scheduled",)),
     "read_delayed": (lambda s: s.broker.do(ReadDelayed("orders", 0, b"p-8")), ("read_delayed",)),

@@ -6,7 +6,7 @@ Invariant: before and after each step, a message is in exactly one of delayed, s
 from __future__ import annotations
 
 from redisaq.brokers.memory.holdings import Place
-from redisaq.brokers.memory.registry import carry_out, does
+from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps.retrying import (
     DeadLetterEntry,
@@ -15,15 +15,13 @@ from redisaq.brokers.steps.retrying import (
     Purge,
     ReadDead,
     Redrive,
-    SetAside,
     StartRetry,
     SummariseDead,
     TakeDue,
-    unreadable,
+    read_retries,
 )
-from redisaq.brokers.steps.settling import Resolve
 from redisaq.core.failures import own_frame
-from redisaq.core.records import FOREIGN, NO_FAILURE, RAW, UNREADABLE, Body, Resolution, decode_delayed, decode_retry
+from redisaq.core.records import FOREIGN, NO_FAILURE, RAW, decode_delayed
 
 BLOCKED = 1_000_000
 """Microseconds until the next try, after a stream did not take what was due."""
@@ -45,20 +43,9 @@ def take_due(store: MemoryStore, step: TakeDue) -> Due:
     now = store.now()
     moved, next_delayed = _move_delayed(store, step.place, now, step.count)
     found, next_retry = store.shelf(step.group, step.partition).due(now, step.count)
-    retries: list[Body] = []
-    resolutions: list[Resolution] = []
-    set_aside: list[SetAside] = []
-    for entry_id, data in found:
-        try:
-            retries.append(decode_retry(entry_id, data))
-        except UNREADABLE as error:
-            resolution, report = unreadable(entry_id, data, error)
-            resolutions.append(resolution)
-            set_aside.append(report)
-    if resolutions:
-        carry_out(store, Resolve(step.group, step.partition, step.token, resolutions, step.dead_maxlen))
+    retries, unreadable, reports = read_retries(found)
     times = [time for time in (next_delayed, next_retry) if time is not None]
-    return Due(tuple(retries), moved, min(times, default=None), now, tuple(set_aside))
+    return Due(tuple(retries), moved, min(times, default=None), now, tuple(reports), tuple(unreadable))
 
 
 def _move_delayed(store: MemoryStore, place: Place, now: int, count: int) -> tuple[int, int | None]:
@@ -119,7 +106,7 @@ def _summary(letter: DeadLetterEntry, most_text: int) -> DeadLetterSummary:
 @does(Redrive)
 def redrive(store: MemoryStore, step: Redrive) -> int:
     """Give dead letters a new life, and ring."""
-    redriven = store.shelf(step.group, step.partition).redrive(step.ids, step.count, store.now())
+    redriven = store.shelf(step.group, step.partition).redrive(step.lives, store.now())
     if redriven:
         store.ring(step.place)
     return redriven

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from redisaq.brokers.memory.streams import Stream
 from redisaq.brokers.steps.retrying import DeadLetterEntry
-from redisaq.core.entry_ids import START, format_id, parse_id
-from redisaq.core.records import Resolution, encode_dead, encode_retry, next_life, read_dead, retry_prefix
+from redisaq.core.entry_ids import format_id, parse_id
+from redisaq.core.records import Body, Resolution, encode_dead, encode_retry, read_dead, retry_prefix
 
 
 @dataclass
@@ -78,23 +78,18 @@ class Shelf:
         page = self.dead.below(parse_id(below) if below else None, count)
         return [DeadLetterEntry(format_id(dead_id), read_dead(format_id(dead_id), words)) for dead_id, words in page]
 
-    def redrive(self, ids: Sequence[bytes] | None, count: int, now: int) -> int:
-        """Move up to `count` dead letters to `retry`: their next life, due now, in the order in which they died."""
-        if ids is None:
-            entries = self.dead.after(START, len(self.dead))
-        else:
-            wanted = sorted({parse_id(dead_id) for dead_id in ids})
-            entries = [(dead_id, words) for dead_id in wanted if (words := self.dead.fields(dead_id)) is not None]
-        readable = ((dead_id, next_life(read_dead(format_id(dead_id), words))) for dead_id, words in entries)
-        found = [(dead_id, body) for dead_id, body in readable if body is not None][:count]
-        due = max(now - len(found), self.redriven)
-        self.dead.delete(dead_id for dead_id, _ in found)
-        for _, body in found:
-            due += 1
-            self.again += body.entry_id not in self.retry
-            self.retry.setdefault(body.entry_id, (due, encode_retry(body)))
-            self.redriven = due
-        return len(found)
+    def redrive(self, lives: Sequence[tuple[bytes, Body]], now: int) -> int:
+        """Move these dead letters to `retry`, those that are there, in the order given: their next life, due now."""
+        before = len(self.dead)
+        due = max(now - len(lives), self.redriven)
+        for dead_id, body in lives:
+            if self.dead.fields(parse_id(dead_id)) is not None:
+                self.dead.delete([parse_id(dead_id)])
+                due += 1
+                self.again += body.entry_id not in self.retry
+                self.retry.setdefault(body.entry_id, (due, encode_retry(body)))
+                self.redriven = due
+        return before - len(self.dead)
 
     def retry_now(self, ids: Sequence[bytes] | None, count: int, now: int) -> int:
         """Let up to `count` messages of `retry` be due now, in their order, after those that are due already."""

@@ -1,4 +1,4 @@
-"""Steps about messages that failed: what is due, retries that begin, dead letters.
+"""Steps about messages that failed: what is due, retries that begin, dead letters; and what takes two of them.
 
 Steps on dead letters are not fenced, since an admin owns no partition. A redriven message begins a new life, so no late step of its last
 life can touch it (S1). Dead letters have ids of their own, which grow as messages die and are never used again.
@@ -6,13 +6,16 @@ life can touch it (S1). Dead letters have ids of their own, which grow as messag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import msgspec
 
-from redisaq.brokers.steps import ShareStep
-from redisaq.core.records import RAW, Body, Failure, Resolution
+from redisaq.brokers.steps import Broker, ShareStep
+from redisaq.brokers.steps.settling import Resolve
+from redisaq.brokers.terms import GroupName
+from redisaq.core.entry_ids import before, format_id, parse_id
+from redisaq.core.records import RAW, UNREADABLE, Body, Failure, Resolution, decode_retry, next_life
 from redisaq.describing import text_of
 
 __all__ = [
@@ -26,7 +29,9 @@ __all__ = [
     "StartRetry",
     "SummariseDead",
     "TakeDue",
-    "unreadable",
+    "read_retries",
+    "redrive",
+    "take_due",
 ]
 
 
@@ -52,8 +57,8 @@ class Due(msgspec.Struct, frozen=True):
             None if there is none. It is not after `now` if `count` left something out, and in a second if the stream does not take what is
             due.
         now: the server's time.
-        set_aside: what this call found damaged. Damaged retries are now dead letters, unchanged; damaged delayed messages are in the
-            stream.
+        set_aside: what this call found damaged. Damaged delayed messages are in the stream now.
+        unreadable: damaged retries, each with its way to the dead letters, unchanged: `take_due` moves them there.
     """
 
     retries: tuple[Body, ...]
@@ -61,6 +66,7 @@ class Due(msgspec.Struct, frozen=True):
     next_due: int | None
     now: int
     set_aside: tuple[SetAside, ...] = ()
+    unreadable: tuple[Resolution, ...] = ()
 
 
 GONE = "its body is gone, perhaps evicted: the message is lost"
@@ -104,20 +110,18 @@ class StartRetry(ShareStep[bool], frozen=True):
 class TakeDue(ShareStep[Due], frozen=True):
     """Move at most `count` due delayed messages into the stream (XADD first, then ZREM: S2); return up to `count` due retries.
 
-    Damaged ones among these are set aside, one by one. If you have retries in flight, ask for more than those. Messages due at the same
-    microsecond come in the order of their ids' bytes. Raises LeaseLostError if another token is current.
+    If you have retries in flight, ask for more than those. Messages due at the same microsecond come in the order of their ids' bytes.
+    Raises LeaseLostError if another token is current.
 
     Attributes:
         token: the fencing token.
         count: the most of each kind.
-        dead_maxlen: how many dead letters to keep, the latest ones; None for all.
     """
 
     name: ClassVar[str] = "due"
 
     token: int
     count: int
-    dead_maxlen: int | None = None
 
 
 class ReadDead(ShareStep[list[DeadLetterEntry]], frozen=True):
@@ -169,14 +173,16 @@ class SummariseDead(ShareStep[list[DeadLetterSummary]], frozen=True):
 
 
 class Redrive(ShareStep[int], frozen=True):
-    """Give up to `count` dead letters a new life: the first of all, or the first of `ids` that are there.
+    """Give dead letters that were read before a new life, those that are still there; return how many.
 
-    They move into the group's `retry` set: the same message, its next life, no attempt, due now, in the order in which they died, also over
-    several steps. Rings the partition's doorbell. Answers how many were moved; to redrive all, repeat it until it answers 0.
+    They move into the group's `retry` set, due now, in the order given, also over several steps. Rings the partition's doorbell.
+
+    Attributes:
+        lives: ids of dead letters, each with the body of the message's next life. Nothing can make that wrong meanwhile: a dead letter
+            never changes.
     """
 
-    ids: Sequence[bytes] | None
-    count: int
+    lives: Sequence[tuple[bytes, Body]]
 
 
 class Purge(ShareStep[int], frozen=True):
@@ -185,8 +191,61 @@ class Purge(ShareStep[int], frozen=True):
     ids: Sequence[bytes] | None
 
 
-def unreadable(entry_id: bytes, data: bytes, error: Exception) -> tuple[Resolution, SetAside]:
-    """Return the resolution that moves an unreadable retry, unchanged, to the dead letters, and the report of it."""
-    reason = f"a retry that cannot be read: {text_of(error)}"
-    body = Body(entry_id, (RAW, data), failure=Failure("Unreadable", reason, "", 0, 0, 0, ""))
-    return Resolution("retry", "dead", body, raw=data), SetAside(entry_id, reason)
+def read_retries(found: Iterable[tuple[bytes, bytes]]) -> tuple[list[Body], list[Resolution], list[SetAside]]:
+    """Return these encoded messages of `retry`; for those that cannot be read, their way to the dead letters, and the reports."""
+    retries: list[Body] = []
+    unreadable: list[Resolution] = []
+    set_aside: list[SetAside] = []
+    for entry_id, data in found:
+        try:
+            retries.append(decode_retry(entry_id, data))
+        except UNREADABLE as error:
+            reason = f"a retry that cannot be read: {text_of(error)}"
+            body = Body(entry_id, (RAW, data), failure=Failure("Unreadable", reason, "", 0, 0, 0, ""))
+            unreadable.append(Resolution("retry", "dead", body, raw=data))
+            set_aside.append(SetAside(entry_id, reason))
+    return retries, unreadable, set_aside
+
+
+async def take_due(broker: Broker, step: TakeDue, dead_maxlen: int | None) -> Due:
+    """Do the step, then move the retries that cannot be read to the dead letters, of which `dead_maxlen` are kept (None: all)."""
+    due = await broker.do(step)
+    if due.unreadable:
+        await broker.do(Resolve(step.group, step.partition, step.token, due.unreadable, dead_maxlen))
+    return due
+
+
+async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequence[bytes] | None, count: int) -> int:
+    """Give up to `count` dead letters a new life: the first of all, or the first of `ids` that are there, in the order in which they died.
+
+    Returns how many were moved; to redrive all, repeat it until it returns 0. Dead letters that redisaq did not write stay.
+    """
+    found = await (_first(broker, group, partition, count) if ids is None else _named(broker, group, partition, ids, count))
+    return await broker.do(Redrive(group, partition, found[:count])) if found else 0
+
+
+async def _first(broker: Broker, group: GroupName, partition: int, count: int) -> list[tuple[bytes, Body]]:
+    """Return the first `count` dead letters, or a few more, that can be redriven."""
+    found: list[tuple[bytes, Body]] = []
+    after = b""
+    while len(found) < count and (page := await broker.do(ReadDead(group, partition, after, count))):
+        found += _lives(page)
+        after = page[-1].dead_id
+    return found
+
+
+async def _named(broker: Broker, group: GroupName, partition: int, ids: Sequence[bytes], count: int) -> list[tuple[bytes, Body]]:
+    """Return the first `count` of these that are there and can be redriven, never reading more than that at once."""
+    wanted = sorted({parse_id(dead_id) for dead_id in ids})
+    found: list[tuple[bytes, Body]] = []
+    while wanted and len(found) < count:
+        some, wanted = wanted[: count - len(found)], wanted[count - len(found) :]
+        pages = await broker.do_each([ReadDead(group, partition, format_id(before(dead_id)), 1) for dead_id in some])
+        asked = {format_id(dead_id) for dead_id in some}
+        found += _lives([letter for page in pages for letter in page if letter.dead_id in asked])
+    return found
+
+
+def _lives(letters: Iterable[DeadLetterEntry]) -> list[tuple[bytes, Body]]:
+    bodies = ((letter.dead_id, next_life(letter.body)) for letter in letters)
+    return [(dead_id, body) for dead_id, body in bodies if body is not None]
