@@ -25,6 +25,7 @@ from redisaq.admin_views import (
     DelayedMessage,
     GroupInfo,
     GroupStanding,
+    HeldUpInfo,
     HistoryEntry,
     MemberInfo,
     MessageDecoder,
@@ -39,6 +40,7 @@ from redisaq.admin_views import (
     StreamMessage,
     TopicInfo,
     Whereabouts,
+    held_up_info,
     history_entry,
     message_id,
     moment,
@@ -107,6 +109,7 @@ __all__ = [
     "Following",
     "GroupInfo",
     "GroupStanding",
+    "HeldUpInfo",
     "HistoryEntry",
     "Listing",
     "MemberInfo",
@@ -319,6 +322,7 @@ class Admin:
             tuple(sorted({name for view in views for name in view.groups})),
             state.partitions,
             state.acked,
+            held_up_info(state),
         )
 
     @in_one_loop

@@ -13,6 +13,7 @@ import msgspec
 
 from redisaq.brokers.steps.messages import PendingRow, Scheduled
 from redisaq.brokers.steps.retrying import DeadLetterSummary
+from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.codec import Deserializer, EntryDecoder
 from redisaq.core.entry_ids import parse_id
 from redisaq.core.failures import kind_of, template, where
@@ -76,6 +77,20 @@ class StreamInfo(msgspec.Struct, frozen=True):
     added: int = 0
 
 
+class HeldUpInfo(msgspec.Struct, frozen=True):
+    """A producer had to wait, because a partition held as many waiting messages as its `max_backlog` allows.
+
+    Attributes:
+        at: when a producer last said so. While it waits, it says so every 10 s.
+        partition: the partition.
+        max_backlog: how many messages it allows.
+    """
+
+    at: datetime
+    partition: int
+    max_backlog: int
+
+
 class TopicInfo(msgspec.Struct, frozen=True):
     """A topic and its partitions.
 
@@ -86,6 +101,7 @@ class TopicInfo(msgspec.Struct, frozen=True):
         groups: the names of its groups, sorted; or of the groups in the partitions that were asked for.
         partition_count: how many partitions it has.
         acked: whether it is trimmed of what every group has finished (`retention="acked"`).
+        held_up: the producer that last had to wait because of its `max_backlog`; None if none has. Older versions do not say it.
     """
 
     topic: str
@@ -94,6 +110,7 @@ class TopicInfo(msgspec.Struct, frozen=True):
     groups: tuple[str, ...]
     partition_count: int = 0
     acked: bool = False
+    held_up: HeldUpInfo | None = None
 
     @property
     def length(self) -> int:
@@ -116,12 +133,13 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
         tz: its time zone.
         catch_up: which missed ticks are run: "none", "latest" or "all".
         grace: seconds after which a tick that has not begun is missed.
-        next: when it ticks next; None if no program that has the job is running to say it.
+        next: when it ticks next; None if no program that has the job is running to say it: see `overdue`.
         last: the newest tick that has begun, or was missed; None before the first.
         outcome: what came of that: "running", "done", "failed" (it is tried again), "dead", or "missed"; "" before the first.
         since: since when that is so.
         attempt: the number of its last attempt; 0 before the first.
         error: what it failed of, shortened; "" if it did not.
+        overdue: the tick that is due while no such program is running; None if there is none.
     """
 
     app: str
@@ -136,6 +154,7 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
     since: datetime | None = None
     attempt: int = 0
     error: str = ""
+    overdue: datetime | None = None
 
     @classmethod
     def of(cls, app: str, name: str, kept: Schedule, now: float) -> ScheduleInfo:
@@ -149,8 +168,9 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
         """
         terms, run = kept.terms, kept.run
         coming = moment(kept.due * 1000) if kept.due > now else None
+        overdue = moment(kept.due * 1000) if kept.due <= now and (run is None or run.at < kept.due) else None
         if run is None:
-            return cls(app, name, terms.spec, terms.tz, terms.catch_up, terms.grace, coming)
+            return cls(app, name, terms.spec, terms.tz, terms.catch_up, terms.grace, coming, overdue=overdue)
         return cls(
             *(app, name, terms.spec, terms.tz, terms.catch_up, terms.grace, coming),
             last=moment(run.at * 1000),
@@ -158,6 +178,7 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
             since=moment(run.since * 1000),
             attempt=run.attempt,
             error=run.error,
+            overdue=overdue,
         )
 
 
@@ -778,6 +799,12 @@ def _headers(data: bytes) -> Mapping[str, str]:
         return msgspec.json.decode(data, type=dict[str, str]) if data else {}
     except msgspec.MsgspecError:
         return {}
+
+
+def held_up_info(state: TopicState) -> HeldUpInfo | None:
+    """Return the producer that last had to wait."""
+    found = state.held_up
+    return None if found is None else HeldUpInfo(moment(found.at / 1000), found.partition, found.max_backlog)
 
 
 def running_of(report: Report) -> tuple[RunningInfo, ...]:

@@ -12,6 +12,8 @@ bounds the waits here. A connection that is silent for half of that time breaks,
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
@@ -52,6 +54,7 @@ Way = Callable[[Sequence[Placed]], Awaitable[Sequence[bytes | None]]]
 """Sends messages; returns for each its entry id (b"" where it has none), or None where its stream is missing."""
 
 FIRST_POLL, LAST_POLL = 0.02, 0.5  # seconds between two looks at a full partition
+NOTE_AGAIN = 10.0  # seconds after which a producer that is held up says so once more
 
 
 class Sender:
@@ -91,6 +94,7 @@ class Sender:
         self._waiting: dict[Enqueue, tuple[anyio.Event, frozenset[int]]] = {}
         self.state: TopicState | None = None
         self.retried = 0
+        self._note_after = -math.inf  # when to say again that this producer is held up
 
     # -- opening -------------------------------------------------------------------------------------------------------------------
 
@@ -382,6 +386,14 @@ class Sender:
         """Tell whether the topic already has what this producer asks for (E3)."""
         return state.send_timeout >= self._terms.send_timeout and (state.acked or not self._terms.acked)
 
+    async def _note_held_up(self, partition: int, most: int) -> None:
+        """Let those who look at the topic know that a producer waits for room there."""
+        now = self._environment.monotonic()
+        if now >= self._note_after:
+            self._note_after = now + NOTE_AGAIN
+            with contextlib.suppress(ServerError):  # nothing that matters
+                await self._broker.do(topics.NoteHeldUp(self._topic, partition, most))
+
     async def _wait_for_room(self, wanted: dict[int, int], give_up_at: float) -> None:
         """Wait until each partition has room for its messages (back-pressure)."""
         most, pause = self._max_backlog or 0, FIRST_POLL
@@ -392,6 +404,7 @@ class Sender:
             full = [partition for (partition, count), backlog in zip(wanted.items(), waiting, strict=True) if backlog + count > most]
             if not full:
                 return
+            await self._note_held_up(full[0], most)
             if self._environment.monotonic() + pause >= give_up_at:
                 raise QueueFull(f"partition {full[0]} of {self._topic} still holds {max(waiting)} waiting messages (max_backlog {most})")
             await anyio.sleep(pause)

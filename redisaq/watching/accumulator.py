@@ -13,14 +13,25 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from redisaq.admin_views import DeadSummary, GroupInfo, HistoryEntry, MemberInfo, PartitionInfo, ServerInfo, StreamInfo, TopicInfo
+from redisaq.admin_views import (
+    DeadSummary,
+    GroupInfo,
+    HistoryEntry,
+    MemberInfo,
+    PartitionInfo,
+    ScheduleInfo,
+    ServerInfo,
+    StreamInfo,
+    TopicInfo,
+)
 from redisaq.watching import attention
-from redisaq.watching.attention import DeadSample, HandlerSample, MemberSample, Ownerless, Sample, Steady
+from redisaq.watching.attention import DeadSample, HandlerSample, JobSample, MemberSample, Ownerless, Sample, Steady
 from redisaq.watching.colours import Slots
 from redisaq.watching.counting import Counter, Lately
 from redisaq.watching.curves import NEAR_STEP, Series
 from redisaq.watching.history import sentence_of
 from redisaq.watching.snapshot import (
+    Attention,
     GroupView,
     HistoryView,
     PartitionView,
@@ -95,6 +106,11 @@ class _Topic:
         self.groups: dict[str, _Group] = {}
         self.series = Series() if curves else None
 
+    @property
+    def about(self) -> tuple[str, str]:
+        """Its name among the findings."""
+        return "topic", self.topic
+
     def saw(self, number: int, length: int, delayed: int, added: int, at: float) -> None:
         """Record what a report says about a partition."""
         known = self.streams.get(number)
@@ -162,9 +178,9 @@ class _Group:
         self.newest_dead: DeadSample | None = None
 
     @property
-    def about(self) -> str:
+    def about(self) -> tuple[str, str, str]:
         """Its name among the findings."""
-        return f"{self.topic.topic}:{self.group}"
+        return "group", self.topic.topic, self.group
 
     def saw(self, info: PartitionInfo) -> None:
         """Record what a report says about a partition."""
@@ -201,6 +217,7 @@ class Accumulator:
         self._topics: dict[str, _Topic] = {}
         self._server = ServerView("", "")
         self._steady = Steady()
+        self._jobs: set[tuple[str, str]] = set()
         self._at = 0.0
         self._number = 0
         self._curves = 0
@@ -215,7 +232,7 @@ class Accumulator:
         for name in self._topics.keys() - names:
             topic = self._topics.pop(name)
             self._curves -= topic.series is not None
-            self._steady.forget(name)
+            self._steady.forget(topic.about)
             for group in list(topic.groups):
                 self._forget(topic, group)
         for name in sorted(names - self._topics.keys()):
@@ -233,8 +250,13 @@ class Accumulator:
         self.saw_streams(topic.topic, info.partitions, at)
         length = sum(one.length for one in topic.streams.values())
         partial = bool(topic.groups) or len(topic.streams) < topic.partitions
-        finding = None if partial else attention.unread_topic(topic.topic, length, at)
-        self._steady.put(topic.topic, at, [] if finding is None else [(finding, False)])
+        findings: list[tuple[Attention, bool]] = []
+        if not partial and (unread := attention.unread_topic(topic.topic, length, at)) is not None:
+            findings.append((unread, False))
+        if (full := info.held_up) is not None:
+            held_up = attention.held_up(topic.topic, full.partition, full.max_backlog, full.at.timestamp(), at)
+            findings += [] if held_up is None else [(held_up, True)]
+        self._steady.put(topic.about, at, findings)
 
     def saw_streams(self, topic: str, streams: Iterable[StreamInfo], at: float) -> None:
         """Record partitions of a topic, without their groups."""
@@ -266,6 +288,20 @@ class Accumulator:
         while group.samples[0].at < at - REMEMBERED:
             group.samples.popleft()
         self._steady.put(group.about, at, attention.look(group.samples))
+
+    def saw_schedules(self, schedules: Iterable[ScheduleInfo], at: float) -> None:
+        """Record all cron jobs: others are gone."""
+        self._now(at)
+        gone, self._jobs = self._jobs, set()
+        for one in schedules:
+            missed = one.last.timestamp() if one.last is not None and one.outcome == "missed" else None
+            since = 0.0 if one.since is None else one.since.timestamp()
+            overdue = None if one.overdue is None else one.overdue.timestamp()
+            found = attention.missed_tick(JobSample(one.app, one.name, one.grace, missed, since, overdue), at)
+            self._jobs.add((one.app, one.name))
+            self._steady.put(("job", one.app, one.name), at, [] if found is None else [(found, True)])
+        for app, name in gone - self._jobs:
+            self._steady.forget(("job", app, name))
 
     def is_paused(self, topic: str, group: str) -> bool:
         """Return whether a group was paused when it was last seen."""
@@ -359,11 +395,7 @@ class Accumulator:
         self._draw(at)
         self._number += 1
         shown = self._steady.shown(at)
-        kinds: dict[str, set[str]] = {}
-        for one in shown:
-            kind, _, about = one.key.partition(":")
-            kinds.setdefault(about, set()).add(kind)
-        topics = tuple(_topic_view(topic, kinds, at) for _, topic in sorted(self._topics.items()))
+        topics = tuple(_topic_view(topic, self._steady, at) for _, topic in sorted(self._topics.items()))
         groups = [group for topic in topics for group in topic.groups]
         return Snapshot(
             number=self._number,
@@ -391,7 +423,7 @@ class Accumulator:
 
     def _look_at_server(self) -> None:
         finding = attention.server(self._server, self._at)
-        self._steady.put("", self._at, [] if finding is None else [(finding, finding.key == "server")])
+        self._steady.put("server", self._at, [] if finding is None else [(finding, finding.key == "server")])
 
     def _draw(self, at: float) -> None:
         """Put the values of the bin that has ended into the curves."""
@@ -604,8 +636,8 @@ def _partition_view(share: _Share, info: PartitionInfo, at: float) -> PartitionV
     )
 
 
-def _topic_view(topic: _Topic, kinds: dict[str, set[str]], at: float) -> TopicView:
-    groups = tuple(_shown(group, kinds.get(group.about, set())) for _, group in sorted(topic.groups.items()) if group.view is not None)
+def _topic_view(topic: _Topic, steady: Steady, at: float) -> TopicView:
+    groups = tuple(_shown(group, steady.kinds(group.about, at)) for _, group in sorted(topic.groups.items()) if group.view is not None)
     return TopicView(
         topic=topic.topic,
         generation=topic.generation,

@@ -7,7 +7,8 @@ hides nothing. Counters that never fall, and facts such as a pause, are shown at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from urllib.parse import quote
 
 import msgspec
 from msgspec.structs import replace
@@ -35,6 +36,9 @@ SLOW = 60.0
 
 NEAR_LIMIT = 0.8
 """The part of its time limit after which a handler is slow."""
+
+HELD_UP = 30.0
+"""Seconds after a producer has last said that it waits for room: while it waits, it says so every 10 s."""
 
 FULL = 0.9
 """The part of its memory after which a server that evicts nothing is nearly full."""
@@ -152,6 +156,26 @@ class Sample(msgspec.Struct, frozen=True):
     handler: HandlerSample | None = None
 
 
+class JobSample(msgspec.Struct, frozen=True):
+    """A cron job at one moment; see ScheduleInfo.
+
+    Attributes:
+        app: the program's name.
+        name: the job's name.
+        grace: seconds after which a tick that has not begun is missed.
+        missed: the newest tick, if it was missed; None if not.
+        since: since when that is known.
+        overdue: the tick that is due while no program that has the job is running; None if there is none.
+    """
+
+    app: str
+    name: str
+    grace: float
+    missed: float | None = None
+    since: float = 0.0
+    overdue: float | None = None
+
+
 Samples = Sequence[Sample]
 
 
@@ -167,9 +191,14 @@ class Rule(msgspec.Struct, frozen=True):
     sure: bool = False
 
 
+def key_of(kind: str, *names: str) -> str:
+    """Return the key of a finding: its kind, and what it is about, with colons between. Names may contain colons themselves."""
+    return ":".join((kind, *(quote(name, safe=" ") for name in names)))
+
+
 def _group(sample: Sample, kind: str, severity: Severity, sentence: str, more: str = "", **others: object) -> Attention:
     found = Attention(
-        key=f"{kind}:{sample.topic}:{sample.group}",
+        key=key_of(kind, sample.topic, sample.group),
         severity=severity,
         subject=group_name(sample.topic, sample.group),
         sentence=sentence,
@@ -362,7 +391,7 @@ RULES = (
     Rule(mixed),
     Rule(paused, sure=True),
 )
-"""All rules for groups. Two need what the server does not know yet: a missed cron tick, and a producer's max_backlog."""
+"""All rules for groups."""
 
 _HOLD = {"mixed": MIXED}
 """Kinds of findings that are shown only after so many seconds."""
@@ -373,7 +402,7 @@ def unread_topic(topic: str, length: int, at: float) -> Attention | None:
     if not length:
         return None
     return Attention(
-        key=f"nobody:{topic}",
+        key=key_of("nobody", topic),
         severity="calm",
         subject=topic,
         sentence="is read by no group.",
@@ -383,6 +412,37 @@ def unread_topic(topic: str, length: int, at: float) -> Attention | None:
         screen=Screen("topic", topic),
         label="Open topic",
     )
+
+
+def held_up(topic: str, partition: int, max_backlog: int, noted: float, at: float) -> Attention | None:
+    """Return a finding for a topic whose producers wait for room, because as much waits as their max_backlog allows."""
+    if at - noted > HELD_UP:
+        return None
+    return Attention(
+        key=key_of("full", topic),
+        severity="warn",
+        subject=f"{topic}/{partition}",
+        sentence="is full: producers wait for room.",
+        since=noted,
+        code="",
+        more=f"Their max_backlog allows {many(max_backlog, 'waiting message')} in a partition.",
+        screen=Screen("topic", topic),
+        label="Open topic",
+    )
+
+
+def missed_tick(job: JobSample, at: float) -> Attention | None:
+    """Return a finding for a cron job whose newest tick was missed, or is due while no program has the job."""
+    if job.overdue is not None and at - job.overdue > max(ALONE, job.grace):
+        sentence = f"has not run its tick of {day_and_clock(job.overdue, at)} UTC."
+        more, since = "No program that has the job is running.", job.overdue
+    elif job.missed is not None:
+        sentence = f"missed its tick of {day_and_clock(job.missed, at)} UTC."
+        more, since = f"It would have begun more than {duration(job.grace)} late.", job.since
+    else:
+        return None
+    name = group_name(job.app, job.name)
+    return Attention(key_of("tick", job.app, job.name), "warn", name, sentence, since, "", more, Screen("schedule"), "Open schedule")
 
 
 def server(view: ServerView, at: float) -> Attention | None:
@@ -416,14 +476,22 @@ class _Standing(msgspec.Struct):
     missing: int
     sure: bool
 
+    def shows(self, at: float) -> bool:
+        """Return whether to show it."""
+        return (self.sure or self.count > 1) and at - self.first >= _HOLD.get(_kind(self.found), 0.0)
+
+
+def _kind(finding: Attention) -> str:
+    return finding.key.partition(":")[0]
+
 
 class Steady:
     """Shows a finding after two samples in a row, and hides it after two samples without it, so that rows do not blink."""
 
     def __init__(self) -> None:
-        self._standing: dict[str, dict[str, _Standing]] = {}
+        self._standing: dict[Hashable, dict[str, _Standing]] = {}
 
-    def put(self, about: str, at: float, findings: Iterable[tuple[Attention, bool]]) -> None:
+    def put(self, about: Hashable, at: float, findings: Iterable[tuple[Attention, bool]]) -> None:
         """Record all findings of one sample, each with whether one sample is enough."""
         standing = self._standing.setdefault(about, {})
         found = {finding.key: (finding, sure) for finding, sure in findings}
@@ -442,19 +510,18 @@ class Steady:
         if not standing:
             del self._standing[about]
 
-    def forget(self, about: str) -> None:
+    def forget(self, about: Hashable) -> None:
         """Forget something that is gone."""
         self._standing.pop(about, None)
 
     def shown(self, at: float) -> list[Attention]:
         """Return what to show, the most serious first, then what began first."""
-        found: list[Attention] = []
-        for standing in self._standing.values():
-            for key, one in standing.items():
-                hold = _HOLD.get(key.partition(":")[0], 0.0)
-                if (one.sure or one.count > 1) and at - one.first >= hold:
-                    found.append(replace(one.found, since=one.first))
+        found = [replace(one.found, since=one.first) for standing in self._standing.values() for one in standing.values() if one.shows(at)]
         return sorted(found, key=lambda one: (_ORDER[one.severity], one.since, one.key))
+
+    def kinds(self, about: Hashable, at: float) -> set[str]:
+        """Return the kinds of findings that are shown of something."""
+        return {_kind(one.found) for one in self._standing.get(about, {}).values() if one.shows(at)}
 
 
 def look(samples: Samples) -> list[tuple[Attention, bool]]:

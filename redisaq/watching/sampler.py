@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -119,7 +120,7 @@ class Sampler:
         self._environment = environment
         self._turns.clear()
         self._left = environment.monotonic() - LINGER  # when the last one stopped watching
-        self._server_looked = environment.monotonic() - SELDOM
+        self._server_looked = self._schedules_looked = environment.monotonic() - SELDOM
         self._offset = environment.wall_clock() - environment.monotonic()
 
     # -- for those who watch -------------------------------------------------------------------------------------------------------
@@ -201,6 +202,10 @@ class Sampler:
         seen = self._accumulator
         seen.saw_topics(await _within(self._admin.topics()), self.now())
         left, began = BUDGET * OFTEN, self._environment.monotonic()
+        if began >= self._schedules_looked + SELDOM:
+            self._schedules_looked = began
+            with suppress(*_SKIPPED):
+                seen.saw_schedules(await _within(self._admin.schedules()), self.now())
         for topic, group in self._turns.keys() - seen.groups() - {(topic, "") for topic in seen.topics()}:
             del self._turns[topic, group]
         for topic in seen.topics():

@@ -71,6 +71,7 @@ FIELDS: dict[str, object] = {
     "latest": False,
     "life": 0,
     "lives": [(b"1-1", Body(b"1-1", (b"i", b"m"), 1))],
+    "max_backlog": 5,
     "maxlen": None,
     "messages": [Delayed(3, b"m", 1, [b"i", b"m"])],
     "most_text": 200,

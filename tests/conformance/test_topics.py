@@ -6,10 +6,11 @@ import anyio
 import pytest
 
 from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.administration import DropTopic
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Install
 from redisaq.brokers.steps.settling import ReadRemaining
-from redisaq.brokers.steps.topics import FORMAT, GrowTopic, MakeTopic, ReadTopic, ReadTopics, Terms, TopicState
+from redisaq.brokers.steps.topics import FORMAT, GrowTopic, MakeTopic, NoteHeldUp, ReadTopic, ReadTopics, Terms, TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.errors import ServerError, UnknownFormatError
 from tests.conformance.steps import append, deliver, pending, values
@@ -255,3 +256,25 @@ async def test_names_are_kept_apart(a: Broker, b: Broker, name: str) -> None:
     await append(a, name, 1, b"1")
     assert [len(await deliver(b, group, 1, 7, name)) for group in groups] == [1, 1, 0]
     assert await b.do(ReadTopics()) == sorted({name, "other"})
+
+
+async def test_a_producer_that_is_held_up_is_noted(a: Broker, b: Broker) -> None:
+    await a.do(NoteHeldUp("orders", 0, 10))
+    assert await b.do(ReadTopic("orders")) is None
+    await a.do(MakeTopic("orders", 2))
+    state = await b.do(ReadTopic("orders"))
+    assert state is not None
+    assert state.held_up is None
+    for partition, most in ((1, 1000), (0, 5)):
+        await a.do(NoteHeldUp("orders", partition, most))
+        state = await b.do(ReadTopic("orders"))
+        assert state is not None
+        assert state.held_up is not None
+        assert (state.held_up.partition, state.held_up.max_backlog) == (partition, most)
+        now = (await a.do(Heartbeat(GroupName("orders", "billing"), "A", 1.0, ""))).now
+        assert now - 60_000_000 < state.held_up.at <= now
+    await a.do(DropTopic("orders"))
+    await a.do(MakeTopic("orders", 2))
+    state = await b.do(ReadTopic("orders"))
+    assert state is not None
+    assert state.held_up is None

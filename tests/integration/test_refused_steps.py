@@ -37,7 +37,7 @@ from redisaq.brokers.steps.retention import ReadKeeping, Sight, Trim
 from redisaq.brokers.steps.retrying import StartRetry, SummariseDead, TakeDue, redrive
 from redisaq.brokers.steps.schedules import ReadSchedules, SetSchedule
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Resolve
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, Terms
+from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, NoteHeldUp, Terms
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.membership import Document, MemberEntry
 from redisaq.core.records import Body, Resolution
@@ -240,6 +240,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "dead_summaries": (lambda s: s.broker.do(SummariseDead(GROUP, 0, b"", 5, 100)), ("dead_summaries",)),
     "trim": (_trim, ("trim",)),
     "sight": (_sight, ("sight",)),
+    "note_held_up": (lambda s: s.broker.do(NoteHeldUp("orders", 0, 5)), ("note_held_up",)),
     "watch": (lambda s: s.broker.do(Watch(GROUP)), ("watch",)),
 }
 

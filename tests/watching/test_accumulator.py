@@ -376,3 +376,18 @@ def test_new_dead_letters_are_explained() -> None:
     scene.look(0.1)
     (found,) = scene.snapshot().attention
     assert (found.subject, found.code, found.more) == ("2 new dead letters", "TimeoutError", "at bank.py:41, 20 s ago.")
+
+
+def test_names_with_colons_are_not_taken_for_others() -> None:
+    """Topic "a" has a group "b:c", and topic "a:b" a group "c": each keeps its own state."""
+    seen = Accumulator()
+    for step in range(3):
+        at = T0 + 2 * step
+        seen.saw_topics(["a", "a:b"], at)
+        for topic, group, paused in (("a", "b:c", True), ("a:b", "c", False)):
+            seen.saw_topic(TopicInfo(topic, 0, (StreamInfo(0, 0, 0, 0),), (group,), 1), at)
+            seen.saw_group(GroupInfo(topic, group, paused, (MemberInfo("m", "M", 9.0, (0,)),), (), now=moment(at)))
+    snapshot = seen.snapshot(T0 + 6)
+    states = {(topic.topic, group.group): group.state for topic in snapshot.topics for group in topic.groups}
+    assert states == {("a", "b:c"): "paused", ("a:b", "c"): "keeps up"}
+    assert [one.key for one in snapshot.attention] == ["paused:a:b%3Ac"]

@@ -12,11 +12,15 @@ from redisaq.watching.attention import (
     LATELY,
     DeadSample,
     HandlerSample,
+    JobSample,
     MemberSample,
     Ownerless,
     Sample,
     Steady,
+    held_up,
+    key_of,
     look,
+    missed_tick,
     server,
     unread_topic,
 )
@@ -265,3 +269,39 @@ def test_a_topic_that_nobody_reads() -> None:
 def test_the_server(view: ServerView, sentence: str | None) -> None:
     found = server(view, T0)
     assert (None if found is None else found.sentence) == sentence
+
+
+@pytest.mark.parametrize(
+    ("job", "sentence"),
+    [
+        (JobSample("shop", "nightly", 60.0), None),
+        (JobSample("shop", "nightly", 60.0, overdue=T0 - 59.0), None),
+        (JobSample("shop", "nightly", 0.0, overdue=T0 - 4.0), None),
+        (JobSample("shop", "nightly", 0.0, overdue=T0 - 6.0), "has not run its tick of 20:47 UTC."),
+        (JobSample("shop", "nightly", 60.0, overdue=T0 - 86_400.0), "has not run its tick of 27 Nov 20:47 UTC."),
+        (JobSample("shop", "nightly", 60.0, missed=T0 - 7200.0, since=T0 - 60.0), "missed its tick of 18:47 UTC."),
+        (JobSample("shop", "nightly", 60.0, missed=T0 - 7200.0, since=T0 - 60.0, overdue=T0 - 3600), "has not run its tick of 19:47 UTC."),
+    ],
+)
+def test_a_missed_tick(job: JobSample, sentence: str | None) -> None:
+    found = missed_tick(job, T0)
+    if sentence is None:
+        assert found is None
+        return
+    assert found is not None
+    assert (found.key, found.severity, found.subject, found.sentence) == ("tick:shop:nightly", "warn", "shop › nightly", sentence)
+    assert found.screen.view == "schedule"
+
+
+def test_producers_that_are_held_up() -> None:
+    found = held_up("orders", 3, 1000, T0, T0 + 29)
+    assert found is not None
+    assert (found.key, found.severity, found.subject) == ("full:orders", "warn", "orders/3")
+    assert found.sentence == "is full: producers wait for room."
+    assert found.more == "Their max_backlog allows 1,000 waiting messages in a partition."
+    assert held_up("orders", 3, 1000, T0, T0 + 31) is None, "it says so again while it waits"
+
+
+def test_keys_of_names_with_colons_are_different() -> None:
+    assert key_of("behind", "orders", "billing") == "behind:orders:billing"
+    assert key_of("behind", "a:b", "c") != key_of("behind", "a", "b:c")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import anyio
 import pytest
 
-from redisaq import Consumer, Message, Producer, RetryPolicy
+from redisaq import App, Consumer, Message, Producer, RetryPolicy, Tick
 from redisaq.admin import Admin, GroupInfo, PartitionInfo
 from redisaq.brokers import open_broker
 from redisaq.brokers.memory.store import open_store
@@ -17,7 +17,7 @@ from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
 from redisaq.environment import current_environment
-from redisaq.errors import ConnectionFailed
+from redisaq.errors import ConnectionFailed, QueueFull
 from redisaq.testing import virtual_run
 from redisaq.testing.virtual import EPOCH
 from redisaq.watching import Sampler, Screen, Snapshot
@@ -414,5 +414,68 @@ def test_members_that_report_nothing_are_not_counted() -> None:
             assert group is not None
             assert group.running == 1
             tasks.cancel_scope.cancel()
+
+    run(main)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_ticks_that_nobody_ran(backend: Backend) -> None:
+    """No program with the job runs, or it came back too late: the sampler reads it in what programs have stored."""
+
+    async def main() -> None:
+        def app() -> App[None]:
+            made = App(URL, name="shop")
+
+            @made.cron("30 * * * *", catch_up="none")
+            async def hourly(tick: Tick) -> None:
+                del tick
+
+            return made
+
+        async def serve() -> None:
+            async with anyio.create_task_group() as tasks:
+                served = app()
+                await tasks.start(served.serve)
+                await anyio.sleep(60)
+                await served.stop()
+
+        async def found(sampler: Sampler) -> list[tuple[str, str]]:
+            with sampler.watch() as watching:
+                await anext(watching)
+                await anyio.sleep(45)
+                return [(one.subject, one.sentence) for one in (await anext(watching)).attention if one.key == "tick:shop:hourly"]
+
+        async with sampling() as (sampler, _):
+            await serve()  # 22:13:20
+            assert await found(sampler) == []
+            await anyio.sleep(3600)
+            assert await found(sampler) == [("shop › hourly", "has not run its tick of 22:30 UTC.")]
+            await serve()
+            assert await found(sampler) == [("shop › hourly", "missed its tick of 22:30 UTC.")]
+            tasks_until = current_environment().monotonic() + 3600
+            async with anyio.create_task_group() as tasks:
+                served = app()
+                await tasks.start(served.serve)
+                await anyio.sleep_until(anyio.current_time() + tasks_until - current_environment().monotonic())
+                assert await found(sampler) == [], "the next one ran"
+                await served.stop()
+
+    run(main, backend)
+
+
+def test_producers_that_wait_for_room() -> None:
+    async def main() -> None:
+        await make("orders", 1)
+        async with sampling() as (sampler, _), Producer("orders", URL, max_backlog=3, send_timeout=50.0) as producer:
+            await producer.batch_enqueue([{"n": number} for number in range(3)])
+            with sampler.watch() as watching:
+                assert "full:orders" not in [one.key for one in (await anext(watching)).attention]
+                with pytest.raises(QueueFull):
+                    await producer.enqueue({"n": 3})  # waits
+                await anyio.sleep(3)
+                (full,) = [one for one in (await anext(watching)).attention if one.key == "full:orders"]
+                assert (full.subject, full.sentence) == ("orders/0", "is full: producers wait for room.")
+                await anyio.sleep(60)
+                assert "full:orders" not in [one.key for one in (await anext(watching)).attention]
 
     run(main)

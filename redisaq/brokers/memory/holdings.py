@@ -12,7 +12,7 @@ from redisaq.brokers.memory.members import Coordination
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.streams import Stream
 from redisaq.brokers.steps.leases import Installed
-from redisaq.brokers.steps.topics import TopicState
+from redisaq.brokers.steps.topics import HeldUp, TopicState
 from redisaq.brokers.terms import GroupName, ReaderMark
 
 Place = tuple[str, int]
@@ -61,6 +61,7 @@ class Holdings:
 
     Attributes:
         idle: topic -> seconds without a member after which a group pins nothing, as producers declared.
+        held_up: topic -> the producer that last had to wait for room.
         alone: group -> since when it has had no member; set when this is first asked about a group that never had a known one.
         delayed: place -> message id -> when it is due, and its encoded fields.
         schedules: topic -> cron job -> what is kept of it.
@@ -75,6 +76,7 @@ class Holdings:
     coordination: dict[GroupName, Coordination] = field(default_factory=dict[GroupName, Coordination])
     marks: dict[tuple[str, int, str], tuple[bytes, int]] = field(default_factory=dict[tuple[str, int, str], tuple[bytes, int]])
     idle: dict[str, float] = field(default_factory=dict[str, float])
+    held_up: dict[str, HeldUp] = field(default_factory=dict[str, HeldUp])
     alone: dict[GroupName, int] = field(default_factory=dict[GroupName, int])
     schedules: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])
 
@@ -95,6 +97,7 @@ class Holdings:
         """Lose the topic's partition count. Its streams stay, and its name, which a server keeps elsewhere."""
         self.topics.pop(topic, None)
         self.idle.pop(topic, None)
+        self.held_up.pop(topic, None)
 
     def forget_group(self, group: GroupName) -> None:
         """Lose the group's members and document. Its partitions' tokens and pending entries stay (M8)."""

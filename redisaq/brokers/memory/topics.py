@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState, check_format
+from redisaq.brokers.steps.topics import GrowTopic, HeldUp, MakeTopic, NoteHeldUp, ReadTopic, ReadTopics, TopicState, check_format
 
 
 def known_state(store: MemoryStore, topic: str) -> TopicState | None:
@@ -27,7 +27,15 @@ def read_topics(store: MemoryStore, step: ReadTopics) -> list[str]:
 @does(ReadTopic)
 def read_topic(store: MemoryStore, step: ReadTopic) -> TopicState | None:
     """Return the topic's state."""
-    return known_state(store, step.topic)
+    state = known_state(store, step.topic)
+    return None if state is None else replace(state, held_up=store.held_up.get(step.topic))
+
+
+@does(NoteHeldUp)
+def note_held_up(store: MemoryStore, step: NoteHeldUp) -> None:
+    """Note that a producer waits for room."""
+    if step.topic in store.topics:
+        store.held_up[step.topic] = HeldUp(store.now(), step.partition, step.max_backlog)
 
 
 @does(MakeTopic)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisaq.brokers.redis.commands import milliseconds, run, run_each
+from msgspec.structs import replace
+
+from redisaq.brokers.redis.commands import Reply, milliseconds, run, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Script
-from redisaq.brokers.steps.topics import FORMAT, GrowTopic, MakeTopic, ReadTopic, ReadTopics, TopicState, check_format
+from redisaq.brokers.steps.topics import FORMAT, GrowTopic, HeldUp, MakeTopic, NoteHeldUp, ReadTopic, ReadTopics, TopicState, check_format
 from redisaq.core.records import MOST_PARTITIONS, text_or_none, whole
 from redisaq.errors import DamagedKeyError
 from redisaq.link import Caller
@@ -21,6 +23,7 @@ MAKE_TOPIC = Script("make_topic", keys=1, begins_with=("whole",))
 NAME_TOPIC = Script("name_topic", keys=1)
 MAKE_STREAM = Script("make_stream", keys=1)
 GROW_TOPIC = Script("grow_topic", keys=1, begins_with=("whole",))
+NOTE_HELD_UP = Script("note_held_up", keys=1)
 
 FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout", b"format")
 """The fields of `meta` that make a TopicState."""
@@ -38,7 +41,28 @@ def read_topics(step: ReadTopics, keys: Keys) -> Asked[list[str]]:
 @command(ReadTopic)
 def read_topic(step: ReadTopic, keys: Keys) -> Asked[TopicState | None]:
     """Return the topic's state, None if it does not exist."""
-    return (b"HMGET", keys.meta(step.topic), *FIELDS), lambda reply: topic_state(step.topic, keys, reply)
+
+    def answer(reply: Reply) -> TopicState | None:
+        *fields, held_up = reply
+        state = topic_state(step.topic, keys, fields)
+        return state if state is None or held_up is None else replace(state, held_up=_held_up(held_up))
+
+    return (b"HMGET", keys.meta(step.topic), *FIELDS, b"held_up"), answer
+
+
+def _held_up(text: bytes) -> HeldUp | None:
+    """Return what was noted; None if redisaq did not write it."""
+    numbers = [whole(word) for word in text.split(b" ")]
+    if len(numbers) != 3 or None in numbers:  # noqa: PLR2004 -- a time and two numbers
+        return None
+    at, partition, most = (number or 0 for number in numbers)
+    return HeldUp(at * 1000, partition, most)
+
+
+@command(NoteHeldUp)
+def note_held_up(step: NoteHeldUp, keys: Keys) -> Asked[None]:
+    """Note that a producer waits for room."""
+    return NOTE_HELD_UP(keys.meta(step.topic), step.partition, step.max_backlog), lambda _: None
 
 
 @commands(MakeTopic)

@@ -9,10 +9,36 @@ import msgspec
 from redisaq.brokers.steps import Broker, Step, TopicStep
 from redisaq.errors import UnknownFormatError
 
-__all__ = ["FORMAT", "GrowTopic", "MakeTopic", "ReadTopic", "ReadTopics", "Terms", "TopicState", "check_format", "make_or_grow"]
+__all__ = [
+    "FORMAT",
+    "GrowTopic",
+    "HeldUp",
+    "MakeTopic",
+    "NoteHeldUp",
+    "ReadTopic",
+    "ReadTopics",
+    "Terms",
+    "TopicState",
+    "check_format",
+    "make_or_grow",
+]
 
 FORMAT = 1
 """The latest layout of entries and keys that this version knows; a topic's meta has its own."""
+
+
+class HeldUp(msgspec.Struct, frozen=True):
+    """A producer had to wait, because a partition held as many waiting entries as its `max_backlog` allows.
+
+    Attributes:
+        at: when it last said so, by the server's clock.
+        partition: the partition.
+        max_backlog: how many entries it allows.
+    """
+
+    at: int
+    partition: int
+    max_backlog: int
 
 
 class TopicState(msgspec.Struct, frozen=True):
@@ -24,6 +50,7 @@ class TopicState(msgspec.Struct, frozen=True):
         acked: a producer asked for `retention="acked"`.
         send_timeout: the largest of its producers' time limits, in seconds; 0 if none has declared one (E3).
         format: the layout of its keys and entries.
+        held_up: the producer that last had to wait for room; None if none has. Only ReadTopic returns it.
     """
 
     generation: int
@@ -31,6 +58,7 @@ class TopicState(msgspec.Struct, frozen=True):
     acked: bool = False
     send_timeout: float = 0.0
     format: int = FORMAT
+    held_up: HeldUp | None = None
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -81,6 +109,18 @@ class GrowTopic(TopicStep[TopicState], frozen=True):
     """
 
     partitions: int
+
+
+class NoteHeldUp(TopicStep[None], frozen=True):
+    """Note that a producer waits for room in a partition; nothing is noted about a topic that does not exist.
+
+    Attributes:
+        partition: the partition.
+        max_backlog: how many waiting entries the producer allows there.
+    """
+
+    partition: int
+    max_backlog: int
 
 
 def check_format(topic: str, layout: int) -> None:
