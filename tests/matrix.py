@@ -23,7 +23,7 @@ LOOPS = ("anyio_backend", "backend")
 SERVERS = ("bench", "breakable_server", "kind", "own_server", "place", "server", "url", "world")
 """Fixtures that are a server, or lead to one."""
 
-KINDS = ("memory", "valkey", "valkey9", "redis8", "redis7", "sentinel")
+KINDS = ("memory", "valkey", "valkey9", "redis8", "redis7", "sentinel", "cluster", "cluster8")
 
 Values: TypeAlias = tuple[tuple[str, int], ...]
 """Names of parameters, and which object each has: the combinations of one test share them."""
@@ -37,6 +37,11 @@ Pair: TypeAlias = tuple[pytest.Item, str, str]
 def meet(loop: int, loops: int, server: int, servers: int, turn: int) -> bool:
     """Return whether these two, of so many each, run together: walk through the longer row, and begin the shorter one again."""
     return any((n % loops, (n + turn) % servers) == (loop, server) for n in range(max(loops, servers)))
+
+
+def everything() -> bool:
+    """Return whether every combination was asked for."""
+    return os.environ.get("REDISAQ_MATRIX") == "all"
 
 
 def thin_out(config: pytest.Config, items: list[pytest.Item]) -> None:

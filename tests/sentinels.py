@@ -6,27 +6,16 @@ one (tests/servers.py). The sentinels know each other from the start, since find
 
 from __future__ import annotations
 
-import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import hiredis
 
-from tests.servers import START_SECONDS, Server, Watchdog, free_port
+from tests.servers import Server, Watchdog, free_port, wait_for
 
 SERVICE = "main"
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 4 * START_SECONDS) -> None:
-    """Return when the condition holds."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > limit:
-            message = f"not within {seconds:g} s: {what}"
-            raise RuntimeError(message)
-        time.sleep(0.01)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.clusters import Cluster
 from tests.sentinels import Guarded
 from tests.servers import PROGRAMS, Server, ServerMissing, Watchdog
 
@@ -19,13 +20,18 @@ KINDS = sorted(PROGRAMS, reverse=True)
 SERVERS = ("server", "breakable_server", "valkey_server", "redis8_server", "redis7_server")
 
 
+CLUSTERS = {"cluster": "valkey9", "cluster8": "redis8"}
+"""Kinds of clusters, and of which servers they are."""
+
+
 class ServerPool:
-    """The run's servers: one of each kind to share, and any number to break."""
+    """The run's servers and clusters: one of each kind to share, and any number to break."""
 
     def __init__(self) -> None:
         self._watchdog: Watchdog | None = None
         self._shared: dict[str, Server] = {}
         self._guarded: Guarded | None = None
+        self._clusters: dict[str, Cluster] = {}
 
     def shared(self, kind: str) -> Server:
         """Return the server of this kind that all tests share; skip the test if its program is not on this machine."""
@@ -62,10 +68,29 @@ class ServerPool:
         guarded.start()
         return guarded
 
+    def shared_cluster(self, kind: str) -> Cluster:
+        """Return the cluster of this kind that all tests share: three masters without replicas."""
+        if kind not in self._clusters:
+            self._clusters[kind] = self.new_cluster(kind)
+        return self._clusters[kind]
+
+    def new_cluster(self, kind: str, *options: str, replicas: int = 0, node_timeout: float = 2.0) -> Cluster:
+        """Return another cluster of this kind, started, with further options of each node's command line; the caller closes it."""
+        try:
+            program = PROGRAMS[CLUSTERS[kind]]()
+        except ServerMissing as missing:
+            pytest.skip(str(missing))
+        self._watchdog = self._watchdog or Watchdog()
+        cluster = Cluster(CLUSTERS[kind], program, self._watchdog, replicas=replicas, node_timeout=node_timeout, options=options)
+        cluster.start()
+        return cluster
+
     def close(self) -> None:
         """End every shared server; the watchdog ends what callers forgot."""
         if self._guarded is not None:
             self._guarded.close()
+        for cluster in self._clusters.values():
+            cluster.close()
         for server in self._shared.values():
             server.close()
         if self._watchdog is not None:

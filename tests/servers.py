@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,16 @@ def free_port() -> int:
             return port
 
 
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 4 * START_SECONDS) -> None:
+    """Return when the condition holds."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > limit:
+            message = f"not within {seconds:g} s: {what}"
+            raise RuntimeError(message)
+        time.sleep(0.01)
+
+
 def command(socket_path: Path, *words: str | bytes | float) -> Any:
     """Send one command over a Unix socket, on a connection of its own, and return the answer as hiredis parses it (RESP2).
 
@@ -155,6 +166,7 @@ class Server:
         kind: which server this is: a key of PROGRAMS.
         port: the loopback port, the same across restarts.
         socket_path: the Unix socket, the same across restarts.
+        paused: True while the process is stopped (SIGSTOP).
     """
 
     kind: str
@@ -163,6 +175,7 @@ class Server:
     options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="rq-test-")))
+    paused: bool = False
     _process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -173,6 +186,14 @@ class Server:
     def url(self) -> str:
         """The server's address over TCP, database 0."""
         return f"redis://127.0.0.1:{self.port}/0"
+
+    def url_of(self, user: str) -> str:
+        """Return the address for a user, given as `name:password@`."""
+        return f"redis://{user}127.0.0.1:{self.port}/0"
+
+    def each(self) -> list[Server]:
+        """Return the servers that keep keys: this one."""
+        return [self]
 
     @property
     def unix_url(self) -> str:
@@ -239,10 +260,12 @@ class Server:
     def pause(self) -> None:
         """Stop the process (SIGSTOP): connections stay open, nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
+        self.paused = True
 
     def resume(self) -> None:
         """Let a paused process go on (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
+        self.paused = False
 
     def flush(self) -> None:
         """Drop every key of every database."""
@@ -267,3 +290,4 @@ class Server:
         self._process.wait()
         self.watchdog.tell("spare", self._process.pid)
         self._process = None
+        self.paused = False

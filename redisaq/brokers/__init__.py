@@ -40,9 +40,10 @@ def open_broker(
     """Return a broker for the URL. Nothing is connected, and no file touched, before `connect` or the first call.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://` for a server; `redis+sentinel://` or `rediss+sentinel://` for a server behind sentinels
-            (see `parse_url`); `embedded://path` for a private server in that directory, started with its
-            first user; `embedded://` for a private server of this process; `memory://name` for no server at all.
+        url: `redis://`, `rediss://` or `unix://` for a server; `redis+cluster://` or `rediss+cluster://` for a cluster;
+            `redis+sentinel://` or `rediss+sentinel://` for a server behind sentinels (see `parse_url`); `embedded://path` for a private
+            server in that directory, started with its first user; `embedded://` for a private server of this process; `memory://name` for
+            no server at all.
         namespace: the first part of every key's name, already validated.
         environment: gives clocks and random numbers. None: the context's environment.
         ca_file: a PEM file of the authorities to trust. This and the next two are for `rediss://` only.
@@ -69,13 +70,15 @@ def open_broker(
         # The URL is not shown: a mistyped one has its password in unexpected places.
         raise SettingsError("the URL begins with none of redis://, rediss://, unix://, embedded:// and memory://")
     from redisaq.brokers.redis import RedisBroker  # noqa: PLC0415
-    from redisaq.link import Address, Link, SentinelAddress, parse_url  # noqa: PLC0415
+    from redisaq.link import ClusterAddress, Link, SentinelAddress, parse_url  # noqa: PLC0415
 
     address = parse_url(url, ca_file=ca_file, cert_file=cert_file, key_file=key_file, connect_timeout=connect_timeout)
+    if isinstance(address, ClusterAddress):
+        from redisaq.link.cluster import ClusterLink  # noqa: PLC0415
+
+        return RedisBroker(ClusterLink(address, environment, client=client, silence=silence, time=time), namespace)
     if isinstance(address, SentinelAddress):
         from redisaq.link.sentinel import SentinelLink  # noqa: PLC0415
 
         return RedisBroker(SentinelLink(address, environment, client=client, silence=silence, time=time), namespace)
-    if not isinstance(address, Address):
-        raise SettingsError(f"{scheme}:// is not supported yet; use redis://, rediss:// or unix:// with a single server")
     return RedisBroker(Link(address, environment, client=client, silence=silence, time=time), namespace)

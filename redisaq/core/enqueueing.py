@@ -201,7 +201,7 @@ class Knowledge:
         partitions: how many the topic has, 0 until that is known.
         generation: how many times it has grown.
         anchors: partition -> an id that was in its stream (E2), from `run`.
-        run: the run of the server that all `anchors` are from.
+        run: the run of the server that all `anchors` are from; in a cluster, a text that contains the runs of its nodes.
         unkilled: broken connections that may still carry something (E1).
         forbidden: those that the server does not permit to kill.
         calm_until: until this time an enqueue may be sent without calling `next` first, because `next` would request nothing.
@@ -560,7 +560,7 @@ class Enqueue:
         self._carriers.update(dict.fromkeys(connections))
         if self.state == "searching":
             knowledge.unkilled.update(dict.fromkeys(connections))
-            if any(run != self._run for _, _, run in connections):  # E2: it may have got an id below the anchor
+            if any(run not in self._run for _, _, run in connections):  # E2: it may have got an id below the anchor
                 self._anchors = dict.fromkeys(self._anchors, BEGINNING)
             return
         self._loose = self._loose or written

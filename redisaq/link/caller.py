@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command
 from redisaq.link.shared import Identity
-from redisaq.link.switchboard import Bell
 
 T = TypeVar("T")
 
@@ -40,6 +39,18 @@ class Carrier(Protocol):
 
     async def call(self, *commands: Command) -> list[Any]:
         """Return the replies in order."""
+        ...
+
+
+class Listening(Protocol):
+    """What `listen` returns: see Bell."""
+
+    async def wait(self) -> None:
+        """Return when something was published since the last call, or may have been missed."""
+        ...
+
+    async def close(self) -> None:
+        """Stop listening."""
         ...
 
 
@@ -77,14 +88,14 @@ class Caller(Carrier, Protocol):
         """
         ...
 
-    async def nodes(self) -> Sequence[Carrier]:
-        """Return a way to each server that keeps keys."""
+    async def nodes(self) -> Sequence[Caller]:
+        """Return the way to each server that keeps keys, for what is about servers; in a cluster each knows its own slots only."""
         ...
 
     async def open_reading(self, key: bytes) -> ReadingConnection:
         """Make a separate connection to where the key is, for commands that block. One attempt; the caller closes it."""
         ...
 
-    async def listen(self, *channels: str) -> Bell:
-        """Listen to sharded channels, all in one slot. One attempt; the caller closes the bell."""
+    async def listen(self, *channels: str) -> Listening:
+        """Listen to sharded channels, all in one slot. One attempt; the caller closes what is returned."""
         ...

@@ -55,11 +55,11 @@ class Connector:
                 await attempt.wait()
             attempt.check(self._url)
 
-    def close(self) -> None:
+    def close(self, reason: str) -> None:
         """Fail all callers that wait, and break the connection. The dialer ends an attempt that is under way."""
         self.era += 1
         if self.current is not None:
-            self.current.fail("the link was closed")
+            self.current.fail(reason)
             self.current = None
 
     async def _run(self, attempt: Attempt) -> None:

@@ -18,10 +18,13 @@ from redisaq.link.resp import Command
 OLDEST_REDIS = (7, 0)
 OLDEST_VALKEY = (7, 2)
 
-CLUSTER = "this is a cluster, which redisaq does not support yet: use a single server"
+CLUSTER = "this is a node of a cluster: begin the URL with redis+cluster:// (rediss+cluster:// for TLS)"
 
 LOGGED_OUT = frozenset({"DENIED", "NOAUTH", "WRONGPASS"})
 """Error codes that mean that a connection is not, or no longer, logged in. Nothing was executed; the next log-in reports the reason."""
+
+REDIRECTS = frozenset({"ASK", "CLUSTERDOWN", "MOVED", "TRYAGAIN"})
+"""Error codes that mean that a node of a cluster does not serve the key, or the channel, now. Nothing was executed (C1)."""
 
 _CLIENT_ADDRESS = re.compile(r"(?:^| )addr=(.*?) laddr=")
 # Codes of errors that are temporary.
@@ -47,8 +50,8 @@ class Greeting:
     role: str = ""
 
 
-async def greet(line: Line, address: Address, name: str) -> Greeting:
-    """Log in, name the connection, and return what the server reported.
+async def greet(line: Line, address: Address, name: str, *, in_cluster: bool = False) -> Greeting:
+    """Log in, name the connection, and return what the server reported. A node of a cluster is refused unless one is wanted (`in_cluster`).
 
     Raises:
         ConnectionFailed: the server refuses us, or cannot serve us (yet).
@@ -81,7 +84,7 @@ async def greet(line: Line, address: Address, name: str) -> Greeting:
     for reply in (info, ping, selected):
         if isinstance(reply, ServerError) and not (reply is ping and reply.code in {"NOPERM", "MISCONF"}):
             raise _refusal(address, reply, selecting=reply is selected)
-    if hello_map.get(b"mode") == b"cluster":
+    if hello_map.get(b"mode") == b"cluster" and not in_cluster:
         await _refuse_cluster(line, address)
     found = _CLIENT_ADDRESS.search(client.decode("utf-8", "surrogateescape")) if isinstance(client, bytes) else None
     return Greeting(

@@ -107,12 +107,17 @@ class Link:
         You may call it from any task, in any order, any number of times. You may use the link again afterwards: it connects again. If
         cancelled, it has closed all the same.
         """
-        self._dialer.interrupt()
-        self._connector.close()
-        for opened in tuple(self._opened):
-            opened.abort()
-        self._switchboard.abort()
+        self.abort()
         await checkpoint()
+
+    def abort(self, reason: str = "the link was closed") -> None:
+        """Close all connections for this reason, without a checkpoint."""
+        self._dialer.interrupt(reason)
+        self._connector.close(reason)
+        for opened in tuple(self._opened):
+            opened.give_up(reason)
+            opened.abort()
+        self._switchboard.abort(reason)
 
     async def call(self, *commands: Command) -> list[object]:
         """Run commands on the shared connection, together with those of other tasks; never use it for a command that blocks.
@@ -191,14 +196,18 @@ class Link:
         self._opened.add(reading)
         return reading
 
-    async def listen(self, *channels: str) -> Bell:
+    async def listen(self, *channels: str, moving: bool = False) -> Bell:
         """Listen to sharded channels, on the one connection that all bells of this link share. One attempt; the caller closes the bell.
+
+        Args:
+            *channels: their names.
+            moving: they may move to another server; see Switchboard.
 
         Raises:
             ConnectionFailed: the attempt failed.
             ServerError: the server does not let us listen.
         """
-        return await self._switchboard.listen(*channels)
+        return await self._switchboard.listen(*channels, moving=moving)
 
     async def _connection(self) -> SharedConnection:
         until = time_is_up_at()

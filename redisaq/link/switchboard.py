@@ -26,7 +26,7 @@ from redisaq.core.retry import full_jitter
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link.dial import Dialer
-from redisaq.link.greeting import LOGGED_OUT
+from redisaq.link.greeting import LOGGED_OUT, REDIRECTS
 from redisaq.link.line import Line
 from redisaq.link.resp import NOTHING, push_kind
 
@@ -62,13 +62,15 @@ class Backoff:
 class Bell:
     """One listener's subscription to its channels. One task at a time may wait; any task may close it."""
 
-    def __init__(self, board: Switchboard, channels: Sequence[bytes]) -> None:
+    def __init__(self, board: Switchboard, channels: Sequence[bytes], *, moving: bool = False) -> None:
         """Make a bell; use `Switchboard.listen` instead.
 
         Args:
             board: the switchboard that it belongs to.
             channels: the names of its channels.
+            moving: its channels may move to another server.
         """
+        self.moving = moving
         self.channels = channels
         self.unconfirmed = set(channels)  # before it is subscribed for the first time
         self.rung = False
@@ -97,8 +99,12 @@ class Bell:
 
     async def close(self) -> None:
         """Stop listening; `wait` raises ConnectionFailed. Any task may call it, any number of times."""
-        self._board.drop(self)
+        self.drop()
         await checkpoint()
+
+    def drop(self) -> None:
+        """Stop listening, without a checkpoint."""
+        self._board.drop(self)
 
     def ring(self) -> None:
         """Ring, and wake the task that waits."""
@@ -151,15 +157,19 @@ class Switchboard:
         self._asked: deque[tuple[bytes, bytes]] = deque()  # (ssubscribe or sunsubscribe, channel), not answered yet
         self._confirmed: set[bytes] = set()
 
-    async def listen(self, *channels: str) -> Bell:
+    async def listen(self, *channels: str, moving: bool = False) -> Bell:
         """Subscribe to some sharded channels, in one attempt, and return a bell for them.
+
+        Args:
+            *channels: their names.
+            moving: they may move to another server: then the bell ends with the server's redirect, and the other bells stay.
 
         Raises:
             ConnectionFailed: the attempt failed, or the link was closed meanwhile.
             ServerError: the server does not let us listen.
         """
         await checkpoint()
-        bell = Bell(self, [channel.encode() for channel in channels])
+        bell = Bell(self, [channel.encode() for channel in channels], moving=moving)
         new = [channel for channel in bell.channels if channel not in self._bells]
         for channel in bell.channels:
             self._bells.setdefault(channel, []).append(bell)
@@ -173,10 +183,10 @@ class Switchboard:
             raise
         return bell
 
-    def abort(self) -> None:
-        """End every bell, without a checkpoint."""
+    def abort(self, reason: str) -> None:
+        """End every bell for this reason, without a checkpoint."""
         for bell in [bell for bells in self._bells.values() for bell in bells]:
-            self._end(bell, ConnectionFailed(self._url, "the link was closed"))
+            self._end(bell, ConnectionFailed(self._url, reason))
 
     def give_up(self, reason: str) -> None:
         """Break the connection; whoever waits connects again."""
@@ -332,7 +342,8 @@ class Switchboard:
         if isinstance(item, ServerError) and channel and channel not in self._bells:
             return  # nobody listens to it any more
         forbidden = isinstance(item, ServerError) and item.forbidden
-        refused = [bell for bell in self._bells.get(channel, ()) if forbidden or channel in bell.unconfirmed]
+        moved = isinstance(item, ServerError) and item.code in REDIRECTS
+        refused = [bell for bell in self._bells.get(channel, ()) if forbidden or channel in bell.unconfirmed or (moved and bell.moving)]
         if not refused or not isinstance(item, ServerError):
             raise line.fail("the server refused to subscribe again")
         for bell in refused:

@@ -12,17 +12,22 @@ from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
 from tests.conformance.worlds import MemoryWorld, RedisWorld, SentinelWorld, World
-from tests.server_fixtures import ServerPool
+from tests.matrix import everything
+from tests.server_fixtures import CLUSTERS, ServerPool
 
 
-@pytest.fixture(params=["memory", "valkey9", "redis8", "redis7", "sentinel"])
+@pytest.fixture(params=["memory", "valkey9", "redis8", "redis7", "sentinel", "cluster", *(["cluster8"] if everything() else [])])
 def world(request: pytest.FixtureRequest, server_pool: ServerPool, namespace: str) -> Iterator[World]:
     """Each store in turn; nothing of the test is left in it."""
     kind: str = request.param
     if kind == "memory":
         yield MemoryWorld(namespace)  # its store goes with the event loop
         return
-    world = SentinelWorld(server_pool.guarded(), namespace) if kind == "sentinel" else RedisWorld(server_pool.shared(kind), namespace)
+    world: World
+    if kind == "sentinel":
+        world = SentinelWorld(server_pool.guarded(), namespace)
+    else:
+        world = RedisWorld(server_pool.shared_cluster(kind) if kind in CLUSTERS else server_pool.shared(kind), namespace)
     yield world
     world.flush()
 

@@ -47,7 +47,7 @@ def test_the_scheme_names_the_broker(url: str, kind: type) -> None:
         "REDIS//",
         "memory:",
         "embedded:/x",
-        "redis+cluster://h:1",
+        "redis+cluster://h:1/1",
     ],
 )
 def test_an_url_that_cannot_work(url: str) -> None:

@@ -13,12 +13,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from redisaq.brokers import open_broker
 from redisaq.brokers.memory import MemoryBroker, MemoryStore
-from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.terms import GroupName
-from redisaq.link import Link, SentinelAddress, parse_address, parse_url
-from redisaq.link.sentinel import SentinelLink
+from tests.clusters import Cluster
 from tests.sentinels import Guarded
 from tests.servers import Server
 
@@ -192,9 +191,9 @@ class MemoryWorld:
 
 
 class RedisWorld:
-    """A namespace of a real server."""
+    """A namespace of a real server, or of a cluster."""
 
-    def __init__(self, server: Server, namespace: str) -> None:
+    def __init__(self, server: Server | Cluster, namespace: str) -> None:
         self._server = server
         self._namespace = namespace
 
@@ -203,10 +202,10 @@ class RedisWorld:
 
     def weak_broker(self) -> Broker:
         self._server.command("ACL", "SETUSER", "weak", "on", f">{PASSWORD}", "~*", "&*", "+@all", "-client|kill")
-        return self._open(f"redis://weak:{quote(PASSWORD)}@127.0.0.1:{self._server.port}/0")
+        return self._open(self._server.url_of(f"weak:{quote(PASSWORD)}@"))
 
     def _open(self, url: str, suffix: str = "") -> Broker:
-        return RedisBroker(Link(parse_address(url)), self._namespace + suffix)
+        return open_broker(url, self._namespace + suffix)
 
     def expire(self, group: GroupName, incarnation: str) -> None:
         seconds, microseconds = (int(number) for number in self._server.command("TIME"))
@@ -222,8 +221,8 @@ class RedisWorld:
         self._server.command("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes")
 
     def blocked_reads(self) -> int:
-        (line,) = (line for line in self._server.command("INFO", "clients").decode().splitlines() if line.startswith("blocked_clients:"))
-        return int(line.partition(":")[2])
+        said = [server.command("INFO", "clients").decode() for server in self._server.each()]
+        return sum(int(line.partition(":")[2]) for text in said for line in text.splitlines() if line.startswith("blocked_clients:"))
 
     @contextlib.contextmanager
     def freeze(self) -> Iterator[None]:
@@ -319,9 +318,3 @@ class SentinelWorld(RedisWorld):
     def weak_broker(self) -> Broker:
         super().weak_broker()
         return self._open(self._guarded.url_of(self._guarded.sentinels, f"weak:{quote(PASSWORD)}@"))
-
-    def _open(self, url: str, suffix: str = "") -> Broker:
-        address = parse_url(url)
-        if not isinstance(address, SentinelAddress):
-            return super()._open(url, suffix)
-        return RedisBroker(SentinelLink(address), self._namespace + suffix)

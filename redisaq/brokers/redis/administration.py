@@ -5,6 +5,8 @@ Invariants: no step here needs a token, and a repeated step continues where it w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from redisaq.brokers.redis.commands import Reply, run, run_all, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command, commands
@@ -36,7 +38,7 @@ from redisaq.core.profile import Presence, read_profile
 from redisaq.core.records import MOST_NUMBER, text_or_none, time_of, whole
 from redisaq.core.retention import IDLE, alone_since
 from redisaq.errors import ServerError
-from redisaq.link import Caller
+from redisaq.link import Caller, Carrier
 
 VIEW_STREAM = Script("view_stream", keys=2, begins_with=("facts",))
 VIEW_GROUP = Script("view_group", keys=3)
@@ -54,13 +56,27 @@ PAGE = 1000
 async def read_server(step: ReadServer, link: Caller, keys: Keys) -> ServerFacts:
     """Return what INFO says. An account of few rights need not be able to count keys."""
     del step, keys
-    seconds, microseconds = await run(link, (b"TIME",))
-    text = await run(link, (b"INFO",))
-    facts = dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
-    (count,) = await run_all(link, ((b"DBSIZE",),))
-    valkey = facts.get("valkey_version")
+    each = [await _facts(node) for node in await link.nodes()]
     return ServerFacts(
         url=link.url,
+        name=each[0].name,
+        now=each[0].now,
+        memory=_sum([one.memory for one in each]),
+        max_memory=_sum([one.max_memory for one in each]),
+        evicts=any(one.evicts for one in each),
+        keys=_sum([one.keys for one in each]),
+    )
+
+
+async def _facts(node: Carrier) -> ServerFacts:
+    """Return what INFO says at one server."""
+    seconds, microseconds = await run(node, (b"TIME",))
+    text = await run(node, (b"INFO",))
+    facts = dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
+    (count,) = await run_all(node, ((b"DBSIZE",),))
+    valkey = facts.get("valkey_version")
+    return ServerFacts(
+        url=node.url,
         name=f"Valkey {valkey}" if valkey else f"Redis {facts.get('redis_version', '')}".strip(),
         now=int(seconds) * 1_000_000 + int(microseconds),
         memory=whole(facts.get("used_memory", "").encode()),
@@ -68,6 +84,12 @@ async def read_server(step: ReadServer, link: Caller, keys: Keys) -> ServerFacts
         evicts=facts.get("maxmemory_policy", "noeviction") != "noeviction",
         keys=None if isinstance(count, ServerError) else count,
     )
+
+
+def _sum(numbers: Sequence[int | None]) -> int | None:
+    """Return the sum; None if a server did not say, or has no limit."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 @command(ViewStream)
@@ -203,17 +225,29 @@ def drop_group(step: DropGroup, keys: Keys) -> Asked[None]:
 async def drop_topic(step: DropTopic, link: Caller, keys: Keys) -> None:
     """Drop every key of the topic.
 
-    This scans all keys, since nothing lists the marks of deduplication, nor what groups that are gone have left beside partitions.
+    This scans all keys, since nothing lists the marks of deduplication, nor what groups that are gone have left beside partitions. A slot
+    that moves from server to server meanwhile may be missed: of several servers, all are scanned again until nothing is found.
     """
-    topic, cursor = step.topic, b"0"
+    topic = step.topic
     while True:
-        cursor, found = await run(link, (b"SCAN", cursor, b"MATCH", keys.topic_pattern(topic), b"COUNT", PAGE))
-        dropped: list[Command] = [(b"UNLINK", key) for key in found if keys.is_of_topic(key, topic)]
-        if dropped:
-            await run_each(link, dropped)
-        if int(cursor) == 0:
+        nodes = await link.nodes()
+        found = [await _drop_found(link, node, keys, topic) for node in nodes]
+        if len(nodes) == 1 or not any(found):
             break
     # The count goes last: a repetition of an interrupted step needs it.
     await run(link, (b"SREM", keys.topics, topic))
     await run(link, (b"UNLINK", keys.meta(topic)))
     await run_all(link, [(b"SPUBLISH", keys.topic_doorbell(topic), b"")])  # a hint: its failure must not fail the step
+
+
+async def _drop_found(link: Caller, node: Carrier, keys: Keys, topic: str) -> bool:
+    """Drop those of the topic's keys that one server has; return whether there were any."""
+    cursor, found = b"0", False
+    while True:
+        cursor, page = await run(node, (b"SCAN", cursor, b"MATCH", keys.topic_pattern(topic), b"COUNT", PAGE))
+        dropped: list[Command] = [(b"UNLINK", key) for key in page if keys.is_of_topic(key, topic)]
+        if dropped:
+            found = True
+            await run_each(link, dropped)
+        if int(cursor) == 0:
+            return found
