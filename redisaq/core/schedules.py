@@ -62,6 +62,22 @@ class Timetable:
 
     def after(self, moment: int) -> int | None:
         """Return the first tick after a moment; None if there is none within 50 years."""
+        found = self._next(moment)
+        if found is None or self._is_even(moment - LONGEST_FOLD, moment, found):
+            return found
+        # Where the clock is set by half an hour, cronsim may pass over a tick on its way forward, but not on its way back.
+        for tick in self._ticks(found, back=True):
+            if tick <= moment:
+                break
+            if self._next(tick - 1) == tick:
+                found = tick
+        return found
+
+    def _is_even(self, *moments: int) -> bool:
+        """Return whether the zone's clock is equally far from UTC at all these moments."""
+        return len({self.at(moment).utcoffset() for moment in moments}) == 1
+
+    def _next(self, moment: int) -> int | None:
         for tick in self._ticks(moment, back=False):
             if tick > moment:  # where the clock is set back, a time that comes once may come before the moment
                 return tick
@@ -74,9 +90,8 @@ class Timetable:
     def between(self, after: int, until: int, most: int) -> list[int]:
         """Return the ticks after one moment and not after another, in order: the newest `most` of them."""
         found: list[int] = []
-        offsets = {self.at(moment).utcoffset() for moment in (until - LONGEST_FOLD, until, until + LONGEST_FOLD)}
         # Where the clock is set back, a later time of day may be an earlier tick. Elsewhere, looking so far only takes long.
-        beyond = 1 if len(offsets) == 1 else LONGEST_FOLD
+        beyond = 1 if self._is_even(until - LONGEST_FOLD, until, until + LONGEST_FOLD) else LONGEST_FOLD
         for tick in self._ticks(until + beyond, back=True):
             if tick <= after or len(found) == most:
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -69,8 +70,21 @@ def declaring(declared: Jobs, sim: Simulation, came: Came) -> Callable[[ReplicaA
     return build
 
 
-@pytest.mark.parametrize(("backend", "days"), [("trio", 7), ("asyncio", 2)])
-def test_a_week_of_ticks_while_replicas_crash(backend: Backend, days: int) -> None:
+@pytest.mark.parametrize(
+    ("backend", "days", "begin", "nightly"),
+    [
+        # In Berlin clocks are set forward on 31 March: 02:30 does not exist. On Lord Howe they are set back by half an hour on 6 April.
+        ("trio", 7, "2024-03-30 22:13:20", ["03-31 01:00", "04-01 00:30", "04-02 00:30"]),
+        # In Berlin clocks are set back: 02:30 comes twice.
+        ("asyncio", 2, "2024-10-26 22:13:20", ["10-27 00:30", "10-28 01:30"]),
+    ],
+)
+def test_a_week_of_ticks_while_replicas_crash(  # noqa: C901 -- one scenario, and what must hold of each job
+    backend: Backend, days: int, begin: str, nightly: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = datetime.fromisoformat(f"{begin}+00:00").timestamp()
+    for module in ("virtual", "simulation"):
+        monkeypatch.setattr(f"redisaq.testing.{module}.EPOCH", epoch)
     came, troubles = Came(), list[tuple[float, float]]()
 
     async def scenario(sim: Simulation) -> None:
@@ -102,13 +116,13 @@ def test_a_week_of_ticks_while_replicas_crash(backend: Backend, days: int) -> No
     report = simulate(scenario, seed=3, backend=backend, faults=FAULTS, limits=Limits(seconds=30 * 86_400, steps=100_000_000))
     assert report.ok, report.violations
     assert len(troubles) > days  # fleets and replicas did go down
-    first, last = EPOCH + 60, max(began for _, _, began, _ in came) - HOUR
+    first, last = epoch + 60, max(began for _, _, began, _ in came) - HOUR
     for name, (spec, tz, catch_up) in JOBS.items():
         due = Timetable(spec, tz).between(int(first), int(last), 10_000)
         runs = [(tick, began, msg_id) for job, tick, began, msg_id in came if job == name]
         ids = Counter({tick: len({msg_id for other, _, msg_id in runs if other == tick}) for tick, _, _ in runs})
         assert set(ids.values()) == {1}, f"{name}: a tick was enqueued twice"
-        assert {tick for tick, _, _ in runs} <= set(Timetable(spec, tz).between(int(EPOCH), int(last) + 2 * HOUR, 10_000))
+        assert {tick for tick, _, _ in runs} <= set(Timetable(spec, tz).between(int(epoch), int(last) + 2 * HOUR, 10_000))
         calm = [tick for tick in due if not any(begin - 5 <= tick <= end for begin, end in troubles)]
         wanted = due if catch_up == "all" else calm
         assert set(wanted) <= ids.keys(), f"{name}: ticks were missed"
@@ -119,6 +133,8 @@ def test_a_week_of_ticks_while_replicas_crash(backend: Backend, days: int) -> No
         if catch_up == "none":
             assert all(begun[tick] - tick <= 61 for tick in begun)
         assert len(calm) > len(due) / 3
+    ran = sorted({tick for name, tick, _, _ in came if name == "nightly"})
+    assert [f"{datetime.fromtimestamp(tick, UTC):%m-%d %H:%M}" for tick in ran][: len(nightly)] == nightly
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

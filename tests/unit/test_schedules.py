@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from redisaq.admin_views import ScheduleInfo
 from redisaq.core.schedules import (
@@ -94,6 +94,9 @@ ZONES = ["Europe/Berlin", "Australia/Lord_Howe", "UTC", "America/Santiago", "Afr
     st.integers(-2 * DAY, 2 * DAY),
     st.integers(0, 2 * DAY),
 )
+@example("0 */5 * * *", "Australia/Lord_Howe", "2026-04-05", -DAY, 2 * DAY)  # cronsim alone passes over 05:00 after the half hour
+@example("15 */2 * * *", "Australia/Lord_Howe", "2026-04-04", 15 * 3600, DAY)
+@example("17 */3 * * *", "Australia/Lord_Howe", "2026-10-03", 15 * 3600 + 1800, DAY)
 def test_looking_back_finds_what_looking_ahead_does(spec: str, tz: str, day: str, begin: int, lasts: int) -> None:
     table, first = Timetable(spec, tz), at(f"{day}T00:00:00+00:00") + begin
     ahead, moment = list[int](), first
