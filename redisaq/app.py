@@ -35,7 +35,7 @@ from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.middleware import Middleware, Outgoing, check_middleware
 from redisaq.producer import SEND_TIMEOUT, Producer
-from redisaq.settings import HandlingOptions, check_callable, check_client, check_handler, check_name, check_plain
+from redisaq.settings import HandlingOptions, RetryPolicy, check_callable, check_client, check_handler, check_name, check_plain
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -394,6 +394,7 @@ class App(Generic[S]):
         catch_up: CatchUp = "latest",
         grace: float = 60.0,
         timeout: float | None = None,
+        retry: RetryPolicy | None = None,
     ) -> Callable[[Callable[[Tick], R]], Callable[[Tick], R]]:
         """Return a decorator that calls a function at set times, once for all replicas of the program. The function itself does not change.
 
@@ -410,13 +411,15 @@ class App(Generic[S]):
             grace: seconds after which a tick that has not begun is missed. With "none" it is dropped, with "latest" only if a later one is
                 due.
             timeout: seconds that the function may run.
+            retry: what happens to a tick on which the function fails; None: `RetryPolicy()`, so it is tried five times in all. With
+                `blocking=True` the job's next tick waits until this one has succeeded or is a dead letter.
 
         Raises:
             SettingsError: a value is not valid, another job has the name, or the package cronsim is missing.
         """
 
         def decorate(handler: Callable[[Tick], R]) -> Callable[[Tick], R]:
-            self._add_job(make_job(handler, spec, tz, name=name, catch_up=catch_up, grace=grace, timeout=timeout))
+            self._add_job(make_job(handler, spec, tz, name=name, catch_up=catch_up, grace=grace, timeout=timeout, retry=retry))
             return handler
 
         return decorate
@@ -431,6 +434,7 @@ class App(Generic[S]):
             topic = self.topic(f"{self.name}{TOPIC_ENDS_WITH}", Tick, retention="acked")
             scheduler = Scheduler(topic.producer, self._producing_link(SEND_TIMEOUT))
             options: HandlingOptions = {"ordering": "key", "concurrency": MOST_JOBS, "on_event": scheduler.observe}
+            options["retry"] = scheduler.retry
             consumer = self.new_consumer(topic, GROUP, MOST_JOBS, options, outermost=(scheduler.guard,))
             self.subscribe(Subscription(topic, GROUP, scheduler.call, consumer))
             self._scheduler = scheduler

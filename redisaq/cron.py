@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ from redisaq.message import Message
 from redisaq.middleware import Next
 from redisaq.outcomes import Discard, RetryAfter
 from redisaq.producer import Producer
-from redisaq.settings import check_handler, check_name, check_seconds, check_str
+from redisaq.settings import RetryPolicy, check_handler, check_name, check_retry, check_seconds, check_str
 
 GROUP = "cron"
 """The consumer group of the ticks."""
@@ -100,6 +100,7 @@ class CronJob:
         timetable: its ticks.
         timeout: seconds that the handler may run; None: no limit.
         handler: the function that is called with a Tick.
+        retry: what happens to ticks on which the handler fails.
     """
 
     name: str
@@ -107,10 +108,35 @@ class CronJob:
     timetable: Timetable
     timeout: float | None
     handler: Callable[[Tick], Any]
+    retry: RetryPolicy
+
+
+@dataclass(frozen=True)
+class JobPolicies(RetryPolicy):
+    """The policy of the ticks' consumer: each tick has that of its job.
+
+    Attributes:
+        jobs: by name.
+    """
+
+    jobs: Mapping[str, CronJob] = field(default_factory=dict[str, CronJob])
+
+    def of(self, message: Message[Any]) -> RetryPolicy:
+        """Return the policy of a tick's job; the default for a job that the program does not have."""
+        job = self.jobs.get(getattr(message.payload, "name", ""))
+        return self if job is None else job.retry
 
 
 def make_job(
-    handler: Callable[[Tick], Any], spec: str, tz: str, *, name: str | None, catch_up: CatchUp, grace: float, timeout: float | None
+    handler: Callable[[Tick], Any],
+    spec: str,
+    tz: str,
+    *,
+    name: str | None,
+    catch_up: CatchUp,
+    grace: float,
+    timeout: float | None,
+    retry: RetryPolicy | None,
 ) -> CronJob:
     """Return a job; see `App.cron`.
 
@@ -129,7 +155,7 @@ def make_job(
     spec = " ".join(check_str("the cron expression", spec).split())
     terms = Terms(spec, check_str("tz", tz), catch_up, check_seconds("grace", grace, zero=True))
     timeout = None if timeout is None else check_seconds("timeout", timeout)
-    return CronJob(name, terms, Timetable(spec, tz), timeout, handler)
+    return CronJob(name, terms, Timetable(spec, tz), timeout, handler, check_retry(RetryPolicy() if retry is None else retry))
 
 
 class Scheduler:
@@ -137,6 +163,7 @@ class Scheduler:
 
     Attributes:
         jobs: by name.
+        retry: the policy of the ticks' consumer.
     """
 
     def __init__(self, producer: Producer, link: Shared) -> None:
@@ -147,6 +174,7 @@ class Scheduler:
             link: the way to the server.
         """
         self.jobs: dict[str, CronJob] = {}
+        self.retry = JobPolicies(jobs=self.jobs)
         self._producer = producer
         self._link = link
         self._changed = anyio.Event()

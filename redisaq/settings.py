@@ -18,6 +18,7 @@ from redisaq.callables import function_of, is_async, is_generator, misfit
 from redisaq.describing import name_of, shown
 from redisaq.errors import SettingsError
 from redisaq.events import Event
+from redisaq.message import Message
 from redisaq.middleware import Middleware, check_middleware
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -214,6 +215,11 @@ class RetryPolicy:
         if not isinstance(classes, tuple) or not all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
             raise SettingsError(f"give_up_on must be a tuple of exception classes, not {shown(self.give_up_on)}")
 
+    def of(self, message: Message[Any]) -> RetryPolicy:
+        """Return the policy of a message: this one, unless a subclass has several."""
+        del message
+        return self
+
     def pause(self, attempt: int, random: Random) -> float:
         """Return the seconds to wait after attempt number `attempt`."""
         try:
@@ -221,6 +227,13 @@ class RetryPolicy:
         except OverflowError:
             bound = self.max_backoff if self.backoff else 0.0
         return random.uniform(0.0, bound) if self.jitter else bound
+
+
+def check_retry(policy: RetryPolicy) -> RetryPolicy:
+    """Return the policy; SettingsError if it is none."""
+    if not isinstance(policy, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+        raise SettingsError(f"retry must be a RetryPolicy, not {type(policy).__name__}")
+    return policy
 
 
 class HandlingOptions(TypedDict, total=False):
@@ -321,8 +334,7 @@ class ConsumerSettings:
         for name, count, most in (*counts, ("dead_maxlen", self.dead_maxlen, 1 << 31)):
             if count is not None:
                 _set(self, name, check_count(name, count, most=most))
-        if not isinstance(self.retry, RetryPolicy):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-            raise SettingsError(f"retry must be a RetryPolicy, not {type(self.retry).__name__}")
+        check_retry(self.retry)
         for name, seconds in (("timeout", self.timeout), ("slow_after", self.slow_after)):
             if seconds is not None:
                 _set(self, name, check_seconds(name, seconds))

@@ -501,7 +501,7 @@ class InFlight:
                 continue
             if body is not None:
                 attempt = body.attempt if state in ("counting", "counted") else body.attempt + 1
-                if exhausted(self._policy, attempt - body.unused):
+                if exhausted(self._policy.of(flight), attempt - body.unused):
                     flight.attempt = attempt - body.unused
                     continue
                 flight.body = msgspec.structs.replace(body, attempt=attempt)
@@ -538,7 +538,7 @@ class InFlight:
 
     def exhausted(self, flight: Flight) -> bool:
         """Return whether a message that is about to begin has used up its attempts: report it to `crashed` then (T5)."""
-        return exhausted(self._policy, flight.attempt)
+        return exhausted(self._policy.of(flight), flight.attempt)
 
     def crashed(self, flight: Flight, kind: str, reason: str, attempts: int, now: int) -> None:
         """The message is dead: this many handlers have begun on it and none has ended.
@@ -617,7 +617,7 @@ class InFlight:
             random: gives the jitter of the pause.
         """
         cause = sole(error)
-        verdict = judge(self._policy, cause, flight.attempt, random)
+        verdict = judge(self._policy.of(flight), cause, flight.attempt, random)
         self.failures += verdict.to != "done"
         if verdict.to == "retry" and verdict.blocking:
             return self._hold(flight, cause, verdict.pause, now, used=verdict.used)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 import anyio
 import pytest
 
-from redisaq import Admin, App, DeadLetter, Message, RetryAfter, Tick, events
+from redisaq import Admin, App, DeadLetter, Message, RetryAfter, RetryPolicy, Tick, events
 from redisaq.environment import current_environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.middleware import Next
@@ -129,6 +129,34 @@ def test_a_tick_goes_through_middleware_state_events_and_retries(run: Run, url: 
     run(main)
     once = ["MessageStarted", "around nightly", "state"]
     assert said == [*once, "MessageFailed", "MessageRetried", *once, "MessageFailed", "MessageRetried", *once, "MessageSucceeded"]
+
+
+def test_each_job_has_its_own_retry_policy(run: Run, url: str) -> None:
+    came = list[tuple[str, int, int]]()
+    app = CalmApp(url)
+
+    async def fail(tick: Tick) -> None:
+        came.append((tick.name, tick.at.minute, round((now() - tick.at).total_seconds())))
+        raise ValueError(tick.name)
+
+    app.cron("15 22 * * *", name="once", retry=RetryPolicy(max_attempts=1))(fail)
+    app.cron("15 22 * * *", name="thrice", retry=RetryPolicy(max_attempts=3, backoff=10.0, factor=1.0, jitter=False))(fail)
+    app.cron("15,16 22 * * *", name="in order", retry=RetryPolicy(max_attempts=2, backoff=90.0, jitter=False, blocking=True))(fail)
+    app.cron("15 22 * * *", name="hopeless", retry=RetryPolicy(give_up_on=(ValueError,)))(fail)
+
+    async def main() -> None:
+        async with served(app), Admin(url) as admin:
+            await anyio.sleep(100 + 300)
+            assert [one.error_type async for one in admin.dead_letters("app-cron", "cron")] == ["ValueError"] * 5
+
+    run(main)
+    by_job = {name: [(minute, seconds) for other, minute, seconds in came if other == name] for name, _, _ in came}
+    assert by_job == {
+        "once": [(15, 0)],
+        "thrice": [(15, 0), (15, 10), (15, 20)],
+        "in order": [(15, 0), (15, 90), (16, 30), (16, 120)],
+        "hopeless": [(15, 0)],
+    }
 
 
 def test_what_became_of_a_tick_is_kept(run: Run, url: str) -> None:
@@ -399,6 +427,7 @@ def job(_: Tick) -> None:
         ({"catch_up": "some"}, "catch_up must be 'none', 'latest' or 'all', not 'some'"),
         ({"grace": -1}, "grace must be at least 0"),
         ({"timeout": 0}, "timeout must be more than 0"),
+        ({"retry": 3}, "retry must be a RetryPolicy, not int"),
         ({"name": "taken"}, "a cron job 'taken' already"),
         ({"name": "n" * 201}, "at most 200 characters"),
         ({"name": "{x}"}, "braces"),

@@ -304,7 +304,7 @@ BROKEN: dict[str, tuple[str, str, int | Callable[[ModuleType], None]]] = {
         '"taken back": Row("T5", {"running": "repeat"})',
         25,
     ),
-    "T5: attempts never run out": ("return exhausted(self._policy, flight.attempt)", "return False", 1552),
+    "T5: attempts never run out": ("return exhausted(self._policy.of(flight), flight.attempt)", "return False", 1552),
     "T5: a raise that is on its way is forgotten by a seek": (
         '"held": "counted", "counting": "counted"',
         '"held": "new", "counting": "new"',
