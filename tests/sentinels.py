@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import hiredis
@@ -38,6 +38,17 @@ class Sentinel(Server):
 
 
 @dataclass
+class Front(Server):
+    """The first master, for tests that know a server by its URL and find it by its sentinels there."""
+
+    front_url: str = ""
+
+    @property
+    def url(self) -> str:
+        return self.front_url
+
+
+@dataclass
 class Guarded:
     """See the module.
 
@@ -64,6 +75,12 @@ class Guarded:
     def url_of(sentinels: Sequence[Server], user: str = "", service: str = SERVICE) -> str:
         """Return the address of these sentinels and the service."""
         return f"redis+sentinel://{user}{','.join(f'127.0.0.1:{one.port}' for one in sentinels)}/{service}/0"
+
+    @property
+    def front(self) -> Server:
+        """The first master, whose URL is that of the sentinels."""
+        master = self.servers[0]
+        return Front(**{one.name: getattr(master, one.name) for one in fields(master)}, front_url=self.url)
 
     def start(self) -> None:
         """Start everything; return when replicas follow the master and sentinels know each other."""
@@ -108,8 +125,15 @@ class Guarded:
         return next(server for server in self.servers if server.port == port)
 
     def wait_for_another(self, than: Server) -> None:
-        """Return when every sentinel that runs names another master than this."""
+        """Return when every sentinel that runs names another master than this, and that takes writes."""
         wait_for(lambda: all(self.master_port(one) != than.port for one in self.sentinels if one.running), "another master")
+        wait_for(lambda: self._writes(self.master), "a master that takes writes")
+
+    def _writes(self, server: Server) -> bool:
+        try:
+            return bool(server.command("SET", "probe", "x", "PX", 1))
+        except hiredis.HiredisError:
+            return False
 
     def cut_replicas(self) -> None:
         """Freeze the replicas, and break their connections to the master."""

@@ -289,8 +289,7 @@ def _tls_failed(address: Address, error: ssl.SSLError) -> ConnectionFailed:
 def _announced(address: Address) -> str:
     if not address.announced:
         return ""
-    where = f"{address.host}:{address.port}"
-    return f"; if clients cannot reach {where}, which was announced, have the servers announce another address ({address.announced})"
+    return f"; clients may need another address than the announced {address.host}:{address.port} ({address.announced})"
 
 
 def _certificate_hint(address: Address, code: int) -> str:

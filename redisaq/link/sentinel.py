@@ -37,7 +37,7 @@ ASK_EVERY = 1.0
 """Seconds after which an answer of the sentinels is too old to rely on without asking again."""
 
 SWITCH = b"+switch-master"
-ANNOUNCED = "replica-announce-ip of the servers, or sentinel resolve-hostnames and announce-hostnames"
+ANNOUNCED = "set replica-announce-ip of the servers, or sentinel announce-hostnames"
 
 _Where = tuple[str, int]
 

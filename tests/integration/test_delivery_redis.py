@@ -12,11 +12,10 @@ import anyio
 import pytest
 
 from redisaq import Consumer, DeadLetter, Message, Producer, RetryAfter, RetryPolicy, events
-from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers import open_broker
 from redisaq.brokers.steps.retrying import ReadDead, redrive
 from redisaq.brokers.steps.settling import ReadRemaining
 from redisaq.brokers.terms import GroupName
-from redisaq.link import Link, parse_address
 from tests.actors.group import Notebook
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Place:
     def __init__(self, server: Server, namespace: str) -> None:
         self.url = server.url
         self.namespace = namespace
-        self.broker = RedisBroker(Link(parse_address(server.url)), namespace)
+        self.broker = open_broker(server.url, namespace)
 
     def producer(self, **more: Any) -> Producer:
         return Producer("jobs", self.url, namespace=self.namespace, **more)

@@ -254,7 +254,7 @@ async def test_it_can_be_used_again_after_it_was_closed(guard: FakeSentinel) -> 
 async def test_an_address_that_cannot_be_reached_from_here_is_explained(guard: FakeSentinel) -> None:
     guard.named = 1
     async with opened(guard) as link:
-        with pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1:1, which was announced.*replica-announce-ip.*announce-hostnames"):
+        with pytest.raises(ConnectionFailed, match=r"announced 127\.0\.0\.1:1 .*replica-announce-ip.*announce-hostnames"):
             await link.connect()
 
 

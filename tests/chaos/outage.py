@@ -1,0 +1,194 @@
+"""One producer and two consumers over the public API, while something happens to their servers.
+
+In: an URL, and what is to happen. Out: an `Outcome`: what was lost, handled twice, out of order or at the same time as another message of
+its key, the longest time in which nothing was handled, and the slowest enqueue. It says what happened; `Bounds` say what may.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from redisaq import Consumer, Message, Producer
+from redisaq.errors import AmbiguousEnqueueError, RedisaqError
+
+KEYS, PARTITIONS = 8, 6
+QUIET = 10.0
+"""Seconds without a message handled, after which what was not handled counts as lost."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What may happen. None: anything."""
+
+    gap: float
+    slowest: float
+    lost: int | None = 0
+    twice: int | None = None
+    out_of_order: int | None = 0
+
+
+@dataclass
+class Outcome:
+    """What happened to messages that were acknowledged.
+
+    Attributes:
+        name: what was played.
+        acknowledged: messages whose enqueue returned.
+        lost: of these, how many were never handled.
+        twice: messages that were handled more than once.
+        out_of_order: messages that were first handled after a later one of their key.
+        together: times that two handlers ran for one key.
+        gap: the longest time in which no handler began, in seconds.
+        slowest: the longest enqueue, in seconds.
+        uncertain: enqueues that ended with AmbiguousEnqueueError.
+        errors: what other enqueues raised.
+    """
+
+    name: str
+    acknowledged: int = 0
+    lost: int = 0
+    twice: int = 0
+    out_of_order: int = 0
+    together: int = 0
+    gap: float = 0.0
+    slowest: float = 0.0
+    uncertain: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return one line for a table."""
+        numbers = f"{self.lost} of {self.acknowledged} lost, {self.twice} twice, {self.out_of_order} out of order, {self.together} together"
+        return f"{self.name}: {numbers}, gap {self.gap:.2f} s, slowest {self.slowest:.2f} s, {self.uncertain} uncertain, {self.errors[:3]}"
+
+    def beyond(self, bounds: Bounds) -> list[str]:
+        """Return what went beyond the bounds, in words."""
+        most = {
+            "lost": bounds.lost,
+            "twice": bounds.twice,
+            "out_of_order": bounds.out_of_order,
+            "gap": bounds.gap,
+            "slowest": bounds.slowest,
+        }
+        most |= {"together": 0, "uncertain": 0}
+        found = [
+            f"{what} {getattr(self, what)}, at most {limit}"
+            for what, limit in most.items()
+            if limit is not None and getattr(self, what) > limit
+        ]
+        return found + self.errors
+
+
+class Outage:
+    """The messages of one run.
+
+    Attributes:
+        began: when it began, by time.monotonic.
+    """
+
+    def __init__(self, name: str, *, work: float, rate: float) -> None:
+        """Make a run.
+
+        Args:
+            name: what is played.
+            work: seconds that a handler takes.
+            rate: messages a second, all keys together.
+        """
+        self.outcome = Outcome(name)
+        self.began = time.monotonic()
+        self._work, self._rate = work, rate
+        self._acknowledged: set[int] = set()
+        self._handled: Counter[int] = Counter()
+        self._last: dict[int, int] = {}
+        self._running: Counter[int] = Counter()
+        self._starts: list[float] = []
+        self._sent = 0
+        self._on = True
+
+    async def handle(self, message: Message[Any]) -> None:
+        """Note the message."""
+        number, key = message.payload["n"], message.payload["k"]
+        self.outcome.together += self._running[key] > 0
+        self._running[key] += 1
+        try:
+            self._starts.append(time.monotonic())
+            self._handled[number] += 1
+            if self._handled[number] == 1:
+                self.outcome.out_of_order += number < self._last.get(key, -1)
+                self._last[key] = max(number, self._last.get(key, -1))
+            await anyio.sleep(self._work)
+        finally:
+            self._running[key] -= 1
+
+    async def produce(self, producer: Producer, key: int) -> None:
+        """Send one message of the key after the other, each when the one before is acknowledged."""
+        while self._on:
+            self._sent += 1
+            number, began = self._sent, time.monotonic()
+            try:
+                await producer.enqueue({"n": number, "k": key}, key=f"k{key}")
+                self._acknowledged.add(number)
+            except AmbiguousEnqueueError:
+                self.outcome.uncertain += 1
+            except RedisaqError as error:
+                self.outcome.errors.append(repr(error)[:200])
+            self.outcome.slowest = max(self.outcome.slowest, time.monotonic() - began)
+            await anyio.sleep(KEYS / self._rate)
+
+    async def stop(self) -> None:
+        """Send nothing more, and wait until all is handled, or nothing has been for long."""
+        self._on = False
+        while self._missing() and time.monotonic() < max(self._starts, default=self.began) + QUIET:
+            await anyio.sleep(0.05)
+
+    def judge(self) -> Outcome:
+        """Return what happened."""
+        outcome = self.outcome
+        outcome.acknowledged, outcome.lost = len(self._acknowledged), self._missing()
+        outcome.twice = sum(count > 1 for count in self._handled.values())
+        outcome.gap = max((later - sooner for sooner, later in zip(self._starts, self._starts[1:], strict=False)), default=0.0)
+        return outcome
+
+    def _missing(self) -> int:
+        return sum(number not in self._handled for number in self._acknowledged)
+
+
+async def play(
+    name: str,
+    url: str,
+    namespace: str,
+    fault: Callable[[], Awaitable[None]],
+    *,
+    before: float = 2.0,
+    after: float = 2.0,
+    work: float = 0.0,
+    rate: float = 200.0,
+    settings: dict[str, Any] | None = None,
+    **producing: Any,
+) -> Outcome:
+    """Return what happened while `fault` ran, `before` seconds before it and `after` seconds after it."""
+    producer = Producer("jobs", url, namespace=namespace, init_partitions=PARTITIONS, **producing)
+    run = Outage(name, work=work, rate=rate)
+    async with producer, anyio.create_task_group() as tasks:
+        consumers = [
+            Consumer("jobs", url, namespace=namespace, ordering="key", concurrency=20, batch_size=50, **(settings or {})) for _ in range(2)
+        ]
+        for consumer in consumers:
+            await tasks.start(consumer.process, run.handle)
+        async with anyio.create_task_group() as senders:
+            for key in range(KEYS):
+                senders.start_soon(run.produce, producer, key)
+            await anyio.sleep(before)
+            await fault()
+            await anyio.sleep(after)
+            await run.stop()
+        for consumer in consumers:
+            await consumer.stop()
+    for consumer in consumers:
+        await consumer.close()
+    return run.judge()
