@@ -1,4 +1,4 @@
-"""The files of docs/operate/deploying.md: they can be read, start commands that exist, and name metrics that exist."""
+"""The files of docs/operate/deploy, and the unit of systemd.md: they can be read, and name commands and metrics that exist."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ import pytest
 from redisaq.cli.command_line import make_commands
 from redisaq.settings import ConsumerSettings
 from tests.app.test_metrics import exported, names_of
+from tests.integration.walkthroughs import pieces_of
 from tests.server_fixtures import ServerPool
 from tests.unit.source import ROOT
 
 yaml = pytest.importorskip("yaml", reason="pyyaml is not installed")
 
 DEPLOY = ROOT / "docs" / "operate" / "deploy"
-PAGE = (ROOT / "docs" / "operate" / "deploying.md").read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / "operate" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def documents(name: str) -> list[Any]:
@@ -28,9 +32,11 @@ def documents(name: str) -> list[Any]:
 
 
 def service() -> configparser.SectionProxy:
+    """Return the unit's section, as the page on systemd has it."""
     parser = configparser.ConfigParser(strict=True, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their capitals
-    parser.read(DEPLOY / "redisaq-worker.service")
+    (unit,) = [piece.text for piece in pieces_of(page("systemd")) if piece.title.endswith("/redisaq-worker.service")]
+    parser.read_string(unit)
     return parser["Service"]
 
 
@@ -44,7 +50,7 @@ def commands() -> Iterable[list[str]]:
     yield shlex.split(service()["ExecStart"])
     yield container()["args"]
     yield documents("compose.yaml")[0]["services"]["worker"]["command"]
-    yield from (shlex.split(text) for text in re.findall(r"`(redisaq worker shop:app [^`…]*)`", PAGE))
+    yield from (shlex.split(text) for text in re.findall(r"`(redisaq worker shop:app [^`…]*)`", page("deploying")))
 
 
 def test_every_command_is_one_of_ours() -> None:
@@ -85,13 +91,18 @@ def test_alerts_and_scaling_name_metrics_that_exist() -> None:
 
 
 def test_the_page_names_all_metrics_of_ours_and_no_others() -> None:
-    table = set(re.findall(r"`((?:redisaq|messaging)_[a-z_]+)`", PAGE)) - {"messaging_destination_name", "messaging_consumer_group_name"}
+    table = set(re.findall(r"`((?:redisaq|messaging)_[a-z_]+)`", page("metrics"))) - {
+        "messaging_destination_name",
+        "messaging_consumer_group_name",
+    }
     ours = {name for name in exported() if name.startswith(("redisaq_", "messaging_"))}
     assert table == {re.sub(r"_(bucket|sum|count)$", "", name) for name in ours}
 
 
-def test_the_page_names_every_file() -> None:
-    assert {file.name for file in DEPLOY.iterdir()} == set(re.findall(r"\(deploy/([\w.-]+)\)", PAGE))
+def test_the_pages_name_every_file() -> None:
+    assert {file.name for file in DEPLOY.iterdir()} == set(
+        re.findall(r"\(deploy/([\w.-]+)\)", page("deploying") + page("redis") + page("metrics"))
+    )
 
 
 def test_a_server_takes_the_settings(server_pool: ServerPool) -> None:

@@ -7,6 +7,7 @@ import builtins
 import inspect
 import logging
 import re
+import shlex
 import tomllib
 from dataclasses import MISSING, fields
 from functools import cache
@@ -21,6 +22,7 @@ from redisaq.cli.command_line import make_commands
 from redisaq.consuming.bulletin import LEVELS
 from redisaq.settings import ConsumerSettings
 from tests.integration.doc_blocks import pages
+from tests.integration.walkthroughs import pieces_of
 from tests.unit.source import PACKAGE, ROOT, tree_of
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ def text_of(page: Path) -> str:
 
 README = text_of(ROOT / "README.md")
 GUARANTEES = text_of(DOCS / "understand" / "guarantees.md")
+SETTINGS = text_of(DOCS / "reference" / "settings.md")
+EVENTS = text_of(DOCS / "reference" / "events.md")
+KEYS = text_of(DOCS / "reference" / "keys.md")
 ARCHITECTURE = text_of(DOCS / "understand" / "architecture.md")
 
 
@@ -61,8 +66,8 @@ def default_told(text: str) -> object:
 
 
 def settings_told(heading: str) -> dict[str, object]:
-    """Return the settings of the README's table below this heading, with their defaults; `...` for none."""
-    rows = table(README[README.index(f"**{heading}**") :], "setting", "default", "what it is")
+    """Return the settings of the table below this heading, with their defaults; `...` for none."""
+    rows = table(SETTINGS[SETTINGS.index(f"**{heading}**") :], "setting", "default", "what it is")
     return {name.strip("`"): default_told(default.strip("`")) if default else ... for name, default, _ in rows}
 
 
@@ -82,6 +87,12 @@ def test_the_consumers_settings() -> None:
     assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == list(settings_told("Consumer"))[:2]
 
 
+def test_the_retry_policy() -> None:
+    told = table(text_of(DOCS / "guides" / "retries.md"), "`RetryPolicy`", "default", "what it is")
+    defaults = {field.name: field.default for field in fields(RetryPolicy)}
+    assert {name.strip("`"): ast.literal_eval(default.strip("`")) for name, default, _ in told} == defaults
+
+
 def test_the_commands() -> None:
     """Each that there is has its row, and each row its command."""
     told = {
@@ -95,10 +106,29 @@ def test_the_commands() -> None:
     assert {name.strip() for name in told} == there
 
 
+def test_commands_to_type_can_be_read() -> None:
+    """Each is a command that exists, with options that exist; words in capitals stand for what the reader puts in."""
+    commands = make_commands()
+    examples = {"N": "3", "TIME": "2026-01-31T03:00:00+00:00"}
+    blocks = [block for page in pages() for block in re.findall(r"^```bash\n(.*?)^```$", text_of(page), re.MULTILINE | re.DOTALL)]
+    typed = [line for block in blocks for line in block.splitlines() if line.startswith("redisaq ")]
+    assert len(typed) > 30
+    for line in typed:
+        words = [examples.get(word, word) for word in shlex.split(line, comments=True)]
+        commands.parse_args(words[1:], exit_on_error=False, print_error=False)
+
+
+def test_commands_in_sentences_exist() -> None:
+    commands = make_commands()
+    named = {words for page in pages() for words in re.findall(r"`redisaq\s+([a-z]+)\b(?!:)", text_of(page))}
+    assert len(named) > 15
+    assert {name for name in named if name not in commands} == set()
+
+
 def test_the_events_and_their_levels() -> None:
     kinds = [thing for thing in vars(events).values() if inspect.isclass(thing) and issubclass(thing, events.Event)]
     leaves = {kind for kind in kinds if not kind.__subclasses__()}
-    told = {name.strip("`"): level for name, level, _ in table(README, "event", "logged at", "when")}
+    told = {name.strip("`"): level for name, level, _ in table(EVENTS, "event", "logged at", "when")}
     assert told == {kind.__name__: logging.getLevelName(LEVELS.get(kind, logging.DEBUG)) for kind in leaves}
     assert {word for page in pages() for word in re.findall(r"`([A-Z]\w+)` \(event", text_of(page))} <= set(told)
 
@@ -155,7 +185,8 @@ def test_every_rule_that_is_named_exists() -> None:
 def test_every_file_that_is_named_exists() -> None:
     named = {name for page in (ROOT / "README.md", *DOCS.glob("**/*.md")) for name in re.findall(r"`([\w/]+\.(?:py|lua))`", text_of(page))}
     places = (ROOT, PACKAGE, PACKAGE / "brokers" / "redis" / "lua", ROOT / "tests" / "integration")
-    assert {name for name in named if not any((place / name).is_file() for place in places)} == set()
+    written = {piece.title for page in pages() for piece in pieces_of(text_of(page))}
+    assert {name for name in named - written if not any((place / name).is_file() for place in places)} == set()
 
 
 # -- links -------------------------------------------------------------------------------------------------------------------------
@@ -215,7 +246,7 @@ def names_of(node: Node, depth: int) -> list[tuple[int, str]]:
 @pytest.mark.anyio
 async def test_the_table_of_keys(valkey_server: Server, namespace: str) -> None:
     """Every key that a producer and a consumer make is told, under its type, and no other."""
-    told = {key.strip("`"): kind for key, kind, _ in table(ARCHITECTURE, "key", "type", "what it holds")}
+    told = {key.strip("`"): kind for key, kind, _ in table(KEYS, "key", "type", "what it holds")}
     async with Producer("orders", valkey_server.url, init_partitions=4, namespace=namespace) as producer:
         await producer.batch_enqueue(range(8))
     found: dict[str, str] = {}
