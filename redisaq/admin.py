@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 
 import anyio
 import msgspec
@@ -34,6 +34,7 @@ from redisaq.admin_views import (
     RetryMessage,
     RunningInfo,
     ScheduleInfo,
+    SeekPreview,
     ServerInfo,
     StoredMessage,
     StreamInfo,
@@ -73,6 +74,7 @@ from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
     CountBacklog,
+    CountEntries,
     ListDelayed,
     ListPending,
     ListRetries,
@@ -118,11 +120,13 @@ __all__ = [
     "RetryMessage",
     "RunningInfo",
     "ScheduleInfo",
+    "SeekPreview",
     "ServerInfo",
     "StoredMessage",
     "StreamInfo",
     "StreamMessage",
     "TopicInfo",
+    "Treat",
     "Whereabouts",
 ]
 
@@ -135,13 +139,27 @@ R = TypeVar("R")
 PAGE = 100
 """Dead letters of one page."""
 
+COUNTED = 500
+"""Entries that one step counts."""
+
 SUMMARY = 200
 """Bytes of an error's text in a summary."""
 
 Position = Literal["earliest", "latest"] | datetime | Mapping[int, str]
 """The positions that `seek` accepts."""
 
+Ids = Iterable[str | DeadMessage | DeadSummary]
+"""The dead letters that `redrive` and `purge` accept: message ids, or the letters themselves."""
+
 T = TypeVar("T")
+
+
+class Treat(Protocol):
+    """Redrives or purges dead letters, and returns how many: see `Admin.redriving`."""
+
+    async def __call__(self, ids: Ids | None = None, /) -> int:
+        """Treat these dead letters; None: all."""
+        ...
 
 
 def in_one_loop(method: Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]]:
@@ -473,7 +491,7 @@ class Admin:
         return next((decoder.decode(partition, one.dead_id, one.body) for one in page if one.dead_id == dead_id.encode()), None)
 
     @in_one_loop
-    async def redrive(self, topic: str, group: str, ids: Iterable[str | DeadMessage | DeadSummary] | None = None) -> int:
+    async def redrive(self, topic: str, group: str, ids: Ids | None = None) -> int:
         """Retry dead letters at once, in the order in which they died. The message and its id stay the same; attempts count from 1 again.
 
         Each redriven message starts a new life (see `DeadMessage.life`).
@@ -493,53 +511,90 @@ class Admin:
             TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
-            name, _, partitions = await self._look(topic, group)
-
-            async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-                return await change.make(redrive(self._broker, name, partition, dead_ids, len(dead_ids)))
-
-            total = 0
-            if ids is not None:
-                total = await self._treat(name, partitions, ids, act)
-            for partition, view in enumerate(() if ids is not None else partitions):
-                left = view.dead  # no more: a message that dies again meanwhile would be retried forever
-                while left > 0 and (moved := await change.make(redrive(self._broker, name, partition, None, min(PAGE, left)))):
-                    left -= moved
-                    total += moved
-            await self._note(change, name, Noted("redriven", count=total))
+            total = await self._redrive(change, _name(topic, group), ids)
+            await self._note(change, _name(topic, group), Noted("redriven", count=total))
             return total
 
+    def redriving(self, topic: str, group: str) -> contextlib.AbstractAsyncContextManager[Treat]:
+        """Return a context manager for redriving many dead letters in several calls, which the group's history shows as one change.
+
+        It gives a function that does what `redrive` does, and returns the same. The history is written at the end of the block, however
+        it ends; a call that is cancelled is not counted there. What was redriven stays redriven.
+
+        Args:
+            topic: the topic.
+            group: the group.
+        """
+        return self._in_parts("redriven", _name(topic, group), self._redrive)
+
+    async def _redrive(self, change: Change, name: GroupName, ids: Ids | None) -> int:
+        async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
+            return await change.make(redrive(self._broker, name, partition, dead_ids, len(dead_ids)))
+
+        if ids is not None:
+            return await self._treat(name, ids, act)
+        total = 0
+        for partition, view in enumerate((await self._look(name.topic, name.group))[2]):
+            left = view.dead  # no more: a message that dies again meanwhile would be retried forever
+            while left > 0 and (moved := await change.make(redrive(self._broker, name, partition, None, min(PAGE, left)))):
+                left -= moved
+                total += moved
+        return total
+
     @in_one_loop
-    async def purge(self, topic: str, group: str, ids: Iterable[str | DeadMessage | DeadSummary] | None = None) -> int:
+    async def purge(self, topic: str, group: str, ids: Ids | None = None) -> int:
         """Delete dead letters permanently; see `redrive` for the arguments.
 
         Returns:
             The number of deleted dead letters.
         """
         async with self._changes.in_order() as change:
-            name, _, partitions = await self._look(topic, group)
-
-            async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-                return await change.make(self._broker.do(Purge(name, partition, dead_ids)))
-
-            if ids is not None:
-                total = await self._treat(name, partitions, ids, act)
-            else:
-                total = sum([await change.make(self._broker.do(Purge(name, partition, None))) for partition in range(len(partitions))])
-            await self._note(change, name, Noted("purged", count=total))
+            total = await self._purge(change, _name(topic, group), ids)
+            await self._note(change, _name(topic, group), Noted("purged", count=total))
             return total
 
-    async def _treat(
-        self,
-        name: GroupName,
-        partitions: Sequence[PartitionView],
-        ids: Iterable[str | DeadMessage | DeadSummary],
-        act: Callable[[int, Sequence[bytes]], Awaitable[int]],
-    ) -> int:
+    def purging(self, topic: str, group: str) -> contextlib.AbstractAsyncContextManager[Treat]:
+        """Return a context manager for deleting many dead letters in several calls: see `redriving`."""
+        return self._in_parts("purged", _name(topic, group), self._purge)
+
+    async def _purge(self, change: Change, name: GroupName, ids: Ids | None) -> int:
+        async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
+            return await change.make(self._broker.do(Purge(name, partition, dead_ids)))
+
+        if ids is not None:
+            return await self._treat(name, ids, act)
+        partitions = len((await self._look(name.topic, name.group))[2])
+        return sum([await change.make(self._broker.do(Purge(name, partition, None))) for partition in range(partitions)])
+
+    @contextlib.asynccontextmanager
+    async def _in_parts(
+        self, what: str, name: GroupName, treat: Callable[[Change, GroupName, Ids | None], Awaitable[int]]
+    ) -> AsyncGenerator[Treat]:
+        total = 0
+
+        async def act(ids: Ids | None = None) -> int:
+            nonlocal total
+            with self._access:
+                async with self._changes.in_order() as change:
+                    done = await treat(change, name, ids)
+            total += done
+            return done
+
+        try:
+            yield act
+        finally:
+            if total:
+                with anyio.CancelScope(shield=True), contextlib.suppress(ConnectionFailed), self._access:
+                    async with self._changes.in_order() as change:
+                        await self._note(change, name, Noted(what, count=total))
+
+    async def _treat(self, name: GroupName, ids: Ids, act: Callable[[int, Sequence[bytes]], Awaitable[int]]) -> int:
         """Call `act` with the dead letters of these ids, a page at a time, oldest death first. Return the sum of its results."""
         msg_ids, named = _split(name, ids)
+        numbers = None if msg_ids else sorted(named)  # letters say where they are; ids are looked for everywhere
+        _, _, partitions = await self._look(name.topic, name.group, numbers)
         total = 0
-        for partition, view in enumerate(partitions):
+        for partition, view in zip(range(len(partitions)) if numbers is None else numbers, partitions, strict=True):
             wanted = named.get(partition, set())
             after, left = b"", view.dead if msg_ids else 0  # only those that exist now: a message that dies again meanwhile is left alone
             while left > 0 and (page := await self._dead_page(name, partition, after, min(PAGE, left))):
@@ -877,6 +932,56 @@ class Admin:
             await self._note(change, name, moved)
 
     @in_one_loop
+    async def preview_seek(self, topic: str, group: str, to: Position, *, limit: int = 100_000) -> list[SeekPreview]:
+        """Return what `seek` would do, for each partition that it would move. Nothing changes.
+
+        What arrives or is delivered meanwhile may be counted or not. "earliest" and "latest" cost one look at each partition; for other
+        positions the server counts the entries between the present position and that one.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            to: as for `seek`.
+            limit: the most entries to count, over all partitions.
+
+        Raises:
+            SettingsError: `to` is not a valid position, or names a partition that does not exist.
+            TopicMissingError: the topic or the group does not exist.
+        """
+        left = check_count("limit", limit)
+        with time_limit(self._timeout):
+            _, _, partitions = await self._look(topic, group)
+        previews: list[SeekPreview] = []
+        for number, position in _positions(to, len(partitions)).items():
+            view = partitions[number]
+            again = skipped = 0
+            complete = True
+            if position == START:
+                again = max(0, view.length - view.unread)
+            elif position == END:
+                skipped = view.unread
+            else:
+                back = parse_id(position) < parse_id(view.last_delivered)
+                after, until = (position, view.last_delivered) if back else (view.last_delivered, position)
+                counted, complete = await self._count(topic, number, after, until, left)
+                left -= counted
+                again, skipped = (counted, 0) if back else (0, counted)
+            states = {"pending": view.pending, "retry": view.retry, "dead": view.dead}
+            previews.append(SeekPreview(number, view.unread, again, skipped, complete, **states))
+        return previews
+
+    async def _count(self, topic: str, number: int, after: bytes, until: bytes, most: int) -> tuple[int, bool]:
+        """Count entries of a partition, a page at a time; return how many, and whether that is all."""
+        total = 0
+        while most > total:
+            (found,) = await self._do_each([CountEntries(topic, number, after, until, min(COUNTED, most - total))])
+            total += found.number
+            if found.last is None:
+                return total, True
+            after = found.last
+        return total, False
+
+    @in_one_loop
     async def pause(self, topic: str, group: str) -> None:
         """Stop the group's members, and any that start later, from starting messages. They keep their partitions.
 
@@ -1152,7 +1257,7 @@ def _age(milliseconds: int | None, now: int) -> float | None:
     return None if milliseconds is None else max(0.0, now / 1e6 - milliseconds / 1e3)
 
 
-def _split(name: GroupName, ids: Iterable[str | DeadMessage | DeadSummary]) -> tuple[set[str], dict[int, set[bytes]]]:
+def _split(name: GroupName, ids: Ids) -> tuple[set[str], dict[int, set[bytes]]]:
     """Return the message ids, and the ids of dead letters by partition."""
     if isinstance(ids, str):
         raise SettingsError("ids must be several: put the one into a list")

@@ -305,6 +305,35 @@ class PartitionInfo(msgspec.Struct, frozen=True):
         return max(ages, default=None)
 
 
+class SeekPreview(msgspec.Struct, frozen=True):
+    """What `seek` would do to a group in one partition.
+
+    Attributes:
+        partition: the partition's number.
+        unread: entries that were never delivered to the group.
+        again: entries that were delivered and would be delivered again as if they were new.
+        skipped: unread entries that would not be delivered.
+        complete: whether `again` and `skipped` are exact; otherwise they are at least so many, since the count ended at its limit.
+        pending: entries that were delivered and are not settled.
+        retry: messages that wait for a retry. Those at or after the position become new, the others are still tried again.
+        dead: dead letters, which stay.
+    """
+
+    partition: int
+    unread: int
+    again: int
+    skipped: int
+    complete: bool
+    pending: int
+    retry: int
+    dead: int
+
+    @property
+    def waiting(self) -> int:
+        """How many entries would wait then."""
+        return self.unread + self.again - self.skipped
+
+
 class HistoryEntry(msgspec.Struct, frozen=True):
     """Something that happened in a group.
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Set as AbstractSet
+from collections.abc import AsyncGenerator, Callable, Set as AbstractSet
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import IO, Any
 
 from cyclopts import App as Commands
 from msgspec.structs import replace
 
-from redisaq.admin import Admin, DeadMessage
+from redisaq.admin import Admin, DeadMessage, Treat
 from redisaq.cli.common import NO, Dash, DryRun, Place, Refused, Yes, as_json, confirm, moment, plain, progress, run, short, table
 
 HERE = Place()
 AT_ONCE = 5000
-"""Dead letters that one change treats. Each change is one of about 1,000 that the group's history keeps: smaller ones would flush it."""
+"""Dead letters that one call treats."""
 
 dead = Commands(name="dead", help="Look at dead letters, try them again, or drop them.")
 
@@ -154,11 +155,16 @@ def redrive(topic: str, group: str, /, *ids: str, yes: Yes = False, dry_run: Dry
         dry_run: change nothing.
         place: the server.
     """
-
-    async def act(admin: Admin, page: list[DeadMessage]) -> int:
-        return await admin.redrive(topic, group, page)
-
-    return _treat(topic, group, ids, act, verb=("Try", "again", "redriven"), yes=yes, dry_run=dry_run, place=place)
+    return _treat(
+        topic,
+        group,
+        ids,
+        lambda admin: admin.redriving(topic, group),
+        verb=("Try", "again", "redriven"),
+        yes=yes,
+        dry_run=dry_run,
+        place=place,
+    )
 
 
 @dead.command
@@ -173,18 +179,23 @@ def purge(topic: str, group: str, /, *ids: str, yes: Yes = False, dry_run: DryRu
         dry_run: change nothing.
         place: the server.
     """
-
-    async def act(admin: Admin, page: list[DeadMessage]) -> int:
-        return await admin.purge(topic, group, page)
-
-    return _treat(topic, group, ids, act, verb=("Drop", "for good", "purged"), yes=yes, dry_run=dry_run, place=place)
+    return _treat(
+        topic,
+        group,
+        ids,
+        lambda admin: admin.purging(topic, group),
+        verb=("Drop", "for good", "purged"),
+        yes=yes,
+        dry_run=dry_run,
+        place=place,
+    )
 
 
 def _treat(
     topic: str,
     group: str,
     ids: tuple[str, ...],
-    act: Callable[[Admin, list[DeadMessage]], Awaitable[int]],
+    treating: Callable[[Admin], AbstractAsyncContextManager[Treat]],
     *,
     verb: tuple[str, str, str],
     yes: bool,
@@ -201,10 +212,10 @@ def _treat(
 
     async def change(total: int) -> int:
         done = 0
-        async with place.admin() as admin:
+        async with place.admin() as admin, treating(admin) as treat:
             with progress(verb[2], total) as more:
                 async for page in pages(admin, topic, group, wanted):
-                    done += await act(admin, page)
+                    done += await treat(page)
                     more(len(page))
         return done
 

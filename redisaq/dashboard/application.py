@@ -32,11 +32,13 @@ from redisaq.dashboard import letters, messages, schedule, views
 from redisaq.dashboard.changes import Changes
 from redisaq.dashboard.events import EventStream, SearchStream, Streams
 from redisaq.dashboard.guard import COOKIE, Authorize, Guard, Level, by_token, cookie_of, same
+from redisaq.dashboard.jobs import Jobs
 from redisaq.dashboard.letters import Kinds, Privacy
 from redisaq.dashboard.pages import Page, command_of, render
 from redisaq.dashboard.paths import RawPaths, names_in
 from redisaq.dashboard.views import Links, View
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError, TopicMissingError
+from redisaq.producer import Producer
 from redisaq.watching import Sampler, Screen, Snapshot, words
 
 VERSION = importlib.metadata.version("redisaq")
@@ -92,7 +94,13 @@ def app(
         authorize=authorize,
         hosts=hosts,
         privacy=Privacy(payloads=payloads, redact=redact),
+        producer=lambda topic: Producer(topic, redis_url, namespace=namespace, serializer=_as_it_is),
     ).app
+
+
+def _as_it_is(data: bytes) -> bytes:
+    """Serialize what is JSON already."""
+    return data
 
 
 class Dashboard:
@@ -108,14 +116,28 @@ class Dashboard:
         authorize: Authorize | None = None,
         hosts: Collection[str] = (),
         privacy: Privacy | None = None,
+        producer: Callable[[str], Producer] | None = None,
     ) -> None:
-        """Build the application around an Admin, which it closes, and a Sampler, which it runs. See `app` for the rest."""
+        """Build the application.
+
+        Args:
+            admin: asks the server, and makes changes. The application closes it.
+            sampler: looks at the server. The application runs it.
+            allow_changes: as for `app`; so are the others.
+            token: as above.
+            authorize: as above.
+            hosts: as above.
+            privacy: what is shown of payloads.
+            producer: returns a producer of a topic, for payloads that are JSON already. Without it, the page does not enqueue or grow.
+        """
         self._admin = admin
         self._sampler = sampler
         self._changes = allow_changes
         self._token = token
         self._privacy = privacy or Privacy()
-        self._changer = Changes(admin, self._kinds_of)
+        self._jobs = Jobs(admin)
+        self._changer = Changes(admin, self._jobs, self._kinds_of, producer, lambda: sampler.latest.server)
+        self._produces = producer is not None
         self._streams, self._searches = Streams(), Streams(SEARCHES)
         self._kinds: dict[tuple[str, str] | None, tuple[tuple[int, int], Kinds]] = {}
         self._rendered: dict[tuple[object, ...], Page] = {}
@@ -170,12 +192,12 @@ class Dashboard:
     async def _lifespan(self, _: Starlette) -> AsyncGenerator[None]:
         try:
             async with anyio.create_task_group() as tasks:
-                self._changer.tasks = tasks
+                self._jobs.tasks = tasks
                 await tasks.start(self._sampler.run)
                 yield
                 tasks.cancel_scope.cancel()
         finally:
-            self._changer.tasks = None
+            self._jobs.tasks = None
             with anyio.CancelScope(shield=True):  # a link that has to wait for a silent server gives up within a second
                 await self._admin.close()
 
@@ -197,7 +219,7 @@ class Dashboard:
             def page(snapshot: Snapshot) -> Page:
                 return self._page(look(snapshot, path, query), snapshot, request)
 
-            return EventStream(self._streams, self._sampler.watch, screen, page, request.query_params.get("shape", ""))
+            return EventStream(self._streams, self._sampler.watch, screen, page, request.query_params.get("shape", ""), jobs=self._jobs)
 
         return stream
 
@@ -244,6 +266,7 @@ class Dashboard:
             "colour": views.colour,
             "version": VERSION,
             "may_change": self._changes and level == "change" and snapshot.server.state == "here",
+            "may_produce": self._produces,
             "fresh": sum(group.fresh or 0 for topic in snapshot.topics for group in topic.groups),
         }
         page = render(view.template, values, moves=view.moves)

@@ -1,132 +1,111 @@
-"""The requests that change something. Their routes exist only where changes are allowed.
+"""The requests that change something, and those that show what a change would do. Their routes exist only where changes are allowed.
 
-Short changes are made at once. Many dead letters are treated by a job, in pages and at the rate that was asked for; it can be watched and
-stopped, and ends with the application.
+Short changes are made at once. Many dead letters are treated by a job.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import anyio
-from anyio.abc import TaskGroup
+import msgspec
+from msgspec import structs
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from redisaq.admin import Admin, DeadMessage, DeadSummary, Position
+from redisaq.dashboard import previews
+from redisaq.dashboard.jobs import Jobs, Letters, RefusedError, Verb
 from redisaq.dashboard.letters import Kinds, parts_of
+from redisaq.dashboard.pages import command_of
 from redisaq.dashboard.paths import names_in
-from redisaq.errors import ConnectionFailed, GroupBusyError, RedisaqError, SettingsError, TopicMissingError
-from redisaq.watching import words
+from redisaq.errors import GroupBusyError, RedisaqError, SettingsError, TopicMissingError
+from redisaq.producer import Producer
+from redisaq.watching import ServerView, words
 
-PAGE = 100
-"""Letters that a job treats at a time."""
-
-JOBS = 50
-"""Finished jobs that are remembered."""
+LETTERS = 100
+"""Letters that one request may name."""
 
 GROWN = 10
 """A change is refused if what it is about has grown so many times since it was shown."""
 
-Verb = Literal["redrive", "purge"]
-Letters = Sequence[DeadMessage | DeadSummary]
-
-
-class RefusedError(Exception):
-    """Raised where a request cannot be done as it is. Its text says why."""
-
-
-class Job:
-    """Many dead letters that are being redriven or purged."""
-
-    def __init__(self, number: int, verb: Verb, name: tuple[str, str], found: list[DeadSummary] | None, *, total: int, rate: float) -> None:
-        """Begin with nothing done.
-
-        Args:
-            number: its number.
-            verb: what is done with the letters.
-            name: topic and group.
-            found: the letters, the oldest first; None: all of the group.
-            total: how many they are.
-            rate: letters per second; 0: as fast as possible.
-        """
-        self.number = number
-        self.verb: Verb = verb
-        self.name = name
-        self.found = found
-        self.total = total
-        self.rate = rate
-        self.done = 0
-        self.state: Literal["running", "done", "stopped", "failed"] = "running"
-        self.error = ""
-        self.scope = anyio.CancelScope()
-
-    def as_json(self) -> dict[str, object]:
-        """Return its state."""
-        past = {"redrive": "Redriven", "purge": "Purged"}[self.verb]
-        text = f"{past}: {words.count(self.done)} of {words.count(self.total)}"
-        if self.state in ("stopped", "failed"):
-            text += f", then {self.state}{': ' + self.error if self.error else ''}"
-        return {"job": self.number, "done": self.done, "total": self.total, "state": self.state, "text": text}
+Change = Callable[[str, str, Mapping[str, Any]], Awaitable[dict[str, object]]]
+"""Makes a change of a topic, or of a group of it, as a request asks for it."""
 
 
 class Changes:
-    """Makes changes for the page.
+    """Makes changes for the page."""
 
-    Attributes:
-        made: how often letters were redriven or purged: what was known of them before is not true any more.
-        tasks: runs the jobs, while the application does.
-    """
-
-    def __init__(self, admin: Admin, kinds: Callable[[str, str], Awaitable[Kinds]]) -> None:
+    def __init__(
+        self,
+        admin: Admin,
+        jobs: Jobs,
+        kinds: Callable[[str, str], Awaitable[Kinds]],
+        producer: Callable[[str], Producer] | None,
+        server: Callable[[], ServerView],
+    ) -> None:
         """Take what changes are made with.
 
         Args:
             admin: makes them.
+            jobs: runs those that take long.
             kinds: returns the kinds of a group's letters.
+            producer: returns a producer of a topic, for payloads that are JSON already; None: nothing is enqueued, and no topic grows.
+            server: returns what is known of the server, for commands to copy.
         """
         self._admin = admin
+        self._jobs = jobs
         self._kinds = kinds
-        self._jobs: dict[int, Job] = {}
-        self._number = 0
-        self.made = 0
-        self.tasks: TaskGroup | None = None
+        self._producer = producer
+        self._server = server
+        self._made = 0
+
+    @property
+    def made(self) -> int:
+        """How often letters were redriven or purged: what was known of them before is not true any more."""
+        return self._made + self._jobs.made
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
-        group = "/api/t/{topic}/g/{group}"
+        topic, group = "/api/t/{topic}", "/api/t/{topic}/g/{group}"
+        changes: list[tuple[str, Change]] = [
+            (f"{group}/pause", self._pause),
+            (f"{group}/resume", self._resume),
+            (f"{group}/seek", self._seek),
+            (f"{group}/redrive", self._redrive),
+            (f"{group}/purge", self._purge),
+            (f"{group}/retry", self._retry),
+            (f"{group}/cancel", self._cancel_retry),
+            (f"{group}/delete", self._delete_group),
+            (f"{topic}/cancel", self._cancel),
+            (f"{topic}/delete", self._delete_topic),
+        ]
+        if self._producer is not None:
+            changes += [(f"{topic}/grow", self._grow), (f"{topic}/enqueue", self._enqueue)]
         return [
-            Route(f"{group}/pause", self._answering(self._pause), methods=["POST"]),
-            Route(f"{group}/resume", self._answering(self._resume), methods=["POST"]),
-            Route(f"{group}/seek", self._answering(self._seek), methods=["POST"]),
-            Route(f"{group}/redrive", self._answering(self._redrive), methods=["POST"]),
-            Route(f"{group}/purge", self._answering(self._purge), methods=["POST"]),
-            Route(f"{group}/retry", self._answering(self._retry), methods=["POST"]),
-            Route(f"{group}/cancel", self._answering(self._cancel_retry), methods=["POST"]),
-            Route("/api/t/{topic}/cancel", self._answering(self._cancel), methods=["POST"]),
+            *(Route(path, self._answering(change), methods=["POST"]) for path, change in changes),
+            Route(f"{group}/seek", self._answering(self._preview_seek), methods=["GET"]),
+            Route(f"{topic}/grow", self._answering(self._preview_growth), methods=["GET"]),
             Route("/api/jobs/{number:int}", self._job, methods=["GET"]),
             Route("/api/jobs/{number:int}/stop", self._stop, methods=["POST"]),
         ]
 
-    def _answering(
-        self, change: Callable[[str, str, Mapping[str, Any]], Awaitable[dict[str, object]]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _answering(self, change: Change) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             names = names_in(request)
             try:
-                done = await change(names["topic"], names.get("group", ""), _object(await request.json()))
+                asked = request.query_params if request.method == "GET" else _object(await request.json())
+                done = await change(names["topic"], names.get("group", ""), asked)
             except (ValueError, RecursionError, RefusedError, SettingsError) as error:
                 return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
             except TopicMissingError as error:
                 return JSONResponse({"error": str(error)}, HTTPStatus.NOT_FOUND)
             except GroupBusyError as error:
                 return JSONResponse({"error": str(error)}, HTTPStatus.CONFLICT)
-            except ConnectionFailed as error:
+            except RedisaqError as error:
                 return JSONResponse({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
             return JSONResponse(done, HTTPStatus.ACCEPTED if "job" in done else HTTPStatus.OK)
 
@@ -143,12 +122,72 @@ class Changes:
         return {"text": f"{group} continues."}
 
     async def _seek(self, topic: str, group: str, asked: Mapping[str, Any]) -> dict[str, object]:
-        to = asked.get("to")
-        position: Position = to if to in ("earliest", "latest") else _moment(asked.get("at"))
+        position = _position(asked)
         if asked.get("pause"):
             await self._admin.pause(topic, group)
         await self._admin.seek(topic, group, position)
         return {"text": f"{group} was moved.{' It is paused until you resume it.' if asked.get('pause') else ''}"}
+
+    async def _preview_seek(self, topic: str, group: str, asked: Mapping[str, Any]) -> dict[str, object]:
+        position = _position(asked)
+        found = await self._admin.preview_seek(topic, group, position)
+        return self._preview(previews.of_seek(found, topic, group, position))
+
+    async def _delete_group(self, topic: str, group: str, asked: Mapping[str, Any]) -> dict[str, object]:
+        if asked.get("name") != group:
+            raise RefusedError(f"type the name of the group, {group}, to delete it")
+        await self._admin.delete_group(topic, group)
+        return {"text": f"{group} of {topic} is deleted.", "gone": "group"}
+
+    # -- topics -------------------------------------------------------------------------------------------------------------------
+
+    async def _delete_topic(self, topic: str, _: str, asked: Mapping[str, Any]) -> dict[str, object]:
+        if asked.get("name") != topic:
+            raise RefusedError(f"type the name of the topic, {topic}, to delete it")
+        await self._admin.delete_topic(topic)
+        return {"text": f"{topic} is deleted.", "gone": "topic"}
+
+    async def _grow(self, topic: str, _: str, asked: Mapping[str, Any]) -> dict[str, object]:
+        before, partitions = await self._growth(topic, asked)
+        if asked.get("expected") != before:
+            raise RefusedError(f"it has {words.many(before, 'partition')} by now: look again first")
+        async with self._open(topic) as producer:
+            after = await producer.request_partition_increase(partitions)
+        return {"text": f"{topic} has {words.many(after, 'partition')}."}
+
+    async def _growth(self, topic: str, asked: Mapping[str, Any]) -> tuple[int, int]:
+        """Return how many partitions a topic has, and how many it is to have."""
+        before = (await self._admin.topic(topic, partitions=())).partition_count
+        partitions = _whole(asked.get("partitions"), "number of partitions")
+        if partitions <= before:
+            raise RefusedError(f"it has {words.many(before, 'partition')}, and a topic never shrinks")
+        return before, partitions
+
+    async def _preview_growth(self, topic: str, _: str, asked: Mapping[str, Any]) -> dict[str, object]:
+        before, partitions = await self._growth(topic, asked)
+        return self._preview(previews.of_growth(before, partitions, topic))
+
+    def _preview(self, preview: previews.Preview) -> dict[str, object]:
+        """Return a preview as JSON, with the command that does the same."""
+        return {**structs.asdict(preview), "command": command_of(self._server(), *preview.words)}
+
+    async def _enqueue(self, topic: str, _: str, asked: Mapping[str, Any]) -> dict[str, object]:
+        payload, delay = _text(asked.get("payload"), "payload"), asked.get("delay") or 0
+        try:
+            msgspec.json.decode(payload)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise RefusedError(f"the payload is not JSON: {error}. A text needs quotes") from error
+        if not isinstance(delay, int | float) or isinstance(delay, bool) or delay < 0:
+            raise RefusedError("the delay is a number of seconds")
+        await self._admin.topic(topic, partitions=())  # a producer would create it
+        async with self._open(topic) as producer:
+            msg_id = await producer.enqueue(payload.strip().encode(), key=asked.get("key") or None, delay=delay or None)
+        return {"text": f"Enqueued: {msg_id}", "msg_id": msg_id}
+
+    def _open(self, topic: str) -> Producer:
+        if self._producer is None:
+            raise RefusedError("this page has no producer")
+        return self._producer(topic)
 
     # -- single messages ----------------------------------------------------------------------------------------------------------
 
@@ -199,19 +238,19 @@ class Changes:
         total, expected = dead if found is None else len(found), asked.get("expected")
         if not isinstance(expected, int) or total > GROWN * max(1, expected):
             raise RefusedError(f"there are {words.count(total)} now: look again first")
-        self._number += 1
-        return self._start(Job(self._number, verb, (topic, group), found, total=total, rate=_rate(asked.get("rate")))).as_json()
+        careful = asked.get("careful") in (True, "on")
+        return self._jobs.start(verb, (topic, group), found, total=total, rate=_rate(asked.get("rate")), careful=careful).as_json()
 
     async def _act(self, verb: Verb, name: tuple[str, str], letters: Letters) -> int:
         act = self._admin.redrive if verb == "redrive" else self._admin.purge
         try:
             return await act(*name, letters)
         finally:
-            self.made += 1
+            self._made += 1
 
     async def _named(self, topic: str, group: str, names: object) -> list[DeadMessage]:
-        if not isinstance(names, list) or not 0 < len(cast("list[object]", names)) <= PAGE:
-            raise RefusedError(f"name from 1 to {PAGE} letters")
+        if not isinstance(names, list) or not 0 < len(cast("list[object]", names)) <= LETTERS:
+            raise RefusedError(f"name from 1 to {LETTERS} letters")
         letters: list[DeadMessage] = []
         for name in cast("list[object]", names):
             parts = parts_of(name) if isinstance(name, str) else None
@@ -224,49 +263,6 @@ class Changes:
             raise RefusedError("these letters are not there any more")
         return letters
 
-    def _start(self, job: Job) -> Job:
-        if self.tasks is None:
-            raise RefusedError("the application has not been started")
-        self._jobs[job.number] = job
-        while len(self._jobs) > JOBS and (over := next((one for one in self._jobs.values() if one.state != "running"), None)):
-            del self._jobs[over.number]
-        self.tasks.start_soon(self._run, job)
-        return job
-
-    async def _run(self, job: Job) -> None:
-        with job.scope:
-            try:
-                async with aclosing(self._pages(job)) as pages:
-                    async for page in pages:
-                        job.done += await self._act(job.verb, job.name, page)
-                        if job.rate:
-                            await anyio.sleep(len(page) / job.rate)
-            except RedisaqError as error:
-                job.state, job.error = "failed", str(error)
-            else:
-                job.state = "done"
-        if job.scope.cancelled_caught:
-            job.state = "stopped"
-
-    async def _pages(self, job: Job) -> AsyncGenerator[Letters]:
-        """Yield the letters in pages, the oldest of a partition first; not more than there were: one that dies again is left alone."""
-        size = PAGE if not job.rate else max(1, min(PAGE, int(job.rate)))
-        if job.found is not None:
-            for start in range(0, len(job.found), size):
-                yield job.found[start : start + size]
-            return
-        left = {one.partition: one.dead for one in (await self._admin.group(*job.name)).partitions}
-        page: list[DeadMessage] = []
-        async for letter in self._admin.dead_letters(*job.name):
-            if left.get(letter.partition, 0) > 0:
-                left[letter.partition] -= 1
-                page.append(letter)
-            if len(page) == size:
-                yield page
-                page = []
-        if page:
-            yield page
-
     async def _job(self, request: Request) -> Response:
         job = self._jobs.get(request.path_params["number"])
         return JSONResponse({"error": "there is no such job"}, HTTPStatus.NOT_FOUND) if job is None else JSONResponse(job.as_json())
@@ -274,7 +270,7 @@ class Changes:
     async def _stop(self, request: Request) -> Response:
         job = self._jobs.get(request.path_params["number"])
         if job is not None:
-            job.scope.cancel()
+            job.stop()
         return await self._job(request)
 
 
@@ -290,6 +286,26 @@ def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value:
         raise RefusedError(f"say the {name}")
     return value
+
+
+def _whole(value: object, name: str) -> int:
+    """Return a whole number of a request or an address."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:  # noqa: PLR2004 -- a billion
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RefusedError(f"say the {name}")
+    return value
+
+
+def _position(asked: Mapping[str, Any]) -> Position:
+    """Return where a group is to go on."""
+    to = asked.get("to")
+    named: dict[object, Position] = {"earliest": "earliest", "latest": "latest"}
+    if to in named:
+        return named[to]
+    if to == "entry":
+        return {_whole(asked.get("partition"), "partition"): _text(asked.get("entry"), "entry")}
+    return _moment(asked.get("at"))
 
 
 def _moment(text: object) -> datetime:

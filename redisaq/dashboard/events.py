@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from redisaq.admin import Whereabouts
+from redisaq.dashboard.jobs import Jobs
 from redisaq.dashboard.messages import Progress
 from redisaq.dashboard.pages import Page
 from redisaq.errors import ConnectionFailed, ServerError
@@ -31,6 +32,9 @@ LARGEST = 64 * 1024
 
 SILENCE = 15.0
 """Seconds after which a comment shows that the stream is alive."""
+
+JOBS = 0.2
+"""Seconds between two events about jobs, at least."""
 
 BREATH = 1.0
 """Seconds between two events, at least."""
@@ -80,7 +84,14 @@ class EventStream(Stream):
     """What of a page changes."""
 
     def __init__(
-        self, streams: Streams, watch: Callable[[Screen], Any], screen: Screen, page: Callable[[Snapshot], Page], shape: str
+        self,
+        streams: Streams,
+        watch: Callable[[Screen], Any],
+        screen: Screen,
+        page: Callable[[Snapshot], Page],
+        shape: str,
+        *,
+        jobs: Jobs | None = None,
     ) -> None:
         """Prepare a stream.
 
@@ -90,17 +101,38 @@ class EventStream(Stream):
             screen: what the page shows.
             page: renders the page.
             shape: the shape of the page that the browser has.
+            jobs: the jobs whose progress it tells, too.
         """
         super().__init__(streams)
         self._watch = watch
         self._screen = screen
         self._page = page
         self._shape = shape
+        self._jobs = jobs
 
     async def send_all(self, send: Send) -> None:
         """Send events until the page has another shape."""
-        last: Page | None = None
         await _write(send, b"retry: 2000\n\n")
+        async with anyio.create_task_group() as tasks:
+            if self._jobs is not None:
+                tasks.start_soon(self._send_jobs, send, self._jobs)
+            await self._send_changes(send)
+            tasks.cancel_scope.cancel()
+
+    async def _send_jobs(self, send: Send, jobs: Jobs) -> None:
+        """Send the jobs that run or have just ended, then each that has changed."""
+        last: dict[int, dict[str, object]] = {}
+        while True:
+            changed = jobs.changed
+            now = {number: job.as_json() for number, job in jobs.recent().items()}
+            if told := [said for number, said in now.items() if last.get(number) != said]:
+                await _write(send, b"event: jobs\ndata: %b\n\n" % msgspec.json.encode(told))
+            last = now
+            await changed.wait()
+            await anyio.sleep(JOBS)
+
+    async def _send_changes(self, send: Send) -> None:
+        last: Page | None = None
         with self._watch(self._screen) as watching:
             while True:
                 snapshot: Snapshot | None = None

@@ -69,12 +69,12 @@ def _share(hundredths: float) -> str:
     return f"{round(hundredths, 2):g}%"
 
 
-def command_of(server: ServerView, *names: str) -> str:
+def command_of(server: ServerView, *names: object) -> str:
     """Return a command that somebody may paste into a shell, whatever is in the names. It says which server, without its password."""
     place = ["--url", server.url] if server.url else []
     if server.namespace not in ("", "redisaq"):  # the command's own default
         place += ["--namespace", server.namespace]
-    return shlex.join(["redisaq", *names, *place])
+    return shlex.join(["redisaq", *map(str, names), *place])
 
 
 _OURS: dict[str, Any] = {"sign": _sign, "share": _share, "holes": _holes}

@@ -91,7 +91,7 @@ def test_a_letter_is_shown_as_text_and_redriven_by_clicking(looker: Looker, addr
     assert call(portal, retries) == (2, 3)
     page.click("#redrive")
     page.click("#redrive-dialog button[value=ok]")
-    looker.until("document.getElementById('toasts').textContent.includes('Redriven: 3 of 3')")
+    looker.until("document.getElementById('toasts').textContent.includes('redriven 3 of 3')")
     assert call(portal, retries) == (5, 0)
 
 
@@ -144,6 +144,42 @@ def test_pausing_by_clicking(looker: Looker, address: str) -> None:
     page.click("#pause-dialog button[value=ok]")
     looker.until("document.querySelector('.head .tools button').textContent === 'Resume'")
     assert "paused" in (page.text_content(".title") or "")
+
+
+def test_what_a_change_would_do_is_shown_before(looker: Looker, address: str) -> None:
+    page = looker.page
+    page.goto(f"{address}/t/large/g/indexer")
+    page.click("text=Seek…")
+    looker.until("document.querySelector('#seek-dialog .preview').textContent === 'Say a time.'")
+    page.check("#seek-dialog input[value=latest]")
+    looker.until("document.querySelector('#seek-dialog .preview').textContent.includes('unread messages would be skipped')")
+    looker.until("document.querySelector('#seek-dialog [data-command]').textContent.includes('seek large indexer latest --dry-run --url')")
+    page.keyboard.press("Escape")
+    looker.until("!document.getElementById('seek-dialog').open")
+
+
+def test_a_topic_is_filled_grown_and_deleted_by_clicking(looker: Looker, address: str, portal: Any) -> None:
+    async def make() -> None:
+        async with Producer("small", URL) as producer:
+            await producer.enqueue(1)
+
+    call(portal, make)
+    page = looker.page
+    page.goto(address)
+    looker.until("document.querySelector('a[href=\"/t/small\"]')")  # the sampler has seen it
+    page.goto(f"{address}/t/small")
+    page.click("text=Enqueue…")
+    page.fill("#enqueue-dialog textarea", '{"number": 17}')
+    page.click("#enqueue-dialog button[value=ok]")
+    looker.until("document.getElementById('toasts').textContent.includes('Enqueued: ')")
+    page.click("text=Grow…")
+    looker.until("document.querySelector('#grow-dialog .preview').textContent.includes('From 1 to 2 partitions. 50% of the keys move')")
+    page.click("#grow-dialog button[value=ok]")
+    looker.until("document.getElementById('toasts').textContent.includes('small has 2 partitions.')")
+    page.click("text=Delete…")
+    page.fill("#delete-dialog input", "small")
+    page.click("#delete-dialog button[value=ok]")
+    page.wait_for_url(f"{address}/")
 
 
 def test_the_keyboard(looker: Looker, address: str) -> None:

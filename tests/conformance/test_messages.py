@@ -12,6 +12,8 @@ from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
     CountBacklog,
+    Counted,
+    CountEntries,
     ListDelayed,
     ListPending,
     ListRetries,
@@ -128,6 +130,14 @@ async def test_entries_and_searches(a: Broker, world: World, group: GroupName, o
     assert [entry_id for entry_id, _ in await a.do(ReadEntries(group.topic, 0, None, 3))] == ids[:-4:-1]
     assert [entry_id for entry_id, _ in await a.do(ReadEntries(group.topic, 0, b"", 2))] == ids[:2]
     assert [entry_id for entry_id, _ in await a.do(ReadEntries(group.topic, 0, ids[247], 9))] == ids[248:]
+    assert await a.do(CountEntries(group.topic, 0, b"0-0", b"", 249)) == Counted(249, ids[248])
+    assert await a.do(CountEntries(group.topic, 0, ids[248], b"", 249)) == Counted(1)
+    assert (
+        await a.do(CountEntries(group.topic, 0, ids[9], ids[19], 100))
+        == await a.do(CountEntries(group.topic, 0, ids[9], ids[19], 11))
+        == Counted(10)
+    )
+    assert await a.do(CountEntries(group.topic, 1, b"0-0", b"", 9)) == Counted(0)
     found = await a.do(SearchStream(group.topic, 0, b"247", b"", 100))
     assert (found.looked, found.before, found.found and found.found[0]) == (3, None, ids[247])
     part = await a.do(SearchStream(group.topic, 0, b"7", b"", 205))

@@ -88,6 +88,7 @@ FIELDS: dict[str, object] = {
     "resolutions": [],
     "since": None,
     "token": 7,
+    "until": b"7-1",
     "topic": "orders",
     "ttl": 1.0,
     "value": b"{}",

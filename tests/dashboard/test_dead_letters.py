@@ -136,7 +136,7 @@ async def test_redriving_some_a_kind_and_all(name: str) -> None:
         assert (done["done"], done["total"]) == (10, 10)
         assert await one.dead() == 18
         done = await one.job(await one.post("redrive", {"all": True, "expected": 18, "rate": 1000}))
-        assert done["text"] == "Redriven: 18 of 18"
+        assert done["text"] == "orders › billing: redriven 18 of 18"
         assert (await one.admin.group("orders", "billing")).retry == 30
 
 
@@ -235,9 +235,13 @@ async def test_a_foreign_page_changes_nothing(missing: str, name: str) -> None:
 async def test_where_nothing_may_be_changed_there_is_nothing_to_change_it_with() -> None:
     """The routes do not exist, and the page has no button for them."""
     async with served() as client:
-        for what in ("pause", "resume", "seek", "redrive", "purge"):
+        for what in ("pause", "resume", "seek", "redrive", "purge", "delete"):
             answer = await client.post(f"/api/t/orders/g/billing/{what}", json={}, headers=OURS)
             assert answer.status_code == 404
+        for what in ("grow", "enqueue", "delete", "cancel"):
+            assert (await client.post(f"/api/t/orders/{what}", json={}, headers=OURS)).status_code == 404
+        assert (await client.get("/api/t/orders/grow?partitions=9")).status_code == 404
+        assert "data-post" not in (await client.get("/t/orders")).text
         html = (await client.get("/t/orders/g/billing")).text
         assert "data-post" not in html
     async with served(allow_changes=True) as client:

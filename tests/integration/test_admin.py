@@ -173,6 +173,23 @@ async def test_the_history_of_a_group(url: str, namespace: str, bench: Bench) ->
     await broker.close()
 
 
+async def test_many_calls_are_one_change_of_the_history(admin: Admin, bench: Bench) -> None:
+    """Also if the block ends early."""
+    await bench.produce(6)
+    await bench.drain(failing=(0, 1, 2, 3, 4, 5))
+    letters = [one async for one in admin.dead_letters("orders", "billing")]
+    async with admin.redriving("orders", "billing") as redrive:
+        assert [await redrive([letter]) for letter in letters[:3]] == [1, 1, 1]
+    with anyio.CancelScope() as scope:
+        async with admin.purging("orders", "billing") as purge:
+            assert await purge(letters) == 3
+            scope.cancel()
+            await anyio.sleep_forever()
+    async with admin.purging("orders", "billing") as purge:
+        assert await purge() == 0
+    assert [(one.what, one.count) for one in await admin.history("orders", "billing", count=2)] == [("purged", 3), ("redriven", 3)]
+
+
 async def test_looking_at_some_partitions(admin: Admin, bench: Bench, member: str) -> None:
     await bench.produce(5)
     topic = await admin.topic("orders", partitions=[1])
@@ -390,6 +407,31 @@ async def test_seeking_to_a_time_and_to_entries(admin: Admin, bench: Bench, url:
     assert await bench.drain() == [9], "the future is the end"
     await admin.seek("orders", "billing", datetime(1969, 1, 1, tzinfo=UTC))
     assert len(await bench.drain()) == 4
+
+
+async def test_what_a_seek_would_do(admin: Admin, bench: Bench) -> None:
+    await bench.produce(6)
+    await bench.drain()
+    await bench.produce(4, start=6)
+    entries = [await admin.peek("orders", number, 100) for number in (0, 1)]
+    middle = {number: found[len(found) // 2].entry_id for number, found in enumerate(entries)}
+
+    async def preview(to: Any, **options: Any) -> tuple[int, int, int]:
+        found = await admin.preview_seek("orders", "billing", to, **options)
+        return sum(one.again for one in found), sum(one.skipped for one in found), sum(one.waiting for one in found)
+
+    assert await preview("earliest") == (6, 0, 10)
+    assert await preview("latest") == (0, 4, 0)
+    assert await preview(datetime(2100, 1, 1, tzinfo=UTC)) == (0, 4, 0)
+    assert await preview(datetime(2000, 1, 1, tzinfo=UTC)) == (6, 0, 10)
+    (again, skipped, waiting) = await preview(middle)
+    assert (await admin.preview_seek("orders", "billing", {0: middle[0]}))[0].partition == 0
+    assert not all(one.complete for one in await admin.preview_seek("orders", "billing", datetime(2000, 1, 1, tzinfo=UTC), limit=3))
+    assert (await admin.group("orders", "billing")).unread == 4
+    await admin.seek("orders", "billing", middle)
+    assert ((await admin.group("orders", "billing")).unread, 4 + again - skipped) == (waiting, waiting)
+    with pytest.raises(SettingsError):
+        await admin.preview_seek("orders", "billing", "nowhere")  # type: ignore[arg-type] # that is the test
 
 
 async def test_seeking_nowhere(admin: Admin, bench: Bench) -> None:

@@ -12,6 +12,8 @@ from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
     CountBacklog,
+    Counted,
+    CountEntries,
     ListDelayed,
     ListPending,
     ListRetries,
@@ -81,6 +83,14 @@ def read_entries(store: MemoryStore, step: ReadEntries) -> list[RawEntry]:
     newest = stream.after(START, len(stream))[::-1][: step.count] if step.after is None else None
     found = stream.after(parse_id(step.after or b""), step.count) if newest is None else newest
     return [(format_id(entry_id), fields) for entry_id, fields in found]
+
+
+@does(CountEntries)
+def count_entries(store: MemoryStore, step: CountEntries) -> Counted:
+    """Count entries of the stream."""
+    found = store.streams.get(step.place, Stream()).after(parse_id(step.after), step.count)
+    there = [entry_id for entry_id, _ in found if not step.until or entry_id <= parse_id(step.until)]
+    return Counted(len(there), None if len(there) < step.count else format_id(there[-1]))
 
 
 @does(SearchStream)

@@ -13,6 +13,8 @@ from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
     CountBacklog,
+    Counted,
+    CountEntries,
     ListDelayed,
     ListPending,
     ListRetries,
@@ -36,6 +38,7 @@ from redisaq.core.records import time_of
 LIST_PENDING = Script("list_pending", keys=2)
 LIST_SCHEDULED = Script("list_scheduled", keys=2)
 READ_DELAYED = Script("read_delayed", keys=2)
+COUNT = Script("count", keys=1)
 SEARCH = Script("search", keys=1)
 STANDING = Script("standing", keys=4, begins_with=("facts",))
 CANCEL_DELAYED = Script("cancel_delayed", keys=2)
@@ -102,6 +105,17 @@ def read_entries(step: ReadEntries, keys: Keys) -> Asked[list[RawEntry]]:
 
 def _entries(reply: Reply) -> list[RawEntry]:
     return [(entry_id, fields) for entry_id, fields in reply]
+
+
+@command(CountEntries)
+def count_entries(step: CountEntries, keys: Keys) -> Asked[Counted]:
+    """Count entries of the stream."""
+    return COUNT(keys.stream(step.topic, step.partition), step.after, step.until, step.count), _counted
+
+
+def _counted(reply: Reply) -> Counted:
+    number, last = reply
+    return Counted(number, last)
 
 
 @command(SearchStream)

@@ -17,6 +17,8 @@ __all__ = [
     "CancelDelayed",
     "CancelRetry",
     "CountBacklog",
+    "CountEntries",
+    "Counted",
     "ListDelayed",
     "ListPending",
     "ListRetries",
@@ -159,6 +161,21 @@ class ReadEntries(PartitionStep[list[RawEntry]], frozen=True):
     """
 
     after: bytes | None
+    count: int
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """The result of one part of a count: how many entries, and the last of them; the count continues after it. None: it is complete."""
+
+    number: int
+    last: bytes | None = None
+
+
+class CountEntries(PartitionStep[Counted], frozen=True):
+    """Count entries above `after` and not above `until` (b"": to the end), up to `count` of them."""
+
+    after: bytes
+    until: bytes
     count: int
 
 

@@ -64,6 +64,7 @@ function listen() {
   stream = new EventSource(`${address}${mark}shape=${page().dataset.shape}`);
   const heard = () => { last = Date.now(); away(false); };
   for (const kind of ["snapshot", "delta"]) stream.addEventListener(kind, (event) => { heard(); apply(JSON.parse(event.data)); });
+  stream.addEventListener("jobs", (event) => { heard(); JSON.parse(event.data).forEach(showJob); });
   stream.addEventListener("refresh", async () => { heard(); stop(); await refresh(); setTimeout(listen, 250); });
   stream.onopen = heard;
   stream.onerror = () => {
@@ -169,9 +170,10 @@ document.addEventListener("click", (event) => {
   if (at("#theme")) flip();
   else if (at("#help")) $("help-dialog").showModal();
   else if (at("#live")) freeze();
-  else if (at("[data-open]")) $(at("[data-open]").dataset.open).showModal();
+  else if (at("[data-open]")) { const dialog = $(at("[data-open]").dataset.open); dialog.showModal(); preview(dialog.querySelector("form")); }
   else if (at("button[data-post]")) send(at("[data-post]").dataset.post, JSON.parse(at("[data-post]").dataset.json));
-  else if (at("#job-stop")) send(`${root()}/api/jobs/${at("#job-stop").dataset.job}/stop`, {});
+  else if (at("[data-stop]")) send(`${root()}/api/jobs/${at("[data-stop]").dataset.stop}/stop`, {});
+  else if (at("[data-close]")) at(".progress").remove();
   else if (at("[data-colour]")) colour(at("[data-colour]").dataset.colour);
   else if (at("[data-spot]")) { const one = Number(at("[data-spot]").dataset.spot); spot = spot === one ? null : one; colour("owner"); }
   else if (at("tr[data-href]") && !at("a, button, input")) location.assign(at("tr[data-href]").dataset.href);
@@ -192,27 +194,61 @@ async function send(address, body) {
     said = await answer.json();
   } catch { said = { error: "the dashboard does not answer" }; }
   if (said.error) { toast(`Nothing was changed: ${said.error}`); return; }
-  if (said.job) await follow(said); else toast(said.text);
+  if (said.job) showJob(said); else toast(said.text);
+  if (said.gone) { location.assign(said.gone === "topic" ? `${root()}/` : page().querySelector(".crumbs a:last-of-type").href); return; }
   for (const box of document.querySelectorAll("input[name=letter]:checked")) box.checked = false;
   choose();
   await refresh();
 }
 
-/** Show how far a job is until it has ended. */
-async function follow(job) {
-  const place = $("job"), text = document.createElement("span"), bar = document.createElement("progress"), stopper = document.createElement("button");
-  stopper.className = "btn small"; stopper.id = "job-stop"; stopper.dataset.job = job.job; stopper.textContent = "Stop"; stopper.type = "button";
-  place.className = "progress"; place.setAttribute("data-keep", ""); place.replaceChildren(text, bar, stopper); place.hidden = false;
-  while (job.state === "running") {
-    text.textContent = job.text; bar.max = job.total; bar.value = job.done;
-    await new Promise((done) => setTimeout(done, 300));
-    const answer = await fetch(`${root()}/api/jobs/${job.job}`).then((r) => r.json()).catch(() => null);
-    if (!answer || answer.error) break;
-    job = answer;
+/** Show how far a job is. One that failed or was stopped stays until somebody has closed it. */
+function showJob(job) {
+  let line = document.querySelector(`#jobs [data-job="${job.job}"]`);
+  if (!line) {
+    if (told.has(job.job) || job.state === "done") return; // it is over, and nobody here has seen it run
+    const [text, bar, button] = ["span", "progress", "button"].map((name) => document.createElement(name));
+    line = document.createElement("div"); line.className = "progress"; line.dataset.job = job.job;
+    button.className = "btn small"; button.type = "button"; button.textContent = "Stop"; button.dataset.stop = job.job; button.hidden = page().dataset.change === undefined;
+    line.append(text, bar, button); $("jobs").append(line);
   }
-  toast(job.text);
-  place.removeAttribute("data-keep"); place.replaceChildren(); place.hidden = true;
+  const [text, bar, button] = line.children;
+  if (text.textContent !== job.text) text.textContent = job.text;
+  bar.max = Math.max(1, job.total); bar.value = job.done;
+  if (job.state === "running") { if (!stream) setTimeout(() => ask(job), 1000); return; }
+  if (told.has(job.job)) return;
+  told.add(job.job);
+  if (job.state === "done") { line.remove(); toast(job.text); } else { delete button.dataset.stop; button.dataset.close = ""; button.textContent = "Close"; button.hidden = false; line.classList.add("bad"); bar.remove(); }
+  refresh();
 }
+const told = new Set();
+/** Ask for a job where no stream tells: the page is frozen, or too many are open. */
+async function ask(job) { const said = await fetch(`${root()}/api/jobs/${job.job}`).then((r) => r.json()).catch(() => null); if (said && !said.error) showJob(said); }
+
+/* -- what a change would do ------------------------------------------------------------------------------------------------------------ */
+
+let asked = 0;
+/** Show what the change of a dialog would do, as it is filled in. */
+async function preview(form) {
+  if (!form || !form.dataset.preview) return;
+  const mine = (asked += 1), place = form.querySelector(".preview"), words = new URLSearchParams();
+  for (const [name, value] of Object.entries(filled(form))) if (value !== "") words.set(name, value);
+  if (words.get("to") === "time" && !words.get("at")) { place.replaceChildren("Say a time."); return; }
+  const said = await fetch(`${form.dataset.preview}?${words}`).then((r) => r.json()).catch(() => ({ error: "the dashboard does not answer" }));
+  if (mine !== asked) return;
+  const node = (name, text) => { const one = document.createElement(name); one.textContent = text; return one; }, line = document.createElement("p"), list = document.createElement("ul");
+  if (said.error) { place.replaceChildren(node("p", said.error)); return; }
+  line.append(node("b", said.head), ". ", said.more);
+  for (const [number, text] of said.rows) { const item = document.createElement("li"); item.append(node("span", number), node("span", text)); list.append(item); }
+  place.replaceChildren(line, list, ...(said.bars.length ? [bars(said.bars, said.label)] : []));
+  form.querySelector("[data-command]").textContent = said.command;
+}
+function bars(heights, label) {
+  const make = (name, values) => { const one = document.createElementNS("http://www.w3.org/2000/svg", name); for (const [key, value] of Object.entries(values)) one.setAttribute(key, value); return one; };
+  const picture = make("svg", { viewBox: `0 0 ${heights.length} 100`, preserveAspectRatio: "none", class: "mini", role: "img", "aria-label": label });
+  heights.forEach(([above, below], n) => picture.append(make("rect", { class: "b", x: n, width: 0.9, y: 100 - below, height: below }), make("rect", { class: "a", x: n, width: 0.9, y: 100 - below - above, height: above })));
+  return picture;
+}
+document.addEventListener("input", (event) => { const form = event.target.closest("form[data-preview]"); if (form) { const mine = (asked += 1); setTimeout(() => { if (mine === asked) preview(form); }, 250); } });
 
 function choose() {
   const count = chosen().length, button = $("redrive");
@@ -221,14 +257,20 @@ function choose() {
 }
 
 document.addEventListener("change", (event) => { if (event.target.name === "letter") choose(); });
+/** Return what a form says, as a request wants it. */
+function filled(form) {
+  const body = {};
+  for (const field of form.elements) {
+    if (!field.name || (field.type === "radio" && !field.checked)) continue;
+    if (field.dataset.time) { if (field.value) body[field.name] = new Date(field.value).toISOString(); }
+    else body[field.name] = field.type === "checkbox" ? field.checked : field.dataset.number ? Number(field.value) : field.value;
+  }
+  return body;
+}
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (!form.dataset.post || (event.submitter && event.submitter.value === "cancel")) return;
-  const body = JSON.parse(form.dataset.json), letters = chosen();
-  for (const field of form.elements) {
-    if (!field.name || (field.type === "radio" && !field.checked)) continue;
-    if (field.dataset.time) { if (field.value) body[field.name] = new Date(field.value).toISOString(); } else body[field.name] = field.dataset.number ? Number(field.value) : field.value;
-  }
+  const body = { ...JSON.parse(form.dataset.json), ...filled(form) }, letters = chosen();
   if (form.dataset.letters && letters.length) { delete body.kind; body.letters = letters; }
   send(form.dataset.post, body);
 });
