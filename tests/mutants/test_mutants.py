@@ -275,7 +275,7 @@ def test_what_hangs_is_killed_with_all_that_it_started(toy: Copy, monkeypatch: p
     monkeypatch.setattr("tests.mutants.copies.secrets.token_hex", lambda _: "of-this-test")
     mutant, sources = toy_mutant("n -= 1", "n += 1")
     COVERING.seconds[:] = [0.1] * len(COVERING.seconds)
-    result = try_out(mutant, toy, COVERING, sources, 10.0)
+    result = try_out(mutant, toy, COVERING, sources, 60.0)
     assert (result.verdict, result.by) == ("hung", "tests/test_toy.py::test_loop")
     assert kill_marked("of-this-test") == 0
 
