@@ -44,7 +44,7 @@ VIEW_STREAM = Script("view_stream", keys=2, begins_with=("facts",))
 VIEW_GROUP = Script("view_group", keys=3)
 VIEW_PARTITION = Script("view_partition", keys=5, begins_with=("facts",))
 PAUSE = Script("pause", keys=2, begins_with=("note",))
-SEEK = Script("seek", keys=4, begins_with=("whole",))
+SEEK = Script("seek", keys=4, begins_with=("above", "whole"))
 DISBAND = Script("disband", keys=3)
 DROP_GROUP = Script("drop_group", keys=5)
 

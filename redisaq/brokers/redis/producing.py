@@ -15,7 +15,7 @@ from redisaq.brokers.steps.producing import AppendOnce, Delay, Find, Found, Read
 from redisaq.core.records import encode_delayed
 from redisaq.errors import ServerError
 
-FIND = Script("find", keys=2)
+FIND = Script("find", keys=2, begins_with=("above", "facts"))
 DELAY = Script("delay", keys=3)
 APPEND_ONCE = Script("append_once", keys=4)
 BACKLOG = Script("backlog", keys=1)

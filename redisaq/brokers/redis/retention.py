@@ -15,8 +15,8 @@ from redisaq.core.records import time_of, whole
 from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
 
 KEEPING = Script("keeping", keys=3, begins_with=("whole",))
-TRIM = Script("trim", keys=1)
-SIGHT = Script("sight", keys=2, begins_with=("whole",))
+TRIM = Script("trim", keys=1, begins_with=("above", "facts"))
+SIGHT = Script("sight", keys=2, begins_with=("above", "facts", "whole"))
 
 MOST = 10_000
 """How many entries one step may trim, since the server does nothing else meanwhile.

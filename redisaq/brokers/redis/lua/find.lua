@@ -16,21 +16,9 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
     return {1, found, '0-0'} -- a missing stream has lost its entries, too
 end
 
-local function parts(id)
-    local time, sequence = string.match(id, '^(%d+)%-(%d+)$')
-    return tonumber(time), tonumber(sequence)
-end
-local info, facts = redis.call('XINFO', 'STREAM', KEYS[1]), {}
-for i = 1, #info, 2 do
-    facts[info[i]] = info[i + 1]
-end
+local facts = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
 local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-local reaches = false
-if first then
-    local time, sequence = parts(first[1])
-    local anchor_time, anchor_sequence = parts(ARGV[1])
-    reaches = time < anchor_time or (time == anchor_time and sequence <= anchor_sequence)
-end
+local reaches = first and not above(first[1], ARGV[1])
 if not reaches then -- then nothing may ever have been removed from the stream
     reaches = facts['entries-added'] == facts['length']
 end

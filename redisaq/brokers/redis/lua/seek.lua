@@ -4,13 +4,6 @@
 -- Entries after the position that were delivered before become new again: they leave the pending entries and retry, unless they are no
 -- longer in the stream. `moves` in the lease counts the calls, once the partition has had an owner.
 
-local function after(id, other)
-    local time, sequence = string.match(id, '^(%d+)%-(%d+)$')
-    local other_time, other_sequence = string.match(other, '^(%d+)%-(%d+)$')
-    time, other_time = tonumber(time), tonumber(other_time)
-    return time > other_time or (time == other_time and tonumber(sequence) > tonumber(other_sequence))
-end
-
 local last, there = '0-0', false
 if redis.call('EXISTS', KEYS[1]) == 1 then
     local info = redis.call('XINFO', 'STREAM', KEYS[1])
@@ -26,7 +19,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
     end
 end
 local position = ARGV[2]
-if position == '$' or after(position, last) then -- else new entries below it would never be delivered
+if position == '$' or above(position, last) then -- else new entries below it would never be delivered
     position = last
 end
 
@@ -60,7 +53,7 @@ while true do
 end
 for _, id in ipairs(retries) do
     local number = string.match(id, '^%d+%-%d+$') -- else it was tampered with, and the group's next TakeDue sets it aside
-    if number and after(id, position) and redis.call('XRANGE', KEYS[1], id, id)[1] then
+    if number and above(id, position) and redis.call('XRANGE', KEYS[1], id, id)[1] then
         redis.call('ZREM', KEYS[2], id)
         redis.call('HDEL', KEYS[3], id)
     end

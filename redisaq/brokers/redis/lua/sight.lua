@@ -17,22 +17,6 @@ local gone = {'', false, 0, '', ''}
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return gone
 end
-local function parts(id)
-    local time, sequence = string.match(id, '^(%d+)%-(%d+)$')
-    return tonumber(time), tonumber(sequence)
-end
-local function above(id, other)
-    local time, sequence = parts(id)
-    local other_time, other_sequence = parts(other)
-    return time > other_time or (time == other_time and sequence > other_sequence)
-end
-local function facts_of(row)
-    local facts = {}
-    for i = 1, #row, 2 do
-        facts[row[i]] = row[i + 1]
-    end
-    return facts
-end
 
 local position, ordinal
 for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do

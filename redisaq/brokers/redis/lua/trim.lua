@@ -10,15 +10,6 @@ local nothing = {0, 0, 0}
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return nothing
 end
-local function parts(id)
-    local time, sequence = string.match(id, '^(%d+)%-(%d+)$')
-    return tonumber(time), tonumber(sequence)
-end
-local function below(id, other)
-    local time, sequence = parts(id)
-    local other_time, other_sequence = parts(other)
-    return time < other_time or (time == other_time and sequence < other_sequence)
-end
 
 local first_required = 6 + ARGV[5]
 local lapsed = {}
@@ -38,20 +29,17 @@ end
 
 local there, floor, highest = {}, nil, nil
 for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-    local facts = {}
-    for i = 1, #row, 2 do
-        facts[row[i]] = row[i + 1]
-    end
+    local facts = facts_of(row)
     there[facts.name] = true
     if not lapsed[facts.name] or reads(facts.name) then
         local pinned = facts['last-delivered-id'] -- this entry stays: a lost group is made again after it (T6)
-        if not highest or below(highest, pinned) then
+        if not highest or above(pinned, highest) then
             highest = pinned
         end
         if facts.pending > 0 then
             pinned = redis.call('XPENDING', KEYS[1], facts.name)[2]
         end
-        if not floor or below(pinned, floor) then
+        if not floor or above(floor, pinned) then
             floor = pinned
         end
     end
@@ -69,8 +57,8 @@ end
 local time = redis.call('TIME')
 local now = math.min(time[1] * 1000 + math.floor(time[2] / 1000), math.floor(ARGV[1] / 1000))
 local old = redis.call('XREVRANGE', KEYS[1], string.format('%.0f', math.max(0, now - ARGV[2])), '-', 'COUNT', 1)[1]
-local later = below(floor, highest) and 1 or 0
-if not old or below(old[1], floor) then
+local later = above(highest, floor) and 1 or 0
+if not old or above(floor, old[1]) then
     later = 1
     floor = old and old[1]
 end
