@@ -8,44 +8,30 @@ from __future__ import annotations
 from redisaq.brokers.memory.holdings import Place
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.retrying import (
-    DeadLetterEntry,
-    DeadLetterSummary,
-    Due,
-    Purge,
-    ReadDead,
-    Redrive,
-    StartRetry,
-    SummariseDead,
-    TakeDue,
-    read_retries,
-)
+from redisaq.brokers.steps import retrying as steps
 from redisaq.core.failures import own_frame
 from redisaq.core.records import FOREIGN, NO_FAILURE, RAW, decode_delayed
 
-BLOCKED = 1_000_000
-"""Microseconds until the next try, after a stream did not take what was due."""
 
-
-@does(StartRetry)
-def start_retry(store: MemoryStore, step: StartRetry) -> bool:
+@does(steps.StartRetry)
+def start_retry(store: MemoryStore, step: steps.StartRetry) -> bool:
     """Record, under the token, that a handler begins on a message of `retry`; not once the token was released (T5)."""
     lease = store.lease(step.group, step.partition)
     shelf = store.shelf(step.group, step.partition)
     return lease.token == step.token and bool(lease.holder) and shelf.start(step.entry_id, step.life, step.attempt)
 
 
-@does(TakeDue)
-def take_due(store: MemoryStore, step: TakeDue) -> Due:
+@does(steps.TakeDue)
+def take_due(store: MemoryStore, step: steps.TakeDue) -> steps.Due:
     """Move due delayed messages into the stream; return due retries, and when to ask again."""
     if store.lease(step.group, step.partition).token != step.token:
         raise step.lost()
     now = store.now()
     moved, next_delayed = _move_delayed(store, step.place, now, step.count)
     found, next_retry = store.shelf(step.group, step.partition).due(now, step.count)
-    retries, unreadable, reports = read_retries(found)
+    retries, unreadable, reports = steps.read_retries(found)
     times = [time for time in (next_delayed, next_retry) if time is not None]
-    return Due(tuple(retries), moved, min(times, default=None), now, tuple(reports), tuple(unreadable))
+    return steps.Due(tuple(retries), moved, min(times, default=None), now, tuple(reports), tuple(unreadable))
 
 
 def _move_delayed(store: MemoryStore, place: Place, now: int, count: int) -> tuple[int, int | None]:
@@ -56,7 +42,7 @@ def _move_delayed(store: MemoryStore, place: Place, now: int, count: int) -> tup
         if due > now:
             break
         if store.append_one(place, _words_of(delayed[msg_id][1]), None) is None:
-            return moved, now + BLOCKED
+            return moved, now + steps.BLOCKED
         del delayed[msg_id]
         moved += 1
     return moved, order[moved][0] if moved < len(order) else None
@@ -71,26 +57,26 @@ def _words_of(body: bytes) -> list[bytes]:
     return words if words and len(words) % 2 == 0 else [RAW, body]
 
 
-@does(ReadDead)
-def read_dead_letters(store: MemoryStore, step: ReadDead) -> list[DeadLetterEntry]:
+@does(steps.ReadDead)
+def read_dead_letters(store: MemoryStore, step: steps.ReadDead) -> list[steps.DeadLetterEntry]:
     """Return a page of dead letters."""
     return store.shelf(step.group, step.partition).dead_page(step.after, step.count)
 
 
-@does(SummariseDead)
-def summarise_dead_letters(store: MemoryStore, step: SummariseDead) -> list[DeadLetterSummary]:
+@does(steps.SummariseDead)
+def summarise_dead_letters(store: MemoryStore, step: steps.SummariseDead) -> list[steps.DeadLetterSummary]:
     """Return the newest dead letters without payloads."""
     return [_summary(one, step.most_text) for one in store.shelf(step.group, step.partition).newest_dead(step.below, step.count)]
 
 
-def _summary(letter: DeadLetterEntry, most_text: int) -> DeadLetterSummary:
+def _summary(letter: steps.DeadLetterEntry, most_text: int) -> steps.DeadLetterSummary:
     body = letter.body
     if body.life == FOREIGN:
-        return DeadLetterSummary(letter.dead_id, foreign=True)
+        return steps.DeadLetterSummary(letter.dead_id, foreign=True)
     fields = dict(zip(body.fields[::2], body.fields[1::2], strict=True))
     failure = body.failure or NO_FAILURE
     file, line, function = own_frame(failure.traceback)
-    return DeadLetterSummary(
+    return steps.DeadLetterSummary(
         letter.dead_id,
         fields.get(b"i", b""),
         fields.get(b"k"),
@@ -103,8 +89,8 @@ def _summary(letter: DeadLetterEntry, most_text: int) -> DeadLetterSummary:
     )
 
 
-@does(Redrive)
-def redrive(store: MemoryStore, step: Redrive) -> int:
+@does(steps.Redrive)
+def redrive(store: MemoryStore, step: steps.Redrive) -> int:
     """Give dead letters a new life, and ring."""
     redriven = store.shelf(step.group, step.partition).redrive(step.lives, store.now())
     if redriven:
@@ -112,7 +98,7 @@ def redrive(store: MemoryStore, step: Redrive) -> int:
     return redriven
 
 
-@does(Purge)
-def purge(store: MemoryStore, step: Purge) -> int:
+@does(steps.Purge)
+def purge(store: MemoryStore, step: steps.Purge) -> int:
     """Drop dead letters."""
     return store.shelf(step.group, step.partition).purge(step.ids)

@@ -69,6 +69,9 @@ class Due(msgspec.Struct, frozen=True):
     unreadable: tuple[Resolution, ...] = ()
 
 
+BLOCKED = 1_000_000
+"""Microseconds until the next try, after a stream did not take what was due."""
+
 GONE = "its body is gone, perhaps evicted: the message is lost"
 """The reason for a retry, or a delayed message, that has a due time and nothing else."""
 
