@@ -21,6 +21,7 @@ from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.steps.topics import Terms
 from redisaq.core.codec import NOT_SERIALIZED, Serializer, extra_fields, key_of, serialize
 from redisaq.core.payloads import SERIALIZER, check_all, encode_json
+from redisaq.core.records import microseconds
 from redisaq.core.retention import IDLE
 from redisaq.describing import shown
 from redisaq.environment import Environment, current_environment, silence_within, time_is_up_at, time_limit, when_forked
@@ -359,7 +360,7 @@ class Producer:
             delay = check_seconds("delay", delay, zero=True)
             if delay == 0:
                 return None
-            return int((self._environment.wall_clock() + delay) * 1e6)
+            return microseconds(self._environment.wall_clock() + delay)
         if at is None:
             return None
         if not isinstance(at, datetime) or at.tzinfo is None or at.utcoffset() is None:  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -368,7 +369,7 @@ class Producer:
         if due <= now:
             return None
         check_seconds("the time until `at`", due - now)
-        return int(due * 1e6)
+        return microseconds(due)
 
     def _prepare_plain(self, payload: object) -> tuple[str | None, list[bytes]]:
         """Do the same as `_prepare` in half the time, for a message without extras, as most are."""

@@ -1,6 +1,6 @@
 """The terms that brokers and steps share: groups, connections, entries, readers, doorbells.
 
-Plain data and two small protocols, without behaviour.
+Plain data, two small protocols, and the error of a token that is not current any more.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+
+from redisaq.errors import LeaseLostError
 
 RawEntry = tuple[bytes, Sequence[bytes] | None]
 """An entry's id and its flat list of fields and values (field, value, field, value ...)."""
@@ -19,6 +21,11 @@ class GroupName(msgspec.Struct, frozen=True):
 
     topic: str
     group: str
+
+
+def lease_lost(group: GroupName, partition: int) -> LeaseLostError:
+    """Return what a broker raises for a token that is not the group's current one."""
+    return LeaseLostError(f"another token is current for {group.group} in partition {partition} of {group.topic}")
 
 
 class ReaderMark(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ import anyio
 
 from redisaq.brokers.steps.coordination import Beat
 from redisaq.core.membership import lease_deadline
+from redisaq.core.records import microseconds
 from redisaq.environment import Environment
 
 LATE = 1 / 12
@@ -72,7 +73,7 @@ class Lease:
 
     def server_now(self) -> int:
         """Return the server's time in microseconds, estimated from the last answer."""
-        return int((self._clock() + self._server_ahead) * 1e6)
+        return microseconds(self._clock() + self._server_ahead)
 
     def alive(self) -> bool:
         """True while work may begin and be settled."""

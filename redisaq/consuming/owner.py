@@ -30,7 +30,7 @@ from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.reader import PartitionReader
 from redisaq.consuming.retry_timer import RetryTimer
 from redisaq.core.membership import may_acquire_foreign
-from redisaq.core.records import Resolution
+from redisaq.core.records import Resolution, microseconds
 from redisaq.errors import ActorStopped
 
 FLUSH_LIMIT = 5.0  # seconds for settling and releasing when a partition is given back
@@ -160,7 +160,7 @@ class PartitionOwner(Actor[Drain]):
 
     async def _try_to_install(self) -> Installed:
         around, owned, lease = self._around, self.owned, self.owned.lease
-        foreign = may_acquire_foreign(lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=int(lease.ttl * 1e6))
+        foreign = may_acquire_foreign(lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=microseconds(lease.ttl))
         installed = await around.broker.do(Install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign))
         if not installed.done and installed.token < owned.token and installed.holder in lease.former:
             return await around.broker.do(Install(around.group, owned.partition, owned.token, lease.incarnation, foreign=True))

@@ -66,7 +66,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from redisaq.core.entry_ids import START, EntryId, before, format_id, parse_id
-from redisaq.core.records import Body, Failure, Resolution, Unreadable
+from redisaq.core.records import Body, Failure, Resolution, Unreadable, microseconds
 from redisaq.core.retry import describe, exhausted, judge, sole
 from redisaq.message import Message
 from redisaq.settings import RetryPolicy
@@ -623,7 +623,7 @@ class InFlight:
             return self._hold(flight, cause, verdict.pause, now, used=verdict.used)
         kind, text, _ = described = describe(cause)
         body = self._body(flight, described, flight.attempt, now)
-        due = now + int(verdict.pause * 1e6) if verdict.to == "retry" else 0
+        due = now + microseconds(verdict.pause) if verdict.to == "retry" else 0
         self._resolve(flight, "failed", verdict.to, body, due=due, used=verdict.used, reason=f"{kind}: {text}", pause=verdict.pause)
         return None
 

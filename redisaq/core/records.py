@@ -47,6 +47,11 @@ def time_of(score: bytes | None) -> int | None:
     return int(time) if time < MOST_NUMBER * 1000 else None
 
 
+def microseconds(seconds: float) -> int:
+    """Return a time, or a length of time, in whole microseconds, as the server's times are kept."""
+    return int(seconds * 1e6)
+
+
 def text_or_none(data: bytes) -> str | None:
     """Return a name; None if it is not text."""
     try:

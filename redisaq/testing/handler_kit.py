@@ -26,7 +26,7 @@ from redisaq.consuming.lease import Lease
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.core.codec import EntryDecoder, Serializer, extra_fields, key_of, serialize
 from redisaq.core.in_flight import Claim, Flight, InFlight
-from redisaq.core.records import Body
+from redisaq.core.records import Body, microseconds
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import SettingsError
 from redisaq.events import Event
@@ -245,7 +245,7 @@ class HandlerKit:
         logger = settings.logger or logging.getLogger("redisaq.consumer")
         around = Surroundings(self._topic, replace(settings, on_event=tell), cast("Broker", Consent()), environment, logger)
         lease = Lease("test", EVER, environment)
-        lease.begin(environment.clock(), Beat(alive=True, now=int(environment.wall_clock() * 1e6)))
+        lease.begin(environment.clock(), Beat(alive=True, now=microseconds(environment.wall_clock())))
         flights = InFlight(
             0, 1, lease.incarnation, policy=settings.retry, decode=self._decoder.decode, window=1 << 30, page=settings.batch_size or 1
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from redisaq.brokers.memory.members import microseconds
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.topics import known_state
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup, ReadRunning, TellRunning, Watch
 from redisaq.core.entry_ids import START
+from redisaq.core.records import microseconds
 from redisaq.core.running import Report
 
 

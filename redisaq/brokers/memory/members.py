@@ -15,6 +15,7 @@ from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.history import KEPT, Change, encode_change
 from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import Presence
+from redisaq.core.records import microseconds
 from redisaq.core.running import Report
 
 
@@ -151,8 +152,3 @@ class Coordination:
     def _lives(self, incarnation: str, now: int) -> bool:
         expiry = self.members.get(incarnation)
         return expiry is not None and expiry > now
-
-
-def microseconds(seconds: float) -> int:
-    """Return whole microseconds."""
-    return round(seconds * 1_000_000)

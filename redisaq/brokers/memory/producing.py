@@ -7,7 +7,7 @@ from redisaq.brokers.memory.store import OUT_OF_MEMORY, MemoryStore
 from redisaq.brokers.memory.streams import Stream
 from redisaq.brokers.steps.producing import AppendOnce, Delay, Delayed, Find, Found, ReadAnchor, ReadBacklog
 from redisaq.core.entry_ids import format_id, parse_id
-from redisaq.core.records import encode_delayed
+from redisaq.core.records import encode_delayed, microseconds
 from redisaq.errors import ServerError
 
 
@@ -58,7 +58,7 @@ def append_once(store: MemoryStore, step: AppendOnce) -> bytes | None:
             return None
     elif store.append(step.topic, [(step.partition, fields)], step.maxlen) == [None]:
         return None
-    store.marks[mark] = (fields[1], now + round(step.window * 1_000_000))
+    store.marks[mark] = (fields[1], now + microseconds(step.window))
     return fields[1]
 
 

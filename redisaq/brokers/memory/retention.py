@@ -9,6 +9,7 @@ from redisaq.brokers.memory.streams import GroupCursor, Stream
 from redisaq.brokers.steps.retention import Keeping, ReadKeeping, Sight, Sighting, Trim, Trimmed
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import EntryId, format_id
+from redisaq.core.records import microseconds
 from redisaq.core.retention import IDLE, SEND_TIMEOUT, alone_since, kept_for
 
 
@@ -40,7 +41,7 @@ def trim(store: MemoryStore, step: Trim) -> Trimmed:
     lapsed = keeping.lapsed
     if stream is None or any(group not in stream.groups and group not in lapsed for group in step.groups):
         return Trimmed()
-    now, recently = store.now(), round(keeping.idle * 1_000_000)
+    now, recently = store.now(), microseconds(keeping.idle)
     pinning = [
         cursor for name, cursor in stream.groups.items() if name not in lapsed or (cursor.read_at and now - cursor.read_at < recently)
     ]

@@ -21,10 +21,10 @@ from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.streams import GroupCursor, Stream
 from redisaq.brokers.steps.settling import Remaining
 from redisaq.brokers.steps.topics import TopicState
-from redisaq.brokers.terms import GroupName, RawEntry, ReaderMark
+from redisaq.brokers.terms import GroupName, RawEntry, ReaderMark, lease_lost
 from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.environment import Environment
-from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError, ServerError
+from redisaq.errors import ConnectionFailed, GroupGoneError, ServerError
 
 OUT_OF_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
 
@@ -196,7 +196,7 @@ class MemoryStore(Holdings):
         """Register a reading connection under the token and its holder (T3)."""
         lease = self.lease(group, partition)
         if (lease.token, lease.holder) != (token, incarnation):
-            raise LeaseLostError(f"another token is current for {group.group} in partition {partition} of {group.topic}")
+            raise lease_lost(group, partition)
         self._last_client_id += 1
         number = self._last_client_id
         client = ReadingClient(group, partition, ReaderMark(number, f"memory:{number}", self.run_id))

@@ -50,7 +50,7 @@ class RedisBroker:
     def __init__(self, link: Caller, namespace: str) -> None:
         self._link = link
         self._keys = Keys(namespace)
-        self._appender = Appender(link, self._keys)
+        self.append = Appender(link, self._keys).append
 
     @property
     def run_id(self) -> str:
@@ -95,12 +95,6 @@ class RedisBroker:
             else:
                 answers.append(answer(reply))
         return answers
-
-    async def append(
-        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], *, maxlen: int | None, approximate: bool
-    ) -> list[bytes | None]:
-        """Append in order; not safe to repeat."""
-        return await self._appender.append(topic, entries, maxlen=maxlen, approximate=approximate)
 
     async def kill(self, marks: Sequence[ReaderMark]) -> bool:
         """Kill these connections (E1)."""

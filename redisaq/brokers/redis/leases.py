@@ -14,9 +14,9 @@ from redisaq.brokers.redis.reader import RedisReader
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Installed, Page, PendingEntry, Release, RemakeGroup, SetDeliveries
-from redisaq.brokers.terms import GroupName, ReaderMark
+from redisaq.brokers.terms import GroupName, ReaderMark, lease_lost
 from redisaq.core.records import whole
-from redisaq.errors import LeaseLostError, ServerError
+from redisaq.errors import ServerError
 from redisaq.link import Caller
 
 INSTALL = Script("install", keys=1, begins_with=("whole",))
@@ -80,7 +80,7 @@ async def open_reader(link: Caller, keys: Keys, group: GroupName, partition: int
         raise
     if not registered:
         connection.abort()
-        raise LeaseLostError(f"another token is current for {group.group} in partition {partition} of {group.topic}")
+        raise lease_lost(group, partition)
     return RedisReader(connection, mark, share.stream, group.group)
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
 
-from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
+from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark, lease_lost
 from redisaq.errors import LeaseLostError
 
 __all__ = ["Broker", "GroupStep", "PartitionStep", "ShareStep", "Step", "TopicStep"]
@@ -97,7 +97,7 @@ class ShareStep(Step[R_co], Generic[R_co], frozen=True):
 
     def lost(self) -> LeaseLostError:
         """Return what a broker raises if the step's token is not the current one."""
-        return LeaseLostError(f"another token is current for {self.group.group} in partition {self.partition} of {self.group.topic}")
+        return lease_lost(self.group, self.partition)
 
 
 class Broker(Protocol):
