@@ -132,7 +132,7 @@ class Flight(Message[Any], eq=False):
     The decoder of entries makes it. An unreadable message is a flight, too, with `attempt` 0, and is never given to a handler.
 
     Attributes:
-        state: see the module.
+        state: the row of the first table above that applies now.
         count: the delivery count that the server should have if no further handler begins. 0: as if it had never been delivered.
         body: the body in `retry`, with the last attempt that was counted; None for a message of the stream.
         first_failed: when it first failed here, in the server's milliseconds, if its key queue waits for it; else 0.
