@@ -29,10 +29,6 @@ def open_broker(
     namespace: str,
     environment: Environment | None = None,
     *,
-    ca_file: str | None = None,
-    cert_file: str | None = None,
-    key_file: str | None = None,
-    connect_timeout: float | None = None,
     client: str | None = None,
     silence: float = LONGEST_SILENCE,
     time: float = math.inf,
@@ -46,10 +42,6 @@ def open_broker(
             no server at all.
         namespace: the first part of every key's name, already validated.
         environment: gives clocks and random numbers. None: the context's environment.
-        ca_file: a PEM file of the authorities to trust. This and the next two are for `rediss://` only.
-        cert_file: a PEM file of the client's certificate.
-        key_file: a PEM file of its key, if `cert_file` does not hold the key.
-        connect_timeout: seconds that connecting may take, for servers only.
         client: the user's label for the connections, for servers only. None: the machine and the process.
         silence: seconds after which a connection that owes an answer is given up if no byte arrives over it.
         time: seconds that one call may take if nothing else limits it (see `time_limit`).
@@ -59,8 +51,6 @@ def open_broker(
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme in ("memory", "embedded"):
-        if ca_file or cert_file or key_file:
-            raise SettingsError(f"certificates are of no use with {scheme}://: use rediss://")
         if scheme == "memory":
             return memory_brokers.get()(rest, namespace, environment)
         from redisaq.brokers.embedded import EmbeddedBroker  # noqa: PLC0415 -- only on request, as the module's docstring says
@@ -72,7 +62,7 @@ def open_broker(
     from redisaq.brokers.redis import RedisBroker  # noqa: PLC0415
     from redisaq.link import ClusterAddress, Link, SentinelAddress, parse_url  # noqa: PLC0415
 
-    address = parse_url(url, ca_file=ca_file, cert_file=cert_file, key_file=key_file, connect_timeout=connect_timeout)
+    address = parse_url(url)
     if isinstance(address, ClusterAddress):
         from redisaq.link.cluster import ClusterLink  # noqa: PLC0415
 

@@ -120,31 +120,20 @@ class SentinelAddress:
     display: str
 
 
-def parse_url(
-    url: str,
-    *,
-    ca_file: str | None = None,
-    cert_file: str | None = None,
-    key_file: str | None = None,
-    connect_timeout: float | None = None,
-) -> Address | ClusterAddress | SentinelAddress:
+def parse_url(url: str) -> Address | ClusterAddress | SentinelAddress:
     """Parse any URL of real servers.
 
     Args:
         url: as for `parse_address`; or `redis+cluster://[user:password@]host[:port],host[:port]...`; or
             `redis+sentinel://[user:password@]sentinel[:port],sentinel[:port].../service[/database]`, where user and password are for the
             master, and the options `sentinel_username` and `sentinel_password` for the sentinels. With `rediss+` every server speaks TLS.
-        ca_file: as for `parse_address`, as are the others.
-        cert_file: see `parse_address`.
-        key_file: see `parse_address`.
-        connect_timeout: see `parse_address`.
 
     Raises:
         SettingsError: the URL is not valid.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SEVERAL:
-        return parse_address(url, ca_file=ca_file, cert_file=cert_file, key_file=key_file, connect_timeout=connect_timeout)
+        return parse_address(url)
     base, _, kind = scheme.partition("+")
     user, hosts, path, options = _take_apart(scheme, rest)
     words = [part for part in path.strip("/").split("/") if part]
@@ -154,13 +143,7 @@ def parse_url(
     query = "&".join(option for option in options if option.partition("=")[0] not in _SENTINEL_OPTIONS)
 
     def parse(host: str) -> Address:
-        return parse_address(
-            f"{base}://{user}{host}/{'/'.join(words)}" + (f"?{query}" if query else ""),
-            ca_file=ca_file,
-            cert_file=cert_file,
-            key_file=key_file,
-            connect_timeout=connect_timeout,
-        )
+        return parse_address(f"{base}://{user}{host}/{'/'.join(words)}" + (f"?{query}" if query else ""))
 
     if kind == "cluster":
         seeds = tuple(parse(host) for host in hosts)
@@ -178,14 +161,7 @@ def parse_url(
     return SentinelAddress(sentinels, service, replace(found[0], host="", port=0, shown=display), display)
 
 
-def parse_address(
-    url: str,
-    *,
-    ca_file: str | None = None,
-    cert_file: str | None = None,
-    key_file: str | None = None,
-    connect_timeout: float | None = None,
-) -> Address:
+def parse_address(url: str) -> Address:
     """Parse the URL of one server into an Address.
 
     Args:
@@ -193,20 +169,15 @@ def parse_address(
             `unix://[user:password@]/path[?db=database]`. User and password are percent-encoded. Options may follow a `?`: `db`, `username`,
             `password`, `socket_connect_timeout`, and with `rediss://` also `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `ssl_cert_reqs`
             (`required` or `none`) and `ssl_check_hostname` (`true` or `false`).
-        ca_file: PEM file of the authorities to trust, instead of the system's; overrides the URL.
-        cert_file: PEM file of our own certificate; overrides the URL.
-        key_file: PEM file of its key, if cert_file does not hold it; overrides the URL.
-        connect_timeout: seconds that connecting and logging in may take; overrides the URL. The default is 5.
 
     Raises:
         SettingsError: the URL is not valid.
     """
     scheme = _check_scheme(url)
     parts, options = _split(url, scheme)
-    timeout = _timeout(options) if connect_timeout is None else connect_timeout
+    timeout = _timeout(options)
     if not 0 < timeout < float("inf"):
         raise SettingsError("the connect timeout must be a positive number of seconds")
-    files = (ca_file or options.get("ssl_ca_certs"), cert_file or options.get("ssl_certfile"), key_file or options.get("ssl_keyfile"))
     of_unix = scheme == "unix"
     return Address(
         scheme=scheme,
@@ -216,7 +187,7 @@ def parse_address(
         username=unquote(parts.username) if parts.username else options.get("username"),
         password=unquote(parts.password) if parts.password else options.get("password"),
         database=_database(options.get("db") or ("" if of_unix else parts.path.removeprefix("/")) or "0"),
-        tls=_tls(scheme, options, *files),
+        tls=_tls(options) if scheme == "rediss" else None,
         connect_timeout=timeout,
     )
 
@@ -330,11 +301,8 @@ def _timeout(options: Mapping[str, str]) -> float:
     raise SettingsError("the URL's option socket_connect_timeout is a number of seconds")
 
 
-def _tls(scheme: str, options: Mapping[str, str], ca_file: str | None, cert_file: str | None, key_file: str | None) -> TLSOptions | None:
-    if scheme != "rediss":
-        if ca_file or cert_file or key_file:
-            raise SettingsError(f"certificates are of no use with {scheme}://: use rediss://")
-        return None
+def _tls(options: Mapping[str, str]) -> TLSOptions:
+    ca_file, cert_file, key_file = (options.get(name) for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
     if key_file and not cert_file:
         raise SettingsError("a key file without a certificate file: give both, or a certificate file that holds the key too")
     verify = _choice(options, "ssl_cert_reqs", {"required": True, "none": False})

@@ -14,7 +14,6 @@ from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopics
 from redisaq.errors import SettingsError
-from redisaq.link import Link
 from tests.servers import Server
 
 
@@ -54,23 +53,6 @@ def test_an_url_that_cannot_work(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
         open_broker(url, "ns")
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("url", ["memory://x", "embedded://x", "redis://localhost", "unix:///x"])
-@pytest.mark.parametrize("option", ["ca_file", "cert_file", "key_file"])
-def test_certificates_where_they_are_of_no_use(url: str, option: str) -> None:
-    with pytest.raises(SettingsError, match="rediss"):
-        open_broker(url, "ns", ca_file="x" if option == "ca_file" else None, cert_file="x", key_file="x")
-
-
-def test_certificates_are_handed_on() -> None:
-    broker = open_broker("rediss://localhost", "ns", ca_file="a", cert_file="b", key_file="c", connect_timeout=3)
-    assert isinstance(broker, RedisBroker)
-    assert isinstance(broker._link, Link)
-    address = broker._link._dialer._address
-    assert address.tls is not None
-    assert (address.tls.ca_file, address.tls.cert_file, address.tls.key_file) == ("a", "b", "c")
-    assert address.connect_timeout == 3
 
 
 def test_redis_is_imported_for_real_servers_only() -> None:

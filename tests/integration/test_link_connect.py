@@ -6,6 +6,7 @@ import gc
 import socket
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -26,11 +27,11 @@ PASSWORD = "p@ss/w:#%rd"  # noqa: S105 -- of a server that lives as long as a te
 QUOTED = "p%40ss%2Fw%3A%23%25rd"
 
 
-def link_to(url: str, *, connect_timeout: float | None = None) -> Link:
-    return Link(parse_address(url, connect_timeout=connect_timeout))
+def link_to(url: str, *, connect_timeout: float = 5.0) -> Link:
+    return Link(replace(parse_address(url), connect_timeout=connect_timeout))
 
 
-async def refusal(url: str, *, connect_timeout: float | None = None) -> ConnectionFailed:
+async def refusal(url: str, *, connect_timeout: float = 5.0) -> ConnectionFailed:
     """Return the error of connecting to `url`, with what must hold for each."""
     link = link_to(url, connect_timeout=connect_timeout)
     with pytest.raises(ConnectionFailed) as caught:
@@ -275,7 +276,7 @@ async def test_a_cluster_is_named(masters: int) -> None:
             await link.connect()
             await link.close()
             return
-        with pytest.raises(ConnectionFailed, match=r"this is a cluster, which redisaq does not support yet") as failed:
+        with pytest.raises(ConnectionFailed, match=r"this is a node of a cluster: begin the URL with redis\\+cluster:") as failed:
             await link.connect()
         assert failed.value.permanent
 
@@ -290,7 +291,7 @@ async def test_a_moved_slot_says_that_it_is_a_cluster() -> None:
         assert not moved.value.maybe_executed
         fake.answers["HELLO"] = hello("7.2.4").replace(b"%4", b"%5", 1) + bulk("mode") + bulk("cluster")
         fake.answers["CLUSTER"] = bulk("cluster_size:3\r\n")
-        with pytest.raises(ConnectionFailed, match="this is a cluster") as failed:
+        with pytest.raises(ConnectionFailed, match="this is a node of a cluster") as failed:
             await broker.do(ReadTopics())
         assert failed.value.permanent
         await broker.close()

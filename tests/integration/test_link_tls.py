@@ -10,7 +10,9 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -52,15 +54,17 @@ def asking_port(valkey_server: Server, authority: Authority) -> Iterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def opened(url: str, **files: str) -> AsyncIterator[Link]:
-    link = Link(parse_address(url, **files))  # type: ignore[arg-type]
+async def opened(url: str, **files: Any) -> AsyncIterator[Link]:
+    address = parse_address(url)
+    assert address.tls is not None or not files
+    link = Link(replace(address, tls=replace(address.tls, **files)) if address.tls is not None else address)
     try:
         yield link
     finally:
         await link.close()
 
 
-async def refusal(url: str, **files: str) -> ConnectionFailed:
+async def refusal(url: str, **files: Any) -> ConnectionFailed:
     async with opened(url, **files) as link:
         with pytest.raises(ConnectionFailed) as caught:
             await link.connect()
@@ -288,7 +292,7 @@ async def test_a_server_that_speaks_tls_itself(server_pool: ServerPool, authorit
 async def test_a_silent_server_behind_tls(tls_port: int, authority: Authority) -> None:
     """Rule 10: shared and reading connections break, and closing has nothing to wait for."""
     proxy = BreakingProxy(tls_port)
-    link = Link(parse_address(f"rediss://127.0.0.1:{proxy.port}", ca_file=authority.ca_file), silence=0.5)
+    link = Link(parse_address(f"rediss://127.0.0.1:{proxy.port}?ssl_ca_certs={authority.ca_file}"), silence=0.5)
     try:
         await link.connect()
         reading = await link.open_reading()
