@@ -202,7 +202,7 @@ class Knowledge:
         generation: how many times it has grown.
         anchors: partition -> an id that was in its stream (E2), from `run`.
         run: the run of the server that all `anchors` are from; in a cluster, a text that contains the runs of its nodes.
-        unkilled: broken connections that may still carry something (E1).
+        unkilled: broken connections that may still carry something (E1), each with the generation and the partitions of what it carries.
         forbidden: those that the server does not permit to kill.
         calm_until: until this time an enqueue may be sent without calling `next` first, because `next` would request nothing.
         number: the number of the last enqueue that was sent for the first time.
@@ -220,7 +220,7 @@ class Knowledge:
         self.partitions = self.generation = 0
         self.anchors: dict[int, bytes] = {}
         self.run = ""
-        self.unkilled: dict[Connection, None] = {}
+        self.unkilled: dict[Connection, tuple[int, frozenset[int]]] = {}
         self.forbidden: set[Connection] = set()
         self.calm_until = -math.inf
         self.number = 0
@@ -260,6 +260,21 @@ class Knowledge:
         """Record the run of the server that is asked from now on: anchors from another run are useless there (E2)."""
         if run and run != self.run:
             self.named((), run)
+
+    def may_carry(self, connections: Iterable[Connection], partitions: frozenset[int]) -> None:
+        """Record connections that may still carry something to these partitions (E1)."""
+        for connection in connections:
+            _, before = self.unkilled.get(connection, (0, frozenset[int]()))
+            self.unkilled[connection] = self.generation, before | partitions
+
+    def to_kill(self, partitions: frozenset[int]) -> list[Connection]:
+        """Return the connections to kill before anything is sent to these partitions, or searched there (E1).
+
+        What else is on its way goes elsewhere, perhaps to a server that cannot be reached: it is killed when it matters. But after a growth
+        a key may belong to another partition.
+        """
+        grown = self.generation
+        return [one for one, (generation, carried) in self.unkilled.items() if generation != grown or not carried.isdisjoint(partitions)]
 
     def to_read(self, now: float) -> bool:
         """Tell whether to read the topic again. Of several enqueues one does; the others use what was known."""
@@ -403,9 +418,9 @@ class Enqueue:
             for message in uncertain:
                 message.known = "unknown"
             self._settle()
-        elif uncertain and knowledge.unkilled:  # E1
-            return Kill(list(knowledge.unkilled))
         elif uncertain:
+            if broken := knowledge.to_kill(frozenset([message.partition for message in uncertain])):  # E1
+                return Kill(broken)
             partition = uncertain[0].partition
             return Find(partition, self._anchors[partition], [message for message in uncertain if message.partition == partition])
         if self.state == "over":
@@ -425,8 +440,8 @@ class Enqueue:
         self._held_up = behind is not None
         if behind is not None:  # E4
             return WaitForTurn(behind)
-        if knowledge.unkilled:  # E1: what an earlier call left must not arrive after what is sent now
-            return Kill(list(knowledge.unkilled))
+        if broken := knowledge.to_kill(partitions):  # E1: what an earlier call left must not arrive after what is sent now
+            return Kill(broken)
         return self._begin(todo, partitions, now)
 
     def _begin(self, todo: list[Outgoing], partitions: frozenset[int], now: float) -> Step:
@@ -559,7 +574,7 @@ class Enqueue:
         self.state = "searching" if written and not self._repeatable else "waiting"
         self._carriers.update(dict.fromkeys(connections))
         if self.state == "searching":
-            knowledge.unkilled.update(dict.fromkeys(connections))
+            knowledge.may_carry(connections, frozenset([message.partition for message in step.messages]))
             if any(run not in self._run for _, _, run in connections):  # E2: it may have got an id below the anchor
                 self._anchors = dict.fromkeys(self._anchors, BEGINNING)
             return
@@ -643,7 +658,7 @@ class Enqueue:
         knowledge = self.knowledge
         self.state = "over"
         if self._loose:  # E1: an earlier try must not arrive after what comes next
-            knowledge.unkilled.update(self._carriers)
+            knowledge.may_carry(self._carriers, frozenset([message.partition for message in self.messages]))
         knowledge.line_up(self, frozenset())
         knowledge.look()
 

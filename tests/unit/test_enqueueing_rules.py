@@ -82,12 +82,27 @@ def test_every_connection_is_killed_before_the_search() -> None:
 def test_connections_of_earlier_calls_are_killed_too() -> None:
     """E1: the second break does not make the first connection harmless."""
     known = knowledge()
-    first, second = call(known, "0"), call(known, "1")
-    for enqueue in (first, second):
+    first, second, elsewhere = call(known, "0"), call(known, "0"), call(known, "1")
+    for enqueue in (first, second, elsewhere):
         assert isinstance(enqueue.next(0.1), Send)
     first.broke(BROKEN, [FIRST])
     second.broke(BROKEN, [SECOND])
+    elsewhere.broke(BROKEN, [])
     assert after(second) == Kill([FIRST, SECOND])
+    assert isinstance(after(elsewhere), Find), "they carry nothing to its partition"
+
+
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_call_waits_for_no_kill_at_a_server_that_it_does_not_need(grown: bool) -> None:
+    """E1: one that cannot be reached, of a cluster. After a growth, the key may have been there before."""
+    known = knowledge()
+    enqueue = broken(known, "0")
+    enqueue.give_up()
+    if grown:
+        known.topic_is(1, 3, 0.1, acked=False)
+        known.named([(2, b"0-0")], OLD)
+    step = call(known, "1").next(0.1)
+    assert step == Kill([FIRST]) if grown else isinstance(step, Send)
 
 
 @pytest.mark.parametrize("repeatable", [True, False])
@@ -97,7 +112,7 @@ def test_what_an_ended_call_left_is_killed_before_the_next_one_sends(repeatable:
     enqueue = broken(known, "0", repeatable=repeatable)
     enqueue.give_up()
     assert isinstance(enqueue.error, AmbiguousEnqueueError)
-    later = call(known, "1")
+    later = call(known, "0")
     assert later.next(0.1) == Kill([FIRST])
     later.killed(allowed=True)
     assert isinstance(later.next(0.1), Send)
