@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import heapq
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -83,7 +84,7 @@ from redisaq.brokers.steps.messages import (
     RetryNow,
     Scheduled,
 )
-from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, SummariseDead, redrive
+from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, ReadNewestDead, SummariseDead, redrive
 from redisaq.brokers.steps.schedules import ReadSchedules
 from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName
@@ -98,7 +99,7 @@ from redisaq.describing import shown
 from redisaq.environment import current_environment, silence_within, time_is_up_at, time_limit, when_forked
 from redisaq.errors import ConnectionFailed, GroupBusyError, ServerError, SettingsError, TopicMissingError
 from redisaq.identity import label_of
-from redisaq.settings import check_client, check_count, check_name, check_plain, check_seconds, check_text
+from redisaq.settings import check_client, check_count, check_flag, check_name, check_plain, check_seconds, check_text
 
 __all__ = [
     "Admin",
@@ -416,7 +417,7 @@ class Admin:
 
     # -- dead letters --------------------------------------------------------------------------------------------------------------
 
-    def dead_letters(self, topic: str, group: str, *, deserializer: Deserializer | None = None) -> DeadLetters:
+    def dead_letters(self, topic: str, group: str, *, newest: bool = False, deserializer: Deserializer | None = None) -> DeadLetters:
         """Return an async iterator over a group's dead letters, partition after partition, oldest death first in each.
 
         It includes dead letters that arrive during the iteration, unless it has already passed their partition. Each step may raise
@@ -425,6 +426,8 @@ class Admin:
         Args:
             topic: the topic.
             group: the group.
+            newest: True: newest death first, over all partitions together, without those that arrive during the iteration. It keeps up to
+                1,000 dead letters at once, or one of each partition if there are more partitions.
             deserializer: called with a payload's bytes; None: JSON. If it raises, `DeadMessage.unreadable` says why.
         """
         if deserializer is not None:
@@ -432,16 +435,23 @@ class Admin:
         name = _name(topic, group)
         decoder = DeadLetterDecoder(name.topic, name.group, deserializer)
 
-        async def look() -> int:
+        async def look() -> Sequence[PartitionView]:
             with time_limit(self._timeout):
                 _, _, partitions = await self._look(topic, group)
-                return len(partitions)
+                return partitions
 
         async def page(partition: int, after: bytes) -> list[DeadLetterEntry]:
             with time_limit(self._timeout):
                 return await self._dead_page(name, partition, after, PAGE)
 
-        return DeadLetters(self._access, decoder, look, page)
+        async def newest_pages(below: Mapping[int, bytes], count: int) -> list[list[DeadLetterEntry]]:
+            with time_limit(self._timeout):
+                steps = [ReadNewestDead(name, number, one, count) for number, one in below.items()]
+                return await self._ask(lambda: self._broker.do_each(steps))
+
+        newest = check_flag("newest", newest)
+        advance = _NewestFirst(decoder, look, newest_pages).advance if newest else _OldestFirst(decoder, look, page).advance
+        return DeadLetters(self._access, advance)
 
     @in_one_loop
     async def dead_summaries(self, topic: str, group: str, *, partitions: Iterable[int], count: int = PAGE) -> list[DeadSummary]:
@@ -1128,29 +1138,15 @@ class Admin:
 class DeadLetters:
     """An async iterator over dead letters, from `Admin.dead_letters`. It holds one page at a time, and you need not close it."""
 
-    def __init__(
-        self,
-        access: Access,
-        decoder: DeadLetterDecoder,
-        look: Callable[[], Awaitable[int]],
-        page: Callable[[int, bytes], Awaitable[list[DeadLetterEntry]]],
-    ) -> None:
+    def __init__(self, access: Access, advance: Callable[[], Awaitable[DeadMessage | None]]) -> None:
         """Create an iterator. It sends nothing to the server yet.
 
         Args:
             access: restricts the iterator to one event loop at a time.
-            decoder: decodes the group's dead letters.
-            look: returns the number of partitions.
-            page: returns a page of a partition's dead letters after an id.
+            advance: returns the next dead letter; None after the last one.
         """
         self._access = access
-        self._decoder = decoder
-        self._look = look
-        self._ask_page = page
-        self._partitions = -1
-        self._partition = 0
-        self._after = b""
-        self._page: list[DeadMessage] = []
+        self._advance = advance
 
     def __aiter__(self) -> Self:
         """Return the iterator itself."""
@@ -1159,19 +1155,101 @@ class DeadLetters:
     async def __anext__(self) -> DeadMessage:
         """Return the next dead letter, and read another page if necessary."""
         with self._access:
-            return await self._next()
+            letter = await self._advance()
+        if letter is None:
+            raise StopAsyncIteration
+        return letter
 
-    async def _next(self) -> DeadMessage:
+
+class _OldestFirst:
+    """Reads dead letters partition after partition, oldest death first in each."""
+
+    def __init__(
+        self,
+        decoder: DeadLetterDecoder,
+        look: Callable[[], Awaitable[Sequence[PartitionView]]],
+        page: Callable[[int, bytes], Awaitable[list[DeadLetterEntry]]],
+    ) -> None:
+        """Begin before the first.
+
+        Args:
+            decoder: decodes the group's dead letters.
+            look: returns the group's partitions.
+            page: returns a page of a partition's dead letters after an id.
+        """
+        self._decoder = decoder
+        self._look = look
+        self._ask_page = page
+        self._partitions = -1
+        self._partition = 0
+        self._after = b""
+        self._page: list[DeadMessage] = []
+
+    async def advance(self) -> DeadMessage | None:
+        """Return the next one; None after the last one."""
         if self._partitions < 0:
-            self._partitions = await self._look()
+            self._partitions = len(await self._look())
         while not self._page:
             if self._partition == self._partitions:
-                raise StopAsyncIteration
+                return None
             page = await self._ask_page(self._partition, self._after)
             self._page = [self._decoder.decode(self._partition, dead.dead_id, dead.body) for dead in reversed(page)]
             self._after = page[-1].dead_id if page else b""
             self._partition += not page
         return self._page.pop()
+
+
+class _NewestFirst:
+    """Reads dead letters of all partitions together, newest death first."""
+
+    def __init__(
+        self,
+        decoder: DeadLetterDecoder,
+        look: Callable[[], Awaitable[Sequence[PartitionView]]],
+        pages: Callable[[Mapping[int, bytes], int], Awaitable[list[list[DeadLetterEntry]]]],
+    ) -> None:
+        """Begin before the first.
+
+        Args:
+            decoder: decodes the group's dead letters.
+            look: returns the group's partitions.
+            pages: returns the newest dead letters of some partitions: by number, those below an id (b"": all), and how many of each.
+        """
+        self._decoder = decoder
+        self._look = look
+        self._ask_pages = pages
+        self._begun = False
+        self._count = 1
+        self._kept: dict[int, list[DeadLetterEntry]] = {}  # by partition, the newest last
+        self._order: list[tuple[int, int, int]] = []  # a heap: the newest of each of them, negative, and the partition
+        self._empty: dict[int, bytes] = {}  # partitions to read on, below these ids, before the next one is known
+
+    async def advance(self) -> DeadMessage | None:
+        """Return the next one; None after the last one."""
+        if not self._begun:
+            numbers = [number for number, view in enumerate(await self._look()) if view.dead]
+            self._count = max(1, min(PAGE, AT_ONCE // max(1, len(numbers))))
+            self._empty, self._begun = dict.fromkeys(numbers, b""), True
+        while self._empty:
+            some = dict(list(self._empty.items())[: max(1, AT_ONCE // self._count)])
+            for number, page in zip(some, await self._ask_pages(some, self._count), strict=True):
+                del self._empty[number]
+                self._kept[number] = page[::-1]
+                self._put(number)
+        if not self._order:
+            return None
+        *_, number = heapq.heappop(self._order)
+        letter = self._kept[number].pop()
+        if not self._kept[number]:
+            self._empty[number] = letter.dead_id
+        self._put(number)
+        return self._decoder.decode(number, letter.dead_id, letter.body)
+
+    def _put(self, number: int) -> None:
+        """Put a partition into the order, if its newest dead letter is known."""
+        if kept := self._kept[number]:
+            milliseconds, place = parse_id(kept[-1].dead_id)
+            heapq.heappush(self._order, (-milliseconds, -place, number))
 
 
 def _name(topic: str, group: str) -> GroupName:

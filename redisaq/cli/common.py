@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 import anyio
 import msgspec
 from cyclopts import Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -32,6 +33,9 @@ NO, USAGE, SERVER, INTERRUPTED = 1, 2, 3, 130
 
 Dash = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """An argument that may be `-`, for standard input or output."""
+
+Most = Annotated[int, Parameter(validator=Number(gte=0))]
+"""The most answers to show; 0: all."""
 
 Yes = Annotated[bool, Parameter(name=["--yes", "-y"], negative="")]
 DryRun = Annotated[bool, Parameter(name="--dry-run", negative="")]

@@ -11,13 +11,13 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
-from cyclopts import App as Commands
+from cyclopts import App as Commands, Parameter
 from msgspec.structs import replace
 
 from redisaq.admin import Admin, DeadMessage, Treat
-from redisaq.cli.common import NO, Dash, DryRun, Place, Refused, Yes, as_json, confirm, moment, plain, progress, run, short, table
+from redisaq.cli.common import NO, Dash, DryRun, Most, Place, Refused, Yes, as_json, confirm, moment, plain, progress, run, short, table
 
 HERE = Place()
 AT_ONCE = 5000
@@ -48,8 +48,12 @@ def shown(letter: DeadMessage) -> dict[str, Any]:
     return {**fields, **{name: getattr(letter, name) for name in rest}, "payload": data}
 
 
-async def letters(admin: Admin, topic: str, group: str) -> AsyncGenerator[DeadMessage]:
+async def letters(admin: Admin, topic: str, group: str, *, newest: bool = False) -> AsyncGenerator[DeadMessage]:
     """Yield the dead letters that exist now, and none that arrive later."""
+    if newest:
+        async for letter in admin.dead_letters(topic, group, newest=True):
+            yield letter
+        return
     left = {one.partition: one.dead for one in (await admin.group(topic, group)).partitions}
     async for letter in admin.dead_letters(topic, group):
         if left.get(letter.partition, 0) > 0:
@@ -71,12 +75,21 @@ async def pages(admin: Admin, topic: str, group: str, wanted: AbstractSet[str]) 
 
 
 @dead.command(name="list")
-def list_(topic: str, group: str, /, *, limit: int = 100, place: Place = HERE) -> int:
+def list_(
+    topic: str,
+    group: str,
+    /,
+    *,
+    limit: Most = 100,
+    newest: Annotated[bool, Parameter(negative="")] = False,
+    place: Place = HERE,
+) -> int:
     """List a group's dead letters, partition after partition, oldest death first in each.
 
     Args:
         topic: the topic.
         group: the group.
+        newest: the newest death first, over all partitions.
         limit: the most dead letters to show; 0: all.
         place: the server.
     """
@@ -85,7 +98,7 @@ def list_(topic: str, group: str, /, *, limit: int = 100, place: Place = HERE) -
         async with place.admin() as admin:
             total = (await admin.group(topic, group)).dead
             found: list[DeadMessage] = []
-            async with contextlib.aclosing(letters(admin, topic, group)) as all_letters:
+            async with contextlib.aclosing(letters(admin, topic, group, newest=newest)) as all_letters:
                 async for letter in all_letters:
                     if place.json:
                         print(as_json(shown(letter)), flush=True)

@@ -64,6 +64,7 @@ class Choice(msgspec.Struct, frozen=True):
         partition: the partition that is chosen; None: none.
         order: the order of the rows.
         height: what the columns of partitions show.
+        topic: only this topic's groups, and what needs attention there, are shown; "": those of all topics.
         words: rows whose names do not contain this are left out.
         typing: whether keys are letters of `words`.
         frozen: whether new snapshots are not shown.
@@ -76,6 +77,7 @@ class Choice(msgspec.Struct, frozen=True):
     partition: int | None = None
     order: Literal["trouble", "name"] = "trouble"
     height: Literal["messages", "age"] = "messages"
+    topic: str = ""
     words: str = ""
     typing: bool = False
     frozen: bool = False
@@ -86,7 +88,7 @@ class Choice(msgspec.Struct, frozen=True):
     def screen(self) -> Screen:
         """What to watch."""
         if self.open is None:
-            return Screen("overview")
+            return Screen("topic", self.topic) if self.topic else Screen("overview")
         if self.partition is None:
             return Screen("group", *self.open)
         return Screen("partition", *self.open, self.partition)
@@ -103,7 +105,7 @@ def pressed(choice: Choice, key: str, snapshot: Snapshot) -> Choice:
     if key in everywhere:
         return replace(choice, **everywhere[key])
     if key in ("escape", "backspace"):
-        back = {"help": False} if choice.help else {"open": None, "partition": None} if choice.open else {"words": ""}
+        back = {"help": False} if choice.help else {"open": None, "partition": None} if choice.open else {"words": "", "topic": ""}
         return replace(choice, **back)
     return _in_group(choice, key, snapshot) if choice.open else _in_overview(choice, key, snapshot)
 
@@ -152,12 +154,16 @@ def _in_group(choice: Choice, key: str, snapshot: Snapshot) -> Choice:
 
 def rows(snapshot: Snapshot, choice: Choice) -> list[Row]:
     """Return the rows of the overview: each group, and each topic that has none."""
-    found: list[Row] = [(topic, group) for topic in snapshot.topics for group in (topic.groups or (None,))]
+    found: list[Row] = [(topic, group) for topic in _topics(snapshot, choice) for group in (topic.groups or (None,))]
     found = [row for row in found if choice.words.lower() in group_name(row[0].topic, row[1].group if row[1] else "").lower()]
     if choice.order == "trouble":
         severity = {"bad": 0, "warn": 1, "calm": 2}
         found.sort(key=lambda row: severity.get((row[1].severity if row[1] else None) or "", 3))
     return found
+
+
+def _topics(snapshot: Snapshot, choice: Choice) -> list[TopicView]:
+    return [topic for topic in snapshot.topics if choice.topic in ("", topic.topic)]
 
 
 def frame(snapshot: Snapshot, choice: Choice, width: int, height: int) -> RenderableType:
@@ -220,6 +226,8 @@ def _foot(choice: Choice, keys: str) -> Text:
     for pair in keys.split("  "):
         key, _, word = pair.partition(" ")
         line.append(f" {key} ", style="bold reverse").append(f" {word} ", style=MUTED)
+    if choice.topic:
+        line.append(f"  topic: {plain(choice.topic)}", style=WARN)
     if choice.words:
         line.append(f"  filter: {plain(choice.words)}", style=WARN)
     return line
@@ -254,8 +262,11 @@ def _overview(snapshot: Snapshot, choice: Choice, width: int, height: int) -> li
         others = snapshot.server.other_keys
         more = f" The database has {many(others, 'other key')}: compare the namespace and the database." if others else ""
         return [*_attention(snapshot.attention, ""), Text(f"No topics yet.{more}")]
-    top = _attention(snapshot.attention, snapshot.well)
-    used = min(len(snapshot.attention), ATTENTION) + (len(snapshot.attention) > ATTENTION) + 1 + bool(not snapshot.attention)
+    if choice.topic and not _topics(snapshot, choice):
+        return [Text(f"There is no topic {plain(choice.topic)}.", style=WARN)]
+    found = [one for one in snapshot.attention if choice.topic in ("", one.screen.topic)]
+    top = _attention(found, "" if choice.topic else snapshot.well)
+    used = min(len(found), ATTENTION) + (len(found) > ATTENTION) + 1 + bool(not found)
     return [*top, Text(""), _table(snapshot, choice, width, max(3, height - used - 7))]
 
 

@@ -11,9 +11,10 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from redisaq.admin import Admin, DelayedMessage, GroupStanding, PendingMessage, RetryMessage, StoredMessage, StreamMessage, Whereabouts
-from redisaq.cli.common import DryRun, Place, Refused, Yes, as_json, confirm, moment, plain, run, short, table
+from redisaq.cli.common import DryRun, Most, Place, Refused, Yes, as_json, confirm, moment, plain, run, short, table
 from redisaq.cli.dead import shown as shown_letter
 from redisaq.errors import TopicMissingError
 
@@ -31,7 +32,7 @@ def shown(message: StoredMessage) -> dict[str, Any]:
     return {**fields, "enqueued_at": message.enqueued_at, "payload": payload}
 
 
-def pending(topic: str, group: str, /, *, limit: int = 100, place: Place = HERE) -> int:
+def pending(topic: str, group: str, /, *, limit: Most = 100, place: Place = HERE) -> int:
     """List messages that were delivered to a group and are not settled: they are in handlers, or will be soon.
 
     Args:
@@ -55,7 +56,7 @@ def pending(topic: str, group: str, /, *, limit: int = 100, place: Place = HERE)
     return _list(place, lambda admin: admin.pending(topic, group), limit, row, heads=heads, nothing="nothing is pending")
 
 
-def retries(topic: str, group: str, /, *, limit: int = 100, place: Place = HERE) -> int:
+def retries(topic: str, group: str, /, *, limit: Most = 100, place: Place = HERE) -> int:
     """List messages that failed and wait for a retry, earliest due time first in each partition.
 
     Args:
@@ -72,7 +73,7 @@ def retries(topic: str, group: str, /, *, limit: int = 100, place: Place = HERE)
     return _list(place, lambda admin: admin.retries(topic, group), limit, row, heads=heads, nothing="no message waits for a retry")
 
 
-def delayed(topic: str, /, *, limit: int = 100, place: Place = HERE) -> int:
+def delayed(topic: str, /, *, limit: Most = 100, place: Place = HERE) -> int:
     """List messages that are not in their streams yet, earliest due time first in each partition.
 
     Args:
@@ -201,7 +202,7 @@ def tail(
     /,
     *,
     partition: int | None = None,
-    last: int = 10,
+    last: Annotated[int, Parameter(validator=Number(gte=0, lte=1000))] = 10,
     follow: Annotated[bool, Parameter(negative="--no-follow")] = True,
     place: Place = HERE,
 ) -> int:
@@ -210,7 +211,7 @@ def tail(
     Args:
         topic: the topic.
         partition: show only this partition.
-        last: how many messages that exist already to show first.
+        last: how many messages that exist already to show first, at most 1,000.
         follow: wait for more.
         place: the server.
     """

@@ -38,12 +38,12 @@ def top(
     is printed, as with --once.
 
     Args:
-        topic: open a group of this topic.
-        group: open this group.
+        topic: show the groups of this topic only; `esc` shows all.
+        group: open this group of it.
         once: print one frame and end.
         place: the server. With --json one snapshot is printed.
     """
-    choice = Choice() if topic is None or group is None else Choice(open=(topic, group), row=(topic, group))
+    choice = Choice(topic=topic or "") if group is None else Choice(open=(topic or "", group), row=(topic or "", group))
     live = not once and not place.json and sys.stdin.isatty() and sys.stdout.isatty()
     return run(lambda: _live(place, choice) if live else _once(place, choice))
 

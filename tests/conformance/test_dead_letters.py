@@ -8,7 +8,17 @@ import pytest
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Install, RemakeGroup
-from redisaq.brokers.steps.retrying import DeadLetterEntry, DeadLetterSummary, Purge, ReadDead, Redrive, StartRetry, SummariseDead, redrive
+from redisaq.brokers.steps.retrying import (
+    DeadLetterEntry,
+    DeadLetterSummary,
+    Purge,
+    ReadDead,
+    ReadNewestDead,
+    Redrive,
+    StartRetry,
+    SummariseDead,
+    redrive,
+)
 from redisaq.brokers.steps.settling import ReadRemaining, Remaining
 from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.records import Body, Failure, Resolution
@@ -86,6 +96,10 @@ async def test_summaries_have_what_is_small(a: Broker, b: Broker, group: GroupNa
     (last,) = await b.do(SummariseDead(group, 0, ids[1], 3, 7))
     assert last == DeadLetterSummary(ids[0], b"0", None, b"", b"", 5, entries[0][0], 0)
     assert await b.do(SummariseDead(group, 1, b"", 3, 7)) == []
+    whole = (await dead(a, group))[::-1]
+    assert await b.do(ReadNewestDead(group, 0, b"", 3)) == whole[:3]
+    assert await b.do(ReadNewestDead(group, 0, ids[2], 3)) == whole[2:]
+    assert await b.do(ReadNewestDead(group, 1, b"", 3)) == []
 
 
 async def test_pages(a: Broker, group: GroupName, owned: int) -> None:

@@ -106,6 +106,8 @@ async def test_what_is_missing(admin: Admin, bench: Bench) -> None:
             await asking
     with pytest.raises(TopicMissingError, match="nobody"):
         await anext(admin.dead_letters("orders", "nobody"))
+    with pytest.raises(TopicMissingError):
+        await anext(admin.dead_letters("orders", "nobody", newest=True))
 
 
 @pytest.mark.parametrize("name", ["", "a{b}", "x" * 300])
@@ -295,6 +297,23 @@ async def test_pages_of_dead_letters(admin: Admin, bench: Bench) -> None:
         of_one = [one.died_at for one in letters if one.partition == partition]
         assert len(of_one) > 100
         assert of_one == sorted(of_one)
+    newest = await dead(admin, newest=True)
+    assert [one.died_at for one in newest] == sorted((one.died_at for one in letters), reverse=True)
+    assert {(one.partition, one.dead_id) for one in newest} == {(one.partition, one.dead_id) for one in letters}
+    for partition in (0, 1):
+        assert [one for one in newest if one.partition == partition] == [one for one in letters if one.partition == partition][::-1]
+    first = admin.dead_letters("orders", "billing", newest=True)
+    assert await anext(first) == newest[0]
+    assert await admin.purge("orders", "billing", newest[1:240]) == 239
+    assert 0 < len([one async for one in first]) <= 249, "what is purged meanwhile may be known already"
+    assert [one.dead_id for one in await dead(admin, newest=True)] == [newest[0].dead_id, *(one.dead_id for one in newest[240:])]
+    assert await admin.redrive("orders", "billing") == 11
+    assert await dead(admin, newest=True) == []
+
+
+async def test_redriving_pages_of_dead_letters(admin: Admin, bench: Bench) -> None:
+    await bench.produce(250, partitions=2)
+    assert await bench.drain(failing=tuple(range(250))) == []
     assert await admin.redrive("orders", "billing") == 250
     assert (await admin.group("orders", "billing")).retry == 250
     assert await bench.drain() == list(range(250))

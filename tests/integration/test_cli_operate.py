@@ -134,6 +134,20 @@ def test_letters_are_listed_and_shown_without_their_control_characters(say: Say)
     assert "ValueError: no \\x1b[31mcustomer 2" in out
     assert "\x1b" not in out
     assert "… and 2 more" in say("dead", "list", "orders", "billing", "--limit", "1")[1]
+    oldest, newest = (say("dead", "list", "orders", "billing", "--json", *more)[1].splitlines() for more in ((), ("--newest",)))
+    assert [json.loads(line)["died_at"] for line in newest] == sorted((json.loads(line)["died_at"] for line in oldest), reverse=True)
+    assert json.loads(say("dead", "list", "orders", "billing", "--json", "--newest", "--limit", "1")[1]) == json.loads(newest[0])
+    for words in (
+        ["dead", "list", "orders", "billing"],
+        ["pending", "orders", "billing"],
+        ["retries", "orders", "billing"],
+        ["delayed", "orders"],
+    ):
+        status, out, err = say(*words, "--limit", "-1")
+        assert (status, out, "--limit" in err) == (2, "", True)
+    for last in ("1001", "-1"):
+        status, out, err = say("tail", "orders", "--no-follow", "--last", last)
+        assert (status, out, "--last" in err) == (2, "", True)
     (found,) = [json.loads(line) for line in say("dead", "list", "orders", "billing", "--json")[1].splitlines() if "<b>" in line]
     assert found["payload"] == "<b>\x1b[2J"
     assert found["attempts"] == 1

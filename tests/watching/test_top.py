@@ -10,7 +10,7 @@ from rich.console import Console
 
 from redisaq.cli.frames import Choice, frame, pressed
 from redisaq.cli.terminal import parse
-from redisaq.watching import Snapshot
+from redisaq.watching import Screen, Snapshot
 from tests.dashboard.scenes import BEHIND, HERE, NOW, curves, group, member, partition, snapshot, topic
 
 LATE = group(severity="bad", state="behind", unread=297_120, oldest=721.0, fresh=8, dead=31)
@@ -176,6 +176,20 @@ def test_what_users_named_cannot_move_the_cursor() -> None:
     text = shown(found) + shown(found, Choice(open=("evil\x1b[2J", "g\u202eroup")))
     assert not {"\x1b", "\x07", "\u202e"} & set(text)
     assert "evil\\x1b[2J" in text
+
+
+def test_the_groups_of_one_topic() -> None:
+    """`redisaq top orders`: nothing of other topics is shown, until `esc`."""
+    choice = Choice(topic="emails")
+    text = shown(SCENE, choice)
+    assert "mailer" in text
+    assert "warehouse" not in text
+    assert "falling further back" not in text
+    assert "topic: emails" in text
+    assert "falling further back" in shown(SCENE, Choice(topic="orders"))
+    assert "warehouse" in shown(SCENE, press(["escape"], choice=choice))
+    assert choice.screen == Screen("topic", "emails")
+    assert "There is no topic nothing." in shown(SCENE, Choice(topic="nothing"))
 
 
 def test_keys_of_the_overview() -> None:

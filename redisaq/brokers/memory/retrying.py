@@ -63,6 +63,12 @@ def read_dead_letters(store: MemoryStore, step: steps.ReadDead) -> list[steps.De
     return store.shelf(step.group, step.partition).dead_page(step.after, step.count)
 
 
+@does(steps.ReadNewestDead)
+def read_newest_dead_letters(store: MemoryStore, step: steps.ReadNewestDead) -> list[steps.DeadLetterEntry]:
+    """Return a page of dead letters, the newest first."""
+    return store.shelf(step.group, step.partition).newest_dead(step.below, step.count)
+
+
 @does(steps.SummariseDead)
 def summarise_dead_letters(store: MemoryStore, step: steps.SummariseDead) -> list[steps.DeadLetterSummary]:
     """Return the newest dead letters without payloads."""

@@ -62,6 +62,13 @@ def read_dead_letters(step: steps.ReadDead, keys: Keys) -> Asked[list[steps.Dead
     return (b"XRANGE", dead, after, b"+", b"COUNT", step.count), _letters
 
 
+@command(steps.ReadNewestDead)
+def read_newest_dead_letters(step: steps.ReadNewestDead, keys: Keys) -> Asked[list[steps.DeadLetterEntry]]:
+    """Return a page of dead letters, the newest first."""
+    dead, below = keys.of_partition(step.group, step.partition).dead, b"(" + step.below if step.below else b"+"
+    return (b"XREVRANGE", dead, below, b"-", b"COUNT", step.count), _letters
+
+
 def _letters(reply: Reply) -> list[steps.DeadLetterEntry]:
     return [steps.DeadLetterEntry(dead_id, read_dead(dead_id, words)) for dead_id, words in reply]
 

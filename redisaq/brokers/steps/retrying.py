@@ -24,6 +24,7 @@ __all__ = [
     "Due",
     "Purge",
     "ReadDead",
+    "ReadNewestDead",
     "Redrive",
     "SetAside",
     "StartRetry",
@@ -133,6 +134,13 @@ class ReadDead(ShareStep[list[DeadLetterEntry]], frozen=True):
     name: ClassVar[str] = "dead_page"
 
     after: bytes
+    count: int
+
+
+class ReadNewestDead(ShareStep[list[DeadLetterEntry]], frozen=True):
+    """Return up to `count` dead letters with ids below `below` (b"": the newest), the newest first."""
+
+    below: bytes
     count: int
 
 
