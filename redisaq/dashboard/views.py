@@ -258,6 +258,7 @@ def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, st
     screen = Screen("group" if partition is None else "partition", topic_name, name, partition)
     if found is None:
         return missing(f"No group {name} of {topic_name}", screen, snapshot)
+    member = next((one for one in found.members if one.incarnation == query.get("m")), None)
     by_slot = {one.slot: one for one in (*reversed(found.gone), *found.members)}
     aged, order = query.get("height") == "age", query.get("order", "number")
     silent = [one for one in found.gone if one.went == "taken for dead" and one.gone is not None and snapshot.at - one.gone <= ENDED]
@@ -270,6 +271,9 @@ def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, st
         "aged": aged,
         "order": order if order in ("owner", "lag") else "number",
         "chosen": next((one for one in found.partitions if one.partition == partition), None),
+        "running_there": [one for one in found.in_handlers or () if one.partition == partition][:GROUPS],
+        "member": member,
+        "running_here": [one for one in found.in_handlers or () if member is not None and one.member == member.slot][:GROUPS],
         "members": [_member(one, found.ttl, silent=True) for one in silent] + [_member(one, found.ttl) for one in found.members[:PAGE]],
         "handlers": [] if found.in_handlers is None else found.in_handlers[:PAGE],
         "lanes": _lanes(found, snapshot.at),

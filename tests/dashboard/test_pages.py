@@ -13,7 +13,7 @@ from redisaq.admin import Admin
 from redisaq.dashboard import application
 from redisaq.dashboard.application import Dashboard
 from redisaq.dashboard.pages import visible
-from redisaq.watching import Attention, Screen, ServerView, Snapshot
+from redisaq.watching import Attention, RunningView, Screen, ServerView, Snapshot
 from tests.dashboard.scenes import HERE, NORMAL, NOW, Scripted, group, member, partition, served, snapshot, topic
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])]
@@ -89,6 +89,20 @@ async def test_a_group_shows_owners_handlers_members_and_history() -> None:
     assert "4r8zq1mt6x0vckd3customer-88121B241 s" in text.replace(" ", "").replace("41s", "41 s")
     assert "ip-10-0-3-5:4005" in text
     assert "joined, took 1 and 3" in text
+
+
+async def test_what_runs_is_shown_with_its_partition_and_its_member() -> None:
+    running = (RunningView("4r8zq1mt6x0vckd3", 1, "1-9", "customer-8812", 2, NOW - 41, 50.0, 1),)
+    latest = snapshot(topic("orders", structs.replace(group(), in_handlers=running)))
+    _, html = await show("/t/orders/g/billing?p=1", latest)
+    assert "4r8zq1mt6x0vckd3attempt 2, for 41 s of 50 s, key customer-8812" in text_of(html)
+    assert html.count("/m/orders/4r8zq1mt6x0vckd3?p=1&amp;e=1-9") == 2
+    _, html = await show("/t/orders/g/billing?p=0", latest)
+    assert "Nothing, as far as members have reported" in text_of(html)
+    _, html = await show("/t/orders/g/billing?m=inc-1", latest)
+    assert "partition 1, attempt 2, for 41 s of 50 s" in text_of(html)
+    _, html = await show("/t/orders/g/billing?m=inc-0", structs.replace(latest, topics=(topic("orders", group(in_handlers=None)),)))
+    assert "Members have not reported yet." in text_of(html)
 
 
 async def test_thousands_of_partitions_are_a_map_and_the_few_that_matter() -> None:
