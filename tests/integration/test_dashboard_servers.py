@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import anyio
@@ -95,7 +94,11 @@ def test_the_mounted_page_is_served(server: Callable[..., Callable[[Trigger], Aw
                 pass  # joined, and left
             async with anyio.create_task_group() as tasks:
                 over = anyio.Event()
-                tasks.start_soon(partial(server(backend, bind, outer(url)), over.wait))
+
+                async def serve() -> None:
+                    await server(backend, bind, outer(url))(over.wait)
+
+                tasks.start_soon(serve)
                 await look(f"http://127.0.0.1:{port}")
                 over.set()
 
