@@ -1,0 +1,1 @@
+"""Whether this tree may be released: `python -m tests.release`."""
