@@ -59,6 +59,7 @@ class ProducerOptions(TypedDict, total=False):
     max_backlog: int | None
     max_payload: int
     send_timeout: float
+    acks: Literal["primary", "replica"]
     serializer: Serializer | None
     on_send: Callable[[Outgoing], object] | None
     debug: bool

@@ -324,7 +324,9 @@ class Consumer(Generic[T]):
 
     def _new_runtime(self, plan: Plan) -> ConsumerRuntime:
         settings = for_pulling(self._settings) if plan.mode == "pull" else self._settings
-        around = Surroundings(self.topic, settings, self._access.broker, current_environment().bound(), self._logger)
+        broker = self._access.broker
+        granting = broker if settings.durability is None else self._access.confirmed
+        around = Surroundings(self.topic, settings, broker, current_environment().bound(), self._logger, granting)
         attached, self._attached = self._attached, []
         return ConsumerRuntime(around, plan, self._decoder, attached)
 

@@ -31,6 +31,7 @@ from redisaq.message import Message
 from redisaq.middleware import Outgoing, Sending
 from redisaq.producing.sender import Sender
 from redisaq.settings import (
+    check_acks,
     check_client,
     check_count,
     check_name,
@@ -82,6 +83,7 @@ class Producer:
         max_backlog: int | None = None,
         max_payload: int = 1 << 20,
         send_timeout: float = SEND_TIMEOUT,
+        acks: Literal["primary", "replica"] = "primary",
         serializer: Serializer | None = None,
         on_send: Callable[[Outgoing], object] | None = None,
         client: str | None = None,
@@ -109,6 +111,9 @@ class Producer:
             send_timeout: seconds that one call may take, including waiting for the server to be reachable, to answer and to have room. A
                 connection that owes an answer and receives nothing for half of that (0.5 to 6 s) is dropped. The other half is left to
                 find out which messages arrived and to send the rest.
+            acks: "replica": `enqueue` returns only once a replica has the message, and a failover to such a replica keeps it. It costs one
+                WAIT for all calls that are joined in one write. If no replica confirms it within `send_timeout`, AmbiguousEnqueueError
+                says so. The memory broker has no replicas and ignores it. Default: the primary alone answers.
             serializer: turns a payload into str or bytes; default: JSON.
             on_send: called with each message before it is serialized, for example to add headers. `enqueue` raises what it raises. See
                 `redisaq.middleware.Outgoing`.
@@ -131,6 +136,7 @@ class Producer:
         self._logger = logger_for("redisaq.producer", logger, debug=debug)
         self._environment: Environment = current_environment()
         self._send_timeout = check_seconds("send_timeout", send_timeout)
+        self._confirmed = check_acks(acks)
         silence = silence_within(self._send_timeout)
         client = check_client(client)
         self._access = Access(redis_url, namespace, user="Producer", client=client, silence=silence, time=self._send_timeout)
@@ -146,6 +152,7 @@ class Producer:
                 acked=check_retention(retention) is not None,
                 idle=check_seconds("retention_idle", retention_idle),
             ),
+            confirmed=self._confirmed,
         )
         self._sent = self._bytes = 0
         self._begin()
@@ -200,7 +207,8 @@ class Producer:
     async def _open(self) -> None:
         self._environment = current_environment().bound()
         self._id_prefix = self._id_prefix or self._environment.new_id()
-        state = await self._sender.open(self._access.broker, self._environment)
+        broker = self._access.confirmed if self._confirmed else self._access.broker
+        state = await self._sender.open(broker, self._environment)
         self._logger.debug("producing to topic %s with %d partition(s)", self.topic, state.partitions)
 
     async def close(self) -> None:

@@ -135,6 +135,13 @@ def check_retention(retention: Literal["acked"] | None) -> Literal["acked"] | No
     return "acked"
 
 
+def check_acks(acks: Literal["primary", "replica"]) -> bool:
+    """Return whether a replica has to confirm; SettingsError unless it is "primary" or "replica"."""
+    if acks not in ("primary", "replica"):
+        raise SettingsError(f"acks must be 'primary' or 'replica', not {shown(acks)}")
+    return acks == "replica"
+
+
 def check_callable(name: str, value: object) -> None:
     """Raise SettingsError unless the value can be called."""
     if not callable(value):
@@ -252,6 +259,9 @@ class HandlingOptions(TypedDict, total=False):
         timeout: how long a handler may run, if the message does not say; default: no limit.
         start: where a new group begins, "earliest" (default) or "latest".
         drain_timeout: how long handlers may take to finish when a partition is given back or the consumer stops; default 30.
+        durability: "replica": a partition is taken only once a replica knows of it (one WAIT for each), and a failover to such a replica
+            forgets no lease. While no replica confirms, nothing is taken. The memory broker has no replicas and ignores it. Default None:
+            the primary alone answers.
         slow_after: after this long a running handler is reported once (`HandlerSlow`); default 60; None: never.
         middleware: async functions around the handler, outermost first; pulled messages have none. See `redisaq.middleware`.
         on_event: called with every event of `redisaq.events`.
@@ -270,6 +280,7 @@ class HandlingOptions(TypedDict, total=False):
     timeout: float | None
     start: Literal["earliest", "latest"]
     drain_timeout: float
+    durability: Literal["replica"] | None
     slow_after: float | None
     middleware: Sequence[Middleware]
     on_event: Callable[[Event], object] | None
@@ -315,6 +326,7 @@ class ConsumerSettings:
     start: Literal["earliest", "latest"] = "earliest"
     init_partitions: int | None = None
     drain_timeout: float = 30.0
+    durability: Literal["replica"] | None = None
     slow_after: float | None = 60.0
     namespace: str = "redisaq"
     middleware: Sequence[Middleware] = ()
@@ -338,6 +350,8 @@ class ConsumerSettings:
         for name, seconds in (("timeout", self.timeout), ("slow_after", self.slow_after)):
             if seconds is not None:
                 _set(self, name, check_seconds(name, seconds))
+        if self.durability not in (None, "replica"):
+            raise SettingsError(f"durability must be None or 'replica', not {shown(self.durability)}")
         interval = check_seconds("heartbeat_interval", self.heartbeat_interval)
         ttl = check_seconds("heartbeat_ttl", self.heartbeat_ttl)
         _set(self, "heartbeat_interval", interval)

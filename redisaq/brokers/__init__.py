@@ -32,6 +32,7 @@ def open_broker(
     client: str | None = None,
     silence: float = LONGEST_SILENCE,
     time: float = math.inf,
+    confirmed: bool = False,
 ) -> Broker:
     """Return a broker for the URL. Nothing is connected, and no file touched, before `connect` or the first call.
 
@@ -45,6 +46,8 @@ def open_broker(
         client: the user's label for the connections, for servers only. None: the machine and the process.
         silence: seconds after which a connection that owes an answer is given up if no byte arrives over it.
         time: seconds that one call may take if nothing else limits it (see `time_limit`).
+        confirmed: let each step return only once a replica has what it wrote (C7). The memory broker has no replicas, and nothing that
+            outlives its process: there it changes nothing.
 
     Raises:
         SettingsError: the URL cannot work.
@@ -53,6 +56,10 @@ def open_broker(
     if separator and scheme in ("memory", "embedded"):
         if scheme == "memory":
             return memory_brokers.get()(rest, namespace, environment)
+        if confirmed:
+            raise SettingsError(
+                "an embedded server has no replicas: leave out acks='replica' and durability='replica', or use another server"
+            )
         from redisaq.brokers.embedded import EmbeddedBroker  # noqa: PLC0415 -- only on request, as the module's docstring says
 
         return EmbeddedBroker(rest, namespace, environment, client=client, silence=silence, time=time)
@@ -66,9 +73,9 @@ def open_broker(
     if isinstance(address, ClusterAddress):
         from redisaq.link.cluster import ClusterLink  # noqa: PLC0415
 
-        return RedisBroker(ClusterLink(address, environment, client=client, silence=silence, time=time), namespace)
+        return RedisBroker(ClusterLink(address, environment, client=client, silence=silence, time=time, confirmed=confirmed), namespace)
     if isinstance(address, SentinelAddress):
         from redisaq.link.sentinel import SentinelLink  # noqa: PLC0415
 
-        return RedisBroker(SentinelLink(address, environment, client=client, silence=silence, time=time), namespace)
-    return RedisBroker(Link(address, environment, client=client, silence=silence, time=time), namespace)
+        return RedisBroker(SentinelLink(address, environment, client=client, silence=silence, time=time, confirmed=confirmed), namespace)
+    return RedisBroker(Link(address, environment, client=client, silence=silence, time=time, confirmed=confirmed), namespace)

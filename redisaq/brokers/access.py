@@ -65,6 +65,7 @@ class Shared:
         self._silence = LONGEST_SILENCE
         self._time = 0.0
         self._broker: Broker | None = None
+        self._confirmed: Broker | None = None
         self.use(redis_url)
         when_forked(self)
 
@@ -100,18 +101,28 @@ class Shared:
             SettingsError: the URL, or REDISAQ_URL, cannot work.
         """
         if self._broker is None:
-            self._broker = open_at(self._url, self._namespace, self._client, silence=self._silence, time=self._time or math.inf)
+            self._broker = self._open()
         return self._broker
 
+    @property
+    def confirmed(self) -> Broker:
+        """A broker whose steps return only once a replica has what they wrote (C7), opened now if it is not open."""
+        if self._confirmed is None:
+            self._confirmed = self._open(confirmed=True)
+        return self._confirmed
+
     async def close(self) -> None:
-        """Close the broker if it is open; the next use opens another."""
-        broker, self._broker = self._broker, None
-        if broker is not None:
-            await broker.close()
+        """Close the brokers that are open; the next use opens others."""
+        brokers, self._broker, self._confirmed = (self._broker, self._confirmed), None, None
+        await _close(*brokers)
 
     def forked(self) -> None:
-        """Forget the parent's broker."""
-        self._broker = None
+        """Forget the parent's brokers."""
+        self._broker = self._confirmed = None
+
+    def _open(self, *, confirmed: bool = False) -> Broker:
+        time = self._time or math.inf
+        return open_at(self._url, self._namespace, self._client, silence=self._silence, time=time, confirmed=confirmed)
 
 
 class Access:
@@ -152,6 +163,7 @@ class Access:
         if self._shared is not None:
             self._shared.join(silence, time)
         self._broker: Broker | None = None if self._url is None else self._open(self._url)
+        self._confirmed: Broker | None = None
         when_forked(self)
 
     @property
@@ -176,13 +188,25 @@ class Access:
     def broker(self, broker: Broker) -> None:
         self._broker = broker
 
+    @property
+    def confirmed(self) -> Broker:
+        """A broker whose steps return only once a replica has what they wrote (C7), opened now if it is not open.
+
+        Raises:
+            SettingsError: the server has no replicas, or REDISAQ_URL cannot work.
+        """
+        if self._shared is not None:
+            return self._shared.confirmed
+        if self._confirmed is None:
+            self._confirmed = self._open(self._url, confirmed=True)
+        return self._confirmed
+
     async def close(self) -> None:
-        """Close the broker if it is open and not shared; the next call opens it again."""
-        broker = self._broker
-        if broker is not None:
-            if self._url is None:
-                self._broker = None
-            await broker.close()
+        """Close the brokers that are open and not shared; the next call opens them again."""
+        brokers = self._broker, self._confirmed
+        if self._url is None:
+            self._broker = self._confirmed = None
+        await _close(*brokers)
 
     def enter(self) -> None:
         """Begin a call.
@@ -209,21 +233,38 @@ class Access:
         self.leave()
 
     def forked(self) -> None:
-        """Forget what the parent had: its broker and its calls."""
-        self._broker = None
+        """Forget what the parent had: its brokers and its calls."""
+        self._broker = self._confirmed = None
         self._claim, self._calls = {}, 0
 
-    def _open(self, url: str | None) -> Broker:
-        return open_at(url, self._namespace, self._client, silence=self._silence, time=self._time)
+    def _open(self, url: str | None, *, confirmed: bool = False) -> Broker:
+        return open_at(url, self._namespace, self._client, silence=self._silence, time=self._time, confirmed=confirmed)
 
 
-def open_at(url: str | None, namespace: str, client: str | None = None, *, silence: float, time: float) -> Broker:
+async def _close(broker: Broker | None, confirmed: Broker | None) -> None:
+    try:
+        if broker is not None:
+            await broker.close()
+    finally:
+        if confirmed is not None:
+            await confirmed.close()
+
+
+def open_at(url: str | None, namespace: str, client: str | None = None, *, silence: float, time: float, confirmed: bool = False) -> Broker:
     """Return a broker for the URL, or else for what REDISAQ_URL says, in the environment of the context.
 
     Raises:
         SettingsError: the URL cannot work; the text names REDISAQ_URL if it came from there.
     """
-    open_it = partial(open_broker, namespace=namespace, environment=current_environment(), client=client, silence=silence, time=time)
+    open_it = partial(
+        open_broker,
+        namespace=namespace,
+        environment=current_environment(),
+        client=client,
+        silence=silence,
+        time=time,
+        confirmed=confirmed,
+    )
     if url is not None:
         return open_it(url)
     try:

@@ -139,5 +139,5 @@ class Acknowledger(Actor[Ring]):
     async def _install_again(self, owned: OwnedPartition) -> bool:
         """Install the token again after the server has lost it (T2); False if another member was faster."""
         around = self._around
-        installed = await around.broker.do(Install(around.group, owned.partition, owned.token, owned.lease.incarnation, foreign=False))
+        installed = await around.granting.do(Install(around.group, owned.partition, owned.token, owned.lease.incarnation, foreign=False))
         return installed.done

@@ -93,6 +93,7 @@ class Surroundings:
 
     Attributes:
         settings: the user's; if messages are pulled, changed by `for_pulling`.
+        granting: does the steps that give leases: the broker, or one that waits for a replica (C7).
         contact: whether the server answers.
         gate: closed while the group is paused.
         taking: limits how many partitions are taken, or connect again, at the same time: see AT_ONCE.
@@ -107,6 +108,7 @@ class Surroundings:
     broker: Broker
     environment: Environment
     logger: logging.Logger
+    granting: Broker
     group: GroupName = field(init=False)
     bulletin: Bulletin = field(init=False)
     concurrency: Concurrency = field(init=False)

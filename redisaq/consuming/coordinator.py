@@ -341,7 +341,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                     *history.grown(standing, document),
                 ),
             )
-            if not await around.broker.do(changed):
+            if not await around.granting.do(changed):
                 return False
             member.version, member.document = version, document
         self._released.clear()

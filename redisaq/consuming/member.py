@@ -178,7 +178,7 @@ class Admission:
             profile=profile_of(around.settings.client, around.environment, member.ttl),
             changes=(history.joined(member.lease.incarnation, label_of(around.settings.client, around.environment)),),
         )
-        return sent if await around.broker.do(step) else None
+        return sent if await around.granting.do(step) else None
 
     async def topic_there(self, beat: Beat) -> bool:
         """True if the topic exists; a topic that existed and is lost is made again (E5)."""

@@ -161,9 +161,9 @@ class PartitionOwner(Actor[Drain]):
     async def _try_to_install(self) -> Installed:
         around, owned, lease = self._around, self.owned, self.owned.lease
         foreign = may_acquire_foreign(lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=microseconds(lease.ttl))
-        installed = await around.broker.do(Install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign))
+        installed = await around.granting.do(Install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign))
         if not installed.done and installed.token < owned.token and installed.holder in lease.former:
-            return await around.broker.do(Install(around.group, owned.partition, owned.token, lease.incarnation, foreign=True))
+            return await around.granting.do(Install(around.group, owned.partition, owned.token, lease.incarnation, foreign=True))
         return installed
 
     async def _work(self) -> None:

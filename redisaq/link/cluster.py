@@ -71,6 +71,7 @@ class ClusterLink:
         client: str | None = None,
         silence: float = LONGEST_SILENCE,
         time: float = math.inf,
+        confirmed: bool = False,
     ) -> None:
         """Make a link; nothing is connected yet.
 
@@ -80,6 +81,7 @@ class ClusterLink:
             client: the user's label for the connections.
             silence: as of any Link.
             time: as of any Link.
+            confirmed: as of any Link.
         """
         self.run_id = ""
         self.looks = 0
@@ -88,6 +90,7 @@ class ClusterLink:
         self._client = client
         self._silence = silence
         self._time = time
+        self._confirmed = confirmed
         self._map = SlotMap()
         self._looked_at = -math.inf
         self._links: dict[Node, Link] = {}  # to all masters
@@ -432,6 +435,7 @@ class ClusterLink:
             client=self._client,
             silence=self._silence,
             time=self._time,
+            confirmed=self._confirmed,
         )
 
     def _node_address(self, node: Node) -> Address:

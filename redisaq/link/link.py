@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 from redisaq.environment import LONGEST_SILENCE, Environment, current_environment, time_is_up_at
 from redisaq.errors import ConnectionFailed
 from redisaq.link.address import Address
+from redisaq.link.confirmed import ConfirmedConnection
 from redisaq.link.connector import Connector
 from redisaq.link.dial import Dialer, Greeter
 from redisaq.link.greeting import Greeting, greet
@@ -51,6 +52,7 @@ class Link:
         client: str | None = None,
         silence: float = LONGEST_SILENCE,
         time: float = math.inf,
+        confirmed: bool = False,
     ) -> None:
         """Make a link; nothing is connected yet.
 
@@ -67,8 +69,10 @@ class Link:
             silence: seconds after which a connection breaks if replies are owed and nothing arrives. Making a connection takes no longer,
                 either. Infinite: never.
             time: seconds that one call on the shared connection may take if nothing else limits it (see `time_limit`).
+            confirmed: let calls return only once a replica has what they wrote (C7).
         """
         self.address = address
+        self._confirmed = confirmed
         self.run_id = ""
         self._environment = environment
         self._silence = silence
@@ -221,7 +225,7 @@ class Link:
         environment = self._current_environment()
         line, greeting = await self._dialer.dial(environment, self._kill_deserted)
         self._greeted(greeting)
-        return SharedConnection(
+        return (ConfirmedConnection if self._confirmed else SharedConnection)(
             line.wire,
             self.address.display,
             (greeting.client_id, greeting.client_address, greeting.run_id),

@@ -216,6 +216,7 @@ class SentinelLink(Link):
         client: str | None = None,
         silence: float = LONGEST_SILENCE,
         time: float = math.inf,
+        confirmed: bool = False,
     ) -> None:
         """Make a link; nothing is connected yet. See Link."""
         super().__init__(
@@ -228,6 +229,7 @@ class SentinelLink(Link):
             client=client,
             silence=silence,
             time=time,
+            confirmed=confirmed,
         )
         self._sentinels = Sentinels(address, self._current_environment, client)
         self._at: _Where | None = None  # the server to which the connections go

@@ -19,6 +19,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -37,7 +38,15 @@ class NotSent(Exception):
     """The connection broke before a byte of this call was written, so you can safely send it elsewhere."""
 
 
-class _Waiter:
+class Wakeable(Protocol):
+    """What a waiter is woken by."""
+
+    def set(self) -> object:
+        """Wake it."""
+        ...
+
+
+class Waiter:
     """One caller: how many replies are missing, what has arrived, until when it waits, and how to wake it."""
 
     __slots__ = ("abandoned", "event", "late", "missing", "replies", "start", "until")
@@ -48,7 +57,7 @@ class _Waiter:
         self.until = until
         self.late = False
         self.replies: list[object] = []
-        self.event: anyio.Event | None = None
+        self.event: Wakeable | None = None
         self.abandoned = False
 
 
@@ -58,6 +67,8 @@ class SharedConnection:
     Attributes:
         broken: why it cannot be used any more, None while it can.
     """
+
+    LATE = "no answer within the time of the call"
 
     def __init__(
         self,
@@ -89,8 +100,8 @@ class SharedConnection:
         self._wire = wire
         self._url = url
         self._identity = identity
-        self._waiters: deque[_Waiter] = deque()  # in the order of their commands
-        self._driver: _Waiter | None = None
+        self._waiters: deque[Waiter] = deque()  # in the order of their commands
+        self._driver: Waiter | None = None
         self._joining = False  # a caller yielded so that others can join its write
         environment = environment or Environment()
         self._now = environment.monotonic
@@ -129,8 +140,8 @@ class SharedConnection:
                 if self._driver is None:
                     await self._drive(waiter)
                 else:
-                    waiter.event = anyio.Event()
-                    await waiter.event.wait()
+                    waiter.event = event = anyio.Event()
+                    await event.wait()
         finally:
             waiter.event = None
             waiter.abandoned = True
@@ -152,7 +163,7 @@ class SharedConnection:
                 waiter.event.set()
         self._wire.close()
 
-    def _put(self, data: bytes, replies: int) -> _Waiter:
+    def _put(self, data: bytes, replies: int) -> Waiter:
         """Queue the commands of one call, and set the alarm for the time when it has taken too long."""
         until, now = time_is_up_at(), self._now()
         if until == math.inf:
@@ -164,7 +175,7 @@ class SharedConnection:
         rings = self._alarm.at  # in time for the calls that wait already
         if rings <= now or rings > now + self._soonest or rings > until:
             self._alarm.set(min(self._silence.due(), until, now + self._doubt))
-        waiter = _Waiter(replies, self._wire.queued, until)
+        waiter = Waiter(replies, self._wire.queued, until)
         self._wire.put(data)
         self._waiters.append(waiter)
         return waiter
@@ -178,7 +189,7 @@ class SharedConnection:
             self._joining = False
             self._flush()
 
-    async def _drive(self, waiter: _Waiter) -> None:
+    async def _drive(self, waiter: Waiter) -> None:
         """Move bytes for all callers until this waiter has its replies."""
         self._driver = waiter
         try:
@@ -316,9 +327,9 @@ class SharedConnection:
                         waiter.event.set()
                     return
 
-    def _failure(self, waiter: _Waiter) -> Exception:
+    def _failure(self, waiter: Waiter) -> Exception:
         if self.broken is None:  # its time is up: bytes of it that have not been written yet will still be
-            failure = ConnectionFailed(self._url, "no answer within the time of the call", maybe_executed=True, silent=True)
+            failure = ConnectionFailed(self._url, self.LATE, maybe_executed=True, silent=True)
         elif self._wire.handed <= waiter.start:
             return NotSent(self.broken)
         else:

@@ -69,6 +69,7 @@ class Sender:
         approximate: bool,
         max_backlog: int | None,
         terms: Terms,
+        confirmed: bool = False,
     ) -> None:
         """Keep the settings; nothing is connected yet.
 
@@ -79,7 +80,9 @@ class Sender:
             approximate: trim whole nodes of a stream only.
             max_backlog: how many entries of a partition may wait for its slowest group; None for any number.
             terms: what the producer asks of the topic.
+            confirmed: the broker waits for a replica (C7), so that what is found must be waited for, too.
         """
+        self._confirmed = confirmed
         self._topic = topic
         self._init_partitions = init_partitions
         self._maxlen = maxlen
@@ -196,6 +199,7 @@ class Sender:
                 )
             )
             standing = answer or b""
+            await self._confirm(placed[0][0])  # a mark that was there may be new
             return [None if answer is None else b""]
 
         lasts = window >= 2 * self._terms.send_timeout
@@ -308,6 +312,7 @@ class Sender:
             case Find():
                 ids = [message.msg_id.encode() for message in step.messages]
                 found = await broker.do(producing.Find(self._topic, step.partition, step.anchor, ids))
+                await self._confirm(step.partition)
                 enqueue.found(found.present, complete=found.complete, last=found.last, run=self._same(run))
             case Send():
                 await self._send(enqueue, step, way)
@@ -372,6 +377,11 @@ class Sender:
         if waiting is not None and waiting[1] != enqueue.holds:
             del self._waiting[enqueue]
             waiting[0].set()
+
+    async def _confirm(self, partition: int) -> None:
+        """Wait until a replica has what a look has found, or what a mark stands for, if the producer wants that (C7)."""
+        if self._confirmed:
+            await self._broker.do(producing.Confirm(self._topic, partition))
 
     async def _read_topic(self) -> TopicState:
         state = await self._broker.do(topics.ReadTopic(self._topic))

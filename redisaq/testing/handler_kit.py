@@ -243,7 +243,8 @@ class HandlerKit:
             return None if settings.on_event is None else settings.on_event(event)
 
         logger = settings.logger or logging.getLogger("redisaq.consumer")
-        around = Surroundings(self._topic, replace(settings, on_event=tell), cast("Broker", Consent()), environment, logger)
+        broker = cast("Broker", Consent())
+        around = Surroundings(self._topic, replace(settings, on_event=tell), broker, environment, logger, broker)
         lease = Lease("test", EVER, environment)
         lease.begin(environment.clock(), Beat(alive=True, now=microseconds(environment.wall_clock())))
         flights = InFlight(

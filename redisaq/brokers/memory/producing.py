@@ -5,7 +5,7 @@ from __future__ import annotations
 from redisaq.brokers.memory.registry import carry_out, does
 from redisaq.brokers.memory.store import OUT_OF_MEMORY, MemoryStore
 from redisaq.brokers.memory.streams import Stream
-from redisaq.brokers.steps.producing import AppendOnce, Delay, Delayed, Find, Found, ReadAnchor, ReadBacklog
+from redisaq.brokers.steps.producing import AppendOnce, Confirm, Delay, Delayed, Find, Found, ReadAnchor, ReadBacklog
 from redisaq.core.entry_ids import format_id, parse_id
 from redisaq.core.records import encode_delayed, microseconds
 from redisaq.errors import ServerError
@@ -28,6 +28,12 @@ def find(store: MemoryStore, step: Find) -> Found:
     first = stream.first_id
     complete = stream.removed == 0 or (first is not None and first <= anchor)
     return Found(tuple(ids.get(msg_id) for msg_id in step.msg_ids), complete, format_id(stream.last_id))
+
+
+@does(Confirm)
+def confirm(store: MemoryStore, step: Confirm) -> None:
+    """Ring (C7)."""
+    store.ring(step.place)
 
 
 @does(Delay)

@@ -11,7 +11,7 @@ from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Argument, Script
-from redisaq.brokers.steps.producing import AppendOnce, Delay, Find, Found, ReadAnchor, ReadBacklog
+from redisaq.brokers.steps.producing import AppendOnce, Confirm, Delay, Find, Found, ReadAnchor, ReadBacklog
 from redisaq.core.records import encode_delayed
 from redisaq.errors import ServerError
 
@@ -41,6 +41,12 @@ def find(step: Find, keys: Keys) -> Asked[Found]:
 def _found(reply: Reply) -> Found:
     complete, found, last = reply
     return Found(tuple(found), complete == 1, last)
+
+
+@command(Confirm)
+def confirm(step: Confirm, keys: Keys) -> Asked[None]:
+    """Ring (C7)."""
+    return (b"SPUBLISH", keys.partition_doorbell(step.topic, step.partition), b""), lambda _: None
 
 
 @command(Delay)

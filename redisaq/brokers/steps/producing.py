@@ -9,7 +9,7 @@ import msgspec
 
 from redisaq.brokers.steps import Broker, PartitionStep
 
-__all__ = ["AppendOnce", "Delay", "Delayed", "Find", "Found", "ReadAnchor", "ReadBacklog", "delay"]
+__all__ = ["AppendOnce", "Confirm", "Delay", "Delayed", "Find", "Found", "ReadAnchor", "ReadBacklog", "delay"]
 
 MOST_DELAYED = 1000
 """The most messages that one Delay may hold: a server does nothing else meanwhile."""
@@ -91,6 +91,13 @@ class AppendOnce(PartitionStep[bytes | None], frozen=True):
     due: int | None
     maxlen: int | None
     approximate: bool
+
+
+class Confirm(PartitionStep[None], frozen=True):
+    """Ring the partition's doorbell.
+
+    This is a write that changes nothing: a broker that waits for replicas waits for it, and so for all that was written before it (C7).
+    """
 
 
 class ReadBacklog(PartitionStep[int], frozen=True):

@@ -1,0 +1,218 @@
+"""Writes that wait for a replica (C7): producers with acks="replica", consumers with durability="replica"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from redisaq import App, Consumer, Message, Producer
+from redisaq.brokers import open_broker
+from redisaq.brokers.steps.producing import Confirm
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.environment import time_limit
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError, SettingsError
+from redisaq.link import Link, confirmed as module, parse_address
+from tests.conformance.worlds import PASSWORD
+from tests.sentinels import Guarded
+from tests.server_fixtures import ServerPool
+from tests.servers import Server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
+
+
+@pytest.fixture(scope="module")
+def pair(server_pool: ServerPool) -> Iterator[Guarded]:
+    """A master with replicas that these tests freeze, and sentinels that leave them alone."""
+    pair = server_pool.new_guarded("valkey9", down_after=600.0)
+    yield pair
+    pair.close()
+
+
+@pytest.fixture
+def master(pair: Guarded) -> Iterator[Server]:
+    """The master; its replicas go on when the test ends."""
+    yield pair.servers[0]
+    for replica in pair.servers[1:]:
+        replica.resume()
+
+
+def freeze(pair: Guarded) -> None:
+    for replica in pair.servers[1:]:
+        replica.pause()
+
+
+def waits(server: Server) -> int:
+    """Return how many WAIT commands the server has carried out."""
+    lines = [line for line in server.command("INFO", "commandstats").decode().splitlines() if line.startswith("cmdstat_wait:")]
+    return int(lines[0].partition("calls=")[2].partition(",")[0]) if lines else 0
+
+
+async def test_one_wait_confirms_all_calls_of_a_write(master: Server) -> None:
+    link, before = Link(parse_address(master.url), confirmed=True), waits(master)
+    answers: dict[int, list[object]] = {}
+
+    async def call(number: int) -> None:
+        answers[number] = await link.call(("ECHO", str(number)), ("SET", "confirmed", number))
+
+    await link.connect()
+    async with anyio.create_task_group() as tasks:
+        for number in range(100):
+            tasks.start_soon(call, number)
+    assert answers == {number: [str(number).encode(), b"OK"] for number in range(100)}
+    assert 1 <= waits(master) - before < 10
+    await link.close()
+
+
+async def test_what_no_replica_confirms_raises_and_the_next_call_is_served(
+    pair: Guarded, master: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONFIRM_WITHIN", 0.2)
+    link = Link(parse_address(master.url), confirmed=True)
+    await link.call(("SET", "confirmed", 1))
+    freeze(pair)
+    with pytest.raises(ConnectionFailed, match=r"no replica has confirmed it within 0\.2 s") as raised:
+        await link.call(("SET", "confirmed", 2))
+    assert raised.value.maybe_executed
+    assert raised.value.connections == (), "its connection lives, and has carried out everything"
+    for replica in pair.servers[1:]:
+        replica.resume()
+    with anyio.fail_after(30):
+        while True:
+            try:
+                assert await link.call(("GET", "confirmed")) == [b"2"]
+            except ConnectionFailed:
+                continue
+            break
+    await link.close()
+
+
+async def test_what_the_server_refuses_is_not_waited_for(pair: Guarded, master: Server) -> None:
+    freeze(pair)
+    link = Link(parse_address(master.url), confirmed=True)
+    (refused,) = await link.call(("LPUSH", "confirmed"))
+    assert isinstance(refused, ServerError)
+    await link.close()
+
+
+async def test_callers_leave_at_any_time(pair: Guarded, master: Server) -> None:
+    """Nobody hangs who waits for the same WAIT, or for the next one, whoever of them drove."""
+    link = Link(parse_address(master.url), confirmed=True)
+    await link.connect()
+    for number in range(40):
+        done: list[int] = []
+
+        async def call(own: int, number: int = number, done: list[int] = done) -> None:
+            with anyio.move_on_after(0.0 if own < 4 else 30) as scope:
+                if own < 4:
+                    scope.cancel() if number % 4 == own else None
+                await link.call(("SET", "confirmed", own))
+            done.append(own)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call, 0)
+            for own in range(1, 10):
+                tasks.start_soon(call, own)
+            await anyio.lowlevel.checkpoint()
+        assert sorted(done) == list(range(10))
+    freeze(pair)
+    with pytest.raises(ConnectionFailed, match="time of the call"), time_limit(0.2):
+        await link.call(("SET", "confirmed", 0))
+    await link.close()
+
+
+async def test_a_user_who_may_not_wait_is_told_so(master: Server) -> None:
+    master.command("ACL", "SETUSER", "hasty", "on", f">{PASSWORD}", "~*", "&*", "+@all", "-wait")
+    url = master.url.replace("redis://", f"redis://hasty:{PASSWORD.replace(' ', '%20')}@")
+    producer = Producer("jobs", url, acks="replica", namespace="hasty")
+    with pytest.raises(ConnectionFailed, match=r"\+wait"):
+        await producer.connect()
+    await producer.close()
+
+
+async def test_a_producer_says_what_no_replica_has(pair: Guarded, master: Server, namespace: str) -> None:
+    async with Producer("jobs", pair.url, namespace=namespace, acks="replica", send_timeout=3.0) as producer:
+        await producer.enqueue(1)
+        await producer.enqueue(2, dedup_id="2")
+        await producer.enqueue(3, delay=100)
+        await producer.batch_enqueue([4, 5])
+        freeze(pair)
+        with pytest.raises(AmbiguousEnqueueError, match="no replica has confirmed") as raised:
+            await producer.enqueue(6)
+        assert len(raised.value.message_ids) == 1
+        for replica in pair.servers[1:]:
+            replica.resume()
+        await producer.enqueue(7)
+    assert master.command("XLEN", f"{{{namespace}:jobs:0}}:0") == 6, "what was uncertain is there, once"
+
+
+async def test_a_producer_waits_for_a_replica_that_comes_back(pair: Guarded, namespace: str) -> None:
+    """What a look finds is confirmed, too, before it counts as sent."""
+    async with Producer("jobs", pair.url, namespace=namespace, acks="replica", send_timeout=30.0) as producer:
+        await producer.enqueue(1)
+        freeze(pair)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(producer.enqueue, 2)
+            await anyio.sleep(1.5)
+            pair.servers[1].resume()
+    assert pair.servers[1].command("XLEN", f"{{{namespace}:jobs:0}}:0") == 2
+
+
+async def test_a_consumer_takes_nothing_that_no_replica_knows(pair: Guarded, namespace: str) -> None:
+    handled: list[int] = []
+    consumer = Consumer("jobs", pair.url, namespace=namespace, durability="replica", init_partitions=2)
+
+    async def handle(message: Message[int]) -> None:
+        handled.append(message.payload)
+
+    async with Producer("jobs", pair.url, namespace=namespace, init_partitions=2) as producer, anyio.create_task_group() as tasks:
+        await producer.batch_enqueue([1, 2])
+        freeze(pair)
+        tasks.start_soon(consumer.process, handle)
+        await anyio.sleep(1.0)
+        assert not consumer.assignment
+        assert not handled
+        for replica in pair.servers[1:]:
+            replica.resume()
+        with anyio.fail_after(30):
+            while len(handled) < 2:
+                await anyio.sleep(0.01)
+        await consumer.stop()
+    await consumer.close()
+
+
+async def test_an_app_has_both(pair: Guarded, namespace: str) -> None:
+    app = App(pair.url, namespace=namespace)
+    safe, quick = app.topic("safe", int, acks="replica"), app.topic("quick", int)
+    async with app:
+        before = waits(pair.servers[0])
+        await quick.enqueue(1)
+        assert waits(pair.servers[0]) == before
+        await safe.enqueue(1)
+        assert waits(pair.servers[0]) > before
+
+
+async def test_where_there_are_no_replicas(namespace: str) -> None:
+    async with Producer("jobs", f"memory://{namespace}", acks="replica") as producer:
+        await producer.enqueue(1)
+    producer = Producer("jobs", "embedded://", acks="replica", namespace=namespace)
+    with pytest.raises(SettingsError, match="an embedded server has no replicas"):
+        await producer.connect()
+
+
+@pytest.mark.parametrize("setting", [{"acks": "all"}, {"acks": None}])
+def test_acks_that_do_not_exist(setting: dict[str, str]) -> None:
+    with pytest.raises(SettingsError, match="acks must be 'primary' or 'replica'"):
+        Producer("jobs", "memory://", **setting)  # type: ignore[arg-type]
+
+
+async def test_confirm_changes_nothing(guarded: Guarded, namespace: str) -> None:
+    for url in (f"memory://{namespace}", guarded.url):
+        broker = open_broker(url, namespace, confirmed=True)
+        await broker.do(MakeTopic("jobs", 1))
+        bell = await broker.listen_partition("jobs", 0)
+        await broker.do(Confirm("jobs", 0))
+        with anyio.fail_after(30):
+            await bell.wait()
+        await broker.close()
