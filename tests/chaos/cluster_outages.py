@@ -1,0 +1,253 @@
+"""What happens to messages when nodes of a cluster fail, are replaced, or hand their slots over: each row as a function, and a command.
+
+`python -m tests.chaos.cluster_outages [row ...] [--program redis8]` plays rows (all by default) and prints what happened; it ends with 1 if
+a row went beyond its bounds. Each of three masters has a replica. Nodes are taken for dead after `NODE_TIMEOUT` seconds; they keep nothing
+on disk.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from redisaq.link.slot_map import slot_of
+from tests.chaos.outage import PARTITIONS, Bounds, Outcome, play
+from tests.clusters import Cluster
+from tests.servers import PROGRAMS, Server, Watchdog
+
+NODE_TIMEOUT = 2.0
+HELD = 2.0
+"""Seconds for which a slot stays open in a slow migration."""
+
+
+@dataclass
+class Place:
+    """A namespace in a cluster: where its topic and its partitions are.
+
+    Attributes:
+        cluster: the cluster.
+        namespace: the namespace of the topic `jobs`.
+    """
+
+    cluster: Cluster
+    namespace: str
+
+    @property
+    def topic(self) -> int:
+        """The topic's slot."""
+        return slot_of(f"{{{self.namespace}:jobs}}".encode())
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions' slots."""
+        return [slot_of(f"{{{self.namespace}:jobs:{number}}}".encode()) for number in range(PARTITIONS)]
+
+    def victim(self, *, topic: bool) -> tuple[Server, int]:
+        """Return the topic's node, or another one that has partitions; and a slot of interest there."""
+        first = self.cluster.serves(self.topic)
+        if topic:
+            return first, self.topic
+        slot = next(slot for slot in self.partitions if self.cluster.serves(slot) is not first)
+        return self.cluster.serves(slot), slot
+
+    def other_than(self, node: Server) -> Server:
+        """Return another master."""
+        return next(one for one in self.cluster.masters_now() if one is not node)
+
+
+Fault = Callable[[Place], Awaitable[float]]
+"""Makes something happen; returns the seconds for which a slot was, or may have been, without a master."""
+
+
+async def fail_over(place: Place, *, topic: bool) -> float:
+    """CLUSTER FAILOVER at a replica of the node."""
+
+    def happen() -> None:
+        node, slot = place.victim(topic=topic)
+        place.cluster.replica_of(node).command("CLUSTER", "FAILOVER")
+        place.cluster.wait_for_another(slot, node)
+
+    return await _took(happen)
+
+
+async def kill(place: Place, *, topic: bool, restart: bool = False) -> float:
+    """Kill -9 the node; start it again as a replica when another has its place."""
+    node, slot = place.victim(topic=topic)
+
+    def happen() -> None:
+        node.kill()
+        place.cluster.wait_for_another(slot, node)
+
+    took = await _took(happen)
+    if restart:
+        await anyio.sleep(1.0)
+        await anyio.to_thread.run_sync(node.start)
+        await anyio.sleep(1.0)
+    return took
+
+
+async def stop(place: Place, *, topic: bool) -> float:
+    """SIGSTOP the node; SIGCONT a while after another has its place."""
+    node, slot = place.victim(topic=topic)
+
+    def happen() -> None:
+        node.pause()
+        place.cluster.wait_for_another(slot, node)
+
+    try:
+        took = await _took(happen)
+        await anyio.sleep(3.0)
+    finally:
+        node.resume()
+    return took
+
+
+async def move_at_once(place: Place, *, topic: bool) -> float:
+    """Move all slots of the node in one step (Valkey 9)."""
+
+    def happen() -> None:
+        node, slot = place.victim(topic=topic)
+        first, last = next((first, last) for first, last, (_, port, *_), *_ in node.command("CLUSTER", "SLOTS") if port == node.port)
+        place.cluster.migrate_at_once(first, last, place.other_than(node))
+        place.cluster.wait_for_another(slot, node)
+
+    await _took(happen)
+    return 0.0
+
+
+async def move_slot_by_slot(place: Place, *, topic: bool, held: float = 0.0) -> float:
+    """Move the slots of interest of the node, key by key; each stays open for `held` seconds."""
+
+    def happen() -> None:
+        node, slot = place.victim(topic=topic)
+        here = [one for one in place.partitions if place.cluster.serves(one) is node][: 1 if held else None]
+        place.cluster.migrate(list(dict.fromkeys([slot, *here])), place.other_than(node), held=held)
+
+    await _took(happen)
+    return held
+
+
+async def cut_and_kill(place: Place, *, topic: bool = False) -> float:
+    """Cut the node's replica off for 0.6 s, then kill -9 the node, let the replica go on, and start the node again."""
+    node, slot = place.victim(topic=topic)
+    replica = place.cluster.replica_of(node)
+
+    def cut() -> None:
+        replica.pause()
+        node.command("CLIENT", "KILL", "TYPE", "replica")
+
+    def happen() -> None:
+        node.kill()
+        replica.resume()
+        place.cluster.wait_for_another(slot, node)
+
+    began = time.monotonic()
+    await anyio.to_thread.run_sync(cut)
+    await anyio.sleep(0.6)
+    await _took(happen)
+    node.start()
+    await anyio.to_thread.run_sync(place.cluster.wait_until_whole)
+    return time.monotonic() - began
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that happens, with what options of the nodes, and what may come of it.
+
+    Attributes:
+        fault: what happens.
+        nodes: options of the nodes.
+        backlog: handlers are slower than the producer, so that messages wait.
+        only: kinds of servers that can do it.
+        lost: how many acknowledged messages may be lost; None: any number.
+    """
+
+    fault: Fault
+    nodes: tuple[str, ...] = ()
+    backlog: bool = False
+    only: tuple[str, ...] = tuple(PROGRAMS)
+    lost: int | None = 0
+
+
+VALKEY = ("valkey9",)
+ROWS = {
+    "failover": Row(partial(fail_over, topic=False)),
+    "failover-topic": Row(partial(fail_over, topic=True)),
+    "atomic": Row(partial(move_at_once, topic=False), only=VALKEY),
+    "atomic-topic": Row(partial(move_at_once, topic=True), only=VALKEY),
+    "classic": Row(partial(move_slot_by_slot, topic=False)),
+    "classic-topic": Row(partial(move_slot_by_slot, topic=True)),
+    "classic-held": Row(partial(move_slot_by_slot, topic=False, held=HELD)),
+    "classic-held-topic": Row(partial(move_slot_by_slot, topic=True, held=HELD)),
+    "kill": Row(partial(kill, topic=False)),
+    "kill-topic": Row(partial(kill, topic=True)),
+    "kill-backlog": Row(partial(kill, topic=False), backlog=True),
+    "kill-restart": Row(partial(kill, topic=False, restart=True)),
+    "stop": Row(partial(stop, topic=False)),
+    "stop-topic": Row(partial(stop, topic=True)),
+    "cut": Row(cut_and_kill, backlog=True, lost=None),
+    "cut-min-replicas": Row(cut_and_kill, ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "3"), backlog=True),
+}
+
+
+async def play_row(name: str, cluster: Cluster, namespace: str, **more: Any) -> tuple[Outcome, Bounds]:
+    """Play one row; return what happened and what may: the longest gap is what the servers took, 1.3 times, and a second."""
+    row = ROWS[name]
+    took = 0.0
+
+    async def fault() -> None:
+        nonlocal took
+        took = await row.fault(Place(cluster, namespace))
+
+    load: dict[str, Any] = {"work": 0.05, "rate": 220.0} if row.backlog else {}
+    outcome = await play(f"{name} on {cluster.kind}", cluster.url, namespace, fault, **load, **more)
+    outcome.name += f" ({took:.2f} s without a master)"
+    return outcome, Bounds(gap=1.3 * took + 1.0, slowest=1.3 * took + 2.0, lost=row.lost)
+
+
+async def _took(happen: Callable[[], object]) -> float:
+    began = time.monotonic()
+    await anyio.to_thread.run_sync(happen)
+    return time.monotonic() - began
+
+
+@contextmanager
+def started(program: str, options: tuple[str, ...] = ()) -> Iterator[Cluster]:
+    """Start a cluster with replicas."""
+    watchdog = Watchdog()
+    cluster = Cluster(program, PROGRAMS[program](), watchdog, replicas=1, node_timeout=NODE_TIMEOUT, options=options)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+        watchdog.close()
+
+
+def main(words: list[str]) -> int:
+    """Play rows; return 1 if one went beyond its bounds."""
+    program = words.pop(words.index("--program") + 1) if "--program" in words else "valkey9"
+    names = [word for word in words if word != "--program"] or list(ROWS)
+    bad = 0
+    for name in names:
+        row = ROWS[name]
+        if program not in row.only:
+            continue
+        with started(program, row.nodes) as cluster:
+            outcome, bounds = anyio.run(play_row, name, cluster, name)
+        beyond = outcome.beyond(bounds)
+        print(outcome, *(f"\n    BEYOND: {what}" for what in beyond), flush=True)
+        bad += bool(beyond)
+    return min(bad, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
