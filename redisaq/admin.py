@@ -1121,7 +1121,7 @@ class Admin:
         return await self._ask(lambda: self._broker.do(ReadDead(name, partition, after=after, count=count)))
 
     async def _ask(self, look: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of `look`. If the connection breaks or stays silent, repeat it within the time of the call."""
+        """Return the result of `look`. If the connection breaks or stays silent, or a slot moves, repeat it within the time of the call."""
         failures, closings = 0, self._closings
         while True:
             try:
@@ -1129,7 +1129,8 @@ class Admin:
             except ConnectionFailed as error:
                 failures += 1
                 pause = full_jitter(failures, base=0.05, most=2.0, random=self._environment.random)
-                refused = error.permanent or not (error.maybe_executed or error.silent)
+                moved = isinstance(error.__cause__, ServerError) and error.__cause__.redirect
+                refused = error.permanent or not (error.maybe_executed or error.silent or moved)
                 if refused or self._closings > closings or self._environment.monotonic() + pause >= time_is_up_at():
                     raise
             await anyio.sleep(pause)

@@ -16,6 +16,9 @@ _FORBIDDEN = ("NOPERM", "unknown command", "ACL failure in script", "The user ex
 """Texts of servers whose access rules forbid a command; the last two, of Redis 7.2 and 7.0, are for commands that a script calls."""
 
 
+_REDIRECTS = frozenset({"ASK", "CLUSTERDOWN", "MOVED", "TRYAGAIN"})
+
+
 class SettingsError(RedisaqError, ValueError):
     """The caller gave a value that cannot work (a name with braces, a ttl below the heartbeat).
 
@@ -81,6 +84,11 @@ class ServerError(RedisaqError):
         self.appended = appended
         self.text = text
         self.code = text.split(" ", 1)[0]
+
+    @property
+    def redirect(self) -> bool:
+        """True if a node of a cluster says that it does not serve the key, or the channel, now; it has executed nothing (C1)."""
+        return self.code in _REDIRECTS
 
     @property
     def forbidden(self) -> bool:

@@ -28,6 +28,7 @@ class Cluster:
     """See the module.
 
     Attributes:
+        tls: the nodes speak TLS, too, on ports of their own.
         nodes: first those that were masters at the beginning, then the replicas of the first master, of the second, and so on.
     """
 
@@ -37,6 +38,7 @@ class Cluster:
     masters: int = 3
     replicas: int = 0
     node_timeout: float = 2.0
+    tls: bool = False
     options: tuple[str, ...] = ()
     nodes: list[Server] = field(default_factory=list)
 
@@ -69,7 +71,8 @@ class Cluster:
         own = ("--cluster-enabled", "yes", "--cluster-node-timeout", timeout, "--repl-diskless-sync-delay", "0")
         for _ in range(self.masters * (1 + self.replicas)):
             more = ("--cluster-port", str(free_port()), "--cluster-announce-ip", "127.0.0.1", *self.options)
-            self.nodes.append(Server(self.kind, self.program, self.watchdog, (*own, *more)))
+            secure = ("--tls-port", str(free_port()), "--tls-cluster", "yes") if self.tls else ()
+            self.nodes.append(Server(self.kind, self.program, self.watchdog, (*own, *more, *secure)))
             self.nodes[-1].start()
         first, *others = self.nodes
         each = SLOTS // self.masters

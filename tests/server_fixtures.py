@@ -20,7 +20,7 @@ KINDS = sorted(PROGRAMS, reverse=True)
 SERVERS = ("server", "breakable_server", "valkey_server", "redis8_server", "redis7_server")
 
 
-CLUSTERS = {"cluster": "valkey9", "cluster8": "redis8"}
+CLUSTERS = {"cluster": "valkey9", "cluster8": "redis8", "cluster7": "redis7"}
 """Kinds of clusters, and of which servers they are."""
 
 
@@ -74,14 +74,14 @@ class ServerPool:
             self._clusters[kind] = self.new_cluster(kind)
         return self._clusters[kind]
 
-    def new_cluster(self, kind: str, *options: str, replicas: int = 0, node_timeout: float = 2.0) -> Cluster:
+    def new_cluster(self, kind: str, *options: str, replicas: int = 0, tls: bool = False) -> Cluster:
         """Return another cluster of this kind, started, with further options of each node's command line; the caller closes it."""
         try:
             program = PROGRAMS[CLUSTERS[kind]]()
         except ServerMissing as missing:
             pytest.skip(str(missing))
         self._watchdog = self._watchdog or Watchdog()
-        cluster = Cluster(CLUSTERS[kind], program, self._watchdog, replicas=replicas, node_timeout=node_timeout, options=options)
+        cluster = Cluster(CLUSTERS[kind], program, self._watchdog, replicas=replicas, tls=tls, options=options)
         cluster.start()
         return cluster
 

@@ -191,6 +191,11 @@ class Server:
         """Return the address for a user, given as `name:password@`."""
         return f"redis://{user}127.0.0.1:{self.port}/0"
 
+    @property
+    def tls_port(self) -> int:
+        """The port for TLS, if its options name one."""
+        return int(self.options[self.options.index("--tls-port") + 1])
+
     def each(self) -> list[Server]:
         """Return the servers that keep keys: this one."""
         return [self]

@@ -6,15 +6,20 @@ it. Nothing here guesses: what a server does not answer is a finding of its own.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
 Level = Literal["ok", "warning", "error"]
 
-PARAMETERS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy", "min-replicas-to-write", "tcp-keepalive", "timeout")
+PARAMETERS = (
+    *("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy", "min-replicas-to-write", "tcp-keepalive", "timeout"),
+    "cluster-node-timeout",
+)
 """The parameters to read of the server's configuration."""
 
 CLOCK = 1.0
@@ -22,6 +27,15 @@ CLOCK = 1.0
 
 FULL = 0.9
 """Share of its memory, or of its connections, that a server may use without a warning."""
+
+TTL = 12.0
+"""The default of heartbeat_ttl, in seconds."""
+
+MARGIN = 5 / 6
+"""The part of heartbeat_ttl for which an owner works on without a heartbeat (M5)."""
+
+FAILOVER = 1.6
+"""A cluster's failover takes this many times its cluster-node-timeout (measured): noticing, agreeing, electing."""
 
 SHORT = 60.0
 """Seconds: a server that closes idle connections sooner makes producers connect again and again."""
@@ -69,6 +83,9 @@ class Examination(msgspec.Struct, frozen=True):
         clock: seconds by which its clock is ahead of this machine's; None if it was not asked.
         asking: seconds that asking for its time took.
         memory_only: it is no server, but the memory broker.
+        url: the server's address, without a password.
+        clustered: it was asked as a node of a cluster.
+        others: what the other nodes of its cluster said.
     """
 
     namespace: str
@@ -79,12 +96,31 @@ class Examination(msgspec.Struct, frozen=True):
     clock: float | None = None
     asking: float = 0.0
     memory_only: bool = False
+    url: str = ""
+    clustered: bool = False
+    others: tuple[Examination, ...] = ()
 
 
 def diagnose(seen: Examination) -> list[Finding]:
-    """Return the findings, in the order in which the server was examined."""
+    """Return the findings, in the order in which the server was examined.
+
+    What all nodes of a cluster have in common is named once; of everything else the text says which node it is about.
+    """
     if seen.memory_only:
         return [Finding("warning", "server", "this is the memory broker: everything is lost when the process ends")]
+    if not seen.clustered:
+        return _findings(seen)
+    nodes = (seen, *seen.others)
+    each = [_findings(node) for node in nodes]
+    found = [Finding("ok", "cluster", f"{len(nodes)} masters"), *_failover(seen)]
+    found += [one for one in each[0] if all(one in other for other in each)]
+    for node, own in zip(nodes, each, strict=True):
+        found += [structs.replace(one, text=f"{node.url}: {one.text}") for one in own if not all(one in other for other in each)]
+    return found
+
+
+def _findings(seen: Examination) -> list[Finding]:
+    """Return what was found at one server."""
     found = [*_version(seen), *_cluster(seen), *_persistence(seen), *_memory(seen), *_rights(seen)]
     return [*found, *_clock(seen), *_replication(seen), *_connections(seen)]
 
@@ -132,9 +168,24 @@ def _version(seen: Examination) -> Iterator[Finding]:
 
 
 def _cluster(seen: Examination) -> Iterator[Finding]:
-    if _info(seen, "cluster_enabled") == "1":
-        text = "cluster mode is on: redisaq works while one node has all slots, and refuses to connect to a cluster of several"
+    if _info(seen, "cluster_enabled") == "1" and not seen.clustered:
+        text = "cluster mode is on: redisaq works while one node has all slots, and then needs redis+cluster:// in the URL"
         yield Finding("warning", "cluster", text, "cluster-enabled no (in the server's configuration file, then restart it)")
+
+
+def _failover(seen: Examination) -> Iterator[Finding]:
+    """Compare the time that a failover takes with that for which a lease lasts."""
+    timeout = _number(_setting(seen, "cluster-node-timeout")) / 1000
+    takes = FAILOVER * timeout
+    if takes > TTL * MARGIN:
+        text = (
+            f"a failover takes about {takes:.0f} s (cluster-node-timeout {timeout:g} s), longer than a lease lasts with the default "
+            f"heartbeat_ttl of {TTL:g} s: when the topic's node fails, all of a group's leases run out. Lower the one on every node, or "
+            f"give consumers heartbeat_ttl={math.ceil(takes / MARGIN) + 1}"
+        )
+        yield Finding("warning", "failover", text, f"CONFIG SET cluster-node-timeout {int(TTL * MARGIN / FAILOVER * 1000 // 500 * 500)}")
+    elif timeout:
+        yield Finding("ok", "failover", f"takes about {takes:.0f} s (cluster-node-timeout {timeout:g} s)")
 
 
 def _persistence(seen: Examination) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ from redisaq.errors import ConnectionFailed, RedisaqError, ServerError
 from redisaq.link.address import Address, ClusterAddress
 from redisaq.link.attempt import Attempt
 from redisaq.link.caller import key_of
-from redisaq.link.greeting import LOGGED_OUT, REDIRECTS, Greeting, greet
+from redisaq.link.greeting import LOGGED_OUT, Greeting, greet
 from redisaq.link.line import Line
 from redisaq.link.link import Link
 from redisaq.link.reading import ReadingConnection
@@ -47,7 +47,7 @@ RECENT = 0.25
 
 ANNOUNCED = "cluster-announce-ip, or cluster-announce-hostname with cluster-preferred-endpoint-type hostname"
 
-_ELSEWHERE = REDIRECTS | LOGGED_OUT | {"MASTERDOWN", "READONLY"}
+_ELSEWHERE = LOGGED_OUT | {"MASTERDOWN", "READONLY"}
 _LOOK: Command = ("CLUSTER", "SLOTS")
 _PACKED_LOOK = pack_command(_LOOK)
 _MOST_ROUTES = 1 << 16
@@ -273,7 +273,7 @@ class ClusterLink:
         if aged:
             self._hear(link, replies.pop())
         for reply in replies:
-            if type(reply) is ServerError and reply.code in _ELSEWHERE:
+            if type(reply) is ServerError and (reply.redirect or reply.code in _ELSEWHERE):
                 self.redirected(link, reply)
         return replies
 
@@ -520,7 +520,7 @@ class ClusterBell:
             self._link.doubt(link)
             raise
         except ServerError as error:
-            if error.code not in REDIRECTS:
+            if not error.redirect:
                 raise
             self._link.redirected(link, error)
             raise ConnectionFailed(self._link.url, f"the server cannot do this now ({error.text})") from error
@@ -542,7 +542,7 @@ class ClusterBell:
             except ConnectionFailed:
                 self._bell = None
             except ServerError as error:
-                if error.code not in REDIRECTS:
+                if not error.redirect:
                     raise
                 if self._at is not None:
                     self._link.redirected(self._at, error)

@@ -23,9 +23,6 @@ CLUSTER = "this is a node of a cluster: begin the URL with redis+cluster:// (red
 LOGGED_OUT = frozenset({"DENIED", "NOAUTH", "WRONGPASS"})
 """Error codes that mean that a connection is not, or no longer, logged in. Nothing was executed; the next log-in reports the reason."""
 
-REDIRECTS = frozenset({"ASK", "CLUSTERDOWN", "MOVED", "TRYAGAIN"})
-"""Error codes that mean that a node of a cluster does not serve the key, or the channel, now. Nothing was executed (C1)."""
-
 _CLIENT_ADDRESS = re.compile(r"(?:^| )addr=(.*?) laddr=")
 # Codes of errors that are temporary.
 _PASSING = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})

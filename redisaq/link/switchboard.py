@@ -26,7 +26,7 @@ from redisaq.core.retry import full_jitter
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link.dial import Dialer
-from redisaq.link.greeting import LOGGED_OUT, REDIRECTS
+from redisaq.link.greeting import LOGGED_OUT
 from redisaq.link.line import Line
 from redisaq.link.resp import NOTHING, push_kind
 
@@ -342,7 +342,7 @@ class Switchboard:
         if isinstance(item, ServerError) and channel and channel not in self._bells:
             return  # nobody listens to it any more
         forbidden = isinstance(item, ServerError) and item.forbidden
-        moved = isinstance(item, ServerError) and item.code in REDIRECTS
+        moved = isinstance(item, ServerError) and item.redirect
         refused = [bell for bell in self._bells.get(channel, ()) if forbidden or channel in bell.unconfirmed or (moved and bell.moving)]
         if not refused or not isinstance(item, ServerError):
             raise line.fail("the server refused to subscribe again")

@@ -117,6 +117,30 @@ def test_a_server_that_refuses_the_connection() -> None:
     assert refused("user 'walker' lacks a permission that is needed to connect (NOPERM)", ["~x", "+get"]).fix == "ACL SETUSER walker +get"
 
 
+def test_the_nodes_of_a_cluster() -> None:
+    """What is the same everywhere is said once; that a node has cluster mode on is no fault."""
+    node = replace(GOOD, info=INFO | {"cluster_enabled": "1"}, config=CONFIG | {"cluster-node-timeout": "5000"}, clustered=True)
+    full = replace(node, url="redis://b:2/0", info={**node.info, "used_memory": "100000000"})
+    seen = replace(node, url="redis://a:1/0", others=(full, replace(node, url="redis://c:3/0")))
+    assert wrong(replace(seen, others=())) == []
+    found = diagnose(seen)
+    assert [(one.level, one.about) for one in found[:2]] == [("ok", "cluster"), ("ok", "failover")]
+    assert wrong(seen) == [("warning", "memory", "CONFIG SET maxmemory 209715200")]
+    (text,) = (one.text for one in found if one.level != "ok")
+    assert text.startswith("redis://b:2/0: ")
+    assert sum(one.about == "rights" for one in found) == 1
+
+
+@pytest.mark.parametrize(("timeout", "level"), [("15000", "warning"), ("6500", "warning"), ("6000", "ok"), ("", None)])
+def test_a_failover_that_outlasts_the_leases(timeout: str, level: str | None) -> None:
+    """It takes 1.6 times the node timeout; a lease of 12 s lasts 10 s on the owner's clock."""
+    config = CONFIG | ({"cluster-node-timeout": timeout} if timeout else {})
+    found = [one for one in diagnose(replace(GOOD, config=config, clustered=True)) if one.about == "failover"]
+    assert [one.level for one in found] == ([level] if level else [])
+    if level == "warning":
+        assert found[0].fix == "CONFIG SET cluster-node-timeout 6000"
+
+
 def test_the_memory_broker() -> None:
     assert diagnose(Examination("", memory_only=True)) == [
         Finding("warning", "server", "this is the memory broker: everything is lost when the process ends")

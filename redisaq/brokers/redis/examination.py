@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from msgspec import structs
+
 from redisaq.brokers.redis.commands import PASSING, checked
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import commands
@@ -40,6 +42,7 @@ def tries(keys: Keys) -> dict[str, Words]:
         "client|kill": ("CLIENT", "KILL", "ID", "9223372036854775807"),
         "client|unblock": ("CLIENT", "UNBLOCK", "9223372036854775807"),
         "cluster|info": ("CLUSTER", "INFO"),
+        "cluster|slots": ("CLUSTER", "SLOTS"),
         "dbsize": ("DBSIZE",),
         "eval": ("EVAL", "return 1", "0"),
         "evalsha": ("EVALSHA", "0" * 40, "0"),
@@ -79,8 +82,15 @@ def tries(keys: Keys) -> dict[str, Words]:
 
 @commands(Examine)
 async def examine(step: Examine, link: Caller, keys: Keys) -> Examination:
-    """Ask, one thing after another: what is refused is left out."""
+    """Examine each node."""
     del step
+    clustered = "+cluster://" in link.url
+    first, *others = [await _examine(node, keys, clustered=clustered) for node in await link.nodes()]
+    return structs.replace(first, others=tuple(others))
+
+
+async def _examine(link: Caller, keys: Keys, *, clustered: bool) -> Examination:
+    """Ask, one thing after another: what is refused is left out."""
     clock = current_environment()
     info, config, user = await _ask(link, ("INFO",), ("CONFIG", "GET", *PARAMETERS), ("ACL", "WHOAMI"))
     sent = clock.wall_clock()
@@ -89,6 +99,8 @@ async def examine(step: Examine, link: Caller, keys: Keys) -> Examination:
     name = "" if isinstance(user, ServerError) else _text(user)
     return Examination(
         namespace=keys.namespace,
+        url=link.url,
+        clustered=clustered,
         user=name,
         info={} if isinstance(info, ServerError) else _fields(_text(info)),
         config=None if isinstance(config, ServerError) else {_text(key): _text(value) for key, value in config.items()},
@@ -147,7 +159,8 @@ def _denied(answer: object) -> Literal["command", "key", "channel"] | None:
 async def _ask(link: Caller, *words: Words) -> list[Any]:
     """Return the answers, with what was refused as ServerError; ConnectionFailed if the server cannot answer now."""
     answers: Sequence[Any] = await link.call(*words)
-    return [checked(answer, link) if isinstance(answer, ServerError) and answer.code in PASSING else answer for answer in answers]
+    passing = PASSING - {"ASK", "MOVED"}  # a node of a cluster does not have this slot: that is no lack of a right
+    return [checked(answer, link) if isinstance(answer, ServerError) and answer.code in passing else answer for answer in answers]
 
 
 def _fields(info: str) -> dict[str, str]:

@@ -11,13 +11,15 @@ from collections.abc import Iterable
 from redisaq.brokers.redis.scripts import SCRIPTS, Script
 
 OUTSIDE_SCRIPTS = (
-    *("hello", "auth", "ping", "select", "info", "client|info", "client|kill", "client|unblock", "cluster|info"),
+    *("hello", "auth", "ping", "select", "info", "client|info", "client|kill", "client|unblock", "cluster|info", "cluster|slots"),
     *("eval", "evalsha", "type", "unlink", "scan", "smembers", "xreadgroup", "ssubscribe", "sunsubscribe"),
 )
 """Commands that are sent as such, and that no script need call."""
 
-DISPENSABLE = frozenset({"client|info", "client|kill", "client|unblock", "cluster|info", "dbsize", "spublish", "ssubscribe", "type"})
-"""Commands without which redisaq works on, less well."""
+DISPENSABLE = frozenset(
+    {"client|info", "client|kill", "client|unblock", "cluster|info", "cluster|slots", "dbsize", "spublish", "ssubscribe", "type"}
+)
+"""Commands without which redisaq works on, less well; without CLUSTER SLOTS it cannot connect to a cluster."""
 
 _CALLS = re.compile(rb"redis\.p?call\('(\w+)'(?:, '(\w+)')?")
 _WITH_SUBCOMMANDS = frozenset({"xgroup", "xinfo"})
