@@ -133,6 +133,11 @@ def test_the_events_and_their_levels() -> None:
     assert {word for page in pages() for word in re.findall(r"`([A-Z]\w+)` \(event", text_of(page))} <= set(told)
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("**/*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_each_page_says_whom_it_is_for(page: Path) -> None:
+    assert re.search(r"\bfor\s+you\s+if\b", "\n".join(text_of(page).splitlines()[:8]))
+
+
 def test_errors_that_are_named_exist() -> None:
     named = {word for page in pages() for word in re.findall(r"\b([A-Z][a-z]\w+(?:Error|Failed|Missing\w+|TooLarge))\b", text_of(page))}
     assert {name for name in named if not any(hasattr(place, name) for place in (errors, events, builtins))} == set()
