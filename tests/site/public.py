@@ -86,7 +86,8 @@ def constructor_of(cls: type) -> Callable[..., Any] | None:
     if issubclass(cls, enum.Enum | msgspec.Struct):
         return None
     found = vars(cls).get("__init__")
-    return found if inspect.isfunction(found) and not hasattr(cls, "__dataclass_fields__") else None
+    own = inspect.isfunction(found) and found.__module__ == cls.__module__  # a Protocol has one of typing's
+    return found if own and not hasattr(cls, "__dataclass_fields__") else None
 
 
 def said_of(function: Callable[..., Any] | None, more: str = "") -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
