@@ -276,7 +276,7 @@ async def test_a_cluster_is_named(masters: int) -> None:
             await link.connect()
             await link.close()
             return
-        with pytest.raises(ConnectionFailed, match=r"this is a node of a cluster: begin the URL with redis\\+cluster:") as failed:
+        with pytest.raises(ConnectionFailed, match=r"this is a node of a cluster: begin the URL with redis\+cluster:") as failed:
             await link.connect()
         assert failed.value.permanent
 
