@@ -213,11 +213,8 @@ class Execution:
             self._tell_started(message)
         try:
             timeout = message.timeout if message.timeout is not None else self._timeout
-            if timeout is None:
-                result = await self._handler(message)
-            else:
-                with anyio.fail_after(timeout, reason=f"the handler took longer than {timeout:g} s"):
-                    result = await self._handler(message)
+            call = self._handler(message)
+            result = await (call if timeout is None else _within(timeout, call))
             if result is not None:
                 _check_run(result)
         except Exception as error:  # noqa: BLE001 -- whatever a user's handler raises goes to the retry policy
@@ -274,11 +271,8 @@ class Execution:
             timeouts.append(self._timeout)
         timeout = min(timeouts) if timeouts else None
         try:
-            if timeout is None:
-                result = await self._handler(messages)
-            else:
-                with anyio.fail_after(timeout, reason=f"the handler took longer than {timeout:g} s"):
-                    result = await self._handler(messages)
+            call = self._handler(messages)
+            result = await (call if timeout is None else _within(timeout, call))
             if result is not None:
                 _check_run(result)
         except Exception as error:  # noqa: BLE001 -- as above, for all of the batch
@@ -386,6 +380,12 @@ class Execution:
         self.concurrency.keep_for(thread)
         for message in argument if isinstance(argument, list) else (argument,):
             self._around.tell(events.HandlerAbandoned, message)
+
+
+async def _within(timeout: float, call: Awaitable[object]) -> object:
+    """Await a handler's call; TimeoutError after so many seconds."""
+    with anyio.fail_after(timeout, reason=f"the handler took longer than {timeout:g} s"):
+        return await call
 
 
 def _check_run(result: object) -> None:
