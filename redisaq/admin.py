@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import heapq
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -18,9 +17,11 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 import anyio
 import msgspec
 
+from redisaq.admin_dead import PAGE, DeadLetters, Ids, NewestFirst, OldestFirst, split
 from redisaq.admin_messages import AT_ONCE, STEPS, TOGETHER, Following, Listing, Search, id_of, names_of
+from redisaq.admin_reading import DeadLetterDecoder, MessageDecoder, held_up_info, history_entry, message_id, running_of, summary_of
 from redisaq.admin_views import (
-    DeadLetterDecoder,
+    DeadLetterInfo,
     DeadMessage,
     DeadSummary,
     DelayedMessage,
@@ -29,7 +30,6 @@ from redisaq.admin_views import (
     HeldUpInfo,
     HistoryEntry,
     MemberInfo,
-    MessageDecoder,
     PartitionInfo,
     PendingMessage,
     RetryMessage,
@@ -42,12 +42,7 @@ from redisaq.admin_views import (
     StreamMessage,
     TopicInfo,
     Whereabouts,
-    held_up_info,
-    history_entry,
-    message_id,
     moment,
-    running_of,
-    summary_of,
 )
 from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.changes import Change, Changes
@@ -104,6 +99,7 @@ from redisaq.settings import check_client, check_count, check_flag, check_name, 
 __all__ = [
     "Admin",
     "DeadLetter",
+    "DeadLetterInfo",
     "DeadLetters",
     "DeadMessage",
     "DeadSummary",
@@ -137,9 +133,6 @@ DeadLetter = DeadMessage
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PAGE = 100
-"""Dead letters of one page."""
-
 COUNTED = 500
 """Entries that one step counts."""
 
@@ -148,9 +141,6 @@ SUMMARY = 200
 
 Position = Literal["earliest", "latest"] | datetime | Mapping[int, str]
 """The positions that `seek` accepts."""
-
-Ids = Iterable[str | DeadMessage | DeadSummary]
-"""The dead letters that `redrive` and `purge` accept: message ids, or the letters themselves."""
 
 T = TypeVar("T")
 
@@ -450,7 +440,7 @@ class Admin:
                 return await self._ask(lambda: self._broker.do_each(steps))
 
         newest = check_flag("newest", newest)
-        advance = _NewestFirst(decoder, look, newest_pages).advance if newest else _OldestFirst(decoder, look, page).advance
+        advance = NewestFirst(decoder, look, newest_pages).advance if newest else OldestFirst(decoder, look, page).advance
         return DeadLetters(self._access, advance)
 
     @in_one_loop
@@ -600,7 +590,7 @@ class Admin:
 
     async def _treat(self, name: GroupName, ids: Ids, act: Callable[[int, Sequence[bytes]], Awaitable[int]]) -> int:
         """Call `act` with the dead letters of these ids, a page at a time, oldest death first. Return the sum of its results."""
-        msg_ids, named = _split(name, ids)
+        msg_ids, named = split(name, ids)
         numbers = None if msg_ids else sorted(named)  # letters say where they are; ids are looked for everywhere
         _, _, partitions = await self._look(name.topic, name.group, numbers)
         total = 0
@@ -1136,123 +1126,6 @@ class Admin:
             await anyio.sleep(pause)
 
 
-class DeadLetters:
-    """An async iterator over dead letters, from `Admin.dead_letters`. It holds one page at a time, and you need not close it."""
-
-    def __init__(self, access: Access, advance: Callable[[], Awaitable[DeadMessage | None]]) -> None:
-        """Create an iterator. It sends nothing to the server yet.
-
-        Args:
-            access: restricts the iterator to one event loop at a time.
-            advance: returns the next dead letter; None after the last one.
-        """
-        self._access = access
-        self._advance = advance
-
-    def __aiter__(self) -> Self:
-        """Return the iterator itself."""
-        return self
-
-    async def __anext__(self) -> DeadMessage:
-        """Return the next dead letter, and read another page if necessary."""
-        with self._access:
-            letter = await self._advance()
-        if letter is None:
-            raise StopAsyncIteration
-        return letter
-
-
-class _OldestFirst:
-    """Reads dead letters partition after partition, oldest death first in each."""
-
-    def __init__(
-        self,
-        decoder: DeadLetterDecoder,
-        look: Callable[[], Awaitable[Sequence[PartitionView]]],
-        page: Callable[[int, bytes], Awaitable[list[DeadLetterEntry]]],
-    ) -> None:
-        """Begin before the first.
-
-        Args:
-            decoder: decodes the group's dead letters.
-            look: returns the group's partitions.
-            page: returns a page of a partition's dead letters after an id.
-        """
-        self._decoder = decoder
-        self._look = look
-        self._ask_page = page
-        self._partitions = -1
-        self._partition = 0
-        self._after = b""
-        self._page: list[DeadMessage] = []
-
-    async def advance(self) -> DeadMessage | None:
-        """Return the next one; None after the last one."""
-        if self._partitions < 0:
-            self._partitions = len(await self._look())
-        while not self._page:
-            if self._partition == self._partitions:
-                return None
-            page = await self._ask_page(self._partition, self._after)
-            self._page = [self._decoder.decode(self._partition, dead.dead_id, dead.body) for dead in reversed(page)]
-            self._after = page[-1].dead_id if page else b""
-            self._partition += not page
-        return self._page.pop()
-
-
-class _NewestFirst:
-    """Reads dead letters of all partitions together, newest death first."""
-
-    def __init__(
-        self,
-        decoder: DeadLetterDecoder,
-        look: Callable[[], Awaitable[Sequence[PartitionView]]],
-        pages: Callable[[Mapping[int, bytes], int], Awaitable[list[list[DeadLetterEntry]]]],
-    ) -> None:
-        """Begin before the first.
-
-        Args:
-            decoder: decodes the group's dead letters.
-            look: returns the group's partitions.
-            pages: returns the newest dead letters of some partitions: by number, those below an id (b"": all), and how many of each.
-        """
-        self._decoder = decoder
-        self._look = look
-        self._ask_pages = pages
-        self._begun = False
-        self._count = 1
-        self._kept: dict[int, list[DeadLetterEntry]] = {}  # by partition, the newest last
-        self._order: list[tuple[int, int, int]] = []  # a heap: the newest of each of them, negative, and the partition
-        self._empty: dict[int, bytes] = {}  # partitions to read on, below these ids, before the next one is known
-
-    async def advance(self) -> DeadMessage | None:
-        """Return the next one; None after the last one."""
-        if not self._begun:
-            numbers = [number for number, view in enumerate(await self._look()) if view.dead]
-            self._count = max(1, min(PAGE, AT_ONCE // max(1, len(numbers))))
-            self._empty, self._begun = dict.fromkeys(numbers, b""), True
-        while self._empty:
-            some = dict(list(self._empty.items())[: max(1, AT_ONCE // self._count)])
-            for number, page in zip(some, await self._ask_pages(some, self._count), strict=True):
-                del self._empty[number]
-                self._kept[number] = page[::-1]
-                self._put(number)
-        if not self._order:
-            return None
-        *_, number = heapq.heappop(self._order)
-        letter = self._kept[number].pop()
-        if not self._kept[number]:
-            self._empty[number] = letter.dead_id
-        self._put(number)
-        return self._decoder.decode(number, letter.dead_id, letter.body)
-
-    def _put(self, number: int) -> None:
-        """Put a partition into the order, if its newest dead letter is known."""
-        if kept := self._kept[number]:
-            milliseconds, place = parse_id(kept[-1].dead_id)
-            heapq.heappush(self._order, (-milliseconds, -place, number))
-
-
 def _name(topic: str, group: str) -> GroupName:
     return GroupName(check_name("topic", topic), check_name("group_name", group))
 
@@ -1334,24 +1207,6 @@ def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping
 
 def _age(milliseconds: int | None, now: int) -> float | None:
     return None if milliseconds is None else max(0.0, now / 1e6 - milliseconds / 1e3)
-
-
-def _split(name: GroupName, ids: Ids) -> tuple[set[str], dict[int, set[bytes]]]:
-    """Return the message ids, and the ids of dead letters by partition."""
-    if isinstance(ids, str):
-        raise SettingsError("ids must be several: put the one into a list")
-    msg_ids: set[str] = set()
-    named: dict[int, set[bytes]] = {}
-    for one in ids:
-        if isinstance(one, DeadMessage | DeadSummary):
-            if (one.topic, one.group) != (name.topic, name.group):
-                raise SettingsError(f"this dead letter is of group {one.group} of {one.topic}: {one.dead_id}")
-            named.setdefault(one.partition, set()).add(one.dead_id.encode())
-        elif isinstance(one, str) and one:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-            msg_ids.add(str.__str__(one))
-        else:
-            raise SettingsError(f"ids must be message ids or dead letters, not {shown(one)}")
-    return msg_ids, named
 
 
 def _positions(to: Position, partitions: int) -> dict[int, bytes]:

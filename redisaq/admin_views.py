@@ -1,36 +1,15 @@
-"""The frozen structs that Admin returns: topics, groups, messages and dead letters.
-
-Reading a stored message never raises, whatever it contains: a message may be dead because it cannot be read.
-"""
+"""The frozen structs that Admin returns: topics, groups, messages and dead letters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
 
-from redisaq.brokers.steps.messages import PendingRow, Scheduled
-from redisaq.brokers.steps.retrying import DeadLetterSummary
-from redisaq.brokers.steps.topics import TopicState
-from redisaq.core.codec import Deserializer, EntryDecoder
 from redisaq.core.entry_ids import parse_id
-from redisaq.core.failures import kind_of, template, where
-from redisaq.core.history import Change
-from redisaq.core.records import (
-    FOREIGN,
-    MOST_NUMBER,
-    NO_FAILURE,
-    RAW,
-    UNREADABLE,
-    Body,
-    Unreadable,
-    decode_delayed,
-    decode_retry,
-    is_id,
-)
-from redisaq.core.running import Report
+from redisaq.core.records import is_id
 from redisaq.core.schedules import Schedule
 
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -361,21 +340,6 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     to: str
 
 
-def history_entry(entry_id: bytes, change: Change) -> HistoryEntry:
-    """Return a change as people see it."""
-    return HistoryEntry(
-        entry_id=entry_id.decode(),
-        at=moment(int(entry_id.split(b"-")[0])),
-        what=change.what,
-        member=change.member,
-        name=change.name,
-        by=change.by,
-        partitions=change.partitions,
-        count=change.count,
-        to=change.to,
-    )
-
-
 class GroupInfo(msgspec.Struct, frozen=True):
     """A consumer group of a topic.
 
@@ -432,8 +396,8 @@ class GroupInfo(msgspec.Struct, frozen=True):
         return sum(one.delayed for one in self.partitions)
 
 
-class DeadMessage(msgspec.Struct, frozen=True):
-    """A dead letter: a message that is not retried unless you redrive it.
+class DeadLetterInfo(msgspec.Struct, frozen=True):
+    """What is known of a dead letter, with its content (`DeadMessage`) or without (`DeadSummary`).
 
     Attributes:
         topic: the topic.
@@ -442,104 +406,62 @@ class DeadMessage(msgspec.Struct, frozen=True):
         dead_id: the id of the dead letter itself, unique within the partition and group.
         msg_id: the message's id; "" for an entry that no redisaq producer made.
         entry_id: the id of the stream entry it came from.
+        key: the message's key.
+        error_type: the qualified class name of the last exception, or a word for another failure; "" if it is not known.
+        error: the text of the last failure, shortened to a limit; in a summary to 200 bytes.
+        attempts: how many handlers were started for it in its last life.
+        died_at: when it became a dead letter.
+        life: how often it was redriven before it died.
+    """
+
+    topic: str
+    group: str
+    partition: int
+    dead_id: str
+    msg_id: str
+    entry_id: str
+    key: str | None
+    error_type: str
+    error: str
+    attempts: int
+    died_at: datetime
+    life: int
+
+
+class DeadMessage(DeadLetterInfo, frozen=True):
+    """A dead letter: a message that is not retried unless you redrive it.
+
+    Attributes:
         data: the payload's bytes; b"" if there is none. For a record that could not be read, the unchanged record.
         payload: the deserialized payload; None if it could not be deserialized.
         unreadable: why it could not be deserialized; "" if it could.
-        key: the message's key.
         headers: the message's headers.
-        error_type: the qualified class name of the last exception, or a word for another failure; "" if it is not known.
-        error: the text of the last failure, shortened to a limit.
-        traceback: its traceback, shortened to a limit; "" if there is none.
-        attempts: how many handlers were started for it in its last life.
+        traceback: the traceback of the last failure, shortened to a limit; "" if there is none.
         first_failed: the first failure of its last life, by the server's clock; None if it is not known.
         last_failed: the last failure of its last life, likewise.
-        died_at: when it became a dead letter.
         member: the incarnation of the member that reported the last failure.
-        life: how often it was redriven before it died.
     """
 
-    topic: str
-    group: str
-    partition: int
-    dead_id: str
-    msg_id: str
-    entry_id: str
     data: bytes
     payload: Any
     unreadable: str
-    key: str | None
     headers: Mapping[str, str]
-    error_type: str
-    error: str
     traceback: str
-    attempts: int
     first_failed: datetime | None
     last_failed: datetime | None
-    died_at: datetime
     member: str
-    life: int
 
 
-class DeadSummary(msgspec.Struct, frozen=True):
+class DeadSummary(DeadLetterInfo, frozen=True):
     """A dead letter without its payload and traceback, for lists.
 
     Attributes:
-        topic: the topic.
-        group: the group in which it died.
-        partition: the partition's number.
-        dead_id: the id of the dead letter itself, unique within the partition and group.
-        msg_id: the message's id; "" if it has none.
-        key: the message's key.
-        error_type: the qualified class name of the last exception, or a word for another failure; "" if it is not known.
-        error: the beginning of the text of the last failure, 200 bytes of it.
         where: the last line of the traceback that is your own code ("bank.py:41 in charge"); "" if there is none.
         kind: identifies failures of the same type, text and line, where numbers, names, paths and the like in the text do not count.
-        attempts: how many handlers were started for it in its last life.
-        life: how often it was redriven before it died.
-        entry_id: the id of the stream entry it came from.
-        died_at: when it became a dead letter.
     """
 
-    topic: str
-    group: str
-    partition: int
-    dead_id: str
-    msg_id: str
-    key: str | None
-    error_type: str
-    error: str
     where: str
     kind: str
-    attempts: int
-    life: int
-    entry_id: str
-    died_at: datetime
-
-
-def summary_of(topic: str, group: str, partition: int, found: DeadLetterSummary) -> DeadSummary:
-    """Return a broker's summary of a dead letter for Admin's callers."""
-    file, line, function, error_type, error, msg_id, origin = (
-        word.decode("utf-8", "replace") for word in (*found.frame, found.error_type, found.error, found.msg_id, found.origin)
-    )
-    frame = where(file, line, function)
-    if found.foreign:
-        error_type, error = "Unreadable", "redisaq did not put it among the dead letters"
-    return DeadSummary(
-        topic=topic,
-        group=group,
-        partition=partition,
-        dead_id=found.dead_id.decode(),
-        msg_id=msg_id,
-        key=None if found.key is None else found.key.decode("utf-8", "replace"),
-        error_type=error_type,
-        error=error,
-        where=frame,
-        kind=kind_of(error_type, template(error), frame),
-        attempts=found.attempts,
-        life=found.life,
-        entry_id=origin,
-        died_at=moment(int(found.dead_id.split(b"-")[0])),
-    )
 
 
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -688,159 +610,6 @@ class Whereabouts(msgspec.Struct, frozen=True):
         """The partition that has it; None if it was not found."""
         kept = (self.entry, self.delayed, *(kept for one in self.groups.values() for kept in (one.retry, one.dead)))
         return next((one.partition for one in kept if one is not None), None)
-
-
-def message_id(body: Body) -> str:
-    """Return the message's id; "" if it has none."""
-    return _value(body, b"i").decode("utf-8", "replace")
-
-
-class MessageDecoder:
-    """Decodes stored messages of one topic. Nothing that is stored makes it raise."""
-
-    def __init__(self, topic: str, deserializer: Deserializer | None) -> None:
-        """Create a decoder.
-
-        Args:
-            topic: the topic.
-            deserializer: called with a payload's bytes; None: JSON.
-        """
-        self._topic = topic
-        self._decoder: EntryDecoder[Any] = EntryDecoder(topic, deserializer)
-
-    def entry(self, partition: int, entry_id: bytes, fields: Sequence[bytes] | None) -> StreamMessage:
-        """Return a message of the stream."""
-        return StreamMessage(**self._content(partition, entry_id, fields))
-
-    def delayed(self, partition: int, row: Scheduled) -> DelayedMessage:
-        """Return a delayed message."""
-        try:
-            fields = None if row.body is None else decode_delayed(row.body)
-        except UNREADABLE:
-            fields = [RAW, row.body or b""]
-        content = self._content(partition, b"", fields)
-        content["msg_id"] = row.id.decode("utf-8", "replace")
-        return DelayedMessage(**content, due=_due(row))
-
-    def pending(self, partition: int, row: PendingRow, group: str, owner: str, owner_name: str) -> PendingMessage:
-        """Return a pending message."""
-        content = self._content(partition, row.entry_id, row.fields)
-        since = moment(row.since / 1000)
-        return PendingMessage(**content, group=group, owner=owner, owner_name=owner_name, deliveries=row.deliveries, since=since)
-
-    def retry(self, partition: int, row: Scheduled, group: str) -> RetryMessage:
-        """Return a message that waits for a retry."""
-        try:
-            body = Body(row.id, ()) if row.body is None else decode_retry(row.id, row.body)
-        except UNREADABLE:
-            body = Body(row.id, (RAW, row.body or b""))
-        failure = body.failure or NO_FAILURE
-        return RetryMessage(
-            **self._content(partition, row.id, None if row.body is None else body.fields),
-            group=group,
-            due=_due(row),
-            attempts=max(0, body.attempt - body.unused),
-            life=body.life,
-            error_type=failure.error_type,
-            error=failure.error,
-            traceback=failure.traceback,
-            first_failed=moment(failure.first_failed_ms) if failure.first_failed_ms else None,
-            last_failed=moment(failure.last_failed_ms) if failure.last_failed_ms else None,
-            member=failure.member,
-        )
-
-    def _content(self, partition: int, entry_id: bytes, fields: Sequence[bytes] | None) -> dict[str, Any]:
-        """Return what all stored messages have in common."""
-        body = Body(entry_id, fields or ())
-        message = Unreadable(entry_id, "its content is gone") if fields is None else self._decoder.decode(entry_id, fields, partition, 0)
-        content: dict[str, Any] = {
-            "topic": self._topic,
-            "partition": partition,
-            "msg_id": message_id(body),
-            "entry_id": entry_id.decode("utf-8", "backslashreplace"),
-            "data": _value(body, b"d") or _value(body, RAW),
-        }
-        if isinstance(message, Unreadable):
-            key = _value(body, b"k").decode("utf-8", "replace") or None
-            content.update(payload=None, unreadable=message.reason, key=key, headers=_headers(_value(body, b"h")))
-        else:
-            content.update(payload=message.payload, unreadable="", key=message.key, headers=message.headers)
-        return content
-
-
-def _due(row: Scheduled) -> datetime:
-    return moment(MOST_NUMBER if row.due is None else row.due / 1000)
-
-
-class DeadLetterDecoder:
-    """Decodes the dead letters of one group."""
-
-    def __init__(self, topic: str, group: str, deserializer: Deserializer | None) -> None:
-        """Create a decoder.
-
-        Args:
-            topic: the topic.
-            group: the group.
-            deserializer: called with a payload's bytes; None: JSON.
-        """
-        self._topic = topic
-        self._group = group
-        self._decoder: EntryDecoder[Any] = EntryDecoder(topic, deserializer)
-
-    def decode(self, partition: int, dead_id: bytes, body: Body) -> DeadMessage:
-        """Return the dead letter with this id."""
-        failure = body.failure or NO_FAILURE
-        message = self._decoder.decode(body.entry_id, body.fields, partition, 0)
-        return DeadMessage(
-            topic=self._topic,
-            group=self._group,
-            partition=partition,
-            dead_id=dead_id.decode(),
-            msg_id=message_id(body),
-            entry_id=body.entry_id.decode("utf-8", "backslashreplace"),
-            data=_value(body, b"d") or _value(body, RAW),
-            payload=None if isinstance(message, Unreadable) else message.payload,
-            unreadable=_unreadable(body, message.reason if isinstance(message, Unreadable) else ""),
-            key=message.key if not isinstance(message, Unreadable) else (_value(body, b"k").decode("utf-8", "replace") or None),
-            headers=message.headers if not isinstance(message, Unreadable) else _headers(_value(body, b"h")),
-            error_type=failure.error_type,
-            error=failure.error,
-            traceback=failure.traceback,
-            attempts=body.attempt,
-            first_failed=moment(failure.first_failed_ms) if failure.first_failed_ms else None,
-            last_failed=moment(failure.last_failed_ms) if failure.last_failed_ms else None,
-            died_at=moment(int(dead_id.split(b"-")[0])),
-            member=failure.member,
-            life=max(0, body.life),
-        )
-
-
-def _unreadable(body: Body, reason: str) -> str:
-    return "redisaq did not put it among the dead letters" if body.life == FOREIGN else reason
-
-
-def _value(body: Body, name: bytes) -> bytes:
-    return dict(zip(body.fields[::2], body.fields[1::2], strict=False)).get(name, b"")
-
-
-def _headers(data: bytes) -> Mapping[str, str]:
-    try:
-        return msgspec.json.decode(data, type=dict[str, str]) if data else {}
-    except msgspec.MsgspecError:
-        return {}
-
-
-def held_up_info(state: TopicState) -> HeldUpInfo | None:
-    """Return the producer that last had to wait."""
-    found = state.held_up
-    return None if found is None else HeldUpInfo(moment(found.at / 1000), found.partition, found.max_backlog)
-
-
-def running_of(report: Report) -> tuple[RunningInfo, ...]:
-    """Return what a member has in handlers."""
-    return tuple(
-        RunningInfo(one.msg_id, one.partition, one.entry_id, one.key, one.attempt, moment(one.since), one.limit) for one in report.messages
-    )
 
 
 def moment(milliseconds: float) -> datetime:

@@ -369,7 +369,7 @@ def test_new_dead_letters_are_explained() -> None:
     scene.look()
     assert scene.seen.unexplained_dead("orders", "billing") == [1]
     letter = DeadSummary(
-        "orders", "billing", 1, "1-0", "m", None, "TimeoutError", "", "bank.py:41", "k", 5, 0, "1-0", moment(scene.now - 20)
+        "orders", "billing", 1, "1-0", "m", "1-0", None, "TimeoutError", "", 5, moment(scene.now - 20), 0, "bank.py:41", "k"
     )
     scene.seen.saw_dead("orders", "billing", [letter])
     assert scene.seen.unexplained_dead("orders", "billing") == []

@@ -1,0 +1,163 @@
+"""Reads a group's dead letters for an Admin, in pages: oldest or newest death first; and sorts what its caller names.
+
+Input: functions that return a page of one or more partitions. Invariant: at most one page of each partition is in memory, and AT_ONCE dead
+letters of all of them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Self
+
+from redisaq.admin_messages import AT_ONCE
+from redisaq.admin_reading import DeadLetterDecoder
+from redisaq.admin_views import DeadMessage, DeadSummary
+from redisaq.brokers.access import Access
+from redisaq.brokers.steps.administration import PartitionView
+from redisaq.brokers.steps.retrying import DeadLetterEntry
+from redisaq.brokers.terms import GroupName
+from redisaq.core.entry_ids import parse_id
+from redisaq.describing import shown
+from redisaq.errors import SettingsError
+
+PAGE = 100
+"""Dead letters of one page."""
+
+Ids = Iterable[str | DeadMessage | DeadSummary]
+"""The dead letters that `redrive` and `purge` accept: message ids, or the letters themselves."""
+
+
+class DeadLetters:
+    """An async iterator over dead letters, from `Admin.dead_letters`. It holds one page at a time, and you need not close it."""
+
+    def __init__(self, access: Access, advance: Callable[[], Awaitable[DeadMessage | None]]) -> None:
+        """Create an iterator. It sends nothing to the server yet.
+
+        Args:
+            access: restricts the iterator to one event loop at a time.
+            advance: returns the next dead letter; None after the last one.
+        """
+        self._access = access
+        self._advance = advance
+
+    def __aiter__(self) -> Self:
+        """Return the iterator itself."""
+        return self
+
+    async def __anext__(self) -> DeadMessage:
+        """Return the next dead letter, and read another page if necessary."""
+        with self._access:
+            letter = await self._advance()
+        if letter is None:
+            raise StopAsyncIteration
+        return letter
+
+
+class OldestFirst:
+    """Reads dead letters partition after partition, oldest death first in each."""
+
+    def __init__(
+        self,
+        decoder: DeadLetterDecoder,
+        look: Callable[[], Awaitable[Sequence[PartitionView]]],
+        page: Callable[[int, bytes], Awaitable[list[DeadLetterEntry]]],
+    ) -> None:
+        """Begin before the first.
+
+        Args:
+            decoder: decodes the group's dead letters.
+            look: returns the group's partitions.
+            page: returns a page of a partition's dead letters after an id.
+        """
+        self._decoder = decoder
+        self._look = look
+        self._ask_page = page
+        self._partitions = -1
+        self._partition = 0
+        self._after = b""
+        self._page: list[DeadMessage] = []
+
+    async def advance(self) -> DeadMessage | None:
+        """Return the next one; None after the last one."""
+        if self._partitions < 0:
+            self._partitions = len(await self._look())
+        while not self._page:
+            if self._partition == self._partitions:
+                return None
+            page = await self._ask_page(self._partition, self._after)
+            self._page = [self._decoder.decode(self._partition, dead.dead_id, dead.body) for dead in reversed(page)]
+            self._after = page[-1].dead_id if page else b""
+            self._partition += not page
+        return self._page.pop()
+
+
+class NewestFirst:
+    """Reads dead letters of all partitions together, newest death first."""
+
+    def __init__(
+        self,
+        decoder: DeadLetterDecoder,
+        look: Callable[[], Awaitable[Sequence[PartitionView]]],
+        pages: Callable[[Mapping[int, bytes], int], Awaitable[list[list[DeadLetterEntry]]]],
+    ) -> None:
+        """Begin before the first.
+
+        Args:
+            decoder: decodes the group's dead letters.
+            look: returns the group's partitions.
+            pages: returns the newest dead letters of some partitions: by number, those below an id (b"": all), and how many of each.
+        """
+        self._decoder = decoder
+        self._look = look
+        self._ask_pages = pages
+        self._begun = False
+        self._count = 1
+        self._kept: dict[int, list[DeadLetterEntry]] = {}  # by partition, the newest last
+        self._order: list[tuple[int, int, int]] = []  # a heap: the newest of each of them, negative, and the partition
+        self._empty: dict[int, bytes] = {}  # partitions to read on, below these ids, before the next one is known
+
+    async def advance(self) -> DeadMessage | None:
+        """Return the next one; None after the last one."""
+        if not self._begun:
+            numbers = [number for number, view in enumerate(await self._look()) if view.dead]
+            self._count = max(1, min(PAGE, AT_ONCE // max(1, len(numbers))))
+            self._empty, self._begun = dict.fromkeys(numbers, b""), True
+        while self._empty:
+            some = dict(list(self._empty.items())[: max(1, AT_ONCE // self._count)])
+            for number, page in zip(some, await self._ask_pages(some, self._count), strict=True):
+                del self._empty[number]
+                self._kept[number] = page[::-1]
+                self._put(number)
+        if not self._order:
+            return None
+        *_, number = heapq.heappop(self._order)
+        letter = self._kept[number].pop()
+        if not self._kept[number]:
+            self._empty[number] = letter.dead_id
+        self._put(number)
+        return self._decoder.decode(number, letter.dead_id, letter.body)
+
+    def _put(self, number: int) -> None:
+        """Put a partition into the order, if its newest dead letter is known."""
+        if kept := self._kept[number]:
+            milliseconds, place = parse_id(kept[-1].dead_id)
+            heapq.heappush(self._order, (-milliseconds, -place, number))
+
+
+def split(name: GroupName, ids: Ids) -> tuple[set[str], dict[int, set[bytes]]]:
+    """Return the message ids, and the ids of dead letters by partition."""
+    if isinstance(ids, str):
+        raise SettingsError("ids must be several: put the one into a list")
+    msg_ids: set[str] = set()
+    named: dict[int, set[bytes]] = {}
+    for one in ids:
+        if isinstance(one, DeadMessage | DeadSummary):
+            if (one.topic, one.group) != (name.topic, name.group):
+                raise SettingsError(f"this dead letter is of group {one.group} of {one.topic}: {one.dead_id}")
+            named.setdefault(one.partition, set()).add(one.dead_id.encode())
+        elif isinstance(one, str) and one:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
+            msg_ids.add(str.__str__(one))
+        else:
+            raise SettingsError(f"ids must be message ids or dead letters, not {shown(one)}")
+    return msg_ids, named
