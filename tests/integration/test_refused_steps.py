@@ -310,8 +310,8 @@ async def test_one_right_less(scene: Scene) -> None:
 
 
 def documented() -> tuple[str, ...]:
-    """Return the rules that docs/understand/guarantees.md gives, for the namespace `redisaq`."""
-    page = (Path(__file__).parents[2] / "docs" / "understand" / "guarantees.md").read_text()
+    """Return the rules that docs/operate/redis.md gives, for the namespace `redisaq`."""
+    page = (Path(__file__).parents[2] / "docs" / "operate" / "redis.md").read_text()
     (line,) = re.findall(r"^ACL SETUSER worker on >secret (.+)$", page, re.MULTILINE)
     return tuple(line.split())
 
