@@ -10,20 +10,7 @@ if waiting > 0 or redis.call('EXISTS', KEYS[1]) == 1 then
     for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
         local facts = facts_of(row)
         if facts.name == ARGV[1] then
-            local lag = facts.lag
-            if not lag then -- after deletions, or a seek, the server does not know the lag
-                lag = 0
-                local after = facts['last-delivered-id']
-                while true do
-                    local entries = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 500)
-                    lag = lag + #entries
-                    if #entries < 500 then
-                        break
-                    end
-                    after = entries[500][1]
-                end
-            end
-            waiting = math.min(lag, waiting) + facts.pending -- the lag of some servers includes entries that were trimmed unread
+            waiting = unread(KEYS[1], facts, math.huge) + facts.pending
         end
     end
 end

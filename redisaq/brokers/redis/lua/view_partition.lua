@@ -9,33 +9,19 @@
 
 local lease = redis.call('HMGET', KEYS[2], 'token', 'holder', 'lost', 'again', 'moves')
 local time = redis.call('TIME')
-local there, last, pending, lag, counts = 0, '0-0', 0, false, {}
 local length = redis.call('XLEN', KEYS[1])
+local there, last, pending, fresh, counts = 0, '0-0', 0, length, {}
 local added, died, oldest, oldest_pending = 0, 0, false, false
 if redis.call('EXISTS', KEYS[1]) == 1 then
     added = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))['entries-added']
     for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
         local facts = facts_of(row)
         if facts.name == ARGV[1] then
-            there, last, pending, lag = 1, facts['last-delivered-id'], facts.pending, facts.lag
+            there, last, pending, fresh = 1, facts['last-delivered-id'], facts.pending, unread(KEYS[1], facts, math.huge)
         end
     end
 end
-if there == 0 then
-    lag = length
-elseif not lag then -- after deletions, or a seek, the server does not know the lag
-    lag = 0
-    local after = last
-    while true do
-        local entries = redis.call('XRANGE', KEYS[1], '(' .. after, '+', 'COUNT', 500)
-        lag = lag + #entries
-        if #entries < 500 then
-            break
-        end
-        after = entries[500][1]
-    end
-end
-if lag > 0 and length > 0 then
+if fresh > 0 then
     local first = redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', 1)[1]
     oldest = first and first[1]
 end
@@ -59,7 +45,7 @@ if redis.call('EXISTS', KEYS[5]) == 1 then
     died = facts_of(redis.call('XINFO', 'STREAM', KEYS[5]))['entries-added']
 end
 return {
-    there, length, math.min(lag, length), pending, redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[5]),
+    there, length, fresh, pending, redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[5]),
     redis.call('ZCARD', KEYS[4]), lease[1], lease[2], last, counts,
     lease[3], added, died, lease[4], lease[5], oldest, oldest_pending, redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or false,
     time[1] .. string.format('%06d', time[2]),
