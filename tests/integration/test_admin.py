@@ -22,19 +22,9 @@ from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
 from redisaq.identity import VERSION
 from tests.conformance.steps import commit_document
 from tests.integration.admin_bench import Bench
-from tests.server_fixtures import KeyLeaks, ServerPool
+from tests.server_fixtures import KeyLeaks
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["memory", "valkey9"])
-def url(request: pytest.FixtureRequest, server_pool: ServerPool, namespace: str, key_leaks: KeyLeaks) -> str:
-    """The memory broker, or a server in which the test must leave nothing: `tidy` sees to it."""
-    if request.param == "memory":
-        return f"memory://{namespace}"
-    server = server_pool.shared(request.param)
-    key_leaks.server = server
-    return server.url
 
 
 @pytest.fixture

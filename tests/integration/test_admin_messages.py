@@ -13,19 +13,8 @@ from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.admin import Admin, PendingMessage, Whereabouts
 from redisaq.errors import SettingsError, TopicMissingError
 from tests.integration.admin_bench import Bench
-from tests.server_fixtures import KeyLeaks, ServerPool
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=["memory", "valkey9"])
-def url(request: pytest.FixtureRequest, server_pool: ServerPool, namespace: str, key_leaks: KeyLeaks) -> str:
-    """The memory broker, or a server in which the test must leave nothing."""
-    if request.param == "memory":
-        return f"memory://{namespace}"
-    server = server_pool.shared(request.param)
-    key_leaks.server = server
-    return server.url
 
 
 @pytest.fixture

@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
-from redisaq.cli import main
 from tests.integration.cli_processes import LIMIT, own_place, started
-from tests.server_fixtures import ServerPool
+from tests.integration.conftest import Say
 from tests.servers import Server, free_port
 
-Say = Callable[..., tuple[int, str, str]]
 LONG = RetryPolicy(backoff=3600.0, jitter=False)
-
-
-@pytest.fixture(scope="module")
-def redis(server_pool: ServerPool) -> Iterator[Server]:
-    """One server is enough: the commands are made of what is tested with each."""
-    own = server_pool.new("valkey9")
-    yield own
-    own.close()
-
-
-@pytest.fixture
-def say(redis: Server, namespace: str, capsys: pytest.CaptureFixture[str]) -> Say:
-    """Run a command there; return status, output and errors."""
-
-    def run(*words: str, where: bool = True) -> tuple[int, str, str]:
-        place = ("--url", redis.url, "--namespace", namespace) if where else ()
-        status = main([*words, *place])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,9 @@ import anyio
 import pytest
 
 from redisaq import Admin, App, Consumer, DeadLetter, Message, Producer, RetryPolicy, Tick
-from redisaq.cli import main
 from redisaq.identity import VERSION
-from tests.server_fixtures import ServerPool
+from tests.integration.conftest import Say
 from tests.servers import Server, free_port
-
-Say = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def redis(server_pool: ServerPool) -> Iterator[Server]:
-    """One server is enough: the commands are made of what is tested with each."""
-    own = server_pool.new("valkey9")
-    yield own
-    own.close()
-
-
-@pytest.fixture
-def say(redis: Server, namespace: str, capsys: pytest.CaptureFixture[str]) -> Say:
-    """Run a command there; return status, output and errors."""
-
-    def run(*words: str, where: bool = True) -> tuple[int, str, str]:
-        place = ("--url", redis.url, "--namespace", namespace) if where else ()
-        status = main([*words, *place])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 async def enqueue(url: str, namespace: str, *payloads: object, partitions: int = 1) -> None:
