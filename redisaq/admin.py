@@ -178,8 +178,8 @@ class Admin:
         """Create an Admin. It does not connect yet.
 
         Args:
-            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]. None: the value of REDISAQ_URL when it connects,
-                otherwise redis://localhost:6379/0.
+            redis_url: redis://, rediss://, unix://, redis+cluster://, redis+sentinel://, memory://name or embedded://[path]. None: the
+                value of REDISAQ_URL when it connects, otherwise redis://localhost:6379/0.
             namespace: the namespace of the producers and consumers.
             timeout: seconds that one call may take, or one step of `dead_letters`, including waiting for the server. Within this time, a
                 call that only reads is repeated when a connection breaks. A connection that owes an answer and receives nothing for half

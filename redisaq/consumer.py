@@ -79,8 +79,8 @@ class Consumer(Generic[T]):
 
         Args:
             topic: the topic to consume.
-            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]. None: the value of REDISAQ_URL when it connects,
-                otherwise redis://localhost:6379/0.
+            redis_url: redis://, rediss://, unix://, redis+cluster://, redis+sentinel://, memory://name or embedded://[path]. None: the
+                value of REDISAQ_URL when it connects, otherwise redis://localhost:6379/0.
             payload_type: the type of payloads: a msgspec Struct, dataclass, TypedDict, union… None: whatever the deserializer returns.
             options: see `redisaq.settings.ConsumerOptions`.
 

@@ -95,8 +95,8 @@ class Producer:
 
         Args:
             topic: 1 to 256 characters, no braces, no control characters.
-            redis_url: redis://, rediss://, unix://, memory://name or embedded://[path]; None: the value of REDISAQ_URL when it connects,
-                otherwise redis://localhost:6379/0.
+            redis_url: redis://, rediss://, unix://, redis+cluster://, redis+sentinel://, memory://name or embedded://[path]; None: the
+                value of REDISAQ_URL when it connects, otherwise redis://localhost:6379/0.
             init_partitions: the least partitions of the topic: it is created with this many, or grows to them. A topic never shrinks.
             maxlen: entries kept per partition. Older ones are trimmed whether handled or not. None: no limit.
             approximate: let the server keep somewhat more than `maxlen`, which is much cheaper.

@@ -37,6 +37,12 @@ MARGIN = 5 / 6
 FAILOVER = 1.6
 """A cluster's failover takes this many times its cluster-node-timeout (measured): noticing, agreeing, electing."""
 
+ELECTION = 1.5
+"""Seconds that sentinels need after they have seen that the primary is down (measured): agreeing, electing, promoting."""
+
+FEWEST_SENTINELS = 3
+"""Fewer cannot lose one and still elect."""
+
 SHORT = 60.0
 """Seconds: a server that closes idle connections sooner makes producers connect again and again."""
 
@@ -86,6 +92,7 @@ class Examination(msgspec.Struct, frozen=True):
         url: the server's address, without a password.
         clustered: it was asked as a node of a cluster.
         others: what the other nodes of its cluster said.
+        watched: the fields of SENTINEL MASTER, if the server was found by sentinels; None otherwise.
     """
 
     namespace: str
@@ -99,6 +106,7 @@ class Examination(msgspec.Struct, frozen=True):
     url: str = ""
     clustered: bool = False
     others: tuple[Examination, ...] = ()
+    watched: Mapping[str, str] | None = None
 
 
 def diagnose(seen: Examination) -> list[Finding]:
@@ -122,7 +130,7 @@ def diagnose(seen: Examination) -> list[Finding]:
 def _findings(seen: Examination) -> list[Finding]:
     """Return what was found at one server."""
     found = [*_version(seen), *_cluster(seen), *_persistence(seen), *_memory(seen), *_rights(seen)]
-    return [*found, *_clock(seen), *_replication(seen), *_connections(seen)]
+    return [*found, *_clock(seen), *_replication(seen), *_sentinels(seen), *_connections(seen)]
 
 
 def refused(reason: str, rules: Sequence[str]) -> Finding:
@@ -175,17 +183,41 @@ def _cluster(seen: Examination) -> Iterator[Finding]:
 
 def _failover(seen: Examination) -> Iterator[Finding]:
     """Compare the time that a failover takes with that for which a lease lasts."""
-    timeout = _number(_setting(seen, "cluster-node-timeout")) / 1000
-    takes = FAILOVER * timeout
-    if takes > TTL * MARGIN:
-        text = (
-            f"a failover takes about {takes:.0f} s (cluster-node-timeout {timeout:g} s), longer than a lease lasts with the default "
-            f"heartbeat_ttl of {TTL:g} s: when the topic's node fails, all of a group's leases run out. Lower the one on every node, or "
-            f"give consumers heartbeat_ttl={math.ceil(takes / MARGIN) + 1}"
-        )
-        yield Finding("warning", "failover", text, f"CONFIG SET cluster-node-timeout {int(TTL * MARGIN / FAILOVER * 1000 // 500 * 500)}")
-    elif timeout:
-        yield Finding("ok", "failover", f"takes about {takes:.0f} s (cluster-node-timeout {timeout:g} s)")
+    if timeout := _number(_setting(seen, "cluster-node-timeout")) / 1000:
+        fix = f"CONFIG SET cluster-node-timeout {_rounded(TTL * MARGIN / FAILOVER)}"
+        yield _takes(FAILOVER * timeout, f"cluster-node-timeout {timeout:g} s", fix, "when the topic's node fails")
+
+
+def _sentinels(seen: Examination) -> Iterator[Finding]:
+    """Look at what the sentinels say of the server, and of themselves."""
+    if not seen.watched:
+        return
+    count, quorum = _number(seen.watched.get("num-other-sentinels")) + 1, _number(seen.watched.get("quorum"))
+    text = f"{count} sentinel(s), of which {quorum} must agree that the primary is down"
+    if count < FEWEST_SENTINELS:
+        yield Finding("warning", "sentinels", f"{text}: with fewer than three, none may be missing when they elect one; start more")
+    else:
+        yield Finding("ok", "sentinels", text)
+    if after := _number(seen.watched.get("down-after-milliseconds")) / 1000:
+        fix = f"SENTINEL SET {seen.watched.get('name', '')} down-after-milliseconds {_rounded(TTL * MARGIN - ELECTION)} (at each sentinel)"
+        yield _takes(after + ELECTION, f"down-after-milliseconds {after:g} s", fix, "when the primary fails")
+
+
+def _takes(seconds: float, because: str, fix: str, when: str) -> Finding:
+    """Return the finding on a failover that takes so long."""
+    if seconds <= TTL * MARGIN:
+        return Finding("ok", "failover", f"takes about {seconds:.0f} s ({because})")
+    text = (
+        f"a failover takes about {seconds:.0f} s ({because}), longer than a lease lasts with the default heartbeat_ttl of {TTL:g} s: "
+        f"{when}, all of a group's leases run out. Lower the setting everywhere, or give consumers "
+        f"heartbeat_ttl={math.ceil(seconds / MARGIN) + 1}"
+    )
+    return Finding("warning", "failover", text, fix)
+
+
+def _rounded(seconds: float) -> int:
+    """Return milliseconds, rounded down to half a second."""
+    return int(seconds * 1000 // 500 * 500)
 
 
 def _persistence(seen: Examination) -> Iterator[Finding]:

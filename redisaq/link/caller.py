@@ -6,7 +6,7 @@ the whole call is uncertain, and its error names every connection that may still
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from redisaq.link.reading import ReadingConnection
@@ -86,6 +86,10 @@ class Caller(Carrier, Protocol):
             connections: each is killed only where the run of the server that knew it still runs.
             key: all that they may reach; None: anything.
         """
+        ...
+
+    async def watched(self) -> Mapping[str, str] | None:
+        """Return what a sentinel says of the server (SENTINEL MASTER), as far as it says it; None if no sentinel was asked for it."""
         ...
 
     async def nodes(self) -> Sequence[Caller]:

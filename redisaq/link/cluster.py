@@ -176,6 +176,10 @@ class ClusterLink:
             raise
         return bell
 
+    async def watched(self) -> None:
+        """Return None: a cluster has no sentinels. See Caller."""
+        await checkpoint()
+
     async def nodes(self) -> Sequence[Link]:
         """Return the links to all nodes that serve slots, as the cluster has it now."""
         await self._look()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import anyio
@@ -181,6 +181,11 @@ class Link:
         del key
         await self.connect()  # only a connected link knows which run of the server answers
         return await self.call(*_kills(connections, self.run_id))
+
+    async def watched(self) -> Mapping[str, str] | None:
+        """Return None: no sentinel was asked. See Caller."""
+        await checkpoint()
+        return None
 
     async def nodes(self) -> Sequence[Link]:
         """Return this link: one server keeps all keys."""

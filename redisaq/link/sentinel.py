@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -91,6 +91,19 @@ class Sentinels:
             attempt.check(self._url)
             if attempt.done and self.master is not None:
                 return self.master
+
+    async def describe(self) -> dict[str, str]:
+        """Return what the first sentinel says of the service, over a connection of its own; nothing if it does not answer."""
+        with anyio.move_on_after(ANSWER_WITHIN), contextlib.suppress(ConnectionFailed):
+            line, _ = await self._dialers[0].dial(self._environment())
+            try:
+                (answer,) = await line.ask(("SENTINEL", "MASTER", self._service))
+            finally:
+                line.fail("it was asked")
+            if isinstance(answer, dict):
+                pairs = cast("dict[bytes, bytes]", answer).items()
+                return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in pairs}
+        return {}
 
     def hear(self) -> None:
         """Take in what a sentinel has published meanwhile, without waiting."""
@@ -244,6 +257,10 @@ class SentinelLink(Link):
             with anyio.move_on_after(min(ANSWER_WITHIN, time_is_up_at() - self._current_environment().monotonic())):
                 await self._look()
         return await super().call_packed(data, replies)
+
+    async def watched(self) -> Mapping[str, str]:
+        """Return what a sentinel says of the master; nothing if none answers. See Caller."""
+        return await self._sentinels.describe()
 
     async def close(self) -> None:
         """Close all connections, those to the sentinels, too. See Link."""

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from redisaq import Admin
 from redisaq.errors import ConnectionFailed
 from redisaq.link import Link, parse_url, sentinel as module
 from redisaq.link.address import SentinelAddress
@@ -297,3 +298,10 @@ async def test_sentinels_have_users_of_their_own(guarded: Guarded) -> None:
     async with opened(*guarded.sentinels, options=f"?sentinel_username=quiet&sentinel_password=0{SECRET}") as link:
         with pytest.raises(ConnectionFailed, match="wrong user name or password for the sentinel"):
             await link.connect()
+
+
+async def test_doctor_asks_the_sentinels(guarded: Guarded, namespace: str) -> None:
+    async with Admin(guarded.url, namespace=namespace) as admin:
+        found = {one.about: one for one in await admin.diagnose()}
+    assert found["sentinels"].text.startswith("3 sentinel(s)")
+    assert found["failover"].text == "takes about 2 s (down-after-milliseconds 1 s)"

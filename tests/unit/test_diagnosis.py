@@ -46,6 +46,23 @@ def seen(**changes: str) -> Examination:
     return replace(GOOD, config=CONFIG | config, info=INFO | info)
 
 
+@pytest.mark.parametrize(("after", "level"), [("5000", "ok"), ("8500", "ok"), ("9000", "warning"), ("30000", "warning")])
+def test_a_lease_outlasts_what_sentinels_take(after: str, level: str) -> None:
+    watched = {"name": "main", "down-after-milliseconds": after, "num-other-sentinels": "2", "quorum": "2"}
+    sentinels, failover = [one for one in diagnose(replace(GOOD, watched=watched)) if one.about in ("sentinels", "failover")]
+    assert sentinels == Finding("ok", "sentinels", "3 sentinel(s), of which 2 must agree that the primary is down")
+    assert failover.level == level
+    if level == "warning":
+        assert failover.fix == "SENTINEL SET main down-after-milliseconds 8500 (at each sentinel)"
+        assert f"heartbeat_ttl={'14' if after == '9000' else '39'}" in failover.text
+
+
+def test_too_few_sentinels_cannot_elect_when_one_is_away() -> None:
+    (found,) = [one for one in diagnose(replace(GOOD, watched={"num-other-sentinels": "1", "quorum": "2"})) if one.about == "sentinels"]
+    assert (found.level, found.text.startswith("2 sentinel(s)")) == ("warning", True)
+    assert not [one for one in diagnose(replace(GOOD, watched={})) if one.about == "failover"]
+
+
 def test_a_good_server() -> None:
     assert wrong(GOOD) == []
     assert [one.about for one in diagnose(GOOD)] == ["version", "persistence", "memory", "rights", "clock", "replicas", "connections"]

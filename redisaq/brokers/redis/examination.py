@@ -86,7 +86,7 @@ async def examine(step: Examine, link: Caller, keys: Keys) -> Examination:
     del step
     clustered = "+cluster://" in link.url
     first, *others = [await _examine(node, keys, clustered=clustered) for node in await link.nodes()]
-    return structs.replace(first, others=tuple(others))
+    return structs.replace(first, others=tuple(others), watched=await link.watched())
 
 
 async def _examine(link: Caller, keys: Keys, *, clustered: bool) -> Examination:
