@@ -367,7 +367,7 @@ def _group(snapshot: Snapshot, group: GroupView, choice: Choice, width: int) -> 
         parts += _skyline(group, choice, width)
     chosen = next((one for one in group.partitions if one.partition == choice.partition), None)
     if chosen is not None:
-        parts.append(_partition(group, chosen))
+        parts.append(_partition(group, chosen, snapshot.at))
     parts += [Text(""), _members(group, width)]
     if group.in_handlers is not None:
         parts += [Text(""), _handlers(group, snapshot.at)]
@@ -445,9 +445,10 @@ def _skyline(group: GroupView, choice: Choice, width: int) -> list[RenderableTyp
     return lines
 
 
-def _partition(group: GroupView, one: PartitionView) -> Text:
+def _partition(group: GroupView, one: PartitionView, at: float) -> Text:
     member = next((member for member in group.members if member.slot == one.owner), None)
-    who = f"nobody for {duration(one.ownerless)}" if member is None else f"{member.tag} {plain(member.place)}"
+    unowned = None if one.unowned is None else at - one.unowned
+    who = f"nobody for {duration(unowned)}" if member is None else f"{member.tag} {plain(member.place)}"
     line = _line(
         (f"partition {one.partition}  ", "bold"),
         f"owner {who}, token {one.token}  unread {count(one.unread)}  pending {count(one.pending)}",

@@ -34,7 +34,7 @@ from redisaq.dashboard.events import EventStream, SearchStream, Streams
 from redisaq.dashboard.guard import COOKIE, Authorize, Guard, Level, by_token, cookie_of, same
 from redisaq.dashboard.jobs import Jobs
 from redisaq.dashboard.letters import Kinds, Privacy
-from redisaq.dashboard.pages import Page, command_of, render
+from redisaq.dashboard.pages import Page, command_of, compile_all, render
 from redisaq.dashboard.paths import RawPaths, names_in
 from redisaq.dashboard.views import Links, View
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError, TopicMissingError
@@ -190,6 +190,7 @@ class Dashboard:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncGenerator[None]:
+        compile_all()
         try:
             async with anyio.create_task_group() as tasks:
                 self._jobs.tasks = tasks

@@ -46,6 +46,12 @@ TEMPLATES = Environment(
 )
 
 
+def compile_all() -> None:
+    """Compile the templates, which takes a tenth of a second, so that nobody waits for it who looks at a page first."""
+    for name in TEMPLATES.list_templates(extensions=["html"]):
+        TEMPLATES.get_template(name)
+
+
 _SIGNS = {
     "bad": ("Broken", "M6 .8 11.6 11H.4z"),
     "warn": ("Attention", "M6 .5 11.5 6 6 11.5.5 6z"),

@@ -66,6 +66,9 @@ MOST_RUNNING = 1000
 MOST_NAMED = 1000
 """Partitions of one range that a change of the history is shown with."""
 
+SUMMED = ("unread", "pending", "retry", "dead", "lost")
+"""What a group sums up over its partitions."""
+
 AHEAD = 20.0
 """Seconds by which partitions in trouble come before others when not all can be read."""
 
@@ -102,6 +105,8 @@ class _Topic:
         self.partitions = 0
         self.acked: bool | None = None
         self.streams: dict[int, _Stream] = {}
+        self.length = self.delayed = 0  # of all streams: kept as reports come, since there may be thousands
+        self.looked: dict[int, float] = {}  # when each stream was read
         self.arrived = Counter()
         self.groups: dict[str, _Group] = {}
         self.series = Series() if curves else None
@@ -115,17 +120,20 @@ class _Topic:
         """Record what a report says about a partition."""
         known = self.streams.get(number)
         if known is None:
-            self.streams[number] = _Stream(length, delayed, added, at)
+            known = self.streams[number] = _Stream(0, 0, added, at)
             self.arrived.start(at)
-            return
-        if at <= known.at:
+        elif at <= known.at:
             return  # another report has been later
-        self.arrived.grow(added - known.added, at)
+        else:
+            self.arrived.grow(added - known.added, at)
+        self.length += length - known.length
+        self.delayed += delayed - known.delayed
+        self.looked[number] = at
         known.length, known.delayed, known.added, known.at = length, delayed, added, at
 
     def within(self, at: float) -> float:
         """Return how old the oldest of its numbers is."""
-        return max((at - one.at for one in self.streams.values()), default=0.0)
+        return at - min(self.looked.values(), default=at)
 
     def arriving(self, at: float, over: float = RATE_OVER) -> float | None:
         """Return the messages per second."""
@@ -133,16 +141,16 @@ class _Topic:
 
 
 class _Share:
-    """A group's share of a partition, as it was last seen."""
+    """A group's share of a partition, as it was last seen: what is shown of it, and the counters that are not."""
 
-    __slots__ = ("at", "info", "owner", "ownerless", "view")
+    __slots__ = ("added", "at", "died", "moves", "owner", "redriven", "unowned", "view")
 
     def __init__(self) -> None:
-        self.info: PartitionInfo | None = None
         self.at = 0.0
         self.owner: int | None = None
-        self.ownerless: float | None = None  # since when nobody has owned it
+        self.unowned: float | None = None  # since when nobody has owned it
         self.view: PartitionView | None = None
+        self.added = self.redriven = self.moves = self.died = 0
 
 
 class _Drawn:
@@ -166,6 +174,9 @@ class _Group:
         self.info: GroupInfo | None = None
         self.at = 0.0
         self.shares: dict[int, _Share] = {}
+        self.sums = dict.fromkeys(SUMMED, 0)  # over all partitions: kept as reports come, since there may be thousands
+        self.born: dict[int, float] = {}  # when the oldest message of each partition was enqueued
+        self.looked: dict[int, float] = {}  # when each partition was read
         self.finished, self.died = Counter(), Counter()
         self.fresh, self.fresh_lost = Lately(attention.LATELY), Lately(attention.LATELY)
         self.slots = Slots()
@@ -184,8 +195,11 @@ class _Group:
 
     def saw(self, info: PartitionInfo) -> None:
         """Record what a report says about a partition."""
-        share, at = self.shares.setdefault(info.partition, _Share()), info.now.timestamp()
-        before = share.info
+        number, at = info.partition, info.now.timestamp()
+        share = self.shares.get(number)
+        if share is None:
+            share = self.shares[number] = _Share()
+        before = share.view
         if before is None:
             self.finished.start(at)
             self.died.start(at)
@@ -194,19 +208,27 @@ class _Group:
         else:
             waited = before.unread + before.pending + before.retry
             waits = info.unread + info.pending + info.retry
-            finished = (info.added - before.added) + (info.redriven - before.redriven) - (waits - waited) - (info.lost - before.lost)
-            moved = info.moves != before.moves or info.added < before.added
+            finished = (info.added - share.added) + (info.redriven - share.redriven) - (waits - waited) - (info.lost - before.lost)
+            moved = info.moves != share.moves or info.added < share.added
             self.finished.grow(-1 if moved else finished, at)
-            self.died.grow(info.died - before.died, at)
-            self.fresh.put(info.died - before.died, at)
-            if info.died > before.died:
-                self.unexplained[info.partition] = at
+            self.died.grow(info.died - share.died, at)
+            self.fresh.put(info.died - share.died, at)
+            if info.died > share.died:
+                self.unexplained[number] = at
             self.fresh_lost.put(info.lost - before.lost, at)
-        share.info, share.at, share.view = info, at, None
+        for name in SUMMED:
+            self.sums[name] += getattr(info, name) - (0 if before is None else getattr(before, name))
+        share.at, share.added, share.redriven, share.moves, share.died = at, info.added, info.redriven, info.moves, info.died
+        view = share.view = _partition_view(share, info)
+        self.looked[number] = at
+        if view.oldest is None:
+            self.born.pop(number, None)
+        else:
+            self.born[number] = at - view.oldest
 
     def within(self, at: float) -> float:
         """Return how old the oldest of its numbers is."""
-        return max((at - one.at for one in self.shares.values() if one.info is not None), default=0.0)
+        return at - min(self.looked.values(), default=at)
 
 
 class Accumulator:
@@ -472,16 +494,17 @@ def _find_owners(group: _Group, partitions: int, at: float) -> None:
         owner = owners.get(number)
         if owner is not None:
             group.last_owner[number] = owner
-        if owner != share.owner or (owner is None) != (share.ownerless is not None) or owner is None:
-            share.owner, share.view = owner, None
-            share.ownerless = None if owner is not None else at if share.ownerless is None else share.ownerless
+        if owner != share.owner or (owner is None) != (share.unowned is not None):
+            share.owner, share.unowned = owner, None if owner is not None else at
+            if share.view is not None:
+                share.view = replace(share.view, owner=owner, unowned=share.unowned)
 
 
 def _staleness(share: _Share | None) -> float:
     """Return what to sort by: when it was read, and of a partition in trouble as if that was longer ago."""
-    if share is None or share.info is None:
+    if share is None or share.view is None:
         return 0.0
-    trouble = share.ownerless is not None or (share.info.oldest or 0.0) > attention.BEHIND
+    trouble = share.unowned is not None or (share.view.oldest or 0.0) > attention.BEHIND
     return share.at - (AHEAD if trouble else 0.0)
 
 
@@ -493,24 +516,16 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
     """Return a group as it is now, for the rules and for people."""
     info, topic = group.info, group.topic
     assert info is not None  # noqa: S101 -- the caller has just set it
-    views: list[PartitionView] = []
+    unread, pending, retry, dead, lost = (group.sums[name] for name in SUMMED)
+    oldest = at - min(group.born.values()) if group.born else None
     ownerless: list[Ownerless] = []
-    unread = pending = retry = dead = lost = 0
-    oldest: float | None = None
-    places = group.slots.places
-    watched_over = any(_lives(member) for member in info.members)
-    for number, share in sorted(group.shares.items()):
-        one = share.info
-        if one is None:
-            continue
-        if share.view is None:
-            share.view = _partition_view(share, one, at)
-        views.append(share.view)
-        unread, pending, retry, dead, lost = unread + one.unread, pending + one.pending, retry + one.retry, dead + one.dead, lost + one.lost
-        if (age := share.view.oldest) is not None:
-            oldest = max(oldest or 0.0, age + at - share.at)
-        if share.ownerless is not None and watched_over:
-            ownerless.append(Ownerless(number, at - share.ownerless, places.get(group.last_owner.get(number, -1), "")))
+    if any(_lives(member) for member in info.members):
+        places, alone = group.slots.places, [(number, share.unowned) for number, share in group.shares.items() if share.unowned is not None]
+        ownerless = [
+            Ownerless(number, at - since, places.get(group.last_owner.get(number, -1), ""))
+            for number, since in sorted(alone)
+            if group.shares[number].view is not None
+        ]
     within = group.within(at)
     over = max(RATE_OVER, 2 * within)
     arriving, handled = topic.arriving(at), group.finished.rate(at, over)
@@ -565,7 +580,7 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         ttl=max((one.ttl for one in members if one.ttl is not None), default=None),
         members=members,
         gone=gone,
-        partitions=tuple(views),
+        partitions=tuple(view for number in sorted(group.shares) if (view := group.shares[number].view) is not None),
         in_handlers=None if running is None else in_handlers,
         history=None if group.history is None else tuple(_history_view(group, one) for one in group.history),
         arriving_curve=None,
@@ -615,11 +630,11 @@ def _caught_up_in(backlog: int, arriving: float | None, handled: float | None) -
     return 0.0 if backlog <= ENOUGH * handled else math.inf
 
 
-def _partition_view(share: _Share, info: PartitionInfo, at: float) -> PartitionView:
+def _partition_view(share: _Share, info: PartitionInfo) -> PartitionView:
     return PartitionView(
         partition=info.partition,
         owner=share.owner,
-        ownerless=0.0 if share.ownerless is None else at - share.ownerless,
+        unowned=share.unowned,
         token=info.token,
         length=info.length,
         unread=info.unread,
@@ -642,9 +657,9 @@ def _topic_view(topic: _Topic, steady: Steady, at: float) -> TopicView:
         topic=topic.topic,
         generation=topic.generation,
         partitions=topic.partitions,
-        length=sum(one.length for one in topic.streams.values()),
-        lengths=tuple(one.length for _, one in sorted(topic.streams.items())),
-        delayed=sum(one.delayed for one in topic.streams.values()),
+        length=topic.length,
+        lengths=tuple(topic.streams[number].length for number in sorted(topic.streams)),
+        delayed=topic.delayed,
         acked=topic.acked,
         arriving=topic.arriving(at),
         arriving_curve=None if topic.series is None else topic.series.curves,

@@ -164,7 +164,7 @@ class PartitionView(msgspec.Struct, frozen=True):
     Attributes:
         partition: its number.
         owner: the slot of the member that owns it; None: nobody owns it.
-        ownerless: seconds for which nobody has owned it; 0 while it has an owner.
+        unowned: since when nobody has owned it; None while it has an owner.
         token: the current fencing token; 0 before the first.
         length: entries in the stream, regardless of the group.
         unread: entries that were never delivered to the group.
@@ -182,7 +182,7 @@ class PartitionView(msgspec.Struct, frozen=True):
 
     partition: int
     owner: int | None
-    ownerless: float
+    unowned: float | None
     token: int
     length: int
     unread: int

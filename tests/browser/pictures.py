@@ -50,7 +50,8 @@ def scene(now: float) -> Snapshot:
         group(partitions=24), state="behind", severity="bad", handled=153.0, arriving=376.0, unread=289_000, pending=240, running=23,
         retry=62, dead=6, fresh=4, oldest=721.0, caught_up_in=math.inf, members=members, gone=gone,
         partitions=tuple(
-            partition(n, owner, waits[n], oldest=600.0, dead=1, ownerless=9.0 if owner is None else 0.0) for n, owner in enumerate(owners)
+            partition(n, owner, waits[n], oldest=600.0, dead=1, unowned=None if owner is not None else NOW - 9)
+            for n, owner in enumerate(owners)
         ),
         in_handlers=tuple(
             RunningView(f"4r8zq1mt6x0vck{n}", 5 * n + 1, "1-1", f"customer-{n * 37}", 1 + n % 3, NOW - 41 / (n + 1), 50.0, n % 5)

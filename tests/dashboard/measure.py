@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import anyio
@@ -25,8 +26,9 @@ from redisaq.brokers.terms import GroupName
 from redisaq.core.records import Body, Failure, encode_dead
 from redisaq.dashboard.application import Dashboard
 from redisaq.watching import Sampler, Screen
-from tests.server_fixtures import ServerPool
-from tests.servers import Server
+
+if TYPE_CHECKING:
+    from tests.servers import Server
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "/srv/shop/bank.py", line 41, in charge\n    await bank()\n'
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
@@ -56,6 +58,7 @@ async def fill(url: str, partitions: int, letters: int, server: Server) -> None:
 
 async def measure(url: str) -> bool:
     """Print how long each view takes; return whether none takes too long."""
+    print(f"{memory():.0f} MB at the start")
     admin = Admin(url)
     sampler = Sampler(admin)
     page = Dashboard(admin, sampler).app
@@ -70,7 +73,7 @@ async def measure(url: str) -> bool:
                     if found is not None and sum(one.dead > 0 for one in found.partitions) >= 100:
                         count = len(found.partitions)
                         break
-                print(f"everything seen after {time.perf_counter() - began:.1f} s")
+                print(f"everything seen after {time.perf_counter() - began:.1f} s, {memory():.0f} MB")
                 dead = f"/dead?g={quote('orders/billing')}"
                 (one,) = await admin.dead_summaries("orders", "billing", partitions=[count * 7 // 10], count=1)
                 message = f"/m/orders/{one.msg_id}?p={one.partition}&e={one.entry_id}"
@@ -86,17 +89,24 @@ async def measure(url: str) -> bool:
                         times.append((time.perf_counter() - began) * 1000)
                         size = len(answer.content)
                         assert answer.status_code == 200, answer.text
-                    print(f"{path:40} median {statistics.median(times):6.1f} ms, most {max(times):6.1f} ms, {size / 1000:6.1f} kB")
+                    told = f"median {statistics.median(times):6.1f} ms, most {max(times):6.1f} ms, {size / 1000:6.1f} kB"
+                    print(f"{path:40} {told}, {memory():3.0f} MB")
                     fine = fine and max(times) <= LIMIT_MS
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    print(f"memory: {most:.0f} MB at most")
-    return fine and most <= LIMIT_MB
+    print(f"memory: {memory():.0f} MB at most")
+    return fine and memory() <= LIMIT_MB
+
+
+def memory() -> float:
+    """Return the most memory that this process has had, in megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def main() -> int:
     """Fill and measure."""
     if sys.argv[1:2] == ["look"]:
         return 0 if anyio.run(measure, sys.argv[2]) else 1
+    from tests.server_fixtures import ServerPool
+
     partitions, letters = (int(word) for word in (*sys.argv[1:], "10000", "1000000")[:2])
     pool = ServerPool()
     server = pool.new("valkey9")

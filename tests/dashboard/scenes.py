@@ -47,7 +47,7 @@ def member(slot: int, **more: Any) -> MemberView:
 
 
 def partition(number: int, owner: int | None, unread: int = 5, **more: Any) -> PartitionView:
-    base = PartitionView(number, owner, 0.0, 3, 100, unread, 1, 0, 0, 0, 0, 2.0, None, "1764362132114-7", None, NOW)
+    base = PartitionView(number, owner, None, 3, 100, unread, 1, 0, 0, 0, 0, 2.0, None, "1764362132114-7", None, NOW)
     return structs.replace(base, **more)
 
 

@@ -78,7 +78,7 @@ async def test_the_overview_is_readable_without_a_script() -> None:
 async def test_a_group_shows_owners_handlers_members_and_history() -> None:
     gone = member(5, gone=NOW - 9, went="taken for dead", heartbeat=9.0)
     one = structs.replace(group(partitions=4), gone=(gone,))
-    one = structs.replace(one, partitions=(*one.partitions[:3], partition(3, None, 40, ownerless=9.0)))
+    one = structs.replace(one, partitions=(*one.partitions[:3], partition(3, None, 40, unowned=NOW - 9)))
     status, html = await show("/t/orders/g/billing?p=3", snapshot(topic("orders", one)))
     text = text_of(html)
     assert status == 200

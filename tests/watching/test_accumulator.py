@@ -224,10 +224,10 @@ def test_a_member_that_went_without_a_word_was_taken_for_dead() -> None:
 
 def test_a_partition_without_an_owner() -> None:
     scene = Scene(partitions=2, members=(member("a", 0), member("b", 1)))
-    assert [one.ownerless for one in scene.look().partitions] == [0.0, 0.0]
+    assert [one.unowned for one in scene.look().partitions] == [None, None]
     scene.members = (member("a", 0), member("b", 1, expires_in=0.0))
     view = scene.looks(5)
-    assert [(one.owner, one.ownerless) for one in view.partitions] == [(0, 0.0), (None, 8.0)]
+    assert [(one.owner, one.unowned) for one in view.partitions] == [(0, None), (None, scene.now - 8.0)]
     (found,) = scene.snapshot().attention
     assert (found.subject, found.more, found.screen.partition) == ("orders/1", "b owned it last.", 1)
     scene.members = (member("a", 0, 1),)

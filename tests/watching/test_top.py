@@ -145,7 +145,7 @@ def test_a_group() -> None:
 
 
 def test_a_partition_without_an_owner_is_said_without_colours() -> None:
-    parts = (partition(0, 0), partition(1, None, 40, ownerless=9.0))
+    parts = (partition(0, 0), partition(1, None, 40, unowned=NOW - 9))
     found = snapshot(topic("orders", structs.replace(group(), partitions=parts)))
     text = shown(found, Choice(open=("orders", "billing"), partition=1))
     assert "owner    A  !!!" in text
