@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 import anyio
 from anyio.abc import TaskStatus
 
-from redisaq.admin import Admin
-from redisaq.admin_views import ScheduleInfo
 from redisaq.brokers.access import RedisURL, Shared, text_of_url
 from redisaq.callables import both
 from redisaq.consumer import Consumer
@@ -36,6 +34,10 @@ from redisaq.message import Message
 from redisaq.middleware import Middleware, Outgoing, check_middleware
 from redisaq.producer import SEND_TIMEOUT, Producer
 from redisaq.settings import HandlingOptions, RetryPolicy, check_callable, check_client, check_handler, check_name, check_plain
+
+if TYPE_CHECKING:
+    from redisaq.admin import Admin
+    from redisaq.admin_views import ScheduleInfo
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -308,7 +310,7 @@ class App(Generic[S]):
         self._producing: dict[float, Shared] = {}  # by send_timeout, which holds for a whole link
         self._topics: dict[str, Topic[Any]] = {}
         self._subscriptions: list[Subscription[Any]] = []
-        self.admin = Admin(cast("Any", self._producing_link(SEND_TIMEOUT)), namespace=namespace, client=client)
+        self._admin: Admin | None = None
         self._entered: AsyncExitStack | None = None
         self._state: Any = None
         self._given_state: tuple[Any] | None = None
@@ -317,6 +319,15 @@ class App(Generic[S]):
         self._starting: anyio.CancelScope | None = None  # of `serve`, while it enters the App
         self._stopping = False
         self._scheduler: Scheduler | None = None
+
+    @property
+    def admin(self) -> Admin:
+        """An Admin that uses the App's producing link. The App closes it."""
+        if self._admin is None:
+            from redisaq.admin import Admin  # noqa: PLC0415 -- a program that declares an App need not look after topics
+
+            self._admin = Admin(cast("Any", self._producing_link(SEND_TIMEOUT)), namespace=self.namespace, client=self._client)
+        return self._admin
 
     @property
     def url(self) -> str:
@@ -651,7 +662,8 @@ class App(Generic[S]):
         with anyio.CancelScope(shield=True):  # a link that has to wait for a silent server gives up within a second
             for topic in self._topics.values():
                 await topic.producer.close()
-            await self.admin.close()
+            if self._admin is not None:
+                await self._admin.close()
             for link in (self._consuming, *self._producing.values()):
                 await link.close()
 

@@ -1,7 +1,7 @@
 """The brokers: what keeps the streams. `steps` says what can be done to them, and each broker does it.
 
-`open_broker` returns the broker that a URL's scheme names, not connected yet. The Redis broker and its link are imported only when you ask
-for a real server.
+`open_broker` returns the broker that a URL's scheme names, not connected yet. Each broker is imported only when
+you ask for it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,20 @@ import math
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps import Broker
 from redisaq.environment import LONGEST_SILENCE, Environment
 from redisaq.errors import SettingsError
 
 __all__ = ["memory_brokers", "open_broker"]
 
-memory_brokers: ContextVar[Callable[[str, str, Environment | None], Broker]] = ContextVar("redisaq_memory_brokers", default=MemoryBroker)
+
+def _memory_broker(name: str, namespace: str, environment: Environment | None) -> Broker:
+    from redisaq.brokers.memory import MemoryBroker  # noqa: PLC0415 -- only on request, as the module's docstring says
+
+    return MemoryBroker(name, namespace, environment)
+
+
+memory_brokers: ContextVar[Callable[[str, str, Environment | None], Broker]] = ContextVar("redisaq_memory_brokers", default=_memory_broker)
 """Makes the brokers of `memory://name`, from the name, the namespace and the environment. A simulation sets its own."""
 
 SERVERS = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+import redisaq
 from tests.unit.source import PACKAGE, module_of, python_files, tree_of
 
 
@@ -55,11 +56,19 @@ def test_they_come_from_a_public_module_of_ours(module: ModuleType) -> None:
 
 
 def test_the_package_itself_only_gathers_names() -> None:
+    """It imports some at once, and the others, which it names once for checkers and once for the program, when they are used."""
     body = tree_of(PACKAGE / "__init__.py").body
     others = [
         ast.unparse(node)
         for node in body[1:]
         if not isinstance(node, ast.Import | ast.ImportFrom)
-        and not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__")
+        and not (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("__all__", "_HOMES"))
     ]
-    assert others == []
+    (checking,) = (node for node in body if isinstance(node, ast.If))
+    assert others == [ast.unparse(checking)]
+    named = {alias.name: node.module for node in checking.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert named == redisaq._HOMES
+    assert [node.name for node in checking.orelse if isinstance(node, ast.FunctionDef)] == ["__getattr__", "__dir__"]
+    assert set(redisaq.__all__) <= set(dir(redisaq))
+    with pytest.raises(AttributeError, match="module 'redisaq' has no attribute 'Foo'"):
+        _ = redisaq.Foo  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue] -- so that checkers say it, too
