@@ -133,6 +133,10 @@ def test_the_events_and_their_levels() -> None:
     assert {word for page in pages() for word in re.findall(r"`([A-Z]\w+)` \(event", text_of(page))} <= set(told)
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
 @pytest.mark.parametrize("page", sorted(DOCS.glob("**/*.md")), ids=lambda page: str(page.relative_to(DOCS)))
 def test_each_page_says_whom_it_is_for(page: Path) -> None:
     assert re.search(r"\bfor\s+you\s+if\b", "\n".join(text_of(page).splitlines()[:8]))
