@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redisaq.actors.actor import Actor
-from redisaq.brokers.steps.leases import Install
-from redisaq.brokers.steps.settling import Acknowledge, Resolve
+from redisaq.brokers.steps.settling import Acknowledge, Resolve, Resolved, Settled
 from redisaq.consuming.contact import forever
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import Ring, ring
 from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.standing import install_again
 from redisaq.errors import ConnectionFailed
 
 MOST_IDS = 2000  # in one script
@@ -86,14 +86,14 @@ class Acknowledger(Actor[Ring]):
         resolutions = [ending.resolution for ending in endings]
         try:
             answer = await around.broker.do(
-                Resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
+                Resolve(around.group, owned.partition, owned.standing, resolutions, dead_maxlen=around.dead_maxlen)
             )
         except BaseException as error:
             flights.broke(maybe_executed=isinstance(error, ConnectionFailed) and error.maybe_executed)
             raise
         if not answer.done:
             flights.broke(maybe_executed=False)
-            await self._refused(owned, answer.token)
+            await self._refused(owned, answer)
             return
         flights.settled(answer.moved)
         owned.changed()
@@ -110,7 +110,7 @@ class Acknowledger(Actor[Ring]):
         group = self._around.group
         taken = [(owned, owned.flights.take_acks()) for owned in live]
         acks = [
-            Acknowledge(group, owned.partition, owned.token, ids[at : at + MOST_IDS])
+            Acknowledge(group, owned.partition, owned.standing, ids[at : at + MOST_IDS])
             for owned, ids in taken
             for at in range(0, len(ids), MOST_IDS)
         ]
@@ -120,7 +120,7 @@ class Acknowledger(Actor[Ring]):
             for owned in live:
                 owned.flights.ack_broke()
             raise
-        refused = {ack.partition: answer.token for ack, answer in zip(acks, answers, strict=True) if not answer.done}
+        refused = {ack.partition: answer for ack, answer in zip(acks, answers, strict=True) if not answer.done}
         for owned in live:
             if owned.partition in refused:
                 owned.flights.ack_broke()
@@ -131,13 +131,8 @@ class Acknowledger(Actor[Ring]):
             if owned.partition in refused:
                 await self._refused(owned, refused[owned.partition])
 
-    async def _refused(self, owned: OwnedPartition, current: int) -> None:
-        """Install the token again if the server has lost it (T2), so that the refused step is sent again. Else the partition is lost."""
-        if current >= owned.token or not await self._install_again(owned):
+    async def _refused(self, owned: OwnedPartition, answer: Settled | Resolved) -> None:
+        """Find a token under which the refused step can be sent again (T2, S5). If there is none, the partition is lost."""
+        token = owned.standing
+        if (answer.token >= token and not answer.spent) or not await install_again(self._around, owned, token):
             owned.lose("its settling was refused: another token is current")
-
-    async def _install_again(self, owned: OwnedPartition) -> bool:
-        """Install the token again after the server has lost it (T2); False if another member was faster."""
-        around = self._around
-        installed = await around.granting.do(Install(around.group, owned.partition, owned.token, owned.lease.incarnation, foreign=False))
-        return installed.done

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Token
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -28,6 +28,7 @@ from redisaq.consuming.concurrency import Abandoned
 from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.standing import spent, still_owned
 from redisaq.core.in_flight import WAITING, Counting, Flight
 from redisaq.core.records import Body
 from redisaq.core.retry import sole
@@ -159,10 +160,7 @@ class Execution:
     async def _count(self, counting: Counting) -> None:
         around, owned = self._around, self.owned
         if counting.counts:
-            counts = counting.counts
-            step = lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.token, counts, raising=True))  # noqa: E731
-            if not await insist(step, around.environment):
-                owned.lose("another owner's token is current")
+            await self._raise_counts(lambda: self._flights.still_counting(counting))
             self._flights.counted(counting)
         for flight in counting.retries:
             if flight.body is not None:  # else an administrator moved the group back meanwhile, and it is new again
@@ -171,10 +169,27 @@ class Execution:
                     owned.changed()
                     owned.ring_timer()  # it may be there under another attempt
 
+    async def _raise_counts(self, to_raise: Callable[[], Mapping[bytes, int]]) -> None:
+        around, owned = self._around, self.owned
+
+        async def step() -> None:
+            while counts := to_raise():  # fewer, if the group was moved (S5)
+                token = owned.standing
+                done = await around.broker.do(SetDeliveries(around.group, owned.partition, token, counts, raising=True))
+                if done or not await still_owned(around, owned, token, "another owner's token is current"):
+                    return
+
+        await insist(step, around.environment)
+
     async def _note(self, body: Body) -> bool:
         around, owned = self._around, self.owned
-        step = StartRetry(around.group, owned.partition, owned.token, entry_id=body.entry_id, life=body.life, attempt=body.attempt)
-        return await around.broker.do(step)
+        while True:
+            token = owned.standing
+            step = StartRetry(around.group, owned.partition, token, entry_id=body.entry_id, life=body.life, attempt=body.attempt)
+            if await around.broker.do(step):
+                return True
+            if owned.lost or not await spent(around, owned, token):
+                return False
 
     def _bury(self, message: Flight) -> None:
         """Record that the message is dead: as many handlers as allowed began on it, and none ended under the lease under which it began.
@@ -298,13 +313,10 @@ class Execution:
 
         First the failures are stored, so that the next owner counts on from there.
         """
-        around, owned, (pause, flights) = self._around, self.owned, held
-        with owned.until_drain():
-            counts = self._flights.to_write(flights)
-            if counts:
-                step = lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.token, counts, raising=True))  # noqa: E731
-                await insist(step, around.environment)
-                self._flights.written(flights)
+        pause, flights = held
+        with self.owned.until_drain():
+            await self._raise_counts(lambda: self._flights.to_write(flights))
+            self._flights.written(flights)
             await anyio.sleep(pause)
 
     # -- what came of it -----------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class LossWatch:
         around, owned, read = self._around, self._owned, self._read
         since, self._since, self._read = self._since, None, 0  # if the answer is lost, there is nothing to compare with
         self._next = around.environment.clock() + EVERY
-        sighting = await around.broker.do(Sight(around.group, owned.partition, owned.token, since=since, read=read))
+        sighting = await around.broker.do(Sight(around.group, owned.partition, owned.standing, since=since, read=read))
         self._since = sighting
         if sighting.lost:
             owned.flights.trimmed += sighting.lost

@@ -56,6 +56,11 @@ class OwnedPartition:
         return self.flights.token
 
     @property
+    def standing(self) -> int:
+        """The token that the server accepts: the same, or the one that a seek has left in its place (S5)."""
+        return self.flights.standing
+
+    @property
     def lost(self) -> str:
         """Why it was lost; "" while it is owned."""
         return self.flights.lost

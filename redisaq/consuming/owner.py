@@ -29,6 +29,7 @@ from redisaq.consuming.handler_pool import Batch
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.reader import PartitionReader
 from redisaq.consuming.retry_timer import RetryTimer
+from redisaq.consuming.standing import still_owned
 from redisaq.core.membership import may_acquire_foreign
 from redisaq.core.records import Resolution, microseconds
 from redisaq.errors import ActorStopped
@@ -133,18 +134,18 @@ class PartitionOwner(Actor[Drain]):
             installed = await insist(self._install, around.environment, self._trouble.failed)
             if installed.done:
                 break
-            if installed.token >= owned.token:  # T2; the same token with another holder, or released, is used up, too
+            if installed.token >= owned.standing:  # T2; the same token with another holder, or released, is used up, too
                 token = await self._raise_token(owned.partition, installed.token)
                 if token is None:
                     owned.lose("the group's document leases it to another member")
                     return False
-                owned.flights.token = token
+                owned.flights.token = owned.flights.standing = token
                 continue
             self._taken(owned.partition)
             await anyio.sleep(pause)  # M7, M8: a foreign holder, which may still work
             pause = min(2 * pause, LONGEST_PAUSE)
         readers = installed.readers
-        fence = lambda: around.broker.do(Fence(around.group, owned.partition, owned.token, readers))  # noqa: E731 -- one step, to repeat
+        fence = lambda: around.broker.do(Fence(around.group, owned.partition, owned.standing, readers))  # noqa: E731 -- one step, to repeat
         if not await insist(fence, around.environment, self._trouble.failed):
             around.tell_kill_refused(owned)
         if owned.lost or not owned.lease.alive():  # a process that was suspended continues here, before its scope is cancelled
@@ -161,9 +162,9 @@ class PartitionOwner(Actor[Drain]):
     async def _try_to_install(self) -> Installed:
         around, owned, lease = self._around, self.owned, self.owned.lease
         foreign = may_acquire_foreign(lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=microseconds(lease.ttl))
-        installed = await around.granting.do(Install(around.group, owned.partition, owned.token, lease.incarnation, foreign=foreign))
-        if not installed.done and installed.token < owned.token and installed.holder in lease.former:
-            return await around.granting.do(Install(around.group, owned.partition, owned.token, lease.incarnation, foreign=True))
+        installed = await around.granting.do(Install(around.group, owned.partition, owned.standing, lease.incarnation, foreign=foreign))
+        if not installed.done and installed.token < owned.standing and installed.holder in lease.former:
+            return await around.granting.do(Install(around.group, owned.partition, owned.standing, lease.incarnation, foreign=True))
         return installed
 
     async def _work(self) -> None:
@@ -220,13 +221,13 @@ class PartitionOwner(Actor[Drain]):
         """Undo the counts of messages that were read and never started (T5)."""
         around, owned = self._around, self.owned
         if counts:
-            await insist(lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.token, counts)), around.environment)
+            await insist(lambda: around.broker.do(SetDeliveries(around.group, owned.partition, owned.standing, counts)), around.environment)
 
     async def _give_back(self, resolutions: Sequence[Resolution]) -> None:
         """Undo the attempts of retries whose handlers never began (T5); the server refuses what is already undone (S1)."""
         around, owned = self._around, self.owned
         if resolutions:
-            resolve = Resolve(around.group, owned.partition, owned.token, resolutions, dead_maxlen=around.dead_maxlen)
+            resolve = Resolve(around.group, owned.partition, owned.standing, resolutions, dead_maxlen=around.dead_maxlen)
             step = lambda: around.broker.do(resolve)  # noqa: E731
             await insist(step, around.environment)
 
@@ -234,10 +235,18 @@ class PartitionOwner(Actor[Drain]):
         """Clear the holder beside the data; the token stays (M8)."""
         around, owned = self._around, self.owned
         if not owned.lost and owned.lease.alive():
-            await insist(lambda: around.broker.do(Release(around.group, owned.partition, owned.token)), around.environment)
-            self._released = True
-            if self.acquired:
-                self._around.bulletin.publish(events.PartitionRevoked, self.owned)
+            self._released = await insist(self._try_to_release, around.environment)
+            if self.acquired and self._released:
+                around.bulletin.publish(events.PartitionRevoked, self.owned)
+
+    async def _try_to_release(self) -> bool:
+        around, owned = self._around, self.owned
+        while True:
+            token = owned.standing
+            if await around.broker.do(Release(around.group, owned.partition, token)) or not self.acquired:  # else it never held it
+                return True
+            if not await still_owned(around, owned, token, "its release was refused: another token is current"):
+                return False
 
     async def _say_farewell(self) -> None:
         """Release after a failure, so that no member has to wait for a holder that is gone: nothing runs here now."""

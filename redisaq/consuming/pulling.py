@@ -38,7 +38,7 @@ from redisaq.actors.waiting import Signal
 from redisaq.consuming.context import inside
 from redisaq.consuming.handler_pool import Batch
 from redisaq.consuming.handling import Execution, parted
-from redisaq.core.in_flight import Flight
+from redisaq.core.in_flight import WAITING, Flight
 from redisaq.errors import NotHandled
 from redisaq.message import Message
 
@@ -213,8 +213,8 @@ class PulledDelivery:
     # -- before and after a body -------------------------------------------------------------------------------------------------
 
     def hand_out(self) -> PulledMessage[Any] | None:
-        """Return the message for the iterator; None if the partition has begun to leave meanwhile."""
-        if not self._execution.owned.may_start:
+        """Return the message for the iterator; None if the partition has begun to leave meanwhile, or the group was moved (S5)."""
+        if not self._execution.owned.may_start or self._message.state not in WAITING:
             return None
         message: PulledMessage[Any] = PulledMessage(*structs.astuple(self._message)[:SHOWN])
         message.delivery = self
@@ -226,7 +226,8 @@ class PulledDelivery:
         """Fail if no task will work on it any more: its body was cancelled, or nothing references it. Not if the partition leaves."""
         if self._execution.owned.may_start and (self._left or (self._handed is not None and self._handed() is None)):
             self._end()
-            self._execution.failed(self._message, NotHandled(CANCELLED if self._left else DROPPED))
+            if self._message.state != "gone":  # else the group was moved, and it comes again (S5)
+                self._execution.failed(self._message, NotHandled(CANCELLED if self._left else DROPPED))
 
     def withdraw(self) -> None:
         """Give it to the next owner because the partition leaves: if it was not entered, or not left yet, its attempt is not used."""
@@ -257,7 +258,7 @@ class PulledDelivery:
         self._body = owned.scope() if timeout is None else self._limited(timeout)
         self._scope = self._body.__enter__()
         self._inside = self._execution.enter_body()
-        if self.lost or not owned.may_start:  # it was kept for too long, and belongs to another owner now
+        if self.lost or not owned.may_start or self._message.state not in WAITING:  # it belongs to another owner now, or comes again (S5)
             self.lost = True
             self._scope.cancel()
         else:

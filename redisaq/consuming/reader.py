@@ -23,6 +23,7 @@ from redisaq.consuming.context import Surroundings
 from redisaq.consuming.handler_pool import Batch, hand_over
 from redisaq.consuming.loss_watch import LossWatch
 from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.standing import still_owned
 from redisaq.core.in_flight import Claim, HandOver, Read
 from redisaq.errors import GroupGoneError, LeaseLostError
 
@@ -67,26 +68,29 @@ class PartitionReader(Actor[None]):
     async def run(self) -> None:
         """Claim, then read, until stopped or the lease ends."""
         with reporting(self._trouble.failed), self._owned.scope():
-            await self._run()
+            while True:
+                token = self._owned.standing
+                try:
+                    await self._run()
+                except LeaseLostError as error:
+                    if not await still_owned(self._around, self._owned, token, str(error)):
+                        return
 
     async def _run(self) -> None:
         owned, around, flights = self._owned, self._around, self._flights
-        try:
-            async with around.taking:
-                await self._close_broken()
-                if self._reader is None:
-                    self._reader = await around.broker.open_reader(around.group, owned.partition, owned.token, owned.lease.incarnation)
-            flights.connected(self._reader.mark.run_id)
-            while flights.claiming:
-                await self._take(self._reader, await self._next())
-            self._watch.forget()  # a broken read may have delivered the entries that were just claimed
-            await self._watch.look()
-            unsent, self._unsent = self._unsent, []
-            await self._pass_on(unsent)
-            while True:
-                await self._take(self._reader, await self._next())
-        except LeaseLostError as error:
-            owned.lose(str(error))
+        async with around.taking:
+            await self._close_broken()
+            if self._reader is None:
+                self._reader = await around.broker.open_reader(around.group, owned.partition, owned.standing, owned.lease.incarnation)
+        flights.connected(self._reader.mark.run_id)
+        while flights.claiming:
+            await self._take(self._reader, await self._next())
+        self._watch.forget()  # a broken read may have delivered the entries that were just claimed
+        await self._watch.look()
+        unsent, self._unsent = self._unsent, []
+        await self._pass_on(unsent)
+        while True:
+            await self._take(self._reader, await self._next())
 
     async def _next(self) -> Claim | Read | HandOver:
         """Return what to do next, once there is room for its result."""
@@ -109,7 +113,7 @@ class PartitionReader(Actor[None]):
     async def _claim(self, claim: Claim) -> None:
         """Pass on pending messages that are not known yet."""
         around, owned = self._around, self._owned
-        page = await around.broker.do(leases.Claim(around.group, owned.partition, owned.token, after=claim.after, count=claim.count))
+        page = await around.broker.do(leases.Claim(around.group, owned.partition, owned.standing, after=claim.after, count=claim.count))
         if page.trimmed:
             ids = tuple(entry_id.decode() for entry_id in page.trimmed)
             self._flights.trimmed += len(ids)
@@ -199,7 +203,7 @@ class PartitionReader(Actor[None]):
     async def _fence(self, readers: Sequence[Reader]) -> None:
         around, owned = self._around, self._owned
         marks = [reader.mark for reader in readers]
-        if not await around.broker.do(leases.Fence(around.group, owned.partition, owned.token, marks)):
+        if not await around.broker.do(leases.Fence(around.group, owned.partition, owned.standing, marks)):
             around.tell_kill_refused(owned)
 
     async def _pass_on(self, batch: Batch) -> None:

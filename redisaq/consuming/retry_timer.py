@@ -19,6 +19,7 @@ from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import Ring
 from redisaq.consuming.handler_pool import Batch, hand_over
 from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.standing import still_owned
 from redisaq.errors import LeaseLostError
 
 
@@ -43,14 +44,20 @@ class RetryTimer(Actor[Ring]):
     async def run(self) -> None:
         """Fetch at each due time and at each ring, while the lease lasts."""
         with self._owned.scope():
-            try:
-                while True:
+            while True:
+                token = self._owned.standing
+                try:
                     left = await self._fetch()
-                    if left > 0:
-                        with anyio.move_on_after(min(left, self._longest())):
-                            await self.mailbox.receive()
-            except LeaseLostError as error:
-                self._owned.lose(str(error))
+                except LeaseLostError as error:
+                    if not await self._still_owned(token, str(error)):
+                        return
+                    continue
+                if left > 0:
+                    with anyio.move_on_after(min(left, self._longest())):
+                        await self.mailbox.receive()
+
+    async def _still_owned(self, token: int, reason: str) -> bool:
+        return await insist(lambda: still_owned(self._around, self._owned, token, reason), self._around.environment)
 
     def _longest(self) -> float:
         """Return after how many seconds to look even without a ring: less than a ttl, and not at the same moment for all partitions."""
@@ -62,7 +69,7 @@ class RetryTimer(Actor[Ring]):
         await around.gate.wait_open()
         await owned.wait_for_room(self._count)
         count = owned.flights.ask_due(self._count)
-        step = TakeDue(around.group, owned.partition, owned.token, count)
+        step = TakeDue(around.group, owned.partition, owned.standing, count)
         due = await insist(lambda: take_due(around.broker, step, around.dead_maxlen), around.environment)
         for damaged in due.set_aside:
             around.bulletin.tell(around.unreadable(owned, damaged.entry_id, damaged.reason))

@@ -33,6 +33,8 @@ held      failed here and its key queue waits; the number is too low     after `
 counting  the server has been asked to raise the number                  after the answer      set its count, and again after the release
 counted   the number may be one too high                                 yes                   set its count, and again after the release
 running   a handler has it                                               -                     cancelled, it stays where it is
+outdated  a handler has it, or its settlement is on its way, and the     -                     nothing
+          group was moved back: whatever comes of it does not count
 done      its handler returned: it is to be acknowledged                 -                     settle it first
 ending    it goes to `retry` or the dead letters, or leaves `retry`      -                     settle it first
 ========  =============================================================  ====================  ========================================
@@ -43,7 +45,8 @@ ending    it goes to `retry` or the dead letters, or leaves `retry`      -      
 Being sent is no state: `acking` and `sending` hold what is on its way to the server. If a connection breaks, both are sent again. That does
 no harm, since a settlement changes something only once (S1).
 
-A message may also change its source. If an administrator moves the group back (seek), the stream delivers it once more, as new.
+A message may also change its source. If an administrator moves the group back (seek), the stream delivers it once more, as new. What came
+of the earlier delivery must not count for the new one (S5), so it is forgotten here, and the server refuses it under the earlier token.
 
 What outlives a flight
 ======================
@@ -52,8 +55,8 @@ Four sets of ids are all that is kept of messages that are no longer in flight:
 
 - `unfound`: their settlement found nothing, or may have come too early to count. If the group was lost by then, they are not settled (T6).
 - `left`: their handlers were cancelled, so they are still pending. A group that is made again has to begin before them (T6).
-- `doubtful`: the server delivered them a second time while they were in flight. What is still pending of them once they have been settled
-  is claimed again (T6).
+- `doubtful`: the server delivered them a second time while they were in flight, or may have. What is still pending of them once they have
+  ended is claimed again (T6, S5).
 - `settled_since`: settled while the server was asked what is due; its answer may be older than that and name them (S3).
 """
 
@@ -71,7 +74,7 @@ from redisaq.core.retry import describe, exhausted, judge, sole
 from redisaq.message import Message
 from redisaq.settings import RetryPolicy
 
-State = Literal["new", "repeat", "held", "counting", "counted", "running", "done", "ending", "gone"]
+State = Literal["new", "repeat", "held", "counting", "counted", "running", "outdated", "done", "ending", "gone"]
 
 
 class Row(NamedTuple):
@@ -99,7 +102,7 @@ TABLE: Mapping[str, Row] = {
     "returned": Row("S1", {"running": "done"}),
     "returned, from retry": Row("S1 S3", {"running": "ending"}),
     "failed": Row("S1", {"running": "ending", "new": "ending", "counted": "ending"}),
-    "cancelled": Row("T6", {"running": "gone"}),
+    "cancelled": Row("T6 S5", {"running": "gone", "outdated": "gone"}),
     "taken back": Row("T5", {"running": "counted"}),
     # Its key queue waits for the next attempt. RetryAfter uses no attempt, but the server has counted one.
     "failed, its queue waits": Row("T5 T7", {"running": "held"}),
@@ -109,14 +112,33 @@ TABLE: Mapping[str, Row] = {
     # The group was moved back, and the stream delivers what still waits here as new. A raise of its count may be on its way.
     "delivered anew": Row("T5", {"new": "new", "repeat": "new", "held": "counted", "counting": "counted", "counted": "counted"}),
     "delivered anew, from retry": Row("T5 S3", {"repeat": "new", "counting": "new", "counted": "new"}),
+    # The group was moved back, and its owner knows. What waits here comes again; what a handler has, or is being settled, does not count.
+    "outdated": Row(
+        "S5",
+        {
+            "new": "gone",
+            "repeat": "gone",
+            "held": "gone",
+            "counting": "gone",
+            "counted": "gone",
+            "done": "gone",
+            "running": "outdated",
+            "ending": "outdated",
+            "outdated": "outdated",
+        },
+    ),
+    "ended, outdated": Row("S5", {"outdated": "gone"}),
     # The partition is handed back, and an attempt that `retry` may have counted is not used.
     "given back": Row("T5", {"counting": "ending", "counted": "ending"}),
     # The server confirmed the settlement, or the partition belongs to another owner (M4).
-    "settled": Row("S1", {"done": "gone", "ending": "gone"}),
+    "settled": Row("S1 S5", {"done": "gone", "ending": "gone", "outdated": "gone"}),
 }
 
 STARTS, RETURNS = TABLE["start"].moves, TABLE["returned"].moves  # the two events of nearly every message
 WAITING = frozenset[State](("new", "repeat", "held", "counting", "counted"))
+
+OVERTAKING = WAITING - {"held"}
+"""What waits in these states, and was delivered after the group was moved, must not begin before what was moved has come again."""
 
 MOST_ENDING = 1000
 """With more than this number to settle other than by an acknowledgement, nothing more is read."""
@@ -180,11 +202,13 @@ class Claim(msgspec.Struct, frozen=True):
         after: the id.
         count: how many.
         settlements: how many settlements had been confirmed when this was asked.
+        token: the token under which it is asked.
     """
 
     after: bytes
     count: int
     settlements: int
+    token: int
 
 
 class Read(msgspec.Struct, frozen=True):
@@ -250,6 +274,7 @@ class InFlight:
             page: how many entries one read may return.
         """
         self.partition, self.token, self.member = partition, token, member
+        self.standing = token  # what the server accepts: the same, until the group is moved
         self.may_start = True  # handlers may begin, as far as the partition goes; the caller looks at the lease as well
         self.lost = ""  # why the partition was lost; "" while it is owned
         self.waiting = 0  # messages that wait for a handler
@@ -276,6 +301,7 @@ class InFlight:
         self._server = ""  # run_id of the server that is read
         self._trusted = True  # it knows what has been settled
         self._remade = False  # entries up to the highest may be delivered a second time
+        self._overtaking = False  # what is delivered now belongs behind what is doubtful
         self._highest = START  # of all that was read or claimed: nothing in flight is above both …
         self._highest_due = START  # … this and the highest one that was due
         self._seen: bytes | None = None  # all that is pending up to here is known; None before the first claim
@@ -313,7 +339,7 @@ class InFlight:
         if self.doubtful and not self.claiming and not self.ahead:  # an answer that is under way could bring what is looked for
             self._look_again()
         if self._after is not None:
-            return Claim(self._after, self._page, self.settlements)
+            return Claim(self._after, self._page, self.settlements, self.standing)
         return Read(self._page, frozenset() if self.ahead else frozenset(self.unfound))
 
     @property
@@ -330,13 +356,15 @@ class InFlight:
             last: where the next page begins; None after the last one.
             now: the server's time in microseconds.
         """
-        if claim.settlements != self.settlements and parse_id(claim.after) < self._highest:
-            return []  # some of these may have been settled since: `next_read` asks again
+        settled = claim.settlements != self.settlements and parse_id(claim.after) < self._highest
+        if settled or claim.token != self.standing:
+            return []  # some of these may have been settled since, or moved (S5): `next_read` asks again
         flights: list[Flight] = []
+        withheld = {entry for entry, _ in self.withheld}
         for entry, fields, deliveries in entries:
             if entry in self.flights:
                 self.doubtful.add(entry)
-            else:
+            elif entry not in withheld:
                 flights += self._enter(entry, fields, now, count=deliveries)
         if entries:
             self._seen = entries[-1][0]
@@ -371,6 +399,9 @@ class InFlight:
         highest, last = max(self._highest, self._highest_due), entries[-1][0]
         self._highest = max(self._highest, parse_id(last))
         self.position = self._reached = self._seen = last
+        if self._overtaking:
+            self.doubtful.update([entry for entry, _ in entries])
+            return []
         if parse_id(entries[0][0]) > highest:
             self._remade = False
             return self._record(entries, now)
@@ -383,6 +414,41 @@ class InFlight:
             self.withheld += rest
             return []
         return self._record(rest, now)
+
+    def moved(self, token: int, position: bytes, delivered: bytes) -> None:
+        """An administrator moved the group, which has spent the token (S5): go on under another one.
+
+        What had been delivered above the position is new again, and what came of it does not count. Some of it may have been delivered
+        since, and handled without knowing that: it is looked for again.
+
+        Args:
+            token: the one that stands now.
+            position: the lowest position to which the group was moved.
+            delivered: the last entry that had been delivered before.
+        """
+        self.standing, above, last = token, parse_id(position), parse_id(delivered)
+        if self._seen is not None and parse_id(self._seen) > above:
+            self._seen = position
+        outdated = {
+            entry: flight
+            for entry, flight in self.flights.items()
+            if above < parse_id(entry) and (parse_id(entry) <= last or flight.state in OVERTAKING)
+        }
+        self.doubtful |= outdated.keys()
+        self._overtaking = bool(outdated)
+        self.done = [entry for entry in self.done if entry not in outdated]
+        self.acking = [entry for entry in self.acking if entry not in outdated]
+        self.ending = [ending for ending in self.ending if ending.flight.entry not in outdated]
+        sending = {ending.flight.entry for ending in self.sending}
+        for entry, flight in outdated.items():
+            self._of_retry -= flight.body is not None and flight.state != "ending"
+            unsent = flight.state == "ending" and entry not in sending
+            flight.body = None
+            self._move(flight, "outdated")
+            if unsent:
+                self._move(flight, "ended, outdated")
+            if flight.state == "gone":
+                del self.flights[entry]
 
     def group_lost(self) -> Remake:
         """The server does not have the group; return where to make it again, so that nothing unsettled is skipped (T6).
@@ -477,6 +543,7 @@ class InFlight:
 
     def _look_again(self) -> None:
         """Claim again what was delivered a second time and has been settled since: the settlement may have come too early (T6)."""
+        self._overtaking = False
         ended = {entry for entry in self.doubtful if entry not in self.flights}
         if ended:
             self.doubtful -= ended
@@ -512,6 +579,11 @@ class InFlight:
                 counts[flight.entry] = flight.count + 1
             self._move(flight, "prepare")
         return Counting(counts, retries) if counts or retries else None
+
+    def still_counting(self, counting: Counting) -> dict[bytes, int]:
+        """Return the delivery counts that are still to be raised: what was delivered anew meanwhile has the count of a new message."""
+        asked = {flight.entry for flight in self.flights.values() if flight.state == "counting"}
+        return {entry: count for entry, count in counting.counts.items() if entry in asked}
 
     def counted(self, counting: Counting) -> None:
         """The server has raised the delivery counts. The attempt is the raised count less one, since the first read counted one (T5)."""
@@ -587,8 +659,9 @@ class InFlight:
             try:
                 flight.state = RETURNS[flight.state]
             except KeyError:
-                raise _misstep(flight, "returned") from None
-            self.done.append(flight.entry)
+                self._end_outdated(flight, "returned")
+            else:
+                self.done.append(flight.entry)
         else:
             self._resolve(flight, "returned, from retry", "done", flight.body)
         self.handled += 1
@@ -601,8 +674,9 @@ class InFlight:
                 try:
                     flight.state = RETURNS[flight.state]
                 except KeyError:
-                    raise _misstep(flight, "returned") from None
-                done.append(flight.entry)
+                    self._end_outdated(flight, "returned")
+                else:
+                    done.append(flight.entry)
             else:
                 self._resolve(flight, "returned, from retry", "done", flight.body)
         self.handled += len(flights)
@@ -619,6 +693,10 @@ class InFlight:
         cause = sole(error)
         verdict = judge(self._policy.of(flight), cause, flight.attempt, random)
         self.failures += verdict.to != "done"
+        if flight.state == "outdated":
+            self._end(flight, "ended, outdated")
+        if flight.state == "gone":  # it was outdated
+            return None
         if verdict.to == "retry" and verdict.blocking:
             return self._hold(flight, cause, verdict.pause, now, used=verdict.used)
         kind, text, _ = described = describe(cause)
@@ -659,12 +737,15 @@ class InFlight:
         """
         if flight.state == "running":
             self._move(flight, "taken back")
+        elif flight.state == "outdated":
+            self._end(flight, "ended, outdated")
 
     def cancelled(self, flight: Flight) -> None:
         """Its handler was cancelled: it stays where it is, for the next owner."""
-        if flight.state == "running":
+        if flight.state in ("running", "outdated"):
+            in_stream = flight.state == "running" and flight.body is None
             self._end(flight, "cancelled")
-            if flight.body is None:
+            if in_stream:
                 self.left.add(flight.entry)
 
     def to_write(self, flights: Iterable[Flight]) -> dict[bytes, int]:
@@ -727,7 +808,11 @@ class InFlight:
         """The settlement may not have arrived: it is sent again (S1)."""
         for ending in self.sending if maybe_executed else ():
             ending.uncertain = True
-        self.ending, self.sending = self.sending + self.ending, []
+        again = [ending for ending in self.sending if ending.flight.state == "ending"]
+        for ending in self.sending:
+            if ending.flight.state == "outdated":
+                self._end(ending.flight, "ended, outdated")
+        self.ending, self.sending = again + self.ending, []
 
     def lose(self, reason: str) -> None:
         """The partition belongs to another owner: nothing more of it is settled (M4)."""
@@ -782,6 +867,11 @@ class InFlight:
         self._of_retry -= flight.body is not None and flight.state != "ending"
         self._move(flight, event)
         del self.flights[flight.entry]
+
+    def _end_outdated(self, flight: Flight, event: str) -> None:
+        if flight.state != "outdated":
+            raise _misstep(flight, event)
+        self._end(flight, "ended, outdated")
 
     def _resolve(
         self,

@@ -44,6 +44,8 @@ class Guarantees(Observer):
         self._first: dict[tuple[Place, str | None], EntryId] = {}
         self._in_hand: dict[Place, EntryId] = {}  # entries up to here come in any order: members may have held them during a seek
         self._shaken: dict[Place, tuple[float, str]] = {}  # until when two owners are excused, and why
+        self._granted: dict[Place, int] = {}  # the token that was installed last
+        self._spent: dict[Place, int] = {}  # the token that an admin's seek has put in its place: its owner goes on under it
 
     # -- one owner, one handler of a lane ------------------------------------------------------------------------------------------------
 
@@ -62,9 +64,17 @@ class Guarantees(Observer):
     def _check_owner(self, run: Run) -> None:
         store = self.record.store
         standing = 0 if store is None else store.lease(*run.place).token
+        if standing == self._spent.get(run.place):
+            standing = self._granted.get(run.place, 0)
         if run.message.token < standing:
             text = f"{run.process.name} began {run} under {run.message.token}, while {standing} stands"
             self._side_by_side(text, run.place, None)
+
+    def installed(self, who: str, place: Place, token: int) -> None:
+        """Remember under which token the partition is owned."""
+        del who
+        if token != self._spent.get(place):
+            self._granted[place] = token
 
     def _check_side_by_side(self, run: Run) -> None:
         name, process = run.process.name, run.process
@@ -151,6 +161,8 @@ class Guarantees(Observer):
         self._doubtful[place] = max(self._doubtful.get(place, START), before)  # what is running now ends, and runs again
         self._first = {lane: first for lane, first in self._first.items() if lane[0] != place}
         self._in_hand[place] = max(self._in_hand.get(place, START), before)
+        if self.record.store is not None:
+            self._spent[place] = self.record.store.lease(*place).token
 
     def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
         """Allow ended messages to run again where the server has lost some of what it knew of the partition."""

@@ -258,7 +258,7 @@ class HandlerKit:
         if attempt == 1:
             return flights.delivered(entries, now)
         if self._settings.retry.blocking:
-            claim = Claim(b"", len(entries), 0)
+            claim = Claim(b"", len(entries), 0, flights.standing)
             return flights.claimed(claim, [(entry, fields, attempt) for entry, fields in entries], None, now)
         return flights.due([Body(entry, fields, 0, attempt - 1) for entry, fields in entries], now)
 

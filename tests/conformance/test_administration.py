@@ -249,21 +249,27 @@ async def test_a_group_may_be_paused_before_its_first_member(a: Broker, group: G
 # -- seeking -------------------------------------------------------------------------------------------------------------------------
 
 
+async def sought(broker: Broker, group: GroupName, position: bytes) -> int:
+    """Move the group; return the token that the seek has left."""
+    await broker.do(Seek(group, 0, position))
+    return (await view(broker, group)).token
+
+
 async def test_seeking(a: Broker, group: GroupName, owned: int) -> None:
     entries = ids(await delivered(a, group, owned, b"1", b"2", b"3"))
-    await a.do(Seek(group, 0, START))
+    owned = await sought(a, group, START)
     assert values(await read(a, group, 0, owned)) == [b"1", b"2", b"3"]
-    await a.do(Seek(group, 0, entries[1]))
+    owned = await sought(a, group, entries[1])
     assert values(await read(a, group, 0, owned)) == [b"3"]
     await append(a, group.topic, 0, b"4", b"5")
-    await a.do(Seek(group, 0, END))
+    owned = await sought(a, group, END)
     await append(a, group.topic, 0, b"6")
     assert values(await read(a, group, 0, owned)) == [b"6"]
 
 
 async def test_beyond_the_end_is_the_end(a: Broker, group: GroupName, owned: int) -> None:
     await append(a, group.topic, 0, b"1")
-    await a.do(Seek(group, 0, b"99999999999999-18446744073709551615"))
+    owned = await sought(a, group, b"99999999999999-18446744073709551615")
     await append(a, group.topic, 0, b"2")
     assert values(await read(a, group, 0, owned)) == [b"2"]
 
@@ -272,7 +278,7 @@ async def test_what_is_delivered_anew_is_no_longer_pending_or_in_retry(a: Broker
     """So each message is in only one place, and entries before the position are not forgotten."""
     entries = await delivered(a, group, owned, *(b"%d" % number for number in range(6)))
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[3], "retry"), resolution(entries[4], "dead"))
-    await a.do(Seek(group, 0, entries[2][0]))
+    owned = await sought(a, group, entries[2][0])
     found = await view(a, group)
     assert (found.unread, found.pending, found.retry, found.dead) == (3, 2, 1, 1)
     assert list(await pending(a, group, 0, owned)) == [entries[1][0], entries[2][0]]
@@ -284,7 +290,7 @@ async def test_a_retry_that_is_not_in_the_stream_any_more_stays(a: Broker, world
     entries = await delivered(a, group, owned, b"1", b"2", b"3")
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[1], "retry"))
     world.trim(group.topic, 0, 2)
-    await a.do(Seek(group, 0, START))
+    owned = await sought(a, group, START)
     assert [body.entry_id for body in (await due(a, group, owned)).retries] == [entries[0][0]]
     assert values(await read(a, group, 0, owned)) == [b"2", b"3"]
 
@@ -292,7 +298,7 @@ async def test_a_retry_that_is_not_in_the_stream_any_more_stays(a: Broker, world
 async def test_many_pending(a: Broker, group: GroupName, owned: int) -> None:
     await delivered(a, group, owned, *(b"%d" % number for number in range(1700)))
     assert (await view(a, group)).deliveries == {1: 1000}, "of the oldest ones"
-    await a.do(Seek(group, 0, START))
+    await sought(a, group, START)
     found = await view(a, group)
     assert (found.pending, found.unread) == (0, 1700)
 
@@ -304,7 +310,7 @@ async def test_seeking_makes_what_is_missing(a: Broker, world: World, group: Gro
         world.forget_cursor(group, 0)
     else:
         world.forget_stream(group.topic, 0)
-    await a.do(Seek(group, 0, END))
+    owned = await sought(a, group, END)
     await append(a, group.topic, 0, b"2")
     assert values(await read(a, group, 0, owned)) == [b"2"]
 

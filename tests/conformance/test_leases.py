@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.administration import END, START, ReadServer, Seek
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Installed, Release, SetDeliveries
-from redisaq.brokers.steps.settling import Acknowledge, Settled
+from redisaq.brokers.steps.settling import Acknowledge, Resolve, Settled
 from redisaq.brokers.terms import GroupName
+from redisaq.core.records import Body, Resolution
 from redisaq.errors import LeaseLostError
+from tests.conformance.failures import delivered
+from tests.conformance.steps import ids, pending
 from tests.conformance.worlds import World
 
 pytestmark = pytest.mark.anyio
@@ -141,3 +146,51 @@ async def test_a_full_server_still_passes_partitions_on(world: World, a: Broker,
         assert await b.do(Fence(group, 0, owned + 1, [reader.mark]))
         assert await b.do(Release(group, 0, owned + 1))
     assert a is not b
+
+
+# -- a seek spends the token (S5) ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_seek_spends_the_token_and_says_what_it_moved(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    entries = ids(await delivered(a, group, owned, b"1", b"2", b"3"))
+    bell = await b.listen_partition(group.topic, 0)
+    await a.do(Seek(group, 0, entries[1]))
+    with anyio.fail_after(30):
+        await bell.wait()
+    await bell.close()
+    refused = await a.do(Install(group, 0, owned, "A", foreign=False))
+    assert (refused.done, refused.holder, refused.moved) == (False, "A", (entries[1], entries[2]))
+    assert refused.token > owned
+    assert await a.do_each([Acknowledge(group, 0, owned, entries)]) == [Settled(done=False, token=refused.token, spent=True)]
+    resolved = await a.do(Resolve(group, 0, owned, [Resolution("stream", "done", Body(entries[0], ()))], dead_maxlen=None))
+    assert (resolved.done, resolved.token, resolved.spent) == (False, refused.token, True)
+    with pytest.raises(LeaseLostError):
+        await a.do(Claim(group, 0, owned, after=b"", count=10))
+    assert list(await pending(a, group, 0, refused.token)) == entries[:2], "nothing of that had any effect"
+
+
+async def test_several_seeks_are_told_as_one_until_a_token_is_installed(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    entries = ids(await delivered(a, group, owned, b"1", b"2", b"3"))
+    for position in (entries[1], START, entries[0], END):
+        await a.do(Seek(group, 0, position))
+    refused = await a.do(Install(group, 0, owned, "A", foreign=False))
+    assert refused.moved == (START, entries[2])
+    assert (await a.do(Install(group, 0, refused.token, "A", foreign=False))).done
+    greater = await b.do(Install(group, 0, owned, "A", foreign=False))
+    assert (greater.done, greater.moved) == (False, None)
+    assert not (await a.do_each([Acknowledge(group, 0, owned, entries)]))[0].spent
+
+
+async def test_a_token_that_is_spent_is_greater_than_the_servers_time(a: Broker, group: GroupName, owned: int) -> None:
+    """M6: nobody is given it, before or after."""
+    before = (await a.do(ReadServer())).now
+    await a.do(Seek(group, 0, END))
+    first = (await a.do(Install(group, 0, owned, "A", foreign=False))).token
+    await a.do(Seek(group, 0, END))
+    assert before <= first < (await a.do(Install(group, 0, owned, "A", foreign=False))).token
+
+
+async def test_a_partition_without_an_owner_has_no_token_to_spend(a: Broker, group: GroupName, owned: int) -> None:
+    assert owned
+    await a.do(Seek(group, 1, START))
+    assert await a.do(Install(group, 1, 5, "A", foreign=False)) == Installed(done=True, token=5, holder="")

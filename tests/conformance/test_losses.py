@@ -246,6 +246,7 @@ async def test_seeking_is_no_loss(a: Broker, world: World, group: GroupName, own
     assert await owner.look() == 0
     world.trim("orders", 0, 7)
     await a.do(Seek(group, 0, position))
+    owner.token = (await a.do_each([ViewPartition(group, 0)]))[0].token
     owner.since, owner.given = None, 0  # whoever was paused begins anew
     assert await owner.look() == 0
     await owner.read(100)

@@ -58,6 +58,7 @@ class Server:
         self.shelf = Shelf()
         self.token = 0
         self.holder = ""
+        self.moved: tuple[int, int] | None = None
         self.run_id = "first"
         self.replica: Shelf | None = None
 
@@ -151,7 +152,21 @@ class Server:
         """Install the next token for a new owner, and return it."""
         self.token += 1
         self.holder = f"m{self.token}"
+        self.moved = None
         return self.token
+
+    def seek(self, position: int) -> None:
+        """An administrator moves the group: what is above the position is new again, and the token is spent (S5)."""
+        shelf, delivered = self.shelf, self.last if self.shelf.cursor is None else self.shelf.cursor
+        shelf.pending = {number: count for number, count in shelf.pending.items() if number <= position}
+        shelf.retry = {number: one for number, one in shelf.retry.items() if number <= position}
+        shelf.dead = {number: one for number, one in shelf.dead.items() if number <= position}
+        shelf.done = {number for number in shelf.done if number <= position}
+        shelf.cursor = position
+        if self.token:
+            self.token += 1
+            lowest, highest = self.moved or (position, delivered)
+            self.moved = min(position, lowest), max(delivered, highest)
 
     def lose_group(self) -> None:
         self.shelf.cursor, self.shelf.pending = None, {}

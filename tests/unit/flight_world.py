@@ -21,7 +21,7 @@ from redisaq.core.in_flight import WAITING, Claim, Counting, Ending, Flight, Han
 from redisaq.core.records import Body, Unreadable
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter
 from redisaq.settings import RetryPolicy
-from tests.unit.flight_server import BAD, GOOD, GroupGone, Server, number_of
+from tests.unit.flight_server import BAD, GOOD, GroupGone, Server, entry_of, number_of
 
 T = TypeVar("T")
 Choose = Callable[[Sequence[Any]], Any]
@@ -71,6 +71,8 @@ class World:
         self.uncounted = Counter[int]()  # attempts that were counted, and whose process died before the handler began
         self.inexact, self.moved = set[int](), set[int]()
         self.unseen = set[int]()  # delivered, and the answer was lost: a record of an earlier delivery may be out of date
+        self.owed = set[int]()  # moved back, and not begun since (S5)
+        self.late: list[Callable[[], Any]] = []  # settlements whose connections broke: they may arrive, at any time
         self.lossy = False  # the server has lost something
         self.running_now = Counter[int]()
         self._fresh()
@@ -88,6 +90,7 @@ class World:
         self.due: list[Body] | None = None
         self.counting: tuple[list[Flight], Counting, bool] | None = None  # under way; it has arrived before, and the answer was lost
         self.acking = self.sending = False
+        self.sent_under = 0  # the token of what is being counted
 
     @property
     def owner(self) -> InFlight:
@@ -133,15 +136,15 @@ class World:
         for flight in handlers:
             owner.cancelled(flight)
         before = self.server.shelf.done.copy()
-        self.server.acknowledge(owner.token, owner.take_acks()) if owner.token != self.server.token else None
+        self.server.acknowledge(owner.standing, owner.take_acks()) if owner.standing != self.server.token else None
         demand(self.server.shelf.done == before and not owner.ending, "settled what was lost")
 
     def crash(self) -> None:
         """The process dies; what it sent may still arrive."""
         if self.counting is not None and self.chance(50):
-            self._tell(self.counting[1])
+            self._tell(self.counting[1], self.sent_under)
         if self.acking and self.chance(50):
-            self.server.acknowledge(self.owner.token, self.owner.acking)
+            self.server.acknowledge(self.owner.standing, self.owner.acking)
         self._forget()
 
     def drain(self, *, patient: bool) -> None:
@@ -159,7 +162,7 @@ class World:
             self._cancel(flight)
         self.run = []
         if late is not None and self.chance(40):
-            self._tell(late[1])
+            self._tell(late[1], self.sent_under)
             late = None
         owner.give_back()
         for _ in range(DRAIN_ROUNDS):
@@ -173,17 +176,19 @@ class World:
         """Set counts, release, set them again; a raise that is late arrives after the first, after the release, or both."""
         owner, server = self.owner, self.server
         demand(owner.settled_all, "not settled")
-        server.set_deliveries(owner.token, owner.hand_back(), raising=False)
+        if server.token != owner.standing and not self._still_owned():
+            return
+        server.set_deliveries(owner.standing, owner.hand_back(), raising=False)
         between = late is not None and self.chance(50)
         if late is not None and between:
-            self._tell(late)
+            self._tell(late, self.sent_under)
         server.holder = ""
         if late is not None:  # refused
-            self._tell(late)
+            self._tell(late, self.sent_under)
         if between or self.chance(70):  # else its process has ended
             counts, resolutions = owner.hand_back_again()
-            server.set_deliveries(owner.token, counts, raising=False)
-            server.resolve(owner.token, resolutions)
+            server.set_deliveries(owner.standing, counts, raising=False)
+            server.resolve(owner.standing, resolutions)
         for flight in owner.flights.values():
             self._look_at_handed_back(flight)
 
@@ -200,7 +205,7 @@ class World:
     def _look_at_handed_back(self, flight: Flight) -> None:
         server, number = self.server, number_of(flight.entry)
         demand(flight.state in WAITING, "left", flight.state)
-        if self.lossy or server.token != self.owner.token or number in self.unseen:
+        if self.lossy or server.token != self.owner.standing or number in self.unseen:
             return
         if flight.body is None and number in server.shelf.pending:
             count = server.shelf.pending[number]
@@ -295,13 +300,17 @@ class World:
         if counting is None:
             self._enter([flight for flight in some if self._alive(flight)])
         else:
-            self.counting = some, counting, False
+            self.counting, self.sent_under = (some, counting, False), owner.standing
 
     def _be_answered(self, some: list[Flight], counting: Counting, arrived: bool) -> None:
         owner = self.owner
-        stands, noted = self._tell(counting)
+        counting = Counting(owner.still_counting(counting), counting.retries)
+        stands, noted = self._tell(counting, owner.standing)
+        if not stands and self._still_owned():
+            counting = Counting(owner.still_counting(counting), counting.retries)
+            stands, noted = self._tell(counting, owner.standing)
         if self.chance(20) and not arrived:
-            self.counting = some, counting, True
+            self.counting, self.sent_under = (some, counting, True), owner.standing
             return
         self.counting = None
         if not stands:
@@ -312,11 +321,11 @@ class World:
             owner.noted(flight, found=found)
         self._enter([flight for flight in some if self._alive(flight)])
 
-    def _tell(self, counting: Counting) -> tuple[bool, list[bool]]:
-        owner, server = self.owner, self.server
-        stands = server.set_deliveries(owner.token, counting.counts, raising=True)
+    def _tell(self, counting: Counting, token: int) -> tuple[bool, list[bool]]:
+        server = self.server
+        stands = server.set_deliveries(token, counting.counts, raising=True)
         bodies = [flight.body for flight in counting.retries]
-        return stands, [body is not None and server.start_retry(owner.token, body) for body in bodies]
+        return stands, [body is not None and server.start_retry(token, body) for body in bodies]
 
     def _alive(self, flight: Flight) -> bool:
         owner = self.owner
@@ -350,6 +359,7 @@ class World:
         server, number, attempt = self.server, number_of(flight.entry), flight.attempt
         self.begun[number] += 1
         self.ever[number] += 1
+        self.owed.discard(number)
         demand(not self.running_now[number], "runs twice at once", flight)
         demand(1 <= attempt <= MAX_ATTEMPTS, "begins as attempt", attempt)
         if not self.exact(number):
@@ -431,9 +441,11 @@ class World:
         owner, (held, self.resting) = self.owner, (self.resting, [])
         counts = owner.to_write(held)
         if counts and not self.chance(20):
-            if not self.server.set_deliveries(owner.token, counts, raising=True):
-                self.lose()
-                return
+            if not self.server.set_deliveries(owner.standing, counts, raising=True):
+                if not self._still_owned():
+                    self.lose()
+                    return
+                self.server.set_deliveries(owner.standing, owner.to_write(held), raising=True)
             owner.written(held)
         self.queue.extendleft(reversed([flight for flight in held if flight.state in WAITING]))
 
@@ -457,14 +469,14 @@ class World:
         owner, server = self.owner, self.server
         self.acking = False
         if self.chance(10):
+            self.late.append(partial(server.acknowledge, owner.standing, [*owner.acking]))
             owner.ack_broke()
             return
-        token = server.acknowledge(owner.token, owner.acking)
-        if token > owner.token:
-            self.lose()
-        elif token < owner.token:
-            server.token, server.holder = owner.token, owner.member
+        token = server.acknowledge(owner.standing, owner.acking)
+        if token != owner.standing:
             owner.ack_broke()
+            if not self._still_owned():
+                self.lose()
         elif self.chance(20):
             owner.ack_broke()
         else:
@@ -474,19 +486,34 @@ class World:
         owner, server = self.owner, self.server
         self.sending = False
         if self.chance(10):
-            owner.broke(maybe_executed=False)
+            self.late.append(partial(server.resolve, owner.standing, [ending.resolution for ending in owner.sending]))
+            owner.broke(maybe_executed=True)
             return
-        token, found = server.resolve(owner.token, [ending.resolution for ending in owner.sending])
-        if token > owner.token:
-            self.lose()
-        elif token < owner.token:
-            server.token, server.holder = owner.token, owner.member
+        token, found = server.resolve(owner.standing, [ending.resolution for ending in owner.sending])
+        if token != owner.standing:
             owner.broke(maybe_executed=False)
+            if not self._still_owned():
+                self.lose()
         elif self.chance(20):
             owner.broke(maybe_executed=True)
         else:
             self._look_at_settled(owner.sending, found)
             owner.settled(found)
+
+    def _still_owned(self) -> bool:
+        """A step was refused: the token is lost, or spent by a seek, or another owner's."""
+        owner, server = self.owner, self.server
+        if server.token < owner.standing:
+            server.token, server.holder, server.moved = owner.standing, owner.member, None
+        elif server.moved is not None and server.holder == owner.member:
+            owner.moved(server.token, *map(entry_of, server.moved))
+            server.moved = None
+        return server.token == owner.standing
+
+    def arrive_late(self) -> None:
+        """What a broken connection still held comes to the server."""
+        if self.late:
+            self.late.pop(self.choose(range(len(self.late))))()
 
     def _look_at_settled(self, endings: Sequence[Ending], found: Sequence[bool]) -> None:
         for ending, there in zip(endings, found, strict=True):
@@ -502,14 +529,10 @@ class World:
         if shelf.cursor is None or self.reading or self.claiming or self.due is not None:
             return
         again = {number for number in self.server.stream if number > position}
-        self.moved |= again | shelf.pending.keys()
+        self.moved |= again
+        self.owed = {number for number in again if self.server.stream[number] == GOOD}
         shelf.done |= {number for number in self.server.stream if shelf.cursor < number <= position}  # passed over, as asked
-        shelf.done |= shelf.pending.keys()
-        shelf.done -= again
-        shelf.pending = {}
-        shelf.retry = {number: one for number, one in shelf.retry.items() if number not in again}
-        shelf.dead = {number: one for number, one in shelf.dead.items() if number not in again}
-        shelf.cursor = position
+        self.server.seek(position)
 
     def purge(self) -> None:
         retry = self.server.shelf.retry
@@ -518,6 +541,7 @@ class World:
             del retry[number]
             self.server.shelf.done.add(number)
             self.moved.add(number)
+            self.owed.discard(number)
 
     def lose_group(self) -> None:
         """The group is gone. How far it had been moved back is lost with it."""
@@ -552,12 +576,14 @@ class World:
             return
         owner = self.flights
         states = Counter(flight.state for flight in owner.flights.values())
-        demand(states["running"] == owner.running == len(self.run), "running", states, owner.running, len(self.run))
+        sent = sum(ending.flight.state == "outdated" for ending in owner.sending)
+        running = states["running"] + states["outdated"] - sent
+        demand(running == owner.running == len(self.run), "running", states, owner.running, len(self.run))
         demand(sum(states[state] for state in WAITING) == owner.waiting, "waiting", states, owner.waiting)
         done = [*owner.done, *owner.acking]
         demand(len(done) == len(set(done)) == states["done"], "done", states, done)
         ending = [ending.flight for ending in (*owner.ending, *owner.sending)]
-        demand(len(ending) == len({flight.entry for flight in ending}) == states["ending"], "ending", states)
+        demand(len(ending) == len({flight.entry for flight in ending}) == states["ending"] + sent, "ending", states)
         demand(not states["gone"], "gone, and in the table")
         of_retry = sum(flight.body is not None and flight.state != "ending" for flight in owner.flights.values())
         settled_since = owner.settled_since
@@ -596,6 +622,7 @@ class World:
             raise Violation("it does not come to rest", self.server.shelf, self.flights and self.flights.flights)
         lost = self.server.stream.keys() - self.server.shelf.done
         demand(not lost, "lost", sorted(lost))
+        demand(self.lossy or not self.owed, "moved back, and not run again", sorted(self.owed))
 
     def _drop_aside(self) -> None:
         """The user's loop goes on: what it left aside has failed."""
@@ -621,9 +648,9 @@ RARE: Sequence[Callable[[World], None]] = (
     lambda world: world.drain(patient=False),
     lambda world: world.drain(patient=True),
     World.read_unseen,
+    World.arrive_late,
 )
 LOSSES: Sequence[Callable[[World], None]] = (
-    lambda world: world.seek(world.choose(range(world.server.last + 1))),
     World.purge,
     World.lose_group,
     World.fail_over,
@@ -636,14 +663,16 @@ def walk(seed: int) -> None:
     """Let a seed choose what happens."""
     random = Random(seed)
     world = World(random.choice, way=random.choice(WAYS), blocking=random.random() < 0.5, backoff=random.choice([0.5, 10.0]))
-    losses = seed % 3 == 0
+    losses, seeks = seed % 3 == 0, seed % 6 in (0, 1)
     usual = [step for weight, step in STEPS for _ in range(weight)]
     for _ in range(random.choice([30, 80, 200])):
         world.now += random.choice([0, SECOND // 1000, SECOND // 3, 2 * SECOND])
         if world.flights is None:
             world.take()
         lot = random.random()
-        step = random.choice(RARE if lot < 0.06 else LOSSES if losses and lot < 0.12 else usual)
-        step(world)
+        if seeks and lot < 0.03:
+            world.seek(random.randrange(world.server.last + 1))
+        else:
+            random.choice(RARE if lot < 0.09 else LOSSES if losses and lot < 0.15 else usual)(world)
         world.check()
     world.finish(ended=random.choice(["drain", "crash", "goes on"]))

@@ -128,6 +128,7 @@ def seek(store: MemoryStore, step: Seek) -> None:
     """Continue delivery after a position; what was delivered after it is new again, if it is still in the stream."""
     stream, name = store.make_stream(*step.place), step.group.group
     wanted = stream.last_id if step.position == END else min(parse_id(step.position), stream.last_id)
+    delivered = stream.groups[name].last_delivered if name in stream.groups else stream.last_id
     stream.make_group(name, wanted)
     cursor = stream.groups[name]
     for entry_id in [one for one in cursor.pending if one > wanted and stream.fields(one) is not None]:
@@ -135,8 +136,9 @@ def seek(store: MemoryStore, step: Seek) -> None:
     retry = store.shelf(step.group, step.partition).retry
     for retried in [one for one in retry if parse_id(one) > wanted and stream.fields(parse_id(one)) is not None]:
         del retry[retried]
-    if (lease := store.leases.get((step.group, step.partition))) is not None:
-        lease.moves += 1  # moved entries were not handled
+    if (lease := store.leases.get((step.group, step.partition))) is not None and lease.token:
+        lease.spend(wanted, delivered, store.now())
+        store.ring(step.place)
     cursor.last_delivered, cursor.lost = wanted, 0  # entries missing at the new position are no loss
 
 

@@ -14,6 +14,7 @@ from redisaq.brokers.memory.streams import Stream
 from redisaq.brokers.steps.leases import Installed
 from redisaq.brokers.steps.topics import HeldUp, TopicState
 from redisaq.brokers.terms import GroupName, ReaderMark
+from redisaq.core.entry_ids import EntryId, format_id
 
 Place = tuple[str, int]
 """A topic and one of its partitions."""
@@ -29,6 +30,7 @@ class Lease:
         readers: connections that may still deliver entries, oldest first.
         lost: how many entries trimming took from the group, as far as members have noticed.
         moves: how often a Seek moved the group, while there was a token.
+        moved: the lowest position to which it moved the group since a token was last installed, and the last entry delivered before (S5).
     """
 
     token: int = 0
@@ -36,6 +38,7 @@ class Lease:
     readers: list[ReaderMark] = field(default_factory=list[ReaderMark])
     lost: int = 0
     moves: int = 0
+    moved: tuple[EntryId, EntryId] | None = None
 
     def install(self, token: int, incarnation: str, *, foreign: bool) -> Installed:
         """Install the token if rule T2 allows it, and return what is current then."""
@@ -43,11 +46,20 @@ class Lease:
         again = token == self.token and incarnation == holder
         free = foreign or holder in ("", incarnation)
         if not again and not (token > self.token and free):
-            return Installed(done=False, token=self.token, holder=holder)
+            moved = None if self.moved is None else (format_id(self.moved[0]), format_id(self.moved[1]))
+            return Installed(done=False, token=self.token, holder=holder, moved=moved)
         self.token = token
+        self.moved = None
         self.holder = incarnation
         # The predecessor's readers stay listed until they are fenced: a repeated install must return them again.
         return Installed(done=True, token=token, holder=holder, readers=tuple(self.readers))
+
+    def spend(self, position: EntryId, delivered: EntryId, now: int) -> None:
+        """Let no settlement under the current token pass any more: the group was moved to a position (S5)."""
+        lowest, highest = self.moved or (position, delivered)
+        self.token = max(self.token + 1, now)  # M6
+        self.moved = min(position, lowest), max(delivered, highest)
+        self.moves += 1
 
     def release(self) -> None:
         """Clear holder and readers, keep the token (M8)."""

@@ -12,9 +12,10 @@ from redisaq.core.entry_ids import parse_id
 @does(Acknowledge)
 def acknowledge(store: MemoryStore, step: Acknowledge) -> Settled:
     """Acknowledge under the token (S1)."""
-    standing = store.lease(step.group, step.partition).token
+    lease = store.lease(step.group, step.partition)
+    standing = lease.token
     if standing != step.token:
-        return Settled(done=False, token=standing)
+        return Settled(done=False, token=standing, spent=lease.moved is not None)
     cursor = store.cursor(step.group, step.partition)
     if cursor is not None:
         for entry_id in step.entry_ids:
@@ -25,9 +26,10 @@ def acknowledge(store: MemoryStore, step: Acknowledge) -> Settled:
 @does(Resolve)
 def resolve(store: MemoryStore, step: Resolve) -> Resolved:
     """Settle some messages under the token, each only if its place, life and attempt still match (S1)."""
-    standing = store.lease(step.group, step.partition).token
+    lease = store.lease(step.group, step.partition)
+    standing = lease.token
     if standing != step.token:
-        return Resolved(done=False, token=standing)
+        return Resolved(done=False, token=standing, spent=lease.moved is not None)
     cursor, shelf = store.cursor(step.group, step.partition), store.shelf(step.group, step.partition)
     moved: list[bool] = []
     for one in step.resolutions:

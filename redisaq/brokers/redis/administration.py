@@ -44,7 +44,7 @@ VIEW_STREAM = Script("view_stream", keys=2, begins_with=("facts",))
 VIEW_GROUP = Script("view_group", keys=3)
 VIEW_PARTITION = Script("view_partition", keys=5, begins_with=("facts", "unread"))
 PAUSE = Script("pause", keys=2, begins_with=("note",))
-SEEK = Script("seek", keys=4, begins_with=("above", "whole"))
+SEEK = Script("seek", keys=4, begins_with=("above", "whole", "facts"))
 DISBAND = Script("disband", keys=3)
 DROP_GROUP = Script("drop_group", keys=5)
 
@@ -202,7 +202,8 @@ def _noted(reply: Reply) -> list[NotedChange]:
 def seek(step: Seek, keys: Keys) -> Asked[None]:
     """Continue delivery after the position."""
     share = keys.of_partition(step.group, step.partition)
-    return SEEK(share.stream, share.retry, share.retry_bodies, share.lease, step.group.group, step.position), lambda _: None
+    channel = keys.partition_doorbell(step.group.topic, step.partition)
+    return SEEK(share.stream, share.retry, share.retry_bodies, share.lease, step.group.group, step.position, channel), lambda _: None
 
 
 @command(Disband)

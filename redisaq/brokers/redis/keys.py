@@ -44,7 +44,7 @@ class PartitionKeys:
         stream: the partition's entries.
         lease: hash: token, holder, redriven (the due time of the last message that was redriven, or made due), again (how many messages
             were redriven), lost (how many entries trimming took), moves (how often a seek moved the group, or a cancel took a retry away),
-            and a field for each registered reader.
+            moved_over (what seeks have moved since the last install), and a field for each registered reader.
         retry: sorted set, by due time, of messages that failed.
         retry_bodies: hash of the bodies of `retry`.
         dead: stream of dead letters.

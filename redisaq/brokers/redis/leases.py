@@ -15,7 +15,7 @@ from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Installed, Page, PendingEntry, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.terms import GroupName, ReaderMark, lease_lost
-from redisaq.core.records import whole
+from redisaq.core.records import is_id, whole
 from redisaq.errors import ServerError
 from redisaq.link import Caller
 
@@ -36,13 +36,15 @@ def install(step: Install, keys: Keys) -> Asked[Installed]:
 
 
 def _installed(reply: Reply) -> Installed:
-    done, standing, holder, readers = reply
+    done, standing, holder, readers, moved = reply
+    position, _, delivered = (moved or b"").partition(b" ")
     marks = [_mark(field, address) for field, address in zip(readers[::2], readers[1::2], strict=True)]
     return Installed(
         done=done == 1,
         token=whole(standing) or 0,
         holder=holder.decode("utf-8", "backslashreplace"),
         readers=tuple(sorted((mark for mark in marks if mark is not None), key=lambda mark: (mark.run_id, mark.client_id))),
+        moved=(position, delivered) if is_id(position) and is_id(delivered) else None,
     )
 
 

@@ -23,8 +23,9 @@ def acknowledge(step: Acknowledge, keys: Keys) -> Asked[Settled]:
     share, token = keys.of_partition(step.group, step.partition), step.token
 
     def answer(reply: Reply) -> Settled:
-        standing = whole(reply) or 0
-        return Settled(done=standing == token, token=standing)
+        standing, moved = (reply, None) if isinstance(reply, bytes) else reply
+        number = whole(standing) or 0
+        return Settled(done=number == token, token=number, spent=moved is not None)
 
     return SETTLE(share.stream, share.lease, step.group.group, token, *step.entry_ids), answer
 
@@ -39,8 +40,9 @@ def resolve(step: Resolve, keys: Keys) -> Asked[Resolved]:
         words += _words(one)
 
     def answer(reply: Reply) -> Resolved:
-        standing, moved = reply
-        return Resolved(done=whole(standing) == step.token, token=whole(standing) or 0, moved=tuple(flag == 1 for flag in moved))
+        standing, moved, *spent = reply
+        number = whole(standing) or 0
+        return Resolved(number == step.token, number, tuple(flag == 1 for flag in moved), spent=any(spent))
 
     return RESOLVE(*words), answer
 

@@ -227,7 +227,8 @@ class Seek(ShareStep[None], frozen=True):
     """Continue delivery after the position. A position beyond the last entry counts as END. Makes a missing group.
 
     Entries after the position that were delivered before become new again: they leave the pending entries and `retry`, unless they are no
-    longer in the stream. Entries at or before the position that are pending, or to be tried again, stay.
+    longer in the stream. Entries at or before the position that are pending, or to be tried again, stay. The partition's token is spent
+    (S5), so that no settlement of an earlier delivery passes any more.
     """
 
     position: bytes

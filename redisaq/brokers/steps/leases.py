@@ -20,12 +20,15 @@ class Installed(msgspec.Struct, frozen=True):
         token: the current token.
         holder: the incarnation that held the partition before the call, "" if it had been released.
         readers: the connections that the previous owner registered (T3).
+        moved: if a Seek has spent the token that was current before, the lowest position to which the group was moved since, and the last
+            entry that had been delivered to it (S5).
     """
 
     done: bool
     token: int
     holder: str
     readers: tuple[ReaderMark, ...] = ()
+    moved: tuple[bytes, bytes] | None = None
 
 
 class PendingEntry(msgspec.Struct, frozen=True):

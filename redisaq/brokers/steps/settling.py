@@ -28,18 +28,25 @@ class Resolved(msgspec.Struct, frozen=True):
         done: the caller's token is the current one.
         token: the current token, 0 if there is none.
         moved: for each resolution, whether it changed anything; False if the message was settled before, or is in another life or attempt.
+        spent: if refused, whether it was a Seek that replaced the token last (S5).
     """
 
     done: bool
     token: int
     moved: tuple[bool, ...] = ()
+    spent: bool = False
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The answer to Acknowledge. `done` False: refused; `token` is the current one (0 if there is none)."""
+    """The answer to Acknowledge. `done` False: refused; `token` is the current one (0 if there is none).
+
+    Attributes:
+        spent: if refused, whether it was a Seek that replaced the token last (S5).
+    """
 
     done: bool
     token: int
+    spent: bool = False
 
 
 class Remaining(msgspec.Struct, frozen=True):

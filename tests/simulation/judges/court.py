@@ -58,6 +58,9 @@ class Court(Observer):
         self.census = Census(record.violation, self.histories.redriven, record.whereabouts)
         self.losses = Losses(self.census, self.histories, record.now, self._forgotten)
         self._tokens = self.losses.tokens
+        self._spent: dict[tuple[Place, int], int] = {}  # the token that a seek has left -> the one that it has spent
+        self._moved: dict[Place, tuple[EntryId, EntryId]] = {}  # after a seek that its owner has not noticed: over which entries
+        self._void: set[Run] = set()  # runs during which it did: they do not count
         self._done_under: set[tuple[Place, EntryId, int]] = set()
         self._broken: set[Tenure] = set()  # another took over before it had ended, or it ended without giving its partition back
         self._disturbed: list[float] = []  # until when something held up the group
@@ -156,8 +159,24 @@ class Court(Observer):
         if token < standing:
             self.violation(f"token {token} was installed in {place[0].topic}/{place[1]} over {standing}")
         self._tokens[place] = max(token, standing)
+        moved = self._moved.pop(place, None)
+        if moved is not None and (place, token) in self._spent:
+            self._forget_outcomes(place, *moved)
         for judge in self.judges:
-            judge.installed(who, place, token)
+            judge.installed(who, place, self._granted(place, token))
+
+    def _forget_outcomes(self, place: Place, after: EntryId, before: EntryId) -> None:
+        """The owner has noticed a seek: what it ran of the moved entries until now does not count (S5)."""
+        over = [entry_id for entry_id in self.census.ended.setdefault(place, {}) if after < entry_id <= before]
+        over += [run.entry_id for run in self.record.runs if run.place == place and after < run.entry_id <= before]
+        for entry_id in set(over):
+            self.histories.set_back(place, entry_id)
+        self._done_under = {one for one in self._done_under if one[0] != place or not after < one[1] <= before}
+        self._void.update(run for run in self.record.running_in(place) if after < run.entry_id <= before)
+
+    def _granted(self, place: Place, token: int) -> int:
+        """Return the token under which the partition is owned: a seek leaves another one to its owner (S5)."""
+        return self._spent.get((place, token), token)
 
     def settled(self, settle: Settle) -> None:
         """S1: a settlement needs the current token, and a message in a state that can be settled."""
@@ -170,6 +189,7 @@ class Court(Observer):
         place, name, token = (GroupName(settle.topic, settle.group), settle.partition), settle.member, settle.token
         if token != self._tokens.get(place, 0):
             self.violation(f"{name} settled in {settle.topic}/{place[1]} under {token}, while {self._tokens.get(place, 0)} stands")
+        token = self._granted(place, token)
         ended, histories = self.census.ended.setdefault(place, {}), self.histories
         for entry_id in (parse_id(text.encode()) for text in settle.entry_ids):
             match settle.to:
@@ -185,7 +205,7 @@ class Court(Observer):
     def resolved(self, who: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
         """Pass it on."""
         for judge in self.judges:
-            judge.resolved(who, place, token, resolutions, answer)
+            judge.resolved(who, place, self._granted(place, token), resolutions, answer)
 
     def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
         """Entries after the new position run once more, as new. Skipped entries never run, and need not be settled."""
@@ -194,7 +214,13 @@ class Court(Observer):
             ended.pop(entry_id, None)
             if entry_id <= before:
                 self.histories.set_back(place, entry_id)
-        self.histories.sought(place, before, self._tokens.get(place, 0))
+        standing = self._tokens.get(place, 0)
+        self.histories.sought(place, before, self._granted(place, standing))
+        if self.store is not None and standing:
+            self._tokens[place] = self.store.lease(*place).token
+            self._spent[place, self._tokens[place]] = self._granted(place, standing)
+            lowest, highest = self._moved.get(place, (after, before))
+            self._moved[place] = min(after, lowest), max(before, highest)
         self._done_under = {one for one in self._done_under if one[0] != place or one[1] <= after}
         if self.store is not None:
             self.census.sought(place, before, after, self.store)
@@ -229,7 +255,7 @@ class Court(Observer):
 
     def ended(self, run: Run) -> None:
         """Note what is done, before that is settled."""
-        if run.outcome == "returned":
+        if run.outcome == "returned" and run not in self._void:
             self._done_under.add((run.place, run.entry_id, run.message.token))
         for judge in self.judges:
             judge.ended(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import anyio
 from msgspec import structs
 
 from redisaq import Message, RetryPolicy
+from redisaq.brokers.memory.holdings import Lease
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps.settling import Acknowledge, Settled
@@ -202,4 +204,105 @@ S3_KNOWN = Variant(
     directed=True,
 )
 
-VARIANTS: Sequence[Variant] = (S1_TOKEN, S1_LIFE, S3, S3_KNOWN)
+# -- S5 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _token_kept(_original: Function) -> Function:
+    def spend(lease: Lease, _position: object, _delivered: object, _now: int) -> None:
+        lease.moves += 1
+
+    return spend
+
+
+def _outcome_kept(_original: Function) -> Function:
+    def moved(flights: InFlight, token: int, _position: bytes, _delivered: bytes) -> None:
+        flights.standing = token
+
+    return moved
+
+
+async def _moved_back(sim: Simulation) -> None:
+    async with sim.admin() as admin:
+        await admin.pause(TOPIC, GROUP.group)
+        await admin.seek(TOPIC, GROUP.group, "earliest")
+        await admin.resume(TOPIC, GROUP.group)
+
+
+async def acknowledged_from_before_the_seek(sim: Simulation) -> None:
+    """An acknowledgement comes late, after it has been sent again, and after an admin has moved the group back."""
+    wire = Wire(sim)
+    producer = await topic(sim, 1)
+    runs = 0
+
+    async def handle(_message: Message[Any]) -> None:
+        nonlocal runs
+        runs += 1
+        await anyio.sleep(0.1 if runs == 1 else 6.0)
+
+    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
+    sim.member("a", TOPIC, handle, **options)
+    await until(lambda: owned(sim, "a") == {0})
+    wire.hold("a", "settle", 3.0)
+    await producer.enqueue({})
+    await until(lambda: sum(settle.accepted for settle in sim.record.settles) == 1)
+    await _moved_back(sim)
+    await anyio.sleep(4.0)  # it runs again while the first acknowledgement arrives; then its member dies
+    await sim.crash("a")
+    sim.member("b", TOPIC, takes(0.1), **options)
+    await sim.until_quiet()
+
+
+async def done_as_the_group_is_moved(sim: Simulation) -> None:
+    """The acknowledgement of what was handled before an admin moves the group back is sent when it has been delivered again."""
+    wire = Wire(sim)
+    producer = await topic(sim, 1)
+    runs = 0
+
+    async def handle(_message: Message[Any]) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            wire.lose_reply("a", "settle")
+        await anyio.sleep(0.1)
+
+    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
+    sim.member("a", TOPIC, handle, **options)
+    await until(lambda: owned(sim, "a") == {0})
+    wire.slow("a", 2.0, "settle")
+    await producer.enqueue({})
+    await until(lambda: sum(settle.accepted for settle in sim.record.settles) == 1)
+    await _moved_back(sim)
+    await anyio.sleep(1.0)
+    await until(lambda: sum(settle.accepted for settle in sim.record.settles) == 2)
+    await sim.crash("a")
+    sim.member("b", TOPIC, takes(0.1), **options)
+    await sim.until_quiet()
+
+
+def not_run_again(report: Report) -> list[str]:
+    """Find messages that did not run to their ends twice."""
+    ends = Counter(run.entry_id for run in report.deliveries if run.outcome == "returned")
+    return [f"{entry_id} was moved back, and not run again" for entry_id, times in ends.items() if times < 2]
+
+
+S5 = Variant(
+    name="S5",
+    without="a seek leaves the token as it is",
+    changes=[Change(Lease, "spend", _token_kept)],
+    scenario=acknowledged_from_before_the_seek,
+    harm="was moved back, and not run again",
+    check=not_run_again,
+    directed=True,
+)
+
+S5_OUTCOMES = Variant(
+    name="S5 outcomes",
+    without="what was done before a seek is settled under the new token",
+    changes=[Change(InFlight, "moved", _outcome_kept)],
+    scenario=done_as_the_group_is_moved,
+    harm="was moved back, and not run again",
+    check=not_run_again,
+    directed=True,
+)
+
+VARIANTS: Sequence[Variant] = (S1_TOKEN, S1_LIFE, S3, S3_KNOWN, S5, S5_OUTCOMES)

@@ -3,14 +3,15 @@
 -- ARGV: group, token, how many dead letters to keep ('' for all), then for each message: source ('stream' or 'retry'), target ('done',
 --       'retry' or 'dead'), entry id, how its body must begin (in retry), and for 'retry': when it is due, its new body; for 'dead': the
 --       number of words, and these.
--- Answers: the current token or nil, and for each message 1 if it was moved, else 0.
+-- Answers: the current token or nil, and for each message 1 if it was moved, else 0. If the token is not the caller's, `moved_over` or nil
+--       follows (S5).
 -- The script has no '#!lua', so that all of it succeeds when memory is full (S2). It writes a message to its target before it removes it
 -- from its source.
 
 local token = redis.call('HGET', KEYS[2], 'token')
 local moved = {}
 if token ~= ARGV[2] then
-    return {token, moved}
+    return {token, moved, redis.call('HGET', KEYS[2], 'moved_over')}
 end
 
 -- S2: these write nothing, but let the rest succeed when memory is full, or fail before it.

@@ -1,20 +1,19 @@
 -- Sets a group's position.
 -- KEYS: stream, retry, bodies of retry, lease.
--- ARGV: group, position ('$': the end).
+-- ARGV: group, position ('$': the end), the partition's channel.
 -- Entries after the position that were delivered before become new again: they leave the pending entries and retry, unless they are no
--- longer in the stream. `moves` in the lease counts the calls, once the partition has had an owner.
+-- longer in the stream. Once the partition has had an owner, `moves` in the lease counts the calls, and the token is spent (S5): nobody's
+-- settlement passes any more. `moved_over` keeps the lowest position, and the last entry that had been delivered before, until the holder,
+-- or another, has installed a token again.
 
-local last, there = '0-0', false
+local time = redis.call('TIME')
+local last, delivered = '0-0', false
 if redis.call('EXISTS', KEYS[1]) == 1 then
-    local info = redis.call('XINFO', 'STREAM', KEYS[1])
-    for i = 1, #info, 2 do
-        if info[i] == 'last-generated-id' then
-            last = info[i + 1]
-        end
-    end
+    last = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))['last-generated-id']
     for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-        for i = 1, #row, 2 do
-            there = there or (row[i] == 'name' and row[i + 1] == ARGV[1])
+        local group = facts_of(row)
+        if group.name == ARGV[1] then
+            delivered = group['last-delivered-id']
         end
     end
 end
@@ -28,12 +27,12 @@ redis.call('XACK', KEYS[1], ARGV[1], '0-0')
 redis.call('ZREM', KEYS[2], '')
 redis.call('HDEL', KEYS[3], '')
 redis.call('XRANGE', KEYS[1], '0-1', '0-1')
-local lease = redis.call('HMGET', KEYS[4], 'token', 'moves')
+local lease = redis.call('HMGET', KEYS[4], 'token', 'moves', 'moved_over')
 if lease[1] then
     redis.call('HSET', KEYS[4], 'token', lease[1]) -- changes nothing
 end
 local retries = redis.call('ZRANGE', KEYS[2], 0, -1)
-if not there then
+if not delivered then
     redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], position, 'MKSTREAM')
 end
 local seen = position
@@ -58,7 +57,15 @@ for _, id in ipairs(retries) do
         redis.call('HDEL', KEYS[3], id)
     end
 end
-if lease[1] then -- moved entries were not handled
-    redis.call('HSET', KEYS[4], 'moves', string.format('%.0f', (whole(lease[2]) or 0) + 1))
+if lease[1] then
+    local token = math.max((whole(lease[1]) or 0) + 1, time[1] * 1000000 + time[2]) -- M6
+    local lowest, highest = string.match(lease[3] or '', '^(%d+%-%d+) (%d+%-%d+)$')
+    lowest = lowest and above(position, lowest) and lowest or position
+    delivered = delivered or last -- a group that was lost may have been anywhere
+    highest = highest and above(highest, delivered) and highest or delivered
+    local moves = (whole(lease[2]) or 0) + 1 -- moved entries were not handled
+    redis.call('HSET', KEYS[4], 'token', string.format('%.0f', token), 'moves', string.format('%.0f', moves),
+        'moved_over', lowest .. ' ' .. highest)
+    redis.pcall('SPUBLISH', ARGV[3], '') -- a hint: its failure must not fail the step
 end
 return 1
