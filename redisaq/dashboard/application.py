@@ -31,7 +31,7 @@ from redisaq.brokers.access import RedisURL
 from redisaq.dashboard import letters, messages, schedule, views
 from redisaq.dashboard.changes import Changes
 from redisaq.dashboard.events import EventStream, SearchStream, Streams
-from redisaq.dashboard.guard import COOKIE, Authorize, Guard, Level, by_token, cookie_of, same
+from redisaq.dashboard.guard import Authorize, Guard, Level, by_token, cookie_name, cookie_of, same
 from redisaq.dashboard.jobs import Jobs
 from redisaq.dashboard.letters import Kinds, Privacy
 from redisaq.dashboard.pages import Page, command_of, compile_all, render
@@ -477,7 +477,7 @@ class Dashboard:
             return JSONResponse({"error": "this is not the token"}, HTTPStatus.FORBIDDEN)
         answer = JSONResponse({})
         answer.set_cookie(
-            COOKIE,
+            cookie_name(request),
             cookie_of(self._token),
             path=str(request.scope.get("root_path", "")) or "/",
             httponly=True,

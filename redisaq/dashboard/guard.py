@@ -27,7 +27,9 @@ Level = Literal["read", "change"]
 Authorize = Callable[[Request], Level | Awaitable[Level | None] | None]
 """Says what the sender of a request may do; None: nothing."""
 
-COOKIE = "redisaq_dashboard"
+COOKIE = "redisaq_dashboard_"
+"""How the name of the cookie begins; the port follows, since browsers give a host's cookies to all of its ports."""
+
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 OPEN = ("/static/", "/token")
 """What needs no token: the way to give one, and the files that are the same for everybody."""
@@ -155,12 +157,21 @@ def same(given: str, wanted: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
 
 
+def cookie_name(request: Request) -> str:
+    """Return the name of the cookie for a page at this port."""
+    try:
+        port = urlsplit(f"//{request.headers.get('host', '')}").port
+    except ValueError:
+        port = None
+    return f"{COOKIE}{port or {'http': 80, 'https': 443}.get(request.url.scheme, 0)}"
+
+
 def by_token(token: str) -> Authorize:
     """Return an `authorize` that lets in who has given the token once, or sends it as a bearer token."""
     cookie, bearer = cookie_of(token), f"Bearer {token}"
 
     def authorize(request: Request) -> Level | None:
-        given = same(request.cookies.get(COOKIE, ""), cookie) or same(request.headers.get("authorization", ""), bearer)
+        given = same(request.cookies.get(cookie_name(request), ""), cookie) or same(request.headers.get("authorization", ""), bearer)
         return "change" if given else None
 
     return authorize

@@ -213,7 +213,7 @@ async def delayed(admin: Admin, snapshot: Snapshot, window: Window) -> Delayed:
         if 0 <= place < BARS:
             counts[int(place)] += 1
     most = max(counts) or 1
-    return Delayed(len(found), len(topics), found[:ROWS], [round(100 * count / most, 1) for count in counts])
+    return Delayed(len(found), len({one.topic for one in found}), found[:ROWS], [round(100 * count / most, 1) for count in counts])
 
 
 def as_json(found: Sequence[ScheduleInfo]) -> bytes:

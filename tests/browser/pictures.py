@@ -212,11 +212,12 @@ def main() -> int:
         msg_id = call(portal, fill_one)
         call(portal, fill_later)
         sampler = call(portal, scripted, scene(NOW))
-        changing = Dashboard(Programs(URL), sampler, allow_changes=True).app
+        changing = Dashboard(Programs(URL), sampler, allow_changes=True, producer=lambda topic: Producer(topic, URL)).app
         dead = "/dead?g=orders/billing"
         shots = [
+            ("message", f"/m/{msg_id}", "light", 1440),  # while it waits for its next attempt
             ("overview", "/", "light", 1440),
-            ("group", "/t/orders/g/billing?p=3", "light", 1440),
+            ("group", "/t/orders/g/billing?p=1", "light", 1440),
             ("map", "/t/events/g/indexer", "dark", 1440),
         ]
         shots += [
@@ -224,7 +225,7 @@ def main() -> int:
             ("dead", dead, "light", 1440),
             ("dead-dark", dead, "dark", 1440),
             ("phone", "/t/orders/g/billing", "light", 390),
-            ("message", f"/m/{msg_id}", "light", 1440),
+            ("seek", "/t/orders/g/billing", "light", 1440),
             ("schedule", "/schedule", "light", 1440),
         ]
         shots = [shot for shot in shots if not sys.argv[1:] or shot[0] in sys.argv[1:]]
@@ -238,7 +239,11 @@ def main() -> int:
                         looker.page.click("table.letters tbody tr:first-child a")
                     if name == "map":
                         looker.until("document.querySelector('canvas').width > 300")
-                    looker.page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+                    if name == "seek":
+                        looker.page.click("text=Seek…")
+                        looker.page.check("#seek-dialog input[value=earliest]")
+                        looker.until("document.querySelector('#seek-dialog .preview b')")
+                    looker.page.screenshot(path=PICTURES / f"{name}.png", full_page=name != "seek")
         if sys.argv[1:] and "away" not in sys.argv[1:]:
             return 0
         away = ServerView(HERE.url, HERE.namespace, HERE.name, "away", NOW - 14, "cache-1.prod:6379: connection refused.")

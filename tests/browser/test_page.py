@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -201,6 +202,44 @@ def test_the_keyboard(looker: Looker, address: str) -> None:
     page.wait_for_url("**/dead")
     page.keyboard.press("t")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_escape_closes_then_goes_up_and_space_freezes(looker: Looker, address: str) -> None:
+    """At whatever speed: an Escape that closes a dialog does nothing else, and the next one counts at once."""
+    page = looker.page
+    page.goto(f"{address}/t/large/g/indexer")
+    page.keyboard.press("?")
+    looker.until("document.getElementById('help-dialog').open")
+    page.keyboard.press("Escape")
+    looker.until("!document.getElementById('help-dialog').open")
+    assert page.url.endswith("/g/indexer")
+    page.keyboard.press("Escape")
+    page.wait_for_url(f"{address}/t/large")
+    page.keyboard.press(" ")
+    looker.until("document.getElementById('live-text').textContent === 'Frozen'")
+    page.keyboard.press(" ")
+    looker.until("document.getElementById('live-text').textContent === 'Live'")
+    page.focus("#live")
+    page.keyboard.press(" ")  # the button's own: once, not twice
+    looker.until("document.getElementById('live-text').textContent === 'Frozen'")
+    page.keyboard.press("Escape")
+    page.wait_for_url(f"{address}/")
+
+
+def test_arrow_keys_go_along_partitions(looker: Looker, address: str) -> None:
+    page = looker.page
+    page.goto(f"{address}/t/{quote(TOPIC, safe='')}/g/billing")
+    page.focus(".sky .col")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**?p=1")
+    assert page.text_content(".drawer h2") == "Partition 1"
+    page.focus(".sky .col")
+    page.keyboard.press("ArrowLeft")  # there is none to the left
+    page.keyboard.press("Enter")
+    page.wait_for_url("**?p=0")
 
 
 @pytest.mark.parametrize(("theme", "width"), [("dark", 1440), ("light", 390)], ids=["dark", "phone"])

@@ -75,6 +75,22 @@ async def test_without_the_token_nothing_is_shown() -> None:
         assert (await client.get("/api/", headers={"authorization": "Bearer x"})).status_code == 401
 
 
+async def test_two_pages_of_one_host_have_a_cookie_each() -> None:
+    """A browser gives the cookies of a host to all of its ports, so a common name would be overwritten by the other page."""
+    async with served(token=TOKEN) as client:
+        names, cookies = [], {}
+        for host in ("localhost:8787", "localhost:8788", "localhost", "localhost:x"):
+            given = await client.post("/token", json={"token": TOKEN}, headers={**OURS, "host": host})
+            name, _, value = given.headers["set-cookie"].partition(";")[0].partition("=")
+            names.append(name)
+            cookies[name] = value
+        assert names == [f"redisaq_dashboard_{port}" for port in (8787, 8788, 80, 80)]
+        client.cookies.clear()
+        value = cookies["redisaq_dashboard_8788"]
+        assert (await client.get("/", headers={"cookie": f"redisaq_dashboard_8788={value}"})).status_code == 401
+        assert (await client.get("/", headers={"cookie": f"redisaq_dashboard_8787={value}"})).status_code == 200
+
+
 async def test_who_has_no_token_cannot_fill_the_memory() -> None:
     """However a body is sent, it is read up to a limit; and what is not JSON is no token."""
     sent = 0

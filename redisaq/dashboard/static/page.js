@@ -300,11 +300,9 @@ document.addEventListener("submit", (event) => { if (event.target.id === "find")
 
 /* -- the keyboard ---------------------------------------------------------------------------------------------------------------------------------------- */
 
-let leader = false, closed = -1000;
-for (const kind of ["cancel", "close"]) document.addEventListener(kind, () => { closed = performance.now(); }, true);
+let leader = false;
 document.addEventListener("keydown", (event) => {
   const target = event.target;
-  if (event.key === "Escape" && performance.now() - closed < 500) return; // it has just closed a dialog
   if (target.id === "find-input" && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
     marked = Math.max(0, Math.min(found.length - 1, marked + (event.key === "ArrowDown" ? 1 : -1)));
     [...$("find-list").children].forEach((li, i) => li.setAttribute("aria-selected", String(i === marked)));
