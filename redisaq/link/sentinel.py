@@ -175,9 +175,9 @@ class Sentinels:
             ):  # else refused: the questions have to do
                 line.owed -= 1  # it was no reply
         answer = await self._asked_of(line, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
-        if isinstance(answer, list) and len(answer) == 2:  # noqa: PLR2004 -- host and port
-            host, port = cast("list[bytes]", answer)
-            return host.decode(), int(port)
+        words = cast("list[bytes]", answer) if isinstance(answer, list) else []
+        if len(words) == 2:  # noqa: PLR2004 -- host and port
+            return words[0].decode(), int(words[1])
         if isinstance(answer, ServerError):
             raise _refusal(line.url, answer)
         raise self._unknown(line.url, await self._asked_of(line, "SENTINEL", "MASTERS"))

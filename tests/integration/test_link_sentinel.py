@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,6 +17,7 @@ from redisaq.link.address import SentinelAddress
 from redisaq.link.sentinel import SentinelLink
 from tests.breaking_proxy import BreakingProxy
 from tests.link_fake import FakeServer, bulk
+from tests.link_tls import Authority, Terminator
 from tests.sentinels import Guarded
 from tests.servers import Server
 
@@ -250,6 +252,25 @@ async def test_it_can_be_used_again_after_it_was_closed(guard: FakeSentinel) -> 
         await link.connect()
         await link.close()
         assert await link.call(("PING",)) == [b"PONG"]
+
+
+async def test_tls_at_sentinels_and_master(guard: FakeSentinel, valkey_server: Server, tmp_path: Path) -> None:
+    """The name that a sentinel announces is the one that is verified."""
+    authority = Authority(tmp_path)
+    with (
+        Terminator(guard.port, authority.server_context()) as front,
+        Terminator(valkey_server.port, authority.server_context()) as right,
+        Terminator(valkey_server.port, authority.server_context("localhost")) as wrong,
+    ):
+        address = parse_url(f"rediss+sentinel://127.0.0.1:{front.port}/main?ssl_ca_certs={authority.ca_file}")
+        assert isinstance(address, SentinelAddress)
+        link = SentinelLink(address)
+        guard.named = wrong.port
+        with pytest.raises(ConnectionFailed, match=r"other than 127\.0\.0\.1: .*sentinel announce-hostnames"):
+            await link.connect()
+        guard.named = right.port
+        assert await run_of(link) == run_id(valkey_server)
+        await link.close()
 
 
 async def test_an_address_that_cannot_be_reached_from_here_is_explained(guard: FakeSentinel) -> None:
