@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
 
 from redisaq import App, Consumer, Message, Producer
 from redisaq.brokers import open_broker
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.coordination import Commit
+from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.producing import Confirm
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.environment import time_limit
@@ -157,6 +162,63 @@ async def test_a_producer_waits_for_a_replica_that_comes_back(pair: Guarded, nam
             await anyio.sleep(1.5)
             pair.servers[1].resume()
     assert pair.servers[1].command("XLEN", f"{{{namespace}:jobs:0}}:0") == 2
+
+
+async def test_what_a_look_finds_is_confirmed_too(pair: Guarded, master: Server, namespace: str) -> None:
+    """A connection that has written nothing waits for nothing: after a reconnection the look alone would count as enough."""
+    stream, done = f"{{{namespace}:jobs:0}}:0", False
+
+    async def enqueue() -> None:
+        nonlocal done
+        await producer.enqueue(2)
+        done = True
+
+    async with Producer("jobs", pair.url, namespace=namespace, acks="replica", send_timeout=60.0) as producer:
+        await producer.enqueue(1)
+        freeze(pair)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(enqueue)
+            with anyio.fail_after(30):
+                while master.command("XLEN", stream) < 2:
+                    await anyio.sleep(0.001)
+                before = waits(master)
+                master.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                while waits(master) < before + 5:  # it has connected again, and looked
+                    await anyio.sleep(0.01)
+            assert not done
+            pair.servers[1].resume()
+    assert done
+    assert master.command("XLEN", stream) == 2
+
+
+class Recording(MemoryBroker):
+    """Notes which steps it does."""
+
+    def __init__(self, name: str, namespace: str) -> None:
+        super().__init__(name, namespace)
+        self.done: set[type[object]] = set()
+
+    async def do(self, step: Step[Any]) -> Any:
+        self.done.add(type(step))
+        return await super().do(step)
+
+
+async def test_leases_are_given_where_replicas_are_waited_for(namespace: str) -> None:
+    plain, confirmed = Recording(namespace, namespace), Recording(namespace, namespace)
+    consumer = Consumer("jobs", f"memory://{namespace}", namespace=namespace, durability="replica", init_partitions=2)
+    consumer._access.broker, consumer._access._confirmed = plain, confirmed
+
+    async def handle(message: Message[int]) -> None:
+        del message
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(consumer.process, handle)
+        with anyio.fail_after(30):
+            while len(consumer.assignment) < 2:
+                await anyio.sleep(0.01)
+        await consumer.stop()
+    assert confirmed.done == {Install, Commit}
+    assert Install not in plain.done
 
 
 async def test_a_consumer_takes_nothing_that_no_replica_knows(pair: Guarded, namespace: str) -> None:
