@@ -51,6 +51,7 @@ class ConnectionFailed(RedisaqError, ConnectionError):
         silent: True if nothing was heard from the server in time, rather than a refusal or an end of the connection.
         connections: with `maybe_executed`, identifies each connection that may still carry a part of the request (C2): client id, address
             as the server sees it, the server's run_id (E1).
+        another_run: True if a part of the request may have gone to another run of a server than would have answered before it (E2).
         appended: if a part of a batch was appended: for each message its entry id, None if it was not appended. None otherwise.
     """
 
@@ -62,6 +63,7 @@ class ConnectionFailed(RedisaqError, ConnectionError):
         self.permanent = permanent
         self.silent = silent
         self.connections: tuple[tuple[int, str, str], ...] = ()
+        self.another_run = False
         self.appended: Sequence[bytes | None] | None = None
 
     def unsent(self) -> ConnectionFailed:

@@ -564,18 +564,18 @@ class Enqueue:
         if isinstance(step, LearnAnchors):
             self.knowledge.not_learnt()
         if isinstance(step, Send):
-            self._broke_sending(step, connections, written=error.maybe_executed)
+            self._broke_sending(step, connections, error)
         if error.permanent:
             self.give_up()
         self._hold()
 
-    def _broke_sending(self, step: Send, connections: Sequence[Connection], *, written: bool) -> None:
-        knowledge = self.knowledge
+    def _broke_sending(self, step: Send, connections: Sequence[Connection], error: ConnectionFailed) -> None:
+        knowledge, written = self.knowledge, error.maybe_executed
         self.state = "searching" if written and not self._repeatable else "waiting"
         self._carriers.update(dict.fromkeys(connections))
         if self.state == "searching":
             knowledge.may_carry(connections, frozenset([message.partition for message in step.messages]))
-            if any(run not in self._run for _, _, run in connections):  # E2: it may have got an id below the anchor
+            if error.another_run or any(run not in self._run for _, _, run in connections):  # E2: it may have got an id below the anchor
                 self._anchors = dict.fromkeys(self._anchors, BEGINNING)
             return
         self._loose = self._loose or written

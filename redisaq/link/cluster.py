@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -101,6 +102,8 @@ class ClusterLink:
         self._runs: dict[Node, str] = {}
         self._places: dict[str, Node] = {}  # run -> the node that it was
         self._changes = 0
+        self._under_way: Counter[Link] = Counter()  # how many appends over several nodes are under way at each
+        self._torn: Counter[Link] = Counter()  # how many of them have failed there, and are not over elsewhere
         self.bells: set[ClusterBell] = set()
 
     @property
@@ -191,28 +194,65 @@ class ClusterLink:
         """Run commands, each at the node of its key; see Caller."""
         if len(commands) == 1:
             return await self._send(await self.link_to(key_of(commands[0])), pack_command(commands[0]), 1)
-        return await self.call_keyed([pack_command(command) for command in commands], commands, key_of)
+        packed, run_id = [pack_command(command) for command in commands], self.run_id
+        return await self._spread(await self._split(commands, key_of), packed, self._send, run_id)
 
     async def call_keyed(self, packed: Sequence[bytes], of: Sequence[T], key: Callable[[T], bytes]) -> list[object]:
         """Run packed commands, in order at each node; see Caller.
 
         Raises:
-            ConnectionFailed: a part failed. Where others succeeded, it is uncertain what became of the call (C2).
+            ConnectionFailed: a part failed. Where others succeeded, it is uncertain what became of the call (C2). Or nothing was sent: an
+                earlier call broke at one of these nodes and is not over at another, and what it lacks comes first (E4).
         """
+        parts, run_id = await self._split(of, key), self.run_id
+        for link in parts:
+            if link in self._torn or (self._under_way[link] and not link.connected):
+                raise ConnectionFailed(link.url, "an earlier call that broke there is not over elsewhere: nothing was sent")
+        if len(parts) == 1:
+            (link,) = parts
+            return await self._send(link, b"".join(packed), len(packed))
+        torn: list[Link] = []
+
+        async def send(link: Link, data: bytes, count: int) -> list[object]:
+            counted = link.connected
+            self._under_way[link] += counted
+            try:
+                return await self._send(link, data, count)
+            except ConnectionFailed:
+                torn.append(link)
+                self._torn[link] += 1
+                raise
+            finally:
+                self._under_way -= Counter({link: counted})
+
+        try:
+            return await self._spread(parts, packed, send, run_id)
+        finally:  # nobody else runs between this and the caller's hearing of it
+            self._torn -= Counter(torn)
+
+    async def _split(self, of: Sequence[T], key: Callable[[T], bytes]) -> dict[Link, list[int]]:
+        """Return for each node the places of its commands."""
         parts: dict[Link, list[int]] = {}
         for place, one in enumerate(of):
             name = key(one)
             link = self._routes.get(name) or await self.link_to(name)
             parts.setdefault(link, []).append(place)
-        if len(parts) == 1:
-            (link,) = parts
-            return await self._send(link, b"".join(packed), len(packed))
+        return parts
+
+    async def _spread(
+        self,
+        parts: dict[Link, list[int]],
+        packed: Sequence[bytes],
+        send: Callable[[Link, bytes, int], Awaitable[list[object]]],
+        run_id: str,
+    ) -> list[object]:
+        """Send each part to its node, at the same time, and wait for all (C2)."""
         replies: list[object] = [None] * len(packed)
         failures: list[Exception] = []
 
         async def run(link: Link, places: Sequence[int]) -> None:
             try:
-                answers = await self._send(link, b"".join([packed[place] for place in places]), len(places))
+                answers = await send(link, b"".join([packed[place] for place in places]), len(places))
             except RedisaqError as error:
                 failures.append(error)
                 return
@@ -223,7 +263,7 @@ class ClusterLink:
             for link, places in parts.items():
                 tasks.start_soon(run, link, places)
         if failures:
-            raise _joined(failures, of=len(parts))
+            raise _joined(failures, of=len(parts), another_run=self.run_id != run_id)
         return replies
 
     async def kill(self, connections: Sequence[Identity], key: bytes | None = None) -> list[object]:
@@ -589,7 +629,7 @@ async def _greet_any(line: Line, address: Address, name: str) -> Greeting:
     return await greet(line, address, name, in_cluster=True)
 
 
-def _joined(failures: Sequence[Exception], of: int) -> Exception:
+def _joined(failures: Sequence[Exception], of: int, *, another_run: bool) -> Exception:
     """Return the error of a call of which some parts failed (C2)."""
     broken = [error for error in failures if isinstance(error, ConnectionFailed)]
     if len(broken) < len(failures):
@@ -602,6 +642,7 @@ def _joined(failures: Sequence[Exception], of: int) -> Exception:
         permanent=any(error.permanent for error in broken),
         silent=first.silent,
     )
+    joined.another_run = another_run
     joined.connections = tuple(dict.fromkeys(connection for error in broken for connection in error.connections))
     joined.__cause__ = first
     return joined

@@ -90,6 +90,11 @@ class Link:
         """The server's URL for errors, without a password."""
         return self.address.display
 
+    @property
+    def connected(self) -> bool:
+        """True while the shared connection is up."""
+        return self._connector.live is not None
+
     def give_up(self, reason: str) -> None:
         """Break the shared connection; the next call connects again."""
         if self._connector.current is not None:

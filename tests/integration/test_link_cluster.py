@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from redisaq.environment import time_limit
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link import ClusterAddress, parse_url
 from redisaq.link.cluster import ClusterLink
+from redisaq.link.resp import pack_command
 from redisaq.link.slot_map import SLOTS, slot_of
 from tests.link_fake import Answer, FakeServer, bulk, hello, usual_answers
 
@@ -228,6 +230,56 @@ async def test_a_call_over_two_nodes_ends_when_both_parts_have_and_names_what_br
         await link.call((b"GET", HIGH), (b"GET", LOW))
     assert failed.value.maybe_executed, "the other part has been"
     assert failed.value.connections == ()
+
+
+def append(link: ClusterLink, *keys: bytes) -> Awaitable[list[Any]]:
+    """Send a command for each key, as an appender does."""
+    return link.call_keyed([pack_command((b"GET", key)) for key in keys], keys, lambda key: key)
+
+
+async def test_nothing_passes_a_call_that_broke_at_one_node_and_is_not_over_at_another(cluster: FakeCluster, link: ClusterLink) -> None:
+    """E4: what it lacks is sent again first. Its caller hears of it only when all its parts have ended (C2)."""
+    go_on = threading.Event()
+
+    def slow(_: list[bytes]) -> bytes:
+        go_on.wait(HANG_SECONDS)
+        return b"+late\r\n"
+
+    await link.call((b"GET", HIGH), (b"GET", LOW))
+    cluster.nodes[0].answers["GET"] = lambda _: None
+    cluster.nodes[1].answers["GET"] = slow
+    failures: list[ConnectionFailed] = []
+
+    async def broken() -> None:
+        with pytest.raises(ConnectionFailed) as failed:
+            await append(link, HIGH, LOW)
+        failures.append(failed.value)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(broken)
+        await until(lambda: cluster.nodes[0].words().count("GET") == 2 and bool(link._torn))
+        cluster.nodes[0].answers["GET"] = b"+passed\r\n"
+        for keys in ((HIGH,), (HIGH, LOW)):
+            with pytest.raises(ConnectionFailed, match="nothing was sent") as refused:
+                await append(link, *keys)
+            assert not refused.value.maybe_executed
+        assert await link.call((b"GET", HIGH)) == [b"passed"], "what is no append has no order to keep"
+        go_on.set()
+    assert failures[0].maybe_executed
+    assert not failures[0].another_run
+    assert await append(link, HIGH) == [b"passed"]
+
+
+async def test_a_call_that_met_another_run_says_so(cluster: FakeCluster, link: ClusterLink) -> None:
+    """E2: one part broke, and another was carried out by a server that took over: the anchors are of the one before."""
+    cluster.nodes[1].answers["GET"] = lambda _: None
+    cluster.nodes[0].answers["GET"] = cluster.moved(2)
+    await append(link, HIGH)
+    cluster.owners[0] = 2
+    with pytest.raises(ConnectionFailed) as failed:
+        await append(link, HIGH, LOW)
+    assert failed.value.another_run
+    assert [run for _, _, run in failed.value.connections] == ["1" * 40]
 
 
 async def test_two_replies_for_one_command_break_the_connection(cluster: FakeCluster, link: ClusterLink) -> None:

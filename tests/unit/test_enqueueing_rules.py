@@ -140,6 +140,20 @@ def test_an_anchor_of_another_run_is_no_anchor() -> None:
     assert step.anchor == BEGINNING
 
 
+def test_a_part_that_another_run_may_have_carried_out_is_looked_for_from_the_beginning() -> None:
+    """E2, C2: the call over several nodes broke at one of them, and another has a new master, which may give out ids below the anchor."""
+    enqueue = call(knowledge(), "0", "1")
+    assert isinstance(enqueue.next(0.1), Send)
+    error = ConnectionFailed("here", "it broke", maybe_executed=True)
+    error.another_run = True
+    enqueue.broke(error, [FIRST])
+    assert after(enqueue) == Kill([FIRST])
+    enqueue.killed(allowed=True)
+    step = enqueue.next(0.1)
+    assert isinstance(step, Find)
+    assert step.anchor == BEGINNING
+
+
 def test_anchors_end_with_the_run_that_named_them() -> None:
     """E2."""
     known = knowledge()
