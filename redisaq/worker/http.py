@@ -1,19 +1,21 @@
 """A small HTTP server for probes: it answers GET and HEAD from memory, and lets no client hurt the process that it runs in.
 
-h11 reads and writes the protocol. A request must be complete within SECONDS and below MOST_BYTES; a body is not read. At most
+If it listens on loopback only, a request must name this machine as its `Host`: otherwise a foreign page whose name leads here could read
+what it says. h11 reads and writes the protocol. A request must be complete within SECONDS and below MOST_BYTES; a body is not read. At most
 MOST_CONNECTIONS are served at a time, each for one request.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
 import h11
-from anyio.abc import Listener, SocketStream
+from anyio.abc import Listener, SocketAttribute, SocketStream
 
 from redisaq.core.retry import sole
 from redisaq.errors import SettingsError
@@ -63,7 +65,7 @@ async def serve_http(listener: Listener[SocketStream], answer: Callable[[str], A
         answer: returns the answer for a path, at once.
         seconds: how long one connection may take.
     """
-    connections = 0
+    connections, local = 0, _is_loopback(str(listener.extra(SocketAttribute.local_address)[0]))  # noqa: S610 -- of a socket
 
     async def handle(stream: SocketStream) -> None:
         nonlocal connections
@@ -72,7 +74,7 @@ async def serve_http(listener: Listener[SocketStream], answer: Callable[[str], A
             with anyio.move_on_after(seconds), contextlib.suppress(*GONE):
                 async with stream:
                     if connections <= MOST_CONNECTIONS:
-                        await _serve(stream, answer)
+                        await _serve(stream, answer, local=local)
         finally:
             connections -= 1
 
@@ -85,7 +87,31 @@ async def serve_http(listener: Listener[SocketStream], answer: Callable[[str], A
             await anyio.sleep(PAUSE)
 
 
-async def _serve(stream: SocketStream, answer: Callable[[str], Answer]) -> None:
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def names_this_machine(host: bytes) -> bool:
+    """Return whether a Host header is `localhost` or an address, with a port or without: no name that somebody else's server gives out."""
+    text = host.decode("ascii", "replace").strip()
+    name, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        name = text
+    elif not port.isdigit():
+        return False
+    if name.lower() in ("", "localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name[1:-1] if name[:1] == "[" and name[-1:] == "]" else name)
+    except ValueError:
+        return False
+    return True
+
+
+async def _serve(stream: SocketStream, answer: Callable[[str], Answer], *, local: bool) -> None:
     link = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_BYTES)
     try:
         while (event := link.next_event()) is h11.NEED_DATA:
@@ -97,6 +123,10 @@ async def _serve(stream: SocketStream, answer: Callable[[str], Answer]) -> None:
         return
     if event.method not in (b"GET", b"HEAD"):
         await _send(stream, link, Answer(405, b"Only GET and HEAD.\n"))
+        return
+    hosts = [value for name, value in event.headers if name == b"host"]
+    if local and not all(map(names_this_machine, hosts)):
+        await _send(stream, link, Answer(403, b"This answers to localhost and to addresses only.\n"))
         return
     path = event.target.partition(b"?")[0].decode("ascii", "backslashreplace")
     try:

@@ -46,32 +46,33 @@ async def ask(port: int, request: bytes) -> bytes:
 
 async def test_it_answers_one_request_a_connection() -> None:
     async with a_server() as port:
-        answer = await ask(port, b"GET /live?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await ask(port, b"GET /live?x=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         assert b"connection: close" in head.lower()
         assert body == b"you asked for /live\n"
-        answer = await ask(port, b"HEAD /live HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await ask(port, b"HEAD /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer.endswith(b"\r\n\r\n")
         assert b"content-length: 20" in answer.lower()
-        assert (await ask(port, b"POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")).startswith(b"HTTP/1.1 405")
+        assert (await ask(port, b"POST /live HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")).startswith(b"HTTP/1.1 405")
 
 
 @pytest.mark.parametrize(
-    "request_", [b"\x16\x03\x01\x02", b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * (1 << 15)]
+    "request_",
+    [b"\x16\x03\x01\x02", b"GET /\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * (1 << 15)],
 )
 async def test_what_is_no_request_is_refused(request_: bytes) -> None:
     """A TLS greeting, no version, no host, too long."""
     async with a_server() as port:
         answer = await ask(port, request_ + b"\r\n\r\n")
         assert answer[:10] in (b"HTTP/1.1 4", b"")  # the rest of what is too long is not read, which resets the connection
-        assert b"200" in await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200" in await ask(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
 
 async def test_others_are_answered_while_a_request_trickles() -> None:
     async with a_server() as port, await anyio.connect_tcp("127.0.0.1", port) as slow:
         await slow.send(b"GET")
-        assert b"200" in await ask(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200" in await ask(port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
 
 async def test_a_request_that_trickles_comes_to_an_end() -> None:
@@ -98,8 +99,8 @@ async def test_an_answer_that_fails_hurts_no_other(caplog: pytest.LogCaptureFixt
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(serve_http, listener, answer, 30.0)
         port: int = listener.extra(SocketAttribute.local_port)  # noqa: S610 -- of a socket
-        assert b" 500 " in await ask(port, b"GET /bad HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert b" 200 " in await ask(port, b"GET /good HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 500 " in await ask(port, b"GET /bad HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 200 " in await ask(port, b"GET /good HTTP/1.1\r\nHost: localhost\r\n\r\n")
         tasks.cancel_scope.cancel()
     assert "cannot answer /bad" in caplog.text
 
@@ -119,7 +120,7 @@ async def test_a_connection_that_cannot_be_accepted_ends_nothing(monkeypatch: py
     monkeypatch.setattr(listener, "serve", failing)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(serve_http, listener, lambda _: Answer(200, b""), 30.0)
-        assert b" 200 " in await ask(listener.extra(SocketAttribute.local_port), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # noqa: S610 -- of a socket
+        assert b" 200 " in await ask(listener.extra(SocketAttribute.local_port), b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")  # noqa: S610 -- of a socket
         tasks.cancel_scope.cancel()
     assert "Too many open files" in caplog.text
 
@@ -129,7 +130,7 @@ async def test_more_connections_than_it_serves_are_closed(monkeypatch: pytest.Mo
     async with a_server() as port, await anyio.connect_tcp("127.0.0.1", port) as one:
         await one.send(b"GET")
         assert await ask(port, b"") == b""
-        await one.send(b" / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await one.send(b" / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200" in await rest_of(one)
 
 
@@ -160,3 +161,27 @@ def test_addresses(text: str, address: Address | None) -> None:
     else:
         with pytest.raises(SettingsError, match="HOST:PORT"):
             address_of(text)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((host, b"200") for host in (b"localhost", b"LocalHost:8080", b"127.0.0.1:8080", b"[::1]:80", b"[::1]", b"10.1.2.3:80")),
+        *((host, b"403") for host in (b"evil.example", b"evil.example:80", b"localhost.evil.example", b"localhost:x", b"127.0.0.1.evil")),
+    ],
+)
+async def test_a_name_that_leads_here_is_refused(host: bytes, status: bytes) -> None:
+    """A page of evil.example whose name is suddenly that of 127.0.0.1 must not read what a worker says (DNS rebinding)."""
+    async with a_server() as port:
+        answer = await ask(port, b"GET /status HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 " + status)
+
+
+async def test_names_are_free_where_others_may_ask() -> None:
+    """In a cluster, Prometheus asks by the name of a service."""
+    listener = await listen(Address("0.0.0.0", 0))  # noqa: S104 -- as a pod does
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve_http, listener, lambda _: Answer(200, b"yes"), 30.0)
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610 -- of a socket
+        assert (await ask(port, b"GET /metrics HTTP/1.1\r\nHost: worker.prod.svc\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        tasks.cancel_scope.cancel()
