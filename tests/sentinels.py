@@ -17,6 +17,9 @@ from tests.servers import Server, Watchdog, free_port, wait_for
 
 SERVICE = "main"
 
+PATIENCE = 20.0
+"""Seconds that a sentinel, or a master, gets to answer where the second that the product gives it is not what a test is about."""
+
 
 @dataclass
 class Sentinel(Server):

@@ -18,7 +18,7 @@ from redisaq import Consumer, Message, Producer
 from redisaq.errors import AmbiguousEnqueueError, RedisaqError
 
 KEYS, PARTITIONS = 8, 6
-QUIET = 10.0
+QUIET = 20.0
 """Seconds without a message handled, after which what was not handled counts as lost."""
 
 

@@ -11,13 +11,15 @@ from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
+from redisaq.link import sentinel
 from tests.conformance.worlds import MemoryWorld, RedisWorld, SentinelWorld, World
 from tests.matrix import everything
+from tests.sentinels import PATIENCE
 from tests.server_fixtures import CLUSTERS, ServerPool
 
 
 @pytest.fixture(params=["memory", "valkey9", "redis8", "redis7", "sentinel", "cluster", *(["cluster8"] if everything() else [])])
-def world(request: pytest.FixtureRequest, server_pool: ServerPool, namespace: str) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, server_pool: ServerPool, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Each store in turn; nothing of the test is left in it."""
     kind: str = request.param
     if kind == "memory":
@@ -25,6 +27,7 @@ def world(request: pytest.FixtureRequest, server_pool: ServerPool, namespace: st
         return
     world: World
     if kind == "sentinel":
+        monkeypatch.setattr(sentinel, "ANSWER_WITHIN", PATIENCE)
         world = SentinelWorld(server_pool.guarded(), namespace)
     else:
         world = RedisWorld(server_pool.shared_cluster(kind) if kind in CLUSTERS else server_pool.shared(kind), namespace)

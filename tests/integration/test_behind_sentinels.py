@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from redisaq.link import sentinel
 from tests.integration.test_consumer import (
     test_a_custom_serializer_may_return_str_or_bytes,
     test_a_foreign_entry_is_reported_once_and_put_among_the_dead_letters,
@@ -25,7 +26,7 @@ from tests.integration.test_delivery_redis import (
     test_what_was_delayed_outlives_whoever_delayed_it,
 )
 from tests.integration.test_every_seventh import test_on_a_server
-from tests.sentinels import Guarded
+from tests.sentinels import PATIENCE, Guarded
 from tests.servers import Server
 
 __all__ = [
@@ -49,6 +50,12 @@ __all__ = [
 ]
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no busy machine make a sentinel late."""
+    monkeypatch.setattr(sentinel, "ANSWER_WITHIN", PATIENCE)
 
 
 @pytest.fixture

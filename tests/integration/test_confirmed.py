@@ -18,13 +18,19 @@ from redisaq.brokers.steps.producing import Confirm
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.environment import time_limit
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError, SettingsError
-from redisaq.link import Link, confirmed as module, parse_address
+from redisaq.link import Link, confirmed as module, parse_address, sentinel
 from tests.conformance.worlds import PASSWORD
-from tests.sentinels import Guarded
+from tests.sentinels import PATIENCE, Guarded
 from tests.server_fixtures import ServerPool
 from tests.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no busy machine make a sentinel late."""
+    monkeypatch.setattr(sentinel, "ANSWER_WITHIN", PATIENCE)
 
 
 @pytest.fixture(scope="module")

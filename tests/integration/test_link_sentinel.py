@@ -18,7 +18,7 @@ from redisaq.link.sentinel import SentinelLink
 from tests.breaking_proxy import BreakingProxy
 from tests.link_fake import FakeServer, bulk
 from tests.link_tls import Authority, Terminator
-from tests.sentinels import Guarded
+from tests.sentinels import PATIENCE, Guarded
 from tests.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
@@ -46,6 +46,12 @@ class FakeSentinel(FakeServer):
     def questions(self) -> int:
         """Return how often it was asked who the master is."""
         return sum(command[:2] == [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME"] for command in self.commands)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no busy machine make a sentinel late."""
+    monkeypatch.setattr(module, "ANSWER_WITHIN", PATIENCE)
 
 
 @pytest.fixture
@@ -197,7 +203,10 @@ async def test_a_replica_is_never_used(guarded: Guarded) -> None:
             assert await run_of(link) == run_id(master), "the sentinel whose answer was out of date was asked first again"
 
 
-async def test_a_sentinel_that_does_not_answer_costs_a_second_once(guard: FakeSentinel, valkey_server: Server) -> None:
+async def test_a_sentinel_that_does_not_answer_costs_its_time_once(
+    guard: FakeSentinel, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 3.0)
     with FakeSentinel(valkey_server.port, SENTINEL=b"") as mute:
         async with opened(mute, guard) as link:
             await link.connect()
