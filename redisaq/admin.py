@@ -31,6 +31,7 @@ from redisaq.admin_views import (
     HistoryEntry,
     MemberInfo,
     PartitionInfo,
+    PartitionWaits,
     PendingMessage,
     RetryMessage,
     RunningInfo,
@@ -46,6 +47,7 @@ from redisaq.admin_views import (
 )
 from redisaq.brokers.access import Access, RedisURL
 from redisaq.brokers.changes import Change, Changes
+from redisaq.brokers.growth import close_barriers, make_or_grow, redrive, waiting_in
 from redisaq.brokers.steps import Broker, Step
 from redisaq.brokers.steps.administration import (
     END,
@@ -66,6 +68,7 @@ from redisaq.brokers.steps.administration import (
 )
 from redisaq.brokers.steps.coordination import ReadRunning, Watch
 from redisaq.brokers.steps.examination import Examine
+from redisaq.brokers.steps.growing import Passed
 from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
@@ -79,7 +82,7 @@ from redisaq.brokers.steps.messages import (
     RetryNow,
     Scheduled,
 )
-from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, ReadNewestDead, SummariseDead, redrive
+from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, ReadNewestDead, SummariseDead
 from redisaq.brokers.steps.schedules import ReadSchedules
 from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName
@@ -113,6 +116,7 @@ __all__ = [
     "Listing",
     "MemberInfo",
     "PartitionInfo",
+    "PartitionWaits",
     "PendingMessage",
     "RetryMessage",
     "RunningInfo",
@@ -135,6 +139,8 @@ R = TypeVar("R")
 
 COUNTED = 500
 """Entries that one step counts."""
+UNKNOWN_TTL = 12.0
+"""Seconds that the lease of a member lasts that did not say so: the default."""
 
 SUMMARY = 200
 """Bytes of an error's text in a summary."""
@@ -332,6 +338,8 @@ class Admin:
             state.partitions,
             state.acked,
             held_up_info(state),
+            state.history,
+            state.pending,
         )
 
     @in_one_loop
@@ -351,6 +359,8 @@ class Admin:
         asked = None if partitions is None else list(partitions)
         with time_limit(self._timeout):
             name, view, found = await self._look(topic, group, asked)
+            state = await self._state(topic)
+            waiting = await self._ask(lambda: waiting_in(self._broker, name, state.history)) if state.history else {}
         members: list[MemberInfo] = []
         lease: Mapping[int, str] = {}
         if view.document is not None:
@@ -366,7 +376,7 @@ class Admin:
             members = await self._with_running(name, members)
         names = {member.incarnation: member.name for member in members}
         infos = [
-            _partition_info(number, one, lease.get(number, ""), names)
+            _partition_info(number, one, lease.get(number, ""), names, _waits(waiting.get(number), one, state))
             for number, one in zip(range(len(found)) if asked is None else asked, found, strict=True)
         ]
         return GroupInfo(
@@ -528,15 +538,18 @@ class Admin:
         return self._in_parts("redriven", _name(topic, group), self._redrive)
 
     async def _redrive(self, change: Change, name: GroupName, ids: Ids | None) -> int:
+        state = await self._state(name.topic)
+
         async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-            return await change.make(redrive(self._broker, name, partition, dead_ids, len(dead_ids)))
+            return await change.make(redrive(self._broker, name, partition, dead_ids, len(dead_ids), state=state))
 
         if ids is not None:
             return await self._treat(name, ids, act)
         total = 0
         for partition, view in enumerate((await self._look(name.topic, name.group))[2]):
             left = view.dead  # no more: a message that dies again meanwhile would be retried forever
-            while left > 0 and (moved := await change.make(redrive(self._broker, name, partition, None, min(PAGE, left)))):
+            step = partial(redrive, self._broker, name, partition, None, state=state)
+            while left > 0 and (moved := await change.make(step(min(PAGE, left)))):
                 left -= moved
                 total += moved
         return total
@@ -921,15 +934,59 @@ class Admin:
             TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
-            name, view, partitions = await self._look(topic, group)
-            positions = _positions(to, len(partitions))
-            if view.live and not view.paused:
-                raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
-            for partition, position in positions.items():
-                await change.make(self._broker.do(Seek(name, partition, position)))
+            while True:
+                state = await self._state(topic)
+                name, view, partitions = await self._look(topic, group)
+                positions = _positions(to, len(partitions))
+                if view.live and not view.paused:
+                    raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
+                if state.history:  # G4: partitions that the topic grew by wait again
+                    await self._let_pause_be_known(topic, group, view)
+                    await change.make(close_barriers(self._broker, name, state.history))
+                for partition, position in positions.items():
+                    await change.make(self._broker.do(Seek(name, partition, position)))
+                if (await self._state(topic)).generation == state.generation:
+                    break  # else it has grown meanwhile
             where = to if isinstance(to, str) else to.isoformat() if isinstance(to, datetime) else ""
             moved = Noted("sought", partitions=ranges_of(positions), count=len(positions), to=where)
             await self._note(change, name, moved)
+
+    async def _let_pause_be_known(self, topic: str, group: str, view: GroupView) -> None:
+        """Wait until the pause is so old that every member that still lives has heard of it, and reads nothing."""
+        if not view.live:
+            return
+        said = [view.presences[one].profile.ttl if one in view.presences else 0.0 for one in view.live]
+        left = view.paused_at / 1e6 + max((ttl or UNKNOWN_TTL for ttl in said), default=UNKNOWN_TTL) - view.now / 1e6
+        if self._environment.monotonic() + left >= time_is_up_at():
+            raise GroupBusyError(f"group {group} of {topic} is paused too short a time: its members know in {left:.1f} s", view.live)
+        if left > 0:
+            await anyio.sleep(left)
+
+    @in_one_loop
+    async def grow(self, topic: str, partitions: int) -> int:
+        """Let a topic have this many partitions, while it is in use. A topic never shrinks: a smaller number changes nothing.
+
+        Each message of a key is handled after the earlier ones of that key, also if the key moves to a new partition: that waits until each
+        group is done with what was in the older ones before (`PartitionInfo.waits`). Call it again if it is interrupted; any producer or
+        consumer that notices completes it, too.
+
+        Args:
+            topic: the topic.
+            partitions: how many, up to 65,536.
+
+        Returns:
+            How many it has.
+
+        Raises:
+            SettingsError: the number is not from 1 to 65,536.
+            TopicMissingError: the topic does not exist.
+        """
+        wanted = check_count("partitions", partitions, most=1 << 16)
+        async with self._changes.in_order() as change:
+            state = await self._state(topic)
+            if state.partitions < wanted:
+                state = await change.make(make_or_grow(self._broker, topic, wanted))
+            return state.partitions
 
     @in_one_loop
     async def preview_seek(self, topic: str, group: str, to: Position, *, limit: int = 100_000) -> list[SeekPreview]:
@@ -1179,7 +1236,17 @@ def _member_info(view: GroupView, name: str, incarnation: str, owned: tuple[int,
     )
 
 
-def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping[str, str]) -> PartitionInfo:
+def _waits(found: tuple[int, Passed] | None, view: PartitionView, state: TopicState) -> PartitionWaits | None:
+    """Return what a partition waits for; nothing, if it has been read: then its group asks for no order, or is about to wait again."""
+    if found is None or parse_id(view.last_delivered) > (0, 0):
+        return None
+    partition, passed = found
+    return PartitionWaits(partition, passed.waiting, passed.oldest.decode(), moment(state.grown))
+
+
+def _partition_info(
+    number: int, view: PartitionView, owner: str, names: Mapping[str, str], waits: PartitionWaits | None = None
+) -> PartitionInfo:
     return PartitionInfo(
         partition=number,
         owner=owner,
@@ -1202,6 +1269,7 @@ def _partition_info(number: int, view: PartitionView, owner: str, names: Mapping
         oldest_pending=_age(view.oldest_pending, view.now),
         retry_due=None if view.retry_due is None else (view.retry_due - view.now) / 1e6,
         now=moment(view.now / 1000),
+        waits=waits,
     )
 
 

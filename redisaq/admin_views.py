@@ -81,6 +81,8 @@ class TopicInfo(msgspec.Struct, frozen=True):
         partition_count: how many partitions it has.
         acked: whether it is trimmed of what every group has finished (`retention="acked"`).
         held_up: the producer that last had to wait because of its `max_backlog`; None if none has. Older versions do not say it.
+        history: how many partitions it had from the beginning and after each growth; empty if it has never grown.
+        pending: how many it is going to have, while it grows; None otherwise.
     """
 
     topic: str
@@ -90,6 +92,8 @@ class TopicInfo(msgspec.Struct, frozen=True):
     partition_count: int = 0
     acked: bool = False
     held_up: HeldUpInfo | None = None
+    history: tuple[int, ...] = ()
+    pending: int | None = None
 
     @property
     def length(self) -> int:
@@ -223,6 +227,22 @@ class MemberInfo(msgspec.Struct, frozen=True):
         return None if self.ttl is None or self.expires_in is None else max(0.0, self.ttl - self.expires_in)
 
 
+class PartitionWaits(msgspec.Struct, frozen=True):
+    """What a partition waits for that the topic grew by: it is read once the group is done with what was in the older ones before.
+
+    Attributes:
+        partition: the number of the first older partition that the group is not done with.
+        messages: how many of its messages are not done; at most 1,000 are counted.
+        oldest: the entry id of the oldest of them; "" if it is not known.
+        since: when the topic grew last.
+    """
+
+    partition: int
+    messages: int
+    oldest: str
+    since: datetime
+
+
 class PartitionInfo(msgspec.Struct, frozen=True):
     """The state of one partition for a group.
 
@@ -248,6 +268,7 @@ class PartitionInfo(msgspec.Struct, frozen=True):
         oldest_pending: the age in seconds of the oldest entry that was delivered and not settled; None if there is none.
         retry_due: seconds until the next retry is due, negative if it is overdue; None if there is none.
         now: the server's time when this was read.
+        waits: what it waits for, after a growth; None if it is read. Only `Admin.group` says this.
     """
 
     partition: int
@@ -271,6 +292,7 @@ class PartitionInfo(msgspec.Struct, frozen=True):
     oldest_pending: float | None = None
     retry_due: float | None = None
     now: datetime = EPOCH
+    waits: PartitionWaits | None = None
 
     @property
     def max_deliveries(self) -> int:

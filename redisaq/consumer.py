@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 
 from redisaq.actors.actor import Actor
 from redisaq.brokers.access import Access, RedisURL
-from redisaq.brokers.steps.topics import make_or_grow
+from redisaq.brokers.growth import make_or_grow
 from redisaq.callables import both
 from redisaq.consuming.context import Surroundings, inside
 from redisaq.consuming.pulling import Messages, Offers

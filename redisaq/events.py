@@ -249,6 +249,35 @@ class PartitionStuck(PartitionEvent, frozen=True, kw_only=True):
     reason: str
 
 
+class PartitionWaiting(PartitionEvent, frozen=True, kw_only=True):
+    """A partition that the topic grew by waits until the group is done with the messages that were in an older partition before.
+
+    Until then nothing of it is handled, because its keys may have earlier messages there. Reported after 10 seconds, then each minute. If
+    a failed message is what it waits for, `Admin.retry_now` or `Admin.cancel` ends that.
+
+    Attributes:
+        waiting_for: the number of the older partition.
+        messages: how many of its messages are not done, 1,000 at most.
+        oldest: the entry id of the oldest of them; "" if it is not known.
+        waited: for how many seconds it has waited.
+    """
+
+    waiting_for: int
+    messages: int
+    oldest: str
+    waited: float
+
+
+class PartitionOpened(PartitionEvent, frozen=True, kw_only=True):
+    """A partition that the topic grew by is read from now on: the group is done with what was in the older partitions before.
+
+    Attributes:
+        waited: for how many seconds this member waited.
+    """
+
+    waited: float
+
+
 class TopicMissing(Event, frozen=True, kw_only=True):
     """The topic does not exist yet; the consumer waits for it."""
 

@@ -342,8 +342,8 @@ class Producer:
     async def request_partition_increase(self, partitions: int) -> int:
         """Grow the topic to this many partitions, and return how many it has (more, if it already had more).
 
-        Running producers and consumers notice within a second. Messages of a key that moves to a new partition may be handled out of order
-        while the old partition still holds messages of that key.
+        Running producers and consumers notice within a second. Each message of a key is handled after the earlier ones of that key, also if
+        the key moves to a new partition. That one waits until each group is done with what was in the older ones before.
 
         Raises:
             ConnectionFailed: as for `enqueue`. The topic has not grown.

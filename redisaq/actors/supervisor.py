@@ -588,7 +588,7 @@ class Supervisor:
             self._status = "failed" if self._errors else "stopped"
             if self._parent is not None:
                 self._parent.nested.remove(self)
-        errors = unique(found + self._errors)
+        errors = unique(self._own(found) + self._errors)
         if not errors and interruption is None:
             errors = self._crew.interruptions
         if len(errors) == 1 and errors[0] is error:
@@ -600,6 +600,12 @@ class Supervisor:
         if interruption is error:
             return False
         raise interruption
+
+    def _own(self, found: list[BaseException]) -> list[BaseException]:
+        """Return what is a failure of its own: that no more actors are started is none if one of them has failed."""
+        if not self._errors:
+            return found
+        return [one for one in found if not (isinstance(one, ActorStopped) and one.path == self.path)]
 
     def _begin_to_stop(self) -> None:
         self._crew.leaving = True

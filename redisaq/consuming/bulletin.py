@@ -34,10 +34,12 @@ LEVELS: dict[type[Event], int] = {
     events.NotificationsNotPermitted: logging.WARNING,
     events.PartitionStuck: logging.WARNING,
     events.TopicMissing: logging.WARNING,
+    events.PartitionWaiting: logging.WARNING,
     events.GroupLost: logging.WARNING,
     events.Disconnected: logging.WARNING,
     events.Reconnected: logging.INFO,
     events.PartitionAcquired: logging.INFO,
+    events.PartitionOpened: logging.INFO,
     events.PartitionRevoked: logging.INFO,
     events.MemberJoined: logging.INFO,
 }

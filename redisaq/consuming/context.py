@@ -1,11 +1,10 @@
-"""What every actor of one consumer shares, and the gate that is closed while the group is paused."""
+"""What every actor of one consumer shares."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-from collections.abc import Generator
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,61 +12,18 @@ from typing import Any, NamedTuple
 import anyio
 
 from redisaq import events
-from redisaq.actors.waiting import Signal
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.terms import GroupName
 from redisaq.consuming.bulletin import Bulletin
 from redisaq.consuming.concurrency import Concurrency
 from redisaq.consuming.contact import Contact
+from redisaq.consuming.gate import Gate
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.runs import Runs
 from redisaq.core.in_flight import Ending
 from redisaq.environment import Environment
 from redisaq.message import Message
 from redisaq.settings import ConsumerSettings
-
-
-class Gate:
-    """Closed while the group is paused: nothing is read and no handler begins. Running handlers continue, and leases are kept.
-
-    The coordinator opens and closes it; readers and handler pools obey it.
-    """
-
-    def __init__(self) -> None:
-        """Begin open."""
-        self.closed = False
-        self._opened = Signal()
-        self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
-
-    def move(self, *, closed: bool) -> bool:
-        """Close or open it; False if that changes nothing."""
-        if closed == self.closed:
-            return False
-        self.closed = closed
-        if closed:
-            for scope in tuple(self._scopes):
-                scope.cancel()
-        else:
-            self._opened.fire()
-        return True
-
-    async def wait_open(self) -> None:
-        """Return once it is open."""
-        while self.closed:
-            await self._opened.wait()
-
-    @contextlib.contextmanager
-    def while_open(self) -> Generator[anyio.CancelScope]:
-        """Return a cancel scope that ends when it closes."""
-        with anyio.CancelScope() as scope:
-            self._scopes[scope] = None
-            if self.closed:
-                scope.cancel()
-            try:
-                yield scope
-            finally:
-                self._scopes.pop(scope, None)
-
 
 AT_ONCE = 32
 """How many partitions connect, or are installed, at the same time.
@@ -96,6 +52,8 @@ class Surroundings:
         granting: does the steps that give leases: the broker, or one that waits for a replica (C7).
         contact: whether the server answers.
         gate: closed while the group is paused.
+        history: how the topic has grown, as far as heartbeats have reported (G1).
+        look_at_growth: makes the growth watch look again.
         taking: limits how many partitions are taken, or connect again, at the same time: see AT_ONCE.
         kill_refused: the server does not permit CLIENT KILL (T4), and that has been reported.
         deaf: the server does not permit SSUBSCRIBE, and that has been reported.
@@ -115,6 +73,8 @@ class Surroundings:
     contact: Contact = field(init=False)
     runs: Runs = field(init=False)
     gate: Gate = field(default_factory=Gate)
+    history: tuple[int, ...] = ()
+    look_at_growth: Callable[[], None] = lambda: None
     taking: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(AT_ONCE))
     kill_refused: bool = False
     deaf: bool = False

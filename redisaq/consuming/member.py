@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from redisaq import events
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, make_groups
-from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.steps.topics import MakeTopic, TopicState
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.lease import Lease
 from redisaq.core import history, membership
@@ -35,6 +35,7 @@ class Member:
         version: the version of the newest document seen (M3).
         document: the newest one seen; kept when the group is lost (M8).
         partitions: how many the topic has, 0 while it does not exist.
+        topic: its state, as last seen; None before.
         next_look: when to look next, by the local clock and as of the last answer: another member expires, the group's freeze ends (M7,
             M8), or an entry of `unable` is forgotten.
         topic_missing: the topic did not exist at the last look.
@@ -51,6 +52,7 @@ class Member:
     version: str = ""
     document: Document | None = None
     partitions: int = 0
+    topic: TopicState | None = None
     next_look: float = math.inf
     topic_missing: bool = False
     retention: bool = False
@@ -82,7 +84,7 @@ class Member:
 
     def news(self, beat: Beat, *, paused: bool) -> bool:
         """True if the answer contains something that the coordinator must act on."""
-        grown = beat.topic is None or beat.topic.partitions != self.partitions
+        grown = beat.topic is None or beat.topic.partitions != self.partitions or self._growing(beat.topic)
         listed = self.document is not None and any(is_member(self.document, one) for one in beat.expired)
         droppable = listed and beat.now >= beat.frozen_until
         # An answer may be the first to show the end of a freeze (M8), or of an entry in `unable`; `observe` then sets no time to look.
@@ -90,6 +92,10 @@ class Member:
         forgotten = None if self.document is None else next_forgotten(self.document)
         overdue = thawed or (forgotten is not None and beat.now >= forgotten)
         return beat.version != self.version or droppable or overdue or grown or beat.paused != paused
+
+    def _growing(self, state: TopicState) -> bool:
+        known = self.topic
+        return known is not None and (known.history, known.pending) != (state.history, state.pending)
 
 
 class Admission:
@@ -152,6 +158,10 @@ class Admission:
             self._lost = member.document
             around.tell_group_lost(None)
         document = beat.document or membership.made_again(known, partitions=member.partitions)
+        if beat.document is not None and beat.document.partitions < member.partitions:
+            # It has grown since the last member left, so nobody has made the group in the new streams (G6).
+            newer = range(beat.document.partitions, member.partitions)
+            await make_groups(around.broker, around.group, newer, latest=False, younger=True)
         if beat.document is None:
             latest = around.settings.start == "latest" and not lost
             await make_groups(around.broker, around.group, range(member.partitions), latest=latest)  # G6
@@ -184,8 +194,8 @@ class Admission:
         """True if the topic exists; a topic that existed and is lost is made again (E5)."""
         around, member = self._around, self._member
         if beat.topic is None and member.partitions:
-            state = await around.broker.do(MakeTopic(around.group.topic, member.partitions))
-            member.partitions = max(member.partitions, state.partitions)
+            state = await around.broker.do(MakeTopic(around.group.topic, member.partitions, known=member.topic))
+            self._topic_is(state)
         elif beat.topic is None:
             if not member.topic_missing:
                 member.topic_missing = True
@@ -193,9 +203,17 @@ class Admission:
                 self._ready(())
             return False
         else:
-            member.partitions = max(member.partitions, beat.topic.partitions)
+            self._topic_is(beat.topic)
         member.topic_missing = False
         return True
+
+    def _topic_is(self, state: TopicState) -> None:
+        member, around = self._member, self._around
+        before, member.topic = member.topic, state
+        member.partitions = max(member.partitions, state.partitions)
+        around.history = state.history
+        if before is None or (before.history, before.pending) != (state.history, state.pending):
+            around.look_at_growth()
 
     async def leave(self) -> bool:
         """Leave the group; False if this must be repeated."""

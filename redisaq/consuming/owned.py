@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 
 from redisaq.actors.waiting import Signal
+from redisaq.consuming.gate import Gate
 from redisaq.consuming.lease import Lease
 from redisaq.core.in_flight import InFlight
 
@@ -22,17 +24,38 @@ NOBODY = -1
 """The value of `room_at` while no task waits for room: fewer messages than can wait for a handler."""
 
 
+@dataclass
+class Barrier:
+    """What a partition that came by a growth waits for: that the group has worked off the older partitions up to their cuts (G4).
+
+    Attributes:
+        since: when it began to wait, by the local clock.
+        passed: it does not wait; None: the server has to be asked whether it has passed before, since an administrator may have moved the
+            group.
+        waiting_for: the first older partition that is not worked off; None: not known yet.
+        told: when that was last reported; None: not yet.
+    """
+
+    since: float
+    passed: bool | None = False
+    waiting_for: int | None = None
+    told: float | None = None
+
+
 class OwnedPartition:
     """One partition under one token."""
 
-    def __init__(self, flights: InFlight, lease: Lease, ring: Callable[[OwnedPartition], None]) -> None:
+    def __init__(self, flights: InFlight, lease: Lease, ring: Callable[[OwnedPartition], None], gate: Gate) -> None:
         """Begin without waiting tasks.
 
         Args:
             flights: the record.
             lease: the member's.
             ring: tells the acknowledger that there is something to settle.
+            gate: the group's.
         """
+        self.gate = gate
+        self.barrier: Barrier | None = None  # if it came by a growth, and its order matters
         self.flights = flights
         self.lease = lease
         self.dirty = False  # the acknowledger has been rung for it
@@ -107,6 +130,10 @@ class OwnedPartition:
             for scope in tuple(self._scopes):
                 scope.cancel()
             self.changed()
+
+    def wait_behind(self, barrier: Barrier, gate: Gate) -> None:
+        """Read only while this gate of its own is open (G4)."""
+        self.barrier, self.gate = barrier, gate
 
     # -- waiting for the record ------------------------------------------------------------------------------------------------------
 

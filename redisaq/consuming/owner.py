@@ -22,11 +22,13 @@ from redisaq.actors.ref import ActorRef
 from redisaq.actors.supervisor import Supervisor
 from redisaq.brokers.steps.leases import Fence, Install, Installed, Release, SetDeliveries
 from redisaq.brokers.steps.settling import Resolve
+from redisaq.brokers.steps.topics import birth
 from redisaq.consuming.contact import Trouble, insist
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import SignalListener, ring
+from redisaq.consuming.gate import Gate
 from redisaq.consuming.handler_pool import Batch
-from redisaq.consuming.owned import OwnedPartition
+from redisaq.consuming.owned import Barrier, OwnedPartition
 from redisaq.consuming.reader import PartitionReader
 from redisaq.consuming.retry_timer import RetryTimer
 from redisaq.consuming.standing import still_owned
@@ -131,6 +133,7 @@ class PartitionOwner(Actor[Drain]):
         around, owned = self._around, self.owned
         pause = FIRST_PAUSE
         while True:
+            moves = around.gate.moves
             installed = await insist(self._install, around.environment, self._trouble.failed)
             if installed.done:
                 break
@@ -150,10 +153,22 @@ class PartitionOwner(Actor[Drain]):
             around.tell_kill_refused(owned)
         if owned.lost or not owned.lease.alive():  # a process that was suspended continues here, before its scope is cancelled
             return False
+        self._wait_behind_barrier(installed.opened, sure=moves == around.gate.moves)
         self.acquired = True
         self._taken(owned.partition)
         self._around.bulletin.publish(events.PartitionAcquired, self.owned)
         return True
+
+    def _wait_behind_barrier(self, opened: int, *, sure: bool) -> None:
+        """If the partition came by a growth, let it wait for the older ones (G4), unless the group has opened it before."""
+        around, owned = self._around, self.owned
+        growth = birth(around.history, owned.partition)
+        if growth and around.settings.ordering != "none":
+            passed = None if opened >= growth else False
+            if sure and opened >= growth and not around.gate.closed:
+                passed = True
+            owned.wait_behind(Barrier(around.environment.clock(), passed), Gate(closed=not passed))
+            around.look_at_growth()
 
     async def _install(self) -> Installed:
         async with self._around.taking:

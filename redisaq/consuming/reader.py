@@ -78,6 +78,8 @@ class PartitionReader(Actor[None]):
 
     async def _run(self) -> None:
         owned, around, flights = self._owned, self._around, self._flights
+        if owned.barrier is not None:
+            await owned.gate.wait_open()  # G4: neither claim nor read
         async with around.taking:
             await self._close_broken()
             if self._reader is None:
@@ -150,7 +152,7 @@ class PartitionReader(Actor[None]):
         return batch
 
     async def _read_entries(self, reader: Reader, asked: Read, block: float) -> Sequence[RawEntry]:
-        gate, flights = self._around.gate, self._flights
+        gate, flights = self._owned.gate, self._flights
         if gate.closed:
             await gate.wait_open()
             self._watch.forget()  # an admin may have moved the group

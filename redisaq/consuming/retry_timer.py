@@ -20,6 +20,7 @@ from redisaq.consuming.doorbell import Ring
 from redisaq.consuming.handler_pool import Batch, hand_over
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.standing import still_owned
+from redisaq.consuming.sweep import sweep
 from redisaq.errors import LeaseLostError
 
 
@@ -66,7 +67,7 @@ class RetryTimer(Actor[Ring]):
     async def _fetch(self) -> float:
         """Pass on what is due; return the seconds until the next is due."""
         around, owned = self._around, self._owned
-        await around.gate.wait_open()
+        await owned.gate.wait_open()
         await owned.wait_for_room(self._count)
         count = owned.flights.ask_due(self._count)
         step = TakeDue(around.group, owned.partition, owned.standing, count)
@@ -76,4 +77,7 @@ class RetryTimer(Actor[Ring]):
         batch = owned.flights.due(due.retries, owned.lease.server_now())
         owned.changed()  # what cannot be read is to be settled
         await hand_over(batch, self._workers, owned)
+        if due.unswept:
+            await sweep(around, owned.partition)
+            return 0.0
         return math.inf if due.next_due is None else max(0.0, (due.next_due - due.now) / 1e6)

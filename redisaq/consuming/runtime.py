@@ -23,6 +23,7 @@ from redisaq.consuming.acknowledger import Acknowledger
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.coordinator import Leave, RaiseToken, RebalanceCoordinator, Unable
 from redisaq.consuming.doorbell import SignalListener
+from redisaq.consuming.growth_watch import GrowthWatch
 from redisaq.consuming.handler_pool import Batch, BatchPool, LanePool, SerialPool
 from redisaq.consuming.handling import Execution
 from redisaq.consuming.heartbeat import HeartbeatEmitter
@@ -116,6 +117,7 @@ class ConsumerRuntime:
             left=self._left.set,
         )
         self._trimmer = Trimmer(surroundings, self.member, self.owned)
+        self._growth_watch = GrowthWatch(surroundings, self.member, self.owned)
         self.supervisor: Supervisor | None = None
         self._attached = attached
 
@@ -174,6 +176,7 @@ class ConsumerRuntime:
                     await supervisor.start(self._acknowledger)
                     await supervisor.start(self.partitions)
                     await supervisor.start(self._trimmer)
+                    await supervisor.start(self._growth_watch)
                     await supervisor.start(self._coordinator)
                     listen = lambda: around.broker.listen(around.group)  # noqa: E731
                     await supervisor.start(SignalListener(listen, self._coordinator.look, around.notifications_refused))
@@ -272,7 +275,7 @@ class ConsumerRuntime:
             window=window,
             page=plan.count,
         )
-        owned = OwnedPartition(flights, order.lease, self._acknowledger.ring)
+        owned = OwnedPartition(flights, order.lease, self._acknowledger.ring, self.around.gate)
         if self.stopping:
             owned.begin_drain()
         execution = Execution(self.around, owned, plan.callback, plan.middleware, timeout=settings.timeout)

@@ -21,6 +21,8 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
         handled: how many handlers returned since it was acquired.
         failed: how many handlers raised.
         trimmed: how many entries trimming took before they were settled.
+        waiting_for: the older partition that it waits for, if the topic grew by it and the group is not done with what was there before;
+            None if it is read, or if that is not known yet.
     """
 
     partition: int
@@ -31,6 +33,7 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     handled: int
     failed: int
     trimmed: int = 0
+    waiting_for: int | None = None
 
 
 class RunningMessage(msgspec.Struct, frozen=True):
@@ -95,6 +98,7 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, tr
             handled=owned.flights.handled,
             failed=owned.flights.failures,
             trimmed=owned.flights.trimmed,
+            waiting_for=None if owned.barrier is None else owned.barrier.waiting_for,
         )
         for owned in runtime.owned()
     )

@@ -33,6 +33,10 @@ the one its anchor is from, the anchor proves nothing, and the whole stream is s
 If a mark at the server makes a second try harmless (`repeatable`, E7), none of this is needed: the message is sent again to the same
 partition, where its mark is. It is then *loose*: an earlier try may still arrive, so only an answer makes it certain.
 
+Growth. A topic that grows cuts its streams: what was placed before finds no stream under the name that it knows. That refusal is certain,
+and the message is placed anew under the new count (E6). What is uncertain is searched where it was sent; if it is not there, it is placed
+anew. What is loose is sent again to its old place under the old name: either its mark is there, or the place is sealed, and no try passes.
+
 Order. Each enqueue gets a number when it is first sent. An enqueue that has to send again blocks all later ones to the same partitions
 until it has done so (E4). If the topic has grown since, its keys may belong to other partitions now, so it blocks all later ones. Searching
 needs no turn, since it changes nothing.
@@ -43,11 +47,11 @@ raises Misstep.
 ========  ============  ======================  ====================  =======  ===================================================
 event     waiting       sending                 searching             missing  rules
 ========  ============  ======================  ====================  =======  ===================================================
-topic_is  waiting       -                       -                     waiting  E5; a message that was never sent is placed again
+topic_is  waiting       -                       -                     waiting  E5, E6: after a growth, what is absent is placed anew
 room      waiting       -                       -                     -        before the first try only
 learnt    waiting       -                       -                     -        E2, E3: anchors are known before anything is sent
 killed    waiting       -                       searching, over       -        E1; over if the server does not permit it (T4)
-sent      -             over, waiting, missing  -                     -        C1, C3, E5: one answer may mix them
+sent      -             over, waiting, missing  -                     -        C1, C3, E5, E6: one answer may mix them
 found     -             -                       searching             -        E2, C3, C5: waiting once nothing is uncertain
 broke     waiting       searching, waiting      searching             missing  E1, C2, E7; waiting if nothing was written, or if it
                                                                                is repeatable
@@ -67,6 +71,7 @@ import math
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum, auto
 from operator import attrgetter
 from typing import Literal, TypeVar
 
@@ -83,11 +88,21 @@ State = Literal["waiting", "sending", "searching", "missing", "over"]
 Connection = tuple[int, str, str]
 """A connection's client id, its address as the server sees it, and the server's run (E1)."""
 
-Answer = bytes | RedisaqError | None
+
+class Sealed(Enum):
+    """The answer where a stream was cut, and no earlier try of the message can arrive any more (E6)."""
+
+    SEALED = auto()
+
+
+SEALED = Sealed.SEALED
+
+Answer = bytes | Sealed | RedisaqError | None
 """The result for one message that was sent.
 
-It is the message's entry id (b"" if it has none yet, since it is delayed); None if its stream does not exist (E5); or why the server
-refused it. A refusal that is a ConnectionFailed passes: nothing was done, and the message may be sent again (C1).
+It is the message's entry id (b"" if it has none yet, since it is delayed); None if its stream does not exist under the name that it had
+when the message was placed (E5, E6); SEALED if the reason is a cut, and that is sure; or why the server refused it. A refusal that is a
+ConnectionFailed passes: nothing was done, and the message may be sent again (C1).
 """
 
 BEGINNING = b"0-0"
@@ -117,7 +132,7 @@ class Outgoing(msgspec.Struct, eq=False):
         msg_id: its id.
         key: decides its partition; None: each partition in turn.
         fields: the fields of its entry.
-        partition: where it goes; -1 until it is placed. It keeps its partition once it has been sent (E6).
+        partition: where it goes; -1 until it is placed. Until it is known not to be there, it keeps the one to which it was sent (E6).
         known: what is known of it.
         entry: what the server answered for it.
         refusal: why it was refused.
@@ -304,9 +319,10 @@ class Knowledge:
                 del self._lines[partition]
         for partition in partitions - enqueue.holds:
             insort(self._lines.setdefault(partition, []), enqueue, key=_number)
-        if enqueue in self._outdated and not partitions:
+        outdated = bool(partitions) and enqueue.generation != self.generation
+        if enqueue in self._outdated and not outdated:
             self._outdated.remove(enqueue)
-        elif partitions and not enqueue.holds and enqueue.generation != self.generation:
+        elif outdated and enqueue not in self._outdated:
             insort(self._outdated, enqueue, key=_number)
         enqueue.holds = partitions
         if partitions:
@@ -457,16 +473,21 @@ class Enqueue:
         return self._sends(todo)
 
     def _place(self) -> None:
-        """Give each message its partition. One that was sent keeps it (E6), unless the topic has lost that partition with its data."""
+        """Give each message its partition. After a growth, one that is surely not there is placed anew (E6).
+
+        While an earlier try may still arrive (E7), the messages belong to the generation in which they were sent.
+        """
         knowledge = self.knowledge
-        anew = not self.number and self.generation != knowledge.generation
+        anew = self.generation != knowledge.generation and not self._loose
         if anew:
             self.generation = knowledge.generation
-            self._has_room = not knowledge.limited
+            self._has_room = bool(self.number) or not knowledge.limited
         for message in self.messages:
-            lost = message.partition < 0 or (message.partition >= knowledge.partitions and message.known == "absent")
-            if lost or (anew and message.key is not None):
+            lost = message.partition < 0 or message.partition >= knowledge.partitions
+            if message.known == "absent" and (lost or (anew and message.key is not None)):
                 message.partition = knowledge.place(message.key, knowledge.partitions)
+        if anew and self.number:
+            self._hold()  # where it blocks later ones has changed, too (E4)
 
     def _sends(self, messages: list[Outgoing]) -> Step:
         for message in messages:
@@ -513,14 +534,15 @@ class Enqueue:
                 message.known, message.entry = "there", answer
                 if answer:
                     ends.append((message.partition, answer))
-            elif answer is None:
-                message.known, self.state = absent, "missing"
+            elif answer is None or answer is SEALED:
+                message.known, self.state = absent if answer is None else "absent", "missing"
                 missing.add(message.partition)
             elif isinstance(answer, ConnectionFailed):  # C1
                 message.known, self.cause, self._pausing = absent, answer, True
             else:
                 message.known, message.refusal = "unknown" if self._loose else "refused", answer
                 self._ambiguity = f"an earlier try broke, and a later one was refused: {answer}"
+        self._loose = self._loose and SEALED not in answers
         self._failures = self._failures + 1 if self._pausing else 0
         self.knowledge.named(ends, run)
         for partition in missing:  # E5: a new stream may begin at a lower id

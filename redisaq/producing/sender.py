@@ -18,12 +18,14 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
+from redisaq.brokers.growth import make_or_grow, settle_growth
 from redisaq.brokers.steps import Broker, producing, topics
 from redisaq.brokers.steps.producing import Delayed
 from redisaq.brokers.steps.topics import Terms, TopicState
 from redisaq.brokers.terms import ReaderMark
 from redisaq.core.enqueueing import (
     CLOSED,
+    SEALED,
     Answer,
     Enqueue,
     Find,
@@ -34,6 +36,7 @@ from redisaq.core.enqueueing import (
     Outgoing,
     Pause,
     ReadTopic,
+    Sealed,
     Send,
     Step,
     WaitForRoom,
@@ -50,8 +53,11 @@ Prepared = tuple[str, str | None, list[bytes]]
 Placed = tuple[int, str, list[bytes]]
 """A message's partition, id and fields."""
 
-Way = Callable[[Sequence[Placed]], Awaitable[Sequence[bytes | None]]]
-"""Sends messages; returns for each its entry id (b"" where it has none), or None where its stream is missing."""
+Way = Callable[[Sequence[Placed], TopicState], Awaitable[Sequence[bytes | Sealed | None]]]
+"""Sends messages that were placed when the topic had this state; returns an Answer for each."""
+
+FORMER = 3600.0
+"""Seconds by which the clocks of a producer and the server may differ, where it only costs a look if they do not."""
 
 FIRST_POLL, LAST_POLL = 0.02, 0.5  # seconds between two looks at a full partition
 NOTE_AGAIN = 10.0  # seconds after which a producer that is held up says so once more
@@ -96,6 +102,7 @@ class Sender:
         # For each enqueue that others wait for: the event to set once it no longer blocks these partitions (E4).
         self._waiting: dict[Enqueue, tuple[anyio.Event, frozenset[int]]] = {}
         self.state: TopicState | None = None
+        self._states: dict[int, TopicState] = {}  # by generation: what is sent is named as when it was placed (E6)
         self.retried = 0
         self._note_after = -math.inf  # when to say again that this producer is held up
 
@@ -105,17 +112,21 @@ class Sender:
         """Connect, and make the topic, or grow it to at least `init_partitions`."""
         self._broker = broker
         await self._broker.connect()
-        state = await topics.make_or_grow(self._broker, self._topic, self._init_partitions, terms=self._terms)
+        state = await make_or_grow(self._broker, self._topic, self._init_partitions, terms=self._terms)
         self._environment = environment
         if self._round_robin is None:  # random, so that many producers that send one message each do not all fill partition 0
             self._round_robin = RoundRobin(environment.random.randrange(1 << 16))
+        self._learn(state)
         self._knowledge.topic_is(state.generation, state.partitions, environment.monotonic(), acked=state.acked)
-        self.state = state
         return state
+
+    def _learn(self, state: TopicState) -> None:
+        self.state = self._states[state.generation] = state
 
     def close(self) -> None:
         """Forget what was learned: the next call opens again. Calls under way end at their next step."""
         self.state = None
+        self._states.clear()
         self._knowledge = self._nothing_known()
         waiting, self._waiting = self._waiting, {}
         for event, _ in waiting.values():
@@ -152,12 +163,12 @@ class Sender:
         anchors = anchors.copy() if len(placed) > 1 else {placed[0][0]: anchors[placed[0][0]]}
         knowledge.number = number = knowledge.number + 1
         trouble: ConnectionFailed | ServerError | None = None
-        answers: Sequence[bytes | None] = ()
+        answers: Sequence[bytes | Sealed | None] = ()
         try:
-            answers = await way(placed)
+            answers = await way(placed, state)
         except (ConnectionFailed, ServerError) as error:
             trouble = error
-        if trouble is None and None not in answers:
+        if trouble is None and None not in answers and SEALED not in answers:
             return
         outgoing = [Outgoing(*message, partition) for message, (partition, _, _) in zip(messages, placed, strict=True)]
         enqueue = Enqueue(knowledge, outgoing, self._give_up_at(now), repeatable=repeatable)
@@ -168,10 +179,10 @@ class Sender:
     async def delay(self, messages: Sequence[Prepared], due: int) -> None:
         """Keep all messages until `due` (the server's time, in microseconds), with the guarantees of `send`."""
 
-        async def keep(placed: Sequence[Placed]) -> list[bytes | None]:
+        async def keep(placed: Sequence[Placed], state: TopicState) -> list[bytes | None]:
             # One microsecond apart, so that they keep the order of the call.
             delayed = [Delayed(partition, fields[1], due + place, fields) for place, (partition, _, fields) in enumerate(placed)]
-            return [b"" if kept else None for kept in await producing.delay(self._broker, self._topic, delayed)]
+            return [b"" if kept else None for kept in await producing.delay(self._broker, self._topic, delayed, cuts=state.cuts)]
 
         await self.send(messages, keep)
 
@@ -184,27 +195,45 @@ class Sender:
         msg_id, key, fields = message
         standing = b""
 
-        async def append(placed: Sequence[Placed]) -> list[bytes | None]:
+        async def append(placed: Sequence[Placed], state: TopicState) -> list[bytes | Sealed | None]:
             nonlocal standing
+            ((partition, _, _),) = placed
+            standing = await self._used_before(state, message, dedup_id, window) or b""
+            if standing:
+                return [b""]
             answer = await self._broker.do(
                 producing.AppendOnce(
                     self._topic,
-                    placed[0][0],
+                    partition,
                     fields,
                     dedup_id=dedup_id,
                     window=window,
                     due=due,
                     maxlen=self._maxlen,
                     approximate=self._approximate,
+                    cuts=state.cuts,
                 )
             )
             standing = answer or b""
-            await self._confirm(placed[0][0])  # a mark that was there may be new
-            return [None if answer is None else b""]
+            await self._confirm(partition)  # a mark that was there may be new
+            return [SEALED if answer == producing.SEALED else None if answer is None else b""]
 
         lasts = window >= 2 * self._terms.send_timeout
         await self.send([(msg_id, dedup_id if key is None else key, fields)], append, repeatable=lasts)
         return standing.decode("utf-8", "backslashreplace") or msg_id  # no answer came: a look found the message
+
+    async def _used_before(self, state: TopicState, message: Prepared, dedup_id: str, window: float) -> bytes | None:
+        """Return the message with which `dedup_id` was used at a former place of its key, if the topic has grown within the window (E7).
+
+        A place that was cut gets no marks any more, so what is not there now never will be.
+        """
+        if len(state.history) < 2 or self._environment.wall_clock() - state.grown / 1000 > window + FORMER:  # noqa: PLR2004 -- it has grown
+            return None
+        _, key, _ = message
+        *former, present = (partition_for(dedup_id if key is None else key, count) for count in state.history)
+        places = dict.fromkeys(one for one in former if one != present)
+        marks = await self._broker.do_each([producing.ReadMark(self._topic, partition, dedup_id) for partition in places])
+        return next((mark for mark in marks if mark is not None), None)
 
     async def grow(self, partitions: int) -> int:
         """Grow the topic to this many partitions; return how many it has.
@@ -220,7 +249,7 @@ class Sender:
         with time_limit(give_up_at - self._environment.monotonic()):
             while True:
                 try:
-                    state = await self._broker.do(topics.GrowTopic(self._topic, partitions))
+                    state = await make_or_grow(self._broker, self._topic, partitions)
                 except ConnectionFailed as error:
                     failures += 1
                     doubtful = doubtful or error.maybe_executed
@@ -230,7 +259,7 @@ class Sender:
                         raise
                     self.retried += 1
                 else:
-                    self.state = state
+                    self._learn(state)
                     self._knowledge.topic_is(state.generation, state.partitions, self._environment.monotonic(), acked=state.acked)
                     return state.partitions
 
@@ -250,14 +279,14 @@ class Sender:
             return [(place(partitions) if key is None else partition_for(key, partitions), msg_id, fields)]
         return [(place(partitions) if key is None else partition_for(key, partitions), msg_id, fields) for msg_id, key, fields in messages]
 
-    async def _append(self, placed: Sequence[Placed]) -> list[bytes | None]:
+    async def _append(self, placed: Sequence[Placed], state: TopicState) -> list[bytes | None]:
         knowledge, broker = self._knowledge, self._broker
         if len(placed) == 1:
             ((partition, _, fields),) = placed
             entries = [(partition, fields)]
         else:
             entries = [(partition, fields) for partition, _, fields in placed]
-        answers = await broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate)
+        answers = await broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate, cuts=state.cuts)
         # What was appended is the next anchor (E2). No server run occurs twice: if it is still the run that the other anchors are from, it
         # also answered this call.
         if knowledge.run == broker.run_id:
@@ -302,7 +331,7 @@ class Sender:
             case ReadTopic() | MakeTopic():
                 state = await (self._read_topic() if isinstance(step, ReadTopic) else self._make_topic())
                 if enqueue.knowledge is self._knowledge:
-                    self.state = state
+                    self._learn(state)
                 enqueue.topic_is(state.generation, state.partitions, self._environment.monotonic(), acked=state.acked)
             case LearnAnchors():
                 anchors = await broker.do_each([producing.ReadAnchor(self._topic, partition) for partition in step.partitions])
@@ -334,12 +363,12 @@ class Sender:
         placed = [(message.partition, message.msg_id, message.fields) for message in step.messages]
         run = self._broker.run_id
         try:
-            outcome: Sequence[bytes | None] | ConnectionFailed | ServerError = await way(placed)
+            outcome: Sequence[bytes | Sealed | None] | ConnectionFailed | ServerError = await way(placed, self._states[enqueue.generation])
         except (ConnectionFailed, ServerError) as error:
             outcome = error
         self._report_sent(enqueue, outcome, run)
 
-    def _report_sent(self, enqueue: Enqueue, outcome: Sequence[bytes | None] | ConnectionFailed | ServerError, run: str) -> None:
+    def _report_sent(self, enqueue: Enqueue, outcome: Sequence[bytes | Sealed | None] | ConnectionFailed | ServerError, run: str) -> None:
         """Report the result of sending; `run` was the server's run before that."""
         if isinstance(outcome, ConnectionFailed) and outcome.appended is None:
             # A call whose time is up broke no connection: either what it sent arrives before anything sent after it, or the link kills it.
@@ -386,11 +415,16 @@ class Sender:
     async def _read_topic(self) -> TopicState:
         state = await self._broker.do(topics.ReadTopic(self._topic))
         # If it is missing, it was lost with the server's data (E5); another producer may have made it again.
-        return state if state is not None and self._stands(state) else await self._make_topic()
+        return state if state is not None and self._stands(state) else await self._make_streams()
 
     async def _make_topic(self) -> TopicState:
+        """Make what is missing; complete a growth if a stream was cut (G3): that too looks like a missing stream (E6)."""
+        await settle_growth(self._broker, self._topic)
+        return await self._make_streams()
+
+    async def _make_streams(self) -> TopicState:
         partitions = self._init_partitions if self.state is None else self.state.partitions
-        return await self._broker.do(topics.MakeTopic(self._topic, partitions, self._terms))
+        return await self._broker.do(topics.MakeTopic(self._topic, partitions, self._terms, known=self.state))
 
     def _stands(self, state: TopicState) -> bool:
         """Tell whether the topic already has what this producer asks for (E3)."""

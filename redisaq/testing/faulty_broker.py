@@ -33,7 +33,7 @@ from redisaq.testing.record import Record
 R = TypeVar("R")
 T = TypeVar("T")
 
-OPENING = {"connect", "make_topic", "grow_topic"}
+OPENING = {"connect", "make_topic", "announce", "name_stream", "replicate", "publish"}
 """Operations without faults until another one is called: if a first connection fails, the client's creator gets the error at once."""
 
 UNBLOCK_LIMIT = 1.0

@@ -59,6 +59,7 @@ class Guarantees(Observer):
             new = (run.place, run.entry_id) not in self._begun and run.entry_id > self._in_hand.get(run.place, START)
             if run.ordered and new:
                 self._check_order(run)
+            self._check_key(run)
         self._begun.add((run.place, run.entry_id))
 
     def _check_owner(self, run: Run) -> None:
@@ -150,6 +151,22 @@ class Guarantees(Observer):
         else:
             lane = f" (key {run.message.key})" if run.by_key else ""
             self.record.violation(f"{run.process.name} began {run}{lane} for the first time after {format_id(first).decode()}")
+
+    def _check_key(self, run: Run) -> None:
+        """Check that earlier messages of the run's key, in partitions that it came from when the topic grew, are done."""
+        if run.message.key is None or run.process.ordering == "none" or self.record.losses:
+            return
+        earlier = self.record.whereabouts.of_key.get((run.group.topic, run.message.key.encode()), [])
+        if len({partition for partition, _ in earlier}) < 2:  # noqa: PLR2004 -- the key has not moved
+            return
+        for partition, entry_id in earlier:
+            if (partition, entry_id) == (run.message.partition, run.entry_id):
+                break
+            other = (run.group, partition), entry_id
+            if partition != run.message.partition and other not in self._ended and other not in self._passed:
+                where = f"{run.group.topic}/{partition} {format_id(entry_id).decode()}"
+                self.record.violation(f"{run.process.name} began {run} (key {run.message.key}), and {where} of that key is not done")
+                break
 
     def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
         """Expect entries after the new position to run once more, as new, and entries that were skipped never to run."""

@@ -250,7 +250,7 @@ class HandlerKit:
         flights = InFlight(
             0, 1, lease.incarnation, policy=settings.retry, decode=self._decoder.decode, window=1 << 30, page=settings.batch_size or 1
         )
-        return around, OwnedPartition(flights, lease, lambda _: None)
+        return around, OwnedPartition(flights, lease, lambda _: None, around.gate)
 
     def _record(self, owned: OwnedPartition, entries: Sequence[tuple[bytes, Sequence[bytes]]], attempt: int) -> list[Flight]:
         """Record messages as read, or as failed before; then they come from where the policy would have put them."""

@@ -26,7 +26,7 @@ from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 from redisaq.testing.observing import Given, Observer, ObserverType, Place, Process, Run, Tenure
 from redisaq.testing.whereabouts import Whereabouts
 
-DISTURBING = ("seek", "set_paused", "redrive", "purge", "disband", "drop_topic", "grow_topic", "forget_group")
+DISTURBING = ("seek", "set_paused", "redrive", "purge", "disband", "drop_topic", "publish", "forget_group")
 """Operations of others that may hold up a group for a moment, or give it old work."""
 
 ORDERLY = ("joins", "leaves", "is cancelled")

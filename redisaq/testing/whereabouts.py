@@ -22,11 +22,13 @@ class Whereabouts:
 
     Attributes:
         entries: for each topic and partition, maps entries to message ids.
+        of_key: for each topic and key, all entries of that key in the order in which they were appended, each with its partition.
     """
 
     def __init__(self) -> None:
         """Start with no message."""
         self.entries: dict[tuple[str, int], dict[EntryId, str]] = {}
+        self.of_key: dict[tuple[str, bytes], list[tuple[int, EntryId]]] = {}
         self._where: dict[str, str] = {}
         self._gone: set[str] = set()
         self._seen: dict[tuple[str, int], EntryId] = {}
@@ -58,6 +60,9 @@ class Whereabouts:
                     wrong.append(f"message {msg_id} was appended twice: {self._where[msg_id]} and {where}")
                 self._where[msg_id] = where
                 self.entries.setdefault(place, {})[entry_id] = msg_id
+                key = next((fields[at + 1] for at in range(0, len(fields) - 1, 2) if fields[at] == b"k"), None)
+                if key is not None:
+                    self.of_key.setdefault((place[0], key), []).append((place[1], entry_id))
         return wrong
 
     # -- losses ------------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redisaq import Consumer
-from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.memory import MemoryBroker, MemoryStore
+from redisaq.brokers.memory.registry import carry_out
+from redisaq.brokers.steps.growing import NameStream, Publish
 
 
 async def _nothing(_name: str) -> None:
@@ -38,3 +40,12 @@ def hooked(consumer: Consumer[Any], url: str) -> HookedBroker:
     broker = HookedBroker(url.removeprefix("memory://"))
     consumer._access.broker = broker
     return broker
+
+
+def grow_at(store: MemoryStore, topic: str, partitions: int) -> None:
+    """Let the topic have grown, in no time."""
+    state = store.topics[topic]
+    history = (*state.counts, partitions)
+    for partition in range(partitions):
+        carry_out(store, NameStream(topic, partition, history))
+    carry_out(store, Publish(topic, state.generation, history))

@@ -12,14 +12,12 @@ from msgspec.structs import replace
 from redisaq import Consumer
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.reader import MemoryReader
-from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.topics import GrowTopic
 from redisaq.brokers.terms import GroupName
 from redisaq.errors import ConnectionFailed
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, produce, quick
-from tests.actors.hooked import hooked
+from tests.actors.hooked import grow_at, hooked
 
 GROUP = GroupName("jobs", "default_group")
 Backend = Literal["trio", "asyncio"]
@@ -129,7 +127,7 @@ def test_setbacks_of_long_ago_do_not_slow_the_next_change_down(backend: Backend)
             tasks.start_soon(consumer.process, nothing)
             await until(lambda: len(consumer.assignment) == 1)
             for partitions, setbacks in ((2, 1), (3, 12), (4, 1)):  # noqa: B007 -- read by `before`
-                carry_out(store_of(url), GrowTopic("jobs", partitions))
+                grow_at(store_of(url), "jobs", partitions)
                 took.append(await until(lambda: len(consumer.assignment) == len(took) + 2))
             await consumer.stop()
         return took

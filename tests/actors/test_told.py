@@ -12,14 +12,12 @@ import pytest
 from redisaq import Consumer, Message, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.holdings import Lease
-from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.topics import GrowTopic
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, fresh_url, produce, quick
-from tests.actors.hooked import hooked
+from tests.actors.hooked import grow_at, hooked
 
 GROUP = GroupName("jobs", "default_group")
 Backend = Literal["trio", "asyncio"]
@@ -176,7 +174,7 @@ def test_a_server_is_there_again_once_nothing_fails_any_more(backend: Backend) -
             tasks.start_soon(consumer.process, told.handle)
             await until(lambda: len(consumer.assignment) == 1)
             away.update(("heartbeat", "commit"))
-            carry_out(store_of(url), GrowTopic("jobs", 2))
+            grow_at(store_of(url), "jobs", 2)
             for back in ("heartbeat", "commit"):
                 await anyio.sleep(TTL / 4)
                 away.discard(back)

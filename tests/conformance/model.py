@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, PendingEntry, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
 from redisaq.brokers.terms import GroupName, RawEntry, Reader
 from redisaq.core.membership import Document
 from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError, ServerError
@@ -77,7 +78,7 @@ class Side:
         return await broker.do(MakeTopic(topic, partitions))
 
     async def grow_topic(self, broker: Broker, *, topic: str, partitions: int) -> object:
-        return await broker.do(GrowTopic(topic, partitions))
+        return await make_or_grow(broker, topic, partitions)
 
     async def append(self, broker: Broker, *, topic: str, partitions: list[int], fields: list[bytes], maxlen: int | None) -> object:
         entries = [(partition, fields) for partition in partitions]

@@ -8,6 +8,7 @@ from typing import TypedDict, Unpack
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import Commit
 from redisaq.brokers.steps.leases import Claim, Fence, PendingEntry
+from redisaq.brokers.steps.topics import ReadTopic
 from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.history import Change
 from redisaq.core.membership import Document
@@ -41,7 +42,9 @@ async def commit_document(
 
 async def append(broker: Broker, topic: str, partition: int, *values: bytes) -> list[bytes]:
     """Append an entry for each value; return their ids."""
-    ids = await broker.append(topic, [(partition, [b"i", value]) for value in values], maxlen=None, approximate=False)
+    state = await broker.do(ReadTopic(topic))
+    cuts = 0 if state is None else state.cuts
+    ids = await broker.append(topic, [(partition, [b"i", value]) for value in values], maxlen=None, approximate=False, cuts=cuts)
     assert None not in ids
     return [entry_id for entry_id in ids if entry_id is not None]
 

@@ -8,13 +8,14 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.producing import delay
 from redisaq.brokers.steps.retrying import TakeDue, redrive
 from redisaq.brokers.steps.settling import ReadRemaining, Remaining
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic
+from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import Doorbell, GroupName
 from redisaq.errors import ConnectionFailed, LeaseLostError, ServerError
 from tests.conformance.failures import HOUR, dead, delivered, due, message, now, read, resolution, resolve
@@ -256,7 +257,7 @@ async def test_a_ring_is_heard_however_late(a: Broker, b: Broker, group: GroupNa
 
 async def test_many_partitions_at_once(a: Broker, b: Broker, group: GroupName) -> None:
     await a.do(MakeTopic(group.topic, 1))
-    await a.do(GrowTopic(group.topic, 30))
+    await make_or_grow(a, group.topic, 30)
     doorbells = [await a.listen_partition(group.topic, partition) for partition in range(30)]
     heard: list[int] = []
 
@@ -271,7 +272,7 @@ async def test_many_partitions_at_once(a: Broker, b: Broker, group: GroupName) -
             for partition in range(30):
                 tasks.start_soon(wait, partition)
             for partition in range(30):
-                await delay(b, group.topic, [message(b"1", 1, partition)])
+                await delay(b, group.topic, [message(b"1", 1, partition)], cuts=1)
                 while partition not in heard:
                     await checkpoint()
     assert heard == [*range(30)]

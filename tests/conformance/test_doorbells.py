@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
+from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import Heartbeat
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic
+from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import Doorbell, GroupName
 from redisaq.core.membership import Document
 from redisaq.errors import ConnectionFailed
@@ -64,7 +65,7 @@ async def test_it_rings_when_the_topic_grows(a: Broker, b: Broker, group: GroupN
     await a.do(MakeTopic(group.topic, 1))
     doorbell = await a.listen(group)
     await hush(doorbell)
-    await b.do(GrowTopic(group.topic, 2))
+    await make_or_grow(b, group.topic, 2)
     with anyio.fail_after(30):
         await doorbell.wait()
 

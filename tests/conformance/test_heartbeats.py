@@ -6,9 +6,10 @@ import time
 
 import pytest
 
+from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import Beat, Heartbeat
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, TopicState
+from redisaq.brokers.steps.topics import MakeTopic, TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, MemberEntry
 from tests.conformance.steps import SECOND, Changes, commit_document
@@ -127,8 +128,8 @@ async def test_the_topic_comes_along(a: Broker, b: Broker, group: GroupName) -> 
     await a.do(MakeTopic(group.topic, 2))
     assert (await b.do(Heartbeat(group, "A", TTL, ""))).topic == TopicState(generation=0, partitions=2)
     version = await join(a, group, "A")
-    await b.do(GrowTopic(group.topic, 4))
-    assert (await a.do(Heartbeat(group, "A", TTL, version))).topic == TopicState(generation=1, partitions=4)
+    grown = await make_or_grow(b, group.topic, 4)
+    assert (await a.do(Heartbeat(group, "A", TTL, version))).topic == grown
 
 
 async def test_born_stays(world: World, a: Broker, group: GroupName) -> None:

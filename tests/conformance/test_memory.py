@@ -11,11 +11,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.settling import ReadRemaining
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
 from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.membership import Document
 from redisaq.environment import Environment, use_environment
@@ -147,7 +148,7 @@ async def test_every_operation_has_its_checkpoint(namespace: str) -> None:
         lambda: broker.do(ReadTopics()),
         lambda: broker.do(ReadTopic("orders")),
         lambda: broker.do(MakeTopic("orders", 2)),
-        lambda: broker.do(GrowTopic("orders", 3)),
+        lambda: make_or_grow(broker, "orders", 3),
         lambda: broker.append("orders", [(0, [b"i", b"1"])], maxlen=None, approximate=True),
         lambda: make_groups(broker, GROUP, [0], latest=False),
         lambda: broker.do(Heartbeat(GROUP, "A", 1, "")),

@@ -6,6 +6,7 @@ import anyio
 import msgspec
 import pytest
 
+from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.administration import DropGroup, ViewGroup
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
@@ -13,7 +14,7 @@ from redisaq.brokers.steps.leases import Claim, Install
 from redisaq.brokers.steps.producing import Find
 from redisaq.brokers.steps.retention import Keeping, ReadKeeping, Trim, Trimmed, kept_by
 from redisaq.brokers.steps.settling import Acknowledge
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, Terms, TopicState
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, Terms, TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document
 from tests.conformance.steps import append, commit_document, deliver
@@ -65,7 +66,8 @@ async def test_times_are_the_largest_and_acked_stays(a: Broker, b: Broker, group
     assert (await b.do(Heartbeat(group, "nobody", 1.0, ""))).topic == standing
     keeping = await b.do(ReadKeeping(group))
     assert (keeping.acked, keeping.kept_for, keeping.idle) == (True, 60.0, 3600.0)
-    assert await a.do(GrowTopic("orders", 3)) == TopicState(1, 3, acked=True, send_timeout=30.0)
+    grown = await make_or_grow(a, "orders", 3)
+    assert (grown.generation, grown.partitions, grown.acked, grown.send_timeout) == (1, 3, True, 30.0)
 
 
 async def test_without_declarations_the_usual_times_hold(a: Broker, group: GroupName) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.administration import DropTopic
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
+from redisaq.brokers.steps.growing import Announce
 from redisaq.brokers.steps.leases import Claim, Install
 from redisaq.brokers.steps.settling import ReadRemaining
-from redisaq.brokers.steps.topics import FORMAT, GrowTopic, MakeTopic, NoteHeldUp, ReadTopic, ReadTopics, Terms, TopicState
+from redisaq.brokers.steps.topics import FORMAT, MakeTopic, NoteHeldUp, ReadTopic, ReadTopics, Terms, TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.errors import ServerError, UnknownFormatError
 from tests.conformance.steps import append, deliver, pending, values
@@ -104,7 +106,7 @@ async def test_make_topic_after_its_state_was_lost_keeps_the_entries(world: Worl
 
 async def test_grow_topic(a: Broker, b: Broker) -> None:
     await a.do(MakeTopic("orders", 2))
-    grown = await a.do(GrowTopic("orders", 5))
+    grown = await make_or_grow(a, "orders", 5)
     assert grown.partitions == 5
     assert grown.generation == 1
     assert await b.do(ReadTopic("orders")) == grown
@@ -114,14 +116,14 @@ async def test_grow_topic(a: Broker, b: Broker) -> None:
 @pytest.mark.parametrize("partitions", [1, 2])
 async def test_grow_topic_never_shrinks(a: Broker, partitions: int) -> None:
     await a.do(MakeTopic("orders", 2))
-    assert await a.do(GrowTopic("orders", partitions)) == TopicState(generation=0, partitions=2)
+    assert await make_or_grow(a, "orders", partitions) == TopicState(generation=0, partitions=2)
     assert await a.do(ReadTopic("orders")) == TopicState(generation=0, partitions=2)
 
 
 async def test_grow_topic_keeps_what_is_there(world: World, a: Broker) -> None:
     await a.do(MakeTopic("orders", 1))
     await append(a, "orders", 0, b"1", b"2")
-    await a.do(GrowTopic("orders", 2))
+    await make_or_grow(a, "orders", 2)
     assert world.length("orders", 0) == 2
 
 
@@ -130,7 +132,7 @@ async def test_many_growers_at_once(a: Broker, b: Broker) -> None:
     await a.do(MakeTopic("orders", 1))
     async with anyio.create_task_group() as tasks:
         for partitions in range(2, 8):
-            tasks.start_soon((a, b)[partitions % 2].do, GrowTopic("orders", partitions))
+            tasks.start_soon(make_or_grow, (a, b)[partitions % 2], "orders", partitions)
     state = await a.do(ReadTopic("orders"))
     assert state is not None
     assert state.partitions == 7
@@ -144,11 +146,11 @@ async def test_a_topic_of_a_later_format_is_refused(world: World, a: Broker, gro
     await a.do(MakeTopic(group.topic, 2))
     world.set_format(group.topic, FORMAT + 1)
     terms = Terms(send_timeout=99.0, acked=True)
-    steps = (ReadTopic(group.topic), MakeTopic(group.topic, 3, terms), GrowTopic(group.topic, 3), Heartbeat(group, "A", 9.0, ""))
+    steps = (ReadTopic(group.topic), MakeTopic(group.topic, 3, terms), Announce(group.topic, 0, 3), Heartbeat(group, "A", 9.0, ""))
     for step in steps:
         with pytest.raises(UnknownFormatError, match=f"topic orders has format {FORMAT + 1}.*knows formats up to {FORMAT}"):
             await a.do(step)
-    world.set_format(group.topic, FORMAT)
+    world.set_format(group.topic, 1)
     assert await a.do(ReadTopic(group.topic)) == TopicState(generation=0, partitions=2)
 
 

@@ -302,7 +302,8 @@ class RedisWorld:
         return f"{{{self._namespace}:{group.topic}}}:g:{group.group}:{name}"
 
     def _stream_key(self, topic: str, partition: int) -> str:
-        return self.key(topic, partition, "0")
+        history = self._server.command("HGET", f"{{{self._namespace}:{topic}}}:meta", "history")
+        return self.key(topic, partition, str((history or b"").count(b",")))
 
 
 class SentinelWorld(RedisWorld):

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps.growing import SetSwept
 from redisaq.brokers.steps.leases import Fence
 from redisaq.brokers.steps.producing import Delayed, delay
 from redisaq.brokers.steps.retrying import Purge, ReadDead, Redrive, StartRetry, TakeDue, redrive
 from redisaq.brokers.steps.settling import Resolve
+from redisaq.brokers.steps.topics import ReadTopic
 from redisaq.brokers.terms import GroupName
 from redisaq.core.records import Body, Failure, Resolution
 
@@ -32,7 +34,7 @@ def steps(token: int) -> dict[str, Step]:
         "resolve": lambda broker: broker.do(Resolve(GROUP, 0, token, resolutions * 100, dead_maxlen=100)),
         "start_retry": lambda broker: broker.do(StartRetry(GROUP, 0, token, entry_id=b"1-1", life=0, attempt=2)),
         "due": lambda broker: broker.do(TakeDue(GROUP, 0, token, count=100)),
-        "delay": lambda broker: delay(broker, "orders", delayed),
+        "delay": lambda broker: delay(broker, "orders", delayed, cuts=1),
         "dead_page": lambda broker: broker.do(ReadDead(GROUP, 0, after=b"", count=100)),
         "redrive": lambda broker: broker.do(Redrive(GROUP, 0, [(b"1-1", body)] * 100)),
         "purge": lambda broker: broker.do(Purge(GROUP, 0, None)),
@@ -48,6 +50,9 @@ async def exercise_delivery(broker: RedisBroker, token: int) -> None:
     await reader.close()
     assert await broker.do(Fence(GROUP, 0, token, [reader.mark]))
     bell = await broker.listen_partition("orders", 1)
+    state = await broker.do(ReadTopic("orders"))
+    assert state is not None
+    await broker.do_each([SetSwept("orders", partition, state.cuts) for partition in range(2)])
     bodies = [Body(entry_id, tuple(fields or ()), 0, 1, FAILURE) for entry_id, fields in entries]
     to_retry, to_dead, done = bodies
     resolutions = [
@@ -62,7 +67,7 @@ async def exercise_delivery(broker: RedisBroker, token: int) -> None:
     assert (await broker.do(Resolve(GROUP, 0, token, [Resolution("retry", "dead", running)], dead_maxlen=None))).moved == (True,)
     (found, _) = await broker.do(ReadDead(GROUP, 0, after=b"", count=10))
     assert await redrive(broker, GROUP, 0, [found.dead_id], count=10) == 1
-    await delay(broker, "orders", [Delayed(1, b"later", 1 << 51, [b"i", b"1"]), Delayed(1, b"now", 1, [b"i", b"2"])])
+    await delay(broker, "orders", [Delayed(1, b"later", 1 << 51, [b"i", b"1"]), Delayed(1, b"now", 1, [b"i", b"2"])], cuts=state.cuts)
     with anyio.fail_after(30):
         await bell.wait()
     await bell.close()

@@ -14,6 +14,7 @@ import anyio
 import hiredis
 import pytest
 
+from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.appender import _Targets
 from redisaq.brokers.redis.commands import run_all
@@ -25,7 +26,7 @@ from redisaq.brokers.steps.administration import ViewGroup
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, ReadTopic, ReadTopics
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
@@ -85,7 +86,7 @@ async def test_what_members_said_of_themselves_does_not_pile_up(broker: RedisBro
 async def exercise(broker: RedisBroker) -> None:
     """Do every step of the protocol once or twice."""
     await broker.do(MakeTopic("orders", 2))
-    await broker.do(GrowTopic("orders", 3))
+    await make_or_grow(broker, "orders", 3)
     assert await broker.do(ReadTopics()) == ["orders"]
     assert await broker.do(ReadTopic("orders")) is not None
     await make_groups(broker, GROUP, [0, 1, 2], latest=False)
@@ -99,7 +100,7 @@ async def exercise(broker: RedisBroker) -> None:
     for partition in range(3):
         assert (await broker.do(Install(GROUP, partition, TOKEN, "A", foreign=False))).done
     reader = await broker.open_reader(GROUP, 1, TOKEN, "A")
-    await broker.append("orders", [(number % 3, [b"i", b"%d" % number]) for number in range(30)], maxlen=1000, approximate=True)
+    await broker.append("orders", [(number % 3, [b"i", b"%d" % number]) for number in range(30)], maxlen=1000, approximate=True, cuts=1)
     entries = await reader.read(4, 0)
     page = await broker.do(Claim(GROUP, 1, TOKEN, after=b"", count=3))
     assert len(page.entries) == 3
@@ -139,7 +140,7 @@ def test_the_names_of_keys() -> None:
 
 async def test_no_other_keys_are_made(broker: RedisBroker, key_leaks: KeyLeaks) -> None:
     await exercise(broker)
-    partitions = [f"orders:{number}:{name}" for number in range(3) for name in ("0", "g:billing:lease")]
+    partitions = [f"orders:{number}:{name}" for number in range(3) for name in ("0", "1", "cuts", "g:billing:lease")]
     assert key_leaks.left() == sorted([*partitions, *KEYS, "orders:g:billing:members", "orders:g:billing:state", "orders:meta", "topics"])
     key_leaks.allow("*")
 
@@ -213,7 +214,7 @@ def test_every_script_is_shipped() -> None:
     for script in SCRIPTS.values():
         assert not script.text.startswith(b"#!"), "S2: such a script is refused when memory is full"
         last = max(number for number in range(10) if b"KEYS[%d]" % number in script.text)
-        assert last == script.keys
+        assert last == script.keys or "stand" in script.begins_with, "that one has as many as the stream had names"
 
 
 async def test_a_server_that_lost_its_scripts(broker: RedisBroker, server: Server) -> None:
@@ -252,7 +253,7 @@ async def test_only_unknown_scripts_are_sent_again(broker: RedisBroker, link: Li
         ],
     )
     # The settles ran after the install, since the server did not know them the first time.
-    assert replies[:5] == [1, b"7", 2, [1, b"7", b"", []], b"7"]
+    assert replies[:5] == [1, b"7", 2, [1, b"7", b"", [], None, None], b"7"]
     assert isinstance(replies[5], ServerError)
     assert server.command("GET", counter) == b"2"
 
@@ -261,7 +262,9 @@ LATER = TOKEN + 1
 STEPS: dict[str, Step] = {
     "topics": lambda broker: broker.do(ReadTopics()),
     "topic": lambda broker: broker.do(ReadTopic("orders")),
-    "append": lambda broker: broker.append("orders", [(number % 3, [b"i", b"1"]) for number in range(300)], maxlen=5, approximate=False),
+    "append": lambda broker: broker.append(
+        "orders", [(number % 3, [b"i", b"1"]) for number in range(300)], maxlen=5, approximate=False, cuts=1
+    ),
     "make_groups": lambda broker: make_groups(broker, GROUP, [0, 1, 2], latest=True),
     "heartbeat": lambda broker: broker.do(Heartbeat(GROUP, "A", 60, "")),
     "commit": lambda broker: commit_document(broker, GROUP, "A", 60, known_version="", document=Document()),
@@ -291,7 +294,7 @@ async def test_each_step_is_one_round_trip(broker: RedisBroker, link: Link, monk
     for name, step in STEPS.items():
         calls.clear()
         await step(broker)
-        assert len(calls) == 1, name
+        assert len(calls) == (2 if name == "remake_group" else 1), f"{name}; that one reads first how the topic has grown"
 
 
 async def test_a_steady_heartbeat_changes_one_score(broker: RedisBroker, server: Server) -> None:
@@ -316,7 +319,7 @@ async def test_a_steady_heartbeat_changes_one_score(broker: RedisBroker, server:
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
 def test_commands_are_packed_as_hiredis_packs_them(topic: str, trimming: tuple[bytes, ...], count: int) -> None:
     fields = [b"", b"%d%%", b"\r\n\x00\xff", b"x" * 1000, b"d", b"y", b"h", b"z"][: 2 * count]
-    packed = _Targets(Keys("ns"), topic, trimming).pack([(3, fields), (12, fields), (3, fields)])
+    packed = _Targets(Keys("ns"), topic, trimming, 0).pack([(3, fields), (12, fields), (3, fields)])
     streams = (f"{{ns:{topic}:{partition}}}:0" for partition in (3, 12, 3))
     commands = [("XADD", stream, "NOMKSTREAM", *trimming, "*", *fields) for stream in streams]
     assert packed == list(map(hiredis.pack_command, commands))  # type: ignore[arg-type]  # its stub says: one word
@@ -368,6 +371,7 @@ async def test_foreign_keys_are_errors_of_the_server(broker: RedisBroker, server
     steps: dict[str, Step] = STEPS | {
         "make_topic": lambda broker: broker.do(MakeTopic("orders", 1)),
         "open_reader": lambda broker: broker.open_reader(GROUP, 0, TOKEN, "A"),
+        "append": lambda broker: broker.append("orders", [(0, [b"i", b"1"])], maxlen=5, approximate=False),
     }
     for name, step in steps.items():
         # These look at none of these keys, or only whether it is there.

@@ -19,6 +19,7 @@ from redisaq.brokers.redis.rights import access_rules, called_by
 from redisaq.brokers.redis.scripts import SCRIPTS
 from redisaq.brokers.steps.administration import START, Disband, DropGroup, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
 from redisaq.brokers.steps.coordination import Heartbeat, Watch, make_groups
+from redisaq.brokers.steps.growing import Adopt, Announce, NameStream, OpenBarrier, Publish, ReadPassed, TakeIn
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.messages import (
     CancelDelayed,
@@ -38,7 +39,7 @@ from redisaq.brokers.steps.retention import ReadKeeping, Sight, Trim
 from redisaq.brokers.steps.retrying import StartRetry, SummariseDead, TakeDue, redrive
 from redisaq.brokers.steps.schedules import ReadSchedules, SetSchedule
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Resolve
-from redisaq.brokers.steps.topics import GrowTopic, MakeTopic, NoteHeldUp, Terms
+from redisaq.brokers.steps.topics import MakeTopic, NoteHeldUp, Terms
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.membership import Document, MemberEntry
 from redisaq.core.records import Body, Resolution
@@ -190,9 +191,15 @@ async def _trim(scene: Scene) -> None:
 STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "make_topic": (
         lambda s: s.broker.do(MakeTopic("more", 1, terms=Terms(5.0, acked=True, idle=3.0))),
-        ("make_topic", "name_topic", "make_stream"),
+        ("make_topic", "name_topic", "name_stream"),
     ),
-    "grow_topic": (lambda s: s.broker.do(GrowTopic("orders", 2)), ("make_topic", "name_topic", "make_stream", "grow_topic")),
+    "announce": (lambda s: s.broker.do(Announce("orders", 0, 2)), ("announce",)),
+    "name_stream": (lambda s: s.broker.do(NameStream("orders", 0, (1, 2))), ("name_stream",)),
+    "publish": (lambda s: s.broker.do(Publish("orders", 0, (1, 2))), ("publish",)),
+    "passed": (lambda s: s.broker.do(ReadPassed(GROUP, 0, 0)), ("passed",)),
+    "open_barrier": (lambda s: s.broker.do(OpenBarrier(GROUP, 0, 1, 1)), ("open_barrier",)),
+    "take_in": (lambda s: s.broker.do(TakeIn(GROUP, 0, [Body(b"7-1099511627776", (b"i", b"m"))])), ("take_in",)),
+    "adopt": (lambda s: s.broker.do(Adopt("orders", 0, 1, [(b"m", b"1", b"")])), ("adopt",)),
     "make_groups": (lambda s: make_groups(s.broker, GroupName("orders", "new"), [0], latest=False), ("make_group",)),
     "heartbeat": (lambda s: s.broker.do(Heartbeat(GROUP, "A", 60.0, "")), ("heartbeat",)),
     "heartbeat of another server": (_beat_elsewhere, ("heartbeat",)),
@@ -246,7 +253,20 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "watch": (lambda s: s.broker.do(Watch(GROUP)), ("watch",)),
 }
 
-REPEATED = {"make_topic", "grow_topic", "heartbeat of another server", "commit", "remake_group", "drop_group", "sight", "retry_now"}
+REPEATED = {
+    "make_topic",
+    "name_stream",
+    "publish",
+    "adopt",
+    "seek",
+    "make_groups",
+    "heartbeat of another server",
+    "commit",
+    "remake_group",
+    "drop_group",
+    "sight",
+    "retry_now",
+}
 """Those that change the scene before they do what they do, or that are several steps: a repeat completes them."""
 
 AT_FULL_MEMORY = {"append_once", "append_once delayed", "delay"}

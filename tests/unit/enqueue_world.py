@@ -27,8 +27,9 @@ class Violation(AssertionError):
 
 @dataclass
 class Stream:
-    """One partition at the server: (id, message id) of its entries, and what stands beside them."""
+    """One partition at the server: (id, message id) of its entries, and what stands beside them. `cuts` is the number in its name."""
 
+    cuts: int = 0
     entries: list[tuple[int, str]] = field(default_factory=list)
     last: int = 0
     added: int = 0
@@ -109,6 +110,7 @@ class World:
         self.lost: set[str] = set()
         self.flushed = self.refused = False
         self.refusals: list[RedisaqError] = []
+        self._sent_in: dict[int, tuple[int, Any]] = {}  # of each Send, by its identity: the generation in which its messages were placed
         self._deserted: list[Any] = []  # steps that were under way when their callers left
         self._appended_at: dict[int, float] = {}
         self._numbers, self._firsts, self._runs, self._turns = count(1), count(1), count(1), count()
@@ -173,6 +175,7 @@ class World:
                 raise Violation("nothing is sent")
             call.first = call.first or next(self._firsts)
             call.answers = {}
+            self._sent_in[id(step)] = call.enqueue.generation, step
             call.line.commands += [(call, step, place) for place in range(len(step.messages))]
         else:
             call.line.commands.append((call, step, 0))
@@ -276,7 +279,7 @@ class World:
         rules, data = self.rules, self.data
         answer: Any
         if isinstance(step, rules.Send):
-            answer = self._append(call.kind, step.messages[place].msg_id, step.messages[place].partition)
+            answer = self._append(call.kind, step.messages[place].msg_id, step.messages[place].partition, self._sent_in[id(step)][0])
         elif isinstance(step, rules.Find):
             answer = self._find(step)
         elif isinstance(step, rules.Kill):
@@ -292,14 +295,16 @@ class World:
             answer = (data.generation, data.partitions)
         line.answers.append((call, step, place, answer))
 
-    def _append(self, kind: Kind, msg_id: str, partition: int) -> Any:
+    def _append(self, kind: Kind, msg_id: str, partition: int, generation: int) -> Any:
         stream = self.data.streams.get(partition)
         if kind == "once" and stream is not None and msg_id in stream.marks:
             return b""
         if self.refusals and kind != "delay":
             return self.refusals.pop()
-        if stream is None:
+        if stream is None or stream.cuts < generation:
             return None
+        if stream.cuts > generation:  # E6: sealed
+            return self.rules.SEALED if kind == "once" else None
         if kind == "delay":
             if msg_id not in stream.delayed:
                 stream.delayed.add(msg_id)
@@ -326,7 +331,8 @@ class World:
 
     def _make_streams(self) -> None:
         for partition in range(self.data.partitions):
-            self.data.streams.setdefault(partition, Stream())
+            stream = self.data.streams.setdefault(partition, Stream())
+            stream.cuts = max(stream.cuts, self.data.generation)
 
     def crowd(self, pick: int) -> None:
         """Let somebody else append."""

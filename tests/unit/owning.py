@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 
+from redisaq.consuming.gate import Gate
 from redisaq.consuming.lease import Lease
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.core.codec import EntryDecoder
@@ -32,7 +33,7 @@ def owned_partition(
     if lease is None:
         lease = Lease("me", 60.0, Environment())
         lease.deadline = anyio.current_time() + 60
-    return OwnedPartition(flights, lease, ring)
+    return OwnedPartition(flights, lease, ring, Gate())
 
 
 def read(owned: OwnedPartition, first: int, last: int) -> list[Flight]:

@@ -8,6 +8,7 @@ import pytest
 
 from redisaq.core.enqueueing import (
     BEGINNING,
+    SEALED,
     Connection,
     Enqueue,
     Find,
@@ -289,23 +290,62 @@ def test_a_stream_that_is_missing_is_made_and_has_no_anchor() -> None:
     assert enqueue.next(0.1) == LearnAnchors([0])
 
 
-def test_what_was_sent_stays_in_its_partition_unless_the_topic_has_lost_that() -> None:
-    """E6: a growth moves nothing; a failover may take the growth back."""
+def test_what_was_refused_is_placed_anew_after_a_growth() -> None:
+    """E6; also when a failover takes the growth back."""
     known = knowledge(partitions=4)
     enqueue = call(known, "7")
     enqueue.next(0.1)
-    enqueue.broke(UNWRITTEN)
-    known.topic_is(1, 6, 0.1, acked=False)
-    known.named([(4, b"0-0"), (5, b"0-0")], OLD)
-    step = after(enqueue)
-    assert isinstance(step, Send)
-    assert step.messages[0].partition == 3
     enqueue.sent([None], OLD)
     assert isinstance(enqueue.next(0.1), MakeTopic)
-    enqueue.topic_is(0, 2, 0.1, acked=False)
+    known.named([(4, b"0-0"), (5, b"0-0")], OLD)
+    for generation, partitions, place in ((1, 6, 1), (2, 8, 7), (1, 2, 1)):
+        enqueue.topic_is(generation, partitions, 0.1, acked=False)
+        step = enqueue.next(0.1)
+        while not isinstance(step, Send):
+            assert isinstance(step, LearnAnchors)
+            enqueue.learnt([b"0-0"] * len(step.partitions), OLD)
+            step = enqueue.next(0.1)
+        assert step.messages[0].partition == place
+        assert enqueue.generation == generation
+        enqueue.sent([None], OLD)
+        assert isinstance(enqueue.next(0.1), MakeTopic)
+
+
+def test_what_is_uncertain_stays_where_it_was_sent_and_moves_once_it_is_not_there() -> None:
+    """E6: it may be there."""
+    known = knowledge(partitions=4)
+    enqueue, search = searching(known, "7")
+    known.topic_is(1, 8, 0.1, acked=False)
+    assert search.partition == 3
+    enqueue.found([None], complete=True, last=b"9-0", run=OLD)
+    step = enqueue.next(0.1)
+    assert isinstance(step, LearnAnchors)
+    enqueue.learnt([b"0-0"] * len(step.partitions), OLD)
     step = enqueue.next(0.1)
     assert isinstance(step, Send)
-    assert step.messages[0].partition == 1
+    assert step.messages[0].partition == 7
+
+
+def test_an_earlier_try_that_a_seal_keeps_out_is_no_doubt_any_more() -> None:
+    """E6, E7: it is sent again to its old place until that answers, with its mark or as sealed."""
+    known = knowledge(partitions=4)
+    enqueue = broken(known, "7", repeatable=True)
+    known.topic_is(1, 8, 0.1, acked=False)
+    known.named([(place, b"0-0") for place in range(8)], OLD)
+    step = after(enqueue)
+    assert isinstance(step, Send)
+    assert (step.messages[0].partition, enqueue.generation) == (3, 0)
+    enqueue.sent([SEALED], OLD)
+    assert isinstance(enqueue.next(0.1), MakeTopic)
+    enqueue.topic_is(1, 8, 0.1, acked=False)
+    step = after(enqueue)
+    while not isinstance(step, Send):
+        assert isinstance(step, LearnAnchors)
+        enqueue.learnt([b"0-0"] * len(step.partitions), OLD)
+        step = enqueue.next(0.1)
+    assert (step.messages[0].partition, enqueue.generation) == (7, 1)
+    enqueue.give_up()
+    assert isinstance(enqueue.error, AmbiguousEnqueueError), "that try is under way"
 
 
 @pytest.mark.parametrize("answer", [None, ServerError("OOM")])

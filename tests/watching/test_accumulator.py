@@ -73,6 +73,7 @@ class Scene:
             deliveries={},
             oldest_unread=self.oldest,
             now=at,
+            waits=None,
             **counts,
         )
 

@@ -61,7 +61,8 @@ def view_group(store: MemoryStore, step: ViewGroup) -> GroupView:
     topic = store.topics.get(group.topic)
     idle = store.idle.get(group.topic, IDLE) if topic is not None and topic.acked else None
     lapsed = idle is not None and alone >= idle
-    return GroupView(store.now(), found.paused, dict(found.members), document, alone, lapsed, idle, dict(found.presences))
+    presences = dict(found.presences)
+    return GroupView(store.now(), found.paused, dict(found.members), document, alone, lapsed, idle, presences, found.paused_at)
 
 
 @does(ViewPartition)
@@ -102,6 +103,8 @@ def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
 def set_paused(store: MemoryStore, step: SetPaused) -> None:
     """Pause or resume the group."""
     members = store.members(step.group)
+    if step.paused != members.paused:
+        members.paused_at = store.now() if step.paused else 0
     members.paused = step.paused
     if step.change is not None:
         members.note((step.change,), store.now())

@@ -16,6 +16,7 @@ from redisaq.brokers.memory import (
     administration,
     coordination,
     examination,
+    growing,
     leases,
     messages,
     producing,
@@ -34,7 +35,9 @@ from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.environment import Environment, current_environment
 from redisaq.errors import ConnectionFailed
 
-FAMILIES = (administration, coordination, examination, leases, messages, producing, retention, retrying, schedules, settling, topics)
+FAMILIES = (
+    *(administration, coordination, examination, growing, leases, messages, producing, retention, retrying, schedules, settling, topics),
+)
 """Importing each of these registers the functions that do its steps."""
 
 R = TypeVar("R")
@@ -149,11 +152,11 @@ class MemoryBroker:
         return carry_out(store, step)
 
     async def append(
-        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], *, maxlen: int | None, approximate: bool
+        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], *, maxlen: int | None, approximate: bool, cuts: int = 0
     ) -> list[bytes | None]:
         """Append in order; `approximate` trims exactly, too."""
         del approximate
-        return await self._operate("append", lambda store: store.append(topic, entries, maxlen))
+        return await self._operate("append", lambda store: store.append(topic, entries, maxlen, cuts))
 
     async def kill(self, marks: Sequence[ReaderMark]) -> bool:
         """Kill reading connections. Calls of other kinds need no kill: one that broke has run already, or never will (E1)."""

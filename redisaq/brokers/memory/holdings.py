@@ -31,6 +31,7 @@ class Lease:
         lost: how many entries trimming took from the group, as far as members have noticed.
         moves: how often a Seek moved the group, while there was a token.
         moved: the lowest position to which it moved the group since a token was last installed, and the last entry delivered before (S5).
+        opened: for which growth the group has opened the partition (G4).
     """
 
     token: int = 0
@@ -39,6 +40,7 @@ class Lease:
     lost: int = 0
     moves: int = 0
     moved: tuple[EntryId, EntryId] | None = None
+    opened: int = 0
 
     def install(self, token: int, incarnation: str, *, foreign: bool) -> Installed:
         """Install the token if rule T2 allows it, and return what is current then."""
@@ -47,12 +49,12 @@ class Lease:
         free = foreign or holder in ("", incarnation)
         if not again and not (token > self.token and free):
             moved = None if self.moved is None else (format_id(self.moved[0]), format_id(self.moved[1]))
-            return Installed(done=False, token=self.token, holder=holder, moved=moved)
+            return Installed(done=False, token=self.token, holder=holder, moved=moved, opened=self.opened)
         self.token = token
         self.moved = None
         self.holder = incarnation
         # The predecessor's readers stay listed until they are fenced: a repeated install must return them again.
-        return Installed(done=True, token=token, holder=holder, readers=tuple(self.readers))
+        return Installed(done=True, token=token, holder=holder, readers=tuple(self.readers), opened=self.opened)
 
     def spend(self, position: EntryId, delivered: EntryId, now: int) -> None:
         """Let no settlement under the current token pass any more: the group was moved to a position (S5)."""
@@ -67,6 +69,23 @@ class Lease:
         self.readers.clear()
 
 
+@dataclass
+class Naming:
+    """What stands beside a partition's stream once its topic has grown (G2).
+
+    Attributes:
+        number: the number in the stream's name.
+        cuts: number -> the stream's last id when it got that name.
+        seals: number -> the history in the seal under the name with that number.
+        swept: up to which growth the delayed messages belong here (G8).
+    """
+
+    number: int = 0
+    cuts: dict[int, EntryId] = field(default_factory=dict[int, EntryId])
+    seals: dict[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
+    swept: int = 0
+
+
 @dataclass(eq=False, repr=False, kw_only=True)
 class Holdings:
     """The data of one store.
@@ -77,6 +96,8 @@ class Holdings:
         alone: group -> since when it has had no member; set when this is first asked about a group that never had a known one.
         delayed: place -> message id -> when it is due, and its encoded fields.
         schedules: topic -> cron job -> what is kept of it.
+        names: place -> what growing has left beside the stream.
+        adopted: place -> the delayed messages that came from other partitions: from which, and their ids (G8).
     """
 
     topic_names: set[str] = field(default_factory=set[str])
@@ -91,6 +112,8 @@ class Holdings:
     held_up: dict[str, HeldUp] = field(default_factory=dict[str, HeldUp])
     alone: dict[GroupName, int] = field(default_factory=dict[GroupName, int])
     schedules: dict[str, dict[str, bytes]] = field(default_factory=dict[str, dict[str, bytes]])
+    names: dict[Place, Naming] = field(default_factory=dict[Place, Naming])
+    adopted: dict[Place, set[tuple[int, bytes]]] = field(default_factory=dict[Place, set[tuple[int, bytes]]])
 
     def seen(self) -> Holdings:
         """Return a view of the data: it keeps what is removed here later, but what is changed in place changes in both."""
@@ -132,4 +155,6 @@ class Holdings:
         for mark in [mark for mark in self.marks if mark[:2] == (topic, partition)]:
             del self.marks[mark]
         self.delayed.pop((topic, partition), None)
+        self.names.pop((topic, partition), None)
+        self.adopted.pop((topic, partition), None)
         self.streams.pop((topic, partition), None)

@@ -52,6 +52,7 @@ class Coordination:
     presences: dict[str, Presence] = field(default_factory=dict[str, Presence])
     state: GroupState | None = None
     paused: bool = False
+    paused_at: int = 0
     history: Stream = field(default_factory=Stream)
     watched_until: int = 0
     reports: dict[str, tuple[int, Report]] = field(default_factory=dict[str, tuple[int, Report]])

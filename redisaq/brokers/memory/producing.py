@@ -5,7 +5,7 @@ from __future__ import annotations
 from redisaq.brokers.memory.registry import carry_out, does
 from redisaq.brokers.memory.store import OUT_OF_MEMORY, MemoryStore
 from redisaq.brokers.memory.streams import Stream
-from redisaq.brokers.steps.producing import AppendOnce, Confirm, Delay, Delayed, Find, Found, ReadAnchor, ReadBacklog
+from redisaq.brokers.steps.producing import SEALED, AppendOnce, Confirm, Delay, Delayed, Find, Found, ReadAnchor, ReadBacklog, ReadMark
 from redisaq.core.entry_ids import format_id, parse_id
 from redisaq.core.records import encode_delayed, microseconds
 from redisaq.errors import ServerError
@@ -41,7 +41,7 @@ def delay(store: MemoryStore, step: Delay) -> bool:
     """Keep messages until they are due, each once by its id; ring if one is due before all others."""
     if store.full and step.messages:
         raise ServerError(OUT_OF_MEMORY)
-    if step.place not in store.streams:
+    if step.place not in store.streams or store.naming(step.place).number != step.cuts:
         return False
     delayed = store.delayed.setdefault(step.place, {})
     earliest = min((due for due, _ in delayed.values()), default=None)
@@ -60,12 +60,23 @@ def append_once(store: MemoryStore, step: AppendOnce) -> bytes | None:
     if standing is not None and standing[1] > now:
         return standing[0]
     if step.due is not None:
-        if not carry_out(store, Delay(step.topic, step.partition, [Delayed(step.partition, fields[1], step.due, fields)])):
-            return None
-    elif store.append(step.topic, [(step.partition, fields)], step.maxlen) == [None]:
-        return None
+        if not carry_out(store, Delay(step.topic, step.partition, [Delayed(step.partition, fields[1], step.due, fields)], step.cuts)):
+            return _refused(store, step)
+    elif store.append(step.topic, [(step.partition, fields)], step.maxlen, step.cuts) == [None]:
+        return _refused(store, step)
     store.marks[mark] = (fields[1], now + microseconds(step.window))
     return fields[1]
+
+
+def _refused(store: MemoryStore, step: AppendOnce) -> bytes | None:
+    return SEALED if step.cuts in store.naming(step.place).seals else None
+
+
+@does(ReadMark)
+def read_mark(store: MemoryStore, step: ReadMark) -> bytes | None:
+    """Return what a mark holds (E7)."""
+    standing = store.marks.get((step.topic, step.partition, step.dedup_id))
+    return standing[0] if standing is not None and standing[1] > store.now() else None
 
 
 @does(ReadBacklog)

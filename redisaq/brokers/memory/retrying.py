@@ -27,11 +27,13 @@ def take_due(store: MemoryStore, step: steps.TakeDue) -> steps.Due:
     if store.lease(step.group, step.partition).token != step.token:
         raise step.lost()
     now = store.now()
-    moved, next_delayed = _move_delayed(store, step.place, now, step.count)
+    naming = store.naming(step.place)
+    unswept = naming.swept < naming.number
+    moved, next_delayed = _move_delayed(store, step.place, now, 0 if unswept else step.count)
     found, next_retry = store.shelf(step.group, step.partition).due(now, step.count)
     retries, unreadable, reports = steps.read_retries(found)
     times = [time for time in (next_delayed, next_retry) if time is not None]
-    return steps.Due(tuple(retries), moved, min(times, default=None), now, tuple(reports), tuple(unreadable))
+    return steps.Due(tuple(retries), moved, min(times, default=None), now, tuple(reports), tuple(unreadable), unswept)
 
 
 def _move_delayed(store: MemoryStore, place: Place, now: int, count: int) -> tuple[int, int | None]:

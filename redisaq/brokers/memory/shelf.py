@@ -91,6 +91,17 @@ class Shelf:
                 self.redriven = due
         return before - len(self.dead)
 
+    def take_in(self, bodies: Sequence[Body], now: int) -> int:
+        """Put dead letters of another partition into `retry`, due now, in this order; return how many were new."""
+        new = [body for body in bodies if body.entry_id not in self.retry]
+        due = max(now - len(new), self.redriven)
+        for body in new:
+            due += 1
+            self.again += 1
+            self.retry[body.entry_id] = due, encode_retry(body)
+            self.redriven = due
+        return len(new)
+
     def retry_now(self, ids: Sequence[bytes] | None, count: int, now: int) -> int:
         """Let up to `count` messages of `retry` be due now, in their order, after those that are due already."""
         wanted = sorted(self.retry) if ids is None else list(dict.fromkeys(ids))

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from anyio.lowlevel import RunVar
 
 from redisaq.brokers.memory.clients import Channel, ReadingClient, Subscription, WaitingRead
-from redisaq.brokers.memory.holdings import Holdings, Lease, Place
+from redisaq.brokers.memory.holdings import Holdings, Lease, Naming, Place
 from redisaq.brokers.memory.members import Coordination
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.streams import GroupCursor, Stream
 from redisaq.brokers.steps.settling import Remaining
-from redisaq.brokers.steps.topics import TopicState
+from redisaq.brokers.steps.topics import TopicState, cuts_of
 from redisaq.brokers.terms import GroupName, RawEntry, ReaderMark, lease_lost
 from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.environment import Environment
@@ -99,6 +99,8 @@ class MemoryStore(Holdings):
         self.idle.clear()
         self.alone.clear()
         self.schedules.clear()
+        self.names.clear()
+        self.adopted.clear()
         for topic, partition in list(self.streams):
             self.forget_stream(topic, partition)
 
@@ -130,24 +132,54 @@ class MemoryStore(Holdings):
 
     # -- topics and their streams -----------------------------------------------------------------------------------------------
 
-    def make_topic(self, topic: str, partitions: int) -> TopicState:
-        """Make the topic and its missing streams (E5)."""
+    def make_topic(self, topic: str, state: TopicState) -> TopicState:
+        """Make the topic, with this state if it is missing, and its missing streams (E5)."""
         self.topic_names.add(topic)
-        state = self.topics.setdefault(topic, TopicState(0, partitions))
+        state = self.topics.setdefault(topic, state)
         for partition in range(state.partitions):
             self.make_stream(topic, partition)
         self.ring(topic)
         return state
 
-    def make_stream(self, topic: str, partition: int) -> Stream:
-        """Return the stream; make it, empty, if it is missing."""
-        return self.streams.setdefault((topic, partition), Stream())
+    def make_stream(self, topic: str, partition: int, history: tuple[int, ...] | None = None) -> Stream:
+        """Return the stream; make it, empty, if it is missing; cut it if it has an older name (G2).
 
-    def append(self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], maxlen: int | None) -> list[bytes | None]:
-        """Append in order, and serve waiting reads; None where the stream is missing."""
+        Args:
+            topic: the topic.
+            partition: the partition.
+            history: up to which growth it is to be cut; None: up to the topic's last one.
+        """
+        if history is None:
+            history = self.topics[topic].history if topic in self.topics else ()
+        place, stream = (topic, partition), self.streams.get((topic, partition))
+        newest = cuts_of(history)
+        naming = self.naming(place)
+        if newest > naming.number or (stream is None and newest):
+            since = naming.number if stream is not None else 0
+            for number in range(since + 1, newest + 1):
+                if stream is not None:
+                    naming.cuts[number] = stream.last_id
+                else:
+                    naming.cuts.setdefault(number, START)
+                naming.seals[number - 1] = history[: number + 1]
+            naming.number = max(naming.number, newest)
+            self.names[place] = naming
+        if stream is None:
+            stream = self.streams[place] = Stream()
+        return stream
+
+    def naming(self, place: Place) -> Naming:
+        """Return what growing has left beside a stream; if that is nothing, an empty one that the store does not keep."""
+        return self.names.get(place) or Naming()
+
+    def append(self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], maxlen: int | None, cuts: int = 0) -> list[bytes | None]:
+        """Append in order, and serve waiting reads; None where the stream is missing, or has another name than after `cuts` (G2)."""
         if self.full and entries:
             raise ServerError(OUT_OF_MEMORY, appended=[None] * len(entries))
-        return [self.append_one((topic, partition), fields, maxlen) for partition, fields in entries]
+        return [
+            self.append_one((topic, partition), fields, maxlen) if self.naming((topic, partition)).number == cuts else None
+            for partition, fields in entries
+        ]
 
     def append_one(self, place: Place, fields: Sequence[bytes], maxlen: int | None) -> bytes | None:
         """Append to one stream, and serve waiting reads; None if the stream is missing."""

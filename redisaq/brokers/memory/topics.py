@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.topics import GrowTopic, HeldUp, MakeTopic, NoteHeldUp, ReadTopic, ReadTopics, TopicState, check_format
+from redisaq.brokers.steps.topics import HeldUp, MakeTopic, NoteHeldUp, ReadTopic, ReadTopics, TopicState, check_format
 
 
 def known_state(store: MemoryStore, topic: str) -> TopicState | None:
@@ -42,7 +42,9 @@ def note_held_up(store: MemoryStore, step: NoteHeldUp) -> None:
 def make_topic(store: MemoryStore, step: MakeTopic) -> TopicState:
     """Make the topic and its missing streams (E5); keep what a producer asks for (E3)."""
     known_state(store, step.topic)
-    made, terms = store.make_topic(step.topic, step.partitions), step.terms
+    known = step.known or TopicState(0, step.partitions)
+    made = store.make_topic(step.topic, replace(known, acked=False, send_timeout=0.0, pending=None, held_up=None))
+    terms = step.terms
     if terms is None:
         return made
     longest = max(made.send_timeout, terms.send_timeout)
@@ -50,12 +52,3 @@ def make_topic(store: MemoryStore, step: MakeTopic) -> TopicState:
     if terms.acked:
         store.idle[step.topic] = max(store.idle.get(step.topic, 0.0), terms.idle)
     return standing
-
-
-@does(GrowTopic)
-def grow_topic(store: MemoryStore, step: GrowTopic) -> TopicState:
-    """Publish the next generation, if it has more partitions."""
-    state = known_state(store, step.topic)
-    if state is not None and step.partitions > state.partitions:
-        store.topics[step.topic] = replace(state, generation=state.generation + 1, partitions=step.partitions)
-    return store.make_topic(step.topic, step.partitions)

@@ -44,7 +44,7 @@ VIEW_STREAM = Script("view_stream", keys=2, begins_with=("facts",))
 VIEW_GROUP = Script("view_group", keys=3)
 VIEW_PARTITION = Script("view_partition", keys=5, begins_with=("facts", "unread"))
 PAUSE = Script("pause", keys=2, begins_with=("note",))
-SEEK = Script("seek", keys=4, begins_with=("above", "whole", "facts"))
+SEEK = Script("seek", keys=4, begins_with=("above", "whole", "facts", "stand"))
 DISBAND = Script("disband", keys=3)
 DROP_GROUP = Script("drop_group", keys=5)
 
@@ -109,7 +109,7 @@ def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
     group = keys.group(step.group)
 
     def answer(reply: Reply) -> GroupView:
-        now, paused, document, members, changed, retention, idle = reply
+        now, paused, document, members, changed, retention, idle, paused_at = reply
         expiries: dict[str, int] = {}
         presences: dict[str, Presence] = {}
         for member, expiry, said in members:
@@ -131,6 +131,7 @@ def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
             lapsed=retention == b"acked" and alone >= idle,
             idle=idle if retention == b"acked" else None,
             presences=presences,
+            paused_at=(whole(paused_at) or 0) * 1000,
         )
 
     return VIEW_GROUP(group.members, group.state, group.meta, step.group.group), answer
@@ -202,8 +203,10 @@ def _noted(reply: Reply) -> list[NotedChange]:
 def seek(step: Seek, keys: Keys) -> Asked[None]:
     """Continue delivery after the position."""
     share = keys.of_partition(step.group, step.partition)
-    channel = keys.partition_doorbell(step.group.topic, step.partition)
-    return SEEK(share.stream, share.retry, share.retry_bodies, share.lease, step.group.group, step.position, channel), lambda _: None
+    topic, partition = step.group.topic, step.partition
+    names = (share.stream, share.retry, share.retry_bodies, share.lease, *keys.names(topic, partition))
+    words = (step.group.group, step.position, keys.partition_doorbell(topic, partition), keys.history(topic))
+    return SEEK.over(names, *words), lambda _: None
 
 
 @command(Disband)

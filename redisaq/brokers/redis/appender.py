@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from redisaq.brokers.redis.commands import PASSING, not_now, wrong_type
+from redisaq.brokers.redis.commands import PASSING, is_sealed, not_now, wrong_type
 from redisaq.brokers.redis.keys import Keys
 from redisaq.errors import ServerError
 from redisaq.link import Caller, pack
@@ -34,10 +34,11 @@ class _Target:
 class _Targets:
     """A topic's streams with one way of trimming."""
 
-    def __init__(self, keys: Keys, topic: str, trimming: Sequence[bytes]) -> None:
+    def __init__(self, keys: Keys, topic: str, trimming: Sequence[bytes], cuts: int) -> None:
         self._keys = keys
         self._topic = topic
         self._trimming = trimming
+        self._cuts = cuts
         self._targets: dict[int, _Target] = {}
 
     def pack(self, entries: Sequence[tuple[int, Sequence[bytes]]]) -> list[bytes]:
@@ -47,7 +48,7 @@ class _Targets:
         for partition, fields in entries:
             target = targets.get(partition)
             if target is None:
-                target = targets[partition] = _Target(self._keys.stream(self._topic, partition), self._trimming)
+                target = targets[partition] = _Target(self._keys.stream(self._topic, partition, self._cuts), self._trimming)
             if len(fields) == USUAL_FIELDS:
                 a, b, c, d = fields
                 packed.append(target.usual % (len(a), a, len(b), b, len(c), c, len(d), d))
@@ -66,30 +67,47 @@ class Appender:
     def __init__(self, link: Caller, keys: Keys) -> None:
         self._link = link
         self._keys = keys
-        self._targets: dict[tuple[str, int | None, bool], _Targets] = {}
+        self._targets: dict[tuple[str, int | None, bool, int], _Targets] = {}
 
     async def append(
-        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], *, maxlen: int | None, approximate: bool
+        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], *, maxlen: int | None, approximate: bool, cuts: int = 0
     ) -> list[bytes | None]:
         """Append in order; see Broker."""
         if not entries:
             return []
-        targets = self._targets.get((topic, maxlen, approximate))
+        targets = self._targets.get((topic, maxlen, approximate, cuts))
         if targets is None:
             trimming = () if maxlen is None else (b"MAXLEN", b"~" if approximate else b"=", b"%d" % maxlen)
-            targets = self._targets[topic, maxlen, approximate] = _Targets(self._keys, topic, trimming)
+            targets = self._targets[topic, maxlen, approximate, cuts] = _Targets(self._keys, topic, trimming, cuts)
         replies = cast("list[bytes | ServerError | None]", await self._link.call_keyed(targets.pack(entries), entries, targets.key))
-        refusals = [reply for reply in replies if isinstance(reply, ServerError)]
+        if any(isinstance(reply, ServerError) for reply in replies):
+            return await self._refused(topic, entries, replies, cuts)
+        return cast("list[bytes | None]", replies)
+
+    async def _refused(
+        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], replies: list[bytes | ServerError | None], cuts: int
+    ) -> list[bytes | None]:
+        """Return the answers if no append was refused but those to streams that were cut since (E6); raise the first other refusal."""
+        of_wrong_type = sorted({entry[0] for entry, reply in zip(entries, replies, strict=True) if _is_of_wrong_type(reply)})
+        sealed = {partition for partition in of_wrong_type if await is_sealed(self._link, self._keys.stream(topic, partition, cuts))}
+        answers = [
+            None if entry[0] in sealed and _is_of_wrong_type(reply) else reply for entry, reply in zip(entries, replies, strict=True)
+        ]
+        refusals = [answer for answer in answers if isinstance(answer, ServerError)]
+        appended = [None if isinstance(answer, ServerError) else answer for answer in answers]
         if not refusals:
-            return cast("list[bytes | None]", replies)
-        appended = [None if isinstance(reply, ServerError) else reply for reply in replies]
-        refusal = next((reply for reply in refusals if reply.code not in PASSING), None)
+            return appended
+        refusal = next((answer for answer in refusals if answer.code not in PASSING), None)
         if refusal is None:  # what was refused may be sent again, unless a later one of its stream was appended (C3)
             passing = not_now(refusals[0], self._link)
             if any(appended):
                 passing.appended = appended
             raise passing
         if refusal.code == "WRONGTYPE":
-            partition, _ = entries[replies.index(refusal)]
-            raise wrong_type(self._keys.stream(topic, partition), refusal, appended=appended)
+            partition, _ = entries[answers.index(refusal)]
+            raise wrong_type(self._keys.stream(topic, partition, cuts), refusal, appended=appended)
         raise ServerError(refusal.text, appended=appended)
+
+
+def _is_of_wrong_type(reply: bytes | ServerError | None) -> bool:
+    return isinstance(reply, ServerError) and reply.code == "WRONGTYPE"

@@ -7,14 +7,16 @@ step after a broken connection, but not `append`. The reply to one call never re
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from anyio.lowlevel import checkpoint
 
+from redisaq.brokers.growth import settle_growth
 from redisaq.brokers.redis import (
     administration,
     coordination,
     examination,
+    growing,
     leases,
     messages,
     producing,
@@ -25,15 +27,19 @@ from redisaq.brokers.redis import (
     topics,
 )
 from redisaq.brokers.redis.appender import Appender
-from redisaq.brokers.redis.commands import checked, heard, run_unknown
+from redisaq.brokers.redis.commands import checked, heard, is_sealed, run_unknown
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import COMMANDS, HEARD, SEQUENCES
+from redisaq.brokers.redis.scripts import Command
 from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.producing import SEALED, AppendOnce, Delay
 from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
-from redisaq.errors import ServerError
+from redisaq.errors import DamagedKeyError, ServerError
 from redisaq.link import Caller
 
-FAMILIES = (administration, coordination, examination, leases, messages, producing, retention, retrying, schedules, settling, topics)
+FAMILIES = (
+    *(administration, coordination, examination, growing, leases, messages, producing, retention, retrying, schedules, settling, topics),
+)
 """Importing each of these registers the functions that do its steps."""
 
 R = TypeVar("R")
@@ -69,12 +75,57 @@ class RedisBroker:
         """Do one step."""
         ask = COMMANDS.get(type(step))
         if ask is None:
-            return cast("R", await SEQUENCES[type(step)](step, self._link, self._keys))
+            return await self._do_sequence(step)
         command, answer = ask(step, self._keys)
         (reply,) = await self._link.call(command)
         if isinstance(reply, ServerError):
-            reply = await heard(command, reply, self._link, HEARD[type(step)])
+            return await self._do_refused(step, command, reply)
         return cast("R", answer(reply))
+
+    async def _do_sequence(self, step: Step[R]) -> R:
+        """Do a step of several commands; again, if a name that it used is one of before a growth."""
+        while True:
+            number = self._number(step)
+            try:
+                return cast("R", await SEQUENCES[type(step)](step, self._link, self._keys))
+            except DamagedKeyError as error:
+                if not await self._is_renamed(step, error) or self._number(step) == number:
+                    raise
+
+    async def _do_refused(self, step: Step[R], command: Command, reply: ServerError) -> R:
+        """Return the answer to a step that the server answered with an error; raise the error if it does not count as a reply.
+
+        The wrong type of a stream's name means that the stream was cut, and that nothing was done (G2). The step is repeated as long as the
+        name that it uses changes.
+        """
+        ask = COMMANDS[type(step)]
+        while True:
+            _, answer = ask(step, self._keys)
+            try:
+                heard_reply = await heard(command, reply, self._link, HEARD[type(step)]) if isinstance(reply, ServerError) else reply
+                return cast("R", answer(heard_reply))
+            except DamagedKeyError as error:
+                if isinstance(step, Delay | AppendOnce):  # they name the stream as it was when their messages were placed (E6)
+                    if await is_sealed(self._link, self._keys.stream(step.topic, step.partition, step.cuts)):
+                        return cast("R", False if isinstance(step, Delay) else SEALED)
+                    raise
+                if not await self._is_renamed(step, error):
+                    raise
+                again, _ = ask(step, self._keys)
+                if again == command:
+                    raise
+            command = again
+            (reply,) = await self._link.call(command)
+
+    def _number(self, step: Step[Any]) -> int:
+        return 0 if step.place is None else self._keys.number(step.place[0])
+
+    async def _is_renamed(self, step: Step[Any], error: DamagedKeyError) -> bool:
+        """Find out the present names, completing a growth that is under way (G3); False if that cannot have been the reason."""
+        if error.code != "WRONGTYPE" or step.place is None or step.place[1] is None:
+            return False
+        await settle_growth(self, step.place[0])
+        return True
 
     async def do_each(self, steps: Sequence[Step[R]]) -> list[R]:
         """Do several steps of one class, in one write if each is one command."""
@@ -88,13 +139,10 @@ class RedisBroker:
         asked = [ask(step, self._keys) for step in steps]
         commands = [command for command, _ in asked]
         replies = await run_unknown(self._link, commands, await self._link.call(*commands))
-        answers: list[R] = []
-        for (command, answer), reply in zip(asked, replies, strict=True):
-            if isinstance(reply, ServerError):
-                answers.append(answer(await heard(command, reply, self._link, HEARD[kind])))
-            else:
-                answers.append(answer(reply))
-        return answers
+        return [
+            cast("R", answer(reply)) if not isinstance(reply, ServerError) else await self._do_refused(step, command, reply)
+            for step, (command, answer), reply in zip(steps, asked, replies, strict=True)
+        ]
 
     async def kill(self, marks: Sequence[ReaderMark]) -> bool:
         """Kill these connections (E1)."""
@@ -102,7 +150,8 @@ class RedisBroker:
 
     async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
         """Open a reading connection under the token (T3)."""
-        return await leases.open_reader(self._link, self._keys, group, partition, token=token, incarnation=incarnation)
+        settle = lambda: settle_growth(self, group.topic)  # noqa: E731
+        return await leases.open_reader(self._link, self._keys, group, partition, token=token, incarnation=incarnation, settle=settle)
 
     async def listen(self, group: GroupName) -> Doorbell:
         """Return a doorbell for the group and its topic."""

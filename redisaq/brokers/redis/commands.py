@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from redisaq.brokers.redis.keys import type_of
+from redisaq.brokers.redis.keys import decode_history, type_of
 from redisaq.brokers.redis.scripts import SCRIPTS, Argument, Command
 from redisaq.errors import ConnectionFailed, DamagedKeyError, ServerError
 from redisaq.link import LOGGED_OUT, Carrier
@@ -109,6 +109,18 @@ def wrong_type(
     damaged = DamagedKeyError(key, f"{is_a}, and should be a {wanted}: delete or rename it", code="WRONGTYPE", appended=appended)
     damaged.__cause__ = error
     return damaged
+
+
+async def is_sealed(caller: Carrier, stream: bytes) -> bool:
+    """Return whether a seal is under this name of a stream: then nothing is ever appended under it again (G2).
+
+    True if the server cannot be asked now: whoever goes on from there finds out.
+    """
+    try:
+        (text,) = await caller.call((b"GET", stream))
+    except ConnectionFailed:
+        return True
+    return isinstance(text, bytes) and bool(decode_history(text))
 
 
 def keys_of(command: Command) -> list[bytes]:

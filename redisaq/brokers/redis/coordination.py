@@ -18,8 +18,8 @@ from redisaq.core.profile import encode_profile
 from redisaq.core.records import text_or_none, time_of
 from redisaq.core.running import Report, encode_report, read_report
 
-MAKE_GROUP = Script("make_group", keys=1)
-HEARTBEAT = Script("heartbeat", keys=3, begins_with=("whole",))
+MAKE_GROUP = Script("make_group", keys=1, begins_with=("facts", "stand"))
+HEARTBEAT = Script("heartbeat", keys=3, begins_with=("whole", "topic"))
 COMMIT = Script("commit", keys=3, begins_with=("whole", "note"))
 WATCH = Script("watch", keys=1)
 
@@ -27,8 +27,9 @@ WATCH = Script("watch", keys=1)
 @command(MakeGroup)
 def make_group(step: MakeGroup, keys: Keys) -> Asked[None]:
     """Make the group where it is missing (G6)."""
-    stream = keys.stream(step.group.topic, step.partition)
-    return MAKE_GROUP(stream, step.group.group, b"$" if step.latest else b"0", int(step.younger)), lambda _: None
+    topic, partition = step.group.topic, step.partition
+    words = (step.group.group, b"$" if step.latest else b"0", int(step.younger), keys.history(topic))
+    return MAKE_GROUP.over((keys.stream(topic, partition), *keys.names(topic, partition)), *words), lambda _: None
 
 
 @command(Heartbeat)

@@ -48,11 +48,14 @@ def tries(keys: Keys) -> dict[str, Words]:
         "evalsha": ("EVALSHA", "0" * 40, "0"),
         "scan": ("SCAN", "0", "COUNT", "1"),
         "time": ("TIME",),
+        "wait": ("WAIT", "0", "1"),
         "smembers": ("SMEMBERS", names),
         "spublish": ("SPUBLISH", channel, ""),
         "ssubscribe": ("SSUBSCRIBE", channel),
         "sunsubscribe": ("SUNSUBSCRIBE", channel),
         "set": ("SET", key, "x", "XX"),
+        "pexpire": ("PEXPIRE", key, "1"),
+        "rename": ("RENAME", key, key),  # refused, since there is no such key
         "hset": ("HSET", key, "x", "x", "x"),  # a word is missing
         "hsetnx": ("HSETNX", key, "x", "x"),
         "sadd": ("SADD", key, "x"),
@@ -72,7 +75,7 @@ def tries(keys: Keys) -> dict[str, Words]:
         "xinfo|stream": ("XINFO", "STREAM", key),
     }
     of_key = ("del", "exists", "get", "hgetall", "hkeys", "hlen", "type", "unlink", "xlen", "zcard")
-    one_more = ("hdel", "hget", "hmget", "srem", "xdel", "zrem", "zscore")
+    one_more = ("hdel", "hexists", "hget", "hmget", "srem", "xdel", "zrem", "zscore")
     ranges = ("xrange", "xrevrange", "zcount", "zrange", "zrangebyscore", "zrevrange")
     made |= {name: (name.upper(), key) for name in of_key}
     made |= {name: (name.upper(), key, "1-1") for name in one_more}

@@ -8,9 +8,13 @@ slot, and a topic spreads over a cluster.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
+from redisaq.brokers.steps.topics import cuts_of
 from redisaq.brokers.terms import GroupName
+from redisaq.core.records import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,14 @@ class PartitionKeys:
         stream: the partition's entries.
         lease: hash: token, holder, redriven (the due time of the last message that was redriven, or made due), again (how many messages
             were redriven), lost (how many entries trimming took), moves (how often a seek moved the group, or a cancel took a retry away),
-            moved_over (what seeks have moved since the last install), and a field for each registered reader.
+            moved_over (what seeks have moved since the last install), open (for which growth the group has opened the partition, G4), and a
+            field for each registered reader.
         retry: sorted set, by due time, of messages that failed.
         retry_bodies: hash of the bodies of `retry`.
         dead: stream of dead letters.
         delayed: sorted set, by due time, of messages that are not in the stream yet, for all groups.
         delayed_bodies: hash of the bodies of `delayed`.
+        cuts: hash of the cuts: number -> the stream's last id at that moment; and `swept`, see SetSwept.
     """
 
     stream: bytes
@@ -59,10 +65,11 @@ class PartitionKeys:
     dead: bytes
     delayed: bytes
     delayed_bodies: bytes
+    cuts: bytes
 
 
 _TYPES = (
-    (re.compile(rb".*\}:(meta|schedules|g:.+:(state|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
+    (re.compile(rb".*\}:(meta|schedules|cuts|adopted|g:.+:(state|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
     (re.compile(rb".*\}:(g:.+:(members|retry)|delayed)", re.DOTALL), b"zset"),
     (re.compile(rb".*\}:(\d+|g:.+:(dead|history))", re.DOTALL), b"stream"),
     (re.compile(rb".*\}:(once|g:.+:running):.*", re.DOTALL), b"string"),
@@ -74,6 +81,19 @@ def type_of(key: bytes) -> bytes:
     return next((kind for pattern, kind in _TYPES if pattern.fullmatch(key)), b"set")
 
 
+def encode_history(history: Iterable[int]) -> bytes:
+    """Return a topic's history as it is stored: the partitions of each generation, with commas."""
+    return b",".join(b"%d" % count for count in history)
+
+
+def decode_history(text: bytes | None) -> tuple[int, ...] | None:
+    """Return a stored history, an empty one for None; None if this is none."""
+    if text is None:
+        return ()
+    counts = tuple(whole(word) or 0 for word in text.split(b","))
+    return counts if len(counts) > 1 and all(one < other for one, other in pairwise((0, *counts))) else None
+
+
 class Keys:
     """The keys of one namespace."""
 
@@ -82,6 +102,18 @@ class Keys:
         self.topics = f"{namespace}:topics".encode()
         self._groups: dict[GroupName, GroupKeys] = {}
         self._partitions: dict[GroupName, dict[int, PartitionKeys]] = {}
+        self._histories: dict[str, tuple[int, ...]] = {}
+
+    def learn(self, topic: str, history: tuple[int, ...]) -> None:
+        """Remember how a topic has grown: its streams' names follow from that. The last answer of the server counts."""
+        if self._histories.get(topic, ()) != history:
+            self._histories[topic] = history
+            for group in [group for group in self._partitions if group.topic == topic]:
+                del self._partitions[group]
+
+    def history(self, topic: str) -> bytes:
+        """Return what is remembered of how a topic has grown, as scripts and the topic's meta have it."""
+        return encode_history(self._histories.get(topic, ()))
 
     def _topic_tag(self, topic: str) -> str:
         return f"{{{self.namespace}:{topic}}}"
@@ -120,9 +152,30 @@ class Keys:
         """Return the text that says what a member has in handlers; it expires."""
         return f"{self._topic_tag(group.topic)}:g:{group.group}:running:{incarnation}".encode()
 
-    def stream(self, topic: str, partition: int, generation: int = 0) -> bytes:
-        """Return a partition's stream; its generation is 0 until growing a topic seals streams."""
-        return f"{self._partition_tag(topic, partition)}:{generation}".encode()
+    def stream(self, topic: str, partition: int, cuts: int | None = None) -> bytes:
+        """Return a partition's stream: under the name after so many cuts, or under the present name as far as it is known (G2)."""
+        return f"{self._partition_tag(topic, partition)}:{self.number(topic) if cuts is None else cuts}".encode()
+
+    def number(self, topic: str) -> int:
+        """Return the number in the names of a topic's streams, as far as it is known: how often they were cut."""
+        return cuts_of(self._histories.get(topic, ()))
+
+    def names(self, topic: str, partition: int, history: tuple[int, ...] | None = None) -> list[bytes]:
+        """Return what a script needs that may make or rename a stream, apart from the stream itself: the cuts, and its older names.
+
+        Nothing, if the topic has never grown.
+        """
+        number = self.number(topic) if history is None else cuts_of(history)
+        older = [self.stream(topic, partition, cuts) for cuts in reversed(range(number))]
+        return [self.cuts(topic, partition), *older] if older else []
+
+    def cuts(self, topic: str, partition: int) -> bytes:
+        """Return the hash of the partition's cuts."""
+        return f"{self._partition_tag(topic, partition)}:cuts".encode()
+
+    def adopted(self, topic: str, partition: int) -> bytes:
+        """Return the hash of marks of the delayed messages that came from other partitions (G8)."""
+        return f"{self._partition_tag(topic, partition)}:adopted".encode()
 
     def partition_doorbell(self, topic: str, partition: int) -> bytes:
         """Return the channel that a delayed message rings."""
@@ -155,7 +208,7 @@ class Keys:
         before, _, number = tag.rpartition(":")
         if before != self._topic_tag(topic)[:-1] or not number.isascii() or not number.isdigit():
             return False
-        return re.fullmatch(r"\d+|delayed(:body)?|once:.*|g:.+:(lease|retry|retry:body|dead)", name, re.DOTALL) is not None
+        return re.fullmatch(r"\d+|cuts|adopted|delayed(:body)?|once:.*|g:.+:(lease|retry|retry:body|dead)", name, re.DOTALL) is not None
 
     def of_partition(self, group: GroupName, partition: int) -> PartitionKeys:
         """Return the keys of the group's share of the partition."""
@@ -173,5 +226,6 @@ class Keys:
                 dead=f"{prefix}:dead".encode(),
                 delayed=self.delayed(group.topic, partition),
                 delayed_bodies=self.delayed_bodies(group.topic, partition),
+                cuts=self.cuts(group.topic, partition),
             )
         return keys

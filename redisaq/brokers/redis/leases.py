@@ -6,13 +6,14 @@ registered reader leaves the list only once it cannot read any more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from redisaq.brokers.redis.commands import Reply, checked, run
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.reader import RedisReader
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Script
+from redisaq.brokers.redis.topics import FIELDS, topic_state
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Installed, Page, PendingEntry, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.terms import GroupName, ReaderMark, lease_lost
 from redisaq.core.records import is_id, whole
@@ -25,7 +26,7 @@ REGISTER = Script("register", keys=1)
 CLAIM = Script("claim", keys=2, begins_with=("whole",))
 DELIVERIES = Script("deliveries", keys=2)
 RELEASE = Script("release", keys=1)
-REMAKE_GROUP = Script("remake_group", keys=1)
+REMAKE_GROUP = Script("remake_group", keys=1, begins_with=("facts", "stand"))
 
 
 @command(Install)
@@ -36,7 +37,7 @@ def install(step: Install, keys: Keys) -> Asked[Installed]:
 
 
 def _installed(reply: Reply) -> Installed:
-    done, standing, holder, readers, moved = reply
+    done, standing, holder, readers, moved, opened = reply
     position, _, delivered = (moved or b"").partition(b" ")
     marks = [_mark(field, address) for field, address in zip(readers[::2], readers[1::2], strict=True)]
     return Installed(
@@ -45,6 +46,7 @@ def _installed(reply: Reply) -> Installed:
         holder=holder.decode("utf-8", "backslashreplace"),
         readers=tuple(sorted((mark for mark in marks if mark is not None), key=lambda mark: (mark.run_id, mark.client_id))),
         moved=(position, delivered) if is_id(position) and is_id(delivered) else None,
+        opened=whole(opened) or 0,
     )
 
 
@@ -69,21 +71,23 @@ async def kill(link: Caller, marks: Sequence[ReaderMark], key: bytes | None = No
     return True
 
 
-async def open_reader(link: Caller, keys: Keys, group: GroupName, partition: int, *, token: int, incarnation: str) -> RedisReader:
+async def open_reader(
+    link: Caller, keys: Keys, group: GroupName, partition: int, *, token: int, incarnation: str, settle: Callable[[], Awaitable[object]]
+) -> RedisReader:
     """Open a reading connection and register it under the token before its first read (T3); see Broker."""
-    share = keys.of_partition(group, partition)
-    connection = await link.open_reading(share.stream)
+    lease = keys.of_partition(group, partition).lease
+    connection = await link.open_reading(lease)
     try:
         mark = ReaderMark(connection.client_id, connection.client_address, connection.run_id)
         # The connection registers itself, so that it is registered at the server that it reads from, wherever the shared connection is now.
-        registered = await run(connection, REGISTER(share.lease, token, incarnation, _field(mark), mark.address))
+        registered = await run(connection, REGISTER(lease, token, incarnation, _field(mark), mark.address))
     except BaseException:
         connection.abort()
         raise
     if not registered:
         connection.abort()
         raise lease_lost(group, partition)
-    return RedisReader(connection, mark, share.stream, group.group)
+    return RedisReader(connection, mark, lambda: keys.of_partition(group, partition).stream, settle, group.group)
 
 
 @command(Claim, hears=("NOGROUP",))
@@ -117,11 +121,13 @@ def release(step: Release, keys: Keys) -> Asked[bool]:
     return RELEASE(keys.of_partition(step.group, step.partition).lease, step.token), bool
 
 
-@command(RemakeGroup)
-def remake_group(step: RemakeGroup, keys: Keys) -> Asked[None]:
-    """Make a lost group again (T6)."""
-    stream = keys.stream(step.group.topic, step.partition)
-    return REMAKE_GROUP(stream, step.group.group, step.last_id, step.start or step.last_id), lambda _: None
+@commands(RemakeGroup)
+async def remake_group(step: RemakeGroup, link: Caller, keys: Keys) -> None:
+    """Make a lost group again (T6), in the stream whose name the topic's meta says: what is known here may be older, or newer."""
+    topic, partition = step.group.topic, step.partition
+    topic_state(topic, keys, await run(link, (b"HMGET", keys.meta(topic), *FIELDS)))
+    words = (step.group.group, step.last_id, step.start or step.last_id, keys.history(topic))
+    await run(link, REMAKE_GROUP.over((keys.stream(topic, partition), *keys.names(topic, partition)), *words))
 
 
 def _field(mark: ReaderMark) -> str:

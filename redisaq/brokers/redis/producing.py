@@ -11,7 +11,7 @@ from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Argument, Script
-from redisaq.brokers.steps.producing import AppendOnce, Confirm, Delay, Find, Found, ReadAnchor, ReadBacklog
+from redisaq.brokers.steps.producing import AppendOnce, Confirm, Delay, Find, Found, ReadAnchor, ReadBacklog, ReadMark
 from redisaq.core.records import encode_delayed
 from redisaq.errors import ServerError
 
@@ -53,7 +53,11 @@ def confirm(step: Confirm, keys: Keys) -> Asked[None]:
 def delay(step: Delay, keys: Keys) -> Asked[bool]:
     """Keep messages until they are due."""
     topic, partition = step.topic, step.partition
-    words: list[Argument] = [keys.stream(topic, partition), keys.delayed(topic, partition), keys.delayed_bodies(topic, partition)]
+    words: list[Argument] = [
+        keys.stream(topic, partition, step.cuts),
+        keys.delayed(topic, partition),
+        keys.delayed_bodies(topic, partition),
+    ]
     words.append(keys.partition_doorbell(topic, partition))
     for message in step.messages:
         words += [message.msg_id, message.due, encode_delayed(message.fields)]
@@ -66,7 +70,7 @@ def append_once(step: AppendOnce, keys: Keys) -> Asked[bytes | None]:
     topic, partition, fields = step.topic, step.partition, step.fields
     asked = APPEND_ONCE(
         keys.once(topic, partition, step.dedup_id),
-        keys.stream(topic, partition),
+        keys.stream(topic, partition, step.cuts),
         keys.delayed(topic, partition),
         keys.delayed_bodies(topic, partition),
         fields[1],
@@ -79,6 +83,12 @@ def append_once(step: AppendOnce, keys: Keys) -> Asked[bytes | None]:
         *fields,
     )
     return asked, lambda reply: cast("bytes | None", reply)
+
+
+@command(ReadMark)
+def read_mark(step: ReadMark, keys: Keys) -> Asked[bytes | None]:
+    """Return what a mark holds (E7)."""
+    return (b"GET", keys.once(step.topic, step.partition, step.dedup_id)), lambda reply: cast("bytes | None", reply)
 
 
 @command(ReadBacklog)

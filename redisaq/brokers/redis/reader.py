@@ -6,12 +6,12 @@ next call says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from redisaq.brokers.redis.commands import checked, wrong_type
 from redisaq.brokers.terms import RawEntry, ReaderMark
-from redisaq.errors import ConnectionFailed, GroupGoneError, ServerError
+from redisaq.errors import ConnectionFailed, DamagedKeyError, GroupGoneError, ServerError
 from redisaq.link import ReadingConnection
 
 OWNER = b"owner"
@@ -21,12 +21,30 @@ OWNER = b"owner"
 class RedisReader:
     """A Reader on a connection of its own."""
 
-    def __init__(self, connection: ReadingConnection, mark: ReaderMark, stream: bytes, group: str) -> None:
+    def __init__(
+        self,
+        connection: ReadingConnection,
+        mark: ReaderMark,
+        stream: Callable[[], bytes],
+        settle: Callable[[], Awaitable[object]],
+        group: str,
+    ) -> None:
+        """Take over a connection.
+
+        Args:
+            connection: to read with.
+            mark: under which it is registered.
+            stream: returns the stream's present name.
+            settle: completes a growth, and finds out the present names.
+            group: to read for.
+        """
         self._connection = connection
+        self._stream = stream
+        self._settle = settle
         self._mark = mark
         self._group = group
         self._begin = (b"XREADGROUP", b"GROUP", group.encode(), OWNER, b"COUNT")
-        self._end = (b"STREAMS", stream, b">")
+        self._asked = b""  # the name under which the last read was sent
         self._leftover: list[RawEntry] = []
 
     async def read(self, count: int, block: float) -> Sequence[RawEntry]:
@@ -34,17 +52,26 @@ class RedisReader:
         connection = self._connection
         if connection.leftover is not None:
             self._leftover += self._take()  # of an earlier read: the caller has not taken it yet
-        entries = self._entries(await connection.reply_ahead()) if connection.ahead else []
-        if not entries:
-            # BLOCK 0 waits forever, so a short wait must not round down to 0.
-            waiting = (b"BLOCK", max(1, int(block * 1000))) if block > 0 else ()
-            entries = self._entries(await connection.read((*self._begin, count, *waiting, *self._end), block))
+        stream = self._asked
+        try:
+            entries = self._entries(await connection.reply_ahead()) if connection.ahead else []
+            if not entries:
+                # BLOCK 0 waits forever, so a short wait must not round down to 0.
+                waiting = (b"BLOCK", max(1, int(block * 1000))) if block > 0 else ()
+                self._asked = stream = self._stream()
+                entries = self._entries(await connection.read((*self._begin, count, *waiting, b"STREAMS", stream, b">"), block))
+        except DamagedKeyError:
+            await self._settle()  # nothing was delivered: the stream was cut, and has another name now (G2)
+            if self._stream() == stream:
+                raise
+            return []
         return entries
 
     def ask_ahead(self, count: int) -> None:
         """Ask for more now; see Reader."""
         if not self._connection.ahead:
-            self._connection.send_ahead((*self._begin, count, *self._end))
+            self._asked = self._stream()
+            self._connection.send_ahead((*self._begin, count, b"STREAMS", self._asked, b">"))
 
     async def finish(self) -> None:
         """Wait for the answer to `ask_ahead`; see Reader."""
@@ -84,7 +111,7 @@ class RedisReader:
             if reply.code == "NOGROUP":
                 raise GroupGoneError(f"the group {self._group} or its stream is gone") from reply
             if reply.code == "WRONGTYPE":
-                raise wrong_type(self._end[1], reply)
+                raise wrong_type(self._asked, reply)
             checked(reply, self._connection)
         streams = cast("dict[bytes, list[list[Any]]]", reply)
         return [(entry_id, fields) for entries in streams.values() for entry_id, fields in entries]

@@ -13,7 +13,7 @@ from redisaq.brokers.steps import retrying as steps
 from redisaq.core.records import encode_retry, read_dead, retry_prefix, time_of, whole
 
 START_RETRY = Script("start_retry", keys=2)
-DUE = Script("due", keys=6)
+DUE = Script("due", keys=7, begins_with=("whole",))
 DEAD_SUMMARIES = Script("dead_summaries", keys=1)
 REDRIVE = Script("redrive", keys=4, begins_with=("whole",))
 
@@ -37,7 +37,7 @@ def take_due(step: steps.TakeDue, keys: Keys) -> Asked[steps.Due]:
     def answer(reply: Reply) -> steps.Due:
         if reply is None:
             raise step.lost()
-        now, moved, found, next_retry, next_delayed, blocked, lost_retries, lost_delayed, found_again = reply
+        now, moved, found, next_retry, next_delayed, blocked, lost_retries, lost_delayed, found_again, unswept = reply
         times = [int(now) + steps.BLOCKED if blocked else time_of(next_delayed), time_of(next_retry)]
         retries, unreadable, reports = steps.read_retries(zip(found[::2], found[1::2], strict=True))
         set_aside = [steps.SetAside(entry_id, steps.GONE) for entry_id in (*lost_retries, *lost_delayed)]
@@ -49,10 +49,11 @@ def take_due(step: steps.TakeDue, keys: Keys) -> Asked[steps.Due]:
             now=int(now),
             set_aside=(*set_aside, *reports),
             unreadable=tuple(unreadable),
+            unswept=unswept == 1,
         )
 
-    names = (share.stream, share.lease, share.retry, share.retry_bodies, share.delayed, share.delayed_bodies)
-    return DUE(*names, step.token, step.count), answer
+    names = (share.stream, share.lease, share.retry, share.retry_bodies, share.delayed, share.delayed_bodies, share.cuts)
+    return DUE(*names, step.token, step.count, keys.number(step.group.topic)), answer
 
 
 @command(steps.ReadDead)

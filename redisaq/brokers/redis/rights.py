@@ -12,12 +12,12 @@ from redisaq.brokers.redis.scripts import SCRIPTS, Script
 
 OUTSIDE_SCRIPTS = (
     *("hello", "auth", "ping", "select", "info", "client|info", "client|kill", "client|unblock", "cluster|info", "cluster|slots"),
-    *("eval", "evalsha", "type", "unlink", "scan", "smembers", "xreadgroup", "ssubscribe", "sunsubscribe"),
+    *("eval", "evalsha", "type", "unlink", "scan", "smembers", "wait", "xreadgroup", "ssubscribe", "sunsubscribe"),
 )
 """Commands that are sent as such, and that no script need call."""
 
 DISPENSABLE = frozenset(
-    {"client|info", "client|kill", "client|unblock", "cluster|info", "cluster|slots", "dbsize", "spublish", "ssubscribe", "type"}
+    {"client|info", "client|kill", "client|unblock", "cluster|info", "cluster|slots", "dbsize", "spublish", "ssubscribe", "type", "wait"}
 )
 """Commands without which redisaq works on, less well; without CLUSTER SLOTS it cannot connect to a cluster."""
 

@@ -6,6 +6,7 @@ The module that has a step's command declares the step's script. Invariant: a sc
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -28,7 +29,7 @@ class Script:
 
     Attributes:
         name: the file's name.
-        keys: how many of its arguments are keys.
+        keys: how many of its arguments are keys, at least.
         begins_with: files of lua/ to put before it: functions that several scripts use.
         text: the program.
         words: the first words of a command that runs it by hash: servers identify scripts by the SHA-1 of their text.
@@ -51,3 +52,8 @@ class Script:
     def __call__(self, *arguments: Argument) -> Command:
         """Return the command that runs the script by hash, its keys first."""
         return (*self.words, *arguments)
+
+    def over(self, keys: Sequence[bytes], *arguments: Argument) -> Command:
+        """Return the command for a script whose number of keys varies."""
+        begin, sha, _ = self.words
+        return (begin, sha, b"%d" % len(keys), *keys, *arguments)

@@ -11,21 +11,31 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from redisaq.brokers.redis.commands import Reply, milliseconds, run, run_each
-from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.redis.keys import Keys, decode_history, encode_history
 from redisaq.brokers.redis.registry import Asked, command, commands
-from redisaq.brokers.redis.scripts import Script
-from redisaq.brokers.steps.topics import FORMAT, GrowTopic, HeldUp, MakeTopic, NoteHeldUp, ReadTopic, ReadTopics, TopicState, check_format
+from redisaq.brokers.redis.scripts import Argument, Command, Script
+from redisaq.brokers.steps.topics import (
+    FORMAT,
+    PLAIN,
+    HeldUp,
+    MakeTopic,
+    NoteHeldUp,
+    ReadTopic,
+    ReadTopics,
+    TopicState,
+    check_format,
+    cuts_of,
+)
 from redisaq.core.records import MOST_PARTITIONS, text_or_none, whole
 from redisaq.errors import DamagedKeyError
 from redisaq.link import Caller
 
-MAKE_TOPIC = Script("make_topic", keys=1, begins_with=("whole",))
+MAKE_TOPIC = Script("make_topic", keys=1, begins_with=("whole", "topic"))
 NAME_TOPIC = Script("name_topic", keys=1)
-MAKE_STREAM = Script("make_stream", keys=1)
-GROW_TOPIC = Script("grow_topic", keys=1, begins_with=("whole",))
+NAME_STREAM = Script("name_stream", keys=1, begins_with=("facts", "stand"))
 NOTE_HELD_UP = Script("note_held_up", keys=1)
 
-FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout", b"format")
+FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout", b"format", b"history", b"pending", b"grown")
 """The fields of `meta` that make a TopicState."""
 
 REPAIR = "set the field right, or delete the topic"
@@ -72,47 +82,39 @@ async def make_topic(step: MakeTopic, link: Caller, keys: Keys) -> TopicState:
     The count comes first, because it says which streams there must be. If this is interrupted in between, the next caller that makes the
     topic completes it, as every producer does that finds a stream missing.
     """
-    terms, meta = step.terms, keys.meta(step.topic)
-    asked = ("",) if terms is None else (milliseconds(terms.send_timeout), "acked" if terms.acked else "", milliseconds(terms.idle))
-    *standing, idle = await run(link, MAKE_TOPIC(meta, keys.topic_doorbell(step.topic), step.partitions, FORMAT, *asked))
-    state = _made(step.topic, keys, standing)
+    terms, topic, meta = step.terms, step.topic, keys.meta(step.topic)
+    made = step.known or TopicState(0, step.partitions)
+    words: list[Argument] = [meta, keys.topic_doorbell(topic), made.partitions, FORMAT]
+    words += [made.format, made.generation, encode_history(made.history), made.grown]
+    words += ("",) if terms is None else (milliseconds(terms.send_timeout), "acked" if terms.acked else "", milliseconds(terms.idle))
+    standing, idle = await run(link, MAKE_TOPIC(*words))
+    state = _made(topic, keys, standing)
     kept_number(meta, "retention_idle", idle)
-    streams = [MAKE_STREAM(keys.stream(step.topic, number)) for number in range(state.partitions)]
-    await run_each(link, [NAME_TOPIC(keys.topics, step.topic), *streams])
+    streams = [name_stream(keys, topic, number, state.history) for number in range(state.partitions)]
+    await run_each(link, [NAME_TOPIC(keys.topics, topic), *streams])
     return state
 
 
-@commands(GrowTopic)
-async def grow_topic(step: GrowTopic, link: Caller, keys: Keys) -> TopicState:
-    """Raise the count if it is smaller (G1); make a topic that does not exist."""
-    topic, partitions = step.topic, step.partitions
-    while True:
-        state = await make_topic(MakeTopic(topic, partitions), link, keys)
-        if state.partitions >= partitions:
-            return state
-        # Streams first, so that a producer that sees the new count finds them.
-        await run_each(link, [MAKE_STREAM(keys.stream(topic, number)) for number in range(state.partitions, partitions)])
-        command = GROW_TOPIC(keys.meta(topic), keys.topic_doorbell(topic), state.generation, partitions)
-        grown = topic_state(topic, keys, await run(link, command))
-        # Another caller grew it meanwhile, perhaps to less than this one wants, or the topic was lost. Look again.
-        if grown is not None and grown.partitions >= partitions:
-            return grown
+def name_stream(keys: Keys, topic: str, partition: int, history: tuple[int, ...]) -> Command:
+    """Return the command that lets a stream have the name of the last generation of this history (E5, G2)."""
+    names = (keys.stream(topic, partition, cuts_of(history)), *keys.names(topic, partition, history))
+    return NAME_STREAM.over(names, encode_history(history))
 
 
 def topic_state(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> TopicState | None:
-    """Return what `meta` says in FIELDS, None if it says nothing.
+    """Return what `meta` says in FIELDS, None if it says nothing; let `keys` know the streams' names.
 
     Raises:
         DamagedKeyError: what it says cannot be. It is never replaced: the number of partitions, and what they hold, would be a guess.
         UnknownFormatError: a later version wrote it.
     """
-    return _made(topic, keys, fields) if any(field is not None for field in fields[:-1]) else None
+    return _made(topic, keys, fields) if any(field is not None for field in fields[:4]) else None
 
 
 def _made(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> TopicState:
-    generation, partitions, retention, send_timeout, layout = fields
+    generation, partitions, retention, send_timeout, layout, history, pending, grown = fields
     meta = keys.meta(topic)
-    written_in = kept_number(meta, "format", layout) or 1
+    written_in = kept_number(meta, "format", layout) or PLAIN
     check_format(topic, written_in)  # first: the other fields may mean something else there
     count = kept_number(meta, "partitions", partitions)
     growths = kept_number(meta, "generation", generation)
@@ -120,7 +122,20 @@ def _made(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> TopicState:
     if growths is None or count is None or not 1 <= count <= MOST_PARTITIONS:
         what = f"{count} partitions" if count is not None else "no partitions"
         raise DamagedKeyError(meta, f"says {what} in generation {growths}, but a topic has 1 to {MOST_PARTITIONS}: {REPAIR}")
-    return TopicState(growths, count, retention == b"acked", (limit or 0) / 1000, written_in)
+    counts = decode_history(history)
+    if counts is None or (counts and counts[-1] != count):
+        raise DamagedKeyError(meta, f"says {count} partitions, and has {history!r} as its history: {REPAIR}")
+    keys.learn(topic, counts)
+    return TopicState(
+        growths,
+        count,
+        retention == b"acked",
+        (limit or 0) / 1000,
+        written_in,
+        counts,
+        kept_number(meta, "pending", pending),
+        kept_number(meta, "grown", grown) or 0,
+    )
 
 
 def kept_number(meta: bytes, field: str, text: bytes | None) -> int | None:

@@ -138,9 +138,11 @@ class Broker(Protocol):
         ...
 
     async def append(
-        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], *, maxlen: int | None, approximate: bool
+        self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], *, maxlen: int | None, approximate: bool, cuts: int = 0
     ) -> list[bytes | None]:
         """Append (partition, fields) in order; return each entry's id, or None where the stream does not exist (E5).
+
+        `cuts` is the number of the topic's cuts when the partitions were chosen: a stream that was cut since does not exist for it (E6).
 
         This is no step: it spans many streams, it is the hot path of every producer, and you must not repeat it blindly (E1).
 

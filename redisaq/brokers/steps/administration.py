@@ -75,6 +75,7 @@ class GroupView(msgspec.Struct, frozen=True):
         lapsed: it has had none for so long that it pins nothing under the topic's `retention="acked"`.
         idle: seconds after which a group that has no member pins nothing; None without `retention="acked"`.
         presences: incarnation -> what it said about itself when it joined. Members of older versions said nothing.
+        paused_at: since when it has been paused; 0 if it is not, or if that is not known.
     """
 
     now: int
@@ -85,6 +86,7 @@ class GroupView(msgspec.Struct, frozen=True):
     lapsed: bool = False
     idle: float | None = None
     presences: Mapping[str, Presence] = {}
+    paused_at: int = 0
 
     @property
     def live(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ class Installed(msgspec.Struct, frozen=True):
         readers: the connections that the previous owner registered (T3).
         moved: if a Seek has spent the token that was current before, the lowest position to which the group was moved since, and the last
             entry that had been delivered to it (S5).
+        opened: for which growth the group has opened the partition, 0 if for none (G4).
     """
 
     done: bool
@@ -29,6 +30,7 @@ class Installed(msgspec.Struct, frozen=True):
     holder: str
     readers: tuple[ReaderMark, ...] = ()
     moved: tuple[bytes, bytes] | None = None
+    opened: int = 0
 
 
 class PendingEntry(msgspec.Struct, frozen=True):

@@ -9,10 +9,14 @@ import msgspec
 
 from redisaq.brokers.steps import Broker, PartitionStep
 
-__all__ = ["AppendOnce", "Confirm", "Delay", "Delayed", "Find", "Found", "ReadAnchor", "ReadBacklog", "delay"]
+__all__ = ["SEALED", "AppendOnce", "Confirm", "Delay", "Delayed", "Find", "Found", "ReadAnchor", "ReadBacklog", "ReadMark", "delay"]
 
 MOST_DELAYED = 1000
 """The most messages that one Delay may hold: a server does nothing else meanwhile."""
+
+
+SEALED = b""
+"""The answer to an AppendOnce whose place is cut: no message has this id."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -60,21 +64,24 @@ class Find(PartitionStep[Found], frozen=True):
 class Delay(PartitionStep[bool], frozen=True):
     """Keep messages until they are due, each once by its id. Rings the partition's doorbell if one is due before all others.
 
-    Answers False, and keeps nothing, if the partition's stream is missing (E5). Messages due at the same microsecond move in the order of
-    their ids' bytes; where another order matters, give each a later time.
+    Answers False, and keeps nothing, if the partition's stream is missing (E5), or was cut since (E6). Messages due at the same microsecond
+    move in the order of their ids' bytes; where another order matters, give each a later time.
 
     Attributes:
         messages: at most MOST_DELAYED, all of this partition.
+        cuts: of the topic when the messages were placed.
     """
 
     messages: Sequence[Delayed]
+    cuts: int = 0
 
 
 class AppendOnce(PartitionStep[bytes | None], frozen=True):
     """Append unless the same `dedup_id` was used in this partition within `window` seconds. Safe to repeat.
 
     Answers the id of the message that the mark names: the id in `fields` if the message is new (also if you repeat this very step: E7),
-    else the first message's. None if the partition's stream is missing (E5).
+    else the first message's. None if the partition's stream is missing (E5); SEALED if it was cut since the message was placed (E6). Then
+    no earlier try of this step can arrive.
 
     Attributes:
         fields: the entry's fields; the message id is the second.
@@ -83,6 +90,7 @@ class AppendOnce(PartitionStep[bytes | None], frozen=True):
         due: the server's time, in microseconds, until which to delay the message; None to append it now.
         maxlen: as for `append`.
         approximate: as for `append`.
+        cuts: of the topic when the message was placed.
     """
 
     fields: Sequence[bytes]
@@ -91,6 +99,17 @@ class AppendOnce(PartitionStep[bytes | None], frozen=True):
     due: int | None
     maxlen: int | None
     approximate: bool
+    cuts: int = 0
+
+
+class ReadMark(PartitionStep[bytes | None], frozen=True):
+    """Return the id of the message with which this `dedup_id` was used here within its window; None if it was not.
+
+    Attributes:
+        dedup_id: the caller's own id.
+    """
+
+    dedup_id: str
 
 
 class Confirm(PartitionStep[None], frozen=True):
@@ -112,7 +131,7 @@ class ReadBacklog(PartitionStep[int], frozen=True):
     enough: int = 1 << 31
 
 
-async def delay(broker: Broker, topic: str, messages: Sequence[Delayed]) -> list[bool]:
+async def delay(broker: Broker, topic: str, messages: Sequence[Delayed], *, cuts: int = 0) -> list[bool]:
     """Keep messages of any partitions until they are due; return for each whether it is kept now. See Delay."""
     of_partition: dict[int, list[int]] = {}
     for place, message in enumerate(messages):
@@ -122,7 +141,7 @@ async def delay(broker: Broker, topic: str, messages: Sequence[Delayed]) -> list
         for partition, places in of_partition.items()
         for start in range(0, len(places), MOST_DELAYED)
     ]
-    answers = await broker.do_each([Delay(topic, partition, [messages[place] for place in places]) for partition, places in portions])
+    answers = await broker.do_each([Delay(topic, partition, [messages[place] for place in places], cuts) for partition, places in portions])
     kept = [False] * len(messages)
     for (_, places), answer in zip(portions, answers, strict=True):
         for place in places:

@@ -60,6 +60,7 @@ class Due(msgspec.Struct, frozen=True):
         now: the server's time.
         set_aside: what this call found damaged. Damaged delayed messages are in the stream now.
         unreadable: damaged retries, each with its way to the dead letters, unchanged: `take_due` moves them there.
+        unswept: the topic has grown, and delayed messages may belong elsewhere: none was moved (G8).
     """
 
     retries: tuple[Body, ...]
@@ -68,6 +69,7 @@ class Due(msgspec.Struct, frozen=True):
     now: int
     set_aside: tuple[SetAside, ...] = ()
     unreadable: tuple[Resolution, ...] = ()
+    unswept: bool = False
 
 
 BLOCKED = 1_000_000
@@ -114,8 +116,8 @@ class StartRetry(ShareStep[bool], frozen=True):
 class TakeDue(ShareStep[Due], frozen=True):
     """Move at most `count` due delayed messages into the stream (XADD first, then ZREM: S2); return up to `count` due retries.
 
-    If you have retries in flight, ask for more than those. Messages due at the same microsecond come in the order of their ids' bytes.
-    Raises LeaseLostError if another token is current.
+    After a growth it moves none until SetSwept (G8). If you have retries in flight, ask for more than those. Messages due at the same
+    microsecond come in the order of their ids' bytes. Raises LeaseLostError if another token is current.
 
     Attributes:
         token: the fencing token.
@@ -231,8 +233,14 @@ async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequenc
 
     Returns how many were moved; to redrive all, repeat it until it returns 0. Dead letters that redisaq did not write stay.
     """
+    found = await next_lives(broker, group, partition, ids, count)
+    return await broker.do(Redrive(group, partition, found)) if found else 0
+
+
+async def next_lives(broker: Broker, group: GroupName, partition: int, ids: Sequence[bytes] | None, count: int) -> list[tuple[bytes, Body]]:
+    """Return the dead letters that `redrive` gives a new life, with the bodies of that."""
     found = await (_first(broker, group, partition, count) if ids is None else _named(broker, group, partition, ids, count))
-    return await broker.do(Redrive(group, partition, found[:count])) if found else 0
+    return found[:count]
 
 
 async def _first(broker: Broker, group: GroupName, partition: int, count: int) -> list[tuple[bytes, Body]]:

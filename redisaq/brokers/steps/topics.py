@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import ClassVar
 
 import msgspec
 
-from redisaq.brokers.steps import Broker, Step, TopicStep
+from redisaq.brokers.steps import Step, TopicStep
 from redisaq.errors import UnknownFormatError
 
 __all__ = [
     "FORMAT",
-    "GrowTopic",
     "HeldUp",
     "MakeTopic",
     "NoteHeldUp",
@@ -19,12 +20,16 @@ __all__ = [
     "ReadTopics",
     "Terms",
     "TopicState",
+    "birth",
     "check_format",
-    "make_or_grow",
+    "cuts_of",
 ]
 
-FORMAT = 1
+FORMAT = 2
 """The latest layout of entries and keys that this version knows; a topic's meta has its own."""
+
+PLAIN, RENAMED = 1, 2
+"""The formats: the streams have the names that they were made with; the topic has grown, and its streams were renamed (G2)."""
 
 
 class HeldUp(msgspec.Struct, frozen=True):
@@ -50,6 +55,9 @@ class TopicState(msgspec.Struct, frozen=True):
         acked: a producer asked for `retention="acked"`.
         send_timeout: the largest of its producers' time limits, in seconds; 0 if none has declared one (E3).
         format: the layout of its keys and entries.
+        history: how many partitions it had from the beginning and after each growth by renaming; empty before the first.
+        pending: how many it is going to have, while it grows.
+        grown: when it last grew, in the server's milliseconds; 0 before the first growth.
         held_up: the producer that last had to wait for room; None if none has. Only ReadTopic returns it.
     """
 
@@ -57,8 +65,31 @@ class TopicState(msgspec.Struct, frozen=True):
     partitions: int
     acked: bool = False
     send_timeout: float = 0.0
-    format: int = FORMAT
+    format: int = PLAIN
+    history: tuple[int, ...] = ()
+    pending: int | None = None
+    grown: int = 0
     held_up: HeldUp | None = None
+
+    @property
+    def cuts(self) -> int:
+        """How often its streams were cut, and thereby renamed: the number in their names (G2)."""
+        return cuts_of(self.history)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The history, with at least the partitions that it has."""
+        return self.history or (self.partitions,)
+
+
+def cuts_of(history: Sequence[int]) -> int:
+    """Return how often the streams of a topic with this history were cut."""
+    return max(0, len(history) - 1)
+
+
+def birth(history: Sequence[int], partition: int) -> int:
+    """Return by which growth a partition came: 0 if it was there from the beginning; one more than there were if it is not there yet."""
+    return bisect_right(history, partition) if history else 0
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -96,19 +127,13 @@ class MakeTopic(TopicStep[TopicState], frozen=True):
         partitions: how many it has if it does not exist.
         terms: what a producer asks. The topic's meta keeps it even if the topic exists: the largest of all producers' times, and `acked`
             once any producer asks for it (E3).
+        known: what the caller knew of the topic before it was lost. It is made again with that generation and history, so that no name is
+            used twice (G2).
     """
 
     partitions: int
     terms: Terms | None = None
-
-
-class GrowTopic(TopicStep[TopicState], frozen=True):
-    """Raise the partition count by compare-and-set on the generation (G1); a smaller count changes nothing.
-
-    Makes the streams, and the topic if it does not exist. Rings the topic's doorbell.
-    """
-
-    partitions: int
+    known: TopicState | None = None
 
 
 class NoteHeldUp(TopicStep[None], frozen=True):
@@ -131,19 +156,3 @@ def check_format(topic: str, layout: int) -> None:
     """
     if layout > FORMAT:
         raise UnknownFormatError(topic, layout, FORMAT)
-
-
-async def make_or_grow(broker: Broker, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:
-    """Make the topic with this many partitions, or grow it to them; a topic that has more keeps them.
-
-    Args:
-        broker: the broker to ask.
-        topic: its name.
-        partitions: the least that it is to have.
-        terms: what a producer asks of the topic (E3).
-
-    Returns:
-        The topic's state afterwards.
-    """
-    state = await broker.do(MakeTopic(topic, partitions, terms=terms))
-    return await broker.do(GrowTopic(topic, partitions)) if state.partitions < partitions else state

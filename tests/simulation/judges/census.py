@@ -79,7 +79,7 @@ class Census:
                 self._look_group((*place, name), store, stream, cursor)
         for place, delayed in store.delayed.items():
             if len(delayed) != len(self._delayed.get(place, ())) or delayed:
-                self._look_delayed(place, delayed)
+                self._look_delayed(place, delayed, store)
 
     def sought(self, place: Place, before: EntryId, after: EntryId, store: MemoryStore) -> None:
         """An admin has moved the group's position: entries after it are only unread, and entries that were skipped have ended."""
@@ -97,14 +97,18 @@ class Census:
                     self.violation(f"{show(place, entry_id)} is delivered anew, and {kind} as well")
         self._held[(group.topic, partition, group.group)] = self._share(self._print(cursor, shelf), cursor, shelf, place)
 
-    def _look_delayed(self, place: tuple[str, int], delayed: Iterable[bytes]) -> None:
+    def _look_delayed(self, place: tuple[str, int], delayed: Iterable[bytes], store: MemoryStore) -> None:
+        topic, number = place
+        # G8: what has been adopted elsewhere is on its way, and is still here for a moment.
+        adopted = {msg_id for (name, _), marks in store.adopted.items() if name == topic for origin, msg_id in marks if origin == number}
         before, now = self._delayed.get(place, frozenset[bytes]()), frozenset(delayed)
         self._delayed[place] = now
         for msg_id in now:
-            if (where := self.whereabouts.place_of(msg_id.decode())) is not None:
+            if msg_id not in adopted and (where := self.whereabouts.place_of(msg_id.decode())) is not None:
                 self.violation(f"message {msg_id.decode()} is delayed, and in its stream: {where}")
         for msg_id in sorted(before - now):
-            if self.whereabouts.place_of(msg_id.decode()) is None:
+            moved = msg_id in adopted and any(msg_id in rows for (name, _), rows in store.delayed.items() if name == topic)
+            if not moved and self.whereabouts.place_of(msg_id.decode()) is None:
                 self.violation(f"message {msg_id.decode()} is no longer delayed, and in no stream")
 
     def _first_look(self, key: tuple[str, int, str], data: Holdings, cursor: GroupCursor) -> None:

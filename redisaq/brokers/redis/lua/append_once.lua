@@ -12,6 +12,7 @@ end
 local due = ARGV[5]
 redis.call('SET', KEYS[1], ARGV[1], 'XX', 'PX', ARGV[2]) -- S2: writes nothing; if the server refuses it, nothing has happened
 if due ~= '' then
+    redis.call('XLEN', KEYS[2]) -- refused if the stream was cut (E6)
     if redis.call('EXISTS', KEYS[2]) == 0 then
         return false
     end

@@ -3,6 +3,7 @@
 -- ARGV: channel, then id, due, body, id, due, body ...
 -- Answers: 1, or 0 if the stream is missing (E5); then nothing is kept. When memory is full, all of it is refused.
 
+redis.call('XLEN', KEYS[1]) -- refused if the stream was cut (E6)
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return 0
 end

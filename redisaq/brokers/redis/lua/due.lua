@@ -1,14 +1,16 @@
 -- Moves due delayed messages into the stream, and returns the due retries, which stay where they are (S3).
--- KEYS: stream, lease, retry, bodies of retry, delayed, bodies of delayed.
--- ARGV: token, the most of each kind.
+-- KEYS: stream, lease, retry, bodies of retry, delayed, bodies of delayed, cuts.
+-- ARGV: token, the most of each kind, the number in the stream's name.
 -- Answers: nil if another token is current, else: now in us (text, since a Lua number would lose digits, M6), how many were moved, the
 --       retries (id, body, id, body ...), when the next retry and the next delayed message are due or nil, 1 if the stream took no more,
 --       the retries and the delayed messages that were dropped because their bodies are gone, how many bodies had no due time (they are
---       due now).
+--       due now), 1 if delayed messages may belong elsewhere since the topic has grown, so that none was moved (G8).
 
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then
     return false
 end
+redis.call('XLEN', KEYS[1]) -- refused if the stream was cut, before anything is done
+local unswept = ARGV[3] ~= '0' and (whole(redis.call('HGET', KEYS[7], 'swept')) or 0) < tonumber(ARGV[3])
 -- S2: these remove nothing, but let the rest succeed when memory is full, or fail before it. What is moved is in memory already, and handling
 -- it frees memory.
 redis.call('ZREM', KEYS[5], '')
@@ -54,7 +56,9 @@ mend(KEYS[3], KEYS[4])
 local moved, blocked, lost_delayed = 0, 0, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, count)) do
     local body = redis.call('HGET', KEYS[6], id)
-    if body then -- XADD before ZREM, since the stream may be sealed, or gone (S2)
+    if unswept then
+        break
+    elseif body then -- XADD before ZREM, since the stream may be sealed, or gone (S2)
         -- What is not a message goes into the stream unchanged, so that each group finds that it cannot be read.
         local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', '*', unpack(words_of(body) or {'raw', body}))
         if type(added) == 'table' and not string.find(added.err, ' ID', 1, true) then -- not sealed, so this error is permanent
@@ -86,4 +90,4 @@ end
 local place = #retries / 2
 local next_retry = redis.call('ZRANGE', KEYS[3], place, place, 'WITHSCORES')[2]
 local next_delayed = redis.call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2]
-return {now, moved, retries, next_retry or false, next_delayed or false, blocked, lost_retries, lost_delayed, found_again}
+return {now, moved, retries, next_retry or false, next_delayed or false, blocked, lost_retries, lost_delayed, found_again, unswept and 1 or 0}

@@ -3,7 +3,7 @@
 -- ARGV: incarnation, ttl in ms, the version that the caller knows ('' for none).
 -- Answers: alive, now in us (text, since a Lua number would lose digits, M6), version ('' for none), document or nil, expired members, the
 --       next expiry of another member in ms or nil, born in ms, frozen_until in ms, 1 if paused else 0, 1 if somebody watches the group
---       else 0, and of the topic: generation, partitions, retention, send_timeout in ms and format, each nil if it is not there.
+--       else 0, and the topic's state (see topic.lua).
 
 -- S2: writes nothing, but a script that begins with a write that needs no memory succeeds when memory is full. A group whose heartbeats
 -- were refused then would stop handling what fills the memory.
@@ -19,7 +19,7 @@ local document = false
 if version ~= ARGV[3] or version == '' then -- without a version there is no document, or it is damaged
     document = redis.call('HGET', KEYS[2], 'doc')
 end
-local topic = redis.call('HMGET', KEYS[3], 'generation', 'partitions', 'retention', 'send_timeout', 'format')
+local topic = topic_of(KEYS[3])
 local far = now + 1e12 + 86400000 -- farther than any ttl reaches: redisaq did not write such a time, and it would block the group forever
 local frozen_until = whole(state[4]) and state[4] or '0'
 local born = whole(state[3]) and state[3] or '0'

@@ -1,20 +1,21 @@
 -- Makes a group where it is missing, and the stream where that is missing (G6).
--- KEYS: stream.
+-- KEYS: stream, and if the topic has grown what stand.lua says.
 -- ARGV: group, where it begins ('0' or '$'), '1' if the stream is younger than the group, so that what was trimmed from it before counts
---       as the group's.
+--       as the group's, the partitions of each generation with commas.
 -- Answers: 1 if the group was made, else 0.
 
 redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- S2: writes nothing, but lets the rest succeed when memory is full
+local stands = stand(2, ARGV[4])
+if type(stands) == 'table' then
+    return stands
+end
 local read = 0
-if redis.call('EXISTS', KEYS[1]) == 1 and ARGV[3] ~= '1' then
-    local info, facts = redis.call('XINFO', 'STREAM', KEYS[1]), {}
-    for i = 1, #info, 2 do
-        facts[info[i]] = info[i + 1]
-    end
+if ARGV[3] ~= '1' then
+    local facts = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
     read = facts['entries-added'] - (ARGV[2] == '$' and 0 or facts.length)
 end
 -- ENTRIESREAD distinguishes what is trimmed from now on from what was gone before.
-local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'MKSTREAM', 'ENTRIESREAD', read)
+local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'ENTRIESREAD', read)
 if made.err then
     if string.find(made.err, 'BUSYGROUP', 1, true) then
         return 0

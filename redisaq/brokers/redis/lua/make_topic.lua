@@ -1,17 +1,18 @@
 -- Makes a topic where it is missing (E5), and keeps what a producer asks of it (E3).
 -- KEYS: meta.
--- ARGV: channel, partitions, format, then '' or: send_timeout in ms, 'acked' or '', retention_idle in ms. Of times, the largest is kept.
--- Answers: generation, partitions, retention, send_timeout, format and retention_idle as they are afterwards. Values that cannot be read
---       stay unchanged, and so does a topic of a later format.
+-- ARGV: channel, partitions, the latest format that the caller knows, the format, generation, history and time of growth with which to make
+--       it ('' for none), then '' or: send_timeout in ms, 'acked' or '', retention_idle in ms. Of times, the largest is kept.
+-- Answers: the topic's state (see topic.lua) and retention_idle as they are afterwards. Values that cannot be read stay unchanged, and so
+--       does a topic of a later format.
 
-local function standing()
-    return redis.call('HMGET', KEYS[1], 'generation', 'partitions', 'retention', 'send_timeout', 'format', 'retention_idle')
-end
-local topic = standing()
+local topic, idle = topic_of(KEYS[1]), redis.call('HGET', KEYS[1], 'retention_idle')
 local words = {}
-local made = not topic[1] and not topic[2] and not topic[3] and not topic[4] and not topic[6]
+local made = not topic[1] and not topic[2] and not topic[3] and not topic[4] and not idle
 if made then
-    words = {'generation', '0', 'partitions', ARGV[2], 'format', ARGV[3]}
+    words = {'generation', ARGV[5], 'partitions', ARGV[2], 'format', ARGV[4]}
+    if ARGV[6] ~= '' then
+        words = {'history', ARGV[6], 'grown', ARGV[7], unpack(words)}
+    end
 end
 local function raise(field, value, before)
     if not before or (whole(before) and whole(before) < tonumber(value)) then
@@ -20,13 +21,13 @@ local function raise(field, value, before)
     end
 end
 local known = not topic[5] or (whole(topic[5]) or math.huge) <= tonumber(ARGV[3])
-if (made or (known and whole(topic[1]) and whole(topic[2]))) and ARGV[4] ~= '' then
-    raise('send_timeout', ARGV[4], topic[4])
-    if ARGV[5] ~= '' then
-        raise('retention_idle', ARGV[6], topic[6])
-        if topic[3] ~= ARGV[5] then
+if (made or (known and whole(topic[1]) and whole(topic[2]))) and ARGV[8] ~= '' then
+    raise('send_timeout', ARGV[8], topic[4])
+    if ARGV[9] ~= '' then
+        raise('retention_idle', ARGV[10], idle)
+        if topic[3] ~= ARGV[9] then
             words[#words + 1] = 'retention'
-            words[#words + 1] = ARGV[5]
+            words[#words + 1] = ARGV[9]
         end
     end
 end
@@ -37,4 +38,4 @@ end
 if made then
     redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: its failure must not fail the step
 end
-return standing()
+return {topic_of(KEYS[1]), redis.call('HGET', KEYS[1], 'retention_idle')}

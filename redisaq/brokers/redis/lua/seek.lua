@@ -1,11 +1,15 @@
 -- Sets a group's position.
--- KEYS: stream, retry, bodies of retry, lease.
--- ARGV: group, position ('$': the end), the partition's channel.
+-- KEYS: stream, retry, bodies of retry, lease, and if the topic has grown what stand.lua says.
+-- ARGV: group, position ('$': the end), the partition's channel, the partitions of each generation with commas.
 -- Entries after the position that were delivered before become new again: they leave the pending entries and retry, unless they are no
 -- longer in the stream. Once the partition has had an owner, `moves` in the lease counts the calls, and the token is spent (S5): nobody's
 -- settlement passes any more. `moved_over` keeps the lowest position, and the last entry that had been delivered before, until the holder,
 -- or another, has installed a token again.
 
+local stands = stand(5, ARGV[4])
+if type(stands) == 'table' then
+    return stands
+end
 local time = redis.call('TIME')
 local last, delivered = '0-0', false
 if redis.call('EXISTS', KEYS[1]) == 1 then
@@ -33,7 +37,7 @@ if lease[1] then
 end
 local retries = redis.call('ZRANGE', KEYS[2], 0, -1)
 if not delivered then
-    redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], position, 'MKSTREAM')
+    redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], position)
 end
 local seen = position
 local rows = redis.call('XPENDING', KEYS[1], ARGV[1], '(' .. seen, '+', 500)

@@ -1,0 +1,162 @@
+"""Grows a topic, and completes a growth that somebody has left undone (G).
+
+Every step can be repeated, and all callers do the same steps in the same order: announce, make the new streams, cut the old ones, publish.
+So it does not matter who completes a growth: the next grower, a producer that meets a seal, or an owner. A caller that comes late changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redisaq.brokers.steps import Broker, retrying
+from redisaq.brokers.steps.growing import (
+    FROM_ELSEWHERE,
+    Announce,
+    CloseBarrier,
+    NameStream,
+    Passed,
+    Publish,
+    ReadBarrier,
+    ReadPassed,
+    ReadSeal,
+    Replicate,
+    TakeIn,
+)
+from redisaq.brokers.steps.retrying import Purge, Redrive
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, Terms, TopicState, birth
+from redisaq.brokers.terms import GroupName
+from redisaq.core.entry_ids import format_id, parse_id
+from redisaq.core.partitioner import partition_for
+from redisaq.core.records import Body
+
+COUNTED = 1000
+"""Messages that are counted at most, where somebody wants to know for how many a partition waits."""
+
+TOGETHER = 500
+"""Streams that are cut, or looked at, in one write: a server does nothing else for some milliseconds then."""
+
+
+async def make_or_grow(broker: Broker, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:
+    """Make the topic with this many partitions, or grow it to them; a topic that has more keeps them.
+
+    Args:
+        broker: the broker to ask.
+        topic: its name.
+        partitions: the least that it is to have.
+        terms: what a producer asks of the topic (E3).
+
+    Returns:
+        The topic's state afterwards.
+    """
+    while True:
+        state = await broker.do(MakeTopic(topic, partitions, terms))
+        if state.partitions >= partitions:
+            return state
+        announced = await broker.do(Announce(topic, state.generation, partitions))
+        if announced is not None and announced.pending is not None:  # perhaps another caller's number: that growth is completed first
+            await _complete(broker, topic, announced, (*announced.counts, announced.pending))
+        # Else somebody has completed it meanwhile, or the topic is lost: look again.
+
+
+async def settle_growth(broker: Broker, topic: str) -> TopicState | None:
+    """Complete every growth of which a stream has been cut (G3), and return the topic's state; None if the topic does not exist."""
+    while True:
+        state = await broker.do(ReadTopic(topic))
+        if state is None:
+            return None
+        seals = [seal for seal in await _seals(broker, topic, state) if seal]
+        if not seals:
+            return state
+        await _complete(broker, topic, state, _furthest(seals))
+
+
+async def complete_announced(broker: Broker, topic: str, announced: TopicState) -> None:
+    """Complete a growth that was announced, and perhaps not begun (G3); nothing happens if it is over."""
+    if announced.pending is not None:
+        await _complete(broker, topic, announced, (*announced.counts, announced.pending))
+
+
+async def close_barriers(broker: Broker, group: GroupName, history: Sequence[int]) -> None:
+    """Let the group wait again at every partition that the topic grew by (G4)."""
+    await broker.do_each([CloseBarrier(group, number) for number in _grown(history)])
+
+
+async def waiting_in(broker: Broker, group: GroupName, history: Sequence[int]) -> dict[int, tuple[int, Passed]]:
+    """Return what the group's partitions wait for that the topic grew by: the first older one that is not worked off, and what it holds.
+
+    Partitions that are open, or have nothing to wait for any more, are left out.
+    """
+    numbers = _grown(history)
+    opened = await broker.do_each([ReadBarrier(group, number) for number in numbers])
+    closed = [number for number, growth in zip(numbers, opened, strict=True) if growth < birth(history, number)]
+    behind: dict[int, tuple[int, Passed]] = {}
+    for growth in sorted({birth(history, number) for number in closed}):
+        older = await broker.do_each([ReadPassed(group, number, growth, COUNTED) for number in range(history[growth - 1])])
+        found = next(((number, passed) for number, passed in enumerate(older) if not passed.done), None)
+        if found is not None:
+            behind |= {number: found for number in closed if birth(history, number) == growth}
+    return behind
+
+
+async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequence[bytes] | None, count: int, *, state: TopicState) -> int:
+    """Redrive dead letters; move those whose keys have moved since to where they belong now (G8). See `steps.retrying.redrive`.
+
+    Such a message is put there before it is removed here. If this is interrupted in between and repeated, the message may run twice.
+    """
+    if not state.history:
+        return await retrying.redrive(broker, group, partition, ids, count)
+    moved = 0
+    for dead_id, body in await retrying.next_lives(broker, group, partition, ids, count):
+        place = _place(body.fields, partition, state.partitions)
+        if place == partition:
+            moved += await broker.do(Redrive(group, partition, [(dead_id, body)]))
+        else:
+            time, sequence = parse_id(body.entry_id)
+            if sequence < FROM_ELSEWHERE:  # else it has come from another partition before, and its id tells from which
+                sequence += (partition + 1) * FROM_ELSEWHERE
+            await broker.do(TakeIn(group, place, [Body(format_id((time, sequence)), body.fields, body.life)]))
+            moved += await broker.do(Purge(group, partition, [dead_id]))
+    return moved
+
+
+def _place(fields: Sequence[bytes], partition: int, partitions: int) -> int:
+    """Return where a message belongs: a message without a key, where it is."""
+    key = dict(zip(fields[::2], fields[1::2], strict=False)).get(b"k")
+    return partition if key is None else partition_for(key, partitions)
+
+
+def _grown(history: Sequence[int]) -> range:
+    return range(history[0], history[-1]) if history else range(0)
+
+
+async def _complete(broker: Broker, topic: str, state: TopicState, history: tuple[int, ...]) -> None:
+    """Make the new streams, cut the old ones, publish: whatever of it is not done yet."""
+    old = history[-2]
+    while True:
+        for start in range(old, history[-1], TOGETHER):
+            numbers = range(start, min(start + TOGETHER, history[-1]))
+            await broker.do_each([NameStream(topic, number, history) for number in numbers])
+        seals: list[tuple[int, ...]] = []
+        for start in range(0, old, TOGETHER):
+            numbers = range(start, min(start + TOGETHER, old))
+            seals += await broker.do_each([NameStream(topic, number, history) for number in numbers])
+        furthest = _furthest([history, *seals])
+        if furthest == history:
+            break
+        history = furthest  # others have cut some streams for a greater count: all publish that one (G2)
+    await broker.do(Replicate(topic, old, history))
+    await broker.do(Publish(topic, state.generation, history))
+
+
+async def _seals(broker: Broker, topic: str, state: TopicState) -> list[tuple[int, ...]]:
+    seals: list[tuple[int, ...]] = []
+    for start in range(0, state.partitions, TOGETHER):
+        numbers = range(start, min(start + TOGETHER, state.partitions))
+        seals += await broker.do_each([ReadSeal(topic, number, state.cuts) for number in numbers])
+    return seals
+
+
+def _furthest(histories: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the history with the greatest last count."""
+    return max(histories, key=lambda history: history[-1])

@@ -1,0 +1,149 @@
+"""Steps with which a topic grows, and with which its new partitions wait for the older ones, at a store; see steps.growing.
+
+Streams keep their keys here. What a server tells by their names is a number (`Naming`).
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from redisaq.brokers.memory.registry import does
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.memory.topics import known_state
+from redisaq.brokers.steps.growing import (
+    FROM_ELSEWHERE,
+    Adopt,
+    Announce,
+    CloseBarrier,
+    NameStream,
+    OpenBarrier,
+    Passed,
+    Publish,
+    ReadBarrier,
+    ReadPassed,
+    ReadSeal,
+    Replicate,
+    SetSwept,
+    TakeIn,
+)
+from redisaq.brokers.steps.topics import RENAMED, TopicState
+from redisaq.core.entry_ids import format_id, parse_id
+
+
+@does(Announce)
+def announce(store: MemoryStore, step: Announce) -> TopicState | None:
+    """Note the number that is to come (G1)."""
+    state = known_state(store, step.topic)
+    if state is not None and state.generation == step.generation and state.pending is None and state.partitions < step.partitions:
+        store.topics[step.topic] = state = replace(state, pending=step.partitions)
+    return state
+
+
+@does(NameStream)
+def name_stream(store: MemoryStore, step: NameStream) -> tuple[int, ...]:
+    """Cut the stream, or make it (G2)."""
+    store.make_stream(step.topic, step.partition, step.history)
+    return store.naming(step.place).seals.get(len(step.history) - 2, step.history)
+
+
+@does(ReadSeal)
+def read_seal(store: MemoryStore, step: ReadSeal) -> tuple[int, ...]:
+    """Return the history in a seal."""
+    return store.naming(step.place).seals.get(step.cuts, ())
+
+
+@does(Replicate)
+def replicate(store: MemoryStore, step: Replicate) -> bool:
+    """Do nothing: a store waits for no replica."""
+    del store, step
+    return True
+
+
+@does(Publish)
+def publish(store: MemoryStore, step: Publish) -> TopicState | None:
+    """Publish the count (G1)."""
+    state, history = known_state(store, step.topic), step.history
+    if state is not None and state.generation == step.generation and state.partitions < history[-1]:
+        state = replace(
+            state,
+            generation=state.generation + 1,
+            partitions=history[-1],
+            history=history,
+            format=RENAMED,
+            pending=None,
+            grown=store.now() // 1000,
+        )
+        store.topics[step.topic] = state
+        store.ring(step.topic)
+    return state
+
+
+@does(ReadPassed)
+def read_passed(store: MemoryStore, step: ReadPassed) -> Passed:
+    """Tell whether the partition is worked off up to the cut (G5)."""
+    stream, naming = store.streams.get(step.place), store.naming(step.place)
+    if stream is None or naming.number < step.growth:  # it is not cut yet
+        return Passed(done=False)
+    cuts = [naming.cuts[number] for number in range(step.growth, naming.number + 1) if number in naming.cuts]
+    if not cuts:
+        store.names.setdefault(step.place, naming).cuts[naming.number] = stream.last_id
+        cuts = [stream.last_id]
+    cursor = stream.groups.get(step.group.group)
+    shelf = store.shelves.get((step.group, step.partition))
+    ids = [entry_id for entry_id in (() if cursor is None else cursor.pending) if entry_id <= cuts[0]]
+    unread = stream.after((0, 0) if cursor is None else cursor.last_delivered, len(stream))
+    ids += [entry_id for entry_id, _ in unread if entry_id <= cuts[0]]
+    retried = [] if shelf is None else [parse_id(one) for one in shelf.retry]
+    ids += [entry_id for entry_id in retried if entry_id <= cuts[0] and entry_id[1] < FROM_ELSEWHERE]
+    seen = sorted(ids)[: max(1, step.most)]
+    return Passed(cursor is not None and not ids, len(seen), format_id(seen[0]) if seen else b"")
+
+
+@does(ReadBarrier)
+def read_barrier(store: MemoryStore, step: ReadBarrier) -> int:
+    """Return for which growth the partition is open (G4)."""
+    return store.lease(step.group, step.partition).opened
+
+
+@does(OpenBarrier)
+def open_barrier(store: MemoryStore, step: OpenBarrier) -> bool:
+    """Open the partition (G4)."""
+    lease = store.lease(step.group, step.partition)
+    if lease.token != step.token:
+        return False
+    lease.opened = step.growth
+    return True
+
+
+@does(CloseBarrier)
+def close_barrier(store: MemoryStore, step: CloseBarrier) -> None:
+    """Close the partition again (G4)."""
+    store.lease(step.group, step.partition).opened = 0
+
+
+@does(Adopt)
+def adopt(store: MemoryStore, step: Adopt) -> None:
+    """Take over delayed messages (G8)."""
+    delayed, adopted = store.delayed.setdefault(step.place, {}), store.adopted.setdefault(step.place, set())
+    earliest = min((due for due, _ in delayed.values()), default=None)
+    for msg_id, due, body in step.rows:
+        if (step.origin, msg_id) not in adopted:
+            adopted.add((step.origin, msg_id))
+            delayed.setdefault(msg_id, (int(float(due)), body))
+    if delayed and (earliest is None or min(due for due, _ in delayed.values()) < earliest):
+        store.ring(step.place)
+
+
+@does(TakeIn)
+def take_in(store: MemoryStore, step: TakeIn) -> int:
+    """Take in dead letters (G8)."""
+    new = store.shelf(step.group, step.partition).take_in(step.bodies, store.now())
+    if new:
+        store.ring(step.place)
+    return new
+
+
+@does(SetSwept)
+def set_swept(store: MemoryStore, step: SetSwept) -> None:
+    """Note that the delayed messages are where they belong (G8)."""
+    store.names.setdefault(step.place, store.naming(step.place)).swept = step.growth

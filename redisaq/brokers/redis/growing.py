@@ -1,0 +1,168 @@
+"""Steps with which a topic grows, and with which its new partitions wait for the older ones (G).
+
+Invariants: only stand.lua makes or renames a stream. Before it renames one, it notes the cut; under each older name a seal stays for ever.
+"""
+
+from __future__ import annotations
+
+from redisaq.brokers.redis.commands import Reply, run
+from redisaq.brokers.redis.keys import Keys, decode_history, encode_history
+from redisaq.brokers.redis.registry import Asked, command, commands
+from redisaq.brokers.redis.scripts import Argument, Script
+from redisaq.brokers.redis.topics import name_stream, topic_state
+from redisaq.brokers.steps.growing import (
+    Adopt,
+    Announce,
+    CloseBarrier,
+    NameStream,
+    OpenBarrier,
+    Passed,
+    Publish,
+    ReadBarrier,
+    ReadPassed,
+    ReadSeal,
+    Replicate,
+    SetSwept,
+    TakeIn,
+)
+from redisaq.brokers.steps.topics import FORMAT, RENAMED, TopicState, cuts_of
+from redisaq.core.records import encode_retry, whole
+from redisaq.errors import ServerError
+from redisaq.link import Caller, ReadingConnection
+
+ANNOUNCE = Script("announce", keys=1, begins_with=("whole", "topic"))
+PUBLISH = Script("publish", keys=1, begins_with=("whole", "topic"))
+PASSED = Script("passed", keys=3, begins_with=("facts", "above"))
+OPEN_BARRIER = Script("open_barrier", keys=1)
+ADOPT = Script("adopt", keys=4)
+TAKE_IN = Script("take_in", keys=4, begins_with=("whole",))
+
+ADOPTED_FOR = 7 * 86_400_000
+"""Milliseconds for which it is remembered which delayed messages came here, from the last one on: a sweep takes far less."""
+
+REPLICATED_WITHIN = 1000
+"""Milliseconds for which a growth waits for a replica."""
+
+
+@command(Announce)
+def announce(step: Announce, keys: Keys) -> Asked[TopicState | None]:
+    """Note the number that is to come (G1)."""
+    asked = ANNOUNCE(keys.meta(step.topic), step.generation, step.partitions, FORMAT)
+    return asked, lambda reply: topic_state(step.topic, keys, reply)
+
+
+@command(NameStream)
+def give_name(step: NameStream, keys: Keys) -> Asked[tuple[int, ...]]:
+    """Cut the stream, or make it (G2)."""
+    return name_stream(keys, step.topic, step.partition, step.history), lambda reply: decode_history(reply) or step.history
+
+
+@command(ReadSeal, hears=("WRONGTYPE",))
+def read_seal(step: ReadSeal, keys: Keys) -> Asked[tuple[int, ...]]:
+    """Return the history in a seal."""
+    return (b"GET", keys.stream(step.topic, step.partition, step.cuts)), _seal
+
+
+def _seal(reply: Reply) -> tuple[int, ...]:
+    return () if isinstance(reply, ServerError) else decode_history(reply) or ()
+
+
+@commands(Replicate)
+async def replicate(step: Replicate, link: Caller, keys: Keys) -> bool:
+    """Wait for a replica of each server where streams were cut (G7)."""
+    servers, seen = len(await link.nodes()), dict[str, bool]()
+    for partition in range(step.partitions):
+        connection = await link.open_reading(keys.stream(step.topic, partition))
+        try:
+            if connection.run_id not in seen:
+                seen[connection.run_id] = await _is_replicated(connection, step, keys, partition)
+        finally:
+            connection.abort()
+        if len(seen) == servers:
+            break
+    return all(seen.values())
+
+
+async def _is_replicated(connection: ReadingConnection, step: Replicate, keys: Keys, partition: int) -> bool:
+    """Wait, over a connection of its own: WAIT blocks it, and waits for what this connection has written.
+
+    So the seal is written once more, behind all cuts.
+    """
+    text = await run(connection, (b"INFO", b"replication"))
+    facts = dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
+    if not whole(facts.get("connected_slaves", "").strip().encode()):
+        return True
+    seal = keys.stream(step.topic, partition, cuts_of(step.history) - 1)
+    try:
+        await run(connection, (b"SET", seal, encode_history(step.history), b"XX"))
+        return int(await run(connection, (b"WAIT", 1, REPLICATED_WITHIN))) > 0
+    except ServerError as error:
+        if not error.forbidden:
+            raise
+        return False  # access rules forbid it
+
+
+@command(Publish)
+def publish(step: Publish, keys: Keys) -> Asked[TopicState | None]:
+    """Publish the count (G1)."""
+    meta, doorbell, history = keys.meta(step.topic), keys.topic_doorbell(step.topic), step.history
+    asked = PUBLISH(meta, doorbell, step.generation, history[-1], encode_history(history), RENAMED)
+    return asked, lambda reply: topic_state(step.topic, keys, reply)
+
+
+@command(ReadPassed)
+def read_passed(step: ReadPassed, keys: Keys) -> Asked[Passed]:
+    """Tell whether the partition is worked off up to the cut (G5)."""
+    share, name = keys.of_partition(step.group, step.partition), keys.number(step.group.topic)
+    return PASSED(share.stream, share.retry, share.cuts, step.group.group, step.growth, name, step.most), _passed
+
+
+def _passed(reply: Reply) -> Passed:
+    done, waiting, oldest = reply
+    return Passed(done == 1, waiting, oldest)
+
+
+@command(ReadBarrier)
+def read_barrier(step: ReadBarrier, keys: Keys) -> Asked[int]:
+    """Return for which growth the partition is open (G4)."""
+    return (b"HGET", keys.of_partition(step.group, step.partition).lease, b"open"), lambda reply: whole(reply) or 0
+
+
+@command(OpenBarrier)
+def open_barrier(step: OpenBarrier, keys: Keys) -> Asked[bool]:
+    """Open the partition (G4)."""
+    return OPEN_BARRIER(keys.of_partition(step.group, step.partition).lease, step.token, step.growth), bool
+
+
+@command(CloseBarrier)
+def close_barrier(step: CloseBarrier, keys: Keys) -> Asked[None]:
+    """Close the partition again (G4)."""
+    return (b"HDEL", keys.of_partition(step.group, step.partition).lease, b"open"), lambda _: None
+
+
+@command(Adopt)
+def adopt(step: Adopt, keys: Keys) -> Asked[None]:
+    """Take over delayed messages (G8)."""
+    topic, partition = step.topic, step.partition
+    words: list[Argument] = [keys.stream(topic, partition), keys.adopted(topic, partition)]
+    words += [keys.delayed(topic, partition), keys.delayed_bodies(topic, partition)]
+    words += [keys.partition_doorbell(topic, partition), step.origin, ADOPTED_FOR]
+    for message in step.rows:
+        words += message
+    return ADOPT(*words), lambda _: None
+
+
+@command(TakeIn)
+def take_in(step: TakeIn, keys: Keys) -> Asked[int]:
+    """Take in dead letters (G8)."""
+    share, doorbell = keys.of_partition(step.group, step.partition), keys.partition_doorbell(step.group.topic, step.partition)
+    words: list[Argument] = [share.stream, share.retry, share.retry_bodies, share.lease, doorbell]
+    for body in step.bodies:
+        words += [body.entry_id, encode_retry(body)]
+    return TAKE_IN(*words), int
+
+
+@command(SetSwept)
+def set_swept(step: SetSwept, keys: Keys) -> Asked[None]:
+    """Note that the delayed messages are where they belong (G8)."""
+    return (b"HSET", keys.cuts(step.topic, step.partition), b"swept", step.growth), lambda _: None

@@ -1,0 +1,10 @@
+-- Lets a partition's stream have its name; see stand.lua.
+-- KEYS: stream; and if the topic has grown: cuts, then the stream's older names, the latest first.
+-- ARGV: the partitions of each generation, with commas.
+-- Answers: what the seal under the latest older name says, '' if there is none.
+
+local done = stand(2, ARGV[1])
+if type(done) == 'table' then
+    return done
+end
+return KEYS[3] and redis.call('GET', KEYS[3]) or ''

@@ -1,0 +1,158 @@
+"""Steps with which a topic grows, and with which its new partitions wait for the older ones (G).
+
+`redisaq.brokers.growth` puts them in order. To grow, every stream of the topic is *cut*: it gets a new name, a *seal* stays under the old
+one, and the last id of that moment, the *cut*, is kept beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from redisaq.brokers.steps import PartitionStep, ShareStep, TopicStep
+from redisaq.brokers.steps.topics import TopicState
+from redisaq.core.records import Body
+
+__all__ = ["Adopt", "Announce", "CloseBarrier", "NameStream", "OpenBarrier", "Passed", "Publish", "ReadBarrier", "ReadPassed", "ReadSeal"]
+__all__ += ["Replicate", "SetSwept", "TakeIn"]
+
+
+class Announce(TopicStep[TopicState | None], frozen=True):
+    """Note that the topic is going to have this many partitions (G1), unless it has grown since or somebody has noted another number.
+
+    Answers the state afterwards; None if the topic does not exist.
+
+    Attributes:
+        generation: the generation that the caller saw.
+        partitions: how many it is to have.
+    """
+
+    generation: int
+    partitions: int
+
+
+class NameStream(PartitionStep[tuple[int, ...]], frozen=True):
+    """Let the partition's stream have the name of the last generation of this history: cut it, or make it if it is missing (G2).
+
+    Answers the history in the seal under the name before, which may name another count than the caller's. Nothing happens to a stream that
+    has the name, or a later one.
+
+    Attributes:
+        history: as of TopicState, up to the growth that is under way.
+    """
+
+    history: tuple[int, ...]
+
+
+class ReadSeal(PartitionStep[tuple[int, ...]], frozen=True):
+    """Return the history in the seal under a name of the partition's stream; an empty one if there is no seal.
+
+    Attributes:
+        cuts: the number in the name.
+    """
+
+    cuts: int
+
+
+class Replicate(TopicStep[bool], frozen=True):
+    """Wait until a replica has the cuts of these partitions, if there is a replica (G7); False if it did not say so within a second.
+
+    Attributes:
+        partitions: how many partitions were cut, from the first.
+        history: the history in their seals.
+    """
+
+    partitions: int
+    history: tuple[int, ...]
+
+
+class Publish(TopicStep[TopicState | None], frozen=True):
+    """Let the topic have this history, and one more generation, if it still has the generation that the caller saw (G1).
+
+    Rings the topic's doorbell. Answers the state afterwards; None if the topic does not exist.
+
+    Attributes:
+        generation: the generation that the caller saw.
+        history: up to the new count.
+    """
+
+    generation: int
+    history: tuple[int, ...]
+
+
+class Passed(msgspec.Struct, frozen=True):
+    """Whether a group has worked off a partition up to a cut (G5).
+
+    Attributes:
+        done: it has.
+        waiting: how many messages it has not worked off, as far as they were counted.
+        oldest: the id of the oldest of them; b"" if none was seen.
+    """
+
+    done: bool
+    waiting: int = 0
+    oldest: bytes = b""
+
+
+class ReadPassed(ShareStep[Passed], frozen=True):
+    """Tell whether the group has worked off the partition up to the cut of a growth, or to the next cut if that one was lost (G5).
+
+    A group that is not there has worked off nothing. If the stream has no cut that late although its name says so, its last id becomes one.
+
+    Attributes:
+        growth: the number of the growth.
+        most: count up to this many messages that are waiting; 0: only find out whether there is one.
+    """
+
+    growth: int
+    most: int = 0
+
+
+class ReadBarrier(ShareStep[int], frozen=True):
+    """Return for which growth the group has opened the partition, 0 if for none."""
+
+
+class OpenBarrier(ShareStep[bool], frozen=True):
+    """Note under the token that the group reads the partition, which came by this growth (G4); False if another token is current."""
+
+    token: int
+    growth: int
+
+
+class CloseBarrier(ShareStep[None], frozen=True):
+    """Forget that the group has opened the partition: before a seek, after which it has to wait again (G4)."""
+
+
+class Adopt(PartitionStep[None], frozen=True):
+    """Keep delayed messages of another partition here, each once (G8). Rings the partition's doorbell.
+
+    Attributes:
+        origin: the partition that they come from.
+        rows: for each message its id, its due time as a score, and its body.
+    """
+
+    origin: int
+    rows: Sequence[tuple[bytes, bytes, bytes]]
+
+
+FROM_ELSEWHERE = 1 << 40
+"""The sequence from which on an id is that of a message which was redriven from another partition: it is no entry of this stream."""
+
+
+class TakeIn(ShareStep[int], frozen=True):
+    """Give dead letters of another partition a new life here, due now, in this order (G8). Rings the partition's doorbell.
+
+    Those that are here already stay as they are. Answers how many were new.
+
+    Attributes:
+        bodies: with ids of FROM_ELSEWHERE or above, which no entry here has.
+    """
+
+    bodies: Sequence[Body]
+
+
+class SetSwept(PartitionStep[None], frozen=True):
+    """Note up to which growth the partition's delayed messages belong to it (G8)."""
+
+    growth: int

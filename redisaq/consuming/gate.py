@@ -1,0 +1,62 @@
+"""A gate before reading: the group's, closed while it is paused; and that of a partition that waits for older ones (G4)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+
+import anyio
+
+from redisaq.actors.waiting import Signal
+
+
+class Gate:
+    """While it is closed, nothing is read and no handler begins. Running handlers continue, and leases are kept.
+
+    The coordinator opens and closes the group's; readers, retry timers and handler pools obey it. A partition that came by a growth has a
+    gate of its own for its reader and its retry timer. The growth watch keeps that one closed while the group's is.
+
+    Attributes:
+        closed: whether it is.
+        moves: how often it was opened or closed.
+        moved: called when it is opened or closed.
+    """
+
+    def __init__(self, *, closed: bool = False) -> None:
+        """Begin open, or closed."""
+        self.closed = closed
+        self.moves = 0
+        self.moved: Callable[[], None] = lambda: None
+        self._opened = Signal()
+        self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
+
+    def move(self, *, closed: bool) -> bool:
+        """Close or open it; False if that changes nothing."""
+        if closed == self.closed:
+            return False
+        self.closed = closed
+        self.moves += 1
+        if closed:
+            for scope in tuple(self._scopes):
+                scope.cancel()
+        else:
+            self._opened.fire()
+        self.moved()
+        return True
+
+    async def wait_open(self) -> None:
+        """Return once it is open."""
+        while self.closed:
+            await self._opened.wait()
+
+    @contextlib.contextmanager
+    def while_open(self) -> Generator[anyio.CancelScope]:
+        """Return a cancel scope that ends when it closes."""
+        with anyio.CancelScope() as scope:
+            self._scopes[scope] = None
+            if self.closed:
+                scope.cancel()
+            try:
+                yield scope
+            finally:
+                self._scopes.pop(scope, None)

@@ -1,0 +1,249 @@
+"""Consumers and producers while their topic grows: what waits, what is told, and what an operator sees and does (G, E6, E7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Admin, Consumer, Message, Producer, RetryPolicy, events
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.memory.registry import carry_out
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.growing import Announce
+from redisaq.core.partitioner import partition_for
+from redisaq.errors import GroupBusyError, SettingsError
+from redisaq.events import Event
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url
+
+pytestmark = IN_VIRTUAL_TIME
+
+MOVED = next(f"k{number}" for number in range(100) if partition_for(f"k{number}", 1) != partition_for(f"k{number}", 4))
+"""A key that moves when one partition becomes four."""
+
+NEW = partition_for(MOVED, 4)
+
+
+def store_of(url: str) -> MemoryStore:
+    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
+
+
+class Handling:
+    """Notes the order; holds what it is told to hold."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.held: dict[Any, anyio.Event] = {}
+        self.events: list[Event] = []
+
+    async def __call__(self, message: Message[Any]) -> None:
+        self.seen.append(message.payload)
+        if (event := self.held.get(message.payload)) is not None:
+            await event.wait()
+
+    def told(self, kind: type[Event]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(120):
+        while not condition():
+            await anyio.sleep(0.01)
+
+
+def consumer_of(url: str, handling: Handling, **options: Any) -> Consumer[Any]:
+    return Consumer("jobs", url, on_event=handling.events.append, **options)
+
+
+async def test_a_key_that_moved_waits_for_its_earlier_messages() -> None:
+    """G4, G5: also for one that failed. An operator sees what it waits for; when that is done, the partition is opened."""
+    url, handling = fresh_url(), Handling()
+    handling.held["first"] = anyio.Event()
+    consumer = consumer_of(url, handling)
+    async with Producer("jobs", url) as producer, Admin(url) as admin, anyio.create_task_group() as tasks:
+        await producer.enqueue("first", key=MOVED)
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: handling.seen)
+        assert await producer.request_partition_increase(4) == 4
+        await producer.enqueue("second", key=MOVED)
+        await until(lambda: len(consumer.assignment) == 4)
+        await anyio.sleep(75.0)
+        assert handling.seen == ["first"]
+        told = handling.told(events.PartitionWaiting)
+        assert [(one.partition, one.waiting_for, one.messages, round(one.waited, -1)) for one in told if one.partition == NEW] == [
+            (NEW, 0, 1, 10),
+            (NEW, 0, 1, 70),
+        ]
+        waits = (await admin.group("jobs", "default_group")).partitions[NEW].waits
+        assert waits is not None
+        assert (waits.partition, waits.messages) == (0, 1)
+        assert (await admin.topic("jobs")).history == (1, 4)
+        assert [one.waiting_for for one in consumer.statistics().partitions] == [None, 0, 0, 0]
+        handling.held["first"].set()
+        await until(lambda: len(handling.seen) == 2)
+        assert handling.seen == ["first", "second"]
+        await until(lambda: len(handling.told(events.PartitionOpened)) == 3)
+        assert (await admin.group("jobs", "default_group")).partitions[NEW].waits is None
+        await consumer.stop()
+
+
+async def test_a_message_that_failed_is_waited_for() -> None:
+    url, seen = fresh_url(), list[tuple[str, int]]()
+
+    async def handle(message: Message[Any]) -> None:
+        seen.append((message.payload, message.attempt))
+        if message.payload == "first" and message.attempt == 1:
+            raise ValueError("the first time")
+
+    async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+        await producer.enqueue("first", key=MOVED)
+        consumer = Consumer[Any]("jobs", url, retry=RetryPolicy(backoff=20.0, jitter=False))
+        tasks.start_soon(consumer.process, handle)
+        await until(lambda: seen)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("second", key=MOVED)
+        await until(lambda: len(seen) == 3)
+        assert seen == [("first", 1), ("first", 2), ("second", 1)]
+        await consumer.stop()
+
+
+async def test_without_order_nothing_waits() -> None:
+    url, handling = fresh_url(), Handling()
+    handling.held["first"] = anyio.Event()
+    consumer = consumer_of(url, handling, ordering="none")
+    async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+        await producer.enqueue("first", key=MOVED)
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: handling.seen)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("second", key=MOVED)
+        await until(lambda: len(handling.seen) == 2)
+        handling.held["first"].set()
+        await consumer.stop()
+
+
+async def test_what_is_delayed_goes_where_its_key_belongs_by_then() -> None:
+    """G8."""
+    url, seen = fresh_url(), list[tuple[Any, int]]()
+
+    async def handle(message: Message[Any]) -> None:
+        seen.append((message.payload, message.partition))
+
+    async with Producer("jobs", url) as producer:
+        await producer.enqueue("late", key=MOVED, delay=10.0)
+        await producer.enqueue("without a key", delay=10.0)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("now", key=MOVED)
+        await Consumer[Any]("jobs", url).process(handle, until_empty=True)
+    assert sorted(seen) == [("late", NEW), ("now", NEW), ("without a key", 0)]
+
+
+async def test_an_id_of_the_caller_holds_across_a_growth() -> None:
+    """E7: it was used at the key's former place."""
+    url = fresh_url()
+    async with Producer("jobs", url) as producer:
+        first = await producer.enqueue(1, key=MOVED, dedup_id="a")
+        await producer.request_partition_increase(4)
+        await producer.request_partition_increase(8)
+        assert await producer.enqueue(1, key=MOVED, dedup_id="a") == first
+        assert await producer.enqueue(2, key=MOVED, dedup_id="b") != first
+
+
+async def test_a_dead_letter_is_redriven_to_where_its_key_belongs_by_then() -> None:
+    url, seen, fails = fresh_url(), list[tuple[Any, int, int]](), True
+
+    async def handle(message: Message[Any]) -> None:
+        seen.append((message.payload, message.partition, message.attempt))
+        if fails:
+            raise ValueError("it fails")
+
+    def once() -> Consumer[Any]:
+        return Consumer("jobs", url, retry=RetryPolicy(max_attempts=1))
+
+    async with Producer("jobs", url) as producer, Admin(url) as admin:
+        await producer.enqueue("keyed", key=MOVED)
+        await producer.enqueue("without a key")
+        await once().process(handle, until_empty=True)
+        await producer.request_partition_increase(4)
+        fails = False
+        assert await admin.redrive("jobs", "default_group") == 2
+        seen.clear()
+        await once().process(handle, until_empty=True)
+        assert sorted(seen) == [("keyed", NEW, 1), ("without a key", 0, 1)]
+        assert [one async for one in admin.dead_letters("jobs", "default_group")] == []
+        assert await admin.redrive("jobs", "default_group") == 0
+
+
+async def test_a_seek_replays_a_key_in_order() -> None:
+    """G4: partitions that the topic grew by wait again; and a pause too short to be known is waited for."""
+    url, handling = fresh_url(), Handling()
+    consumer = consumer_of(url, handling, heartbeat_interval=1.0, heartbeat_ttl=4.0)
+    async with Producer("jobs", url) as producer, Admin(url) as admin, anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.process, handling)
+        await producer.enqueue("first", key=MOVED)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("second", key=MOVED)
+        await until(lambda: len(handling.seen) == 2)
+        handling.held["first"] = anyio.Event()
+        await admin.pause("jobs", "default_group")
+        began = anyio.current_time()
+        await admin.seek("jobs", "default_group", "earliest")
+        assert anyio.current_time() - began >= 3.9
+        await admin.resume("jobs", "default_group")
+        await until(lambda: len(handling.seen) == 3)
+        await anyio.sleep(5.0)
+        assert handling.seen == ["first", "second", "first"]
+        handling.held["first"].set()
+        await until(lambda: len(handling.seen) == 4)
+        assert handling.seen[2:] == ["first", "second"]
+        await admin.pause("jobs", "default_group")
+        async with Admin(url, timeout=1.0) as hasty:
+            with pytest.raises(GroupBusyError, match="too short a time"):
+                await hasty.seek("jobs", "default_group", "earliest")
+        await consumer.stop()
+
+
+async def test_a_group_that_had_no_member_while_the_topic_grew() -> None:
+    """G6: what came to the new partitions before it came back is handled, from earliest and from latest, and in order."""
+    url, handling = fresh_url(), Handling()
+    async with Producer("jobs", url) as producer:
+        await producer.enqueue("before", key=MOVED)
+        await consumer_of(url, handling, start="latest").process(handling, until_empty=True)
+        await producer.enqueue("first", key=MOVED)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("second", key=MOVED)
+        await consumer_of(url, handling, start="latest").process(handling, until_empty=True)
+        assert handling.seen == ["first", "second"]
+        other = Handling()
+        await consumer_of(url, other, group_name="other").process(other, until_empty=True)
+        assert other.seen == ["before", "first", "second"]
+        assert not handling.told(events.GroupLost)
+
+
+async def test_an_announced_growth_is_completed_by_a_consumer() -> None:
+    """G3: the grower died before it had cut a stream, and no producer runs."""
+    url, handling = fresh_url(), Handling()
+    consumer = consumer_of(url, handling)
+    async with Producer("jobs", url, init_partitions=2) as producer, anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: len(consumer.assignment) == 2)
+        store = store_of(url)
+        carry_out(store, Announce("jobs", 0, 3))
+        await until(lambda: len(consumer.assignment) == 3)
+        assert store.topics["jobs"].history == (2, 3)
+        assert producer is not None
+        await consumer.stop()
+
+
+@pytest.mark.parametrize("partitions", [0, -1, 100_000, True, 2.5])
+async def test_what_is_no_number_of_partitions_changes_nothing(partitions: Any) -> None:
+    url = fresh_url()
+    async with Producer("jobs", url, init_partitions=2) as producer, Admin(url) as admin:
+        for ask in (producer.request_partition_increase, lambda count: admin.grow("jobs", count)):
+            with pytest.raises(SettingsError, match="partitions"):
+                await ask(partitions)
+        assert await admin.grow("jobs", 1) == 2, "it never shrinks"
+        assert store_of(url).topics["jobs"].generation == 0
+        assert await admin.grow("jobs", 3) == 3

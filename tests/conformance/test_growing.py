@@ -1,0 +1,300 @@
+"""A topic grows: its streams are cut and renamed, and what belongs elsewhere is refused, looked for, waited for, or taken over (G, E6)."""
+
+from __future__ import annotations
+
+import pytest
+
+from redisaq.brokers.growth import complete_announced, make_or_grow, settle_growth
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.administration import END, START, DropGroup, Seek
+from redisaq.brokers.steps.coordination import make_groups
+from redisaq.brokers.steps.growing import (
+    Adopt,
+    Announce,
+    CloseBarrier,
+    NameStream,
+    OpenBarrier,
+    Passed,
+    Publish,
+    ReadBarrier,
+    ReadPassed,
+    ReadSeal,
+    Replicate,
+    SetSwept,
+)
+from redisaq.brokers.steps.leases import Claim, Install, Release, RemakeGroup
+from redisaq.brokers.steps.messages import ListDelayed
+from redisaq.brokers.steps.producing import SEALED, AppendOnce, Delay, Delayed, Find, ReadAnchor, ReadMark
+from redisaq.brokers.steps.retrying import TakeDue
+from redisaq.brokers.steps.settling import Acknowledge, Resolve
+from redisaq.brokers.steps.topics import RENAMED, MakeTopic, ReadTopic, TopicState
+from redisaq.brokers.terms import GroupName
+from redisaq.core.records import Body, Resolution
+from tests.conformance.steps import append, deliver, ids, values
+from tests.conformance.worlds import MemoryWorld, World
+
+pytestmark = pytest.mark.anyio
+
+SMALL, LARGE = (2,), (2, 5)
+
+
+async def _old_append(broker: Broker, topic: str, partition: int, cuts: int = 0) -> bytes | None:
+    """Append as a producer does that knows the topic as it was."""
+    (entry,) = await broker.append(topic, [(partition, [b"i", b"late"])], maxlen=None, approximate=False, cuts=cuts)
+    return entry
+
+
+async def test_a_cut_stream_refuses_what_was_placed_before(a: Broker, b: Broker) -> None:
+    await a.do(MakeTopic("orders", 2))
+    (entry,) = await append(a, "orders", 0, b"1")
+    assert await b.do(NameStream("orders", 0, LARGE)) == LARGE
+    assert await _old_append(a, "orders", 0) is None, "for ever"
+    assert await _old_append(a, "orders", 1) is not None, "this one is not cut yet"
+    assert await _old_append(b, "orders", 0, cuts=1) is not None
+    assert await b.do(ReadSeal("orders", 0, 0)) == LARGE
+    assert await b.do(ReadSeal("orders", 1, 0)) == ()
+    assert (await a.do(Find("orders", 0, entry, [b"late"]))).present != (None,), "E6: it is looked for where it was sent"
+
+
+async def test_the_steps_in_order(a: Broker, b: Broker) -> None:
+    await a.do(MakeTopic("orders", 2))
+    announced = await a.do(Announce("orders", 0, 5))
+    assert announced == TopicState(0, 2, pending=5)
+    assert await b.do(Announce("orders", 0, 9)) == announced, "the first counts"
+    assert await b.do(Announce("orders", 1, 9)) == announced, "of another generation"
+    for partition in (2, 3, 4, 0, 1):
+        assert await a.do(NameStream("orders", partition, LARGE)) == LARGE
+    assert await a.do(Replicate("orders", 2, LARGE))
+    published = await a.do(Publish("orders", 0, LARGE))
+    assert published is not None
+    assert published.grown
+    assert published == TopicState(1, 5, format=RENAMED, history=LARGE, grown=published.grown)
+    assert await b.do(ReadTopic("orders")) == published
+    assert await b.do(Publish("orders", 0, (2, 9))) == published, "a late grower harms nothing"
+    assert await b.do(NameStream("orders", 0, (2, 9))) == LARGE
+    assert await b.do(Announce("orders", 0, 9)) == published
+
+
+async def test_no_such_topic_grows(a: Broker) -> None:
+    assert await a.do(Announce("orders", 0, 5)) is None
+    assert await a.do(Publish("orders", 0, LARGE)) is None
+    assert await settle_growth(a, "orders") is None
+
+
+@pytest.mark.parametrize("done", range(6))
+async def test_whoever_meets_a_seal_completes_the_growth(a: Broker, b: Broker, done: int) -> None:
+    """G3, however far the grower came; before the first cut, nobody meets one."""
+    await a.do(MakeTopic("orders", 2))
+    await append(a, "orders", 1, b"1")
+    await a.do(Announce("orders", 0, 5))
+    for partition in (2, 3, 4, 0, 1)[:done]:
+        await a.do(NameStream("orders", partition, LARGE))
+    state = await settle_growth(b, "orders")
+    assert state is not None
+    if done <= 3:
+        assert state.pending == 5
+        await complete_announced(b, "orders", state)
+        state = await b.do(ReadTopic("orders"))
+    assert state is not None
+    assert (state.partitions, state.history, state.pending) == (5, LARGE, None)
+    for partition in range(5):
+        await append(a, "orders", partition, b"2")
+    again = await make_or_grow(a, "orders", 5)
+    assert again == state
+
+
+async def test_the_greatest_count_in_a_seal_is_published(a: Broker, b: Broker) -> None:
+    """Two growers whose announcements were lost have cut a stream each."""
+    await a.do(MakeTopic("orders", 2))
+    await a.do(NameStream("orders", 0, LARGE))
+    await b.do(NameStream("orders", 1, (2, 8)))
+    assert (await make_or_grow(a, "orders", 3)).history == (2, 8)
+    await append(b, "orders", 7, b"1")
+
+
+async def test_another_number_that_was_announced_comes_first(a: Broker) -> None:
+    await a.do(MakeTopic("orders", 2))
+    await a.do(Announce("orders", 0, 3))
+    state = await make_or_grow(a, "orders", 5)
+    assert (state.generation, state.history) == (2, (2, 3, 5))
+    assert (await make_or_grow(a, "orders", 4)) == state
+
+
+async def test_a_lost_cut_is_made_by_whoever_finds_the_older_name(world: World, a: Broker, b: Broker, group: GroupName) -> None:
+    """A failover lost the renaming of one stream, but not the count: nothing of it is lost, and no empty stream takes its place."""
+    await a.do(MakeTopic(group.topic, 1))
+    await make_groups(a, group, [0], latest=False)
+    await append(a, group.topic, 0, b"1")
+    # The count without the cut:
+    await a.do(Publish(group.topic, 0, (1, 2)))
+    assert await _old_append(a, group.topic, 0, cuts=1) is None, "there is no stream of that name yet"
+    await a.do(RemakeGroup(group, 0, b""))
+    await a.do(Install(group, 0, 1, "A", foreign=True))
+    assert len(await deliver(a, group, 0, 1, "A")) == 1
+    assert world.length(group.topic, 0) == 1
+    await make_groups(b, group, [1], latest=False)
+    assert (await b.do(ReadPassed(group, 0, 1))).done is False, "pending"
+
+
+async def test_a_meta_that_was_lost_is_made_again_as_it_was(world: World, a: Broker) -> None:
+    """No name is used twice, since whoever makes it remembers the history."""
+    known = await make_or_grow(a, "orders", 2)
+    known = await make_or_grow(a, "orders", 5)
+    world.forget_topic("orders")
+    made = await a.do(MakeTopic("orders", 2, known=known))
+    assert (made.generation, made.partitions, made.history) == (1, 5, LARGE)
+    await append(a, "orders", 4, b"1")
+
+
+async def test_a_meta_that_nobody_remembers_follows_the_seals(world: World, a: Broker, b: Broker) -> None:
+    await make_or_grow(a, "orders", 2)
+    await make_or_grow(a, "orders", 5)
+    await make_or_grow(a, "orders", 6)
+    world.forget_topic("orders")
+    await b.do(MakeTopic("orders", 1))
+    state = await settle_growth(b, "orders")
+    assert state is not None
+    assert state.history == (2, 5, 6)
+
+
+async def test_new_streams_after_a_loss_stand_under_the_present_name(world: World, a: Broker, group: GroupName) -> None:
+    known = await make_or_grow(a, group.topic, 2)
+    known = await make_or_grow(a, group.topic, 5)
+    world.forget_partition(group.topic, 0)
+    await a.do(MakeTopic(group.topic, 2, known=known))
+    assert await _old_append(a, group.topic, 0) is None, "the older name is sealed, too"
+    await make_groups(a, group, [0], latest=False)
+    assert (await a.do(ReadPassed(group, 0, 1))).done, "its cut is at its beginning"
+
+
+async def test_consumers_of_an_old_stream_go_on(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    """Entries, group, pending entries and positions are where they were; steps, and readers, find the new name."""
+    sent = await append(a, group.topic, 0, b"1", b"2", b"3")
+    reader = await a.open_reader(group, 0, owned, "A")
+    first = await reader.read(1, 0)
+    await make_or_grow(b, group.topic, 5)
+    found = list(first)
+    for _ in range(3):
+        found += await reader.read(10, 0)
+    assert ids(found) == sent
+    await reader.close()
+    assert (await a.do(Acknowledge(group, 0, owned, [sent[0]]))).done
+    page = await a.do(Claim(group, 0, owned, after=b"", count=10))
+    assert values(page.entries) == [b"2", b"3"]
+    await append(b, group.topic, 0, b"4")
+    other = await a.open_reader(group, 0, owned, "A")
+    assert values(await other.read(10, 0)) == [b"4"]
+
+
+async def test_many_steps_at_once_find_the_new_name(world: World, a: Broker, b: Broker) -> None:
+    await a.do(MakeTopic("orders", 3))
+    for partition in range(3):
+        await append(a, "orders", partition, b"1")
+    await b.do(NameStream("orders", 1, (3, 4)))  # and the grower dies
+    anchors = await a.do_each([ReadAnchor("orders", partition) for partition in range(3)])
+    assert all(anchor not in (None, b"0-0") for anchor in anchors)
+    state = await b.do(ReadTopic("orders"))
+    assert state is not None
+    assert state.history == (() if isinstance(world, MemoryWorld) else (3, 4)), "where streams have names, the step has completed it"
+
+
+async def test_passed(a: Broker, group: GroupName, owned: int) -> None:
+    """G5: delivered up to the cut, nothing pending there, nothing to be tried again; what comes later does not count."""
+    assert (await a.do(ReadPassed(group, 0, 1))).done is False or owned
+    one, two, three = await append(a, group.topic, 0, b"1", b"2", b"3")
+    await make_or_grow(a, group.topic, 5)
+    await append(a, group.topic, 0, b"later")
+    assert await a.do(ReadPassed(group, 0, 1, 10)) == Passed(done=False, waiting=3, oldest=one)
+    await deliver(a, group, 0, owned, "A", count=3)
+    assert await a.do(ReadPassed(group, 0, 1, 10)) == Passed(done=False, waiting=3, oldest=one)
+    assert await a.do(ReadPassed(group, 0, 1)) == Passed(done=False, waiting=1, oldest=one)
+    await a.do(Acknowledge(group, 0, owned, [one, two]))
+    kept = Resolution("stream", "retry", Body(three, (b"i", b"3"), attempt=1), due=1 << 60)
+    await a.do(Resolve(group, 0, owned, [kept], dead_maxlen=None))
+    assert await a.do(ReadPassed(group, 0, 1, 10)) == Passed(done=False, waiting=1, oldest=three)
+    done = Resolution("retry", "done", Body(three, (b"i", b"3"), attempt=1))
+    await a.do(Resolve(group, 0, owned, [done], dead_maxlen=None))
+    assert (await a.do(ReadPassed(group, 0, 1))).done
+    stranger = GroupName(group.topic, "stranger")
+    assert (await a.do(ReadPassed(stranger, 0, 1))).done is False, "a group that is not there has worked off nothing"
+    await make_groups(a, stranger, [0], latest=True)
+    assert (await a.do(ReadPassed(stranger, 0, 1))).done, "G6: it begins behind the cut"
+
+
+async def test_a_later_cut_stands_for_one_that_was_lost(a: Broker, group: GroupName, owned: int) -> None:
+    await append(a, group.topic, 0, b"1")
+    for partition in range(5):
+        await a.do(NameStream(group.topic, partition, (3, 4, 5)))
+    await a.do(Publish(group.topic, 0, (3, 4, 5)))
+    assert (await a.do(ReadPassed(group, 0, 1))).done is False
+    (entry,) = await deliver(a, group, 0, owned, "A")
+    await a.do(Acknowledge(group, 0, owned, [entry]))
+    assert (await a.do(ReadPassed(group, 0, 1))).done
+    assert (await a.do(ReadPassed(group, 0, 2))).done
+
+
+async def test_the_barrier(a: Broker, group: GroupName, owned: int) -> None:
+    """G4: what was opened stays open for the next owner, until a seek, or the end of the group."""
+    assert await a.do(OpenBarrier(group, 0, owned, 2))
+    assert not await a.do(OpenBarrier(group, 0, owned + 1, 3))
+    assert await a.do(ReadBarrier(group, 0)) == 2
+    await a.do(Release(group, 0, owned))
+    assert (await a.do(Install(group, 0, owned + 1, "B", foreign=False))).opened == 2
+    assert (await a.do(Install(group, 0, owned, "A", foreign=False))).opened == 2, "a refused one says so, too"
+    await a.do(CloseBarrier(group, 0))
+    assert await a.do(ReadBarrier(group, 0)) == 0
+    assert await a.do(OpenBarrier(group, 0, owned + 1, 1))
+    await a.do(DropGroup(group, 0))
+    assert await a.do(ReadBarrier(group, 0)) == 0
+
+
+async def test_seek_finds_the_new_name(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    await append(a, group.topic, 0, b"1", b"2")
+    await deliver(a, group, 0, owned, "A")
+    await make_or_grow(b, group.topic, 5)
+    for position, count in ((START, 2), (END, 0)):
+        await a.do(Seek(group, 0, position))
+        spent = await a.do(Install(group, 0, owned, "A", foreign=False))  # S5
+        assert (await a.do(Install(group, 0, spent.token, "A", foreign=False))).done
+        assert len(await deliver(a, group, 0, spent.token, "A")) == count
+
+
+async def test_delayed_messages_wait_for_a_sweep(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    """G8: after a growth nothing moves unseen; what belongs elsewhere is adopted once, however often that is said."""
+    late = [Delayed(0, b"%d" % number, 1, [b"i", b"%d" % number]) for number in range(3)]
+    assert await a.do(Delay(group.topic, 0, late))
+    await make_or_grow(b, group.topic, 5)
+    assert await a.do(Delay(group.topic, 0, late)) is False, "placed before the growth"
+    due = await a.do(TakeDue(group, 0, owned, count=10))
+    assert (due.unswept, due.moved) == (True, 0)
+    page = await a.do(ListDelayed(group.topic, 0, None, 10))
+    rows = [(row.id, row.score, row.body or b"") for row in page.rows]
+    for _ in range(2):
+        await a.do(Adopt(group.topic, 4, 0, rows))
+        await make_groups(a, group, [4], latest=False)
+        await a.do(SetSwept(group.topic, 4, 1))
+        await a.do(Install(group, 4, 1, "A", foreign=True))
+        moved = await a.do(TakeDue(group, 4, 1, count=10))
+        assert moved.moved in (3, 0)
+    assert len(await deliver(a, group, 4, 1, "A")) == 3
+    await a.do(SetSwept(group.topic, 0, 1))
+    due = await a.do(TakeDue(group, 0, owned, count=10))
+    assert (due.unswept, due.moved) == (False, 3)
+
+
+async def test_a_mark_at_the_old_place(a: Broker, b: Broker) -> None:
+    """E7 over a growth: the mark answers for the message that set it; the place takes no other one."""
+    await a.do(MakeTopic("orders", 2))
+
+    def once(name: bytes, cuts: int = 0, due: int | None = None) -> AppendOnce:
+        return AppendOnce("orders", 0, [b"i", name], "x" + name.decode(), 60.0, due, None, approximate=False, cuts=cuts)
+
+    assert await a.do(once(b"1")) == b"1"
+    assert await a.do(once(b"2", due=1 << 60)) == b"2"
+    await make_or_grow(b, "orders", 5)
+    assert await a.do(once(b"1")) == b"1"
+    assert await a.do(once(b"3")) == SEALED
+    assert await a.do(once(b"4", due=1 << 60)) == SEALED
+    assert await a.do(once(b"3", cuts=1)) == b"3"
+    assert await a.do(ReadMark("orders", 0, "x1")) == b"1"
+    assert await a.do(ReadMark("orders", 0, "x4")) is None

@@ -1,0 +1,143 @@
+"""A topic grows on a real server while producers, groups of every kind and a dying grower go on (G, E6)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq import Consumer, Message, Producer
+from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.steps.growing import Announce, NameStream
+from redisaq.brokers.steps.topics import ReadTopic
+from redisaq.link import Link, parse_address
+from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+KEYS = [f"k{number}" for number in range(200)]
+COUNTS = (3, 5, 8, 64)
+
+
+class Ledger:
+    """What one group handled of each key, in order; and whether two of one key ran at once."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[int]] = defaultdict(list)
+        self.running: set[str] = set()
+        self.at_once = 0
+        self.count = 0
+
+    async def handle(self, message: Message[Any]) -> None:
+        """Note it, and take a moment."""
+        key, number = message.payload["key"], message.payload["n"]
+        self.at_once += key in self.running
+        self.running.add(key)
+        if number not in self.seen[key][-1:]:  # one that a cancelled handler left runs again
+            self.seen[key].append(number)
+            self.count += 1
+        try:
+            await anyio.sleep(0.0005)
+        finally:
+            self.running.discard(key)
+
+
+class Load:
+    """Producers that count for each key."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self.url, self.namespace = url, namespace
+        self.sent: dict[str, list[int]] = defaultdict(list)
+        self.stop = anyio.Event()
+
+    async def run(self, seed: int) -> None:
+        """Send until it is to stop."""
+        random, keys, number = Random(seed), KEYS[seed::4], 0
+        async with Producer("orders", self.url, namespace=self.namespace, init_partitions=COUNTS[0]) as producer:
+            while not self.stop.is_set():
+                batch = [(random.choice(keys), number := number + 1) for _ in range(10)]
+                await producer.batch_enqueue([{"key": key, "n": sent} for key, sent in batch], partition_key="key")
+                for key, sent in batch:
+                    self.sent[key].append(sent)
+                await anyio.sleep(0.02)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.sent.values()))
+
+
+async def test_keys_keep_their_order_while_the_topic_grows(server: Server, namespace: str) -> None:
+    """3 to 5 by a grower that dies after its first cut, then to 8, and to 64.
+
+    Members join, leave and are closed; one group is behind, one comes at the end, one asks for no order.
+    """
+    url = server.url
+    load, ledgers = Load(url, namespace), {name: Ledger() for name in ("billing", "behind", "late", "unordered")}
+
+    def consumer(group: str, **options: Any) -> Consumer[Any]:
+        return Consumer("orders", url, namespace=namespace, group_name=group, heartbeat_interval=0.5, **options)
+
+    async def grow(partitions: int) -> None:
+        async with Producer("orders", url, namespace=namespace) as producer:
+            assert await producer.request_partition_increase(partitions) == partitions
+
+    async with anyio.create_task_group() as tasks:
+        for seed in range(4):
+            tasks.start_soon(load.run, seed)
+        first = consumer("billing")
+        await tasks.start(first.process, ledgers["billing"].handle)
+        unordered = consumer("unordered", ordering="none")
+        await tasks.start(unordered.process, ledgers["unordered"].handle)
+        await anyio.sleep(0.5)
+        await _grow_and_die(url, namespace)
+        with anyio.fail_after(30):
+            while (await _history(url, namespace)) != (3, 5):  # the producers complete it
+                await anyio.sleep(0.02)
+        second = consumer("billing")
+        await tasks.start(second.process, ledgers["billing"].handle)
+        await anyio.sleep(0.3)
+        await grow(8)
+        await first.stop()
+        third = consumer("billing")
+        await tasks.start(third.process, ledgers["billing"].handle)
+        await grow(64)
+        await anyio.sleep(0.3)
+        behind = consumer("behind")
+        await tasks.start(behind.process, ledgers["behind"].handle)
+        await second.close()
+        await anyio.sleep(0.5)
+        load.stop.set()
+        late = consumer("late")
+        await tasks.start(late.process, ledgers["late"].handle)
+        with anyio.fail_after(120):
+            while any(ledger.count < load.count for ledger in ledgers.values()):
+                await anyio.sleep(0.05)
+        for one in (third, unordered, behind, late):
+            await one.stop()
+    for name, ledger in ledgers.items():
+        if name == "unordered":
+            assert {key: sorted(set(seen)) for key, seen in ledger.seen.items()} == load.sent
+        else:
+            assert ledger.seen == load.sent, name
+            assert ledger.at_once == 0
+
+
+async def _grow_and_die(url: str, namespace: str) -> None:
+    broker = RedisBroker(Link(parse_address(url)), namespace)
+    await broker.connect()
+    await broker.do(Announce("orders", 0, 5))
+    for partition in (3, 4, 0):
+        await broker.do(NameStream("orders", partition, (3, 5)))
+    await broker.close()
+
+
+async def _history(url: str, namespace: str) -> tuple[int, ...]:
+    broker = RedisBroker(Link(parse_address(url)), namespace)
+    await broker.connect()
+    state = await broker.do(ReadTopic("orders"))
+    await broker.close()
+    assert state is not None
+    return state.history

@@ -1,0 +1,279 @@
+"""Variants of the rules about growing (G, E6), each with the scenario that shows the harm: a key that moves has messages in two places."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+
+from redisaq import Message, RetryPolicy
+from redisaq.brokers import growth
+from redisaq.brokers.memory.registry import FUNCTIONS, carry_out
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps import Broker
+from redisaq.brokers.steps.growing import Adopt, NameStream, Passed, Publish, ReadPassed, Replicate, SetSwept
+from redisaq.brokers.steps.topics import TopicState
+from redisaq.consuming import owner as partition_owner, retry_timer
+from redisaq.consuming.context import Surroundings
+from redisaq.core.partitioner import partition_for
+from redisaq.core.records import decode_delayed
+from redisaq.producing import sender
+from redisaq.testing import Simulation
+from tests.simulation.variants.breaking import Change, Function
+from tests.simulation.variants.crowd import TOPIC, takes, topic
+from tests.simulation.variants.variant import Variant
+
+OVERTAKEN = r"of that key is not done"
+
+KEYS = [key for key in (f"k{number}" for number in range(60)) if partition_for(key, 1) != partition_for(key, 3)][:8]
+"""Keys that move when one partition becomes three."""
+
+
+async def _send(producer: Any, rounds: int, every: float = 0.0) -> None:
+    for number in range(rounds):
+        await producer.batch_enqueue([{"n": number, "key": key} for key in KEYS], partition_key="key")
+        await anyio.sleep(every)
+
+
+# -- E6 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _under_any_name(original: Function) -> Function:
+    def append(store: MemoryStore, name: str, entries: Any, maxlen: int | None, _cuts: int = 0) -> Any:
+        return [answer for entry in entries for answer in original(store, name, [entry], maxlen, store.naming((name, entry[0])).number)]
+
+    return append
+
+
+async def two_producers(sim: Simulation) -> None:
+    """One producer learns that the topic has grown, the other does not know yet; both have messages of the same keys."""
+    first, grower = await topic(sim, 1), await topic(sim, 1)
+    sim.member("a", TOPIC, takes(0.3))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_send, first, 10, 0.1)
+        await anyio.sleep(0.25)  # each asks every half second whether the topic has grown, not both at the same time
+        tasks.start_soon(_send, await topic(sim, 1), 10, 0.1)
+        await anyio.sleep(0.35)
+        await grower.request_partition_increase(3)
+    await sim.until_quiet()
+
+
+E6 = Variant(
+    name="E6",
+    without="a stream takes what was placed before it was cut",
+    changes=[Change(MemoryStore, "append", _under_any_name)],
+    scenario=two_producers,
+    harm=OVERTAKEN,
+    directed=True,
+)
+
+# -- G3 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _leaves_it(_original: Function) -> Function:
+    async def settle_growth(_broker: Broker, _topic: str) -> TopicState | None:
+        await anyio.sleep(1.0)
+        return None
+
+    return settle_growth
+
+
+async def grower_died(sim: Simulation) -> None:
+    """A grower has cut the stream, and was never heard of again."""
+    producer = await topic(sim, 1)
+    await _send(producer, 1)
+    for partition in (1, 2, 0):
+        carry_out(sim.store, NameStream(TOPIC, partition, (1, 3)))
+    await _send(producer, 2)
+    sim.member("a", TOPIC, takes(0.05))
+    await sim.until_quiet()
+
+
+G3 = Variant(
+    name="G3",
+    without="a producer that meets a seal waits for the grower",
+    changes=[Change(sender, "settle_growth", _leaves_it)],
+    scenario=grower_died,
+    harm=r"the scenario ended with ConnectionFailed",
+    directed=True,
+)
+
+# -- G4 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _born_at_once(_original: Function) -> Function:
+    def birth(_history: Sequence[int], _partition: int) -> int:
+        return 0
+
+    return birth
+
+
+async def slow_group(sim: Simulation) -> None:
+    """A topic grows while its group is behind."""
+    producer = await topic(sim, 1)
+    sim.member("a", TOPIC, takes(0.2))
+    await _send(producer, 3)
+    await producer.request_partition_increase(3)
+    await _send(producer, 3)
+    await sim.until_quiet()
+
+
+G4 = Variant(
+    name="G4",
+    without="a new partition is read at once",
+    changes=[Change(partition_owner, "birth", _born_at_once)],
+    scenario=slow_group,
+    harm=OVERTAKEN,
+    directed=True,
+)
+
+# -- G5 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _counts_no_retries(original: Function) -> Function:
+    def read_passed(store: MemoryStore, step: ReadPassed) -> Passed:
+        shelf = store.shelf(step.group, step.partition)
+        retry, shelf.retry = shelf.retry, {}
+        passed: Passed = original(store, step)
+        shelf.retry = retry
+        return passed
+
+    return read_passed
+
+
+async def first_runs_fail(sim: Simulation) -> None:
+    """Each message fails at first, and is to be tried again when the topic has grown."""
+
+    async def handle(message: Message[Any]) -> None:
+        await anyio.sleep(0.02)
+        if message.attempt == 1 and message.payload["n"] == 0:
+            raise ValueError("the first time")
+
+    producer = await topic(sim, 1)
+    sim.member("a", TOPIC, handle, retry=RetryPolicy(backoff=5.0, jitter=False))
+    await _send(producer, 1)
+    await anyio.sleep(1.0)
+    await producer.request_partition_increase(3)
+    await _send(producer, 2, 0.1)
+    await sim.until_quiet()
+
+
+G5 = Variant(
+    name="G5",
+    without="what is to be tried again does not keep a new partition waiting",
+    changes=[Change(ReadPassed, "", _counts_no_retries)],
+    scenario=first_runs_fail,
+    harm=OVERTAKEN,
+    directed=True,
+)
+
+# -- G7 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _publishes_first(original: Function) -> Function:
+    async def complete(broker: Broker, name: str, state: TopicState, history: tuple[int, ...]) -> None:
+        await broker.do_each([NameStream(name, number, history) for number in range(history[-2], history[-1])])
+        await broker.do(Replicate(name, 0, history))
+        await broker.do(Publish(name, state.generation, history))
+        await anyio.sleep(0.4)
+        await original(broker, name, state, history)
+
+    return complete
+
+
+def _passes_without_a_cut(original: Function) -> Function:
+    def read_passed(store: MemoryStore, step: ReadPassed) -> Passed:
+        naming = store.naming(step.place)
+        if naming.number < step.growth:
+            return Passed(done=store.remaining(step.group, step.partition).empty)
+        passed: Passed = original(store, step)
+        return passed
+
+    return read_passed
+
+
+G7 = Variant(
+    name="G7",
+    without="the count is published before the streams are cut",
+    changes=[Change(growth, "_complete", _publishes_first), Change(ReadPassed, "", _passes_without_a_cut)],
+    scenario=two_producers,
+    harm=OVERTAKEN,
+    directed=True,
+)
+
+# -- G8 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _looks_at_nothing(_original: Function) -> Function:
+    async def sweep(around: Surroundings, partition: int) -> None:
+        await around.broker.do(SetSwept(around.group.topic, partition, 1))
+
+    return sweep
+
+
+async def delayed_messages(sim: Simulation) -> None:
+    """Messages are delayed until after the topic has grown; two groups have it."""
+    producer = await topic(sim, 1)
+    for number in range(4):
+        for key in KEYS:
+            await producer.enqueue({"n": number, "key": key}, key=key, delay=2.0 + number * 0.05)
+    sim.member("a", TOPIC, takes(0.1))
+    sim.member("b", TOPIC, takes(0.1), group_name="other")
+    await anyio.sleep(1.0)
+    await producer.request_partition_increase(3)
+    await _send(producer, 8, 0.2)
+    await sim.until_quiet()
+
+
+G8_SWEEP = Variant(
+    name="G8 sweep",
+    without="what is due moves into the stream where it was delayed",
+    changes=[Change(retry_timer, "sweep", _looks_at_nothing)],
+    scenario=delayed_messages,
+    harm=OVERTAKEN,
+    directed=True,
+)
+
+
+def _adopts_again(original: Function) -> Function:
+    def adopt(store: MemoryStore, step: Adopt) -> None:
+        store.adopted.pop(step.place, None)
+        original(store, step)
+
+    return adopt
+
+
+async def interrupted_sweep(sim: Simulation) -> None:
+    """A sweep ends between adopting and removing; what was adopted is moved into its stream, and then another sweep begins."""
+    producer = await topic(sim, 1)
+    for key in KEYS:
+        await producer.enqueue({"n": 0, "key": key}, key=key, delay=2.0)
+    await producer.request_partition_increase(3)
+    store = sim.store
+    rows = [(msg_id, b"%d" % due, body) for msg_id, (due, body) in store.delayed[TOPIC, 0].items()]
+    by_place: dict[int, list[tuple[bytes, bytes, bytes]]] = {}
+    for row in rows:
+        words = decode_delayed(row[2])
+        by_place.setdefault(partition_for(words[words.index(b"k") + 1], 3), []).append(row)
+    for place, some in by_place.items():
+        FUNCTIONS[Adopt](store, Adopt(TOPIC, place, 0, some))
+        carry_out(store, SetSwept(TOPIC, place, 1))
+    sim.member("b", TOPIC, takes(0.01), group_name="other")  # it opens the new partitions, and moves what is due
+    kept = dict(store.delayed.pop((TOPIC, 0)))
+    await anyio.sleep(4.0)
+    store.delayed[TOPIC, 0] = kept
+    store.naming((TOPIC, 0)).swept = 0
+    await anyio.sleep(20.0)
+
+
+G8_MARK = Variant(
+    name="G8 mark",
+    without="a delayed message is adopted each time that it is asked for",
+    changes=[Change(Adopt, "", _adopts_again)],
+    scenario=interrupted_sweep,
+    harm=r"was appended twice",
+    directed=True,
+)
+
+VARIANTS: Sequence[Variant] = (E6, G3, G4, G5, G7, G8_SWEEP, G8_MARK)
