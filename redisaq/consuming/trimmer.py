@@ -74,6 +74,8 @@ class Trimmer(Actor[Ring]):
             self._patrolled = now
             self._seen.clear()
         marks = {owned.partition: owned.mark() for owned in self._owned()}
+        if not marks:  # a spare member, or one that has just begun
+            self._pause = min(LONGEST, 2 * self._pause)
         moved = [partition for partition, mark in marks.items() if self._seen.get(partition) != mark]
         if not moved:
             return

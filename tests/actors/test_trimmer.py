@@ -13,6 +13,7 @@ from redisaq import Consumer, Producer, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.terms import GroupName
+from redisaq.consuming.trimmer import Trimmer
 from redisaq.errors import ServerError
 from redisaq.testing import virtual_run
 from tests.actors.group import Notebook, quick
@@ -198,3 +199,31 @@ def test_without_retention_nothing_is_looked_at(backend: Backend) -> None:
     asked, length = play(scenario, backend)
     assert not {"trim", "keeping", "view_streams"} & asked.keys()
     assert length == 40
+
+
+@on_both
+def test_a_spare_member_looks_seldom(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It owns nothing, so there is nothing to trim; it looks again in case that changes."""
+    looks = Counter[int]()
+    look = Trimmer._look
+
+    async def counted(trimmer: Trimmer) -> None:
+        looks[len(trimmer._owned())] += 1
+        await look(trimmer)
+
+    monkeypatch.setattr(Trimmer, "_look", counted)
+
+    async def scenario(url: str) -> None:
+        async with producer(url, init_partitions=1) as sender, anyio.create_task_group() as tasks:
+            await sender.connect()
+            consumers = [member(url), member(url)]
+            for consumer in consumers:
+                tasks.start_soon(consumer.process, nothing)
+            await anyio.sleep(10.0)
+            looks.clear()
+            await anyio.sleep(60.0)
+            for consumer in consumers:
+                await consumer.stop()
+
+    play(scenario, backend)
+    assert 10 <= looks[0] <= 14
