@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import pytest
 
+from redisaq.core import membership
 from redisaq.core.membership import (
     EMPTY,
     FORGET_US,
@@ -225,6 +228,23 @@ def test_advance_is_a_fixed_point() -> None:
 
 
 # -- release, raise_token --------------------------------------------------------------------------------------------------------
+
+
+def test_a_target_is_computed_only_if_something_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the costly part of a look, and nearly every look finds the target as it should be."""
+    document = group("a", "b", "c", partitions=7)
+    uneven = msgspec.structs.replace(document, target=dict.fromkeys(range(7), "a"))
+    mended = step(uneven, "a").document
+    assert mended is not None
+    assert sorted(Counter(mended.target.values()).values()) == [2, 2, 3]
+
+    def never(*_arguments: object) -> None:
+        raise AssertionError("computed")
+
+    monkeypatch.setattr(membership, "assign", never)
+    assert step(document, "a") == Step()
+    with pytest.raises(AssertionError, match="computed"):
+        step(document, "a", expired=("b",))
 
 
 def test_only_its_own_leases_are_released() -> None:
