@@ -8,6 +8,7 @@ failed.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from redisaq.testing import load_faults
 from tests.simulation.catalogue import LOSSES, SCENARIOS, Backend
 from tests.simulation.playing import Failure, Outcome, play, play_some
+from tests.simulation.shares import record
 from tests.simulation.shrinking import shrink_seed
 
 CHUNK = 10
@@ -90,6 +92,7 @@ def arguments(words: list[str]) -> Any:
         help=f"then shrink the faults of failed seeds ({SHRUNK} of a scenario), for so long each (60); with --replay: of that one",
     )
     parser.add_argument("--out", type=Path, help="where to leave what shrinking found (default: a new folder for temporary files)")
+    parser.add_argument("--record", action="store_true", help="only record the traces of the seeds that a whole run of the tests plays")
     return parser.parse_args(words)
 
 
@@ -101,6 +104,10 @@ def expanded(every: str) -> list[str]:
 def main(words: list[str]) -> int:
     """Do what the command line says; return the exit status."""
     options = arguments(words)
+    if options.record:
+        logging.disable(logging.CRITICAL)
+        record()
+        return 0
     backends: list[Backend] = ["trio", "asyncio"] if options.backend == "both" else [options.backend]
     wanted: list[str] = options.scenario or ["orders"]
     names = [name for one in wanted for name in (expanded(one) if one.startswith("all") else [one])]

@@ -12,6 +12,7 @@ import os
 from redisaq.testing import Report
 from tests.simulation.catalogue import SCENARIOS, Backend
 from tests.simulation.playing import play
+from tests.simulation.traces import changed, name_of, write
 
 SEEDS = int(os.environ.get("REDISAQ_SEEDS", "100"))
 
@@ -32,8 +33,22 @@ def seeds_of(scenario: str, backend: Backend) -> range:
 
 
 def play_well(scenario: str, backend: Backend, seed: int) -> Report:
-    """Run one seed; AssertionError if an invariant is broken."""
+    """Run one seed; AssertionError if an invariant is broken, or if its trace is another one than was recorded."""
     report = play(scenario, backend, seed)
     again = f"python -m tests.simulation --scenario {scenario} --backend {backend} --first {seed} --replay"
     assert report.ok, f"{report.violations}\n{again}\n{report.timeline()}"
+    moved = changed(scenario, backend, seed, report.trace_hash)
+    assert not moved, moved
     return report
+
+
+def record() -> None:
+    """Play the seeds of a whole run and record their traces; print the scenarios that have others than before."""
+    seeds = {
+        (scenario, backend, seed)
+        for scenario in SCENARIOS
+        for backend in BACKENDS
+        for seed in (*seeds_of(scenario, backend), *([0] if TURNS[scenario] == backend else []))
+    }
+    traces = {name_of(*seed): play(*seed).trace_hash[:16] for seed in sorted(seeds)}
+    print(f"{len(traces)} traces recorded; others than before: {', '.join(write(traces)) or 'none'}")

@@ -15,6 +15,7 @@ from tests.simulation.catalogue import Backend
 from tests.simulation.judged import simulate
 from tests.simulation.playing import play
 from tests.simulation.shares import TURNS, play_well
+from tests.simulation.traces import changed, versions
 
 SEED = 7
 
@@ -59,6 +60,14 @@ def test_the_same_seed_gives_the_same_trace_twice(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_other_seeds_give_other_traces(backend: Backend) -> None:
     assert len({play("small", backend, seed).trace_hash for seed in range(10)}) > 8
+
+
+def test_another_trace_than_the_recorded_one_is_noticed() -> None:
+    recorded = {"versions": versions(), "traces": {"small trio 7": "abc"}}
+    assert "record the traces again" in changed("small", "trio", 7, "abd", recorded)
+    assert not changed("small", "trio", 7, "abcdef", recorded)
+    assert not changed("small", "trio", 8, "abd", recorded), "no whole run plays this seed"
+    assert not changed("small", "trio", 7, "abd", recorded | {"versions": versions() | {"anyio": "1.0"}}), "another order of tasks"
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
