@@ -112,7 +112,7 @@ class Job:
         return {"job": self.number, "done": self.done, "total": self.total, "state": self.state, "text": self.text}
 
     def stop(self) -> None:
-        """Let it end now. What the page that it is at has done by then is not counted."""
+        """Let it end once it has treated the page that it is at."""
         self._scope.cancel()
 
     async def run(self, admin: Admin, jobs: Jobs) -> None:
@@ -125,7 +125,8 @@ class Job:
                         tasks.start_soon(self._watch, admin, jobs)
                     async for page in pages:
                         try:
-                            self.done += await treat(page)
+                            with anyio.CancelScope(shield=True):  # it takes no longer than the Admin's timeout, and is counted
+                                self.done += await treat(page)
                         finally:
                             self.made += 1
                         jobs.report()

@@ -6,6 +6,7 @@ Everything that touches the queue runs in that loop, since the memory broker bel
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -76,6 +77,16 @@ def serving(portal: BlockingPortal, app: Starlette) -> Iterator[str]:
         future.result()
 
 
+RECORD = """
+window.said = [];
+document.addEventListener("DOMContentLoaded", () => {
+  const record = (changes) => changes.forEach((change) => change.addedNodes.forEach((node) => window.said.push(node.textContent)));
+  new MutationObserver(record).observe(document.getElementById("toasts") || document, { childList: true });
+});
+"""
+"""Keeps what a page said in a toast: that goes away after some seconds, which a busy machine may take to look."""
+
+
 class Looker:
     """A page of the browser, and everything that it complains about."""
 
@@ -83,12 +94,17 @@ class Looker:
         self.page = page
         self.complaints: list[str] = []
         page.set_default_timeout(LIMIT)
+        page.add_init_script(RECORD)
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
         page.on(
             "response", lambda response: self.complaints.append(f"{response.status} {response.url}") if response.status >= 400 else None
         )
+
+    def hear(self, text: str) -> None:
+        """Wait until the page has said this in a toast."""
+        self.until(f"window.said.some((one) => one.includes({json.dumps(text)}))")
 
     def until(self, expression: str) -> None:
         """Wait until an expression is true. It is passed as a function, since the page forbids `eval`."""

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import httpx
 import msgspec
 import pytest

@@ -277,7 +277,7 @@ document.addEventListener("submit", (event) => {
 
 /* -- finding ---------------------------------------------------------------------------------------------------------------------------------------- */
 
-let found = [], marked = 0, asking = 0;
+let found = [], marked = 0, asking = 0, current = Promise.resolve();
 
 async function suggest() {
   const wanted = $("find-input").value.trim(), list = $("find-list"), mine = (asking += 1);
@@ -294,9 +294,14 @@ async function suggest() {
   };
   list.replaceChildren(...(found.length ? found.map((one, i) => item(one.name, one.kind, i)) : wanted ? [item("Nothing of that name", "", -1)] : []));
 }
-document.addEventListener("input", (event) => { if (event.target.id === "find-input") suggest(); });
+document.addEventListener("input", (event) => { if (event.target.id === "find-input") current = suggest(); });
 document.addEventListener("focusout", (event) => { if (event.target.id === "find-input") $("find-list").hidden = true; });
-document.addEventListener("submit", (event) => { if (event.target.id === "find") { event.preventDefault(); if (found[marked]) location.assign(found[marked].href); } });
+document.addEventListener("submit", async (event) => {
+  if (event.target.id !== "find") return;
+  event.preventDefault();
+  await current; // Enter may come before the answer to the last letter
+  if (found[marked]) location.assign(found[marked].href);
+});
 
 /* -- the keyboard ---------------------------------------------------------------------------------------------------------------------------------------- */
 
