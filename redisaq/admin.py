@@ -1077,7 +1077,13 @@ class Admin:
             TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
-            name, _, partitions = await self._look(topic, group)
+            try:
+                name, _, partitions = await self._look(topic, group)
+            except TopicMissingError:
+                # An administrator of an older version has left its history behind.
+                with contextlib.suppress(ServerError):
+                    await change.make(self._broker.do(Disband(_name(topic, group), force=False)))
+                raise
             live = await change.make(self._broker.do(Disband(name, force=force)))
             if live and not force:
                 raise GroupBusyError(f"group {group} of {topic} has {len(live)} live member(s): stop them first", live)

@@ -8,7 +8,7 @@ import pytest
 
 from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.steps import Broker
-from redisaq.brokers.steps.administration import DropGroup, ViewGroup
+from redisaq.brokers.steps.administration import Disband, DropGroup, ViewGroup
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Install
 from redisaq.brokers.steps.producing import Find
@@ -250,3 +250,14 @@ async def test_at_its_memory_limit_a_server_still_trims(a: Broker, world: World,
     with world.full():
         keeping = await keeping_all_ages(a, group)
         assert (await trim(a, keeping, "billing")).removed == 2
+
+
+async def test_a_deleted_group_is_not_alone_since_its_former_life(a: Broker, group: GroupName) -> None:
+    other = GroupName(group.topic, "audit")
+    await a.do(MakeTopic("orders", 1, terms=TERMS))
+    for one in (group, other):
+        await a.do(ReadKeeping(one))
+    await anyio.sleep(0.05)
+    await a.do(Disband(group, force=True))
+    again = (await a.do(ReadKeeping(group))).alone[group.group]
+    assert (await a.do(ReadKeeping(other))).alone[other.group] >= again + 0.04

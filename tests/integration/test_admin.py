@@ -14,9 +14,11 @@ import pytest
 from redisaq import Message, Producer
 from redisaq.admin import Admin, DeadMessage
 from redisaq.brokers import open_broker
+from redisaq.brokers.steps.administration import Note
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
+from redisaq.core.history import Change
 from redisaq.core.membership import Document, MemberEntry
 from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
 from redisaq.identity import VERSION
@@ -481,6 +483,19 @@ async def test_a_group_is_deleted_with_its_own(admin: Admin, bench: Bench, key_l
     info = await admin.topic("orders")
     assert (info.length, info.groups) == (4, ("audit",))
     assert await bench.drain() == [0, 1, 2, 3], "a new group of that name begins anew"
+
+
+async def test_what_an_older_administrator_left_of_a_group_is_deleted(admin: Admin, bench: Bench, key_leaks: KeyLeaks) -> None:
+    """It knew of no history."""
+    await bench.produce(1)
+    broker = open_broker(bench.url, bench.namespace)
+    await broker.do(Note(GroupName("orders", "billing"), Change("paused")))
+    assert await admin.history("orders", "billing")
+    with pytest.raises(TopicMissingError):
+        await admin.delete_group("orders", "billing")
+    assert [name for name in key_leaks.left() if ":g:" in name] == []
+    assert await admin.history("orders", "billing") == []
+    await broker.close()
 
 
 async def test_a_topic_is_deleted_and_nothing_is_left(admin: Admin, bench: Bench, key_leaks: KeyLeaks) -> None:

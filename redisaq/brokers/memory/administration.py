@@ -151,6 +151,7 @@ def disband(store: MemoryStore, step: Disband) -> tuple[str, ...]:
     live = view_group(store, ViewGroup(step.group)).live
     if step.force or not live:
         store.forget_group(step.group)
+        store.alone.pop(step.group, None)
         store.ring(step.group)
     return live
 

@@ -45,7 +45,7 @@ VIEW_GROUP = Script("view_group", keys=3)
 VIEW_PARTITION = Script("view_partition", keys=5, begins_with=("facts", "unread"))
 PAUSE = Script("pause", keys=2, begins_with=("note",))
 SEEK = Script("seek", keys=4, begins_with=("above", "whole", "facts", "stand"))
-DISBAND = Script("disband", keys=3)
+DISBAND = Script("disband", keys=4)
 DROP_GROUP = Script("drop_group", keys=5)
 
 PAGE = 1000
@@ -213,9 +213,9 @@ def seek(step: Seek, keys: Keys) -> Asked[None]:
 def disband(step: Disband, keys: Keys) -> Asked[tuple[str, ...]]:
     """Drop the group's coordination."""
     group = keys.group(step.group)
-    return DISBAND(group.members, group.state, group.history, group.doorbell, int(step.force)), lambda live: tuple(
-        sorted(one.decode() for one in live)
-    )
+    keys_of_it = (group.members, group.state, group.history, group.meta)
+    asked = DISBAND(*keys_of_it, group.doorbell, int(step.force), step.group.group)
+    return asked, lambda live: tuple(sorted(one.decode() for one in live))
 
 
 @command(DropGroup)
