@@ -10,7 +10,7 @@ from binascii import crc_hqx
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 SLOTS = 16384
 
@@ -80,14 +80,11 @@ def read_slot_map(answer: object, asked: str) -> SlotMap:
 
 
 def _read(answer: object, asked: str) -> Iterator[Slots]:
-    match answer:
-        case [*ranges]:
-            pass
-        case _:
-            raise ValueError(f"CLUSTER SLOTS was answered by {answer!r}")
-    for one in ranges:
+    if not isinstance(answer, list):
+        raise ValueError(f"CLUSTER SLOTS was answered by {answer!r}")  # noqa: TRY004 -- it is what came that is wrong, not a caller's type
+    for one in cast("list[object]", answer):
         match one:
-            case [int(first), int(last), [(bytes() | None) as host, int(port), *_], *_] if 0 <= first <= last < SLOTS:
+            case [int(first), int(last), [(bytes() | None) as host, int(port), *_], *_] if 0 <= first <= last < SLOTS:  # pyright: ignore[reportUnknownVariableType] -- the rest may be anything
                 name = asked if host is None else host.decode("utf-8", "replace")
                 if name not in ("", "?") and port:  # else the cluster does not know where that node is
                     yield Slots(first, last, Node(name, port))

@@ -15,7 +15,7 @@ from tests.chaos.outage import Bounds, play
 from tests.clusters import Cluster
 from tests.server_fixtures import ServerPool
 
-pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
+pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns, pytest.mark.usefixtures("patient")]
 
 MARGIN = 10.0
 """Seconds, for a busy machine."""

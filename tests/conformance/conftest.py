@@ -11,7 +11,7 @@ from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
-from redisaq.link import sentinel
+from redisaq.link import cluster, sentinel
 from tests.conformance.worlds import MemoryWorld, RedisWorld, SentinelWorld, World
 from tests.matrix import everything
 from tests.sentinels import PATIENCE
@@ -29,8 +29,11 @@ def world(request: pytest.FixtureRequest, server_pool: ServerPool, namespace: st
     if kind == "sentinel":
         monkeypatch.setattr(sentinel, "ANSWER_WITHIN", PATIENCE)
         world = SentinelWorld(server_pool.guarded(), namespace)
+    elif kind in CLUSTERS:
+        monkeypatch.setattr(cluster, "ANSWER_WITHIN", PATIENCE)
+        world = RedisWorld(server_pool.shared_cluster(kind), namespace)
     else:
-        world = RedisWorld(server_pool.shared_cluster(kind) if kind in CLUSTERS else server_pool.shared(kind), namespace)
+        world = RedisWorld(server_pool.shared(kind), namespace)
     yield world
     world.flush()
 

@@ -23,7 +23,7 @@ from tests.clusters import Cluster
 from tests.link_tls import Authority
 from tests.server_fixtures import ServerPool
 
-pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
+pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns, pytest.mark.usefixtures("patient")]
 
 
 @pytest.fixture(scope="module")

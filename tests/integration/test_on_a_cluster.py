@@ -86,7 +86,7 @@ __all__ = [
     "test_what_was_read_ahead_is_handed_back",
 ]
 
-pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
+pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns, pytest.mark.usefixtures("patient")]
 
 
 @pytest.fixture
