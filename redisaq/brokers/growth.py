@@ -24,7 +24,7 @@ from redisaq.brokers.steps.growing import (
     TakeIn,
 )
 from redisaq.brokers.steps.retrying import Purge, Redrive
-from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, Terms, TopicState, birth
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, Terms, TopicState, birth, cuts_of
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import format_id, parse_id
 from redisaq.core.partitioner import partition_for
@@ -65,10 +65,14 @@ async def settle_growth(broker: Broker, topic: str) -> TopicState | None:
         state = await broker.do(ReadTopic(topic))
         if state is None:
             return None
-        seals = [seal for seal in await _seals(broker, topic, state) if seal]
+        seals = await _seals(broker, topic, state.partitions, state.cuts)
         if not seals:
             return state
-        await _complete(broker, topic, state, _furthest(seals))
+        history = _furthest(seals)
+        while history[-1] < state.partitions:  # the topic was lost and made again with more, or a version that does not cut has grown it
+            later = await _seals(broker, topic, state.partitions, cuts_of(history))
+            history = _furthest(later) if later else (*history, state.partitions)
+        await _complete(broker, topic, state, history)
 
 
 async def complete_announced(broker: Broker, topic: str, announced: TopicState) -> None:
@@ -149,12 +153,12 @@ async def _complete(broker: Broker, topic: str, state: TopicState, history: tupl
     await broker.do(Publish(topic, state.generation, history))
 
 
-async def _seals(broker: Broker, topic: str, state: TopicState) -> list[tuple[int, ...]]:
+async def _seals(broker: Broker, topic: str, partitions: int, cuts: int) -> list[tuple[int, ...]]:
     seals: list[tuple[int, ...]] = []
-    for start in range(0, state.partitions, TOGETHER):
-        numbers = range(start, min(start + TOGETHER, state.partitions))
-        seals += await broker.do_each([ReadSeal(topic, number, state.cuts) for number in numbers])
-    return seals
+    for start in range(0, partitions, TOGETHER):
+        numbers = range(start, min(start + TOGETHER, partitions))
+        seals += await broker.do_each([ReadSeal(topic, number, cuts) for number in numbers])
+    return [seal for seal in seals if seal]
 
 
 def _furthest(histories: list[tuple[int, ...]]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from redisaq.brokers.growth import complete_announced, make_or_grow, settle_growth
@@ -146,15 +147,21 @@ async def test_a_meta_that_was_lost_is_made_again_as_it_was(world: World, a: Bro
     await append(a, "orders", 4, b"1")
 
 
-async def test_a_meta_that_nobody_remembers_follows_the_seals(world: World, a: Broker, b: Broker) -> None:
+@pytest.mark.parametrize(("count", "history"), [(1, (2, 5, 6)), (5, (2, 5, 6)), (6, (2, 5, 6)), (8, (2, 5, 6, 8))])
+async def test_a_meta_that_nobody_remembers_follows_the_seals(
+    world: World, a: Broker, b: Broker, count: int, history: tuple[int, ...]
+) -> None:
     await make_or_grow(a, "orders", 2)
     await make_or_grow(a, "orders", 5)
     await make_or_grow(a, "orders", 6)
     world.forget_topic("orders")
-    await b.do(MakeTopic("orders", 1))
-    state = await settle_growth(b, "orders")
+    await b.do(MakeTopic("orders", count))
+    with anyio.fail_after(10):
+        state = await settle_growth(b, "orders")
     assert state is not None
-    assert state.history == (2, 5, 6)
+    assert (state.history, state.partitions) == (history, history[-1])
+    for partition in range(state.partitions):
+        await append(b, "orders", partition, b"1")
 
 
 async def test_new_streams_after_a_loss_stand_under_the_present_name(world: World, a: Broker, group: GroupName) -> None:

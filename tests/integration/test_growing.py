@@ -10,7 +10,9 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer
+from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.steps.growing import Announce, NameStream
 from redisaq.brokers.steps.topics import ReadTopic
 from redisaq.link import Link, parse_address
@@ -141,3 +143,21 @@ async def _history(url: str, namespace: str) -> tuple[int, ...]:
     await broker.close()
     assert state is not None
     return state.history
+
+
+async def test_an_announcement_that_an_older_version_has_overtaken(server: Server, namespace: str) -> None:
+    """A version that announces nothing publishes a greater count, and leaves `pending` there: no history goes down."""
+    link = Link(parse_address(server.url))
+    broker = RedisBroker(link, namespace)
+    await broker.connect()
+    await make_or_grow(broker, "orders", 2)
+    announced = await broker.do(Announce("orders", 0, 3))
+    assert announced is not None
+    assert announced.pending == 3
+    await link.call((b"HSET", Keys(namespace).meta("orders"), b"generation", 1, b"partitions", 4))
+    state = await broker.do(ReadTopic("orders"))
+    assert state is not None
+    assert (state.partitions, state.pending) == (4, None)
+    with anyio.fail_after(10):
+        assert (await make_or_grow(broker, "orders", 6)).history == (4, 6)
+    await broker.close()

@@ -63,7 +63,7 @@ def replicate(store: MemoryStore, step: Replicate) -> bool:
 def publish(store: MemoryStore, step: Publish) -> TopicState | None:
     """Publish the count (G1)."""
     state, history = known_state(store, step.topic), step.history
-    if state is not None and state.generation == step.generation and state.partitions < history[-1]:
+    if state is not None and state.generation == step.generation and state.partitions <= history[-1]:
         state = replace(
             state,
             generation=state.generation + 1,

@@ -126,6 +126,7 @@ def _made(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> TopicState:
     if counts is None or (counts and counts[-1] != count):
         raise DamagedKeyError(meta, f"says {count} partitions, and has {history!r} as its history: {REPAIR}")
     keys.learn(topic, counts)
+    wanted = kept_number(meta, "pending", pending)
     return TopicState(
         growths,
         count,
@@ -133,7 +134,7 @@ def _made(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> TopicState:
         (limit or 0) / 1000,
         written_in,
         counts,
-        kept_number(meta, "pending", pending),
+        None if wanted is None or wanted <= count else wanted,  # a version that announces nothing may have published more since
         kept_number(meta, "grown", grown) or 0,
     )
 

@@ -5,7 +5,9 @@
 
 local topic = topic_of(KEYS[1])
 local known = not topic[5] or (whole(topic[5]) or math.huge) <= tonumber(ARGV[3])
-if known and topic[1] == ARGV[1] and not topic[7] and (whole(topic[2]) or math.huge) < tonumber(ARGV[2]) then
+local partitions = whole(topic[2]) or math.huge
+local free = not topic[7] or (whole(topic[7]) or math.huge) <= partitions -- or a version that announces nothing has published more since
+if known and topic[1] == ARGV[1] and free and partitions < tonumber(ARGV[2]) then
     redis.call('HDEL', KEYS[1], '') -- S2: writes nothing, but lets the rest succeed when memory is full
     redis.call('HSET', KEYS[1], 'pending', ARGV[2])
 end
