@@ -150,6 +150,7 @@ def test_nonsense(url: str, words: str) -> None:
         f"redis+sentinel://a,b/main?sentinel_password={SECRET}&db=x",
         f"redis+sentinel://a,b/main?sentinel_password={SECRET}&{SECRET}",
         f"redis+sentinel://a,b/main?sentinel_password={SECRET} x",
+        f"redis+sentinel://me:123/{SECRET}@a",
     ],
 )
 def test_an_error_never_shows_the_password(url: str) -> None:
