@@ -68,6 +68,7 @@ class Sentinels:
         self._line: Line | None = None  # to the first of them, once it has answered
         self._attempt: Attempt | None = None
         self._asked = -math.inf
+        self._era = 0  # grows with each `close`; questions of an older era fail
 
     @property
     def due(self) -> bool:
@@ -126,6 +127,7 @@ class Sentinels:
 
     def close(self) -> None:
         """Close the connection; questions under way fail. It may be used again."""
+        self._era += 1
         for dialer in self._dialers:
             dialer.interrupt()
         self._drop("the link was closed")
@@ -144,6 +146,7 @@ class Sentinels:
 
     async def _ask_in_turn(self) -> _Where:
         failures: list[ConnectionFailed] = []
+        era = self._era
         for _ in range(len(self._dialers)):
             dialer = self._dialers[0]
             try:
@@ -153,6 +156,8 @@ class Sentinels:
                 failures.append(error)
             except TimeoutError:
                 failures.append(ConnectionFailed(dialer.display, f"no answer within {ANSWER_WITHIN:g} s", silent=True))
+            if self._era != era:
+                raise ConnectionFailed(self._url, "the link was closed")
             if self._dialers[0] is dialer:
                 self._ask_next_first("it did not say who the master is")
         known = [error for error in failures if error.permanent]
@@ -254,8 +259,11 @@ class SentinelLink(Link):
         if sentinels.master != self._at:
             self._follow()
         if self._at is not None and sentinels.due:
+            era = self._connector.era
             with anyio.move_on_after(min(ANSWER_WITHIN, time_is_up_at() - self._current_environment().monotonic())):
                 await self._look()
+            if self._connector.era != era:
+                raise ConnectionFailed(self.address.display, "the link was closed")
         return await super().call_packed(data, replies)
 
     async def watched(self) -> Mapping[str, str]:
@@ -324,6 +332,9 @@ async def greet_sentinel(line: Line, address: Address, name: str) -> Greeting:
     hello += ["SETNAME", name]
     (answer,) = await line.ask(tuple(hello))
     if isinstance(answer, ServerError):
+        if answer.code == "NOPROTO" or "unknown command" in answer.text.lower():  # not shown: it repeats our words, and the password
+            reason = "it does not know HELLO 3, so it is older than Redis 6.0, or its HELLO was renamed: check host and port, or upgrade it"
+            raise ConnectionFailed(address.display, reason, permanent=True)
         raise _refusal(address.display, answer)
     mode = cast("dict[bytes, object]", answer).get(b"mode") if isinstance(answer, dict) else None
     if mode != b"sentinel":

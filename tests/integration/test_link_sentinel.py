@@ -335,3 +335,36 @@ async def test_doctor_asks_the_sentinels(guarded: Guarded, namespace: str) -> No
         found = {one.about: one for one in await admin.diagnose()}
     assert found["sentinels"].text.startswith("3 sentinel(s)")
     assert found["failover"].text == "takes about 2 s (down-after-milliseconds 1 s)"
+
+
+async def test_a_question_ends_when_the_link_is_closed(guard: FakeSentinel, valkey_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other sentinel is asked, and the call makes no connection afterwards."""
+    monkeypatch.setattr(module, "ASK_EVERY", -1.0)
+    with FakeSentinel(valkey_server.port) as other:
+        async with opened(guard, other) as link:
+            await link.connect()
+            guard.answers["SENTINEL"] = b""
+            asked = guard.questions()
+
+            async def call() -> None:
+                with pytest.raises(ConnectionFailed, match="closed"):
+                    await link.call(("PING",))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call)
+                with anyio.fail_after(30):
+                    while guard.questions() == asked:
+                        await anyio.sleep(0.005)
+                await link.close()
+            assert not link.connected
+            assert not other.commands
+
+
+async def test_a_sentinel_that_repeats_the_password_is_not_quoted() -> None:
+    said = f"-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' '{SECRET}'\r\n".encode()
+    with FakeSentinel(1, HELLO=said) as guard:
+        async with opened(guard, options=f"?sentinel_password={SECRET}") as link:
+            with pytest.raises(ConnectionFailed, match="does not know HELLO") as caught:
+                await link.connect()
+    assert SECRET not in str(caught.value) + repr(caught.value)
+    assert caught.value.permanent
