@@ -99,6 +99,8 @@ class ClusterLink:
         self._doubted: set[Node] = set()  # that gave trouble since the last look
         self._hint: Node | None = None  # the target of the last redirect
         self._attempt: Attempt | None = None  # the look under way
+        self._stranger: Link | None = None  # whom it asks over a connection of its own
+        self._era = 0  # grows with each `close`; looks of an older era fail
         self._runs: dict[Node, str] = {}
         self._places: dict[str, Node] = {}  # run -> the node that it was
         self._changes = 0
@@ -146,9 +148,10 @@ class ClusterLink:
 
     async def close(self) -> None:
         """Close all connections; see Link."""
+        self._era += 1
         for bell in tuple(self.bells):
             bell.end()
-        links = tuple(self._links.values())
+        links = [*self._links.values(), *((self._stranger,) if self._stranger is not None else ())]
         self._links.clear()
         self._routes.clear()
         self._runs.clear()
@@ -368,10 +371,12 @@ class ClusterLink:
             besides: a node not to ask.
 
         Raises:
-            ConnectionFailed: no node answered, or the time of the call is up.
+            ConnectionFailed: no node answered, or the time of the call is up, or the link was closed meanwhile.
         """
+        era = self._era
         with anyio.move_on_after(time_is_up_at() - self._now()):
             while True:
+                self._check_open(era)
                 attempt = self._attempt
                 if attempt is None:
                     attempt = self._attempt = Attempt()
@@ -387,11 +392,17 @@ class ClusterLink:
                     await attempt.wait()
                 attempt.check(self.url)
                 if attempt.done:
+                    self._check_open(era)
                     return
         raise ConnectionFailed(self.url, "the map of slots did not come within the time of the call", silent=True)
 
+    def _check_open(self, era: int) -> None:
+        if self._era != era:
+            raise ConnectionFailed(self.url, "the link was closed")
+
     async def _look_now(self, besides: Node | None) -> None:
         self.looks += 1
+        era = self._era
         failures: list[ConnectionFailed] = []
         known = [node for node in sorted(self._map.masters) if node != besides]
         self.environment.random.shuffle(known)
@@ -401,13 +412,18 @@ class ClusterLink:
             if not failures:
                 return
         for node in known:
+            self._check_open(era)
+            link = self._links.get(node)
+            if link is None:  # a call has heard meanwhile that it is no master any more
+                continue
             try:
-                await self._ask(self._links[node])
+                await self._ask(link)
             except ConnectionFailed as error:
                 failures.append(error)
             else:
                 return
         for seed in self._address.seeds:
+            self._check_open(era)
             failed = await self._ask_stranger(replace(seed, connect_timeout=min(seed.connect_timeout, ANSWER_WITHIN)))
             if not failed:
                 return
@@ -421,11 +437,13 @@ class ClusterLink:
     async def _ask_stranger(self, address: Address) -> list[ConnectionFailed]:
         """Ask over a connection of its own; return why that failed, nothing if it did not."""
         link = Link(address, self._environment, client=self._client, silence=self._silence, greet=_greet_any)
+        self._stranger = link
         try:
             await self._ask(link)
         except ConnectionFailed as error:
             return [error]
         finally:
+            self._stranger = None
             link.abort("the question has been answered")
         return []
 
@@ -488,10 +506,13 @@ class ClusterLink:
         return replace(seed, host=node.host, port=node.port, connect_timeout=timeout, announced=ANNOUNCED)
 
     async def _reach(self, node: Node) -> Address:
-        """Look before a connection is made, unless the map is new: a node that cannot be reached may have been replaced."""
+        """Look before a connection is made, unless the map is new: a node that cannot be reached may have been replaced.
+
+        The look asks others, since it would wait for this connection.
+        """
         if self._age() > RECENT and self._attempt is None:  # a look that needs this connection does not wait for itself
             with contextlib.suppress(ConnectionFailed):
-                await self._look()
+                await self._look(besides=node)
         if node not in self._map.masters:
             raise ConnectionFailed(self._node_address(node).display, "it is no master of the cluster any more")
         return self._node_address(node)
@@ -548,6 +569,7 @@ class ClusterBell:
         self._bell: Bell | None = None
         self._at: Link | None = None
         self._ended = False
+        self._beginning: anyio.CancelScope | None = None  # set while its task subscribes again
         self._backoff: Backoff | None = None
 
     async def begin(self) -> None:
@@ -568,6 +590,8 @@ class ClusterBell:
                 raise
             self._link.redirected(link, error)
             raise ConnectionFailed(self._link.url, f"the server cannot do this now ({error.text})") from error
+        if self._ended:
+            self._bell.drop()
         self.follow()  # the map may have changed meanwhile
 
     async def wait(self) -> None:
@@ -579,7 +603,11 @@ class ClusterBell:
         """
         while not self._ended:
             if self._bell is None:
-                await self._begin_again()
+                with anyio.CancelScope() as self._beginning:
+                    await self._begin_again()
+                self._beginning = None
+                if self._ended:
+                    break
                 return
             try:
                 await self._bell.wait()
@@ -606,6 +634,8 @@ class ClusterBell:
         self._link.bells.discard(self)
         if self._bell is not None:
             self._bell.drop()
+        if self._beginning is not None:
+            self._beginning.cancel()
 
     def follow(self) -> None:
         """The map has changed: leave a node that does not serve the slot any more."""

@@ -503,3 +503,96 @@ async def test_it_may_be_used_again_after_it_was_closed(cluster: FakeCluster, li
     await link.close()
     assert await link.call((b"GET", HIGH)) == [b"from 0"]
     assert [one.url for one in await link.nodes()] == [f"redis://127.0.0.1:{port}/0" for port in sorted(n.port for n in cluster.nodes[:2])]
+
+
+# -- while it is closed, or its map changes ----------------------------------------------------------------------------------------------
+
+
+async def test_a_look_ends_when_the_link_is_closed(cluster: FakeCluster, link: ClusterLink) -> None:
+    """Neither does it go on with other nodes, nor does its call make a connection afterwards."""
+    before = [len(node.commands) for node in cluster.nodes]
+    for node in cluster.nodes[:2]:
+        node.answers["CLUSTER"] = b""
+    cluster.nodes[0].answers["GET"] = b"-TRYAGAIN\r\n"
+    await link.call((b"GET", HIGH))
+
+    async def call() -> None:
+        with pytest.raises(ConnectionFailed, match="closed"):
+            await link.call((b"GET", HIGH))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call)
+        await until(lambda: any("CLUSTER" in node.words()[n:] for node, n in zip(cluster.nodes, before, strict=True)))
+        await link.close()
+    assert len(cluster.nodes[2].commands) == before[2]
+
+
+async def test_a_question_to_a_seed_ends_when_the_link_is_closed(cluster: FakeCluster) -> None:
+    for node in cluster.nodes:
+        node.answers["CLUSTER"] = b""
+    address = parse_url(cluster.url)
+    assert isinstance(address, ClusterAddress)
+    link = ClusterLink(address)
+
+    async def connect() -> None:
+        with pytest.raises(ConnectionFailed, match="closed"):
+            await link.connect()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(connect)
+        await until(lambda: "CLUSTER" in cluster.nodes[0].words())
+        await link.close()
+    assert not cluster.nodes[1].commands
+
+
+async def test_a_look_passes_over_a_node_that_went_meanwhile(
+    cluster: FakeCluster, link: ClusterLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def say(number: int) -> bytes:
+        asked.append(number)
+        return b"" if len(asked) == 1 else cluster.slots()
+
+    cluster.nodes[0].answers["CLUSTER"] = lambda _: say(0)
+    cluster.nodes[1].answers["CLUSTER"] = lambda _: say(1)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(link.nodes)
+        await until(lambda: bool(asked))
+        monkeypatch.setattr("redisaq.link.cluster.AGE", -1.0)
+        cluster.owners = [2, 2]
+        await link.call((b"GET", HIGH if asked[0] == 1 else LOW))  # hears by the way that neither is a master any more
+    assert await link.call((b"GET", HIGH)) == [b"from 2"]
+
+
+async def test_a_look_before_a_connection_does_not_wait_for_that_connection(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redisaq.link.cluster.RECENT", -1.0)
+    cluster.owners = [0, 0]
+    async with opened(cluster.url) as link:
+        monkeypatch.setattr("redisaq.link.cluster.ANSWER_WITHIN", 10 * HANG_SECONDS)
+        cluster.nodes[0].drop()
+        with anyio.fail_after(HANG_SECONDS):
+            while True:
+                with contextlib.suppress(ConnectionFailed):
+                    assert await link.call((b"GET", HIGH)) == [b"from 0"]
+                    if cluster.nodes[0].words().count("GET") > 1:
+                        break
+
+
+async def test_a_bell_that_is_closed_while_it_subscribes_again_ends_at_once(cluster: FakeCluster, link: ClusterLink) -> None:
+    bell = await link.listen(HIGH.decode())
+    cluster.nodes[2].answers["SSUBSCRIBE"] = b""
+
+    async def wait() -> None:
+        with pytest.raises(ConnectionFailed, match="closed"):
+            await bell.wait()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        cluster.owners[0] = 2
+        await link.nodes()
+        await until(lambda: "SSUBSCRIBE" in cluster.nodes[2].words())
+        began = time.monotonic()
+        await bell.close()
+    assert time.monotonic() - began < 3, "it waited until the node was silent for too long"
