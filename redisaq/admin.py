@@ -394,7 +394,8 @@ class Admin:
     async def _with_running(self, name: GroupName, members: Sequence[MemberInfo]) -> list[MemberInfo]:
         """Ask the members to report what they have in handlers, and return them with what they have reported."""
         with time_limit(self._timeout):
-            await self._ask(lambda: self._broker.do(Watch(name)))
+            with contextlib.suppress(ServerError):  # a user that may only read sees what others have asked for
+                await self._ask(lambda: self._broker.do(Watch(name)))
             reports = await self._ask(lambda: self._broker.do_each([ReadRunning(name, member.incarnation) for member in members]))
         return [
             member if report is None else msgspec.structs.replace(member, running=report.count, in_handlers=running_of(report))

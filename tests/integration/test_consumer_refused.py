@@ -157,6 +157,18 @@ async def test_partitions_beyond_the_limit_of_open_files_are_reported_and_read_w
     assert "all" in said.split()
 
 
+async def test_who_may_only_read_looks_at_a_group_without_what_members_would_have_to_be_asked_for(
+    own_server: Server, namespace: str
+) -> None:
+    async with Producer("jobs", own_server.url, namespace=namespace, init_partitions=1) as producer:
+        await producer.enqueue({"n": 1})
+    watcher = Watcher(own_server.url, namespace)
+    await watcher.consumer.process(watcher.handle, until_empty=True)
+    own_server.command("ACL", "SETUSER", "reader", "on", ">secret", "~*", "&*", "+@all", "-@write", "+eval", "+evalsha")
+    async with Admin(f"redis://reader:secret@127.0.0.1:{own_server.port}/0", namespace=namespace) as reader:
+        assert (await reader.group("jobs", watcher.consumer.group_name, running=True)).unread == 0
+
+
 async def test_a_refused_password_is_tried_again_until_it_is_right(own_server: Server, namespace: str) -> None:
     own_server.command("ACL", "SETUSER", "turning", "on", ">first", "~*", "&*", "+@all")
     async with Producer("jobs", own_server.url, namespace=namespace, init_partitions=1) as producer:
