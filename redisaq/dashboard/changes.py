@@ -300,8 +300,8 @@ def _whole(value: object, name: str) -> int:
 def _position(asked: Mapping[str, Any]) -> Position:
     """Return where a group is to go on."""
     to = asked.get("to")
-    named: dict[object, Position] = {"earliest": "earliest", "latest": "latest"}
-    if to in named:
+    named: dict[str, Position] = {"earliest": "earliest", "latest": "latest"}
+    if isinstance(to, str) and to in named:
         return named[to]
     if to == "entry":
         return {_whole(asked.get("partition"), "partition"): _text(asked.get("entry"), "entry")}

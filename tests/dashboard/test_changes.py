@@ -54,6 +54,7 @@ async def test_moving_with_a_preview(name: str) -> None:
         for wrong in ({"to": "entry"}, {"to": "entry", "partition": "9", "entry": entry}, {"to": "time"}):
             assert (await one.client.get("/api/t/orders/g/billing/seek", params=wrong)).status_code == 400
         assert (await one.client.get("/api/t/orders/g/none/seek", params={"to": "latest"})).status_code == 404
+        assert (await one.post("seek", {"to": ["latest"]})).status_code == 400
 
 
 async def test_growing_enqueueing_and_deleting(name: str) -> None:
