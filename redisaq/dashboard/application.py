@@ -37,7 +37,7 @@ from redisaq.dashboard.letters import Kinds, Privacy
 from redisaq.dashboard.pages import Page, command_of, compile_all, render
 from redisaq.dashboard.paths import RawPaths, names_in
 from redisaq.dashboard.views import Links, View
-from redisaq.errors import ConnectionFailed, ServerError, SettingsError, TopicMissingError
+from redisaq.errors import ConnectionFailed, RedisaqError, ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.producer import Producer
 from redisaq.watching import Sampler, Screen, Snapshot, words
 
@@ -147,7 +147,7 @@ class Dashboard:
         self.app = Starlette(
             routes=self._routes(),
             lifespan=self._lifespan,
-            exception_handlers={ConnectionFailed: _away, ServerError: _away},
+            exception_handlers={RedisaqError: _away},
             middleware=[Middleware(Guard, hosts=hosts, authorize=self._authorize), Middleware(RawPaths)],
         )
 
@@ -378,7 +378,7 @@ class Dashboard:
             return await self._admin.find(
                 names["topic"], names["msg_id"], partition=partition, entry_id=query.get("e"), limit=messages.LIMIT
             )
-        except (SettingsError, TopicMissingError):
+        except (SettingsError, TopicMissingError, UnknownFormatError):
             return None
 
     async def _message(self, request: Request) -> Response:

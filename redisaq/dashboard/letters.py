@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
@@ -16,7 +17,7 @@ import msgspec
 
 from redisaq.admin import Admin, DeadMessage, DeadSummary
 from redisaq.core.failures import is_own, template
-from redisaq.errors import SettingsError, TopicMissingError
+from redisaq.errors import SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching import GroupView, Snapshot
 
 MOST = 1000
@@ -94,7 +95,8 @@ async def look(admin: Admin, groups: Sequence[GroupView], now: float) -> Kinds:
     count = max(1, min(1000, MOST // max(1, sum(len(partitions) for _, partitions in asked))))
     letters: list[DeadSummary] = []
     for group, partitions in asked:
-        letters += await admin.dead_summaries(group.topic, group.group, partitions=partitions, count=count)
+        with suppress(UnknownFormatError):  # a later version has just written the topic
+            letters += await admin.dead_summaries(group.topic, group.group, partitions=partitions, count=count)
     by_kind: dict[str, list[DeadSummary]] = defaultdict(list)
     for letter in letters:
         by_kind[letter.kind].append(letter)
@@ -158,7 +160,7 @@ async def open_letter(admin: Admin, name: str) -> DeadMessage | None:
         return None
     try:
         return await admin.dead_letter(*parts)
-    except (SettingsError, TopicMissingError):
+    except (SettingsError, TopicMissingError, UnknownFormatError):
         return None
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from redisaq.admin import Admin, DeadMessage, GroupStanding, RetryMessage, StoredMessage, Whereabouts
 from redisaq.dashboard.letters import Privacy
-from redisaq.errors import SettingsError, TopicMissingError
+from redisaq.errors import SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching import Snapshot, words
 
 LIMIT = 10_000
@@ -77,6 +77,7 @@ class Progress(msgspec.Struct, frozen=True):
         total: how many topics there are to look at in it.
         newest: how many messages of each topic this round looks at.
         looked: how many entries, retries and dead letters were looked at, over all.
+        closed: how many topics cannot be looked at, since a later version wrote them.
         complete: whether everything was looked at.
         ended: whether the search is over.
     """
@@ -86,12 +87,16 @@ class Progress(msgspec.Struct, frozen=True):
     total: int = 0
     newest: int = 0
     looked: int = 0
+    closed: int = 0
     complete: bool = False
     ended: bool = False
 
     @property
     def text(self) -> str:
         """How far it is, in words."""
+        if self.ended and self.closed:
+            later = f"{words.many(self.closed, 'topic')} of a later version of redisaq"
+            return f"It was not found. {words.count(self.looked)} entries were looked at, but none of {later}."
         if self.ended and self.complete:
             return f"No message of this id is kept. {words.count(self.looked)} entries were looked at."
         if self.ended:
@@ -111,7 +116,7 @@ async def search(admin: Admin, msg_id: str, topic: str | None = None) -> AsyncGe
         topic: the topic; None: all topics.
     """
     left = await admin.topics() if topic is None else [topic]
-    looked = newest = 0
+    looked = newest = closed = 0
     yield Progress(total=len(left), newest=ROUNDS[0])
     for newest in ROUNDS:
         more: list[str] = []
@@ -119,6 +124,9 @@ async def search(admin: Admin, msg_id: str, topic: str | None = None) -> AsyncGe
             try:
                 found = await admin.find(name, msg_id, limit=newest)
             except (SettingsError, TopicMissingError):  # it has just been deleted, or redisaq did not name it
+                continue
+            except UnknownFormatError:
+                closed += 1
                 continue
             looked += found.looked
             if found.found:
@@ -130,7 +138,7 @@ async def search(admin: Admin, msg_id: str, topic: str | None = None) -> AsyncGe
         left = more
         if not left:
             break
-    yield Progress(None, len(left), len(left), newest, looked, complete=not left, ended=True)
+    yield Progress(None, len(left), len(left), newest, looked, closed, complete=not left and not closed, ended=True)
 
 
 async def search_quickly(admin: Admin, msg_id: str, topic: str | None = None, seconds: float = QUICK) -> Progress:

@@ -15,7 +15,7 @@ import msgspec
 
 from redisaq.admin import Admin, DelayedMessage, ScheduleInfo
 from redisaq.core.schedules import TOPIC_ENDS_WITH, Timetable
-from redisaq.errors import SettingsError, TopicMissingError
+from redisaq.errors import SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching import Snapshot, words
 
 WINDOWS = {"1h": 3600.0, "12h": 43_200.0, "7d": 604_800.0}
@@ -204,7 +204,7 @@ async def delayed(admin: Admin, snapshot: Snapshot, window: Window) -> Delayed:
                 found.append(one)
                 if len(found) == MOST:
                     break
-        except (TopicMissingError, SettingsError):
+        except (TopicMissingError, SettingsError, UnknownFormatError):
             continue
     found.sort(key=lambda one: one.due)
     counts = [0] * BARS

@@ -19,7 +19,7 @@ from anyio.abc import TaskStatus
 
 from redisaq.admin import Admin
 from redisaq.environment import Environment, current_environment, time_limit
-from redisaq.errors import ConnectionFailed, ServerError, SettingsError, TopicMissingError
+from redisaq.errors import ConnectionFailed, ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching.accumulator import Accumulator
 from redisaq.watching.snapshot import Screen, ServerView, Snapshot
 
@@ -46,8 +46,8 @@ REPORTS = 10
 PATIENCE = 3.0
 """Seconds that one answer may take. After that the server is away."""
 
-_SKIPPED = (TopicMissingError, SettingsError, ServerError)
-"""Errors of one topic or group: it is gone, has a name that redisaq never gave, or a key that redisaq did not write."""
+_SKIPPED = (TopicMissingError, SettingsError, ServerError, UnknownFormatError)
+"""Errors of one topic or group: it is gone, has a name that redisaq never gave, a key that redisaq did not write, or a later format."""
 
 R = TypeVar("R")
 

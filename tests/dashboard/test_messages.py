@@ -17,6 +17,8 @@ from msgspec import structs
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.admin import Admin, DeadMessage, GroupStanding, RetryMessage, StreamMessage, Whereabouts
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.topics import FORMAT
 from redisaq.dashboard import messages
 from redisaq.dashboard.letters import Privacy
 from redisaq.dashboard.messages import Scale, lanes, place_of, search, story
@@ -130,6 +132,22 @@ async def test_a_search_looks_at_the_newest_of_every_topic_first() -> None:
     steps = [one async for one in search(Fake(), "nowhere")]  # type: ignore[arg-type] # as above
     assert (steps[-1].found, steps[-1].ended, steps[-1].complete) == (None, True, False)
     assert steps[-1].text == "It is not among the newest 1,000,000 messages of each topic. Older ones were not looked at."
+
+
+async def test_what_a_later_version_wrote_is_not_searched_and_named() -> None:
+    url = "memory://searched"
+    async with Producer("later", url, init_partitions=1) as later, Producer("orders", url, init_partitions=1) as producer:
+        await later.enqueue(1)
+        msg_id = await producer.enqueue(1)
+    topics = MemoryBroker("searched", "redisaq").store.topics
+    topics["later"] = structs.replace(topics["later"], format=FORMAT + 1)
+    async with Admin(url) as admin:
+        steps = [one async for one in search(admin, "0123456789abcdef-0")]
+        assert steps[-1].text == "It was not found. 1 entries were looked at, but none of 1 topic of a later version of redisaq."
+        assert (await messages.search_quickly(admin, msg_id, seconds=30)).found is not None
+    async with served(admin=Admin(url)) as client:
+        assert (await client.get("/m/later/x?p=0")).status_code == 404
+        assert "later version" in (await client.get("/search/x?t=later")).text
 
 
 class Bench:

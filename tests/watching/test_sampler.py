@@ -8,13 +8,15 @@ from typing import Any, Literal
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from redisaq import App, Consumer, Message, Producer, RetryPolicy, Tick
 from redisaq.admin import Admin, GroupInfo, PartitionInfo
 from redisaq.brokers import open_broker
+from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.store import open_store
 from redisaq.brokers.steps.coordination import make_groups
-from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.steps.topics import FORMAT, MakeTopic
 from redisaq.brokers.terms import GroupName
 from redisaq.environment import current_environment
 from redisaq.errors import ConnectionFailed, QueueFull
@@ -274,6 +276,22 @@ def test_what_is_deleted_disappears() -> None:
                 await anyio.sleep(5)
                 (topic,) = (await anext(watching)).topics
                 assert (topic.topic, [group.group for group in topic.groups]) == ("orders", ["billing"])
+
+    run(main)
+
+
+def test_a_topic_of_a_later_version_does_not_end_it() -> None:
+    async def main() -> None:
+        for topic in ("later", "orders"):
+            await make(topic)
+        topics = MemoryBroker("sampler", "redisaq").store.topics
+        topics["later"] = replace(topics["later"], format=FORMAT + 1)
+        async with sampling() as (sampler, _):
+            with sampler.watch() as watching:
+                await anext(watching)
+                snapshot = await anext(watching)
+            assert snapshot.server.state == "here"
+            assert snapshot.group("orders", "billing") is not None
 
     run(main)
 
