@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 else:  # a type checker would take `__getattr__` for a promise that every name exists
 
     def __getattr__(name: str) -> object:
-        """Import a name that is used for the first time."""
+        """Import a name, or its module, that is used for the first time."""
+        if f"{__name__}.{name}" in _HOMES.values():
+            return _import_module(f"{__name__}.{name}")
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         found = globals()[name] = getattr(_import_module(_HOMES[name]), name)

@@ -66,6 +66,11 @@ def test_a_class_loads_what_it_needs(name: str, absent: set[str]) -> None:
     assert within(modules, EXTRAS) == set()
 
 
+def test_the_modules_of_its_classes_are_there_as_a_type_checker_takes_it() -> None:
+    modules = loaded("import redisaq\nfor name in ('admin', 'app', 'consumer', 'cron', 'producer'): getattr(redisaq, name)")
+    assert {"admin", "app", "consumer", "cron", "producer"} <= ours(modules)
+
+
 def test_the_extras_are_those_of_the_project() -> None:
     groups = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for users in ("dev", "docs"):
