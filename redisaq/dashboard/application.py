@@ -354,11 +354,16 @@ class Dashboard:
         snapshot = await self._first(_around_message, request)
         links, msg_id = self._links(request), names_in(request)["msg_id"]
         topic = request.query_params.get("t")
-        quickly = min(LONGEST, max(messages.QUICK, float(views.number_of(request.query_params.get("wait"), 1000))))
+        longer = min(LONGEST, float(views.number_of(request.query_params.get("wait"), 1000)))
+        if self._searches.open >= self._searches.most:
+            longer = 0.0
+        self._searches.open += longer > 0
         try:
-            progress = await messages.search_quickly(self._admin, msg_id, topic, quickly)
+            progress = await messages.search_quickly(self._admin, msg_id, topic, max(messages.QUICK, longer))
         except (ConnectionFailed, ServerError):
             progress = messages.Progress()
+        finally:
+            self._searches.open -= longer > 0
         if progress.found is not None:
             return RedirectResponse(_address(links, progress.found), HTTPStatus.SEE_OTHER)
         values = {"progress": progress, "msg_id": msg_id, "topic": topic, "search": links("search", msg_id, t=topic)}
@@ -512,7 +517,7 @@ def _address(links: Links, found: Whereabouts) -> str:
 
 
 SEARCHES = 4
-"""Searches for a message at once."""
+"""Searches for a message at once that take longer than a moment."""
 
 LONGEST = 30.0
 """Seconds for which a page without a script waits for a search."""

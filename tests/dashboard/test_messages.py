@@ -19,7 +19,7 @@ from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.admin import Admin, DeadMessage, GroupStanding, RetryMessage, StreamMessage, Whereabouts
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps.topics import FORMAT
-from redisaq.dashboard import messages
+from redisaq.dashboard import application, messages
 from redisaq.dashboard.letters import Privacy
 from redisaq.dashboard.messages import Scale, lanes, place_of, search, story
 from redisaq.errors import TopicMissingError
@@ -244,6 +244,28 @@ async def test_a_long_search_is_followed_as_events(name: str, monkeypatch: pytes
         assert "event: missing" in heard
         assert "No message of this id is kept." in heard
         assert "event: missing" in (await one.client.get("/search/nothing?t=none")).text
+
+
+async def test_long_searches_without_a_script_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    begun, end = anyio.Event(), anyio.Event()
+
+    async def search_quickly(_admin: Admin, _msg_id: str, _topic: str | None, seconds: float) -> messages.Progress:
+        asked.append(seconds)
+        if seconds > messages.QUICK:
+            begun.set()
+            await end.wait()
+        return messages.Progress(ended=True)
+
+    monkeypatch.setattr(application, "SEARCHES", 1)
+    monkeypatch.setattr(messages, "search_quickly", search_quickly)
+    async with served() as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(client.get, "/m/0123456789abcdef-0?wait=20")
+        with anyio.fail_after(30):
+            await begun.wait()
+            await client.get("/m/0123456789abcdef-0?wait=30")
+        end.set()
+    assert asked == [20.0, messages.QUICK]
 
 
 async def test_retrying_now_redriving_and_cancelling(name: str) -> None:
