@@ -6,7 +6,8 @@ so they pass upwards as errors that pass, and the caller's next try finds a newe
 - A call ends when all its parts have ended. If one broke, the whole call is uncertain and names every connection that may still carry a
   part (C2).
 - A node that gave trouble is not used before somebody has looked the map up again. Only calls that need that node wait for the look.
-- There is one look at a time. It asks one node after the other, each for a second at most; the seeds come last, resolved again.
+- There is one look at a time. It asks one node after the other: each has a second to connect and one to answer. The seeds come last,
+  resolved again.
 - What goes to a node that is no master any more is broken. Nothing that this node still holds can come into a stream (C4).
 """
 
@@ -439,6 +440,7 @@ class ClusterLink:
         link = Link(address, self._environment, client=self._client, silence=self._silence, greet=_greet_any)
         self._stranger = link
         try:
+            await link.connect()  # within its own time, and so with an error that says what to check
             await self._ask(link)
         except ConnectionFailed as error:
             return [error]

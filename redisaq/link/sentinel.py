@@ -31,7 +31,7 @@ from redisaq.link.link import Link
 from redisaq.link.resp import NOTHING, PARSE_ERRORS, push_kind
 
 ANSWER_WITHIN = 1.0
-"""Seconds that one sentinel has to answer, with the connection to it; also those that connecting to the master may take."""
+"""Seconds that one sentinel has to answer; also those that connecting to it, or to the master, may take."""
 
 ASK_EVERY = 1.0
 """Seconds after which an answer of the sentinels is too old to rely on without asking again."""
@@ -150,8 +150,7 @@ class Sentinels:
         for _ in range(len(self._dialers)):
             dialer = self._dialers[0]
             try:
-                with anyio.fail_after(ANSWER_WITHIN):
-                    return await self._ask_first()
+                return await self._ask_first()
             except ConnectionFailed as error:
                 failures.append(error)
             except TimeoutError:
@@ -170,15 +169,17 @@ class Sentinels:
 
     async def _ask_first(self) -> _Where:
         """Ask the first sentinel, over the connection to it if that is still up."""
-        line = self._line
+        line, subscribed = self._line, True
         if line is None or line.broken is not None:
             self._line = None
-            line, _ = await self._dialers[0].dial(self._environment())
-            self._line = line
-            if (
-                push_kind(await self._asked_of(line, "SUBSCRIBE", SWITCH, pushed=True)) is not None
-            ):  # else refused: the questions have to do
-                line.owed -= 1  # it was no reply
+            line, _ = await self._dialers[0].dial(self._environment())  # within its own time, so that its error says what to check
+            self._line, subscribed = line, False
+        with anyio.fail_after(ANSWER_WITHIN):
+            if not subscribed and push_kind(await self._asked_of(line, "SUBSCRIBE", SWITCH, pushed=True)) is not None:
+                line.owed -= 1  # it was no reply; if it was one, it refused, and the questions have to do
+            return await self._ask_at(line)
+
+    async def _ask_at(self, line: Line) -> _Where:
         answer = await self._asked_of(line, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
         words = cast("list[bytes]", answer) if isinstance(answer, list) else []
         if len(words) == 2:  # noqa: PLR2004 -- host and port

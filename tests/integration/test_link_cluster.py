@@ -596,3 +596,12 @@ async def test_a_bell_that_is_closed_while_it_subscribes_again_ends_at_once(clus
         began = time.monotonic()
         await bell.close()
     assert time.monotonic() - began < 3, "it waited until the node was silent for too long"
+
+
+async def test_a_seed_that_cannot_be_reached_says_what_to_check(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redisaq.link.cluster.ANSWER_WITHIN", 0.1)
+    for node in cluster.nodes:
+        node.answers["HELLO"] = b""
+    with pytest.raises(ConnectionFailed, match="check host, port and firewall"):
+        async with opened(cluster.url):
+            pass

@@ -368,3 +368,11 @@ async def test_a_sentinel_that_repeats_the_password_is_not_quoted() -> None:
                 await link.connect()
     assert SECRET not in str(caught.value) + repr(caught.value)
     assert caught.value.permanent
+
+
+async def test_a_sentinel_that_cannot_be_reached_says_what_to_check(guard: FakeSentinel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.1)
+    guard.answers["HELLO"] = b""
+    async with opened(guard) as link:
+        with pytest.raises(ConnectionFailed, match="check host, port and firewall"):
+            await link.connect()

@@ -146,6 +146,8 @@ def not_now(error: ServerError, carrier: Carrier) -> ConnectionFailed:
     reason = f"the server cannot do this now ({error.text})"
     if error.code in LOGGED_OUT:
         reason = f"the server wants a log-in again ({error.text}): check user name and password in the URL"
+    if error.code == "MOVED" and not carrier.url.startswith(("redis+cluster", "rediss+cluster")):  # whom the log-in may not tell it
+        reason += "; if this is a cluster, begin the URL with redis+cluster:// (rediss+cluster:// for TLS)"
     if error.code in ELSEWHERE:
         carrier.give_up(error.text)
     failed = ConnectionFailed(carrier.url, reason)
