@@ -13,8 +13,10 @@ from redisaq import Consumer, Message, Producer
 from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.steps.administration import SetPaused, ViewGroup
 from redisaq.brokers.steps.growing import Announce, NameStream
 from redisaq.brokers.steps.topics import ReadTopic
+from redisaq.brokers.terms import GroupName
 from redisaq.link import Link, parse_address
 from tests.servers import Server
 
@@ -160,4 +162,20 @@ async def test_an_announcement_that_an_older_version_has_overtaken(server: Serve
     assert (state.partitions, state.pending) == (4, None)
     with anyio.fail_after(10):
         assert (await make_or_grow(broker, "orders", 6)).history == (4, 6)
+    await broker.close()
+
+
+async def test_a_pause_that_an_older_version_has_ended(server: Server, namespace: str) -> None:
+    """It leaves `paused_at` there: the next pause begins anew, so that a seek waits until all members know of it (G4)."""
+    link, group = Link(parse_address(server.url)), GroupName("orders", "billing")
+    broker = RedisBroker(link, namespace)
+    await broker.connect()
+    await broker.do(SetPaused(group, paused=True))
+    first = (await broker.do(ViewGroup(group))).paused_at
+    await broker.do(SetPaused(group, paused=True))
+    assert (await broker.do(ViewGroup(group))).paused_at == first > 0
+    await link.call((b"HSET", Keys(namespace).group(group).state, b"paused_at", 1))
+    await link.call((b"HDEL", Keys(namespace).group(group).state, b"paused"))
+    await broker.do(SetPaused(group, paused=True))
+    assert (await broker.do(ViewGroup(group))).paused_at >= first
     await broker.close()

@@ -5,7 +5,8 @@
 redis.call('HDEL', KEYS[1], '') -- S2: writes nothing, but lets the rest succeed when memory is full
 if ARGV[2] == '1' then
     local time = redis.call('TIME')
-    local since = redis.call('HGET', KEYS[1], 'paused_at') or time[1] .. string.format('%03d', math.floor(time[2] / 1000))
+    local before = redis.call('HMGET', KEYS[1], 'paused', 'paused_at') -- an older version resumes without removing the second
+    local since = before[1] and before[2] or time[1] .. string.format('%03d', math.floor(time[2] / 1000))
     redis.call('HSET', KEYS[1], 'paused', '1', 'paused_at', since)
 else
     redis.call('HDEL', KEYS[1], 'paused', 'paused_at')
