@@ -112,15 +112,17 @@ async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequenc
         return await retrying.redrive(broker, group, partition, ids, count)
     moved = 0
     for dead_id, body in await retrying.next_lives(broker, group, partition, ids, count):
+        time, sequence = parse_id(body.entry_id)
+        if sequence < FROM_ELSEWHERE:  # else it has come from another partition before, and its id tells from which
+            sequence += (partition + 1) * FROM_ELSEWHERE
+        again = Body(format_id((time, sequence)), body.fields, body.life)
         place = _place(body.fields, partition, state.partitions)
-        if place == partition:
-            moved += await broker.do(Redrive(group, partition, [(dead_id, body)]))
-        else:
-            time, sequence = parse_id(body.entry_id)
-            if sequence < FROM_ELSEWHERE:  # else it has come from another partition before, and its id tells from which
-                sequence += (partition + 1) * FROM_ELSEWHERE
-            await broker.do(TakeIn(group, place, [Body(format_id((time, sequence)), body.fields, body.life)]))
-            moved += await broker.do(Purge(group, partition, [dead_id]))
+        while place != partition and await broker.do(TakeIn(group, place, [again], state.cuts)) is None:  # it has grown once more meanwhile
+            grown = await settle_growth(broker, group.topic)
+            if grown is None:  # lost
+                return moved
+            state, place = grown, _place(body.fields, partition, grown.partitions)
+        moved += await broker.do(Redrive(group, partition, [(dead_id, body)]) if place == partition else Purge(group, partition, [dead_id]))
     return moved
 
 

@@ -36,7 +36,9 @@ async def sweep(around: Surroundings, partition: int) -> None:
             if row.body is not None and place is not None and place != partition:
                 misplaced.setdefault(place, []).append((row.id, row.score, row.body))
         for place, rows in sorted(misplaced.items()):
-            await insist(partial(broker.do, Adopt(topic, place, partition, rows)), around.environment)
+            adopt = Adopt(topic, place, partition, rows, state.cuts)
+            if not await insist(partial(broker.do, adopt), around.environment):
+                return  # it has grown once more meanwhile: this is asked for again
             removals = [CancelDelayed(topic, partition, msg_id) for msg_id, _, _ in rows]
             await insist(partial(broker.do_each, removals), around.environment)
         if not page.rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from redisaq.brokers.growth import complete_announced, make_or_grow, settle_growth
+from redisaq.brokers.growth import complete_announced, make_or_grow, redrive, settle_growth
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.administration import END, START, DropGroup, Seek
 from redisaq.brokers.steps.coordination import make_groups
@@ -22,6 +22,7 @@ from redisaq.brokers.steps.growing import (
     ReadSeal,
     Replicate,
     SetSwept,
+    TakeIn,
 )
 from redisaq.brokers.steps.leases import Claim, Install, Release, RemakeGroup
 from redisaq.brokers.steps.messages import ListDelayed
@@ -30,6 +31,7 @@ from redisaq.brokers.steps.retrying import TakeDue
 from redisaq.brokers.steps.settling import Acknowledge, Resolve
 from redisaq.brokers.steps.topics import RENAMED, MakeTopic, ReadTopic, TopicState
 from redisaq.brokers.terms import GroupName
+from redisaq.core.partitioner import partition_for
 from redisaq.core.records import Body, Resolution
 from tests.conformance.steps import append, deliver, ids, values
 from tests.conformance.worlds import MemoryWorld, World
@@ -277,7 +279,7 @@ async def test_delayed_messages_wait_for_a_sweep(a: Broker, b: Broker, group: Gr
     page = await a.do(ListDelayed(group.topic, 0, None, 10))
     rows = [(row.id, row.score, row.body or b"") for row in page.rows]
     for _ in range(2):
-        await a.do(Adopt(group.topic, 4, 0, rows))
+        await a.do(Adopt(group.topic, 4, 0, rows, 1))
         await make_groups(a, group, [4], latest=False)
         await a.do(SetSwept(group.topic, 4, 1))
         await a.do(Install(group, 4, 1, "A", foreign=True))
@@ -287,6 +289,23 @@ async def test_delayed_messages_wait_for_a_sweep(a: Broker, b: Broker, group: Gr
     await a.do(SetSwept(group.topic, 0, 1))
     due = await a.do(TakeDue(group, 0, owned, count=10))
     assert (due.unswept, due.moved) == (False, 3)
+
+
+async def test_what_was_placed_before_one_more_growth_is_not_taken_over(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    """G8: the sweep, or redrive, places it anew."""
+    (one,) = await append(a, group.topic, 0, b"1")
+    state = await make_or_grow(a, group.topic, 5)
+    (one,) = await deliver(a, group, 0, owned, "A")
+    await a.do(Resolve(group, 0, owned, [Resolution("stream", "dead", Body(one, (b"i", b"1", b"k", b"c")))], dead_maxlen=None))
+    await make_or_grow(b, group.topic, 64)
+    assert await a.do(Adopt(group.topic, 4, 0, [(b"m", b"1", b"")], state.cuts)) is False
+    assert await a.do(TakeIn(group, 4, [Body(b"7-%d" % (1 << 40), (b"i", b"m"))], state.cuts)) is None
+    assert (await a.do(ListDelayed(group.topic, 4, None, 10))).rows == ()
+    place, former = partition_for(b"c", 64), partition_for(b"c", 5)
+    assert len({place, former, 0}) == 3
+    assert await redrive(a, group, 0, None, 10, state=state) == 1
+    await a.do(Install(group, place, 1, "A", foreign=True))
+    assert len((await a.do(TakeDue(group, place, 1, count=10))).retries) == 1
 
 
 async def test_a_mark_at_the_old_place(a: Broker, b: Broker) -> None:

@@ -122,8 +122,10 @@ def close_barrier(store: MemoryStore, step: CloseBarrier) -> None:
 
 
 @does(Adopt)
-def adopt(store: MemoryStore, step: Adopt) -> None:
+def adopt(store: MemoryStore, step: Adopt) -> bool:
     """Take over delayed messages (G8)."""
+    if store.naming(step.place).number > step.cuts:
+        return False
     delayed, adopted = store.delayed.setdefault(step.place, {}), store.adopted.setdefault(step.place, set())
     earliest = min((due for due, _ in delayed.values()), default=None)
     for msg_id, due, body in step.rows:
@@ -132,11 +134,14 @@ def adopt(store: MemoryStore, step: Adopt) -> None:
             delayed.setdefault(msg_id, (int(float(due)), body))
     if delayed and (earliest is None or min(due for due, _ in delayed.values()) < earliest):
         store.ring(step.place)
+    return True
 
 
 @does(TakeIn)
-def take_in(store: MemoryStore, step: TakeIn) -> int:
+def take_in(store: MemoryStore, step: TakeIn) -> int | None:
     """Take in dead letters (G8)."""
+    if store.naming(step.place).number > step.cuts:
+        return None
     new = store.shelf(step.group, step.partition).take_in(step.bodies, store.now())
     if new:
         store.ring(step.place)

@@ -6,7 +6,7 @@ step after a broken connection, but not `append`. The reply to one call never re
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from anyio.lowlevel import checkpoint
@@ -32,6 +32,7 @@ from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import COMMANDS, HEARD, SEQUENCES
 from redisaq.brokers.redis.scripts import Command
 from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.growing import Adopt, TakeIn
 from redisaq.brokers.steps.producing import SEALED, AppendOnce, Delay
 from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.errors import DamagedKeyError, ServerError
@@ -41,6 +42,10 @@ FAMILIES = (
     *(administration, coordination, examination, growing, leases, messages, producing, retention, retrying, schedules, settling, topics),
 )
 """Importing each of these registers the functions that do its steps."""
+
+Placed = Delay | AppendOnce | Adopt | TakeIn
+PLACED: Mapping[type[Placed], object] = {Delay: False, AppendOnce: SEALED, Adopt: False, TakeIn: None}
+"""Steps with messages that were placed before; and their answers where the stream was cut since."""
 
 R = TypeVar("R")
 
@@ -105,9 +110,9 @@ class RedisBroker:
                 heard_reply = await heard(command, reply, self._link, HEARD[type(step)]) if isinstance(reply, ServerError) else reply
                 return cast("R", answer(heard_reply))
             except DamagedKeyError as error:
-                if isinstance(step, Delay | AppendOnce):  # they name the stream as it was when their messages were placed (E6)
-                    if await is_sealed(self._link, self._keys.stream(step.topic, step.partition, step.cuts)):
-                        return cast("R", False if isinstance(step, Delay) else SEALED)
+                if isinstance(step, Placed):  # they name the stream as it was when their messages were placed (E6, G8)
+                    if await is_sealed(self._link, self._keys.stream(*step.place, step.cuts)):
+                        return cast("R", PLACED[type(step)])
                     raise
                 if not await self._is_renamed(step, error):
                     raise

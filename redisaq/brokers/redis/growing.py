@@ -141,22 +141,23 @@ def close_barrier(step: CloseBarrier, keys: Keys) -> Asked[None]:
 
 
 @command(Adopt)
-def adopt(step: Adopt, keys: Keys) -> Asked[None]:
+def adopt(step: Adopt, keys: Keys) -> Asked[bool]:
     """Take over delayed messages (G8)."""
     topic, partition = step.topic, step.partition
-    words: list[Argument] = [keys.stream(topic, partition), keys.adopted(topic, partition)]
+    words: list[Argument] = [keys.stream(topic, partition, step.cuts), keys.adopted(topic, partition)]
     words += [keys.delayed(topic, partition), keys.delayed_bodies(topic, partition)]
     words += [keys.partition_doorbell(topic, partition), step.origin, ADOPTED_FOR]
     for message in step.rows:
         words += message
-    return ADOPT(*words), lambda _: None
+    return ADOPT(*words), lambda _: True
 
 
 @command(TakeIn)
-def take_in(step: TakeIn, keys: Keys) -> Asked[int]:
+def take_in(step: TakeIn, keys: Keys) -> Asked[int | None]:
     """Take in dead letters (G8)."""
     share, doorbell = keys.of_partition(step.group, step.partition), keys.partition_doorbell(step.group.topic, step.partition)
-    words: list[Argument] = [share.stream, share.retry, share.retry_bodies, share.lease, doorbell]
+    stream = keys.stream(step.group.topic, step.partition, step.cuts)
+    words: list[Argument] = [stream, share.retry, share.retry_bodies, share.lease, doorbell]
     for body in step.bodies:
         words += [body.entry_id, encode_retry(body)]
     return TAKE_IN(*words), int

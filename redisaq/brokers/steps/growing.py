@@ -124,32 +124,38 @@ class CloseBarrier(ShareStep[None], frozen=True):
     """Forget that the group has opened the partition: before a seek, after which it has to wait again (G4)."""
 
 
-class Adopt(PartitionStep[None], frozen=True):
+class Adopt(PartitionStep[bool], frozen=True):
     """Keep delayed messages of another partition here, each once (G8). Rings the partition's doorbell.
+
+    False, and nothing is kept, if the stream was cut since: their keys may belong elsewhere.
 
     Attributes:
         origin: the partition that they come from.
         rows: for each message its id, its due time as a score, and its body.
+        cuts: the number of the topic's cuts when their place was chosen.
     """
 
     origin: int
     rows: Sequence[tuple[bytes, bytes, bytes]]
+    cuts: int
 
 
 FROM_ELSEWHERE = 1 << 40
 """The sequence from which on an id is that of a message which was redriven from another partition: it is no entry of this stream."""
 
 
-class TakeIn(ShareStep[int], frozen=True):
+class TakeIn(ShareStep[int | None], frozen=True):
     """Give dead letters of another partition a new life here, due now, in this order (G8). Rings the partition's doorbell.
 
-    Those that are here already stay as they are. Answers how many were new.
+    Those that are here already stay as they are. Answers how many were new; None, and nothing is kept, if the stream was cut since.
 
     Attributes:
         bodies: with ids of FROM_ELSEWHERE or above, which no entry here has.
+        cuts: the number of the topic's cuts when their place was chosen.
     """
 
     bodies: Sequence[Body]
+    cuts: int
 
 
 class SetSwept(PartitionStep[None], frozen=True):

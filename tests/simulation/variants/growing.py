@@ -257,7 +257,7 @@ async def interrupted_sweep(sim: Simulation) -> None:
         words = decode_delayed(row[2])
         by_place.setdefault(partition_for(words[words.index(b"k") + 1], 3), []).append(row)
     for place, some in by_place.items():
-        FUNCTIONS[Adopt](store, Adopt(TOPIC, place, 0, some))
+        FUNCTIONS[Adopt](store, Adopt(TOPIC, place, 0, some, store.naming((TOPIC, place)).number))
         carry_out(store, SetSwept(TOPIC, place, 1))
     sim.member("b", TOPIC, takes(0.01), group_name="other")  # it opens the new partitions, and moves what is due
     kept = dict(store.delayed.pop((TOPIC, 0)))

@@ -3,7 +3,7 @@
 -- ARGV: channel, the partition that they come from, for how long the marks stay in ms, then id, due, body, id, due, body ...
 -- Answers: how many were new.
 
-redis.call('XLEN', KEYS[1]) -- refused where the caller's names are old: it may know an older place of a key, too
+redis.call('XLEN', KEYS[1]) -- refused if the stream was cut since their place was chosen
 local before = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 -- S2: these write nothing, but let the rest succeed when memory is full, or fail before it. What is adopted is in memory already.
 redis.call('HDEL', KEYS[2], '')

@@ -3,7 +3,7 @@
 -- ARGV: channel, then for each: the id that it has here, its new body.
 -- Answers: how many were new. Their due times grow as those of redrive.lua.
 
-redis.call('XLEN', KEYS[1]) -- refused where the caller's names are old: it may know an older place of a key, too
+redis.call('XLEN', KEYS[1]) -- refused if the stream was cut since their place was chosen
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local due = now - (#ARGV - 1) / 2
