@@ -252,18 +252,28 @@ class Accumulator:
         self._now(at)
         names = set(names)
         for name in self._topics.keys() - names:
-            topic = self._topics.pop(name)
-            self._curves -= topic.series is not None
-            self._steady.forget(topic.about)
-            for group in list(topic.groups):
-                self._forget(topic, group)
+            self._forget_topic(name)
         for name in sorted(names - self._topics.keys()):
-            self._topics[name] = _Topic(name, curves=self._may_draw())
-            self._topics[name].arrived.start(at)
+            self._begin_topic(name, at)
+
+    def _begin_topic(self, name: str, at: float) -> None:
+        topic = self._topics[name] = _Topic(name, curves=self._may_draw())
+        topic.arrived.start(at)
+
+    def _forget_topic(self, name: str) -> None:
+        topic = self._topics.pop(name)
+        self._curves -= topic.series is not None
+        self._steady.forget(topic.about)
+        for group in list(topic.groups):
+            self._forget(topic, group)
 
     def saw_topic(self, info: TopicInfo, at: float) -> None:
         """Record a topic, whole or in part. Groups that it names are known from now on; `missing_group` forgets one."""
         self._now(at)
+        known = self._topics.get(info.topic)
+        if known is not None and info.partition_count < known.partitions:  # a topic never shrinks: it was deleted, and made again
+            self._forget_topic(info.topic)
+            self._begin_topic(info.topic, at)
         topic = self._topics.setdefault(info.topic, _Topic(info.topic, curves=False))
         topic.generation, topic.partitions, topic.acked = info.generation, info.partition_count, info.acked
         for name in info.groups:

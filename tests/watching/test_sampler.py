@@ -280,6 +280,25 @@ def test_what_is_deleted_disappears() -> None:
     run(main)
 
 
+def test_a_topic_that_was_made_again_with_fewer_partitions_is_another_one() -> None:
+    async def main() -> None:
+        await make("orders", partitions=8, messages=80)
+        async with sampling() as (sampler, admin):
+            with sampler.watch() as watching:
+                for _ in range(3):
+                    await anext(watching)
+                await admin.delete_topic("orders")
+                await make("orders", partitions=2, messages=4)
+                for _ in range(12):
+                    await anext(watching)
+            found, group = sampler.latest.topic("orders"), sampler.latest.group("orders", "billing")
+            assert found is not None
+            assert group is not None
+            assert (found.partitions, found.length, len(group.partitions), group.unread) == (2, 4, 2, 4)
+
+    run(main)
+
+
 def test_a_topic_of_a_later_version_does_not_end_it() -> None:
     async def main() -> None:
         for topic in ("later", "orders"):
