@@ -75,6 +75,7 @@ class ConfirmedConnection(SharedConnection):
         """
         joined = self._joined = self._joined or _Joined()
         joined.members += 1
+        joined.waiter.abandoned = False  # one that had no time left may have been the only member, and have left
         try:
             answers = await super().call(data, replies)
             if all(type(answer) is ServerError for answer in answers):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -20,6 +20,7 @@ from redisaq.environment import time_limit
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError, SettingsError
 from redisaq.link import Link, confirmed as module, parse_address, sentinel
 from tests.conformance.worlds import PASSWORD
+from tests.link_fake import FakeServer, usual_answers
 from tests.sentinels import PATIENCE, Guarded
 from tests.server_fixtures import ServerPool
 from tests.servers import Server
@@ -284,3 +285,40 @@ async def test_confirm_changes_nothing(guarded: Guarded, namespace: str) -> None
         with anyio.fail_after(30):
             await bell.wait()
         await broker.close()
+
+
+async def test_who_has_no_time_left_takes_nobody_elses_driver_away() -> None:
+    """The next two join the write that it began, and the one that stays is woken when the one that drives leaves."""
+    got = b"$1\r\nx\r\n"
+    with FakeServer(usual_answers() | {"GET": lambda command: got if command[1] == b"first" else b"", "WAIT": b""}) as server:
+        link = Link(parse_address(server.url), confirmed=True, silence=600.0)
+        await link.connect()
+        done: list[str] = []
+
+        async def call(key: str) -> None:
+            await link.call(("GET", key))
+            done.append(key)
+
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call, "first")
+                await until(lambda: server.words().count("WAIT") == 1)
+                with pytest.raises(ConnectionFailed), time_limit(0.0):
+                    await link.call(("GET", "late"))
+                async with anyio.create_task_group() as leaving:
+                    leaving.start_soon(call, "leaves")
+                    tasks.start_soon(call, "stays")
+                    await until(lambda: server.words().count("WAIT") == 2)
+                    server.send(b":1\r\n" + got + got)  # confirms the first, and answers the others
+                    await until(lambda: done == ["first"])
+                    await anyio.wait_all_tasks_blocked()
+                    leaving.cancel_scope.cancel()
+                server.send(b":1\r\n")
+        assert done == ["first", "stays"]
+        await link.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(30):
+        while not condition():
+            await anyio.sleep(0.005)
