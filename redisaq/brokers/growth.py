@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from redisaq.brokers.steps import Broker, retrying
@@ -29,12 +30,18 @@ from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import format_id, parse_id
 from redisaq.core.partitioner import partition_for
 from redisaq.core.records import Body
+from redisaq.environment import current_environment, time_is_up_at
+
+logger = logging.getLogger("redisaq.brokers")
 
 COUNTED = 1000
 """Messages that are counted at most, where somebody wants to know for how many a partition waits."""
 
 TOGETHER = 500
 """Streams that are cut, or looked at, in one write: a server does nothing else for some milliseconds then."""
+
+REPLICATED_WITHIN = 5.0
+"""Seconds for which a growth waits for a replica, if the caller has twice as much time: producers wait, too."""
 
 
 async def make_or_grow(broker: Broker, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:
@@ -151,7 +158,15 @@ async def _complete(broker: Broker, topic: str, state: TopicState, history: tupl
         if furthest == history:
             break
         history = furthest  # others have cut some streams for a greater count: all publish that one (G2)
-    await broker.do(Replicate(topic, old, history))
+    within = min(REPLICATED_WITHIN, (time_is_up_at() - current_environment().monotonic()) / 2)
+    if not await broker.do(Replicate(topic, old, history, within)):
+        logger.warning(
+            "topic %s grows to %d partitions, and no replica has confirmed within %.1f s that its streams are cut: if one takes over that "
+            "has not heard of it, messages of a key may run out of order",
+            topic,
+            history[-1],
+            within,
+        )
     await broker.do(Publish(topic, state.generation, history))
 
 

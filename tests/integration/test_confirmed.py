@@ -9,10 +9,12 @@ import anyio
 import pytest
 
 from redisaq import App, Consumer, Message, Producer
-from redisaq.brokers import open_broker
+from redisaq.brokers import growth, open_broker
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.coordination import Commit
+from redisaq.brokers.steps.growing import NameStream, Replicate
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.producing import Confirm
 from redisaq.brokers.steps.topics import MakeTopic
@@ -260,6 +262,31 @@ async def test_an_app_has_both(pair: Guarded, namespace: str) -> None:
         assert waits(pair.servers[0]) == before
         await safe.enqueue(1)
         assert waits(pair.servers[0]) > before
+
+
+async def test_a_growth_waits_for_a_replica_but_not_for_ever(
+    pair: Guarded, master: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The count is published once a replica has the cuts, or with a warning (G7)."""
+    async with Producer("jobs", master.url, namespace=namespace, init_partitions=2) as producer:
+        before = waits(master)
+        assert await producer.request_partition_increase(3) == 3
+        assert waits(master) > before
+        assert not caplog.records
+        monkeypatch.setattr(growth, "REPLICATED_WITHIN", 0.2)
+        freeze(pair)
+        assert await producer.request_partition_increase(5) == 5
+        (warning,) = caplog.records
+        assert warning.getMessage().startswith("topic jobs grows to 5 partitions, and no replica has confirmed within 0.2 s")
+
+
+async def test_a_connection_that_waits_for_a_replica_is_not_taken_for_a_silent_one(pair: Guarded, master: Server, namespace: str) -> None:
+    broker = RedisBroker(Link(parse_address(master.url), silence=0.3), namespace)
+    await broker.do(MakeTopic("jobs", 1))
+    await broker.do_each([NameStream("jobs", partition, (1, 2)) for partition in (1, 0)])
+    freeze(pair)
+    assert not await broker.do(Replicate("jobs", 1, (1, 2), 0.9)), "G7: none has confirmed it"
+    await broker.close()
 
 
 async def test_where_there_are_no_replicas(namespace: str) -> None:

@@ -18,12 +18,20 @@ from redisaq.brokers.steps.growing import Announce, NameStream
 from redisaq.brokers.steps.topics import ReadTopic
 from redisaq.brokers.terms import GroupName
 from redisaq.link import Link, parse_address
+from tests.matrix import TURNS, everything
+from tests.server_fixtures import KINDS, ServerPool
 from tests.servers import Server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, getattr(pytest.mark, TURNS)]
 
 KEYS = [f"k{number}" for number in range(200)]
-COUNTS = (3, 5, 8, 64)
+COUNTS = (3, 5, 8, 64 if everything() else 16)
+
+
+@pytest.fixture(scope="module", params=KINDS if everything() else KINDS[:1])
+def server(request: pytest.FixtureRequest, server_pool: ServerPool) -> Server:
+    """One server, since this takes some seconds; each kind in turn if every combination is asked for."""
+    return server_pool.shared(request.param)
 
 
 class Ledger:
@@ -66,7 +74,7 @@ class Load:
                 await producer.batch_enqueue([{"key": key, "n": sent} for key, sent in batch], partition_key="key")
                 for key, sent in batch:
                     self.sent[key].append(sent)
-                await anyio.sleep(0.02)
+                await anyio.sleep(0.05)
 
     @property
     def count(self) -> int:
@@ -74,7 +82,7 @@ class Load:
 
 
 async def test_keys_keep_their_order_while_the_topic_grows(server: Server, namespace: str) -> None:
-    """3 to 5 by a grower that dies after its first cut, then to 8, and to 64.
+    """3 to 5 by a grower that dies after its first cut, then to 8, and to 16 or 64.
 
     Members join, leave and are closed; one group is behind, one comes at the end, one asks for no order.
     """
@@ -107,7 +115,7 @@ async def test_keys_keep_their_order_while_the_topic_grows(server: Server, names
         await first.stop()
         third = consumer("billing")
         await tasks.start(third.process, ledgers["billing"].handle)
-        await grow(64)
+        await grow(COUNTS[-1])
         await anyio.sleep(0.3)
         behind = consumer("behind")
         await tasks.start(behind.process, ledgers["behind"].handle)

@@ -5,7 +5,7 @@ Invariants: only stand.lua makes or renames a stream. Before it renames one, it 
 
 from __future__ import annotations
 
-from redisaq.brokers.redis.commands import Reply, run
+from redisaq.brokers.redis.commands import Reply, checked, run
 from redisaq.brokers.redis.keys import Keys, decode_history, encode_history
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Argument, Script
@@ -27,8 +27,9 @@ from redisaq.brokers.steps.growing import (
 )
 from redisaq.brokers.steps.topics import FORMAT, RENAMED, TopicState, cuts_of
 from redisaq.core.records import encode_retry, whole
+from redisaq.environment import current_environment
 from redisaq.errors import ServerError
-from redisaq.link import Caller, ReadingConnection
+from redisaq.link import Caller, Carrier, ReadingConnection
 
 ANNOUNCE = Script("announce", keys=1, begins_with=("whole", "topic"))
 PUBLISH = Script("publish", keys=1, begins_with=("whole", "topic"))
@@ -39,9 +40,6 @@ TAKE_IN = Script("take_in", keys=4, begins_with=("whole",))
 
 ADOPTED_FOR = 7 * 86_400_000
 """Milliseconds for which it is remembered which delayed messages came here, from the last one on: a sweep takes far less."""
-
-REPLICATED_WITHIN = 1000
-"""Milliseconds for which a growth waits for a replica."""
 
 
 @command(Announce)
@@ -69,37 +67,47 @@ def _seal(reply: Reply) -> tuple[int, ...]:
 
 @commands(Replicate)
 async def replicate(step: Replicate, link: Caller, keys: Keys) -> bool:
-    """Wait for a replica of each server where streams were cut (G7)."""
-    servers, seen = len(await link.nodes()), dict[str, bool]()
+    """Wait for a replica of each server where streams were cut (G7); connections are made only if a server has one."""
+    nodes = await link.nodes()
+    if not any([await _has_replicas(node) for node in nodes]):
+        return True
+    environment = current_environment()
+    until, seen = environment.monotonic() + step.within, dict[str, bool]()
     for partition in range(step.partitions):
         connection = await link.open_reading(keys.stream(step.topic, partition))
         try:
             if connection.run_id not in seen:
-                seen[connection.run_id] = await _is_replicated(connection, step, keys, partition)
+                within = max(1, round((until - environment.monotonic()) * 1000))
+                seen[connection.run_id] = not await _has_replicas(connection) or await _is_replicated(
+                    connection, step, keys, partition, within
+                )
         finally:
             connection.abort()
-        if len(seen) == servers:
+        if len(seen) == len(nodes):
             break
     return all(seen.values())
 
 
-async def _is_replicated(connection: ReadingConnection, step: Replicate, keys: Keys, partition: int) -> bool:
-    """Wait, over a connection of its own: WAIT blocks it, and waits for what this connection has written.
+async def _has_replicas(server: Carrier) -> bool:
+    text = await run(server, (b"INFO", b"replication"))
+    facts = dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
+    return bool(whole(facts.get("connected_slaves", "").strip().encode()))
+
+
+async def _is_replicated(connection: ReadingConnection, step: Replicate, keys: Keys, partition: int, within: int) -> bool:
+    """Wait so many milliseconds, over a connection of its own: WAIT blocks it, and waits for what this connection has written.
 
     So the seal is written once more, behind all cuts.
     """
-    text = await run(connection, (b"INFO", b"replication"))
-    facts = dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
-    if not whole(facts.get("connected_slaves", "").strip().encode()):
-        return True
     seal = keys.stream(step.topic, partition, cuts_of(step.history) - 1)
     try:
         await run(connection, (b"SET", seal, encode_history(step.history), b"XX"))
-        return int(await run(connection, (b"WAIT", 1, REPLICATED_WITHIN))) > 0
+        confirmed = checked(await connection.read((b"WAIT", 1, within), block=within / 1000), connection)
     except ServerError as error:
         if not error.forbidden:
             raise
         return False  # access rules forbid it
+    return int(confirmed) > 0
 
 
 @command(Publish)

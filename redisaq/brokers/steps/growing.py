@@ -56,15 +56,17 @@ class ReadSeal(PartitionStep[tuple[int, ...]], frozen=True):
 
 
 class Replicate(TopicStep[bool], frozen=True):
-    """Wait until a replica has the cuts of these partitions, if there is a replica (G7); False if it did not say so within a second.
+    """Wait until a replica has the cuts of these partitions, if there is a replica (G7); False if none did in time.
 
     Attributes:
         partitions: how many partitions were cut, from the first.
         history: the history in their seals.
+        within: seconds.
     """
 
     partitions: int
     history: tuple[int, ...]
+    within: float = 1.0
 
 
 class Publish(TopicStep[TopicState | None], frozen=True):
