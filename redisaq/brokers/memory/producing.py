@@ -41,7 +41,7 @@ def delay(store: MemoryStore, step: Delay) -> bool:
     """Keep messages until they are due, each once by its id; ring if one is due before all others."""
     if store.full and step.messages:
         raise ServerError(OUT_OF_MEMORY)
-    if step.place not in store.streams or store.naming(step.place).number != step.cuts:
+    if step.place not in store.streams or store.number(step.place) != step.cuts:
         return False
     delayed = store.delayed.setdefault(step.place, {})
     earliest = min((due for due, _ in delayed.values()), default=None)

@@ -172,12 +172,18 @@ class MemoryStore(Holdings):
         """Return what growing has left beside a stream; if that is nothing, an empty one that the store does not keep."""
         return self.names.get(place) or Naming()
 
+    def number(self, place: Place) -> int:
+        """Return the number in the stream's name (G2)."""
+        naming = self.names.get(place)
+        return 0 if naming is None else naming.number
+
     def append(self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], maxlen: int | None, cuts: int = 0) -> list[bytes | None]:
         """Append in order, and serve waiting reads; None where the stream is missing, or has another name than after `cuts` (G2)."""
         if self.full and entries:
             raise ServerError(OUT_OF_MEMORY, appended=[None] * len(entries))
+        grown = self.names  # where nothing has grown, each message costs no look at it
         return [
-            self.append_one((topic, partition), fields, maxlen) if self.naming((topic, partition)).number == cuts else None
+            self.append_one((topic, partition), fields, maxlen) if (self.number((topic, partition)) if grown else 0) == cuts else None
             for partition, fields in entries
         ]
 
