@@ -16,6 +16,10 @@ _FORBIDDEN = ("NOPERM", "unknown command", "ACL failure in script", "The user ex
 """Texts of servers whose access rules forbid a command; the last two, of Redis 7.2 and 7.0, are for commands that a script calls."""
 
 
+_UNREAD = "ERR Protocol error: unauthenticated"
+"""How a server answers a command of more than ten words, or with a long one, on a connection that is not logged in. It closes that then."""
+
+
 _REDIRECTS = frozenset({"ASK", "CLUSTERDOWN", "MOVED", "TRYAGAIN"})
 
 
@@ -75,7 +79,8 @@ class ServerError(RedisaqError):
     """The server answered a command with an error that redisaq cannot fix (out of memory, no permission).
 
     Attributes:
-        code: the first word of the server's answer (`OOM`, `NOPERM`, `WRONGTYPE`, ...).
+        code: the first word of the server's answer (`OOM`, `NOPERM`, `WRONGTYPE`, ...). `NOAUTH` also where a server that wants a log-in
+            does not read a long command.
         text: the whole answer.
         appended: if some of several appends were refused: for each its entry id, None if it was refused or its stream does not exist. None
             for other commands.
@@ -85,7 +90,7 @@ class ServerError(RedisaqError):
         super().__init__(text)
         self.appended = appended
         self.text = text
-        self.code = text.split(" ", 1)[0]
+        self.code = "NOAUTH" if text.startswith(_UNREAD) else text.split(" ", 1)[0]
 
     @property
     def redirect(self) -> bool:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, PendingEntry, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining
-from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName, RawEntry, Reader
 from redisaq.core.membership import Document
 from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError, ServerError
@@ -23,6 +25,11 @@ from tests.conformance.worlds import World
 
 TTL = 10_000.0
 UNKNOWN_ID = b"1-1"
+
+
+def _timeless(state: TopicState | None) -> TopicState | None:
+    """Leave out when it grew, and who was held up when: each side has a clock of its own."""
+    return state and msgspec.structs.replace(state, grown=bool(state.grown), held_up=None)
 
 
 class Side:
@@ -72,13 +79,13 @@ class Side:
     # -- topics and streams -----------------------------------------------------------------------------------------------------
 
     async def topic(self, broker: Broker, *, topic: str) -> object:
-        return await broker.do(ReadTopic(topic)), await broker.do(ReadTopics())
+        return _timeless(await broker.do(ReadTopic(topic))), await broker.do(ReadTopics())
 
     async def make_topic(self, broker: Broker, *, topic: str, partitions: int) -> object:
-        return await broker.do(MakeTopic(topic, partitions))
+        return _timeless(await broker.do(MakeTopic(topic, partitions)))
 
     async def grow_topic(self, broker: Broker, *, topic: str, partitions: int) -> object:
-        return await make_or_grow(broker, topic, partitions)
+        return _timeless(await make_or_grow(broker, topic, partitions))
 
     async def append(self, broker: Broker, *, topic: str, partitions: list[int], fields: list[bytes], maxlen: int | None) -> object:
         entries = [(partition, fields) for partition in partitions]
@@ -104,7 +111,7 @@ class Side:
             return None if not time else round((time - beat.now) / SECOND / TTL)
 
         times = (ahead(beat.next_expiry), ahead(beat.frozen_until))
-        return beat.alive, self._versions[beat.version], beat.document, beat.expired, beat.topic, bool(beat.born), times
+        return beat.alive, self._versions[beat.version], beat.document, beat.expired, _timeless(beat.topic), bool(beat.born), times
 
     async def commit(
         self, broker: Broker, *, group: GroupName, incarnation: str, ttl: int, known: int | None, epoch: int, changes: Mapping[str, Any]

@@ -88,7 +88,8 @@ async def outcome_of(call: Awaitable[Any], within: float = TIME) -> Any:
 
 def ids_in(server: Server, namespace: str, topic: str, partitions: int = 2) -> list[str]:
     """Return the ids of the messages of a topic, the delayed ones first."""
-    streams = [server.command("XRANGE", f"{{{namespace}:{topic}:{p}}}:0", "-", "+") for p in range(partitions)]
+    names = [f"{{{namespace}:{topic}:{p}}}:{cuts}" for p in range(partitions) for cuts in range(2)]  # growing renames streams
+    streams = [server.command("XRANGE", name, "-", "+") for name in names if server.command("TYPE", name) == b"stream"]
     delayed = [server.command("ZRANGE", f"{{{namespace}:{topic}:{p}}}:delayed", 0, -1) for p in range(partitions)]
     return [one.decode() for some in delayed for one in some] + [fields[1].decode() for entries in streams for _, fields in entries]
 

@@ -112,6 +112,7 @@ class ClusterWorld(World):
             self._broke(call, (), written=False)  # the call that broke there is not over, and what it lacks comes first
             return
         parts = self._parts[call] = {}
+        self._sent_in[id(step)] = call.enqueue.generation, step
         for place, node in enumerate(nodes):
             if node not in self.away:
                 line = self._line_to(node)
