@@ -435,6 +435,8 @@ class InFlight:
             if above < parse_id(entry) and (parse_id(entry) <= last or flight.state in OVERTAKING)
         }
         self.doubtful |= outdated.keys()
+        self.doubtful.update([entry for entry, _ in self.withheld])  # what was delivered between them is outdated: claim all, in order
+        self.withheld = []
         self._overtaking = bool(outdated)
         self.done = [entry for entry in self.done if entry not in outdated]
         self.acking = [entry for entry in self.acking if entry not in outdated]

@@ -19,7 +19,7 @@ from redisaq.brokers.memory.reader import MemoryDoorbell
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.administration import END, Seek
-from redisaq.brokers.steps.leases import Install
+from redisaq.brokers.steps.leases import Install, Installed
 from redisaq.brokers.steps.settling import Acknowledge, Resolve
 from redisaq.brokers.terms import Doorbell, GroupName, RawEntry, Reader, ReaderMark
 from redisaq.core.entry_ids import START, EntryId, parse_id
@@ -127,6 +127,13 @@ class FaultyBroker(MemoryBroker):
         await super().close()
 
     # -- reported to the record, or different from memory ------------------------------------------------------------------------------
+
+    async def do(self, step: Step[R]) -> R:
+        """Do one step; report when an owner learns of a seek by the answer (S5)."""
+        answer = await super().do(step)
+        if isinstance(step, Install) and isinstance(answer, Installed) and answer.moved is not None and answer.holder == step.incarnation:
+            self._record.noticed(step.group, step.partition, answer.token)
+        return answer
 
     def _carry_out(self, store: MemoryStore, step: Step[R]) -> R:
         before = _position(store, step)

@@ -187,6 +187,9 @@ class Observer:
     def installed(self, who: str, place: Place, token: int) -> None:
         """A partition's token was installed."""
 
+    def noticed(self, place: Place, token: int) -> None:
+        """The owner of a partition has learned that an admin moved the group, and which token that has left it (S5)."""
+
     def settled(self, settle: Settle) -> None:
         """The server has settled messages, or refused to: see `Settle`."""
 

@@ -190,6 +190,11 @@ class Record:
         for observer in self.observers if answer.done else ():
             observer.installed(_name(owner), (group, partition), token)
 
+    def noticed(self, group: GroupName, partition: int, token: int) -> None:
+        """Note that an owner has learned of a seek, which has left it this token."""
+        for observer in self.observers:
+            observer.noticed((group, partition), token)
+
     def settled(self, owner: object, group: GroupName, acks: Acknowledge, answer: Settled) -> None:
         """Note that a process acknowledged messages."""
         self._settle(owner, (group, acks.partition), acks.token, acks.entry_ids, "done", accepted=answer.done)

@@ -277,6 +277,19 @@ def what_was_delivered_and_done_unnoticed_is_looked_for(module: ModuleType) -> N
     assert (again.entry, again.state) == (b"5-0", "repeat")
 
 
+def what_was_withheld_as_the_group_is_moved_comes_in_its_order(module: ModuleType) -> None:
+    """S5: it was delivered again before its owner knew, around messages that waited. All are claimed, in order."""
+    flights, running = begun(module)
+    flights.delivered([(b"6-0", GOOD), (b"7-0", GOOD)], 0)
+    assert flights.delivered([(b"5-0", GOOD), (b"6-0", GOOD), (b"7-0", GOOD), (b"8-0", GOOD)], 0) == []
+    flights.moved(2, b"0-0", b"7-0")
+    flights.returned(running)
+    claim = flights.next_read(0)
+    assert isinstance(claim, module.Claim), claim
+    again = flights.claimed(claim, [(entry, GOOD, 1) for entry in (b"5-0", b"6-0", b"7-0", b"8-0")], None, 0)
+    assert [flight.entry for flight in again] == [b"5-0", b"6-0", b"7-0", b"8-0"]
+
+
 MOMENTS = (
     a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone,
     a_failure_is_written_down_while_its_queue_waits,
@@ -288,6 +301,7 @@ MOMENTS = (
     a_page_from_before_the_group_was_moved_is_asked_for_again,
     what_came_of_an_earlier_delivery_does_not_count,
     what_was_delivered_and_done_unnoticed_is_looked_for,
+    what_was_withheld_as_the_group_is_moved_comes_in_its_order,
 )
 
 
@@ -389,6 +403,11 @@ BROKEN: dict[str, tuple[str, str, int | Callable[[ModuleType], None]]] = {
         MOMENTS[8],
     ),
     "S5: what was sent after a seek does not count": ("(parse_id(entry) <= last or", "(True or", MOMENTS[8]),
+    "S5: what was withheld comes before what waited": (
+        "        self.withheld = []\n        self._overtaking",
+        "        self._overtaking",
+        MOMENTS[10],
+    ),
     "S5: what was handled unnoticed is not looked for": (
         "        self.doubtful |= outdated.keys()\n",
         "",

@@ -59,7 +59,8 @@ class Court(Observer):
         self.losses = Losses(self.census, self.histories, record.now, self._forgotten)
         self._tokens = self.losses.tokens
         self._spent: dict[tuple[Place, int], int] = {}  # the token that a seek has left -> the one that it has spent
-        self._moved: dict[Place, tuple[EntryId, EntryId]] = {}  # after a seek that its owner has not noticed: over which entries
+        self._moved: dict[Place, tuple[EntryId, EntryId]] = {}  # over which entries seeks have moved it since a token was installed
+        self._unnoticed: dict[tuple[Place, int], tuple[EntryId, EntryId]] = {}  # the same, of a seek that its owner has not noticed
         self._void: set[Run] = set()  # runs during which it did: they do not count
         self._done_under: set[tuple[Place, EntryId, int]] = set()
         self._broken: set[Tenure] = set()  # another took over before it had ended, or it ended without giving its partition back
@@ -159,14 +160,18 @@ class Court(Observer):
         if token < standing:
             self.violation(f"token {token} was installed in {place[0].topic}/{place[1]} over {standing}")
         self._tokens[place] = max(token, standing)
-        moved = self._moved.pop(place, None)
-        if moved is not None and (place, token) in self._spent:
-            self._forget_outcomes(place, *moved)
+        self._moved.pop(place, None)
         for judge in self.judges:
             judge.installed(who, place, self._granted(place, token))
 
+    def noticed(self, place: Place, token: int) -> None:
+        """What the owner ran of the moved entries until now does not count; what begins from now on does (S5)."""
+        moved = self._unnoticed.pop((place, token), None)
+        if moved is not None:
+            self._forget_outcomes(place, *moved)
+
     def _forget_outcomes(self, place: Place, after: EntryId, before: EntryId) -> None:
-        """The owner has noticed a seek: what it ran of the moved entries until now does not count (S5)."""
+        """Forget what the owner ran of these entries."""
         over = [entry_id for entry_id in self.census.ended.setdefault(place, {}) if after < entry_id <= before]
         over += [run.entry_id for run in self.record.runs if run.place == place and after < run.entry_id <= before]
         for entry_id in set(over):
@@ -220,7 +225,7 @@ class Court(Observer):
             self._tokens[place] = self.store.lease(*place).token
             self._spent[place, self._tokens[place]] = self._granted(place, standing)
             lowest, highest = self._moved.get(place, (after, before))
-            self._moved[place] = min(after, lowest), max(before, highest)
+            self._moved[place] = self._unnoticed[place, self._tokens[place]] = min(after, lowest), max(before, highest)
         self._done_under = {one for one in self._done_under if one[0] != place or one[1] <= after}
         if self.store is not None:
             self.census.sought(place, before, after, self.store)
