@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.settling import Resolve
+from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.owned import OwnedPartition
 
@@ -37,6 +38,7 @@ async def install_again(around: Surroundings, owned: OwnedPartition, token: int)
         return False
     owned.flights.moved(installed.token, *installed.moved)
     owned.changed()
-    # Said again under the new token, so that the next seek does not begin with what this one has moved.
-    await around.granting.do(Install(around.group, owned.partition, owned.standing, incarnation, foreign=False))
+    # Said again under the new token, until it is answered: else the next seek would begin with what this one has moved.
+    again = lambda: around.granting.do(Install(around.group, owned.partition, owned.standing, incarnation, foreign=False))  # noqa: E731 -- one step, to repeat
+    await insist(again, around.environment)
     return True

@@ -175,7 +175,6 @@ class Guarantees(Observer):
         entries = self.record.whereabouts.entries.get((place[0].topic, place[1]), {})
         self._passed = {key for key in self._passed if key[0] != place or key[1] <= after}
         self._passed |= {(place, entry_id) for entry_id in entries if before < entry_id <= after}
-        self._doubtful[place] = max(self._doubtful.get(place, START), before)  # what is running now ends, and runs again
         self._first = {lane: first for lane, first in self._first.items() if lane[0] != place}
         self._in_hand[place] = max(self._in_hand.get(place, START), before)
         if self.record.store is not None:

@@ -161,21 +161,28 @@ class Court(Observer):
             self.violation(f"token {token} was installed in {place[0].topic}/{place[1]} over {standing}")
         self._tokens[place] = max(token, standing)
         self._moved.pop(place, None)
+        if (place, token) not in self._spent:  # another owner, which has not run any of them
+            self._no_longer_unnoticed(place, token)
         for judge in self.judges:
             judge.installed(who, place, self._granted(place, token))
 
     def noticed(self, place: Place, token: int) -> None:
         """What the owner ran of the moved entries until now does not count; what begins from now on does (S5)."""
-        moved = self._unnoticed.pop((place, token), None)
+        moved = self._unnoticed.get((place, token))
+        self._no_longer_unnoticed(place, token)
         if moved is not None:
-            self._forget_outcomes(place, *moved)
+            self._forget_outcomes(place, *moved, last=not any(one == place for one, _ in self._unnoticed))
 
-    def _forget_outcomes(self, place: Place, after: EntryId, before: EntryId) -> None:
-        """Forget what the owner ran of these entries."""
+    def _no_longer_unnoticed(self, place: Place, token: int) -> None:
+        for one in [(where, other) for where, other in self._unnoticed if where == place and other <= token]:
+            del self._unnoticed[one]
+
+    def _forget_outcomes(self, place: Place, after: EntryId, before: EntryId, *, last: bool) -> None:
+        """Forget what the owner ran of these entries. If there has been no later seek, it has no excuse to repeat them from now on."""
         over = [entry_id for entry_id in self.census.ended.setdefault(place, {}) if after < entry_id <= before]
         over += [run.entry_id for run in self.record.runs if run.place == place and after < run.entry_id <= before]
         for entry_id in set(over):
-            self.histories.set_back(place, entry_id)
+            self.histories.set_back(place, entry_id, repeatable=not last)
         self._done_under = {one for one in self._done_under if one[0] != place or not after < one[1] <= before}
         self._void.update(run for run in self.record.running_in(place) if after < run.entry_id <= before)
 

@@ -67,12 +67,12 @@ class Histories:
         self._earlier[place, entry_id] += len(self._runs(place, entry_id))
         self._lives[place, entry_id] = History()
 
-    def set_back(self, place: Place, entry_id: EntryId) -> None:
+    def set_back(self, place: Place, entry_id: EntryId, *, repeatable: bool = True) -> None:
         """The server has forgotten a part of the entry's history: its attempts start again, and it may run after later entries.
 
-        It may do so once more if its owner has it in hand, and settles it before the server delivers it again.
+        It may do so once more if its owner has it in hand, and settles it before the server delivers it again; not if the owner knows.
         """
-        self._repeatable[place, entry_id] += 1
+        self._repeatable[place, entry_id] = self._repeatable[place, entry_id] + 1 if repeatable else 0
         self._lives.setdefault((place, entry_id), History()).former = self._earlier[place, entry_id]
         self._begin_anew(place, entry_id)
 
