@@ -84,7 +84,7 @@ class TopicState(msgspec.Struct, frozen=True):
 
 def cuts_of(history: Sequence[int]) -> int:
     """Return how often the streams of a topic with this history were cut."""
-    return max(0, len(history) - 1)
+    return len(history) - 1 if history else 0
 
 
 def birth(history: Sequence[int], partition: int) -> int:
