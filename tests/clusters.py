@@ -112,14 +112,30 @@ class Cluster:
         node = node or next(node for node in self.nodes if node.running and not node.paused)
         return [line.split() for line in node.command("CLUSTER", "NODES").decode().splitlines()]
 
-    def serves(self, slot: int, besides: Server | None = None) -> Server:
-        """Return the node that serves a slot, as a node other than `besides` has it."""
-        asked = next(node for node in self.nodes if node.running and not node.paused and node is not besides)
-        for first, last, (_, port, *_), *_ in asked.command("CLUSTER", "SLOTS"):
-            if first <= slot <= last:
-                return next(node for node in self.nodes if node.port == port)
+    def serves(self, slot: int) -> Server:
+        """Return the node that serves a slot: of several that say so, the newest."""
+        if claims := self._claims(slot):
+            return max(claims, key=lambda claim: claim[0])[1]
         message = f"nobody serves slot {slot}"
         raise RuntimeError(message)
+
+    def _claims(self, slot: int) -> list[tuple[int, Server]]:
+        """Return the nodes that say of themselves that they serve a slot, each with its configuration epoch.
+
+        What a node says of another may lag: where the node that takes a slot over tells a third one so before the former owner's last
+        heartbeat arrives there, the third one believes the former owner again, until the next heartbeat.
+        """
+        said = [(node, *_said(node)[node.port]) for node in self.nodes if node.running and not node.paused]
+        return [(epoch, node) for node, epoch, slots in said if any(slot in some for some in slots)]
+
+    def _agreed(self, slot: int, owner: Server) -> bool:
+        """Return whether each node has heard of the owner's newest epoch, so that nothing older takes the slot from it again.
+
+        A slot that moves on before that may end as nobody's: a node that lags tells the owner that a former one, whose epoch another
+        slot has raised since, serves it; the owner believes that, and the former one knows nothing of it.
+        """
+        said = [_said(node)[owner.port] for node in self.nodes if node.running and not node.paused]
+        return len({epoch for epoch, _ in said}) == 1 and all(any(slot in some for some in slots) for _, slots in said)
 
     def node_of(self, key: str | bytes) -> Server:
         """Return the node that serves a key."""
@@ -134,7 +150,7 @@ class Cluster:
 
     def wait_for_another(self, slot: int, than: Server) -> None:
         """Return when another node than this serves the slot."""
-        wait_for(lambda: self.serves(slot, besides=than) is not than, "a failover")
+        wait_for(lambda: any(node is not than for _, node in self._claims(slot)), "a failover")
 
     # -- as of one server ----------------------------------------------------------------------------------------------------------------
 
@@ -184,6 +200,7 @@ class Cluster:
             for node in (target, source, *self.masters_now()):
                 with contextlib.suppress(hiredis.HiredisError):
                     node.command("CLUSTER", "SETSLOT", slot, "NODE", names[target.port])
+            wait_for(partial(self._agreed, slot, target), f"all nodes have heard who serves slot {slot}")
 
     def migrate_at_once(self, first: int, last: int, target: Server) -> None:
         """Move a range of slots in one step (Valkey 9)."""
@@ -209,3 +226,14 @@ def _done(node: Server, *words: str) -> bool:
         return bool(node.command(*words) == b"OK")
     except hiredis.HiredisError:
         return False
+
+
+def _said(node: Server) -> dict[int, tuple[int, list[range]]]:
+    """Return, by port, the configuration epoch of each node that a node knows, and the slots it serves."""
+    known: dict[int, tuple[int, list[range]]] = {}
+    for line in node.command("CLUSTER", "NODES").decode().splitlines():
+        _, address, _, _, _, _, epoch, _, *places = line.split()
+        bounds = [place.partition("-") for place in places if not place.startswith("[")]  # "[": a slot that moves
+        port = int(address.partition("@")[0].rpartition(":")[2])
+        known[port] = int(epoch), [range(int(first), int(last or first) + 1) for first, _, last in bounds]
+    return known

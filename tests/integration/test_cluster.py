@@ -114,6 +114,18 @@ async def test_a_topic_is_deleted_while_its_slots_move(server_pool: ServerPool, 
         own.close()
 
 
+def test_who_serves_a_slot_is_asked_of_the_node_itself(cluster: Cluster) -> None:
+    """One of the tests' own tools: while slots move, what a node believes of others lags."""
+    lines = sorted(cluster.lines(), key=lambda line: int(line[6]))  # by epoch: the newest one's claim is beyond doubt
+    believer, other, owner = (next(node for node in cluster.nodes if f":{node.port}@" in line[1]) for line in lines)
+    slot = int(lines[-1][8].partition("-")[0])
+    believer.command("CLUSTER", "SETSLOT", slot, "NODE", other.command("CLUSTER", "MYID"))
+    try:
+        assert cluster.serves(slot) is owner
+    finally:
+        believer.command("CLUSTER", "SETSLOT", slot, "NODE", owner.command("CLUSTER", "MYID"))
+
+
 def test_doctor(server_pool: ServerPool, cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     cluster.command("CONFIG", "SET", "cluster-node-timeout", 15000)
     cluster.nodes[1].command("CONFIG", "SET", "timeout", 5)
