@@ -221,6 +221,7 @@ class Knowledge:
         forbidden: those that the server does not permit to kill.
         calm_until: until this time an enqueue may be sent without calling `next` first, because `next` would request nothing.
         number: the number of the last enqueue that was sent for the first time.
+        broken: how many times a step of an enqueue broke.
     """
 
     def __init__(self, topic: str, place: Callable[[str | None, int], int], send_timeout: float, *, limited: bool = False) -> None:
@@ -239,6 +240,7 @@ class Knowledge:
         self.forbidden: set[Connection] = set()
         self.calm_until = -math.inf
         self.number = 0
+        self.broken = 0
         self.topic = topic
         self.place = place
         self.limited = limited
@@ -583,6 +585,7 @@ class Enqueue:
         if step is None:
             raise Misstep("nothing is under way")
         self._failures, self._pausing, self.cause = self._failures + 1, True, error
+        self.knowledge.broken += 1
         if isinstance(step, LearnAnchors):
             self.knowledge.not_learnt()
         if isinstance(step, Send):

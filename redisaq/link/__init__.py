@@ -6,7 +6,7 @@ The layers above use a Caller and nothing of hiredis.
 from __future__ import annotations
 
 from redisaq.link.address import Address, ClusterAddress, SentinelAddress, TLSOptions, parse_address, parse_url
-from redisaq.link.caller import Caller, Carrier, key_of
+from redisaq.link.caller import Caller, Carrier, InOrder, key_of
 from redisaq.link.greeting import LOGGED_OUT
 from redisaq.link.link import Link
 from redisaq.link.reading import ReadingConnection
@@ -21,6 +21,7 @@ __all__ = [
     "Carrier",
     "ClusterAddress",
     "Command",
+    "InOrder",
     "Link",
     "ReadingConnection",
     "SentinelAddress",

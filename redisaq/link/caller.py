@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from redisaq.link.reading import ReadingConnection
-from redisaq.link.resp import Command
+from redisaq.link.resp import Command, pack_command
 from redisaq.link.shared import Identity
 
 T = TypeVar("T")
@@ -76,7 +76,11 @@ class Caller(Carrier, Protocol):
         ...
 
     def call_keyed(self, packed: Sequence[bytes], of: Sequence[T], key: Callable[[T], bytes]) -> Awaitable[list[Any]]:
-        """Run packed commands, in order at each server; command n is routed by `key(of[n])`."""
+        """Run packed commands, in order at each server; command n is routed by `key(of[n])`.
+
+        They place messages: none of them passes what an earlier call may lack (E4). If one would, the call raises ConnectionFailed, and
+        nothing was sent.
+        """
         ...
 
     async def kill(self, connections: Sequence[Identity], key: bytes | None = None) -> list[Any]:
@@ -103,3 +107,24 @@ class Caller(Carrier, Protocol):
     async def listen(self, *channels: str) -> Listening:
         """Listen to sharded channels, all in one slot. One attempt; the caller closes what is returned."""
         ...
+
+
+class InOrder:
+    """A Carrier of commands that place messages: it sends them as `call_keyed` does."""
+
+    def __init__(self, caller: Caller) -> None:
+        """Send over `caller`."""
+        self._caller = caller
+
+    @property
+    def url(self) -> str:
+        """The servers' URL, for errors, without a password."""
+        return self._caller.url
+
+    def give_up(self, reason: str) -> None:
+        """Break the connection; see Carrier."""
+        self._caller.give_up(reason)
+
+    async def call(self, *commands: Command) -> list[Any]:
+        """Return the replies in order."""
+        return await self._caller.call_keyed([pack_command(command) for command in commands], commands, key_of)

@@ -31,7 +31,7 @@ from redisaq.link.attempt import Attempt
 from redisaq.link.caller import key_of
 from redisaq.link.greeting import LOGGED_OUT, Greeting, greet
 from redisaq.link.line import Line
-from redisaq.link.link import Link
+from redisaq.link.link import PASSED, Link
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack_command
 from redisaq.link.shared import Identity
@@ -105,6 +105,7 @@ class ClusterLink:
         self._runs: dict[Node, str] = {}
         self._places: dict[str, Node] = {}  # run -> the node that it was
         self._changes = 0
+        self._breaks = 0  # how many calls, or parts of calls, broke of which a server may have something
         self._under_way: Counter[Link] = Counter()  # how many appends over several nodes are under way at each
         self._torn: Counter[Link] = Counter()  # how many of them have failed there, and are not over elsewhere
         self.bells: set[ClusterBell] = set()
@@ -208,20 +209,22 @@ class ClusterLink:
             ConnectionFailed: a part failed. Where others succeeded, it is uncertain what became of the call (C2). Or nothing was sent: an
                 earlier call broke at one of these nodes and is not over at another, and what it lacks comes first (E4).
         """
-        parts, run_id = await self._split(of, key), self.run_id
+        breaks, parts, run_id = self._breaks, await self._split(of, key), self.run_id
+        if self._breaks != breaks:  # while it waited for the map
+            raise ConnectionFailed(self.url, PASSED)
         for link in parts:
             if link in self._torn or (self._under_way[link] and not link.connected):
                 raise ConnectionFailed(link.url, "an earlier call that broke there is not over elsewhere: nothing was sent")
         if len(parts) == 1:
             (link,) = parts
-            return await self._send(link, b"".join(packed), len(packed))
+            return await self._send_in_order(link, b"".join(packed), len(packed))
         torn: list[Link] = []
 
         async def send(link: Link, data: bytes, count: int) -> list[object]:
             counted = link.connected
             self._under_way[link] += counted
             try:
-                return await self._send(link, data, count)
+                return await self._send_in_order(link, data, count)
             except ConnectionFailed:
                 torn.append(link)
                 self._torn[link] += 1
@@ -308,14 +311,18 @@ class ClusterLink:
             raise ConnectionFailed(link.url, f"a connection could not be killed ({reason})")
         return []
 
-    async def _send(self, link: Link, data: bytes, count: int) -> list[object]:
+    async def _send_in_order(self, link: Link, data: bytes, count: int) -> list[object]:
+        return await self._send(link, data, count, in_order=True)
+
+    async def _send(self, link: Link, data: bytes, count: int, *, in_order: bool = False) -> list[object]:
         aged = self._age() > AGE
         if aged:
             self._looked_at = self._now()  # set before asking, so that one call of several asks
             data, count = data + _PACKED_LOOK, count + 1
         try:
-            replies = await link.call_packed(data, count)
-        except ConnectionFailed:
+            replies = await link.call_packed(data, count, in_order=in_order)
+        except ConnectionFailed as error:
+            self._breaks += error.maybe_executed
             self.doubt(link)
             raise
         if aged:

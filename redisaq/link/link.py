@@ -29,6 +29,8 @@ from redisaq.link.switchboard import Bell, Switchboard
 
 logger = logging.getLogger("redisaq.link")
 
+PASSED = "the connection broke during an earlier call, and what that lacks comes first: nothing was sent"
+
 T = TypeVar("T")
 
 
@@ -79,6 +81,7 @@ class Link:
         self._time = time
         self._on_silence = on_silence
         self._deserted: dict[Identity, None] = {}  # connections that may still carry something (E1)
+        self._breaks = 0  # how often a connection broke that may
         self._dialer = Dialer(address, reach, client=client, silence=silence, greet=greet)
         self._connector = Connector(self._connect_shared, address.display)
         self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence, beside)
@@ -151,12 +154,14 @@ class Link:
             return []
         return await self.call_packed(pack(commands), len(commands))
 
-    async def call_packed(self, data: bytes, replies: int) -> list[object]:
+    async def call_packed(self, data: bytes, replies: int, *, in_order: bool = False) -> list[object]:
         """Run commands that `pack` has packed; see `call`.
 
         Args:
             data: the packed commands, joined.
             replies: the number of commands, at least one.
+            in_order: they must not pass what an earlier call may lack (E4): if a connection breaks with a call of which the server may have
+                a part, raise ConnectionFailed instead of sending them over the next one.
         """
         connection = self._connector.current
         if connection is not None and connection.broken is None:
@@ -164,9 +169,13 @@ class Link:
             try:
                 return await connection.call(data, replies)
             except NotSent as broken:
-                if self._connector.era != era:
+                if self._connector.era != era or (in_order and broken.queued):
                     raise ConnectionFailed(self.address.display, str(broken)) from None
+        if in_order and connection is not None and connection.torn:
+            raise ConnectionFailed(self.address.display, PASSED)
+        breaks = self._breaks
         connection = await self._connection()
+        self._check_order(breaks if in_order else None)
         try:
             return await connection.call(data, replies)
         except NotSent as broken:
@@ -175,7 +184,12 @@ class Link:
     def call_keyed(self, packed: Sequence[bytes], of: Sequence[T], key: Callable[[T], bytes]) -> Awaitable[list[object]]:
         """Run packed commands; all keys are here. See Caller."""
         del of, key
-        return self.call_packed(b"".join(packed), len(packed))
+        return self.call_packed(b"".join(packed), len(packed), in_order=True)
+
+    def _check_order(self, breaks: int | None) -> None:
+        """Refuse to send what was held up while a connection broke: what became of the calls there is asked first (E4)."""
+        if breaks not in (None, self._breaks):
+            raise ConnectionFailed(self.address.display, PASSED)
 
     async def kill(self, connections: Sequence[Identity], key: bytes | None = None) -> list[object]:
         """Kill those of these connections that belong to the server's current run (E1); return the replies. See Caller.
@@ -248,6 +262,7 @@ class Link:
 
     def _desert(self, identity: Identity) -> None:
         self._deserted[identity] = None
+        self._breaks += 1
 
     async def _kill_deserted(self, line: Line, greeting: Greeting) -> None:
         """Kill what earlier shared connections may still carry, before anything is sent over the next one (E1).

@@ -36,6 +36,9 @@ ANSWER_WITHIN = 1.0
 ASK_EVERY = 1.0
 """Seconds after which an answer of the sentinels is too old to rely on without asking again."""
 
+MOST_DOUBLINGS = 4
+"""How often that time doubles at most, once no sentinel has answered."""
+
 SWITCH = b"+switch-master"
 ANNOUNCED = "set replica-announce-ip of the servers, or sentinel announce-hostnames"
 
@@ -68,12 +71,17 @@ class Sentinels:
         self._line: Line | None = None  # to the first of them, once it has answered
         self._attempt: Attempt | None = None
         self._asked = -math.inf
+        self._unanswered = 0  # questions in a row
         self._era = 0  # grows with each `close`; questions of an older era fail
 
     @property
     def due(self) -> bool:
-        """True if the last question was long ago, or the connection to the sentinel has broken since."""
-        return self._environment().monotonic() - self._asked >= ASK_EVERY
+        """True if the last question was long ago, or the connection to the sentinel has broken since.
+
+        If no sentinel answers, the questions become rarer: each holds up a call.
+        """
+        in_vain = min(max(0, self._unanswered - len(self._dialers)), MOST_DOUBLINGS)
+        return self._environment().monotonic() - self._asked >= ASK_EVERY * 2.0**in_vain
 
     async def ask(self) -> _Where:
         """Ask the sentinels in turn; return the master. A question under way is shared.
@@ -135,9 +143,11 @@ class Sentinels:
 
     async def _run(self, attempt: Attempt) -> None:
         self._asked = self._environment().monotonic()
+        self._unanswered += 1
         try:
             self.master = await self._ask_in_turn()
             attempt.done = True
+            self._unanswered = 0
         except ConnectionFailed as error:
             attempt.error = error
         finally:
@@ -148,9 +158,13 @@ class Sentinels:
         failures: list[ConnectionFailed] = []
         era = self._era
         for _ in range(len(self._dialers)):
-            dialer = self._dialers[0]
+            dialer, began = self._dialers[0], self._environment().monotonic()
             try:
                 return await self._ask_first()
+            except anyio.get_cancelled_exc_class():
+                if self._environment().monotonic() - began >= ANSWER_WITHIN / 2 and self._dialers[0] is dialer:
+                    self._ask_next_first("it did not say who the master is")  # or the next question would meet it again
+                raise
             except ConnectionFailed as error:
                 failures.append(error)
             except TimeoutError:
@@ -253,19 +267,20 @@ class SentinelLink(Link):
         self._sentinels = Sentinels(address, self._current_environment, client)
         self._at: _Where | None = None  # the server to which the connections go
 
-    async def call_packed(self, data: bytes, replies: int) -> list[object]:
+    async def call_packed(self, data: bytes, replies: int, *, in_order: bool = False) -> list[object]:
         """Run packed commands at the master; the first call of each second asks who that is. See Link."""
         sentinels = self._sentinels
         sentinels.hear()
         if sentinels.master != self._at:
             self._follow()
         if self._at is not None and sentinels.due:
-            era = self._connector.era
+            era, breaks = self._connector.era, self._breaks
             with anyio.move_on_after(min(ANSWER_WITHIN, time_is_up_at() - self._current_environment().monotonic())):
                 await self._look()
             if self._connector.era != era:
                 raise ConnectionFailed(self.address.display, "the link was closed")
-        return await super().call_packed(data, replies)
+            self._check_order(breaks if in_order else None)
+        return await super().call_packed(data, replies, in_order=in_order)
 
     async def watched(self) -> Mapping[str, str]:
         """Return what a sentinel says of the master; nothing if none answers. See Caller."""

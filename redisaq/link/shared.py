@@ -35,7 +35,16 @@ Identity = tuple[int, str, str]
 
 
 class NotSent(Exception):
-    """The connection broke before a byte of this call was written, so you can safely send it elsewhere."""
+    """The connection broke before a byte of this call was written, so you can safely send it elsewhere.
+
+    Attributes:
+        queued: it broke while the call waited among others.
+    """
+
+    def __init__(self, reason: str, *, queued: bool = False) -> None:
+        """Say why it broke."""
+        super().__init__(reason)
+        self.queued = queued
 
 
 class Wakeable(Protocol):
@@ -115,7 +124,13 @@ class SharedConnection:
         self._until_readable, self._until_writable = wire.wait_readable, wire.wait_writable  # others while it has to ask (rule 13)
         self._deserted = deserted
         self._silent = False  # it broke because nothing arrived
+        self._uncertain: list[Waiter] = []  # once it broke: the calls of which the server may have a part
         self._alarm = Alarm(environment, self._look)
+
+    @property
+    def torn(self) -> bool:
+        """True from when it broke until each caller whose commands the server may have has heard of that."""
+        return any(not waiter.abandoned for waiter in self._uncertain)
 
     async def call(self, data: bytes, replies: int) -> list[object]:
         """Send packed commands and return their replies. If cancelled, the commands may or may not be executed.
@@ -156,7 +171,8 @@ class SharedConnection:
             return
         self.broken = reason
         waiters, self._waiters = self._waiters, deque()
-        if waiters and self._wire.handed > waiters[0].start and self._identity is not None:
+        self._uncertain = [waiter for waiter in waiters if self._wire.handed > waiter.start]
+        if self._uncertain and self._identity is not None:
             self._deserted(self._identity)
         for waiter in waiters:
             if waiter.event is not None:
@@ -331,7 +347,7 @@ class SharedConnection:
         if self.broken is None:  # its time is up: bytes of it that have not been written yet will still be
             failure = ConnectionFailed(self._url, self.LATE, maybe_executed=True, silent=True)
         elif self._wire.handed <= waiter.start:
-            return NotSent(self.broken)
+            return NotSent(self.broken, queued=True)
         else:
             failure = ConnectionFailed(self._url, self.broken, maybe_executed=True, silent=self._silent)
         failure.connections = () if self._identity is None else (self._identity,)

@@ -25,6 +25,7 @@ from redisaq.brokers.steps.topics import Terms, TopicState
 from redisaq.brokers.terms import ReaderMark
 from redisaq.core.enqueueing import (
     CLOSED,
+    HELD_UP,
     SEALED,
     Answer,
     Enqueue,
@@ -198,9 +199,12 @@ class Sender:
         async def append(placed: Sequence[Placed], state: TopicState) -> list[bytes | Sealed | None]:
             nonlocal standing
             ((partition, _, _),) = placed
+            knowledge, broken = self._knowledge, self._knowledge.broken
             standing = await self._used_before(state, message, dedup_id, window) or b""
             if standing:
                 return [b""]
+            if knowledge.broken != broken:  # E4: what another call lacks may come first
+                raise ConnectionFailed(f"topic {self._topic}", HELD_UP)
             answer = await self._broker.do(
                 producing.AppendOnce(
                     self._topic,

@@ -6,11 +6,15 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
+from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.steps.producing import AppendOnce, Delay, Delayed
 from redisaq.environment import time_limit
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link import ClusterAddress, parse_url
@@ -245,6 +249,11 @@ def append(link: ClusterLink, *keys: bytes) -> Awaitable[list[Any]]:
 async def test_nothing_passes_a_call_that_broke_at_one_node_and_is_not_over_at_another(cluster: FakeCluster, link: ClusterLink) -> None:
     """E4: what it lacks is sent again first. Its caller hears of it only when all its parts have ended (C2)."""
     go_on = threading.Event()
+    broker, names = RedisBroker(link, "ns"), Keys("ns")
+    there = next(partition for partition in range(100) if slot_of(names.stream("t", partition)) < SLOTS // 2)
+    once = AppendOnce("t", there, [b"i", b"x"], dedup_id="d", window=60.0, due=None, maxlen=None, approximate=False)
+    delays = [Delay("t", partition, [Delayed(partition, b"x", 1, [b"i", b"x"])]) for partition in range(there + 1)]
+    delays.reverse()
 
     def slow(_: list[bytes]) -> bytes:
         go_on.wait(HANG_SECONDS)
@@ -268,10 +277,46 @@ async def test_nothing_passes_a_call_that_broke_at_one_node_and_is_not_over_at_a
             with pytest.raises(ConnectionFailed, match="nothing was sent") as refused:
                 await append(link, *keys)
             assert not refused.value.maybe_executed
+        for place in (lambda: broker.do(once), lambda: broker.do(delays[0]), lambda: broker.do_each(delays)):
+            with pytest.raises(ConnectionFailed, match="nothing was sent"):
+                await place()
+        assert cluster.nodes[0].words().count("EVALSHA") == 0
         assert await link.call((b"GET", HIGH)) == [b"passed"], "what is no append has no order to keep"
         go_on.set()
     assert failures[0].maybe_executed
     assert not failures[0].another_run
+    assert await append(link, HIGH) == [b"passed"]
+
+
+async def test_what_waited_for_the_map_does_not_pass_a_call_that_broke_meanwhile(cluster: FakeCluster, link: ClusterLink) -> None:
+    """E4."""
+    go_on, failures = threading.Event(), list[ConnectionFailed]()
+
+    def slow(_: list[bytes]) -> bytes:
+        go_on.wait(HANG_SECONDS)
+        return cluster.slots()
+
+    async def broken(*, written: bool) -> None:
+        with pytest.raises(ConnectionFailed) as failed:
+            await append(link, HIGH)
+        assert failed.value.maybe_executed is written
+        failures.append(failed.value)
+
+    await link.call((b"GET", HIGH), (b"GET", LOW))
+    cluster.nodes[0].answers["GET"] = b""
+    for node in cluster.nodes:
+        node.answers["CLUSTER"] = slow
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(broken, written=True))
+        await until(lambda: cluster.nodes[0].words().count("GET") == 2)
+        link.doubt(await link.link_to(HIGH))  # as any other call may
+        tasks.start_soon(partial(broken, written=False))
+        await until(lambda: link.looks == 2)
+        cluster.nodes[0].answers["GET"] = b"+passed\r\n"
+        cluster.nodes[0].drop()
+        await until(lambda: bool(failures))
+        go_on.set()
+    assert cluster.nodes[0].words().count("GET") == 2
     assert await append(link, HIGH) == [b"passed"]
 
 

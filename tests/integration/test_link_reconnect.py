@@ -17,7 +17,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from redisaq.errors import ConnectionFailed
-from redisaq.link import Link, parse_address
+from redisaq.link import Link, pack, parse_address
 from tests.conftest import Backend
 from tests.link_fake import FakeServer, usual_answers
 from tests.link_proxy import Proxy
@@ -72,6 +72,39 @@ async def test_what_was_sent_is_never_sent_again(proxy: Proxy, namespace: str) -
         proxy.thaw()
         assert await link.call(("GET", namespace)) == [None]
         await link.call(("DEL", namespace))
+
+
+async def test_an_append_that_waited_behind_one_that_broke_is_not_sent_over_the_next_connection() -> None:
+    """E4: the earlier one may be lacking, and comes first. Steps have no such order: they are sent."""
+
+    async def call(word: bytes, failures: list[ConnectionFailed]) -> None:
+        try:
+            await link.call_keyed([pack([(b"ECHO", word)])], [word], lambda one: one)
+        except ConnectionFailed as error:
+            failures.append(error)
+
+    answers = usual_answers()
+    with FakeServer({**answers, "ECHO": b""}) as server:
+        async with opened(server.url) as link:
+            await link.connect()
+            first, second = list[ConnectionFailed](), list[ConnectionFailed]()
+            async with anyio.create_task_group() as group:
+                group.start_soon(call, b"first", first)
+                with anyio.fail_after(30):
+                    while [b"ECHO", b"first"] not in server.commands:
+                        await anyio.sleep(0.001)
+                server.answers["ECHO"] = answers["ECHO"]
+                group.start_soon(call, b"second", second)
+                group.start_soon(breaks, link)
+                group.start_soon(call, b"third", second)
+            assert [error.maybe_executed for error in (*first, *second)] == [True, False, False]
+            assert [command[1] for command in server.commands if command[0] == b"ECHO"] == [b"first"]
+            assert await link.call(("ECHO", "now")) == [b"now"]
+
+
+async def breaks(link: Link) -> None:
+    """Break the connection before anything that was queued in this round of the loop is written."""
+    link.give_up("a test broke it")
 
 
 async def test_a_server_that_restarts(breakable_server: Server) -> None:

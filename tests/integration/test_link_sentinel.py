@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import anyio
 import pytest
 
 from redisaq import Admin
+from redisaq.environment import current_environment
 from redisaq.errors import ConnectionFailed
 from redisaq.link import Link, parse_url, sentinel as module
 from redisaq.link.address import SentinelAddress
-from redisaq.link.sentinel import SentinelLink
+from redisaq.link.sentinel import SentinelLink, Sentinels
 from tests.breaking_proxy import BreakingProxy
 from tests.link_fake import FakeServer, bulk
 from tests.link_tls import Authority, Terminator
@@ -116,6 +118,41 @@ async def test_it_asks_each_second_by_the_way(guard: FakeSentinel, redis8_server
         await link.connect()
         guard.named = redis8_server.port
         await until_at(link, redis8_server)
+
+
+async def test_a_sentinel_that_has_fallen_silent_is_asked_last(
+    guard: FakeSentinel, redis8_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question by the way has no more time than one sentinel."""
+    monkeypatch.setattr(module, "ASK_EVERY", 0.02)
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.3)
+    with FakeSentinel(guard.named) as silent:
+        async with opened(silent, guard) as link:
+            await link.connect()
+            silent.answers["SENTINEL"] = b""
+            guard.named = redis8_server.port
+            await until_at(link, redis8_server)
+
+
+async def test_if_no_sentinel_answers_it_asks_less_and_less(guard: FakeSentinel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ANSWER_WITHIN", 0.01)
+    now, waits = 100.0, list[float]()
+    sentinels = Sentinels(parse(guard), lambda: replace(current_environment(), monotonic=lambda: now), None)
+    guard.answers["SENTINEL"] = b""
+    for _ in range(8):
+        with pytest.raises(ConnectionFailed):
+            await sentinels.ask()
+        asked = now
+        while not sentinels.due:
+            now += 0.5
+        waits.append(now - asked)
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 16.0, 16.0, 16.0]
+    guard.answers["SENTINEL"] = lambda _: guard.answer()
+    monkeypatch.setattr(module, "ANSWER_WITHIN", PATIENCE)
+    assert await sentinels.ask() == ("127.0.0.1", guard.named)
+    now += 1.0
+    assert sentinels.due
+    sentinels.close()
 
 
 async def test_it_does_not_ask_more_often(guard: FakeSentinel, monkeypatch: pytest.MonkeyPatch) -> None:

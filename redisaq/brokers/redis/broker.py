@@ -36,7 +36,7 @@ from redisaq.brokers.steps.growing import Adopt, TakeIn
 from redisaq.brokers.steps.producing import SEALED, AppendOnce, Delay
 from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.errors import DamagedKeyError, ServerError
-from redisaq.link import Caller
+from redisaq.link import Caller, Carrier, InOrder
 
 FAMILIES = (
     *(administration, coordination, examination, growing, leases, messages, producing, retention, retrying, schedules, settling, topics),
@@ -46,6 +46,9 @@ FAMILIES = (
 Placed = Delay | AppendOnce | Adopt | TakeIn
 PLACED: Mapping[type[Placed], object] = {Delay: False, AppendOnce: SEALED, Adopt: False, TakeIn: None}
 """Steps with messages that were placed before; and their answers where the stream was cut since."""
+
+IN_ORDER = (Delay, AppendOnce)
+"""Steps that place a producer's messages: none passes what an earlier one may lack (E4)."""
 
 R = TypeVar("R")
 
@@ -61,6 +64,7 @@ class RedisBroker:
     def __init__(self, link: Caller, namespace: str) -> None:
         self._link = link
         self._keys = Keys(namespace)
+        self._in_order = InOrder(link)
         self.append = Appender(link, self._keys).append
 
     @property
@@ -82,7 +86,7 @@ class RedisBroker:
         if ask is None:
             return await self._do_sequence(step)
         command, answer = ask(step, self._keys)
-        (reply,) = await self._link.call(command)
+        (reply,) = await self._carrier(type(step)).call(command)
         if isinstance(reply, ServerError):
             return await self._do_refused(step, command, reply)
         return cast("R", answer(reply))
@@ -103,11 +107,11 @@ class RedisBroker:
         The wrong type of a stream's name means that the stream was cut, and that nothing was done (G2). The step is repeated as long as the
         name that it uses changes.
         """
-        ask = COMMANDS[type(step)]
+        ask, carrier = COMMANDS[type(step)], self._carrier(type(step))
         while True:
             _, answer = ask(step, self._keys)
             try:
-                heard_reply = await heard(command, reply, self._link, HEARD[type(step)]) if isinstance(reply, ServerError) else reply
+                heard_reply = await heard(command, reply, carrier, HEARD[type(step)]) if isinstance(reply, ServerError) else reply
                 return cast("R", answer(heard_reply))
             except DamagedKeyError as error:
                 if isinstance(step, Placed):  # they name the stream as it was when their messages were placed (E6, G8)
@@ -120,7 +124,10 @@ class RedisBroker:
                 if again == command:
                     raise
             command = again
-            (reply,) = await self._link.call(command)
+            (reply,) = await carrier.call(command)
+
+    def _carrier(self, kind: type[Step[Any]]) -> Carrier:
+        return self._in_order if kind in IN_ORDER else self._link
 
     def _number(self, step: Step[Any]) -> int:
         return 0 if step.place is None else self._keys.number(step.place[0])
@@ -142,8 +149,8 @@ class RedisBroker:
         if ask is None:
             return [await self.do(step) for step in steps]
         asked = [ask(step, self._keys) for step in steps]
-        commands = [command for command, _ in asked]
-        replies = await run_unknown(self._link, commands, await self._link.call(*commands))
+        commands, carrier = [command for command, _ in asked], self._carrier(kind)
+        replies = await run_unknown(carrier, commands, await carrier.call(*commands))
         return [
             cast("R", answer(reply)) if not isinstance(reply, ServerError) else await self._do_refused(step, command, reply)
             for step, (command, answer), reply in zip(steps, asked, replies, strict=True)
