@@ -29,6 +29,7 @@ from redisaq.consuming.member import Admission, Member
 from redisaq.consuming.owner import Ended
 from redisaq.consuming.partitions import Acquire, Lose, Order, Revoke
 from redisaq.core import history, membership
+from redisaq.core.deltas import delta_of
 from redisaq.core.membership import Document
 from redisaq.core.retry import full_jitter
 from redisaq.errors import ActorStopped
@@ -222,9 +223,10 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         member = self._member
         while member.joined and not await self._admission.leave():
             beat = await self._around.broker.do(Heartbeat(self._around.group, member.lease.incarnation, member.ttl, ""))
-            if not beat.alive or beat.document is None:
+            known = member.newest(beat)
+            if not beat.alive or known is None:
                 return  # the member is already gone
-            member.document, member.version = beat.document, beat.version
+            member.document, member.version = known, beat.version
 
     async def _lose_all(self, reason: str) -> None:
         """End everything and become a new incarnation (M5)."""
@@ -279,23 +281,24 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         sent = around.environment.clock()
         beat = await around.broker.do(Heartbeat(around.group, lease.incarnation, member.ttl, member.version))
         self._look_needed = False
-        known = beat.document or (member.document if beat.version == member.version else None)
+        known = member.newest(beat)
+        if known is None and beat.alive and beat.version and not beat.damaged:  # its deltas cannot be read, or are of another document
+            member.version = ""  # the next look brings the whole document
+            return False
         if not beat.alive or known is None or not membership.is_member(known, lease.incarnation):
             if not beat.version or beat.damaged:
                 if lease.alive():  # M8: until its deadline, no other member can own what this one has run
                     self._admission.safe, self._admission.safe_until = frozenset(self._held), lease.deadline
-            elif beat.document is not None:
-                member.document = beat.document
+            elif known is not None:
+                member.document = known
             self._over = "the group no longer knows this member"
             lease.end()
             return False
         lease.renew(sent, beat)
         if not lease.alive():  # M5: the answer came too late to work on anything that it grants
             return False
+        member.document, member.version = known, beat.version
         member.observe(beat)
-        if beat.document is not None:
-            member.document = beat.document
-        member.version = beat.version
         self._beat = beat
         around.gate.move(closed=beat.paused)
         before = member.partitions
@@ -336,6 +339,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                 new_version=version,
                 document=document,
                 expired=expired,
+                delta=delta_of(standing, document),
                 changes=(
                     *history.dropped(standing, expired, label),
                     *history.grown(standing, document),

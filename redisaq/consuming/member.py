@@ -17,6 +17,7 @@ from redisaq.brokers.steps.topics import MakeTopic, TopicState
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.lease import Lease
 from redisaq.core import history, membership
+from redisaq.core.deltas import apply_delta, delta_of
 from redisaq.core.membership import EMPTY, UNKNOWN, Document, is_member, next_forgotten
 from redisaq.environment import Environment
 from redisaq.identity import label_of, profile_of
@@ -70,6 +71,15 @@ class Member:
         self.joined = False
         self.version = ""
         self.lease = Lease(self.environment.new_id(), self.ttl, self.environment, self.former)
+
+    def newest(self, beat: Beat) -> Document | None:
+        """Return the document that an answer shows; None if there is none, or if it cannot be told from its deltas (M10)."""
+        if beat.document is not None:
+            return beat.document
+        document = self.document if beat.version == self.version or beat.deltas else None
+        for delta in beat.deltas:
+            document = None if document is None else apply_delta(document, delta)
+        return document
 
     def observe(self, beat: Beat) -> None:
         """Take from an answer when to look next, and whether the topic is trimmed."""
@@ -185,6 +195,7 @@ class Admission:
             joins=True,
             freeze=lost,
             former=former,
+            delta=None if beat.document is None else delta_of(beat.document, document),
             profile=profile_of(around.settings.client, around.environment, member.ttl),
             changes=(history.joined(member.lease.incarnation, label_of(around.settings.client, around.environment)),),
         )
@@ -231,6 +242,7 @@ class Admission:
                 new_version=around.environment.new_id(),
                 document=document,
                 leaves=True,
+                delta=delta_of(member.document, document),
                 changes=(history.left(incarnation, label_of(around.settings.client, around.environment)),),
             )
         )

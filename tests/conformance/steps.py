@@ -10,6 +10,7 @@ from redisaq.brokers.steps.coordination import Commit
 from redisaq.brokers.steps.leases import Claim, Fence, PendingEntry
 from redisaq.brokers.steps.topics import ReadTopic
 from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.core.deltas import Delta
 from redisaq.core.history import Change
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
@@ -29,6 +30,7 @@ class Changes(TypedDict, total=False):
     former: Sequence[str]
     profile: Profile
     changes: Sequence[Change]
+    delta: Delta | None
 
 
 async def commit_document(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from redisaq.brokers.memory.streams import Stream
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat
 from redisaq.brokers.steps.topics import TopicState
+from redisaq.core.deltas import KEPT as KEPT_DELTAS, Delta, encode_delta, read_delta
 from redisaq.core.history import KEPT, Change, encode_change
 from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import Presence
@@ -30,6 +31,7 @@ class GroupState:
         born: when this state was made (M8).
         frozen_until: until then nothing held may be dropped (M7, M8).
         changed: when the document was last replaced: a member that left was there until then.
+        deltas: its latest changes, oldest first: version -> the next version, and the delta, encoded.
     """
 
     version: str
@@ -38,6 +40,26 @@ class GroupState:
     born: int
     frozen_until: int
     changed: int
+    deltas: dict[str, tuple[str, bytes]] = field(default_factory=dict[str, tuple[str, bytes]])
+
+    def since(self, version: str) -> tuple[Delta | None, ...]:
+        """Return the deltas from a version to the present one, oldest first; none if they are not all there (M10)."""
+        found: list[Delta | None] = []
+        while version != self.version:
+            if version not in self.deltas or len(found) == KEPT_DELTAS:
+                return ()
+            version, delta = self.deltas[version]
+            found.append(read_delta(delta))
+        return tuple(found)
+
+    def replace(self, step: Commit, document: bytes, now: int, frozen_until: int) -> None:
+        """Put another document in this one's place, and keep what changed (M10)."""
+        self.version, self.document, self.changed = step.new_version, document, now
+        self.frozen_until = max(self.frozen_until, frozen_until)
+        if delta := encode_delta(step.delta, document):
+            if len(self.deltas) == KEPT_DELTAS:
+                del self.deltas[next(iter(self.deltas))]
+            self.deltas[step.known_version] = self.version, delta
 
 
 @dataclass
@@ -80,12 +102,14 @@ class Coordination:
         )
         if state is None:
             return answer
-        document = read_document(state.document) if state.version != known_version else None
+        deltas = state.since(known_version)
+        document = read_document(state.document) if state.version != known_version and not deltas else None
         return Beat(
             alive=answer.alive,
             now=answer.now,
             version=state.version,
             document=document,
+            deltas=() if None in deltas else tuple(one for one in deltas if one is not None),
             expired=answer.expired,
             next_expiry=answer.next_expiry,
             topic=answer.topic,
@@ -93,7 +117,7 @@ class Coordination:
             frozen_until=state.frozen_until,
             paused=self.paused,
             watched=now < self.watched_until,
-            damaged=document is None and state.version != known_version,
+            damaged=document is None and state.version != known_version and not deltas,
         )
 
     def commit(self, step: Commit, *, now: int, run_id: str) -> bool:
@@ -116,10 +140,7 @@ class Coordination:
         if state is None:
             self.state = GroupState(step.new_version, encoded, run_id, born=now, frozen_until=frozen_until, changed=now)
         else:
-            state.version = step.new_version
-            state.document = encoded
-            state.changed = now
-            state.frozen_until = max(state.frozen_until, frozen_until)
+            state.replace(step, encoded, now, frozen_until)
         if step.joins and step.profile is not None:
             self.presences[incarnation] = Presence(now, step.profile)
         self._remove(*step.former, *expired)

@@ -12,6 +12,7 @@ from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.redis.topics import topic_state
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup, ReadRunning, TellRunning, Watch
+from redisaq.core.deltas import encode_delta, read_delta
 from redisaq.core.history import encode_change
 from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import encode_profile
@@ -19,8 +20,8 @@ from redisaq.core.records import text_or_none, time_of
 from redisaq.core.running import Report, encode_report, read_report
 
 MAKE_GROUP = Script("make_group", keys=1, begins_with=("facts", "stand"))
-HEARTBEAT = Script("heartbeat", keys=3, begins_with=("whole", "topic"))
-COMMIT = Script("commit", keys=3, begins_with=("whole", "note"))
+HEARTBEAT = Script("heartbeat", keys=4, begins_with=("whole", "topic", "deltas"))
+COMMIT = Script("commit", keys=4, begins_with=("whole", "note", "deltas"))
 WATCH = Script("watch", keys=1)
 
 
@@ -39,47 +40,53 @@ def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
 
     def answer(reply: Reply) -> Beat:
         alive, now, version, document, expired, next_expiry, born, frozen_until, paused, watched, topic = reply
-        found = read_document(document) if version else None
+        deltas = document if isinstance(document, list) else ()
+        found = read_document(document) if version and not deltas else None
+        read = [read_delta(one) for one in deltas]
         expires = time_of(next_expiry)
         return Beat(
             alive=alive == 1,
             now=int(now),
             version=version.decode("utf-8", "surrogateescape"),
             document=found,
+            deltas=() if None in read else tuple(one for one in read if one is not None),
             expired=tuple(sorted(name for one in expired if (name := text_or_none(one)) is not None)),
             next_expiry=None if expires is None else expires * 1000,
             topic=topic_state(step.group.topic, keys, topic),
             born=int(born) * 1000,
             frozen_until=int(frozen_until) * 1000,
             paused=paused == 1,
-            damaged=found is None and document is not None,
+            damaged=found is None and document is not None and not deltas,
             watched=watched == 1,
         )
 
     words = (step.incarnation, milliseconds(step.ttl), _bytes(step.known_version))
-    return HEARTBEAT(group.members, group.state, group.meta, *words), answer
+    return HEARTBEAT(group.members, group.state, group.meta, group.deltas, *words), answer
 
 
 @command(Commit)
 def commit(step: Commit, keys: Keys) -> Asked[bool]:
     """Replace the document by one with the new version (M2, M3); also refused if the server has changed since (M7)."""
     group = keys.group(step.group)
+    document = encode_document(step.document)
     asked = COMMIT(
         group.members,
         group.state,
         group.history,
+        group.deltas,
         group.doorbell,
         step.incarnation,
         milliseconds(step.ttl),
         _bytes(step.known_version),
         step.new_version,
-        encode_document(step.document),
+        document,
         int(step.joins),
         int(step.leaves),
         int(step.freeze),
         len(step.former),
         b"" if step.profile is None else encode_profile(step.profile),
         len(step.changes),
+        encode_delta(step.delta, document),
         *map(encode_change, step.changes),
         *step.former,
         *step.expired,

@@ -27,6 +27,7 @@ class GroupKeys:
             and for each member `member:` and its incarnation: when it joined (milliseconds), and what it says about itself;
             `watched`, while somebody watches the group: until when (milliseconds).
         history: stream of what happened in the group, capped.
+        deltas: hash of the document's latest changes: version -> the next version, and what changed; it expires.
         meta: the topic's hash, which a heartbeat also reads.
         doorbell: sharded channel, rung when the document changes.
         topic_doorbell: sharded channel, rung when the topic is made or grows.
@@ -35,6 +36,7 @@ class GroupKeys:
     members: bytes
     state: bytes
     history: bytes
+    deltas: bytes
     meta: bytes
     doorbell: bytes
     topic_doorbell: bytes
@@ -69,7 +71,7 @@ class PartitionKeys:
 
 
 _TYPES = (
-    (re.compile(rb".*\}:(meta|schedules|cuts|adopted|g:.+:(state|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
+    (re.compile(rb".*\}:(meta|schedules|cuts|adopted|g:.+:(state|deltas|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
     (re.compile(rb".*\}:(g:.+:(members|retry)|delayed)", re.DOTALL), b"zset"),
     (re.compile(rb".*\}:(\d+|g:.+:(dead|history))", re.DOTALL), b"stream"),
     (re.compile(rb".*\}:(once|g:.+:running):.*", re.DOTALL), b"string"),
@@ -142,6 +144,7 @@ class Keys:
                 members=f"{prefix}:members".encode(),
                 state=f"{prefix}:state".encode(),
                 history=f"{prefix}:history".encode(),
+                deltas=f"{prefix}:deltas".encode(),
                 meta=self.meta(group.topic),
                 doorbell=prefix.encode(),
                 topic_doorbell=self.topic_doorbell(group.topic),
@@ -204,7 +207,7 @@ class Keys:
         """
         tag, _, name = key.decode("utf-8", "replace").partition("}:")
         if tag == self._topic_tag(topic)[:-1]:
-            return re.fullmatch(r"schedules|g:.+:(members|state|history|running:.+)", name, re.DOTALL) is not None
+            return re.fullmatch(r"schedules|g:.+:(members|state|history|deltas|running:.+)", name, re.DOTALL) is not None
         before, _, number = tag.rpartition(":")
         if before != self._topic_tag(topic)[:-1] or not number.isascii() or not number.isdigit():
             return False

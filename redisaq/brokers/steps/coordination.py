@@ -10,6 +10,7 @@ import msgspec
 from redisaq.brokers.steps import Broker, GroupStep, ShareStep
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.brokers.terms import GroupName
+from redisaq.core.deltas import Delta
 from redisaq.core.history import Change
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
@@ -25,7 +26,8 @@ class Beat(msgspec.Struct, frozen=True):
         alive: the incarnation is a member whose time had not run out (M5). Only then was its time extended.
         now: the server's time.
         version: the document's, "" if there is no document (M3).
-        document: None if there is none, or if the caller named its version.
+        document: None if there is none, if the caller named its version, or if `deltas` lead to it.
+        deltas: what has changed since the version that the caller named, oldest first (M10).
         expired: the members whose time has run out, sorted, without the caller.
         next_expiry: when the next of the other live members expires; None if there are no others.
         topic: None if the topic does not exist (M9).
@@ -40,6 +42,7 @@ class Beat(msgspec.Struct, frozen=True):
     now: int
     version: str = ""
     document: Document | None = None
+    deltas: tuple[Delta, ...] = ()
     expired: tuple[str, ...] = ()
     next_expiry: int | None = None
     topic: TopicState | None = None
@@ -100,6 +103,7 @@ class Commit(GroupStep[bool], frozen=True):
         former: earlier incarnations of the one that joins, to remove whether they have expired or not: nothing runs under them any more.
         profile: what the one that joins says about itself. It is removed with the member.
         changes: what to add to the group's history in the same step.
+        delta: what has changed since the document of `known_version`, for heartbeats (M10); None if they are to answer the whole document.
     """
 
     incarnation: str
@@ -114,6 +118,7 @@ class Commit(GroupStep[bool], frozen=True):
     former: Sequence[str] = ()
     profile: Profile | None = None
     changes: Sequence[Change] = ()
+    delta: Delta | None = None
 
 
 class Watch(GroupStep[None], frozen=True):

@@ -13,12 +13,13 @@ from typing import Any
 import anyio
 from msgspec import structs
 
-from redisaq.brokers.memory.members import Coordination
+from redisaq.brokers.memory.members import Coordination, GroupState
 from redisaq.brokers.steps.coordination import Commit
-from redisaq.consuming import lease as lease_module, owner as partition_owner
+from redisaq.consuming import lease as lease_module, member as consumers, owner as partition_owner
 from redisaq.consuming.lease import Lease
 from redisaq.consuming.member import Member
-from redisaq.core import membership
+from redisaq.core import deltas, membership
+from redisaq.core.deltas import read_delta
 from redisaq.core.membership import EMPTY, Document
 from redisaq.testing import FaultPlan, Simulation
 from tests.simulation.variants.breaking import Change, Function
@@ -338,4 +339,44 @@ M7_FORMER = Variant(
 )
 
 
-VARIANTS: Sequence[Variant] = (M1, M3, M5_DEADLINE, M5_SENT, M5_MARGIN, M7, M7_FORMER, M8_FREEZE, M8_HOLDER)
+# -- M10 -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _the_last_alone(_original: Function) -> Function:
+    def since(state: GroupState, version: str) -> Any:
+        last = [delta for new, delta in state.deltas.values() if new == state.version]
+        return tuple(map(read_delta, last)) if version != state.version else ()
+
+    return since
+
+
+def _to_any_document(original: Function) -> Function:
+    return lambda document, delta: original(structs.replace(document, epoch=delta.before), delta)
+
+
+async def changes_are_missed(sim: Simulation) -> None:
+    """Members come while no ring is heard, so that the others look only at their heartbeats, and miss some of the changes."""
+    whole, deltas.SMALL = deltas.SMALL, 0
+    try:
+        producer = await topic(sim, 6)
+        lose_rings(sim)
+        for name, every in zip("abcd", (0.7, 0.9, 1.1, 1.3), strict=True):
+            sim.member(name, TOPIC, takes(0.2), heartbeat_interval=every, heartbeat_ttl=6.0)
+            await anyio.sleep(0.2)
+        await producer.batch_enqueue([{}] * 60)
+        await sim.until_quiet(timeout=60)
+    finally:
+        deltas.SMALL = whole
+
+
+M10 = Variant(
+    name="M10",
+    without="a member hears the last change alone, whichever document it knows",
+    changes=[Change(GroupState, "since", _the_last_alone), Change(consumers, "apply_delta", _to_any_document)],
+    scenario=changes_are_missed,
+    harm=TWO_AT_ONCE + r"|took .* while \w has it",
+    directed=True,
+)
+
+
+VARIANTS: Sequence[Variant] = (M1, M3, M5_DEADLINE, M5_SENT, M5_MARGIN, M7, M7_FORMER, M8_FREEZE, M8_HOLDER, M10)

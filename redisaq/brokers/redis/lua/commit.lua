@@ -1,12 +1,13 @@
 -- Replaces the group's document by compare-and-set on its version (M3), and changes the members with it (M2). `freeze` replaces a document
 -- that cannot be read any more, under its version (M8).
--- KEYS: members, state, history.
+-- KEYS: members, state, history, deltas.
 -- ARGV: channel, incarnation, ttl in ms, known version, new version, document, joins, leaves, freeze (each '1' or '0'), the number of
---       former incarnations of the one that joins, what it says about itself ('' for nothing), the number of changes for the history, these,
---       the former incarnations, then the expired members. Both are removed from the members.
+--       former incarnations of the one that joins, what it says about itself ('' for nothing), the number of changes for the history, the
+--       delta to this document from the one of the known version ('' for none), the changes, the former incarnations, then the expired
+--       members. Both are removed from the members.
 -- Answers: 1, or 0 if refused; then nothing is changed.
 
-local former = 13 + ARGV[12]
+local former = 14 + ARGV[12]
 local expired = former + ARGV[10]
 local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'frozen_until')
 if (state[1] or '') ~= ARGV[4] then
@@ -74,8 +75,11 @@ if ARGV[7] == '1' and redis.call('HLEN', KEYS[2]) > 2 * redis.call('ZCARD', KEYS
         end
     end
 end
-for i = 13, former - 1 do
+for i = 14, former - 1 do
     note(KEYS[3], ARGV[i])
+end
+if ARGV[13] ~= '' then
+    keep_delta(KEYS[4], ARGV[4], ARGV[5], ARGV[13])
 end
 redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: its failure must not fail the step
 return 1

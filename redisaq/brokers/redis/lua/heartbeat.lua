@@ -1,8 +1,8 @@
 -- A heartbeat (M5, M7, M9): extends a live member, and reports to it what others did.
--- KEYS: members, state, meta.
+-- KEYS: members, state, meta, deltas.
 -- ARGV: incarnation, ttl in ms, the version that the caller knows ('' for none).
--- Answers: alive, now in us (text, since a Lua number would lose digits, M6), version ('' for none), document or nil, expired members, the
---       next expiry of another member in ms or nil, born in ms, frozen_until in ms, 1 if paused else 0, 1 if somebody watches the group
+-- Answers: alive, now in us (text, since a Lua number would lose digits, M6), version ('' for none), the document, or its deltas since that
+--       version, oldest first, or nil if it has not changed, expired members, the next expiry of another member in ms or nil, born in ms, frozen_until in ms, 1 if paused else 0, 1 if somebody watches the group
 --       else 0, and the topic's state (see topic.lua).
 
 -- S2: writes nothing, but a script that begins with a write that needs no memory succeeds when memory is full. A group whose heartbeats
@@ -16,7 +16,10 @@ local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until', 'paused', 'watched')
 local version = state[1] or ''
 local document = false
-if version ~= ARGV[3] or version == '' then -- without a version there is no document, or it is damaged
+if version ~= ARGV[3] and version ~= '' and ARGV[3] ~= '' then
+    document = deltas_between(KEYS[4], ARGV[3], version)
+end
+if not document and (version ~= ARGV[3] or version == '') then -- without a version there is no document, or it is damaged
     document = redis.call('HGET', KEYS[2], 'doc')
 end
 local topic = topic_of(KEYS[3])

@@ -1,0 +1,111 @@
+"""What one change of the group's document changed, so that a member that has the document before it need not read the whole one (M10).
+
+Input: two documents that follow each other. Output: a delta, and the later document made from the earlier one and the delta. Invariant:
+`apply_delta(before, delta_of(before, after)) == after`. Members of older versions write no deltas and read none: they exchange whole
+documents, which are stored as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+from redisaq.core.membership import Document, MemberEntry
+from redisaq.core.records import UNREADABLE
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+SMALL = 64
+"""Members and partitions together up to which a document is always read whole: it is hardly longer than a delta."""
+
+KEPT = 16
+"""Deltas that a group keeps, the latest ones. A member that missed more reads the whole document."""
+
+
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The difference between two documents. In each column, None stands for an entry that is gone.
+
+    Attributes:
+        before: the epoch of the earlier document.
+        epoch: the epoch of the later one.
+        partitions: the later one's partition count.
+        members: name -> its entry, for the names that changed; the next columns alike.
+        target: partition -> the member name that should own it.
+        lease: partition -> the incarnation that owns it.
+        token: partition -> the last token given.
+        unable: partition -> the incarnations that could not read it.
+    """
+
+    before: int
+    epoch: int
+    partitions: int
+    members: dict[str, MemberEntry | None] = {}
+    target: dict[int, str | None] = {}
+    lease: dict[int, str | None] = {}
+    token: dict[int, int | None] = {}
+    unable: dict[int, dict[str, int] | None] = {}
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Delta)
+
+
+def delta_of(before: Document, after: Document) -> Delta | None:
+    """Return what has changed between two documents; None if they are so small that it is not worth a delta."""
+    if len(after.members) + after.partitions <= SMALL:
+        return None
+    return Delta(
+        before.epoch,
+        after.epoch,
+        after.partitions,
+        _changes(before.members, after.members),
+        _changes(before.target, after.target),
+        _changes(before.lease, after.lease),
+        _changes(before.token, after.token),
+        _changes(before.unable, after.unable),
+    )
+
+
+def apply_delta(document: Document, delta: Delta) -> Document | None:
+    """Return the later document; None if the delta is not one of this document."""
+    if document.epoch != delta.before:
+        return None
+    return Document(
+        delta.epoch,
+        _changed(document.members, delta.members),
+        delta.partitions,
+        _changed(document.target, delta.target),
+        _changed(document.lease, delta.lease),
+        _changed(document.token, delta.token),
+        _changed(document.unable, delta.unable),
+    )
+
+
+def encode_delta(delta: Delta | None, whole: bytes) -> bytes:
+    """Return the delta as msgpack; nothing if there is none, or if it is not much shorter than the whole document."""
+    encoded = b"" if delta is None else _encoder.encode(delta)
+    return encoded if 2 * len(encoded) < len(whole) else b""
+
+
+def read_delta(data: bytes) -> Delta | None:
+    """Return the delta, None if it cannot be read."""
+    try:
+        return _decoder.decode(data)
+    except UNREADABLE:
+        return None
+
+
+def _changes(before: Mapping[K, V], after: Mapping[K, V]) -> dict[K, V | None]:
+    if before is after:
+        return {}
+    changes: dict[K, V | None] = {key: value for key, value in after.items() if before.get(key) != value}
+    return changes | dict.fromkeys(before.keys() - after.keys())
+
+
+def _changed(before: dict[K, V], changes: dict[K, V | None]) -> dict[K, V]:
+    if not changes:
+        return before
+    return {key: value for key, value in (before | changes).items() if value is not None}

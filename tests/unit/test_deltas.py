@@ -1,0 +1,67 @@
+"""Deltas of the group's document (M10): the earlier document and the delta make the later one, whatever changed."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from redisaq.core import deltas
+from redisaq.core.deltas import apply_delta, delta_of, encode_delta, read_delta
+from redisaq.core.membership import EMPTY, Document, advance, encode_document, enter_unable, join, leave, raise_token, release
+
+
+def changed(document: Document, random: Random, now: int) -> Document:
+    """Return the document after something has happened to it."""
+    incarnations = [entry.incarnation for entry in document.members.values()]
+    if not incarnations or random.random() < 0.3:
+        return join(document, name=None, incarnation=f"i{now}", partitions=max(document.partitions, random.randrange(1, 90)))
+    who = random.choice(incarnations)
+    some = random.sample(range(document.partitions), k=min(3, document.partitions))
+    match random.randrange(6):
+        case 0:
+            return leave(document, incarnation=who)
+        case 1:
+            return release(document, incarnation=who, partitions=some)
+        case 2:
+            return enter_unable(document, incarnation=who, partitions=some, now=now)
+        case 3:
+            return raise_token(document, incarnation=who, partition=some[0], above=now, now=now) or document
+        case 4:
+            expired = [one for one in incarnations if one != who][:2]
+            step = advance(document, incarnation=who, now=now, expired=expired, partitions=document.partitions, frozen=False)
+        case _:
+            step = advance(document, incarnation=who, now=now, expired=(), partitions=document.partitions + 1, frozen=False)
+    return step.document or document
+
+
+def test_a_document_and_a_delta_make_the_next_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deltas, "SMALL", 0)
+    for seed in range(30):
+        random, document = Random(seed), EMPTY
+        for now in range(1, 30):
+            after = changed(document, random, now)
+            delta = delta_of(document, after)
+            assert delta is not None
+            assert apply_delta(document, delta) == after
+            assert read_delta(encode_delta(delta, bytes(1 << 20))) == delta
+            assert after is document or apply_delta(after, delta) is None, "it is not a delta of that document"
+            document = after
+
+
+def test_a_small_document_has_none() -> None:
+    document = join(EMPTY, name=None, incarnation="a", partitions=deltas.SMALL - 1)
+    assert delta_of(EMPTY, document) is None
+    assert delta_of(document, join(document, name=None, incarnation="b", partitions=deltas.SMALL - 1)) is not None
+
+
+def test_a_delta_that_is_no_shorter_is_not_sent() -> None:
+    document = join(EMPTY, name=None, incarnation="a", partitions=100)
+    delta = delta_of(EMPTY, document)
+    assert delta is not None
+    assert encode_delta(delta, encode_document(document)) == b""
+    assert encode_delta(None, encode_document(document)) == b""
+
+
+def test_a_damaged_delta() -> None:
+    assert read_delta(b"\xc1") is None
