@@ -383,6 +383,7 @@ class Enqueue:
         self._step: Step | None = None  # the step under way
         self._failures = 0  # in a row
         self._pausing = False
+        self._made = -1  # the generation in which a stream was missing at the last try, and is made
         self._held_up = False
         self._has_room = not knowledge.limited
         self._anchors: dict[int, bytes] = {}  # as they were when the messages were sent
@@ -545,6 +546,9 @@ class Enqueue:
                 message.known, message.refusal = "unknown" if self._loose else "refused", answer
                 self._ambiguity = f"an earlier try broke, and a later one was refused: {answer}"
         self._loose = self._loose and SEALED not in answers
+        if missing and self._made == self.generation:  # gone again although it was made, and the topic has not grown: not at once
+            self._pausing = True
+        self._made = self.generation if missing else -1
         self._failures = self._failures + 1 if self._pausing else 0
         self.knowledge.named(ends, run)
         for partition in missing:  # E5: a new stream may begin at a lower id

@@ -243,6 +243,27 @@ def test_e5_a_stream_that_is_gone_is_made_again(backend: Backend) -> None:
     assert play(scenario, backend) == ["append", "topic", "read_seal", "make_topic", "append"]
 
 
+def test_e5_a_stream_that_is_gone_each_time_is_made_with_pauses_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(url: str) -> int:
+        producer, wire, _ = await opened(url, send_timeout=20.0)
+        whole = HookedBroker.append
+
+        async def append(*args: Any, **more: Any) -> Any:
+            assert wire.asked.count("append") < 100
+            store_of(url).forget_stream("jobs", 0)
+            return await whole(*args, **more)
+
+        monkeypatch.setattr(HookedBroker, "append", append)
+        began = anyio.current_time()
+        with pytest.raises(ConnectionFailed):
+            await producer.enqueue({"n": 1})
+        assert 17.0 < anyio.current_time() - began <= 20.0  # a pause of at most two seconds had no place any more
+        await producer.close()
+        return wire.asked.count("append")
+
+    assert 10 < play(scenario, "asyncio") < 40
+
+
 @on_both
 @pytest.mark.parametrize("executed", [False, True])
 @pytest.mark.parametrize("window", [10.0, 1000.0])

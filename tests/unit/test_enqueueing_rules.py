@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -288,6 +289,30 @@ def test_a_stream_that_is_missing_is_made_and_has_no_anchor() -> None:
     assert enqueue.next(0.1) == MakeTopic()
     enqueue.topic_is(0, 2, 0.1, acked=False)
     assert enqueue.next(0.1) == LearnAnchors([0])
+
+
+def test_a_stream_that_is_gone_again_and_again_is_made_after_longer_and_longer_pauses() -> None:
+    """E5."""
+    known = knowledge()
+    enqueue = call(known, "0")
+    asked: list[type[Any]] = []
+    failures: list[int] = []
+    while len(failures) < 3:
+        step = enqueue.next(0.1)
+        asked.append(type(step))
+        match step:
+            case Send():
+                enqueue.sent([None], OLD)
+            case MakeTopic():
+                enqueue.topic_is(0, 2, 0.1, acked=False)
+            case LearnAnchors():
+                enqueue.learnt([None] * len(step.partitions), OLD)
+            case Pause():
+                failures.append(step.failures)
+                enqueue.paused()
+    again = [MakeTopic, LearnAnchors, Send]
+    assert asked == [Send, *again, Pause, *again, Pause, *again, Pause]
+    assert failures == [1, 2, 3]
 
 
 def test_what_was_refused_is_placed_anew_after_a_growth() -> None:
