@@ -26,6 +26,9 @@ TOPIC_ENDS_WITH = "-cron"
 MOST_MISSED = 1000
 """How many missed ticks run with "all": the newest ones."""
 
+LOOK = 60
+"""Seconds between two looks at the schedules, if no tick comes before."""
+
 LONGEST_FOLD = 3 * 3600
 """No clock that is set back regularly is set back by more than this many seconds."""
 
@@ -218,13 +221,16 @@ def plan(terms: Terms, timetable: Timetable, kept: Schedule | None, *, now: int,
         begin = min(kept.due, now)
     else:  # another version of the program runs beside this one: each enqueues its own ticks
         begin = own
+    coming = timetable.after(now)
     if begin > now:
-        return Plan((), begin)
+        if coming is None or begin <= coming:
+            return Plan((), begin)
+        # The server's clock was ahead and has been set back since the last look. Ticks that were enqueued before are refused.
+        begin = now - LOOK
     ticks = timetable.between(begin, now, MOST_MISSED)
     if terms.catch_up != "all":
         recent = [tick for tick in ticks if now - tick <= terms.grace]
         ticks = recent or (ticks[-1:] if terms.catch_up == "latest" else [])
-    coming = timetable.after(max(begin, now))
     if coming is not None:
         ticks.append(coming)
     return Plan(tuple(ticks), max([begin, *ticks[-1:]]))

@@ -170,6 +170,14 @@ def test_nothing_is_to_be_done_before_the_tick_that_is_enqueued() -> None:
     assert planned(Schedule(terms(), DUE[3]), DUE[3]) == [DUE[4]]
 
 
+def test_a_server_clock_that_was_ahead_and_is_set_back_silences_no_job() -> None:
+    ahead, back = Schedule(terms(), DUE[7]), DUE[2] + 30
+    for catch_up in ("none", "latest", "all"):  # also what came since the last look: the server knows whether it was enqueued
+        assert planned(ahead, back, catch_up) == DUE[2:4]
+        assert planned(ahead, back + 60, catch_up) == [DUE[3]]
+    assert plan(terms(), NIGHTLY, ahead, now=back, since=DUE[7], own=DUE[7]).due == DUE[3]  # so that the next round goes on from there
+
+
 def test_what_is_caught_up_with() -> None:
     kept = Schedule(terms(), DUE[0])
     assert planned(kept, DUE[3] + HOUR, "all") == DUE[1:5]
