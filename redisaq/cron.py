@@ -30,7 +30,8 @@ from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.schedules import ReadSchedules, Schedules, SetSchedule
 from redisaq.core.in_flight import Flight
 from redisaq.core.retry import describe, full_jitter
-from redisaq.core.schedules import CatchUp, Plan, Terms, TickRun, Timetable, decode_schedule, encode_schedule, plan, too_late, written
+from redisaq.core.schedules import LOOK, CatchUp, Plan, Terms, TickRun, Timetable, decode_schedule, encode_schedule, plan, too_late, written
+from redisaq.core.server_clock import ServerClock
 from redisaq.describing import name_of
 from redisaq.environment import current_environment, time_limit
 from redisaq.errors import AmbiguousEnqueueError, QueueFull, ServerFull, SettingsError
@@ -46,9 +47,6 @@ GROUP = "cron"
 
 REMEMBERED = 86_400.0
 """Seconds after a tick during which the server refuses to accept it again."""
-
-LOOK = 60.0
-"""Seconds between two looks at the schedules, if no tick comes before."""
 
 PATIENCE = 3600.0
 """Seconds for which a tick of an unknown job is put off: another version of the program may run at the same time."""
@@ -180,7 +178,7 @@ class Scheduler:
         self._changed = anyio.Event()
         self._own: dict[str, int] = {}  # job -> the newest tick that was enqueued here
         self._since: int | None = None  # the server's time at the last round
-        self._ahead = 0.0  # the server's seconds less the local ones, as of the last answer
+        self._server_clock = ServerClock()
         self._answered = anyio.Event()
         self._begun: dict[str, tuple[str, int]] = {}  # job -> the message that runs here now, and its tick
         self._runs: dict[str, TickRun] = {}  # to be written down
@@ -198,6 +196,7 @@ class Scheduler:
         """
         self._own, self._since, self._stopping, self._answered = {}, None, False, anyio.Event()
         self._begun, self._runs, self._failed, self._removed = {}, {}, {}, {}
+        self._server_clock = ServerClock()
         failures, random = 0, current_environment().random
         while True:
             changed = self._changed = anyio.Event()
@@ -230,8 +229,8 @@ class Scheduler:
         return min(LOOK, max(SHORTEST_REST, coming - now))
 
     def now(self) -> float:
-        """Return the server's time in seconds: the time of the last answer, plus what has passed since by the local clock."""
-        return current_environment().clock() + self._ahead
+        """Return the server's time in seconds, estimated from its answers."""
+        return current_environment().clock() + self._server_clock.ahead
 
     async def _round(self) -> None:
         """Read once what the server has stored, and do what each job needs."""
@@ -248,9 +247,11 @@ class Scheduler:
 
     async def _look(self) -> Schedules:
         """Return what the server has stored, and learn its time."""
+        clock = current_environment().clock
+        sent = clock()
         with time_limit(STEP_TIME):
             schedules = await self._link.broker.do(ReadSchedules(self._producer.topic))
-        self._ahead = schedules.now / 1e6 - current_environment().clock()
+        self._server_clock.tell(schedules.now, sent=sent, heard=clock())
         self._answered.set()
         return schedules
 

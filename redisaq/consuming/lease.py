@@ -16,6 +16,7 @@ import anyio
 from redisaq.brokers.steps.coordination import Beat
 from redisaq.core.membership import lease_deadline
 from redisaq.core.records import microseconds
+from redisaq.core.server_clock import ServerClock
 from redisaq.environment import Environment
 
 LATE = 1 / 12
@@ -25,7 +26,14 @@ LATE = 1 / 12
 class Lease:
     """The time for which one incarnation may work."""
 
-    def __init__(self, incarnation: str, ttl: float, environment: Environment, former: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        incarnation: str,
+        ttl: float,
+        environment: Environment,
+        former: Collection[str] = (),
+        server_clock: ServerClock | None = None,
+    ) -> None:
         """Begin without any time: the first `begin` gives some.
 
         Args:
@@ -34,6 +42,7 @@ class Lease:
             environment: gives the clock.
             former: earlier incarnations of this process under which nothing runs any more: what they hold is not foreign. It is read again
                 each time, since the previous incarnation is added only when its last handler has ended.
+            server_clock: what earlier incarnations have learned of the server's clock; None: nothing.
         """
         self.former = former
         self.incarnation = incarnation
@@ -45,19 +54,19 @@ class Lease:
         self._looked = -math.inf  # when a check last found it alive
         self.stood_still = 0.0
         """For how many seconds the event loop had been blocked when this lease ended, if that is why it ended; else 0."""
-        self._server_ahead = 0.0  # server seconds less local seconds, as of the last answer
+        self._server_clock = server_clock or ServerClock()
+        self._server_ahead = self._server_clock.ahead  # kept here, since it is read for each message
         self.born = 0
         self.frozen_until = 0
 
     def renew(self, sent: float, beat: Beat) -> None:
         """Move the deadline on after an answer to the heartbeat that was sent at `sent`. A lease that has ended stays ended (M5)."""
-        self.observe(beat)
+        self.observe(sent, beat)
         if self.alive():
             self._extend(sent)
 
-    def begin(self, sent: float, beat: Beat) -> None:
+    def begin(self, sent: float) -> None:
         """Give the first time after an answer to the join that was sent at `sent`."""
-        self.observe(beat)
         if not self._ended:
             self._extend(sent)
 
@@ -66,13 +75,13 @@ class Lease:
         for scope in self._scopes:
             scope.deadline = self.deadline
 
-    def observe(self, beat: Beat) -> None:
-        """Record the server's time, and until when other holders must be left alone (M7, M8)."""
-        self._server_ahead = beat.now / 1e6 - self._clock()
+    def observe(self, sent: float, beat: Beat) -> None:
+        """Record an answer as it is heard: the server's time, and until when other holders must be left alone (M7, M8)."""
+        self._server_ahead = self._server_clock.tell(beat.now, sent=sent, heard=self._clock())
         self.born, self.frozen_until = beat.born, beat.frozen_until
 
     def server_now(self) -> int:
-        """Return the server's time in microseconds, estimated from the last answer."""
+        """Return the server's time in microseconds, estimated from its answers."""
         return microseconds(self._clock() + self._server_ahead)
 
     def alive(self) -> bool:

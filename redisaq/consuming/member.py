@@ -19,6 +19,7 @@ from redisaq.consuming.lease import Lease
 from redisaq.core import history, membership
 from redisaq.core.deltas import apply_delta, delta_of
 from redisaq.core.membership import EMPTY, UNKNOWN, Document, is_member, next_forgotten
+from redisaq.core.server_clock import ServerClock
 from redisaq.environment import Environment
 from redisaq.identity import label_of, profile_of
 
@@ -43,6 +44,7 @@ class Member:
         retention: the topic's producers ask for `retention="acked"`, as far as heartbeats have reported.
         on_retention: called when that is first reported.
         former: earlier incarnations under which nothing runs any more; leases read this set live.
+        server_clock: what the answers have told of the server's clock; each incarnation continues with it.
     """
 
     name: str | None
@@ -59,6 +61,7 @@ class Member:
     retention: bool = False
     on_retention: Callable[[], None] = lambda: None
     former: set[str] = field(default_factory=set[str])
+    server_clock: ServerClock = field(default_factory=ServerClock)
 
     def __post_init__(self) -> None:
         """Begin as a new incarnation (M1)."""
@@ -70,7 +73,7 @@ class Member:
             self.lease.end()
         self.joined = False
         self.version = ""
-        self.lease = Lease(self.environment.new_id(), self.ttl, self.environment, self.former)
+        self.lease = Lease(self.environment.new_id(), self.ttl, self.environment, self.former, self.server_clock)
 
     def newest(self, beat: Beat) -> Document | None:
         """Return the document that an answer shows; None if there is none, or if it cannot be told from its deltas (M10)."""
@@ -141,6 +144,7 @@ class Admission:
         incarnation = member.lease.incarnation
         sent = around.environment.clock()
         beat = await around.broker.do(Heartbeat(around.group, incarnation, member.ttl, ""))
+        member.lease.observe(sent, beat)
         if not await self.topic_there(beat):
             return False
         listed = beat.document is not None and membership.is_member(beat.document, incarnation)
@@ -153,7 +157,7 @@ class Admission:
                 return True
             sent = entered
         member.joined = True
-        member.lease.begin(sent, beat)
+        member.lease.begin(sent)
         around.contact.heartbeat = sent
         around.bulletin.member = incarnation
         around.bulletin.publish(events.MemberJoined)

@@ -246,7 +246,8 @@ class HandlerKit:
         broker = cast("Broker", Consent())
         around = Surroundings(self._topic, replace(settings, on_event=tell), broker, environment, logger, broker)
         lease = Lease("test", EVER, environment)
-        lease.begin(environment.clock(), Beat(alive=True, now=microseconds(environment.wall_clock())))
+        lease.observe(environment.clock(), Beat(alive=True, now=microseconds(environment.wall_clock())))
+        lease.begin(environment.clock())
         flights = InFlight(
             0, 1, lease.incarnation, policy=settings.retry, decode=self._decoder.decode, window=1 << 30, page=settings.batch_size or 1
         )

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from redisaq import Admin, App, DeadLetter, Message, RetryAfter, RetryPolicy, Tick, events
+from redisaq.brokers.memory.store import MemoryStore
 from redisaq.environment import current_environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.middleware import Next
@@ -93,6 +94,33 @@ def test_a_job_ticks_when_it_is_due(run: Run, url: str) -> None:
     ]
     assert callable(often)
     assert callable(seldom)
+
+
+def test_a_server_clock_that_jumps_ahead_and_back_silences_no_job(run: Run, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, came, ahead = CalmApp(url), list[tuple[datetime, datetime]](), 0.0
+    app.interval = 5.0
+
+    @app.cron("*/2 * * * *")
+    async def often(tick: Tick) -> None:
+        came.append((tick.at, now()))
+
+    monkeypatch.setattr(MemoryStore, "now", lambda store: round((store.environment.wall_clock() + ahead) * 1_000_000))
+
+    async def main() -> None:
+        nonlocal ahead
+        async with served(app):
+            await anyio.sleep(100)
+            ahead = 3600.0
+            await anyio.sleep(150)
+            ahead = 0.0
+            await anyio.sleep(600)
+
+    run(main)
+    after = [(at, began) for at, began in came if began > clock("22:17") + timedelta(seconds=30)]
+    assert [at for at, _ in after] == [clock(text) for text in ("22:18", "22:20", "22:22", "22:24", "22:26")]
+    assert all(timedelta() <= began - at < timedelta(seconds=1) for at, began in after[1:])
+    assert len({at for at, _ in came}) == len(came)
+    assert {at.hour for at, _ in came} == {22, 23}
 
 
 def test_a_tick_goes_through_middleware_state_events_and_retries(run: Run, url: str) -> None:
