@@ -18,8 +18,17 @@ import anyio
 import msgspec
 
 from redisaq.admin_dead import PAGE, DeadLetters, Ids, NewestFirst, OldestFirst, split
-from redisaq.admin_messages import AT_ONCE, STEPS, TOGETHER, Following, Listing, Search, id_of, names_of
-from redisaq.admin_reading import DeadLetterDecoder, MessageDecoder, held_up_info, history_entry, message_id, running_of, summary_of
+from redisaq.admin_messages import AT_ONCE, STEPS, TOGETHER, EarliestFirst, Following, Listing, Search, id_of, names_of
+from redisaq.admin_reading import (
+    DeadLetterDecoder,
+    MessageDecoder,
+    entry_summary_of,
+    held_up_info,
+    history_entry,
+    message_id,
+    running_of,
+    summary_of,
+)
 from redisaq.admin_views import (
     DeadLetterInfo,
     DeadMessage,
@@ -30,6 +39,7 @@ from redisaq.admin_views import (
     HeldUpInfo,
     HistoryEntry,
     MemberInfo,
+    MessageSummary,
     PartitionInfo,
     PartitionWaits,
     PendingMessage,
@@ -43,6 +53,7 @@ from redisaq.admin_views import (
     StreamMessage,
     TopicInfo,
     Whereabouts,
+    microseconds,
     moment,
 )
 from redisaq.brokers.access import Access, RedisURL
@@ -73,6 +84,7 @@ from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
     CountBacklog,
+    CountDue,
     CountEntries,
     ListDelayed,
     ListPending,
@@ -81,11 +93,12 @@ from redisaq.brokers.steps.messages import (
     ReadEntries,
     RetryNow,
     Scheduled,
+    SummariseEntries,
 )
 from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, ReadNewestDead, SummariseDead
 from redisaq.brokers.steps.schedules import ReadSchedules
 from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
-from redisaq.brokers.terms import GroupName
+from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.codec import Deserializer
 from redisaq.core.diagnosis import Finding, diagnose, refused
 from redisaq.core.entry_ids import before_entry, before_time, parse_id
@@ -115,6 +128,7 @@ __all__ = [
     "HistoryEntry",
     "Listing",
     "MemberInfo",
+    "MessageSummary",
     "PartitionInfo",
     "PartitionWaits",
     "PendingMessage",
@@ -143,7 +157,7 @@ UNKNOWN_TTL = 12.0
 """Seconds that the lease of a member lasts that did not say so: the default."""
 
 SUMMARY = 200
-"""Bytes of an error's text in a summary."""
+"""Bytes of an error's text, or of a payload, in a summary."""
 
 Position = Literal["earliest", "latest"] | datetime | Mapping[int, str]
 """The positions that `seek` accepts."""
@@ -298,6 +312,7 @@ class Admin:
 
         Raises:
             SettingsError: the name is not valid.
+            ServerError: what one of the programs has written down cannot be read.
         """
         with time_limit(self._timeout):
             if app is not None:
@@ -688,6 +703,112 @@ class Admin:
             return found.rows
 
         return Listing(self._access, look, page, decoder.delayed)
+
+    @in_one_loop
+    async def next_delayed(
+        self,
+        topic: str,
+        *,
+        count: int = PAGE,
+        after: tuple[datetime, str] | None = None,
+        partitions: Iterable[int] | None = None,
+        deserializer: Deserializer | None = None,
+    ) -> list[DelayedMessage]:
+        """Return a topic's delayed messages, over its partitions together, earliest due time first.
+
+        While it reads, it keeps up to 1,000 messages at once, or one of each partition if there are more partitions.
+
+        Args:
+            topic: the topic.
+            count: the most messages.
+            after: `due` and `msg_id` of a message: return those that come after it, also of other topics. None: the first ones.
+            partitions: read only these. None: all of them.
+            deserializer: called with a payload's bytes; None: JSON.
+
+        Raises:
+            TopicMissingError: the topic does not exist.
+        """
+        decoder, count = _decoder(topic, deserializer), check_count("count", count)
+        numbers = await self._some(topic, None) if partitions is None else _numbers(partitions)
+        start: Scheduled | None = None
+        if after is not None:
+            due = microseconds(after[0])
+            start = Scheduled(after[1].encode(), b"%d" % due, due, None)
+
+        async def pages(places: Mapping[int, Scheduled | None], most: int) -> list[Sequence[Scheduled]]:
+            found = await self._do_each([ListDelayed(topic, number, last, most) for number, last in places.items()])
+            return [page.rows for page in found]
+
+        rows = EarliestFirst(numbers, start, pages)
+        return [decoder.delayed(number, row) for number, row in await rows.read(count)]
+
+    @in_one_loop
+    async def count_delayed(self, topic: str, moments: Sequence[datetime], *, partitions: Iterable[int] | None = None) -> list[int]:
+        """Return, for each of these moments, how many of a topic's delayed messages are due before it.
+
+        Args:
+            topic: the topic.
+            moments: the moments, aware.
+            partitions: count only in these. None: all of them.
+
+        Raises:
+            TopicMissingError: the topic does not exist.
+        """
+        numbers = await self._some(topic, None) if partitions is None else _numbers(partitions)
+        edges = [microseconds(one) for one in moments]
+        found = await self._do_each([CountDue(topic, number, edges) for number in numbers])
+        return [sum(counts) for counts in zip(*found, strict=True)] if found else [0] * len(edges)
+
+    @in_one_loop
+    async def message_summaries(
+        self, topic: str, *, partitions: Iterable[int], count: int = 10, before: str | None = None, size: int = SUMMARY
+    ) -> list[MessageSummary]:
+        """Return the newest messages of some partitions' streams without most of their payloads, the newest first.
+
+        The server reads `count` entries of each partition and sends a few hundred bytes for each; see `peek` for whole messages.
+
+        Args:
+            topic: the topic.
+            partitions: their numbers. A number beyond the topic's partitions has no messages.
+            count: the most messages of one partition, up to 1,000.
+            before: an entry id: return entries with lower ids. None: the newest.
+            size: how many bytes of a payload, and of a key, to return.
+
+        Raises:
+            SettingsError: `count` is not from 1 to 1,000, a partition is not a number, or `before` is not an entry id.
+        """
+        topic, most = check_name("topic", topic), check_count("count", count, most=AT_ONCE)
+        if before is not None and not is_id(check_text("before", before).encode()):
+            raise SettingsError("before must be an entry id, such as 1700000000000-0")
+        numbers, below = _numbers(partitions), b"" if before is None else before.encode()
+        limit = check_count("size", size, least=0)
+        pages = await self._do_each([SummariseEntries(topic, number, below, most, limit) for number in numbers])
+        found = [entry_summary_of(topic, number, one) for number, page in zip(numbers, pages, strict=True) for one in page]
+        return sorted(found, key=lambda one: (parse_id(one.entry_id.encode()), -one.partition), reverse=True)
+
+    def messages(self, topic: str, *, deserializer: Deserializer | None = None) -> Listing[Any, StreamMessage]:
+        """Return an async iterator over the messages that are in a topic's streams when its first step begins; see `pending` for the rest.
+
+        The order is partition after partition, oldest entry first in each. What is trimmed meanwhile may be missing.
+
+        Args:
+            topic: the topic.
+            deserializer: called with a payload's bytes; None: JSON. If it raises, `unreadable` of the message says why.
+        """
+        topic, decoder = check_name("topic", topic), _decoder(topic, deserializer)
+        ends: list[bytes] = []
+
+        async def look() -> int:
+            partitions = len(await self._some(topic, None))
+            newest = await self._do_each([SummariseEntries(topic, number, b"", 1, 0) for number in range(partitions)])
+            ends[:] = [found[0].entry_id if found else b"0-0" for found in newest]
+            return partitions
+
+        async def page(partition: int, last: RawEntry | None) -> list[RawEntry]:
+            (rows,) = await self._do_each([ReadEntries(topic, partition, b"" if last is None else last[0], PAGE)])
+            return [row for row in rows if parse_id(row[0]) <= parse_id(ends[partition])]
+
+        return Listing(self._access, look, page, lambda partition, row: decoder.entry(partition, *row))
 
     @in_one_loop
     async def peek(

@@ -6,6 +6,7 @@ page of each list is in memory, and each answer of the server is a small part of
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -32,7 +33,7 @@ from redisaq.brokers.steps.messages import (
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import LAST, parse_id
 from redisaq.core.membership import Document
-from redisaq.core.records import UNREADABLE, decode_retry, read_dead
+from redisaq.core.records import MOST_NUMBER, UNREADABLE, decode_retry, read_dead
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -116,6 +117,53 @@ class Listing(Generic[S, T]):
                 self._last = self._page[-1] if self._page else None
                 self._partition += not self._page
             return self._make(self._partition, self._page.popleft())
+
+
+class EarliestFirst:
+    """Reads messages that wait for their time, of several partitions together, earliest due time first. It keeps about AT_ONCE of them."""
+
+    def __init__(
+        self,
+        partitions: Sequence[int],
+        start: Scheduled | None,
+        pages: Callable[[Mapping[int, Scheduled | None], int], Awaitable[list[Sequence[Scheduled]]]],
+    ) -> None:
+        """Begin before the first.
+
+        Args:
+            partitions: the partitions.
+            start: begin after this one; None: with the first.
+            pages: returns so many messages of some partitions: by number, those after a message (None: the first ones).
+        """
+        self._ask_pages = pages
+        self._next: dict[int, Scheduled | None] = dict.fromkeys(partitions, start)  # partitions to read on, after these
+        self._kept: dict[int, deque[Scheduled]] = {}
+        self._order: list[tuple[int, bytes, int]] = []  # a heap: due time and id of the first of each of them, and the partition
+
+    async def read(self, count: int) -> list[tuple[int, Scheduled]]:
+        """Return the next messages, each with its partition: fewer than `count` only at the end."""
+        most = max(1, min(count, PAGE, AT_ONCE // max(1, len(self._next))))
+        found: list[tuple[int, Scheduled]] = []
+        while len(found) < count:
+            if self._next:
+                places, self._next = self._next, {}
+                for number, page in zip(places, await self._ask_pages(places, most), strict=True):
+                    self._kept[number] = deque(page)
+                    self._put(number)
+            if not self._order:
+                break
+            *_, number = heapq.heappop(self._order)
+            row = self._kept[number].popleft()
+            found.append((number, row))
+            if not self._kept[number]:
+                self._next[number] = row
+            self._put(number)
+        return found
+
+    def _put(self, number: int) -> None:
+        if kept := self._kept[number]:
+            due = kept[0].due
+            heapq.heappush(self._order, (MOST_NUMBER * 1000 if due is None else due, kept[0].id, number))
 
 
 class Following:

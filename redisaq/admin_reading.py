@@ -17,13 +17,14 @@ from redisaq.admin_views import (
     DelayedMessage,
     HeldUpInfo,
     HistoryEntry,
+    MessageSummary,
     PendingMessage,
     RetryMessage,
     RunningInfo,
     StreamMessage,
     moment,
 )
-from redisaq.brokers.steps.messages import PendingRow, Scheduled
+from redisaq.brokers.steps.messages import EntrySummary, PendingRow, Scheduled
 from redisaq.brokers.steps.retrying import DeadLetterSummary
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.codec import Deserializer, EntryDecoder
@@ -72,6 +73,12 @@ def summary_of(topic: str, group: str, partition: int, found: DeadLetterSummary)
         entry_id=origin,
         died_at=moment(int(found.dead_id.split(b"-")[0])),
     )
+
+
+def entry_summary_of(topic: str, partition: int, found: EntrySummary) -> MessageSummary:
+    """Return a broker's summary of a message for Admin's callers."""
+    key = None if found.key is None else found.key.decode("utf-8", "replace")
+    return MessageSummary(topic, partition, found.msg_id.decode("utf-8", "replace"), found.entry_id.decode(), key, found.start, found.size)
 
 
 def message_id(body: Body) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -522,6 +522,33 @@ class StreamMessage(StoredMessage, frozen=True, kw_only=True):
     """A message in its stream."""
 
 
+class MessageSummary(msgspec.Struct, frozen=True):
+    """A message in its stream without most of its payload, for lists.
+
+    Attributes:
+        topic: the topic.
+        partition: the partition's number.
+        msg_id: the message's id; "" for an entry that no redisaq producer made.
+        entry_id: the id of its stream entry.
+        key: the message's key, as much of it as was asked for.
+        start: the beginning of the payload's bytes.
+        size: how many bytes the payload has.
+    """
+
+    topic: str
+    partition: int
+    msg_id: str
+    entry_id: str
+    key: str | None
+    start: bytes
+    size: int
+
+    @property
+    def enqueued_at(self) -> datetime:
+        """When it was appended to the stream, by the server's clock."""
+        return moment(parse_id(self.entry_id.encode())[0])
+
+
 class DelayedMessage(StoredMessage, frozen=True, kw_only=True):
     """A message that is not in its stream yet.
 
@@ -632,6 +659,11 @@ class Whereabouts(msgspec.Struct, frozen=True):
         """The partition that has it; None if it was not found."""
         kept = (self.entry, self.delayed, *(kept for one in self.groups.values() for kept in (one.retry, one.dead)))
         return next((one.partition for one in kept if one is not None), None)
+
+
+def microseconds(time: datetime) -> int:
+    """Return an aware time as microseconds since 1970: exactly what `moment` was made of, if that was a whole number of them."""
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def moment(milliseconds: float) -> datetime:

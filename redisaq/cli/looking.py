@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from typing import Annotated
 
@@ -11,7 +12,8 @@ from rich.table import Table
 
 from redisaq.admin import Admin
 from redisaq.admin_views import GroupInfo, MemberInfo, ScheduleInfo, TopicInfo
-from redisaq.cli.common import Place, moment, plain, run, short, table
+from redisaq.cli.common import SERVER, Place, moment, plain, run, short, table
+from redisaq.watching.programs import schedules_of_all
 from redisaq.watching.words import duration
 
 HERE = Place()
@@ -142,18 +144,20 @@ def schedule(app: str | None = None, /, *, place: Place = HERE) -> int:
         place: the server.
     """
 
-    async def look() -> list[ScheduleInfo]:
+    async def look() -> tuple[list[ScheduleInfo], dict[str, str]]:
         async with place.admin() as admin:
-            return await admin.schedules(app)
+            return await schedules_of_all(admin) if app is None else (await admin.schedules(app), {})
 
-    found = run(look)
+    found, broken = run(look)
     heads = ("app", "job", "schedule", "time zone", "last", "outcome", "next")
     rows = [
         (one.app, one.name, one.spec, one.tz, _moment(one.last), short(f"{one.outcome} {one.error}".strip() or "-", 60), _moment(one.next))
         for one in found
     ]
     place.show(found, lambda: [table(*heads, rows=rows), "times are UTC"] if rows else ["no cron jobs"])
-    return 0
+    for program, reason in broken.items():
+        print(f"the cron jobs of {plain(program)} cannot be read: {plain(reason)}", file=sys.stderr)
+    return SERVER if broken else 0
 
 
 def _moment(moment: datetime | None) -> str:

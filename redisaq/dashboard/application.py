@@ -40,6 +40,7 @@ from redisaq.dashboard.views import Links, View
 from redisaq.errors import ConnectionFailed, RedisaqError, ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.producer import Producer
 from redisaq.watching import Sampler, Screen, Snapshot, words
+from redisaq.watching.programs import schedules_of_all
 
 VERSION = importlib.metadata.version("redisaq")
 
@@ -394,8 +395,11 @@ class Dashboard:
             return RedirectResponse(self._links(request)("m", names["msg_id"], t=names["topic"]), HTTPStatus.SEE_OTHER)
         try:
             found = await self._whereabouts(request)
-        except (ConnectionFailed, ServerError):
+        except ConnectionFailed:  # the page says that the server is away
             found = None
+        except ServerError as error:
+            view = views.missing(f"{names['topic']} cannot be read: {error}", Screen("message"), snapshot)
+            return Response(self._page(view, snapshot, request).html, HTTPStatus.SERVICE_UNAVAILABLE, media_type="text/html")
         kept = None if found is None else messages.content_of(found)
         if found is None or kept is None:
             again = self._links(request)("m", names["msg_id"], t=names["topic"])
@@ -442,15 +446,16 @@ class Dashboard:
         snapshot = await self._first(_around_schedule, request)
         window, values = schedule.values(request.query_params, self._sampler.now())
         try:
-            jobs = await schedule.jobs(self._admin, snapshot, window)
-            delayed = await schedule.delayed(self._admin, snapshot, window)
+            jobs, broken = await schedule.jobs(self._admin, snapshot, window)
+            delayed = await schedule.delayed(self._admin, snapshot, window, request.query_params.get("after"))
         except (ConnectionFailed, ServerError):  # the page says that the server is away
-            jobs, delayed = [], schedule.Delayed(0, 0, (), ())
-        view = View("schedule.html", "Schedule", "schedule", Screen("schedule"), {**values, "jobs": jobs, "delayed": delayed}, moves=False)
+            jobs, broken, delayed = [], {}, schedule.Delayed(0, 0, (), ())
+        values |= {"jobs": jobs, "broken": {**broken, **delayed.broken}, "delayed": delayed}
+        view = View("schedule.html", "Schedule", "schedule", Screen("schedule"), values, moves=False)
         return Response(self._page(view, snapshot, request).html, media_type="text/html")
 
     async def _schedule_as_json(self, _: Request) -> Response:
-        return Response(schedule.as_json(await self._admin.schedules()), media_type="application/json")
+        return Response(schedule.as_json((await schedules_of_all(self._admin))[0]), media_type="application/json")
 
     # -- the same as JSON ---------------------------------------------------------------------------------------------------------
 

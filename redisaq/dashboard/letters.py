@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
@@ -17,8 +16,8 @@ import msgspec
 
 from redisaq.admin import Admin, DeadMessage, DeadSummary
 from redisaq.core.failures import is_own, template
-from redisaq.errors import SettingsError, TopicMissingError, UnknownFormatError
-from redisaq.watching import GroupView, Snapshot
+from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
+from redisaq.watching import GroupView, Snapshot, words
 
 MOST = 1000
 """Letters that one page looks at."""
@@ -70,11 +69,13 @@ class Kinds(msgspec.Struct, frozen=True):
         kinds: those with new letters first, then the most frequent.
         looked: how many letters were looked at.
         dead: how many there are.
+        broken: groups whose letters cannot be read, as "topic › group", with the reasons.
     """
 
     kinds: Sequence[Kind]
     looked: int
     dead: int
+    broken: Mapping[str, str] = {}
 
 
 def groups_of(snapshot: Snapshot, wanted: tuple[str, str] | None) -> list[GroupView]:
@@ -94,9 +95,12 @@ async def look(admin: Admin, groups: Sequence[GroupView], now: float) -> Kinds:
     asked = list(_shares(groups))
     count = max(1, min(1000, MOST // max(1, sum(len(partitions) for _, partitions in asked))))
     letters: list[DeadSummary] = []
+    broken: dict[str, str] = {}
     for group, partitions in asked:
-        with suppress(UnknownFormatError):  # a later version has just written the topic
+        try:
             letters += await admin.dead_summaries(group.topic, group.group, partitions=partitions, count=count)
+        except (ServerError, SettingsError, UnknownFormatError) as error:  # those of the other groups are shown
+            broken[words.group_name(group.topic, group.group)] = str(error)
     by_kind: dict[str, list[DeadSummary]] = defaultdict(list)
     for letter in letters:
         by_kind[letter.kind].append(letter)
@@ -105,7 +109,8 @@ async def look(admin: Admin, groups: Sequence[GroupView], now: float) -> Kinds:
     all_of_them = len(asked) == len(groups) and all(
         one.dead <= count and one.partition in partitions for group, partitions in asked for one in group.partitions if one.dead
     )
-    return Kinds(kinds, len(letters), len(letters) if all_of_them else max(len(letters), sum(one.dead for one in groups)))
+    dead = len(letters) if all_of_them and not broken else max(len(letters), sum(one.dead for one in groups))
+    return Kinds(kinds, len(letters), dead, broken)
 
 
 def _shares(groups: Sequence[GroupView]) -> Iterator[tuple[GroupView, list[int]]]:

@@ -16,7 +16,7 @@ import msgspec
 
 from redisaq.admin import Admin, DeadMessage, GroupStanding, RetryMessage, StoredMessage, Whereabouts
 from redisaq.dashboard.letters import Privacy
-from redisaq.errors import SettingsError, TopicMissingError, UnknownFormatError
+from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching import Snapshot, words
 
 LIMIT = 10_000
@@ -24,6 +24,9 @@ LIMIT = 10_000
 
 ROUNDS = (10_000, 100_000, 1_000_000)
 """Messages of each topic that a search looks at, one round after the other."""
+
+NAMED = 3
+"""Topics that cannot be read which a sentence names."""
 
 QUICK = 0.1
 """Seconds after which a search that goes on is shown as one."""
@@ -78,6 +81,7 @@ class Progress(msgspec.Struct, frozen=True):
         newest: how many messages of each topic this round looks at.
         looked: how many entries, retries and dead letters were looked at, over all.
         closed: how many topics cannot be looked at, since a later version wrote them.
+        broken: topics that cannot be looked at since the server refuses it, with its reasons.
         complete: whether everything was looked at.
         ended: whether the search is over.
     """
@@ -88,15 +92,18 @@ class Progress(msgspec.Struct, frozen=True):
     newest: int = 0
     looked: int = 0
     closed: int = 0
+    broken: Mapping[str, str] = {}
     complete: bool = False
     ended: bool = False
 
     @property
     def text(self) -> str:
         """How far it is, in words."""
-        if self.ended and self.closed:
-            later = f"{words.many(self.closed, 'topic')} of a later version of redisaq"
-            return f"It was not found. {words.count(self.looked)} entries were looked at, but none of {later}."
+        if self.ended and (self.closed or self.broken):
+            some = [f"{words.many(self.closed, 'topic')} of a later version of redisaq"] if self.closed else []
+            some += [f"{topic} ({reason})" for topic, reason in list(self.broken.items())[:NAMED]]
+            some += [words.many(len(self.broken) - NAMED, "topic more", "topics more")] if len(self.broken) > NAMED else []
+            return f"It was not found. {words.count(self.looked)} entries were looked at, but none of {', '.join(some)}."
         if self.ended and self.complete:
             return f"No message of this id is kept. {words.count(self.looked)} entries were looked at."
         if self.ended:
@@ -117,6 +124,7 @@ async def search(admin: Admin, msg_id: str, topic: str | None = None) -> AsyncGe
     """
     left = await admin.topics() if topic is None else [topic]
     looked = newest = closed = 0
+    broken: dict[str, str] = {}
     yield Progress(total=len(left), newest=ROUNDS[0])
     for newest in ROUNDS:
         more: list[str] = []
@@ -128,6 +136,9 @@ async def search(admin: Admin, msg_id: str, topic: str | None = None) -> AsyncGe
             except UnknownFormatError:
                 closed += 1
                 continue
+            except ServerError as error:  # a key of another type, or one that may not be read: the others are searched
+                broken[name] = str(error)
+                continue
             looked += found.looked
             if found.found:
                 yield Progress(found, place + 1, len(left), newest, looked, ended=True)
@@ -138,7 +149,8 @@ async def search(admin: Admin, msg_id: str, topic: str | None = None) -> AsyncGe
         left = more
         if not left:
             break
-    yield Progress(None, len(left), len(left), newest, looked, closed, complete=not left and not closed, ended=True)
+    complete = not left and not closed and not broken
+    yield Progress(None, len(left), len(left), newest, looked, closed, broken, complete=complete, ended=True)
 
 
 async def search_quickly(admin: Admin, msg_id: str, topic: str | None = None, seconds: float = QUICK) -> Progress:

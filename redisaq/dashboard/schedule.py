@@ -15,8 +15,9 @@ import msgspec
 
 from redisaq.admin import Admin, DelayedMessage, ScheduleInfo
 from redisaq.core.schedules import TOPIC_ENDS_WITH, Timetable
-from redisaq.errors import SettingsError, TopicMissingError, UnknownFormatError
+from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching import Snapshot, words
+from redisaq.watching.programs import schedules_of_all
 
 WINDOWS = {"1h": 3600.0, "12h": 43_200.0, "7d": 604_800.0}
 """Seconds that the picture may show."""
@@ -30,14 +31,14 @@ JOBS = 50
 TICKS = 60
 """Ticks of a job that are drawn one by one."""
 
-MOST = 500
-"""Delayed messages that are looked at. If there are more, only their number is shown."""
+MOST_PARTITIONS = 1000
+"""Partitions that are asked for delayed messages."""
 
-MOST_PARTITIONS = 64
-"""Partitions that are asked for delayed messages; likewise."""
+DRAWN_PARTITIONS = 64
+"""Partitions up to which delayed messages are counted by when they are due: each takes the server about 50 µs."""
 
-ROWS = 10
-"""Delayed messages that are listed."""
+ROWS = 50
+"""Delayed messages of one page."""
 
 BARS = 72
 """Columns of the picture of delayed messages."""
@@ -86,14 +87,22 @@ class Delayed(msgspec.Struct, frozen=True):
     Attributes:
         total: how many there are.
         topics: in how many topics.
-        listed: the next ones; None if there are too many to look at.
-        bars: height of each column in hundredths; None likewise.
+        listed: those of this page.
+        bars: height of each column in hundredths; None if there are too many partitions to count them.
+        after: where the next page begins; "" if this is the last one.
+        first: whether this is the first page.
+        complete: whether all partitions were looked at.
+        broken: topics whose messages cannot be read, with the reasons.
     """
 
     total: int
     topics: int
-    listed: Sequence[DelayedMessage] | None
+    listed: Sequence[DelayedMessage]
     bars: Sequence[float] | None
+    after: str = ""
+    first: bool = True
+    complete: bool = True
+    broken: Mapping[str, str] = {}
 
 
 class Window:
@@ -110,6 +119,11 @@ class Window:
         """Return the place of a moment, in hundredths."""
         return round(100 * (moment - self.start) / (self.end - self.start), 2)
 
+    def edges(self, columns: int) -> list[datetime]:
+        """Return the moments that part the picture into columns, and one after all others."""
+        width = (self.end - self.start) / columns
+        return [*(datetime.fromtimestamp(self.start + width * n, UTC) for n in range(columns + 1)), datetime.max.replace(tzinfo=UTC)]
+
     def has(self, moment: float) -> bool:
         """Return whether a moment is in the picture."""
         return self.start <= moment <= self.end
@@ -120,10 +134,10 @@ class Window:
         return [(self(at), words.day_and_clock(at, self.now)) for at in (self.now + n * step for n in (-1, 1, 2, 3, 4))]
 
 
-async def jobs(admin: Admin, snapshot: Snapshot, window: Window) -> list[Job]:
-    """Return the cron jobs of all programs."""
-    found = await admin.schedules()
-    return [_job(one, snapshot, window) for one in found[:JOBS]]
+async def jobs(admin: Admin, snapshot: Snapshot, window: Window) -> tuple[list[Job], dict[str, str]]:
+    """Return the cron jobs of all programs; and of programs whose jobs cannot be read, the reason."""
+    found, broken = await schedules_of_all(admin)
+    return [_job(one, snapshot, window) for one in found[:JOBS]], broken
 
 
 def _job(one: ScheduleInfo, snapshot: Snapshot, window: Window) -> Job:
@@ -191,29 +205,56 @@ def meaning_of(spec: str) -> str:
         return ""
 
 
-async def delayed(admin: Admin, snapshot: Snapshot, window: Window) -> Delayed:
-    """Return the delayed messages, without the ticks of cron jobs."""
+async def delayed(admin: Admin, snapshot: Snapshot, window: Window, after: str | None = None) -> Delayed:
+    """Return a page of the delayed messages of all topics, the earliest due first, without the ticks of cron jobs.
+
+    Args:
+        admin: asks the server.
+        snapshot: says which topics have some.
+        window: the picture.
+        after: where the page begins: `Delayed.after` of the page before it; None: with the first one.
+    """
     topics = [one for one in snapshot.topics if one.delayed and not one.topic.endswith(TOPIC_ENDS_WITH)]
-    total = sum(one.delayed for one in topics)
-    if total > MOST or sum(one.partitions for one in topics) > MOST_PARTITIONS:
-        return Delayed(total, len(topics), None, None)
-    found: list[DelayedMessage] = []
-    for topic in topics:
+    left, start, drawn = MOST_PARTITIONS, _place(after), sum(one.partitions for one in topics) <= DRAWN_PARTITIONS
+    rows: list[DelayedMessage] = []
+    broken: dict[str, str] = {}
+    total, counts, seen = 0, [0] * BARS, 0
+    for topic in sorted(topics, key=lambda one: -one.delayed):
+        numbers = range(min(topic.partitions, left))
+        left -= len(numbers)
         try:
-            async for one in admin.delayed(topic.topic):
-                found.append(one)
-                if len(found) == MOST:
-                    break
-        except (TopicMissingError, SettingsError, UnknownFormatError):
+            rows += await admin.next_delayed(topic.topic, count=ROWS + 1, after=start, partitions=numbers)
+            earlier = await admin.count_delayed(topic.topic, window.edges(BARS), partitions=numbers) if drawn else []
+        except TopicMissingError:
             continue
-    found.sort(key=lambda one: one.due)
-    counts = [0] * BARS
-    for one in found:
-        place = window(one.due.timestamp()) * BARS / 100
-        if 0 <= place < BARS:
-            counts[int(place)] += 1
+        except (SettingsError, UnknownFormatError, ServerError) as error:  # those of the other topics are shown
+            broken[topic.topic] = str(error)
+            continue
+        seen += 1
+        total += earlier[-1] if drawn else topic.delayed
+        counts = [count + later - before for count, before, later in zip(counts, earlier, earlier[1:], strict=False)] if drawn else counts
+    rows.sort(key=lambda one: (one.due, one.msg_id))
     most = max(counts) or 1
-    return Delayed(len(found), len({one.topic for one in found}), found[:ROWS], [round(100 * count / most, 1) for count in counts])
+    return Delayed(
+        total,
+        seen,
+        rows[:ROWS],
+        [round(100 * count / most, 1) for count in counts] if drawn else None,
+        f"{rows[ROWS - 1].due.isoformat()}/{rows[ROWS - 1].msg_id}" if len(rows) > ROWS else "",
+        first=start is None,
+        complete=sum(one.partitions for one in topics) <= MOST_PARTITIONS,
+        broken=broken,
+    )
+
+
+def _place(after: str | None) -> tuple[datetime, str] | None:
+    """Return the due time and the id after which a page begins; None if the address names none."""
+    due, _, msg_id = (after or "").partition("/")
+    try:
+        moment = datetime.fromisoformat(due)
+    except ValueError:
+        return None
+    return (moment, msg_id) if moment.tzinfo is not None and msg_id else None
 
 
 def as_json(found: Sequence[ScheduleInfo]) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -240,6 +240,7 @@ class Accumulator:
         self._server = ServerView("", "")
         self._steady = Steady()
         self._jobs: set[tuple[str, str]] = set()
+        self._unreadable: set[tuple[str, str]] = set()
         self._at = 0.0
         self._number = 0
         self._curves = 0
@@ -262,6 +263,7 @@ class Accumulator:
 
     def _forget_topic(self, name: str) -> None:
         topic = self._topics.pop(name)
+        self.readable(name)
         self._curves -= topic.series is not None
         self._steady.forget(topic.about)
         for group in list(topic.groups):
@@ -321,9 +323,25 @@ class Accumulator:
             group.samples.popleft()
         self._steady.put(group.about, at, attention.look(group.samples))
 
-    def saw_schedules(self, schedules: Iterable[ScheduleInfo], at: float) -> None:
-        """Record all cron jobs: others are gone."""
+    def unreadable(self, topic: str, group: str, error: str, at: float) -> None:
+        """Record that a topic (group "") or a group cannot be read. It keeps its numbers. One sentence about a topic is enough."""
         self._now(at)
+        if group and (topic, "") in self._unreadable:
+            self.readable(topic, group)
+            return
+        self._unreadable.add((topic, group))
+        self._steady.put(("unreadable", topic, group), at, [(attention.unreadable(topic, group, error, at), True)])
+
+    def readable(self, topic: str, group: str = "") -> None:
+        """Record that a topic or a group can be read, or is gone."""
+        if (topic, group) in self._unreadable:
+            self._unreadable.remove((topic, group))
+            self._steady.forget(("unreadable", topic, group))
+
+    def saw_schedules(self, schedules: Iterable[ScheduleInfo], broken: Mapping[str, str], at: float) -> None:
+        """Record all cron jobs, and the programs whose cannot be read, with the reason: others are gone."""
+        self._now(at)
+        self._steady.put("schedules", at, [(attention.unreadable_schedule(app, error, at), True) for app, error in broken.items()])
         gone, self._jobs = self._jobs, set()
         for one in schedules:
             missed = one.last.timestamp() if one.last is not None and one.outcome == "missed" else None
@@ -450,6 +468,7 @@ class Accumulator:
 
     def _forget(self, topic: _Topic, group: str) -> None:
         gone = topic.groups.pop(group)
+        self.readable(topic.topic, group)
         self._curves -= gone.series is not None
         self._steady.forget(gone.about)
 

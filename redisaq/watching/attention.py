@@ -43,6 +43,9 @@ HELD_UP = 30.0
 FULL = 0.9
 """The part of its memory after which a server that evicts nothing is nearly full."""
 
+LONGEST_ERROR = 200
+"""Characters of a server's error in a sentence."""
+
 _ORDER: dict[Severity, int] = {"bad": 0, "warn": 1, "calm": 2}
 
 
@@ -445,6 +448,21 @@ def missed_tick(job: JobSample, at: float) -> Attention | None:
     return Attention(key_of("tick", job.app, job.name), "warn", name, sentence, since, "", more, Screen("schedule"), "Open schedule")
 
 
+def unreadable(topic: str, group: str, error: str, at: float) -> Attention:
+    """Return a finding for a topic, or a group of it, that the server or a later version does not let this one read."""
+    screen = Screen("group" if group else "topic", topic, group)
+    sentence, more = "cannot be read, so its numbers are old or missing.", _shortened(error)
+    label = "Open group" if group else "Open topic"
+    name = group_name(topic, group) if group else topic
+    return Attention(key_of("unreadable", topic, group), "bad", name, sentence, at, "", more, screen, label)
+
+
+def unreadable_schedule(app: str, error: str, at: float) -> Attention:
+    """Return a finding for a program whose cron jobs cannot be read."""
+    key, sentence = key_of("unreadable schedule", app), "has cron jobs that cannot be read."
+    return Attention(key, "bad", app, sentence, at, "", _shortened(error), Screen("schedule"), "Open schedule")
+
+
 def server(view: ServerView, at: float) -> Attention | None:
     """Return a finding for a server that is away, or nearly full and evicts nothing."""
     overview = Screen("overview")
@@ -479,6 +497,10 @@ class _Standing(msgspec.Struct):
     def shows(self, at: float) -> bool:
         """Return whether to show it."""
         return (self.sure or self.count > 1) and at - self.first >= _HOLD.get(_kind(self.found), 0.0)
+
+
+def _shortened(error: str) -> str:
+    return error if len(error) <= LONGEST_ERROR else f"{error[: LONGEST_ERROR - 1]}…"
 
 
 def _kind(finding: Attention) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -21,6 +20,7 @@ from redisaq.admin import Admin
 from redisaq.environment import Environment, current_environment, time_limit
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching.accumulator import Accumulator
+from redisaq.watching.programs import schedules_of_all
 from redisaq.watching.snapshot import Screen, ServerView, Snapshot
 
 OVERVIEW = Screen("overview")
@@ -46,8 +46,8 @@ REPORTS = 10
 PATIENCE = 3.0
 """Seconds that one answer may take. After that the server is away."""
 
-_SKIPPED = (TopicMissingError, SettingsError, ServerError, UnknownFormatError)
-"""Errors of one topic or group: it is gone, has a name that redisaq never gave, a key that redisaq did not write, or a later format."""
+_UNREADABLE = (SettingsError, ServerError, UnknownFormatError)
+"""Errors of one topic or group: it has a name that redisaq never gave, a key that redisaq did not write, or a later format."""
 
 R = TypeVar("R")
 
@@ -204,27 +204,37 @@ class Sampler:
         left, began = BUDGET * OFTEN, self._environment.monotonic()
         if began >= self._schedules_looked + SELDOM:
             self._schedules_looked = began
-            with suppress(*_SKIPPED):
-                seen.saw_schedules(await _within(self._admin.schedules()), self.now())
+            found, broken = await _within(schedules_of_all(self._admin))
+            seen.saw_schedules(found, broken, self.now())
         for topic, group in self._turns.keys() - seen.groups() - {(topic, "") for topic in seen.topics()}:
             del self._turns[topic, group]
-        for topic in seen.topics():
-            if self._is_due(topic, "", began):
-                try:
-                    left -= await self._look_at_topic(topic, left)
-                except _SKIPPED:
-                    continue  # it keeps its numbers, which say how old they are; the next list of topics may be without it
+        left -= await self._look_at_topics(left, began)
         due = [one for one in seen.groups() if self._is_due(*one, began)]
         # The smaller groups first: what they leave of their part is for those that need more.
         due.sort(key=lambda one: (seen.partitions(one[0]), one))
         for place, (topic, group) in enumerate(due):
             try:
                 left -= await self._look_at_group(topic, group, max(1.0, left / (len(due) - place)))
+                seen.readable(topic, group)
             except TopicMissingError:
                 seen.missing_group(topic, group)
                 del self._turns[topic, group]
-            except _SKIPPED:
-                continue
+            except _UNREADABLE as error:
+                seen.unreadable(topic, group, str(error), self.now())
+
+    async def _look_at_topics(self, most: float, began: float) -> int:
+        """Look at the topics that are due. Return how many looks that took."""
+        seen, looks = self._accumulator, 0
+        for topic in seen.topics():
+            if self._is_due(topic, "", began):
+                try:
+                    looks += await self._look_at_topic(topic, most - looks)
+                    seen.readable(topic)
+                except TopicMissingError:
+                    continue  # the next list of topics is without it
+                except _UNREADABLE as error:
+                    seen.unreadable(topic, "", str(error), self.now())  # it keeps its numbers, which say how old they are
+        return looks
 
     def _is_due(self, topic: str, group: str, began: float) -> bool:
         """Tell whether a group (or, with "", a topic) is due in the round that began then; if so, it has its turn."""

@@ -12,8 +12,10 @@ from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
     CountBacklog,
+    CountDue,
     Counted,
     CountEntries,
+    EntrySummary,
     ListDelayed,
     ListPending,
     ListRetries,
@@ -28,6 +30,7 @@ from redisaq.brokers.steps.messages import (
     Searched,
     SearchStream,
     Standing,
+    SummariseEntries,
 )
 from redisaq.brokers.steps.producing import delay
 from redisaq.brokers.steps.retrying import StartRetry, redrive
@@ -122,6 +125,26 @@ async def test_delayed_come_by_due_time_in_pages(a: Broker, group: GroupName, ow
     assert [decode_delayed(one.body or b"") for one in found] == [[b"i", one.id] for one in found]
     assert [one.due for one in found] == [at + HOUR] * 5 + [at + 2 * HOUR]
     assert [await a.do(ReadDelayed(group.topic, 0, name)) for name in (b"a-1", b"nothing")] == [found[2], None]
+    moments = [at + HOUR, at + HOUR + 1, at + 2 * HOUR, at + 3 * HOUR]
+    assert [await a.do(CountDue(group.topic, number, moments)) for number in (0, 1)] == [[0, 5, 5, 6], [0, 0, 0, 0]]
+
+
+async def test_summaries_of_entries(a: Broker, group: GroupName, owned: int) -> None:
+    del owned
+    big = b"x" * 5000
+    entries = [[b"i", b"%d" % number, b"d", b"[%d]" % number] for number in range(21)]
+    entries += [[b"k", b"\xff" + b"k" * 20, b"i", b"last", b"d", big], [b"foreign", b"one"]]
+    ids = [one or b"" for one in await a.append(group.topic, [(0, fields) for fields in entries], maxlen=None, approximate=False)]
+    newest = await a.do(SummariseEntries(group.topic, 0, b"", 3, 8))
+    assert newest == [
+        EntrySummary(ids[22], b"", None, b"", 0),
+        EntrySummary(ids[21], b"last", b"\xff" + b"k" * 7, big[:8], 5000),
+        EntrySummary(ids[20], b"20", None, b"[20]", 4),
+    ]
+    found = await a.do(SummariseEntries(group.topic, 0, ids[20], 15, 0))
+    assert [(one.entry_id, one.start, one.size) for one in found] == [(ids[n], b"", 3 + (n > 9)) for n in range(19, 4, -1)]
+    assert [one.entry_id for one in await a.do(SummariseEntries(group.topic, 0, ids[2], 100, 1))] == [ids[1], ids[0]]
+    assert await a.do(SummariseEntries(group.topic, 1, b"", 9, 9)) == []
 
 
 async def test_entries_and_searches(a: Broker, world: World, group: GroupName, owned: int) -> None:

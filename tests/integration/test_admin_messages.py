@@ -264,12 +264,66 @@ async def test_peeking_and_following(admin: Admin, bench: Bench) -> None:
     assert aiter(followed) is followed
 
 
+async def test_summaries_and_all_messages(admin: Admin, bench: Bench) -> None:
+    await bench.produce(230, partitions=2)
+    newest = await admin.message_summaries("orders", partitions=(0, 1, 9), count=3)
+    assert [one.msg_id for one in newest[:3]] == [one.msg_id for one in await admin.peek("orders", count=3)]
+    assert [sum(one.partition == number for one in newest) for number in (0, 1, 9)] == [3, 3, 0]
+    (peeked,) = await admin.peek("orders", count=1)
+    first = newest[0]
+    assert (first.topic, first.entry_id, first.key, first.start, first.size) == (
+        "orders",
+        peeked.entry_id,
+        None,
+        peeked.data,
+        len(peeked.data),
+    )
+    assert first.enqueued_at == peeked.enqueued_at
+    assert (await admin.message_summaries("orders", partitions=[first.partition], count=1, size=3))[0].start == peeked.data[:3]
+    older = await admin.message_summaries("orders", partitions=[first.partition], count=1, before=first.entry_id)
+    assert older[0].msg_id in {one.msg_id for one in newest[1:]}
+    listing = admin.messages("orders")
+    found = [await anext(listing)]
+    late = await bench.produce(1, start=230, partitions=2)
+    found += [one async for one in listing]
+    assert [one.payload["n"] for one in found if one.partition == 0] == sorted(one.payload["n"] for one in found if one.partition == 0)
+    assert sorted(one.payload["n"] for one in found) == list(range(230)), "without what came after it began"
+    assert late[0] not in {one.msg_id for one in found}
+    for wrong in ({"before": "x"}, {"count": 0}, {"count": 1001}):
+        with pytest.raises(SettingsError):
+            await admin.message_summaries("orders", partitions=[0], **wrong)
+
+
+async def test_the_next_delayed_messages(admin: Admin, bench: Bench) -> None:
+    async with Producer("orders", bench.url, namespace=bench.namespace, init_partitions=3) as producer:
+        ids = [await producer.enqueue({"n": n}, delay=3600 + (n * 7 % 13) * 60) for n in range(13)]
+    in_order = [ids[n] for n in sorted(range(13), key=lambda n: n * 7 % 13)]
+    found = await admin.next_delayed("orders", count=5)
+    assert [one.msg_id for one in found] == in_order[:5]
+    rest = await admin.next_delayed("orders", after=(found[-1].due, found[-1].msg_id))
+    assert [one.msg_id for one in rest] == in_order[5:]
+    assert await admin.next_delayed("orders", after=(rest[-1].due, rest[-1].msg_id)) == []
+    some = await admin.next_delayed("orders", partitions=[1, 7])
+    assert [one.msg_id for one in some] == [one.msg_id for one in (*found, *rest) if one.partition == 1]
+    moments = [found[0].due, found[0].due + timedelta(microseconds=1), rest[-1].due + timedelta(hours=1)]
+    assert await admin.count_delayed("orders", moments) == [0, 1, 13]
+    assert await admin.count_delayed("orders", moments, partitions=[1]) == [0, found[0].partition == 1, len(some)]
+
+
 async def test_what_is_not_there(admin: Admin, bench: Bench) -> None:
-    for look in (admin.pending("nothing", "g"), admin.retries("nothing", "g"), admin.delayed("nothing"), admin.follow("nothing")):
+    for look in (
+        admin.pending("nothing", "g"),
+        admin.retries("nothing", "g"),
+        admin.delayed("nothing"),
+        admin.messages("nothing"),
+        admin.follow("nothing"),
+    ):
         with pytest.raises(TopicMissingError):
             await anext(look)
     for call in (
         admin.peek("nothing"),
+        admin.next_delayed("nothing"),
+        admin.count_delayed("nothing", []),
         admin.find("nothing", "m"),
         admin.cancel("nothing", "m"),
         admin.cancel("nothing", "m", "g"),

@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from redisaq import Admin, App, Consumer, DeadLetter, Message, Producer, RetryPolicy, Tick
+from redisaq.brokers.redis.keys import Keys
 from redisaq.identity import VERSION
 from tests.integration.conftest import Say
 from tests.servers import Server, free_port
@@ -100,6 +101,11 @@ def test_cron_jobs(say: Say, redis: Server, namespace: str, monkeypatch: pytest.
     assert (yearly["last"], yearly["outcome"], yearly["next"][4:]) == (None, "", "-01-01T02:00:00Z")
     assert say("schedule", "another") == (0, "no cron jobs\n", "")
     assert say("schedule", "{x}")[0] == 2
+    assert say("produce", "bad-cron", "1", "--partitions", "1")[0] == 0
+    redis.command("SET", Keys(namespace).schedules("bad-cron").decode(), "text")
+    status, out, err = say("schedule")
+    assert (status, out.splitlines()[1].split()[:2]) == (3, ["shop", "often"])
+    assert err.startswith("the cron jobs of bad cannot be read: WRONGTYPE")
 
 
 @pytest.mark.usefixtures("billing")

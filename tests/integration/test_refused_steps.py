@@ -25,6 +25,7 @@ from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
     CountBacklog,
+    CountDue,
     CountEntries,
     ListPending,
     ListRetries,
@@ -33,6 +34,7 @@ from redisaq.brokers.steps.messages import (
     RetryNow,
     Scheduled,
     SearchDead,
+    SummariseEntries,
 )
 from redisaq.brokers.steps.producing import AppendOnce, Delayed, Find, ReadBacklog, delay
 from redisaq.brokers.steps.retention import ReadKeeping, Sight, Trim
@@ -237,6 +239,8 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "list_retries": (lambda s: s.broker.do(ListRetries(GROUP, 0, Scheduled(b"7-1", b"1", 1, None), 5)), ("list_scheduled",)),
     "read_delayed": (lambda s: s.broker.do(ReadDelayed("orders", 0, b"p-8")), ("read_delayed",)),
     "count_entries": (lambda s: s.broker.do(CountEntries("orders", 0, b"0-0", b"", 5)), ("count",)),
+    "count_due": (lambda s: s.broker.do(CountDue("orders", 0, [1, 2])), ("count_due",)),
+    "entry_summaries": (lambda s: s.broker.do(SummariseEntries("orders", 0, b"", 5, 5)), ("entry_summaries",)),
     "search_dead": (lambda s: s.broker.do(SearchDead(GROUP, 0, b"p-1", b"", 5)), ("search",)),
     "read_standing": (lambda s: s.broker.do(ReadStanding(GROUP, 0, s.ids[0])), ("standing",)),
     "cancel_delayed": (lambda s: s.broker.do(CancelDelayed("orders", 0, b"p-9")), ("cancel_delayed",)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.shelf import Shelf
@@ -64,6 +64,27 @@ def read_entries(store: MemoryStore, step: steps.ReadEntries) -> list[RawEntry]:
     newest = stream.after(START, len(stream))[::-1][: step.count] if step.after is None else None
     found = stream.after(parse_id(step.after or b""), step.count) if newest is None else newest
     return [(format_id(entry_id), fields) for entry_id, fields in found]
+
+
+@does(steps.SummariseEntries)
+def summarise_entries(store: MemoryStore, step: steps.SummariseEntries) -> list[steps.EntrySummary]:
+    """Return the newest entries of the stream without most of their payloads."""
+    stream = store.streams.get(step.place, Stream())
+    there = [one for one in stream.after(START, len(stream)) if not step.below or one[0] < parse_id(step.below)]
+    return [_summary(entry_id, fields, step.most) for entry_id, fields in there[::-1][: step.count]]
+
+
+def _summary(entry_id: tuple[int, int], words: Sequence[bytes], most: int) -> steps.EntrySummary:
+    fields = dict(zip(words[::2], words[1::2], strict=False))
+    key, data = fields.get(b"k"), fields.get(b"d", b"")
+    return steps.EntrySummary(format_id(entry_id), fields.get(b"i", b""), None if key is None else key[:most], data[:most], len(data))
+
+
+@does(steps.CountDue)
+def count_due(store: MemoryStore, step: steps.CountDue) -> Sequence[int]:
+    """Count delayed messages by when they are due."""
+    times = [due for due, _ in store.delayed.get(step.place, {}).values()]
+    return [sum(due < moment for due in times) for moment in step.moments]
 
 
 @does(steps.CountEntries)

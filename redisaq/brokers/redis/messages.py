@@ -5,6 +5,8 @@ Invariant: what changes a message does so in one script, which finds it where it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
@@ -18,6 +20,8 @@ LIST_PENDING = Script("list_pending", keys=2)
 LIST_SCHEDULED = Script("list_scheduled", keys=2)
 READ_DELAYED = Script("read_delayed", keys=2)
 COUNT = Script("count", keys=1)
+COUNT_DUE = Script("count_due", keys=1)
+ENTRY_SUMMARIES = Script("entry_summaries", keys=1)
 SEARCH = Script("search", keys=1)
 STANDING = Script("standing", keys=4, begins_with=("facts",))
 CANCEL_DELAYED = Script("cancel_delayed", keys=2)
@@ -84,6 +88,22 @@ def read_entries(step: steps.ReadEntries, keys: Keys) -> Asked[list[RawEntry]]:
 
 def _entries(reply: Reply) -> list[RawEntry]:
     return [(entry_id, fields) for entry_id, fields in reply]
+
+
+@command(steps.SummariseEntries)
+def summarise_entries(step: steps.SummariseEntries, keys: Keys) -> Asked[list[steps.EntrySummary]]:
+    """Return the newest entries of the stream without most of their payloads."""
+    return ENTRY_SUMMARIES(keys.stream(step.topic, step.partition), step.below, step.count, step.most), _summaries
+
+
+def _summaries(reply: Reply) -> list[steps.EntrySummary]:
+    return [steps.EntrySummary(*row) for row in reply]
+
+
+@command(steps.CountDue)
+def count_due(step: steps.CountDue, keys: Keys) -> Asked[Sequence[int]]:
+    """Count delayed messages by when they are due."""
+    return COUNT_DUE(keys.delayed(step.topic, step.partition), *step.moments), list
 
 
 @command(steps.CountEntries)

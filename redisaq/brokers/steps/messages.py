@@ -17,8 +17,10 @@ __all__ = [
     "CancelDelayed",
     "CancelRetry",
     "CountBacklog",
+    "CountDue",
     "CountEntries",
     "Counted",
+    "EntrySummary",
     "ListDelayed",
     "ListPending",
     "ListRetries",
@@ -34,6 +36,7 @@ __all__ = [
     "SearchStream",
     "Searched",
     "Standing",
+    "SummariseEntries",
 ]
 
 
@@ -146,6 +149,12 @@ class ListDelayed(PartitionStep[ScheduledPage], frozen=True):
     count: int
 
 
+class CountDue(PartitionStep[Sequence[int]], frozen=True):
+    """Return, for each of these moments in microseconds, how many delayed messages are due before it."""
+
+    moments: Sequence[int]
+
+
 class ReadDelayed(PartitionStep[Scheduled | None], frozen=True):
     """Return a delayed message; None if it is not there."""
 
@@ -162,6 +171,33 @@ class ReadEntries(PartitionStep[list[RawEntry]], frozen=True):
 
     after: bytes | None
     count: int
+
+
+class EntrySummary(msgspec.Struct, frozen=True):
+    """An entry of a stream without most of its payload.
+
+    Attributes:
+        entry_id: its id.
+        msg_id: the message's id; b"" if redisaq did not write the entry.
+        key: the beginning of the message's key; None without one.
+        start: the beginning of its payload.
+        size: how many bytes the payload has.
+    """
+
+    entry_id: bytes
+    msg_id: bytes
+    key: bytes | None
+    start: bytes
+    size: int
+
+
+class SummariseEntries(PartitionStep[list[EntrySummary]], frozen=True):
+    """Return up to `count` entries of the stream with ids below `below` (b"": the newest), the newest first, without what is large."""
+
+    below: bytes
+    count: int
+    most: int
+    """Bytes of a key or a payload that are returned."""
 
 
 class Counted(msgspec.Struct, frozen=True):
