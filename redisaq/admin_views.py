@@ -123,6 +123,7 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
         attempt: the number of its last attempt; 0 before the first.
         error: what it failed of, shortened; "" if it did not.
         overdue: the tick that is due while no such program is running; None if there is none.
+        timeout: seconds that its handler may run; None: no limit, or a program of an older version.
     """
 
     app: str
@@ -138,6 +139,7 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
     attempt: int = 0
     error: str = ""
     overdue: datetime | None = None
+    timeout: float | None = None
 
     @classmethod
     def of(cls, app: str, name: str, kept: Schedule, now: float) -> ScheduleInfo:
@@ -152,8 +154,9 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
         terms, run = kept.terms, kept.run
         coming = moment(kept.due * 1000) if kept.due > now else None
         overdue = moment(kept.due * 1000) if kept.due <= now and (run is None or run.at < kept.due) else None
+        limit = terms.timeout if isinstance(terms.timeout, float) else None
         if run is None:
-            return cls(app, name, terms.spec, terms.tz, terms.catch_up, terms.grace, coming, overdue=overdue)
+            return cls(app, name, terms.spec, terms.tz, terms.catch_up, terms.grace, coming, overdue=overdue, timeout=limit)
         return cls(
             *(app, name, terms.spec, terms.tz, terms.catch_up, terms.grace, coming),
             last=moment(run.at * 1000),
@@ -162,6 +165,7 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
             attempt=run.attempt,
             error=run.error,
             overdue=overdue,
+            timeout=limit,
         )
 
 

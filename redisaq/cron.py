@@ -9,6 +9,7 @@ same ticks as the others, and none of them comes early.
 - The scheduler stores a tick after it has enqueued it. If it ends in between, another one enqueues the tick again, which the `dedup_id`
   makes harmless until a day after the tick.
 - `Scheduler.guard` is the outermost middleware of the consumer: a tick that is not wanted never reaches the program.
+- `run_now` enqueues one more tick, which carries a header: the guard lets it through at any time. Older versions discard it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import msgspec
@@ -30,17 +31,33 @@ from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.schedules import ReadSchedules, Schedules, SetSchedule
 from redisaq.core.in_flight import Flight
 from redisaq.core.retry import describe, full_jitter
-from redisaq.core.schedules import LOOK, CatchUp, Plan, Terms, TickRun, Timetable, decode_schedule, encode_schedule, plan, too_late, written
+from redisaq.core.schedules import (
+    LOOK,
+    TOPIC_ENDS_WITH,
+    CatchUp,
+    Plan,
+    Terms,
+    TickRun,
+    Timetable,
+    decode_schedule,
+    encode_schedule,
+    plan,
+    too_late,
+    written,
+)
 from redisaq.core.server_clock import ServerClock
 from redisaq.describing import name_of
 from redisaq.environment import current_environment, time_limit
-from redisaq.errors import AmbiguousEnqueueError, QueueFull, ServerFull, SettingsError
+from redisaq.errors import AmbiguousEnqueueError, QueueFull, ServerFull, SettingsError, TopicMissingError
 from redisaq.logs import log
 from redisaq.message import Message
 from redisaq.middleware import Next
 from redisaq.outcomes import Discard, RetryAfter
 from redisaq.producer import Producer
 from redisaq.settings import RetryPolicy, check_handler, check_name, check_retry, check_seconds, check_str
+
+if TYPE_CHECKING:
+    from redisaq.admin import Admin  # a program that only runs jobs does not import it
 
 GROUP = "cron"
 """The consumer group of the ticks."""
@@ -67,6 +84,9 @@ PASSING = (ConnectionError, ServerFull, QueueFull, AmbiguousEnqueueError)
 """Errors after which the scheduler tries again."""
 
 LONGEST_NAME, LONGEST_ERROR = 200, 300
+
+ASKED = "redisaq-asked"
+"""The header of a tick that somebody asked for. Its value is of no importance."""
 
 _logger = logging.getLogger("redisaq.cron")
 
@@ -151,8 +171,9 @@ def make_job(
     if catch_up not in ("none", "latest", "all"):
         raise SettingsError(f"catch_up must be 'none', 'latest' or 'all', not {catch_up!r}")
     spec = " ".join(check_str("the cron expression", spec).split())
-    terms = Terms(spec, check_str("tz", tz), catch_up, check_seconds("grace", grace, zero=True))
     timeout = None if timeout is None else check_seconds("timeout", timeout)
+    limit = msgspec.UNSET if timeout is None else timeout
+    terms = Terms(spec, check_str("tz", tz), catch_up, check_seconds("grace", grace, zero=True), limit)
     return CronJob(name, terms, Timetable(spec, tz), timeout, handler, check_retry(RetryPolicy() if retry is None else retry))
 
 
@@ -290,15 +311,16 @@ class Scheduler:
     async def guard(self, messages: tuple[Message[Any], ...], call_next: Next) -> None:
         """Let a tick through if the program wants it: middleware of the consumer.
 
-        A tick that has begun before is wanted, however late its next attempt is, and so is one that was redriven.
+        A tick that has begun before is wanted, however late its next attempt is, and so is one that was redriven, or asked for.
         """
         (message,) = messages
         tick: Tick = message.payload
         await self._answered.wait()  # else the server's time is not known here
         at, now, job = int(tick.at.timestamp()), self.now(), self.jobs.get(tick.name)
-        if job is None or not job.timetable.has(at):
+        asked = ASKED in message.headers
+        if job is None or not (asked or job.timetable.has(at)):
             self._refuse(message, tick, at, now, known=job is not None)
-        elif too_late(job.terms, job.timetable, at, now) and not await self._has_begun(message, job.name, at):
+        elif not asked and too_late(job.terms, job.timetable, at, now) and not await self._has_begun(message, job.name, at):
             self._report(job.name, TickRun(at, "missed", now))
             log(_logger, logging.WARNING, f"a tick of the cron job {job.name!r} was missed: it was due at {tick.at.isoformat()}")
             raise Discard
@@ -382,3 +404,42 @@ class Scheduler:
         if known is None or run.at >= known.at:
             self._runs[job] = run
             self._changed.set()
+
+
+async def run_now(admin: Admin, producer: Callable[[str], Producer], app: str, job: str) -> str:
+    """Enqueue one tick of a cron job that is due now, and return the id of its message.
+
+    The tick's time is the present, in whole seconds. There is one for each second at most, also if two people ask at the same time, or the
+    schedule has a tick in that second. The job's own ticks stay as they are.
+
+    Args:
+        admin: looks at the job.
+        producer: returns a producer of a topic, on the same server, for payloads that are JSON already.
+        app: the program's name.
+        job: the job's name.
+
+    Raises:
+        SettingsError: the program has no such job, no program that has it is running, or the program's jobs are paused.
+    """
+    topic = f"{app}{TOPIC_ENDS_WITH}"
+    found = next((one for one in await admin.schedules(app) if one.name == job), None)
+    if found is None:
+        raise SettingsError(f"{app} has no cron job {job}")
+    if found.next is None:
+        raise SettingsError(f"no program that has the cron job {job} is running")
+    try:
+        group = await admin.group(topic, GROUP, partitions=())
+    except TopicMissingError as error:
+        raise SettingsError(f"no program that has the cron job {job} is running") from error
+    if group.paused:
+        raise SettingsError(f"the cron jobs of {app} are paused: resume the group {GROUP} of {topic} first")
+    at = int((await admin.server()).now.timestamp())
+    async with producer(topic) as sending:
+        return await sending.enqueue(
+            msgspec.json.encode(Tick(job, datetime.fromtimestamp(at, UTC))),
+            key=job,
+            headers={ASKED: "1"},
+            timeout=found.timeout,
+            dedup_id=f"{job}@{at}",
+            dedup_window=REMEMBERED,
+        )

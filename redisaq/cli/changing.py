@@ -13,9 +13,10 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
+from redisaq import cron
 from redisaq.admin import Position
 from redisaq.cli.common import USAGE, Dash, DryRun, Place, Refused, Yes, confirm, plain, run
-from redisaq.errors import TopicMissingError
+from redisaq.errors import SettingsError, TopicMissingError
 
 HERE = Place()
 BATCH = 1000
@@ -72,6 +73,27 @@ def produce(
             return count
 
     run(enqueue)
+    return 0
+
+
+def run_now(app: str, job: str, /, *, place: Place = HERE) -> int:
+    """Run a cron job now, once more than its schedule says. A paused program, or one that has no such job, is refused.
+
+    Args:
+        app: the program's name, as in App(name=...).
+        job: the job's name.
+        place: the server.
+    """
+
+    async def enqueue() -> str:
+        async with place.admin() as admin:
+            try:
+                return await cron.run_now(admin, lambda topic: place.producer(topic, serializer=_same), app, job)
+            except SettingsError as error:
+                raise Refused(plain(str(error))) from error
+
+    msg_id = run(enqueue)
+    place.done(msg_id, msg_id=msg_id)
     return 0
 
 

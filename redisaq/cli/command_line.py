@@ -81,7 +81,7 @@ def make_commands() -> cyclopts.App:
     found: list[Callable[..., int] | cyclopts.App] = [
         *(looking.topics, looking.topic, looking.group, looking.schedule, dead.dead),
         *(messages.pending, messages.retries, messages.delayed, messages.message, messages.tail, messages.retry, messages.cancel),
-        *(changing.produce, changing.grow, changing.pause, changing.resume, changing.seek, changing.delete),
+        *(changing.produce, changing.run_now, changing.grow, changing.pause, changing.resume, changing.seek, changing.delete),
         *(worker.worker, top.top, dashboard.dashboard, doctor.doctor, demo.demo, server.server),
     ]
     for command in found:

@@ -133,12 +133,14 @@ class Terms(msgspec.Struct, frozen=True):
         tz: the zone's name.
         catch_up: which missed ticks run.
         grace: seconds by which a tick may begin late without being missed.
+        timeout: seconds that the handler may run; not set: no limit.
     """
 
     spec: str
     tz: str
     catch_up: CatchUp = "latest"
     grace: float = 60.0
+    timeout: float | msgspec.UnsetType = msgspec.UNSET  # older versions neither write nor keep it
 
 
 class TickRun(msgspec.Struct, frozen=True):

@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from redisaq import cron
 from redisaq.admin import Admin, DeadMessage, DeadSummary, Position
+from redisaq.core.schedules import TOPIC_ENDS_WITH
 from redisaq.dashboard import previews
 from redisaq.dashboard.jobs import Jobs, Letters, RefusedError, Verb
 from redisaq.dashboard.letters import Kinds, parts_of
@@ -84,7 +86,7 @@ class Changes:
             (f"{topic}/delete", self._delete_topic),
         ]
         if self._producer is not None:
-            changes += [(f"{topic}/grow", self._grow), (f"{topic}/enqueue", self._enqueue)]
+            changes += [(f"{topic}/grow", self._grow), (f"{topic}/enqueue", self._enqueue), (f"{topic}/run", self._run_now)]
         return [
             *(Route(path, self._answering(change), methods=["POST"]) for path, change in changes),
             Route(f"{group}/seek", self._answering(self._preview_seek), methods=["GET"]),
@@ -183,6 +185,14 @@ class Changes:
         async with self._open(topic) as producer:
             msg_id = await producer.enqueue(payload.strip().encode(), key=asked.get("key") or None, delay=delay or None)
         return {"text": f"Enqueued: {msg_id}", "msg_id": msg_id}
+
+    async def _run_now(self, topic: str, _: str, asked: Mapping[str, Any]) -> dict[str, object]:
+        """Run a cron job now; the topic is that of its program's ticks."""
+        if not topic.endswith(TOPIC_ENDS_WITH):
+            raise RefusedError("this is no topic of cron jobs")
+        job = _text(asked.get("job"), "job")
+        msg_id = await cron.run_now(self._admin, self._open, topic.removesuffix(TOPIC_ENDS_WITH), job)
+        return {"text": f"{job} is due now: {msg_id}", "msg_id": msg_id}
 
     def _open(self, topic: str) -> Producer:
         if self._producer is None:

@@ -13,8 +13,9 @@ from typing import Any, TypeAlias, cast
 import anyio
 import pytest
 
-from redisaq import Admin, App, DeadLetter, Message, RetryAfter, RetryPolicy, Tick, events
+from redisaq import Admin, App, DeadLetter, Message, Producer, RetryAfter, RetryPolicy, Tick, events
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.cron import run_now
 from redisaq.environment import current_environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.middleware import Next
@@ -481,5 +482,51 @@ def test_no_job_is_added_while_it_serves(run: Run, url: str) -> None:
         async with served(app):
             with pytest.raises(RuntimeError, match="declare its cron jobs before"):
                 app.cron("* * * * *", name="late")(job)
+
+    run(main)
+
+
+def test_a_job_is_run_now_when_somebody_asks(run: Run, url: str) -> None:
+    """Once for one second, whatever its schedule says; its own ticks stay. What cannot run says so."""
+    app, came = CalmApp(url, name="shop"), list[tuple[datetime, datetime]]()
+
+    @app.cron("0 3 * * *", tz="Europe/Berlin", catch_up="none", grace=0, timeout=20)
+    async def nightly(tick: Tick) -> None:
+        came.append((tick.at, now()))
+        if len(came) >= 3:
+            await anyio.sleep(30)
+
+    def producer(topic: str) -> Producer:
+        return Producer(topic, url, serializer=bytes)
+
+    async def main() -> None:
+        async with Admin(url) as admin:
+            with pytest.raises(SettingsError, match="shop has no cron job nightly"):
+                await run_now(admin, producer, "shop", "nightly")
+            async with served(app):
+                await anyio.sleep(10.25)
+                ids = {await run_now(admin, producer, "shop", "nightly") for _ in range(3)}
+                assert len(ids) == 1
+                await anyio.sleep(5)
+                asked = BEGIN + timedelta(seconds=10)
+                assert [at for at, _ in came] == [asked]
+                assert came[0][0].isoformat() == "2023-11-14T23:13:30+01:00"
+                (known,) = await app.schedules()
+                assert (known.last, known.outcome, known.next, known.timeout) == (asked, "done", clock("02:00"), 20.0)
+                with pytest.raises(SettingsError, match="shop has no cron job weekly"):
+                    await run_now(admin, producer, "shop", "weekly")
+                await admin.pause("shop-cron", "cron")
+                with pytest.raises(SettingsError, match="are paused: resume the group cron of shop-cron first"):
+                    await run_now(admin, producer, "shop", "nightly")
+                await admin.resume("shop-cron", "cron")
+                await anyio.sleep(5 * 3600)
+                assert [at for at, _ in came] == [asked, clock("02:00")]
+                await run_now(admin, producer, "shop", "nightly")
+                await anyio.sleep(25)
+                (known,) = await app.schedules()
+                assert (known.outcome, known.error.split(":")[0]) == ("failed", "TimeoutError")
+            await anyio.sleep(26 * 3600)
+            with pytest.raises(SettingsError, match="no program that has the cron job nightly is running"):
+                await run_now(admin, producer, "shop", "nightly")
 
     run(main)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -135,6 +136,36 @@ async def test_the_page_shows_them_and_cancels(queue: tuple[str, list[str]]) -> 
         assert "data-post" not in (await client.get("/schedule")).text
     async with served(Scripted(snapshot(topic("orders", delayed=0)))) as client:
         assert "Nothing is scheduled" in (await client.get("/schedule")).text
+
+
+async def test_a_job_is_run_now_by_a_button(queue: tuple[str, list[str]]) -> None:
+    url, _ = queue
+    async with (
+        Admin(url) as admin,
+        served(Scripted(snapshot()), Admin(url), allow_changes=True, producer=lambda topic: raw(topic, url)) as client,
+    ):
+        html = (await client.get("/schedule")).text
+        where, body = re.findall(r'data-post="([^"]*run)" data-json=\'([^\']*)\'', html)[0]
+        assert (where, msgspec.json.decode(body)) == ("/api/t/shop-cron/run", {"job": "nightly"})
+        answer = await client.post(where, content=body, headers={**OURS, "content-type": "application/json"})
+        assert answer.status_code == 200, answer.text
+        (tick,) = await admin.peek("shop-cron")
+        assert (tick.msg_id, tick.key, tick.payload["name"]) == (answer.json()["msg_id"], "nightly", "nightly")
+        for path, wrong in ((where, {"job": "weekly"}), (where, {}), ("/api/t/orders/run", {"job": "nightly"})):
+            assert (await client.post(path, json=wrong, headers=OURS)).status_code == 400
+        await admin.pause("shop-cron", "cron")
+        answer = await client.post(where, json={"job": "nightly"}, headers=OURS)
+        assert (answer.status_code, "paused" in answer.json()["error"]) == (400, True)
+    paused = snapshot(topic("shop-cron", group("shop-cron", "cron", paused=True)))
+    async with served(Scripted(paused), Admin(url), allow_changes=True, producer=lambda topic: raw(topic, url)) as client:
+        assert "Run now" not in (await client.get("/schedule")).text
+    async with served(Scripted(snapshot()), Admin(url)) as client:
+        assert "Run now" not in (await client.get("/schedule")).text
+        assert (await client.post(where, json={"job": "nightly"}, headers=OURS)).status_code == 404
+
+
+def raw(topic_name: str, url: str) -> Producer:
+    return Producer(topic_name, url, serializer=bytes)
 
 
 async def test_delayed_messages_are_listed_in_pages_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,11 @@ def test_cron_jobs(say: Say, redis: Server, namespace: str, monkeypatch: pytest.
     assert (yearly["last"], yearly["outcome"], yearly["next"][4:]) == (None, "", "-01-01T02:00:00Z")
     assert say("schedule", "another") == (0, "no cron jobs\n", "")
     assert say("schedule", "{x}")[0] == 2
+    status, out, _ = say("run-now", "shop", "yearly", "--json")
+    assert (status, list(json.loads(out))) == (0, ["msg_id"])
+    assert say("run-now", "shop", "weekly") == (1, "", "redisaq run-now: shop has no cron job weekly\n")
+    assert say("pause", "shop-cron", "cron")[0] == 0
+    assert "are paused" in say("run-now", "shop", "yearly")[2]
     assert say("produce", "bad-cron", "1", "--partitions", "1")[0] == 0
     redis.command("SET", Keys(namespace).schedules("bad-cron").decode(), "text")
     status, out, err = say("schedule")
