@@ -356,5 +356,5 @@ class Switchboard:
 def _copy(error: ConnectionFailed | ServerError) -> Exception:
     """Return a copy of the error to raise: several tasks raise it, each with its own traceback."""
     if isinstance(error, ServerError):
-        return ServerError(error.text)
+        return type(error)(error.text)
     return ConnectionFailed(error.url, error.reason, permanent=error.permanent, silent=error.silent)

@@ -8,7 +8,7 @@ from redisaq.brokers.memory.streams import Stream
 from redisaq.brokers.steps.producing import SEALED, AppendOnce, Confirm, Delay, Delayed, Find, Found, ReadAnchor, ReadBacklog, ReadMark
 from redisaq.core.entry_ids import format_id, parse_id
 from redisaq.core.records import encode_delayed, microseconds
-from redisaq.errors import ServerError
+from redisaq.errors import ServerFull
 
 
 @does(ReadAnchor)
@@ -40,7 +40,7 @@ def confirm(store: MemoryStore, step: Confirm) -> None:
 def delay(store: MemoryStore, step: Delay) -> bool:
     """Keep messages until they are due, each once by its id; ring if one is due before all others."""
     if store.full and step.messages:
-        raise ServerError(OUT_OF_MEMORY)
+        raise ServerFull(OUT_OF_MEMORY)
     if step.place not in store.streams or store.number(step.place) != step.cuts:
         return False
     delayed = store.delayed.setdefault(step.place, {})

@@ -24,7 +24,7 @@ from redisaq.brokers.steps.topics import TopicState, cuts_of
 from redisaq.brokers.terms import GroupName, RawEntry, ReaderMark, lease_lost
 from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.environment import Environment
-from redisaq.errors import ConnectionFailed, GroupGoneError, ServerError
+from redisaq.errors import ConnectionFailed, GroupGoneError, ServerFull
 
 OUT_OF_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
 
@@ -180,7 +180,7 @@ class MemoryStore(Holdings):
     def append(self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], maxlen: int | None, cuts: int = 0) -> list[bytes | None]:
         """Append in order, and serve waiting reads; None where the stream is missing, or has another name than after `cuts` (G2)."""
         if self.full and entries:
-            raise ServerError(OUT_OF_MEMORY, appended=[None] * len(entries))
+            raise ServerFull(OUT_OF_MEMORY, appended=[None] * len(entries))
         grown = self.names  # where nothing has grown, each message costs no look at it
         return [
             self.append_one((topic, partition), fields, maxlen) if (self.number((topic, partition)) if grown else 0) == cuts else None

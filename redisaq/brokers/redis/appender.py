@@ -106,7 +106,7 @@ class Appender:
         if refusal.code == "WRONGTYPE":
             partition, _ = entries[answers.index(refusal)]
             raise wrong_type(self._keys.stream(topic, partition, cuts), refusal, appended=appended)
-        raise ServerError(refusal.text, appended=appended)
+        raise type(refusal)(refusal.text, appended=appended)
 
 
 def _is_of_wrong_type(reply: bytes | ServerError | None) -> bool:
