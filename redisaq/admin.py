@@ -619,7 +619,8 @@ class Admin:
 
     async def _treat(self, name: GroupName, ids: Ids, act: Callable[[int, Sequence[bytes]], Awaitable[int]]) -> int:
         """Call `act` with the dead letters of these ids, a page at a time, oldest death first. Return the sum of its results."""
-        msg_ids, named = split(name, ids)
+        msg_ids, letters = split(name, ids, (DeadMessage, DeadSummary), "dead letter")
+        named = {partition: {one.dead_id.encode() for one in some} for partition, some in letters.items()}
         numbers = None if msg_ids else sorted(named)  # letters say where they are; ids are looked for everywhere
         _, _, partitions = await self._look(name.topic, name.group, numbers)
         total = 0
@@ -955,16 +956,17 @@ class Admin:
         """
         async with self._changes.in_order() as change:
             name, _, views = await self._look(topic, group)
-            msg_ids, named = _split_retries(name, ids)
+            msg_ids, named = split(name, () if ids is None else ids, (RetryMessage,), "retry")
+            wanted = {one.encode() for one in msg_ids}
             total = 0
             for partition, view in enumerate(views):
                 left = view.retry  # no more: a message that fails again meanwhile is left alone
                 while ids is None and left > 0:
                     made = await change.make(self._broker.do(RetryNow(name, partition, None, min(PAGE, left))))
                     total, left = total + made, left - made if made else 0
-                found = named.get(partition, {})
+                found = {one.entry_id.encode(): one.due for one in named.get(partition, ())}
                 if msg_ids:
-                    rows = [row async for rows in self._retry_pages(name, partition) for row in rows if id_of(row) in msg_ids]
+                    rows = [row async for rows in self._retry_pages(name, partition) for row in rows if id_of(row) in wanted]
                     found |= {row.id: moment((row.due or 0) / 1000) for row in rows}
                 in_order = sorted(found, key=found.__getitem__)  # whatever the order of `ids`
                 for start in range(0, len(in_order), PAGE):
@@ -1323,24 +1325,6 @@ def _decoder(topic: str, deserializer: Deserializer | None) -> MessageDecoder:
     if deserializer is not None:
         check_plain("deserializer", deserializer)
     return MessageDecoder(topic, deserializer)
-
-
-def _split_retries(name: GroupName, ids: Iterable[str | RetryMessage] | None) -> tuple[set[bytes], dict[int, dict[bytes, datetime]]]:
-    """Return the message ids, and by partition the entry ids of retries with their due times."""
-    if isinstance(ids, str):
-        raise SettingsError("ids must be several: put the one into a list")
-    msg_ids: set[bytes] = set()
-    named: dict[int, dict[bytes, datetime]] = {}
-    for one in ids or ():
-        if isinstance(one, RetryMessage):
-            if (one.topic, one.group) != (name.topic, name.group):
-                raise SettingsError(f"this retry is of group {one.group} of {one.topic}: {one.entry_id}")
-            named.setdefault(one.partition, {})[one.entry_id.encode()] = one.due
-        elif isinstance(one, str) and one:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-            msg_ids.add(check_text("ids", one).encode())
-        else:
-            raise SettingsError(f"ids must be message ids or retries, not {shown(one)}")
-    return msg_ids, named
 
 
 def _member_info(view: GroupView, name: str, incarnation: str, owned: tuple[int, ...], *, waiting: bool) -> MemberInfo:

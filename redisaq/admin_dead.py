@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Self
+from typing import Self, TypeVar
 
 from redisaq.admin_messages import AT_ONCE
 from redisaq.admin_reading import DeadLetterDecoder
-from redisaq.admin_views import DeadMessage, DeadSummary
+from redisaq.admin_views import DeadLetterInfo, DeadMessage, DeadSummary, RetryMessage
 from redisaq.brokers.access import Access
 from redisaq.brokers.steps.administration import PartitionView
 from redisaq.brokers.steps.retrying import DeadLetterEntry
@@ -20,6 +20,9 @@ from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import parse_id
 from redisaq.describing import shown
 from redisaq.errors import SettingsError
+from redisaq.settings import check_text
+
+M = TypeVar("M", bound=DeadLetterInfo | RetryMessage)
 
 PAGE = 100
 """Dead letters of one page."""
@@ -145,19 +148,29 @@ class NewestFirst:
             heapq.heappush(self._order, (-milliseconds, -place, number))
 
 
-def split(name: GroupName, ids: Ids) -> tuple[set[str], dict[int, set[bytes]]]:
-    """Return the message ids, and the ids of dead letters by partition."""
+def split(name: GroupName, ids: Iterable[str | M], kinds: tuple[type[M], ...], what: str) -> tuple[set[str], dict[int, list[M]]]:
+    """Sort what a caller names: return the message ids, and by partition the messages themselves.
+
+    Args:
+        name: the group.
+        ids: message ids, or messages.
+        kinds: of which classes messages are.
+        what: what messages are called, for errors.
+
+    Raises:
+        SettingsError: `ids` is one text, or one of them is of another class or of another group.
+    """
     if isinstance(ids, str):
         raise SettingsError("ids must be several: put the one into a list")
     msg_ids: set[str] = set()
-    named: dict[int, set[bytes]] = {}
+    named: dict[int, list[M]] = {}
     for one in ids:
-        if isinstance(one, DeadMessage | DeadSummary):
+        if isinstance(one, kinds):
             if (one.topic, one.group) != (name.topic, name.group):
-                raise SettingsError(f"this dead letter is of group {one.group} of {one.topic}: {one.dead_id}")
-            named.setdefault(one.partition, set()).add(one.dead_id.encode())
-        elif isinstance(one, str) and one:  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without types
-            msg_ids.add(str.__str__(one))
+                raise SettingsError(f"this {what} is of group {one.group} of {one.topic}: {one.msg_id}")
+            named.setdefault(one.partition, []).append(one)
+        elif isinstance(one, str) and one:
+            msg_ids.add(check_text("ids", one))
         else:
-            raise SettingsError(f"ids must be message ids or dead letters, not {shown(one)}")
+            raise SettingsError(f"each of ids must be a message id or a {what}, not {shown(one)}")
     return msg_ids, named
