@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from redisaq.brokers.redis.commands import Reply, run, run_all, run_each
+from redisaq.brokers.redis.commands import Reply, checked, run, run_all, run_each
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Command, Script
@@ -54,7 +54,11 @@ PAGE = 1000
 
 @commands(ReadServer)
 async def read_server(step: ReadServer, link: Caller, keys: Keys) -> ServerFacts:
-    """Return what INFO says. An account of few rights need not be able to count keys."""
+    """Return what each node says of itself, in one round trip a node.
+
+    This is a sequence because nodes are asked one after the other, and because a script may not call INFO. An account of few rights need
+    not be able to count keys.
+    """
     del step, keys
     each = [await _facts(node) for node in await link.nodes()]
     return ServerFacts(
@@ -70,10 +74,9 @@ async def read_server(step: ReadServer, link: Caller, keys: Keys) -> ServerFacts
 
 async def _facts(node: Carrier) -> ServerFacts:
     """Return what INFO says at one server."""
-    seconds, microseconds = await run(node, (b"TIME",))
-    text = await run(node, (b"INFO",))
-    facts = dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
-    (count,) = await run_all(node, ((b"DBSIZE",),))
+    time, info, count = await run_all(node, ((b"TIME",), (b"INFO",), (b"DBSIZE",)))
+    seconds, microseconds = checked(time, node)
+    facts = dict(line.split(":", 1) for line in checked(info, node).decode("utf-8", "replace").splitlines() if ":" in line)
     valkey = facts.get("valkey_version")
     return ServerFacts(
         url=node.url,
@@ -229,8 +232,9 @@ def drop_group(step: DropGroup, keys: Keys) -> Asked[None]:
 async def drop_topic(step: DropTopic, link: Caller, keys: Keys) -> None:
     """Drop every key of the topic.
 
-    This scans all keys, since nothing lists the marks of deduplication, nor what groups that are gone have left beside partitions. A slot
-    that moves from server to server meanwhile may be missed: of several servers, all are scanned again until nothing is found.
+    This is a sequence because the keys are in many slots, and a script that dropped millions would hold up the server. It scans all keys,
+    since nothing lists the marks of deduplication, nor what groups that are gone have left beside partitions. A slot that moves from server
+    to server meanwhile may be missed: of several servers, all are scanned again until nothing is found.
     """
     topic = step.topic
     while True:

@@ -85,7 +85,10 @@ def tries(keys: Keys) -> dict[str, Words]:
 
 @commands(Examine)
 async def examine(step: Examine, link: Caller, keys: Keys) -> Examination:
-    """Examine each node."""
+    """Examine each node.
+
+    This is a sequence because it asks what the user may do by doing it, and each refusal is an answer of its own.
+    """
     del step
     clustered = "+cluster://" in link.url
     first, *others = [await _examine(node, keys, clustered=clustered) for node in await link.nodes()]

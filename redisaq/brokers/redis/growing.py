@@ -67,7 +67,10 @@ def _seal(reply: Reply) -> tuple[int, ...]:
 
 @commands(Replicate)
 async def replicate(step: Replicate, link: Caller, keys: Keys) -> bool:
-    """Wait for a replica of each server where streams were cut (G7); connections are made only if a server has one."""
+    """Wait for a replica of each server where streams were cut (G7); connections are made only if a server has one.
+
+    This is a sequence because a script may not wait, and each server confirms its own writes.
+    """
     nodes = await link.nodes()
     if not any([await _has_replicas(node) for node in nodes]):
         return True

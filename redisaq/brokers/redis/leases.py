@@ -52,7 +52,11 @@ def _installed(reply: Reply) -> Installed:
 
 @commands(Fence)
 async def fence(step: Fence, link: Caller, keys: Keys) -> bool:
-    """Kill these readers' connections, then remove them from the list (T3)."""
+    """Kill these readers' connections, then remove them from the list (T3).
+
+    This is a sequence because a script may not kill connections, and those of one list may be at several servers. A reader is removed only
+    after it was killed: if this is interrupted, the next install returns it again.
+    """
     if not step.readers:
         return True
     lease = keys.of_partition(step.group, step.partition).lease
@@ -123,7 +127,10 @@ def release(step: Release, keys: Keys) -> Asked[bool]:
 
 @commands(RemakeGroup)
 async def remake_group(step: RemakeGroup, link: Caller, keys: Keys) -> None:
-    """Make a lost group again (T6), in the stream whose name the topic's meta says: what is known here may be older, or newer."""
+    """Make a lost group again (T6), in the stream whose name the topic's meta says: what is known here may be older, or newer.
+
+    This is a sequence because meta is in another slot than the stream. The script refuses a name that is no longer the stream's (G2).
+    """
     topic, partition = step.group.topic, step.partition
     topic_state(topic, keys, await run(link, (b"HMGET", keys.meta(topic), *FIELDS)))
     words = (step.group.group, step.last_id, step.start or step.last_id, keys.history(topic))

@@ -79,8 +79,9 @@ def note_held_up(step: NoteHeldUp, keys: Keys) -> Asked[None]:
 async def make_topic(step: MakeTopic, link: Caller, keys: Keys) -> TopicState:
     """Make the topic if it is missing; make what is missing of its streams and its registration (E5).
 
-    The count comes first, because it says which streams there must be. If this is interrupted in between, the next caller that makes the
-    topic completes it, as every producer does that finds a stream missing.
+    This is a sequence because meta, the list of topics and each stream are in slots of their own. The count comes first, because it says
+    which streams there must be. If this is interrupted in between, the next caller that makes the topic completes it, as every producer
+    does that finds a stream missing.
     """
     terms, topic, meta = step.terms, step.topic, keys.meta(step.topic)
     made = step.known or TopicState(0, step.partitions)
