@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from redisaq.link.slot_map import slot_of
-from tests.chaos.outage import PARTITIONS, Bounds, Outcome, play
+from tests.chaos.outage import PARTITIONS, Bounds, Outcome, Row, play_row, play_rows, timed
 from tests.clusters import Cluster
 from tests.servers import PROGRAMS, Server, Watchdog
 
@@ -63,10 +63,6 @@ class Place:
         return next(one for one in self.cluster.masters_now() if one is not node)
 
 
-Fault = Callable[[Place], Awaitable[float]]
-"""Makes something happen; returns the seconds for which a slot was, or may have been, without a master."""
-
-
 async def fail_over(place: Place, *, topic: bool) -> float:
     """CLUSTER FAILOVER at a replica of the node."""
 
@@ -75,7 +71,7 @@ async def fail_over(place: Place, *, topic: bool) -> float:
         place.cluster.replica_of(node).command("CLUSTER", "FAILOVER")
         place.cluster.wait_for_another(slot, node)
 
-    return await _took(happen)
+    return await timed(happen)
 
 
 async def kill(place: Place, *, topic: bool, restart: bool = False) -> float:
@@ -86,7 +82,7 @@ async def kill(place: Place, *, topic: bool, restart: bool = False) -> float:
         node.kill()
         place.cluster.wait_for_another(slot, node)
 
-    took = await _took(happen)
+    took = await timed(happen)
     if restart:
         await anyio.sleep(1.0)
         await anyio.to_thread.run_sync(node.start)
@@ -103,7 +99,7 @@ async def stop(place: Place, *, topic: bool) -> float:
         place.cluster.wait_for_another(slot, node)
 
     try:
-        took = await _took(happen)
+        took = await timed(happen)
         await anyio.sleep(3.0)
     finally:
         node.resume()
@@ -119,7 +115,7 @@ async def move_at_once(place: Place, *, topic: bool) -> float:
         place.cluster.migrate_at_once(first, last, place.other_than(node))
         place.cluster.wait_for_another(slot, node)
 
-    await _took(happen)
+    await timed(happen)
     return 0.0
 
 
@@ -131,7 +127,7 @@ async def move_slot_by_slot(place: Place, *, topic: bool, held: float = 0.0) -> 
         here = [one for one in place.partitions if place.cluster.serves(one) is node][: 1 if held else None]
         place.cluster.migrate(list(dict.fromkeys([slot, *here])), place.other_than(node), held=held)
 
-    await _took(happen)
+    await timed(happen)
     return held
 
 
@@ -152,29 +148,10 @@ async def cut_and_kill(place: Place, *, topic: bool = False) -> float:
     began = time.monotonic()
     await anyio.to_thread.run_sync(cut)
     await anyio.sleep(0.6)
-    await _took(happen)
+    await timed(happen)
     node.start()
     await anyio.to_thread.run_sync(place.cluster.wait_until_whole)
     return time.monotonic() - began
-
-
-@dataclass(frozen=True)
-class Row:
-    """One thing that happens, with what options of the nodes, and what may come of it.
-
-    Attributes:
-        fault: what happens.
-        nodes: options of the nodes.
-        backlog: handlers are slower than the producer, so that messages wait.
-        only: kinds of servers that can do it.
-        lost: how many acknowledged messages may be lost; None: any number.
-    """
-
-    fault: Fault
-    nodes: tuple[str, ...] = ()
-    backlog: bool = False
-    only: tuple[str, ...] = tuple(PROGRAMS)
-    lost: int | None = 0
 
 
 VALKEY = ("valkey9",)
@@ -198,25 +175,9 @@ ROWS = {
 }
 
 
-async def play_row(name: str, cluster: Cluster, namespace: str, **more: Any) -> tuple[Outcome, Bounds]:
-    """Play one row; return what happened and what may: the longest gap is what the servers took, 1.3 times, and a second."""
-    row = ROWS[name]
-    took = 0.0
-
-    async def fault() -> None:
-        nonlocal took
-        took = await row.fault(Place(cluster, namespace))
-
-    load: dict[str, Any] = {"work": 0.05, "rate": 220.0} if row.backlog else {}
-    outcome = await play(f"{name} on {cluster.kind}", cluster.url, namespace, fault, **load, **more)
-    outcome.name += f" ({took:.2f} s without a master)"
-    return outcome, Bounds(gap=1.3 * took + 1.0, slowest=1.3 * took + 2.0, lost=row.lost)
-
-
-async def _took(happen: Callable[[], object]) -> float:
-    began = time.monotonic()
-    await anyio.to_thread.run_sync(happen)
-    return time.monotonic() - began
+def play_one(name: str, cluster: Cluster, namespace: str, **more: Any) -> Awaitable[tuple[Outcome, Bounds]]:
+    """Play one row; see outage.py."""
+    return play_row(name, ROWS[name], Place(cluster, namespace), cluster, namespace, **more)
 
 
 @contextmanager
@@ -234,19 +195,12 @@ def started(program: str, options: tuple[str, ...] = ()) -> Iterator[Cluster]:
 
 def main(words: list[str]) -> int:
     """Play rows; return 1 if one went beyond its bounds."""
-    program = words.pop(words.index("--program") + 1) if "--program" in words else "valkey9"
-    names = [word for word in words if word != "--program"] or list(ROWS)
-    bad = 0
-    for name in names:
-        row = ROWS[name]
-        if program not in row.only:
-            continue
-        with started(program, row.nodes) as cluster:
-            outcome, bounds = anyio.run(play_row, name, cluster, name)
-        beyond = outcome.beyond(bounds)
-        print(outcome, *(f"\n    BEYOND: {what}" for what in beyond), flush=True)
-        bad += bool(beyond)
-    return min(bad, 1)
+
+    def one(name: str, program: str) -> tuple[Outcome, Bounds]:
+        with started(program, ROWS[name].options) as cluster:
+            return anyio.run(partial(play_one, name, cluster, name))
+
+    return play_rows(words, ROWS, one)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from redisaq import Consumer, Message, Producer
 from redisaq.errors import AmbiguousEnqueueError, RedisaqError
+from tests.servers import PROGRAMS
+
+P = TypeVar("P")
 
 KEYS, PARTITIONS = 8, 6
 QUIET = 20.0
@@ -192,3 +196,75 @@ async def play(
     for consumer in consumers:
         await consumer.close()
     return run.judge()
+
+
+@dataclass(frozen=True)
+class Row(Generic[P]):
+    """One thing that happens, with what options of the servers, and what may come of it.
+
+    Attributes:
+        fault: what happens at a place; returns for how many seconds there was no master.
+        options: options of the servers.
+        backlog: handlers are slower than the producer, so that messages wait.
+        only: kinds of servers that can do it.
+        lost: how many acknowledged messages may be lost; None: any number.
+    """
+
+    fault: Callable[[P], Awaitable[float]]
+    options: tuple[str, ...] = ()
+    backlog: bool = False
+    only: tuple[str, ...] = tuple(PROGRAMS)
+    lost: int | None = 0
+
+
+class Servers(Protocol):
+    """A cluster, or servers behind sentinels."""
+
+    kind: str
+
+    @property
+    def url(self) -> str:
+        """Where they are."""
+        ...
+
+
+async def play_row(name: str, row: Row[P], place: P, servers: Servers, namespace: str, **more: Any) -> tuple[Outcome, Bounds]:
+    """Play one row; return what happened and what may: the longest gap is what the servers took, 1.3 times, and a second."""
+    took = 0.0
+
+    async def fault() -> None:
+        nonlocal took
+        took = await row.fault(place)
+
+    load: dict[str, Any] = {"work": 0.05, "rate": 220.0} if row.backlog else {}
+    outcome = await play(f"{name} on {servers.kind}", servers.url, namespace, fault, **load, **more)
+    outcome.name += f" ({took:.2f} s without a master)"
+    return outcome, Bounds(gap=1.3 * took + 1.0, slowest=1.3 * took + 2.0, lost=row.lost)
+
+
+def play_rows(words: list[str], rows: Mapping[str, Row[Any]], one: Callable[[str, str], tuple[Outcome, Bounds]]) -> int:
+    """Play the rows that a command line names, or all; return 1 if one went beyond its bounds.
+
+    Args:
+        words: names of rows, and `--program KIND`.
+        rows: all rows.
+        one: plays the row of this name on new servers of this kind.
+    """
+    program = words.pop(words.index("--program") + 1) if "--program" in words else "valkey9"
+    names = [word for word in words if word != "--program"] or list(rows)
+    bad = 0
+    for name in names:
+        if program not in rows[name].only:
+            continue
+        outcome, bounds = one(name, program)
+        beyond = outcome.beyond(bounds)
+        print(outcome, *(f"\n    BEYOND: {what}" for what in beyond), flush=True)
+        bad += bool(beyond)
+    return min(bad, 1)
+
+
+async def timed(happen: Callable[[], object]) -> float:
+    """Let something happen in a thread; return how long it took."""
+    began = time.monotonic()
+    await anyio.to_thread.run_sync(happen)
+    return time.monotonic() - began

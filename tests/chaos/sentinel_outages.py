@@ -9,21 +9,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
-from tests.chaos.outage import Bounds, Outcome, play
+from tests.chaos.outage import Bounds, Outcome, Row, play_row, play_rows, timed
 from tests.sentinels import SERVICE, Guarded
 from tests.servers import PROGRAMS, Watchdog
 
 DOWN_AFTER = 1.0
-
-Fault = Callable[[Guarded], Awaitable[float]]
-"""Makes something happen to the master; returns the seconds until another one had its place and took writes."""
 
 
 async def kill(guarded: Guarded) -> float:
@@ -67,25 +63,6 @@ async def cut_and_kill(guarded: Guarded) -> float:
     return time.monotonic() - began
 
 
-@dataclass(frozen=True)
-class Row:
-    """One thing that happens, with what options of the servers, and what may come of it.
-
-    Attributes:
-        fault: what happens.
-        servers: options of the servers.
-        backlog: handlers are slower than the producer, so that messages wait.
-        only: kinds of servers that can do it.
-        lost: how many acknowledged messages may be lost; None: any number.
-    """
-
-    fault: Fault
-    servers: tuple[str, ...] = ()
-    backlog: bool = False
-    only: tuple[str, ...] = tuple(PROGRAMS)
-    lost: int | None = 0
-
-
 ROWS = {
     "kill": Row(kill),
     "kill-backlog": Row(kill, backlog=True),
@@ -97,53 +74,35 @@ ROWS = {
 }
 
 
-async def play_row(name: str, guarded: Guarded, namespace: str, **more: Any) -> tuple[Outcome, Bounds]:
-    """Play one row; return what happened and what may: the longest gap is what the servers took, 1.3 times, and a second."""
-    row = ROWS[name]
-    took = 0.0
-
-    async def fault() -> None:
-        nonlocal took
-        took = await row.fault(guarded)
-
-    load: dict[str, Any] = {"work": 0.05, "rate": 220.0} if row.backlog else {}
-    outcome = await play(f"{name} on {guarded.kind}", guarded.url, namespace, fault, **load, **more)
-    outcome.name += f" ({took:.2f} s without a master)"
-    return outcome, Bounds(gap=1.3 * took + 1.0, slowest=1.3 * took + 2.0, lost=row.lost)
+def play_one(name: str, guarded: Guarded, namespace: str, **more: Any) -> Awaitable[tuple[Outcome, Bounds]]:
+    """Play one row; see outage.py."""
+    return play_row(name, ROWS[name], guarded, guarded, namespace, **more)
 
 
 async def _until_replaced(guarded: Guarded, happen: Callable[[], object]) -> float:
-    former, began = guarded.master, time.monotonic()
+    former = guarded.master
 
     def wait() -> None:
         happen()
         guarded.wait_for_another(former)
 
-    await anyio.to_thread.run_sync(wait)
-    return time.monotonic() - began
+    return await timed(wait)
 
 
 def main(words: list[str]) -> int:
     """Play rows; return 1 if one went beyond its bounds."""
-    program = words.pop(words.index("--program") + 1) if "--program" in words else "valkey9"
-    names = [word for word in words if word != "--program"] or list(ROWS)
-    bad = 0
-    for name in names:
-        row = ROWS[name]
-        if program not in row.only:
-            continue
+
+    def one(name: str, program: str) -> tuple[Outcome, Bounds]:
         watchdog = Watchdog()
-        guarded = Guarded(program, PROGRAMS[program](), watchdog, row.servers, down_after=DOWN_AFTER)
+        guarded = Guarded(program, PROGRAMS[program](), watchdog, ROWS[name].options, down_after=DOWN_AFTER)
         try:
             guarded.start()
-            outcome, bounds = anyio.run(play_row, name, guarded, name)
+            return anyio.run(partial(play_one, name, guarded, name))
         finally:
             guarded.close()
             watchdog.close()
-        beyond = outcome.beyond(bounds)
-        print(outcome, *(f"\n    BEYOND: {what}" for what in beyond), flush=True)
-        bad += bool(beyond)
-    return min(bad, 1)
+
+    return play_rows(words, ROWS, one)
 
 
 if __name__ == "__main__":
