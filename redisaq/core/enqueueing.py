@@ -34,8 +34,8 @@ If a mark at the server makes a second try harmless (`repeatable`, E7), none of 
 partition, where its mark is. It is then *loose*: an earlier try may still arrive, so only an answer makes it certain.
 
 Growth. A topic that grows cuts its streams: what was placed before finds no stream under the name that it knows. That refusal is certain,
-and the message is placed anew under the new count (E6). What is uncertain is searched where it was sent; if it is not there, it is placed
-anew. What is loose is sent again to its old place under the old name: either its mark is there, or the place is sealed, and no try passes.
+and the message is placed again under the new count (E6). What is uncertain is searched where it was sent; if it is not there, it is placed
+again. What is loose is sent again to its old place under the old name: either its mark is there, or the place is sealed, and no try passes.
 
 Order. Each enqueue gets a number when it is first sent. An enqueue that has to send again blocks all later ones to the same partitions
 until it has done so (E4). If the topic has grown since, its keys may belong to other partitions now, so it blocks all later ones. Searching
@@ -47,7 +47,7 @@ raises Misstep.
 ========  ============  ======================  ====================  =======  ===================================================
 event     waiting       sending                 searching             missing  rules
 ========  ============  ======================  ====================  =======  ===================================================
-topic_is  waiting       -                       -                     waiting  E5, E6: after a growth, what is absent is placed anew
+topic_is  waiting       -                       -                     waiting  E5, E6: after a growth, what is absent is placed again
 room      waiting       -                       -                     -        before the first try only
 learnt    waiting       -                       -                     -        E2, E3: anchors are known before anything is sent
 killed    waiting       -                       searching, over       -        E1; over if the server does not permit it (T4)
@@ -476,7 +476,7 @@ class Enqueue:
         return self._sends(todo)
 
     def _place(self) -> None:
-        """Give each message its partition. After a growth, one that is surely not there is placed anew (E6).
+        """Give each message its partition. After a growth, one that is surely not there is placed again (E6).
 
         While an earlier try may still arrive (E7), the messages belong to the generation in which they were sent.
         """

@@ -1,7 +1,7 @@
 """The messages that the owner of one partition has in hand: what is known of each, and what to do next.
 
 Nothing here waits, reads a clock, draws a random number or talks to a server. The methods are events ("the server answered", "a handler
-raised") and questions ("what is to be read next?"). Whoever calls them does what the answers say and reports what came of it.
+raised") and questions ("what is to be read next?"). The caller does what the answers say and reports what came of it.
 
 The problem
 ===========
@@ -110,8 +110,8 @@ TABLE: Mapping[str, Row] = {
     "put off, its queue waits": Row("T5 T7", {"running": "counted"}),
     "written": Row("T5", {"held": "repeat"}),
     # The group was moved back, and the stream delivers what still waits here as new. A raise of its count may be on its way.
-    "delivered anew": Row("T5", {"new": "new", "repeat": "new", "held": "counted", "counting": "counted", "counted": "counted"}),
-    "delivered anew, from retry": Row("T5 S3", {"repeat": "new", "counting": "new", "counted": "new"}),
+    "delivered as new": Row("T5", {"new": "new", "repeat": "new", "held": "counted", "counting": "counted", "counted": "counted"}),
+    "delivered as new, from retry": Row("T5 S3", {"repeat": "new", "counting": "new", "counted": "new"}),
     # The group was moved back, and its owner knows. What waits here comes again; what a handler has, or is being settled, does not count.
     "outdated": Row(
         "S5",
@@ -533,7 +533,7 @@ class InFlight:
         flight = self.flights.get(entry)
         if flight is None or flight.state not in WAITING:
             return False
-        self._move(flight, "delivered anew" if flight.body is None else "delivered anew, from retry")
+        self._move(flight, "delivered as new" if flight.body is None else "delivered as new, from retry")
         self._of_retry -= flight.body is not None
         flight.attempt, flight.count, flight.body, flight.first_failed = 1, 0, None, 0
         return True
@@ -576,14 +576,14 @@ class InFlight:
                 flight.body = msgspec.structs.replace(body, attempt=attempt)
                 retries.append(flight)
             elif state == "counted" and not flight.count:
-                continue  # the stream has just delivered it anew, and counted it by that
+                continue  # the stream has just delivered it as new, and counted it by that
             else:
                 counts[flight.entry] = flight.count + 1
             self._move(flight, "prepare")
         return Counting(counts, retries) if counts or retries else None
 
     def still_counting(self, counting: Counting) -> dict[bytes, int]:
-        """Return the delivery counts that are still to be raised: what was delivered anew meanwhile has the count of a new message."""
+        """Return the delivery counts that are still to be raised: what was delivered as new meanwhile has the count of a new message."""
         asked = {flight.entry for flight in self.flights.values() if flight.state == "counting"}
         return {entry: count for entry, count in counting.counts.items() if entry in asked}
 
@@ -591,7 +591,7 @@ class InFlight:
         """The server has raised the delivery counts. The attempt is the raised count less one, since the first read counted one (T5)."""
         for entry in counting.counts:
             flight = self.flights.get(entry)
-            if flight is not None and flight.state == "counting":  # and was not delivered anew meanwhile
+            if flight is not None and flight.state == "counting":  # and was not delivered as new meanwhile
                 self._move(flight, "counted")
                 flight.attempt = max(1, flight.count)
 

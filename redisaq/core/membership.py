@@ -366,7 +366,7 @@ def advance(document: Document, *, incarnation: str, now: int, expired: Collecti
     gone = frozenset[str]() if frozen else frozenset(expired)
     lease = _leases_without(document, gone if frozen else gone | {UNKNOWN})
     if not gone and len(lease) == len(document.lease) and partitions <= document.partitions and _is_level(document):
-        after = document  # as nearly always: whoever changed it last has computed the target
+        after = document  # as nearly always: the member that changed it last has computed the target
     else:
         after = _settled(document, _without(document, gone), lease, partitions, document.target, since=now - FORGET_US)
     acquired: dict[int, int] = {}

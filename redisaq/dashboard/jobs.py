@@ -29,7 +29,7 @@ REMEMBERED = 50
 """Finished jobs that are remembered."""
 
 RECENT = 10.0
-"""Seconds for which the end of a job is told to browsers that come."""
+"""Seconds for which the end of a job is shown to browsers that connect."""
 
 FIRST = 20
 """Letters whose fate a careful redrive watches."""

@@ -189,7 +189,7 @@ class Switchboard:
             self._end(bell, ConnectionFailed(self._url, reason))
 
     def give_up(self, reason: str) -> None:
-        """Break the connection; whoever waits connects again."""
+        """Break the connection; the tasks that wait connect again."""
         if self._line is not None:
             self._line.fail(reason)
 

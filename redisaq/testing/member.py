@@ -45,7 +45,7 @@ class SimulatedMember:
         options: the options of its Consumer.
         crashed: whether it has crashed.
         thawed_at: when its last pause ended; minus infinity if there was none.
-        dismissed: whether it was told to leave, so that nothing restarts it.
+        dismissed: whether it was asked to leave, so that nothing restarts it.
         ended: set when its consumer has ended.
         gone: set when its consumer has ended or the member has crashed.
     """

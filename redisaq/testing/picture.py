@@ -198,7 +198,7 @@ def _draw_runs(group: Element, story: Story, layout: Layout, row: Row) -> None:
 
 
 def _told(story: Story, run: Delivery) -> str:
-    until = "for ever" if run.ended is None else f"to {run.ended:.3f} s"
+    until = "forever" if run.ended is None else f"to {run.ended:.3f} s"
     place = story.name_of((run.topic, run.group, run.partition))
     return f"{run.member} runs {place} {run.entry_id}, attempt {run.attempt}, from {run.started:.3f} {until}: {run.outcome}"
 

@@ -126,7 +126,7 @@ def _lines(story: Story, focus: Focus) -> Iterable[Line]:
     for run in story.deliveries:
         place = (run.topic, run.group, run.partition)
         if focus.near(run.started) and _about(place, focus):
-            until = "for ever" if run.ended is None else f"until {run.ended:.3f}"
+            until = "forever" if run.ended is None else f"until {run.ended:.3f}"
             what = f"runs {story.name_of(place)} {run.entry_id}, attempt {run.attempt}, {until}: {run.outcome}"
             yield Line(run.started, _name(run.member), what, _NEAR)
     for settle in story.settles:

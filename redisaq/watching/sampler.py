@@ -116,7 +116,7 @@ class Sampler:
         self._start(current_environment())
 
     def _start(self, environment: Environment) -> None:
-        """Use this environment's clocks. Until the server has told its time, the wall clock stands in for it."""
+        """Use this environment's clocks. Until the server has reported its time, the wall clock replaces it."""
         self._environment = environment
         self._turns.clear()
         self._left = environment.monotonic() - LINGER  # when the last one stopped watching

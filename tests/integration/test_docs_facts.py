@@ -220,15 +220,6 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
-def test_the_architecture_names_each_module() -> None:
-    """Those of brokers/ have the names of the steps' modules, which are listed by subject."""
-    modules = [path for path in PACKAGE.rglob("*.py") if not path.name.startswith("_")]
-    named = set(re.findall(r"\b\w+\.py\b", ARCHITECTURE))
-    apart = {PACKAGE / "testing", *(PACKAGE / "brokers" / name for name in ("steps", "redis", "memory"))}
-    assert {path.name for path in modules if apart.isdisjoint(path.parents)} - named == set()
-    assert named - {path.name for path in PACKAGE.rglob("*.py")} == set()
-
-
 # -- what is in the pictures -----------------------------------------------------------------------------------------------------------
 
 

@@ -162,7 +162,7 @@ class Coordination:
         self.reports[incarnation] = until, report
 
     def told(self, incarnation: str, now: int) -> Report | None:
-        """Return what a member has told of its handlers; None if that is too old."""
+        """Return what a member has reported of its handlers; None if that is too old."""
         until, report = self.reports.get(incarnation, (0, None))
         return report if until > now else None
 

@@ -114,7 +114,7 @@ def wrong_type(
 async def is_sealed(caller: Carrier, stream: bytes) -> bool:
     """Return whether a seal is under this name of a stream: then nothing is ever appended under it again (G2).
 
-    True if the server cannot be asked now: whoever goes on from there finds out.
+    True if the server cannot be asked now: the next step that uses it finds out.
     """
     try:
         (text,) = await caller.call((b"GET", stream))

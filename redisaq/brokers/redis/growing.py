@@ -1,6 +1,6 @@
 """Steps with which a topic grows, and with which its new partitions wait for the older ones (G).
 
-Invariants: only stand.lua makes or renames a stream. Before it renames one, it notes the cut; under each older name a seal stays for ever.
+Invariants: only stand.lua makes or renames a stream. Before it renames one, it notes the cut; under each older name a seal stays forever.
 """
 
 from __future__ import annotations

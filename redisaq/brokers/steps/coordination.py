@@ -146,7 +146,7 @@ class TellRunning(GroupStep[None], frozen=True):
 
 
 class ReadRunning(GroupStep[Report | None], frozen=True):
-    """Return what a member has told of its handlers; None if it has not, or if that is too long ago.
+    """Return what a member has reported of its handlers; None if it has not, or if that is too long ago.
 
     Attributes:
         incarnation: the member.

@@ -23,7 +23,7 @@ local function stand(first, history)
         if not from then
             return 0
         end
-        -- A cut was lost, and something made the stream anew. Nothing is renamed onto messages.
+        -- A cut was lost, and something made the stream again. Nothing is renamed onto messages.
         if redis.call('TYPE', KEYS[1]).ok ~= 'stream' or facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))['entries-added'] > 0 then
             return redis.error_reply('DAMAGED the keys ' .. older(from) .. ' and ' .. KEYS[1] .. ' are both streams of one partition')
         end
