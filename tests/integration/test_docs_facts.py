@@ -195,7 +195,9 @@ def test_every_file_that_is_named_exists() -> None:
     named = {name for page in (ROOT / "README.md", *DOCS.glob("**/*.md")) for name in re.findall(r"`([\w/]+\.(?:py|lua))`", text_of(page))}
     places = (ROOT, PACKAGE, PACKAGE / "brokers" / "redis" / "lua", ROOT / "tests" / "integration")
     written = {piece.title for page in pages() for piece in pieces_of(text_of(page))}
-    assert {name for name in named - written if not any((place / name).is_file() for place in places)} == set()
+    neighbours = tuple(f"{name}/" for name in ("arq", "celery", "coredis", "kombu", "streaq"))
+    ours = {name for name in named - written if not name.startswith(neighbours)}
+    assert {name for name in ours if not any((place / name).is_file() for place in places)} == set()
 
 
 # -- links -------------------------------------------------------------------------------------------------------------------------
