@@ -29,7 +29,11 @@ async def spent(around: Surroundings, owned: OwnedPartition, token: int) -> bool
 
 
 async def install_again(around: Surroundings, owned: OwnedPartition, token: int) -> bool:
-    """Go on under this token if the server has lost it (T2), or under that which a seek has left; False if another member was faster."""
+    """Go on under this token if the server has lost it (T2), or under that which a seek has left; False if another member was faster.
+
+    The first Install asks which of these it is. After a seek, an Install of the new token says that its holder has heard of it. This is no
+    step of its own: the holder may install the current token again at any time (T2), and the server forgets then what the seek has moved.
+    """
     incarnation = owned.lease.incarnation
     installed = await around.granting.do(Install(around.group, owned.partition, token, incarnation, foreign=False))
     if installed.done or owned.standing != token:

@@ -14,9 +14,9 @@ import select
 import socket
 import ssl
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import anyio
 
@@ -121,26 +121,20 @@ class Wire:
         """Return True if `receive` would find something, including the end of the connection. It costs a third of `receive`."""
         return bool(self._poll())
 
-    async def wait_readable(self) -> None:
+    def wait_readable(self) -> Coroutine[Any, Any, None]:
         """Wait until `receive` can read something, or `wake` is called, or the wire is closed."""
-        if self.closed:
-            return
-        self._parked, self._woken = True, False
-        try:
-            await anyio.wait_readable(self._socket)
-        except anyio.ClosedResourceError:
-            if not self.closed and not self._woken:
-                raise
-        finally:
-            self._unpark()
+        return self._wait(anyio.wait_readable)
 
-    async def wait_writable(self) -> None:
+    def wait_writable(self) -> Coroutine[Any, Any, None]:
         """Wait until `flush` can send something, or `wake` is called, or the wire is closed."""
+        return self._wait(anyio.wait_writable)
+
+    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
         if self.closed:
             return
         self._parked, self._woken = True, False
         try:
-            await anyio.wait_writable(self._socket)
+            await ready(self._socket)
         except anyio.ClosedResourceError:
             if not self.closed and not self._woken:
                 raise
