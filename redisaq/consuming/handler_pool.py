@@ -163,7 +163,8 @@ class LanePool(Actor[Batch]):
             message: Flight | None = None
             try:
                 while owned.may_start and (message := lanes.next()) is not None:
-                    self._wake()
+                    if not self._waking:  # as `_wake` asks, but without a call for each message
+                        self._wake()
                     key = message.key  # the handler may change the message's key
                     try:
                         held = await one(message)
