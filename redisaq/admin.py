@@ -57,7 +57,7 @@ from redisaq.admin_views import (
     moment,
 )
 from redisaq.brokers.access import Access, RedisURL
-from redisaq.brokers.changes import Change, Changes
+from redisaq.brokers.changes import Change, Changes, Intent
 from redisaq.brokers.growth import close_barriers, make_or_grow, redrive, waiting_in
 from redisaq.brokers.steps import Broker, Step
 from redisaq.brokers.steps.administration import (
@@ -65,9 +65,9 @@ from redisaq.brokers.steps.administration import (
     START,
     Disband,
     DropGroup,
+    DropHistory,
     DropTopic,
     GroupView,
-    Note,
     PartitionView,
     ReadHistory,
     ReadServer,
@@ -536,16 +536,13 @@ class Admin:
         Raises:
             TopicMissingError: the topic or the group does not exist.
         """
-        async with self._changes.in_order() as change:
-            total = await self._redrive(change, _name(topic, group), ids)
-            await self._note(change, _name(topic, group), Noted("redriven", count=total))
-            return total
+        return await self._treat_at_once("redriven", _name(topic, group), self._redrive, ids)
 
     def redriving(self, topic: str, group: str) -> contextlib.AbstractAsyncContextManager[Treat]:
         """Return a context manager for redriving many dead letters in several calls, which the group's history shows as one change.
 
-        It gives a function that does what `redrive` does, and returns the same. The history is written at the end of the block, however
-        it ends; a call that is cancelled is not counted there. What was redriven stays redriven.
+        It gives a function that does what `redrive` does, and returns the same. The history says so before the first one, and how many at
+        the end of the block, however it ends; a call that is cancelled is not counted there. What was redriven stays redriven.
 
         Args:
             topic: the topic.
@@ -577,10 +574,7 @@ class Admin:
         Returns:
             The number of deleted dead letters.
         """
-        async with self._changes.in_order() as change:
-            total = await self._purge(change, _name(topic, group), ids)
-            await self._note(change, _name(topic, group), Noted("purged", count=total))
-            return total
+        return await self._treat_at_once("purged", _name(topic, group), self._purge, ids)
 
     def purging(self, topic: str, group: str) -> contextlib.AbstractAsyncContextManager[Treat]:
         """Return a context manager for deleting many dead letters in several calls: see `redriving`."""
@@ -595,16 +589,27 @@ class Admin:
         partitions = len((await self._look(name.topic, name.group))[2])
         return sum([await change.make(self._broker.do(Purge(name, partition, None))) for partition in range(partitions)])
 
+    async def _treat_at_once(
+        self, what: str, name: GroupName, treat: Callable[[Change, GroupName, Ids | None], Awaitable[int]], ids: Ids | None
+    ) -> int:
+        ids = None if ids is None else ids if isinstance(ids, str) else list(ids)
+        async with self._changes.in_order() as change:
+            change.intent = intent = self._intent(name, Noted(what, msg_id=_only_one(ids)))
+            total = await treat(change, name, ids)
+            await (intent.end(count=total) if total else intent.withdraw())
+            return total
+
     @contextlib.asynccontextmanager
     async def _in_parts(
         self, what: str, name: GroupName, treat: Callable[[Change, GroupName, Ids | None], Awaitable[int]]
     ) -> AsyncGenerator[Treat]:
-        total = 0
+        total, intent = 0, self._intent(name, Noted(what))
 
         async def act(ids: Ids | None = None) -> int:
             nonlocal total
             with self._access:
                 async with self._changes.in_order() as change:
+                    change.intent = intent
                     done = await treat(change, name, ids)
             total += done
             return done
@@ -612,10 +617,10 @@ class Admin:
         try:
             yield act
         finally:
-            if total:
+            if intent.begun:
                 with anyio.CancelScope(shield=True), contextlib.suppress(ConnectionFailed), self._access:
-                    async with self._changes.in_order() as change:
-                        await self._note(change, name, Noted(what, count=total))
+                    async with self._changes.in_order():
+                        await (intent.end(count=total) if total else intent.withdraw())
 
     async def _treat(self, name: GroupName, ids: Ids, act: Callable[[int, Sequence[bytes]], Awaitable[int]]) -> int:
         """Call `act` with the dead letters of these ids, a page at a time, oldest death first. Return the sum of its results."""
@@ -924,16 +929,22 @@ class Admin:
         wanted = check_text("msg_id", msg_id).encode()
         async with self._changes.in_order() as change:
             if group is None:
-                partitions = (await self._state(topic)).partitions
-                done = await change.make(self._broker.do_each([CancelDelayed(topic, number, wanted) for number in range(partitions)]))
+                info = await self.topic(topic)
+                names = [GroupName(info.topic, one) for one in info.groups]
+                change.intent = intent = self._intent(names, Noted("cancelled while delayed", count=1, msg_id=msg_id))
+                numbers = range(info.partition_count)
+                done = await change.make(self._broker.do_each([CancelDelayed(topic, number, wanted) for number in numbers]))
+                await (intent.end() if any(done) else intent.withdraw())
                 return any(done)
             name, _, views = await self._look(topic, group)
+            change.intent = intent = self._intent(name, Noted("cancelled", count=1, msg_id=msg_id))
             for partition in range(len(views)):
                 found = [row.id async for rows in self._retry_pages(name, partition) for row in rows if id_of(row) == wanted]
                 for entry_id in found:
                     if await change.make(self._broker.do(CancelRetry(name, partition, entry_id))):
-                        await self._note(change, name, Noted("cancelled", count=1))
+                        await intent.end()
                         return True
+            await intent.withdraw()
             return False
 
     @in_one_loop
@@ -956,8 +967,10 @@ class Admin:
         """
         async with self._changes.in_order() as change:
             name, _, views = await self._look(topic, group)
+            ids = None if ids is None else ids if isinstance(ids, str) else list(ids)
             msg_ids, named = split(name, () if ids is None else ids, (RetryMessage,), "retry")
             wanted = {one.encode() for one in msg_ids}
+            change.intent = intent = self._intent(name, Noted("retried now", msg_id=_only_one(ids)))
             total = 0
             for partition, view in enumerate(views):
                 left = view.retry  # no more: a message that fails again meanwhile is left alone
@@ -972,7 +985,7 @@ class Admin:
                 for start in range(0, len(in_order), PAGE):
                     page = in_order[start : start + PAGE]
                     total += await change.make(self._broker.do(RetryNow(name, partition, page, len(page))))
-            await self._note(change, name, Noted("retried now", count=total))
+            await (intent.end(count=total) if total else intent.withdraw())
             return total
 
     @in_one_loop
@@ -1057,11 +1070,14 @@ class Admin:
             SettingsError: `to` is not a valid position, or names a partition that does not exist.
             TopicMissingError: the topic or the group does not exist.
         """
+        where = to if isinstance(to, str) else to.isoformat() if isinstance(to, datetime) else ""
         async with self._changes.in_order() as change:
             while True:
                 state = await self._state(topic)
                 name, view, partitions = await self._look(topic, group)
                 positions = _positions(to, len(partitions))
+                sought = Noted("sought", partitions=ranges_of(positions), count=len(positions), to=where)
+                change.intent = change.intent or self._intent(name, sought)
                 if view.live and not view.paused:
                     raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
                 if state.history:  # G4: partitions that the topic grew by wait again
@@ -1071,9 +1087,7 @@ class Admin:
                     await change.make(self._broker.do(Seek(name, partition, position)))
                 if (await self._state(topic)).generation == state.generation:
                     break  # else it has grown meanwhile
-            where = to if isinstance(to, str) else to.isoformat() if isinstance(to, datetime) else ""
-            moved = Noted("sought", partitions=ranges_of(positions), count=len(positions), to=where)
-            await self._note(change, name, moved)
+            await change.intent.end(partitions=sought.partitions, count=sought.count)
 
     async def _let_pause_be_known(self, topic: str, group: str, view: GroupView) -> None:
         """Wait until the pause is so old that every member that still lives has heard of it, and reads nothing."""
@@ -1109,7 +1123,11 @@ class Admin:
         async with self._changes.in_order() as change:
             state = await self._state(topic)
             if state.partitions < wanted:
+                groups = (await self.topic(topic)).groups
+                grown = Noted("grown", partitions=((state.partitions, wanted - 1),), count=wanted)
+                change.intent = intent = self._intent([GroupName(topic, one) for one in groups], grown)
                 state = await change.make(make_or_grow(self._broker, topic, wanted))
+                await intent.end(count=state.partitions)
             return state.partitions
 
     @in_one_loop
@@ -1208,10 +1226,13 @@ class Admin:
                 with contextlib.suppress(ServerError):
                     await change.make(self._broker.do(Disband(_name(topic, group), force=False)))
                 raise
-            live = await change.make(self._broker.do(Disband(name, force=force)))
+            change.intent = intent = self._intent(name, Noted("deleted"))
+            live = await change.make(self._broker.do(Disband(name, force=force, keeps_history=True)))
             if live and not force:
+                await intent.withdraw()
                 raise GroupBusyError(f"group {group} of {topic} has {len(live)} live member(s): stop them first", live)
             await change.make(self._broker.do_each([DropGroup(name, number) for number in range(len(partitions))]))
+            await change.make(self._broker.do(DropHistory(name)))
 
     @in_one_loop
     async def delete_topic(self, topic: str, *, force: bool = False) -> None:
@@ -1236,16 +1257,18 @@ class Admin:
                 live = [member for name in names for member in (await self._ask(partial(self._broker.do, ViewGroup(name)))).live]
                 if live:
                     raise GroupBusyError(f"groups of {topic} have {len(live)} live member(s): stop them first", live)
+            change.intent = self._intent(names, Noted("topic deleted"))
             for name in names:
-                await change.make(self._broker.do(Disband(name, force=True)))
+                await change.make(self._broker.do(Disband(name, force=True, keeps_history=True)))
             await change.make(self._broker.do(DropTopic(topic)))
 
     @in_one_loop
     async def history(self, topic: str, group: str, *, count: int = PAGE, before: str | None = None) -> list[HistoryEntry]:
         """Return what happened in a group, the latest first: members that came and went, and what administrators did.
 
-        The group keeps about the last 1,000 changes. What is done in partitions (`seek`, `redrive`, `purge`) is noted when it is done, so a
-        call that is interrupted may leave no note. Members and administrators of older versions write none.
+        The group keeps about the last 1,000 changes. What an administrator does in several steps is noted before the first one, and that
+        note is replaced at the end. So a call that still works, or was interrupted, is there as `HistoryEntry.unfinished`, even if its
+        process is gone. A deletion takes the history with it. Members and administrators of older versions write none.
 
         Args:
             topic: the topic.
@@ -1269,11 +1292,9 @@ class Admin:
     def _label(self) -> str:
         return label_of(self._client, self._environment)
 
-    async def _note(self, change: Change, name: GroupName, done: Noted) -> None:
-        """Add what was done to the group's history, if anything was. If the server refuses the note, what was done is done."""
-        if done.count:
-            with contextlib.suppress(ServerError):
-                await change.make(self._broker.do(Note(name, msgspec.structs.replace(done, by=self._label))))
+    def _intent(self, groups: GroupName | Sequence[GroupName], change: Noted) -> Intent:
+        names = [groups] if isinstance(groups, GroupName) else groups
+        return Intent(self._access, names, msgspec.structs.replace(change, by=self._label))
 
     async def _state(self, topic: str) -> TopicState:
         topic = check_name("topic", topic)
@@ -1325,6 +1346,14 @@ def _decoder(topic: str, deserializer: Deserializer | None) -> MessageDecoder:
     if deserializer is not None:
         check_plain("deserializer", deserializer)
     return MessageDecoder(topic, deserializer)
+
+
+def _only_one(ids: Sequence[object] | None) -> str:
+    """Return the id of the message that is named, if it is a single one; else ""."""
+    if ids is None or isinstance(ids, str) or len(ids) != 1:
+        return ""
+    (one,) = ids
+    return str.__str__(one) if isinstance(one, str) else one.msg_id if isinstance(one, RetryMessage | DeadMessage | DeadSummary) else ""
 
 
 def _member_info(view: GroupView, name: str, incarnation: str, owned: tuple[int, ...], *, waiting: bool) -> MemberInfo:

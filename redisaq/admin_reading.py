@@ -46,6 +46,8 @@ def history_entry(entry_id: bytes, change: Change) -> HistoryEntry:
         partitions=change.partitions,
         count=change.count,
         to=change.to,
+        msg_id=change.msg_id,
+        began=moment(change.began) if change.began > 0 else None,
     )
 
 

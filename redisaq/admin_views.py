@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from redisaq.core.entry_ids import parse_id
+from redisaq.core.history import UNFINISHED
 from redisaq.core.records import is_id
 from redisaq.core.schedules import Schedule
 
@@ -345,14 +346,18 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     Attributes:
         entry_id: its id in the group's history.
         at: when it happened, by the server's clock.
-        what: "joined", "left", "taken for dead", "grown", "paused", "resumed", "sought", "redriven", "purged", "retried now" or
-            "cancelled"; other versions of redisaq may write other words.
+        what: "joined", "left", "taken for dead", "grown", "paused", "resumed", "sought", "redriven", "purged", "retried now",
+            "cancelled" or "cancelled while delayed"; or what has begun and not ended: "seek begun", "redrive begun", "purge begun",
+            "retry begun", "cancellation begun", "cancellation of a delayed message begun", "growth begun", "deletion begun" or
+            "deletion of the topic begun". Other versions of redisaq may write other words.
         member: the incarnation of the member that it is about; "" if it is about none.
         name: that member's label.
         by: the label of the administrator or member that did it; "" if the member did it to itself.
         partitions: ranges of partitions, first and last, that it is about; the first 64.
         count: the number of messages or partitions that it is about; None if it has none.
         to: where a seek went: "earliest", "latest", or a time; "" for entries, and for other changes.
+        msg_id: the message that it is about; "" if it is not about a single one.
+        began: when it began, by the server's clock; None if it is one step, or if that was not noted.
     """
 
     entry_id: str
@@ -364,6 +369,13 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     partitions: tuple[tuple[int, int], ...]
     count: int | None
     to: str
+    msg_id: str = ""
+    began: datetime | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether this has begun, and its end was not noted: it still works, or was interrupted and may be half done."""
+        return self.what in UNFINISHED
 
 
 class GroupInfo(msgspec.Struct, frozen=True):

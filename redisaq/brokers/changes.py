@@ -1,22 +1,81 @@
-"""Keeps changes at the server in order: no change is carried out after a later one (E1).
+"""Keeps changes at the server in order, and notes them in the histories of groups: no change is carried out after a later one (E1).
 
 A block of changes begins only once the connections over which an earlier block broke are killed. So nothing that they still carry arrives
 late: no pause is carried out after the resume that was to end it. If a block is cancelled, the link kills what it left before it uses
 another connection. Where the server forbids CLIENT KILL, there is no such promise.
+
+What is to be changed is noted before the first step that changes anything, and that note is replaced at the end. If the process dies in
+between, the note remains.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from redisaq.brokers.access import Access
-from redisaq.brokers.terms import ReaderMark
+from redisaq.brokers.steps.administration import Note
+from redisaq.brokers.terms import GroupName, ReaderMark
+from redisaq.core.history import BEGUN, Change as Noted
 from redisaq.environment import time_limit
 from redisaq.errors import ConnectionFailed, ServerError
 
 T = TypeVar("T")
+
+
+class Intent:
+    """What an administrator is about to change, noted in the histories of groups until its end replaces it.
+
+    A server that refuses a note (an account of few rights) does not prevent the change.
+    """
+
+    def __init__(self, access: Access, groups: Sequence[GroupName], change: Noted) -> None:
+        """Note nothing yet.
+
+        Args:
+            access: gives the broker.
+            groups: those whose histories tell of it.
+            change: what is to be noted at the end, as far as it is known.
+        """
+        self._access = access
+        self._groups = groups
+        self._change = change
+        self._begun: list[tuple[GroupName, bytes]] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a note says that it has begun."""
+        return bool(self._begun)
+
+    async def begin(self) -> None:
+        """Note that it begins, unless that was done."""
+        if self._begun is None:
+            begun = replace(self._change, what=BEGUN[self._change.what])
+            ids: list[bytes] = []
+            with contextlib.suppress(ServerError):
+                ids = await self._access.broker.do_each([Note(name, begun) for name in self._groups])
+            self._begun = list(zip(self._groups, ids, strict=False))
+
+    async def end(self, **found: Any) -> None:
+        """Note what was done.
+
+        Args:
+            found: fields of the note that were not known before.
+        """
+        await self._replace(replace(self._change, **found))
+
+    async def withdraw(self) -> None:
+        """Note nothing after all: nothing was done."""
+        await self._replace(None)
+
+    async def _replace(self, change: Noted | None) -> None:
+        begun, self._begun = self._begun or [], None
+        steps = [Note(name, change and replace(change, began=int(note_id.split(b"-")[0])), replaces=note_id) for name, note_id in begun]
+        with contextlib.suppress(ServerError):
+            await self._access.broker.do_each(steps)
 
 
 class Change:
@@ -24,14 +83,22 @@ class Change:
 
     Attributes:
         begun: something may have been changed.
+        intent: what to note before the first step, if anything.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self.begun = False
+        self.intent: Intent | None = None
 
-    async def make(self, step: Awaitable[T]) -> T:
-        """Carry out one step that changes something, and return its answer."""
+    async def make(self, step: Coroutine[Any, Any, T]) -> T:
+        """Carry out one step that changes something, and return its answer. Before the first one, note what is intended."""
+        if self.intent is not None:
+            try:
+                await self.intent.begin()
+            except BaseException:
+                step.close()
+                raise
         try:
             answer = await step
         except ConnectionFailed as error:

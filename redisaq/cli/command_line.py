@@ -79,7 +79,7 @@ def make_commands() -> cyclopts.App:
         suppress_keyboard_interrupt=False,
     )
     found: list[Callable[..., int] | cyclopts.App] = [
-        *(looking.topics, looking.topic, looking.group, looking.schedule, dead.dead),
+        *(looking.topics, looking.topic, looking.group, looking.history, looking.schedule, dead.dead),
         *(messages.pending, messages.retries, messages.delayed, messages.message, messages.tail, messages.retry, messages.cancel),
         *(changing.produce, changing.run_now, changing.grow, changing.pause, changing.resume, changing.seek, changing.delete),
         *(worker.worker, top.top, dashboard.dashboard, doctor.doctor, demo.demo, server.server),

@@ -1,4 +1,4 @@
-"""`redisaq topics`, `topic`, `group` and `schedule`: commands that show topics, groups and cron jobs, and change nothing."""
+"""`redisaq topics`, `topic`, `group`, `history` and `schedule`: they show topics, groups and cron jobs, and change nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from redisaq.admin import Admin
-from redisaq.admin_views import GroupInfo, MemberInfo, ScheduleInfo, TopicInfo
-from redisaq.cli.common import SERVER, Place, moment, plain, run, short, table
+from redisaq.admin_views import GroupInfo, HistoryEntry, MemberInfo, ScheduleInfo, TopicInfo
+from redisaq.cli.common import SERVER, Most, Place, moment, plain, run, short, table
+from redisaq.watching.history import named, sentence_of
 from redisaq.watching.programs import schedules_of_all
 from redisaq.watching.words import duration
 
 HERE = Place()
+PAGE = 500
+"""Changes that are read at once."""
 
 REPORTED_WITHIN = 15.0
 """Seconds to wait for members to report what is in handlers: they do it with their heartbeats. Members of older versions never do."""
@@ -134,6 +137,37 @@ def _in_handlers(info: GroupInfo) -> list[str | Table]:
     ]
     more = [f"and {count - len(found)} more"] if count > len(found) else []
     return [table(*heads, rows=rows, right=numbers), *more]
+
+
+def history(topic: str, group: str, /, *, limit: Most = 100, place: Place = HERE) -> int:
+    """Show what happened in a group, the latest first: members that came and went, and what administrators did.
+
+    What an administrator began and did not end is there as begun: it still works, or was interrupted.
+
+    Args:
+        topic: the topic.
+        group: the group.
+        limit: the most changes to show; 0: all that the group keeps, about 1,000.
+        place: the server.
+    """
+
+    async def look() -> list[HistoryEntry]:
+        found: list[HistoryEntry] = []
+        async with place.admin() as admin:
+            while not limit or len(found) < limit:
+                before = found[-1].entry_id if found else None
+                page = await admin.history(topic, group, count=min(PAGE, limit - len(found)) if limit else PAGE, before=before)
+                found += page
+                if not page:
+                    break
+            if not found:
+                await admin.group(topic, group)  # raises if there is none; what is left of a deletion has a history alone
+        return found
+
+    found = run(look)
+    rows = [(moment(one.at), sentence_of(one, named(one))) for one in found]
+    place.show(found, lambda: [table("when", "what", rows=rows), "times are UTC"] if rows else ["nothing is known"])
+    return 0
 
 
 def schedule(app: str | None = None, /, *, place: Place = HERE) -> int:

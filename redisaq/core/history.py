@@ -2,6 +2,9 @@
 
 A change is stored as bytes in a capped stream beside the group's document, in the same step that makes it if possible. No member acts on
 it: it tells people who did what. Members of older versions write none, and an unreadable one is skipped.
+
+What an administrator does in several steps is noted before the first of them, and that note is replaced at the end. So what remains of one
+that was interrupted is a note that something began: see BEGUN.
 """
 
 from __future__ import annotations
@@ -20,18 +23,35 @@ MOST_RANGES = 64
 """Ranges of partitions that a change names."""
 
 
+BEGUN = {
+    "sought": "seek begun",
+    "redriven": "redrive begun",
+    "purged": "purge begun",
+    "retried now": "retry begun",
+    "cancelled": "cancellation begun",
+    "cancelled while delayed": "cancellation of a delayed message begun",
+    "grown": "growth begun",
+    "deleted": "deletion begun",
+    "topic deleted": "deletion of the topic begun",
+}
+"""What is noted before a change is made, by what it is called when it is done. No history outlives a deletion, so that has no end."""
+
+UNFINISHED = frozenset(BEGUN.values())
+
+
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something that happened.
 
     Attributes:
-        what: "joined", "left", "taken for dead", "grown", "paused", "resumed", "sought", "redriven", "purged", "retried now" or
-            "cancelled"; other versions may have more.
+        what: "joined", "left", "taken for dead", "paused", "resumed", or a key or value of BEGUN; other versions may have more.
         member: the incarnation of the member that it is about; "" if it is about none.
         name: the member's label, or its name; "" if it is about none.
         by: the label of the administrator or member that did it; "" if the member did it to itself.
         partitions: ranges of partitions, first and last, that it is about.
         count: the number of messages or partitions that it is about; None if it has none.
         to: where a seek went; "" for other changes.
+        msg_id: the message that it is about; "" if it is not about a single one.
+        began: when it began, in milliseconds; 0 if it is one step, or if that was not noted.
     """
 
     what: str
@@ -41,6 +61,8 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     partitions: tuple[tuple[int, int], ...] = ()
     count: int | None = None
     to: str = ""
+    msg_id: str = ""
+    began: int = 0
 
 
 _decoder = msgspec.json.Decoder(Change)

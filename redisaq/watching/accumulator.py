@@ -25,11 +25,11 @@ from redisaq.admin_views import (
     TopicInfo,
 )
 from redisaq.watching import attention
-from redisaq.watching.attention import DeadSample, HandlerSample, JobSample, MemberSample, Ownerless, Sample, Steady
+from redisaq.watching.attention import BegunSample, DeadSample, HandlerSample, JobSample, MemberSample, Ownerless, Sample, Steady
 from redisaq.watching.colours import Slots
 from redisaq.watching.counting import Counter, Lately
 from redisaq.watching.curves import NEAR_STEP, Series
-from redisaq.watching.history import sentence_of
+from redisaq.watching.history import named, sentence_of, unfinished
 from redisaq.watching.snapshot import (
     Attention,
     GroupView,
@@ -62,9 +62,6 @@ MOST_DEAD = 20
 
 MOST_RUNNING = 1000
 """Messages in handlers that a group shows."""
-
-MOST_NAMED = 1000
-"""Partitions of one range that a change of the history is shown with."""
 
 SUMMED = ("unread", "pending", "retry", "dead", "lost")
 """What a group sums up over its partitions."""
@@ -566,6 +563,7 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
     )
     running, in_handlers = _running(group, info)
     paused = next((one for one in group.history or () if one.what == "paused"), None)
+    begun = unfinished(group.history or ())
     sample = Sample(
         at=at,
         topic=topic.topic,
@@ -585,6 +583,7 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         fresh_lost=group.fresh_lost.sum(at),
         newest_dead=group.newest_dead,
         ownerless=tuple(ownerless),
+        begun=None if begun is None else BegunSample(begun.what, begun.at.timestamp(), begun.by),
         handler=attention.slowest(HandlerSample(one.msg_id, one.partition, one.entry_id, at - one.since, one.limit) for one in in_handlers),
     )
     view = GroupView(
@@ -637,7 +636,7 @@ def _running(group: _Group, info: GroupInfo) -> tuple[int | None, tuple[RunningV
 
 
 def _history_view(group: _Group, entry: HistoryEntry) -> HistoryView:
-    partitions = tuple(number for first, last in entry.partitions for number in range(first, min(last, first + MOST_NAMED) + 1))
+    partitions = named(entry)
     return HistoryView(
         at=entry.at.timestamp(),
         what=entry.what,

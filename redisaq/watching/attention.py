@@ -40,6 +40,9 @@ NEAR_LIMIT = 0.8
 HELD_UP = 30.0
 """Seconds after a producer has last said that it waits for room: while it waits, it says so every 10 s."""
 
+ENDLESS = 120.0, 86400.0
+"""Seconds after which a change that an administrator has begun and not ended needs attention, and for how long it does."""
+
 FULL = 0.9
 """The part of its memory after which a server that evicts nothing is nearly full."""
 
@@ -113,6 +116,20 @@ class DeadSample(msgspec.Struct, frozen=True):
     at: float
 
 
+class BegunSample(msgspec.Struct, frozen=True):
+    """What an administrator has begun, and whose end is not noted.
+
+    Attributes:
+        what: what has begun, such as "seek begun".
+        at: when.
+        by: who began it.
+    """
+
+    what: str
+    at: float
+    by: str
+
+
 class Sample(msgspec.Struct, frozen=True):
     """One group at one moment; see GroupView for what the numbers mean.
 
@@ -136,6 +153,7 @@ class Sample(msgspec.Struct, frozen=True):
         newest_dead: the newest dead letter, if somebody has looked.
         ownerless: partitions without an owner.
         handler: the message that has been in a handler too long, or will be first, if members report what they have in handlers.
+        begun: what an administrator began first of what has no end, if the history is known.
     """
 
     at: float
@@ -157,6 +175,7 @@ class Sample(msgspec.Struct, frozen=True):
     newest_dead: DeadSample | None = None
     ownerless: tuple[Ownerless, ...] = ()
     handler: HandlerSample | None = None
+    begun: BegunSample | None = None
 
 
 class JobSample(msgspec.Struct, frozen=True):
@@ -366,6 +385,18 @@ def mixed(samples: Samples) -> Attention | None:
     return _group(now, "mixed", "warn", f"runs {len(versions)} versions: {', '.join(versions)}.")
 
 
+def interrupted(samples: Samples) -> Attention | None:
+    """An administrator has begun a change, and no end is noted."""
+    now = samples[-1]
+    least, most = ENDLESS
+    if now.begun is None or not least < now.at - now.begun.at < most:
+        return None
+    what, by = now.begun.what.removesuffix(" begun"), f" by {now.begun.by}" if now.begun.by else ""
+    sentence = f"has a {what} begun{by} {duration(now.at - now.begun.at)} ago, and no end of it."
+    more = "It still works, or was interrupted and is half done: then repeat it."
+    return _group(now, "begun", "warn", sentence, more, since=now.begun.at)
+
+
 # -- calm --------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -392,6 +423,7 @@ RULES = (
     Rule(slow_handler),
     Rule(silent),
     Rule(mixed),
+    Rule(interrupted, sure=True),
     Rule(paused, sure=True),
 )
 """All rules for groups."""

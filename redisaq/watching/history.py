@@ -1,11 +1,33 @@
-"""What happened in a group, as sentences for the page and `redisaq top`."""
+"""What happened in a group, as sentences for the page, `redisaq top` and `redisaq history`; and what has begun and not ended."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from redisaq.admin_views import HistoryEntry
+from redisaq.core.history import BEGUN
 from redisaq.watching.words import count, many, ranges
+
+MOST_NAMED = 1000
+"""Partitions of one range that a change of the history is shown with."""
+
+_ENDS = {begun: end for end, begun in BEGUN.items()}
+
+
+def named(entry: HistoryEntry) -> tuple[int, ...]:
+    """Return the partitions of a change, MOST_NAMED of each range."""
+    return tuple(number for first, last in entry.partitions for number in range(first, min(last, first + MOST_NAMED) + 1))
+
+
+def unfinished(history: Sequence[HistoryEntry]) -> HistoryEntry | None:
+    """Return the first change that has begun and not ended, without those of whose sort one has ended since. The latest is first."""
+    found: HistoryEntry | None = None
+    ended: set[str] = set()
+    for entry in history:
+        if entry.unfinished and _ENDS[entry.what] not in ended:
+            found = entry
+        ended.add(entry.what)
+    return found
 
 
 def sentence_of(entry: HistoryEntry, partitions: Sequence[int]) -> str:
@@ -19,7 +41,13 @@ def sentence_of(entry: HistoryEntry, partitions: Sequence[int]) -> str:
             which = f"partition{'s' if number > 1 else ''} {ranges(partitions)} lost {'their' if number > 1 else 'its'} owner"
             text = f"{entry.name} was taken for dead{by}" + (f": {which}" if number else "")
         case "grown":
-            text = f"grown to {many(number, 'partition')}"
+            text = f"grown to {many(number, 'partition')}{by}"
+        case "cancelled" | "cancelled while delayed" if entry.msg_id:
+            text = f"{'retry of message' if entry.what == 'cancelled' else 'delayed message'} {entry.msg_id} cancelled{by}"
+        case _ if entry.unfinished:
+            to = f" to {many(number, 'partition')}" if entry.what == BEGUN["grown"] else f" to {entry.to}" if entry.to else ""
+            of = f" of message {entry.msg_id}" if entry.msg_id else ""
+            text = f"{entry.what}{to}{of}{by}, no end noted"
         case "sought":
             where = f"to {entry.to}" if entry.to else "to given entries"
             text = f"moved {where}{by}: {many(number, 'partition')}"

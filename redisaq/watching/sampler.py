@@ -113,12 +113,14 @@ class Sampler:
         self._watching: list[Watching] = []
         self._changed, self._hurry = anyio.Event(), anyio.Event()
         self._turns: dict[tuple[str, str], float] = {}  # when each topic and group last had its turn
+        self._histories: dict[tuple[str, str], float] = {}  # when each group's history was last read
         self._start(current_environment())
 
     def _start(self, environment: Environment) -> None:
         """Use this environment's clocks. Until the server has reported its time, the wall clock replaces it."""
         self._environment = environment
         self._turns.clear()
+        self._histories.clear()
         self._left = environment.monotonic() - LINGER  # when the last one stopped watching
         self._server_looked = self._schedules_looked = environment.monotonic() - SELDOM
         self._offset = environment.wall_clock() - environment.monotonic()
@@ -208,6 +210,7 @@ class Sampler:
             seen.saw_schedules(found, broken, self.now())
         for topic, group in self._turns.keys() - seen.groups() - {(topic, "") for topic in seen.topics()}:
             del self._turns[topic, group]
+            self._histories.pop((topic, group), None)
         left -= await self._look_at_topics(left, began)
         due = [one for one in seen.groups() if self._is_due(*one, began)]
         # The smaller groups first: what they leave of their part is for those that need more.
@@ -279,7 +282,10 @@ class Sampler:
         watched = any(_shows(one.screen, topic, group) for one in self._watching)
         info = await _within(self._admin.group(topic, group, partitions=known, running=watched))
         looks = len(stale) + len(known) + (len(info.members) // REPORTS if watched else 0)
-        if info.paused != seen.is_paused(topic, group) or any(_shows_inside(one.screen, topic, group) for one in self._watching):
+        inside = any(_shows_inside(one.screen, topic, group) for one in self._watching)
+        unread = self._environment.monotonic() >= self._histories.get((topic, group), -math.inf) + SELDOM
+        if inside or unread or info.paused != seen.is_paused(topic, group):
+            self._histories[topic, group] = self._environment.monotonic()
             seen.saw_history(topic, group, await _within(self._admin.history(topic, group, count=HISTORY)))
             looks += 1
         seen.saw_group(info)

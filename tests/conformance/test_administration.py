@@ -14,6 +14,7 @@ from redisaq.brokers.steps.administration import (
     START,
     Disband,
     DropGroup,
+    DropHistory,
     DropTopic,
     GroupView,
     Note,
@@ -33,12 +34,13 @@ from redisaq.brokers.steps.producing import AppendOnce, Delayed, delay
 from redisaq.brokers.steps.retrying import Purge, redrive
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
 from redisaq.brokers.terms import GroupName
+from redisaq.core.entry_ids import parse_id
 from redisaq.core.history import KEPT, Change
 from redisaq.core.membership import Document, MemberEntry
 from redisaq.core.profile import Profile
 from tests.conformance.failures import dead, delivered, due, now, read, resolution, resolve
 from tests.conformance.steps import SECOND, Changes, append, commit_document, ids, pending, values
-from tests.conformance.worlds import World
+from tests.conformance.worlds import RedisWorld, World
 
 pytestmark = pytest.mark.anyio
 
@@ -440,6 +442,35 @@ async def test_the_history_says_what_happened_the_latest_first(a: Broker, b: Bro
     latest, *_ = await a.do(ReadHistory(group, 1))
     assert before // 1000 <= time_of(latest.entry_id) <= (await now(a, group)) // 1000 + 1
     assert await history_of(a, group, 1, latest.entry_id) == [Change("paused", by="mara")]
+
+
+async def test_a_note_replaces_the_one_of_its_beginning(a: Broker, b: Broker, group: GroupName, world: World) -> None:
+    begun, other = Change("seek begun", by="mara"), Change("paused")
+    note = await a.do(Note(group, begun))
+    before = (await a.do(ReadHistory(group, 1)))[0].entry_id
+    assert note == before
+    await b.do(Note(group, other))
+    assert await history_of(a, group) == [other, begun]
+    assert parse_id(await b.do(Note(group, Change("sought", began=1), replaces=note))) > parse_id(note)
+    assert await history_of(a, group) == [Change("sought", began=1), other]
+    assert await b.do(Note(group, Change("resumed"), replaces=note)), "what it replaces may be gone"
+    note = await a.do(Note(group, begun))
+    assert await b.do(Note(group, None, replaces=note)) == b""
+    assert [one.what for one in await history_of(a, group)] == ["resumed", "sought", "paused"]
+    alone = replace(group, group="alone")
+    assert await b.do(Note(alone, None, replaces=await a.do(Note(alone, begun)))) == b""
+    if isinstance(world, RedisWorld):
+        assert world.command("KEYS", "*alone*") == [], "nothing is left of a history without a note"
+
+
+async def test_a_history_tells_of_a_deletion_that_goes_on(a: Broker, group: GroupName, owned: int) -> None:
+    del owned
+    await a.do(Note(group, Change("deletion begun")))
+    assert await a.do(Disband(group, force=False, keeps_history=True)) == ()
+    assert (await a.do(ViewGroup(group))).document is None
+    assert await history_of(a, group) == [Change("deletion begun")]
+    await a.do(DropHistory(group))
+    assert await history_of(a, group) == []
 
 
 async def test_a_commit_that_is_refused_says_nothing(a: Broker, group: GroupName) -> None:

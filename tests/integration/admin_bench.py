@@ -9,7 +9,8 @@ from typing import Any
 
 import anyio
 
-from redisaq import Consumer, Message, Producer, RetryPolicy
+from redisaq import Admin, Consumer, Message, Producer, RetryPolicy
+from redisaq.admin import PartitionInfo
 from redisaq.brokers import open_broker
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.terms import GroupName
@@ -52,3 +53,26 @@ class Bench:
         broker = open_broker(self.url, self.namespace)
         await make_groups(broker, GroupName("orders", group), [0, 1], latest=False)
         await broker.close()
+
+
+def _is_due(one: PartitionInfo) -> bool:
+    """Return whether a retry is due: what was redriven, say."""
+    return one.retry_due is not None and one.retry_due <= 0
+
+
+async def fail(bench: Bench, pause: float, *, group: str = "billing") -> None:
+    """Let a group fail each message once; none is due again soon."""
+    policy = RetryPolicy(backoff=pause, max_backoff=pause, jitter=False)
+    consumer = Consumer("orders", bench.url, namespace=bench.namespace, group_name=group, retry=policy)
+    async with consumer, anyio.create_task_group() as tasks:
+
+        def handle(message: Message[Any]) -> None:
+            reason = f"no {message.payload['n']}"
+            raise ValueError(reason)
+
+        await tasks.start(consumer.process, handle)
+        with anyio.fail_after(30):
+            async with Admin(bench.url, namespace=bench.namespace) as admin:
+                while (info := await admin.group("orders", group)).unread or info.pending or any(map(_is_due, info.partitions)):
+                    await anyio.sleep(0.01)
+        await consumer.stop()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,16 +15,17 @@ import pytest
 from redisaq import Message, Producer
 from redisaq.admin import Admin, DeadMessage
 from redisaq.brokers import open_broker
+from redisaq.brokers.changes import Change
 from redisaq.brokers.steps.administration import Note
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
-from redisaq.core.history import Change
+from redisaq.core.history import Change as Noted
 from redisaq.core.membership import Document, MemberEntry
 from redisaq.errors import GroupBusyError, SettingsError, TopicMissingError
 from redisaq.identity import VERSION
 from tests.conformance.steps import commit_document
-from tests.integration.admin_bench import Bench
+from tests.integration.admin_bench import Bench, fail
 from tests.server_fixtures import KeyLeaks
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +169,97 @@ async def test_the_history_of_a_group(url: str, namespace: str, bench: Bench) ->
     await broker.close()
 
 
+class KilledError(BaseException):
+    """The end of a process."""
+
+
+CHANGES: dict[str, tuple[Callable[[Admin, str], Awaitable[object]], str, str | None]] = {
+    "seek": (lambda admin, _: admin.seek("orders", "billing", "latest"), "seek begun", "sought"),
+    "redrive": (lambda admin, _: admin.redrive("orders", "billing"), "redrive begun", "redriven"),
+    "purge": (lambda admin, one: admin.purge("orders", "billing", [one]), "purge begun", "purged"),
+    "retry_now": (lambda admin, _: admin.retry_now("orders", "billing"), "retry begun", "retried now"),
+    "cancel": (lambda admin, one: admin.cancel("orders", one, "billing"), "cancellation begun", "cancelled"),
+    "cancel delayed": (
+        lambda admin, one: admin.cancel("orders", one),
+        "cancellation of a delayed message begun",
+        "cancelled while delayed",
+    ),
+    "grow": (lambda admin, _: admin.grow("orders", 3), "growth begun", "grown"),
+    "delete_group": (lambda admin, _: admin.delete_group("orders", "billing"), "deletion begun", None),
+    "delete_topic": (lambda admin, _: admin.delete_topic("orders"), "deletion of the topic begun", None),
+}
+"""Changes of a group with one dead letter, one retry and one delayed message: how each is made, what is noted before and at the end."""
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("name", CHANGES)
+async def test_what_was_begun_stays_in_the_history_if_its_process_dies(
+    admin: Admin, bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies after each number of steps that change something. Repeated, the change ends, and says since when and by whom."""
+    change, begun, done = CHANGES[name]
+    (msg_id,) = await bench.produce(1, partitions=2)
+    await bench.drain(failing=(0,))
+    if name in ("retry_now", "cancel"):
+        await admin.redrive("orders", "billing")
+        await fail(bench, 3600.0)
+    if name == "cancel delayed":
+        (msg_id,) = await bench.produce(1, delay=3600.0)
+    before = len(await admin.history("orders", "billing"))
+    made, allowed, make = 0, 0, Change.make
+
+    async def dying(self: Change, step: Coroutine[Any, Any, Any]) -> Any:
+        nonlocal made
+        if made == allowed and self.intent is not None:
+            await self.intent.begin()
+            step.close()
+            raise KilledError
+        made += 1
+        return await make(self, step)
+
+    monkeypatch.setattr(Change, "make", dying)
+    async with Admin(bench.url, namespace=bench.namespace, client="mara@ops-1") as mara:
+        with pytest.raises(KilledError):
+            await change(mara, msg_id)
+        latest = (await admin.history("orders", "billing"))[0]
+        assert (latest.what, latest.by, latest.unfinished, latest.began) == (begun, "mara@ops-1", True, None)
+        made, allowed = 0, 1
+        with contextlib.suppress(KilledError):
+            await change(mara, msg_id)
+            assert done is not None, "a deletion has several steps"
+        notes = await admin.history("orders", "billing")
+        assert [one for one in notes if one.what == begun], "what died before is still there"
+        allowed = 1 << 20
+        if done is None:
+            await change(mara, msg_id)
+            assert await admin.history("orders", "billing") == []
+            return
+        if notes[0].what == begun:
+            await change(mara, msg_id)
+            notes = await admin.history("orders", "billing")
+    assert (notes[0].what, notes[0].by, notes[0].unfinished) == (done, "mara@ops-1", False)
+    assert notes[0].began is not None
+    assert notes[0].began <= notes[0].at
+    assert notes[0].msg_id == (msg_id if name in ("purge", "cancel", "cancel delayed") else "")
+    assert len([one for one in notes if one.what == done]) == 1
+    assert len(notes) > before
+
+
+async def test_what_changes_nothing_leaves_no_note(admin: Admin, bench: Bench) -> None:
+    """What is refused, or finds nothing to do."""
+    await bench.produce(1)
+    await bench.drain()
+    before = await admin.history("orders", "billing")
+    assert await admin.redrive("orders", "billing") == await admin.purge("orders", "billing") == 0
+    assert await admin.purge("orders", "billing", ["nothing"]) == await admin.retry_now("orders", "billing") == 0
+    assert not await admin.cancel("orders", "nothing", "billing")
+    assert not await admin.cancel("orders", "nothing")
+    assert await admin.grow("orders", 2) == 2
+    with pytest.raises(SettingsError):
+        await admin.seek("orders", "billing", {7: "1-0"})
+    assert await admin.history("orders", "billing") == before
+
+
 async def test_many_calls_are_one_change_of_the_history(admin: Admin, bench: Bench) -> None:
     """Also if the block ends early."""
     await bench.produce(6)
@@ -177,6 +270,7 @@ async def test_many_calls_are_one_change_of_the_history(admin: Admin, bench: Ben
     with anyio.CancelScope() as scope:
         async with admin.purging("orders", "billing") as purge:
             assert await purge(letters) == 3
+            assert (await admin.history("orders", "billing"))[0].what == "purge begun"
             scope.cancel()
             await anyio.sleep_forever()
     async with admin.purging("orders", "billing") as purge:
@@ -489,7 +583,7 @@ async def test_what_an_older_administrator_left_of_a_group_is_deleted(admin: Adm
     """It knew of no history."""
     await bench.produce(1)
     broker = open_broker(bench.url, bench.namespace)
-    await broker.do(Note(GroupName("orders", "billing"), Change("paused")))
+    await broker.do(Note(GroupName("orders", "billing"), Noted("paused")))
     assert await admin.history("orders", "billing")
     with pytest.raises(TopicMissingError):
         await admin.delete_group("orders", "billing")

@@ -12,7 +12,7 @@ import pytest
 from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.admin import Admin, PendingMessage, Whereabouts
 from redisaq.errors import SettingsError, TopicMissingError
-from tests.integration.admin_bench import Bench
+from tests.integration.admin_bench import Bench, fail
 
 pytestmark = pytest.mark.anyio
 
@@ -30,24 +30,6 @@ async def admin(url: str, namespace: str) -> AsyncIterator[Admin]:
 def bench(url: str, namespace: str) -> Bench:
     """Those of the test."""
     return Bench(url, namespace)
-
-
-async def fail(bench: Bench, pause: float, *, group: str = "billing") -> None:
-    """Let a group fail each message once; none is due again soon."""
-    policy = RetryPolicy(backoff=pause, max_backoff=pause, jitter=False)
-    consumer = Consumer("orders", bench.url, namespace=bench.namespace, group_name=group, retry=policy)
-    async with consumer, anyio.create_task_group() as tasks:
-
-        def handle(message: Message[Any]) -> None:
-            reason = f"no {message.payload['n']}"
-            raise ValueError(reason)
-
-        await tasks.start(consumer.process, handle)
-        with anyio.fail_after(30):
-            async with Admin(bench.url, namespace=bench.namespace) as admin:
-                while (info := await admin.group("orders", group)).unread or info.pending:
-                    await anyio.sleep(0.01)
-        await consumer.stop()
 
 
 async def test_what_is_pending(admin: Admin, bench: Bench) -> None:

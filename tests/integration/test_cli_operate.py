@@ -156,6 +156,9 @@ def test_letters_are_redriven_and_purged(say: Say, redis: Server, namespace: str
     assert ids_of(say)[:2] == [first, second]
     assert say("dead", "redrive", "orders", "billing", first, "--yes") == (0, "redriven: 1\n", "")
     assert first not in ids_of(say)
+    latest = json.loads(say("history", "orders", "billing", "--limit", "1", "--json")[1])[0]
+    assert (latest["what"], latest["count"], latest["msg_id"]) == ("redriven", 1, "")
+    assert "1 dead letter redriven by " in say("history", "orders", "billing", "--limit", "0")[1]
     anyio.run(lambda: consume(redis.url, namespace))  # it dies again
     assert len(ids_of(say)) == 3
     assert say("dead", "purge", "orders", "billing", second, "--yes", "--json") == (0, '{"purged":1}\n', "")

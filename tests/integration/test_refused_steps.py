@@ -17,7 +17,7 @@ from redisaq.admin import Admin
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.rights import access_rules, called_by
 from redisaq.brokers.redis.scripts import SCRIPTS
-from redisaq.brokers.steps.administration import START, Disband, DropGroup, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
+from redisaq.brokers.steps.administration import START, Disband, DropGroup, Note, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
 from redisaq.brokers.steps.coordination import Heartbeat, Watch, make_groups
 from redisaq.brokers.steps.growing import Adopt, Announce, NameStream, OpenBarrier, Publish, ReadPassed, TakeIn
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
@@ -43,6 +43,7 @@ from redisaq.brokers.steps.schedules import ReadSchedules, SetSchedule
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Resolve
 from redisaq.brokers.steps.topics import MakeTopic, NoteHeldUp, Terms
 from redisaq.brokers.terms import GroupName, ReaderMark
+from redisaq.core.history import Change
 from redisaq.core.membership import Document, MemberEntry
 from redisaq.core.records import Body, Resolution
 from redisaq.errors import ServerError
@@ -186,6 +187,11 @@ async def _retry_now(scene: Scene) -> None:
     assert await scene.full.do(RetryNow(GROUP, 0, None, 5)) == 0
 
 
+async def _note(scene: Scene) -> None:
+    note = await scene.broker.do(Note(GROUP, Change("seek begun")))
+    await scene.broker.do(Note(GROUP, None, replaces=note))
+
+
 async def _trim(scene: Scene) -> None:
     await scene.broker.do(Trim("orders", 0, await scene.full.do(ReadKeeping(GROUP)), ["billing"]))
 
@@ -232,6 +238,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "view_partitions": (lambda s: s.broker.do_each([ViewPartition(GROUP, 0)]), ("view_partition",)),
     "pause": (lambda s: s.broker.do(SetPaused(GROUP, paused=True)), ("pause",)),
     "seek": (lambda s: s.broker.do(Seek(GROUP, 0, START)), ("seek",)),
+    "note": (_note, ("note_change",)),
     "disband": (lambda s: s.broker.do(Disband(GROUP, force=True)), ("disband",)),
     "drop_group": (lambda s: s.broker.do_each([DropGroup(GROUP, 0)]), ("drop_group",)),
     "redrive": (lambda s: redrive(s.broker, GROUP, 0, None, count=5), ("redrive",)),
@@ -270,6 +277,7 @@ REPEATED = {
     "drop_group",
     "sight",
     "retry_now",
+    "note",
 }
 """Those that change the scene before they do what they do, or that are several steps: a repeat completes them."""
 

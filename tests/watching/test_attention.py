@@ -10,6 +10,7 @@ import pytest
 
 from redisaq.watching.attention import (
     LATELY,
+    BegunSample,
     DeadSample,
     HandlerSample,
     JobSample,
@@ -136,6 +137,13 @@ SURE = [
         id="lapsed",
     ),
     pytest.param(
+        "begun",
+        {"begun": BegunSample("seek begun", T0 - 718, "mara@ops-1")},
+        "orders › billing has a seek begun by mara@ops-1 12 min ago, and no end of it. "
+        "It still works, or was interrupted and is half done: then repeat it.",
+        id="interrupted",
+    ),
+    pytest.param(
         "paused",
         {"paused": True, "paused_at": T0 - 11_518, "paused_by": "mara@ops-1", "waiting": 1911},
         "orders › billing has been paused for 3 h 12 min by mara@ops-1. 1,911 messages wait.",
@@ -204,6 +212,8 @@ def test_what_cannot_be_wrong_is_shown_at_once_and_ends_at_once(kind: str, bad: 
         pytest.param(lambda _: {"handler": HandlerSample("m", 1, "1-0", 200.0, 300.0)}, id="handler with time left"),
         pytest.param(lambda _: {"members": (MemberSample("x", 6.0, 12.0),)}, id="heartbeat in time"),
         pytest.param(lambda _: {"members": (MEMBER, MemberSample("x", version=""))}, id="version unknown"),
+        pytest.param(lambda _: {"begun": BegunSample("seek begun", T0 + 60, "")}, id="begun just now"),
+        pytest.param(lambda _: {"begun": BegunSample("seek begun", T0 - 90_000.0, "")}, id="begun long ago"),
     ],
 )
 def test_what_is_well_shows_nothing(fields: Callable[[float], dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from redisaq.brokers.steps.administration import (
     LOOKED_AT,
     Disband,
     DropGroup,
+    DropHistory,
     DropTopic,
     GroupView,
     Note,
@@ -112,9 +113,15 @@ def set_paused(store: MemoryStore, step: SetPaused) -> None:
 
 
 @does(Note)
-def note(store: MemoryStore, step: Note) -> None:
+def note(store: MemoryStore, step: Note) -> bytes:
     """Add a change to the group's history."""
-    store.members(step.group).note((step.change,), store.now())
+    members = store.members(step.group)
+    if step.replaces:
+        members.history.delete((parse_id(step.replaces),))
+    if step.change is None:
+        return b""
+    members.note((step.change,), store.now())
+    return format_id(members.history.last_id)
 
 
 @does(ReadHistory)
@@ -150,10 +157,19 @@ def disband(store: MemoryStore, step: Disband) -> tuple[str, ...]:
     """Drop the group's coordination, unless members live and `force` is False; return the live members."""
     live = view_group(store, ViewGroup(step.group)).live
     if step.force or not live:
+        history = store.members(step.group).history
         store.forget_group(step.group)
+        if step.keeps_history:
+            store.members(step.group).history = history
         store.alone.pop(step.group, None)
         store.ring(step.group)
     return live
+
+
+@does(DropHistory)
+def drop_history(store: MemoryStore, step: DropHistory) -> None:
+    """Drop the group's history."""
+    store.members(step.group).history = Stream()
 
 
 @does(DropGroup)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from redisaq.brokers.redis.commands import Reply, checked, run, run_all, run_each
-from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.redis.keys import Keys, type_of
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Command, Script
 from redisaq.brokers.redis.topics import kept_number
@@ -16,6 +16,7 @@ from redisaq.brokers.steps.administration import (
     LOOKED_AT,
     Disband,
     DropGroup,
+    DropHistory,
     DropTopic,
     GroupView,
     Note,
@@ -46,6 +47,7 @@ VIEW_PARTITION = Script("view_partition", keys=5, begins_with=("facts", "unread"
 PAUSE = Script("pause", keys=2, begins_with=("note",))
 SEEK = Script("seek", keys=4, begins_with=("above", "whole", "facts", "stand"))
 DISBAND = Script("disband", keys=5)
+NOTE_CHANGE = Script("note_change", keys=1)
 DROP_GROUP = Script("drop_group", keys=5)
 
 PAGE = 1000
@@ -184,10 +186,10 @@ def set_paused(step: SetPaused, keys: Keys) -> Asked[None]:
 
 
 @command(Note)
-def note(step: Note, keys: Keys) -> Asked[None]:
+def note(step: Note, keys: Keys) -> Asked[bytes]:
     """Add a change to the group's history."""
-    history = keys.group(step.group).history
-    return (b"XADD", history, b"MAXLEN", b"~", KEPT, b"*", b"c", encode_change(step.change)), lambda _: None
+    change = b"" if step.change is None else encode_change(step.change)
+    return NOTE_CHANGE(keys.group(step.group).history, change, step.replaces or b"0-0", KEPT), lambda reply: reply
 
 
 @command(ReadHistory)
@@ -217,8 +219,14 @@ def disband(step: Disband, keys: Keys) -> Asked[tuple[str, ...]]:
     """Drop the group's coordination."""
     group = keys.group(step.group)
     keys_of_it = (group.members, group.state, group.history, group.meta, group.deltas)
-    asked = DISBAND(*keys_of_it, group.doorbell, int(step.force), step.group.group)
+    asked = DISBAND(*keys_of_it, group.doorbell, int(step.force), step.group.group, int(step.keeps_history))
     return asked, lambda live: tuple(sorted(one.decode() for one in live))
+
+
+@command(DropHistory)
+def drop_history(step: DropHistory, keys: Keys) -> Asked[None]:
+    """Drop the group's history."""
+    return (b"UNLINK", keys.group(step.group).history), lambda _: None
 
 
 @command(DropGroup)
@@ -237,23 +245,27 @@ async def drop_topic(step: DropTopic, link: Caller, keys: Keys) -> None:
     to server meanwhile may be missed: of several servers, all are scanned again until nothing is found.
     """
     topic = step.topic
+    histories: set[bytes] = set()
     while True:
         nodes = await link.nodes()
-        found = [await _drop_found(link, node, keys, topic) for node in nodes]
+        found = [await _drop_found(link, node, keys, topic, histories) for node in nodes]
         if len(nodes) == 1 or not any(found):
             break
+    await run_each(link, [(b"UNLINK", key) for key in histories])  # they tell of the deletion while it goes on
     # The count goes last: a repetition of an interrupted step needs it.
     await run(link, (b"SREM", keys.topics, topic))
     await run(link, (b"UNLINK", keys.meta(topic)))
     await run_all(link, [(b"SPUBLISH", keys.topic_doorbell(topic), b"")])  # a hint: its failure must not fail the step
 
 
-async def _drop_found(link: Caller, node: Carrier, keys: Keys, topic: str) -> bool:
-    """Drop those of the topic's keys that one server has; return whether there were any."""
+async def _drop_found(link: Caller, node: Carrier, keys: Keys, topic: str, histories: set[bytes]) -> bool:
+    """Drop those of the topic's keys that one server has, but add its groups' histories to these; return whether there were any."""
     cursor, found = b"0", False
     while True:
         cursor, page = await run(node, (b"SCAN", cursor, b"MATCH", keys.topic_pattern(topic), b"COUNT", PAGE))
-        dropped: list[Command] = [(b"UNLINK", key) for key in page if keys.is_of_topic(key, topic)]
+        ours = [key for key in page if keys.is_of_topic(key, topic)]
+        histories.update(key for key in ours if type_of(key) == b"stream" and key.endswith(b":history"))
+        dropped: list[Command] = [(b"UNLINK", key) for key in ours if key not in histories]
         if dropped:
             found = True
             await run_each(link, dropped)

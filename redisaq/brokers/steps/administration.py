@@ -21,6 +21,7 @@ __all__ = [
     "START",
     "Disband",
     "DropGroup",
+    "DropHistory",
     "DropTopic",
     "GroupView",
     "Note",
@@ -209,13 +210,18 @@ class NotedChange(msgspec.Struct, frozen=True):
     change: Change
 
 
-class Note(GroupStep[None], frozen=True):
-    """Add a change to the group's history. Repeating it adds it again.
+class Note(GroupStep[bytes], frozen=True):
+    """Add a change to the group's history, and return its id there. Repeating it adds it again.
 
-    What an administrator does in partitions is noted by itself, after the fact: it is made in other slots.
+    What an administrator does in partitions is made in other slots. So it is noted before it begins, and that note is replaced at its end.
+
+    Attributes:
+        change: the change; None: add nothing, and return b"".
+        replaces: the id of a note, which is removed; b"": of none. A history without a note is dropped.
     """
 
-    change: Change
+    change: Change | None
+    replaces: bytes = b""
 
 
 class ReadHistory(GroupStep[list[NotedChange]], frozen=True):
@@ -241,9 +247,15 @@ class Disband(GroupStep[tuple[str, ...]], frozen=True):
 
     Attributes:
         force: False drops nothing while members are alive.
+        keeps_history: leave the group's history, so that it tells of a deletion that goes on: DropHistory ends it.
     """
 
     force: bool
+    keeps_history: bool = False
+
+
+class DropHistory(GroupStep[None], frozen=True):
+    """Drop the group's history."""
 
 
 class DropGroup(ShareStep[None], frozen=True):
