@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 import anyio
 import msgspec
 
-from redisaq.admin_dead import PAGE, DeadLetters, Ids, NewestFirst, OldestFirst, split
+from redisaq.admin_dead import PAGE, CountingKinds, DeadLetters, Ids, NewestFirst, OldestFirst, split
 from redisaq.admin_messages import AT_ONCE, STEPS, TOGETHER, EarliestFirst, Following, Listing, Search, id_of, names_of
 from redisaq.admin_reading import (
     DeadLetterDecoder,
@@ -30,6 +30,8 @@ from redisaq.admin_reading import (
     summary_of,
 )
 from redisaq.admin_views import (
+    DeadKind,
+    DeadKinds,
     DeadLetterInfo,
     DeadMessage,
     DeadSummary,
@@ -95,7 +97,7 @@ from redisaq.brokers.steps.messages import (
     Scheduled,
     SummariseEntries,
 )
-from redisaq.brokers.steps.retrying import DeadLetterEntry, Purge, ReadDead, ReadNewestDead, SummariseDead
+from redisaq.brokers.steps.retrying import CountDead, CountedDead, DeadLetterEntry, Purge, ReadDead, ReadNewestDead, SummariseDead
 from redisaq.brokers.steps.schedules import ReadSchedules
 from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName, RawEntry
@@ -114,6 +116,9 @@ from redisaq.settings import check_client, check_count, check_flag, check_name, 
 
 __all__ = [
     "Admin",
+    "CountingKinds",
+    "DeadKind",
+    "DeadKinds",
     "DeadLetter",
     "DeadLetterInfo",
     "DeadLetters",
@@ -492,6 +497,29 @@ class Admin:
             pages = await self._ask(lambda: self._broker.do_each(steps))
         found = [summary_of(topic, group, number, one) for number, page in zip(numbers, pages, strict=True) for one in page]
         return sorted(found, key=lambda one: parse_id(one.dead_id.encode()), reverse=True)
+
+    def dead_kinds(self, topic: str, group: str) -> CountingKinds:
+        """Return an async iterator that counts all dead letters of a group by kind of failure, and yields what it has counted so far.
+
+        Each step counts 200 letters of each of up to 10 partitions, from the newest back; the last item has `complete`. Stop whenever you
+        have seen enough. Letters that arrive meanwhile are not counted, and what is redriven or purged meanwhile may be. The server looks
+        at each letter, and sends a line for each kind. Each step may raise TopicMissingError or ConnectionFailed. After ConnectionFailed
+        you may continue the iteration.
+
+        Args:
+            topic: the topic.
+            group: the group.
+        """
+        name = _name(topic, group)
+
+        async def look() -> Sequence[PartitionView]:
+            with time_limit(self._timeout):
+                return (await self._look(topic, group))[2]
+
+        async def count(below: Mapping[int, bytes], most: int) -> list[CountedDead]:
+            return await self._do_each([CountDead(name, number, one, most, SUMMARY) for number, one in below.items()])
+
+        return CountingKinds(self._access, look, count)
 
     @in_one_loop
     async def dead_letter(

@@ -1,4 +1,4 @@
-"""Reads a group's dead letters for an Admin, in pages: oldest or newest death first; and sorts what its caller names.
+"""Reads a group's dead letters for an Admin, in pages: oldest or newest death first; counts them by kind; and sorts what its caller names.
 
 Input: functions that return a page of one or more partitions. Invariant: at most one page of each partition is in memory, and AT_ONCE dead
 letters of all of them.
@@ -10,12 +10,14 @@ import heapq
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Self, TypeVar
 
+from msgspec.structs import replace
+
 from redisaq.admin_messages import AT_ONCE
-from redisaq.admin_reading import DeadLetterDecoder
-from redisaq.admin_views import DeadLetterInfo, DeadMessage, DeadSummary, RetryMessage
+from redisaq.admin_reading import DeadLetterDecoder, kind_of_letters
+from redisaq.admin_views import DeadKind, DeadKinds, DeadLetterInfo, DeadMessage, DeadSummary, RetryMessage
 from redisaq.brokers.access import Access
 from redisaq.brokers.steps.administration import PartitionView
-from redisaq.brokers.steps.retrying import DeadLetterEntry
+from redisaq.brokers.steps.retrying import CountedDead, DeadLetterEntry
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import parse_id
 from redisaq.describing import shown
@@ -23,6 +25,9 @@ from redisaq.errors import SettingsError
 from redisaq.settings import check_text
 
 M = TypeVar("M", bound=DeadLetterInfo | RetryMessage)
+
+COUNTED_AT_ONCE, COUNTED_TOGETHER = 200, 10
+"""Dead letters of one partition that the server counts in one step, which keeps others waiting; and partitions of one write."""
 
 PAGE = 100
 """Dead letters of one page."""
@@ -146,6 +151,68 @@ class NewestFirst:
         if kept := self._kept[number]:
             milliseconds, place = parse_id(kept[-1].dead_id)
             heapq.heappush(self._order, (-milliseconds, -place, number))
+
+
+class CountingKinds:
+    """An async iterator over what has been counted so far, from `Admin.dead_kinds`. It keeps a line for each kind, and no letter."""
+
+    def __init__(
+        self,
+        access: Access,
+        look: Callable[[], Awaitable[Sequence[PartitionView]]],
+        count: Callable[[Mapping[int, bytes], int], Awaitable[list[CountedDead]]],
+    ) -> None:
+        """Create an iterator. It sends nothing to the server yet.
+
+        Args:
+            access: restricts the iterator to one event loop at a time.
+            look: returns the group's partitions.
+            count: counts the newest dead letters of some partitions: by number, those below an id (b"": all), and how many of each.
+        """
+        self._access = access
+        self._look = look
+        self._count = count
+        self._left: dict[int, int] | None = None  # by partition, letters to count: those that there were in the beginning
+        self._below: dict[int, bytes] = {}
+        self._kinds: dict[str, DeadKind] = {}
+        self._total = self._counted = 0
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        """Return the iterator itself."""
+        return self
+
+    async def __anext__(self) -> DeadKinds:
+        """Count some more, and return what has been counted so far."""
+        if self._ended:
+            raise StopAsyncIteration
+        with self._access:
+            if self._left is None:
+                left = {number: view.dead for number, view in enumerate(await self._look()) if view.dead}
+                self._left, self._total = left, sum(left.values())
+            numbers = sorted(self._left, key=self._below.__contains__)[:COUNTED_TOGETHER]  # the newest of each partition first
+            some = {number: self._below.get(number, b"") for number in numbers}
+            found = await self._count(some, COUNTED_AT_ONCE) if some else []
+        for number, one in zip(some, found, strict=True):
+            self._take(number, one, self._left)
+        self._ended = not self._left
+        kinds = sorted(self._kinds.values(), key=lambda one: (-one.count, one.kind))
+        return DeadKinds(tuple(kinds), self._counted, self._total, complete=self._ended)
+
+    def _take(self, number: int, found: CountedDead, left: dict[int, int]) -> None:
+        """Add what was counted in a partition."""
+        for kind in found.kinds:
+            one = kind_of_letters(number, kind)
+            known = self._kinds.get(one.kind)
+            if known is not None:
+                newest = one if one.last > known.last else known
+                one = replace(newest, count=known.count + one.count, first=min(known.first, one.first))
+            self._kinds[one.kind] = one
+        self._counted += found.number
+        self._below[number] = found.last
+        left[number] -= found.number
+        if found.number < COUNTED_AT_ONCE or left[number] <= 0:
+            del left[number]
 
 
 def split(name: GroupName, ids: Iterable[str | M], kinds: tuple[type[M], ...], what: str) -> tuple[set[str], dict[int, list[M]]]:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from redisaq.admin_views import (
+    DeadKind,
     DeadMessage,
     DeadSummary,
     DelayedMessage,
@@ -25,7 +26,7 @@ from redisaq.admin_views import (
     moment,
 )
 from redisaq.brokers.steps.messages import EntrySummary, PendingRow, Scheduled
-from redisaq.brokers.steps.retrying import DeadLetterSummary
+from redisaq.brokers.steps.retrying import DeadKind as CountedKind, DeadLetterSummary
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.codec import Deserializer, EntryDecoder
 from redisaq.core.failures import kind_of, template, where
@@ -58,7 +59,7 @@ def summary_of(topic: str, group: str, partition: int, found: DeadLetterSummary)
     )
     frame = where(file, line, function)
     if found.foreign:
-        error_type, error = "Unreadable", "redisaq did not put it among the dead letters"
+        error_type, error = FOREIGN_TYPE, FOREIGN_TEXT
     return DeadSummary(
         topic=topic,
         group=group,
@@ -81,6 +82,29 @@ def entry_summary_of(topic: str, partition: int, found: EntrySummary) -> Message
     """Return a broker's summary of a message for Admin's callers."""
     key = None if found.key is None else found.key.decode("utf-8", "replace")
     return MessageSummary(topic, partition, found.msg_id.decode("utf-8", "replace"), found.entry_id.decode(), key, found.start, found.size)
+
+
+FOREIGN_TYPE, FOREIGN_TEXT = "Unreadable", "redisaq did not put it among the dead letters"
+"""What is said of dead letters that redisaq did not write."""
+
+
+def kind_of_letters(partition: int, found: CountedKind) -> DeadKind:
+    """Return what a broker has counted in one partition for Admin's callers."""
+    file, line, function, error_type, error = (word.decode("utf-8", "replace") for word in (*found.frame, found.error_type, found.error))
+    frame = where(file, line, function)
+    if found.foreign:
+        error_type, error = FOREIGN_TYPE, FOREIGN_TEXT
+    return DeadKind(
+        kind=kind_of(error_type, template(error), frame),
+        error_type=error_type,
+        error=error,
+        where=frame,
+        count=found.number,
+        first=moment(int(found.oldest.split(b"-")[0])),
+        last=moment(int(found.newest.split(b"-")[0])),
+        partition=partition,
+        dead_id=found.newest.decode(),
+    )
 
 
 def message_id(body: Body) -> str:
@@ -209,7 +233,7 @@ class DeadLetterDecoder:
 
 
 def _unreadable(body: Body, reason: str) -> str:
-    return "redisaq did not put it among the dead letters" if body.life == FOREIGN else reason
+    return FOREIGN_TEXT if body.life == FOREIGN else reason
 
 
 def _value(body: Body, name: bytes) -> bytes:

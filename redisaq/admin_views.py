@@ -490,6 +490,48 @@ class DeadMessage(DeadLetterInfo, frozen=True):
     member: str
 
 
+class DeadKind(msgspec.Struct, frozen=True):
+    """Dead letters of one group whose last failures are of one kind.
+
+    Attributes:
+        kind: identifies the kind, as `DeadSummary.kind` does.
+        error_type: the class of the failures.
+        error: the text of the newest one, shortened to 200 bytes.
+        where: the last line of the traceback that is your own code; "" if there is none.
+        count: how many there are.
+        first: when the first of them died.
+        last: when the last of them died.
+        partition: the partition of the newest.
+        dead_id: the id of the newest.
+    """
+
+    kind: str
+    error_type: str
+    error: str
+    where: str
+    count: int
+    first: datetime
+    last: datetime
+    partition: int
+    dead_id: str
+
+
+class DeadKinds(msgspec.Struct, frozen=True):
+    """Dead letters of one group by kind of failure, as far as they have been counted.
+
+    Attributes:
+        kinds: the kinds, the most frequent first.
+        counted: how many letters have been counted.
+        total: how many there were when the count began.
+        complete: whether all have been counted that are still there.
+    """
+
+    kinds: tuple[DeadKind, ...]
+    counted: int
+    total: int
+    complete: bool
+
+
 class DeadSummary(DeadLetterInfo, frozen=True):
     """A dead letter without its payload and traceback, for lists.
 

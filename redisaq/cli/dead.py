@@ -1,4 +1,4 @@
-"""`redisaq dead list`, `show`, `redrive`, `purge` and `export`: commands for dead letters.
+"""`redisaq dead list`, `kinds`, `show`, `redrive`, `purge` and `export`: commands for dead letters.
 
 They read dead letters in pages, and change a few thousand at a time, so that a million of them need no more memory. Dead letters
 that arrive while a command runs are left alone.
@@ -16,7 +16,7 @@ from typing import IO, Annotated, Any
 from cyclopts import App as Commands, Parameter
 from msgspec.structs import replace
 
-from redisaq.admin import Admin, DeadMessage, Treat
+from redisaq.admin import Admin, DeadKinds, DeadMessage, Treat
 from redisaq.cli.common import NO, Dash, DryRun, Most, Place, Refused, Yes, as_json, confirm, moment, plain, progress, run, short, table
 
 HERE = Place()
@@ -125,6 +125,45 @@ def list_(
     ]
     more = [f"… and {total - len(found)} more: use --limit 0 for all"] if len(found) < total and limit else []
     place.show(None, lambda: [table(*heads, rows=rows, right=("partition", "attempts")), *more] if rows else ["no dead letters"])
+    return 0
+
+
+@dead.command
+def kinds(topic: str, group: str, /, *, limit: Most = 0, place: Place = HERE) -> int:
+    """Count dead letters by kind of failure: class of the error, its text without numbers and names, and your own line.
+
+    Args:
+        topic: the topic.
+        group: the group.
+        limit: stop after so many letters, the newest of each partition; 0: count all.
+        place: the server.
+    """
+
+    async def look() -> DeadKinds:
+        async with place.admin() as admin:
+            total = (await admin.group(topic, group)).dead
+            found = DeadKinds((), 0, total, complete=True)
+            with progress("counted", total) as more:
+                async for now in admin.dead_kinds(topic, group):
+                    more(now.counted - found.counted)
+                    found = now
+                    if limit and found.counted >= limit:
+                        break
+        return found
+
+    found = run(look)
+    rows = [
+        (one.count, short(f"{one.error_type}: {one.error}"), one.where or "-", moment(one.first), moment(one.last)) for one in found.kinds
+    ]
+    seen = "all" if found.complete else f"the newest {found.counted} of"
+    place.show(
+        found,
+        lambda: (
+            [table("count", "error", "where", "first", "last", rows=rows, right=("count",)), f"counted {seen} {found.total} dead letter(s)"]
+            if rows
+            else ["no dead letters"]
+        ),
+    )
     return 0
 
 

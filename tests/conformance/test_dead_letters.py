@@ -9,6 +9,9 @@ from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Install, RemakeGroup
 from redisaq.brokers.steps.retrying import (
+    CountDead,
+    CountedDead,
+    DeadKind,
     DeadLetterEntry,
     DeadLetterSummary,
     Purge,
@@ -96,6 +99,13 @@ async def test_summaries_have_what_is_small(a: Broker, b: Broker, group: GroupNa
     (last,) = await b.do(SummariseDead(group, 0, ids[1], 3, 7))
     assert last == DeadLetterSummary(ids[0], b"0", None, b"", b"", 5, entries[0][0], 0)
     assert await b.do(SummariseDead(group, 1, b"", 3, 7)) == []
+    # ... and counted by their failures, a few at a time
+    alike = DeadKind(2, ids[3], ids[2], b"TimeoutError", found[0].error, frame)
+    assert await b.do(CountDead(group, 0, b"", 2, 7)) == CountedDead(2, ids[2], (alike,))
+    counted = await b.do(CountDead(group, 0, ids[2], 5, 7))
+    rest = (DeadKind(1, ids[1], ids[1], b"TimeoutError", found[0].error, frame), DeadKind(1, ids[0], ids[0]))
+    assert counted == CountedDead(2, ids[0], rest)
+    assert await b.do(CountDead(group, 0, ids[0], 5, 7)) == CountedDead(0, b"", ())
     whole = (await dead(a, group))[::-1]
     assert await b.do(ReadNewestDead(group, 0, b"", 3)) == whole[:3]
     assert await b.do(ReadNewestDead(group, 0, ids[2], 3)) == whole[2:]

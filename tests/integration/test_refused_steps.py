@@ -38,7 +38,7 @@ from redisaq.brokers.steps.messages import (
 )
 from redisaq.brokers.steps.producing import AppendOnce, Delayed, Find, ReadBacklog, delay
 from redisaq.brokers.steps.retention import ReadKeeping, Sight, Trim
-from redisaq.brokers.steps.retrying import StartRetry, SummariseDead, TakeDue, redrive
+from redisaq.brokers.steps.retrying import CountDead, StartRetry, SummariseDead, TakeDue, redrive
 from redisaq.brokers.steps.schedules import ReadSchedules, SetSchedule
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Resolve
 from redisaq.brokers.steps.topics import MakeTopic, NoteHeldUp, Terms
@@ -258,6 +258,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "read_schedules": (lambda s: s.broker.do(ReadSchedules("orders")), ("read_schedules",)),
     "set_schedule": (lambda s: s.broker.do(SetSchedule("orders", "nightly", was=None, value=b"{}")), ("set_schedule",)),
     "dead_summaries": (lambda s: s.broker.do(SummariseDead(GROUP, 0, b"", 5, 100)), ("dead_summaries",)),
+    "count_dead": (lambda s: s.broker.do(CountDead(GROUP, 0, b"", 5, 100)), ("dead_kinds",)),
     "trim": (_trim, ("trim",)),
     "sight": (_sight, ("sight",)),
     "note_held_up": (lambda s: s.broker.do(NoteHeldUp("orders", 0, 5)), ("note_held_up",)),

@@ -77,6 +77,20 @@ def summarise_dead_letters(store: MemoryStore, step: steps.SummariseDead) -> lis
     return [_summary(one, step.most_text) for one in store.shelf(step.group, step.partition).newest_dead(step.below, step.count)]
 
 
+@does(steps.CountDead)
+def count_dead_letters(store: MemoryStore, step: steps.CountDead) -> steps.CountedDead:
+    """Count dead letters by their failures."""
+    found = [_summary(one, step.most_text) for one in store.shelf(step.group, step.partition).newest_dead(step.below, step.count)]
+    alike: dict[tuple[object, ...], list[steps.DeadLetterSummary]] = {}
+    for one in found:
+        alike.setdefault((one.foreign, one.error_type, one.error, one.frame), []).append(one)
+    kinds = [
+        steps.DeadKind(len(some), some[0].dead_id, some[-1].dead_id, some[0].error_type, some[0].error, some[0].frame, some[0].foreign)
+        for some in alike.values()
+    ]
+    return steps.CountedDead(len(found), found[-1].dead_id if found else b"", tuple(kinds))
+
+
 def _summary(letter: steps.DeadLetterEntry, most_text: int) -> steps.DeadLetterSummary:
     body = letter.body
     if body.life == FOREIGN:

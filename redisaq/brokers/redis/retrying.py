@@ -14,7 +14,8 @@ from redisaq.core.records import encode_retry, read_dead, retry_prefix, time_of,
 
 START_RETRY = Script("start_retry", keys=2)
 DUE = Script("due", keys=7, begins_with=("whole",))
-DEAD_SUMMARIES = Script("dead_summaries", keys=1)
+DEAD_SUMMARIES = Script("dead_summaries", keys=1, begins_with=("own_frame",))
+DEAD_KINDS = Script("dead_kinds", keys=1, begins_with=("own_frame",))
 REDRIVE = Script("redrive", keys=4, begins_with=("whole",))
 
 NO_ENTRY = b"0-0"
@@ -93,6 +94,24 @@ def _summaries(reply: Reply) -> list[steps.DeadLetterSummary]:
             steps.DeadLetterSummary(dead_id, msg_id, key, error_type, error, numbers[0], origin, numbers[1], (file, line, function))
         )
     return found
+
+
+@command(steps.CountDead)
+def count_dead_letters(step: steps.CountDead, keys: Keys) -> Asked[steps.CountedDead]:
+    """Count dead letters by their failures."""
+    return DEAD_KINDS(keys.of_partition(step.group, step.partition).dead, step.below, step.count, step.most_text), _counted
+
+
+def _counted(reply: Reply) -> steps.CountedDead:
+    number, last, rows = reply
+    kinds: list[steps.DeadKind] = []
+    for count, newest, oldest, *rest in rows:
+        if rest:
+            error_type, error, file, line, function = rest
+            kinds.append(steps.DeadKind(count, newest, oldest, error_type, error, (file, line, function)))
+        else:
+            kinds.append(steps.DeadKind(count, newest, oldest, foreign=True))
+    return steps.CountedDead(number, last, tuple(kinds))
 
 
 @command(steps.Redrive)

@@ -19,6 +19,9 @@ from redisaq.core.records import RAW, UNREADABLE, Body, Failure, Resolution, dec
 from redisaq.describing import text_of
 
 __all__ = [
+    "CountDead",
+    "CountedDead",
+    "DeadKind",
     "DeadLetterEntry",
     "DeadLetterSummary",
     "Due",
@@ -183,6 +186,53 @@ class SummariseDead(ShareStep[list[DeadLetterSummary]], frozen=True):
     count: int
     most_text: int
     """Bytes of an error's text that are returned."""
+
+
+class DeadKind(msgspec.Struct, frozen=True):
+    """Dead letters whose last failures have class, beginning of the text and own line in common.
+
+    Attributes:
+        number: how many.
+        newest: the id of the newest.
+        oldest: the id of the oldest.
+        error_type: as in `Failure`.
+        error: the beginning of the error's text.
+        frame: as in `DeadLetterSummary`.
+        foreign: whether redisaq did not write them. Then the last three are empty.
+    """
+
+    number: int
+    newest: bytes
+    oldest: bytes
+    error_type: bytes = b""
+    error: bytes = b""
+    frame: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+    foreign: bool = False
+
+
+class CountedDead(msgspec.Struct, frozen=True):
+    """Dead letters that were counted.
+
+    Attributes:
+        number: how many.
+        last: the id of the oldest of them; b"" if there is none.
+        kinds: how many have failed alike.
+    """
+
+    number: int
+    last: bytes
+    kinds: tuple[DeadKind, ...]
+
+
+class CountDead(ShareStep[CountedDead], frozen=True):
+    """Count up to `count` dead letters with ids below `below` (b"": the newest), the newest first, by their failures."""
+
+    name: ClassVar[str] = "count_dead"
+
+    below: bytes
+    count: int
+    most_text: int
+    """Bytes of an error's text that are looked at."""
 
 
 class Redrive(ShareStep[int], frozen=True):

@@ -3,20 +3,6 @@
 -- Answers, for each: its id, message id, key, then as in the letter: error, text, attempts, origin, life; file, line, function of the last
 -- own frame of the traceback. For an entry that redisaq did not write: its id.
 
--- What own code is, redisaq/core/failures.py decides, too.
-local function own_frame(traceback)
-    local found = {'', '', ''}
-    for file, line, name in string.gmatch(traceback, 'File "([^"\n]*)", line (%d+), in ([^\n]*)') do
-        local path = string.gsub(file, '\\', '/')
-        if not (string.find(path, '/site-packages/', 1, true) or string.find(path, '/dist-packages/', 1, true)
-            or string.find(path, '/redisaq/consuming/', 1, true) or string.find(path, '/lib/python', 1, true)
-            or string.find(path, '/Lib/', 1, true) or string.sub(path, 1, 1) == '<') then
-            found = {file, line, name}
-        end
-    end
-    return found
-end
-
 local below = ARGV[1] == '' and '+' or '(' .. ARGV[1]
 local letters = {}
 for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], below, '-', 'COUNT', ARGV[2])) do
