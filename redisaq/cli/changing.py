@@ -14,11 +14,16 @@ import msgspec
 from cyclopts import Parameter
 
 from redisaq import cron
-from redisaq.admin import Position
+from redisaq.admin import Position, SeekPreview
 from redisaq.cli.common import USAGE, Dash, DryRun, Place, Refused, Yes, confirm, plain, run
+from redisaq.core.records import MOST_PARTITIONS
 from redisaq.errors import SettingsError, TopicMissingError
+from redisaq.settings import check_count
+from redisaq.watching import previews
 
 HERE = Place()
+SUMMED = ("unread", "again", "skipped", "waiting", "pending", "retry", "dead")
+"""Numbers of a preview of a seek that are added up over its partitions."""
 BATCH = 1000
 """Messages from standard input that are sent in one batch."""
 
@@ -136,26 +141,38 @@ def _batches() -> Iterator[list[bytes]]:
         yield batch
 
 
-def grow(topic: str, partitions: int, /, *, place: Place = HERE) -> int:
+def grow(topic: str, partitions: int, /, *, yes: Yes = False, dry_run: DryRun = False, place: Place = HERE) -> int:
     """Grow a topic to this many partitions. A topic never shrinks.
 
     Args:
         topic: the topic.
         partitions: the number of partitions.
+        yes: do not ask for confirmation.
+        dry_run: change nothing.
         place: the server.
     """
+    check_count("partitions", partitions, most=MOST_PARTITIONS)
 
-    async def change() -> tuple[int, int]:
+    async def look() -> int:
         async with place.admin() as admin:
-            before = len((await admin.topic(topic)).partitions)
-        if partitions < before:
-            return before, before
-        async with place.producer(topic) as producer:
-            return before, await producer.request_partition_increase(partitions)
+            return (await admin.topic(topic, partitions=())).partition_count
 
-    before, after = run(change)
-    if partitions < after:
-        raise Refused(f"{plain(topic)} has {after} partitions, and a topic never shrinks")
+    async def change() -> int:
+        async with place.admin() as admin:
+            return await admin.grow(topic, partitions)
+
+    before = run(look)
+    if partitions < before:
+        raise Refused(f"{plain(topic)} has {before} partitions, and a topic never shrinks")
+    after = before
+    if partitions > before:
+        preview = previews.of_growth(before, partitions, topic)
+        what = f"{preview.head}: {preview.more}"
+        if dry_run:
+            place.done(f"would grow {plain(topic)}. {what}", topic=topic, partitions=partitions, before=before, dry_run=True)
+            return 0
+        confirm(f"Grow {plain(topic)}? {what}", yes=yes)
+        after = run(change)
     place.done(f"{plain(topic)} has {after} partitions (before: {before})", topic=topic, partitions=after, before=before)
     return 0
 
@@ -206,20 +223,26 @@ def seek(topic: str, group: str, to: str, /, *more: str, yes: Yes = False, dry_r
     """
     position = _position((to, *more))
 
-    async def look() -> int:
+    async def look() -> list[SeekPreview]:
         async with place.admin() as admin:
-            return (await admin.group(topic, group)).unread
+            return await admin.preview_seek(topic, group, position)
 
     async def change() -> None:
         async with place.admin() as admin:
             await admin.seek(topic, group, position)
 
-    unread = run(look)
+    found = [] if yes and not dry_run else run(look)
     where = f"{plain(group)} of {plain(topic)} to {plain(' '.join((to, *more)))}"
+    preview = previews.of_seek(found, topic, group, position)
+    what = f"{preview.head}. {preview.more}"
     if dry_run:
-        place.done(f"would move {where}; {unread} are unread now", topic=topic, group=group, unread=unread, dry_run=True)
+        rows = "".join(f"\n{number} {text}" for number, text in preview.rows)
+        numbers = {name: sum(getattr(one, name) for one in found) for name in SUMMED}
+        complete = all(one.complete for one in found)
+        answer = {"topic": topic, "group": group, **numbers, "complete": complete, "partitions": found, "dry_run": True}
+        place.done(f"would move {where}. {what}{rows}", **answer)
         return 0
-    confirm(f"Move {where}? {unread} are unread now.", yes=yes)
+    confirm(f"Move {where}? {what}", yes=yes)
     run(change)
     place.done(f"moved {where}", topic=topic, group=group, to=" ".join((to, *more)))
     return 0

@@ -19,14 +19,13 @@ from starlette.routing import BaseRoute, Route
 from redisaq import cron
 from redisaq.admin import Admin, DeadMessage, DeadSummary, Position
 from redisaq.core.schedules import TOPIC_ENDS_WITH
-from redisaq.dashboard import previews
 from redisaq.dashboard.jobs import Jobs, Letters, RefusedError, Verb
 from redisaq.dashboard.letters import Kinds, parts_of
 from redisaq.dashboard.pages import command_of
 from redisaq.dashboard.paths import names_in
 from redisaq.errors import GroupBusyError, RedisaqError, SettingsError, TopicMissingError
 from redisaq.producer import Producer
-from redisaq.watching import ServerView, words
+from redisaq.watching import ServerView, previews, words
 
 LETTERS = 100
 """Letters that one request may name."""

@@ -9,8 +9,8 @@ import pytest
 
 from redisaq import Consumer, Producer
 from redisaq.admin import SeekPreview
-from redisaq.dashboard.previews import of_growth, of_seek
 from redisaq.errors import TopicMissingError
+from redisaq.watching.previews import of_growth, of_seek
 from tests.dashboard.test_dead_letters import bench
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])]

@@ -142,6 +142,14 @@ def test_letters_are_listed_and_shown_without_their_control_characters(say: Say)
     assert "\x1b" not in out
     assert 'raise ValueError(f"no ' in out
     assert json.loads(say("dead", "show", "orders", "billing", found["msg_id"], "--json")[1]) == found
+    status, out, _ = say("dead", "kinds", "orders", "billing")
+    heads, *rows, last = out.splitlines()
+    assert (status, heads.split(), last) == (0, ["count", "error", "where", "first", "last"], "counted all 3 dead letter(s)")
+    assert [row.split()[0] for row in rows] == ["2", "1"], "numbers in a text do not count"
+    assert "ValueError: no \\x1b[31mcustomer " in rows[0]
+    assert "\x1b" not in out
+    found = json.loads(say("dead", "kinds", "orders", "billing", "--json")[1])
+    assert ([one["count"] for one in found["kinds"]], found["counted"], found["total"], found["complete"]) == ([2, 1], 3, 3, True)
     assert say("dead", "show", "orders", "billing", "nothing")[0] == 1
 
 
@@ -223,13 +231,25 @@ def test_delayed_messages(say: Say) -> None:
 
 @pytest.mark.usefixtures("billing")
 def test_growing(say: Say) -> None:
-    assert say("grow", "orders", "5") == (0, "orders has 5 partitions (before: 2)\n", "")
-    status, _, err = say("grow", "orders", "3")
-    assert (status, "never shrinks" in err) == (1, True)
+    would = "From 2 to 5 partitions: 60% of the keys move to the new partitions. A topic never shrinks."
+    assert say("grow", "orders", "5") == (
+        2,
+        "",
+        f"redisaq grow: Grow orders? {would} Use --yes: without a terminal, you cannot confirm this.\n",
+    )
+    assert say("grow", "orders", "5", "--dry-run") == (0, f"would grow orders. {would}\n", "")
+    dry = {"topic": "orders", "partitions": 5, "before": 2, "dry_run": True}
+    assert json.loads(say("grow", "orders", "5", "--dry-run", "--json")[1]) == dry
+    assert say("grow", "orders", "5", "--yes") == (0, "orders has 5 partitions (before: 2)\n", "")
+    assert "  grown to 5 partitions by " in say("history", "orders", "billing")[1].splitlines()[1]
+    for more in ([], ["--dry-run"]):
+        status, _, err = say("grow", "orders", "3", *more)
+        assert (status, "never shrinks" in err) == (1, True)
     assert say("grow", "orders", "5", "--json") == (0, '{"topic":"orders","partitions":5,"before":5}\n', "")
     assert say("grow", "nothing", "5")[0] == 1
     assert say("topics")[1] == "orders\n"  # it was not made
-    assert say("grow", "orders", "0")[0] == 1
+    for number in ("0", "999999999"):
+        assert say("grow", "orders", number, "--dry-run") == (2, "", f"redisaq grow: partitions must be from 1 to 65536, not {number}\n")
     assert say("grow", "orders", "many")[0] == 2
 
 
@@ -238,12 +258,21 @@ def test_pausing_and_seeking(say: Say, redis: Server, namespace: str) -> None:
     assert say("pause", "orders", "billing") == (0, "billing of orders is paused\n", "")
     assert "paused" in say("group", "orders", "billing")[1]
     assert say("resume", "orders", "billing") == (0, "billing of orders is resumed\n", "")
+    again = "4 messages would be delivered again. 4 would then wait."
+    dead = "3 dead letters stay, and those from there on run once more as well"
     assert say("seek", "orders", "billing", "earliest", "--dry-run") == (
         0,
-        "would move billing of orders to earliest; 0 are unread now\n",
+        f"would move billing of orders to earliest. {again}\n{dead}\n",
         "",
     )
-    assert say("seek", "orders", "billing", "earliest")[0] == 2  # nobody to ask
+    dry = json.loads(say("seek", "orders", "billing", "0=0-0", "--dry-run", "--json")[1])
+    (one,) = dry.pop("partitions")
+    assert (dry["again"], dry["skipped"], dry["waiting"], dry["complete"], dry["dry_run"]) == (2, 0, 2, True, True)
+    assert (one["partition"], one["again"], dry["dead"]) == (0, 2, one["dead"])
+    status, out, err = say("seek", "orders", "billing", "earliest")  # nobody to ask
+    assert (status, out) == (2, "")
+    assert f"Move billing of orders to earliest? {again} Use --yes" in err
+    assert "4 unread" not in say("group", "orders", "billing")[1]
     assert say("seek", "orders", "billing", "earliest", "--yes") == (0, "moved billing of orders to earliest\n", "")
     assert "4 unread" in say("group", "orders", "billing")[1]
     assert say("seek", "orders", "billing", "2100-01-01T00:00:00+00:00", "--yes")[0] == 0
