@@ -151,6 +151,40 @@ def test_fastapi_as_a_program(redis: Server) -> None:
     assert program.returncode in (0, -signal.SIGTERM)  # uvicorn ends by the signal it was sent
 
 
+# -- starlette -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_starlette_as_a_program(redis: Server, backend: str) -> None:
+    """It works, shows the page, and finishes what runs before it ends."""
+    pytest.importorskip("anycorn")
+    port = free_port()
+    command = [sys.executable, str(EXAMPLES / "starlette" / "app.py")]
+    program = subprocess.Popen(
+        command, env=surroundings(f"{redis.url.rpartition('/')[0]}/1", PORT=str(port), BACKEND=backend), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LIMIT) as client:
+            wait_for(client)
+            assert client.post("/jobs", content='{"seconds": 1}').status_code == 422
+            job = client.post("/jobs", content='{"text": "short", "seconds": 0}').json()["id"]
+            limit = time.monotonic() + LIMIT
+            while client.get(f"/jobs/{job}").json() != {"state": "done"} and time.monotonic() < limit:
+                time.sleep(0.005)
+            assert client.get("/jobs/nothing").status_code == 404
+            while "jobs" not in client.get("/queue/").text and time.monotonic() < limit:  # the sampler has not seen it yet
+                time.sleep(0.02)
+            job = client.post("/jobs", content='{"text": "drained", "seconds": 0.5}').json()["id"]
+            while client.get(f"/jobs/{job}").json() != {"state": "pending"} and time.monotonic() < limit:
+                time.sleep(0.005)
+        program.send_signal(signal.SIGTERM)
+        output, _ = program.communicate(timeout=LIMIT)
+    finally:
+        program.kill()
+        program.wait()
+    assert (output, program.returncode) == ("done: short\ndone: drained\n", 0)
+
+
 def wait_for(client: httpx.Client) -> None:
     """Return once the program answers."""
     limit = time.monotonic() + LIMIT
