@@ -9,11 +9,12 @@ The number of time series is bounded: labels are topics and groups of the progra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import anyio
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from msgspec import structs
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from redisaq.admin import Admin
@@ -39,6 +40,7 @@ from redisaq.events import (
     PartitionAcquired,
     PartitionRevoked,
 )
+from redisaq.integrations.counts import Counts, Description, Series
 from redisaq.producer import Producer
 
 __all__ = ["Metrics"]
@@ -58,6 +60,17 @@ SYSTEM = "redisaq"
 TOPIC, GROUP = "messaging_destination_name", "messaging_consumer_group_name"
 LABELS = ("messaging_system", TOPIC, GROUP)
 
+CONSUMED = Description(
+    "messaging_client_consumed_messages",
+    "Handler runs that have ended; error_type is empty for those that succeeded.",
+    (*LABELS, "messaging_operation_name", "error_type"),
+    (),
+)
+TOOK = Description("messaging_process_duration_seconds", "How long handlers ran.", (*LABELS, "messaging_operation_name"), (), SECONDS)
+WAITED = Description(
+    "redisaq_message_wait_seconds", "How long messages were in their stream when their first handler run began.", LABELS, (), WAITS
+)
+
 COUNTED: dict[type[Event], tuple[str, str]] = {
     MessageRetried: ("redisaq_messages_retried", "Messages that will be tried again."),
     MessageDead: ("redisaq_messages_dead", "Messages that became dead letters."),
@@ -71,6 +84,9 @@ COUNTED: dict[type[Event], tuple[str, str]] = {
     Disconnected: ("redisaq_disconnects", "Reports that the server does not answer."),
 }
 """Counters of events."""
+
+KEPT = (CONSUMED, TOOK, WAITED, *(Description(name, text, LABELS, ()) for name, text in COUNTED.values()))
+"""What events are counted in."""
 
 SENDING = {
     "messaging_client_sent_messages": "Messages that the server accepted.",
@@ -114,32 +130,33 @@ class _GroupMetrics:
         labels = (SYSTEM, topic, group)
         self._metrics = metrics
         self._labels = labels
-        self._errors: dict[str, Counter] = {}
-        self._succeeded = metrics.consumed.labels(*labels, "process", "")
-        self._took = metrics.took.labels(*labels, "process")
-        self._waited = metrics.waited.labels(*labels)
+        self._errors: dict[str, Series] = {}
+        self._succeeded = metrics.series(CONSUMED, *labels, "process", "")
+        self._took = metrics.series(TOOK, *labels, "process")
+        self._waited = metrics.series(WAITED, *labels)
         self.counts: dict[type[Event], Callable[[Any], None]] = {
             MessageStarted: self._count_start,
             MessageSucceeded: self._count_success,
             MessageFailed: self._count_failure,
         }
-        for kind, counter in metrics.by_event.items():
-            self.counts[kind] = _count_by(counter.labels(*labels), "count" if kind is EntriesTrimmed else "")
+        for kind, (name, text) in COUNTED.items():
+            series = metrics.series(Description(name, text, LABELS, ()), *labels)
+            self.counts[kind] = _count_by(series, "count" if kind is EntriesTrimmed else "")
 
     def _count_start(self, event: MessageStarted) -> None:
         if event.attempt == 1:
             self._waited.observe(event.waited)
 
     def _count_success(self, event: MessageSucceeded) -> None:
-        self._succeeded.inc()
+        self._succeeded.add()
         self._count_end(event)
 
     def _count_failure(self, event: MessageFailed) -> None:
         kind = self._metrics.error_type(type(event.error))
         counter = self._errors.get(kind)
         if counter is None:
-            counter = self._errors[kind] = self._metrics.consumed.labels(*self._labels, "process", kind)
-        counter.inc()
+            counter = self._errors[kind] = self._metrics.series(CONSUMED, *self._labels, "process", kind)
+        counter.add()
         self._count_end(event)
 
     def _count_end(self, event: MessageSucceeded | MessageFailed) -> None:
@@ -147,11 +164,11 @@ class _GroupMetrics:
             self._took.observe(event.took)
 
 
-def _count_by(counter: Counter, attribute: str) -> Callable[[Event], None]:
+def _count_by(counter: Series, attribute: str) -> Callable[[Event], None]:
     """Return a function that counts an event as one, or as the number in its attribute."""
     if attribute:
-        return lambda event: counter.inc(getattr(event, attribute))
-    return lambda _: counter.inc()
+        return lambda event: counter.add(getattr(event, attribute))
+    return lambda _: counter.add()
 
 
 class Metrics:
@@ -161,43 +178,22 @@ class Metrics:
     its own, and an ASGI application. `redisaq worker` counts and serves by itself.
     """
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, registry: CollectorRegistry = REGISTRY, *, counts: Counts | None = None) -> None:
         """Create the metrics.
 
         Args:
             registry: where they are registered.
+            counts: where events are counted: `redisaq worker` gives memory that outlives the process. None: in this process.
 
         Raises:
             ValueError: the registry has metrics of these names already: one `Metrics` serves a whole program.
         """
-
-        def counter(name: str, text: str, labels: Sequence[str] = LABELS) -> Counter:
-            return Counter(name, text, labels, registry=registry)
-
-        self.consumed = counter(
-            "messaging_client_consumed_messages",
-            "Handler runs that have ended; error_type is empty for those that succeeded.",
-            (*LABELS, "messaging_operation_name", "error_type"),
-        )
-        self.took = Histogram(
-            "messaging_process_duration_seconds",
-            "How long handlers ran.",
-            (*LABELS, "messaging_operation_name"),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.waited = Histogram(
-            "redisaq_message_wait_seconds",
-            "How long messages were in their stream when their first handler run began.",
-            LABELS,
-            buckets=WAITS,
-            registry=registry,
-        )
-        self.by_event: dict[type[Event], Counter] = {kind: counter(name, text) for kind, (name, text) in COUNTED.items()}
+        self._counts = Counts() if counts is None else counts
         self._measured: dict[tuple[str, str], Measured] = {}
         self._groups: dict[tuple[str, str], _GroupMetrics] = {}
         self._error_types: dict[type, str] = {}
         self._watched: list[App[Any] | Consumer[Any] | Producer] = []
+        registry.register(_Counted(self._counts))
         registry.register(_Statistics(self._watched, self._measured))
 
     def watch(self, *watched: App[Any] | Consumer[Any] | Producer) -> None:
@@ -239,6 +235,10 @@ class Metrics:
                     self._measured.pop((topic, group), None)
             await anyio.sleep(every)
 
+    def series(self, what: Description, *labels: str) -> Series:
+        """Return a new time series of a metric."""
+        return self._counts.series(structs.replace(what, labels=labels))
+
     def error_type(self, kind: type) -> str:
         """Return the word for a class of errors; OTHER if there are too many classes."""
         name = self._error_types.get(kind)
@@ -247,6 +247,25 @@ class Metrics:
                 return OTHER
             name = self._error_types[kind] = name_of(kind)
         return name
+
+
+class _Counted:
+    """Reads what events were counted in when the registry is scraped, which may happen in another thread."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the metrics without values."""
+        return [Metric(one.name, one.text, one.kind) for one in KEPT]
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics."""
+        families = {one.name: one for one in self.describe()}
+        for series in self._counts:
+            for name, labels, value in series.description.samples(series.values()):
+                families[series.description.name].add_sample(name, labels, value)
+        return families.values()
 
 
 class _Statistics:

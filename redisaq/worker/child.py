@@ -6,6 +6,7 @@ It ends like every program of redisaq: the first SIGTERM drains, the second canc
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 from typing import Any, Literal
@@ -172,6 +173,8 @@ def main() -> int:
             job = read_job(pipe)
         except ConnectionError:
             return FAILED
+        if job.counts is not None:
+            os.set_inheritable(job.counts, False)  # noqa: FBT003 -- as in the socket module
         if job.log is not None:
             set_up_logging(job.log, job.child)
         try:

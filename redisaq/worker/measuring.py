@@ -14,7 +14,9 @@ import anyio
 
 from redisaq.admin import Admin
 from redisaq.app import App
+from redisaq.integrations.counts import Counts
 from redisaq.watching import Sampler
+from redisaq.worker.outliving import mapped
 from redisaq.worker.reports import Family, Job, Sample
 
 logger = logging.getLogger("redisaq.worker")
@@ -52,7 +54,7 @@ class Measuring:
         self._sampler: Sampler | None = None
         own = CollectorRegistry()
         self._registries = (own, REGISTRY)
-        self._metrics = Metrics(own)
+        self._metrics = Metrics(own, counts=None if job.counts is None else Counts(mapped(job.counts)))
         self._metrics.watch(app)
 
     def families(self) -> list[Family]:

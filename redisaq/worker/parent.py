@@ -32,6 +32,7 @@ from redisaq.errors import SettingsError
 from redisaq.run import run
 from redisaq.worker.crew import Child, Crew
 from redisaq.worker.logs import set_up_logging
+from redisaq.worker.outliving import counted_in, file_to_count_in
 from redisaq.worker.reports import Job, Refused, receive, send
 from redisaq.worker.settings import Address, WorkerSettings, check_installed
 
@@ -190,6 +191,16 @@ class Worker:
     async def _run(self, child: Child, changed: anyio.Event) -> tuple[int, Refused | None]:
         """Run the child once. Return its exit status, and why it refuses to run the App, if it does."""
         settings = self._settings
+        with contextlib.ExitStack() as stack:
+            file = file_to_count_in() if settings.health is not None else None
+            counts = None if file is None else stack.enter_context(file).fileno()
+            result = await self._run_counting(child, changed, counts)
+            if counts is not None:
+                self._crew.totals.settle(child.number, counted_in(counts))
+            return result
+
+    async def _run_counting(self, child: Child, changed: anyio.Event, counts: int | None) -> tuple[int, Refused | None]:
+        settings = self._settings
         job = Job(
             app=settings.app,
             child=child.number,
@@ -200,12 +211,13 @@ class Worker:
             measure=settings.health is not None,
             backlog=settings.backlog,
             pulse=settings.pulse,
+            counts=counts,
         )
         ours, theirs = socket.socketpair()
         with ours, theirs:
             stream = await UNIXSocketStream.from_socket(ours.dup())
             try:
-                process = await _start(theirs)
+                process = await _start(theirs.fileno(), counts)
             except BaseException:
                 await anyio.aclose_forcefully(stream)
                 raise
@@ -280,16 +292,16 @@ class Ear:
         self.heard_all.set()
 
 
-async def _start(pipe: socket.socket) -> Process:
-    """Start a child as a new interpreter: a fork would inherit locks of threads that it does not have."""
+async def _start(pipe: int, counts: int | None) -> Process:
+    """Start a child as a new interpreter, with these descriptors: a fork would inherit locks of threads that it does not have."""
     path = msgspec.json.encode([place for place in sys.path if place]).decode()
     return await anyio.open_process(
-        [sys.executable, "-P", "-c", CHILD, path, str(pipe.fileno())],
+        [sys.executable, "-P", "-c", CHILD, path, str(pipe)],
         stdin=subprocess.DEVNULL,
         stdout=None,
         stderr=None,
         start_new_session=True,
-        pass_fds=[pipe.fileno()],
+        pass_fds=[pipe] if counts is None else [pipe, counts],
     )
 
 

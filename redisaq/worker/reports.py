@@ -33,6 +33,8 @@ class Job(msgspec.Struct, frozen=True):
         measure: count for /metrics.
         backlog: seconds between two measurements of the groups' backlogs; None: they are not measured.
         pulse: seconds between two reports.
+        counts: the file descriptor of the file to count in, so that the parent has what was counted if this process is killed; None: it
+            counts in memory of its own.
     """
 
     app: str
@@ -44,6 +46,7 @@ class Job(msgspec.Struct, frozen=True):
     measure: bool
     backlog: float | None
     pulse: float
+    counts: int | None = None
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):

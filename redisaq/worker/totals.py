@@ -1,8 +1,8 @@
 """Adds up the metrics of all children, including those that have ended.
 
-Input: the metrics that each child reported last. Output: metrics of the whole worker. Counters and histograms are summed, and what an ended
-child counted stays in the sum. All other metrics (gauges) describe the present: they are kept apart for each living child, by the label
-`child`.
+Input: the metrics that each child reported last, and what it had counted when it ended. Output: metrics of the whole worker. Counters and
+histograms are summed, and what an ended child counted stays in the sum. All other metrics (gauges) describe the present: they are kept
+apart for each living child, by the label `child`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ class Totals:
     def update(self, child: int, families: list[Family]) -> None:
         """Record what a child reports."""
         self._last[child] = families
+
+    def settle(self, child: int, counted: list[Family]) -> None:
+        """Record what a child had counted when it ended: that is later than its last report."""
+        names = {family.name for family in counted}
+        self._last[child] = [family for family in self._last.get(child, []) if family.name not in names] + counted
 
     def bury(self, child: int) -> None:
         """Keep what an ended child counted, and forget the rest of it."""

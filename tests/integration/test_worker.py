@@ -116,6 +116,18 @@ def test_a_killed_child_is_started_again_and_a_stopped_one_is_not_live(place: Pa
     assert (info.pending, info.unread, info.retry) == (0, 0, 0)
 
 
+def test_what_a_killed_child_has_counted_since_its_last_report_is_not_lost(place: Path, valkey_server: Server, namespace: str) -> None:
+    """Here it has never reported a message at all."""
+    with worker(place, SHOP, env=surroundings(valkey_server, namespace), processes=1, pulse=600.0) as shop:
+        enqueue(valkey_server, namespace, 20)
+        until(lambda: set(shop.handled()) == set(range(20)), "all are handled")
+        until(lambda: group(valkey_server, namespace).pending == 0, "all are settled")
+        assert shop.metric("messaging_client_consumed_messages_total") == 0
+        os.kill(shop.pids()[0], signal.SIGKILL)
+        until(lambda: shop.metric("messaging_client_consumed_messages_total", error_type="") == 20, "all are counted")
+        assert shop.metric("messaging_process_duration_seconds_count") == shop.metric("redisaq_message_wait_seconds_count") == 20
+
+
 def test_the_first_sigterm_drains_and_the_second_forces(place: Path, valkey_server: Server, namespace: str) -> None:
     env = surroundings(valkey_server, namespace, WORK="1000")
     with worker(place, SHOP, env=env, processes=2, backend="uvloop", log="json", pulse=0.1) as shop:

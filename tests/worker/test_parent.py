@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from typing import Any, Literal
 
 import pytest
@@ -21,7 +20,7 @@ def test_a_child_that_cannot_be_started_has_died_and_is_tried_again(
 ) -> None:
     tries: list[int] = []
 
-    async def start(_pipe: socket.socket) -> Any:
+    async def start(_pipe: int, _counts: int | None) -> Any:
         tries.append(1)
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
