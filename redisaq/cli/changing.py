@@ -24,6 +24,8 @@ from redisaq.watching import previews
 HERE = Place()
 SUMMED = ("unread", "again", "skipped", "waiting", "pending", "retry", "dead")
 """Numbers of a preview of a seek that are added up over its partitions."""
+PATIENCE = 3600.0
+"""Seconds that a deletion may take: it looks at every key of the server, and begins at the first one if it is repeated."""
 BATCH = 1000
 """Messages from standard input that are sent in one batch."""
 
@@ -299,7 +301,7 @@ def delete(
             return f"group {plain(group)} of {plain(topic)} with {one.pending} pending, {one.retry} to be retried and {one.dead} dead"
 
     async def change() -> None:
-        async with place.admin() as admin:
+        async with place.admin(PATIENCE) as admin:
             if group is None:
                 await admin.delete_topic(topic, force=force)
             else:

@@ -68,9 +68,9 @@ class Place:
     namespace: str = "redisaq"
     json: Annotated[bool, Parameter(negative="")] = False
 
-    def admin(self) -> Admin:
-        """Return an Admin for this server."""
-        return Admin(self.url, namespace=self.namespace)
+    def admin(self, timeout: float = 30.0) -> Admin:
+        """Return an Admin for this server, whose calls may take so many seconds."""
+        return Admin(self.url, namespace=self.namespace, timeout=timeout)
 
     def producer(self, topic: str, **options: Any) -> Producer:
         """Return a Producer for a topic on this server."""

@@ -295,9 +295,10 @@ def export(topic: str, group: str, file: Dash = "-", /, *, place: Place = HERE) 
         file: the file; `-`: standard output. An existing file is not overwritten.
         place: the server.
     """
+    count = 0
 
-    async def write(to: IO[str]) -> int:
-        count = 0
+    async def write(to: IO[str]) -> None:
+        nonlocal count
         async with place.admin() as admin:
             total = (await admin.group(topic, group)).dead
             with progress("exported", total) as more:
@@ -306,17 +307,24 @@ def export(topic: str, group: str, file: Dash = "-", /, *, place: Place = HERE) 
                         print(as_json(shown(letter)), file=to)
                         count += 1
                         more(1)
-        return count
 
     if file == "-":
         run(lambda: write(sys.stdout))
         return 0
     try:
-        with Path(file).open("x", encoding="utf-8") as opened:
-            count = run(lambda: write(opened))
+        opened = Path(file).open("x", encoding="utf-8")  # noqa: SIM115 -- an error of the server is an OSError, too
     except FileExistsError as error:
         raise Refused(f"{file} exists already: it is not overwritten") from error
     except OSError as error:
         raise Refused(f"{file} cannot be written: {error.strerror}", NO) from error
+    with opened:
+        try:
+            run(lambda: write(opened))
+        except BaseException:
+            if count:
+                print(f"{plain(file)} has {count} dead letter(s), and not all", file=sys.stderr)
+            else:
+                Path(file).unlink()  # else the next attempt would find that it exists already
+            raise
     place.done(f"exported: {count}", exported=count, file=file)
     return 0

@@ -133,6 +133,8 @@ class Child:
             return complaint
         if self._pulse is not None and self._pulse.ready:
             return ""
+        if self._state == "starting":
+            return f"child {self.number} (pid {self.pid or 'none yet'}) has been starting for {now - self._since:.0f} s"
         if self._state != "serving":
             return f"child {self.number} is {self._state}"
         away = [f"{one.group} of {one.topic}" for one in self._pulse.consumers if not one.connected] if self._pulse else []

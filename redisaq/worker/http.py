@@ -126,7 +126,7 @@ async def _serve(stream: SocketStream, answer: Callable[[str], Answer], *, local
         return
     hosts = [value for name, value in event.headers if name == b"host"]
     if local and not all(map(names_this_machine, hosts)):
-        await _send(stream, link, Answer(403, b"This answers to localhost and to addresses only.\n"))
+        await _send(stream, link, Answer(403, b"Ask localhost or an address: a listener on loopback answers to no other name.\n"))
         return
     path = event.target.partition(b"?")[0].decode("ascii", "backslashreplace")
     try:

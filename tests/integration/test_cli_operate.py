@@ -199,6 +199,10 @@ def test_letters_are_exported_and_nothing_is_overwritten(say: Say, tmp_path: Pat
     assert (status, file.read_text(encoding="utf-8")) == (1, written)
     assert "exists already" in err
     assert say("dead", "export", "orders", "billing", str(tmp_path / "no" / "folder"))[0] == 1
+    away = tmp_path / "away"
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    assert say("dead", "export", "orders", "billing", str(away), "--url", url, where=False)[0] == 3
+    assert not away.exists(), "else the next attempt would be refused"
 
 
 def test_producing(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:

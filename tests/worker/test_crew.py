@@ -26,7 +26,7 @@ def test_a_child_is_live_while_its_reports_come_or_while_it_is_started() -> None
     (child,) = crew.children
     child.start(7, 100.0)
     assert crew.complaints(100_000.0) == []  # importing may take long
-    assert crew.hindrances(100.0) == ["child 1 is starting"]
+    assert crew.hindrances(512.0) == ["child 1 (pid 7) has been starting for 412 s"]
     child.report(serving(), 200.0)
     assert crew.complaints(210.0) == crew.hindrances(210.0) == []
     assert crew.complaints(210.1) == crew.hindrances(210.1) == ["child 1 (pid 7): its event loop has not turned for 10 s"]
