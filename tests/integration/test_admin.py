@@ -12,8 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Message, Producer
-from redisaq.admin import Admin, DeadMessage
+from redisaq import Message, Producer, admin_dead
+from redisaq.admin import Admin, DeadKinds, DeadMessage
 from redisaq.brokers import open_broker
 from redisaq.brokers.changes import Change
 from redisaq.brokers.steps.administration import Note
@@ -167,6 +167,35 @@ async def test_the_history_of_a_group(url: str, namespace: str, bench: Bench) ->
             await admin.history("orders", "billing", before="yesterday")
         await admin.delete_topic("orders")
     await broker.close()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_all_dead_letters_are_counted_by_kind(admin: Admin, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few at a time, those that there were in the beginning; and how far it has come is told."""
+    monkeypatch.setattr(admin_dead, "COUNTED_AT_ONCE", 3)
+    with pytest.raises(TopicMissingError):
+        await anext(admin.dead_kinds("orders", "nobody"))
+    await bench.produce(21)
+    await bench.drain(failing=tuple(range(20)))
+    counting = admin.dead_kinds("orders", "billing")
+    first = await anext(counting)
+    assert (first.counted, first.total, first.complete, sum(one.count for one in first.kinds)) == (6, 20, False, 6)
+    await bench.produce(5, start=100)
+    await bench.drain(failing=tuple(range(100, 105)))  # these arrive meanwhile
+    found = [one async for one in counting]
+    last = found[-1]
+    assert [one.complete for one in found] == [False] * (len(found) - 1) + [True]
+    (kind,) = last.kinds
+    letters = [one async for one in admin.dead_letters("orders", "billing") if not one.error.startswith("no 10")]
+    assert (last.counted, last.total, kind.count, kind.error_type, kind.where[:14]) == (20, 20, 20, "ValueError", "admin_bench.py")
+    assert (kind.first, kind.last) == (min(one.died_at for one in letters), max(one.died_at for one in letters))
+    newest = await admin.dead_letter("orders", "billing", kind.partition, kind.dead_id)
+    assert newest is not None
+    assert newest.error == kind.error
+    assert kind.kind in {one.kind for one in await admin.dead_summaries("orders", "billing", partitions=[0, 1])}
+    await admin.purge("orders", "billing")
+    (nothing,) = [one async for one in admin.dead_kinds("orders", "billing")]
+    assert nothing == DeadKinds((), 0, 0, complete=True)
 
 
 class KilledError(BaseException):
