@@ -30,7 +30,7 @@ class Mailbox(Generic[M]):
         capacity: the most messages that wait, 1 or more.
     """
 
-    def __init__(self, capacity: int = 64) -> None:
+    def __init__(self, capacity: int) -> None:
         """Make a mailbox that is not open yet."""
         if capacity < 1:
             raise SettingsError(f"capacity: 1 or more, not {capacity!r}")

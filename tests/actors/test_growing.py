@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -12,7 +12,7 @@ from redisaq import Admin, Consumer, Message, Producer, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.growing import Announce
+from redisaq.brokers.steps.growing import Announce, ReadPassed
 from redisaq.core.partitioner import partition_for
 from redisaq.errors import GroupBusyError, SettingsError
 from redisaq.events import Event
@@ -86,6 +86,34 @@ async def test_a_key_that_moved_waits_for_its_earlier_messages() -> None:
         assert handling.seen == ["first", "second"]
         await until(lambda: len(handling.told(events.PartitionOpened)) == 3)
         assert (await admin.group("jobs", "default_group")).partitions[NEW].waits is None
+        await consumer.stop()
+
+
+async def test_of_many_partitions_that_are_waited_for_the_first_is_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G4: while it is not worked off, the others are of no interest; then they are asked about together."""
+    url, handling, asked = fresh_url(), Handling(), list[int]()
+    first = next(f"k{number}" for number in range(100) if partition_for(f"k{number}", 20) == 0 != partition_for(f"k{number}", 40))
+    handling.held["first"] = anyio.Event()
+
+    whole = MemoryBroker.do_each
+
+    async def do_each(self: MemoryBroker, steps: Sequence[Any]) -> Any:
+        asked.extend(step.partition for step in steps if isinstance(step, ReadPassed))
+        return await whole(self, steps)
+
+    async with Producer("jobs", url, init_partitions=20) as producer, anyio.create_task_group() as tasks:
+        consumer = consumer_of(url, handling)
+        await producer.enqueue("first", key=first)
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: handling.seen)
+        monkeypatch.setattr(MemoryBroker, "do_each", do_each)
+        await producer.request_partition_increase(40)
+        await until(lambda: asked)
+        await anyio.sleep(10.0)
+        assert set(asked) == {0}
+        handling.held["first"].set()
+        await until(lambda: len(handling.told(events.PartitionOpened)) == 20)
+        assert set(asked) == set(range(20))
         await consumer.stop()
 
 

@@ -24,6 +24,7 @@ from redisaq.brokers.steps.retrying import (
 )
 from redisaq.brokers.steps.settling import ReadRemaining, Remaining
 from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.core.failures import LIBRARIES
 from redisaq.core.records import Body, Failure, Resolution
 from tests.conformance.failures import dead, delivered, due, failure, now, read, resolution, resolve, value, values_of
 from tests.conformance.steps import SECOND
@@ -75,13 +76,16 @@ async def test_broken_characters_are_escaped(a: Broker, group: GroupName, owned:
     assert [body.failure.error for body in bodies if body.failure] == ["no file \\udcff"] * 2
 
 
-TRACEBACK = """Traceback (most recent call last):
+ELSEWHERE = "".join(f'  File "{part}far.py", line 7, in far\n' for part in LIBRARIES)
+"""Frames of code in libraries right below the root: the path begins with what tells them."""
+
+TRACEBACK = f"""Traceback (most recent call last):
   File "/srv/shop/venv/lib/python3.13/site-packages/redisaq/handling.py", line 3, in one
   File "/srv/shop/handlers.py", line 28, in bill
     receipt = await charge(order)
   File "/srv/shop/bank.py", line 41, in charge
   File "/usr/lib/python3.13/asyncio/timeouts.py", line 125, in __aexit__
-TimeoutError: bank did not answer
+{ELSEWHERE}TimeoutError: bank did not answer
 """
 
 

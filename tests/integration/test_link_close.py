@@ -11,8 +11,13 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed
 from redisaq.link import Link, parse_address
+from redisaq.link.address import Address
+from redisaq.link.dial import Dialer
+from redisaq.link.greeting import Greeting
+from redisaq.link.line import Line
 from redisaq.link.shared import SharedConnection
 from redisaq.link.wire import Wire
 from tests.link_proxy import Proxy
@@ -132,6 +137,27 @@ async def test_closing_frees_no_descriptor_under_a_waiting_task() -> None:
     assert ours.fileno() == -1
     for sock in (theirs, *(sock for pair in pairs for sock in pair)):
         sock.close()
+
+
+async def test_a_connection_is_closed_whose_dial_was_interrupted_after_its_last_wait() -> None:
+    lines: list[Line] = []
+
+    async def greet(line: Line, _address: Address, _name: str) -> Greeting:
+        return Greeting(1, "", "run")
+
+    async def first(line: Line, _: Greeting) -> None:
+        lines.append(line)
+        dialer.interrupt("not wanted any more")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dialer = Dialer(parse_address(f"redis://127.0.0.1:{listener.getsockname()[1]}"), greet=greet)
+        with pytest.raises(ConnectionFailed, match="not wanted any more"):
+            await dialer.dial(Environment(), first)
+        with listener.accept()[0] as theirs:
+            theirs.settimeout(30)
+            assert theirs.recv(1) == b""
+    (line,) = lines
+    assert line.broken == "not wanted any more"
 
 
 async def test_other_callers_notice_a_close_by_one_of_them(proxy: Proxy) -> None:

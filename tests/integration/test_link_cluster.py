@@ -364,6 +364,29 @@ async def test_a_look_ends_with_the_time_of_the_call(cluster: FakeCluster, link:
         await link.call((b"GET", HIGH))
 
 
+async def test_if_the_call_that_looks_for_all_is_cancelled_the_next_one_looks(cluster: FakeCluster, link: ClusterLink) -> None:
+    cluster.nodes[0].answers["GET"] = b"-CLUSTERDOWN\r\n"
+    await link.call((b"GET", HIGH))
+    for node in cluster.nodes:
+        node.answers["CLUSTER"] = b""
+    cluster.owners[0] = 2
+    replies: list[object] = []
+
+    async def call() -> None:
+        replies.extend(await link.call((b"GET", HIGH)))
+
+    with anyio.fail_after(HANG_SECONDS):
+        async with anyio.create_task_group() as tasks, anyio.create_task_group() as first:
+            first.start_soon(call)
+            await until(lambda: link.looks == 2)
+            tasks.start_soon(call)
+            await anyio.wait_all_tasks_blocked()
+            for node in cluster.nodes:
+                node.answers["CLUSTER"] = lambda _: cluster.slots()
+            first.cancel_scope.cancel()
+    assert (replies, link.looks) == ([b"from 2"], 3)
+
+
 # -- kills ----------------------------------------------------------------------------------------------------------------------------
 
 MARK = (7, "127.0.0.1:5", "0" * 40)

@@ -177,6 +177,18 @@ def through(payload: Any, payload_type: Any, **more: Any) -> Any:
     return decoder.decode(b"1-1", [b"i", b"x", b"d", serialize(payload, None)], 0, 1)
 
 
+@pytest.mark.parametrize("names", [b"id", b"idk", b"ikd", b"dik"])
+def test_an_entry_is_read_by_the_names_of_its_fields_and_not_by_their_values(names: bytes) -> None:
+    decoder: EntryDecoder[Any] = EntryDecoder("t")
+    values = {b"i": b"7", b"d": b"1", b"k": b"2"}
+    words = [word for name in (names[at : at + 1] for at in range(len(names))) for word in (name, values[name])]
+    message = decoder.decode(b"1-1", words, 0, 1)
+    assert not isinstance(message, Unreadable)
+    assert (message.msg_id, message.payload, message.key) == ("7", 1, "2" if b"k" in names else None)
+    for at in range(0, len(words), 2):  # another name, and the right one is a value
+        assert isinstance(decoder.decode(b"1-1", [*words[:at], b"z", words[at], *words[at + 2 :]], 0, 1), Unreadable)
+
+
 MODEL = Model(id=3, at=datetime(2026, 1, 2, tzinfo=UTC), theName="n")
 
 

@@ -16,6 +16,8 @@ from redisaq.core.records import (
     encode_dead,
     encode_delayed,
     encode_retry,
+    is_id,
+    next_life,
     retry_prefix,
 )
 
@@ -60,6 +62,32 @@ def test_a_beginning_is_no_part_of_another(life: int, attempt: int) -> None:
     others = [(0, 1), (0, 11), (1, 1), (10, 1), (0, 10), (1, 11)]
     data = encode_retry(Body(b"1-1", (), life, attempt))
     assert [other for other in others if data.startswith(retry_prefix(*other))] == [(life, attempt)]
+
+
+@pytest.mark.parametrize(
+    ("data", "known"),
+    [
+        (b"0-0", True),
+        (b"1700000000000-12", True),
+        (b"18446744073709551615-18446744073709551615", True),
+        (b"18446744073709551616-0", False),
+        (b"0-18446744073709551616", False),
+        (b"0" * 40 + b"-1", False),
+        (b"", False),
+        (b"1", False),
+        (b"-1", False),
+        (b"1-", False),
+        (b"1-1-1", False),
+        (b"1-x", False),
+    ],
+)
+def test_what_is_an_id_of_an_entry(data: bytes, known: bool) -> None:
+    assert is_id(data) is known
+
+
+@given(bodies)
+def test_a_redriven_message_has_all_its_attempts_before_it(body: Body) -> None:
+    assert next_life(body) == Body(body.entry_id, body.fields, body.life + 1, attempt=0, failure=None, unused=0)
 
 
 def test_a_person_can_read_a_dead_letter() -> None:

@@ -1,0 +1,40 @@
+"""What is written down of a group's changes: who went, with which partitions; who came; how the topic grew."""
+
+from __future__ import annotations
+
+import msgspec
+
+from redisaq.core import history, membership
+from redisaq.core.history import MOST_RANGES, Change
+from redisaq.core.membership import EMPTY, Document
+
+
+def document() -> Document:
+    """Return a group of which "a" owns the partitions 0 to 2 and 5, "b" 3 and 4; "c" waits for the place of "a"."""
+    joined = EMPTY
+    for incarnation, name in (("a", "first"), ("b", None), ("c", "first")):
+        joined = membership.join(joined, name=name, incarnation=incarnation, partitions=6)
+    return msgspec.structs.replace(joined, lease={0: "a", 1: "a", 2: "a", 3: "b", 4: "b", 5: "a"})
+
+
+def test_a_member_that_is_taken_for_dead_is_named_with_what_it_owned() -> None:
+    before = document()
+    assert history.dropped(before, ("a", "b", "c"), "host:1") == (
+        Change("taken for dead", "a", "first", "host:1", ((0, 2), (5, 5)), 4),
+        Change("taken for dead", "b", "b", "host:1", ((3, 4),), 2),
+        Change("taken for dead", "c", "first", "host:1", (), 0),
+    )
+    assert history.dropped(before, (), "host:1") == ()
+
+
+def test_growth_is_written_down_with_the_new_partitions() -> None:
+    before = document()
+    assert history.grown(before, msgspec.structs.replace(before, partitions=9)) == (Change("grown", partitions=((6, 8),), count=9),)
+    for after in (before, msgspec.structs.replace(before, partitions=5)):
+        assert history.grown(before, after) == ()
+    assert history.grown(EMPTY, before) == ()  # the first member saw no growth
+
+
+def test_ranges_are_few() -> None:
+    assert history.ranges_of([4, 1, 2, 3, 7]) == ((1, 4), (7, 7))
+    assert history.ranges_of(range(0, 1000, 2)) == tuple((number, number) for number in range(0, 2 * MOST_RANGES, 2))
