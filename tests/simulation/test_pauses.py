@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from redisaq import events
+from redisaq.consuming.member import Admission
 from redisaq.testing import Simulation
 from tests.simulation.judged import simulate
 from tests.simulation.scenarios import brief
@@ -37,3 +38,33 @@ def test_a_partition_whose_loss_is_held_up_is_taken_again(backend: Literal["trio
 
     report = simulate(scenario, seed=1, backend=backend)
     assert report.ok, report.violations
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_what_the_last_member_leaves_behind_is_excused_only_if_its_lease_ran_out(leaves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """M5: it must not settle or leave under a lease that may have ended, and nobody is there to drop it."""
+    told: list[str] = []
+
+    async def stays(_: Admission) -> bool:
+        return True
+
+    if not leaves:
+        monkeypatch.setattr(Admission, "leave", stays)
+
+    def note(event: events.Event) -> None:
+        if isinstance(event, events.LeaseLost):
+            told.append(event.reason)
+
+    async def scenario(sim: Simulation) -> None:
+        await sim.producer("orders", init_partitions=2).enqueue({})
+        sim.member("a", "orders", brief, heartbeat_interval=0.5, heartbeat_ttl=3.0, on_event=note)
+        await sim.until_quiet()
+        if leaves:
+            sim._pause(sim._named("a"), 2.7)  # pyright: ignore[reportPrivateUsage] -- it wakes after its deadline, before it expires
+            await anyio.sleep(2.7)
+        await sim.leave("a")
+
+    report = simulate(scenario, seed=1, backend="trio")
+    assert told == (["the lease ran out"] * 2 if leaves else [])
+    assert report.ok is leaves
+    assert leaves or "left, and is in the document" in report.violations[0]

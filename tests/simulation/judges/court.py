@@ -54,6 +54,7 @@ class Court(Observer):
         """Begin, with the judges of every simulation."""
         super().__init__(record)
         self.incarnations: dict[str, Process] = {}  # of those that ever took a partition
+        self.expired: set[str] = set()  # of these, those whose lease ran out
         self.histories = Histories(record.violation)
         self.census = Census(record.violation, self.histories.redriven, record.whereabouts)
         self.losses = Losses(self.census, self.histories, record.now, self._forgotten)
@@ -294,6 +295,8 @@ class Court(Observer):
         for tenure in [one for one in self.record.tenures_of(place) if one.process is process and one.until is not None][-1:]:
             if isinstance(event, events.LeaseLost):
                 self._broken_off(tenure)
+                if event.reason == "the lease ran out":
+                    self.expired.add(event.member)
             if self.losses.given_up(place, tenure.token, tenure.since):
                 self._forget_unsettled(place, tenure.token)
 
@@ -332,7 +335,7 @@ class Court(Observer):
     def closed(self) -> None:
         """Nothing is left of those that have left."""
         if self.store is not None:
-            for sentence in leftovers(self.store, list(self.record.groups), self.incarnations):
+            for sentence in leftovers(self.store, list(self.record.groups), self.incarnations, self.expired):
                 self.violation(f"at rest: {sentence}")
         self.histories.close(lambda place: any(one.end != "released" for one in self.tenures_of(place)))
         for judge in self.judges:

@@ -5,7 +5,7 @@ Input: the store, the record, the census. Output: a sentence about each thing th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
@@ -39,10 +39,13 @@ def fates(store: MemoryStore, groups: Sequence[GroupName], record: Record, censu
     return missing
 
 
-def leftovers(store: MemoryStore, groups: Sequence[GroupName], incarnations: Mapping[str, Process]) -> list[str]:
+def leftovers(
+    store: MemoryStore, groups: Sequence[GroupName], incarnations: Mapping[str, Process], expired: Collection[str] = ()
+) -> list[str]:
     """Report what is left of members after all have gone and their time has run out.
 
-    The keys of a crashed member stay until another member takes them over; there may be none left to do that.
+    The keys of a member that has crashed, or was paused until its lease ran out (`expired`), stay until another member takes them over;
+    there may be none left to do that.
     """
     left = [f"{store.blocked_reads} reads still wait at the server"] if store.blocked_reads else []
     if store.connections:
@@ -51,7 +54,7 @@ def leftovers(store: MemoryStore, groups: Sequence[GroupName], incarnations: Map
     left += [f"{group} has something, and no topic" for group, _ in {**store.leases, **store.shelves} if group.topic not in known]
     left += [f"{topic} is gone, and has left {what}" for topic, what in _orphans(store)]
     for group in groups:
-        left += [f"{group.topic}, {group.group}: {what}" for what in _left_of_group(store, group, incarnations)]
+        left += [f"{group.topic}, {group.group}: {what}" for what in _left_of_group(store, group, incarnations, expired)]
     return left
 
 
@@ -65,10 +68,10 @@ def _orphans(store: MemoryStore) -> list[tuple[str, str]]:
     return [(topic, what) for topic, what in dict.fromkeys(there) if topic not in store.topic_names]
 
 
-def _left_of_group(store: MemoryStore, group: GroupName, incarnations: Mapping[str, Process]) -> list[str]:
+def _left_of_group(store: MemoryStore, group: GroupName, incarnations: Mapping[str, Process], expired: Collection[str]) -> list[str]:
     def gone(incarnation: str) -> bool:
         process = incarnations.get(incarnation)
-        return incarnation == "" or process is None or not process.crashed
+        return incarnation == "" or process is None or not (process.crashed or incarnation in expired)
 
     alive = [name for name, expiry in store.members(group).members.items() if expiry > store.now()]
     left = [f"{alive} are still members"] if alive else []
