@@ -106,6 +106,7 @@ def test_redis_py_reads_the_same(url: str, wanted: dict[str, Any]) -> None:
         (f"redis://host/{'9' * 5000}", "database"),  # more digits than Python reads
         ("redis://host?db=", "has no value"),
         ("redis://host?socket_connect_timeout=0", "positive"),
+        ("redis://host?db=1&socket_connect_timeout=", "'socket_connect_timeout' has no value"),
         ("redis://host?socket_connect_timeout=nan", "positive"),
         ("redis://host?socket_connect_timeout=inf", "positive"),
         ("redis://host?max_connections=4", "does not know"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -29,8 +31,10 @@ from redisaq.core.membership import (
     may_acquire_foreign,
     next_forgotten,
     raise_token,
+    read_document,
     release,
 )
+from redisaq.core.records import MOST_NUMBER, MOST_PARTITIONS
 
 NOW = 1_700_000_000_000_000
 
@@ -385,6 +389,26 @@ def test_documents_survive_the_wire_and_are_never_changed_in_place() -> None:
         assert decode_document(encode_document(change)) == change
     assert encode_document(document) == before
     assert msgspec.structs.asdict(decode_document(before)) == msgspec.structs.asdict(document)
+
+
+@pytest.mark.parametrize(
+    ("column", "most", "write"),
+    [
+        ("partitions", MOST_PARTITIONS, lambda value: value),
+        ("epoch", MOST_NUMBER - 1, lambda value: value),
+        ("token", MOST_NUMBER - 1, lambda value: {0: value, 1: 1, 2: 1, 3: 1}),
+        ("token", MOST_PARTITIONS - 1, lambda value: {0: 1, 1: 1, 2: 1, 3: 1, value: 1}),
+        ("unable", MOST_NUMBER - 1, lambda value: {0: {"a": value}}),
+        ("unable", MOST_PARTITIONS - 1, lambda value: {value: {"a": 1}}),
+        ("target", 3, lambda value: {value: "a"}),
+    ],
+)
+def test_a_document_with_a_number_out_of_bounds_cannot_be_read(column: str, most: int, write: Callable[[int], Any]) -> None:
+    def read(value: int) -> Document | None:
+        return read_document(encode_document(msgspec.structs.replace(group("a", "b"), **{column: write(value)})))
+
+    assert read(most) is not None
+    assert [read(value) for value in (-1, most + 1)] == [None, None]
 
 
 # -- unable ------------------------------------------------------------------------------------------------------------------------
