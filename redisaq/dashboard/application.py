@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -26,14 +26,16 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from redisaq.admin import Admin, Whereabouts
+from redisaq.admin import Admin, DeadMessage, StoredMessage, Whereabouts
 from redisaq.brokers.access import RedisURL
-from redisaq.dashboard import letters, messages, schedule, views
+from redisaq.dashboard import letters, messages, newest, schedule, views
 from redisaq.dashboard.changes import Changes
 from redisaq.dashboard.events import EventStream, SearchStream, Streams
+from redisaq.dashboard.exports import Download, Export
 from redisaq.dashboard.guard import Authorize, Guard, Level, by_token, cookie_name, cookie_of, same
-from redisaq.dashboard.jobs import Jobs
+from redisaq.dashboard.jobs import Jobs, RefusedError
 from redisaq.dashboard.letters import Kinds, Privacy
+from redisaq.dashboard.newest import Newest
 from redisaq.dashboard.pages import Page, command_of, compile_all, render
 from redisaq.dashboard.paths import RawPaths, names_in
 from redisaq.dashboard.views import Links, View
@@ -43,6 +45,9 @@ from redisaq.watching import Sampler, Screen, Snapshot, words
 from redisaq.watching.programs import schedules_of_all
 
 VERSION = importlib.metadata.version("redisaq")
+
+Prepare = Callable[[Mapping[str, str], Snapshot], Awaitable[None]]
+"""Asks for what a view shows besides a snapshot, for the names in the path."""
 
 Look = Callable[[Snapshot, Mapping[str, str], Mapping[str, str]], View]
 """Returns a view of a snapshot, for the names in the path and what else the address asks for."""
@@ -143,6 +148,8 @@ class Dashboard:
         self._kinds: dict[tuple[str, str] | None, tuple[tuple[int, int], Kinds]] = {}
         self._rendered: dict[tuple[object, ...], Page] = {}
         self._rendered_of = -1
+        self._newest: dict[str, Newest] = {}
+        self._newest_of = -1
         everybody: Authorize = lambda _: "change"  # noqa: E731 -- what may be changed is what there are routes for
         self._authorize = authorize or (by_token(token) if token is not None else everybody)
         self.app = Starlette(
@@ -154,17 +161,22 @@ class Dashboard:
 
     def _routes(self) -> list[BaseRoute]:
         overview: Look = lambda snapshot, _, query: views.overview(snapshot, query)  # noqa: E731
-        topic: Look = lambda snapshot, path, query: views.topic(snapshot, path["topic"], query)  # noqa: E731
+        topic: Look = lambda snapshot, path, query: views.topic(snapshot, path["topic"], query, self._newest.get(path["topic"]))  # noqa: E731
         group: Look = lambda snapshot, path, query: views.group(snapshot, path["topic"], path["group"], query)  # noqa: E731
         routes: list[BaseRoute] = []
         for path, look in (("/", overview), ("/t/{topic}", topic), ("/t/{topic}/g/{group}", group)):
-            routes.append(Route(path, self._showing(look)))
-            routes.append(Route(f"/events{path}", self._streaming(look)))
+            prepare = self._look_at_newest if look is topic else None
+            routes.append(Route(path, self._showing(look, prepare)))
+            routes.append(Route(f"/events{path}", self._streaming(look, prepare)))
         routes += [
             Route("/api/", self._answering(lambda snapshot, _: snapshot)),
             Route("/api/t/{topic}", self._answering(lambda snapshot, path: snapshot.topic(path["topic"]))),
             Route("/api/t/{topic}/g/{group}", self._answering(lambda snapshot, path: snapshot.group(path["topic"], path["group"]))),
             Route("/api/t/{topic}/g/{group}/cells", self._answering(self._cells)),
+            Route("/t/{topic}/messages", self._messages),
+            Route("/events/t/{topic}/messages", self._streaming(_around_messages)),
+            Route("/api/t/{topic}/export", self._export_messages),
+            Route("/api/dead/export", self._export_letters),
             Route("/api/places", self._places),
             Route("/api/dead", self._dead_as_json),
             Route("/api/dead/payload", self._payload),
@@ -205,15 +217,17 @@ class Dashboard:
 
     # -- pages ------------------------------------------------------------------------------------------------------------------
 
-    def _showing(self, look: Look) -> Callable[[Request], Awaitable[Response]]:
+    def _showing(self, look: Look, prepare: Prepare | None) -> Callable[[Request], Awaitable[Response]]:
         async def show(request: Request) -> Response:
             snapshot = await self._first(look, request)
+            if prepare is not None:
+                await prepare(names_in(request), snapshot)
             view = look(snapshot, names_in(request), request.query_params)
             return Response(self._page(view, snapshot, request).html, view.status, media_type="text/html")
 
         return show
 
-    def _streaming(self, look: Look) -> Callable[[Request], Awaitable[ASGIApp]]:
+    def _streaming(self, look: Look, prepare: Prepare | None = None) -> Callable[[Request], Awaitable[ASGIApp]]:
         async def stream(request: Request) -> ASGIApp:
             path, query = names_in(request), request.query_params
             screen = look(self._sampler.latest, path, query).screen
@@ -221,7 +235,9 @@ class Dashboard:
             def page(snapshot: Snapshot) -> Page:
                 return self._page(look(snapshot, path, query), snapshot, request)
 
-            return EventStream(self._streams, self._sampler.watch, screen, page, request.query_params.get("shape", ""), jobs=self._jobs)
+            shape = request.query_params.get("shape", "")
+            asks = None if prepare is None else partial(prepare, path)
+            return EventStream(self._streams, self._sampler.watch, screen, page, shape, jobs=self._jobs, prepare=asks)
 
         return stream
 
@@ -347,6 +363,66 @@ class Dashboard:
             return JSONResponse({"error": "there is no such thing"}, HTTPStatus.NOT_FOUND)
         headers = {"content-disposition": 'attachment; filename="payload.bin"'}
         return Response(letter.data, media_type="application/octet-stream", headers=headers)
+
+    # -- the messages of a topic ------------------------------------------------------------------------------------------------
+
+    async def _look_at_newest(self, path: Mapping[str, str], snapshot: Snapshot) -> None:
+        """Look at the newest messages of a topic, once for all who look at it during one snapshot."""
+        if self._newest_of != snapshot.number:
+            self._newest.clear()
+            self._newest_of = snapshot.number
+        topic = snapshot.topic(path["topic"])
+        if topic is not None and topic.topic not in self._newest:
+            found = await newest.look(self._admin, topic, self._privacy, count=newest.FEW)
+            if self._newest_of == snapshot.number:
+                self._newest[topic.topic] = structs.replace(found, rows=found.rows[: newest.FEW])
+
+    async def _messages(self, request: Request) -> Response:
+        """Show the newest messages of a topic in pages."""
+        snapshot = await self._first(_around_messages, request)
+        name, query = names_in(request)["topic"], request.query_params
+        topic = snapshot.topic(name)
+        if topic is None:
+            view = views.missing(f"No topic {name}", Screen("topic", name), snapshot)
+            return Response(self._page(view, snapshot, request).html, view.status, media_type="text/html")
+        partition = views.number_of(query.get("p"), topic.partitions) if query.get("p") else None
+        found = await newest.look(self._admin, topic, self._privacy, count=views.PAGE, partition=partition, before=query.get("before"))
+        values = {
+            "topic": topic,
+            "newest": found,
+            "partition": partition,
+            "before": query.get("before"),
+            "ago": partial(views.ago, snapshot.at),
+        }
+        view = View("messages.html", f"Messages of {name}", "overview", Screen("topic", name), values, moves=False)
+        return Response(self._page(view, snapshot, request).html, media_type="text/html")
+
+    async def _export_messages(self, request: Request) -> ASGIApp:
+        """Return all messages of a topic, as lines of JSON."""
+        name = names_in(request)["topic"]
+        try:
+            total = (await self._admin.topic(name)).length
+        except (SettingsError, TopicMissingError, UnknownFormatError) as error:
+            return JSONResponse({"error": str(error)}, HTTPStatus.NOT_FOUND)
+        return self._export(name, total, self._admin.messages(name), "messages.jsonl")
+
+    async def _export_letters(self, request: Request) -> ASGIApp:
+        """Return the dead letters of a group, as lines of JSON: those that are there now, and not those that arrive meanwhile."""
+        group = letters.group_of(request.query_params.get("g"))
+        try:
+            info = None if group is None else await self._admin.group(*group)
+        except (SettingsError, TopicMissingError, UnknownFormatError):
+            info = None
+        if group is None or info is None:
+            return JSONResponse({"error": "say the group, as g=topic/group"}, HTTPStatus.NOT_FOUND)
+        return self._export(words.group_name(*group), info.dead, letters.of_now(self._admin, info), "dead-letters.jsonl")
+
+    def _export(self, name: str, total: int, source: AsyncIterator[StoredMessage | DeadMessage], file: str) -> ASGIApp:
+        try:
+            export = self._jobs.add(lambda number: Export(number, name, total=total))
+        except RefusedError as error:
+            return JSONResponse({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return Download(export.lines(source, self._privacy, self._jobs), file)
 
     # -- one message --------------------------------------------------------------------------------------------------------------
 
@@ -504,6 +580,11 @@ async def _away(_request: Request, error: Exception) -> Response:
 def _around_dead(_snapshot: Snapshot, _path: Mapping[str, str], _query: Mapping[str, str]) -> View:
     """Return a view of what is around the page about dead letters, which itself does not move."""
     return View("nothing.html", "Dead letters", "dead", Screen("dead letters"), {}, moves=False)
+
+
+def _around_messages(_snapshot: Snapshot, path: Mapping[str, str], _query: Mapping[str, str]) -> View:
+    """Return a view of what is around the messages of a topic."""
+    return View("nothing.html", f"Messages of {path['topic']}", "overview", Screen("topic", path["topic"]), {}, moves=False)
 
 
 def _around_schedule(_snapshot: Snapshot, _path: Mapping[str, str], _query: Mapping[str, str]) -> View:

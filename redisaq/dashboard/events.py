@@ -7,7 +7,7 @@ the shape of the page has changed (a row more, another word), the browser fetche
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any
@@ -66,7 +66,7 @@ class Stream:
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_until_gone, receive, tasks.cancel_scope)
+                tasks.start_soon(until_gone, receive, tasks.cancel_scope)
                 await self.send_all(send)
                 await send({"type": "http.response.body", "body": b"", "more_body": False})  # else the browser takes it for a failure
                 tasks.cancel_scope.cancel()
@@ -92,6 +92,7 @@ class EventStream(Stream):
         shape: str,
         *,
         jobs: Jobs | None = None,
+        prepare: Callable[[Snapshot], Awaitable[None]] | None = None,
     ) -> None:
         """Prepare a stream.
 
@@ -102,6 +103,7 @@ class EventStream(Stream):
             page: renders the page.
             shape: the shape of the page that the browser has.
             jobs: the jobs whose progress it tells, too.
+            prepare: asks for what the page shows besides a snapshot, before it is rendered.
         """
         super().__init__(streams)
         self._watch = watch
@@ -109,6 +111,7 @@ class EventStream(Stream):
         self._page = page
         self._shape = shape
         self._jobs = jobs
+        self._prepare = prepare
 
     async def send_all(self, send: Send) -> None:
         """Send events until the page has another shape."""
@@ -141,6 +144,8 @@ class EventStream(Stream):
                 if snapshot is None:
                     await _write(send, b": still here\n\n")
                     continue
+                if self._prepare is not None:
+                    await self._prepare(snapshot)
                 page = self._page(snapshot)
                 event = _event(page, last, self._shape)
                 if event is not None:
@@ -178,7 +183,8 @@ class SearchStream(Stream):
                 await _write(send, f"event: missing\ndata: {json.dumps({'text': str(error)})}\n\n".encode())
 
 
-async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+async def until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    """Wait until a browser has gone, then cancel what is for it."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

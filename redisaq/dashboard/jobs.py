@@ -7,9 +7,9 @@ line about it. A careful redrive stops if too many of its first letters die agai
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -46,6 +46,8 @@ LOOKS = 0.5
 WAITS = 5.0
 """Seconds for which a careful redrive without a rate waits after the first letters."""
 
+T = TypeVar("T", bound="Task")
+
 Verb = Literal["redrive", "purge"]
 Letters = Sequence[DeadMessage | DeadSummary]
 
@@ -56,6 +58,22 @@ class RefusedError(Exception):
     """Raised where a request cannot be done as it is. Its text says why."""
 
 
+class Task(Protocol):
+    """What takes long, and is shown on every page while it runs."""
+
+    number: int
+    state: Literal["running", "done", "stopped", "failed"]
+    ended: float
+
+    def as_json(self) -> dict[str, object]:
+        """Return its state."""
+        ...
+
+    def stop(self) -> None:
+        """Let it end."""
+        ...
+
+
 class Job:
     """Many dead letters that are being redriven or purged.
 
@@ -64,7 +82,6 @@ class Job:
         done: how many letters were treated.
         again: how many of the first ones have died again.
         state: whether it runs, or how it ended.
-        made: how often something was changed.
         ended: when it ended, by the monotonic clock.
     """
 
@@ -87,7 +104,7 @@ class Job:
         self.name = name
         self.rate = rate
         self.total = total
-        self.done = self.again = self.made = 0
+        self.done = self.again = 0
         self.state: Literal["running", "done", "stopped", "failed"] = "running"
         self.ended = 0.0
         self._found = found
@@ -128,7 +145,7 @@ class Job:
                             with anyio.CancelScope(shield=True):  # it takes no longer than the Admin's timeout, and is counted
                                 self.done += await treat(page)
                         finally:
-                            self.made += 1
+                            jobs.made += 1
                         jobs.report()
                         await self._pause(page)
                     tasks.cancel_scope.cancel()
@@ -211,6 +228,7 @@ class Jobs:
 
     Attributes:
         tasks: runs the jobs, while the application does.
+        made: how often letters were redriven or purged: what was known of them before is not true any more. It never falls.
     """
 
     def __init__(self, admin: Admin) -> None:
@@ -220,15 +238,11 @@ class Jobs:
             admin: makes the changes.
         """
         self._admin = admin
-        self._jobs: dict[int, Job] = {}
+        self.made = 0
+        self._jobs: dict[int, Task] = {}
         self._number = 0
         self._changed = anyio.Event()
         self.tasks: TaskGroup | None = None
-
-    @property
-    def made(self) -> int:
-        """How often letters were redriven or purged: what was known of them before is not true any more."""
-        return sum(one.made for one in self._jobs.values())
 
     def start(self, verb: Verb, name: tuple[str, str], found: list[DeadSummary] | None, *, total: int, rate: float, careful: bool) -> Job:
         """Start a job; see `Job` for the arguments.
@@ -238,25 +252,34 @@ class Jobs:
         """
         if self.tasks is None:
             raise RefusedError("the application has not been started")
+        job = self.add(lambda number: Job(number, verb, name, found, total=total, rate=rate, careful=careful))
+        self.tasks.start_soon(job.run, self._admin, self)
+        return job
+
+    def add(self, make: Callable[[int], T]) -> T:
+        """Make a job, which somebody else runs, with its number.
+
+        Raises:
+            RefusedError: too many run already.
+        """
         if len(self.running()) >= RUNNING:
             raise RefusedError(f"{RUNNING} jobs run already: wait until one has ended, or stop one")
         self._number += 1
-        job = self._jobs[self._number] = Job(self._number, verb, name, found, total=total, rate=rate, careful=careful)
+        self._jobs[self._number] = job = make(self._number)
         while len(self._jobs) > REMEMBERED and (over := next((one for one in self._jobs.values() if one.state != "running"), None)):
             del self._jobs[over.number]
-        self.tasks.start_soon(job.run, self._admin, self)
         self.report()
         return job
 
-    def get(self, number: int) -> Job | None:
+    def get(self, number: int) -> Task | None:
         """Return a job; None if there is none of this number (any more)."""
         return self._jobs.get(number)
 
-    def running(self) -> Mapping[int, Job]:
+    def running(self) -> Mapping[int, Task]:
         """Return the jobs that run, by their numbers."""
         return {number: job for number, job in self._jobs.items() if job.state == "running"}
 
-    def recent(self) -> Mapping[int, Job]:
+    def recent(self) -> Mapping[int, Task]:
         """Return the jobs that run, and those that have ended within RECENT: a browser may have missed it."""
         since = current_environment().monotonic() - RECENT
         return {number: job for number, job in self._jobs.items() if job.state == "running" or job.ended > since}

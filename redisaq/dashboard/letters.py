@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
 import msgspec
 
-from redisaq.admin import Admin, DeadMessage, DeadSummary
+from redisaq.admin import Admin, DeadMessage, DeadSummary, GroupInfo
 from redisaq.core.failures import is_own, template
 from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching import GroupView, Snapshot, words
@@ -169,6 +169,15 @@ async def open_letter(admin: Admin, name: str) -> DeadMessage | None:
         return None
 
 
+async def of_now(admin: Admin, info: GroupInfo) -> AsyncGenerator[DeadMessage]:
+    """Yield a group's dead letters, as many as there were in each partition: those that die meanwhile are left out."""
+    left = {one.partition: one.dead for one in info.partitions}
+    async for letter in admin.dead_letters(info.topic, info.group):
+        if left.get(letter.partition, 0) > 0:
+            left[letter.partition] -= 1
+            yield letter
+
+
 # -- what a letter contains --------------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +225,30 @@ class Privacy:
                 return Shown("", f"{what}, not shown: it is not JSON, or too deep, so that nothing can be left out", whole=True)
         text, json = _text_of(data)
         return Shown(text[:LARGEST], f"{what} of JSON" if json else what, whole=len(text) <= LARGEST)
+
+    def value(self, data: bytes, payload: object, *, readable: bool) -> object:
+        """Return a payload for programs: as JSON if it can be read, otherwise as text; None if it is not shown."""
+        if not self.payloads or (self._redact is not None and not readable):
+            return None
+        if not readable:
+            return data.decode("utf-8", "backslashreplace")
+        return payload if self._redact is None else self._without(payload, "")
+
+    def preview(self, start: bytes, size: int) -> str:
+        """Return the beginning of a payload in one line."""
+        if not self.payloads:
+            return "not shown"
+        if self._redact is not None:
+            if len(start) < size:
+                return "not shown: too long to leave parts of it out"
+            shown = self.payload(start)
+            return " ".join(shown.text.split()) or shown.what
+        try:
+            text = start.decode()
+        except UnicodeDecodeError as error:
+            cut = len(start) < size and error.start >= len(start) - 3  # only its last letter is cut
+            text = start[: error.start].decode() if cut else start.hex(" ")
+        return " ".join(text.split()) + ("…" if len(start) < size else "")
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return headers without what is not shown."""

@@ -16,6 +16,7 @@ import msgspec
 
 from redisaq.dashboard import drawing
 from redisaq.dashboard.messages import IS_ID
+from redisaq.dashboard.newest import Newest
 from redisaq.watching import Attention, Curves, GroupView, MemberView, PartitionView, Screen, Snapshot, TopicView, words
 
 PAGE = 50
@@ -195,8 +196,8 @@ def number_of(text: str | None, limit: int) -> int:
     return number if number < limit else 0
 
 
-def topic(snapshot: Snapshot, name: str, query: Mapping[str, str]) -> View:
-    """Show one topic: its groups, and what each partition keeps."""
+def topic(snapshot: Snapshot, name: str, query: Mapping[str, str], newest: Newest | None = None) -> View:
+    """Show one topic: its groups, its newest messages, and what each partition keeps."""
     found = snapshot.topic(name)
     screen = Screen("topic", name)
     if found is None:
@@ -209,6 +210,8 @@ def topic(snapshot: Snapshot, name: str, query: Mapping[str, str]) -> View:
         "curve": rates(found.arriving_curve, None),
         "rows": [_row(one) for one in shown],
         "start": start,
+        "newest": newest,
+        "ago": partial(ago, snapshot.at),
         "lengths": [round(60 * one / most, 1) for one in found.lengths[:SKYLINE]],
     }
     return View("topic.html", name, "overview", screen, values)
@@ -234,11 +237,16 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Lane(msgspec.Struct, frozen=True):
-    """A member's time as a line: from and width, in hundredths of the window."""
+    """A member's time as a line: from and width, in hundredths of the window; and its marks: sign, kind, place, what a pointer shows."""
 
     view: MemberView
     x: float
     width: float
+    marks: Sequence[tuple[str, str, float, str]]
+
+
+MARKS = {"joined": ("▸", ""), "left": ("◂", ""), "taken for dead": ("✕", "bad")}
+"""Signs and kinds of what happened to a member, by the word of the history."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -375,8 +383,17 @@ def _lanes(found: GroupView, now: float) -> list[Lane]:
         since, until = max(start, one.since or start), one.gone or now
         if until > start:
             x = 100 * (since - start) / WINDOW
-            lanes.append(Lane(one, round(x, 2), round(max(0.3, 100 * (until - since) / WINDOW), 2)))
+            lanes.append(Lane(one, round(x, 2), round(max(0.3, 100 * (until - since) / WINDOW), 2), _marks(found, one, start)))
     return lanes
+
+
+def _marks(found: GroupView, member: MemberView, start: float) -> list[tuple[str, str, float, str]]:
+    """Return what happened to a member within the window, as far as the history says: it came, it left, it was taken for dead."""
+    return [
+        (*MARKS[one.what], round(100 * (one.at - start) / WINDOW, 2), f"{words.clock(one.at)} {one.sentence}")
+        for one in found.history or ()
+        if one.member == member.slot and one.what in MARKS and one.at >= start
+    ]
 
 
 def _history(found: GroupView, by_slot: Mapping[int, MemberView]) -> list[Line]:

@@ -165,6 +165,12 @@ function flip() {
 }
 function freeze() { frozen = !frozen; away(false); if (frozen) stop(); else refresh().then(listen); }
 
+/** Copy what a button names, or the text before it. Browsers allow it on localhost and over https. */
+async function copy(button) {
+  try { await navigator.clipboard.writeText(button.dataset.copy || button.previousElementSibling.textContent); toast("Copied."); }
+  catch { toast("The browser does not allow it here: select the text instead."); }
+}
+
 document.addEventListener("click", (event) => {
   const at = (selector) => event.target.closest(selector);
   if (at("#theme")) flip();
@@ -172,6 +178,7 @@ document.addEventListener("click", (event) => {
   else if (at("#live")) freeze();
   else if (at("[data-open]")) { const dialog = $(at("[data-open]").dataset.open); dialog.showModal(); preview(dialog.querySelector("form")); }
   else if (at("button[data-post]")) send(at("[data-post]").dataset.post, JSON.parse(at("[data-post]").dataset.json));
+  else if (at("[data-copy]")) copy(at("[data-copy]"));
   else if (at("[data-stop]")) send(`${root()}/api/jobs/${at("[data-stop]").dataset.stop}/stop`, {});
   else if (at("[data-close]")) at(".progress").remove();
   else if (at("[data-colour]")) colour(at("[data-colour]").dataset.colour);
