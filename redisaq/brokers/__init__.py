@@ -17,14 +17,18 @@ from redisaq.errors import SettingsError
 __all__ = ["memory_brokers", "open_broker"]
 
 
-def _memory_broker(name: str, namespace: str, environment: Environment | None) -> Broker:
+def _memory_broker(name: str, namespace: str, environment: Environment | None, confirmed: bool) -> Broker:  # noqa: FBT001 -- see below
+    del confirmed  # it has no replicas
     from redisaq.brokers.memory import MemoryBroker  # noqa: PLC0415 -- only on request, as the module's docstring says
 
     return MemoryBroker(name, namespace, environment)
 
 
-memory_brokers: ContextVar[Callable[[str, str, Environment | None], Broker]] = ContextVar("redisaq_memory_brokers", default=_memory_broker)
-"""Makes the brokers of `memory://name`, from the name, the namespace and the environment. A simulation sets its own."""
+MemoryBrokers = Callable[[str, str, Environment | None, bool], Broker]
+"""Makes the brokers of `memory://name`, from the name, the namespace, the environment, and whether to wait for replicas."""
+
+memory_brokers: ContextVar[MemoryBrokers] = ContextVar("redisaq_memory_brokers", default=_memory_broker)
+"""What makes them now. A simulation sets its own."""
 
 SERVERS = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
 """Schemes of real servers."""
@@ -61,7 +65,7 @@ def open_broker(
     scheme, separator, rest = url.partition("://")
     if separator and scheme in ("memory", "embedded"):
         if scheme == "memory":
-            return memory_brokers.get()(rest, namespace, environment)
+            return memory_brokers.get()(rest, namespace, environment, confirmed)
         if confirmed:
             raise SettingsError(
                 "an embedded server has no replicas: leave out acks='replica' and durability='replica', or use another server"

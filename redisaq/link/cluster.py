@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -31,11 +30,12 @@ from redisaq.link.attempt import Attempt
 from redisaq.link.caller import key_of
 from redisaq.link.greeting import LOGGED_OUT, Greeting, greet
 from redisaq.link.line import Line
-from redisaq.link.link import PASSED, Link
+from redisaq.link.link import Link
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack_command
 from redisaq.link.shared import Identity
 from redisaq.link.slot_map import Node, SlotMap, read_slot_map, slot_of
+from redisaq.link.spread import Spreader
 from redisaq.link.switchboard import Backoff, Bell
 
 ANSWER_WITHIN = 1.0
@@ -105,9 +105,7 @@ class ClusterLink:
         self._runs: dict[Node, str] = {}
         self._places: dict[str, Node] = {}  # run -> the node that it was
         self._changes = 0
-        self._breaks = 0  # how many calls, or parts of calls, broke of which a server may have something
-        self._under_way: Counter[Link] = Counter()  # how many appends over several nodes are under way at each
-        self._torn: Counter[Link] = Counter()  # how many of them have failed there, and are not over elsewhere
+        self._spreader: Spreader[Link] = Spreader(lambda link: link.connected, lambda: self.run_id)
         self.bells: set[ClusterBell] = set()
 
     @property
@@ -199,8 +197,8 @@ class ClusterLink:
         """Run commands, each at the node of its key; see Caller."""
         if len(commands) == 1:
             return await self._send(await self.link_to(key_of(commands[0])), pack_command(commands[0]), 1)
-        packed, run_id = [pack_command(command) for command in commands], self.run_id
-        return await self._spread(await self._split(commands, key_of), packed, self._send, run_id)
+        packed = [pack_command(command) for command in commands]
+        return await self._spreader.send(await self._split(commands, key_of), len(packed), partial(self._send_part, packed))
 
     async def call_keyed(self, packed: Sequence[bytes], of: Sequence[T], key: Callable[[T], bytes]) -> list[object]:
         """Run packed commands, in order at each node; see Caller.
@@ -209,33 +207,16 @@ class ClusterLink:
             ConnectionFailed: a part failed. Where others succeeded, it is uncertain what became of the call (C2). Or nothing was sent: an
                 earlier call broke at one of these nodes and is not over at another, and what it lacks comes first (E4).
         """
-        breaks, parts, run_id = self._breaks, await self._split(of, key), self.run_id
-        if self._breaks != breaks:  # while it waited for the map
-            raise ConnectionFailed(self.url, PASSED)
-        for link in parts:
-            if link in self._torn or (self._under_way[link] and not link.connected):
-                raise ConnectionFailed(link.url, "an earlier call that broke there is not over elsewhere: nothing was sent")
+        spreader = self._spreader
+        breaks, parts = spreader.breaks, await self._split(of, key)
+        spreader.check(self.url, parts, breaks)
         if len(parts) == 1:
             (link,) = parts
-            return await self._send_in_order(link, b"".join(packed), len(packed))
-        torn: list[Link] = []
+            return await self._send(link, b"".join(packed), len(packed), in_order=True)
+        return await spreader.send_in_order(parts, len(packed), partial(self._send_part, packed, in_order=True))
 
-        async def send(link: Link, data: bytes, count: int) -> list[object]:
-            counted = link.connected
-            self._under_way[link] += counted
-            try:
-                return await self._send_in_order(link, data, count)
-            except ConnectionFailed:
-                torn.append(link)
-                self._torn[link] += 1
-                raise
-            finally:
-                self._under_way -= Counter({link: counted})
-
-        try:
-            return await self._spread(parts, packed, send, run_id)
-        finally:  # nobody else runs between this and the caller's hearing of it
-            self._torn -= Counter(torn)
+    async def _send_part(self, packed: Sequence[bytes], link: Link, places: Sequence[int], *, in_order: bool = False) -> list[object]:
+        return await self._send(link, b"".join([packed[place] for place in places]), len(places), in_order=in_order)
 
     async def _split(self, of: Sequence[T], key: Callable[[T], bytes]) -> dict[Link, list[int]]:
         """Return for each node the places of its commands."""
@@ -245,33 +226,6 @@ class ClusterLink:
             link = self._routes.get(name) or await self.link_to(name)
             parts.setdefault(link, []).append(place)
         return parts
-
-    async def _spread(
-        self,
-        parts: dict[Link, list[int]],
-        packed: Sequence[bytes],
-        send: Callable[[Link, bytes, int], Awaitable[list[object]]],
-        run_id: str,
-    ) -> list[object]:
-        """Send each part to its node, at the same time, and wait for all (C2)."""
-        replies: list[object] = [None] * len(packed)
-        failures: list[Exception] = []
-
-        async def run(link: Link, places: Sequence[int]) -> None:
-            try:
-                answers = await send(link, b"".join([packed[place] for place in places]), len(places))
-            except RedisaqError as error:
-                failures.append(error)
-                return
-            for place, answer in zip(places, answers, strict=True):
-                replies[place] = answer
-
-        async with anyio.create_task_group() as tasks:
-            for link, places in parts.items():
-                tasks.start_soon(run, link, places)
-        if failures:
-            raise _joined(failures, of=len(parts), another_run=self.run_id != run_id)
-        return replies
 
     async def kill(self, connections: Sequence[Identity], key: bytes | None = None) -> list[object]:
         """Kill those of these connections that can still reach their streams (C4).
@@ -311,9 +265,6 @@ class ClusterLink:
             raise ConnectionFailed(link.url, f"a connection could not be killed ({reason})")
         return []
 
-    async def _send_in_order(self, link: Link, data: bytes, count: int) -> list[object]:
-        return await self._send(link, data, count, in_order=True)
-
     async def _send(self, link: Link, data: bytes, count: int, *, in_order: bool = False) -> list[object]:
         aged = self._age() > AGE
         if aged:
@@ -322,7 +273,7 @@ class ClusterLink:
         try:
             replies = await link.call_packed(data, count, in_order=in_order)
         except ConnectionFailed as error:
-            self._breaks += error.maybe_executed
+            self._spreader.breaks += error.maybe_executed
             self.doubt(link)
             raise
         if aged:
@@ -666,22 +617,3 @@ class ClusterBell:
 
 async def _greet_any(line: Line, address: Address, name: str) -> Greeting:
     return await greet(line, address, name, in_cluster=True)
-
-
-def _joined(failures: Sequence[Exception], of: int, *, another_run: bool) -> Exception:
-    """Return the error of a call of which some parts failed (C2)."""
-    broken = [error for error in failures if isinstance(error, ConnectionFailed)]
-    if len(broken) < len(failures):
-        return next(error for error in failures if not isinstance(error, ConnectionFailed))
-    first = broken[0]
-    joined = ConnectionFailed(
-        first.url,
-        first.reason,
-        maybe_executed=len(broken) < of or any(error.maybe_executed for error in broken),
-        permanent=any(error.permanent for error in broken),
-        silent=first.silent,
-    )
-    joined.another_run = another_run
-    joined.connections = tuple(dict.fromkeys(connection for error in broken for connection in error.connections))
-    joined.__cause__ = first
-    return joined

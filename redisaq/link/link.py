@@ -24,12 +24,10 @@ from redisaq.link.greeting import Greeting, greet
 from redisaq.link.line import Line
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack, pack_command
-from redisaq.link.shared import Identity, NotSent, SharedConnection
+from redisaq.link.shared import PASSED, Identity, NotSent, SharedConnection
 from redisaq.link.switchboard import Bell, Switchboard
 
 logger = logging.getLogger("redisaq.link")
-
-PASSED = "the connection broke during an earlier call, and what that lacks comes first: nothing was sent"
 
 T = TypeVar("T")
 

@@ -34,6 +34,10 @@ Identity = tuple[int, str, str]
 """Client id, address, and run of the server: they identify a connection to kill (E1)."""
 
 
+PASSED = "an earlier call broke, and what it lacks comes first (E4): nothing was sent"
+"""Why messages are not sent over the next connection."""
+
+
 class NotSent(Exception):
     """The connection broke before a byte of this call was written, so you can safely send it elsewhere.
 

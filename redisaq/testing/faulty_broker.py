@@ -28,6 +28,7 @@ from redisaq.errors import ConnectionFailed
 from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Kind
 from redisaq.testing.network import Connection, Network, WaitLimits
+from redisaq.testing.nodes import Nodes
 from redisaq.testing.record import Record
 
 R = TypeVar("R")
@@ -35,6 +36,9 @@ T = TypeVar("T")
 
 OPENING = {"connect", "make_topic", "announce", "name_stream", "replicate", "publish"}
 """Operations without faults until another one is called: if a first connection fails, the client's creator gets the error at once."""
+
+READS = {"connect", "kill", "anchors", "find", "read_topic", "read_mark", "backlog", "heartbeat"}
+"""Operations of producers and coordinators that write nothing for which a replica could be waited for (C7)."""
 
 UNBLOCK_LIMIT = 1.0
 """Seconds for which a cancelled read waits until the server has ended it."""
@@ -76,42 +80,52 @@ class FaultyBroker(MemoryBroker):
         source: FaultSource,
         owner: Process,
         record: Record,
+        confirmed: bool = False,
     ) -> None:
         super().__init__(name, namespace, environment)
         self._network = network
         self._source = source
         self._owner = owner
         self._record = record
-        self._connection: Connection | None = None
+        self._confirmed = confirmed  # C7: each step returns only once a replica has what its connection wrote
+        self._connections: dict[int, Connection] = {}  # by node
         self._opened = False
 
     @property
-    def store(self) -> MemoryStore:
+    def store(self) -> Nodes:
         """The one store of the simulation."""
         return self._network.store
 
     @property
     def run_id(self) -> str:
         """The run id of the server to which the connection was made."""
-        return "" if self._connection is None else self._connection.mark.run_id
+        connection = self._connections.get(0)
+        return "" if connection is None else connection.mark.run_id
 
     async def _operate(self, name: str, step: Callable[[MemoryStore], T]) -> T:
+        return await self._operate_at(0, name, step)
+
+    async def _operate_at(self, node: int, name: str, step: Callable[[MemoryStore], T]) -> T:
         self._opened = self._opened or name not in OPENING
         while True:
             try:
-                return await self._operate_once(name, step)
+                return await self._operate_once(node, name, step)
             except ConnectionFailed:  # a failover; see OPENING
                 if self._opened or anyio.current_time() >= time_is_up_at():
                     raise
 
-    async def _operate_once(self, name: str, step: Callable[[MemoryStore], T]) -> T:
+    async def _operate_once(self, node: int, name: str, step: Callable[[MemoryStore], T]) -> T:
         owner = self._owner
         befalls = self._source.operation(owner.name, owner.ttl, heartbeat=name == "heartbeat", faults=self._opened)
         await owner.suffer(befalls)
         self._enter()
-        if self._connection is None or self._connection.broken:
-            self._connection = self._network.connect(owner.name)
-        return await self._network.call(self._connection, name, step, befalls, self._limits())
+        connection = self._connections.get(node)
+        if connection is None or connection.broken:
+            connection = self._connections[node] = self._network.connect(owner.name, node)
+        answer = await self._network.call(connection, name, step, befalls, self._limits())
+        if self._confirmed:
+            await self._network.confirm(connection, reads=name in READS)
+        return answer
 
     def _limits(self) -> WaitLimits:
         """Return how long to wait for an answer: until the call's time is up or, without one, for the process's time for any call."""
@@ -121,9 +135,9 @@ class FaultyBroker(MemoryBroker):
 
     async def close(self) -> None:
         """Close the connections. What was sent may still arrive."""
-        if self._connection is not None:
-            self._connection.cut(self._network.store.url, "the broker was closed", keeps=True)
-            self._connection = None
+        for connection in self._connections.values():
+            connection.cut(self._network.store.url, "the broker was closed", keeps=True)
+        self._connections.clear()
         await super().close()
 
     # -- reported to the record, or different from memory ------------------------------------------------------------------------------
@@ -158,14 +172,13 @@ class FaultyBroker(MemoryBroker):
 
     async def kill(self, marks: Sequence[ReaderMark]) -> bool:
         """Kill shared connections (E1)."""
+        return await self._operate("kill", lambda store: self._kill_there(store, marks))
 
-        def step(store: MemoryStore) -> bool:
-            if not store.kill(marks):
-                return False
-            self._network.kill(marks)
-            return True
-
-        return await self._operate("kill", step)
+    def _kill_there(self, store: MemoryStore, marks: Sequence[ReaderMark]) -> bool:
+        if not store.kill(marks):
+            return False
+        self._network.kill(marks)
+        return True
 
     async def listen(self, group: GroupName) -> Doorbell:
         """Return the notifications of the group and its topic, over a connection that may fall silent."""
@@ -206,7 +219,7 @@ class FaultyReader:
         self._source = source
         self._client = client
         self._owner = owner
-        self._connection = Connection(owner.name, client.mark)
+        self._connection = Connection(owner.name, client.mark, network.store.node_of((client.group.topic, client.partition)))
         network.adopt(self._connection)
         self._leftover: list[RawEntry] = []
         self._unanswered = False

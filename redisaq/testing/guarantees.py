@@ -184,7 +184,11 @@ class Guarantees(Observer):
         """Allow ended messages to run again where the server has lost some of what it knew of the partition."""
         until = self.record.now() + self.record.ttl
         for place in {(group, number) for group in self.record.groups for topic, number in before.streams if topic == group.topic}:
-            self._doubtful[place] = before.streams[place[0].topic, place[1]].last_id
+            was, left = before.streams[place[0].topic, place[1]], after.streams.get((place[0].topic, place[1]))
+            if left is not was:  # its own slot lost; else another one was
+                self._doubtful[place] = was.last_id
+                end = START if left is None else left.last_id  # ids above it may be given out again by a slower clock
+                self._first |= {lane: min(first, end) for lane, first in self._first.items() if lane[0] == place}
             if _ownership(before, place) != _ownership(after, place):
                 self._shaken[place] = (until, reason)
 

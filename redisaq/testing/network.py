@@ -21,6 +21,7 @@ from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.terms import ReaderMark
 from redisaq.errors import ConnectionFailed
 from redisaq.testing.faults import SERVER, Kind
+from redisaq.testing.nodes import Nodes
 
 T = TypeVar("T")
 
@@ -33,6 +34,9 @@ def _start_nothing(_function: Callable[..., Coroutine[Any, Any, None]], _seconds
 
 REFUSED = 0.1
 """Seconds until a call fails while the server is away: a failed attempt to connect, with the pause before it."""
+
+CONFIRM_WITHIN = 1.0
+"""Seconds that a replica has to confirm a write."""
 
 FIRST_ID = 1_000_000
 """Ids of shared connections begin here; connections of readers have the small ids of the store."""
@@ -89,23 +93,28 @@ class Connection:
         silent: nothing is heard on it any more; it will break.
         deaf: it is silent, and nothing that is sent on it arrives.
         over: set when it has broken.
+        node: to which node of the server it goes.
+        unconfirmed: no replica has what was last written on it.
     """
 
-    def __init__(self, who: str, mark: ReaderMark) -> None:
+    def __init__(self, who: str, mark: ReaderMark, node: int = 0) -> None:
         """Open a connection.
 
         Args:
             who: the process's name in the trace.
             mark: identifies the connection to the server.
+            node: to which node of the server it goes.
         """
         self.who = who
         self.mark = mark
+        self.node = node
         self.broken = ""
         self.ended = False
         self.silent = False
         self.deaf = False
         self.over = anyio.Event()
         self.last_arrival = -math.inf
+        self.unconfirmed = False
         self.under_way: list[Request] = []
         self.unheard: list[Request] = []
 
@@ -127,18 +136,25 @@ class Connection:
             request.dropped = request.dropped or not keeps
         self.unheard.clear()
 
+    def end(self, url: str, reason: str) -> None:
+        """Break the connection, since its server is gone: nothing of it arrives any more, either way."""
+        self.cut(url, reason, keeps=False)
+        self.ended = True
+
 
 class Network:
     """Carry requests between the simulated processes and the server.
 
     Attributes:
         away: why nobody can connect; "" while everybody can.
+        away_nodes: why nobody can connect to a node.
+        lags: returns whether a node's replica is cut off.
         start: starts a task that belongs to no process, with its two arguments.
         stepped: called after each step of the server, with the process and the operation.
         strike: applies faults of the server.
     """
 
-    def __init__(self, store: MemoryStore, note: Callable[[str, str, str], None]) -> None:
+    def __init__(self, store: Nodes, note: Callable[[str, str, str], None]) -> None:
         """Create a network without connections.
 
         Args:
@@ -160,24 +176,27 @@ class Network:
         self._bells: dict[Subscription, str] = {}
         self._muted: set[str] = set()  # the processes that get no notifications
         self.away = ""
+        self.away_nodes: dict[int, str] = {}
+        self.lags: Callable[[int], bool] = lambda _: False
+        self._silent_nodes: dict[int, float] = {}
         self.start: Start = _start_nothing
         self.stepped: Callable[[str, str], None] = lambda _who, _operation: None
-        self.strike: Callable[[Mapping[Kind, float]], None] = lambda _: None
+        self.strike: Callable[[Mapping[Kind, float], int], None] = lambda _befalls, _node: None
 
     # -- connections -----------------------------------------------------------------------------------------------------------------
 
-    def connect(self, who: str) -> Connection:
-        """Open a shared connection."""
+    def connect(self, who: str, node: int = 0) -> Connection:
+        """Open a shared connection to a node."""
         self._made += 1
-        connection = Connection(who, ReaderMark(self._made, f"simulated:{self._made}", self.store.run_id))
+        connection = Connection(who, ReaderMark(self._made, f"simulated:{self._made}", self.store.runs[node]), node)
         self._connections[self._made] = connection
-        connection.silent = self._is_silent(who)
+        connection.silent = self._is_silent(who, node)
         return connection
 
     def adopt(self, connection: Connection) -> None:
         """Track a reader's connection until it hangs up."""
         self._readers[connection] = None
-        connection.silent = self._is_silent(connection.who)
+        connection.silent = self._is_silent(connection.who, connection.node)
 
     def adopt_bell(self, who: str, subscription: Subscription) -> None:
         """Track the connection of a subscription to notifications."""
@@ -188,13 +207,41 @@ class Network:
     def break_all(self, reason: str) -> None:
         """Replace the server by another: nothing that is under way arrives there, and client ids start again (E1, T3)."""
         for connection in (*self._connections.values(), *self._readers):
-            connection.cut(self.store.url, reason, keeps=False)
-            connection.ended = True
+            connection.end(self.store.url, reason)
         self._connections.clear()
         self._readers.clear()
         self._made = FIRST_ID
 
+    def break_node(self, node: int, reason: str) -> None:
+        """Let a node be gone, as it was: nothing that is under way arrives there."""
+        self._silent_nodes.pop(node, None)
+        for number, connection in list(self._connections.items()):
+            if connection.node == node:
+                del self._connections[number]
+                connection.end(self.store.url, reason)
+        for connection in [one for one in self._readers if one.node == node]:
+            del self._readers[connection]
+            connection.end(self.store.url, reason)
+
     # -- silence ---------------------------------------------------------------------------------------------------------------------
+
+    def stop_node(self, node: int, seconds: float) -> None:
+        """Let a node do nothing for so long, as under SIGSTOP: then all connections to it break, and it does what was sent meanwhile."""
+        self._silent_nodes[node] = until = anyio.current_time() + seconds
+        self._note(SERVER, f"node {node}", f"stands still for {seconds:.3f} s")
+        self._last_silent[None] = until
+        for connection in self._all_of(None):
+            if connection.node == node:
+                connection.silent = True
+        self._heap = [(max(at, until) if one.connection.node == node else at, number, one) for at, number, one in self._heap]
+        heapq.heapify(self._heap)
+        self._changed.set()
+        self.start(self._wake_node, seconds, node)
+
+    async def _wake_node(self, after: float, node: object) -> None:
+        await anyio.sleep(after)
+        if self._silent_nodes.pop(int(str(node)), None) is not None:
+            self._break_silent(None, [one for one in self._all_of(None) if one.node == node and not one.broken], bells=False)
 
     def silence(self, who: str | None, seconds: float) -> None:
         """Let nothing be heard and nothing arrive on any connection of a process (None: of anybody) for this many seconds; then break them.
@@ -227,10 +274,11 @@ class Network:
             self._silent.pop(name, None)
         self._break_silent(name, [connection for connection in self._all_of(name) if not connection.broken])
 
-    def _break_silent(self, who: str | None, connections: Sequence[Connection]) -> None:
+    def _break_silent(self, who: str | None, connections: Sequence[Connection], *, bells: bool = True) -> None:
         for connection in connections:
             connection.cut(self.store.url, "nothing was heard for too long", keeps=True)
-        self.cut_bells(who, "nothing was heard for too long")
+        if bells:
+            self.cut_bells(who, "nothing was heard for too long")
 
     def mute(self, who: str, seconds: float) -> None:
         """Let no notification reach a process for this many seconds; then break these connections. No effect while that already lasts."""
@@ -255,7 +303,7 @@ class Network:
 
     def _befall(self, connection: Connection, name: str, befalls: Mapping[Kind, float]) -> None:
         """Apply faults of the server, or silence the connection, from now on."""
-        self.strike(befalls)
+        self.strike(befalls, connection.node)
         for kind in ("silent_request", "silent_reply"):
             if kind in befalls and not self.away and not connection.broken:
                 self._silence(connection, name, befalls[kind], deaf=kind == "silent_request")
@@ -273,13 +321,13 @@ class Network:
         if isinstance(connection, Connection) and not connection.broken:
             connection.cut(self.store.url, "nothing was heard for too long", keeps=not connection.deaf)
 
-    def _is_silent(self, who: str) -> bool:
-        return self._silent_until > -math.inf or who in self._silent
+    def _is_silent(self, who: str, node: int) -> bool:
+        return self._silent_until > -math.inf or who in self._silent or node in self._silent_nodes
 
     @property
     def server_silent(self) -> bool:
         """True while the server is paused."""
-        return self._silent_until > -math.inf
+        return self._silent_until > -math.inf or bool(self._silent_nodes)
 
     def unheard(self) -> list[str]:
         """Return the processes that wait for answers that will not come, sorted."""
@@ -349,9 +397,10 @@ class Network:
         """Send a step with its faults."""
         if befalls:
             self._befall(connection, name, befalls)
-        if self.away or connection.broken:
-            await (anyio.sleep(REFUSED) if self.away else checkpoint())
-            raise connection.failure(self.store.url, self.away or connection.broken, maybe_executed=False)
+        away = self.away or self.away_nodes.get(connection.node, "")
+        if away or connection.broken:
+            await (anyio.sleep(REFUSED) if away else checkpoint())
+            raise connection.failure(self.store.url, away or connection.broken, maybe_executed=False)
         if connection.deaf:
             request = Request(connection, name, step)
             connection.unheard.append(request)
@@ -392,6 +441,22 @@ class Network:
         await checkpoint()
         raise connection.failure(self.store.url, reason, maybe_executed=maybe_executed)
 
+    async def confirm(self, connection: Connection, *, reads: bool) -> None:
+        """Wait until a replica has what the connection wrote, which never comes while the replica is cut off (C7).
+
+        Raises:
+            ConnectionFailed: none has, within CONFIRM_WITHIN, or before the connection broke.
+        """
+        connection.unconfirmed = connection.unconfirmed or not reads
+        if not self.lags(connection.node):
+            connection.unconfirmed = False
+        if not connection.unconfirmed:
+            return
+        with anyio.move_on_after(CONFIRM_WITHIN):
+            await connection.over.wait()
+            raise connection.failure(self.store.url, connection.broken, maybe_executed=True)
+        raise ConnectionFailed(self.store.url, "no replica has confirmed it", maybe_executed=True)
+
     def hang_up(self, connection: Connection, step: Callable[[MemoryStore], Any], after: float = 0.0) -> None:
         """Let the server see that the connection was closed, after everything that was sent before."""
         self._readers.pop(connection, None)
@@ -399,7 +464,7 @@ class Network:
 
     def _push(self, request: Request, delay: float) -> None:
         connection = request.connection
-        held = max(self._held_until, self._silent.get(connection.who, -math.inf))
+        held = max(self._held_until, self._silent.get(connection.who, -math.inf), self._silent_nodes.get(connection.node, -math.inf))
         connection.last_arrival = arrival = max(connection.last_arrival, held, anyio.current_time() + delay)
         connection.under_way.append(request)
         self._sent += 1

@@ -8,16 +8,17 @@ no entry id is given twice. Only one failover, silence or outage happens at a ti
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import anyio
 
 from redisaq.brokers.memory.holdings import Holdings
-from redisaq.brokers.memory.store import MemoryStore
 from redisaq.errors import SettingsError
 from redisaq.settings import check_count
 from redisaq.testing.faults import SERVER, Kind
 from redisaq.testing.network import Network
+from redisaq.testing.nodes import Nodes
 
 MOMENT = 0.01
 """Seconds for which the server does nothing after a loss."""
@@ -31,7 +32,7 @@ class Outages:
 
     def __init__(
         self,
-        store: MemoryStore,
+        store: Nodes,
         network: Network,
         lost: Callable[[Holdings, Holdings, str], None],
         *,
@@ -53,6 +54,7 @@ class Outages:
         self._note = note
         self._start = start
         self._replica: Holdings | None = None
+        self._behind = 0  # the node of which it is the replica
         self._over = anyio.Event()
 
     @property
@@ -60,23 +62,27 @@ class Outages:
         """What is happening, or about to happen, to the server; "" if nothing is."""
         if self._replica is not None:
             return "a replica is about to take over"
-        if self._network.away:
-            return self._network.away
+        if self._network.away or self._network.away_nodes:
+            return self._network.away or min(self._network.away_nodes.values())
         if self._network.server_silent:
             return "the server stands still"
         unheard = self._network.unheard()
         return f"nothing is heard by {', '.join(unheard)}" if unheard else ""
 
+    def lags(self, node: int) -> bool:
+        """Return whether the replica of a node is cut off."""
+        return self._replica is not None and node == self._behind
+
     @property
     def _busy(self) -> bool:
         return self._replica is not None or bool(self._network.away) or self._network.server_silent
 
-    def strike(self, befalls: Mapping[Kind, float]) -> None:
-        """Apply faults of the server."""
+    def strike(self, befalls: Mapping[Kind, float], node: int) -> None:
+        """Apply faults of the server; `node` is the one to which the operation goes."""
         if "slot_loss" in befalls:
             self._lose_some_slot(befalls["slot_loss"])
         if "failover" in befalls:
-            self.fall_behind(befalls["failover"])
+            self.fall_behind(befalls["failover"], node)
         if "silent_server" in befalls:
             self.fall_silent(befalls["silent_server"])
         if "outage" in befalls:
@@ -84,13 +90,24 @@ class Outages:
 
     # -- failing over ------------------------------------------------------------------------------------------------------------------
 
-    def fall_behind(self, seconds: float) -> None:
-        """Cut a replica off, and let it take over this many seconds later. No effect while something else happens to the server."""
+    def fall_behind(self, seconds: float, node: int = 0, *, away: float | None = None, slow: float = 0.0) -> None:
+        """Cut a replica off, and let it take over this many seconds later. No effect while something else happens to the server.
+
+        Args:
+            seconds: of writes that the replica does not get.
+            node: of a cluster.
+            away: seconds between the end of the node of a cluster and its successor; None: as many as are forgotten.
+            slow: seconds by which the successor's clock is behind when it gives out entry ids.
+        """
         if not self._busy:
-            self._replica = self._store.copied()
+            self._replica, self._behind = self._store.copied(), node
             self._over = anyio.Event()
-            self._note(SERVER, "replication", "stands still")
-            self._start(self._take_over, seconds)
+            if self._store.count == 1:
+                self._note(SERVER, "replication", "stands still")
+                self._start(self._take_over, seconds)
+            else:
+                self._note(SERVER, "replication", f"of node {node} stands still")
+                self._start(partial(self._take_over_node, node, seconds if away is None else away, slow), seconds)
 
     async def wait_over(self) -> None:
         """Return once no replica is about to take over, and the server is there."""
@@ -115,6 +132,24 @@ class Outages:
         self._pause()
         self._note(SERVER, "failover", f"the last {after:.3f} s are forgotten")
         self._lost(before, self._store, f"a failover forgot {after:.3f} s")
+        self._over.set()
+
+    async def _take_over_node(self, node: int, away: float, slow: float, after: float) -> None:
+        await anyio.sleep(after)
+        reason = f"node {node} is away"
+        self._network.break_node(node, reason)
+        self._network.away_nodes[node] = reason
+        self._note(SERVER, f"node {node}", "is gone")
+        await anyio.sleep(away)
+        del self._network.away_nodes[node]
+        replica, self._replica = self._replica, None
+        if replica is not None:
+            before = self._store.seen()
+            self._store.behind[node] = slow
+            self._store.fail_over_node(node, replica)
+            self._pause()
+            self._note(SERVER, f"failover of node {node}", f"the last {after:.3f} s are forgotten")
+            self._lost(before, self._store, f"a failover of node {node} forgot {after:.3f} s")
         self._over.set()
 
     # -- being silent, or away ---------------------------------------------------------------------------------------------------------

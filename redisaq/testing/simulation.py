@@ -17,14 +17,14 @@ from anyio.abc import TaskGroup
 
 from redisaq.admin import Admin
 from redisaq.brokers import memory_brokers
-from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.terms import GroupName
 from redisaq.environment import Environment, current_environment, enter_environment, use_environment
 from redisaq.errors import SettingsError
 from redisaq.producer import Producer
-from redisaq.settings import check_callable, check_handler, check_seconds
+from redisaq.settings import check_callable, check_count, check_handler, check_seconds
 from redisaq.testing import overheard
+from redisaq.testing.clustered_broker import ClusteredBroker
 from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Fault, FaultPlan, Kind, check_faults
 from redisaq.testing.faulty_broker import FaultyBroker
@@ -32,6 +32,7 @@ from redisaq.testing.freezing import OWNER, Freezer, current_freezer
 from redisaq.testing.guarantees import NOTICE
 from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
+from redisaq.testing.nodes import Nodes
 from redisaq.testing.observing import ObserverType
 from redisaq.testing.outages import Outages
 from redisaq.testing.outsiders import Outsider, SimulatedAdmin, SimulatedProducer
@@ -69,11 +70,12 @@ class Simulation:
         self._starts: dict[str, int] = {}
         speed = 1.0 + source.drift()
         server = replace(self._environment("server"), wall_clock=lambda: EPOCH + anyio.current_time() * speed)
-        self.store = record.store = MemoryStore(URL, server)
+        self.store = record.store = Nodes(URL, server)
         self._network = Network(self.store, record.note)
         self._outages = Outages(self.store, self._network, record.lost, note=record.note, start=self._start)
         self._network.strike = self._outages.strike
         self._network.start = self._start
+        self._network.lags = self._outages.lags
         self._network.stepped = record.stepped
         source.disturb, source.befall = record.disturb, record.befall
         record.was_silent = lambda name: self._network.was_silent(name, NOTICE)
@@ -171,11 +173,59 @@ class Simulation:
         self._inside(member).run(member.scope.cancel)
         await member.gone.wait()
 
-    async def failover(self, forgets: float) -> None:
-        """Cut a replica off from the server now, and let it take the server's place `forgets` seconds later. Returns when it has."""
-        self._outages.fall_behind(check_seconds("forgets", forgets, zero=True))
-        self.record.disturb(forgets)
+    def cluster(self, nodes: int) -> None:
+        """Spread the server's slots over nodes, of which each fails over by itself. Call this before anything takes part.
+
+        The first node has what coordinates topics and groups. The partitions are dealt out to the others in turn: with one node more than
+        the topic has partitions, each slot is alone. The fault "failover" then befalls the node to which the operation goes, which is away
+        for as long as what it forgets.
+
+        Args:
+            nodes: how many, at least 2.
+
+        Raises:
+            SettingsError: `nodes` is not such a number, or something takes part already.
+        """
+        if check_count("nodes", nodes) < 2 or self._members or self._outsiders:  # noqa: PLR2004 -- a node for the topic, one for partitions
+            raise SettingsError("a cluster has 2 nodes or more, from the beginning of a scenario on")
+        self.store.spread(nodes)
+
+    async def failover(
+        self, forgets: float, topic: str | None = None, partition: int | None = None, *, away: float | None = None, slow: float = 0.0
+    ) -> None:
+        """Cut a replica off from the server now, and let it take the server's place `forgets` seconds later. Returns when it has.
+
+        Args:
+            forgets: seconds of writes that the replica does not get.
+            topic: in a cluster, the node is that of this topic's partition; without, that of what coordinates topics.
+            partition: see there.
+            away: in a cluster, seconds from the end of the node until the replica has its place; None: as many as it forgets.
+            slow: in a cluster, seconds by which the replica's clock is behind when it gives out entry ids.
+        """
+        node = 0 if topic is None else self.store.node_of((topic, partition))
+        check_seconds("forgets", forgets, zero=True)
+        self._outages.fall_behind(forgets, node, away=away, slow=slow)
+        self.record.disturb(forgets if self.store.count == 1 else forgets + (forgets if away is None else away))
         await self._outages.wait_over()
+
+    async def stop_node(self, topic: str, partition: int | None, seconds: float) -> None:
+        """Let the node of a slot stand still, as under SIGSTOP. Returns at once.
+
+        When the time is over, all connections to it break, and it carries out what was sent meanwhile, unless it has failed over.
+        """
+        self.record.disturb(check_seconds("seconds", seconds, zero=True))
+        self._network.stop_node(self.store.node_of((topic, partition)), seconds)
+        await anyio.lowlevel.checkpoint()
+
+    async def move_slot(self, topic: str, partition: int, seconds: float) -> None:
+        """Let the slot of a partition be on its way to another node for so long: it refuses everything (C1). Returns when it has arrived.
+
+        It arrives in the middle of a call: of the next append, the first entry for it is refused, and those after that are not.
+        """
+        self.record.disturb(check_seconds("seconds", seconds, zero=True))
+        self.store.move_slot((topic, partition), -1)
+        await anyio.sleep(seconds)
+        self.store.move_slot((topic, partition), 1)
 
     async def silence(self, seconds: float, name: str | None = None) -> None:
         """Let nothing be heard for this many seconds on any connection of one process, or of all without a name. Returns at once.
@@ -340,10 +390,12 @@ class Simulation:
         members = (*self._gone, *self._members.values())
         return list(dict.fromkeys(member.group for member in members))
 
-    def _open_broker(self, name: str, namespace: str, environment: Environment | None) -> Broker:
+    def _open_broker(self, name: str, namespace: str, environment: Environment | None, confirmed: bool) -> Broker:  # noqa: FBT001 -- see memory_brokers
         owner = OWNER.get()
         process = owner if isinstance(owner, SimulatedMember | Outsider) else Outsider("scenario")
-        return FaultyBroker(name, namespace, environment, network=self._network, source=self._source, owner=process, record=self.record)
+        kind = FaultyBroker if self.store.count == 1 else ClusteredBroker
+        options: dict[str, Any] = {"network": self._network, "source": self._source, "owner": process, "record": self.record}
+        return kind(name, namespace, environment, confirmed=confirmed, **options)
 
     def _environment(self, who: str) -> Environment:
         """Return a new environment for each start of a process, so that its random numbers do not depend on how many others draw."""

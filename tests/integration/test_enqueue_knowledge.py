@@ -107,8 +107,9 @@ class FailingBroker(MemoryBroker):
 def broker(namespace: str) -> Any:
     made: list[FailingBroker] = []
 
-    def make(*words: Any) -> FailingBroker:
-        made.append(FailingBroker(*words))
+    def make(name: str, space: str, environment: Any, confirmed: bool) -> FailingBroker:
+        assert not confirmed
+        made.append(FailingBroker(name, space, environment))
         return made[-1]
 
     token = memory_brokers.set(make)

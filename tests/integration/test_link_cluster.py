@@ -271,7 +271,7 @@ async def test_nothing_passes_a_call_that_broke_at_one_node_and_is_not_over_at_a
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(broken)
-        await until(lambda: cluster.nodes[0].words().count("GET") == 2 and bool(link._torn))
+        await until(lambda: cluster.nodes[0].words().count("GET") == 2 and bool(link._spreader.torn))
         cluster.nodes[0].answers["GET"] = b"+passed\r\n"
         for keys in ((HIGH,), (HIGH, LOW)):
             with pytest.raises(ConnectionFailed, match="nothing was sent") as refused:

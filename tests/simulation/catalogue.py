@@ -7,6 +7,7 @@ from typing import Literal
 
 from tests.simulation import scenarios_admin, scenarios_delivery, scenarios_kept, scenarios_members, scenarios_silence
 from tests.simulation.scenarios import SCENARIOS, Scenario
+from tests.simulation.scenarios_cluster import scattered
 from tests.simulation.scenarios_growing import growing
 from tests.simulation.scenarios_outages import with_losses
 
@@ -16,6 +17,7 @@ __all__ = [
     "Backend",
     "Scenario",
     "growing",
+    "scattered",
     "scenario_of",
     "scenarios_admin",
     "scenarios_delivery",

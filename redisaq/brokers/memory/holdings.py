@@ -5,6 +5,7 @@ Plain data, and how to copy it. What a server has only while it runs, such as co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 
@@ -128,6 +129,18 @@ class Holdings:
         for one in fields(Holdings):
             setattr(self, one.name, getattr(other, one.name))
 
+    def hold_part(self, other: Holdings, of: Callable[[str, int | None], bool]) -> None:
+        """Hold the other's data in some slots from now on; `of` says which, by topic and partition, None for what coordinates a topic."""
+        for one in fields(Holdings):
+            if one.name != "topic_names":
+                mine: dict[Key, object] = getattr(self, one.name)
+                theirs: dict[Key, object] = getattr(other, one.name)
+                kept = {key: value for key, value in mine.items() if not of(*_slot_of(key))}
+                setattr(self, one.name, kept | {key: value for key, value in theirs.items() if of(*_slot_of(key))})
+        self.topic_names = {
+            name for name in self.topic_names | other.topic_names if name in (other if of(name, None) else self).topic_names
+        }
+
     def forget_topic(self, topic: str) -> None:
         """Lose the topic's partition count. Its streams stay, and its name, which a server keeps elsewhere."""
         self.topics.pop(topic, None)
@@ -158,3 +171,16 @@ class Holdings:
         self.names.pop((topic, partition), None)
         self.adopted.pop((topic, partition), None)
         self.streams.pop((topic, partition), None)
+
+
+Key = str | GroupName | tuple[str, int] | tuple[str, int, str] | tuple[GroupName, int]
+
+
+def _slot_of(key: Key) -> tuple[str, int | None]:
+    """Return the slot of what is held under a key."""
+    if isinstance(key, str):
+        return key, None
+    if isinstance(key, GroupName):
+        return key.topic, None
+    of = key[0]
+    return of if isinstance(of, str) else of.topic, key[1]

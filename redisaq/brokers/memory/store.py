@@ -61,6 +61,11 @@ class MemoryStore(Holdings):
         self._last_now = max(self._last_now, round(self.environment.wall_clock() * 1_000_000))
         return self._last_now
 
+    def now_at(self, place: Place) -> int:
+        """Return the time by which a partition's entries get their ids."""
+        del place
+        return self.now()
+
     @property
     def blocked_reads(self) -> int:
         """How many reads wait for an entry."""
@@ -192,7 +197,7 @@ class MemoryStore(Holdings):
         stream = self.streams.get(place)
         if stream is None:
             return None
-        entry_id = stream.append(fields, self.now() // 1000, maxlen)
+        entry_id = stream.append(fields, self.now_at(place) // 1000, maxlen)
         self._serve(place, stream)
         return format_id(entry_id)
 
@@ -265,7 +270,9 @@ class MemoryStore(Holdings):
 
     def kill(self, marks: Sequence[ReaderMark]) -> bool:
         """Kill these connections; False if that is not permitted (T4)."""
-        marks = [mark for mark in marks if mark.run_id == self.run_id]  # the connections of an earlier run are gone
+        return self._kill([mark for mark in marks if mark.run_id == self.run_id])  # the connections of an earlier run are gone
+
+    def _kill(self, marks: Sequence[ReaderMark]) -> bool:
         if marks and not self.permits_killing:
             return False
         for mark in marks:

@@ -33,7 +33,7 @@ from redisaq.brokers.redis.registry import COMMANDS, HEARD, SEQUENCES
 from redisaq.brokers.redis.scripts import Command
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.growing import Adopt, TakeIn
-from redisaq.brokers.steps.producing import SEALED, AppendOnce, Delay
+from redisaq.brokers.steps.producing import IN_ORDER, SEALED, AppendOnce, Delay
 from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.errors import DamagedKeyError, ServerError
 from redisaq.link import Caller, Carrier, InOrder
@@ -46,9 +46,6 @@ FAMILIES = (
 Placed = Delay | AppendOnce | Adopt | TakeIn
 PLACED: Mapping[type[Placed], object] = {Delay: False, AppendOnce: SEALED, Adopt: False, TakeIn: None}
 """Steps with messages that were placed before; and their answers where the stream was cut since."""
-
-IN_ORDER = (Delay, AppendOnce)
-"""Steps that place a producer's messages: none passes what an earlier one may lack (E4)."""
 
 R = TypeVar("R")
 

@@ -9,7 +9,20 @@ import msgspec
 
 from redisaq.brokers.steps import Broker, PartitionStep
 
-__all__ = ["SEALED", "AppendOnce", "Confirm", "Delay", "Delayed", "Find", "Found", "ReadAnchor", "ReadBacklog", "ReadMark", "delay"]
+__all__ = [
+    "IN_ORDER",
+    "SEALED",
+    "AppendOnce",
+    "Confirm",
+    "Delay",
+    "Delayed",
+    "Find",
+    "Found",
+    "ReadAnchor",
+    "ReadBacklog",
+    "ReadMark",
+    "delay",
+]
 
 MOST_DELAYED = 1000
 """The most messages that one Delay may hold: a server does nothing else meanwhile."""
@@ -129,6 +142,10 @@ class ReadBacklog(PartitionStep[int], frozen=True):
     name: ClassVar[str] = "backlog"
 
     enough: int = 1 << 31
+
+
+IN_ORDER = (Delay, AppendOnce)
+"""Steps that place a producer's messages: none passes what an earlier one may lack (E4)."""
 
 
 async def delay(broker: Broker, topic: str, messages: Sequence[Delayed], *, cuts: int = 0) -> list[bool]:

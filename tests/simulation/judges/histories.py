@@ -89,6 +89,10 @@ class Histories:
         if history is not None:
             history.since = len(history.runs)
 
+    def ends(self, place: Place, end: EntryId) -> None:
+        """The server has lost the partition's entries above this one: a slower clock may give out their ids again."""
+        self._first |= {lane: min(first, end) for lane, first in self._first.items() if lane[0] == place}
+
     def set_back_all(self, place: Place, token: int) -> None:
         """What an owner noted about its runs was not stored: its token was no longer current."""
         for (where, entry_id), history in self._lives.items():

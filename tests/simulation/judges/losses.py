@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.terms import GroupName
-from redisaq.core.entry_ids import EntryId, parse_id
+from redisaq.core.entry_ids import START, EntryId, parse_id
 from redisaq.core.membership import EMPTY, Document, decode_document
 from redisaq.testing.observing import Place
 from redisaq.testing.whereabouts import dead_in, there
@@ -91,6 +91,8 @@ class Losses:
         for group in self.groups:
             for topic, partition in before.streams:
                 if topic == group.topic:
+                    left = after.streams.get((topic, partition))
+                    self._histories.ends((group, partition), START if left is None else left.last_id)
                     forgotten.update(self._set_back((group, partition), before, after))
             self._find_orphans(group, before, after, reason)
         for place, standing in self.tokens.items():

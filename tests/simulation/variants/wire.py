@@ -73,9 +73,9 @@ class Wire:
         """Let every answer to it, or those to one operation, take so much longer."""
         self._slow[who, operation] = seconds
 
-    def mend(self, who: str) -> None:
-        """Let everything of it arrive again."""
-        self._orders = [order for order in self._orders if order.who != who]
+    def mend(self, who: str, operation: str = "") -> None:
+        """Let everything of it arrive again, or one operation."""
+        self._orders = [order for order in self._orders if order.who != who or operation not in ("", order.operation)]
 
     async def _pass(self, connection: Connection, name: str, step: Step, befalls: Mapping[Kind, float]) -> Request:
         for order in self._orders:
