@@ -292,13 +292,25 @@ class Admin:
         """
         try:
             with time_limit(self._timeout):
-                return diagnose(await self._ask(lambda: self._broker.do(Examine())))
+                seen = await self._ask(lambda: self._broker.do(Examine()))
+                return diagnose(msgspec.structs.replace(seen, ttl=await self._shortest_ttl()) if seen.fails_over else seen)
         except ConnectionFailed as error:
             if not error.permanent:
                 raise
             from redisaq.brokers.redis.rights import access_rules  # noqa: PLC0415 -- with a real server only
 
             return [refused(error.reason, access_rules(self._access.namespace))]
+
+    async def _shortest_ttl(self) -> tuple[float, str] | None:
+        """Return the shortest heartbeat_ttl of a member that is alive, with its group's name; None if there is none, or we may not ask."""
+        found: list[tuple[float, str]] = []
+        with contextlib.suppress(ServerError):
+            for topic in await self._ask(lambda: self._broker.do(ReadTopics())):
+                for group in (await self._ask(partial(self._broker.do, ViewStream(topic, 0)))).groups:
+                    view = await self._ask(partial(self._broker.do, ViewGroup(GroupName(topic, group))))
+                    ttls = [view.presences[one].profile.ttl for one in view.live if one in view.presences]
+                    found += [(ttl, f"group {group} of {topic}") for ttl in ttls if ttl]
+        return min(found, default=None)
 
     @in_one_loop
     async def topics(self) -> list[str]:

@@ -93,6 +93,7 @@ class Examination(msgspec.Struct, frozen=True):
         clustered: it was asked as a node of a cluster.
         others: what the other nodes of its cluster said.
         watched: the fields of SENTINEL MASTER, if the server was found by sentinels; None otherwise.
+        ttl: the shortest heartbeat_ttl of a member that is alive, in seconds, with its group's name; None if none is known.
     """
 
     namespace: str
@@ -107,6 +108,12 @@ class Examination(msgspec.Struct, frozen=True):
     clustered: bool = False
     others: tuple[Examination, ...] = ()
     watched: Mapping[str, str] | None = None
+    ttl: tuple[float, str] | None = None
+
+    @property
+    def fails_over(self) -> bool:
+        """True if somebody puts a replica in the server's place."""
+        return self.clustered or bool(self.watched)
 
 
 def diagnose(seen: Examination) -> list[Finding]:
@@ -184,8 +191,8 @@ def _cluster(seen: Examination) -> Iterator[Finding]:
 def _failover(seen: Examination) -> Iterator[Finding]:
     """Compare the time that a failover takes with that for which a lease lasts."""
     if timeout := _number(_setting(seen, "cluster-node-timeout")) / 1000:
-        fix = f"CONFIG SET cluster-node-timeout {_rounded(TTL * MARGIN / FAILOVER)}"
-        yield _takes(FAILOVER * timeout, f"cluster-node-timeout {timeout:g} s", fix, "when the topic's node fails")
+        fix = f"CONFIG SET cluster-node-timeout {_rounded(_lease(seen) / FAILOVER)}"
+        yield _takes(seen, FAILOVER * timeout, f"cluster-node-timeout {timeout:g} s", fix, "when the topic's node fails")
 
 
 def _sentinels(seen: Examination) -> Iterator[Finding]:
@@ -199,16 +206,22 @@ def _sentinels(seen: Examination) -> Iterator[Finding]:
     else:
         yield Finding("ok", "sentinels", text)
     if after := _number(seen.watched.get("down-after-milliseconds")) / 1000:
-        fix = f"SENTINEL SET {seen.watched.get('name', '')} down-after-milliseconds {_rounded(TTL * MARGIN - ELECTION)} (at each sentinel)"
-        yield _takes(after + ELECTION, f"down-after-milliseconds {after:g} s", fix, "when the primary fails")
+        fix = f"SENTINEL SET {seen.watched.get('name', '')} down-after-milliseconds {_rounded(_lease(seen) - ELECTION)} (at each sentinel)"
+        yield _takes(seen, after + ELECTION, f"down-after-milliseconds {after:g} s", fix, "when the primary fails")
 
 
-def _takes(seconds: float, because: str, fix: str, when: str) -> Finding:
+def _lease(seen: Examination) -> float:
+    """Return for how many seconds an owner works on without a heartbeat: where that is shortest, or by default."""
+    return (TTL if seen.ttl is None else seen.ttl[0]) * MARGIN
+
+
+def _takes(seen: Examination, seconds: float, because: str, fix: str, when: str) -> Finding:
     """Return the finding on a failover that takes so long."""
-    if seconds <= TTL * MARGIN:
+    if seconds <= _lease(seen):
         return Finding("ok", "failover", f"takes about {seconds:.0f} s ({because})")
+    which = f"the default heartbeat_ttl of {TTL:g} s" if seen.ttl is None else f"the heartbeat_ttl of {seen.ttl[0]:g} s in {seen.ttl[1]}"
     text = (
-        f"a failover takes about {seconds:.0f} s ({because}), longer than a lease lasts with the default heartbeat_ttl of {TTL:g} s: "
+        f"a failover takes about {seconds:.0f} s ({because}), longer than a lease lasts with {which}: "
         f"{when}, all of a group's leases run out. Lower the setting everywhere, or give consumers "
         f"heartbeat_ttl={math.ceil(seconds / MARGIN) + 1}"
     )

@@ -111,6 +111,9 @@ BEGINNING = b"0-0"
 FRESH = 0.5
 """Seconds for which the known partition count is trusted: a running producer notices an increase within this time."""
 
+NARROW = 10.0
+"""Seconds for which only the anchors that are wanted are asked for, after some could not be learned."""
+
 TRIMMED = "the connection broke, and trimming has removed the evidence"
 FORBIDDEN = "the connection broke, and the server does not permit CLIENT KILL"
 CLOSED = "the producer was closed during the call"
@@ -246,7 +249,8 @@ class Knowledge:
         self.limited = limited
         self._anchor_age = anchor_age(send_timeout)
         self._acked = False
-        self._fresh_until = self._anchors_until = -math.inf
+        self._fresh_until = self._anchors_until = self._narrow_until = -math.inf
+        self._refused = False  # anchors were asked for and not learned
         self._lines: dict[int, list[Enqueue]] = {}  # partition -> the enqueues that have to send there again, by number
         self._outdated: list[Enqueue] = []  # those of them that were placed in another generation, by number
 
@@ -301,7 +305,18 @@ class Knowledge:
         return True
 
     def to_learn(self, wanted: Iterable[int], now: float) -> list[int]:
-        """Return the partitions whose anchors are to be learned (E2), or learned again because all are too old (E3)."""
+        """Return the partitions whose anchors are to be learned (E2), or learned again because all are too old (E3).
+
+        Usually these are all partitions, in one question. But if one of them cannot be asked, the others are not to wait for it: then only
+        those that are wanted are learned for a while.
+        """
+        if self._refused:
+            self._refused, self._narrow_until = False, now + NARROW
+        if now < self._narrow_until:
+            if self._acked and now >= self._anchors_until:
+                self.anchors.clear()
+                self._anchors_until = now + self._anchor_age
+            return [partition for partition in sorted(set(wanted)) if partition not in self.anchors]
         everywhere = range(self.partitions)
         if self._acked and now >= self._anchors_until:
             self._anchors_until = now + self._anchor_age  # set before asking, so that only one of several enqueues asks
@@ -311,6 +326,13 @@ class Knowledge:
     def not_learnt(self) -> None:
         """The anchors were not learned: another enqueue has to ask again."""
         self._anchors_until = -math.inf
+
+    def cannot_learn(self) -> None:
+        """A stream could not be asked for its anchor."""
+        self._refused = True
+        if self._acked:
+            self.anchors.clear()  # they may be too old
+        self.look()
 
     def line_up(self, enqueue: Enqueue, partitions: frozenset[int]) -> None:
         """Let an enqueue block later ones to these partitions, and to no others (E4)."""
@@ -591,7 +613,7 @@ class Enqueue:
         self._failures, self._pausing, self.cause = self._failures + 1, True, error
         self.knowledge.broken += 1
         if isinstance(step, LearnAnchors):
-            self.knowledge.not_learnt()
+            self.knowledge.cannot_learn()
         if isinstance(step, Send):
             self._broke_sending(step, connections, error)
         if error.permanent:

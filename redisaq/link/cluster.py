@@ -220,12 +220,14 @@ class ClusterLink:
 
     async def _split(self, of: Sequence[T], key: Callable[[T], bytes]) -> dict[Link, list[int]]:
         """Return for each node the places of its commands."""
-        parts: dict[Link, list[int]] = {}
-        for place, one in enumerate(of):
-            name = key(one)
-            link = self._routes.get(name) or await self.link_to(name)
-            parts.setdefault(link, []).append(place)
-        return parts
+        while True:
+            parts, looks = dict[Link, list[int]](), self.looks
+            for place, one in enumerate(of):
+                name = key(one)
+                link = self._routes.get(name) or await self.link_to(name)
+                parts.setdefault(link, []).append(place)
+            if self.looks == looks:  # otherwise the map may have changed in between
+                return parts
 
     async def kill(self, connections: Sequence[Identity], key: bytes | None = None) -> list[object]:
         """Kill those of these connections that can still reach their streams (C4).
@@ -236,9 +238,12 @@ class ClusterLink:
         Raises:
             ConnectionFailed: a node could not be reached, and no other has its place yet.
         """
-        await self.connect()
         if key is not None:
             return await (await self.link_to(key)).kill(connections)
+        if any(run not in self._places for _, _, run in connections):  # of a node to which this link has not been connected yet
+            await self.connect()
+        elif not self._map.ranges:
+            await self._look()
         replies: list[object] = []
         by_node: dict[Node, list[Identity]] = {}
         for connection in connections:
@@ -375,12 +380,10 @@ class ClusterLink:
             link = self._links.get(node)
             if link is None:  # a call has heard meanwhile that it is no master any more
                 continue
-            try:
-                await self._ask(link)
-            except ConnectionFailed as error:
-                failures.append(error)
-            else:
+            failed = await (self._ask_stranger(self._node_address(node)) if self._confirmed else self._ask_known(link))
+            if not failed:
                 return
+            failures += failed
         for seed in self._address.seeds:
             self._check_open(era)
             failed = await self._ask_stranger(replace(seed, connect_timeout=min(seed.connect_timeout, ANSWER_WITHIN)))
@@ -392,6 +395,14 @@ class ClusterLink:
         raise ConnectionFailed(
             self.url, f"no node says who serves which slot ({reason})", permanent=permanent, silent=all(error.silent for error in failures)
         )
+
+    async def _ask_known(self, link: Link) -> list[ConnectionFailed]:
+        """Ask over the connection that is there; not where it may be waiting for a replica (C7)."""
+        try:
+            await self._ask(link)
+        except ConnectionFailed as error:
+            return [error]
+        return []
 
     async def _ask_stranger(self, address: Address) -> list[ConnectionFailed]:
         """Ask over a connection of its own; return why that failed, nothing if it did not."""

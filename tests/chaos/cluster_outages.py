@@ -24,6 +24,9 @@ from tests.clusters import Cluster
 from tests.servers import PROGRAMS, Server, Watchdog
 
 NODE_TIMEOUT = 2.0
+SLOW = 15.0
+"""The servers' own default: until another node has its place, every lease of 12 s has expired."""
+
 HELD = 2.0
 """Seconds for which a slot stays open in a slow migration."""
 
@@ -154,37 +157,53 @@ async def cut_and_kill(place: Place, *, topic: bool = False) -> float:
     return time.monotonic() - began
 
 
+@dataclass(frozen=True)
+class ClusterRow(Row[Place]):
+    """A row, and what nodes it needs.
+
+    Attributes:
+        node_timeout: seconds after which a node is taken for dead.
+    """
+
+    node_timeout: float = NODE_TIMEOUT
+
+
 VALKEY = ("valkey9",)
 ROWS = {
-    "failover": Row(partial(fail_over, topic=False)),
-    "failover-topic": Row(partial(fail_over, topic=True)),
-    "atomic": Row(partial(move_at_once, topic=False), only=VALKEY),
-    "atomic-topic": Row(partial(move_at_once, topic=True), only=VALKEY),
-    "classic": Row(partial(move_slot_by_slot, topic=False)),
-    "classic-topic": Row(partial(move_slot_by_slot, topic=True)),
-    "classic-held": Row(partial(move_slot_by_slot, topic=False, held=HELD)),
-    "classic-held-topic": Row(partial(move_slot_by_slot, topic=True, held=HELD)),
-    "kill": Row(partial(kill, topic=False)),
-    "kill-topic": Row(partial(kill, topic=True)),
-    "kill-backlog": Row(partial(kill, topic=False), backlog=True),
-    "kill-restart": Row(partial(kill, topic=False, restart=True)),
-    "stop": Row(partial(stop, topic=False)),
-    "stop-topic": Row(partial(stop, topic=True)),
-    "cut": Row(cut_and_kill, backlog=True, lost=None),
-    "cut-min-replicas": Row(cut_and_kill, ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "3"), backlog=True),
+    "failover": ClusterRow(partial(fail_over, topic=False)),
+    "failover-topic": ClusterRow(partial(fail_over, topic=True)),
+    "atomic": ClusterRow(partial(move_at_once, topic=False), only=VALKEY),
+    "atomic-topic": ClusterRow(partial(move_at_once, topic=True), only=VALKEY),
+    "classic": ClusterRow(partial(move_slot_by_slot, topic=False)),
+    "classic-topic": ClusterRow(partial(move_slot_by_slot, topic=True)),
+    "classic-held": ClusterRow(partial(move_slot_by_slot, topic=False, held=HELD)),
+    "classic-held-topic": ClusterRow(partial(move_slot_by_slot, topic=True, held=HELD)),
+    "kill": ClusterRow(partial(kill, topic=False)),
+    "kill-topic": ClusterRow(partial(kill, topic=True)),
+    "kill-backlog": ClusterRow(partial(kill, topic=False), backlog=True),
+    "kill-restart": ClusterRow(partial(kill, topic=False, restart=True)),
+    "stop": ClusterRow(partial(stop, topic=False)),
+    "stop-topic": ClusterRow(partial(stop, topic=True)),
+    "cut": ClusterRow(cut_and_kill, backlog=True, lost=None),
+    "cut-confirmed": ClusterRow(cut_and_kill, backlog=True, confirmed=True),
+    "kill-topic-slow": ClusterRow(partial(kill, topic=True), node_timeout=SLOW),
+    "cut-min-replicas": ClusterRow(cut_and_kill, ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "3"), backlog=True),
 }
 
 
 def play_one(name: str, cluster: Cluster, namespace: str, **more: Any) -> Awaitable[tuple[Outcome, Bounds]]:
     """Play one row; see outage.py."""
-    return play_row(name, ROWS[name], Place(cluster, namespace), cluster, namespace, **more)
+    row = ROWS[name]
+    if row.node_timeout > NODE_TIMEOUT:
+        more["send_timeout"] = 4 * row.node_timeout
+    return play_row(name, row, Place(cluster, namespace), cluster, namespace, **more)
 
 
 @contextmanager
-def started(program: str, options: tuple[str, ...] = ()) -> Iterator[Cluster]:
-    """Start a cluster with replicas."""
+def started(program: str, row: ClusterRow) -> Iterator[Cluster]:
+    """Start a cluster with replicas, as a row wants it."""
     watchdog = Watchdog()
-    cluster = Cluster(program, PROGRAMS[program](), watchdog, replicas=1, node_timeout=NODE_TIMEOUT, options=options)
+    cluster = Cluster(program, PROGRAMS[program](), watchdog, replicas=1, node_timeout=row.node_timeout, options=row.options)
     try:
         cluster.start()
         yield cluster
@@ -197,7 +216,7 @@ def main(words: list[str]) -> int:
     """Play rows; return 1 if one went beyond its bounds."""
 
     def one(name: str, program: str) -> tuple[Outcome, Bounds]:
-        with started(program, ROWS[name].options) as cluster:
+        with started(program, ROWS[name]) as cluster:
             return anyio.run(partial(play_one, name, cluster, name))
 
     return play_rows(words, ROWS, one)

@@ -146,8 +146,8 @@ class Outage:
 
     async def stop(self) -> None:
         """Send nothing more, and wait until all is handled, or nothing has been for long."""
-        self._on = False
-        while self._missing() and time.monotonic() < max(self._starts, default=self.began) + QUIET:
+        self._on, stopped = False, time.monotonic()
+        while self._missing() and time.monotonic() < max(stopped, *self._starts[-1:]) + QUIET:
             await anyio.sleep(0.05)
 
     def judge(self) -> Outcome:
@@ -208,6 +208,7 @@ class Row(Generic[P]):
         backlog: handlers are slower than the producer, so that messages wait.
         only: kinds of servers that can do it.
         lost: how many acknowledged messages may be lost; None: any number.
+        confirmed: producers and consumers wait for replicas (C7).
     """
 
     fault: Callable[[P], Awaitable[float]]
@@ -215,6 +216,7 @@ class Row(Generic[P]):
     backlog: bool = False
     only: tuple[str, ...] = tuple(PROGRAMS)
     lost: int | None = 0
+    confirmed: bool = False
 
 
 class Servers(Protocol):
@@ -237,6 +239,8 @@ async def play_row(name: str, row: Row[P], place: P, servers: Servers, namespace
         took = await row.fault(place)
 
     load: dict[str, Any] = {"work": 0.05, "rate": 220.0} if row.backlog else {}
+    if row.confirmed:
+        load |= {"acks": "replica", "settings": {"durability": "replica"}}
     outcome = await play(f"{name} on {servers.kind}", servers.url, namespace, fault, **load, **more)
     outcome.name += f" ({took:.2f} s without a master)"
     return outcome, Bounds(gap=1.3 * took + 1.0, slowest=1.3 * took + 2.0, lost=row.lost)

@@ -143,6 +143,22 @@ def test_doctor(server_pool: ServerPool, cluster: Cluster, capsys: pytest.Captur
     assert f":{cluster.nodes[1].port}/0: " in idle
 
 
+async def test_doctor_compares_a_failover_with_the_leases_of_the_groups(cluster: Cluster, namespace: str) -> None:
+    async def handle(message: Message[Any]) -> None:
+        del message
+
+    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 3.0}
+    consumer = Consumer("jobs", cluster.url, namespace=namespace, group_name="quick", init_partitions=2, **options)
+    async with Admin(cluster.url, namespace=namespace) as admin, anyio.create_task_group() as tasks:
+        await tasks.start(consumer.process, handle)
+        (found,) = [one for one in await admin.diagnose() if one.about == "failover"]
+        await consumer.stop()
+        await admin.delete_topic("jobs", force=True)
+    await consumer.close()
+    assert found.level == "warning"
+    assert "with the heartbeat_ttl of 3 s in group quick of jobs" in found.text
+
+
 async def test_a_node_asked_as_a_single_server_names_the_url(cluster: Cluster) -> None:
     with pytest.raises(ConnectionFailed, match=r"redis\+cluster://"):
         await Link(parse_address(cluster.nodes[0].url)).connect()

@@ -158,6 +158,17 @@ def test_a_failover_that_outlasts_the_leases(timeout: str, level: str | None) ->
         assert found[0].fix == "CONFIG SET cluster-node-timeout 6000"
 
 
+def test_a_failover_is_compared_with_the_groups_own_leases() -> None:
+    config = CONFIG | {"cluster-node-timeout": "6000"}
+    (short,) = [one for one in diagnose(replace(GOOD, config=config, clustered=True, ttl=(5.0, "group g of t"))) if one.about == "failover"]
+    assert short.level == "warning"
+    assert short.fix == "CONFIG SET cluster-node-timeout 2500"
+    assert "longer than a lease lasts with the heartbeat_ttl of 5 s in group g of t" in short.text
+    config = CONFIG | {"cluster-node-timeout": "15000"}
+    (long,) = [one for one in diagnose(replace(GOOD, config=config, clustered=True, ttl=(40.0, "group g of t"))) if one.about == "failover"]
+    assert long.level == "ok"
+
+
 def test_the_memory_broker() -> None:
     assert diagnose(Examination("", memory_only=True)) == [
         Finding("warning", "server", "this is the memory broker: everything is lost when the process ends")

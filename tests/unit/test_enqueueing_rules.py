@@ -190,14 +190,42 @@ def test_anchors_of_a_topic_that_is_trimmed_grow_old() -> None:
     enqueue.leave()
     enqueue = call(known, "0")
     assert enqueue.next(0.2) == LearnAnchors([0, 1]), "and was not told"
-    enqueue.broke(UNWRITTEN)
-    assert after(enqueue) == LearnAnchors([0, 1])
     enqueue.learnt([b"10-0", b"10-0"], OLD)
     enqueue.next(0.3)
     enqueue.sent([b"11-0"], OLD)
     known.topic_is(0, 2, 20.0, acked=True)
-    assert known.calm_until == 15.1
+    assert known.calm_until == 15.2
     assert call(known, "0").next(20.1) == LearnAnchors([0, 1])
+
+
+@pytest.mark.parametrize("acked", [False, True])
+def test_a_stream_that_cannot_be_asked_holds_up_no_other(*, acked: bool) -> None:
+    """A node that is down is no reason to wait for the others' producers."""
+    known = knowledge(acked=acked)
+    known.named((), NEW)
+    enqueue = call(known, "0")
+    assert enqueue.next(0.1) == LearnAnchors([0, 1])
+    enqueue.broke(UNWRITTEN)
+    assert after(enqueue) == LearnAnchors([0])
+    enqueue.learnt([b"10-0"], NEW)
+    assert isinstance(enqueue.next(0.1), Send)
+    enqueue.sent([b"11-0"], NEW)
+    assert call(known, "1").next(0.2) == LearnAnchors([1])
+    known.topic_is(0, 2, 11.0, acked=acked)
+    assert call(known, "0").next(11.0) == LearnAnchors([1]), "after a while, all are learned"
+
+
+def test_what_was_learned_alone_grows_old_too() -> None:
+    """E3."""
+    known = Knowledge("jobs", lambda key, count: int(key or 0) % count, 4.0)
+    known.topic_is(0, 2, 0.0, acked=True)
+    enqueue = call(known, "0")
+    assert enqueue.next(0.1) == LearnAnchors([0, 1])
+    enqueue.broke(UNWRITTEN)
+    assert after(enqueue) == LearnAnchors([0])
+    enqueue.learnt([b"10-0"], OLD)
+    known.topic_is(0, 2, 4.0, acked=True)
+    assert call(known, "0").next(4.0) == LearnAnchors([0])
 
 
 def test_the_stream_ends_at_the_anchor() -> None:
