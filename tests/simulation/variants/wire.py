@@ -30,6 +30,7 @@ class _Order:
     seconds: float = 0.0
     skip: int = 0  # so many pass first
     when: Callable[[], bool] | None = None
+    cuts: bool = False
 
 
 class Wire:
@@ -53,9 +54,9 @@ class Wire:
         """Let the next `times` requests never arrive; their caller cannot notice."""
         self._orders.append(_Order(who, operation, "lose", times))
 
-    def lose_reply(self, who: str, operation: str, times: float = 1) -> None:
-        """Let the next `times` requests be executed, and their answers be lost."""
-        self._orders.append(_Order(who, operation, "lose reply", times))
+    def lose_reply(self, who: str, operation: str, times: float = 1, *, cuts: bool = False) -> None:
+        """Let the next `times` requests be executed, and their answers be lost; if it `cuts`, nothing of that process arrives then."""
+        self._orders.append(_Order(who, operation, "lose reply", times, cuts=cuts))
 
     def hold(self, who: str, operation: str, seconds: float, times: float = 1, skip: int = 0) -> None:
         """Let the next `times` requests (after `skip` others) break for their caller at once, and be executed later."""
@@ -99,6 +100,8 @@ class Wire:
         if order.what == "lose reply":
             request = Request(connection, name, step, loses_reply=True)
             network._push(request, 0.0)
+            if order.cuts:
+                self.cut(order.who)
             return request
         if order.when is not None:
             self._simulation._start(self._do_when, order, step)
