@@ -412,6 +412,7 @@ class Enqueue:
         self._run = ""  # the run that they are from
         self._loose = False  # an earlier try may still arrive (E7)
         self._carriers: dict[Connection, None] = {}  # connections that may still deliver uncertain messages (E1)
+        self._unfound: set[int] = set()  # where a search broke: the others are searched first
         self._ambiguity = ""  # why a message is unknown
 
     def already_sent(self, number: int, generation: int, anchors: dict[int, bytes], run: str) -> None:
@@ -462,7 +463,9 @@ class Enqueue:
         elif uncertain:
             if broken := knowledge.to_kill(frozenset([message.partition for message in uncertain])):  # E1
                 return Kill(broken)
-            partition = uncertain[0].partition
+            if all(message.partition in self._unfound for message in uncertain):
+                self._unfound.clear()
+            partition = next(message.partition for message in uncertain if message.partition not in self._unfound)
             return Find(partition, self._anchors[partition], [message for message in uncertain if message.partition == partition])
         if self.state == "over":
             return None
@@ -614,6 +617,8 @@ class Enqueue:
         self.knowledge.broken += 1
         if isinstance(step, LearnAnchors):
             self.knowledge.cannot_learn()
+        if isinstance(step, Find):
+            self._unfound.add(step.partition)
         if isinstance(step, Send):
             self._broke_sending(step, connections, error)
         if error.permanent:

@@ -44,7 +44,7 @@ VARIANTS = [
         'elif message.known == "absent" and message.partition in standing:',
         "elif False:",
         "order",
-        21,
+        103,
     ),
 ]
 

@@ -131,6 +131,26 @@ def test_a_kill_that_is_not_permitted_leaves_it_unknown() -> None:
     assert isinstance(call(known, "0").next(0.1), Send)
 
 
+def test_a_stream_that_cannot_be_searched_leaves_the_others_to_be_searched() -> None:
+    """A node that is down makes nothing uncertain that is on another one."""
+    enqueue = broken(knowledge(), "0", "1")
+    assert after(enqueue) == Kill([FIRST])
+    enqueue.killed(allowed=True)
+    searched: list[int] = []
+    for _ in range(3):
+        step = after(enqueue)
+        assert isinstance(step, Find)
+        searched.append(step.partition)
+        if step.partition == 0:
+            enqueue.broke(UNWRITTEN)
+        else:
+            enqueue.found([b"11-0"], complete=True, last=b"11-0", run=OLD)
+    assert searched == [0, 1, 0]
+    enqueue.give_up()
+    assert isinstance(enqueue.error, AmbiguousEnqueueError)
+    assert enqueue.error.message_ids == ("00",)
+
+
 def test_an_anchor_of_another_run_is_no_anchor() -> None:
     """E2: the append went to a server that took over, and may have got a lower id."""
     known = knowledge()
