@@ -17,6 +17,7 @@ from typing import Any
 import hiredis
 
 from redisaq.link.slot_map import SLOTS, slot_of
+from tests.bus_proxy import BusProxies
 from tests.servers import Server, Watchdog, free_port, wait_for
 
 PAGE = 100
@@ -29,6 +30,7 @@ class Cluster:
 
     Attributes:
         tls: the nodes speak TLS, too, on ports of their own.
+        proxied: the nodes reach each other over proxies, so that `isolate` can cut one off.
         nodes: first those that were masters at the beginning, then the replicas of the first master, of the second, and so on.
     """
 
@@ -40,7 +42,9 @@ class Cluster:
     node_timeout: float = 2.0
     tls: bool = False
     options: tuple[str, ...] = ()
+    proxied: bool = False
     nodes: list[Server] = field(default_factory=list)
+    bus: BusProxies | None = None
 
     @property
     def port(self) -> int:
@@ -69,8 +73,12 @@ class Cluster:
         """Start all nodes, give out the slots, and return when every node agrees that all is well."""
         timeout = str(round(self.node_timeout * 1000))
         own = ("--cluster-enabled", "yes", "--cluster-node-timeout", timeout, "--repl-diskless-sync-delay", "0")
+        self.bus = BusProxies() if self.proxied else None
         for _ in range(self.masters * (1 + self.replicas)):
-            more = ("--cluster-port", str(free_port()), "--cluster-announce-ip", "127.0.0.1", *self.options)
+            port = free_port()
+            more = ("--cluster-port", str(port), "--cluster-announce-ip", "127.0.0.1", *self.options)
+            if self.bus is not None:
+                more += ("--cluster-announce-bus-port", str(self.bus.add(port)))
             secure = ("--tls-port", str(free_port()), "--tls-cluster", "yes") if self.tls else ()
             self.nodes.append(Server(self.kind, self.program, self.watchdog, (*own, *more, *secure)))
             self.nodes[-1].start()
@@ -80,7 +88,7 @@ class Cluster:
             node.command("CLUSTER", "ADDSLOTSRANGE", number * each, SLOTS - 1 if number == self.masters - 1 else (number + 1) * each - 1)
             node.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in others:
-            bus = node.options[node.options.index("--cluster-port") + 1]
+            bus = _bus_port(node)
             first.command("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
         wait_for(lambda: all(len(self.lines(node)) == len(self.nodes) for node in self.nodes), "all nodes know each other")
         names = {node.port: node.command("CLUSTER", "MYID").decode() for node in self.nodes}
@@ -104,6 +112,21 @@ class Cluster:
         """End every node."""
         for node in self.nodes:
             node.close()
+        if self.bus is not None:
+            self.bus.close()
+
+    def isolate(self, node: Server) -> None:
+        """Cut a node off from all other nodes, its replicas, too; clients still reach it."""
+        assert self.bus is not None
+        self.bus.isolate(node.command("CLUSTER", "MYID").decode(), int(_bus_port(node)))
+        node.command("ACL", "SETUSER", "default", "-psync", "-sync", "-replconf")
+        node.command("CLIENT", "KILL", "TYPE", "replica")
+
+    def heal(self, node: Server) -> None:
+        """Let the node be reached again."""
+        assert self.bus is not None
+        node.command("ACL", "SETUSER", "default", "+@all")
+        self.bus.heal()
 
     # -- who serves what ---------------------------------------------------------------------------------------------------------------
 
@@ -237,3 +260,9 @@ def _said(node: Server) -> dict[int, tuple[int, list[range]]]:
         port = int(address.partition("@")[0].rpartition(":")[2])
         known[port] = int(epoch), [range(int(first), int(last or first) + 1) for first, _, last in bounds]
     return known
+
+
+def _bus_port(node: Server) -> str:
+    """Return the port at which other nodes reach the node."""
+    name = "--cluster-announce-bus-port"
+    return node.options[node.options.index(name if name in node.options else "--cluster-port") + 1]

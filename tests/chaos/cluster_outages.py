@@ -157,15 +157,33 @@ async def cut_and_kill(place: Place, *, topic: bool = False) -> float:
     return time.monotonic() - began
 
 
+async def isolate(place: Place, *, topic: bool) -> float:
+    """Cut the node off from all other nodes, not from clients, until another has its place and for a while after that."""
+    node, slot = place.victim(topic=topic)
+
+    def happen() -> None:
+        place.cluster.isolate(node)
+        place.cluster.wait_for_another(slot, node)
+
+    try:
+        took = await timed(happen)
+        await anyio.sleep(3.0)
+    finally:
+        place.cluster.heal(node)
+    return took + 3.0
+
+
 @dataclass(frozen=True)
 class ClusterRow(Row[Place]):
     """A row, and what nodes it needs.
 
     Attributes:
         node_timeout: seconds after which a node is taken for dead.
+        proxied: the nodes reach each other over proxies.
     """
 
     node_timeout: float = NODE_TIMEOUT
+    proxied: bool = False
 
 
 VALKEY = ("valkey9",)
@@ -185,6 +203,9 @@ ROWS = {
     "stop": ClusterRow(partial(stop, topic=False)),
     "stop-topic": ClusterRow(partial(stop, topic=True)),
     "cut": ClusterRow(cut_and_kill, backlog=True, lost=None),
+    "isolated": ClusterRow(partial(isolate, topic=False), backlog=True, lost=None, proxied=True),
+    "isolated-topic": ClusterRow(partial(isolate, topic=True), backlog=True, lost=None, proxied=True),
+    "isolated-confirmed": ClusterRow(partial(isolate, topic=False), backlog=True, confirmed=True, proxied=True),
     "cut-confirmed": ClusterRow(cut_and_kill, backlog=True, confirmed=True),
     "kill-topic-slow": ClusterRow(partial(kill, topic=True), node_timeout=SLOW),
     "cut-min-replicas": ClusterRow(cut_and_kill, ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "3"), backlog=True),
@@ -203,7 +224,8 @@ def play_one(name: str, cluster: Cluster, namespace: str, **more: Any) -> Awaita
 def started(program: str, row: ClusterRow) -> Iterator[Cluster]:
     """Start a cluster with replicas, as a row wants it."""
     watchdog = Watchdog()
-    cluster = Cluster(program, PROGRAMS[program](), watchdog, replicas=1, node_timeout=row.node_timeout, options=row.options)
+    options: dict[str, Any] = {"node_timeout": row.node_timeout, "options": row.options, "proxied": row.proxied}
+    cluster = Cluster(program, PROGRAMS[program](), watchdog, replicas=1, **options)
     try:
         cluster.start()
         yield cluster

@@ -25,9 +25,9 @@ MARGIN = 10.0
 """Seconds, for a busy machine."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def own(server_pool: ServerPool) -> Iterator[Cluster]:
-    """A cluster with replicas for these tests alone; the last one kills a node."""
+    """A cluster with replicas for this test alone."""
     own = server_pool.new_cluster("cluster", replicas=1)
     yield own
     own.close()
@@ -39,7 +39,7 @@ async def test_a_producer_waits_for_the_replica_of_each_node(own: Cluster, names
     node, _ = place.victim(topic=False)
     there = [number for number, slot in enumerate(place.partitions) if own.serves(slot) is node]
     keys = {partition_for(f"k{number}", PARTITIONS): f"k{number}" for number in range(200)}
-    options: dict[str, Any] = {"namespace": namespace, "acks": "replica", "send_timeout": 4.0}
+    options: dict[str, Any] = {"namespace": namespace, "acks": "replica", "send_timeout": 8.0}
     async with Producer("jobs", own.url, init_partitions=PARTITIONS, **options) as producer:
         every = [{"key": keys[number]} for number in range(PARTITIONS)]
         await producer.batch_enqueue(every, partition_key="key")
