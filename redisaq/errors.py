@@ -56,6 +56,7 @@ class ConnectionFailed(RedisaqError, ConnectionError):
         connections: with `maybe_executed`, identifies each connection that may still carry a part of the request (C2): client id, address
             as the server sees it, the server's run_id (E1).
         another_run: True if a part of the request may have gone to another run of a server than would have answered before it (E2).
+        of_node: True if it is about a node of a cluster; the others may answer.
         appended: if a part of a batch was appended: for each message its entry id, None if it was not appended. None otherwise.
     """
 
@@ -68,6 +69,7 @@ class ConnectionFailed(RedisaqError, ConnectionError):
         self.silent = silent
         self.connections: tuple[tuple[int, str, str], ...] = ()
         self.another_run = False
+        self.of_node = False
         self.appended: Sequence[bytes | None] | None = None
 
     def unsent(self) -> ConnectionFailed:

@@ -328,7 +328,7 @@ class Knowledge:
         self._anchors_until = -math.inf
 
     def cannot_learn(self) -> None:
-        """A stream could not be asked for its anchor."""
+        """A stream could not be asked for its anchor, since its node did not answer."""
         self._refused = True
         if self._acked:
             self.anchors.clear()  # they may be too old
@@ -412,7 +412,7 @@ class Enqueue:
         self._run = ""  # the run that they are from
         self._loose = False  # an earlier try may still arrive (E7)
         self._carriers: dict[Connection, None] = {}  # connections that may still deliver uncertain messages (E1)
-        self._unfound: set[int] = set()  # where a search broke: the others are searched first
+        self._unfound: set[int] = set()  # whose node did not answer a search: the others are searched first
         self._ambiguity = ""  # why a message is unknown
 
     def already_sent(self, number: int, generation: int, anchors: dict[int, bytes], run: str) -> None:
@@ -616,8 +616,11 @@ class Enqueue:
         self._failures, self._pausing, self.cause = self._failures + 1, True, error
         self.knowledge.broken += 1
         if isinstance(step, LearnAnchors):
-            self.knowledge.cannot_learn()
-        if isinstance(step, Find):
+            if error.of_node:
+                self.knowledge.cannot_learn()
+            else:
+                self.knowledge.not_learnt()
+        if isinstance(step, Find) and error.of_node:
             self._unfound.add(step.partition)
         if isinstance(step, Send):
             self._broke_sending(step, connections, error)

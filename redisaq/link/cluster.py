@@ -279,6 +279,7 @@ class ClusterLink:
             replies = await link.call_packed(data, count, in_order=in_order)
         except ConnectionFailed as error:
             self._spreader.breaks += error.maybe_executed
+            error.of_node = True
             self.doubt(link)
             raise
         if aged:

@@ -123,6 +123,7 @@ def _joined(failures: Sequence[Exception], of: int, *, another_run: bool) -> Exc
         silent=first.silent,
     )
     joined.another_run = another_run
+    joined.of_node = any(error.of_node for error in broken)
     joined.connections = tuple(dict.fromkeys(connection for error in broken for connection in error.connections))
     joined.__cause__ = first
     return joined

@@ -55,6 +55,7 @@ class ClusteredBroker(FaultyBroker):
             return await super()._operate_once(node, name, step)
         except ConnectionFailed as error:
             self._spreader.breaks += error.maybe_executed
+            error.of_node = True
             raise
         finally:
             self._note_run(node)

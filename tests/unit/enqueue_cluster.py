@@ -125,6 +125,7 @@ class ClusterWorld(World):
     def _broke(self, call: Call, connections: tuple[Any, ...], *, written: bool, permanent: bool = False) -> None:
         call.step = call.line = None
         error = ConnectionFailed("here", "it broke", maybe_executed=written, permanent=permanent)
+        error.of_node = True
         error.another_run = self._began.get(call, self.run) != self.run
         call.enqueue.broke(error, connections)
 

@@ -32,6 +32,8 @@ FIRST: Connection = (1, "here", OLD)
 SECOND: Connection = (2, "here", OLD)
 BROKEN = ConnectionFailed("here", "it broke", maybe_executed=True)
 UNWRITTEN = ConnectionFailed("here", "it is away")
+NODE_AWAY = ConnectionFailed("here", "a node is away")
+NODE_AWAY.of_node = True
 
 
 def knowledge(*, acked: bool = False, partitions: int = 2) -> Knowledge:
@@ -142,7 +144,7 @@ def test_a_stream_that_cannot_be_searched_leaves_the_others_to_be_searched() -> 
         assert isinstance(step, Find)
         searched.append(step.partition)
         if step.partition == 0:
-            enqueue.broke(UNWRITTEN)
+            enqueue.broke(NODE_AWAY)
         else:
             enqueue.found([b"11-0"], complete=True, last=b"11-0", run=OLD)
     assert searched == [0, 1, 0]
@@ -210,11 +212,13 @@ def test_anchors_of_a_topic_that_is_trimmed_grow_old() -> None:
     enqueue.leave()
     enqueue = call(known, "0")
     assert enqueue.next(0.2) == LearnAnchors([0, 1]), "and was not told"
+    enqueue.broke(UNWRITTEN)
+    assert after(enqueue) == LearnAnchors([0, 1])
     enqueue.learnt([b"10-0", b"10-0"], OLD)
     enqueue.next(0.3)
     enqueue.sent([b"11-0"], OLD)
     known.topic_is(0, 2, 20.0, acked=True)
-    assert known.calm_until == 15.2
+    assert known.calm_until == 15.1
     assert call(known, "0").next(20.1) == LearnAnchors([0, 1])
 
 
@@ -225,7 +229,7 @@ def test_a_stream_that_cannot_be_asked_holds_up_no_other(*, acked: bool) -> None
     known.named((), NEW)
     enqueue = call(known, "0")
     assert enqueue.next(0.1) == LearnAnchors([0, 1])
-    enqueue.broke(UNWRITTEN)
+    enqueue.broke(NODE_AWAY)
     assert after(enqueue) == LearnAnchors([0])
     enqueue.learnt([b"10-0"], NEW)
     assert isinstance(enqueue.next(0.1), Send)
@@ -241,7 +245,7 @@ def test_what_was_learned_alone_grows_old_too() -> None:
     known.topic_is(0, 2, 0.0, acked=True)
     enqueue = call(known, "0")
     assert enqueue.next(0.1) == LearnAnchors([0, 1])
-    enqueue.broke(UNWRITTEN)
+    enqueue.broke(NODE_AWAY)
     assert after(enqueue) == LearnAnchors([0])
     enqueue.learnt([b"10-0"], OLD)
     known.topic_is(0, 2, 4.0, acked=True)

@@ -53,7 +53,7 @@ VARIANTS = [
         'elif message.known == "absent" and message.partition in standing:',
         "elif False:",
         "order",
-        62,
+        54,
     ),
     Variant("what was appended is not told", "error.appended = [message.entry for message in self.messages]", "pass", "told wrong", 0),
     Variant(

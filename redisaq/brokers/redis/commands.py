@@ -151,6 +151,7 @@ def not_now(error: ServerError, carrier: Carrier) -> ConnectionFailed:
     if error.code in ELSEWHERE:
         carrier.give_up(error.text)
     failed = ConnectionFailed(carrier.url, reason)
+    failed.of_node = error.redirect
     failed.__cause__ = error
     return failed
 
