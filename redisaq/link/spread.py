@@ -22,7 +22,7 @@ class Spreader(Generic[N]):
     """Sends calls over several nodes, for one link.
 
     Attributes:
-        breaks: how many calls, or parts of calls, broke of which a server may have something; whoever sends a part counts.
+        breaks: how many calls, or parts of calls, broke of which a server may have something. The function that sends a part counts.
         torn: how many parts broke at each node of calls that are not over elsewhere.
     """
 
