@@ -87,7 +87,7 @@ class Section:
             if all(re.search(pattern, printed) for pattern in found):
                 return printed
             assert time.monotonic() < limit, f"{line} never says {found}:\n{printed}"
-            await anyio.sleep(0.1)
+            await anyio.sleep(0.2)
 
 
 def curl(words: list[str]) -> str:
