@@ -212,7 +212,17 @@ def test_what_a_run_says(run: Run, verdict: tuple[str, str]) -> None:
     assert judge(run, {"u": 1.0}) == verdict
 
 
-PRODUCT = "def double(n):\n    return n * 2\n\n\ndef loop(n):\n    while n > 0:\n        n -= 1\n"
+PRODUCT = """\
+import time
+
+def double(n):
+    return n * 2
+
+def loop(n):
+    while n > 0:
+        n -= 1
+        time.sleep(0.01)  # where the mutant never ends, the processor is not kept busy
+"""
 TESTS = """\
 import os, subprocess, sys
 from redisaq.toy import double, loop
@@ -275,7 +285,7 @@ def test_what_hangs_is_killed_with_all_that_it_started(toy: Copy, monkeypatch: p
     monkeypatch.setattr("tests.mutants.copies.secrets.token_hex", lambda _: "of-this-test")
     mutant, sources = toy_mutant("n -= 1", "n += 1")
     COVERING.seconds[:] = [0.1] * len(COVERING.seconds)
-    result = try_out(mutant, toy, COVERING, sources, 60.0)
+    result = try_out(mutant, toy, COVERING, sources, 40.0)  # all of which it takes
     assert (result.verdict, result.by) == ("hung", "tests/test_toy.py::test_loop")
     assert kill_marked("of-this-test") == 0
 
