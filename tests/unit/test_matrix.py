@@ -64,8 +64,8 @@ def test_with_each_value_of_its_other_parameters_a_test_meets_each_loop_and_each
 
 
 def test_what_is_named_runs_in_any_case() -> None:
-    for server in ("valkey9", "redis8", "redis7"):
-        assert collected(f"{EXAMPLE}[trio-{server}-1-parked]") == [("trio", server, "1-parked")]
+    named = [("trio", server, "1-parked") for server in ("valkey9", "redis8", "redis7")]
+    assert collected(*(f"{EXAMPLE}[{loop}-{server}-{others}]" for loop, server, others in named)) == named
 
 
 def test_loops_take_turns_where_a_test_is_marked_so() -> None:
