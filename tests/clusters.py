@@ -160,6 +160,13 @@ class Cluster:
         said = [_said(node)[owner.port] for node in self.nodes if node.running and not node.paused]
         return len({epoch for epoch, _ in said}) == 1 and all(any(slot in some for some in slots) for _, slots in said)
 
+    def wait_until_known(self, slot: int) -> None:
+        """Return when every node that runs has heard which one serves the slot.
+
+        Until then a node may take the former master for the master, or refuse a slot of the new one ("Target node is not a master").
+        """
+        wait_for(lambda: self._agreed(slot, self.serves(slot)), f"all nodes have heard who serves slot {slot}")
+
     def node_of(self, key: str | bytes) -> Server:
         """Return the node that serves a key."""
         return self.serves(slot_of(key.encode() if isinstance(key, str) else key))
@@ -211,6 +218,7 @@ class Cluster:
     def migrate(self, slots: Sequence[int], target: Server, *, held: float = 0.0) -> None:
         """Move slots, one after the other, key by key, as redis-cli does it; each stays open for `held` seconds before its keys move."""
         for slot in slots:
+            self.wait_until_known(slot)
             source = self.serves(slot)
             if source is target:
                 continue
@@ -223,7 +231,7 @@ class Cluster:
             for node in (target, source, *self.masters_now()):
                 with contextlib.suppress(hiredis.HiredisError):
                     node.command("CLUSTER", "SETSLOT", slot, "NODE", names[target.port])
-            wait_for(partial(self._agreed, slot, target), f"all nodes have heard who serves slot {slot}")
+            wait_for(partial(self._agreed, slot, target), f"all nodes have heard that slot {slot} has moved")
 
     def migrate_at_once(self, first: int, last: int, target: Server) -> None:
         """Move a range of slots in one step (Valkey 9)."""

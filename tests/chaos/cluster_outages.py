@@ -68,13 +68,15 @@ class Place:
 
 async def fail_over(place: Place, *, topic: bool) -> float:
     """CLUSTER FAILOVER at a replica of the node."""
+    node, slot = place.victim(topic=topic)
 
     def happen() -> None:
-        node, slot = place.victim(topic=topic)
         place.cluster.replica_of(node).command("CLUSTER", "FAILOVER")
         place.cluster.wait_for_another(slot, node)
 
-    return await timed(happen)
+    took = await timed(happen)
+    await anyio.to_thread.run_sync(place.cluster.wait_until_known, slot)  # what happens next finds a cluster that is of one mind
+    return took
 
 
 async def kill(place: Place, *, topic: bool, restart: bool = False) -> float:
