@@ -8,9 +8,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from redisaq.testing import Limits
 from tests.simulation.judged import shrink, simulate
 from tests.simulation.variants.breaking import taken_out
 from tests.simulation.variants.variant import Backend, Variant
+
+LIMITS = Limits(steps_at_once=20_000)
+"""What is broken may go round and round: that is seen soon, and the usual limit takes half a minute to reach."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def whole(variant: Variant, seed: int, backend: Backend) -> list[str]:
 
 
 def _violations(variant: Variant, seed: int, backend: Backend) -> list[str]:
-    report = simulate(variant.scenario, seed=seed, backend=backend, faults=variant.plan)
+    report = simulate(variant.scenario, seed=seed, backend=backend, faults=variant.plan, limits=LIMITS)
     return [*report.violations, *variant.check(report)]
 
 
