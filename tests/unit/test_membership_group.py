@@ -115,25 +115,27 @@ def test_walks_with_every_rule(start: int) -> None:
         walk(seed)
 
 
-# Rules taken out (those of one line together, because each alone closes the hole), the faults to try them with, what is seen.
+# Rules taken out (those of one line together, because each alone closes the hole), the faults to try them with, what is seen, and the seed
+# of the first walk in which it was.
 BROKEN = [
-    ("M1", "", "members work on partition"),
-    ("M3 random", "lose_slot flush pause", "token|lease|listed|members work"),
-    ("M5 deadline", "pause", "members work on partition"),
-    ("M5 sent", "pause lose_answer", "members work on partition"),
-    ("M5 margin", "pause lose_request", "members work on partition"),
-    ("M5 final, M5 revive, M5 recheck", "pause lose_late come_late", "members work on partition"),
-    ("M6", "", "was given before"),
-    ("M7 run_id", "failover lose_request pause", "members work on partition"),
-    ("M8 freeze", "flush pause", "members work on partition"),
-    ("M8 unknown", "flush pause", "members work on partition"),
-    ("M8 born", "lose_slot crash pause", "members work on partition"),
-    ("live", "", "lease of . was taken"),
+    ("M1", "", "members work on partition", 0),
+    ("M3 random", "lose_slot flush pause", "token|lease|listed|members work", 93),
+    ("M5 deadline", "pause", "members work on partition", 0),
+    ("M5 sent", "pause lose_answer", "members work on partition", 6),
+    ("M5 margin", "pause lose_request", "members work on partition", 0),
+    ("M5 final, M5 revive, M5 recheck", "pause lose_late come_late", "members work on partition", 120),
+    ("M6", "", "was given before", 0),
+    ("M7 run_id", "failover lose_request pause", "members work on partition", 2),
+    ("M8 freeze", "flush pause", "members work on partition", 4),
+    ("M8 unknown", "flush pause", "members work on partition", 4),
+    ("M8 born", "lose_slot crash pause", "members work on partition", 25),
+    ("live", "", "lease of . was taken", 3),
 ]
 
 
-def first_violation(off: str, faults: str, seeds: int = 400) -> Violation | None:
-    for seed in range(seeds):
+def first_violation(off: str, faults: str, first: int, seeds: int = 400) -> Violation | None:
+    """Walk where it was seen once; then, since any change of the world changes the walks, from the beginning."""
+    for seed in (first, *range(seeds)):
         try:
             walk(seed, off=off.split(", "), faults=faults.split(), often=3)
         except Violation as violation:
@@ -141,17 +143,19 @@ def first_violation(off: str, faults: str, seeds: int = 400) -> Violation | None
     return None
 
 
-@pytest.mark.parametrize(("off", "faults", "seen"), BROKEN, ids=[off for off, _, _ in BROKEN])
-def test_without_the_rule_a_promise_is_broken(off: str, faults: str, seen: str) -> None:
-    violation = first_violation(off, faults)
+@pytest.mark.parametrize(("off", "faults", "seen", "first"), BROKEN, ids=[off for off, *_ in BROKEN])
+def test_without_the_rule_a_promise_is_broken(off: str, faults: str, seen: str, first: int) -> None:
+    violation = first_violation(off, faults, first)
     assert violation is not None, "the walks cannot see this rule missing, so they show nothing about it"
     with pytest.raises(Violation, match=seen):
         raise violation
 
 
-@pytest.mark.parametrize(("assumption", "faults"), [("known", "flush pause crash"), ("replicated", "failover replicate pause")])
-def test_what_the_guarantees_leave_open_is_open(assumption: str, faults: str) -> None:
+@pytest.mark.parametrize(
+    ("assumption", "faults", "first"), [("known", "flush pause crash", 37), ("replicated", "failover replicate pause", 282)]
+)
+def test_what_the_guarantees_leave_open_is_open(assumption: str, faults: str, first: int) -> None:
     """docs/understand/protocol.md says what cannot be closed; should one of these be closed one day, it must say so."""
-    violation = first_violation(assumption, faults, seeds=1500)
+    violation = first_violation(assumption, faults, first, seeds=1500)
     assert violation is not None
     assert "members work on partition" in str(violation)
