@@ -1,7 +1,7 @@
 """How one run of the tests shares its seeds out over the scenarios and backends.
 
-100 seeds, or as many as `REDISAQ_SEEDS` says. Seed 0 of each scenario is played by test_determinism.py on one backend, where another
-process plays it as well; every other one by test_simulate.py.
+100 seeds, or as many as `REDISAQ_SEEDS` says. Seed 0 of each scenario is played by test_determinism.py on one backend, where its trace
+is compared with that of another process; every other one by test_simulate.py.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SHARES = {"orders": 3, "small": 3, "storm": 0.25, "growing": 0.25, "scattered": 
 BACKENDS: tuple[Backend, ...] = ("trio", "asyncio")
 
 TURNS: dict[str, Backend] = dict(zip(SCENARIOS, itertools.cycle(BACKENDS), strict=False))
-"""On which backend two processes play the first seed of a scenario: the backends take turns."""
+"""On which backend the trace of a scenario's first seed is compared with another process's: the backends take turns."""
 
 
 def seeds_of(scenario: str, backend: Backend) -> range:
-    """Return a scenario's share of the seeds on a backend, but for the one that two processes play."""
+    """Return a scenario's share of the seeds on a backend, but for the one that test_determinism.py plays."""
     whole = sum(SHARES.get(name, 1) for name in SCENARIOS)
     share = max(1, round(SEEDS / 2 * SHARES.get(scenario, 1) / whole))
     return range(TURNS[scenario] == backend, share)

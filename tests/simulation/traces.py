@@ -28,6 +28,17 @@ def name_of(scenario: str, backend: Backend, seed: int) -> str:
     return f"{scenario} {backend} {seed}"
 
 
+def comparable() -> bool:
+    """Return whether the traces were recorded under these versions."""
+    return bool(json.loads(FILE.read_text(encoding="utf-8"))["versions"] == versions())
+
+
+def recorded_trace(scenario: str, backend: Backend, seed: int) -> str:
+    """Return the beginning of the hash that was recorded; "" if none was."""
+    traces: dict[str, str] = json.loads(FILE.read_text(encoding="utf-8"))["traces"]
+    return traces.get(name_of(scenario, backend, seed), "")
+
+
 def changed(scenario: str, backend: Backend, seed: int, trace_hash: str, recorded: dict[str, Any] | None = None) -> str:
     """Return how to go on if this trace is another one than was recorded; "" if it is not, or if nothing comparable was recorded."""
     kept = json.loads(FILE.read_text(encoding="utf-8")) if recorded is None else recorded
