@@ -12,11 +12,12 @@ from redisaq import Admin, Consumer, Message, Producer, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.growing import Announce, ReadPassed
+from redisaq.brokers.steps.growing import Adopt, Announce, ReadPassed
 from redisaq.core.partitioner import partition_for
 from redisaq.errors import GroupBusyError, SettingsError
 from redisaq.events import Event
 from tests.actors.group import IN_VIRTUAL_TIME, fresh_url
+from tests.changing_steps import Do, change_step
 
 pytestmark = IN_VIRTUAL_TIME
 
@@ -166,6 +167,46 @@ async def test_what_is_delayed_goes_where_its_key_belongs_by_then() -> None:
         await producer.enqueue("now", key=MOVED)
         await Consumer[Any]("jobs", url).process(handle, until_empty=True)
     assert sorted(seen) == [("late", NEW), ("now", NEW), ("without a key", 0)]
+
+
+async def test_what_is_delayed_stays_where_it_is_until_it_was_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G8: an adoption is refused if the topic has grown once more; then all is placed anew."""
+    url, handling, asked = fresh_url(), Handling(), 0
+
+    async def adopt(step: Adopt, do: Do) -> Any:
+        nonlocal asked
+        asked += 1
+        return False if asked == 1 else await do(step)
+
+    async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+        await producer.enqueue("late", key=MOVED, delay=20.0)
+        await producer.request_partition_increase(4)
+        change_step(monkeypatch, Adopt, adopt)
+        consumer = consumer_of(url, handling)
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: handling.seen)
+        await anyio.sleep(30.0)
+        assert (handling.seen, asked) == (["late"], 2)
+        await consumer.stop()
+
+
+async def test_a_pause_holds_partitions_that_a_growth_has_brought() -> None:
+    """G4."""
+    url, handling = fresh_url(), Handling()
+    consumer = consumer_of(url, handling)
+    async with Producer("jobs", url) as producer, Admin(url) as admin, anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: consumer.assignment)
+        await producer.request_partition_increase(4)
+        await until(lambda: len(handling.told(events.PartitionOpened)) == 3)
+        await admin.pause("jobs", "default_group")
+        await anyio.sleep(10.0)
+        await producer.enqueue("paused", key=MOVED)
+        await anyio.sleep(10.0)
+        assert handling.seen == []
+        await admin.resume("jobs", "default_group")
+        await until(lambda: handling.seen)
+        await consumer.stop()
 
 
 async def test_an_id_of_the_caller_holds_across_a_growth() -> None:

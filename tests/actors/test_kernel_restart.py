@@ -88,6 +88,12 @@ def test_what_cannot_work_is_refused(settings: dict[str, Any]) -> None:
         RestartPolicy(**settings)
 
 
+def test_a_policy_at_its_bounds_may_be_made() -> None:
+    """Not restarted at all, and at once."""
+    policy = RestartPolicy(max_restarts=0, within=1e-9, backoff=0, max_backoff=0, reset_after=math.inf)
+    assert RestartRecord(policy).grant(0.0, None, Random(1)) is None
+
+
 def test_a_policy_is_frozen() -> None:
     policy = RestartPolicy()
     with pytest.raises(AttributeError):
