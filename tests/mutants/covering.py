@@ -74,13 +74,15 @@ class Covering(msgspec.Struct):
         if source.lua:
             return self._of_script(sources, Path(source.name).stem)
         place = source.place_of(span[0])
+        if place in source.bodies and (bits := self._of_assigned(source, span)):
+            return bits
         texts = {source.lines[line - 1].strip() for line in range(span[0], span[1] + 1)} - {""}
         for known in self._known(source.name, place):
             if bits := union(found[text] for found in known for text in texts if text in found):
                 return bits
             if place and (bits := union(bits for found in known for bits in found.values())):
                 return bits
-        return self._of_module_level(sources, source, span)
+        return self._of_module_level(source, span)
 
     def _known(self, file: str, place: str) -> Iterator[list[dict[str, str]]]:
         """Give what is known of a place: in any file, since it may have moved; then in any class, which may have another name now."""
@@ -88,14 +90,17 @@ class Covering(msgspec.Struct):
         last = place.rpartition(".")[2]
         yield [texts for places in self.lines.values() for name, texts in places.items() if last and name.rpartition(".")[2] == last]
 
-    def _of_module_level(self, sources: Sequence[Source], source: Source, span: Span) -> int:
-        """Return who runs a line that uses a name assigned here, or any line of the file or class, since imports belong to no test."""
+    def _of_module_level(self, source: Source, span: Span) -> int:
+        """Return who runs any line of the file or class, since imports belong to no test."""
         place = source.place_of(span[0])
-        assigned = re.match(r"\s*(\w+)\s*[:=]", source.lines[span[0] - 1])
-        if assigned is not None and (bits := self._naming(sources, assigned[1])):
-            return bits
         known = self.lines.get(source.name, {})
         return union(bits for name, texts in known.items() if name.startswith(place) for bits in texts.values())
+
+    def _of_assigned(self, source: Source, span: Span) -> int:
+        """Return who runs a line that uses a name assigned here: the line itself is run by who imports the file first."""
+        line = source.lines[span[0] - 1].strip()
+        assigned = re.match(r"(\w+)\s*[:=]", line)
+        return 0 if assigned is None else self._naming(assigned[1], besides=line)
 
     def _of_script(self, sources: Sequence[Source], stem: str) -> int:
         """Return who runs a line that names the script, or one of those that it begins."""
@@ -104,13 +109,17 @@ class Covering(msgspec.Struct):
         names += re.findall(rf'(\w+) = Script\([^()]*begins_with=\([^)]*"{stem}"', text)
         bits = 0
         for name in names:
-            bits |= self._naming(sources, name)
+            bits |= self._naming(name)
         return bits
 
-    def _naming(self, sources: Sequence[Source], name: str) -> int:
+    def _naming(self, name: str, *, besides: str = "") -> int:
         word = re.compile(rf"\b{re.escape(name)}\b")
         return union(
-            bits for places in self.lines.values() for texts in places.values() for text, bits in texts.items() if word.search(text)
+            bits
+            for places in self.lines.values()
+            for texts in places.values()
+            for text, bits in texts.items()
+            if text != besides and word.search(text)
         )
 
 

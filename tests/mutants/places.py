@@ -73,6 +73,11 @@ class Source:
         return found
 
     @cached_property
+    def bodies(self) -> frozenset[str]:
+        """Where lines run as the file is imported: "" and the names of classes."""
+        return frozenset(["", *(name for name, node in definitions(self.tree) if isinstance(node, ast.ClassDef))])
+
+    @cached_property
     def _around(self) -> list[str]:
         around = [""] * (len(self.lines) + 1)
         for name, spans in self.places.items():  # outer ones first

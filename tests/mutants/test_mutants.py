@@ -179,6 +179,19 @@ def test_tests_of_a_constant_are_those_of_the_lines_that_use_it() -> None:
     assert covering.of([source], source, (1, 1)) == [(1.0, "tests/a.py::one")]
 
 
+def test_who_imports_a_constant_or_a_field_tests_nothing_of_it() -> None:
+    source = Source("redisaq/a.py", "LIMIT = 3\nclass A:\n    width: int = 1\n")
+    lines: dict[tuple[str, str, str], set[str]] = {
+        ("redisaq/a.py", "", "LIMIT = 3"): {"tests/a.py::imports"},
+        ("redisaq/a.py", "A", "width: int = 1"): {"tests/a.py::imports"},
+        ("redisaq/b.py", "f", "if n > LIMIT:"): {"tests/a.py::one"},
+        ("redisaq/b.py", "f", "n = a.width"): {"tests/a.py::two"},
+    }
+    covering = covering_of(lines)
+    assert covering.of([source], source, (1, 1)) == [(1.0, "tests/a.py::one")]
+    assert covering.of([source], source, (3, 3)) == [(1.0, "tests/a.py::two")]
+
+
 def test_what_is_noted_again_takes_the_place_of_what_was() -> None:
     line = ("redisaq/a.py", "f", "x = 1")
     covering = covering_of({line: {"tests/a.py::one"}})
