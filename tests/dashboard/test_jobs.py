@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -143,3 +145,27 @@ async def test_progress_is_told_over_events(monkeypatch: pytest.MonkeyPatch) -> 
         await browser.until(lambda: len(told()) == 4)
         browser.gone.set()
     assert told() == [["redriven 9 of 9", "redriven 0 of 9"], ["redriven 4 of 9"], ["redriven 9 of 9"], ["redriven 9 of 9"]]
+
+
+async def test_how_often_something_was_changed_never_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the sum could come back to an earlier value when old jobs are forgotten, and what was known then would count again."""
+    monkeypatch.setattr(limits, "REMEMBERED", 1)
+    gentle: Any = Gentle()
+    jobs, seen = Jobs(gentle), list[int]()
+    letters: Any = [object()]
+    for _ in range(3):
+        async with anyio.create_task_group() as jobs.tasks:
+            jobs.start("purge", ("orders", "billing"), letters, total=1, rate=0, careful=False)
+        seen.append(jobs.made)
+    assert seen == [1, 2, 3]
+
+
+class Gentle:
+    """An Admin that purges whatever it is given."""
+
+    @asynccontextmanager
+    async def purging(self, _topic: str, _group: str) -> AsyncGenerator[Any]:
+        async def treat(page: list[Any]) -> int:
+            return len(page)
+
+        yield treat
