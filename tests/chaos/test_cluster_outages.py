@@ -6,12 +6,16 @@ The other rows are played by the command `python -m tests.chaos.cluster_outages`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import pytest
 
+from redisaq import Producer
+from redisaq.core.partitioner import partition_for
+from redisaq.errors import AmbiguousEnqueueError
 from tests.chaos.cluster_outages import Place, fail_over, kill, move_slot_by_slot
-from tests.chaos.outage import Bounds, play
+from tests.chaos.outage import PARTITIONS, Bounds, play
 from tests.clusters import Cluster
 from tests.server_fixtures import ServerPool
 
@@ -27,6 +31,31 @@ def own(server_pool: ServerPool) -> Iterator[Cluster]:
     own = server_pool.new_cluster("cluster", replicas=1)
     yield own
     own.close()
+
+
+async def test_a_producer_waits_for_the_replica_of_each_node(own: Cluster, namespace: str) -> None:
+    """C7: what one node's replica lacks is uncertain, and what the others' replicas have is not; nor does a look at the map wait."""
+    place = Place(own, namespace)
+    node, _ = place.victim(topic=False)
+    there = [number for number, slot in enumerate(place.partitions) if own.serves(slot) is node]
+    keys = {partition_for(f"k{number}", PARTITIONS): f"k{number}" for number in range(200)}
+    options: dict[str, Any] = {"namespace": namespace, "acks": "replica", "send_timeout": 12.0}
+    async with Producer("jobs", own.url, init_partitions=PARTITIONS, **options) as producer:
+        every = [{"key": keys[number]} for number in range(PARTITIONS)]
+        await producer.batch_enqueue(every, partition_key="key")
+        replica = own.replica_of(node)
+        replica.pause()
+        try:
+            with pytest.raises(AmbiguousEnqueueError, match="no replica has confirmed") as raised:
+                await producer.batch_enqueue(every, partition_key="key")
+            assert len(raised.value.message_ids) == len(there)
+            elsewhere = next(number for number in range(PARTITIONS) if number not in there)
+            await producer.enqueue({}, key=keys[elsewhere])
+        finally:
+            replica.resume()
+        await producer.enqueue({}, key=keys[there[0]], dedup_id="again")
+        lengths = [own.command("XLEN", f"{{{namespace}:jobs:{number}}}:0") for number in range(PARTITIONS)]
+    assert sum(lengths) == 2 * PARTITIONS + 2, "what was uncertain is there, once"
 
 
 async def test_slots_move_nodes_are_replaced_and_one_is_killed(own: Cluster, namespace: str) -> None:
