@@ -112,7 +112,7 @@ from redisaq.describing import shown
 from redisaq.environment import current_environment, silence_within, time_is_up_at, time_limit, when_forked
 from redisaq.errors import ConnectionFailed, GroupBusyError, ServerError, SettingsError, TopicMissingError
 from redisaq.identity import label_of
-from redisaq.settings import check_client, check_count, check_flag, check_name, check_plain, check_seconds, check_text
+from redisaq.settings import MOST_PARTITIONS, check_client, check_count, check_flag, check_name, check_plain, check_seconds, check_text
 
 __all__ = [
     "Admin",
@@ -1159,7 +1159,7 @@ class Admin:
             SettingsError: the number is not from 1 to 65,536.
             TopicMissingError: the topic does not exist.
         """
-        wanted = check_count("partitions", partitions, most=1 << 16)
+        wanted = check_count("partitions", partitions, most=MOST_PARTITIONS)
         async with self._changes.in_order() as change:
             state = await self._state(topic)
             if state.partitions < wanted:

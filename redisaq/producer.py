@@ -31,6 +31,7 @@ from redisaq.message import Message
 from redisaq.middleware import Outgoing, Sending
 from redisaq.producing.sender import Sender
 from redisaq.settings import (
+    MOST_PARTITIONS,
     check_acks,
     check_client,
     check_count,
@@ -143,7 +144,7 @@ class Producer:
         self._new_sender = functools.partial(
             Sender,
             self.topic,
-            init_partitions=check_count("init_partitions", init_partitions, most=1 << 16),
+            init_partitions=check_count("init_partitions", init_partitions, most=MOST_PARTITIONS),
             maxlen=None if maxlen is None else check_count("maxlen", maxlen),
             approximate=approximate,
             max_backlog=None if max_backlog is None else check_count("max_backlog", max_backlog),
@@ -349,7 +350,7 @@ class Producer:
             ConnectionFailed: as for `enqueue`. The topic has not grown.
             AmbiguousEnqueueError: no answer came within `send_timeout`, so the topic may have grown. It is safe to call it again.
         """
-        partitions = check_count("partitions", partitions, most=1 << 16)
+        partitions = check_count("partitions", partitions, most=MOST_PARTITIONS)
         with self._access, time_limit(self._send_timeout):
             await self._connect()
             return await self._sender.grow(partitions)

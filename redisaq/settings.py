@@ -24,6 +24,8 @@ from redisaq.middleware import Middleware, check_middleware
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_NAME = 256
+MOST_PARTITIONS = 1 << 16
+"""The most partitions that a topic can have."""
 MAX_SECONDS = 1e9
 """Some 31 years. Servers keep times as floating-point numbers, and write those from 2^52 microseconds on (the year 2112) differently."""
 _SHOWN = 40  # characters of a bad name in an error
@@ -342,7 +344,7 @@ class ConsumerSettings:
             _set(self, "consumer_name", check_name("consumer_name", self.consumer_name))
         _set(self, "batch_size", check_count("batch_size", self.batch_size, most=100_000))
         _set(self, "client", check_client(self.client))
-        counts = (("concurrency", self.concurrency, 100_000), ("init_partitions", self.init_partitions, 1 << 16))
+        counts = (("concurrency", self.concurrency, 100_000), ("init_partitions", self.init_partitions, MOST_PARTITIONS))
         for name, count, most in (*counts, ("dead_maxlen", self.dead_maxlen, 1 << 31)):
             if count is not None:
                 _set(self, name, check_count(name, count, most=most))

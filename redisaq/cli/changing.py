@@ -16,9 +16,8 @@ from cyclopts import Parameter
 from redisaq import cron
 from redisaq.admin import Position, SeekPreview
 from redisaq.cli.common import USAGE, Dash, DryRun, Place, Refused, Yes, confirm, plain, run
-from redisaq.core.records import MOST_PARTITIONS
 from redisaq.errors import SettingsError, TopicMissingError
-from redisaq.settings import check_count
+from redisaq.settings import MOST_PARTITIONS, check_count
 from redisaq.watching import previews
 
 HERE = Place()

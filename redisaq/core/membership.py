@@ -62,7 +62,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from redisaq.core.records import MOST_NUMBER, MOST_PARTITIONS, UNREADABLE
+from redisaq.core.records import MOST_NUMBER, UNREADABLE
+from redisaq.settings import MOST_PARTITIONS
 
 
 class MemberEntry(msgspec.Struct, frozen=True):

@@ -23,9 +23,6 @@ from redisaq.core.entry_ids import LAST, parse_id
 UNREADABLE = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, msgspec.MsgspecError)
 """The exceptions that reading a damaged record may raise."""
 
-MOST_PARTITIONS = 1 << 16
-"""The most partitions that a topic can have."""
-
 MOST_NUMBER = 1 << 53
 """All stored numbers are below this one: scripts cannot represent all greater integers exactly (M6)."""
 

@@ -41,6 +41,7 @@ from redisaq.dashboard.paths import RawPaths, names_in
 from redisaq.dashboard.views import Links, View
 from redisaq.errors import ConnectionFailed, RedisaqError, ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.producer import Producer
+from redisaq.settings import MOST_PARTITIONS
 from redisaq.watching import Sampler, Screen, Snapshot, words
 from redisaq.watching.programs import schedules_of_all
 
@@ -455,7 +456,7 @@ class Dashboard:
     async def _whereabouts(self, request: Request) -> Whereabouts | None:
         """Return where the message is that an address names with its topic, partition and entry; None if it is not there."""
         names, query = names_in(request), request.query_params
-        partition = views.number_of(query.get("p"), 1 << 16)
+        partition = views.number_of(query.get("p"), MOST_PARTITIONS)
         try:
             return await self._admin.find(
                 names["topic"], names["msg_id"], partition=partition, entry_id=query.get("e"), limit=messages.LIMIT

@@ -25,6 +25,7 @@ from redisaq.dashboard.pages import command_of
 from redisaq.dashboard.paths import names_in
 from redisaq.errors import GroupBusyError, RedisaqError, SettingsError, TopicMissingError
 from redisaq.producer import Producer
+from redisaq.settings import MOST_PARTITIONS, check_count
 from redisaq.watching import ServerView, previews, words
 
 LETTERS = 100
@@ -162,7 +163,7 @@ class Changes:
         partitions = _whole(asked.get("partitions"), "number of partitions")
         if partitions <= before:
             raise RefusedError(f"it has {words.many(before, 'partition')}, and a topic never shrinks")
-        return before, partitions
+        return before, check_count("partitions", partitions, most=MOST_PARTITIONS)
 
     async def _preview_growth(self, topic: str, _: str, asked: Mapping[str, Any]) -> dict[str, object]:
         before, partitions = await self._growth(topic, asked)

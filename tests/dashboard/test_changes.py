@@ -72,6 +72,8 @@ async def test_growing_enqueueing_and_deleting(name: str) -> None:
         wrong: list[Any] = [{"partitions": 8}, {"expected": 2}, *({"partitions": one, "expected": 2} for one in (2, "x", True))]
         for body in wrong:
             assert (await one.post("grow", body, topic)).status_code == 400
+        refused = await one.client.get(f"{topic}/grow", params={"partitions": "999999999"})
+        assert (refused.status_code, refused.json()["error"]) == (400, "partitions must be from 1 to 65536, not 999999999")
         assert (await one.post("grow", {"partitions": 8, "expected": 2}, topic)).json()["text"] == "orders has 8 partitions."
         assert (await one.admin.topic("orders")).partition_count == 8
 

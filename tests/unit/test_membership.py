@@ -34,7 +34,8 @@ from redisaq.core.membership import (
     read_document,
     release,
 )
-from redisaq.core.records import MOST_NUMBER, MOST_PARTITIONS
+from redisaq.core.records import MOST_NUMBER
+from redisaq.settings import MOST_PARTITIONS
 
 NOW = 1_700_000_000_000_000
 

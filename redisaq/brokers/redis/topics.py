@@ -26,9 +26,10 @@ from redisaq.brokers.steps.topics import (
     check_format,
     cuts_of,
 )
-from redisaq.core.records import MOST_PARTITIONS, text_or_none, whole
+from redisaq.core.records import text_or_none, whole
 from redisaq.errors import DamagedKeyError
 from redisaq.link import Caller
+from redisaq.settings import MOST_PARTITIONS
 
 MAKE_TOPIC = Script("make_topic", keys=1, begins_with=("whole", "topic"))
 NAME_TOPIC = Script("name_topic", keys=1)
