@@ -94,6 +94,10 @@ class Sealed(Enum):
 
     SEALED = auto()
 
+    def __bool__(self) -> bool:
+        """False, as of None: `all` tells in one pass whether every message has an entry."""
+        return False
+
 
 SEALED = Sealed.SEALED
 

@@ -169,7 +169,7 @@ class Sender:
             answers = await way(placed, state)
         except (ConnectionFailed, ServerError) as error:
             trouble = error
-        if trouble is None and None not in answers and SEALED not in answers:
+        if trouble is None and (all(answers) or (None not in answers and SEALED not in answers)):  # b"": there, without an entry
             return
         outgoing = [Outgoing(*message, partition) for message, (partition, _, _) in zip(messages, placed, strict=True)]
         enqueue = Enqueue(knowledge, outgoing, self._give_up_at(now), repeatable=repeatable)
@@ -290,7 +290,8 @@ class Sender:
             entries = [(partition, fields)]
         else:
             entries = [(partition, fields) for partition, _, fields in placed]
-        answers = await broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate, cuts=state.cuts)
+        cuts = state.cuts if state.history else 0  # a topic that has never grown does not pay for the call
+        answers = await broker.append(self._topic, entries, maxlen=self._maxlen, approximate=self._approximate, cuts=cuts)
         # What was appended is the next anchor (E2). No server run occurs twice: if it is still the run that the other anchors are from, it
         # also answered this call.
         if knowledge.run == broker.run_id:
