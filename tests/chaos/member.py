@@ -26,6 +26,7 @@ class Order(msgspec.Struct, kw_only=True):
     url: str
     topic: str
     namespace: str
+    group: str = "default_group"
     backend: Literal["asyncio", "uvloop", "trio"] = "asyncio"
     interval: float = 0.5
     ttl: float = 2.0
@@ -86,6 +87,7 @@ def main() -> None:
         order.topic,
         order.url,
         namespace=order.namespace,
+        group_name=order.group,
         heartbeat_interval=order.interval,
         heartbeat_ttl=order.ttl,
         ordering=order.ordering,
