@@ -115,22 +115,36 @@ async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequenc
 
     Such a message is put there before it is removed here. If this is interrupted in between and repeated, the message may run twice.
     """
+    known: TopicState | None = state
     if not state.history:
-        return await retrying.redrive(broker, group, partition, ids, count)
+        together = await retrying.redrive(broker, group, partition, ids, count)
+        if together is not None:
+            return together
+        known = await settle_growth(broker, group.topic)  # it has grown since
     moved = 0
-    for dead_id, body in await retrying.next_lives(broker, group, partition, ids, count):
-        time, sequence = parse_id(body.entry_id)
-        if sequence < FROM_ELSEWHERE:  # else it has come from another partition before, and its id tells from which
-            sequence += (partition + 1) * FROM_ELSEWHERE
-        again = Body(format_id((time, sequence)), body.fields, body.life)
-        place = _place(body.fields, partition, state.partitions)
-        while place != partition and await broker.do(TakeIn(group, place, [again], state.cuts)) is None:  # it has grown once more meanwhile
-            grown = await settle_growth(broker, group.topic)
-            if grown is None:  # lost
-                return moved
-            state, place = grown, _place(body.fields, partition, grown.partitions)
-        moved += await broker.do(Redrive(group, partition, [(dead_id, body)]) if place == partition else Purge(group, partition, [dead_id]))
+    for letter in await retrying.next_lives(broker, group, partition, ids, count):
+        done: int | None = None
+        while known is not None and (done := await _redrive_one(broker, group, partition, letter, known)) is None:
+            known = await settle_growth(broker, group.topic)  # it has grown once more meanwhile
+        if done is None:  # the topic is lost
+            break
+        moved += done
     return moved
+
+
+async def _redrive_one(broker: Broker, group: GroupName, partition: int, letter: tuple[bytes, Body], state: TopicState) -> int | None:
+    """Give one dead letter a new life where its key belongs; None if the topic has grown since `state`."""
+    dead_id, body = letter
+    place = _place(body.fields, partition, state.partitions)
+    if place == partition:
+        return await broker.do(Redrive(group, partition, [letter], state.cuts))
+    time, sequence = parse_id(body.entry_id)
+    if sequence < FROM_ELSEWHERE:  # else it has come from another partition before, and its id tells from which
+        sequence += (partition + 1) * FROM_ELSEWHERE
+    again = Body(format_id((time, sequence)), body.fields, body.life)
+    if await broker.do(TakeIn(group, place, [again], state.cuts)) is None:
+        return None
+    return await broker.do(Purge(group, partition, [dead_id]))
 
 
 def _place(fields: Sequence[bytes], partition: int, partitions: int) -> int:
@@ -150,16 +164,20 @@ async def _complete(broker: Broker, topic: str, state: TopicState, history: tupl
         for start in range(old, history[-1], TOGETHER):
             numbers = range(start, min(start + TOGETHER, history[-1]))
             await broker.do_each([NameStream(topic, number, history) for number in numbers])
-        seals: list[tuple[int, ...]] = []
+        seals, run = list[tuple[int, ...]](), broker.run_id
         for start in range(0, old, TOGETHER):
             numbers = range(start, min(start + TOGETHER, old))
             seals += await broker.do_each([NameStream(topic, number, history) for number in numbers])
         furthest = _furthest([history, *seals])
-        if furthest == history:
+        if furthest != history:
+            history = furthest  # others have cut some streams for a greater count: all publish that one (G2)
+            continue
+        within = min(REPLICATED_WITHIN, (time_is_up_at() - current_environment().monotonic()) / 2)
+        replicated = await broker.do(Replicate(topic, old, history, within))
+        if broker.run_id == run:
             break
-        history = furthest  # others have cut some streams for a greater count: all publish that one (G2)
-    within = min(REPLICATED_WITHIN, (time_is_up_at() - current_environment().monotonic()) / 2)
-    if not await broker.do(Replicate(topic, old, history, within)):
+        # Else another server answers by now, perhaps one that has not heard of the cuts.
+    if not replicated:
         logger.warning(
             "topic %s grows to %d partitions, and no replica has confirmed within %.1f s that its streams are cut: if one takes over that "
             "has not heard of it, messages of a key may run out of order",

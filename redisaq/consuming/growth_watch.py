@@ -49,7 +49,8 @@ class GrowthWatch(Actor[Ring]):
         self._around = surroundings
         self._member = member
         self._owned = owned
-        self._at: dict[int, int] = {}  # growth -> the first older partition that was not worked off when that was last asked
+        # growth -> the first older partition that was not worked off when that was last asked, and a message that it waited for
+        self._at: dict[int, tuple[int, bytes]] = {}
         self._announced: tuple[int, float] | None = None  # a generation whose growth is under way, and since when
         surroundings.look_at_growth = lambda: ring(self.ref)
         surroundings.gate.moved = self._note_pause
@@ -106,23 +107,25 @@ class GrowthWatch(Actor[Ring]):
     async def _look_for(self, growth: int, behind: Sequence[Waiting]) -> bool:
         """Ask about the partitions that are older than this growth; open those behind them once all are worked off (G4)."""
         around, older = self._around, self._around.history[growth - 1]
-        moves, began = around.gate.moves, self._at.get(growth, 0)
+        moves, (began, known) = around.gate.moves, self._at.get(growth, (0, b""))
         at = began
         while at < older:
             numbers = range(at, min(older, at + (TOGETHER if at > began else 1)))
-            answers = await around.broker.do_each([ReadPassed(around.group, number, growth) for number in numbers])
-            failed = next((number for number, answer in zip(numbers, answers, strict=True) if not answer.done), None)
-            at = numbers.stop if failed is None else failed
+            steps = [ReadPassed(around.group, number, growth, known=known if number == began else b"") for number in numbers]
+            answers = await around.broker.do_each(steps)
+            failed = next(((number, answer) for number, answer in zip(numbers, answers, strict=True) if not answer.done), None)
             if failed is not None:
+                at, known = failed[0], failed[1].oldest
                 break
+            at = numbers.stop
         if moves != around.gate.moves:
             return True  # an administrator may have moved the group meanwhile
-        self._at[growth] = at
+        self._at[growth] = at, known
         if at < older:
             await self._tell_waiting(growth, at, behind)
             return at > began
         if began:  # all of them once more: a group that was lost and made again has worked off less
-            self._at[growth] = 0
+            self._at[growth] = 0, b""
             return True
         for owned, barrier in behind:
             token = owned.standing

@@ -23,6 +23,9 @@ from redisaq.consuming.standing import still_owned
 from redisaq.consuming.sweep import sweep
 from redisaq.errors import LeaseLostError
 
+UNSWEPT = 1.0
+"""Seconds until the next sweep where one was in vain: the topic, or its last growth, is lost, and somebody makes it again."""
+
 
 class RetryTimer(Actor[Ring]):
     """Fetches what is due in one partition."""
@@ -41,6 +44,7 @@ class RetryTimer(Actor[Ring]):
         self._owned = owned
         self._workers = workers
         self._count = count
+        self._swept = False  # a sweep came directly before
 
     async def run(self) -> None:
         """Fetch at each due time and at each ring, while the lease lasts."""
@@ -78,6 +82,8 @@ class RetryTimer(Actor[Ring]):
         owned.changed()  # what cannot be read is to be settled
         await hand_over(batch, self._workers, owned)
         if due.unswept:
+            in_vain, self._swept = self._swept, True
             await sweep(around, owned.partition)
-            return 0.0
+            return UNSWEPT if in_vain else 0.0
+        self._swept = False
         return math.inf if due.next_due is None else max(0.0, (due.next_due - due.now) / 1e6)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from redisaq.brokers.growth import settle_growth
+from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.growing import Adopt, SetSwept
 from redisaq.brokers.steps.messages import CancelDelayed, ListDelayed, Scheduled
 from redisaq.consuming.contact import insist
@@ -22,7 +23,7 @@ PAGE = 200
 
 
 async def sweep(around: Surroundings, partition: int) -> None:
-    """Move what belongs elsewhere, and note that this is done."""
+    """Move what belongs elsewhere, and note that this is done, as far as the topic's state allows it."""
     broker, topic = around.broker, around.group.topic
     state = await insist(partial(settle_growth, broker, topic), around.environment)  # G3: the stream is cut, and that may be all
     if state is None:  # lost: it is made again, and then this is asked for again
@@ -36,15 +37,24 @@ async def sweep(around: Surroundings, partition: int) -> None:
             if row.body is not None and place is not None and place != partition:
                 misplaced.setdefault(place, []).append((row.id, row.score, row.body))
         for place, rows in sorted(misplaced.items()):
-            adopt = Adopt(topic, place, partition, rows, state.cuts)
-            if not await insist(partial(broker.do, adopt), around.environment):
+            move = partial(_move, broker, Adopt(topic, place, partition, rows, state.cuts), partition)
+            if not await insist(move, around.environment):
                 return  # it has grown once more meanwhile: this is asked for again
-            removals = [CancelDelayed(topic, partition, msg_id) for msg_id, _, _ in rows]
-            await insist(partial(broker.do_each, removals), around.environment)
         if not page.rows:
             break
         last = page.rows[-1]
     await insist(partial(broker.do, SetSwept(topic, partition, state.cuts)), around.environment)
+
+
+async def _move(broker: Broker, adopt: Adopt, partition: int) -> bool:
+    """Let messages be adopted, and remove them here; False if they have to be placed again.
+
+    If the removal breaks, both are repeated: the server that answers next may have forgotten that it adopted them.
+    """
+    if not await broker.do(adopt):
+        return False
+    await broker.do_each([CancelDelayed(adopt.topic, partition, msg_id) for msg_id, _, _ in adopt.rows])
+    return True
 
 
 def _place_of(body: bytes | None, partitions: int) -> int | None:

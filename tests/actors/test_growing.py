@@ -14,9 +14,10 @@ from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps.growing import Adopt, Announce, ReadPassed
 from redisaq.core.partitioner import partition_for
-from redisaq.errors import GroupBusyError, SettingsError
+from redisaq.errors import ConnectionFailed, GroupBusyError, QueueFull, SettingsError
 from redisaq.events import Event
 from tests.actors.group import IN_VIRTUAL_TIME, fresh_url
+from tests.actors.hooked import hooked
 from tests.changing_steps import Do, change_step
 
 pytestmark = IN_VIRTUAL_TIME
@@ -138,6 +139,132 @@ async def test_a_message_that_failed_is_waited_for() -> None:
         await consumer.stop()
 
 
+async def test_a_blocking_retry_is_waited_for() -> None:
+    """G5: it stays pending in the stream, so it counts as unread work does; its lane holds what came behind it, too."""
+    url, seen = fresh_url(), list[tuple[str, int]]()
+
+    async def handle(message: Message[Any]) -> None:
+        seen.append((message.payload, message.attempt))
+        if message.payload == "first" and message.attempt < 3:
+            raise ValueError("twice")
+
+    policy = RetryPolicy(max_attempts=3, backoff=20.0, factor=1.0, jitter=False, blocking=True)
+    async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+        await producer.enqueue("first", key=MOVED)
+        await producer.enqueue("behind it", key=MOVED)
+        consumer = Consumer[Any]("jobs", url, retry=policy)
+        tasks.start_soon(consumer.process, handle)
+        await until(lambda: seen)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("moved", key=MOVED)
+        await until(lambda: len(seen) == 5)
+        assert seen == [("first", 1), ("first", 2), ("first", 3), ("behind it", 1), ("moved", 1)]
+        await consumer.stop()
+
+
+async def test_back_pressure_counts_where_the_key_is_now() -> None:
+    """`max_backlog` holds for each partition, also for one that waits, and for a producer that has not heard of the growth yet."""
+    url, handling = fresh_url(), Handling()
+    handling.held["1"] = anyio.Event()
+    consumer = consumer_of(url, handling, batch_size=1, concurrency=1)
+
+    def limited() -> Producer:
+        return Producer("jobs", url, max_backlog=2, send_timeout=2.0)
+
+    async with limited() as producer, limited() as unaware, anyio.create_task_group() as tasks:
+        await producer.enqueue("1", key=MOVED)
+        await unaware.connect()
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: handling.seen)
+        await producer.request_partition_increase(4)
+        for number in ("2", "3"):  # nobody reads them: the partition waits for "1"
+            await producer.enqueue(number, key=MOVED)
+        for one in (producer, unaware):
+            with pytest.raises(QueueFull, match=f"partition {NEW} of jobs"):
+                await one.enqueue("4", key=MOVED)
+        handling.held["1"].set()
+        await until(lambda: len(handling.seen) == 3)
+        await unaware.enqueue("4", key=MOVED)
+        await until(lambda: len(handling.seen) == 4)
+        assert handling.seen == ["1", "2", "3", "4"]
+        await consumer.stop()
+
+
+async def test_retention_keeps_what_a_group_has_not_had() -> None:
+    """E3, G6: neither what waits behind a barrier goes, nor what a group without members has never been in; then all of it."""
+    url, handling = fresh_url(), Handling()
+
+    def lengths() -> list[int]:
+        return [len(store_of(url).streams["jobs", partition]) for partition in range(4)]
+
+    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 4.0}
+    async with Producer("jobs", url, retention="acked", send_timeout=1.0) as producer, anyio.create_task_group() as tasks:
+        await producer.enqueue("before", key=MOVED)
+        away = Handling()
+        await consumer_of(url, away, group_name="away", **options).process(away, until_empty=True)
+        handling.held["first"] = anyio.Event()
+        consumer = consumer_of(url, handling, **options)
+        tasks.start_soon(consumer.process, handling)
+        await producer.enqueue("first", key=MOVED)
+        await producer.request_partition_increase(4)
+        for number in range(5):
+            await producer.enqueue(number, key=MOVED)
+        await anyio.sleep(10.0)
+        assert lengths()[NEW] == 5, "they wait for the first"
+        handling.held["first"].set()
+        await until(lambda: len(handling.seen) == 7)
+        await anyio.sleep(70.0)
+        assert lengths()[NEW] == 5, "one group is not in this stream yet"
+        await consumer_of(url, away, group_name="away", **options).process(away, until_empty=True)
+        assert away.seen == ["before", "first", *range(5)]
+        assert not away.told(events.EntriesTrimmed)
+        await until(lambda: max(lengths()) == 1)
+        await consumer.stop()
+
+
+async def test_trimming_past_a_cut_opens_what_waits_for_it() -> None:
+    """A cut is an id: `maxlen` may take the entries that a new partition waits for, and the cut's own. Each stream has its own `maxlen`."""
+    url, handling = fresh_url(), Handling()
+    handling.held["0"] = anyio.Event()
+    consumer = consumer_of(url, handling, batch_size=1, concurrency=1)
+    stays = next(key for key in (f"k{number}" for number in range(100)) if partition_for(key, 4) == 0)
+    async with Producer("jobs", url, maxlen=3, approximate=False) as producer, anyio.create_task_group() as tasks:
+        for number in range(3):
+            await producer.enqueue(str(number), key=MOVED)
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: handling.seen)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("moved", key=MOVED)
+        assert len(store_of(url).streams["jobs", 0]) == 3
+        for number in range(3):
+            await producer.enqueue(f"later {number}", key=stays)
+        handling.held["0"].set()
+        await until(lambda: {"moved", "later 2"} <= {*handling.seen})
+        await until(lambda: len(handling.seen) + sum(one.count for one in handling.told(events.EntriesTrimmed)) == 7)
+        assert handling.told(events.EntriesTrimmed)
+        await consumer.stop()
+
+
+async def test_a_pause_and_a_barrier_are_two_gates() -> None:
+    """A topic grows while its group is paused: nothing runs until it is resumed, and then in order."""
+    url, handling = fresh_url(), Handling()
+    async with Producer("jobs", url) as producer, Admin(url) as admin, anyio.create_task_group() as tasks:
+        await consumer_of(url, handling).process(handling, until_empty=True)
+        await producer.enqueue("first", key=MOVED)
+        await admin.pause("jobs", "default_group")
+        consumer = consumer_of(url, handling)
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: consumer.assignment)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("second", key=MOVED)
+        await anyio.sleep(30.0)
+        assert handling.seen == []
+        await admin.resume("jobs", "default_group")
+        await until(lambda: len(handling.seen) == 2)
+        assert handling.seen == ["first", "second"]
+        await consumer.stop()
+
+
 async def test_without_order_nothing_waits() -> None:
     url, handling = fresh_url(), Handling()
     handling.held["first"] = anyio.Event()
@@ -206,6 +333,54 @@ async def test_a_pause_holds_partitions_that_a_growth_has_brought() -> None:
         assert handling.seen == []
         await admin.resume("jobs", "default_group")
         await until(lambda: handling.seen)
+        await consumer.stop()
+
+
+async def test_where_the_topic_is_lost_a_sweep_waits_until_it_is_made_again() -> None:
+    """G8: a heartbeat makes it; nobody asks all the time until then."""
+    url, looks = fresh_url(), 0
+
+    async def before(name: str) -> None:
+        nonlocal looks
+        looks += name == "due"
+
+    handling = Handling()
+    consumer = consumer_of(url, handling)
+    hooked(consumer, url).before = before
+    async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+        await producer.request_partition_increase(4)
+        tasks.start_soon(consumer.process, handling)
+        store, place = store_of(url), ("jobs", 0)
+        await until(lambda: store.naming(place).swept == 1)
+        store.names[place].swept, looks = 0, 0
+        store.forget_topic("jobs")
+        store.ring(place)
+        await until(lambda: store.naming(place).swept == 1)
+        assert looks <= 6
+        assert store.topics["jobs"].partitions == 4
+        await consumer.stop()
+
+
+async def test_a_sweep_that_breaks_begins_with_the_adoption() -> None:
+    """G8: the server that answers next may have forgotten what was adopted."""
+    url, broken = fresh_url(), False
+
+    async def before(name: str) -> None:
+        nonlocal broken
+        if name == "cancel_delayed" and not broken:
+            broken = True
+            store_of(url).forget_partition("jobs", NEW)
+            raise ConnectionFailed(url, "the server failed over", maybe_executed=True)
+
+    handling = Handling()
+    consumer = consumer_of(url, handling)
+    hooked(consumer, url).before = before
+    async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+        await producer.enqueue("late", key=MOVED, delay=30.0)
+        await producer.request_partition_increase(4)
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: handling.seen)
+        assert broken
         await consumer.stop()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import msgspec
 import pytest
 
 from redisaq.brokers.growth import complete_announced, make_or_grow, redrive, settle_growth
@@ -26,8 +27,9 @@ from redisaq.brokers.steps.growing import (
 )
 from redisaq.brokers.steps.leases import Claim, Install, Release, RemakeGroup
 from redisaq.brokers.steps.messages import ListDelayed
-from redisaq.brokers.steps.producing import SEALED, AppendOnce, Delay, Delayed, Find, ReadAnchor, ReadMark
-from redisaq.brokers.steps.retrying import TakeDue
+from redisaq.brokers.steps.producing import SEALED, AppendOnce, Delay, Delayed, Find, ReadAnchor, ReadBacklog, ReadMark
+from redisaq.brokers.steps.retention import ReadKeeping, Trim
+from redisaq.brokers.steps.retrying import ReadDead, Redrive, TakeDue
 from redisaq.brokers.steps.settling import Acknowledge, Resolve
 from redisaq.brokers.steps.topics import RENAMED, MakeTopic, ReadTopic, TopicState
 from redisaq.brokers.terms import GroupName
@@ -221,9 +223,10 @@ async def test_passed(a: Broker, group: GroupName, owned: int) -> None:
     kept = Resolution("stream", "retry", Body(three, (b"i", b"3"), attempt=1), due=1 << 60)
     await a.do(Resolve(group, 0, owned, [kept], dead_maxlen=None))
     assert await a.do(ReadPassed(group, 0, 1, 10)) == Passed(done=False, waiting=1, oldest=three)
+    assert await a.do(ReadPassed(group, 0, 1, known=three)) == Passed(done=False, waiting=1, oldest=three)
     done = Resolution("retry", "done", Body(three, (b"i", b"3"), attempt=1))
     await a.do(Resolve(group, 0, owned, [done], dead_maxlen=None))
-    assert (await a.do(ReadPassed(group, 0, 1))).done
+    assert (await a.do(ReadPassed(group, 0, 1, known=three))).done
     stranger = GroupName(group.topic, "stranger")
     assert (await a.do(ReadPassed(stranger, 0, 1))).done is False, "a group that is not there has worked off nothing"
     await make_groups(a, stranger, [0], latest=True)
@@ -255,6 +258,32 @@ async def test_the_barrier(a: Broker, group: GroupName, owned: int) -> None:
     assert await a.do(OpenBarrier(group, 0, owned + 1, 1))
     await a.do(DropGroup(group, 0))
     assert await a.do(ReadBarrier(group, 0)) == 0
+
+
+async def test_room_and_trimming_after_a_cut(world: World, a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+    """Steps of a client that knows the old name find the new one; what is refused trims nothing; a cut that is trimmed away still holds."""
+    sent = await append(a, group.topic, 0, *[b"%d" % number for number in range(6)])
+    await make_or_grow(b, group.topic, 5)
+    assert await a.do(ReadBacklog(group.topic, 0, enough=10)) == 6
+
+    async def one_more(broker: Broker, cuts: int) -> bytes | None:
+        (entry,) = await broker.append(group.topic, [(0, [b"i", b"7"])], maxlen=2, approximate=False, cuts=cuts)
+        return entry
+
+    assert await one_more(a, 0) is None
+    assert world.length(group.topic, 0) == 6
+    keeping = msgspec.structs.replace(await a.do(ReadKeeping(group)), kept_for=0.0)
+    trim = Trim(group.topic, 0, msgspec.structs.replace(keeping, now=keeping.now + 60_000_000), [group.group])
+    assert (await a.do(trim)).removed == 0, "nothing is settled"
+    await deliver(a, group, 0, owned, "A", count=3)
+    await a.do(Acknowledge(group, 0, owned, sent[:3]))
+    await anyio.sleep(0.003)  # an entry of this very millisecond is young
+    assert (await a.do(trim)).removed == 2, "the last delivered one stays"
+    assert (await a.do(ReadPassed(group, 0, 1, 10))) == Passed(done=False, waiting=3, oldest=sent[3])
+    assert await one_more(b, 1) is not None
+    assert await one_more(b, 1) is not None
+    assert world.length(group.topic, 0) == 2
+    assert (await a.do(ReadPassed(group, 0, 1))).done, "all up to the cut is gone"
 
 
 async def test_seek_finds_the_new_name(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
@@ -306,6 +335,36 @@ async def test_what_was_placed_before_one_more_growth_is_not_taken_over(a: Broke
     assert await redrive(a, group, 0, None, 10, state=state) == 1
     await a.do(Install(group, place, 1, "A", foreign=True))
     assert len((await a.do(TakeDue(group, place, 1, count=10))).retries) == 1
+
+
+async def test_what_was_redriven_from_elsewhere_is_waited_for(a: Broker, group: GroupName, owned: int) -> None:
+    """G5: its key may have moved on by the next growth, so two of that key would run at once."""
+    await make_or_grow(a, group.topic, 5)
+    await make_groups(a, group, [3], latest=False)
+    elsewhere = Body(b"7-%d" % (1 << 40), (b"i", b"m"))
+    assert await a.do(TakeIn(group, 3, [elsewhere], 1)) == 1
+    await make_or_grow(a, group.topic, 8)
+    assert await a.do(ReadPassed(group, 3, 2)) == Passed(done=False, waiting=1, oldest=elsewhere.entry_id)
+
+
+@pytest.mark.parametrize("before", [1, 5])
+async def test_what_would_have_stayed_is_redriven_to_where_it_belongs_by_now(
+    a: Broker, b: Broker, group: GroupName, owned: int, before: int
+) -> None:
+    """G8: the topic grows for the first time, or once more, between a look at it and the redriving."""
+    key = next(b"%d" % number for number in range(100) if partition_for(b"%d" % number, 5) == 0 != partition_for(b"%d" % number, 64))
+    (one,) = await append(a, group.topic, 0, b"1")
+    await deliver(a, group, 0, owned, "A")
+    await a.do(Resolve(group, 0, owned, [Resolution("stream", "dead", Body(one, (b"i", b"1", b"k", key)))], dead_maxlen=None))
+    state = await make_or_grow(a, group.topic, before)
+    await make_or_grow(b, group.topic, 64)
+    (letter,) = await a.do(ReadDead(group, 0, b"", 10))
+    assert await a.do(Redrive(group, 0, [(letter.dead_id, letter.body)], state.cuts)) is None
+    assert await redrive(a, group, 0, None, 10, state=state) == 1
+    place = partition_for(key, 64)
+    await a.do(Install(group, place, 1, "A", foreign=True))
+    assert len((await a.do(TakeDue(group, place, 1, count=10))).retries) == 1
+    assert await a.do(ReadDead(group, 0, b"", 10)) == []
 
 
 async def test_a_mark_at_the_old_place(a: Broker, b: Broker) -> None:

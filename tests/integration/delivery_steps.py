@@ -36,7 +36,7 @@ def steps(token: int) -> dict[str, Step]:
         "due": lambda broker: broker.do(TakeDue(GROUP, 0, token, count=100)),
         "delay": lambda broker: delay(broker, "orders", delayed, cuts=1),
         "dead_page": lambda broker: broker.do(ReadDead(GROUP, 0, after=b"", count=100)),
-        "redrive": lambda broker: broker.do(Redrive(GROUP, 0, [(b"1-1", body)] * 100)),
+        "redrive": lambda broker: broker.do(Redrive(GROUP, 0, [(b"1-1", body)] * 100, cuts=0)),
         "purge": lambda broker: broker.do(Purge(GROUP, 0, None)),
         "purge some": lambda broker: broker.do(Purge(GROUP, 0, [b"1-1"] * 100)),
         "purge none": lambda broker: broker.do(Purge(GROUP, 0, [])),

@@ -15,6 +15,7 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.steps.administration import SetPaused, ViewGroup
 from redisaq.brokers.steps.growing import Announce, NameStream
+from redisaq.brokers.steps.producing import ReadAnchor
 from redisaq.brokers.steps.topics import ReadTopic
 from redisaq.brokers.terms import GroupName
 from redisaq.link import Link, parse_address
@@ -153,6 +154,26 @@ async def _history(url: str, namespace: str) -> tuple[int, ...]:
     await broker.close()
     assert state is not None
     return state.history
+
+
+async def test_a_topic_that_is_deleted_while_a_refusal_is_looked_at(
+    server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step meets a seal, which is gone when the server is asked what it is: the step is repeated, and finds nothing."""
+    link, keys = Link(parse_address(server.url)), Keys(namespace)
+    broker = RedisBroker(link, namespace)
+    await broker.connect()
+    await link.call((b"SET", keys.stream("orders", 0), b"2,5"))
+    call = link.call
+
+    async def deleting(*commands: Any) -> list[Any]:
+        if commands[0][0] == b"TYPE":
+            await call((b"DEL", keys.stream("orders", 0)))
+        return await call(*commands)
+
+    monkeypatch.setattr(link, "call", deleting)
+    assert await broker.do(ReadAnchor("orders", 0)) is None
+    await broker.close()
 
 
 async def test_an_announcement_that_an_older_version_has_overtaken(server: Server, namespace: str) -> None:

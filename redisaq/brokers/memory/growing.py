@@ -94,7 +94,7 @@ def read_passed(store: MemoryStore, step: ReadPassed) -> Passed:
     unread = stream.after((0, 0) if cursor is None else cursor.last_delivered, len(stream))
     ids += [entry_id for entry_id, _ in unread if entry_id <= cuts[0]]
     retried = [] if shelf is None else [parse_id(one) for one in shelf.retry]
-    ids += [entry_id for entry_id in retried if entry_id <= cuts[0] and entry_id[1] < FROM_ELSEWHERE]
+    ids += [entry_id for entry_id in retried if entry_id <= cuts[0] or entry_id[1] >= FROM_ELSEWHERE]
     seen = sorted(ids)[: max(1, step.most)]
     return Passed(cursor is not None and not ids, len(seen), format_id(seen[0]) if seen else b"")
 

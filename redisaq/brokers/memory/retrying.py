@@ -112,8 +112,10 @@ def _summary(letter: steps.DeadLetterEntry, most_text: int) -> steps.DeadLetterS
 
 
 @does(steps.Redrive)
-def redrive(store: MemoryStore, step: steps.Redrive) -> int:
+def redrive(store: MemoryStore, step: steps.Redrive) -> int | None:
     """Give dead letters a new life, and ring."""
+    if store.naming(step.place).number > step.cuts:
+        return None
     redriven = store.shelf(step.group, step.partition).redrive(step.lives, store.now())
     if redriven:
         store.ring(step.place)

@@ -34,6 +34,7 @@ from redisaq.brokers.redis.scripts import Command
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.growing import Adopt, TakeIn
 from redisaq.brokers.steps.producing import IN_ORDER, SEALED, AppendOnce, Delay
+from redisaq.brokers.steps.retrying import Redrive
 from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.errors import DamagedKeyError, ServerError
 from redisaq.link import Caller, Carrier, InOrder
@@ -43,8 +44,8 @@ FAMILIES = (
 )
 """Importing each of these registers the functions that do its steps."""
 
-Placed = Delay | AppendOnce | Adopt | TakeIn
-PLACED: Mapping[type[Placed], object] = {Delay: False, AppendOnce: SEALED, Adopt: False, TakeIn: None}
+Placed = Delay | AppendOnce | Adopt | TakeIn | Redrive
+PLACED: Mapping[type[Placed], object] = {Delay: False, AppendOnce: SEALED, Adopt: False, TakeIn: None, Redrive: None}
 """Steps with messages that were placed before; and their answers where the stream was cut since."""
 
 R = TypeVar("R")
@@ -97,6 +98,9 @@ class RedisBroker:
             except DamagedKeyError as error:
                 if not await self._is_renamed(step, error) or self._number(step) == number:
                     raise
+            except ServerError as error:
+                if error.code != "WRONGTYPE":  # else the topic was deleted meanwhile; see _do_refused
+                    raise
 
     async def _do_refused(self, step: Step[R], command: Command, reply: ServerError) -> R:
         """Return the answer to a step that the server answered with an error; raise the error if it does not count as a reply.
@@ -120,6 +124,10 @@ class RedisBroker:
                 again, _ = ask(step, self._keys)
                 if again == command:
                     raise
+            except ServerError as error:
+                if error.code != "WRONGTYPE":
+                    raise
+                again = command  # no key has a wrong type any more: the topic was deleted meanwhile
             command = again
             (reply,) = await carrier.call(command)
 

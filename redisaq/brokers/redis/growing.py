@@ -38,6 +38,9 @@ OPEN_BARRIER = Script("open_barrier", keys=1)
 ADOPT = Script("adopt", keys=4)
 TAKE_IN = Script("take_in", keys=4, begins_with=("whole",))
 
+WAIT_AT_ONCE = 1.0
+"""Seconds for which one WAIT blocks its connection at most: a server that is silent meanwhile is noticed soon after."""
+
 ADOPTED_FOR = 7 * 86_400_000
 """Milliseconds for which it is remembered which delayed messages came here, from the last one on: a sweep takes far less."""
 
@@ -67,28 +70,13 @@ def _seal(reply: Reply) -> tuple[int, ...]:
 
 @commands(Replicate)
 async def replicate(step: Replicate, link: Caller, keys: Keys) -> bool:
-    """Wait for a replica of each server where streams were cut (G7); connections are made only if a server has one.
+    """Wait for a replica of each server where streams were cut (G7); connections are made only to servers that have one.
 
     This is a sequence because a script may not wait, and each server confirms its own writes.
     """
-    nodes = await link.nodes()
-    if not any([await _has_replicas(node) for node in nodes]):
-        return True
-    environment = current_environment()
-    until, seen = environment.monotonic() + step.within, dict[str, bool]()
-    for partition in range(step.partitions):
-        connection = await link.open_reading(keys.stream(step.topic, partition))
-        try:
-            if connection.run_id not in seen:
-                within = max(1, round((until - environment.monotonic()) * 1000))
-                seen[connection.run_id] = not await _has_replicas(connection) or await _is_replicated(
-                    connection, step, keys, partition, within
-                )
-        finally:
-            connection.abort()
-        if len(seen) == len(nodes):
-            break
-    return all(seen.values())
+    until = current_environment().monotonic() + step.within
+    confirmed = [await _is_replicated(node, step, keys, until) for node in await link.nodes() if await _has_replicas(node)]
+    return all(confirmed)
 
 
 async def _has_replicas(server: Carrier) -> bool:
@@ -97,20 +85,38 @@ async def _has_replicas(server: Carrier) -> bool:
     return bool(whole(facts.get("connected_slaves", "").strip().encode()))
 
 
-async def _is_replicated(connection: ReadingConnection, step: Replicate, keys: Keys, partition: int, within: int) -> bool:
-    """Wait so many milliseconds, over a connection of its own: WAIT blocks it, and waits for what this connection has written.
+async def _is_replicated(node: Caller, step: Replicate, keys: Keys, until: float) -> bool:
+    """Wait until a replica of the node has all that was cut there, or the time is up: over a connection of its own, since WAIT blocks it.
 
-    So the seal is written once more, behind all cuts.
+    WAIT waits for what its connection has written. So a seal is written once more, behind all cuts.
     """
-    seal = keys.stream(step.topic, partition, cuts_of(step.history) - 1)
+    connection = await node.open_reading(keys.stream(step.topic, 0))
     try:
-        await run(connection, (b"SET", seal, encode_history(step.history), b"XX"))
-        confirmed = checked(await connection.read((b"WAIT", 1, within), block=within / 1000), connection)
+        if not await _written_again(connection, step, keys):
+            return True
+        clock = current_environment().monotonic
+        while True:
+            block = max(0.001, min(WAIT_AT_ONCE, until - clock()))
+            confirmed = checked(await connection.read((b"WAIT", 1, round(block * 1000)), block=block), connection)
+            if int(confirmed) > 0 or clock() >= until:
+                return int(confirmed) > 0
     except ServerError as error:
         if not error.forbidden:
             raise
         return False  # access rules forbid it
-    return int(confirmed) > 0
+    finally:
+        connection.abort()
+
+
+async def _written_again(connection: ReadingConnection, step: Replicate, keys: Keys) -> bool:
+    """Write the seal of one of the node's streams once more; False if it keeps none of them."""
+    number, words = cuts_of(step.history) - 1, encode_history(step.history)
+    for partition in range(step.partitions):
+        (reply,) = await connection.call((b"SET", keys.stream(step.topic, partition, number), words, b"XX"))
+        if not (isinstance(reply, ServerError) and reply.code == "MOVED"):
+            checked(reply, connection)
+            return True
+    return False
 
 
 @command(Publish)
@@ -125,7 +131,7 @@ def publish(step: Publish, keys: Keys) -> Asked[TopicState | None]:
 def read_passed(step: ReadPassed, keys: Keys) -> Asked[Passed]:
     """Tell whether the partition is worked off up to the cut (G5)."""
     share, name = keys.of_partition(step.group, step.partition), keys.number(step.group.topic)
-    return PASSED(share.stream, share.retry, share.cuts, step.group.group, step.growth, name, step.most), _passed
+    return PASSED(share.stream, share.retry, share.cuts, step.group.group, step.growth, name, step.most, step.known), _passed
 
 
 def _passed(reply: Reply) -> Passed:

@@ -16,7 +16,7 @@ START_RETRY = Script("start_retry", keys=2)
 DUE = Script("due", keys=7, begins_with=("whole",))
 DEAD_SUMMARIES = Script("dead_summaries", keys=1, begins_with=("own_frame",))
 DEAD_KINDS = Script("dead_kinds", keys=1, begins_with=("own_frame",))
-REDRIVE = Script("redrive", keys=4, begins_with=("whole",))
+REDRIVE = Script("redrive", keys=5, begins_with=("whole",))
 
 NO_ENTRY = b"0-0"
 """An id that no entry has."""
@@ -115,10 +115,11 @@ def _counted(reply: Reply) -> steps.CountedDead:
 
 
 @command(steps.Redrive)
-def redrive(step: steps.Redrive, keys: Keys) -> Asked[int]:
+def redrive(step: steps.Redrive, keys: Keys) -> Asked[int | None]:
     """Give dead letters a new life."""
     share = keys.of_partition(step.group, step.partition)
     words: list[Argument] = [share.dead, share.retry, share.retry_bodies, share.lease]
+    words.append(keys.stream(step.group.topic, step.partition, step.cuts))
     words.append(keys.partition_doorbell(step.group.topic, step.partition))
     for dead_id, body in step.lives:
         words += [dead_id, body.entry_id, encode_retry(body)]

@@ -105,10 +105,12 @@ class ReadPassed(ShareStep[Passed], frozen=True):
     Attributes:
         growth: the number of the growth.
         most: count up to this many messages that are waiting; 0: only find out whether there is one.
+        known: the `oldest` of an earlier answer about the same growth: if it is still to be tried again, the server looks no further.
     """
 
     growth: int
     most: int = 0
+    known: bytes = b""
 
 
 class ReadBarrier(ShareStep[int], frozen=True):

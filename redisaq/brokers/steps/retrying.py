@@ -235,17 +235,21 @@ class CountDead(ShareStep[CountedDead], frozen=True):
     """Bytes of an error's text that are looked at."""
 
 
-class Redrive(ShareStep[int], frozen=True):
+class Redrive(ShareStep[int | None], frozen=True):
     """Give dead letters that were read before a new life, those that are still there; return how many.
+
+    None, and nothing is moved, if the stream was cut since: their keys may belong elsewhere (G8).
 
     They move into the group's `retry` set, due now, in the order given, also over several steps. Rings the partition's doorbell.
 
     Attributes:
         lives: ids of dead letters, each with the body of the message's next life. Nothing can make that wrong meanwhile: a dead letter
             never changes.
+        cuts: the number of the topic's cuts when it was decided that their place is here.
     """
 
     lives: Sequence[tuple[bytes, Body]]
+    cuts: int
 
 
 class Purge(ShareStep[int], frozen=True):
@@ -278,13 +282,14 @@ async def take_due(broker: Broker, step: TakeDue, dead_maxlen: int | None) -> Du
     return due
 
 
-async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequence[bytes] | None, count: int) -> int:
+async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequence[bytes] | None, count: int) -> int | None:
     """Give up to `count` dead letters a new life: the first of all, or the first of `ids` that are there, in the order in which they died.
 
-    Returns how many were moved; to redrive all, repeat it until it returns 0. Dead letters that redisaq did not write stay.
+    Returns how many were moved; to redrive all, repeat it until it returns 0. Dead letters that redisaq did not write stay. Returns None,
+    and moves nothing, if the topic has grown.
     """
     found = await next_lives(broker, group, partition, ids, count)
-    return await broker.do(Redrive(group, partition, found)) if found else 0
+    return await broker.do(Redrive(group, partition, found, cuts=0)) if found else 0
 
 
 async def next_lives(broker: Broker, group: GroupName, partition: int, ids: Sequence[bytes] | None, count: int) -> list[tuple[bytes, Body]]:

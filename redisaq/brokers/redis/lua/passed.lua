@@ -1,12 +1,16 @@
 -- Tells whether a group has worked off a partition up to a cut (G5).
 -- KEYS: stream, retry, cuts.
--- ARGV: group, the number of the cut, the number in the stream's name, how many messages to count at most (0: only look whether there is one).
+-- ARGV: group, the number of the cut, the number in the stream's name, how many messages to count at most (0: only look whether there is one),
+--       the oldest id of an earlier answer for the same cut or ''.
 -- Answers: 1 if it has, else 0; how many messages were counted, and the oldest id among them or ''. If the cut is missing (a failover lost it),
 --       the next one counts, or else the stream's last id, which becomes a cut.
 
 local there = redis.call('XLEN', KEYS[1]) > 0 or redis.call('EXISTS', KEYS[1]) == 1
 if not there or tonumber(ARGV[3]) < tonumber(ARGV[2]) then -- or it is not cut yet
     return {0, 0, ''}
+end
+if ARGV[4] == '0' and ARGV[5] ~= '' and redis.call('ZSCORE', KEYS[2], ARGV[5]) then
+    return {0, 1, ARGV[5]}
 end
 local cut
 for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
@@ -42,13 +46,15 @@ if above(cut, last or '0-0') and waiting < enough then
         count(entry[1])
     end
 end
+-- The last ones due come first: a caller that asks with such an id is answered at once for as long as possible.
 local from = 0
 while waiting < enough do
-    local ids = redis.call('ZRANGE', KEYS[2], from, from + 499)
+    local ids = redis.call('ZREVRANGE', KEYS[2], from, from + 499)
     for _, id in ipairs(ids) do
-        -- A message that was redriven from another partition has a sequence of 2^40 or more: it is no entry of this stream.
-        local sequence = tonumber(string.match(id, '^%d+%-(%d+)$') or 1099511627776) -- else it was tampered with, and TakeDue sets it aside
-        if sequence < 1099511627776 and waiting < enough and not above(id, cut) then
+        -- One that was redriven from another partition has a sequence of 2^40 or more. It is no entry of this stream, and belongs to an
+        -- entry from before any cut that was made since.
+        local sequence = tonumber(string.match(id, '^%d+%-(%d+)$')) -- else it was tampered with, and TakeDue sets it aside
+        if sequence and waiting < enough and (sequence >= 1099511627776 or not above(id, cut)) then
             count(id)
         end
     end

@@ -1,9 +1,10 @@
 -- Moves dead letters to retry: their next life, due now, in the order given.
--- KEYS: dead, retry, bodies of retry, lease.
+-- KEYS: dead, retry, bodies of retry, lease, stream.
 -- ARGV: channel, then for each: its id in dead, its entry id, its new body.
 -- Answers: how many were there. Their due times grow, also past those of earlier calls (`redriven` in the lease), so the order is kept.
 --       `again` in the lease counts the messages that were put back into retry.
 
+redis.call('XLEN', KEYS[5]) -- refused if the stream was cut since it was decided that they belong here
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local due = now - (#ARGV - 1) / 3
