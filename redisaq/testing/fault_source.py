@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Literal
 
 from redisaq.testing.faults import OF_OPERATIONS, SERVER, SILENCES, Fault, FaultPlan, Kind
 
@@ -20,8 +21,12 @@ NOTHING: dict[Kind, float] = {}
 UNNOTICED: tuple[Kind, ...] = ("delay", "reply_delay", "clock_drift", "silent_notifications")
 """Kinds that hold nobody up for more than moments or, where no notification is heard, until the next poll."""
 
-LASTING: tuple[Kind, ...] = (*SILENCES, "late_request", "failover", "outage", "crash", "pause", "slow_handler")
+LASTING: tuple[Kind, ...] = (*SILENCES, "late_request", "failover", "outage", "lost_cut", "crash", "pause", "grower_pause", "slow_handler")
 """Kinds whose amount is how long they last."""
+
+
+Growing = Literal["no", "cuts", "grower", "grower cuts"]
+"""Whether a step cuts streams, and whether a process of `Simulation.grow` takes it."""
 
 
 class Chance:
@@ -73,7 +78,7 @@ class FaultSource:
             self._edge += getattr(self._plan, kind)
             self._edges.append((kind, self._edge))
 
-    def operation(self, who: str, ttl: float, *, heartbeat: bool, faults: bool = True) -> dict[Kind, float]:
+    def operation(self, who: str, ttl: float, *, heartbeat: bool, faults: bool = True, growing: Growing = "no") -> dict[Kind, float]:
         """Return the faults of a process's next operation, as a mapping from kind to amount.
 
         Args:
@@ -81,13 +86,14 @@ class FaultSource:
             ttl: the ttl of its lease; 0 if it can neither crash nor pause.
             heartbeat: whether the operation is a heartbeat.
             faults: False: only delays may happen to it.
+            growing: whether it is a step with which a topic grows.
         """
         chance = self._chance(who)
         chance.operations += 1
         if self.calm:
             return NOTHING
         if self._script is None:
-            drawn = self._draw(chance.random, ttl, heartbeat=heartbeat, faults=faults)
+            drawn = self._draw(chance.random, ttl, heartbeat=heartbeat, faults=faults) | self._draw_growing(chance.random, growing)
         else:
             drawn = self._script.get((who, chance.operations, False), NOTHING)
         if drawn:
@@ -113,6 +119,18 @@ class FaultSource:
             kind: Kind = next(kind for kind, edge in self._edges if drawn < edge)
             found[kind] = self._amount(kind, random)
         return self._delays(random, found)
+
+    def _draw_growing(self, random: Random, growing: Growing) -> dict[Kind, float]:
+        plan, found = self._plan, dict[Kind, float]()
+        if growing.startswith("grower") and (plan.grower_crash or plan.grower_pause):
+            drawn = random.random()
+            if drawn < plan.grower_crash:
+                found["grower_crash"] = 0.0
+            elif drawn < plan.grower_crash + plan.grower_pause:
+                found["grower_pause"] = random.uniform(0.0, plan.silence)
+        if growing.endswith("cuts") and plan.lost_cut and random.random() < plan.lost_cut:
+            found["lost_cut"] = random.uniform(0.0, plan.replica_lag)
+        return found
 
     def _delays(self, random: Random, found: dict[Kind, float]) -> dict[Kind, float]:
         least, most = self._plan.delay

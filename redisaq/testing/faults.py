@@ -32,6 +32,9 @@ Kind = Literal[
     "pause",
     "silent_network",
     "silent_notifications",
+    "grower_crash",
+    "grower_pause",
+    "lost_cut",
     "slow_handler",
     "clock_drift",
 ]
@@ -55,6 +58,12 @@ OF_OPERATIONS: tuple[Kind, ...] = (
 OF_HEARTBEATS: tuple[Kind, ...] = ("crash", "pause", "silent_network", "silent_notifications")
 """At most one of these happens to a heartbeat."""
 
+OF_GROWERS: tuple[Kind, ...] = ("grower_crash", "grower_pause")
+"""At most one of these happens to a step of `Simulation.grow`."""
+
+OF_CUTS: tuple[Kind, ...] = ("lost_cut",)
+"""What happens to a step that cuts streams, or makes new ones, so that a topic grows."""
+
 SILENCES: tuple[Kind, ...] = ("silent_request", "silent_reply", "silent_network", "silent_notifications", "silent_server")
 """The amount of these is how long nothing is heard, in seconds."""
 
@@ -70,11 +79,11 @@ class Fault(msgspec.Struct, frozen=True):
         number: which of the process's operations at the broker, counted from 1 and continued across crashes; for "slow_handler", which of
             its handler runs; 0 for "clock_drift".
         kind: a name as in FaultPlan; "delay" is the way to the server, "reply_delay" the way back.
-        amount: seconds for "delay", "reply_delay", "late_request" (how late), "pause", "slow_handler", "crash" (until the member starts
-            again) and "failover" (how much is forgotten). For "lost_request" and "disconnect": 1 if what was sent before on that connection
-            arrives all the same, else 0. For the silent kinds: how long nothing is heard. For "outage": how long the server is away. For
-            "slot_loss": which slot, as a share of all slots, from 0 to less than 1. For "clock_drift": how much faster the server's clock
-            runs. Otherwise 0.
+        amount: seconds for "delay", "reply_delay", "late_request" (how late), "pause", "grower_pause", "slow_handler", "crash" (until the
+            member starts again), "failover" and "lost_cut" (how much is forgotten). For "lost_request" and "disconnect": 1 if what was sent
+            before on that connection arrives all the same, else 0. For the silent kinds: how long nothing is heard. For "outage": how long
+            the server is away. For "slot_loss": which slot, as a share of all slots, from 0 to less than 1. For "clock_drift": how much
+            faster the server's clock runs. Otherwise 0.
         time: seconds since the simulation began. It is for information only, and ignored in a list of faults that you pass.
     """
 
@@ -117,6 +126,10 @@ class FaultPlan:
             of them break, and the server carries out what the member sent meanwhile.
         silent_notifications: per heartbeat: no notification reaches the member for up to `silence` seconds, while all its calls are
             answered. Then the connections on which it listens break.
+        grower_crash: per step of a process that `Simulation.grow` started: the process is gone before that step, and nothing restarts it.
+        grower_pause: per such step: the process stops before it for up to `silence` seconds; then its time jumps.
+        lost_cut: per step that cuts streams so that a topic grows: a replica is cut off from the server just before, and takes its place up
+            to `replica_lag` seconds later, as with `failover`.
         slow_handler: per message: its handler takes up to twice the `heartbeat_ttl` longer.
         clock_drift: the most by which the server's clock runs faster or slower than the members' clocks: 0.001 is a second in a thousand.
     """
@@ -141,17 +154,19 @@ class FaultPlan:
     outage: float = 0.0
     silence: float = 6.0
     away: float = 15.0
+    grower_crash: float = 0.0
+    grower_pause: float = 0.0
+    lost_cut: float = 0.0
 
     def __post_init__(self) -> None:
         """Check every value. Raises SettingsError if one is invalid."""
-        for name in (*OF_OPERATIONS, *OF_HEARTBEATS, "slow_handler"):
+        for name in (*OF_OPERATIONS, *OF_HEARTBEATS, *OF_GROWERS, *OF_CUTS, "slow_handler"):
             value: object = getattr(self, name)
             if not _is_number(value, most=1.0):
                 raise SettingsError(f"{name} is a probability, from 0 to 1, not {value!r}")
-        if sum(getattr(self, name) for name in OF_OPERATIONS) > 1.0:
-            raise SettingsError(f"{', '.join(OF_OPERATIONS)} exclude each other: their sum must not exceed 1")
-        if sum(getattr(self, name) for name in OF_HEARTBEATS) > 1.0:
-            raise SettingsError(f"{', '.join(OF_HEARTBEATS)} exclude each other: their sum must not exceed 1")
+        for names in (OF_OPERATIONS, OF_HEARTBEATS, OF_GROWERS):
+            if sum(getattr(self, name) for name in names) > 1.0:
+                raise SettingsError(f"{', '.join(names)} exclude each other: their sum must not exceed 1")
         try:
             least, most = self.delay
         except (TypeError, ValueError):

@@ -25,10 +25,11 @@ from redisaq.brokers.terms import Doorbell, GroupName, RawEntry, Reader, ReaderM
 from redisaq.core.entry_ids import START, EntryId, parse_id
 from redisaq.environment import Environment, silence_within, time_is_up_at
 from redisaq.errors import ConnectionFailed
-from redisaq.testing.fault_source import FaultSource
+from redisaq.testing.fault_source import FaultSource, Growing
 from redisaq.testing.faults import Kind
 from redisaq.testing.network import Connection, Network, WaitLimits
 from redisaq.testing.nodes import Nodes
+from redisaq.testing.outsiders import Grower
 from redisaq.testing.record import Record
 
 R = TypeVar("R")
@@ -39,6 +40,13 @@ OPENING = {"connect", "make_topic", "announce", "name_stream", "replicate", "pub
 
 READS = {"connect", "kill", "anchors", "find", "read_topic", "read_mark", "backlog", "heartbeat"}
 """Operations of producers and coordinators that write nothing for which a replica could be waited for (C7)."""
+
+GROWING: dict[tuple[bool, str], Growing] = {
+    (False, "name_stream"): "cuts",
+    (True, "name_stream"): "grower cuts",
+    **{(True, name): "grower" for name in ("announce", "replicate", "publish")},
+}
+"""Operations with which a topic grows; True: of a process of `Simulation.grow`."""
 
 UNBLOCK_LIMIT = 1.0
 """Seconds for which a cancelled read waits until the server has ended it."""
@@ -116,7 +124,8 @@ class FaultyBroker(MemoryBroker):
 
     async def _operate_once(self, node: int, name: str, step: Callable[[MemoryStore], T]) -> T:
         owner = self._owner
-        befalls = self._source.operation(owner.name, owner.ttl, heartbeat=name == "heartbeat", faults=self._opened)
+        growing = GROWING.get((isinstance(owner, Grower), name), "no")
+        befalls = self._source.operation(owner.name, owner.ttl, heartbeat=name == "heartbeat", faults=self._opened, growing=growing)
         await owner.suffer(befalls)
         self._enter()
         connection = self._connections.get(node)

@@ -83,6 +83,8 @@ class Outages:
             self._lose_some_slot(befalls["slot_loss"])
         if "failover" in befalls:
             self.fall_behind(befalls["failover"], node)
+        if "lost_cut" in befalls:
+            self.fall_behind(befalls["lost_cut"], node)
         if "silent_server" in befalls:
             self.fall_silent(befalls["silent_server"])
         if "outage" in befalls:

@@ -1,4 +1,4 @@
-"""Simulate the processes that are not members: producers and admins. They neither crash nor pause, and each of their calls is timed.
+"""Simulate the processes that are not members: producers, admins and growers. Each call of the first two is timed; growers may crash.
 
 They do what a Producer or an Admin does. The record gets what was produced, and a violation for each call that took too long.
 """
@@ -14,11 +14,13 @@ from typing import Any, cast
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from redisaq.admin import Admin
+from redisaq.errors import ConnectionFailed
 from redisaq.message import Message
 from redisaq.producer import Producer
-from redisaq.testing.faults import Kind
+from redisaq.testing.faults import OF_GROWERS, Kind
 from redisaq.testing.observing import Given
 from redisaq.testing.record import Record
 
@@ -96,6 +98,37 @@ class Outsider:
 
     async def suffer(self, befalls: Mapping[Kind, float]) -> None:
         """Do nothing."""
+
+
+class Grower(Outsider):
+    """The process of `Simulation.grow`, which may crash or pause between two steps.
+
+    Attributes:
+        crashed: whether it has crashed.
+        scope: encloses all that it does.
+    """
+
+    def __init__(self, name: str, time: float, fails: Callable[[Grower, Kind, float], None]) -> None:
+        """Create the process.
+
+        Args:
+            name: its name in the trace.
+            time: seconds that its calls may take.
+            fails: called with "grower_crash" or "grower_pause" and its seconds when such a fault happens to it.
+        """
+        super().__init__(name, time)
+        self.crashed = False
+        self.scope = anyio.CancelScope()
+        self._fails = fails
+
+    async def suffer(self, befalls: Mapping[Kind, float]) -> None:
+        """Crash or pause here if such a fault happens. A process that has crashed sends nothing more."""
+        for kind in OF_GROWERS if befalls else ():
+            if kind in befalls:
+                self._fails(self, kind, befalls[kind])
+                await checkpoint()
+        if self.crashed:  # its tasks wake once more to be cancelled
+            raise ConnectionFailed("", "the process has crashed")
 
 
 class SimulatedAdmin(Admin):

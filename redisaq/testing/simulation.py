@@ -6,6 +6,7 @@ every process.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from dataclasses import replace
@@ -20,9 +21,9 @@ from redisaq.brokers import memory_brokers
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.terms import GroupName
 from redisaq.environment import Environment, current_environment, enter_environment, use_environment
-from redisaq.errors import SettingsError
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, SettingsError
 from redisaq.producer import Producer
-from redisaq.settings import check_callable, check_count, check_handler, check_seconds
+from redisaq.settings import MOST_PARTITIONS, check_callable, check_count, check_handler, check_seconds
 from redisaq.testing import overheard
 from redisaq.testing.clustered_broker import ClusteredBroker
 from redisaq.testing.fault_source import FaultSource
@@ -35,7 +36,7 @@ from redisaq.testing.network import Network
 from redisaq.testing.nodes import Nodes
 from redisaq.testing.observing import ObserverType
 from redisaq.testing.outages import Outages
-from redisaq.testing.outsiders import Outsider, SimulatedAdmin, SimulatedProducer
+from redisaq.testing.outsiders import Grower, Outsider, SimulatedAdmin, SimulatedProducer
 from redisaq.testing.overheard import Call
 from redisaq.testing.pace import Limits, VirtualTimeExceeded
 from redisaq.testing.quiet import unsettled_groups, work_left
@@ -84,6 +85,7 @@ class Simulation:
         self._members: dict[str, SimulatedMember] = {}
         self._gone: list[SimulatedMember] = []
         self._producers: list[SimulatedProducer] = []
+        self._growers: list[Grower] = []
         self._outsiders: set[str] = set()
         self._restarting = 0
         self._closing = False
@@ -146,6 +148,16 @@ class Simulation:
         )
         self.record.mark(member, "joins")
         self._inside(member).run(self._tasks.start_soon, member.run)
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Start a process that lets a topic have this many partitions, and then ends. Returns at once.
+
+        A fault plan may let it crash or pause between two steps (`grower_crash`, `grower_pause`).
+        """
+        check_count("partitions", partitions, most=MOST_PARTITIONS)
+        grower = Grower(f"grower-{len(self._growers)}", 30.0, self._fail_grower)
+        self._growers.append(grower)
+        self._inside(grower).run(self._tasks.start_soon, self._grow, grower, topic, partitions)
 
     async def crash(self, name: str) -> None:
         """Crash a member: it is gone without cleanup, and nothing restarts it."""
@@ -293,6 +305,9 @@ class Simulation:
 
     def _noises(self, groups: list[GroupName]) -> list[str]:
         noises = [f"{member.name} stands still" for member in self._members.values() if member.live and member.suspended]
+        noises += [f"{one.name} stands still" for one in self._growers if not one.crashed and self._freezer.frozen(one)]
+        topics = {member.topic for member in self._members.values() if member.live}
+        noises += [f"{topic} is growing" for topic, state in self.store.topics.items() if state.pending is not None and topic in topics]
         if self._outages.noise:
             noises.append(self._outages.noise)
         if self._restarting:
@@ -312,6 +327,25 @@ class Simulation:
             self._crash(member)
             self._restarting += 1
             self._start(self._restart, member, seconds)
+
+    async def _grow(self, grower: Grower, topic: str, partitions: int) -> None:
+        with grower.scope, contextlib.suppress(ConnectionFailed, AmbiguousEnqueueError):
+            async with Producer(topic, URL) as producer:
+                await producer.request_partition_increase(partitions)
+
+    def _fail_grower(self, grower: Grower, kind: Kind, seconds: float) -> None:
+        self._freezer.freeze(grower)
+        if kind == "grower_crash":
+            grower.crashed = True
+            self.record.note(grower.name, "process", "crashes")
+        else:
+            self.record.note(grower.name, "process", f"pauses for {seconds:.3f} s")
+            self._start(self._wake_grower, grower, seconds)
+
+    async def _wake_grower(self, grower: Grower, after: float) -> None:
+        await anyio.sleep(after)
+        self.record.note(grower.name, "process", "goes on")
+        self._freezer.thaw(grower)
 
     async def _restart(self, member: SimulatedMember, after: float) -> None:
         await anyio.sleep(after)
@@ -372,11 +406,12 @@ class Simulation:
     def bury(self) -> None:
         """Cancel the tasks of crashed members, and wait until they have noticed. No member crashes or pauses after this."""
         self._closing = self._source.calm = True
-        for member in (*self._members.values(), *self._gone):
-            if member.crashed:
-                member.scope.cancel()
-            if self._freezer.frozen(member):
-                self._freezer.thaw(member)
+        processes: list[SimulatedMember | Grower] = [*self._members.values(), *self._gone, *self._growers]
+        for process in processes:
+            if process.crashed or isinstance(process, Grower):
+                process.scope.cancel()
+            if self._freezer.frozen(process):
+                self._freezer.thaw(process)
 
     # -- within ------------------------------------------------------------------------------------------------------------------------
 

@@ -62,11 +62,13 @@ class Census:
     ended: dict[Place, dict[EntryId, str]] = field(default_factory=dict[Place, dict[EntryId, str]])
     purged: set[tuple[Place, EntryId]] = field(default_factory=set[tuple[Place, EntryId]])
     _delayed: dict[tuple[str, int], frozenset[bytes]] = field(default_factory=dict[tuple[str, int], frozenset[bytes]])
+    _counts: dict[str, int] = field(default_factory=dict[str, int])
     _held: dict[tuple[str, int, str], Share] = field(default_factory=dict[tuple[str, int, str], Share])
 
     def begin_anew(self, data: Holdings) -> None:
         """The server has lost data: do not compare what it has now with what it had."""
         self._delayed = {place: frozenset(delayed) for place, delayed in data.delayed.items()}
+        self._counts.clear()
         self._held.clear()
         for place, stream in data.streams.items():
             for name, cursor in stream.groups.items():
@@ -74,6 +76,10 @@ class Census:
 
     def look(self, store: MemoryStore) -> None:
         """Find what the last step has moved."""
+        for topic, state in store.topics.items():
+            if state.partitions < self._counts.get(topic, 0):
+                self.violation(f"topic {topic} has fewer partitions than before: {state.partitions}")
+            self._counts[topic] = state.partitions
         for place, stream in store.streams.items():
             for name, cursor in stream.groups.items():
                 self._look_group((*place, name), store, stream, cursor)

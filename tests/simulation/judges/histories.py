@@ -213,8 +213,8 @@ class Histories:
         self._died_unread.clear()
 
     def check_retry(self, name: str, place: Place, token: int, entry_id: EntryId) -> None:
-        """A parked message has failed, or was handed back before it ran under that token."""
-        runs = self._runs(place, entry_id)
+        """A parked message has failed, or was handed back before it ran under that token, as far as the server knows."""
+        runs = self.runs(place, entry_id)
         if runs and runs[-1].message.token == token and runs[-1].outcome != "raised":
             self._violation(f"{name} parked {show(place, entry_id)} under {token}, which has not failed")
 

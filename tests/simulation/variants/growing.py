@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import anyio
+from msgspec.structs import replace
 
 from redisaq import Message, RetryPolicy
 from redisaq.brokers import growth
 from redisaq.brokers.memory.registry import FUNCTIONS, carry_out
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps import Broker
-from redisaq.brokers.steps.growing import Adopt, NameStream, Passed, Publish, ReadPassed, Replicate, SetSwept
+from redisaq.brokers.steps.growing import Adopt, Announce, NameStream, Passed, Publish, ReadPassed, Replicate, SetSwept
 from redisaq.brokers.steps.topics import TopicState
-from redisaq.consuming import owner as partition_owner, retry_timer
+from redisaq.brokers.terms import GroupName
+from redisaq.consuming import member, owner as partition_owner, retry_timer
 from redisaq.consuming.context import Surroundings
 from redisaq.core.partitioner import partition_for
 from redisaq.core.records import decode_delayed
@@ -25,6 +27,7 @@ from tests.simulation.variants.crowd import TOPIC, takes, topic
 from tests.simulation.variants.variant import Variant
 
 OVERTAKEN = r"of that key is not done"
+UNREAD = r"not quiet after .*unread=True"
 
 KEYS = [key for key in (f"k{number}" for number in range(60)) if partition_for(key, 1) != partition_for(key, 3)][:8]
 """Keys that move when one partition becomes three."""
@@ -65,6 +68,74 @@ E6 = Variant(
     changes=[Change(MemoryStore, "append", _under_any_name)],
     scenario=two_producers,
     harm=OVERTAKEN,
+    directed=True,
+)
+
+# -- G1 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _published_at_any_time(_original: Function) -> Function:
+    def publish(store: MemoryStore, step: Publish) -> TopicState:
+        state = replace(
+            store.topics[step.topic], generation=len(step.history) - 1, partitions=step.history[-1], history=step.history, pending=None
+        )
+        store.topics[step.topic] = state
+        store.ring(step.topic)
+        return state
+
+    return publish
+
+
+async def late_grower(sim: Simulation) -> None:
+    """A grower stops before it publishes; others do, and the topic grows once more. Then it goes on."""
+    producer = await topic(sim, 1)
+    carry_out(sim.store, Announce(TOPIC, 0, 3))
+    for partition in (1, 2, 0):
+        carry_out(sim.store, NameStream(TOPIC, partition, (1, 3)))
+    await producer.request_partition_increase(8)
+    await producer.batch_enqueue([{"n": number} for number in range(16)])
+    carry_out(sim.store, Publish(TOPIC, 0, (1, 3)))
+    sim.member("a", TOPIC, takes(0.01))
+    await sim.until_quiet(timeout=60)
+
+
+G1 = Variant(
+    name="G1",
+    without="a grower publishes whatever was published meanwhile",
+    changes=[Change(Publish, "", _published_at_any_time)],
+    scenario=late_grower,
+    harm=r"topic orders has fewer partitions than before",
+    directed=True,
+)
+
+# -- G2 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _leaves_older_names(original: Function) -> Function:
+    def make_stream(store: MemoryStore, name: str, partition: int, history: tuple[int, ...] | None = None) -> Any:
+        stream = store.streams.get((name, partition))
+        return stream if stream is not None and history is None else original(store, name, partition, history)
+
+    return make_stream
+
+
+async def lost_cut(sim: Simulation) -> None:
+    """The server has forgotten that it cut a stream, and not that the topic has grown."""
+    producer = await topic(sim, 1)
+    await _send(producer, 1)
+    await producer.request_partition_increase(3)
+    await _send(producer, 1)
+    del sim.store.names[TOPIC, 0]
+    sim.member("a", TOPIC, takes(0.01))
+    await sim.until_quiet(timeout=60)
+
+
+G2 = Variant(
+    name="G2",
+    without="a stream that is found under an older name is left as it is",
+    changes=[Change(MemoryStore, "make_stream", _leaves_older_names)],
+    scenario=lost_cut,
+    harm=UNREAD,
     directed=True,
 )
 
@@ -165,6 +236,38 @@ G5 = Variant(
     changes=[Change(ReadPassed, "", _counts_no_retries)],
     scenario=first_runs_fail,
     harm=OVERTAKEN,
+    directed=True,
+)
+
+# -- G6 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _begins_at_the_end(original: Function) -> Function:
+    async def make_groups(broker: Broker, group: GroupName, partitions: Any, *, latest: bool, younger: bool = False) -> None:
+        await original(broker, group, partitions, latest=latest or younger, younger=younger)
+
+    return make_groups
+
+
+async def nobody_there(sim: Simulation) -> None:
+    """A group has no member while its topic grows, and messages come."""
+    producer = await topic(sim, 1)
+    sim.member("a", TOPIC, takes(0.01))
+    await _send(producer, 1)
+    await anyio.sleep(1.0)
+    await sim.leave("a")
+    await producer.request_partition_increase(3)
+    await _send(producer, 2)
+    sim.member("b", TOPIC, takes(0.01))
+    await sim.until_quiet()
+
+
+G6 = Variant(
+    name="G6",
+    without="a group begins at the end of the streams that came while it had no member",
+    changes=[Change(member, "make_groups", _begins_at_the_end)],
+    scenario=nobody_there,
+    harm=r"is neither done nor dead",
     directed=True,
 )
 
@@ -276,4 +379,4 @@ G8_MARK = Variant(
     directed=True,
 )
 
-VARIANTS: Sequence[Variant] = (E6, G3, G4, G5, G7, G8_SWEEP, G8_MARK)
+VARIANTS: Sequence[Variant] = (E6, G1, G2, G3, G4, G5, G6, G7, G8_SWEEP, G8_MARK)
