@@ -18,7 +18,7 @@ from redisaq.admin import Admin, StreamMessage
 from redisaq.dashboard import exports
 from redisaq.dashboard.exports import Export, StoppedError
 from redisaq.dashboard.jobs import Jobs
-from redisaq.dashboard.letters import Privacy
+from redisaq.dashboard.letters import Privacy, of_now
 from redisaq.errors import ServerError
 from tests.dashboard.scenes import Scripted, group, served, snapshot, topic
 from tests.dashboard.test_dead_letters import EVIL, bench
@@ -63,7 +63,7 @@ async def test_the_newest_messages_of_a_topic(name: str) -> None:
         assert (await client.get(re.findall(r'href="(/m/orders/[^"]*)"', html)[0].replace("&amp;", "&"))).status_code == 200
         shape = re.search(r'data-shape="([^"]*)"', html)
         late = await producer.enqueue({"n": 120})
-        assert messages_of((await client.get("/t/orders")).text)[0] == ids[0], "asked once for each snapshot, however many look"
+        assert messages_of((await client.get("/t/orders?from=0")).text)[0] == ids[0], "asked once for each snapshot, however many look"
         sampler.show(sampler.latest)
         html = (await client.get("/t/orders")).text
         assert messages_of(html)[:2] == [late, ids[0]]
@@ -138,6 +138,10 @@ async def test_dead_letters_are_exported_as_lines(name: str) -> None:
         assert {line["error_type"] for line in lines} == {"TimeoutError", "ValueError"}
         assert all("Traceback" in line["traceback"] for line in lines)
         assert await one.dead() == 6
+        info = await one.admin.group("orders", "billing")
+        before = structs.replace(info, partitions=tuple(structs.replace(share, dead=min(1, share.dead)) for share in info.partitions))
+        found = [letter.partition async for letter in of_now(one.admin, before)]
+        assert found == [share.partition for share in info.partitions if share.dead], "others have died since"
         for wrong in ("", "?g=orders", "?g=orders/nothing"):
             assert (await one.client.get(f"/api/dead/export{wrong}")).status_code == 404
 
