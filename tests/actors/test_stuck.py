@@ -79,6 +79,7 @@ async def until(done: Callable[[], bool], *, most: float) -> float:
     return anyio.current_time() - began
 
 
+@pytest.mark.backends_take_turns
 @pytest.mark.parametrize("step", ["open_reader", "claim", "install", "read"])
 @pytest.mark.parametrize("error", [too_many, full], ids=["maxclients", "oom"])
 @each_backend

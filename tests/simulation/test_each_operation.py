@@ -83,6 +83,7 @@ def story(*, blocking: bool = False, alone: bool = False, **options: Any) -> Cal
     return scenario
 
 
+@pytest.mark.backends_take_turns
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", MODES)
 def test_no_message_pays_for_a_fault_at_any_operation(backend: Backend, mode: str) -> None:
