@@ -38,6 +38,8 @@ from redisaq.identity import label_of
 TOPIC_POLL = 1.0  # seconds between two looks for a topic that does not exist
 WINDING_LIMIT = 1.0  # seconds for which joining again waits for the handlers of the previous incarnation
 LONGEST_PAUSE = 1.0  # seconds that a member rests when others are faster again and again
+MANY_HELD = 16  # partitions above which those that drain are given back several together …
+GATHERING = 0.05  # … which come within so many seconds
 RETAKE_PAUSE = 0.2  # seconds before a partition is taken again whose owner failed to take or keep it
 
 
@@ -144,7 +146,10 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         """Wait for the next reason to act, and record it."""
         environment, member = self._around.environment, self._member
         clock = environment.clock
-        if self._look_needed and not self._winding_up():  # a commit was refused, or this incarnation has ended
+        if self._admission.waiting and not member.joined and self._leaving is None and not self._winding_up():
+            with anyio.move_on_after(self._admission.pause):  # those that wait are let in by a change, which rings (M11)
+                self._note(await self.mailbox.receive())
+        elif self._look_needed and not self._winding_up():  # a commit was refused, or this incarnation has ended
             again = self._setbacks - 1  # the first retry is immediate
             await anyio.sleep(full_jitter(again, base=0.05, most=LONGEST_PAUSE, random=environment.random) if again > 0 else 0.0)
         else:
@@ -157,6 +162,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                 until = clock() + TOPIC_POLL
             with anyio.move_on_after(max(0.0, until - clock())):
                 self._note(await self.mailbox.receive())
+            if member.joined and (pause := self._gathering()):
+                await anyio.sleep(pause)
         while True:
             try:
                 self._note(self.mailbox.receive_nowait())
@@ -165,6 +172,12 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         if clock() >= member.next_look:
             member.next_look = math.inf  # the look brings a new one
             self._look_needed = True
+
+    def _gathering(self) -> float:
+        """Return the seconds to wait before the next change, so that it does more at once (M12)."""
+        if self._released and self._revoked and len(self._held) > MANY_HELD:
+            return GATHERING  # the others that drain may be given back with these
+        return self._member.spread() if self._look_needed or self._released else 0.0
 
     def _note(self, message: Look | Leave | RaiseToken | Unable | Ended) -> None:
         match message:
@@ -208,6 +221,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
 
     async def _leave(self) -> bool:
         """Leave the group; False if another member changed it first, so that this must be repeated."""
+        if self._admission.waiting and not await self._admission.withdraw():
+            await self._admission.join()  # it was let in meanwhile
         left = False
         with self._member.lease.scope():
             left = await self._admission.leave()
@@ -221,6 +236,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         remaining readers, and claims what is pending.
         """
         member = self._member
+        if self._admission.waiting and not await self._admission.withdraw():
+            await self._admission.join()  # it was let in meanwhile
         while member.joined and not await self._admission.leave():
             beat = await self._around.broker.do(Heartbeat(self._around.group, member.lease.incarnation, member.ttl, ""))
             known = member.newest(beat)
@@ -272,7 +289,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         self._look_needed = True
         with reporting(partial(around.contact.failed, HEARTBEAT)), anyio.move_on_after(member.ttl):
             self._look_needed = await around.contact.ask(self._admission.join, within=self._settings.heartbeat_interval)
-        if self._look_needed and not member.joined:
+        if self._look_needed and not member.joined and not self._admission.waiting:
             self._setbacks += 1
 
     async def _look(self) -> bool:
@@ -329,6 +346,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                 frozen=beat.now < beat.frozen_until,
             )
             document, expired = step.document or document, step.expired
+            if membership.is_crowd(document):
+                document = membership.grant(standing, document, now=now)
         if document is not standing:
             version, label = around.environment.new_id(), label_of(self._settings.client, around.environment)
             changed = Commit(

@@ -8,20 +8,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from redisaq import events
-from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, make_groups
+from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, Wait, make_groups
 from redisaq.brokers.steps.topics import MakeTopic, TopicState
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.lease import Lease
 from redisaq.core import history, membership
 from redisaq.core.deltas import apply_delta, delta_of
-from redisaq.core.membership import EMPTY, UNKNOWN, Document, is_member, next_forgotten
+from redisaq.core.membership import EMPTY, UNKNOWN, Document, is_crowd, is_member, next_forgotten
 from redisaq.core.server_clock import ServerClock
+from redisaq.core.waiting import ASK_EVERY, Newcomer, Room
 from redisaq.environment import Environment
 from redisaq.identity import label_of, profile_of
+
+SPREAD = 0.0002
+"""Seconds for each member of a crowd over which its members spread their looks."""
 
 
 @dataclass
@@ -90,10 +94,16 @@ class Member:
         forgotten = None if document is None else next_forgotten(document)
         times = [time for time in (beat.next_expiry, beat.frozen_until, forgotten) if time is not None and time > beat.now]
         left = (min(times) - beat.now) / 1e6 if times else math.inf
-        self.next_look = self.environment.clock() + left
+        self.next_look = self.environment.clock() + left + self.spread()
         if beat.topic is not None and beat.topic.acked and not self.retention:
             self.retention = True
             self.on_retention()
+
+    def spread(self) -> float:
+        """Return the seconds to wait before this member looks at what all members look at: chance spreads a crowd (M12)."""
+        if self.document is None or not is_crowd(self.document):
+            return 0.0
+        return self.environment.random.random() * len(self.document.members) * SPREAD
 
     def news(self, beat: Beat, *, paused: bool) -> bool:
         """True if the answer contains something that the coordinator must act on."""
@@ -118,6 +128,8 @@ class Admission:
         safe: partitions that this process ran when it saw, before its deadline, that the group's document was lost: no other member can own
             them (M8) …
         safe_until: … until then, by the local clock.
+        waiting: the member waits to be let in with others (M11).
+        pause: for how many seconds it waits before it asks again, unless the document changes.
     """
 
     def __init__(self, surroundings: Surroundings, member: Member, ready: Callable[[Collection[int]], None]) -> None:
@@ -133,6 +145,8 @@ class Admission:
         self._ready = ready
         self.safe: frozenset[int] = frozenset()
         self.safe_until = 0.0
+        self.waiting = False
+        self.pause = 0.0
         self._lost: Document | None = None  # the last document that was found lost
 
     async def join(self) -> bool:
@@ -142,6 +156,12 @@ class Admission:
         """
         around, member = self._around, self._member
         incarnation = member.lease.incarnation
+        room = Room()
+        if self.waiting and not self._claims():
+            room = await around.broker.do(Wait(around.group, incarnation, self._newcomer()))
+            self.pause = room.pause if room.waiting else ASK_EVERY
+            if not room.member and (self.pause or not room.waiting):
+                return True
         sent = around.environment.clock()
         beat = await around.broker.do(Heartbeat(around.group, incarnation, member.ttl, ""))
         member.lease.observe(sent, beat)
@@ -151,11 +171,16 @@ class Admission:
         if listed and not beat.alive:  # M5: it has expired meanwhile
             member.renew_incarnation()
             return True
-        if not listed:  # else it joined before, and the answer was lost
-            entered = await self._enter(beat)
+        if listed:
+            member.document, member.version = beat.document, beat.version
+        else:
+            self.pause = 0.0
+            entered = None if beat.crowded and not room.waiting and not self._claims() else await self._enter(beat, room.waiting)
             if entered is None:
+                self.waiting = True
                 return True
             sent = entered
+        self.waiting = False
         member.joined = True
         member.lease.begin(sent)
         around.contact.heartbeat = sent
@@ -163,8 +188,28 @@ class Admission:
         around.bulletin.publish(events.MemberJoined)
         return True
 
-    async def _enter(self, beat: Beat) -> float | None:
-        """Put the member into the document; return when this was sent, or None if another member changed the document first."""
+    def _claims(self) -> tuple[int, ...]:
+        """Return what only this member may go on with after a loss (M8). Nobody else can claim it for the member, so it does not wait."""
+        return tuple(self.safe) if self._around.environment.clock() < self.safe_until else ()
+
+    def _newcomer(self) -> Newcomer:
+        around, member = self._around, self._member
+        profile = profile_of(around.settings.client, around.environment, member.ttl)
+        return Newcomer(member.lease.incarnation, profile, member.name, tuple(sorted(member.former)))
+
+    async def withdraw(self) -> bool:
+        """Stop waiting (M11); False if the member has been let in, so that it must leave."""
+        around, member = self._around, self._member
+        room = await around.broker.do(Wait(around.group, member.lease.incarnation, None))
+        if not room.member:
+            self.waiting = False
+        return not self.waiting
+
+    async def _enter(self, beat: Beat, waiting: Sequence[Newcomer]) -> float | None:
+        """Put the member into the document, and those that wait with it (M11).
+
+        Return when this was sent, or None if another member changed the document first.
+        """
         around, member = self._around, self._member
         lost = beat.damaged or (beat.document is None and member.document is not None)
         known = member.document or (EMPTY if beat.damaged else None)
@@ -186,24 +231,36 @@ class Admission:
             incarnation=member.lease.incarnation,
             partitions=member.partitions,
             former=former,
-            held=self.safe if around.environment.clock() < self.safe_until else (),
+            held=self._claims(),
         )
-        sent = around.environment.clock()
+        others = [one for one in waiting if one.incarnation != member.lease.incarnation]
+        if others:
+            document = membership.admit(document, [(one.incarnation, one.name, one.former) for one in others], partitions=member.partitions)
+            document = membership.grant(EMPTY if lost else beat.document or EMPTY, document, now=beat.now)
+            former += [each for one in others for each in one.former]
+        sent, version = around.environment.clock(), around.environment.new_id()
         step = Commit(
             around.group,
             member.lease.incarnation,
             member.ttl,
             known_version=beat.version,
-            new_version=around.environment.new_id(),
+            new_version=version,
             document=document,
             joins=True,
             freeze=lost,
             former=former,
             delta=None if beat.document is None else delta_of(beat.document, document),
             profile=profile_of(around.settings.client, around.environment, member.ttl),
-            changes=(history.joined(member.lease.incarnation, label_of(around.settings.client, around.environment)),),
+            changes=(
+                history.joined(member.lease.incarnation, label_of(around.settings.client, around.environment)),
+                *(history.joined(one.incarnation, one.profile.client) for one in others),
+            ),
+            admitted=others,
         )
-        return sent if await around.granting.do(step) else None
+        if not await around.granting.do(step):
+            return None
+        member.document, member.version = document, version
+        return sent
 
     async def topic_there(self, beat: Beat) -> bool:
         """True if the topic exists; a topic that existed and is lost is made again (E5)."""
@@ -237,6 +294,8 @@ class Admission:
             return True  # other members will see that it has expired
         incarnation = member.lease.incarnation
         document = membership.leave(member.document, incarnation=incarnation)
+        if is_crowd(member.document):
+            document = membership.grant(member.document, document, now=member.lease.server_now())
         return await around.broker.do(
             Commit(
                 around.group,

@@ -20,6 +20,10 @@ a queue (M1). Every function below changes the columns of this table, and nothin
     grow     any live member         -                  computed again    -                        -
     acquire  the name's holder       -                  -                 of a free partition      max(last + 1, now)
                                                                           meant for that name
+    admit    one that joins, for     as join            as join           as join                  -
+             all that wait (M11)
+    grant    in a crowd (M12), who   -                  -                 of partitions that this  max(last + 1, now)
+             frees or moves them                                          change frees or moves
     release  the lease's holder      -                  -                 dropped                  -
     raise    the lease's holder      -                  -                 -                        above the one
                                                                                                    beside the data (T2)
@@ -57,7 +61,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -196,6 +200,9 @@ def _level(owned: dict[str, list[int]], barred: Mapping[int, Collection[str]]) -
 
 UNKNOWN = ""
 """Holds the leases of a document made again after a loss: an unknown owner may still be at work there (M8)."""
+
+CROWD = 16
+"""Members above which a group is a crowd."""
 
 FORGET_US = 300 * 1_000_000
 """Microseconds after which a member that could not read a partition may own it again."""
@@ -338,6 +345,52 @@ def join(
     lease = {p: holder for p, holder in document.lease.items() if holder not in former and not (holder == UNKNOWN and p in held)}
     target = {p: name if owner in former else owner for p, owner in document.target.items()}
     return _settled(document, queues, lease, partitions, target)
+
+
+def admit(document: Document, newcomers: Iterable[tuple[str, str | None, Collection[str]]], *, partitions: int) -> Document:
+    """Let several enter that wait together (M11). It is as if each joined after the other, at the cost of one.
+
+    Args:
+        document: with the caller in it.
+        newcomers: the incarnation, the name that it wants or None, and the former incarnations of each, as `join` has them.
+        partitions: how many the topic has.
+    """
+    target, lease, queues = dict(document.target), dict(document.lease), _queues(document)
+    for incarnation, wanted, former in newcomers:
+        name = incarnation if wanted is None else wanted
+        if former:
+            queues = {one: kept for one, queue in queues.items() if (kept := tuple(each for each in queue if each not in former))}
+            lease = {p: holder for p, holder in lease.items() if holder not in former}
+            target = {p: name if owner in former else owner for p, owner in target.items()}
+        if not any(incarnation in queue for queue in queues.values()):
+            queues[name] = (*queues.get(name, ()), incarnation)
+    return _settled(document, queues, lease, partitions, target)
+
+
+def grant(before: Document, after: Document, *, now: int) -> Document:
+    """Lease what a change frees, or means for another, to those for whom it is meant (M12): they need no change of their own to acquire it.
+
+    What was free before, for the same name, is left alone: its holder may be about to leave.
+
+    Args:
+        before: the document that the change replaces.
+        after: the one that it puts in its place.
+        now: the server's time, microseconds.
+    """
+    free = {
+        p: after.members[name].incarnation
+        for p, name in after.target.items()
+        if p not in after.lease and (p in before.lease or before.target.get(p) != name)
+    }
+    if not free:
+        return after
+    tokens = {p: max(after.token.get(p, 0) + 1, now) for p in free}
+    return _changed(after, lease=after.lease | free, token=after.token | tokens)
+
+
+def is_crowd(document: Document) -> bool:
+    """Return whether the group is so large that its members spread what they do at a change, and spare each other changes (M12)."""
+    return len(document.members) > CROWD
 
 
 def leave(document: Document, *, incarnation: str) -> Document:

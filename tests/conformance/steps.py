@@ -14,6 +14,7 @@ from redisaq.core.deltas import Delta
 from redisaq.core.history import Change
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
+from redisaq.core.waiting import Newcomer
 from redisaq.environment import current_environment
 
 SECOND = 1_000_000
@@ -31,6 +32,7 @@ class Changes(TypedDict, total=False):
     profile: Profile
     changes: Sequence[Change]
     delta: Delta | None
+    admitted: Sequence[Newcomer]
 
 
 async def commit_document(

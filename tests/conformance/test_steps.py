@@ -23,8 +23,10 @@ from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.entry_ids import START, format_id
 from redisaq.core.history import Change
 from redisaq.core.membership import EMPTY
+from redisaq.core.profile import Profile
 from redisaq.core.records import Body
 from redisaq.core.running import Report
+from redisaq.core.waiting import Newcomer
 from redisaq.link import key_of
 from tests.conformance.steps import append
 from tests.servers import Server
@@ -83,6 +85,7 @@ FIELDS: dict[str, object] = {
     "msg_id": b"m",
     "msg_ids": [b"m"],
     "new_version": "2",
+    "newcomer": Newcomer("A", Profile()),
     "origin": 1,
     "partition": 3,
     "partitions": 4,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.topics import known_state
-from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup, ReadRunning, TellRunning, Watch
+from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup, ReadRunning, TellRunning, Wait, Watch
 from redisaq.core.entry_ids import START
 from redisaq.core.records import microseconds
 from redisaq.core.running import Report
+from redisaq.core.waiting import Room
 
 
 @does(MakeGroup)
@@ -32,6 +33,12 @@ def commit(store: MemoryStore, step: Commit) -> bool:
     if done:
         store.ring(step.group)
     return done
+
+
+@does(Wait)
+def wait(store: MemoryStore, step: Wait) -> Room:
+    """Let one wait that wants to join."""
+    return store.members(step.group).wait(step, store.now())
 
 
 @does(Watch)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from redisaq.brokers.memory.streams import Stream
-from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat
+from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, Wait
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.deltas import KEPT as KEPT_DELTAS, Delta, encode_delta, read_delta
 from redisaq.core.history import KEPT, Change, encode_change
@@ -18,6 +18,10 @@ from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import Presence
 from redisaq.core.records import microseconds
 from redisaq.core.running import Report
+from redisaq.core.waiting import BURST, STAYS, TURN, Newcomer, Room, encode_newcomer, is_burst, read_newcomers
+
+ROOM_LASTS = 5_000_000
+"""Microseconds after which a waiting room in which nobody asks is gone."""
 
 
 @dataclass
@@ -63,11 +67,45 @@ class GroupState:
 
 
 @dataclass
+class WaitingRoom:
+    """Those that wait to join (M11).
+
+    Attributes:
+        waiting: incarnation -> when it came, when it last asked, and what it says about itself.
+        holder: the one whose turn it is to let them in …
+        until: … until then.
+    """
+
+    waiting: dict[str, tuple[int, int, bytes]] = field(default_factory=dict[str, tuple[int, int, bytes]])
+    holder: str = ""
+    until: int = 0
+
+    def leave(self, incarnation: str) -> None:
+        """Let one stop waiting, and pass its turn on."""
+        self.waiting.pop(incarnation, None)
+        if self.holder == incarnation:
+            self.holder, self.until = "", 0
+
+    def ask(self, newcomer: Newcomer, now: int) -> tuple[tuple[int, Newcomer], ...]:
+        """Let one wait; return those that wait, each with when it came, if it has the turn."""
+        incarnation = newcomer.incarnation
+        came = self.waiting.get(incarnation, (now,))[0]
+        self.waiting[incarnation] = came, now, encode_newcomer(newcomer)
+        if self.holder != incarnation and self.until > now:
+            return ()
+        self.holder, self.until = incarnation, now + microseconds(TURN)
+        self.waiting = {one: kept for one, kept in self.waiting.items() if kept[1] + microseconds(STAYS) > now}
+        rows = sorted((came, one, said) for one, (came, _, said) in self.waiting.items())
+        return tuple((came, read) for came, _, said in rows for read in read_newcomers([said]))
+
+
+@dataclass
 class Coordination:
     """A group's members (incarnation -> expiry), its state (None where there is none), and whether an admin has paused it.
 
     `presences` holds what the members say about themselves; `reports`, until when and what they tell of their handlers while somebody
-    watches the group, which is until `watched_until`.
+    watches the group, which is until `watched_until`. `room` holds those that wait to join, and `burst` how many have joined
+    shortly after each other, and when the last of them did.
     """
 
     members: dict[str, int] = field(default_factory=dict[str, int])
@@ -78,6 +116,8 @@ class Coordination:
     history: Stream = field(default_factory=Stream)
     watched_until: int = 0
     reports: dict[str, tuple[int, Report]] = field(default_factory=dict[str, tuple[int, Report]])
+    room: WaitingRoom = field(default_factory=WaitingRoom)
+    burst: tuple[int, int] = 0, 0
 
     def heartbeat(self, step: Heartbeat, *, now: int, run_id: str, topic: TopicState | None) -> Beat:
         """Extend the incarnation's time if it is alive, and return the state of the group."""
@@ -99,6 +139,7 @@ class Coordination:
             next_expiry=min((expiry for expiry in others.values() if expiry > now), default=None),
             topic=topic,
             paused=self.paused,
+            crowded=not alive and self._crowded(now),
         )
         if state is None:
             return answer
@@ -117,24 +158,15 @@ class Coordination:
             frozen_until=state.frozen_until,
             paused=self.paused,
             watched=now < self.watched_until,
+            crowded=answer.crowded,
             damaged=document is None and state.version != known_version and not deltas,
         )
 
     def commit(self, step: Commit, *, now: int, run_id: str) -> bool:
         """Replace the document under its version, and the members with it (M2); False, and nothing changed, if refused."""
-        incarnation, extension, expired = step.incarnation, microseconds(step.ttl), step.expired
-        state = self.state
-        if step.known_version != (state.version if state is not None else ""):
+        if self._refuses(step, now, run_id):
             return False
-        if state is not None and state.run_id != run_id:  # M7: the caller knows another server's state; it must ask again
-            return False
-        if not step.joins and not self._lives(incarnation, now):  # M5
-            return False
-        # M5: check the expiries again. A member that is not in the set cannot beat any more, so it counts as expired.
-        if any(self._lives(member, now) for member in expired):
-            return False
-        if expired and state is not None and state.frozen_until > now:  # M7
-            return False
+        incarnation, extension, state = step.incarnation, microseconds(step.ttl), self.state
         encoded = encode_document(step.document)
         frozen_until = now + extension if step.freeze else 0
         if state is None:
@@ -143,13 +175,55 @@ class Coordination:
             state.replace(step, encoded, now, frozen_until)
         if step.joins and step.profile is not None:
             self.presences[incarnation] = Presence(now, step.profile)
-        self._remove(*step.former, *expired)
+        self._remove(*step.former, *step.expired)
         if step.joins:
             self.members[incarnation] = now + extension
         if step.leaves:
             self._remove(incarnation)
+        if step.joins:
+            self._admit(step, now)
         self.note(step.changes, now)
         return True
+
+    def _refuses(self, step: Commit, now: int, run_id: str) -> bool:
+        state, waiting = self.state, self.room.waiting
+        return (
+            step.known_version != (state.version if state is not None else "")
+            # M7: the caller knows another server's state; it must ask again
+            or (state is not None and state.run_id != run_id)
+            or not (step.joins or self._lives(step.incarnation, now))  # M5
+            # M5: check the expiries again. A member that is not in the set cannot beat any more, so it counts as expired.
+            or any(self._lives(member, now) for member in step.expired)
+            or (bool(step.expired) and state is not None and state.frozen_until > now)  # M7
+            or any(one.incarnation not in waiting for one in step.admitted)  # M11
+        )
+
+    def wait(self, step: Wait, now: int) -> Room:
+        """Let one wait that wants to join (M11)."""
+        if step.newcomer is None or step.incarnation in self.members:
+            self.room.leave(step.incarnation)
+            return Room(step.incarnation in self.members, burst=self._bursts(now))
+        rows = self.room.ask(step.newcomer, now)
+        ages = [(now - came) / 1e6 for came, _ in rows] or [0.0]
+        return Room(waiting=tuple(newcomer for _, newcomer in rows), newest=min(ages), oldest=max(ages), burst=self._bursts(now))
+
+    def _bursts(self, now: int) -> bool:
+        joined, last = self.burst
+        return is_burst(joined, (now - last) / 1e6)
+
+    def _crowded(self, now: int) -> bool:
+        """Return whether others wait to join, or newcomers should."""
+        return self._bursts(now) or any(asked + ROOM_LASTS > now for _, asked, _ in self.room.waiting.values())
+
+    def _admit(self, step: Commit, now: int) -> None:
+        """Make members of those that are let in (M11)."""
+        self.room.leave(step.incarnation)
+        for one in step.admitted:
+            self.members[one.incarnation] = now + microseconds(one.profile.ttl)
+            self.presences[one.incarnation] = Presence(now, one.profile)
+            self.room.leave(one.incarnation)
+        joined, last = self.burst
+        self.burst = (joined if now - last < microseconds(BURST) else 0) + 1 + len(step.admitted), now
 
     def note(self, changes: Iterable[Change], now: int) -> None:
         """Add changes to the history."""

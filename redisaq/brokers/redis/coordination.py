@@ -11,17 +11,19 @@ from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.redis.topics import topic_state
-from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup, ReadRunning, TellRunning, Watch
+from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup, ReadRunning, TellRunning, Wait, Watch
 from redisaq.core.deltas import encode_delta, read_delta
 from redisaq.core.history import encode_change
 from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import encode_profile
 from redisaq.core.records import text_or_none, time_of
 from redisaq.core.running import Report, encode_report, read_report
+from redisaq.core.waiting import STAYS, TURN, Room, encode_newcomer, is_burst, read_newcomers
 
 MAKE_GROUP = Script("make_group", keys=1, begins_with=("facts", "stand"))
-HEARTBEAT = Script("heartbeat", keys=4, begins_with=("whole", "topic", "deltas"))
-COMMIT = Script("commit", keys=4, begins_with=("whole", "note", "deltas"))
+HEARTBEAT = Script("heartbeat", keys=5, begins_with=("whole", "topic", "deltas"))
+COMMIT = Script("commit", keys=5, begins_with=("whole", "note", "deltas"))
+WAIT = Script("wait", keys=3, begins_with=("whole",))
 WATCH = Script("watch", keys=1)
 
 
@@ -39,7 +41,7 @@ def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
     group = keys.group(step.group)
 
     def answer(reply: Reply) -> Beat:
-        alive, now, version, document, expired, next_expiry, born, frozen_until, paused, watched, topic = reply
+        alive, now, version, document, expired, next_expiry, born, frozen_until, paused, watched, topic, crowded, joined, last = reply
         deltas = document if isinstance(document, list) else ()
         found = read_document(document) if version and not deltas else None
         read = [read_delta(one) for one in deltas]
@@ -58,10 +60,11 @@ def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
             paused=paused == 1,
             damaged=found is None and document is not None and not deltas,
             watched=watched == 1,
+            crowded=crowded == 1 or is_burst(joined, last / 1000),
         )
 
     words = (step.incarnation, milliseconds(step.ttl), _bytes(step.known_version))
-    return HEARTBEAT(group.members, group.state, group.meta, group.deltas, *words), answer
+    return HEARTBEAT(group.members, group.state, group.meta, group.deltas, group.room, *words), answer
 
 
 @command(Commit)
@@ -69,11 +72,15 @@ def commit(step: Commit, keys: Keys) -> Asked[bool]:
     """Replace the document by one with the new version (M2, M3); also refused if the server has changed since (M7)."""
     group = keys.group(step.group)
     document = encode_document(step.document)
+    admitted: list[str | int | bytes] = []
+    for one in step.admitted:
+        admitted += [one.incarnation, milliseconds(one.profile.ttl), encode_profile(one.profile)]
     asked = COMMIT(
         group.members,
         group.state,
         group.history,
         group.deltas,
+        group.room,
         group.doorbell,
         step.incarnation,
         milliseconds(step.ttl),
@@ -87,11 +94,27 @@ def commit(step: Commit, keys: Keys) -> Asked[bool]:
         b"" if step.profile is None else encode_profile(step.profile),
         len(step.changes),
         encode_delta(step.delta, document),
+        len(step.admitted),
+        *admitted,
         *map(encode_change, step.changes),
         *step.former,
         *step.expired,
     )
     return asked, bool
+
+
+@command(Wait)
+def wait(step: Wait, keys: Keys) -> Asked[Room]:
+    """Let one wait that wants to join."""
+    group = keys.group(step.group)
+
+    def answer(reply: Reply) -> Room:
+        member, joined, last, *rows = reply
+        ages = [age / 1000 for age in rows[::2]] or [0.0]
+        return Room(member == 1, read_newcomers(rows[1::2]), min(ages), max(ages), is_burst(joined, last / 1000))
+
+    said = b"" if step.newcomer is None else encode_newcomer(step.newcomer)
+    return WAIT(group.members, group.room, group.state, step.incarnation, said, milliseconds(TURN), milliseconds(STAYS)), answer
 
 
 @command(Watch)

@@ -28,6 +28,8 @@ class GroupKeys:
             `watched`, while somebody watches the group: until when (milliseconds).
         history: stream of what happened in the group, capped.
         deltas: hash of the document's latest changes: version -> the next version, and what changed; it expires.
+        room: hash of those that wait to join: incarnation -> when it came and last asked (milliseconds), and what it says about itself;
+            under "": whose turn it is to let them in. It expires.
         meta: the topic's hash, which a heartbeat also reads.
         doorbell: sharded channel, rung when the document changes.
         topic_doorbell: sharded channel, rung when the topic is made or grows.
@@ -37,6 +39,7 @@ class GroupKeys:
     state: bytes
     history: bytes
     deltas: bytes
+    room: bytes
     meta: bytes
     doorbell: bytes
     topic_doorbell: bytes
@@ -71,7 +74,7 @@ class PartitionKeys:
 
 
 _TYPES = (
-    (re.compile(rb".*\}:(meta|schedules|cuts|adopted|g:.+:(state|deltas|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
+    (re.compile(rb".*\}:(meta|schedules|cuts|adopted|g:.+:(state|deltas|room|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
     (re.compile(rb".*\}:(g:.+:(members|retry)|delayed)", re.DOTALL), b"zset"),
     (re.compile(rb".*\}:(\d+|g:.+:(dead|history))", re.DOTALL), b"stream"),
     (re.compile(rb".*\}:(once|g:.+:running):.*", re.DOTALL), b"string"),
@@ -145,6 +148,7 @@ class Keys:
                 state=f"{prefix}:state".encode(),
                 history=f"{prefix}:history".encode(),
                 deltas=f"{prefix}:deltas".encode(),
+                room=f"{prefix}:room".encode(),
                 meta=self.meta(group.topic),
                 doorbell=prefix.encode(),
                 topic_doorbell=self.topic_doorbell(group.topic),
@@ -207,7 +211,7 @@ class Keys:
         """
         tag, _, name = key.decode("utf-8", "replace").partition("}:")
         if tag == self._topic_tag(topic)[:-1]:
-            return re.fullmatch(r"schedules|g:.+:(members|state|history|deltas|running:.+)", name, re.DOTALL) is not None
+            return re.fullmatch(r"schedules|g:.+:(members|state|history|deltas|room|running:.+)", name, re.DOTALL) is not None
         before, _, number = tag.rpartition(":")
         if before != self._topic_tag(topic)[:-1] or not number.isascii() or not number.isdigit():
             return False

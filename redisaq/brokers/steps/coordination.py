@@ -15,8 +15,9 @@ from redisaq.core.history import Change
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
 from redisaq.core.running import WATCHED, Report
+from redisaq.core.waiting import Newcomer, Room
 
-__all__ = ["Beat", "Commit", "Heartbeat", "MakeGroup", "ReadRunning", "TellRunning", "Watch", "make_groups"]
+__all__ = ["Beat", "Commit", "Heartbeat", "MakeGroup", "ReadRunning", "TellRunning", "Wait", "Watch", "make_groups"]
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -35,6 +36,7 @@ class Beat(msgspec.Struct, frozen=True):
         frozen_until: until then, no current lease may be dropped and no partition with a holder acquired (M7, M8); 0 if not frozen.
         paused: an admin has paused the group: members read nothing and begin no handler.
         damaged: there is a document under `version` that cannot be read. It counts as lost, and a Commit with `freeze` replaces it (M8).
+        crowded: the caller is no member, and others wait to be one, or so many have just joined that it should wait for more (M11).
         watched: somebody watches the group: the member should tell what it has in handlers.
     """
 
@@ -51,6 +53,7 @@ class Beat(msgspec.Struct, frozen=True):
     paused: bool = False
     damaged: bool = False
     watched: bool = False
+    crowded: bool = False
 
 
 class MakeGroup(ShareStep[None], frozen=True):
@@ -103,6 +106,8 @@ class Commit(GroupStep[bool], frozen=True):
         former: earlier incarnations of the one that joins, to remove whether they have expired or not: nothing runs under them any more.
         profile: what the one that joins says about itself. It is removed with the member.
         changes: what to add to the group's history in the same step.
+        admitted: those that are let in from the waiting room, to be added to the members in the same step. If one of them has stopped
+            waiting, the commit is refused (M11).
         delta: what has changed since the document of `known_version`, for heartbeats (M10); None if they are to answer the whole document.
     """
 
@@ -118,7 +123,20 @@ class Commit(GroupStep[bool], frozen=True):
     former: Sequence[str] = ()
     profile: Profile | None = None
     changes: Sequence[Change] = ()
+    admitted: Sequence[Newcomer] = ()
     delta: Delta | None = None
+
+
+class Wait(GroupStep[Room], frozen=True):
+    """Wait to join, and see whether it is the caller's turn to let those in that wait (M11). A member does not wait.
+
+    Attributes:
+        incarnation: the one that wants to join.
+        newcomer: what it says about itself; None: it stops waiting, and passes the turn on.
+    """
+
+    incarnation: str
+    newcomer: Newcomer | None
 
 
 class Watch(GroupStep[None], frozen=True):

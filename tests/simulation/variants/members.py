@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 from msgspec import structs
 
-from redisaq.brokers.memory.members import Coordination, GroupState
+from redisaq.brokers.memory.members import Coordination, GroupState, WaitingRoom
 from redisaq.brokers.steps.coordination import Commit
 from redisaq.consuming import lease as lease_module, member as consumers, owner as partition_owner
 from redisaq.consuming.lease import Lease
@@ -21,6 +21,7 @@ from redisaq.consuming.member import Member
 from redisaq.core import deltas, membership
 from redisaq.core.deltas import read_delta
 from redisaq.core.membership import EMPTY, Document
+from redisaq.core.waiting import Newcomer, read_newcomers
 from redisaq.testing import FaultPlan, Simulation
 from tests.simulation.variants.breaking import Change, Function
 from tests.simulation.variants.crowd import GROUP, TOPIC, after_heartbeat, complain, incarnation, lose_rings, owned, takes, topic, until
@@ -379,4 +380,39 @@ M10 = Variant(
 )
 
 
-VARIANTS: Sequence[Variant] = (M1, M3, M5_DEADLINE, M5_SENT, M5_MARGIN, M7, M7_FORMER, M8_FREEZE, M8_HOLDER, M10)
+# -- M11 -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _for_ever(original: Function) -> Function:
+    def ask(room: WaitingRoom, newcomer: Newcomer, now: int) -> Any:
+        rows = original(room, newcomer, now)
+        room.until = 1 << 60 if rows else room.until
+        return rows
+
+    return ask
+
+
+async def one_that_has_the_turn_dies(sim: Simulation) -> None:
+    """Members start at once, and the one that is to let the others in crashes before it does."""
+    producer = await topic(sim, 6)
+    for name in "abcdef":
+        sim.member(name, TOPIC, takes(0.05), heartbeat_interval=0.5, heartbeat_ttl=2.5, client=name)
+    room = sim.store.members(GROUP).room
+    await until(lambda: len(room.waiting) > 2 and room.holder in room.waiting)
+    (holder,) = read_newcomers([room.waiting[room.holder][2]])
+    await sim.crash(holder.profile.client)
+    await producer.batch_enqueue([{}] * 20)
+    await sim.until_quiet(timeout=20)
+
+
+M11 = Variant(
+    name="M11",
+    without="the turn to let others in has no end",
+    changes=[Change(WaitingRoom, "ask", _for_ever)],
+    scenario=one_that_has_the_turn_dies,
+    harm="not quiet",
+    directed=True,
+)
+
+
+VARIANTS: Sequence[Variant] = (M1, M3, M5_DEADLINE, M5_SENT, M5_MARGIN, M7, M7_FORMER, M8_FREEZE, M8_HOLDER, M10, M11)

@@ -1,13 +1,15 @@
 -- Replaces the group's document by compare-and-set on its version (M3), and changes the members with it (M2). `freeze` replaces a document
 -- that cannot be read any more, under its version (M8).
--- KEYS: members, state, history, deltas.
+-- KEYS: members, state, history, deltas, room.
 -- ARGV: channel, incarnation, ttl in ms, known version, new version, document, joins, leaves, freeze (each '1' or '0'), the number of
 --       former incarnations of the one that joins, what it says about itself ('' for nothing), the number of changes for the history, the
---       delta to this document from the one of the known version ('' for none), the changes, the former incarnations, then the expired
---       members. Both are removed from the members.
+--       delta to this document from the one of the known version ('' for none), the number of those that are let in from the waiting room,
+--       for each of these its incarnation, its ttl in ms and what it says about itself, the changes, the former incarnations, then the
+--       expired members. Both are removed from the members.
 -- Answers: 1, or 0 if refused; then nothing is changed.
 
-local former = 14 + ARGV[12]
+local changes = 15 + 3 * ARGV[14]
+local former = changes + ARGV[12]
 local expired = former + ARGV[10]
 local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'frozen_until')
 if (state[1] or '') ~= ARGV[4] then
@@ -37,6 +39,11 @@ if ARGV[7] ~= '1' then
         return 0
     end
 end
+for i = 15, changes - 1, 3 do -- M11: one that has stopped waiting is not let in
+    if redis.call('HEXISTS', KEYS[5], ARGV[i]) == 0 then
+        return 0
+    end
+end
 
 redis.call('ZREM', KEYS[1], '') -- S2: writes nothing, but lets the rest succeed when memory is full
 redis.call('ZADD', KEYS[1], 'XX', expiry, '') -- writes nothing, either: if the server refuses one of the two, nothing has happened
@@ -62,6 +69,19 @@ end
 if ARGV[7] == '1' then
     redis.call('ZADD', KEYS[1], expiry, ARGV[2])
 end
+for i = 15, changes - 1, 3 do
+    redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[i + 1]), ARGV[i])
+    redis.call('HSET', KEYS[2], 'member:' .. ARGV[i], string.format('%.0f', now) .. ' ' .. ARGV[i + 2])
+    redis.call('HDEL', KEYS[5], ARGV[i])
+end
+if ARGV[7] == '1' then
+    if redis.call('HDEL', KEYS[5], ARGV[2]) == 1 then
+        redis.call('HDEL', KEYS[5], '') -- its turn is over
+    end
+    local joined, last = string.match(redis.call('HGET', KEYS[2], 'burst') or '', '^(%d+) (%d+)$')
+    joined = (whole(last) or 0) + 1000 > now and whole(joined) or 0
+    redis.call('HSET', KEYS[2], 'burst', string.format('%.0f %.0f', joined + 1 + ARGV[14], now))
+end
 if ARGV[8] == '1' then
     redis.call('ZREM', KEYS[1], ARGV[2])
     redis.call('HDEL', KEYS[2], 'member:' .. ARGV[2])
@@ -75,7 +95,7 @@ if ARGV[7] == '1' and redis.call('HLEN', KEYS[2]) > 2 * redis.call('ZCARD', KEYS
         end
     end
 end
-for i = 14, former - 1 do
+for i = changes, former - 1 do
     note(KEYS[3], ARGV[i])
 end
 if ARGV[13] ~= '' then

@@ -1,9 +1,10 @@
 -- A heartbeat (M5, M7, M9): extends a live member, and reports to it what others did.
--- KEYS: members, state, meta, deltas.
+-- KEYS: members, state, meta, deltas, room.
 -- ARGV: incarnation, ttl in ms, the version that the caller knows ('' for none).
 -- Answers: alive, now in us (text, since a Lua number would lose digits, M6), version ('' for none), the document, or its deltas since that
 --       version, oldest first, or nil if it has not changed, expired members, the next expiry of another member in ms or nil, born in ms, frozen_until in ms, 1 if paused else 0, 1 if somebody watches the group
---       else 0, and the topic's state (see topic.lua).
+--       else 0, the topic's state (see topic.lua), and if the caller is no member, 1 if others wait to be
+--       one else 0, and how many have joined in a burst and ms since then (see commit.lua).
 
 -- S2: writes nothing, but a script that begins with a write that needs no memory succeeds when memory is full. A group whose heartbeats
 -- were refused then would stop handling what fills the memory.
@@ -13,7 +14,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expiry = string.format('%.0f', now + ARGV[2])
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until', 'paused', 'watched')
+local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until', 'paused', 'watched', 'burst')
 local version = state[1] or ''
 local document = false
 if version ~= ARGV[3] and version ~= '' and ARGV[3] ~= '' then
@@ -76,7 +77,13 @@ for i = 1, #coming, 2 do
         next_expiry = coming[i + 1]
     end
 end
+local crowded, joined, last = 0, 0, 0
+if alive == 0 then
+    crowded = redis.call('EXISTS', KEYS[5])
+    local count, at = string.match(state[7] or '', '^(%d+) (%d+)$')
+    joined, last = whole(count) or 0, math.max(0, now - (whole(at) or 0))
+end
 return {
     alive, time[1] .. string.format('%06d', time[2]), version, document, expired,
-    next_expiry, born, frozen_until, state[5] and 1 or 0, watched, topic,
+    next_expiry, born, frozen_until, state[5] and 1 or 0, watched, topic, crowded, joined, last,
 }

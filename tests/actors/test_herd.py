@@ -1,0 +1,82 @@
+"""A herd that starts at once joins by a few changes, whoever of it dies, and whatever is lost on the way (M11, M12). In virtual time.
+
+`python -m tests.bench.herd` shows larger herds, and real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import get_args
+
+import anyio
+import pytest
+
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.consuming.coordinator import Leave
+from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, fresh_url
+from tests.actors.herd import GROUP, HerdMember, Server, Trouble, is_settled, start_herd
+
+TTL = 6.0
+PARTITIONS = 10
+
+
+@ASYNCIO_ALONE
+async def test_sixty_members_that_start_within_a_second_join_by_a_few_changes() -> None:
+    """Each by itself, they took 427 changes, and 9,308 heartbeats brought 135 MB."""
+    outcome = await start_herd(60, name=fresh_url())
+    assert outcome.joined < 2.0
+    assert outcome.settled < 2.2
+    assert outcome.server.calls["commit"] <= 20
+    assert outcome.server.moved < 10_000
+
+
+async def herd_of(count: int, act: Callable[[list[HerdMember], MemoryBroker], Awaitable[None]]) -> None:
+    """Start some members at the same moment, and act."""
+    name = fresh_url()
+    broker, server = MemoryBroker(name, "redisaq"), Server()
+    await broker.do(MakeTopic("jobs", PARTITIONS))
+    members = [HerdMember(name, server, heartbeat_ttl=TTL, heartbeat_interval=1.0) for _ in range(count)]
+    async with anyio.create_task_group() as tasks:
+        for member in members:
+            tasks.start_soon(member.run)
+        await act(members, broker)
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("trouble", get_args(Trouble))
+@ASYNCIO_ALONE
+async def test_whatever_happens_to_one_of_them_the_others_join_and_share(trouble: Trouble) -> None:
+    """At each of its steps, while it waits, has the turn, or lets others in: the last that came, and the first that waits."""
+    met: set[str] = set()
+    for which in (1, 4):
+        for number in range(9):
+
+            async def act(members: list[HerdMember], broker: MemoryBroker, which: int = which, number: int = number) -> None:
+                members[which].broker.trouble = number, trouble
+                lasting = [one for one in members if one is not members[which] or not trouble.startswith("dies")]
+                with anyio.fail_after(1.5 * TTL if trouble.startswith("dies") else 2.5):
+                    while not is_settled(broker, [one for one in lasting if not one.scope.cancel_called], PARTITIONS):
+                        await anyio.sleep(0.05)
+                if len(members[which].broker.steps) > number:
+                    met.add(members[which].broker.steps[number])
+
+            await herd_of(5, act)
+    assert {"wait", "commit", "heartbeat"} <= met
+
+
+@IN_VIRTUAL_TIME
+async def test_one_that_is_stopped_while_it_waits_is_no_member() -> None:
+    async def act(members: list[HerdMember], broker: MemoryBroker) -> None:
+        with anyio.fail_after(5):
+            while not (waiting := [one for one in members if one.broker.steps[-1:] == ["wait"]]):
+                await anyio.sleep(0.0001)
+            stopped = waiting[-1]
+            assert stopped.coordinator is not None
+            await stopped.coordinator.ref.tell(Leave(0.0))
+            await stopped.left.wait()
+            assert stopped.member.lease.incarnation not in broker.store.members(GROUP).members
+            while not is_settled(broker, [one for one in members if one is not stopped], PARTITIONS):
+                await anyio.sleep(0.05)
+
+    await herd_of(5, act)

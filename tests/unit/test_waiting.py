@@ -1,0 +1,85 @@
+"""The waiting room: how long the turn's holder waits for more (M11), and what it then changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from redisaq.core.membership import CROWD, EMPTY, Document, admit, advance, grant, is_crowd, is_member, join, leave, release
+from redisaq.core.profile import Profile
+from redisaq.core.waiting import BURST, FEW, LONGEST, LONGEST_QUIET, QUIET, Newcomer, Room, encode_newcomer, is_burst, read_newcomers
+
+NOW = 1_700_000_000_000_000
+
+
+def room(waiting: int, *, newest: float = 0.0, oldest: float = 0.0, burst: bool = False) -> Room:
+    return Room(waiting=tuple(Newcomer(f"{n}", Profile()) for n in range(waiting)), newest=newest, oldest=oldest, burst=burst)
+
+
+def test_a_few_are_let_in_at_once() -> None:
+    assert room(1).pause == room(FEW).pause == 0.0
+    assert room(FEW + 1).pause > 0.0
+    assert room(1, burst=True).pause == pytest.approx(QUIET)
+
+
+def test_the_more_wait_the_longer_it_must_be_quiet_and_not_for_ever() -> None:
+    assert room(10, newest=0.1, oldest=0.2).pause == pytest.approx(10 * QUIET - 0.1)
+    assert room(500, newest=0.1, oldest=0.2).pause == pytest.approx(LONGEST_QUIET - 0.1)
+    assert room(500, newest=LONGEST_QUIET, oldest=1.0).pause == 0.0
+    assert room(500, newest=0.0, oldest=LONGEST).pause == 0.0
+    assert room(500, newest=0.0, oldest=LONGEST - 0.01).pause == pytest.approx(0.01)
+
+
+def test_a_burst() -> None:
+    assert is_burst(FEW, 0.5)
+    assert not is_burst(FEW - 1, 0.0)
+    assert not is_burst(100, BURST)
+
+
+def test_what_a_newcomer_says_comes_back_and_damage_counts_for_nobody() -> None:
+    said = Newcomer("a", Profile("host:1", ttl=12.0), "name", ("b", "c"))
+    assert read_newcomers([encode_newcomer(said), b"\xc1", b""]) == (said,)
+
+
+def settled(document: Document) -> Document:
+    """Let all members take what is free and theirs."""
+    for name in document.members:
+        step = advance(
+            document, incarnation=document.members[name].incarnation, now=NOW, expired=(), partitions=document.partitions, frozen=False
+        )
+        document = step.document or document
+    return document
+
+
+def test_admitting_is_joining_one_after_the_other() -> None:
+    """M1, M11: names, queues and former incarnations as `join` has them; the target is as balanced, and needs computing once."""
+    document = settled(join(EMPTY, name="x", incarnation="a", partitions=12))
+    newcomers: list[tuple[str, str | None, tuple[str, ...]]] = [("b", None, ()), ("c", "x", ()), ("a2", "y", ("a",)), ("b", None, ())]
+    one_by_one = document
+    for incarnation, name, former in newcomers:
+        one_by_one = join(one_by_one, name=name, incarnation=incarnation, partitions=12, former=former)
+    together = admit(document, newcomers, partitions=12)
+    assert together.members == one_by_one.members
+    assert together.lease == one_by_one.lease == {}
+    loads = [list(together.target.values()).count(name) for name in together.members]
+    assert max(loads) - min(loads) <= 1
+    assert is_member(together, "b")
+
+
+def test_what_a_change_frees_or_moves_is_granted_with_it() -> None:
+    """M12, M6: under greater tokens; what was free for the same name stays so, since its holder may be leaving."""
+    two = settled(join(settled(join(EMPTY, name=None, incarnation="a", partitions=4)), name=None, incarnation="b", partitions=4))
+    after = release(two, incarnation="a", partitions=[2, 3])
+    granted = grant(two, after, now=NOW)
+    assert [granted.lease[partition] for partition in range(4)] == ["a", "a", "b", "b"]
+    assert all(granted.token[partition] == two.token[partition] + 1 for partition in (2, 3))
+    assert grant(after, after, now=NOW) is after
+    left = leave(granted, incarnation="b")
+    assert set(grant(granted, left, now=NOW).lease.values()) == {"a"}
+    gone = leave(left, incarnation="a")
+    assert grant(left, gone, now=NOW) is gone
+
+
+def test_a_crowd() -> None:
+    names = [(f"{number}", None, ()) for number in range(CROWD)]
+    assert not is_crowd(admit(EMPTY, names, partitions=1))
+    assert is_crowd(admit(EMPTY, [*names, ("more", None, ())], partitions=1))
