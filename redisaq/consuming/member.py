@@ -24,8 +24,8 @@ from redisaq.core.waiting import ASK_EVERY, Newcomer, Room
 from redisaq.environment import Environment
 from redisaq.identity import label_of, profile_of
 
-SPREAD = 0.0002
-"""Seconds for each member of a crowd over which its members spread their looks."""
+SPREAD, LONGEST_SPREAD = 0.0002, 1.0
+"""Seconds for each member of a crowd over which its members spread their looks, and the most of them."""
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Member:
         """Return the seconds to wait before this member looks at what all members look at: chance spreads a crowd (M12)."""
         if self.document is None or not is_crowd(self.document):
             return 0.0
-        return self.environment.random.random() * len(self.document.members) * SPREAD
+        return self.environment.random.random() * min(len(self.document.members) * SPREAD, LONGEST_SPREAD)
 
     def news(self, beat: Beat, *, paused: bool) -> bool:
         """True if the answer contains something that the coordinator must act on."""
