@@ -39,7 +39,7 @@ TOPIC_POLL = 1.0  # seconds between two looks for a topic that does not exist
 WINDING_LIMIT = 1.0  # seconds for which joining again waits for the handlers of the previous incarnation
 LONGEST_PAUSE = 1.0  # seconds that a member rests when others are faster again and again
 MANY_HELD = 16  # partitions above which those that drain are given back several together …
-GATHERING = 0.05  # … which come within so many seconds
+GATHERING, LONGEST_GATHERING = 0.001, 0.05  # … the first at once, then those of so many seconds, then of twice as many, and the most
 RETAKE_PAUSE = 0.2  # seconds before a partition is taken again whose owner failed to take or keep it
 
 
@@ -113,6 +113,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         self._winding_until = 0.0
         self._leaving: float | None = None
         self._look_needed = True
+        self._gathered = 0  # changes in a row that gave back partitions while others drained
         self._setbacks = 0  # in a row: another member was faster, or the incarnation that just joined has already ended
         self._over = ""  # why this incarnation has ended, if not by its deadline
         self._rung = False
@@ -162,21 +163,25 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                 until = clock() + TOPIC_POLL
             with anyio.move_on_after(max(0.0, until - clock())):
                 self._note(await self.mailbox.receive())
+            self._note_all()
             if member.joined and (pause := self._gathering()):
                 await anyio.sleep(pause)
-        while True:
-            try:
-                self._note(self.mailbox.receive_nowait())
-            except anyio.WouldBlock:
-                break
+        self._note_all()
         if clock() >= member.next_look:
             member.next_look = math.inf  # the look brings a new one
             self._look_needed = True
 
+    def _note_all(self) -> None:
+        with contextlib.suppress(anyio.WouldBlock):
+            while True:
+                self._note(self.mailbox.receive_nowait())
+
     def _gathering(self) -> float:
         """Return the seconds to wait before the next change, so that it does more at once (M12)."""
-        if self._released and self._revoked and len(self._held) > MANY_HELD:
-            return GATHERING  # the others that drain may be given back with these
+        if self._released and self._revoked and len(self._held) > MANY_HELD:  # the others that drain may be given back with these
+            self._gathered += 1
+            return min(GATHERING * 2 ** (self._gathered - 2), LONGEST_GATHERING) if self._gathered > 1 else 0.0
+        self._gathered = 0
         return self._member.spread() if self._look_needed or self._released else 0.0
 
     def _note(self, message: Look | Leave | RaiseToken | Unable | Ended) -> None:
