@@ -29,7 +29,7 @@ LONGEST = 3.0
 """Seconds after which they are let in although more still come."""
 
 TURN = 1.0
-"""Seconds for which one of those that wait has the turn. Whoever asks after that has it next."""
+"""Seconds for which one of those that wait has the turn. The next one that asks after that has it."""
 
 STAYS = 3.0
 """Seconds for which one that no longer asks still counts as waiting. All ask more often than that."""
