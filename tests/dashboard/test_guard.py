@@ -116,6 +116,8 @@ async def test_the_outer_application_may_decide() -> None:
         assert (await client.get("/")).status_code == 401
         answer = await client.get("/", headers={"x-user": "mara"})
         assert (answer.status_code, "Read-only" in answer.text) == (200, True)
+        answer = await client.post("/api/t/orders/g/billing/pause", content="{}", headers={**OURS, "x-user": "mara"})
+        assert (answer.status_code, answer.json()["error"]) == (403, "you may look, and not change anything")
 
 
 async def test_settings_that_do_not_fit() -> None:

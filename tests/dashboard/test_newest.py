@@ -222,7 +222,7 @@ async def test_marks_of_what_happened_to_members_and_buttons_to_copy(name: str) 
     gone = (member(2, gone=NOW - 30, went="taken for dead"),)
     async with served(Scripted(snapshot(topic("orders", group(history=history, gone=gone))))) as client:
         html = (await client.get("/t/orders/g/billing")).text
-        marks = re.findall(r'<text([^>]*?) y="18" text-anchor="middle"[^>]* x="([\d.]+%)"[^>]*>(.)<title>([^<]*)</title>', html)
+        marks = re.findall(r'<text([^>]*?) y="18" text-anchor="middle"[^>]* x="([-\d.]+%)"[^>]*>(.)<title>([^<]*)</title>', html)
         assert [(kind.strip(), x, sign) for kind, x, sign, _ in marks] == [("", "96.67%", "▸"), ('class="bad"', "98.33%", "✕")]
         assert "&lt;script&gt;" in marks[0][3]
     async with bench(name) as one:

@@ -151,7 +151,7 @@ async def test_a_job_is_run_now_by_a_button(queue: tuple[str, list[str]]) -> Non
         assert answer.status_code == 200, answer.text
         (tick,) = await admin.peek("shop-cron")
         assert (tick.msg_id, tick.key, tick.payload["name"]) == (answer.json()["msg_id"], "nightly", "nightly")
-        for path, wrong in ((where, {"job": "weekly"}), (where, {}), ("/api/t/orders/run", {"job": "nightly"})):
+        for path, wrong in ((where, {"job": "weekly"}), (where, {}), ("/api/t/shop/run", {"job": "nightly"})):
             assert (await client.post(path, json=wrong, headers=OURS)).status_code == 400
         await admin.pause("shop-cron", "cron")
         answer = await client.post(where, json={"job": "nightly"}, headers=OURS)
