@@ -355,7 +355,8 @@ def admit(document: Document, newcomers: Iterable[tuple[str, str | None, Collect
         newcomers: the incarnation, the name that it wants or None, and the former incarnations of each, as `join` has them.
         partitions: how many the topic has.
     """
-    target, lease, queues = dict(document.target), dict(document.lease), _queues(document)
+    target, lease = dict(document.target), dict(document.lease)
+    queues: dict[str, tuple[str, ...]] = _queues(document)
     for incarnation, wanted, former in newcomers:
         name = incarnation if wanted is None else wanted
         if former:

@@ -6,6 +6,8 @@ its own version, and together with the members.
 
 from __future__ import annotations
 
+from typing import cast
+
 from redisaq.brokers.redis.commands import Reply, milliseconds
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
@@ -42,8 +44,8 @@ def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
 
     def answer(reply: Reply) -> Beat:
         alive, now, version, document, expired, next_expiry, born, frozen_until, paused, watched, topic, crowded, joined, last = reply
-        deltas = document if isinstance(document, list) else ()
-        found = read_document(document) if version and not deltas else None
+        deltas = cast("list[bytes]", document) if type(document) is list else []
+        found = read_document(cast("bytes | None", document)) if version and not deltas else None
         read = [read_delta(one) for one in deltas]
         expires = time_of(next_expiry)
         return Beat(
