@@ -405,7 +405,7 @@ class Dashboard:
             total = (await self._admin.topic(name)).length
         except (SettingsError, TopicMissingError, UnknownFormatError) as error:
             return JSONResponse({"error": str(error)}, HTTPStatus.NOT_FOUND)
-        return self._export(name, total, self._admin.messages(name), "messages.jsonl")
+        return self._export(request, name, total, self._admin.messages(name), "messages.jsonl")
 
     async def _export_letters(self, request: Request) -> ASGIApp:
         """Return the dead letters of a group, as lines of JSON: those that are there now, and not those that arrive meanwhile."""
@@ -416,14 +416,17 @@ class Dashboard:
             info = None
         if group is None or info is None:
             return JSONResponse({"error": "say the group, as g=topic/group"}, HTTPStatus.NOT_FOUND)
-        return self._export(words.group_name(*group), info.dead, letters.of_now(self._admin, info), "dead-letters.jsonl")
+        return self._export(request, words.group_name(*group), info.dead, letters.of_now(self._admin, info), "dead-letters.jsonl")
 
-    def _export(self, name: str, total: int, source: AsyncIterator[StoredMessage | DeadMessage], file: str) -> ASGIApp:
+    def _export(self, request: Request, name: str, total: int, source: AsyncIterator[StoredMessage | DeadMessage], file: str) -> ASGIApp:
+        headers = {"content-type": "application/octet-stream", "content-disposition": f'attachment; filename="{file}"'}
+        if request.method == "HEAD":
+            return Response(headers=headers)
         try:
             export = self._jobs.add(lambda number: Export(number, name, total=total))
         except RefusedError as error:
             return JSONResponse({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
-        return Download(export.lines(source, self._privacy, self._jobs), file)
+        return Download(export, export.lines(source, self._privacy, self._jobs), headers, self._jobs)
 
     # -- one message --------------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ An export is a job: every page shows how far it is. If it breaks, so does the do
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -85,10 +85,14 @@ class Export:
         finally:
             if isinstance(source, AsyncGenerator):
                 await source.aclose()
-            if self.state == "running":  # the browser has gone
-                self.state = "stopped"
-            self.ended = current_environment().monotonic()
-            jobs.report()
+            self.end(jobs)
+
+    def end(self, jobs: Jobs) -> None:
+        """Let it be over, if it is not: the browser has gone, perhaps before the first line."""
+        if self.state == "running":
+            self.state = "stopped"
+        self.ended = self.ended or current_environment().monotonic()
+        jobs.report()
 
     def _go_on(self) -> None:
         if self._stopping:
@@ -99,31 +103,34 @@ class Export:
 class Download:
     """The answer to a request for an export: an ASGI application for one request. If the browser has gone, the export ends."""
 
-    def __init__(self, lines: AsyncGenerator[bytes], file: str) -> None:
+    def __init__(self, export: Export, lines: AsyncGenerator[bytes], headers: Mapping[str, str], jobs: Jobs) -> None:
         """Prepare an answer.
 
         Args:
+            export: the job, which ends with the request.
             lines: what it contains.
-            file: the name under which a browser stores it.
+            headers: its headers.
+            jobs: those that the job is one of.
         """
+        self._export = export
         self._lines = lines
-        self._file = file
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._jobs = jobs
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send the lines. It ends with an error if they do."""
-        name = f'attachment; filename="{self._file}"'.encode()
-        headers = [(b"content-type", b"application/octet-stream"), (b"content-disposition", name)]
         try:
             async with aclosing(self._lines) as lines, anyio.create_task_group() as tasks:
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.start", "status": 200, "headers": self._headers})
                 tasks.start_soon(until_gone, receive, tasks.cancel_scope)
-                if scope["method"] != "HEAD":
-                    async for chunk in lines:
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                async for chunk in lines:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 tasks.cancel_scope.cancel()
         except* OSError:  # the browser has gone
             pass
+        finally:
+            self._export.end(self._jobs)  # lines that were not begun do not end it
 
 
 class StoppedError(Exception):

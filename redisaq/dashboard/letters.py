@@ -232,7 +232,10 @@ class Privacy:
             return None
         if not readable:
             return data.decode("utf-8", "backslashreplace")
-        return payload if self._redact is None else self._without(payload, "")
+        try:
+            return payload if self._redact is None else self._without(payload, "")
+        except RecursionError:  # too deep, so that nothing can be left out
+            return None
 
     def preview(self, start: bytes, size: int) -> str:
         """Return the beginning of a payload in one line."""

@@ -17,7 +17,7 @@ from redisaq import Producer
 from redisaq.admin import Admin, StreamMessage
 from redisaq.dashboard import exports
 from redisaq.dashboard.exports import Export, StoppedError
-from redisaq.dashboard.jobs import Jobs
+from redisaq.dashboard.jobs import RUNNING, Jobs
 from redisaq.dashboard.letters import Privacy, of_now
 from redisaq.errors import ServerError
 from tests.dashboard.scenes import Scripted, group, served, snapshot, topic
@@ -108,6 +108,8 @@ async def test_payloads_are_shown_as_far_as_they_may_be(name: str) -> None:
     assert privacy.preview(b'{"card": 1, "n"', 100) == "not shown: too long to leave parts of it out"
     assert "not JSON" in privacy.preview(b"card", 4)
     assert privacy.value(b"card", None, readable=False) is None
+    deep = b"[" * 900 + b"]" * 900
+    assert privacy.value(deep, msgspec.json.decode(deep), readable=True) is None, "one message must not end an export"
     plain = Privacy()
     assert plain.preview("Grüße\n\tü".encode()[:-1], 100) == "Grüße…"
     assert plain.preview(b"\xff\xfe", 2) == "ff fe"
@@ -206,7 +208,15 @@ async def test_a_browser_that_leaves_ends_its_download(name: str) -> None:
         with anyio.fail_after(30):
             await app(scope, receive, send)
         assert sent == ["http.response.start"]
-        assert (await client.head(path)).content == b""
+
+        async def gone(event: dict[str, Any]) -> None:
+            raise BrokenPipeError(event["type"])
+
+        for _ in range(2 * RUNNING):  # they count no more once they have ended, before the first line, too
+            await app(scope, receive, gone)
+            head = await client.head(path)
+            assert (head.status_code, head.content) == (200, b"")
+        assert (await client.get(path)).status_code == 200
 
 
 async def test_marks_of_what_happened_to_members_and_buttons_to_copy(name: str) -> None:
