@@ -26,7 +26,10 @@ def file_to_count_in() -> BinaryIO | None:
     try:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(tempfile.TemporaryFile())
-            os.ftruncate(file.fileno(), SIZE)
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                os.posix_fallocate(file.fileno(), 0, SIZE)  # else a disk that is full later kills the child that counts (SIGBUS)
+            else:
+                os.ftruncate(file.fileno(), SIZE)
             stack.pop_all()  # the caller closes it
     except OSError as error:
         logger.warning("no temporary file (%s): if a child is killed, /metrics lacks what it counted since its last report", error)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from redisaq.worker.reports import Family, Sample
 
 SUMMED = frozenset({"counter", "histogram", "summary"})
@@ -28,9 +30,11 @@ class Totals:
         self._last[child] = families
 
     def settle(self, child: int, counted: list[Family]) -> None:
-        """Record what a child had counted when it ended: that is later than its last report."""
-        names = {family.name for family in counted}
-        self._last[child] = [family for family in self._last.get(child, []) if family.name not in names] + counted
+        """Record what a child had counted when it ended: that is later than its last report, which stays for what is not in it."""
+        later = {_key(sample) for family in counted for sample in family.samples}
+        last = self._last.get(child, [])
+        rest = [msgspec.structs.replace(one, samples=[each for each in one.samples if _key(each) not in later]) for one in last]
+        self._last[child] = [one for one in rest if one.samples] + counted
 
     def bury(self, child: int) -> None:
         """Keep what an ended child counted, and forget the rest of it."""
@@ -44,6 +48,10 @@ class Totals:
         return [*counted, *_apart((child, family) for child, family in living if family.kind not in SUMMED)]
 
 
+def _key(sample: Sample) -> Key:
+    return sample.name, tuple(sorted(sample.labels.items()))
+
+
 def _summed(families: Iterable[Family]) -> list[Family]:
     kinds: dict[str, Family] = {}
     sums: dict[str, dict[Key, float]] = {}
@@ -51,7 +59,7 @@ def _summed(families: Iterable[Family]) -> list[Family]:
         kinds.setdefault(family.name, family)
         values = sums.setdefault(family.name, {})
         for sample in family.samples:
-            key = sample.name, tuple(sorted(sample.labels.items()))
+            key = _key(sample)
             values[key] = values.get(key, 0.0) + sample.value
     return [
         Family(name, family.kind, family.text, [Sample(own, dict(labels), value) for (own, labels), value in sums[name].items()])

@@ -21,6 +21,7 @@ def test_what_was_counted_is_read_from_the_bytes() -> None:
     file = file_to_count_in()
     assert file is not None
     with file:
+        assert os.fstat(file.fileno()).st_blocks * 512 >= SIZE, "a full disk must not kill who counts"
         memory = mapped(os.dup(file.fileno()))
         assert counted_in(file.fileno()) == []
         counts = Counts(memory)
@@ -83,10 +84,11 @@ def test_a_sum_never_falls_when_a_child_ends() -> None:
         return [Family("runs", "counter", "Runs.", [Sample("runs_total", {"topic": str(n)}, one) for n, one in enumerate(values)])]
 
     totals, own = Totals(), Family("own", "counter", "The program's.", [Sample("own_total", {}, 3.0)])
-    totals.update(1, [*of(5.0), own])
+    beyond = Family("runs", "counter", "Runs.", [*of(5.0)[0].samples, Sample("runs_total", {"topic": "no room in the file"}, 2.0)])
+    totals.update(1, [beyond, own])
     totals.settle(1, of(7.0, 1.0))
     totals.bury(1)
     totals.update(1, of(1.0))
     totals.settle(2, of(1.0))
     sums = {(one.name, *one.labels.values()): one.value for family in totals.families() for one in family.samples}
-    assert sums == {("runs_total", "0"): 9.0, ("runs_total", "1"): 1.0, ("own_total",): 3.0}
+    assert sums == {("runs_total", "0"): 9.0, ("runs_total", "1"): 1.0, ("runs_total", "no room in the file"): 2.0, ("own_total",): 3.0}
