@@ -224,15 +224,18 @@ def seek(topic: str, group: str, to: str, /, *more: str, yes: Yes = False, dry_r
     """
     position = _position((to, *more))
 
-    async def look() -> list[SeekPreview]:
+    async def look() -> tuple[list[SeekPreview], int]:
         async with place.admin() as admin:
-            return await admin.preview_seek(topic, group, position)
+            info = await admin.group(topic, group)
+            live = sum(one.expires_in is not None and one.expires_in > 0 for one in info.members)
+            return await admin.preview_seek(topic, group, position), 0 if info.paused else live
 
     async def change() -> None:
         async with place.admin() as admin:
             await admin.seek(topic, group, position)
 
-    found = [] if yes and not dry_run else run(look)
+    found, busy = ([], 0) if yes and not dry_run else run(look)
+    hint = f"group {plain(group)} of {plain(topic)} has {busy} live member(s): pause it, or stop them" if busy else ""
     where = f"{plain(group)} of {plain(topic)} to {plain(' '.join((to, *more)))}"
     preview = previews.of_seek(found, topic, group, position)
     what = f"{preview.head}. {preview.more}"
@@ -240,9 +243,11 @@ def seek(topic: str, group: str, to: str, /, *more: str, yes: Yes = False, dry_r
         rows = "".join(f"\n{number} {text}" for number, text in preview.rows)
         numbers = {name: sum(getattr(one, name) for one in found) for name in SUMMED}
         complete = all(one.complete for one in found)
-        answer = {"topic": topic, "group": group, **numbers, "complete": complete, "partitions": found, "dry_run": True}
-        place.done(f"would move {where}. {what}{rows}", **answer)
+        answer = {"topic": topic, "group": group, **numbers, "complete": complete, "partitions": found, "busy": bool(busy), "dry_run": True}
+        place.done(f"would move {where}. {what}{rows}" + (f"\nnot now: {hint}" if busy else ""), **answer)
         return 0
+    if busy:
+        raise Refused(hint)
     confirm(f"Move {where}? {what}", yes=yes)
     run(change)
     place.done(f"moved {where}", topic=topic, group=group, to=" ".join((to, *more)))

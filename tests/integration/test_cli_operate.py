@@ -271,7 +271,7 @@ def test_pausing_and_seeking(say: Say, redis: Server, namespace: str) -> None:
     )
     dry = json.loads(say("seek", "orders", "billing", "0=0-0", "--dry-run", "--json")[1])
     (one,) = dry.pop("partitions")
-    assert (dry["again"], dry["skipped"], dry["waiting"], dry["complete"], dry["dry_run"]) == (2, 0, 2, True, True)
+    assert (dry["again"], dry["skipped"], dry["waiting"], dry["complete"], dry["busy"], dry["dry_run"]) == (2, 0, 2, True, False, True)
     assert (one["partition"], one["again"], dry["dead"]) == (0, 2, one["dead"])
     status, out, err = say("seek", "orders", "billing", "earliest")  # nobody to ask
     assert (status, out) == (2, "")
@@ -318,6 +318,11 @@ def test_a_group_that_is_busy(say: Say, redis: Server, namespace: str) -> None:
             status, _, err = say(*words)
             assert status == 1, words
             assert "live member(s)" in err
+        status, out, _ = say("seek", "orders", "billing", "latest", "--dry-run")
+        hint = "group billing of orders has 1 live member(s): pause it, or stop them"
+        assert (status, out.splitlines()[-1]) == (0, f"not now: {hint}")
+        assert say("seek", "orders", "billing", "latest") == (1, "", f"redisaq seek: {hint}\n"), "it does not ask in vain"
+        assert json.loads(say("seek", "orders", "billing", "latest", "--dry-run", "--json")[1])["busy"] is True
         status, out, _ = say("group", "orders", "billing")
         assert status == 0
         name, client, version, *_ = out.splitlines()[-1].split()
