@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from redisaq.core.membership import Document, MemberEntry
+from redisaq.core.membership import Document, MemberEntry, check_bounds
 from redisaq.core.records import UNREADABLE
 
 K = TypeVar("K")
@@ -71,8 +71,10 @@ def delta_of(before: Document, after: Document) -> Delta | None:
 
 def apply_delta(document: Document, delta: Delta) -> Document | None:
     """Return the later document; None if the delta is not one of this document."""
-    if document.epoch != delta.before:
+    if document.epoch != delta.before or delta.partitions < document.partitions:
         return None
+    if any(holder and partition not in document.token and partition not in delta.token for partition, holder in delta.lease.items()):
+        return None  # a lease without a token
     return Document(
         delta.epoch,
         _changed(document.members, delta.members),
@@ -91,11 +93,15 @@ def encode_delta(delta: Delta | None, whole: bytes) -> bytes:
 
 
 def read_delta(data: bytes) -> Delta | None:
-    """Return the delta, None if it cannot be read."""
+    """Return the delta, None if it cannot be read. What a document must not contain, a delta must not, either."""
     try:
-        return _decoder.decode(data)
+        delta = _decoder.decode(data)
+        said = (at for entries in delta.unable.values() if entries is not None for at in entries.values())
+        tokens = (-1 if token is None else token for token in delta.token.values())  # a token stays (M6)
+        check_bounds(delta.partitions, (*delta.target, *delta.lease, *delta.token, *delta.unable), (delta.epoch, *tokens, *said))
     except UNREADABLE:
         return None
+    return delta if all(number < delta.partitions for number in delta.target) else None
 
 
 def _changes(before: Mapping[K, V], after: Mapping[K, V]) -> dict[K, V | None]:

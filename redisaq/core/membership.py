@@ -119,16 +119,21 @@ def decode_document(data: bytes) -> Document:
     """Return the document that `encode_document` wrote; ValueError, or one of UNREADABLE, for other bytes."""
     document = _decoder.decode(data)
     numbers = (*document.target, *document.lease, *document.token, *document.unable)
-    if not 0 <= document.partitions <= MOST_PARTITIONS or not all(0 <= number < MOST_PARTITIONS for number in numbers):
-        raise ValueError("a partition's number is out of bounds")
     said = (at for entries in document.unable.values() for at in entries.values())
-    if not all(0 <= value < MOST_NUMBER for value in (document.epoch, *document.token.values(), *said)):
-        raise ValueError("a token, a time or the epoch is out of its bounds")
+    check_bounds(document.partitions, numbers, (document.epoch, *document.token.values(), *said))
     if any(holder and partition not in document.token for partition, holder in document.lease.items()):
         raise ValueError("a lease has no token")
     if not all(number < document.partitions for number in document.target):
         raise ValueError("the target is of other partitions")
     return document
+
+
+def check_bounds(partitions: int, numbers: Iterable[int], values: Iterable[int]) -> None:
+    """Raise ValueError if the count of partitions, a partition's number, or a token, time or epoch cannot be one."""
+    if not 0 <= partitions <= MOST_PARTITIONS or not all(0 <= number < MOST_PARTITIONS for number in numbers):
+        raise ValueError("a partition's number is out of bounds")
+    if not all(0 <= value < MOST_NUMBER for value in values):
+        raise ValueError("a token, a time or the epoch is out of its bounds")
 
 
 def read_document(data: bytes | None) -> Document | None:

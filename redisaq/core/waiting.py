@@ -15,6 +15,7 @@ import msgspec
 
 from redisaq.core.profile import Profile
 from redisaq.core.records import UNREADABLE
+from redisaq.settings import MAX_SECONDS
 
 FEW = 2
 """How many may join within BURST seconds before the next ones wait for each other."""
@@ -99,6 +100,7 @@ def read_newcomers(records: Sequence[bytes]) -> tuple[Newcomer, ...]:
 
 def _read(record: bytes) -> Newcomer | None:
     try:
-        return _decoder.decode(record)
+        newcomer = _decoder.decode(record)
     except UNREADABLE:
         return None
+    return newcomer if newcomer.incarnation and 0 < newcomer.profile.ttl <= MAX_SECONDS else None

@@ -65,7 +65,7 @@ async def test_a_change_without_a_delta_is_answered_by_the_document(a: Broker, g
 
 
 async def test_only_the_latest_deltas_are_kept(a: Broker, group: GroupName) -> None:
-    one = crowded("A")
+    one = replace(crowded("A"), token={0: 6})
     documents = [one, replace(one, epoch=one.epoch + 1, token={0: 7})]
     known = await commit_document(a, group, "A", TTL, known_version="", document=documents[0], joins=True)
     versions: list[str] = []

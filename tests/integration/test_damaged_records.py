@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -17,7 +18,9 @@ from redisaq.brokers.steps.leases import Install, Release
 from redisaq.brokers.steps.settling import Resolve
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
+from redisaq.core.profile import Profile
 from redisaq.core.records import Body, Resolution, encode_retry
+from redisaq.core.waiting import Newcomer, encode_newcomer
 from redisaq.errors import AmbiguousEnqueueError, ConsumerError, DamagedKeyError, RedisaqError
 from tests.servers import Server
 
@@ -148,6 +151,8 @@ KEYS: dict[str, Callable[[Case], str]] = {
     "meta": lambda case: case.of_topic("meta"),
     "members": lambda case: case.of_group("members"),
     "state": lambda case: case.of_group("state"),
+    "deltas": lambda case: case.of_group("deltas"),
+    "room": lambda case: case.of_group("room"),
     "stream": lambda case: case.of_partition("0"),
     "lease": lambda case: case.share("lease"),
     "retry": lambda case: case.share("retry"),
@@ -166,7 +171,9 @@ async def test_a_key_of_the_wrong_type(case: Case, which: str, kind: str) -> Non
     key = KEYS[which](case)
     if case.command("TYPE", key) == kind.encode():
         pytest.skip("that is its type")
-    fits = {"retry": "zset", "delayed": "zset", "retry bodies": "hash", "delayed bodies": "hash"}.get(which)
+    fits = {"deltas": "hash", "room": "hash", "retry": "zset", "delayed": "zset", "retry bodies": "hash", "delayed bodies": "hash"}.get(
+        which
+    )
     if fits == kind:
         pytest.skip("that is its type")
     case.command("DEL", key)
@@ -226,6 +233,15 @@ def _reader(case: Case, junk: bytes) -> None:
     case.command("HSET", case.share("lease"), b"reader:" + junk, junk, b"reader:1:" + junk, junk, b"reader:" + junk + b":abc", junk)
 
 
+def _room(case: Case, junk: bytes) -> None:
+    room, now = case.of_group("room"), b"%d" % (int(case.command("TIME")[0]) * 1000)
+    newcomers = [Newcomer("", Profile(ttl=9.0)), *(Newcomer("x", Profile(ttl=ttl)) for ttl in (math.inf, -1.0))]
+    said = encode_newcomer(newcomers[JUNK.index(junk) % len(newcomers)])
+    one = b"%b %b " % (now, now)
+    case.command("HSET", room, b"", junk, b"a", junk, b"b", one + junk, b"x", one + said)
+    case.command("PEXPIRE", room, 5000)
+
+
 def _dead(case: Case, junk: bytes) -> None:
     case.command("XADD", case.share("dead"), "*", b"x", junk)
     if junk == JUNK[0]:
@@ -244,6 +260,8 @@ RECORDS: dict[str, tuple[Callable[[Case, bytes], None], str | None]] = {
     "run_id": (_field(KEYS["state"], "run_id"), None),
     "born": (_field(KEYS["state"], "born"), None),
     "frozen_until": (_field(KEYS["state"], "frozen_until"), None),
+    "burst": (_field(KEYS["state"], "burst"), None),
+    "room": (_room, None),
     "changed": (_field(KEYS["state"], "changed"), None),
     "no version": (lambda case, _: case.command("HDEL", case.of_group("state"), "version"), None),
     "no document": (lambda case, _: case.command("HDEL", case.of_group("state"), "doc"), None),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import pytest
 
 from redisaq.core import deltas
-from redisaq.core.deltas import apply_delta, delta_of, encode_delta, read_delta
+from redisaq.core.deltas import Delta, apply_delta, delta_of, encode_delta, read_delta
 from redisaq.core.membership import EMPTY, Document, advance, encode_document, enter_unable, join, leave, raise_token, release
 
 
@@ -63,5 +64,28 @@ def test_a_delta_that_is_no_shorter_is_not_sent() -> None:
     assert encode_delta(None, encode_document(document)) == b""
 
 
-def test_a_damaged_delta() -> None:
-    assert read_delta(b"\xc1") is None
+DAMAGED = {
+    "no msgpack": b"\xc1",
+    "partitions": msgspec.msgpack.encode(Delta(1, 2, -1)),
+    "epoch": msgspec.msgpack.encode(Delta(1, 1 << 60, 9)),
+    "number": msgspec.msgpack.encode(Delta(1, 2, 9, lease={-1: "a"})),
+    "token": msgspec.msgpack.encode(Delta(1, 2, 9, token={0: 1 << 60})),
+    "no token": msgspec.msgpack.encode(Delta(1, 2, 9, token={0: None})),
+    "time": msgspec.msgpack.encode(Delta(1, 2, 9, unable={0: {"a": -1}})),
+    "target": msgspec.msgpack.encode(Delta(1, 2, 9, target={9: "a"})),
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_damaged_delta(data: bytes) -> None:
+    """What counts as damage in a document counts as damage in a delta."""
+    assert read_delta(data) is None
+
+
+def test_a_delta_that_fits_no_such_document() -> None:
+    document = join(EMPTY, name=None, incarnation="a", partitions=9)
+    assert apply_delta(document, Delta(document.epoch, 2, 9, lease={0: "a"})) is None, "without a token"
+    assert apply_delta(document, Delta(document.epoch, 2, 8)) is None, "partitions do not go"
+    both = apply_delta(document, Delta(document.epoch, 2, 9, lease={0: "a", 1: None}, token={0: 7}))
+    assert both is not None
+    assert (both.lease, both.token) == ({0: "a"}, {0: 7})

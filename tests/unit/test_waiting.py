@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from redisaq.core.membership import CROWD, EMPTY, Document, admit, advance, grant, is_crowd, is_member, join, leave, release
@@ -37,7 +39,8 @@ def test_a_burst() -> None:
 
 def test_what_a_newcomer_says_comes_back_and_damage_counts_for_nobody() -> None:
     said = Newcomer("a", Profile("host:1", ttl=12.0), "name", ("b", "c"))
-    assert read_newcomers([encode_newcomer(said), b"\xc1", b""]) == (said,)
+    damaged = [Newcomer("", said.profile), *(Newcomer("x", Profile(ttl=ttl)) for ttl in (0.0, -1.0, math.inf, math.nan, 1e300))]
+    assert read_newcomers([encode_newcomer(said), b"\xc1", b"", *map(encode_newcomer, damaged)]) == (said,)
 
 
 def settled(document: Document) -> Document:
