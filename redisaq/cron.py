@@ -425,7 +425,9 @@ async def run_now(admin: Admin, producer: Callable[[str], Producer], app: str, j
     found = next((one for one in await admin.schedules(app) if one.name == job), None)
     if found is None:
         raise SettingsError(f"{app} has no cron job {job}")
-    if found.next is None:
+    at = int((await admin.server()).now.timestamp())
+    due = found.next or found.overdue or found.last  # a tick is due before the program plans the next one
+    if due is None or due.timestamp() < at - LOOK:
         raise SettingsError(f"no program that has the cron job {job} is running")
     try:
         group = await admin.group(topic, GROUP, partitions=())
@@ -433,7 +435,6 @@ async def run_now(admin: Admin, producer: Callable[[str], Producer], app: str, j
         raise SettingsError(f"no program that has the cron job {job} is running") from error
     if group.paused:
         raise SettingsError(f"the cron jobs of {app} are paused: resume the group {GROUP} of {topic} first")
-    at = int((await admin.server()).now.timestamp())
     async with producer(topic) as sending:
         return await sending.enqueue(
             msgspec.json.encode(Tick(job, datetime.fromtimestamp(at, UTC))),
