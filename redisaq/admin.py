@@ -969,7 +969,7 @@ class Admin:
         wanted = check_text("msg_id", msg_id).encode()
         async with self._changes.in_order() as change:
             if group is None:
-                info = await self.topic(topic)
+                info = await self.topic(topic, partitions=[0])  # every group is there
                 names = [GroupName(info.topic, one) for one in info.groups]
                 change.intent = intent = self._intent(names, Noted("cancelled while delayed", count=1, msg_id=msg_id))
                 numbers = range(info.partition_count)
@@ -1163,7 +1163,7 @@ class Admin:
         async with self._changes.in_order() as change:
             state = await self._state(topic)
             if state.partitions < wanted:
-                groups = (await self.topic(topic)).groups
+                groups = (await self.topic(topic, partitions=[0])).groups  # every group is there
                 grown = Noted("grown", partitions=((state.partitions, wanted - 1),), count=wanted)
                 change.intent = intent = self._intent([GroupName(topic, one) for one in groups], grown)
                 state = await change.make(make_or_grow(self._broker, topic, wanted))

@@ -54,10 +54,11 @@ class Intent:
         """Note that it begins, unless that was done."""
         if self._begun is None:
             begun = replace(self._change, what=BEGUN[self._change.what])
-            ids: list[bytes] = []
-            with contextlib.suppress(ServerError):
-                ids = await self._access.broker.do_each([Note(name, begun) for name in self._groups])
-            self._begun = list(zip(self._groups, ids, strict=False))
+            notes: list[tuple[GroupName, bytes]] = []
+            for name in self._groups:  # one by one: the end replaces those that were written, also if others were refused
+                with contextlib.suppress(ServerError):
+                    notes.append((name, await self._access.broker.do(Note(name, begun))))
+            self._begun = notes
 
     async def end(self, **found: Any) -> None:
         """Note what was done.
