@@ -153,8 +153,7 @@ class Changes:
         before, partitions = await self._growth(topic, asked)
         if asked.get("expected") != before:
             raise RefusedError(f"it has {words.many(before, 'partition')} by now: look again first")
-        async with self._open(topic) as producer:
-            after = await producer.request_partition_increase(partitions)
+        after = await self._admin.grow(topic, partitions)
         return {"text": f"{topic} has {words.many(after, 'partition')}."}
 
     async def _growth(self, topic: str, asked: Mapping[str, Any]) -> tuple[int, int]:

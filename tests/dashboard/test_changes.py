@@ -75,6 +75,8 @@ async def test_growing_enqueueing_and_deleting(name: str) -> None:
         refused = await one.client.get(f"{topic}/grow", params={"partitions": "999999999"})
         assert (refused.status_code, refused.json()["error"]) == (400, "partitions must be from 1 to 65536, not 999999999")
         assert (await one.post("grow", {"partitions": 8, "expected": 2}, topic)).json()["text"] == "orders has 8 partitions."
+        latest = (await one.admin.history("orders", "billing"))[0]
+        assert (latest.what, latest.count, bool(latest.by)) == ("grown", 8, True)
         assert (await one.admin.topic("orders")).partition_count == 8
 
         answer = await one.post("enqueue", {"payload": ' {"number": 17} ', "key": "k", "delay": 0}, topic)
