@@ -582,7 +582,8 @@ class Admin:
         """Return a context manager for redriving many dead letters in several calls, which the group's history shows as one change.
 
         It gives a function that does what `redrive` does, and returns the same. The history says so before the first one, and how many at
-        the end of the block, however it ends; a call that is cancelled is not counted there. What was redriven stays redriven.
+        the end of the block, however it ends; a call that breaks or is cancelled is not counted there. If only such calls were made, the
+        history keeps that it has begun. What was redriven stays redriven.
 
         Args:
             topic: the topic.
@@ -643,21 +644,25 @@ class Admin:
     async def _in_parts(
         self, what: str, name: GroupName, treat: Callable[[Change, GroupName, Ids | None], Awaitable[int]]
     ) -> AsyncGenerator[Treat]:
-        total, intent = 0, self._intent(name, Noted(what))
+        total, broken, intent = 0, False, self._intent(name, Noted(what))
 
         async def act(ids: Ids | None = None) -> int:
-            nonlocal total
+            nonlocal total, broken
             with self._access:
                 async with self._changes.in_order() as change:
                     change.intent = intent
-                    done = await treat(change, name, ids)
+                    try:
+                        done = await treat(change, name, ids)
+                    except BaseException:
+                        broken = intent.begun
+                        raise
             total += done
             return done
 
         try:
             yield act
         finally:
-            if intent.begun:
+            if intent.begun and (total or not broken):  # else nobody knows how many: it stays noted that it has begun
                 with anyio.CancelScope(shield=True), contextlib.suppress(ConnectionFailed), self._access:
                     async with self._changes.in_order():
                         await (intent.end(count=total) if total else intent.withdraw())

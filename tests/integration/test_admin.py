@@ -307,6 +307,24 @@ async def test_many_calls_are_one_change_of_the_history(admin: Admin, bench: Ben
     assert [(one.what, one.count) for one in await admin.history("orders", "billing", count=2)] == [("purged", 3), ("redriven", 3)]
 
 
+async def test_a_call_that_breaks_is_not_hidden(admin: Admin, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has deleted letters, and nobody knows how many."""
+    await bench.produce(2)
+    await bench.drain(failing=(0, 1))
+    make = Change.make
+
+    async def breaking(self: Change, step: Coroutine[Any, Any, Any]) -> Any:
+        await make(self, step)
+        raise KilledError
+
+    monkeypatch.setattr(Change, "make", breaking)
+    with pytest.raises(KilledError):
+        async with admin.purging("orders", "billing") as purge:
+            await purge()
+    (latest,) = await admin.history("orders", "billing", count=1)
+    assert (latest.what, latest.unfinished) == ("purge begun", True)
+
+
 async def test_looking_at_some_partitions(admin: Admin, bench: Bench, member: str) -> None:
     await bench.produce(5)
     topic = await admin.topic("orders", partitions=[1])
