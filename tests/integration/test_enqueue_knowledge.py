@@ -17,7 +17,7 @@ from redisaq.brokers import memory_brokers
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.administration import ViewStream
-from redisaq.brokers.steps.producing import AppendOnce, Find, Found
+from redisaq.brokers.steps.producing import AppendOnce, Find, Found, ReadMark
 from redisaq.core.partitioner import partition_for
 from redisaq.environment import Environment
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError
@@ -45,8 +45,10 @@ class FailingBroker(MemoryBroker):
         self.connections: tuple[tuple[int, str, str], ...] = ()  # that break
         self.full_for: set[bytes] = set()  # ids of messages that the server refuses
         self.order: list[bytes] = []  # of the messages that were sent, however often
+        self.held: dict[type | str, anyio.Event] = {}  # appends, or steps of a class, that wait
 
     async def append(self, topic: str, entries: Sequence[tuple[int, Sequence[bytes]]], **more: Any) -> list[bytes | None]:
+        await self._while_held("append")
         if self.broken:
             self.broken -= 1
             if self.barrier:  # all that are under way break at the same moment, the last one first
@@ -96,6 +98,15 @@ class FailingBroker(MemoryBroker):
             assert isinstance(answer, Found)
             answer = structs.replace(answer, complete=False)
         return answer
+
+    async def do_each(self, steps: Sequence[Step[R]]) -> list[R]:
+        if steps:
+            await self._while_held(type(steps[0]))
+        return await super().do_each(steps)
+
+    async def _while_held(self, what: type | str) -> None:
+        if what in self.held:
+            await self.held[what].wait()
 
     def _failure(self) -> ConnectionFailed:
         failure = ConnectionFailed("memory://", "the connection broke", maybe_executed=True)
@@ -279,3 +290,30 @@ async def test_a_repeatable_call_whose_stream_went_does_not_say_that_nothing_was
         failing.broken, failing.gone = 1, True
         with pytest.raises(AmbiguousEnqueueError, match="no answer within send_timeout"):
             await producer.enqueue({}, dedup_id="one")
+
+
+async def test_what_waited_for_its_marks_of_before_a_growth_does_not_pass_a_call_that_broke(broker: Any) -> None:
+    """E4, E7."""
+    producer, failing = broker
+    key = next(f"k{n}" for n in range(100) if partition_for(f"k{n}", 2) != partition_for(f"k{n}", 5))
+    there = partition_for(key, 5)
+    async with producer:
+        await producer.request_partition_increase(5)
+        await producer.batch_enqueue([{} for _ in range(5)])
+        failing.held = {"append": anyio.Event(), ReadMark: anyio.Event()}
+        failing.broken = 1
+        ids: dict[str, str] = {}
+
+        async def enqueue(name: str, **how: Any) -> None:
+            ids[name] = await producer.enqueue({}, key=key, **how)
+
+        async with anyio.create_task_group() as tasks:
+            for name, how in (("first", {}), ("second", {"dedup_id": "one"})):
+                tasks.start_soon(functools.partial(enqueue, name, **how))
+                await anyio.wait_all_tasks_blocked()
+            failing.held.pop("append").set()
+            while failing.broken:
+                await anyio.lowlevel.checkpoint()
+            failing.held.pop(ReadMark).set()
+        sent = [fields[1].decode() for fields in failing.store.streams["jobs", there]._fields.values()]
+        assert sent[-2:] == [ids["first"], ids["second"]]
