@@ -105,7 +105,7 @@ class ClusterLink:
         self._runs: dict[Node, str] = {}
         self._places: dict[str, Node] = {}  # run -> the node that it was
         self._changes = 0
-        self._spreader: Spreader[Link] = Spreader(lambda link: link.connected, lambda: self.run_id)
+        self._spreader: Spreader[Link] = Spreader(lambda link: link.connected, lambda: self.run_id, ServerError)
         self.bells: set[ClusterBell] = set()
 
     @property
@@ -205,15 +205,17 @@ class ClusterLink:
 
         Raises:
             ConnectionFailed: a part failed. Where others succeeded, it is uncertain what became of the call (C2). Or nothing was sent: an
-                earlier call broke at one of these nodes and is not over at another, and what it lacks comes first (E4).
+                earlier call broke at one of these nodes, or lacks something in one of these slots, and is not over at another node; what it
+                lacks comes first (E4).
         """
         spreader = self._spreader
         breaks, parts = spreader.breaks, await self._split(of, key)
-        spreader.check(self.url, parts, breaks)
+        spreader.check(self.url, parts, (slot_of(key(one)) for one in of), breaks)
         if len(parts) == 1:
             (link,) = parts
             return await self._send(link, b"".join(packed), len(packed), in_order=True)
-        return await spreader.send_in_order(parts, len(packed), partial(self._send_part, packed, in_order=True))
+        send = partial(self._send_part, packed, in_order=True)
+        return await spreader.send_in_order(parts, len(packed), send, lambda place: slot_of(key(of[place])))
 
     async def _send_part(self, packed: Sequence[bytes], link: Link, places: Sequence[int], *, in_order: bool = False) -> list[object]:
         return await self._send(link, b"".join([packed[place] for place in places]), len(places), in_order=in_order)
@@ -221,12 +223,12 @@ class ClusterLink:
     async def _split(self, of: Sequence[T], key: Callable[[T], bytes]) -> dict[Link, list[int]]:
         """Return for each node the places of its commands."""
         while True:
-            parts, looks = dict[Link, list[int]](), self.looks
+            parts, used = dict[Link, list[int]](), self._map
             for place, one in enumerate(of):
                 name = key(one)
                 link = self._routes.get(name) or await self.link_to(name)
                 parts.setdefault(link, []).append(place)
-            if self.looks == looks:  # otherwise the map may have changed in between
+            if self._map is used:  # otherwise a look has ended in between, and a slot may be at two nodes
                 return parts
 
     async def kill(self, connections: Sequence[Identity], key: bytes | None = None) -> list[object]:
@@ -452,7 +454,10 @@ class ClusterLink:
             self._links[node] = self._make_link(node)
         for node in self._links.keys() - found.masters:
             self._runs.pop(node, None)
-            self._links.pop(node).abort(f"{node.host}:{node.port} is no master of the cluster any more")
+            gone = self._links.pop(node)
+            breaks = gone.breaks
+            gone.abort(f"{node.host}:{node.port} is no master of the cluster any more")
+            self._spreader.breaks += gone.breaks - breaks  # what waited for this look must not pass the calls that this broke (E4)
         if found != before:
             self._changes += 1
             self._name_runs()

@@ -38,6 +38,7 @@ class Link:
     Attributes:
         address: the server.
         run_id: of the run of the server to which the shared connection was last made, "" before.
+        breaks: how often a shared connection broke that may still carry something.
     """
 
     def __init__(
@@ -74,12 +75,12 @@ class Link:
         self.address = address
         self._confirmed = confirmed
         self.run_id = ""
+        self.breaks = 0
         self._environment = environment
         self._silence = silence
         self._time = time
         self._on_silence = on_silence
         self._deserted: dict[Identity, None] = {}  # connections that may still carry something (E1)
-        self._breaks = 0  # how often a connection broke that may
         self._dialer = Dialer(address, reach, client=client, silence=silence, greet=greet)
         self._connector = Connector(self._connect_shared, address.display)
         self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence, beside)
@@ -171,7 +172,7 @@ class Link:
                     raise ConnectionFailed(self.address.display, str(broken)) from None
         if in_order and connection is not None and connection.torn:
             raise ConnectionFailed(self.address.display, PASSED)
-        breaks = self._breaks
+        breaks = self.breaks
         connection = await self._connection()
         self._check_order(breaks if in_order else None)
         try:
@@ -186,7 +187,7 @@ class Link:
 
     def _check_order(self, breaks: int | None) -> None:
         """Refuse to send what was held up while a connection broke: what became of the calls there is asked first (E4)."""
-        if breaks not in (None, self._breaks):
+        if breaks not in (None, self.breaks):
             raise ConnectionFailed(self.address.display, PASSED)
 
     async def kill(self, connections: Sequence[Identity], key: bytes | None = None) -> list[object]:
@@ -260,7 +261,7 @@ class Link:
 
     def _desert(self, identity: Identity) -> None:
         self._deserted[identity] = None
-        self._breaks += 1
+        self.breaks += 1
 
     async def _kill_deserted(self, line: Line, greeting: Greeting) -> None:
         """Kill what earlier shared connections may still carry, before anything is sent over the next one (E1).

@@ -274,7 +274,7 @@ class SentinelLink(Link):
         if sentinels.master != self._at:
             self._follow()
         if self._at is not None and sentinels.due:
-            era, breaks = self._connector.era, self._breaks
+            era, breaks = self._connector.era, self.breaks
             with anyio.move_on_after(min(ANSWER_WITHIN, time_is_up_at() - self._current_environment().monotonic())):
                 await self._look()
             if self._connector.era != era:

@@ -35,7 +35,7 @@ class ClusteredBroker(FaultyBroker):
     def __init__(self, *args: Any, **options: Any) -> None:
         """See FaultyBroker."""
         super().__init__(*args, **options)
-        self._spreader: Spreader[int] = Spreader(self._is_up, lambda: self.run_id)
+        self._spreader: Spreader[int] = Spreader(self._is_up, lambda: self.run_id, Refused)
         self._runs: dict[int, str] = {}
         self._places: dict[str, int] = {}
         self._changes = 0
@@ -99,9 +99,11 @@ class ClusteredBroker(FaultyBroker):
             return await self._operate_at(node, steps[0].name, carry_out)
 
         if placing:
-            self._spreader.check(self.store.url, parts, self._spreader.breaks)
-        way = self._spreader.send_in_order if placing else self._spreader.send
-        return cast("list[R]", await way(parts, len(steps), send))
+            self._spreader.check(self.store.url, parts, [step.place for step in steps], self._spreader.breaks)
+            answers = await self._spreader.send_in_order(parts, len(steps), send, lambda place: steps[place].place)
+        else:
+            answers = await self._spreader.send(parts, len(steps), send)
+        return cast("list[R]", answers)
 
     def _carry_out_there(self, store: MemoryStore, step: Step[R]) -> R:
         if self.store.refuses(step.place):
@@ -119,8 +121,9 @@ class ClusteredBroker(FaultyBroker):
     ) -> list[bytes | None]:
         """Append, in order at each node; what a node refuses may be sent again, unless a later entry of its stream was appended (C3)."""
         del approximate
-        parts = self._parts([(topic, partition) for partition, _ in entries])
-        self._spreader.check(self.store.url, parts, self._spreader.breaks)
+        slots = [(topic, partition) for partition, _ in entries]
+        parts = self._parts(slots)
+        self._spreader.check(self.store.url, parts, slots, self._spreader.breaks)
 
         async def send(node: int, places: Sequence[int]) -> Sequence[object]:
             def append(store: MemoryStore) -> list[object]:
@@ -133,7 +136,7 @@ class ClusteredBroker(FaultyBroker):
 
             return await self._operate_at(node, "append", append)
 
-        answers = await self._spreader.send_in_order(parts, len(entries), send)
+        answers = await self._spreader.send_in_order(parts, len(entries), send, slots.__getitem__)
         appended = [None if isinstance(answer, Refused) else cast("bytes | None", answer) for answer in answers]
         if any(isinstance(answer, Refused) for answer in answers):
             return await self._redirected(topic, entries, answers, appended)

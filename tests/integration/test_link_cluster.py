@@ -20,7 +20,7 @@ from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link import ClusterAddress, parse_url
 from redisaq.link.cluster import ClusterLink
 from redisaq.link.resp import pack_command
-from redisaq.link.slot_map import SLOTS, slot_of
+from redisaq.link.slot_map import SLOTS, Node, slot_of
 from tests.link_fake import Answer, FakeServer, bulk, hello, usual_answers
 
 pytestmark = pytest.mark.anyio
@@ -320,6 +320,112 @@ async def test_what_waited_for_the_map_does_not_pass_a_call_that_broke_meanwhile
     assert await append(link, HIGH) == [b"passed"]
 
 
+@pytest.mark.parametrize("how", ["broke", "refused"])
+async def test_nothing_passes_what_a_call_lacks_where_its_slot_is_now(cluster: FakeCluster, link: ClusterLink, how: str) -> None:
+    """E4: the slot has another node meanwhile, and the call that lacks something in it is not over yet."""
+    go_on, over = threading.Event(), list[bool]()
+
+    def slow(_: list[bytes]) -> bytes:
+        go_on.wait(HANG_SECONDS)
+        return b"+late\r\n"
+
+    async def lacking() -> None:
+        if how == "broke":
+            with pytest.raises(ConnectionFailed):
+                await append(link, HIGH, LOW)
+        else:
+            assert isinstance((await append(link, HIGH, LOW))[0], ServerError)
+        over.append(True)
+
+    await link.call((b"GET", HIGH), (b"GET", LOW))
+    cluster.nodes[0].answers["GET"] = cluster.moved(2) if how == "refused" else lambda _: None
+    cluster.nodes[1].answers["GET"] = slow
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lacking)
+        await until(lambda: bool(link._spreader._lacking))
+        cluster.owners[0] = 2
+        link.doubt(await link.link_to(HIGH))
+        link._hint = Node("127.0.0.1", cluster.nodes[2].port)  # as a redirect of any other call says
+        try:
+            with pytest.raises(ConnectionFailed, match="nothing was sent"):
+                await append(link, HIGH)
+            assert not over
+            assert await link.call((b"GET", HIGH)) == [b"from 2"], "what is no append has no order to keep"
+        finally:
+            go_on.set()
+    assert await append(link, HIGH) == [b"from 2"]
+
+
+async def test_what_waited_for_the_map_does_not_pass_a_call_that_the_map_broke(cluster: FakeCluster, link: ClusterLink) -> None:
+    """E4: the map says that the node at which an earlier call waits is no master any more."""
+    go_on, failures = threading.Event(), list[ConnectionFailed]()
+
+    def slow(_: list[bytes]) -> bytes:
+        go_on.wait(HANG_SECONDS)
+        return cluster.slots()
+
+    async def broken(*, written: bool) -> None:
+        with pytest.raises(ConnectionFailed) as failed:
+            await append(link, HIGH)
+        assert failed.value.maybe_executed is written
+        failures.append(failed.value)
+
+    await link.call((b"GET", HIGH), (b"GET", LOW))
+    cluster.nodes[0].answers["GET"] = b""
+    for node in cluster.nodes:
+        node.answers["CLUSTER"] = slow
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(broken, written=True))
+        await until(lambda: cluster.nodes[0].words().count("GET") == 2)
+        link.doubt(await link.link_to(HIGH))
+        tasks.start_soon(partial(broken, written=False))
+        await until(lambda: link.looks == 2)
+        cluster.owners[0] = 1
+        go_on.set()
+    assert len(failures) == 2
+    assert await append(link, HIGH) == [b"from 1"]
+
+
+async def test_a_call_is_split_again_after_a_look_that_was_under_way(cluster: FakeCluster, link: ClusterLink) -> None:
+    """Otherwise the messages of one slot are at two nodes, of which one refuses them: they lose their order (C3)."""
+    asked, go_on, replies = threading.Event(), threading.Event(), list[object]()
+
+    def slow(_: list[bytes]) -> bytes:
+        asked.set()
+        go_on.wait(HANG_SECONDS)
+        return cluster.slots()
+
+    async def call() -> None:
+        replies.extend(await append(link, HIGH, LOW, HIGH))
+
+    await link.call((b"GET", HIGH), (b"GET", LOW))
+    for node in cluster.nodes:
+        node.answers["CLUSTER"] = slow
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(link.nodes)
+        await until(asked.is_set)
+        cluster.owners[0] = 2
+        link.doubt(await link.link_to(LOW))
+        tasks.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        go_on.set()
+    assert replies == [b"from 2", b"from 1", b"from 2"]
+
+
+async def test_a_look_does_not_wait_behind_calls_that_wait_for_a_replica(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C7: the server holds back what comes behind a WAIT."""
+    async with opened(cluster.url, confirmed=True) as link:
+        monkeypatch.setattr("redisaq.link.cluster.ANSWER_WITHIN", 10 * HANG_SECONDS)
+        for node in cluster.nodes:
+            node.answers["WAIT"] = b""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(link.call, (b"GET", HIGH), (b"GET", LOW))
+            await until(lambda: all(node.words().count("WAIT") for node in cluster.nodes[:2]))
+            with anyio.fail_after(HANG_SECONDS):
+                await link.nodes()
+            tasks.cancel_scope.cancel()
+
+
 async def test_a_call_that_met_another_run_says_so(cluster: FakeCluster, link: ClusterLink) -> None:
     """E2: one part broke, and another was carried out by a server that took over: the anchors are of the one before."""
     cluster.nodes[1].answers["GET"] = lambda _: None
@@ -401,6 +507,16 @@ async def test_a_connection_is_killed_where_its_run_is(cluster: FakeCluster, lin
     assert came == [[[b"CLIENT", b"KILL", b"ID", b"7", b"ADDR", b"127.0.0.1:5"]], [], []]
     assert await link.kill([MARK], HIGH) == [1]
     assert await link.kill([MARK], LOW) == [], "C4: nothing that the other node holds can come into its stream"
+
+
+async def test_a_kill_does_not_wait_for_nodes_that_have_nothing_to_kill(cluster: FakeCluster) -> None:
+    """Also not for one that has never answered."""
+    cluster.nodes[0].answers["CLIENT"] = b":1\r\n"
+    cluster.nodes[1].answers["HELLO"] = lambda _: None
+    async with opened(cluster.url) as link:
+        before = len(cluster.nodes[1].commands)
+        assert await link.kill([MARK]) == [1]
+        assert len(cluster.nodes[1].commands) == before
 
 
 async def test_a_node_that_was_replaced_needs_no_kill(cluster: FakeCluster, link: ClusterLink) -> None:
