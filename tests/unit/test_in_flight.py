@@ -290,6 +290,20 @@ def what_was_withheld_as_the_group_is_moved_comes_in_its_order(module: ModuleTyp
     assert [flight.entry for flight in again] == [b"5-0", b"6-0", b"7-0", b"8-0"]
 
 
+def what_was_withheld_behind_a_settled_message_is_claimed_once_the_group_is_moved(module: ModuleType) -> None:
+    """S5: the acknowledgement came before the group was moved, and its answer after the message was delivered again."""
+    flights, flight = begun(module)
+    flights.returned(flight)
+    flights.take_acks()
+    assert flights.delivered([(b"5-0", GOOD), (b"6-0", GOOD)], 0) == []
+    flights.acked()
+    flights.moved(2, b"4-0", b"5-0")
+    claim = flights.next_read(0)
+    assert isinstance(claim, module.Claim), claim
+    again = flights.claimed(claim, [(b"5-0", GOOD, 1), (b"6-0", GOOD, 1)], None, 0)
+    assert [flight.entry for flight in again] == [b"5-0", b"6-0"]
+
+
 MOMENTS = (
     a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone,
     a_failure_is_written_down_while_its_queue_waits,
@@ -302,6 +316,7 @@ MOMENTS = (
     what_came_of_an_earlier_delivery_does_not_count,
     what_was_delivered_and_done_unnoticed_is_looked_for,
     what_was_withheld_as_the_group_is_moved_comes_in_its_order,
+    what_was_withheld_behind_a_settled_message_is_claimed_once_the_group_is_moved,
 )
 
 
@@ -408,6 +423,7 @@ BROKEN: dict[str, tuple[str, str, int | Callable[[ModuleType], None]]] = {
         "        self._overtaking",
         MOMENTS[10],
     ),
+    "S5: what was withheld is forgotten": ("self.doubtful.update([entry for entry, _ in self.withheld])", "pass", MOMENTS[11]),
     "S5: what was handled unnoticed is not looked for": (
         "        self.doubtful |= outdated.keys()\n",
         "",
