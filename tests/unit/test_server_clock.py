@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from hypothesis import example, given, strategies as st
 
+from redisaq.brokers.steps.coordination import Beat
+from redisaq.consuming.member import Member
 from redisaq.core.server_clock import SPEED, ServerClock
+from redisaq.environment import Environment
 
 delays = st.floats(0.0, 3.0)
 moments = st.tuples(st.floats(0.0, 10.0), delays, delays)  # seconds since the last answer, until the server is asked, until it is heard
@@ -34,3 +37,15 @@ def test_after_a_jump_the_next_answer_is_right(before: float, after: float, to: 
     clock.tell(int(before * 1e6), sent=0.0, heard=0.0)
     told = clock.tell(int((after + 5.0 + to) * 1e6), sent=5.0, heard=5.0 + to + back)
     assert after - back - SLIP <= told <= max(after + to + SLIP, after - back)
+
+
+def test_a_new_incarnation_knows_what_the_last_one_has_learned() -> None:
+    """M1: the first answer that it hears may be heard late, which alone would tell a time that is too early."""
+    local = 100.0
+    member = Member(None, 10.0, Environment(clock=lambda: local))
+    member.lease.observe(local, Beat(alive=True, now=1_000_000_000))
+    member.renew_incarnation()
+    assert member.lease.server_now() == 1_000_000_000
+    local = 105.0
+    member.lease.observe(100.0, Beat(alive=True, now=1_002_000_000))
+    assert abs(member.lease.server_now() - 1_005_000_000) <= 5 * SPEED * 1e6
