@@ -12,7 +12,7 @@ from redisaq import Admin, Consumer, Message, Producer, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.growing import Adopt, Announce, ReadPassed
+from redisaq.brokers.steps.growing import Adopt, Announce, Passed, ReadPassed
 from redisaq.core.partitioner import partition_for
 from redisaq.errors import ConnectionFailed, GroupBusyError, QueueFull, SettingsError
 from redisaq.events import Event
@@ -447,6 +447,33 @@ async def test_a_seek_replays_a_key_in_order() -> None:
         async with Admin(url, timeout=1.0) as hasty:
             with pytest.raises(GroupBusyError, match="too short a time"):
                 await hasty.seek("jobs", "default_group", "earliest")
+        await consumer.stop()
+
+
+async def test_before_a_partition_is_opened_all_older_ones_are_asked_about_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G4: a group that was lost and made again has worked off less than when it was asked."""
+    url, handling, asked = fresh_url(), Handling(), list[int]()
+    worked_off = {0}
+    consumer = consumer_of(url, handling)
+    whole = MemoryBroker.do_each
+
+    async def do_each(self: MemoryBroker, steps: Sequence[Any]) -> Any:
+        if not isinstance(steps[0], ReadPassed):
+            return await whole(self, steps)
+        asked.extend(step.partition for step in steps)
+        return [Passed(step.partition in worked_off) for step in steps]
+
+    monkeypatch.setattr(MemoryBroker, "do_each", do_each)
+    async with Producer("jobs", url, init_partitions=2) as producer, anyio.create_task_group() as tasks:
+        tasks.start_soon(consumer.process, handling)
+        await producer.request_partition_increase(3)
+        await until(lambda: 1 in asked)
+        worked_off.clear()
+        worked_off.add(1)
+        await anyio.sleep(5.0)
+        assert not handling.told(events.PartitionOpened)
+        worked_off.add(0)
+        await until(lambda: handling.told(events.PartitionOpened))
         await consumer.stop()
 
 
