@@ -66,13 +66,21 @@ async def make_or_grow(broker: Broker, topic: str, partitions: int, *, terms: Te
         # Else somebody has completed it meanwhile, or the topic is lost: look again.
 
 
-async def settle_growth(broker: Broker, topic: str) -> TopicState | None:
-    """Complete every growth of which a stream has been cut (G3), and return the topic's state; None if the topic does not exist."""
+async def settle_growth(broker: Broker, topic: str, met: int | None = None) -> TopicState | None:
+    """Complete every growth of which a stream has been cut (G3), and return the topic's state; None if the topic does not exist.
+
+    Args:
+        broker: the broker to ask.
+        topic: the topic's name.
+        met: a partition where the caller has met a seal. The meta may have forgotten that there is such a partition (G9).
+    """
     while True:
         state = await broker.do(ReadTopic(topic))
         if state is None:
             return None
         seals = await _seals(broker, topic, state.partitions, state.cuts)
+        if met is not None and met >= state.partitions:
+            seals += [seal for seal in (await broker.do(ReadSeal(topic, met, state.cuts)),) if seal]
         if not seals:
             return state
         history = _furthest(seals)
@@ -86,6 +94,19 @@ async def complete_announced(broker: Broker, topic: str, announced: TopicState) 
     """Complete a growth that was announced, and perhaps not begun (G3); nothing happens if it is over."""
     if announced.pending is not None:
         await _complete(broker, topic, announced, (*announced.counts, announced.pending))
+
+
+async def publish_again(broker: Broker, topic: str, known: TopicState) -> TopicState | None:
+    """Let a topic that has forgotten growths grow by them again, one after the other, to as many partitions as the caller knew (G9).
+
+    Returns:
+        The topic's state afterwards; None if the topic does not exist.
+    """
+    while (state := await broker.do(ReadTopic(topic))) is not None and state.partitions < known.partitions:
+        grown = len(state.counts)
+        same = known.counts[:grown] == state.counts  # else it was made again, or has grown, without what the caller knows
+        await _complete(broker, topic, state, known.counts[: grown + 1] if same else (*state.counts, known.partitions))
+    return state
 
 
 async def close_barriers(broker: Broker, group: GroupName, history: Sequence[int]) -> None:
@@ -142,9 +163,13 @@ async def _redrive_one(broker: Broker, group: GroupName, partition: int, letter:
     if sequence < FROM_ELSEWHERE:  # else it has come from another partition before, and its id tells from which
         sequence += (partition + 1) * FROM_ELSEWHERE
     again = Body(format_id((time, sequence)), body.fields, body.life)
-    if await broker.do(TakeIn(group, place, [again], state.cuts)) is None:
-        return None
-    return await broker.do(Purge(group, partition, [dead_id]))
+    purged, run = 0, None
+    while run != broker.run_id:  # at first, and if another server answers by now: perhaps it has forgotten that it took it in
+        run = broker.run_id
+        if await broker.do(TakeIn(group, place, [again], state.cuts)) is None:
+            return None
+        purged += await broker.do(Purge(group, partition, [dead_id]))
+    return purged
 
 
 def _place(fields: Sequence[bytes], partition: int, partitions: int) -> int:

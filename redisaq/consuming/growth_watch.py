@@ -5,7 +5,8 @@ every older partition up to the cut of that growth. The watch asks the server ab
 of this member together. The data beside the lease keep the answer. An administrator who moves the group makes them wait again, so the watch
 asks whenever the group was paused.
 
-It also completes a growth that was announced, and that nobody has completed for a while (G3).
+It also completes a growth that was announced, and that nobody has completed for a while (G3), and repeats one that the server has forgotten
+(G9).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import anyio
 
 from redisaq import events
 from redisaq.actors.actor import Actor
-from redisaq.brokers.growth import COUNTED, TOGETHER, complete_announced
+from redisaq.brokers.growth import COUNTED, TOGETHER, complete_announced, publish_again
 from redisaq.brokers.steps.growing import OpenBarrier, ReadBarrier, ReadPassed
 from redisaq.brokers.steps.topics import ReadTopic, birth
 from redisaq.consuming.contact import forever
@@ -59,6 +60,7 @@ class GrowthWatch(Actor[Ring]):
         """Ask, for as long as a partition waits."""
         pause = FIRST_PAUSE
         while True:
+            await self._publish_again()
             left = await self._complete_announced()
             waiting = [] if self._around.gate.closed else self._waiting()
             if waiting and await self._look(waiting):
@@ -159,6 +161,13 @@ class GrowthWatch(Actor[Ring]):
                     oldest=passed.oldest.decode(),
                     waited=now - barrier.since,
                 )
+
+    async def _publish_again(self) -> None:
+        """Let the topic grow again by what the server has forgotten (G9)."""
+        member = self._member
+        if member.forgotten and member.topic is not None:
+            await publish_again(self._around.broker, self._around.group.topic, member.topic)
+            member.forgotten = False
 
     async def _complete_announced(self) -> float:
         """Complete a growth that has been under way for too long (G3); return after how many seconds to look again."""

@@ -41,7 +41,8 @@ class Member:
         version: the version of the newest document seen (M3).
         document: the newest one seen; kept when the group is lost (M8).
         partitions: how many the topic has, 0 while it does not exist.
-        topic: its state, as last seen; None before.
+        topic: its state, as last seen; None before. That of a topic which has grown less than this counts as forgotten.
+        forgotten: the last answer says that the topic has fewer partitions than `topic`: it is to grow again (G9).
         next_look: when to look next, by the local clock and as of the last answer: another member expires, the group's freeze ends (M7,
             M8), or an entry of `unable` is forgotten.
         topic_missing: the topic did not exist at the last look.
@@ -60,6 +61,7 @@ class Member:
     document: Document | None = None
     partitions: int = 0
     topic: TopicState | None = None
+    forgotten: bool = False
     next_look: float = math.inf
     topic_missing: bool = False
     retention: bool = False
@@ -281,7 +283,12 @@ class Admission:
 
     def _topic_is(self, state: TopicState) -> None:
         member, around = self._member, self._around
-        before, member.topic = member.topic, state
+        before = member.topic
+        member.forgotten = before is not None and state.partitions < before.partitions
+        if member.forgotten:
+            around.look_at_growth()
+            return
+        member.topic = state
         member.partitions = max(member.partitions, state.partitions)
         around.history = state.history
         if before is None or (before.history, before.pending) != (state.history, state.pending):

@@ -49,11 +49,14 @@ async def sweep(around: Surroundings, partition: int) -> None:
 async def _move(broker: Broker, adopt: Adopt, partition: int) -> bool:
     """Let messages be adopted, and remove them here; False if they have to be placed again.
 
-    If the removal breaks, both are repeated: the server that answers next may have forgotten that it adopted them.
+    If the removal breaks, or another server answers it, both are repeated: that server may have forgotten that it adopted them.
     """
-    if not await broker.do(adopt):
-        return False
-    await broker.do_each([CancelDelayed(adopt.topic, partition, msg_id) for msg_id, _, _ in adopt.rows])
+    run = None
+    while run != broker.run_id:
+        run = broker.run_id
+        if not await broker.do(adopt):
+            return False
+        await broker.do_each([CancelDelayed(adopt.topic, partition, msg_id) for msg_id, _, _ in adopt.rows])
     return True
 
 

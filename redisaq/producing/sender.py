@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
-from redisaq.brokers.growth import make_or_grow, settle_growth
+from redisaq.brokers.growth import make_or_grow, publish_again, settle_growth
 from redisaq.brokers.steps import Broker, producing, topics
 from redisaq.brokers.steps.producing import Delayed
 from redisaq.brokers.steps.topics import Terms, TopicState
@@ -418,14 +418,20 @@ class Sender:
             await self._broker.do(producing.Confirm(self._topic, partition))
 
     async def _read_topic(self) -> TopicState:
-        state = await self._broker.do(topics.ReadTopic(self._topic))
+        state = await self._grown(await self._broker.do(topics.ReadTopic(self._topic)))
         # If it is missing, it was lost with the server's data (E5); another producer may have made it again.
         return state if state is not None and self._stands(state) else await self._make_streams()
 
     async def _make_topic(self) -> TopicState:
         """Make what is missing; complete a growth if a stream was cut (G3): that too looks like a missing stream (E6)."""
-        await settle_growth(self._broker, self._topic)
+        await self._grown(await settle_growth(self._broker, self._topic))
         return await self._make_streams()
+
+    async def _grown(self, state: TopicState | None) -> TopicState | None:
+        """Return the topic's state, None if it is missing; let it grow again if it has forgotten growths that this producer knew (G9)."""
+        if state is None or self.state is None or state.partitions >= self.state.partitions:
+            return state
+        return await publish_again(self._broker, self._topic, self.state)
 
     async def _make_streams(self) -> TopicState:
         partitions = self._init_partitions if self.state is None else self.state.partitions

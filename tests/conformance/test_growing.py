@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import msgspec
 import pytest
 
-from redisaq.brokers.growth import complete_announced, make_or_grow, redrive, settle_growth
-from redisaq.brokers.steps import Broker
+from redisaq.brokers.growth import complete_announced, make_or_grow, publish_again, redrive, settle_growth
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps import Broker, Step
 from redisaq.brokers.steps.administration import END, START, DropGroup, Seek
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.growing import (
@@ -29,7 +32,7 @@ from redisaq.brokers.steps.leases import Claim, Install, Release, RemakeGroup
 from redisaq.brokers.steps.messages import ListDelayed
 from redisaq.brokers.steps.producing import SEALED, AppendOnce, Delay, Delayed, Find, ReadAnchor, ReadBacklog, ReadMark
 from redisaq.brokers.steps.retention import ReadKeeping, Trim
-from redisaq.brokers.steps.retrying import ReadDead, Redrive, TakeDue
+from redisaq.brokers.steps.retrying import Purge, ReadDead, Redrive, TakeDue
 from redisaq.brokers.steps.settling import Acknowledge, Resolve
 from redisaq.brokers.steps.topics import RENAMED, MakeTopic, ReadTopic, TopicState
 from redisaq.brokers.terms import GroupName
@@ -149,6 +152,44 @@ async def test_a_meta_that_was_lost_is_made_again_as_it_was(world: World, a: Bro
     made = await a.do(MakeTopic("orders", 2, known=known))
     assert (made.generation, made.partitions, made.history) == (1, 5, LARGE)
     await append(a, "orders", 4, b"1")
+
+
+@pytest.mark.parametrize(("left", "history"), [((2,), (2, 5, 8)), ((2, 5), (2, 5, 8)), ((2, 6), (2, 6, 8)), ((2, 5, 9), (2, 5, 9))])
+async def test_what_a_server_has_forgotten_is_published_again(
+    world: World, a: Broker, b: Broker, left: tuple[int, ...], history: tuple[int, ...]
+) -> None:
+    """G9: a failover forgot two growths, or one, or another grower has made other ones since."""
+    for count in (2, 5):
+        await make_or_grow(a, "orders", count)
+    known = await make_or_grow(a, "orders", 8)
+    world.forget_topic("orders")
+    for partition in range(8):
+        world.forget_partition("orders", partition)
+    forgetful = msgspec.structs.replace(known, generation=len(left) - 1, partitions=left[-1], history=left if len(left) > 1 else ())
+    assert (await b.do(MakeTopic("orders", 2, known=forgetful))).history == forgetful.history
+    state = await publish_again(a, "orders", known)
+    assert state is not None
+    assert (state.history, state.partitions, state.generation) == (history, history[-1], 2)
+    assert await publish_again(b, "orders", known) == state
+    for partition in range(8):
+        assert await _old_append(b, "orders", partition, cuts=2) is not None
+        assert await _old_append(b, "orders", partition, cuts=1) is None
+
+
+async def test_a_seal_of_a_partition_that_the_meta_has_forgotten_completes_the_growth(world: World, a: Broker, group: GroupName) -> None:
+    """G3, G9: an owner goes on at a new partition, and the server has forgotten the cuts and the count."""
+    known = await make_or_grow(a, group.topic, 2)
+    await make_or_grow(a, group.topic, 5)
+    world.forget_topic(group.topic)
+    for partition in range(2):
+        world.forget_partition(group.topic, partition)
+    await a.do(MakeTopic(group.topic, 2, known=known))
+    if isinstance(world, MemoryWorld):
+        await settle_growth(a, group.topic, 4)  # what a step at a server does that meets the seal
+    await a.do(RemakeGroup(group, 4, b""))
+    state = await a.do(ReadTopic(group.topic))
+    assert state is not None
+    assert state.history == LARGE
 
 
 @pytest.mark.parametrize(("count", "history"), [(1, (2, 5, 6)), (5, (2, 5, 6)), (6, (2, 5, 6)), (8, (2, 5, 6, 8))])
@@ -335,6 +376,36 @@ async def test_what_was_placed_before_one_more_growth_is_not_taken_over(a: Broke
     assert await redrive(a, group, 0, None, 10, state=state) == 1
     await a.do(Install(group, place, 1, "A", foreign=True))
     assert len((await a.do(TakeDue(group, place, 1, count=10))).retries) == 1
+
+
+async def test_a_failover_between_taking_in_and_removing_loses_no_dead_letter(group: GroupName) -> None:
+    """G8: the server that removes it has forgotten that it took it in."""
+
+    class FailsOver(MemoryBroker):
+        failovers = 0
+
+        async def do(self, step: Step[Any]) -> Any:
+            if isinstance(step, Purge) and not self.failovers:
+                self.failovers += 1
+                self.store.forget_partition(group.topic, place)
+                self.store.restart()
+            return await super().do(step)
+
+    broker = FailsOver("conformance", "fails-over")
+    await broker.do(MakeTopic(group.topic, 2))
+    await make_groups(broker, group, [0, 1], latest=False)
+    await broker.do(Install(group, 0, 1, "A", foreign=True))
+    (one,) = await append(broker, group.topic, 0, b"1")
+    await deliver(broker, group, 0, 1, "A")
+    await broker.do(Resolve(group, 0, 1, [Resolution("stream", "dead", Body(one, (b"i", b"1", b"k", b"c")))], dead_maxlen=None))
+    state = await make_or_grow(broker, group.topic, 64)
+    place = partition_for(b"c", 64)
+    assert place != 0
+    assert await redrive(broker, group, 0, None, 10, state=state) == 1
+    assert broker.failovers == 1
+    assert await broker.do(ReadDead(group, 0, b"", 10)) == []
+    await broker.do(Install(group, place, 1, "A", foreign=True))
+    assert len((await broker.do(TakeDue(group, place, 1, count=10))).retries) == 1
 
 
 async def test_what_was_redriven_from_elsewhere_is_waited_for(a: Broker, group: GroupName, owned: int) -> None:

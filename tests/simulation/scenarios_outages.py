@@ -14,7 +14,7 @@ from tests.simulation.scenarios import FAULTS, brief, fill, scenario
 
 def with_losses(plan: FaultPlan) -> FaultPlan:
     """Return the plan with losses of data added."""
-    return replace(plan, failover=0.002, slot_loss=0.0005)
+    return replace(plan, failover=0.002, slot_loss=0.0005, lost_cut=0.1)
 
 
 @scenario(

@@ -141,7 +141,7 @@ class RedisBroker:
         """Find out the present names, completing a growth that is under way (G3); False if that cannot have been the reason."""
         if error.code != "WRONGTYPE" or step.place is None or step.place[1] is None:
             return False
-        await settle_growth(self, step.place[0])
+        await settle_growth(self, *step.place)
         return True
 
     async def do_each(self, steps: Sequence[Step[R]]) -> list[R]:
@@ -167,7 +167,7 @@ class RedisBroker:
 
     async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
         """Open a reading connection under the token (T3)."""
-        settle = lambda: settle_growth(self, group.topic)  # noqa: E731
+        settle = lambda: settle_growth(self, group.topic, partition)  # noqa: E731
         return await leases.open_reader(self._link, self._keys, group, partition, token=token, incarnation=incarnation, settle=settle)
 
     async def listen(self, group: GroupName) -> Doorbell:

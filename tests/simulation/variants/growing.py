@@ -16,7 +16,7 @@ from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.growing import Adopt, Announce, NameStream, Passed, Publish, ReadPassed, Replicate, SetSwept
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.brokers.terms import GroupName
-from redisaq.consuming import member, owner as partition_owner, retry_timer
+from redisaq.consuming import growth_watch, member, owner as partition_owner, retry_timer
 from redisaq.consuming.context import Surroundings
 from redisaq.core.partitioner import partition_for
 from redisaq.core.records import decode_delayed
@@ -379,4 +379,36 @@ G8_MARK = Variant(
     directed=True,
 )
 
-VARIANTS: Sequence[Variant] = (E6, G1, G2, G3, G4, G5, G6, G7, G8_SWEEP, G8_MARK)
+# -- G9 --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _takes_what_is_left(_original: Function) -> Function:
+    async def publish_again(_self: growth_watch.GrowthWatch) -> None:
+        pass
+
+    return publish_again
+
+
+async def forgotten_growth(sim: Simulation) -> None:
+    """A topic grows while its server's replica is cut off, which then takes over; no producer is left."""
+    producer = await topic(sim, 1)
+    await _send(producer, 1)
+    sim.member("a", TOPIC, takes(0.01))
+    await anyio.sleep(5.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sim.failover, 3.0)
+        await anyio.sleep(0.5)
+        await producer.request_partition_increase(3)
+    await sim.until_quiet(timeout=60)
+
+
+G9 = Variant(
+    name="G9",
+    without="a member goes on with partitions that the server has forgotten",
+    changes=[Change(growth_watch.GrowthWatch, "_publish_again", _takes_what_is_left)],
+    scenario=forgotten_growth,
+    harm=r"3 of 1 partitions are owned",
+    directed=True,
+)
+
+VARIANTS: Sequence[Variant] = (E6, G1, G2, G3, G4, G5, G6, G7, G8_SWEEP, G8_MARK, G9)
