@@ -41,8 +41,8 @@ STRIDES = {
     ("trio", "valkey9"): (0, 3),
     ("asyncio", "valkey9"): (1, 3),
     ("uvloop", "valkey9"): (2, 3),
-    ("asyncio", "redis8"): (0, 9),
-    ("trio", "redis7"): (4, 9),
+    ("asyncio", "redis8"): (0, 20),
+    ("trio", "redis7"): (4, 20),
 }
 """Which kills are run, otherwise: from which one on, and each how manyth."""
 

@@ -52,6 +52,7 @@ def check(out: str, *, messages: int) -> None:
     assert [int(figure) for figure in final.groups()[:3]] == [messages, messages, 0]
 
 
+@pytest.mark.backends_take_turns  # one private server is like another: the tests below start more, on asyncio and trio
 @pytest.mark.parametrize("backend", ["asyncio", pytest.param("uvloop", marks=UVLOOP)])
 def test_on_a_private_server(place: Path, backend: str) -> None:
     with started(place, "demo", "--backend", backend, "--messages", "400", "--partitions", "6") as process:

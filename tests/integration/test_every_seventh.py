@@ -72,6 +72,7 @@ async def work_and_judge(url: str, namespace: str, *, blocking: bool, members: i
             assert sorted(got) == tries
 
 
+@pytest.mark.backends_take_turns
 @pytest.mark.parametrize("blocking", [False, True], ids=["parked", "blocking"])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("members", [1, 3])

@@ -61,7 +61,7 @@ def test_simulation(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLES / "simulation" / "main.py"), str(tmp_path / "timeline.svg")]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT)
     assert result.returncode == 0, result.stderr
-    assert "20 seeds: nothing lost" in result.stdout
+    assert "8 seeds: nothing lost" in result.stdout
     assert re.search(r"(anna|ben|cleo) +crashes", result.stdout)
     assert (tmp_path / "timeline.svg").read_text(encoding="utf-8").startswith("<svg")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import textwrap
 from pathlib import Path
 
 import anyio
@@ -81,7 +82,6 @@ ASYNCIO_AUTO = pytest.param(
     id="asyncio-auto",
 )
 OTHERS = [
-    pytest.param("", "", "", id="none"),
     pytest.param("", "pytestmark = pytest.mark.anyio", "", id="anyio"),
     pytest.param("", "", "anyio_mode = auto", id="anyio-auto"),
     pytest.param("", "pytestmark = pytest.mark.trio", "", id="trio"),
@@ -92,23 +92,15 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("imports", "mark", "settings"), OTHERS)
-def test_a_scenario_is_ours_whatever_other_plugins_claim(pytester: pytest.Pytester, imports: str, mark: str, settings: str) -> None:
-    result = run_inner(pytester, SCENARIO.format(imports=imports, mark=mark, arguments="2"), "-v", settings=settings, process=True)
-    result.assert_outcomes(passed=4 if "anyio" in mark + settings else 2)
-
-
-@pytest.mark.parametrize(("imports", "mark", "settings"), OTHERS[1:])
-def test_other_plugins_keep_their_own_and_the_fixtures_work(pytester: pytest.Pytester, imports: str, mark: str, settings: str) -> None:
-    """Coroutine tests of theirs in real time, with our fixtures and seeds, beside plain tests."""
-    text = f"""
+def test_scenarios_are_ours_other_plugins_keep_their_own_and_the_fixtures_work(
+    pytester: pytest.Pytester, imports: str, mark: str, settings: str
+) -> None:
+    """Coroutine tests of theirs in real time, with our fixtures and seeds, beside plain tests; and a scenario, whatever they claim."""
+    scenario = textwrap.dedent(SCENARIO.format(imports=imports, mark=mark, arguments="2"))
+    text = """
         import time
         import anyio
-        import pytest
-        import sniffio
-        {imports}
         from redisaq import Consumer, Producer
-
-        {mark}
 
         async def bill(url):
             handled = []
@@ -129,10 +121,11 @@ def test_other_plugins_keep_their_own_and_the_fixtures_work(pytester: pytest.Pyt
             assert time.monotonic() - began >= 0.05
             assert redisaq_seed in (0, 1)
     """
-    plain = "\n        def test_plain(redisaq_url):\n            assert redisaq_url\n" if not mark else ""
-    result = run_inner(pytester, text + plain, settings=settings, process=True)
-    each = 2 if "anyio" in mark + settings else 1
-    result.assert_outcomes(passed=3 * each + bool(plain))
+    plain = "" if mark else "\ndef test_plain(redisaq_url):\n    assert redisaq_url\n"
+    result = run_inner(pytester, scenario + textwrap.dedent(text) + plain, "-v", settings=settings, process=True)
+    both = "anyio" in mark + settings
+    result.assert_outcomes(passed=(3 + 2) * (2 if both else 1) + bool(plain))
+    assert len(re.findall(r"::test_story\[\S+ PASSED", result.stdout.str())) == (4 if both else 2)
 
 
 # -- failures -----------------------------------------------------------------------------------------------------------------------------
