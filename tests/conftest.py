@@ -11,9 +11,11 @@ import gc
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -97,6 +99,28 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(directory.cleanup)
         os.environ["PYTHONPYCACHEPREFIX"] = directory.name
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the test files before workers start: all go through them in one order, and would compile each at the same time.
+
+    Two processes do it, each half of the files. What they cannot collect, a worker reports.
+    """
+    config = session.config
+    if not config.pluginmanager.hasplugin("dsession"):  # there are no workers, or this is one of them
+        return
+    folders = [config.invocation_params.dir / argument.partition("::")[0] for argument in config.args]
+    files = sorted(str(file) for folder in folders for file in folder.rglob("test_*.py"))
+    if files and (sys.dont_write_bytecode or not Path(importlib.util.cache_from_source(files[0])).parent.exists()):
+        command = [sys.executable, "-m", "pytest", "--collect-only", "--numprocesses=0", "-p", "no:cacheprovider"]
+        quiet: dict[str, Any] = {
+            "cwd": config.rootpath,
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }
+        for process in [subprocess.Popen([*command, *half], **quiet) for half in (files[::2], files[1::2]) if half]:
+            process.wait()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
