@@ -61,6 +61,20 @@ def expire_marks(world: World, group: GroupName, partition: int) -> None:
         world.command("PEXPIRE", key, 0)
 
 
+def shift_waiting(world: World, group: GroupName, seconds: float) -> None:
+    """Move by so much when those that wait to join came and last asked, and until when one of them has the turn: the clock was set."""
+    if isinstance(world, MemoryWorld):
+        room, shift = world.store.members(group).room, round(seconds * 1e6)
+        room.waiting = {one: (came + shift, asked + shift, said) for one, (came, asked, said) in room.waiting.items()}
+        room.until += shift
+        return
+    assert isinstance(world, RedisWorld)
+    room_key, shift = world.key(group.topic, 0, "").replace(":0}:", f"}}:g:{group.group}:room"), round(seconds * 1000)
+    for one, kept in _pairs(world.command("HGETALL", room_key)):
+        moved = [b"%d" % (int(word) + shift) if word.isdigit() else word for word in kept.split(b" ", 2)]
+        world.command("HSET", room_key, one, b" ".join(moved))
+
+
 def _name(fields: Sequence[bytes]) -> bytes:
     return next(value for field, value in _pairs(fields) if field == b"i")
 

@@ -10,9 +10,10 @@ from redisaq.brokers.steps.coordination import Heartbeat, Wait
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import EMPTY, Document
 from redisaq.core.profile import Profile
-from redisaq.core.waiting import FEW, TURN, Newcomer, Room
+from redisaq.core.waiting import FEW, STAYS, TURN, Newcomer, Room
+from tests.conformance.census import shift_waiting
 from tests.conformance.steps import SECOND, commit_document
-from tests.conformance.worlds import World
+from tests.conformance.worlds import RedisWorld, World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
 
@@ -88,6 +89,32 @@ async def test_a_turn_ends_by_itself(a: Broker, b: Broker, group: GroupName) -> 
             await anyio.sleep(0.05)
     assert anyio.current_time() - began >= TURN - 0.1
     assert {one.incarnation for one in seen.waiting} == {"A", "B"}
+
+
+async def test_one_that_no_longer_asks_is_not_waited_for(world: World, a: Broker, b: Broker, group: GroupName) -> None:
+    await wait(b, group, "B")
+    shift_waiting(world, group, -STAYS)
+    assert (await wait(a, group, "A")).waiting == (newcomer("A"),)
+
+
+async def test_a_clock_that_is_set_back_neither_keeps_the_turn_nor_makes_anyone_wait_longer(
+    world: World, a: Broker, b: Broker, group: GroupName
+) -> None:
+    """What is kept then lies in the future."""
+    await wait(b, group, "B")
+    shift_waiting(world, group, 1000.0)
+    seen = await wait(a, group, "A")
+    assert {one.incarnation for one in seen.waiting} == {"A", "B"}, "the turn lasts at most as long as a turn does"
+    shift_waiting(world, group, 2000.0)
+    again = await wait(a, group, "A")
+    assert again.waiting[0].incarnation == "A", "it came now, where it had come in the future"
+    assert 0 <= again.newest <= again.oldest < 10
+
+
+async def test_a_room_that_nobody_uses_expires(world: World, a: Broker, group: GroupName) -> None:
+    await wait(a, group, "A")
+    if isinstance(world, RedisWorld):
+        assert 0 < world.command("PTTL", world.key(group.topic, 0, "").replace(":0}:", f"}}:g:{group.group}:room")) <= 5000
 
 
 async def test_several_joins_in_a_row_are_a_burst(a: Broker, group: GroupName) -> None:

@@ -89,9 +89,9 @@ class WaitingRoom:
     def ask(self, newcomer: Newcomer, now: int) -> tuple[tuple[int, Newcomer], ...]:
         """Let one wait; return those that wait, each with when it came, if it has the turn."""
         incarnation = newcomer.incarnation
-        came = self.waiting.get(incarnation, (now,))[0]
+        came = min(now, self.waiting.get(incarnation, (now,))[0])
         self.waiting[incarnation] = came, now, encode_newcomer(newcomer)
-        if self.holder != incarnation and self.until > now:
+        if self.holder != incarnation and now < self.until <= now + microseconds(TURN):
             return ()
         self.holder, self.until = incarnation, now + microseconds(TURN)
         self.waiting = {one: kept for one, kept in self.waiting.items() if kept[1] + microseconds(STAYS) > now}
