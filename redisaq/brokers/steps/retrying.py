@@ -315,8 +315,8 @@ async def _named(broker: Broker, group: GroupName, partition: int, ids: Sequence
     while wanted and len(found) < count:
         some, wanted = wanted[: count - len(found)], wanted[count - len(found) :]
         pages = await broker.do_each([ReadDead(group, partition, format_id(before(dead_id)), 1) for dead_id in some])
-        asked = {format_id(dead_id) for dead_id in some}
-        found += _lives([letter for page in pages for letter in page if letter.dead_id in asked])
+        asked = zip(map(format_id, some), pages, strict=True)  # where one is gone, its page has the next one, which may be asked for, too
+        found += _lives([letter for dead_id, page in asked for letter in page if letter.dead_id == dead_id])
     return found
 
 
