@@ -18,7 +18,7 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.rights import access_rules, called_by
 from redisaq.brokers.redis.scripts import SCRIPTS
 from redisaq.brokers.steps.administration import START, Disband, DropGroup, Note, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
-from redisaq.brokers.steps.coordination import Heartbeat, Watch, make_groups
+from redisaq.brokers.steps.coordination import Heartbeat, Wait, Watch, make_groups
 from redisaq.brokers.steps.growing import Adopt, Announce, NameStream, OpenBarrier, Publish, ReadPassed, TakeIn
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.messages import (
@@ -45,7 +45,9 @@ from redisaq.brokers.steps.topics import MakeTopic, NoteHeldUp, Terms
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.core.history import Change
 from redisaq.core.membership import Document, MemberEntry
+from redisaq.core.profile import Profile
 from redisaq.core.records import Body, Resolution
+from redisaq.core.waiting import Newcomer
 from redisaq.errors import ServerError
 from redisaq.events import Event, NotificationsNotPermitted
 from redisaq.link import Link, parse_address
@@ -211,6 +213,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "make_groups": (lambda s: make_groups(s.broker, GroupName("orders", "new"), [0], latest=False), ("make_group",)),
     "heartbeat": (lambda s: s.broker.do(Heartbeat(GROUP, "A", 60.0, "")), ("heartbeat",)),
     "heartbeat of another server": (_beat_elsewhere, ("heartbeat",)),
+    "wait": (lambda s: s.broker.do(Wait(GROUP, "N", Newcomer("N", Profile()))), ("wait",)),
     "commit": (_commit, ("commit",)),
     "install": (lambda s: s.broker.do(Install(GROUP, 0, TOKEN + 1, "B", foreign=True)), ("install",)),
     "open_reader": (_open_reader, ("register",)),

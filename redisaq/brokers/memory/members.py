@@ -204,7 +204,7 @@ class Coordination:
             self.room.leave(step.incarnation)
             return Room(step.incarnation in self.members, burst=self._bursts(now))
         rows = self.room.ask(step.newcomer, now)
-        ages = [(now - came) / 1e6 for came, _ in rows] or [0.0]
+        ages = [max(0, now - came) / 1e6 for came, _ in rows] or [0.0]
         return Room(waiting=tuple(newcomer for _, newcomer in rows), newest=min(ages), oldest=max(ages), burst=self._bursts(now))
 
     def _bursts(self, now: int) -> bool:

@@ -5,7 +5,11 @@
 -- Answers: 1 if it is a member, how many have joined in a burst and ms since then (see commit.lua), then if it has the turn, for each that waits in the order in which they
 --       came: ms since it came, what it says about itself.
 
-redis.call('ZREM', KEYS[1], '') -- S2: writes nothing, but lets the rest succeed when memory is full
+-- S2: these write nothing, but let the rest succeed when memory is full, or fail before it.
+redis.call('ZREM', KEYS[1], '')
+redis.call('HDEL', KEYS[2], '-')
+local fields = redis.call('HGETALL', KEYS[2])
+redis.call('PEXPIRE', KEYS[2], 5000)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local turn, holder = string.match(redis.call('HGET', KEYS[2], '') or '', '^(%d+) (.*)$') -- under '' is whose turn it is, and until when
@@ -20,19 +24,18 @@ if redis.call('ZSCORE', KEYS[1], ARGV[1]) or ARGV[2] == '' then
     return {redis.call('ZSCORE', KEYS[1], ARGV[1]) and 1 or 0, joined, last}
 end
 local came = string.match(redis.call('HGET', KEYS[2], ARGV[1]) or '', '^(%d+) ')
-local asked = string.format('%.0f', now)
-redis.call('HSET', KEYS[2], ARGV[1], (whole(came) and whole(came) <= now and came or asked) .. ' ' .. asked .. ' ' .. ARGV[2])
+came = math.min(whole(came) or now, now)
+redis.call('HSET', KEYS[2], ARGV[1], string.format('%.0f %.0f ', came, now) .. ARGV[2])
 redis.call('PEXPIRE', KEYS[2], 5000)
 if holder ~= ARGV[1] and turn > now and turn <= now + ARGV[3] then
     return {0, joined, last}
 end
 redis.call('HSET', KEYS[2], '', string.format('%.0f ', now + ARGV[3]) .. ARGV[1])
-local waiting, answer = {}, {0, joined, last}
-local fields = redis.call('HGETALL', KEYS[2])
+local waiting, answer = {{came, ARGV[1], ARGV[2]}}, {0, joined, last}
 for i = 1, #fields, 2 do
     local first, last, said = string.match(fields[i + 1], '^(%d+) (%d+) (.*)$')
     first, last = whole(first), whole(last)
-    if fields[i] ~= '' then
+    if fields[i] ~= '' and fields[i] ~= ARGV[1] then
         if first and last and last + ARGV[4] > now then
             waiting[#waiting + 1] = {first, fields[i], said}
         else
