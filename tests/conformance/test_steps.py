@@ -81,6 +81,8 @@ FIELDS: dict[str, object] = {
     "max_backlog": 5,
     "maxlen": None,
     "messages": [Delayed(3, b"m", 1, [b"i", b"m"])],
+    "moments": [1],
+    "most": 200,
     "most_text": 200,
     "msg_id": b"m",
     "msg_ids": [b"m"],

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from redisaq.brokers.growth import redrive
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps.growing import SetSwept
 from redisaq.brokers.steps.leases import Fence
 from redisaq.brokers.steps.producing import Delayed, delay
-from redisaq.brokers.steps.retrying import Purge, ReadDead, Redrive, StartRetry, TakeDue, redrive
+from redisaq.brokers.steps.retrying import Purge, ReadDead, Redrive, StartRetry, TakeDue
 from redisaq.brokers.steps.settling import Resolve
 from redisaq.brokers.steps.topics import ReadTopic
 from redisaq.brokers.terms import GroupName
@@ -36,7 +37,7 @@ def steps(token: int) -> dict[str, Step]:
         "due": lambda broker: broker.do(TakeDue(GROUP, 0, token, count=100)),
         "delay": lambda broker: delay(broker, "orders", delayed, cuts=1),
         "dead_page": lambda broker: broker.do(ReadDead(GROUP, 0, after=b"", count=100)),
-        "redrive": lambda broker: broker.do(Redrive(GROUP, 0, [(b"1-1", body)] * 100, cuts=0)),
+        "redrive": lambda broker: broker.do(Redrive(GROUP, 0, [(b"1-1", body)] * 100, cuts=1)),
         "purge": lambda broker: broker.do(Purge(GROUP, 0, None)),
         "purge some": lambda broker: broker.do(Purge(GROUP, 0, [b"1-1"] * 100)),
         "purge none": lambda broker: broker.do(Purge(GROUP, 0, [])),
@@ -66,7 +67,7 @@ async def exercise_delivery(broker: RedisBroker, token: int) -> None:
     running = Body(to_retry.entry_id, to_retry.fields, 0, 2, FAILURE)
     assert (await broker.do(Resolve(GROUP, 0, token, [Resolution("retry", "dead", running)], dead_maxlen=None))).moved == (True,)
     (found, _) = await broker.do(ReadDead(GROUP, 0, after=b"", count=10))
-    assert await redrive(broker, GROUP, 0, [found.dead_id], count=10) == 1
+    assert await redrive(broker, GROUP, 0, [found.dead_id], count=10, state=state) == 1
     await delay(broker, "orders", [Delayed(1, b"later", 1 << 51, [b"i", b"1"]), Delayed(1, b"now", 1, [b"i", b"2"])], cuts=state.cuts)
     with anyio.fail_after(30):
         await bell.wait()

@@ -284,9 +284,9 @@ async def test_each_step_is_one_round_trip(broker: RedisBroker, link: Link, monk
     calls: list[int] = []  # replies wanted, call by call
     call_packed = link.call_packed
 
-    def counting(data: bytes, replies: int) -> Coroutine[Any, Any, list[object]]:
+    def counting(data: bytes, replies: int, *, in_order: bool = False) -> Coroutine[Any, Any, list[object]]:
         calls.append(replies)
-        return call_packed(data, replies)
+        return call_packed(data, replies, in_order=in_order)
 
     monkeypatch.setattr(link, "call_packed", counting)
     await exercise(broker)
