@@ -73,7 +73,9 @@ class Intent:
         await self._replace(None)
 
     async def _replace(self, change: Noted | None) -> None:
-        begun, self._begun = self._begun or [], None
+        begun, self._begun = self._begun, None
+        if not begun:  # there was nothing to change, or the server refused the notes
+            return
         steps = [Note(name, change and replace(change, began=int(note_id.split(b"-")[0])), replaces=note_id) for name, note_id in begun]
         with contextlib.suppress(ServerError):
             await self._access.broker.do_each(steps)
