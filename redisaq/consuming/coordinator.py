@@ -145,14 +145,12 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
 
     async def _wait(self) -> None:
         """Wait for the next reason to act, and record it."""
-        environment, member = self._around.environment, self._member
-        clock = environment.clock
+        clock, member = self._around.environment.clock, self._member
         if self._admission.waiting and not member.joined and self._leaving is None and not self._winding_up():
-            with anyio.move_on_after(self._admission.pause):  # those that wait are let in by a change, which rings (M11)
+            with anyio.move_on_after(self._admission.pause or self._rest()):  # those that wait are let in by a change, which rings (M11)
                 self._note(await self.mailbox.receive())
         elif self._look_needed and not self._winding_up():  # a commit was refused, or this incarnation has ended
-            again = self._setbacks - 1  # the first retry is immediate
-            await anyio.sleep(full_jitter(again, base=0.05, most=LONGEST_PAUSE, random=environment.random) if again > 0 else 0.0)
+            await anyio.sleep(self._rest())
         else:
             until = min(self._not_before.values(), default=math.inf)
             if member.joined:
@@ -170,6 +168,11 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         if clock() >= member.next_look:
             member.next_look = math.inf  # the look brings a new one
             self._look_needed = True
+
+    def _rest(self) -> float:
+        """Return the seconds to wait before the next attempt after setbacks: the first retry is immediate."""
+        again = self._setbacks - 1
+        return full_jitter(again, base=0.05, most=LONGEST_PAUSE, random=self._around.environment.random) if again > 0 else 0.0
 
     def _note_all(self) -> None:
         with contextlib.suppress(anyio.WouldBlock):
@@ -294,7 +297,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         self._look_needed = True
         with reporting(partial(around.contact.failed, HEARTBEAT)), anyio.move_on_after(member.ttl):
             self._look_needed = await around.contact.ask(self._admission.join, within=self._settings.heartbeat_interval)
-        if self._look_needed and not member.joined and not self._admission.waiting:
+        if self._look_needed and not member.joined and (self._admission.overtaken or not self._admission.waiting):
             self._setbacks += 1
 
     async def _look(self) -> bool:

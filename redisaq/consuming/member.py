@@ -131,7 +131,8 @@ class Admission:
             them (M8) …
         safe_until: … until then, by the local clock.
         waiting: the member waits to be let in with others (M11).
-        pause: for how many seconds it waits before it asks again, unless the document changes.
+        pause: for how many seconds it waits before it asks again, unless the document changes; 0 if nothing but setbacks delays it.
+        overtaken: the last attempt to join was refused: another member changed the group first.
     """
 
     def __init__(self, surroundings: Surroundings, member: Member, ready: Callable[[Collection[int]], None]) -> None:
@@ -149,6 +150,7 @@ class Admission:
         self.safe_until = 0.0
         self.waiting = False
         self.pause = 0.0
+        self.overtaken = False
         self._lost: Document | None = None  # the last document that was found lost
 
     async def join(self) -> bool:
@@ -158,6 +160,7 @@ class Admission:
         """
         around, member = self._around, self._member
         incarnation = member.lease.incarnation
+        self.overtaken = False
         room = Room()
         if self.waiting and not self._claims():
             room = await around.broker.do(Wait(around.group, incarnation, self._newcomer()))
@@ -177,9 +180,12 @@ class Admission:
             member.document, member.version = beat.document, beat.version
         else:
             self.pause = 0.0
-            entered = None if beat.crowded and not room.waiting and not self._claims() else await self._enter(beat, room.waiting)
-            if entered is None:
+            if beat.crowded and not room.waiting and not self._claims():
                 self.waiting = True
+                return True
+            entered = await self._enter(beat, room.waiting)
+            if entered is None:
+                self.waiting = self.overtaken = True
                 return True
             sent = entered
         self.waiting = False
