@@ -8,13 +8,17 @@ import pytest
 
 from redisaq.brokers.memory.holdings import Holdings, Lease
 from redisaq.brokers.memory.members import Coordination, GroupState
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.memory.streams import GroupCursor
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, encode_document
+from redisaq.environment import current_environment
 from redisaq.events import LeaseLost, PartitionAcquired
 from redisaq.message import Message
 from redisaq.testing.record import Record
 from tests.simulation.judges.court import Court
 from tests.simulation.judges.losses import Losses
+from tests.simulation.judges.rest import fates
 from tests.simulation.process import Told
 
 GROUP = GroupName("orders", "billing")
@@ -126,3 +130,25 @@ def test_what_is_done_under_a_token_runs_again_under_it_only_if_the_token_was_lo
     record.begin(owner, GROUP, message, message)
     assert [text for text in record.violations if "done under the same token" in text] == record.violations
     assert bool(record.violations) is not allowed
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_repeated_run_that_is_broken_off_leaves_something_to_do_only_if_the_server_still_has_it(settled: bool) -> None:
+    """A failover forgot the delivery, so the owner got the entry twice; what the first run settled then counted already, or did not."""
+    world, owner, place = World(), Told("a"), (GROUP, 1)
+    record, court = world.record, world.courts[0]
+    record.store = store = MemoryStore("memory://losses", current_environment())
+    store.topic_names.add("orders")
+    stream = store.make_stream("orders", 1)
+    entry = stream.append((b"i", b"one"), 7)
+    stream.groups["billing"] = GroupCursor(entry, {} if settled else {entry: 1})
+    record.whereabouts.look(store)
+    message: Message[Any] = Message("orders", {}, msg_id="one", partition=1, attempt=1, token=5, entry=b"7-0")
+    record.event(owner, GROUP, PartitionAcquired(topic="orders", group="billing", member="a", partition=1, token=5))
+    record.end(record.begin(owner, GROUP, message, message), "returned", None)
+    court.census.ended[place] = {entry: "done"}
+    court.histories.set_back(place, entry)
+    record.end(record.begin(owner, GROUP, message, message), "cancelled", None)
+    missing = fates(store, [GROUP], record, court.census, forgot=True)
+    assert missing == ([] if settled else ["message one, 7-0 of orders/1, is neither done nor dead for billing"])
+    assert record.violations == []

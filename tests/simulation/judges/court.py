@@ -23,7 +23,7 @@ from redisaq.testing.observing import Given, Observer, Place, Process, Run, Tenu
 from redisaq.testing.record import Record
 from tests.simulation.judges.census import Census
 from tests.simulation.judges.histories import Histories
-from tests.simulation.judges.losses import Losses
+from tests.simulation.judges.losses import OUTSTANDING, Losses, standings
 from tests.simulation.judges.rest import fates, leftovers
 
 LONG_AGO = 600.0
@@ -259,12 +259,21 @@ class Court(Observer):
         done = (place, entry_id, run.message.token) in self._done_under
         ended = self.census.ended.get(place, {}).get(entry_id)
         if (done or ended is not None) and self.histories.repeats(place, entry_id):
-            self.census.ended[place].pop(entry_id, None)
+            if self._outstanding(place, entry_id):
+                self.census.ended[place].pop(entry_id, None)
             self._done_under.discard((place, entry_id, run.message.token))
         elif done:
             self.violation(f"{name} began {run} again, which is done under the same token")
         elif ended == "dead" or (ended == "done" and self.forgot):  # as long as nothing is forgotten, `Guarantees` says so
             self.violation(f"{name} began {run}, which is {ended}")
+
+    def _outstanding(self, place: Place, entry_id: EntryId) -> bool:
+        """Return whether the entry has not ended for the server, either.
+
+        Otherwise it was settled after the server had delivered it again, to an owner that had two of it in hand. Whatever comes of the
+        second run, nothing is left to do.
+        """
+        return self.store is None or standings(self.store, place, [entry_id])[entry_id][0] in OUTSTANDING
 
     def ended(self, run: Run) -> None:
         """Note what is done, before that is settled."""

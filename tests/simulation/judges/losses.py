@@ -27,6 +27,9 @@ Entry = tuple[Place, EntryId]
 Standing = tuple[str, object]
 """A group's entry: where it is, and how many times it was tried there."""
 
+OUTSTANDING = ("no group", "unread", "pending", "retry")
+"""Where an entry is that the group still gets, or settles."""
+
 
 @dataclass
 class Orphan:
