@@ -69,7 +69,7 @@ def shift_waiting(world: World, group: GroupName, seconds: float) -> None:
         room.until += shift
         return
     assert isinstance(world, RedisWorld)
-    room_key, shift = world.key(group.topic, 0, "").replace(":0}:", f"}}:g:{group.group}:room"), round(seconds * 1000)
+    room_key, shift = world.group_key(group, "room"), round(seconds * 1000)
     for one, kept in _pairs(world.command("HGETALL", room_key)):
         moved = [b"%d" % (int(word) + shift) if word.isdigit() else word for word in kept.split(b" ", 2)]
         world.command("HSET", room_key, one, b" ".join(moved))

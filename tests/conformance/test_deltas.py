@@ -13,6 +13,7 @@ from redisaq.brokers.terms import GroupName
 from redisaq.core.deltas import KEPT, SMALL, apply_delta, delta_of
 from redisaq.core.membership import EMPTY, Document, join
 from tests.conformance.steps import commit_document
+from tests.conformance.worlds import RedisWorld, World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
 
@@ -64,7 +65,8 @@ async def test_a_change_without_a_delta_is_answered_by_the_document(a: Broker, g
         assert (beat.version, beat.document, beat.deltas) == (third, three, ())
 
 
-async def test_only_the_latest_deltas_are_kept(a: Broker, group: GroupName) -> None:
+async def test_only_the_latest_deltas_are_kept(world: World, a: Broker, group: GroupName) -> None:
+    """And nobody gets more of them, even if it is lost which ones are kept. Where nothing changes any more, they go."""
     one = replace(crowded("A"), token={0: 6})
     documents = [one, replace(one, epoch=one.epoch + 1, token={0: 7})]
     known = await commit_document(a, group, "A", TTL, known_version="", document=documents[0], joins=True)
@@ -77,3 +79,12 @@ async def test_only_the_latest_deltas_are_kept(a: Broker, group: GroupName) -> N
     assert len((await a.do(Heartbeat(group, "A", TTL, versions[2]))).deltas) == KEPT
     for forgotten in versions[:2]:
         assert (await a.do(Heartbeat(group, "A", TTL, forgotten))).document == documents[0]
+    if isinstance(world, RedisWorld):
+        key = world.group_key(group, "deltas")
+        assert world.command("HLEN", key) == KEPT + 1
+        assert 0 < world.command("PTTL", key) <= 60_000
+        world.command("HDEL", key, "")
+        assert known is not None
+        more = delta_of(documents[0], documents[1])
+        assert await commit_document(a, group, "A", TTL, known_version=known, document=documents[1], delta=more) is not None
+        assert (await a.do(Heartbeat(group, "A", TTL, versions[2]))).document == documents[1]

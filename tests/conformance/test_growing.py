@@ -11,7 +11,7 @@ import pytest
 from redisaq.brokers.growth import complete_announced, make_or_grow, publish_again, redrive, settle_growth
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps import Broker, Step
-from redisaq.brokers.steps.administration import END, START, DropGroup, Seek
+from redisaq.brokers.steps.administration import END, START, DropGroup, Seek, ViewPartition
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.growing import (
     Adopt,
@@ -38,8 +38,10 @@ from redisaq.brokers.steps.topics import RENAMED, MakeTopic, ReadTopic, TopicSta
 from redisaq.brokers.terms import GroupName
 from redisaq.core.partitioner import partition_for
 from redisaq.core.records import Body, Resolution
+from tests.conformance.failures import HOUR, due, now
 from tests.conformance.steps import append, deliver, ids, values
-from tests.conformance.worlds import MemoryWorld, World
+from tests.conformance.test_delays import hush, silent
+from tests.conformance.worlds import MemoryWorld, RedisWorld, World
 
 pytestmark = pytest.mark.anyio
 
@@ -359,6 +361,57 @@ async def test_delayed_messages_wait_for_a_sweep(a: Broker, b: Broker, group: Gr
     await a.do(SetSwept(group.topic, 0, 1))
     due = await a.do(TakeDue(group, 0, owned, count=10))
     assert (due.unswept, due.moved) == (False, 3)
+
+
+async def test_adopted_messages_ring_if_one_is_due_before_all_others(
+    world: World, a: Broker, b: Broker, group: GroupName, owned: int
+) -> None:
+    """G8: the owner sleeps until what is due first. What was adopted before changes nothing, and its mark expires."""
+    coming = await now(a, group) + HOUR
+    bell = await a.listen_partition(group.topic, 0)
+    await hush(bell)
+    for name, when, rings in ((b"1", coming, True), (b"2", coming + 1, False), (b"1", coming - 2, False), (b"3", coming - 1, True)):
+        assert await b.do(Adopt(group.topic, 0, 1, [(name, b"%d" % when, b"body")], 0))
+        if rings:
+            with anyio.fail_after(30):
+                await bell.wait()
+        assert await silent(bell), (name, when)
+    assert (await due(a, group, owned)).next_due == coming - 1
+    if isinstance(world, RedisWorld):
+        assert 0 < world.command("PTTL", world.key(group.topic, 0, "adopted")) <= 7 * 86_400_000
+
+
+async def test_dead_letters_from_elsewhere_come_in_order_and_each_once(
+    world: World, a: Broker, b: Broker, group: GroupName, owned: int
+) -> None:
+    """G8: due now, behind those of earlier calls whatever the clock says, as redriven ones are. The owner hears of them."""
+    letters = [Body(b"%d-%d" % (number, 1 << 40), (b"i", b"%d" % number)) for number in (3, 1, 2, 4)]
+    bell = await a.listen_partition(group.topic, 0)
+    await hush(bell)
+    assert await b.do(TakeIn(group, 0, letters[:2], 0)) == 2
+    with anyio.fail_after(30):
+        await bell.wait()
+    assert (await due(a, group, owned)).retries == (*letters[:2],)
+
+    def set_last(when: int) -> None:
+        if isinstance(world, RedisWorld):
+            world.command("HSET", world.key(group.topic, 0, f"g:{group.group}:lease"), "redriven", when)
+        elif isinstance(world, MemoryWorld):
+            world.store.shelf(group, 0).redriven = when
+
+    ahead = await now(a, group) + HOUR // 2
+    set_last(ahead)
+    await hush(bell)
+    assert await b.do(TakeIn(group, 0, letters[:1], 0)) == 0
+    assert await silent(bell)
+    assert await b.do(TakeIn(group, 0, letters[:3], 0)) == 1
+    found = await due(a, group, owned)
+    assert (found.retries, found.next_due) == ((*letters[:2],), ahead + 1)
+    assert (await b.do(ViewPartition(group, 0))).redriven == 3
+    if isinstance(world, RedisWorld):
+        set_last(ahead + HOUR)  # redisaq did not write that
+        assert await b.do(TakeIn(group, 0, letters[3:], 0)) == 1
+        assert (await due(a, group, owned)).retries == (*letters[:2], letters[3])
 
 
 async def test_what_was_placed_before_one_more_growth_is_not_taken_over(a: Broker, b: Broker, group: GroupName, owned: int) -> None:

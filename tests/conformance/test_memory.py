@@ -15,8 +15,9 @@ from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.steps.retention import ReadKeeping
 from redisaq.brokers.steps.settling import ReadRemaining
-from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics, Terms
 from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.membership import Document
 from redisaq.environment import Environment, use_environment
@@ -306,6 +307,17 @@ async def test_what_a_late_call_opens_after_the_broker_was_closed_is_closed_too(
     for step in late.steps:
         step(late.store)
     assert late.store.connections == 0
+
+
+async def test_who_loses_a_topics_slot_knows_no_more_since_when_its_groups_are_alone(namespace: str) -> None:
+    broker = MemoryBroker("slot", namespace)
+    other = GroupName("other", GROUP.group)
+    for group in (GROUP, other):
+        await broker.do(MakeTopic(group.topic, 1, Terms(30.0, acked=True)))
+        assert (await broker.do(ReadKeeping(group))).alone.keys() == {group.group}
+    assert broker.store.alone.keys() == {GROUP, other}
+    broker.store.forget_coordination(GROUP.topic)
+    assert broker.store.alone.keys() == {other}
 
 
 async def test_closing_an_old_connection_leaves_one_of_the_same_id_alone(namespace: str) -> None:

@@ -109,12 +109,15 @@ async def test_a_clock_that_is_set_back_neither_keeps_the_turn_nor_makes_anyone_
     again = await wait(a, group, "A")
     assert again.waiting[0].incarnation == "A", "it came now, where it had come in the future"
     assert 0 <= again.newest <= again.oldest < 10
+    await wait(b, group, "C")
+    last = await wait(a, group, "A")
+    assert [one.incarnation for one in last.waiting] == ["A", "C", "B"], "and it counts as here from then on"
 
 
 async def test_a_room_that_nobody_uses_expires(world: World, a: Broker, group: GroupName) -> None:
     await wait(a, group, "A")
     if isinstance(world, RedisWorld):
-        assert 0 < world.command("PTTL", world.key(group.topic, 0, "").replace(":0}:", f"}}:g:{group.group}:room")) <= 5000
+        assert 0 < world.command("PTTL", world.group_key(group, "room")) <= 5000
 
 
 async def test_several_joins_in_a_row_are_a_burst(a: Broker, group: GroupName) -> None:

@@ -209,10 +209,10 @@ class RedisWorld:
 
     def expire(self, group: GroupName, incarnation: str) -> None:
         seconds, microseconds = (int(number) for number in self._server.command("TIME"))
-        self._server.command("ZADD", self._group_key(group, "members"), "XX", seconds * 1000 + microseconds // 1000, incarnation)
+        self._server.command("ZADD", self.group_key(group, "members"), "XX", seconds * 1000 + microseconds // 1000, incarnation)
 
     def change_server(self, group: GroupName) -> None:
-        state = self._group_key(group, "state")
+        state = self.group_key(group, "state")
         assert self._server.command("EXISTS", state)
         self._server.command("HSET", state, "run_id", "another")
 
@@ -248,14 +248,14 @@ class RedisWorld:
         if what == "dead":
             self._server.command("XADD", self.key(group.topic, 0, f"g:{group.group}:dead"), "*", "foreign", data)
         elif what == "document":
-            self._server.command("HSET", self._group_key(group, "state"), "doc", data, "version", "damaged")
+            self._server.command("HSET", self.group_key(group, "state"), "doc", data, "version", "damaged")
         else:
             name = "7-1" if what == "retry" else "m"
             self._server.command("ZADD", self.key(group.topic, 0, share), 1, name)
             self._server.command("HSET", self.key(group.topic, 0, f"{share}:body"), name, data)
 
     def forget_group(self, group: GroupName) -> None:
-        self._server.command("DEL", self._group_key(group, "members"), self._group_key(group, "state"))
+        self._server.command("DEL", self.group_key(group, "members"), self.group_key(group, "state"))
 
     def forget_topic(self, topic: str) -> None:
         self._server.command("DEL", f"{{{self._namespace}:{topic}}}:meta")
@@ -292,14 +292,15 @@ class RedisWorld:
         """Return the name of a partition's key."""
         return f"{{{self._namespace}:{topic}:{partition}}}:{name}"
 
+    def group_key(self, group: GroupName, name: str) -> str:
+        """Return the name of a key of a group's coordination."""
+        return f"{{{self._namespace}:{group.topic}}}:g:{group.group}:{name}"
+
     def _delete_keys(self, pattern: str) -> None:
         """Delete the namespace's keys that match; its names hold no characters that a pattern knows, but for those of `pattern`."""
         keys = [key for key in self._server.command("KEYS", pattern) if self._namespace.encode() in key]
         if keys:
             self._server.command("DEL", *keys)
-
-    def _group_key(self, group: GroupName, name: str) -> str:
-        return f"{{{self._namespace}:{group.topic}}}:g:{group.group}:{name}"
 
     def _stream_key(self, topic: str, partition: int) -> str:
         history = self._server.command("HGET", f"{{{self._namespace}:{topic}}}:meta", "history")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,12 +14,13 @@ import pytest
 from msgspec import structs
 
 from redisaq import Producer
-from redisaq.admin import Admin, StreamMessage
+from redisaq.admin import Admin, MessageSummary, StreamMessage
 from redisaq.dashboard import exports
 from redisaq.dashboard.exports import Export, StoppedError
 from redisaq.dashboard.jobs import RUNNING, Jobs
 from redisaq.dashboard.letters import Privacy, of_now
-from redisaq.errors import ServerError
+from redisaq.dashboard.newest import PREVIEW, look
+from redisaq.errors import ConnectionFailed, ServerError
 from tests.dashboard.scenes import Scripted, group, served, snapshot, topic
 from tests.dashboard.test_dead_letters import EVIL, bench
 from tests.dashboard.test_pages import text_of
@@ -148,6 +149,41 @@ async def test_dead_letters_are_exported_as_lines(name: str) -> None:
             assert (await one.client.get(f"/api/dead/export{wrong}")).status_code == 404
 
 
+class Answers:
+    """An Admin that answers so."""
+
+    def __init__(self, found: list[MessageSummary] | Exception) -> None:
+        self._found = found
+        self.asked: tuple[object, ...] = ()
+
+    async def message_summaries(
+        self, name: str, *, partitions: Iterable[int], count: int, before: str | None, size: int
+    ) -> list[MessageSummary]:
+        self.asked = name, [*partitions], count, before, size
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
+
+
+async def test_a_page_of_messages_ends_behind_all_that_have_one_entry_id() -> None:
+    """The next page begins below an id. There is one, if the server knows of more."""
+    ids = [("9-0", 0), ("8-0", 0), ("8-0", 1), ("7-0", 0)]
+    admin = Answers([MessageSummary("orders", partition, "m", entry_id, None, b"1", 1) for entry_id, partition in ids])
+    for count, shown, older in ((1, 1, "9-0"), (2, 3, "8-0"), (3, 3, "8-0"), (4, 4, ""), (5, 4, "")):
+        found = await look(admin, topic("orders", partitions=2), Privacy(), count=count, before="")  # type: ignore[arg-type] # of the same shape
+        assert (len(found.rows), found.older, found.looked, found.error) == (shown, older, 2, "")
+        assert admin.asked == ("orders", [0, 1], count + 1, None, PREVIEW)
+    found = await look(admin, topic("orders", partitions=2), Privacy(), count=2, partition=1, before="9-9")  # type: ignore[arg-type] # likewise
+    assert (found.looked, admin.asked[1:4]) == (1, ([1], 3, "9-9"))
+
+
+async def test_messages_that_cannot_be_read_leave_a_page() -> None:
+    """Where the server is away, the page says that already."""
+    for error, said in ((ConnectionFailed("redis://x", "away"), ""), (ServerError("NOPERM no"), "NOPERM no")):
+        found = await look(Answers(error), topic("orders", partitions=2), Privacy(), count=2)  # type: ignore[arg-type] # of the same shape
+        assert (found.rows, found.looked, found.older, found.error) == ((), 2, "", said)
+
+
 def message(n: int) -> StreamMessage:
     return StreamMessage(
         topic="orders", partition=0, msg_id=str(n), entry_id=f"{n}-1", data=b"1", payload=1, unreadable="", key=None, headers={}
@@ -158,12 +194,17 @@ async def test_a_download_that_ends_early_is_broken_and_says_so(monkeypatch: pyt
     monkeypatch.setattr(exports, "CHUNK", 1)
     jobs = Jobs(Admin("memory://nobody"))
 
+    closed = list[bool]()
+
     async def source(failing: bool) -> AsyncGenerator[StreamMessage]:
-        for n in range(3):
-            yield message(n)
-        if failing:
-            raise ServerError("NOPERM no")
-        yield message(3)
+        try:
+            for n in range(3):
+                yield message(n)
+            if failing:
+                raise ServerError("NOPERM no")
+            yield message(3)
+        finally:
+            closed.append(True)
 
     for failing, error, state in ((True, ServerError, "failed"), (False, StoppedError, "stopped")):
         export = jobs.add(lambda number: Export(number, "orders", total=4))
@@ -176,12 +217,22 @@ async def test_a_download_that_ends_early_is_broken_and_says_so(monkeypatch: pyt
         assert export.number in jobs.recent()
     export = jobs.add(lambda number: Export(number, "orders", total=4))
     lines = [one async for one in export.lines(source(failing=False), Privacy(), jobs)]
-    assert b"".join(lines).count(b"\n") == 4
+    assert [line.count(b"\n") for line in lines] == [1, 1, 1, 1, 0]
     assert export.as_json()["text"] == "orders: exported 4 of 4"
+    more = jobs.add(lambda number: Export(number, "orders", total=3))
+    monkeypatch.setattr(exports, "CHUNK", 1 << 20)
+    assert [line.count(b"\n") async for line in more.lines(source(failing=False), Privacy(), jobs)] == [4]
+    assert more.as_json()["text"] == "orders: exported 4 of 4", "others were added meanwhile"
+    monkeypatch.setattr(exports, "CHUNK", 1)
     left = jobs.add(lambda number: Export(number, "orders", total=4))
     leaving = left.lines(source(failing=False), Privacy(), jobs)
     await anext(leaving)
+    changed = jobs.changed
+    await anext(leaving)
+    assert changed.is_set(), "pages show how far it is"
+    closed.clear()
     await leaving.aclose()  # the browser has gone
+    assert closed == [True], "and nobody reads on"
     assert (left.as_json()["state"], jobs.running()) == ("stopped", {})
 
 

@@ -39,6 +39,13 @@ def test_after_a_jump_the_next_answer_is_right(before: float, after: float, to: 
     assert after - back - SLIP <= told <= max(after + to + SLIP, after - back)
 
 
+def test_an_answer_allows_what_it_bounds() -> None:
+    """The server may have read its clock the moment it was asked."""
+    clock = ServerClock()
+    clock.tell(0, sent=0.0, heard=0.0)
+    assert clock.tell(0, sent=1.0, heard=1000.0) == -1000.0 * SPEED == -1.0
+
+
 def test_a_new_incarnation_knows_what_the_last_one_has_learned() -> None:
     """M1: the first answer that it hears may be heard late, which alone would tell a time that is too early."""
     local = 100.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -22,7 +23,10 @@ def test_what_was_counted_is_read_from_the_bytes() -> None:
     assert file is not None
     with file:
         assert os.fstat(file.fileno()).st_blocks * 512 >= SIZE, "a full disk must not kill who counts"
-        memory = mapped(os.dup(file.fileno()))
+        handed = os.dup(file.fileno())
+        memory = mapped(handed)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(handed)  # what the program starts does not have it
         assert counted_in(file.fileno()) == []
         counts = Counts(memory)
         runs, took = counts.series(RUNS), counts.series(TOOK)
@@ -58,6 +62,30 @@ def test_a_series_without_room_is_counted_in_the_process() -> None:
     assert 0 < len(kept) < 5
     assert [list(cells) for _, cells in kept] == [[1.0]] * len(kept)
     assert [one.values() for one in counts] == [[1.0]] * 5
+
+
+def test_a_series_that_fills_the_memory_has_room() -> None:
+    memory = bytearray(4096)
+    Counts(memoryview(memory)).series(RUNS)
+    memory = bytearray(int.from_bytes(memory[:8], sys.byteorder))
+    Counts(memoryview(memory)).series(RUNS).add()
+    assert [list(cells) for _, cells in read(bytes(memory))] == [[1.0]]
+
+
+def test_a_file_that_the_program_has_cut_has_what_is_whole(caplog: pytest.LogCaptureFixture) -> None:
+    """A series that is cut anywhere makes it nothing, and no error."""
+    file = file_to_count_in()
+    assert file is not None
+    with file:
+        counts, ends = Counts(mapped(os.dup(file.fileno()))), [8]
+        for description in (RUNS, TOOK):
+            counts.series(description)
+            ends.append(int.from_bytes(os.pread(file.fileno(), 8, 0), sys.byteorder))
+        for cut in range(ends[-1], -1, -1):
+            os.ftruncate(file.fileno(), cut)
+            whole = ends.index(cut) if cut in ends else 0
+            assert [one.name for one in counted_in(file.fileno())] == ["runs", "took"][:whole]
+    assert len([one for one in caplog.records if "cannot be read" in one.message]) == ends[-1] - 8 - (len(ends) - 1)
 
 
 def test_half_a_series_is_none_and_nonsense_is_reported(caplog: pytest.LogCaptureFixture) -> None:

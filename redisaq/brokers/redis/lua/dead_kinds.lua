@@ -9,7 +9,7 @@ local kinds, places, frames = {}, {}, {}
 for _, entry in ipairs(entries) do
     local words = entry[2]
     local reasons = #words - 18
-    local ours = reasons >= 0 and words[reasons + 1] == 'error' and words[reasons + 17] == 'life'
+    local ours = words[reasons + 1] == 'error' and words[reasons + 17] == 'life'
     local name, text, frame = '', '', nil
     if ours then
         local traceback = words[reasons + 6]
