@@ -35,6 +35,9 @@ from tests.mutants.written import load_equivalent, load_written, mutant_of, same
 AREAS = tuple(f"redisaq/{area}/" for area in ("actors", "brokers", "consuming", "core", "link", "producing"))
 """Where mutants are sampled: what decides and what speaks with the server."""
 
+TOGETHER = 12
+"""Test files that are noted in one process."""
+
 
 def arguments(words: list[str]) -> Any:
     """Read the command line."""
@@ -50,18 +53,16 @@ def arguments(words: list[str]) -> Any:
     parser.add_argument("--results", type=Path, metavar="FILE", help="write each result there; what stands there is not run again")
     parser.add_argument("--list", action="store_true", help="show the mutants, run nothing")
     parser.add_argument("command", nargs="?", choices=["run", "note"], default="run", help="note which test covers what, or run (run)")
-    parser.add_argument("folders", nargs="*", help=f"with `note`: which folders of tests ({', '.join(covering.FOLDERS)})")
+    parser.add_argument("folders", nargs="*", help=f"with `note`: which folders or files of tests ({', '.join(covering.FOLDERS)})")
     return parser.parse_args(words)
 
 
 def note(folders: Sequence[str], console: Console) -> int:
-    """Note which test covers what, folder by folder."""
-    for folder in folders or covering.FOLDERS:
-        known = covering.load()
-        if files := covering.stale(known, [folder]):
-            console.print(f"tests/{folder}: {len(files)} files are new or changed")
-            covering.note(known, files, limit=7200)
-            covering.save(known)
+    """Note which test covers what, some files at a time: what was noted is kept if this is interrupted."""
+    while files := covering.stale(known := covering.load(), folders or covering.FOLDERS):
+        console.print(f"{len(files)} files are new or changed, {files[0]} and the next ones")
+        covering.note(known, files[:TOGETHER], limit=7200)
+        covering.save(known)
     return 0
 
 

@@ -4,6 +4,9 @@ In: test files, run under coverage.py with a context for each test. Out: for a l
 takes. What always holds: lines are known by the place around them and their text, so that what was noted outlives a move to another file
 and changes elsewhere in it; only tests that passed are chosen. A script is run by the tests that run a line which names it.
 
+Where too many tests run a line, half of the time is for the quickest, and half for those that are about its file: they run lines there that
+few others run.
+
 A test runs on one event loop only, and failing or skipped tests are as good as none.
 """
 
@@ -15,7 +18,7 @@ import os
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import coverage
@@ -42,6 +45,10 @@ disable_warnings = no-data-collected, module-not-imported, module-not-measured, 
 """
 
 
+AT_IMPORT = re.compile(r"(async )?def |class |@")
+"""Lines of a definition that belong to no test, but to who imports the file first."""
+
+
 class Covering(msgspec.Struct):
     """What was noted.
 
@@ -64,6 +71,27 @@ class Covering(msgspec.Struct):
         """
         found = [(self.seconds[n], self.tests[n]) for n in numbers(self._bits_of(sources, source, span)) if self.tests[n]]
         return found or self._mentioning(Path(source.name).stem)
+
+    def closeness(self, sources: Sequence[Source], source: Source) -> dict[str, float]:
+        """Return for each test how much it is about this file: the sum of what it has of each line's one point, shared by all who run it.
+
+        Of a script, the lines are those of the functions that name it.
+        """
+        points: dict[str, float] = defaultdict(float)
+        for texts in self._about(sources, source):
+            for text, bits in texts.items():
+                tests = [] if AT_IMPORT.match(text) else [self.tests[n] for n in numbers(int(bits, 16)) if self.tests[n]]
+                for test in tests:
+                    points[test] += 1 / len(tests)
+        return points
+
+    def _about(self, sources: Sequence[Source], source: Source) -> Iterator[dict[str, str]]:
+        words = [re.compile(rf"\b{name}\b") for name in names_of(sources, Path(source.name).stem)] if source.lua else []
+        at_import = {""} if source.lua else source.bodies
+        for name, places in self.lines.items():
+            for place, texts in places.items():
+                if place not in at_import and (name == source.name or any(word.search(text) for word in words for text in texts)):
+                    yield texts
 
     def _mentioning(self, module: str) -> list[tuple[float, str]]:
         word = re.compile(rf"\b{re.escape(module)}\b")
@@ -104,11 +132,8 @@ class Covering(msgspec.Struct):
 
     def _of_script(self, sources: Sequence[Source], stem: str) -> int:
         """Return who runs a line that names the script, or one of those that it begins."""
-        text = "\n".join(source.text for source in sources if not source.lua)
-        names = re.findall(rf'(\w+) = Script\(\s*"{stem}"', text)
-        names += re.findall(rf'(\w+) = Script\([^()]*begins_with=\([^)]*"{stem}"', text)
         bits = 0
-        for name in names:
+        for name in names_of(sources, stem):
             bits |= self._naming(name)
         return bits
 
@@ -121,6 +146,13 @@ class Covering(msgspec.Struct):
             for text, bits in texts.items()
             if text != besides and word.search(text)
         )
+
+
+def names_of(sources: Sequence[Source], stem: str) -> list[str]:
+    """Return the names of the scripts that are this one, or begin with it."""
+    text = "\n".join(source.text for source in sources if not source.lua)
+    names: list[str] = re.findall(rf'(\w+) = Script\(\s*"{stem}"', text)
+    return names + re.findall(rf'(\w+) = Script\([^()]*begins_with=\([^)]*"{stem}"', text)
 
 
 def union(bits: Iterable[str]) -> int:
@@ -136,25 +168,33 @@ def numbers(bits: int) -> list[int]:
     return [n for n, digit in enumerate(reversed(f"{bits:b}")) if digit == "1"]
 
 
-def choose(covering: list[tuple[float, str]], seconds: float) -> list[str]:
-    """Return the tests to run, quick ones first and of each function one before another, for about so many seconds by what was noted."""
+def choose(covering: list[tuple[float, str]], seconds: float, closeness: Mapping[str, float] | None = None) -> list[str]:
+    """Return the tests to run, quick ones first and of each function one before another, for about so many seconds by what was noted.
+
+    Half of the time is for tests that are close.
+    """
+    points = closeness or {}
     turns: dict[str, int] = defaultdict(int)
     rows: list[tuple[int, float, str]] = []
     for took, test in sorted(covering):
         function = test.partition("[")[0]
         rows.append((turns[function], took, test))
         turns[function] += 1
-    chosen: list[str] = []
+    rows.sort()
+    close = sorted(rows, key=lambda row: (row[0], -points.get(row[2], 0.0)))
+    chosen: set[str] = set()
     files: set[str] = set()
-    left = seconds
-    for _, took, test in sorted(rows):
-        file = test.partition("::")[0]
-        cost = took + 0.02 + (0 if file in files else 0.1)  # a file has to be imported, and a test collected
-        if cost <= left:
-            left -= cost
-            chosen.append(test)
-            files.add(file)
-    return chosen
+    left = 0.0
+    for some in (close, rows) if points else (rows,):
+        left += seconds / (2 if points else 1)
+        for _, took, test in some:
+            file = test.partition("::")[0]
+            cost = took + 0.02 + (0 if file in files else 0.1)  # a file has to be imported, and a test collected
+            if cost <= left and test not in chosen:
+                left -= cost
+                chosen.add(test)
+                files.add(file)
+    return [test for _, _, test in rows if test in chosen]
 
 
 def load() -> Covering:
@@ -179,8 +219,9 @@ def hash_of(file: Path) -> str:
 
 
 def stale(covering: Covering, folders: Sequence[str]) -> list[str]:
-    """Return the test files below these folders that are new, or changed since they were noted."""
-    found = [file for folder in folders for file in sorted((ROOT / "tests" / folder).rglob("test_*.py"))]
+    """Return the test files, these or below these folders, that are new, or changed since they were noted."""
+    places = [ROOT / "tests" / folder for folder in folders]
+    found = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("test_*.py")))]
     return [name for file in found if covering.files.get(name := file.relative_to(ROOT).as_posix()) != hash_of(file)]
 
 

@@ -206,6 +206,26 @@ def test_quick_tests_come_first_and_of_each_function_one_before_another() -> Non
     assert choose(known, 0.3) == ["a.py::f[1]"]
 
 
+def test_half_of_the_time_is_for_tests_about_the_file() -> None:
+    """They run lines of it that few others run."""
+    lines = {
+        ("redisaq/a.py", "f", "x = 1"): {*(f"tests/a.py::quick{n}" for n in range(20)), "tests/b.py::about"},
+        ("redisaq/a.py", "f", "rare()"): {"tests/b.py::about"},
+        ("redisaq/b.py", "g", "run(STEP(key))"): {*(f"tests/a.py::quick{n}" for n in range(20)), "tests/b.py::about"},
+        ("redisaq/b.py", "g", "answer()"): {"tests/b.py::about"},
+    }
+    covering = covering_of(lines)
+    source, steps = Source("redisaq/a.py", "def f():\n    x = 1\n"), Source("redisaq/b.py", 'STEP = Script("step", keys=1)\n')
+    for one in (source, Source("redisaq/lua/step.lua", "return 1\n")):
+        points = covering.closeness([source, steps], one)
+        assert points["tests/b.py::about"] == pytest.approx(1 + 1 / 21)
+        assert points["tests/a.py::quick0"] == pytest.approx(1 / 21)
+    known = [(5.0, "tests/b.py::about"), *((0.5, f"tests/a.py::quick{n}") for n in range(20))]
+    assert "tests/b.py::about" not in choose(known, 11.0)
+    chosen = choose(known, 11.0, points)
+    assert (chosen[-1], len(chosen)) == ("tests/b.py::about", 12)
+
+
 # ------------------------------------------------------------------------------------------------------ running
 
 
