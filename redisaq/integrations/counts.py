@@ -141,10 +141,12 @@ class Counts:
 
 
 def read(data: bytes) -> Iterator[tuple[Description, Sequence[float]]]:
-    """Yield the series in memory that a process has counted in, and their cells."""
-    (used,) = _USED.unpack_from(data) if len(data) >= _USED.size else (0,)
+    """Yield the series in memory that a process has counted in, and their cells; what is damaged may raise anything."""
+    (used,) = _USED.unpack_from(data)
+    if used > len(data):
+        raise ValueError("it was cut")
     place = _USED.size
-    while place < min(used, len(data)):
+    while place < used:
         (length,) = _LENGTH.unpack_from(data, place)
         begin = place + _LENGTH.size
         description = msgspec.msgpack.decode(data[begin : begin + length], type=Description)

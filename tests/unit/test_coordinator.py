@@ -1,0 +1,68 @@
+"""How long a coordinator rests: after setbacks, and while many partitions are given back (M12). Without a broker."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from redisaq.consuming.coordinator import GATHERING, LONGEST_GATHERING, LONGEST_PAUSE, MANY_HELD, RebalanceCoordinator
+from redisaq.consuming.member import SPREAD, Member
+from redisaq.core.membership import CROWD, Document, MemberEntry
+from redisaq.environment import Environment
+
+
+class Most(random.Random):
+    """Draws what is greatest."""
+
+    def random(self) -> float:
+        return 1.0
+
+    def uniform(self, _a: float, b: float) -> float:
+        return b
+
+
+def coordinator_of(members: int = 2) -> RebalanceCoordinator:
+    environment = Environment(clock=lambda: 100.0, random=Most())
+    member = Member(None, 10.0, environment)
+    member.document = Document(1, {f"m{number}": MemberEntry(f"m{number}") for number in range(members)})
+    surroundings: Any = SimpleNamespace(environment=environment, settings=None)
+    partitions: Any = None
+    return RebalanceCoordinator(surroundings, member, partitions, ready=lambda _: None, left=lambda: None)
+
+
+def test_the_first_setback_costs_nothing_and_the_next_ones_more_and_more() -> None:
+    coordinator = coordinator_of()
+    rests = list[float]()
+    for coordinator._setbacks in range(8):
+        rests.append(coordinator._rest())
+    assert rests == pytest.approx([0.0, 0.0, 0.05, 0.1, 0.2, 0.4, 0.8, LONGEST_PAUSE])
+
+
+def test_what_drains_is_given_back_by_ever_fewer_changes() -> None:
+    """The first at once; where few are held, or nothing else drains, each at once."""
+    coordinator = coordinator_of()
+    coordinator._look_needed = False
+    coordinator._released, coordinator._revoked = {99}, {1}
+    coordinator._held = dict.fromkeys(range(MANY_HELD), 1)
+    assert [coordinator._gathering() for _ in range(3)] == [0.0] * 3
+    coordinator._held[MANY_HELD] = 1
+    pauses = [GATHERING * 2**number for number in range(6)]
+    assert [coordinator._gathering() for _ in range(9)] == pytest.approx([0.0, *pauses, LONGEST_GATHERING, LONGEST_GATHERING])
+    assert pauses[-1] < LONGEST_GATHERING
+    coordinator._revoked = set()
+    assert coordinator._gathering() == 0.0
+    coordinator._revoked = {1}
+    assert [coordinator._gathering() for _ in range(2)] == pytest.approx([0.0, GATHERING]), "it begins again"
+    coordinator._released = set()
+    assert coordinator._gathering() == 0.0
+
+
+def test_a_crowd_does_not_look_all_at_once() -> None:
+    coordinator = coordinator_of(CROWD + 1)
+    spread = pytest.approx((CROWD + 1) * SPREAD)
+    for looks, released, pause in ((True, {1}, spread), (True, set[int](), spread), (False, {1}, spread), (False, set[int](), 0.0)):
+        coordinator._look_needed, coordinator._released = looks, released
+        assert coordinator._gathering() == pause
