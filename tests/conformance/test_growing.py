@@ -38,7 +38,7 @@ from redisaq.brokers.steps.topics import RENAMED, MakeTopic, ReadTopic, TopicSta
 from redisaq.brokers.terms import GroupName
 from redisaq.core.partitioner import partition_for
 from redisaq.core.records import Body, Resolution
-from tests.conformance.failures import HOUR, due, now
+from tests.conformance.failures import HOUR, due, now, resolve
 from tests.conformance.steps import append, deliver, ids, values
 from tests.conformance.test_delays import hush, silent
 from tests.conformance.worlds import MemoryWorld, RedisWorld, World
@@ -274,6 +274,31 @@ async def test_passed(a: Broker, group: GroupName, owned: int) -> None:
     assert (await a.do(ReadPassed(stranger, 0, 1))).done is False, "a group that is not there has worked off nothing"
     await make_groups(a, stranger, [0], latest=True)
     assert (await a.do(ReadPassed(stranger, 0, 1))).done, "G6: it begins behind the cut"
+
+
+async def test_a_retry_from_before_the_cut_is_found_behind_many_later_ones(a: Broker, group: GroupName, owned: int) -> None:
+    """G5: they are looked through in pages, those that are due last first."""
+    (first,) = await append(a, group.topic, 0, b"first")
+    await make_or_grow(a, group.topic, 5)
+    await append(a, group.topic, 0, *[b"%d" % number for number in range(500)])
+    coming = await now(a, group) + HOUR
+    found = await deliver(a, group, 0, owned, "A")
+    kept = [Resolution("stream", "retry", Body(one, (b"i", b"1"), attempt=1), due=coming + place) for place, one in enumerate(found)]
+    assert await resolve(a, group, owned, *kept) == [True] * 501
+    assert await a.do(ReadPassed(group, 0, 1)) == Passed(done=False, waiting=1, oldest=first)
+    assert (await a.do(ReadPassed(group, 0, 1, 10))) == Passed(done=False, waiting=1, oldest=first)
+
+
+async def test_an_announcement_that_is_over_makes_room_for_the_next(world: World, a: Broker) -> None:
+    """G1: a version that announces nothing has published as many."""
+    await a.do(MakeTopic("orders", 2))
+    await a.do(Announce("orders", 0, 5))
+    if isinstance(world, RedisWorld):
+        world.command("HSET", world.topic_key("orders", "meta"), "partitions", 5)
+        assert await a.do(Announce("orders", 0, 5)) == await a.do(ReadTopic("orders"))
+        announced = await a.do(Announce("orders", 0, 9))
+        assert announced is not None
+        assert (announced.partitions, announced.pending) == (5, 9)
 
 
 async def test_a_later_cut_stands_for_one_that_was_lost(a: Broker, group: GroupName, owned: int) -> None:

@@ -258,10 +258,10 @@ class RedisWorld:
         self._server.command("DEL", self.group_key(group, "members"), self.group_key(group, "state"))
 
     def forget_topic(self, topic: str) -> None:
-        self._server.command("DEL", f"{{{self._namespace}:{topic}}}:meta")
+        self._server.command("DEL", self.topic_key(topic, "meta"))
 
     def set_format(self, topic: str, layout: int) -> None:
-        self._server.command("HSET", f"{{{self._namespace}:{topic}}}:meta", "format", layout)
+        self._server.command("HSET", self.topic_key(topic, "meta"), "format", layout)
 
     def forget_partition(self, topic: str, partition: int) -> None:
         self._delete_keys(f"{{{self._namespace}:{topic}:{partition}}}:*")
@@ -292,9 +292,13 @@ class RedisWorld:
         """Return the name of a partition's key."""
         return f"{{{self._namespace}:{topic}:{partition}}}:{name}"
 
+    def topic_key(self, topic: str, name: str) -> str:
+        """Return the name of a key of the whole topic."""
+        return f"{{{self._namespace}:{topic}}}:{name}"
+
     def group_key(self, group: GroupName, name: str) -> str:
         """Return the name of a key of a group's coordination."""
-        return f"{{{self._namespace}:{group.topic}}}:g:{group.group}:{name}"
+        return self.topic_key(group.topic, f"g:{group.group}:{name}")
 
     def _delete_keys(self, pattern: str) -> None:
         """Delete the namespace's keys that match; its names hold no characters that a pattern knows, but for those of `pattern`."""
@@ -303,7 +307,7 @@ class RedisWorld:
             self._server.command("DEL", *keys)
 
     def _stream_key(self, topic: str, partition: int) -> str:
-        history = self._server.command("HGET", f"{{{self._namespace}:{topic}}}:meta", "history")
+        history = self._server.command("HGET", self.topic_key(topic, "meta"), "history")
         return self.key(topic, partition, str((history or b"").count(b",")))
 
 
