@@ -7,13 +7,13 @@ import pytest
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.administration import ViewGroup
 from redisaq.brokers.steps.coordination import Heartbeat
-from redisaq.brokers.steps.retrying import Purge, ReadDead, TakeDue, redrive, take_due
+from redisaq.brokers.steps.retrying import FOUND, GONE, Purge, ReadDead, SetAside, TakeDue, redrive, take_due
 from redisaq.brokers.steps.settling import Resolve
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import EMPTY, Document
-from redisaq.core.records import FOREIGN, RAW, Body, Resolution, encode_delayed
+from redisaq.core.records import FOREIGN, RAW, Body, Resolution, encode_delayed, encode_retry
 from tests.conformance.steps import commit_document
-from tests.conformance.worlds import World
+from tests.conformance.worlds import RedisWorld, World
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +55,40 @@ async def test_a_delayed_message_goes_into_the_stream_as_it_is(world: World, a: 
     ((_, fields),) = await reader.read(10, 0)
     await reader.close()
     assert tuple(fields or ()) == (RAW, data)
+
+
+async def test_what_a_server_has_lost_half_of_is_reported_and_due(world: World, a: Broker, group: GroupName, owned: int) -> None:
+    """It evicts whole keys: the bodies without the due times, which are due now, or the due times alone."""
+    if not isinstance(world, RedisWorld):
+        return
+    retry, bodies = (world.key(group.topic, 0, f"g:{group.group}:{name}") for name in ("retry", "retry:body"))
+    body = Body(b"7-1", FIELDS)
+    world.command("HSET", bodies, "7-1", encode_retry(body))
+    world.command("ZADD", world.key(group.topic, 0, "delayed"), 1, "m")
+    world.command("HSET", world.key(group.topic, 0, "delayed:body"), "n", encode_delayed(FIELDS))
+    found = await a.do(TakeDue(group, 0, owned, count=10))
+    assert (found.retries, found.set_aside, found.moved) == ((body,), (SetAside(b"m", GONE), SetAside(b"", f"2 {FOUND}")), 1)
+    world.command("HDEL", bodies, "7-1")
+    assert (await a.do(TakeDue(group, 0, owned, count=10))).set_aside == (SetAside(b"7-1", GONE),)
+    assert (await a.do(TakeDue(group, 0, owned, count=10))).set_aside == ()
+    for score, due in (("9e16", ()), ("1e17", (body,)), ("inf", (body,))):  # whoever lives in the year 5138 has asked for none of these
+        world.command("ZADD", retry, score, "7-1")
+        world.command("HSET", bodies, "7-1", encode_retry(body))
+        assert (await a.do(TakeDue(group, 0, owned, count=10))).retries == due, score
+
+
+async def test_a_delayed_message_of_too_many_words_for_a_script_goes_into_the_stream_as_it_is(
+    world: World, a: Broker, group: GroupName, owned: int
+) -> None:
+    for count in (7000, 7002):
+        words = (b"i", b"m") * (count // 2)
+        world.damage(group, "delayed", encode_delayed(words))
+        assert (await a.do(TakeDue(group, 0, owned, count=10))).moved == 1
+        reader = await a.open_reader(group, 0, owned, "A")
+        ((_, fields),) = await reader.read(10, 0)
+        await reader.close()
+        whole = count <= 7000 or not isinstance(world, RedisWorld)
+        assert tuple(fields or ()) == (words if whole else (RAW, encode_delayed(words)))
 
 
 async def test_a_whole_delayed_message_is_moved_as_ever(world: World, a: Broker, group: GroupName, owned: int) -> None:
