@@ -216,13 +216,13 @@ def test_half_of_the_time_is_for_tests_about_the_file() -> None:
     }
     covering = covering_of(lines)
     source, steps = Source("redisaq/a.py", "def f():\n    x = 1\n"), Source("redisaq/b.py", 'STEP = Script("step", keys=1)\n')
-    for one in (source, Source("redisaq/lua/step.lua", "return 1\n")):
-        points = covering.closeness([source, steps], one)
+    script = Source("redisaq/lua/step.lua", "return 1\n")
+    for points in (covering.closeness([source, steps], one) for one in (source, script)):
         assert points["tests/b.py::about"] == pytest.approx(1 + 1 / 21)
         assert points["tests/a.py::quick0"] == pytest.approx(1 / 21)
     known = [(5.0, "tests/b.py::about"), *((0.5, f"tests/a.py::quick{n}") for n in range(20))]
     assert "tests/b.py::about" not in choose(known, 11.0)
-    chosen = choose(known, 11.0, points)
+    chosen = choose(known, 11.0, covering.closeness([source, steps], source))
     assert (chosen[-1], len(chosen)) == ("tests/b.py::about", 12)
 
 
