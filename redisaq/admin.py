@@ -104,7 +104,7 @@ from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.codec import Deserializer
 from redisaq.core.diagnosis import Finding, diagnose, refused
 from redisaq.core.entry_ids import before_entry, before_time, parse_id
-from redisaq.core.history import Change as Noted, ranges_of
+from redisaq.core.history import Change as Noted, Taker, ranges_of
 from redisaq.core.records import is_id
 from redisaq.core.retry import full_jitter
 from redisaq.core.schedules import TOPIC_ENDS_WITH, decode_schedule
@@ -145,6 +145,7 @@ __all__ = [
     "StoredMessage",
     "StreamInfo",
     "StreamMessage",
+    "Taker",
     "TopicInfo",
     "Treat",
     "Whereabouts",
@@ -293,7 +294,10 @@ class Admin:
         try:
             with time_limit(self._timeout):
                 seen = await self._ask(lambda: self._broker.do(Examine()))
-                return diagnose(msgspec.structs.replace(seen, ttl=await self._shortest_ttl()) if seen.fails_over else seen)
+                if not seen.fails_over:
+                    return diagnose(seen)
+                ttl, unreadable = await self._shortest_ttl()
+                return diagnose(msgspec.structs.replace(seen, ttl=ttl, unreadable=unreadable))
         except ConnectionFailed as error:
             if not error.permanent:
                 raise
@@ -301,16 +305,24 @@ class Admin:
 
             return [refused(error.reason, access_rules(self._access.namespace))]
 
-    async def _shortest_ttl(self) -> tuple[float, str] | None:
-        """Return the shortest heartbeat_ttl of a member that is alive, with its group's name; None if there is none, or we may not ask."""
+    async def _shortest_ttl(self) -> tuple[tuple[float, str] | None, Mapping[str, str]]:
+        """Return the shortest heartbeat_ttl of a member that is alive, with its group's name; and what cannot be read, with the reasons."""
         found: list[tuple[float, str]] = []
-        with contextlib.suppress(ServerError):
-            for topic in await self._ask(lambda: self._broker.do(ReadTopics())):
+        unreadable: dict[str, str] = {}
+        topics: list[str] = []
+        with contextlib.suppress(ServerError):  # that it may not ask for them is a finding already
+            topics = await self._ask(lambda: self._broker.do(ReadTopics()))
+        for topic in topics:
+            about = f"topic {topic}"
+            try:
                 for group in (await self._ask(partial(self._broker.do, ViewStream(topic, 0)))).groups:
+                    about = f"group {group} of {topic}"
                     view = await self._ask(partial(self._broker.do, ViewGroup(GroupName(topic, group))))
                     ttls = [view.presences[one].profile.ttl for one in view.live if one in view.presences]
-                    found += [(ttl, f"group {group} of {topic}") for ttl in ttls if ttl]
-        return min(found, default=None)
+                    found += [(ttl, about) for ttl in ttls if ttl]
+            except ServerError as error:  # the other topics' members may have a shorter one
+                unreadable[about] = str(error)
+        return min(found, default=None), unreadable
 
     @in_one_loop
     async def topics(self) -> list[str]:
@@ -322,29 +334,32 @@ class Admin:
     async def schedules(self, app: str | None = None) -> list[ScheduleInfo]:
         """Return the cron jobs that programs have written down, those of one program after those of another, sorted by name.
 
-        A job that is no longer in its program is here until its last tick has been discarded, about an hour after that was due.
+        A job that is no longer in its program is here until its last tick has been discarded, about an hour after that was due. What cannot
+        be read is here with `ScheduleInfo.unreadable`, and does not hide the rest.
 
         Args:
             app: the name of a program (`App(name=…)`); None: all programs.
 
         Raises:
             SettingsError: the name is not valid.
-            ServerError: what one of the programs has written down cannot be read.
+            ServerError: the jobs of the program that was asked for cannot be read.
         """
         with time_limit(self._timeout):
             if app is not None:
-                topics = [f"{check_name('app', app)}{TOPIC_ENDS_WITH}"]
-            else:
-                names = await self._ask(lambda: self._broker.do(ReadTopics()))
-                topics = [name for name in names if name.endswith(TOPIC_ENDS_WITH)]
-            read = await self._ask(lambda: self._broker.do_each([ReadSchedules(topic) for topic in topics]))
-        found: list[ScheduleInfo] = []
-        for topic, schedules in zip(topics, read, strict=True):
-            program = topic.removesuffix(TOPIC_ENDS_WITH)
-            for job, data in sorted(schedules.kept.items()):
-                if (kept := decode_schedule(data)) is not None:
-                    found.append(ScheduleInfo.of(program, job, kept, schedules.now / 1e6))
-        return found
+                return await self._schedules_of(f"{check_name('app', app)}{TOPIC_ENDS_WITH}")
+            found: list[ScheduleInfo] = []
+            for topic in await self._ask(lambda: self._broker.do(ReadTopics())):
+                if topic.endswith(TOPIC_ENDS_WITH):
+                    try:
+                        found += await self._schedules_of(topic)
+                    except ServerError as error:
+                        found.append(ScheduleInfo.broken(topic.removesuffix(TOPIC_ENDS_WITH), "", str(error)))
+            return found
+
+    async def _schedules_of(self, topic: str) -> list[ScheduleInfo]:
+        read = await self._ask(lambda: self._broker.do(ReadSchedules(topic)))
+        program = topic.removesuffix(TOPIC_ENDS_WITH)
+        return [ScheduleInfo.of(program, job, decode_schedule(data), read.now / 1e6) for job, data in sorted(read.kept.items())]
 
     @in_one_loop
     async def topic(self, topic: str, *, partitions: Iterable[int] | None = None) -> TopicInfo:

@@ -49,6 +49,7 @@ def history_entry(entry_id: bytes, change: Change) -> HistoryEntry:
         to=change.to,
         msg_id=change.msg_id,
         began=moment(change.began) if change.began > 0 else None,
+        takers=change.takers,
     )
 
 

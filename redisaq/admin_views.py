@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from redisaq.core.entry_ids import parse_id
-from redisaq.core.history import UNFINISHED
+from redisaq.core.history import UNFINISHED, Taker
 from redisaq.core.records import is_id
 from redisaq.core.schedules import Schedule
 
@@ -125,6 +125,8 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
         error: what it failed of, shortened; "" if it did not.
         overdue: the tick that is due while no such program is running; None if there is none.
         timeout: seconds that its handler may run; None: no limit, or a program of an older version.
+        unreadable: why it cannot be read; "" if it can. Then only `app` and `name` are known, and without a name this is about all jobs
+            of the program.
     """
 
     app: str
@@ -141,17 +143,25 @@ class ScheduleInfo(msgspec.Struct, frozen=True):
     error: str = ""
     overdue: datetime | None = None
     timeout: float | None = None
+    unreadable: str = ""
 
     @classmethod
-    def of(cls, app: str, name: str, kept: Schedule, now: float) -> ScheduleInfo:
+    def broken(cls, app: str, name: str, reason: str) -> ScheduleInfo:
+        """Return a job, or without a name a program, that cannot be read."""
+        return cls(app, name, "", "", "", 0.0, unreadable=reason)
+
+    @classmethod
+    def of(cls, app: str, name: str, kept: Schedule | None, now: float) -> ScheduleInfo:
         """Return what is shown of a job.
 
         Args:
             app: the program's name.
             name: the job's name.
-            kept: what the server keeps of it.
+            kept: what the server keeps of it; None: that cannot be read.
             now: the server's time in seconds.
         """
+        if kept is None:
+            return cls.broken(app, name, "it is damaged, or a later version wrote it; a program that has the job writes it again")
         terms, run = kept.terms, kept.run
         coming = moment(kept.due * 1000) if kept.due > now else None
         overdue = moment(kept.due * 1000) if kept.due <= now and (run is None or run.at < kept.due) else None
@@ -349,7 +359,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
         what: "joined", "left", "taken for dead", "grown", "paused", "resumed", "sought", "redriven", "purged", "retried now",
             "cancelled" or "cancelled while delayed"; or what has begun and not ended: "seek begun", "redrive begun", "purge begun",
             "retry begun", "cancellation begun", "cancellation of a delayed message begun", "growth begun", "deletion begun" or
-            "deletion of the topic begun". Other versions of redisaq may write other words.
+            "deletion of the topic begun". "unreadable": this version cannot read it. Other versions of redisaq may write other words.
         member: the incarnation of the member that it is about; "" if it is about none.
         name: that member's label.
         by: the label of the administrator or member that did it; "" if the member did it to itself.
@@ -358,6 +368,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
         to: where a seek went: "earliest", "latest", or a time; "" for entries, and for other changes.
         msg_id: the message that it is about; "" if it is not about a single one.
         began: when it began, by the server's clock; None if it is one step, or if that was not noted.
+        takers: who takes the partitions of a member that was taken for dead over; the 16 that take the most, with 8 ranges each.
     """
 
     entry_id: str
@@ -371,6 +382,7 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     to: str
     msg_id: str = ""
     began: datetime | None = None
+    takers: tuple[Taker, ...] = ()
 
     @property
     def unfinished(self) -> bool:

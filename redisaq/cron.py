@@ -419,12 +419,14 @@ async def run_now(admin: Admin, producer: Callable[[str], Producer], app: str, j
         job: the job's name.
 
     Raises:
-        SettingsError: the program has no such job, no program that has it is running, or the program's jobs are paused.
+        SettingsError: the program has no such job, it cannot be read, no program that has it is running, or the program's jobs are paused.
     """
     topic = f"{app}{TOPIC_ENDS_WITH}"
     found = next((one for one in await admin.schedules(app) if one.name == job), None)
     if found is None:
         raise SettingsError(f"{app} has no cron job {job}")
+    if found.unreadable:
+        raise SettingsError(f"the cron job {job} of {app} cannot be read: {found.unreadable}")
     at = int((await admin.server()).now.timestamp())
     due = found.next or found.overdue or found.last  # a tick is due before the program plans the next one
     if due is None or due.timestamp() < at - LOOK:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Callable, Set as AbstractSet
+from collections.abc import AsyncGenerator, Callable, Sequence, Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, NamedTuple
 
 from cyclopts import App as Commands, Parameter
 from msgspec.structs import replace
@@ -207,16 +207,7 @@ def redrive(topic: str, group: str, /, *ids: str, yes: Yes = False, dry_run: Dry
         dry_run: change nothing.
         place: the server.
     """
-    return _treat(
-        topic,
-        group,
-        ids,
-        lambda admin: admin.redriving(topic, group),
-        verb=("Try", "again", "redriven"),
-        yes=yes,
-        dry_run=dry_run,
-        place=place,
-    )
+    return _treat(REDRIVE, (topic, group), ids, yes=yes, dry_run=dry_run, place=place)
 
 
 @dead.command
@@ -231,30 +222,23 @@ def purge(topic: str, group: str, /, *ids: str, yes: Yes = False, dry_run: DryRu
         dry_run: change nothing.
         place: the server.
     """
-    return _treat(
-        topic,
-        group,
-        ids,
-        lambda admin: admin.purging(topic, group),
-        verb=("Drop", "for good", "purged"),
-        yes=yes,
-        dry_run=dry_run,
-        place=place,
-    )
+    return _treat(PURGE, (topic, group), ids, yes=yes, dry_run=dry_run, place=place)
 
 
-def _treat(
-    topic: str,
-    group: str,
-    ids: tuple[str, ...],
-    treating: Callable[[Admin], AbstractAsyncContextManager[Treat]],
-    *,
-    verb: tuple[str, str, str],
-    yes: bool,
-    dry_run: bool,
-    place: Place,
-) -> int:
-    wanted = set(ids)
+class Treatment(NamedTuple):
+    """What is done with dead letters: with which method of an Admin, how to ask for it, and what has become of them."""
+
+    begin: Callable[[Admin, str, str], AbstractAsyncContextManager[Treat]]
+    question: str
+    past: str
+
+
+REDRIVE = Treatment(Admin.redriving, "Try {} again?", "redriven")
+PURGE = Treatment(Admin.purging, "Drop {} for good?", "purged")
+
+
+def _treat(treatment: Treatment, name: tuple[str, str], ids: Sequence[str], *, yes: bool, dry_run: bool, place: Place) -> int:
+    (topic, group), wanted, past = name, set(ids), treatment.past
 
     async def count() -> int:
         async with place.admin() as admin:
@@ -264,8 +248,8 @@ def _treat(
 
     async def change(total: int) -> int:
         done = 0
-        async with place.admin() as admin, treating(admin) as treat:
-            with progress(verb[2], total) as more:
+        async with place.admin() as admin, treatment.begin(admin, topic, group) as treat:
+            with progress(past, total) as more:
                 async for page in pages(admin, topic, group, wanted):
                     done += await treat(page)
                     more(len(page))
@@ -276,12 +260,12 @@ def _treat(
     if wanted and not total:
         raise Refused(f"group {plain(group)} of {plain(topic)} has no dead letter of these messages")
     if dry_run:
-        place.done(f"{verb[2]} would be: {what}", **{verb[2]: total, "dry_run": True})
+        place.done(f"{past} would be: {what}", **{past: total, "dry_run": True})
         return 0
     if total:
-        confirm(f"{verb[0]} {what} {verb[1]}?", yes=yes)
+        confirm(treatment.question.format(what), yes=yes)
     done = run(lambda: change(total)) if total else 0
-    place.done(f"{verb[2]}: {done}", **{verb[2]: done})
+    place.done(f"{past}: {done}", **{past: done})
     return 0
 
 

@@ -14,8 +14,7 @@ from redisaq.admin import Admin
 from redisaq.admin_views import GroupInfo, HistoryEntry, MemberInfo, ScheduleInfo, TopicInfo
 from redisaq.cli.common import SERVER, Most, Place, moment, plain, run, short, table
 from redisaq.watching.history import named, sentence_of
-from redisaq.watching.programs import schedules_of_all
-from redisaq.watching.words import duration
+from redisaq.watching.words import duration, remedy
 
 HERE = Place()
 PAGE = 500
@@ -178,19 +177,22 @@ def schedule(app: str | None = None, /, *, place: Place = HERE) -> int:
         place: the server.
     """
 
-    async def look() -> tuple[list[ScheduleInfo], dict[str, str]]:
+    async def look() -> list[ScheduleInfo]:
         async with place.admin() as admin:
-            return await schedules_of_all(admin) if app is None else (await admin.schedules(app), {})
+            return await admin.schedules(app)
 
-    found, broken = run(look)
+    found = run(look)
+    broken = [one for one in found if one.unreadable]
     heads = ("app", "job", "schedule", "time zone", "last", "outcome", "next")
     rows = [
         (one.app, one.name, one.spec, one.tz, _moment(one.last), short(f"{one.outcome} {one.error}".strip() or "-", 60), _moment(one.next))
         for one in found
+        if not one.unreadable
     ]
     place.show(found, lambda: [table(*heads, rows=rows), "times are UTC"] if rows else ["no cron jobs"])
-    for program, reason in broken.items():
-        print(f"the cron jobs of {plain(program)} cannot be read: {plain(reason)}", file=sys.stderr)
+    for one in broken:
+        what = f"the cron job {one.name} of {one.app}" if one.name else f"the cron jobs of {one.app}"
+        print(plain(f"{what} cannot be read: {one.unreadable} {remedy(one.unreadable)}".rstrip()), file=sys.stderr)
     return SERVER if broken else 0
 
 

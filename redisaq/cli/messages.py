@@ -6,6 +6,7 @@ Lists are read and printed in pages, so that a million messages need no more mem
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -14,9 +15,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from redisaq.admin import Admin, DelayedMessage, GroupStanding, PendingMessage, RetryMessage, StoredMessage, StreamMessage, Whereabouts
-from redisaq.cli.common import DryRun, Most, Place, Refused, Yes, as_json, confirm, moment, plain, run, short, table
+from redisaq.cli.common import NO, SERVER, DryRun, Most, Place, Refused, Yes, as_json, confirm, moment, plain, run, short, table
 from redisaq.cli.dead import shown as shown_letter
-from redisaq.errors import TopicMissingError
+from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
+from redisaq.watching.words import remedy
 
 HERE = Place()
 ROWS = 1000
@@ -139,27 +141,7 @@ def message(msg_id: str, topic: str | None = None, /, *, limit: int = 1_000_000,
         limit: the most entries, retries and dead letters of a topic to search.
         place: the server.
     """
-
-    async def look() -> list[Whereabouts]:
-        found: list[Whereabouts] = []
-        async with place.admin() as admin:
-            for name in [topic] if topic is not None else await admin.topics():
-                try:
-                    found.append(await admin.find(name, msg_id, limit=limit))
-                except TopicMissingError:
-                    if topic is not None:
-                        raise
-                    continue  # it has just been deleted
-                if found[-1].found:
-                    return found[-1:]
-        return found
-
-    looked = run(look)
-    if not looked or not looked[0].found:
-        where = f"topic {plain(topic)}" if topic is not None else "any topic"
-        cut = "" if all(one.complete for one in looked) else f"; the search ended at its limit of {limit}"
-        raise Refused(f"there is no message {plain(msg_id)} in {where}, or it was trimmed{cut}")
-    (found,) = looked
+    found = run(lambda: _search(place, msg_id, topic, limit))
     content = found.entry or found.delayed or next(kept for one in found.groups.values() for kept in (one.retry, one.dead) if kept)
     fields: dict[str, Any] = {"topic": found.topic, "msg_id": found.msg_id, "partition": found.partition}
     if found.delayed is not None:
@@ -178,6 +160,34 @@ def message(msg_id: str, topic: str | None = None, /, *, limit: int = 1_000_000,
     groups = [(name, one.state, _details(one)) for name, one in found.groups.items()]
     place.show(answer, lambda: [table("field", "value", rows=rows), *([table("group", "state", "", rows=groups)] if groups else [])])
     return 0
+
+
+async def _search(place: Place, msg_id: str, topic: str | None, limit: int) -> Whereabouts:
+    """Return where a message is. A topic that cannot be read does not hide the others.
+
+    Raises:
+        Refused: it was not found.
+    """
+    broken: dict[str, str] = {}
+    complete = True
+    async with place.admin() as admin:
+        for name in [topic] if topic is not None else await admin.topics():
+            try:
+                found = await admin.find(name, msg_id, limit=limit)
+            except (TopicMissingError, ServerError, SettingsError, UnknownFormatError) as error:
+                if topic is not None:
+                    raise
+                if not isinstance(error, TopicMissingError):  # otherwise it has just been deleted
+                    broken[name] = str(error)
+                continue
+            if found.found:
+                return found
+            complete = complete and found.complete
+    for name, reason in broken.items():
+        print(plain(f"topic {name} cannot be read, and was not searched: {reason} {remedy(reason)}".rstrip()), file=sys.stderr)
+    where = f"topic {plain(topic)}" if topic is not None else "any topic that can be read" if broken else "any topic"
+    cut = "" if complete else f"; the search ended at its limit of {limit}"
+    raise Refused(f"there is no message {plain(msg_id)} in {where}, or it was trimmed{cut}", SERVER if broken else NO)
 
 
 def _standing(one: GroupStanding) -> dict[str, Any]:

@@ -368,7 +368,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                 expired=expired,
                 delta=delta_of(standing, document),
                 changes=(
-                    *history.dropped(standing, expired, label),
+                    *history.dropped(standing, document, expired, label),
                     *history.grown(standing, document),
                 ),
             )

@@ -94,6 +94,7 @@ class Examination(msgspec.Struct, frozen=True):
         others: what the other nodes of its cluster said.
         watched: the fields of SENTINEL MASTER, if the server was found by sentinels; None otherwise.
         ttl: the shortest heartbeat_ttl of a member that is alive, in seconds, with its group's name; None if none is known.
+        unreadable: topics and groups of which that is not known, as they cannot be read, with the reasons.
     """
 
     namespace: str
@@ -109,6 +110,7 @@ class Examination(msgspec.Struct, frozen=True):
     others: tuple[Examination, ...] = ()
     watched: Mapping[str, str] | None = None
     ttl: tuple[float, str] | None = None
+    unreadable: Mapping[str, str] = {}
 
     @property
     def fails_over(self) -> bool:
@@ -124,14 +126,20 @@ def diagnose(seen: Examination) -> list[Finding]:
     if seen.memory_only:
         return [Finding("warning", "server", "this is the memory broker: everything is lost when the process ends")]
     if not seen.clustered:
-        return _findings(seen)
+        return [*_findings(seen), *_unreadable(seen)]
     nodes = (seen, *seen.others)
     each = [_findings(node) for node in nodes]
     found = [Finding("ok", "cluster", f"{len(nodes)} masters"), *_failover(seen)]
     found += [one for one in each[0] if all(one in other for other in each)]
     for node, own in zip(nodes, each, strict=True):
         found += [structs.replace(one, text=f"{node.url}: {one.text}") for one in own if not all(one in other for other in each)]
-    return found
+    return [*found, *_unreadable(seen)]
+
+
+def _unreadable(seen: Examination) -> Iterator[Finding]:
+    """Name what cannot be read: members there may have a shorter ttl than is known."""
+    for about, reason in seen.unreadable.items():
+        yield Finding("warning", "failover", f"{about} cannot be read, so its members' heartbeat_ttl is not known: {reason}")
 
 
 def _findings(seen: Examination) -> list[Finding]:

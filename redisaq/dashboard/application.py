@@ -43,7 +43,6 @@ from redisaq.errors import ConnectionFailed, RedisaqError, ServerError, Settings
 from redisaq.producer import Producer
 from redisaq.settings import MOST_PARTITIONS
 from redisaq.watching import Sampler, Screen, Snapshot, words
-from redisaq.watching.programs import schedules_of_all
 
 VERSION = importlib.metadata.version("redisaq")
 
@@ -318,6 +317,7 @@ class Dashboard:
         start = views.number_of(query.get("from"), len(kind.letters) if kind else 0)
         values: dict[str, Any] = {
             "dead": found,
+            "broken": {words.group_name(*name): reason for name, reason in found.broken.items()},
             "kind": kind,
             "groups": every[: views.PAGE],
             "g": query.get("g"),
@@ -355,7 +355,9 @@ class Dashboard:
 
     async def _dead_as_json(self, request: Request) -> Response:
         found = await self._look(self._sampler.latest, letters.group_of(request.query_params.get("g")))
-        return Response(msgspec.json.encode([letter for kind in found.kinds for letter in kind.letters]), media_type="application/json")
+        listed: list[object] = [letter for kind in found.kinds for letter in kind.letters]
+        listed += [{"topic": topic, "group": group, "unreadable": reason} for (topic, group), reason in found.broken.items()]
+        return Response(msgspec.json.encode(listed), media_type="application/json")
 
     async def _payload(self, request: Request) -> Response:
         """Return a payload as it is, to be stored, never shown."""
@@ -535,15 +537,18 @@ class Dashboard:
         return Response(self._page(view, snapshot, request).html, media_type="text/html")
 
     async def _schedule_as_json(self, _: Request) -> Response:
-        return Response(schedule.as_json((await schedules_of_all(self._admin))[0]), media_type="application/json")
+        return Response(msgspec.json.encode(await self._admin.schedules()), media_type="application/json")
 
     # -- the same as JSON ---------------------------------------------------------------------------------------------------------
 
     def _answering(self, find: Callable[[Snapshot, Mapping[str, str]], object]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            found = find(self._sampler.latest, names_in(request))
+            names, snapshot = names_in(request), self._sampler.latest
+            found = find(snapshot, names)
             if found is None:
-                return JSONResponse({"error": "there is no such thing"}, HTTPStatus.NOT_FOUND)
+                reason = snapshot.unreadable(names["topic"], names.get("group", ""))
+                status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.NOT_FOUND
+                return JSONResponse({"error": reason or "there is no such thing"}, status)
             return Response(msgspec.json.encode(found), media_type="application/json")
 
         return answer

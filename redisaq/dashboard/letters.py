@@ -17,7 +17,7 @@ import msgspec
 from redisaq.admin import Admin, DeadMessage, DeadSummary, GroupInfo
 from redisaq.core.failures import is_own, template
 from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
-from redisaq.watching import GroupView, Snapshot, words
+from redisaq.watching import GroupView, Snapshot
 
 MOST = 1000
 """Letters that one page looks at."""
@@ -69,13 +69,13 @@ class Kinds(msgspec.Struct, frozen=True):
         kinds: those with new letters first, then the most frequent.
         looked: how many letters were looked at.
         dead: how many there are.
-        broken: groups whose letters cannot be read, as "topic › group", with the reasons.
+        broken: topic and group of those whose letters cannot be read, with the reasons.
     """
 
     kinds: Sequence[Kind]
     looked: int
     dead: int
-    broken: Mapping[str, str] = {}
+    broken: Mapping[tuple[str, str], str] = {}
 
 
 def groups_of(snapshot: Snapshot, wanted: tuple[str, str] | None) -> list[GroupView]:
@@ -95,12 +95,12 @@ async def look(admin: Admin, groups: Sequence[GroupView], now: float) -> Kinds:
     asked = list(_shares(groups))
     count = max(1, min(1000, MOST // max(1, sum(len(partitions) for _, partitions in asked))))
     letters: list[DeadSummary] = []
-    broken: dict[str, str] = {}
+    broken: dict[tuple[str, str], str] = {}
     for group, partitions in asked:
         try:
             letters += await admin.dead_summaries(group.topic, group.group, partitions=partitions, count=count)
         except (ServerError, SettingsError, UnknownFormatError) as error:  # those of the other groups are shown
-            broken[words.group_name(group.topic, group.group)] = str(error)
+            broken[group.topic, group.group] = str(error)
     by_kind: dict[str, list[DeadSummary]] = defaultdict(list)
     for letter in letters:
         by_kind[letter.kind].append(letter)

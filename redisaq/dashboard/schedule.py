@@ -17,7 +17,6 @@ from redisaq.admin import Admin, DelayedMessage, ScheduleInfo
 from redisaq.core.schedules import TOPIC_ENDS_WITH, Timetable
 from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching import Snapshot, words
-from redisaq.watching.programs import schedules_of_all
 
 WINDOWS = {"1h": 3600.0, "12h": 43_200.0, "7d": 604_800.0}
 """Seconds that the picture may show."""
@@ -135,9 +134,10 @@ class Window:
 
 
 async def jobs(admin: Admin, snapshot: Snapshot, window: Window) -> tuple[list[Job], dict[str, str]]:
-    """Return the cron jobs of all programs; and of programs whose jobs cannot be read, the reason."""
-    found, broken = await schedules_of_all(admin)
-    return [_job(one, snapshot, window) for one in found[:JOBS]], broken
+    """Return the cron jobs of all programs; and of those that cannot be read, the reason."""
+    found = await admin.schedules()
+    broken = {words.group_name(one.app, one.name) if one.name else one.app: one.unreadable for one in found if one.unreadable}
+    return [_job(one, snapshot, window) for one in found if not one.unreadable][:JOBS], broken
 
 
 def _job(one: ScheduleInfo, snapshot: Snapshot, window: Window) -> Job:
@@ -255,11 +255,6 @@ def _place(after: str | None) -> tuple[datetime, str] | None:
     except ValueError:
         return None
     return (moment, msg_id) if moment.tzinfo is not None and msg_id else None
-
-
-def as_json(found: Sequence[ScheduleInfo]) -> bytes:
-    """Return the cron jobs for programs, as `redisaq schedule --json` does."""
-    return msgspec.json.encode(found)
 
 
 def values(query: Mapping[str, str], now: float) -> tuple[Window, dict[str, Any]]:

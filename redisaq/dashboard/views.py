@@ -245,7 +245,7 @@ class Lane(msgspec.Struct, frozen=True):
     marks: Sequence[tuple[str, str, float, str]]
 
 
-MARKS = {"joined": ("▸", ""), "left": ("◂", ""), "taken for dead": ("✕", "bad")}
+MARKS = {"joined": ("▸", ""), "left": ("◂", ""), "taken for dead": ("✕", "bad"), "takes over": ("○", "")}
 """Signs and kinds of what happened to a member, by the word of the history."""
 
 
@@ -388,12 +388,16 @@ def _lanes(found: GroupView, now: float) -> list[Lane]:
 
 
 def _marks(found: GroupView, member: MemberView, start: float) -> list[tuple[str, str, float, str]]:
-    """Return what happened to a member within the window, as far as the history says: it came, it left, it was taken for dead."""
-    return [
-        (*MARKS[one.what], round(100 * (one.at - start) / WINDOW, 2), f"{words.clock(one.at)} {one.sentence}")
-        for one in found.history or ()
-        if one.member == member.slot and one.what in MARKS and one.at >= start
-    ]
+    """Return what happened to a member within the window, as far as the history says: it came, left, was taken for dead, took over."""
+    marks: list[tuple[str, str, float, str]] = []
+    for one in found.history or ():
+        if one.at >= start:
+            at, said = round(100 * (one.at - start) / WINDOW, 2), f"{words.clock(one.at)} {one.sentence}"
+            if one.member == member.slot and one.what in MARKS:
+                marks.append((*MARKS[one.what], at, said))
+            if any(slot == member.slot for slot, _ in one.takers):
+                marks.append((*MARKS["takes over"], at, said))
+    return marks
 
 
 def _history(found: GroupView, by_slot: Mapping[int, MemberView]) -> list[Line]:
@@ -415,8 +419,9 @@ def moment(moment: datetime | None) -> str:
 
 def missing(what: str, screen: Screen, snapshot: Snapshot, search: str = "") -> View:
     """Show that there is no such thing, or that it is not known yet; and where it can be searched for, if it can."""
-    values = {"what": what, "known_yet": snapshot.number > 0, "search": search}
-    return View("missing.html", what, "", screen, values, status=404 if snapshot.number else 200)
+    unreadable = snapshot.unreadable(screen.topic, screen.group) if screen.topic and not search else ""
+    values = {"what": what, "known_yet": snapshot.number > 0, "search": search, "unreadable": unreadable}
+    return View("missing.html", what, "", screen, values, status=503 if unreadable else 404 if snapshot.number else 200)
 
 
 def places(snapshot: Snapshot, wanted: str, links: Links) -> list[dict[str, str]]:

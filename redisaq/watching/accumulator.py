@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
@@ -29,7 +29,7 @@ from redisaq.watching.attention import BegunSample, DeadSample, HandlerSample, J
 from redisaq.watching.colours import Slots
 from redisaq.watching.counting import Counter, Lately
 from redisaq.watching.curves import NEAR_STEP, Series
-from redisaq.watching.history import named, sentence_of, unfinished
+from redisaq.watching.history import covered, named, sentence_of, unfinished
 from redisaq.watching.snapshot import (
     Attention,
     GroupView,
@@ -335,12 +335,13 @@ class Accumulator:
             self._unreadable.remove((topic, group))
             self._steady.forget(("unreadable", topic, group))
 
-    def saw_schedules(self, schedules: Iterable[ScheduleInfo], broken: Mapping[str, str], at: float) -> None:
-        """Record all cron jobs, and the programs whose cannot be read, with the reason: others are gone."""
+    def saw_schedules(self, schedules: Sequence[ScheduleInfo], at: float) -> None:
+        """Record all cron jobs, and what of them cannot be read: others are gone."""
         self._now(at)
-        self._steady.put("schedules", at, [(attention.unreadable_schedule(app, error, at), True) for app, error in broken.items()])
+        broken = [attention.unreadable_schedule(one.app, one.name, one.unreadable, at) for one in schedules if one.unreadable]
+        self._steady.put("schedules", at, [(one, True) for one in broken])
         gone, self._jobs = self._jobs, set()
-        for one in schedules:
+        for one in (one for one in schedules if not one.unreadable):
             missed = one.last.timestamp() if one.last is not None and one.outcome == "missed" else None
             since = 0.0 if one.since is None else one.since.timestamp()
             overdue = None if one.overdue is None else one.overdue.timestamp()
@@ -637,6 +638,9 @@ def _running(group: _Group, info: GroupInfo) -> tuple[int | None, tuple[RunningV
 
 def _history_view(group: _Group, entry: HistoryEntry) -> HistoryView:
     partitions = named(entry)
+    slots = [(group.slots.of(one.member), one) for one in entry.takers]
+    known = group.slots.places if slots else {}
+    places = {one.member: known[slot] for slot, one in slots if slot is not None}
     return HistoryView(
         at=entry.at.timestamp(),
         what=entry.what,
@@ -644,7 +648,8 @@ def _history_view(group: _Group, entry: HistoryEntry) -> HistoryView:
         by=entry.by,
         partitions=partitions,
         count=entry.count,
-        sentence=sentence_of(entry, partitions),
+        sentence=sentence_of(entry, partitions, places),
+        takers=tuple((slot, covered(one.partitions)) for slot, one in slots if slot is not None),
     )
 
 

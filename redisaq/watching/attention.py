@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from redisaq.watching.snapshot import Attention, Screen, ServerView, Severity
-from redisaq.watching.words import clock, count, day_and_clock, duration, group_name, many, per, ranges, short
+from redisaq.watching.words import clock, count, day_and_clock, duration, group_name, many, per, ranges, remedy, short
 
 BEHIND = 60.0
 """Seconds: a group whose oldest message is older, and has grown older for as long, is behind."""
@@ -483,16 +483,17 @@ def missed_tick(job: JobSample, at: float) -> Attention | None:
 def unreadable(topic: str, group: str, error: str, at: float) -> Attention:
     """Return a finding for a topic, or a group of it, that the server or a later version does not let this one read."""
     screen = Screen("group" if group else "topic", topic, group)
-    sentence, more = "cannot be read, so its numbers are old or missing.", _shortened(error)
+    sentence, more = "cannot be read, so its numbers are old or missing.", _with_remedy(error)
     label = "Open group" if group else "Open topic"
     name = group_name(topic, group) if group else topic
     return Attention(key_of("unreadable", topic, group), "bad", name, sentence, at, "", more, screen, label)
 
 
-def unreadable_schedule(app: str, error: str, at: float) -> Attention:
-    """Return a finding for a program whose cron jobs cannot be read."""
-    key, sentence = key_of("unreadable schedule", app), "has cron jobs that cannot be read."
-    return Attention(key, "bad", app, sentence, at, "", _shortened(error), Screen("schedule"), "Open schedule")
+def unreadable_schedule(app: str, job: str, error: str, at: float) -> Attention:
+    """Return a finding for a cron job that cannot be read, or for a program ("" as the job) of which none can."""
+    key, sentence = key_of("unreadable schedule", app, job), "cannot be read." if job else "has cron jobs that cannot be read."
+    name = group_name(app, job) if job else app
+    return Attention(key, "bad", name, sentence, at, "", _with_remedy(error), Screen("schedule"), "Open schedule")
 
 
 def server(view: ServerView, at: float) -> Attention | None:
@@ -528,15 +529,12 @@ class _Standing(msgspec.Struct):
 
     def shows(self, at: float) -> bool:
         """Return whether to show it."""
-        return (self.sure or self.count > 1) and at - self.first >= _HOLD.get(_kind(self.found), 0.0)
+        return (self.sure or self.count > 1) and at - self.first >= _HOLD.get(self.found.kind, 0.0)
 
 
-def _shortened(error: str) -> str:
-    return error if len(error) <= LONGEST_ERROR else f"{error[: LONGEST_ERROR - 1]}…"
-
-
-def _kind(finding: Attention) -> str:
-    return finding.key.partition(":")[0]
+def _with_remedy(error: str) -> str:
+    short = error if len(error) <= LONGEST_ERROR else f"{error[: LONGEST_ERROR - 1]}…"
+    return f"{short}{'' if short.endswith(('.', '…')) else '.'} {remedy(error)}".rstrip()
 
 
 class Steady:
@@ -575,7 +573,7 @@ class Steady:
 
     def kinds(self, about: Hashable, at: float) -> set[str]:
         """Return the kinds of findings that are shown of something."""
-        return {_kind(one.found) for one in self._standing.get(about, {}).values() if one.shows(at)}
+        return {one.found.kind for one in self._standing.get(about, {}).values() if one.shows(at)}
 
 
 def look(samples: Samples) -> list[tuple[Attention, bool]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from redisaq.admin_views import HistoryEntry
 from redisaq.core.history import BEGUN
@@ -16,7 +17,7 @@ _ENDS = {begun: end for end, begun in BEGUN.items()}
 
 def named(entry: HistoryEntry) -> tuple[int, ...]:
     """Return the partitions of a change, MOST_NAMED of each range."""
-    return tuple(number for first, last in entry.partitions for number in range(first, min(last, first + MOST_NAMED) + 1))
+    return covered(entry.partitions)
 
 
 def unfinished(history: Sequence[HistoryEntry]) -> HistoryEntry | None:
@@ -30,8 +31,19 @@ def unfinished(history: Sequence[HistoryEntry]) -> HistoryEntry | None:
     return found
 
 
-def sentence_of(entry: HistoryEntry, partitions: Sequence[int]) -> str:
-    """Return a change as a sentence, such as "host-2:7 was taken for dead: partition 3 lost its owner"."""
+def covered(ranges: Iterable[tuple[int, int]]) -> tuple[int, ...]:
+    """Return the partitions of ranges, MOST_NAMED of each."""
+    return tuple(number for first, last in ranges for number in range(first, min(last, first + MOST_NAMED) + 1))
+
+
+def sentence_of(entry: HistoryEntry, partitions: Sequence[int], places: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return a change as a sentence, such as "host-2:7 was taken for dead: partition 3 lost its owner, and host-1:5 takes it over".
+
+    Args:
+        entry: the change.
+        partitions: its partitions.
+        places: the processes of members, by incarnation. Others are named as the change names them.
+    """
     by = f" by {entry.by}" if entry.by else ""
     number = entry.count or 0
     match entry.what:
@@ -39,7 +51,10 @@ def sentence_of(entry: HistoryEntry, partitions: Sequence[int]) -> str:
             text = f"{entry.name} {entry.what}"
         case "taken for dead":
             which = f"partition{'s' if number > 1 else ''} {ranges(partitions)} lost {'their' if number > 1 else 'its'} owner"
-            text = f"{entry.name} was taken for dead{by}" + (f": {which}" if number else "")
+            taken = [f"{places.get(one.member, one.name)} takes over {ranges(covered(one.partitions))}" for one in entry.takers]
+            text = f"{entry.name} was taken for dead{by}" + (f": {'; '.join([which, *taken])}" if number else "")
+        case "unreadable":
+            text = "a change that this version of redisaq cannot read"
         case "grown":
             text = f"grown to {many(number, 'partition')}{by}"
         case "cancelled" | "cancelled while delayed" if entry.msg_id:

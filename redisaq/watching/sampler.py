@@ -20,7 +20,6 @@ from redisaq.admin import Admin
 from redisaq.environment import Environment, current_environment, time_limit
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching.accumulator import Accumulator
-from redisaq.watching.programs import schedules_of_all
 from redisaq.watching.snapshot import Screen, ServerView, Snapshot
 
 OVERVIEW = Screen("overview")
@@ -206,8 +205,7 @@ class Sampler:
         left, began = BUDGET * OFTEN, self._environment.monotonic()
         if began >= self._schedules_looked + SELDOM:
             self._schedules_looked = began
-            found, broken = await _within(schedules_of_all(self._admin))
-            seen.saw_schedules(found, broken, self.now())
+            seen.saw_schedules(await _within(self._admin.schedules()), self.now())
         for topic, group in self._turns.keys() - seen.groups() - {(topic, "") for topic in seen.topics()}:
             del self._turns[topic, group]
             self._histories.pop((topic, group), None)

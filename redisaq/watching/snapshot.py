@@ -115,6 +115,11 @@ class Attention(msgspec.Struct, frozen=True):
     screen: Screen
     label: str
 
+    @property
+    def kind(self) -> str:
+        """What kind of finding it is, such as "behind"."""
+        return self.key.partition(":")[0]
+
 
 class MemberView(msgspec.Struct, frozen=True):
     """A member of a group, present or gone.
@@ -238,6 +243,7 @@ class HistoryView(msgspec.Struct, frozen=True):
         partitions: the partitions that it is about, sorted.
         count: the number of messages or partitions that it is about; None if it has none.
         sentence: what to show, such as "joined, took 20–23".
+        takers: the slots of the members that take the partitions over, each with its partitions.
     """
 
     at: float
@@ -247,6 +253,7 @@ class HistoryView(msgspec.Struct, frozen=True):
     partitions: tuple[int, ...]
     count: int | None
     sentence: str
+    takers: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -430,6 +437,11 @@ class Snapshot(msgspec.Struct, frozen=True):
     def topic(self, topic: str) -> TopicView | None:
         """Return a topic; None if there is no such topic."""
         return next((one for one in self.topics if one.topic == topic), None)
+
+    def unreadable(self, topic: str, group: str = "") -> str:
+        """Return why a topic, or a group of it, cannot be read; "" if it can, or if there is no such thing."""
+        of_it = [one for one in self.attention if one.kind == "unreadable" and one.screen.topic == topic]
+        return next((one.more for one in of_it if one.screen.group in ("", group)), "")
 
     def group(self, topic: str, group: str) -> GroupView | None:
         """Return a group; None if there is no such group."""

@@ -95,6 +95,15 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(words) + (f" and {count(left)} more" if left else "")
 
 
+def remedy(error: str) -> str:
+    """Return what to do about something that cannot be read, by the server's words for it; "" if they say it themselves."""
+    if error.startswith("WRONGTYPE"):
+        return "One of its keys has another type than redisaq gives it: find it with TYPE, then rename or delete it."
+    if error.startswith("NOPERM"):
+        return "The command “redisaq doctor” says which rights are missing."
+    return ""
+
+
 def group_name(topic: str, group: str) -> str:
     """Return a group's name: orders › billing."""
     return f"{topic} › {group}"

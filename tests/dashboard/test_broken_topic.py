@@ -90,7 +90,7 @@ async def test_one_broken_topic_does_not_hide_the_others(valkey_server: Server, 
         snapshot = await seen(lambda snapshot: sum("cannot be read" in one.sentence for one in snapshot.attention) >= 4)
         said = {one.subject: f"{one.sentence} {one.more}" for one in snapshot.attention if "cannot be read" in one.sentence}
         assert said.keys() == {"bad", "cut", "late", "mute › billing"}
-        assert all("WRONGTYPE" in one for one in said.values()), said
+        assert all("WRONGTYPE" in one and "rename or delete it" in one for one in said.values()), said
         assert snapshot.server.state == "here"
         whole = snapshot.topic("whole")
         assert whole is not None
@@ -102,7 +102,16 @@ async def test_one_broken_topic_does_not_hide_the_others(valkey_server: Server, 
         assert "nightly" in shown
         assert "bad cannot be read, and is left out: WRONGTYPE" in shown
         assert "late cannot be read, and is left out: WRONGTYPE" in shown
-        assert [one["app"] for one in (await client.get("/api/schedule")).json()] == ["good"]
+        assert [(one["app"], one["unreadable"][:9]) for one in (await client.get("/api/schedule")).json()] == [
+            ("bad", "WRONGTYPE"),
+            ("good", ""),
+        ]
+        assert shown.count("find it with TYPE, then rename or delete it") == 2  # what to do
+        letters = (await client.get("/api/dead")).json()
+        assert [(one["topic"], one["group"]) for one in letters if one.get("unreadable", "").startswith("WRONGTYPE")] == [
+            ("mute", "billing")
+        ]
+        assert any(one["topic"] == "whole" for one in letters)
         assert (await client.get(f"/m/{ids['whole']}")).status_code == 303
         shown = text_of((await client.get("/m/0123456789abcdef-0?wait=30")).text)
         assert "It was not found." in shown
@@ -111,4 +120,25 @@ async def test_one_broken_topic_does_not_hide_the_others(valkey_server: Server, 
         assert (answer.status_code, "cut cannot be read: WRONGTYPE" in text_of(answer.text)) == (503, True)
         for place in damaged(namespace):
             valkey_server.command("DEL", place)
+        valkey_server.command("HSET", Keys(namespace).schedules("good-cron").decode(), "torn", "no schedule")
+        assert "good › torn cannot be read, and is left out: it is damaged" in text_of((await client.get("/schedule")).text)
         await seen(lambda snapshot: [one.subject for one in snapshot.attention if "cannot be read" in one.sentence] == ["bad"])
+
+
+async def test_what_cannot_be_read_from_the_beginning_is_not_missing(valkey_server: Server, namespace: str) -> None:
+    await fill(valkey_server, namespace)
+    valkey_server.command("DEL", Keys(namespace).stream("cut", 0).decode())
+    valkey_server.command("SET", Keys(namespace).stream("cut", 0).decode(), "text")
+    async with page_of(valkey_server, namespace) as (sampler, client):
+        with anyio.fail_after(MANY), sampler.watch(Screen("overview")) as watching:
+            async for snapshot in watching:
+                if snapshot.unreadable("cut") and snapshot.group("whole", "billing"):
+                    break
+        for path, status, said in (
+            ("/t/cut/g/billing", 503, "WRONGTYPE"),
+            ("/t/whole/g/nobody", 404, "No group nobody"),
+        ):
+            answer, api = await client.get(path), await client.get(f"/api{path}")
+            assert (answer.status_code, api.status_code) == (status, status)
+            assert said in text_of(answer.text)
+        assert "WRONGTYPE" in (await client.get("/api/t/cut/g/billing")).json()["error"]

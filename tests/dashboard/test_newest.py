@@ -275,7 +275,7 @@ async def test_marks_of_what_happened_to_members_and_buttons_to_copy(name: str) 
     from tests.dashboard.scenes import NOW, member
 
     history = (
-        HistoryView(NOW - 30, "taken for dead", 2, "", (1,), 1, "h2 was taken for dead: partition 1 lost its owner"),
+        HistoryView(NOW - 30, "taken for dead", 2, "", (1,), 1, "h2 was taken for dead: partition 1 lost its owner", ((0, (1,)),)),
         HistoryView(NOW - 60, "joined", 1, "", (1, 3), None, f"h1 joined {EVIL}"),
         HistoryView(NOW - 7200, "joined", 0, "", (), None, "too long ago"),
         HistoryView(NOW - 10, "paused", None, "mara", (), None, "paused by mara"),
@@ -284,8 +284,12 @@ async def test_marks_of_what_happened_to_members_and_buttons_to_copy(name: str) 
     async with served(Scripted(snapshot(topic("orders", group(history=history, gone=gone))))) as client:
         html = (await client.get("/t/orders/g/billing")).text
         marks = re.findall(r'<text([^>]*?) y="18" text-anchor="middle"[^>]* x="([-\d.]+%)"[^>]*>(.)<title>([^<]*)</title>', html)
-        assert [(kind.strip(), x, sign) for kind, x, sign, _ in marks] == [("", "96.67%", "▸"), ('class="bad"', "98.33%", "✕")]
-        assert "&lt;script&gt;" in marks[0][3]
+        assert [(kind.strip(), x, sign) for kind, x, sign, _ in marks] == [
+            ("", "98.33%", "○"),  # of the member that takes over
+            ("", "96.67%", "▸"),
+            ('class="bad"', "98.33%", "✕"),
+        ]
+        assert "&lt;script&gt;" in marks[1][3]
     async with bench(name) as one:
         (letter, *_) = await one.admin.dead_summaries("orders", "billing", partitions=[0, 1])
         html = (await one.client.get(f"/m/orders/{letter.msg_id}?p={letter.partition}&e={letter.entry_id}")).text

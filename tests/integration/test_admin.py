@@ -155,6 +155,9 @@ async def test_the_history_of_a_group(url: str, namespace: str, bench: Bench) ->
         came, *rest = [one for one in found if one[0] in ("joined", "taken for dead")]
         assert came == ("joined", "host-2:7", "", (), None, "")
         assert ("taken for dead", "one", "host-2:7", ((1, 1),), 1, "") in rest
+        (dead,) = [one for one in entries if one.what == "taken for dead"]
+        (joined,) = [one for one in entries if one.what == "joined"]
+        assert [(one.member, one.partitions) for one in dead.takers] == [(joined.member, ((1, 1),))]
         assert found[-5:] == [
             ("left", "host-2:7", "", (), None, ""),
             ("paused", "", "mara@ops-1", (), None, ""),

@@ -111,6 +111,8 @@ def test_cron_jobs(say: Say, redis: Server, namespace: str, monkeypatch: pytest.
     status, out, err = say("schedule")
     assert (status, out.splitlines()[1].split()[:2]) == (3, ["shop", "often"])
     assert err.startswith("the cron jobs of bad cannot be read: WRONGTYPE")
+    assert "rename or delete it" in err
+    assert [one["app"] for one in json.loads(say("schedule", "--json")[1]) if one["unreadable"]] == ["bad"]
 
 
 @pytest.mark.usefixtures("billing")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from redisaq.core import history, membership
-from redisaq.core.history import MOST_RANGES, Change
-from redisaq.core.membership import EMPTY, Document
+from redisaq.core.history import MOST_RANGES, MOST_TAKEN, MOST_TAKERS, Change, Taker
+from redisaq.core.membership import EMPTY, Document, MemberEntry
 
 
 def document() -> Document:
@@ -19,12 +19,36 @@ def document() -> Document:
 
 def test_a_member_that_is_taken_for_dead_is_named_with_what_it_owned() -> None:
     before = document()
-    assert history.dropped(before, ("a", "b", "c"), "host:1") == (
+    assert history.dropped(before, EMPTY, ("a", "b", "c"), "host:1") == (
         Change("taken for dead", "a", "first", "host:1", ((0, 2), (5, 5)), 4),
         Change("taken for dead", "b", "b", "host:1", ((3, 4),), 2),
         Change("taken for dead", "c", "first", "host:1", (), 0),
     )
-    assert history.dropped(before, (), "host:1") == ()
+    assert history.dropped(before, EMPTY, (), "host:1") == ()
+
+
+def test_who_takes_the_partitions_of_a_dead_member_over_is_named() -> None:
+    """As the document decides that removes it: one that holds its name again, and others."""
+    before = membership.join(document(), name="third", incarnation="d", partitions=6)
+    after = msgspec.structs.replace(
+        before, members={"first": MemberEntry("c"), "third": MemberEntry("d")}, target={0: "third", 1: "first", 2: "first", 5: "gone"}
+    )
+    (change,) = history.dropped(before, after, ("a",), "host:1")
+    assert change.takers == (Taker("c", "first", ((1, 2),)), Taker("d", "third", ((0, 0),)))
+    assert history.read_change(history.encode_change(change)) == change
+
+    class Older(msgspec.Struct, frozen=True):
+        what: str
+        count: int | None = None
+
+    assert msgspec.json.decode(history.encode_change(change), type=Older) == Older("taken for dead", 4)
+    many = Document(members={f"m{n}": MemberEntry(f"i{n}") for n in range(40)}, target={n: f"m{n % 40}" for n in range(4000)})
+    takers = history.takers_of(many, range(4000))
+    assert (len(takers), {len(one.partitions) for one in takers}) == (MOST_TAKERS, {MOST_TAKEN})
+
+
+def test_what_cannot_be_read_is_told_as_such() -> None:
+    assert history.read_change(b"") == history.read_change(b'{"what":7}') == Change("unreadable")
 
 
 def test_growth_is_written_down_with_the_new_partitions() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from redisaq.admin_views import DeadSummary, GroupInfo, HistoryEntry, MemberInfo, PartitionInfo, StreamInfo, TopicInfo
+from redisaq.core.history import Taker
 from redisaq.watching.accumulator import Accumulator
 from redisaq.watching.curves import Series
 from redisaq.watching.snapshot import Curve, GroupView, Snapshot
@@ -334,6 +335,18 @@ def entry(what: str, at: float, **more: Any) -> HistoryEntry:
             entry("taken for dead", T0, name="host-2:7", partitions=((3, 4), (9, 9)), count=3),
             "host-2:7 was taken for dead: partitions 3–4, 9 lost their owner",
         ),
+        (
+            entry(
+                "taken for dead",
+                T0,
+                name="b",
+                partitions=((3, 4),),
+                count=2,
+                takers=(Taker("C", "c", ((3, 3),)), Taker("D", "d", ((4, 4),))),
+            ),
+            "b was taken for dead: partitions 3–4 lost their owner; c takes over 3; d takes over 4",
+        ),
+        (entry("unreadable", T0), "a change that this version of redisaq cannot read"),
         (entry("grown", T0, partitions=((4, 7),), count=8), "grown to 8 partitions"),
         (entry("paused", T0, by="mara@ops-1"), "paused by mara@ops-1"),
         (entry("sought", T0, by="mara", partitions=((0, 3),), count=4, to="latest"), "moved to latest by mara: 4 partitions"),
@@ -348,6 +361,17 @@ def test_history_reads_as_sentences(found: HistoryEntry, sentence: str) -> None:
     history = scene.look().history
     assert history is not None
     assert [(one.sentence, one.at) for one in history] == [(sentence, T0)]
+
+
+def test_those_who_take_over_are_named_by_their_process() -> None:
+    scene = Scene(members=(member("a", 0), member("b")))
+    scene.look()
+    takers = (Taker("B", "b", ((0, 0),)), Taker("X", "x", ((1, 1),)))
+    scene.seen.saw_history("orders", "billing", [entry("taken for dead", T0, name="a", partitions=((0, 1),), count=2, takers=takers)])
+    view = scene.look()
+    assert view.history is not None
+    assert view.history[0].takers == ((1, (0,)),)
+    assert f"; {view.members[1].place} takes over 0; x takes over 1" in view.history[0].sentence
 
 
 def test_the_history_tells_how_a_member_went_and_who_paused() -> None:

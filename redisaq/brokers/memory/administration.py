@@ -129,8 +129,7 @@ def read_history(store: MemoryStore, step: ReadHistory) -> list[NotedChange]:
     """Return a page of the group's history."""
     history = store.coordination.get(step.group, Coordination()).history
     entries = history.below(parse_id(step.before) if step.before else None, step.count)
-    changes = ((format_id(entry_id), read_change(fields[1])) for entry_id, fields in entries)
-    return [NotedChange(entry_id, change) for entry_id, change in changes if change is not None]
+    return [NotedChange(format_id(entry_id), read_change(fields[1])) for entry_id, fields in entries]
 
 
 @does(Seek)

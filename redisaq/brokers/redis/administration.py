@@ -200,8 +200,7 @@ def read_history(step: ReadHistory, keys: Keys) -> Asked[list[NotedChange]]:
 
 
 def _noted(reply: Reply) -> list[NotedChange]:
-    changes = ((entry_id, read_change(fields[1] if len(fields) > 1 else b"")) for entry_id, fields in reply)
-    return [NotedChange(entry_id, change) for entry_id, change in changes if change is not None]
+    return [NotedChange(entry_id, read_change(fields[1] if len(fields) > 1 else b"")) for entry_id, fields in reply]
 
 
 @command(Seek)
