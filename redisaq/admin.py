@@ -34,6 +34,7 @@ from redisaq.admin_views import (
     DeadKinds,
     DeadLetterInfo,
     DeadMessage,
+    DeadPage,
     DeadSummary,
     DelayedMessage,
     GroupInfo,
@@ -97,7 +98,16 @@ from redisaq.brokers.steps.messages import (
     Scheduled,
     SummariseEntries,
 )
-from redisaq.brokers.steps.retrying import CountDead, CountedDead, DeadLetterEntry, Purge, ReadDead, ReadNewestDead, SummariseDead
+from redisaq.brokers.steps.retrying import (
+    CountDead,
+    CountedDead,
+    DeadLetterEntry,
+    DeadLetterSummary,
+    Purge,
+    ReadDead,
+    ReadNewestDead,
+    SummariseDead,
+)
 from redisaq.brokers.steps.schedules import ReadSchedules
 from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
 from redisaq.brokers.terms import GroupName, RawEntry
@@ -123,6 +133,7 @@ __all__ = [
     "DeadLetterInfo",
     "DeadLetters",
     "DeadMessage",
+    "DeadPage",
     "DeadSummary",
     "DelayedMessage",
     "Finding",
@@ -492,13 +503,20 @@ class Admin:
             with time_limit(self._timeout):
                 return await self._dead_page(name, partition, after, PAGE)
 
-        async def newest_pages(below: Mapping[int, bytes], count: int) -> list[list[DeadLetterEntry]]:
-            with time_limit(self._timeout):
-                steps = [ReadNewestDead(name, number, one, count) for number, one in below.items()]
-                return await self._ask(lambda: self._broker.do_each(steps))
+        async def numbers() -> list[int]:
+            return [number for number, view in enumerate(await look()) if view.dead]
 
-        newest = check_flag("newest", newest)
-        advance = NewestFirst(decoder, look, newest_pages).advance if newest else OldestFirst(decoder, look, page).advance
+        async def newest_pages(below: Mapping[int, bytes], count: int) -> list[list[DeadLetterEntry]]:
+            return await self._do_each([ReadNewestDead(name, number, one, count) for number, one in below.items()])
+
+        if not check_flag("newest", newest):
+            return DeadLetters(self._access, OldestFirst(decoder, look, page).advance)
+        reader = NewestFirst(numbers, newest_pages)
+
+        async def advance() -> DeadMessage | None:
+            found = await reader.advance()
+            return None if found is None else decoder.decode(found[0], found[1].dead_id, found[1].body)
+
         return DeadLetters(self._access, advance)
 
     @in_one_loop
@@ -524,6 +542,57 @@ class Admin:
             pages = await self._ask(lambda: self._broker.do_each(steps))
         found = [summary_of(topic, group, number, one) for number, page in zip(numbers, pages, strict=True) for one in page]
         return sorted(found, key=lambda one: parse_id(one.dead_id.encode()), reverse=True)
+
+    @in_one_loop
+    async def dead_page(
+        self,
+        topic: str,
+        group: str,
+        *,
+        partitions: Iterable[int],
+        count: int = PAGE,
+        before: str | None = None,
+        kind: str | None = None,
+        limit: int = 10_000,
+    ) -> DeadPage:
+        """Return a page of a group's dead letters without payloads and tracebacks: the newest death first, over some partitions together.
+
+        Those that died at the same moment, to the id, are on one page, so it may have some more than `count`.
+
+        Args:
+            topic: the topic.
+            group: the group.
+            partitions: their numbers. A number beyond the topic's partitions has no dead letters.
+            count: about how many dead letters.
+            before: `DeadPage.older` of the page before this one. None: begin with the newest.
+            kind: return only those of this kind: see `DeadSummary.kind`.
+            limit: about the most dead letters to look at.
+
+        Raises:
+            SettingsError: `count` or `limit` is not positive, a partition is not a number, or `before` is not an id.
+        """
+        name, numbers = _name(topic, group), _numbers(partitions)
+        count, limit = check_count("count", count), check_count("limit", limit)
+        if before is not None and not is_id(check_text("before", before).encode()):
+            raise SettingsError("before must be the id of a dead letter, such as 1700000000000-0")
+
+        async def all_of_them() -> Sequence[int]:
+            return numbers
+
+        async def pages(below: Mapping[int, bytes], most: int) -> list[list[DeadLetterSummary]]:
+            return await self._do_each([SummariseDead(name, number, one, most, SUMMARY) for number, one in below.items()])
+
+        reader = NewestFirst(all_of_them, pages, b"" if before is None else before.encode())
+        letters: list[DeadSummary] = []
+        looked, last = 0, b""
+        while (found := await reader.advance()) is not None:
+            number, one = found
+            if one.dead_id != last and (len(letters) >= count or looked >= limit):
+                return DeadPage(tuple(letters), looked, last.decode())
+            looked, last = looked + 1, one.dead_id
+            summary = summary_of(topic, group, number, one)
+            letters += [summary] if kind in (None, summary.kind) else []
+        return DeadPage(tuple(letters), looked, "")
 
     def dead_kinds(self, topic: str, group: str) -> CountingKinds:
         """Return an async iterator that counts all dead letters of a group by kind of failure, and yields what it has counted so far.

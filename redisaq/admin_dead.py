@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from msgspec.structs import replace
 
@@ -100,42 +100,54 @@ class OldestFirst:
         return self._page.pop()
 
 
-class NewestFirst:
+class Dead(Protocol):
+    """Something that stands for a dead letter."""
+
+    @property
+    def dead_id(self) -> bytes:
+        """Its id."""
+        ...
+
+
+D = TypeVar("D", bound=Dead)
+
+
+class NewestFirst(Generic[D]):
     """Reads dead letters of all partitions together, newest death first."""
 
     def __init__(
         self,
-        decoder: DeadLetterDecoder,
-        look: Callable[[], Awaitable[Sequence[PartitionView]]],
-        pages: Callable[[Mapping[int, bytes], int], Awaitable[list[list[DeadLetterEntry]]]],
+        numbers: Callable[[], Awaitable[Iterable[int]]],
+        pages: Callable[[Mapping[int, bytes], int], Awaitable[Sequence[Sequence[D]]]],
+        below: bytes = b"",
     ) -> None:
         """Begin before the first.
 
         Args:
-            decoder: decodes the group's dead letters.
-            look: returns the group's partitions.
+            numbers: returns the partitions that have dead letters.
             pages: returns the newest dead letters of some partitions: by number, those below an id (b"": all), and how many of each.
+            below: the id below which it begins; b"": with the newest.
         """
-        self._decoder = decoder
-        self._look = look
+        self._numbers = numbers
         self._ask_pages = pages
+        self._below = below
         self._begun = False
         self._count = 1
-        self._kept: dict[int, list[DeadLetterEntry]] = {}  # by partition, the newest last
+        self._kept: dict[int, list[D]] = {}  # by partition, the newest last
         self._order: list[tuple[int, int, int]] = []  # a heap: the newest of each of them, negative, and the partition
         self._empty: dict[int, bytes] = {}  # partitions to read on, below these ids, before the next one is known
 
-    async def advance(self) -> DeadMessage | None:
-        """Return the next one; None after the last one."""
+    async def advance(self) -> tuple[int, D] | None:
+        """Return the next one with its partition; None after the last one."""
         if not self._begun:
-            numbers = [number for number, view in enumerate(await self._look()) if view.dead]
+            numbers = list(await self._numbers())
             self._count = max(1, min(PAGE, AT_ONCE // max(1, len(numbers))))
-            self._empty, self._begun = dict.fromkeys(numbers, b""), True
+            self._empty, self._begun = dict.fromkeys(numbers, self._below), True
         while self._empty:
             some = dict(list(self._empty.items())[: max(1, AT_ONCE // self._count)])
             for number, page in zip(some, await self._ask_pages(some, self._count), strict=True):
                 del self._empty[number]
-                self._kept[number] = page[::-1]
+                self._kept[number] = list(reversed(page))
                 self._put(number)
         if not self._order:
             return None
@@ -144,7 +156,7 @@ class NewestFirst:
         if not self._kept[number]:
             self._empty[number] = letter.dead_id
         self._put(number)
-        return self._decoder.decode(number, letter.dead_id, letter.body)
+        return number, letter
 
     def _put(self, number: int) -> None:
         """Put a partition into the order, if its newest dead letter is known."""

@@ -165,6 +165,7 @@ class MessageDecoder:
             first_failed=moment(failure.first_failed_ms) if failure.first_failed_ms else None,
             last_failed=moment(failure.last_failed_ms) if failure.last_failed_ms else None,
             member=failure.member,
+            failed_between=tuple(map(moment, failure.between_ms)),
         )
 
     def _content(self, partition: int, entry_id: bytes, fields: Sequence[bytes] | None) -> dict[str, Any]:

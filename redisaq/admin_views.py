@@ -556,6 +556,20 @@ class DeadSummary(DeadLetterInfo, frozen=True):
     kind: str
 
 
+class DeadPage(msgspec.Struct, frozen=True):
+    """A page of dead letters.
+
+    Attributes:
+        letters: the dead letters, the newest death first.
+        looked: how many were looked at to find them.
+        older: the id below which the next page begins; "" if this is the last one.
+    """
+
+    letters: tuple[DeadSummary, ...]
+    looked: int
+    older: str
+
+
 class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message as it is stored.
 
@@ -661,6 +675,7 @@ class RetryMessage(StoredMessage, frozen=True, kw_only=True):
         first_failed: the first failure of this life, by the server's clock; None if it is not known.
         last_failed: the last failure of this life, likewise.
         member: the incarnation of the member that reported the last failure.
+        failed_between: when it failed between the first and the last time, as far as that is known: the latest 14 times.
     """
 
     group: str
@@ -673,6 +688,7 @@ class RetryMessage(StoredMessage, frozen=True, kw_only=True):
     first_failed: datetime | None
     last_failed: datetime | None
     member: str
+    failed_between: tuple[datetime, ...] = ()
 
 
 class GroupStanding(msgspec.Struct, frozen=True):

@@ -57,7 +57,11 @@ def text_or_none(data: bytes) -> str | None:
         return None
 
 
-class Failure(msgspec.Struct, frozen=True):
+MOST_BETWEEN = 14
+"""Failures between the first and the last one whose times are kept, the latest ones."""
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message's failure; kept with the message in `retry` and in the dead letters.
 
     Attributes:
@@ -68,6 +72,8 @@ class Failure(msgspec.Struct, frozen=True):
         first_failed_ms: when it first failed in this life, in the server's milliseconds.
         last_failed_ms: when it last failed.
         member: the incarnation that saw the last failure.
+        between_ms: when it failed between these two, the latest MOST_BETWEEN times; () if it has not, or if that is not known. In `retry`
+            only: a dead letter of another form could not be redriven by a member of an older version.
     """
 
     error_type: str
@@ -77,6 +83,7 @@ class Failure(msgspec.Struct, frozen=True):
     first_failed_ms: int
     last_failed_ms: int
     member: str
+    between_ms: tuple[int, ...] = ()
 
 
 NO_FAILURE = Failure("", "", "", 0, 0, 0, "")

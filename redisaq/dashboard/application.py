@@ -26,10 +26,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from redisaq.admin import Admin, DeadMessage, StoredMessage, Whereabouts
+from redisaq.admin import Admin, DeadMessage, DeadPage, StoredMessage, Whereabouts
 from redisaq.brokers.access import RedisURL
 from redisaq.dashboard import letters, messages, newest, schedule, views
 from redisaq.dashboard.changes import Changes
+from redisaq.dashboard.counts import Counts
 from redisaq.dashboard.events import EventStream, SearchStream, Streams
 from redisaq.dashboard.exports import Download, Export
 from redisaq.dashboard.guard import Authorize, Guard, Level, by_token, cookie_name, cookie_of, same
@@ -37,6 +38,7 @@ from redisaq.dashboard.jobs import Jobs, RefusedError
 from redisaq.dashboard.letters import Kinds, Privacy
 from redisaq.dashboard.newest import Newest
 from redisaq.dashboard.pages import Page, command_of, compile_all, render
+from redisaq.dashboard.past import Past
 from redisaq.dashboard.paths import RawPaths, names_in
 from redisaq.dashboard.views import Links, View
 from redisaq.errors import ConnectionFailed, RedisaqError, ServerError, SettingsError, TopicMissingError, UnknownFormatError
@@ -46,8 +48,8 @@ from redisaq.watching import Sampler, Screen, Snapshot, words
 
 VERSION = importlib.metadata.version("redisaq")
 
-Prepare = Callable[[Mapping[str, str], Snapshot], Awaitable[None]]
-"""Asks for what a view shows besides a snapshot, for the names in the path."""
+Prepare = Callable[[Mapping[str, str], Mapping[str, str], Snapshot], Awaitable[None]]
+"""Asks for what a view shows besides a snapshot, for the names in the path and what else the address asks for."""
 
 Look = Callable[[Snapshot, Mapping[str, str], Mapping[str, str]], View]
 """Returns a view of a snapshot, for the names in the path and what else the address asks for."""
@@ -143,6 +145,7 @@ class Dashboard:
         self._privacy = privacy or Privacy()
         self._jobs = Jobs(admin)
         self._changer = Changes(admin, self._jobs, self._kinds_of, producer, lambda: sampler.latest.server)
+        self._counts = Counts(admin, self._jobs)
         self._produces = producer is not None
         self._streams, self._searches = Streams(), Streams(SEARCHES)
         self._kinds: dict[tuple[str, str] | None, tuple[tuple[int, int], Kinds]] = {}
@@ -150,6 +153,7 @@ class Dashboard:
         self._rendered_of = -1
         self._newest: dict[str, Newest] = {}
         self._newest_of = -1
+        self._past = Past(admin)
         everybody: Authorize = lambda _: "change"  # noqa: E731 -- what may be changed is what there are routes for
         self._authorize = authorize or (by_token(token) if token is not None else everybody)
         self.app = Starlette(
@@ -162,10 +166,16 @@ class Dashboard:
     def _routes(self) -> list[BaseRoute]:
         overview: Look = lambda snapshot, _, query: views.overview(snapshot, query)  # noqa: E731
         topic: Look = lambda snapshot, path, query: views.topic(snapshot, path["topic"], query, self._newest.get(path["topic"]))  # noqa: E731
-        group: Look = lambda snapshot, path, query: views.group(snapshot, path["topic"], path["group"], query)  # noqa: E731
+        group: Look = lambda snapshot, path, query: views.group(  # noqa: E731
+            snapshot, path["topic"], path["group"], query, self._past.of(path["topic"], path["group"], views.window_of(query))
+        )
         routes: list[BaseRoute] = []
-        for path, look in (("/", overview), ("/t/{topic}", topic), ("/t/{topic}/g/{group}", group)):
-            prepare = self._look_at_newest if look is topic else None
+        looks: list[tuple[str, Look, Prepare | None]] = [
+            ("/", overview, None),
+            ("/t/{topic}", topic, self._look_at_newest),
+            ("/t/{topic}/g/{group}", group, self._look_at_past),
+        ]
+        for path, look, prepare in looks:
             routes.append(Route(path, self._showing(look, prepare)))
             routes.append(Route(f"/events{path}", self._streaming(look, prepare)))
         routes += [
@@ -221,7 +231,7 @@ class Dashboard:
         async def show(request: Request) -> Response:
             snapshot = await self._first(look, request)
             if prepare is not None:
-                await prepare(names_in(request), snapshot)
+                await prepare(names_in(request), request.query_params, snapshot)
             view = look(snapshot, names_in(request), request.query_params)
             return Response(self._page(view, snapshot, request).html, view.status, media_type="text/html")
 
@@ -236,7 +246,7 @@ class Dashboard:
                 return self._page(look(snapshot, path, query), snapshot, request)
 
             shape = request.query_params.get("shape", "")
-            asks = None if prepare is None else partial(prepare, path)
+            asks = None if prepare is None else partial(prepare, path, query)
             return EventStream(self._streams, self._sampler.watch, screen, page, shape, jobs=self._jobs, prepare=asks)
 
         return stream
@@ -304,17 +314,31 @@ class Dashboard:
         query = request.query_params
         wanted, opened = letters.group_of(query.get("g")), query.get("m", "")
         every = letters.groups_of(snapshot, None)
+        name, before = names_in(request).get("kind"), query.get("before")
+        older: DeadPage | None = None
+        if wanted is not None and query.get("count") == "all":
+            self._counts.start(wanted, self._changer.made)
         try:
             found = await self._look(snapshot, wanted)
             letter = await letters.open_letter(self._admin, opened) if opened else None
+            only = next((one for one in every if (one.topic, one.group) == wanted), None)
+            if before is not None and name is not None and only is not None:
+                older = await letters.older(self._admin, only, name, count=views.PAGE, before=before)
         except (ConnectionFailed, ServerError):  # the page says that the server is away
             found, letter = Kinds((), 0, sum(one.dead for one in every)), None
-        name = names_in(request).get("kind")
+        except SettingsError:  # an address that somebody has typed
+            older = None
+        counted = None if wanted is None else self._counts.of(wanted, self._changer.made)
+        if wanted is not None:
+            found = letters.counted(found, counted, wanted)
         kind = next((one for one in found.kinds if name in (None, one.id)), None)
-        if name is not None and kind is None and found.looked:
+        if kind is None and name is not None and older is not None and older.letters:
+            kind = letters.kind_of(name, list(older.letters), snapshot.at)
+        if name is not None and kind is None and found.looked and older is None:
             view = views.missing("No dead letters of this kind", Screen("dead letters"), snapshot)
             return Response(self._page(view, snapshot, request).html, view.status, media_type="text/html")
         start = views.number_of(query.get("from"), len(kind.letters) if kind else 0)
+        near = kind.letters[start : start + views.PAGE] if kind else ()
         values: dict[str, Any] = {
             "dead": found,
             "broken": {words.group_name(*name): reason for name, reason in found.broken.items()},
@@ -323,7 +347,10 @@ class Dashboard:
             "g": query.get("g"),
             "only": wanted,
             "chosen_group": " › ".join(wanted) if wanted else "",
-            "letters": kind.letters[start : start + views.PAGE] if kind else (),
+            "letters": near if older is None else older.letters,
+            "older": older,
+            "counted": counted,
+            "begin_at": letters.begin_at,
             "start": start,
             "letter": letter,
             "opened": opened,
@@ -369,14 +396,19 @@ class Dashboard:
 
     # -- the messages of a topic ------------------------------------------------------------------------------------------------
 
-    async def _look_at_newest(self, path: Mapping[str, str], snapshot: Snapshot) -> None:
+    async def _look_at_past(self, path: Mapping[str, str], query: Mapping[str, str], snapshot: Snapshot) -> None:
+        """Look at what happened in a group before what a snapshot knows, if a page shows it."""
+        if snapshot.group(path["topic"], path["group"]) is not None:
+            await self._past.look(path["topic"], path["group"], views.window_of(query), snapshot.at)
+
+    async def _look_at_newest(self, path: Mapping[str, str], _query: Mapping[str, str], snapshot: Snapshot) -> None:
         """Look at the newest messages of a topic, once for all who look at it during one snapshot."""
         if self._newest_of != snapshot.number:
             self._newest.clear()
             self._newest_of = snapshot.number
         topic = snapshot.topic(path["topic"])
         if topic is not None and topic.topic not in self._newest:
-            found = await newest.look(self._admin, topic, self._privacy, count=newest.FEW)
+            found = await newest.look(self._admin, topic, self._privacy, count=newest.FEW, partitions=newest.liveliest(topic))
             if self._newest_of == snapshot.number:
                 self._newest[topic.topic] = structs.replace(found, rows=found.rows[: newest.FEW])
 
@@ -389,7 +421,9 @@ class Dashboard:
             view = views.missing(f"No topic {name}", Screen("topic", name), snapshot)
             return Response(self._page(view, snapshot, request).html, view.status, media_type="text/html")
         partition = views.number_of(query.get("p"), topic.partitions) if query.get("p") else None
-        found = await newest.look(self._admin, topic, self._privacy, count=views.PAGE, partition=partition, before=query.get("before"))
+        first = views.number_of(query.get("first"), topic.partitions)
+        asked = newest.block(topic, first) if partition is None else [partition]
+        found = await newest.look(self._admin, topic, self._privacy, count=views.PAGE, partitions=asked, before=query.get("before"))
         values = {
             "topic": topic,
             "newest": found,

@@ -21,6 +21,7 @@ from redisaq.admin import Whereabouts
 from redisaq.dashboard.jobs import Jobs
 from redisaq.dashboard.messages import Progress
 from redisaq.dashboard.pages import Page
+from redisaq.environment import current_environment
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.watching import Screen, Snapshot
 
@@ -35,6 +36,9 @@ SILENCE = 15.0
 
 JOBS = 0.2
 """Seconds between two events about jobs, at least."""
+
+AGAIN = 1000, 5000
+"""Milliseconds after which a browser connects again, at random between these: all of them lose a server that is started again at once."""
 
 BREATH = 1.0
 """Seconds between two events, at least."""
@@ -115,7 +119,7 @@ class EventStream(Stream):
 
     async def send_all(self, send: Send) -> None:
         """Send events until the page has another shape."""
-        await _write(send, b"retry: 2000\n\n")
+        await _write(send, b"retry: %d\n\n" % current_environment().random.uniform(*AGAIN))
         async with anyio.create_task_group() as tasks:
             if self._jobs is not None:
                 tasks.start_soon(self._send_jobs, send, self._jobs)

@@ -1,7 +1,7 @@
 """Dead letters by kind of failure, and one in full: what the page about them shows.
 
 Only so many letters are looked at, the newest of each partition, and without their payloads: a page says how many of how many. Kinds are
-therefore those of the newest letters.
+therefore those of the newest letters, unless all were counted (`counts`). Older letters of a kind come in pages.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
 import msgspec
+from msgspec.structs import replace
 
-from redisaq.admin import Admin, DeadMessage, DeadSummary, GroupInfo
+from redisaq.admin import Admin, DeadKinds, DeadMessage, DeadPage, DeadSummary, GroupInfo
+from redisaq.core.entry_ids import parse_id
 from redisaq.core.failures import is_own, template
 from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
-from redisaq.watching import GroupView, Snapshot
+from redisaq.watching import GroupView, Snapshot, words
 
 MOST = 1000
 """Letters that one page looks at."""
@@ -27,6 +30,12 @@ MOST_PARTITIONS = 100
 
 FRESH = 300.0
 """Seconds for which a letter is new."""
+
+LOOKED = 2000
+"""Older letters that are looked at to find those of a kind, for one page."""
+
+OLDER_PARTITIONS = 1000
+"""Partitions that are asked for older letters: those with the most."""
 
 HOURS = 24
 """Hours of the picture of when letters died."""
@@ -47,9 +56,12 @@ class Kind(msgspec.Struct, frozen=True):
         pieces: its text; at odd places the sort of what differs.
         where: the own line.
         groups: the groups in which it occurs, as "topic › group".
-        letters: the letters, the newest first.
+        letters: the letters that were looked at, the newest first.
         fresh: how many of them are new.
-        bars: how many died in each of the last hours.
+        bars: how many of them died in each of the last hours.
+        count: how many there are: all, if they were counted; otherwise those that were looked at.
+        first: when the first of them died.
+        last: when the last of them died.
     """
 
     id: str
@@ -60,6 +72,9 @@ class Kind(msgspec.Struct, frozen=True):
     letters: Sequence[DeadSummary]
     fresh: int
     bars: Sequence[int]
+    count: int
+    first: datetime
+    last: datetime
 
 
 class Kinds(msgspec.Struct, frozen=True):
@@ -70,12 +85,14 @@ class Kinds(msgspec.Struct, frozen=True):
         looked: how many letters were looked at.
         dead: how many there are.
         broken: topic and group of those whose letters cannot be read, with the reasons.
+        older: the id of a letter below which some were not looked at; "": of any id; None: all were looked at.
     """
 
     kinds: Sequence[Kind]
     looked: int
     dead: int
     broken: Mapping[tuple[str, str], str] = {}
+    older: str | None = None
 
 
 def groups_of(snapshot: Snapshot, wanted: tuple[str, str] | None) -> list[GroupView]:
@@ -104,13 +121,70 @@ async def look(admin: Admin, groups: Sequence[GroupView], now: float) -> Kinds:
     by_kind: dict[str, list[DeadSummary]] = defaultdict(list)
     for letter in letters:
         by_kind[letter.kind].append(letter)
-    kinds = [_kind(name, some, now) for name, some in by_kind.items()]
+    kinds = [kind_of(name, some, now) for name, some in by_kind.items()]
     kinds.sort(key=lambda one: (not one.fresh, -len(one.letters), one.id))
     all_of_them = len(asked) == len(groups) and all(
         one.dead <= count and one.partition in partitions for group, partitions in asked for one in group.partitions if one.dead
     )
     dead = len(letters) if all_of_them and not broken else max(len(letters), sum(one.dead for one in groups))
-    return Kinds(kinds, len(letters), dead, broken)
+    older = None if len(letters) >= dead else "" if len(asked) < len(groups) or len(groups) > 1 else _cut(groups[0], letters, count)
+    return Kinds(kinds, len(letters), dead, broken, older)
+
+
+def _cut(group: GroupView, letters: Sequence[DeadSummary], count: int) -> str:
+    """Return the id down to which every letter of a group was looked at; "" if some of its partitions were not asked."""
+    seen: dict[int, list[str]] = defaultdict(list)
+    for one in letters:
+        seen[one.partition].append(one.dead_id)
+    if any(one.dead and one.partition not in seen for one in group.partitions):
+        return ""
+    ends = [min(some, key=_order) for some in seen.values() if len(some) >= count]
+    return max(ends, key=_order, default="")
+
+
+def _order(dead_id: str) -> tuple[int, int]:
+    return parse_id(dead_id.encode())
+
+
+async def older(admin: Admin, group: GroupView, kind: str, *, count: int, before: str) -> DeadPage:
+    """Return a page of older letters of a kind.
+
+    Args:
+        admin: asks the server.
+        group: the group.
+        kind: the kind.
+        count: about how many.
+        before: the id below which the page begins; "": begin with the newest.
+
+    Raises:
+        SettingsError: `before` is not an id.
+    """
+    most = sorted((one for one in group.partitions if one.dead), key=lambda one: -one.dead)[:OLDER_PARTITIONS]
+    numbers = [one.partition for one in most]
+    name = group.topic, group.group
+    return await admin.dead_page(*name, partitions=numbers, count=count, before=before or None, kind=kind, limit=LOOKED)
+
+
+def counted(found: Kinds, all_of_them: DeadKinds | None, group: tuple[str, str]) -> Kinds:
+    """Return the kinds with the numbers of all letters, if they were counted."""
+    if all_of_them is None:
+        return found
+    left = {one.kind: one for one in all_of_them.kinds}
+    kinds: list[Kind] = []
+    for kind in found.kinds:
+        one = left.pop(kind.id, None)
+        kinds.append(kind if one is None else replace(kind, count=max(one.count, kind.count), first=min(one.first, kind.first)))
+    name = words.group_name(*group)
+    kinds += [
+        Kind(one.kind, one.error_type, template(one.error), one.where, (name,), (), 0, [0] * HOURS, one.count, one.first, one.last)
+        for one in left.values()
+    ]
+    return replace(found, kinds=sorted(kinds, key=lambda one: (not one.fresh, -one.count, one.id)))
+
+
+def begin_at(kind: Kind) -> str:
+    """Return the id below which a kind's letters begin, of which none was looked at."""
+    return f"{int(kind.last.timestamp() * 1000) + 1}-0"
 
 
 def _shares(groups: Sequence[GroupView]) -> Iterator[tuple[GroupView, list[int]]]:
@@ -123,7 +197,8 @@ def _shares(groups: Sequence[GroupView]) -> Iterator[tuple[GroupView, list[int]]
             yield group, [one.partition for one in most]
 
 
-def _kind(name: str, letters: list[DeadSummary], now: float) -> Kind:
+def kind_of(name: str, letters: list[DeadSummary], now: float) -> Kind:
+    """Return the kind of this id, of which there are these letters."""
     letters.sort(key=lambda one: one.died_at, reverse=True)
     newest = letters[0]
     bars = [0] * HOURS
@@ -133,7 +208,8 @@ def _kind(name: str, letters: list[DeadSummary], now: float) -> Kind:
             bars[HOURS - 1 - hours] += 1
     groups = tuple(sorted({f"{one.topic} › {one.group}" for one in letters}))
     fresh = sum(now - one.died_at.timestamp() < FRESH for one in letters)
-    return Kind(name, newest.error_type, template(newest.error), newest.where, groups, letters, fresh, bars)
+    about = name, newest.error_type, template(newest.error), newest.where
+    return Kind(*about, groups, letters, fresh, bars, len(letters), letters[-1].died_at, newest.died_at)
 
 
 # -- names of letters ------------------------------------------------------------------------------------------------------------

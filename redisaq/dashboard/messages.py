@@ -310,7 +310,7 @@ def _moments(one: GroupStanding) -> list[datetime | None]:
 
 
 def _lane(name: str, one: GroupStanding, born: float | None, scale: Scale, running: float | None) -> Lane:
-    """Return a group's lane. Of failures the first and the last are known, and how many there were."""
+    """Return a group's lane. Of a dead letter's failures the first and the last are known, and how many there were."""
     now, word = scale.now, STATES[one.state]
     start = scale.start if born is None else born
     if running is not None:
@@ -348,8 +348,11 @@ def _failures(one: RetryMessage | DeadMessage, scale: Scale) -> tuple[list[Bar],
     start, end = scale(first.timestamp()), scale(last.timestamp())
     if one.attempts == 1:
         return [], [Pin("failed", end, "1")]
-    between = f"{one.attempts - 2} more between" if one.attempts > 2 else ""  # noqa: PLR2004 -- besides the first and the last
-    return [Bar("quiet", start, round(end - start, 2), between)], [Pin("failed", start, "1"), Pin("failed", end, str(one.attempts))]
+    known = one.failed_between if isinstance(one, RetryMessage) else ()
+    more = one.attempts - 2 - len(known)  # besides the first, the last, and those whose time is known
+    between = [Pin("failed", scale(at.timestamp()), str(one.attempts - len(known) + place)) for place, at in enumerate(known)]
+    bar = Bar("quiet", start, round(end - start, 2), f"{more} more between" if more > 0 else "")
+    return [bar], [Pin("failed", start, "1"), *between, Pin("failed", end, str(one.attempts))]
 
 
 # -- as JSON -----------------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from redisaq.errors import ConnectionFailed, ServerError, SettingsError, Unknown
 from redisaq.watching import TopicView
 
 MOST_PARTITIONS = 64
-"""Partitions that are looked at: each takes the server some 20 µs."""
+"""Partitions that are looked at together: each takes the server some 20 µs."""
 
 FEW = 10
 """Messages that the page about a topic shows."""
@@ -33,19 +33,29 @@ class Newest(msgspec.Struct, frozen=True):
 
     Attributes:
         rows: the messages, the newest first.
-        looked: how many partitions were looked at.
+        looked: the partitions that were looked at.
         older: the entry id before which the next page begins; "" if this is the last one.
         error: why they cannot be read; "" if they can.
     """
 
     rows: Sequence[Row]
-    looked: int
+    looked: Sequence[int]
     older: str = ""
     error: str = ""
 
 
+def liveliest(topic: TopicView) -> Sequence[int]:
+    """Return the partitions in which the newest messages are, as far as is known: those in which some have arrived, then the first ones."""
+    return list(dict.fromkeys((*topic.lately, *range(min(topic.partitions, MOST_PARTITIONS)))))[:MOST_PARTITIONS]
+
+
+def block(topic: TopicView, first: int) -> Sequence[int]:
+    """Return the partitions that are looked at together from this one on."""
+    return range(first, min(topic.partitions, first + MOST_PARTITIONS))
+
+
 async def look(
-    admin: Admin, topic: TopicView, privacy: Privacy, *, count: int, partition: int | None = None, before: str | None = None
+    admin: Admin, topic: TopicView, privacy: Privacy, *, count: int, partitions: Sequence[int], before: str | None = None
 ) -> Newest:
     """Look at the newest messages. What goes wrong is in the answer.
 
@@ -54,18 +64,17 @@ async def look(
         topic: the topic.
         privacy: says what is shown of payloads.
         count: about how many messages: those of one entry id are not torn apart.
-        partition: only this one; None: the first MOST_PARTITIONS.
+        partitions: those to look at.
         before: an entry id: messages with lower ones.
     """
-    numbers = range(min(topic.partitions, MOST_PARTITIONS)) if partition is None else [partition]
     try:
-        found = await admin.message_summaries(topic.topic, partitions=numbers, count=count + 1, before=before or None, size=PREVIEW)
+        found = await admin.message_summaries(topic.topic, partitions=partitions, count=count + 1, before=before or None, size=PREVIEW)
     except ConnectionFailed:  # the page says that the server is away
-        return Newest((), len(numbers))
+        return Newest((), partitions)
     except (ServerError, SettingsError, UnknownFormatError) as error:
-        return Newest((), len(numbers), error=str(error))
+        return Newest((), partitions, error=str(error))
     end = count
     while 0 < end < len(found) and found[end].entry_id == found[end - 1].entry_id:
         end += 1
     rows = [Row(one, privacy.preview(one.start, one.size)) for one in found[:end]]
-    return Newest(rows, len(numbers), rows[-1].message.entry_id if end < len(found) else "")
+    return Newest(rows, partitions, rows[-1].message.entry_id if end < len(found) else "")

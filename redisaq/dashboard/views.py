@@ -14,10 +14,12 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from redisaq.admin import HistoryEntry
 from redisaq.dashboard import drawing
 from redisaq.dashboard.messages import IS_ID
 from redisaq.dashboard.newest import Newest
 from redisaq.watching import Attention, Curves, GroupView, MemberView, PartitionView, Screen, Snapshot, TopicView, words
+from redisaq.watching.history import named, sentence_of, spans_of
 
 PAGE = 50
 """Rows of one page of a list."""
@@ -27,6 +29,9 @@ SKYLINE = 64
 
 GROUPS = 20
 """Groups of one topic in the list of all topics."""
+
+LONGEST = 4 * PAGE
+"""Changes of a group that its page lists."""
 
 ENDED = 60.0
 """Seconds for which a member that was taken for dead is shown among the members."""
@@ -92,21 +97,46 @@ class Links:
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """Two rates as paths: what comes in, what goes out, and the area between."""
+    """Two rates as paths: what comes in, what goes out, and the area between; and how wide they are."""
 
     arriving: str
     handled: str
     gap: str
+    width: int
 
 
-def rates(arriving: Curves | None, handled: Curves | None) -> Curve | None:
-    """Return the paths of the last half hour; None if there are no curves."""
+class Window(msgspec.Struct, frozen=True):
+    """A stretch of time up to now: its name in addresses, its name on the page, and its seconds."""
+
+    name: str
+    words: str
+    seconds: float
+
+
+WINDOWS = (Window("30m", "30 min", 1800.0), Window("6h", "6 h", 21_600.0), Window("24h", "24 h", 86_400.0))
+"""The stretches of time that a group's page shows."""
+
+
+def window_of(query: Mapping[str, str]) -> Window:
+    """Return the stretch of time that an address asks for."""
+    return next((one for one in WINDOWS if one.name == query.get("window")), WINDOWS[0])
+
+
+def rates(arriving: Curves | None, handled: Curves | None, window: Window = WINDOWS[0]) -> Curve | None:
+    """Return the paths of a stretch of time; None if there are no curves."""
     if arriving is None:
         return None
-    above = arriving.near.values
-    below = above if handled is None else handled.near.values
+    above = _values(arriving, window)
+    below = above if handled is None else _values(handled, window)
     top = drawing.highest(above, below)
-    return Curve(drawing.line(above, top), "" if handled is None else drawing.line(below, top), drawing.between(above, below, top))
+    out = "" if handled is None else drawing.line(below, top)
+    return Curve(drawing.line(above, top), out, drawing.between(above, below, top), len(above) - 1)
+
+
+def _values(curves: Curves, window: Window) -> Sequence[float | None]:
+    """Return the values of a stretch of time: every 20 s of half an hour, every 5 minutes of more."""
+    near = curves.near.values
+    return near if window is WINDOWS[0] else curves.far.values[-round(window.seconds / curves.far.step) :]
 
 
 def area(curves: Curves | None, per_second: float | None) -> tuple[str, str] | None:
@@ -258,9 +288,17 @@ class Line(msgspec.Struct, frozen=True):
     bad: bool
 
 
-def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, str]) -> View:
-    """Show one group: its partitions and owners, what is in handlers, members, history."""
-    found = snapshot.group(topic_name, name)
+def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, str], past: Sequence[HistoryEntry] = ()) -> View:
+    """Show one group: its partitions and owners, what is in handlers, members, history.
+
+    Args:
+        snapshot: what is known.
+        topic_name: the topic.
+        name: the group.
+        query: what else the address asks for.
+        past: its latest changes, for a window that is longer than what a snapshot knows.
+    """
+    found, window = snapshot.group(topic_name, name), window_of(query)
     chosen = query.get("p")
     partition = int(chosen) if chosen is not None and chosen.isascii() and chosen.isdigit() and len(chosen) < 6 else None  # noqa: PLR2004 -- partitions
     screen = Screen("group" if partition is None else "partition", topic_name, name, partition)
@@ -273,7 +311,7 @@ def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, st
     values: dict[str, Any] = {
         "topic": snapshot.topic(topic_name),
         "group": found,
-        "curve": rates(found.arriving_curve, found.handled_curve),
+        "curve": rates(found.arriving_curve, found.handled_curve, window),
         "caught_up": _caught_up(found),
         "by_slot": by_slot,
         "aged": aged,
@@ -284,9 +322,10 @@ def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, st
         "running_here": [one for one in found.in_handlers or () if member is not None and one.member == member.slot][:GROUPS],
         "members": [_member(one, found.ttl, silent=True) for one in silent] + [_member(one, found.ttl) for one in found.members[:PAGE]],
         "handlers": [] if found.in_handlers is None else found.in_handlers[:PAGE],
-        "lanes": _lanes(found, snapshot.at),
-        "history": _history(found, by_slot),
-        "window": WINDOW,
+        "lanes": _lanes(found, snapshot.at, window, past),
+        "history": _history(found, by_slot, past),
+        "window": window,
+        "windows": WINDOWS,
     }
     if len(found.partitions) <= SKYLINE:
         values |= _skyline(found, by_slot, aged=aged, order=order)
@@ -371,28 +410,34 @@ def _member(one: MemberView, ttl: float | None, *, silent: bool = False) -> Memb
     return Member(one, silent, 0.0 if limit is None or one.heartbeat is None else round(min(100.0, 100 * one.heartbeat / limit), 1))
 
 
-WINDOW = 1800.0
-"""Seconds that the picture of the history shows."""
-
-
-def _lanes(found: GroupView, now: float) -> list[Lane]:
-    """Return the members' time lines, those of today's first."""
-    start = now - WINDOW
+def _lanes(found: GroupView, now: float, window: Window, past: Sequence[HistoryEntry]) -> list[Lane]:
+    """Return the members' time lines: those of today's first, then of those that have gone."""
+    start = now - window.seconds
     lanes: list[Lane] = []
     for one in (*found.members[:24], *found.gone[:8]):
         since, until = max(start, one.since or start), one.gone or now
         if until > start:
-            x = 100 * (since - start) / WINDOW
-            lanes.append(Lane(one, round(x, 2), round(max(0.3, 100 * (until - since) / WINDOW), 2), _marks(found, one, start)))
+            lanes.append(_lane(one, (since, until, start), window, _marks(found, one, start, window)))
+    known = {one.incarnation for one in (*found.members, *found.gone)}
+    for one in [one for one in spans_of(past) if one.member not in known and one.until > start][:16]:
+        gone = MemberView(0, "", one.name, one.member, "", None, "", one.since, (), None, None, gone=one.until, went=one.went)
+        lanes.append(_lane(gone, (max(start, one.since or start), one.until, start), window, ()))
     return lanes
 
 
-def _marks(found: GroupView, member: MemberView, start: float) -> list[tuple[str, str, float, str]]:
+def _lane(one: MemberView, times: tuple[float, float, float], window: Window, marks: Sequence[tuple[str, str, float, str]]) -> Lane:
+    """Return a member's lane. The times: since when, until when, and when the window begins."""
+    since, until, start = times
+    x, width = 100 * (since - start) / window.seconds, 100 * (until - since) / window.seconds
+    return Lane(one, round(x, 2), round(max(0.3, width), 2), marks)
+
+
+def _marks(found: GroupView, member: MemberView, start: float, window: Window) -> list[tuple[str, str, float, str]]:
     """Return what happened to a member within the window, as far as the history says: it came, left, was taken for dead, took over."""
     marks: list[tuple[str, str, float, str]] = []
     for one in found.history or ():
         if one.at >= start:
-            at, said = round(100 * (one.at - start) / WINDOW, 2), f"{words.clock(one.at)} {one.sentence}"
+            at, said = round(100 * (one.at - start) / window.seconds, 2), f"{words.clock(one.at)} {one.sentence}"
             if one.member == member.slot and one.what in MARKS:
                 marks.append((*MARKS[one.what], at, said))
             if any(slot == member.slot for slot, _ in one.takers):
@@ -400,11 +445,15 @@ def _marks(found: GroupView, member: MemberView, start: float) -> list[tuple[str
     return marks
 
 
-def _history(found: GroupView, by_slot: Mapping[int, MemberView]) -> list[Line]:
-    return [
-        Line(one.at, None if one.member is None else by_slot.get(one.member), one.sentence, one.what == "taken for dead")
-        for one in (found.history or ())[:PAGE]
+def _history(found: GroupView, by_slot: Mapping[int, MemberView], past: Sequence[HistoryEntry]) -> list[Line]:
+    """Return the latest changes: those of the snapshot, then older ones."""
+    near = (found.history or ())[:PAGE]
+    lines = [
+        Line(one.at, None if one.member is None else by_slot.get(one.member), one.sentence, one.what == "taken for dead") for one in near
     ]
+    oldest = near[-1].at if near else math.inf
+    older = [one for one in past if one.at.timestamp() < oldest][: LONGEST - len(lines)]
+    return lines + [Line(one.at.timestamp(), None, sentence_of(one, named(one)), one.what == "taken for dead") for one in older]
 
 
 def ago(now: float, moment: datetime) -> str:

@@ -43,7 +43,7 @@ from redisaq.watching.snapshot import (
     TopicView,
     Totals,
 )
-from redisaq.watching.words import duration
+from redisaq.watching.words import clock, duration, group_name
 
 MOST_CURVES = 500
 """Groups with curves: each takes about 9 kB. The others have numbers only."""
@@ -59,6 +59,9 @@ ENOUGH = 10.0
 
 MOST_DEAD = 20
 """Partitions whose newest dead letter is read at once."""
+
+LATELY = 64
+"""Partitions in which messages have arrived lately that are known of a topic."""
 
 MOST_RUNNING = 1000
 """Messages in handlers that a group shows."""
@@ -105,6 +108,7 @@ class _Topic:
         self.length = self.delayed = 0  # of all streams: kept as reports come, since there may be thousands
         self.looked: dict[int, float] = {}  # when each stream was read
         self.arrived = Counter()
+        self.lately: dict[int, None] = {}  # partitions in which messages have arrived, the last one last
         self.groups: dict[str, _Group] = {}
         self.series = Series() if curves else None
 
@@ -123,6 +127,11 @@ class _Topic:
             return  # another report has been later
         else:
             self.arrived.grow(added - known.added, at)
+            if added > known.added:
+                self.lately.pop(number, None)
+                self.lately[number] = None
+                if len(self.lately) > LATELY:
+                    del self.lately[next(iter(self.lately))]
         self.length += length - known.length
         self.delayed += delayed - known.delayed
         self.looked[number] = at
@@ -698,6 +707,7 @@ def _topic_view(topic: _Topic, steady: Steady, at: float) -> TopicView:
         arriving_curve=None if topic.series is None else topic.series.curves,
         groups=groups,
         within=topic.within(at),
+        lately=tuple(reversed(topic.lately)),
     )
 
 
@@ -741,4 +751,7 @@ def _well(groups: Sequence[GroupView], server: ServerView) -> str:
         return ""
     oldest = max((group.oldest for group in groups if group.oldest is not None), default=None)
     waiting = "nothing waits." if oldest is None else f"the oldest waiting message is {duration(oldest)} old."
-    return f"Nothing. Every group keeps up; {waiting}"
+    happened = [(one.at, group_name(group.topic, group.group), one.sentence) for group in groups for one in (group.history or ())[:1]]
+    at, name, sentence = max(happened, default=(0.0, "", ""))
+    last = f" The last thing here: {clock(at)} UTC, {name}: {sentence}." if happened else ""
+    return f"Nothing. Every group keeps up; {waiting}{last}"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from redisaq.admin_views import HistoryEntry
 from redisaq.core.history import BEGUN
@@ -18,6 +22,38 @@ _ENDS = {begun: end for end, begun in BEGUN.items()}
 def named(entry: HistoryEntry) -> tuple[int, ...]:
     """Return the partitions of a change, MOST_NAMED of each range."""
     return covered(entry.partitions)
+
+
+class Span(msgspec.Struct, frozen=True):
+    """How long a member was there that has gone.
+
+    Attributes:
+        member: its incarnation.
+        name: its name.
+        since: when it joined; None if that is not known.
+        until: when it went.
+        went: how.
+    """
+
+    member: str
+    name: str
+    since: float | None
+    until: float
+    went: Literal["left", "taken for dead"]
+
+
+def spans_of(history: Iterable[HistoryEntry]) -> list[Span]:
+    """Return the members that have gone, as far as the history says, the latest first. The latest change is first."""
+    found: dict[str, Span] = {}
+    for entry in history:
+        match entry.what:
+            case "left" | "taken for dead" as went:
+                found.setdefault(entry.member, Span(entry.member, entry.name, None, entry.at.timestamp(), went))
+            case "joined" if entry.member in found:
+                found[entry.member] = replace(found[entry.member], since=entry.at.timestamp())
+            case _:
+                pass
+    return list(found.values())
 
 
 def unfinished(history: Sequence[HistoryEntry]) -> HistoryEntry | None:

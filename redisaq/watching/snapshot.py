@@ -346,6 +346,7 @@ class TopicView(msgspec.Struct, frozen=True):
         arriving_curve: `arriving` over time; None for a topic without curves.
         groups: its groups, sorted by name.
         within: every number is at most this many seconds old.
+        lately: the partitions in which messages were seen to arrive, the latest first, 64 at most.
     """
 
     topic: str
@@ -359,6 +360,7 @@ class TopicView(msgspec.Struct, frozen=True):
     arriving_curve: Curves | None
     groups: tuple[GroupView, ...]
     within: float
+    lately: tuple[int, ...] = ()
 
 
 class Totals(msgspec.Struct, frozen=True):

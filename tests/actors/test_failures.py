@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import anyio
 import pytest
 
 from redisaq import Consumer, DeadLetter, Discard, Message, PartialFailure, Producer, RetryAfter, RetryPolicy, events
+from redisaq.admin import Admin, RetryMessage
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps.retrying import ReadDead
 from redisaq.brokers.terms import GroupName
@@ -104,6 +106,25 @@ async def test_a_lane_that_waited_says_when_its_message_failed_first(url: str) -
     assert dead.failure is not None
     assert dead.failure.attempts == 3
     assert 90 <= dead.failure.last_failed_ms - dead.failure.first_failed_ms < 5_000
+
+
+async def test_when_a_message_failed_in_between_is_known_while_it_waits(url: str) -> None:
+    await produce(url, 1)
+
+    async def handle(message: Message[Any]) -> None:
+        if message.attempt == 5:
+            async with Admin(url) as admin:
+                seen.extend([one async for one in admin.retries("jobs", "default_group")])
+            return
+        raise ValueError("no good")
+
+    seen: list[RetryMessage] = []
+    await run(url, handle, retry=RetryPolicy(max_attempts=9, backoff=1.0, factor=1.0, jitter=False))
+    (found,) = seen
+    assert found.first_failed is not None
+    assert found.last_failed is not None
+    times = [found.first_failed, *found.failed_between, found.last_failed]
+    assert [round((later - one).total_seconds()) for one, later in pairwise(times)] == [1, 1, 1]
 
 
 async def test_a_blocking_back_off_ends_when_the_consumer_stops(url: str) -> None:

@@ -100,6 +100,10 @@ async def test_what_has_become_of_it_as_a_picture() -> None:
     assert [bar.text for bar in billing.bars] == ["1 more between", "waits"]
     assert billing.bars[1].x + billing.bars[1].width == pytest.approx(scale(NOW + 43), abs=0.02)
     assert [pin.text for pin in audit.pins][:2] == ["1", "5"]
+    known = structs.replace(retried(), attempts=6, failed_between=(at(-100), at(-90)))
+    (_, billing), scale = lanes(found(billing=GroupStanding("retry", retry=known)), snapshot())
+    assert [(pin.text, pin.x) for pin in billing.pins[1:3]] == [("4", scale(NOW - 100)), ("5", scale(NOW - 90))]
+    assert billing.bars[0].text == "2 more between"
     assert stats.bars[0].x + stats.bars[0].width == pytest.approx(scale(NOW), abs=0.02)
     for lane in drawn:
         assert all(0 <= pin.x <= 100 for pin in lane.pins)

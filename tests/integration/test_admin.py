@@ -456,6 +456,30 @@ async def test_redriving_pages_of_dead_letters(admin: Admin, bench: Bench) -> No
     assert await admin.redrive("orders", "billing") == 0
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_pages_of_dead_letters_over_all_partitions(admin: Admin, bench: Bench) -> None:
+    await bench.produce(9, partitions=2)
+    await bench.drain(failing=tuple(range(9)))
+    newest = [one.dead_id async for one in admin.dead_letters("orders", "billing", newest=True)]
+    found: list[str] = []
+    before: str | None = None
+    while before != "":
+        page = await admin.dead_page("orders", "billing", partitions=[0, 1, 5], count=2, before=before)
+        found += [one.dead_id for one in page.letters]
+        assert page.looked == len(page.letters)
+        before = page.older
+    assert found == newest
+    (kind,) = {one.kind for one in page.letters}
+    page = await admin.dead_page("orders", "billing", partitions=[0, 1], kind=kind, limit=3)
+    assert (page.looked, page.older) == (len(page.letters), page.letters[-1].dead_id)
+    page = await admin.dead_page("orders", "billing", partitions=[0, 1], kind="another", limit=3)
+    assert (page.letters, 3 <= page.looked < 9, page.older) == ((), True, newest[page.looked - 1])
+    assert (await admin.dead_page("orders", "nobody", partitions=[0])).letters == ()
+    for wrong in ({"before": "no id"}, {"count": 0}, {"limit": 0}):
+        with pytest.raises(SettingsError):
+            await admin.dead_page("orders", "billing", partitions=[0], **wrong)  # type: ignore[arg-type] # that is what is tested
+
+
 async def test_summaries_and_single_dead_letters(admin: Admin, bench: Bench) -> None:
     await bench.produce(6, partitions=2)
     await bench.drain(failing=tuple(range(6)))

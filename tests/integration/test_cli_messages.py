@@ -165,6 +165,13 @@ def test_what_is_not_there_and_a_server_that_is_away(say: Say, redis: Server, na
     redis.command("SADD", f"{namespace}:topics", "deleted")  # as if it was deleted after the names were read
     status, _, err = say("message", "nothing")
     assert (status, "no message nothing in any topic" in err) == (1, True)
+    redis.command("SADD", f"{namespace}:topics", "broken")
+    redis.command("HSET", f"{{{namespace}:broken}}:meta", "partitions", "1")
+    redis.command("SET", f"{{{namespace}:broken:0}}:0", "text")
+    status, out, err = say("message", failed[0])  # "broken" comes before "orders"
+    assert (status, failed[0] in out, err) == (0, True, "")
+    status, _, err = say("message", "nothing")
+    assert (status, "broken cannot be read, and was not searched: WRONGTYPE" in err, "rename or delete it" in err) == (3, True, True)
     status, _, err = say("message", failed[0], "orders", "--limit", "1")
     assert (status, "ended at its limit of 1" in err) == (1, True)
     assert say("pending", "orders", "g")[0] == 1

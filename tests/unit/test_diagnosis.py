@@ -165,6 +165,8 @@ def test_a_failover_is_compared_with_the_groups_own_leases() -> None:
     assert short.fix == "CONFIG SET cluster-node-timeout 2500"
     assert "longer than a lease lasts with the heartbeat_ttl of 5 s in group g of t" in short.text
     config = CONFIG | {"cluster-node-timeout": "15000"}
+    blind = diagnose(replace(GOOD, config=config, clustered=True, unreadable={"topic t": "WRONGTYPE"}))
+    assert [one.level for one in blind if "topic t cannot be read" in one.text and "WRONGTYPE" in one.text] == ["warning"]
     (long,) = [one for one in diagnose(replace(GOOD, config=config, clustered=True, ttl=(40.0, "group g of t"))) if one.about == "failover"]
     assert long.level == "ok"
 

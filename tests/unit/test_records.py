@@ -100,6 +100,16 @@ def test_a_person_can_read_a_dead_letter() -> None:
     ]
 
 
+def test_when_it_failed_in_between_is_kept_while_it_is_retried() -> None:
+    """Older versions read such a record, and write none; a dead letter has the form that they know."""
+    failure = Failure("ValueError", "no good", "", 4, 1000, 4000, "m", (2000, 3000))
+    body = Body(b"1-1", (b"i", b"p"), 0, 4, failure)
+    assert decode_retry(b"1-1", encode_retry(body)).failure == failure
+    plain = Failure("ValueError", "no good", "", 4, 1000, 4000, "m")
+    assert encode_dead(body) == encode_dead(Body(b"1-1", (b"i", b"p"), 0, 4, plain))
+    assert b"between" not in encode_retry(Body(b"1-1", (b"i", b"p"), 0, 4, plain))
+
+
 def test_what_is_no_text_is_escaped() -> None:
     odd = Failure("E\ud800", "\udcff", "ok", 1, 1, 1, "\udc00m")
     plain = Failure("E\\ud800", "\\udcff", "ok", 1, 1, 1, "\\udc00m")
