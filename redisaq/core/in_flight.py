@@ -69,7 +69,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from redisaq.core.entry_ids import START, EntryId, before, format_id, parse_id
-from redisaq.core.records import MOST_BETWEEN, Body, Failure, Resolution, Unreadable, microseconds
+from redisaq.core.records import MOST_BETWEEN, NO_FAILURE, Body, Failure, Resolution, Unreadable, microseconds
 from redisaq.core.retry import describe, exhausted, judge, sole
 from redisaq.message import Message
 from redisaq.settings import RetryPolicy
@@ -897,7 +897,7 @@ class InFlight:
     def _body(self, flight: Flight, error: tuple[str, str, str], attempts: int, now: int) -> Body:
         """Return the record to keep of a message that failed."""
         body, ms = flight.body, now // 1000
-        first, between = flight.first_failed or ms, ()
+        first, between = flight.first_failed or ms, NO_FAILURE.between_ms
         if body is not None and (known := body.failure) is not None:
             first, between = known.first_failed_ms, known.between_ms
             if known.last_failed_ms > first:

@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from redisaq.admin import Admin, DeadMessage, DeadPage, StoredMessage, Whereabouts
+from redisaq.admin import Admin, DeadMessage, StoredMessage, Whereabouts
 from redisaq.brokers.access import RedisURL
 from redisaq.dashboard import letters, messages, newest, schedule, views
 from redisaq.dashboard.changes import Changes
@@ -315,7 +315,8 @@ class Dashboard:
         wanted, opened = letters.group_of(query.get("g")), query.get("m", "")
         every = letters.groups_of(snapshot, None)
         name, before = names_in(request).get("kind"), query.get("before")
-        older: DeadPage | None = None
+        found, letter, older = Kinds((), 0, sum(one.dead for one in every)), None, None
+        broken: dict[str, str] = {}
         if wanted is not None and query.get("count") == "all":
             self._counts.start(wanted, self._changer.made)
         try:
@@ -324,10 +325,11 @@ class Dashboard:
             only = next((one for one in every if (one.topic, one.group) == wanted), None)
             if before is not None and name is not None and only is not None:
                 older = await letters.older(self._admin, only, name, count=views.PAGE, before=before)
-        except (ConnectionFailed, ServerError):  # the page says that the server is away
-            found, letter = Kinds((), 0, sum(one.dead for one in every)), None
-        except SettingsError:  # an address that somebody has typed
-            older = None
+        except ConnectionFailed:  # the page says that the server is away
+            pass
+        except ServerError as error:
+            broken["What was asked for"] = str(error)
+        broken |= {words.group_name(*one): reason for one, reason in found.broken.items()}
         counted = None if wanted is None else self._counts.of(wanted, self._changer.made)
         if wanted is not None:
             found = letters.counted(found, counted, wanted)
@@ -341,7 +343,7 @@ class Dashboard:
         near = kind.letters[start : start + views.PAGE] if kind else ()
         values: dict[str, Any] = {
             "dead": found,
-            "broken": {words.group_name(*name): reason for name, reason in found.broken.items()},
+            "broken": broken,
             "kind": kind,
             "groups": every[: views.PAGE],
             "g": query.get("g"),
@@ -561,11 +563,14 @@ class Dashboard:
         """Show cron jobs and delayed messages."""
         snapshot = await self._first(_around_schedule, request)
         window, values = schedule.values(request.query_params, self._sampler.now())
+        jobs, broken, delayed = list[schedule.Job](), dict[str, str](), schedule.Delayed(0, 0, (), ())
         try:
             jobs, broken = await schedule.jobs(self._admin, snapshot, window)
             delayed = await schedule.delayed(self._admin, snapshot, window, request.query_params.get("after"))
-        except (ConnectionFailed, ServerError):  # the page says that the server is away
-            jobs, broken, delayed = [], {}, schedule.Delayed(0, 0, (), ())
+        except ConnectionFailed:  # the page says that the server is away
+            pass
+        except ServerError as error:
+            broken["The schedule"] = str(error)
         values |= {"jobs": jobs, "broken": {**broken, **delayed.broken}, "delayed": delayed}
         view = View("schedule.html", "Schedule", "schedule", Screen("schedule"), values, moves=False)
         return Response(self._page(view, snapshot, request).html, media_type="text/html")

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from redisaq.admin import Admin, DeadKinds, DeadMessage, DeadPage, DeadSummary, GroupInfo
 from redisaq.core.entry_ids import parse_id
 from redisaq.core.failures import is_own, template
+from redisaq.core.records import is_id
 from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching import GroupView, Snapshot, words
 
@@ -154,15 +155,14 @@ async def older(admin: Admin, group: GroupView, kind: str, *, count: int, before
         group: the group.
         kind: the kind.
         count: about how many.
-        before: the id below which the page begins; "": begin with the newest.
-
-    Raises:
-        SettingsError: `before` is not an id.
+        before: the id below which the page begins; if it is none: begin with the newest.
     """
     most = sorted((one for one in group.partitions if one.dead), key=lambda one: -one.dead)[:OLDER_PARTITIONS]
     numbers = [one.partition for one in most]
     name = group.topic, group.group
-    return await admin.dead_page(*name, partitions=numbers, count=count, before=before or None, kind=kind, limit=LOOKED)
+    return await admin.dead_page(
+        *name, partitions=numbers, count=count, before=before if is_id(before.encode()) else None, kind=kind, limit=LOOKED
+    )
 
 
 def counted(found: Kinds, all_of_them: DeadKinds | None, group: tuple[str, str]) -> Kinds:

@@ -419,9 +419,9 @@ def _lanes(found: GroupView, now: float, window: Window, past: Sequence[HistoryE
         if until > start:
             lanes.append(_lane(one, (since, until, start), window, _marks(found, one, start, window)))
     known = {one.incarnation for one in (*found.members, *found.gone)}
-    for one in [one for one in spans_of(past) if one.member not in known and one.until > start][:16]:
-        gone = MemberView(0, "", one.name, one.member, "", None, "", one.since, (), None, None, gone=one.until, went=one.went)
-        lanes.append(_lane(gone, (max(start, one.since or start), one.until, start), window, ()))
+    for span in [span for span in spans_of(past) if span.member not in known and span.until > start][:16]:
+        gone = MemberView(0, "", span.name, span.member, "", None, "", span.since, (), None, None, gone=span.until, went=span.went)
+        lanes.append(_lane(gone, (max(start, span.since or start), span.until, start), window, ()))
     return lanes
 
 

@@ -9,6 +9,7 @@ The number of time series is bounded: labels are topics and groups of the progra
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -23,7 +24,7 @@ from redisaq.app import App
 from redisaq.consumer import Consumer
 from redisaq.consuming.statistics import ConsumerStatistics
 from redisaq.describing import name_of
-from redisaq.errors import RedisaqError
+from redisaq.errors import ConnectionFailed, RedisaqError, TopicMissingError
 from redisaq.events import (
     Disconnected,
     EntriesTrimmed,
@@ -42,6 +43,8 @@ from redisaq.events import (
 )
 from redisaq.integrations.counts import Counts, Description, Series
 from redisaq.producer import Producer
+
+logger = logging.getLogger("redisaq.metrics")
 
 __all__ = ["Metrics"]
 
@@ -218,7 +221,8 @@ class Metrics:
     async def measure_backlogs(self, admin: Admin, groups: Iterable[tuple[str, str]], *, every: float = 15.0) -> None:
         """Measure what groups have left to do, until cancelled. Each measurement costs the server a look at each partition.
 
-        One process needs to do it for a group. While the server does not answer, the last measurement is not shown.
+        One process needs to do it for a group. While the server does not answer, or a group cannot be read, its last measurement is not
+        shown; the latter is logged.
 
         Args:
             admin: asks the server.
@@ -226,13 +230,20 @@ class Metrics:
             every: seconds between two measurements.
         """
         names = list(groups)
+        unreadable: dict[tuple[str, str], str] = {}
         while True:
             for topic, group in names:
+                reason = ""
                 try:
                     backlog = await admin.backlog(topic, group)
                     self._measured[topic, group] = backlog, await admin.group(topic, group)
-                except RedisaqError:
+                except RedisaqError as error:
                     self._measured.pop((topic, group), None)
+                    missing = isinstance(error, ConnectionFailed | TopicMissingError)  # these pass, and are told elsewhere
+                    reason = "" if missing else str(error)
+                if reason and unreadable.get((topic, group)) != reason:
+                    logger.warning("the backlog of group %s of %s cannot be read: %s", group, topic, reason)
+                unreadable[topic, group] = reason
             await anyio.sleep(every)
 
     def series(self, what: Description, *labels: str) -> Series:

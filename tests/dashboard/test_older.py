@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from redisaq.admin import Admin, HistoryEntry
-from redisaq.dashboard import application, letters, past
+from redisaq.dashboard import letters, past, views
 from redisaq.dashboard.letters import look
 from redisaq.dashboard.newest import block, liveliest
 from redisaq.dashboard.views import WINDOWS, group as group_view
@@ -91,9 +91,9 @@ async def test_the_past_is_asked_for_by_those_who_show_it(monkeypatch: pytest.Mo
 
 async def test_older_letters_of_a_kind_come_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(letters, "MOST", 8)  # of each of two partitions four
-    monkeypatch.setattr(application.views, "PAGE", 5)
+    monkeypatch.setattr(views, "PAGE", 5)
     async with bench("older", letters=40) as one:
-        place, found, pages = "/dead?g=orders/billing", list[str](), 0
+        place, found, pages, html = "/dead?g=orders/billing", list[str](), 0, ""
         kinds = re.findall(r'class="err" href="(/dead/[^"]*)"', (await one.client.get(place)).text)
         place = kinds[0].replace("&amp;", "&")
         while place:

@@ -39,11 +39,7 @@ class Fake:
     def __init__(self, *found: ScheduleInfo) -> None:
         self.found = found
 
-    async def topics(self) -> list[str]:
-        return ["orders", "shop-cron"]
-
-    async def schedules(self, app: str) -> list[ScheduleInfo]:
-        assert app == "shop"
+    async def schedules(self) -> list[ScheduleInfo]:
         return list(self.found)
 
 

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
+from redisaq.brokers.redis.keys import Keys
 from tests.integration.cli_processes import LIMIT, own_place, started
 from tests.integration.conftest import Say
 from tests.servers import Server, free_port
@@ -165,9 +166,10 @@ def test_what_is_not_there_and_a_server_that_is_away(say: Say, redis: Server, na
     redis.command("SADD", f"{namespace}:topics", "deleted")  # as if it was deleted after the names were read
     status, _, err = say("message", "nothing")
     assert (status, "no message nothing in any topic" in err) == (1, True)
-    redis.command("SADD", f"{namespace}:topics", "broken")
-    redis.command("HSET", f"{{{namespace}:broken}}:meta", "partitions", "1")
-    redis.command("SET", f"{{{namespace}:broken:0}}:0", "text")
+    assert say("produce", "broken", "1", "--partitions", "1")[0] == 0
+    stream = Keys(namespace).stream("broken", 0).decode()
+    redis.command("DEL", stream)
+    redis.command("SET", stream, "text")
     status, out, err = say("message", failed[0])  # "broken" comes before "orders"
     assert (status, failed[0] in out, err) == (0, True, "")
     status, _, err = say("message", "nothing")
