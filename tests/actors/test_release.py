@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -82,10 +84,11 @@ async def test_counts_whose_raise_may_still_arrive_are_handed_back_behind_the_re
         tasks.cancel_scope.cancel()
 
     whole, steps = MemoryBroker._operate, list[str]()
-    raising = anyio.Event()
+    raising, late = anyio.Event(), list[Callable[[], object]]()
 
     async def operate(self: MemoryBroker, name: str, step: Any) -> Any:
         if name == "set_deliveries" and not raising.is_set():
+            late.append(partial(step, self.store))
             raising.set()
             await anyio.sleep_forever()
         if name in ("set_deliveries", "release"):
@@ -100,6 +103,11 @@ async def test_counts_whose_raise_may_still_arrive_are_handed_back_behind_the_re
             await raising.wait()
             await consumer.stop()
     assert steps == ["set_deliveries", "release", "set_deliveries"]
+    for arrive in late:
+        arrive()
+    async with Admin(url) as admin:
+        (partition,) = (await admin.group("jobs", "default_group")).partitions
+    assert partition.deliveries == {1: 1}
 
 
 async def test_an_attempt_that_may_still_arrive_is_given_back_behind_the_release_too(monkeypatch: pytest.MonkeyPatch) -> None:
