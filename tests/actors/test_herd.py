@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import get_args
+from typing import Any, get_args
 
 import anyio
 import pytest
 
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.coordination import Wait
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.consuming.coordinator import Leave
 from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, fresh_url
@@ -76,6 +78,33 @@ async def test_one_that_is_stopped_while_it_waits_is_no_member() -> None:
             await stopped.coordinator.ref.tell(Leave(0.0))
             await stopped.left.wait()
             assert stopped.member.lease.incarnation not in broker.store.members(GROUP).members
+            while not is_settled(broker, [one for one in members if one is not stopped], PARTITIONS):
+                await anyio.sleep(0.05)
+
+    await herd_of(5, act)
+
+
+@IN_VIRTUAL_TIME
+async def test_one_that_is_let_in_as_it_stops_leaves_the_group() -> None:
+    """M11: its withdrawal comes too late."""
+
+    async def act(members: list[HerdMember], broker: MemoryBroker) -> None:
+        with anyio.fail_after(10):
+            while not (waiting := [one for one in members if one.broker.steps[-1:] == ["wait"]]):
+                await anyio.sleep(0.0001)
+            stopped = waiting[-1]
+            incarnation, do = stopped.member.lease.incarnation, stopped.broker.do
+
+            async def late(step: Step[Any]) -> Any:
+                while isinstance(step, Wait) and step.newcomer is None and incarnation not in broker.store.members(GROUP).members:
+                    await anyio.sleep(0.001)
+                return await do(step)
+
+            stopped.broker.do = late  # type: ignore[method-assign]
+            assert stopped.coordinator is not None
+            await stopped.coordinator.ref.tell(Leave(0.0))
+            await stopped.left.wait()
+            assert incarnation not in broker.store.members(GROUP).members
             while not is_settled(broker, [one for one in members if one is not stopped], PARTITIONS):
                 await anyio.sleep(0.05)
 
