@@ -13,7 +13,7 @@ from redisaq.brokers.steps.coordination import Beat, Heartbeat
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import EMPTY, Document
 from tests.conformance.steps import SECOND, Changes, commit_document
-from tests.conformance.worlds import World
+from tests.conformance.worlds import RedisWorld, World
 
 pytestmark = pytest.mark.anyio
 
@@ -185,6 +185,19 @@ async def test_a_frozen_document(world: World, a: Broker, group: GroupName) -> N
     assert await commit(a, group, "B", second, 3, expired=("nobody",)) is None
     assert await commit(a, group, "B", second, 3) is not None
     assert (await look(a, group)).frozen_until == beat.frozen_until
+
+
+async def test_a_document_without_its_version_counts_as_lost(world: World, a: Broker, group: GroupName) -> None:
+    """M8: what was beside it is made again, too."""
+    assert await commit(a, group, "A", "", 1, joins=True, freeze=True) is not None
+    if isinstance(world, RedisWorld):
+        before = await look(a, group)
+        world.command("HDEL", world.group_key(group, "state"), "version")
+        await anyio.sleep(0.002)
+        assert await commit(a, group, "A", "", 2, joins=True) is not None
+        beat = await look(a, group)
+        assert (beat.document, beat.frozen_until) == (Document(epoch=2), 0)
+        assert before.born < beat.born <= beat.now
 
 
 async def test_a_document_in_the_place_of_another_is_frozen_if_asked(a: Broker, group: GroupName, version: str) -> None:

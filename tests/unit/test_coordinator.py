@@ -1,4 +1,4 @@
-"""How long a coordinator rests: after setbacks, and while many partitions are given back (M12). Without a broker."""
+"""A coordinator without a broker: how long it rests, after setbacks and while many partitions are given back (M12), and what it forgets."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
-from redisaq.consuming.coordinator import GATHERING, LONGEST_GATHERING, LONGEST_PAUSE, MANY_HELD, RebalanceCoordinator
+from redisaq.actors.waiting import Reply
+from redisaq.consuming.coordinator import GATHERING, LONGEST_GATHERING, LONGEST_PAUSE, MANY_HELD, RaiseToken, RebalanceCoordinator
 from redisaq.consuming.member import SPREAD, Member
+from redisaq.consuming.owner import Ended
+from redisaq.consuming.partitions import Lose
 from redisaq.core.membership import CROWD, Document, MemberEntry
 from redisaq.environment import Environment
 
@@ -24,12 +28,21 @@ class Most(random.Random):
         return b
 
 
-def coordinator_of(members: int = 2) -> RebalanceCoordinator:
+class Partitions:
+    """Hears what is told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    async def tell(self, order: object) -> None:
+        self.told.append(order)
+
+
+def coordinator_of(members: int = 2, partitions: Any = None) -> RebalanceCoordinator:
     environment = Environment(clock=lambda: 100.0, random=Most())
     member = Member(None, 10.0, environment)
     member.document = Document(1, {f"m{number}": MemberEntry(f"m{number}") for number in range(members)})
     surroundings: Any = SimpleNamespace(environment=environment, settings=None)
-    partitions: Any = None
     return RebalanceCoordinator(surroundings, member, partitions, ready=lambda _: None, left=lambda: None)
 
 
@@ -66,3 +79,35 @@ def test_a_crowd_does_not_look_all_at_once() -> None:
     for looks, released, pause in ((True, {1}, spread), (True, set[int](), spread), (False, {1}, spread), (False, set[int](), 0.0)):
         coordinator._look_needed, coordinator._released = looks, released
         assert coordinator._gathering() == pause
+
+
+def test_an_incarnation_that_ends_leaves_nothing_to_the_next_one() -> None:
+    """M5: neither what it held nor what it was about to say; its own handlers are waited for (M1)."""
+    partitions = Partitions()
+    coordinator = coordinator_of(partitions=partitions)
+    member = coordinator._member
+    before, member.joined = member.lease.incarnation, True
+    coordinator._held = {1: 7, 2: 8}
+    kept = (coordinator._revoked, coordinator._released, coordinator._unable, coordinator._not_before, coordinator._spent)
+    coordinator._revoked |= {1}
+    coordinator._released |= {3}
+    coordinator._unable |= {2}
+    coordinator._not_before[3] = 200.0
+    coordinator._spent[4] = 9
+    coordinator._look_needed = False
+
+    async def main() -> None:
+        reply = Reply[int | None]()
+        coordinator._asked.append(RaiseToken(2, 8, reply))
+        await coordinator._lose_all("it is over")
+        assert reply.result() is None
+
+    anyio.run(main)
+    assert partitions.told == [Lose(1, "it is over"), Lose(2, "it is over")]
+    assert not any((coordinator._held, coordinator._asked, *kept))
+    assert (member.joined, member.lease.incarnation != before, coordinator._look_needed) == (False, True, True)
+    assert coordinator._winding_up()
+    for partition, token in ((1, 7), (2, 8)):
+        coordinator._note(Ended(partition, token, before, released=False))
+    assert not coordinator._winding_up()
+    assert before in member.former
