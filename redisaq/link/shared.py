@@ -213,6 +213,7 @@ class SharedConnection:
         """Move bytes for all callers until this waiter has its replies."""
         self._driver = waiter
         try:
+            self._alarm.follow()
             while waiter.missing and self.broken is None and not waiter.late:
                 if self._flush():
                     await self._until_readable()

@@ -8,10 +8,11 @@ again. So a connection whose calls are answered sets it only once per silence li
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from functools import partial
 
-from redisaq.environment import CallLater, Environment
+from redisaq.environment import CallLater, Environment, this_loop
 
 LATE = 0.25
 """An alarm that fires later than this fraction of the limit means that this process was stalled, rather than the server."""
@@ -58,7 +59,7 @@ class Silence:
 class Alarm:
     """A timer in an event loop.
 
-    A connection may be used in one event loop after another: a timer that died with its loop is replaced.
+    A connection may be used in one event loop after another. A timer ends with its loop, so whoever waits in another one calls `follow`.
 
     Attributes:
         at: when it fires; infinite if it does not.
@@ -76,10 +77,17 @@ class Alarm:
         self._environment = environment
         self._ring = ring
         self._number = 0
+        self._loop: Callable[[], object] = lambda: None  # the event loop of its timer, as long as that is there
 
     def set(self, when: float) -> None:
         """Make it fire at `when`, instead of the time set before. Call it from a task."""
+        self._loop = weakref.ref(this_loop())
         self._start(when, self._environment.timers())
+
+    def follow(self) -> None:
+        """Make it fire at its time in the running event loop, if it was set in another one. Call it from a task."""
+        if self._loop() is not this_loop() and self.at < math.inf:
+            self.set(self.at)
 
     def _start(self, when: float, call_later: CallLater) -> None:
         self.at = when
