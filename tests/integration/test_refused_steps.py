@@ -14,6 +14,7 @@ import pytest
 
 from redisaq import Consumer, Message, Producer
 from redisaq.admin import Admin
+from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.rights import access_rules, called_by
 from redisaq.brokers.redis.scripts import SCRIPTS
@@ -48,7 +49,7 @@ from redisaq.core.membership import Document, MemberEntry
 from redisaq.core.profile import Profile
 from redisaq.core.records import Body, Resolution
 from redisaq.core.waiting import Newcomer
-from redisaq.errors import ServerError
+from redisaq.errors import DamagedKeyError, ServerError
 from redisaq.events import Event, NotificationsNotPermitted
 from redisaq.link import Link, parse_address
 from redisaq.outcomes import DeadLetter
@@ -310,6 +311,22 @@ async def scene(server: Server, namespace: str) -> AsyncIterator[Scene]:
 
 def test_every_script_is_walked() -> None:
     assert {name for _, names in STEPS.values() for name in names} == {script.name for script in SCRIPTS.values()}
+
+
+async def test_a_key_of_the_wrong_type_is_reported_where_type_is_forbidden(scene: Scene) -> None:
+    """TYPE only tells which key it is. Without it, a step still ends, and still follows a stream that was cut (G2)."""
+    await scene.set_up()
+    scene.permit("-type")
+    await make_or_grow(scene.full, "orders", 2)
+    with anyio.fail_after(30):
+        assert (await scene.broker.do(ReadRemaining(GROUP, 0))).pending == 4
+        for key in ("g:billing:lease", "g:billing:retry"):
+            scene.command("DEL", scene.key(key))
+            scene.command("SET", scene.key(key), "somebody else's")
+        with pytest.raises(DamagedKeyError, match=r"g:billing:lease is of the wrong type, and should be a hash"):
+            await scene.broker.do(Release(GROUP, 0, TOKEN))
+        with pytest.raises(DamagedKeyError, match=r"orders:0}:1 or one of .*:g:billing:retry, .* wrong type: permit TYPE"):
+            await scene.broker.do(ReadRemaining(GROUP, 0))
 
 
 async def test_one_right_less(scene: Scene) -> None:

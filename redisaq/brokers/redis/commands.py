@@ -91,13 +91,26 @@ async def checked_of(command: Command, reply: Reply, carrier: Carrier) -> Reply:
 
 
 async def _of_wrong_type(command: Command, error: ServerError, carrier: Carrier) -> ServerError:
-    """Return an error that names the key, which the server's error does not."""
+    """Return an error that names the key, which the server's error does not; the same error if no key has a wrong type any more."""
     keys = keys_of(command)
-    for key, found in zip(keys, await carrier.call(*((b"TYPE", key) for key in keys)), strict=True):
+    types = await carrier.call(*((b"TYPE", key) for key in keys))
+    for key, found in zip(keys, types, strict=True):
         wanted = type_of(key)
         if isinstance(found, bytes) and found not in (wanted, b"none"):
             return wrong_type(key, error, found)
+    if any(isinstance(found, ServerError) and found.forbidden for found in types):
+        return _of_unknown_key(keys, error)
     return error
+
+
+def _of_unknown_key(keys: Sequence[bytes], error: ServerError) -> DamagedKeyError:
+    """Return the error where the access rules do not let us find out which key has the wrong type."""
+    if len(keys) == 1:
+        return wrong_type(keys[0], error)
+    reason = f"or one of {b', '.join(keys[1:]).decode('utf-8', 'backslashreplace')} is of the wrong type: permit TYPE to learn which one"
+    damaged = DamagedKeyError(keys[0], reason, code="WRONGTYPE")
+    damaged.__cause__ = error
+    return damaged
 
 
 def wrong_type(
@@ -120,7 +133,9 @@ async def is_sealed(caller: Carrier, stream: bytes) -> bool:
         (text,) = await caller.call((b"GET", stream))
     except ConnectionFailed:
         return True
-    return isinstance(text, bytes) and bool(decode_history(text))
+    if isinstance(text, ServerError):
+        return text.code in PASSING
+    return bool(decode_history(text))
 
 
 def keys_of(command: Command) -> list[bytes]:
