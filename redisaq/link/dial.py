@@ -24,7 +24,7 @@ from redisaq.link.address import Address, TLSOptions
 from redisaq.link.greeting import Greeting, greet
 from redisaq.link.line import Line
 from redisaq.link.resp import PARSE_ERRORS
-from redisaq.link.wire import SecureWire, Wire, inherited
+from redisaq.link.wire import RECEIVE_SIZE, SecureWire, Wire, inherited
 
 PLAIN_PORT = "does the server speak TLS on this port? Without TLS the URL begins with redis://"
 OUR_CERTIFICATE = "ssl_certfile=FILE and ssl_keyfile=FILE in the URL"
@@ -106,6 +106,7 @@ class Dialer:
         self._silence = silence
         self._reach = reach
         self._context: ssl.SSLContext | None = None
+        self._buffer: bytearray | None = None  # one for all its connections: they are of one event loop, and may be many
         self._under_way: dict[_Dial, None] = {}
 
     @property
@@ -211,7 +212,8 @@ class Dialer:
         raise ConnectionFailed(address.display, reason)
 
     def _wire(self, sock: socket.socket, address: Address) -> Wire:
-        return Wire(sock) if self._context is None else SecureWire(sock, self._context, address.host)
+        buffer = self._buffer = self._buffer or bytearray(RECEIVE_SIZE)
+        return Wire(sock, buffer) if self._context is None else SecureWire(sock, buffer, self._context, address.host)
 
 
 async def _open_unix(address: Address) -> socket.socket:

@@ -24,6 +24,7 @@ from redisaq.environment import when_forked
 from redisaq.link.resp import make_parser
 
 # recv_into a buffer that is made once: recv() would allocate as much each time, five times slower at 60 kB a reply (measured).
+# What is in it is parsed before anything else runs, so all wires of one event loop may share it.
 RECEIVE_SIZE = 256 * 1024
 _ENCRYPT_SIZE = 64 * 1024
 _ENDED = "the server closed the connection"
@@ -57,6 +58,10 @@ inherited = Inherited()
 class Wire:
     """A plain socket.
 
+    Args:
+        sock: connected, or about to be.
+        buffer: of RECEIVE_SIZE bytes, to receive into; wires of one event loop may share it.
+
     Attributes:
         queued: bytes of commands given to `put` so far.
         handed: how many of them the kernel has taken, or may have.
@@ -64,12 +69,12 @@ class Wire:
         closed: True if the wire cannot be used any more.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, buffer: bytearray) -> None:
         sock.setblocking(False)  # noqa: FBT003 -- as the standard library has it
         self._socket = sock
         self._pieces: list[bytes] = []
         self._head: memoryview | None = None
-        self._buffer = bytearray(RECEIVE_SIZE)
+        self._buffer = buffer
         self._parked = False
         self._woken = False
         self._poll = _make_poll(sock)
@@ -176,8 +181,8 @@ class Wire:
 class SecureWire(Wire):
     """A wire through TLS: an SSLObject between memory buffers, over the same non-blocking socket."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str) -> None:
-        super().__init__(sock)
+    def __init__(self, sock: socket.socket, buffer: bytearray, context: ssl.SSLContext, server_hostname: str) -> None:
+        super().__init__(sock, buffer)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)

@@ -19,7 +19,7 @@ from redisaq.link.dial import Dialer
 from redisaq.link.greeting import Greeting
 from redisaq.link.line import Line
 from redisaq.link.shared import SharedConnection
-from redisaq.link.wire import Wire
+from redisaq.link.wire import RECEIVE_SIZE, Wire
 from tests.link_proxy import Proxy
 from tests.servers import Server
 
@@ -115,7 +115,7 @@ async def test_closing_frees_no_descriptor_under_a_waiting_task() -> None:
     Under asyncio its clean-up would take the new socket's registration away, and whoever waits for that would wait for ever.
     """
     ours, theirs = socket.socketpair()
-    connection = SharedConnection(Wire(ours), "redis://test")
+    connection = SharedConnection(Wire(ours, bytearray(RECEIVE_SIZE)), "redis://test")
     number = ours.fileno()
 
     async def call() -> None:

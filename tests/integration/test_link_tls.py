@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError
 from redisaq.link import Link, ReadingConnection, TLSOptions, parse_address
 from redisaq.link.dial import make_context
-from redisaq.link.wire import SecureWire
+from redisaq.link.wire import RECEIVE_SIZE, SecureWire
 from tests.breaking_proxy import BreakingProxy
 from tests.cancellation.test_link_shared import Callers, connect
 from tests.link_fake import FakeServer, usual_answers
@@ -219,7 +219,7 @@ async def test_what_comes_along_with_the_handshake_is_read(authority: Authority)
     server = context.wrap_bio(incoming, outgoing, server_side=True)
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    wire = SecureWire(ours, make_context(TLSOptions(ca_file=authority.ca_file)), "127.0.0.1")
+    wire = SecureWire(ours, bytearray(RECEIVE_SIZE), make_context(TLSOptions(ca_file=authority.ca_file)), "127.0.0.1")
     with theirs, anyio.fail_after(30):
         async with anyio.create_task_group() as group:
             group.start_soon(wire.handshake)
