@@ -21,7 +21,7 @@ from typing import cast
 import anyio
 
 from redisaq.environment import LONGEST_SILENCE, Environment, time_is_up_at
-from redisaq.errors import ConnectionFailed, ServerError
+from redisaq.errors import ConnectionFailed, RedisaqError, ServerError
 from redisaq.link.address import Address, SentinelAddress
 from redisaq.link.attempt import Attempt
 from redisaq.link.dial import Dialer
@@ -308,7 +308,7 @@ class SentinelLink(Link):
 
     async def _look(self) -> None:
         """Ask who the master is, and follow; if nobody answers, everything stays as it is."""
-        with contextlib.suppress(ConnectionFailed):
+        with contextlib.suppress(RedisaqError):  # a SettingsError, too: of certificates that only a connection needs which is to be made
             await self._sentinels.ask()
         self._follow()
 

@@ -13,7 +13,7 @@ import pytest
 
 from redisaq import Admin
 from redisaq.environment import current_environment
-from redisaq.errors import ConnectionFailed
+from redisaq.errors import ConnectionFailed, SettingsError
 from redisaq.link import Link, parse_url, sentinel as module
 from redisaq.link.address import SentinelAddress
 from redisaq.link.sentinel import SentinelLink, Sentinels
@@ -252,11 +252,20 @@ async def test_a_sentinel_that_does_not_answer_costs_its_time_once(
             assert (mute.questions(), guard.questions()) == (1, 2)
 
 
+async def refuse(*_: object) -> None:
+    raise SettingsError("the CA file cannot be used")
+
+
 async def test_what_is_connected_stays_in_use_without_sentinels(valkey_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ASK_EVERY", 0.02)
     with FakeSentinel(valkey_server.port) as guard:
         link = SentinelLink(parse(guard))
         await link.connect()
+        with monkeypatch.context() as patched:  # as for one whose certificate files are gone
+            patched.setattr(link._sentinels._dialers[0], "dial", refuse)
+            link._sentinels._drop("it is to be dialled again")
+            await anyio.sleep(0.03)
+            assert await link.call(("PING",)) == [b"PONG"]
     for _ in range(5):
         assert await link.call(("PING",)) == [b"PONG"]
         await anyio.sleep(0.03)
