@@ -59,7 +59,7 @@ class Silence:
 class Alarm:
     """A timer in an event loop.
 
-    A connection may be used in one event loop after another. A timer ends with its loop, so whoever waits in another one calls `follow`.
+    A connection may be used in one event loop after another. A timer ends with its loop: a task that waits in another one calls `follow`.
 
     Attributes:
         at: when it fires; infinite if it does not.

@@ -29,7 +29,7 @@ from redisaq.brokers.steps.administration import (
     ViewStream,
 )
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
-from redisaq.brokers.steps.leases import Install, SetDeliveries
+from redisaq.brokers.steps.leases import Claim, Install, SetDeliveries
 from redisaq.brokers.steps.producing import AppendOnce, Delayed, delay
 from redisaq.brokers.steps.retrying import Purge, redrive
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
@@ -295,6 +295,16 @@ async def test_a_retry_that_is_not_in_the_stream_any_more_stays(a: Broker, world
     owned = await sought(a, group, START)
     assert [body.entry_id for body in (await due(a, group, owned)).retries] == [entries[0][0]]
     assert values(await read(a, group, 0, owned)) == [b"2", b"3"]
+
+
+async def test_what_was_deleted_while_it_was_pending_is_claimed_in_its_place(a: Broker, world: World, group: GroupName, owned: int) -> None:
+    """It stays pending when the others are new again, and is behind them: a claim in pages passes over none of them."""
+    entries = ids(await delivered(a, group, owned, b"1", b"2", b"3"))
+    world.delete(group.topic, 0, entries[2:])
+    owned = await sought(a, group, START)
+    assert values(await read(a, group, 0, owned)) == [b"1", b"2"]
+    page = await a.do(Claim(group, 0, owned, after=b"", count=2))
+    assert (ids(page.entries), page.last) == (entries[:2], entries[1])
 
 
 async def test_many_pending(a: Broker, group: GroupName, owned: int) -> None:

@@ -15,6 +15,7 @@ from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.steps.producing import AppendOnce
 from redisaq.brokers.steps.retention import ReadKeeping
 from redisaq.brokers.steps.settling import ReadRemaining
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics, Terms
@@ -263,6 +264,19 @@ async def test_an_entry_given_to_a_client_that_stands_still_is_pending(namespace
     assert found == []
     assert values(reader.take_leftover()) == [b"1"]
     assert list(reader.take_leftover()) == [], "once"
+
+
+async def test_marks_of_deduplication_do_not_pile_up(namespace: str, clock: Clock, virtual: Environment) -> None:
+    """They expire on a server; here they are dropped once many of them have."""
+    broker = MemoryBroker("marks", namespace)
+    await broker.do(MakeTopic("orders", 1))
+    window: dict[str, Any] = {"due": None, "maxlen": 1, "approximate": False}
+    assert await broker.do(AppendOnce("orders", 0, [b"i", b"kept"], "kept", 9999.0, **window)) == b"kept"
+    for number in range(3000):
+        clock.now += 1.0
+        await broker.do(AppendOnce("orders", 0, [b"i", b"%d" % number], str(number), 10.0, **window))
+    assert len(broker.store.marks) <= 1000
+    assert await broker.do(AppendOnce("orders", 0, [b"i", b"again"], "kept", 9999.0, **window)) == b"kept"
 
 
 async def test_reads_are_served_in_the_order_in_which_they_came(namespace: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.steps import Broker
-from redisaq.brokers.steps.administration import Disband, DropGroup, ViewGroup
+from redisaq.brokers.steps.administration import Disband, DropGroup, DropTopic, ViewGroup
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Install
 from redisaq.brokers.steps.producing import Find
@@ -261,3 +261,6 @@ async def test_a_deleted_group_is_not_alone_since_its_former_life(a: Broker, gro
     await a.do(Disband(group, force=True))
     again = (await a.do(ReadKeeping(group))).alone[group.group]
     assert (await a.do(ReadKeeping(other))).alone[other.group] >= again + 0.04
+    await a.do(DropTopic(group.topic))
+    await a.do(MakeTopic("orders", 1, terms=TERMS))
+    assert (await a.do(ReadKeeping(other))).alone[other.group] < 0.01, "this look is the first one"

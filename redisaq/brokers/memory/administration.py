@@ -74,12 +74,12 @@ def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
     found, lease = stream.groups.get(group.group), store.lease(group, partition)
     cursor = found or GroupCursor(START)
     shelf = store.shelves.get((group, partition)) or Shelf()
-    unread = stream.after(cursor.last_delivered, len(stream))
+    next_one = stream.after(cursor.last_delivered, 1)
     seen = sorted(cursor.pending)[: LOOKED_AT if step.deliveries else 0]
     return PartitionView(
         there=bool(found is not None or shelf.retry or len(shelf.dead) or lease.token),
         length=len(stream),
-        unread=len(unread),
+        unread=stream.count_after(cursor.last_delivered),
         pending=len(cursor.pending),
         retry=len(shelf.retry),
         dead=len(shelf.dead),
@@ -93,7 +93,7 @@ def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
         died=shelf.dead.added,
         redriven=shelf.again,
         moves=lease.moves,
-        oldest_unread=unread[0][0][0] if unread else None,
+        oldest_unread=next_one[0][0][0] if next_one else None,
         oldest_pending=min(cursor.pending)[0] if cursor.pending else None,
         retry_due=min((due for due, _ in shelf.retry.values()), default=None),
         now=store.now(),
@@ -188,9 +188,6 @@ def drop_topic(store: MemoryStore, step: DropTopic) -> None:
         store.forget_partition(topic, number)
     for mark in [one for one in store.marks if one[0] == topic]:
         del store.marks[mark]
-    for group in [one for one in store.coordination if one.topic == topic]:
-        del store.coordination[group]
-    store.schedules.pop(topic, None)
+    store.forget_coordination(topic)
     store.topic_names.discard(topic)
-    store.forget_topic(topic)
     store.ring(topic)

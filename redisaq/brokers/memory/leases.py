@@ -36,7 +36,7 @@ def claim(store: MemoryStore, step: Claim) -> Page:
     if cursor is None:
         return Page((), (), None)
     above = parse_id(step.after)
-    ids = [entry_id for entry_id in cursor.pending if entry_id > above]
+    ids = sorted(entry_id for entry_id in cursor.pending if entry_id > above)
     page, more = ids[: step.count], len(ids) > step.count
     stream = store.streams[step.place]
     entries: list[PendingEntry] = []

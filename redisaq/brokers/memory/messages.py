@@ -161,7 +161,7 @@ def retry_now(store: MemoryStore, step: steps.RetryNow) -> int:
 def count_backlog(store: MemoryStore, step: steps.CountBacklog) -> int:
     """Count what the group could work on now."""
     stream, cursor, now = store.streams.get(step.place, Stream()), store.cursor(step.group, step.partition), store.now()
-    waiting = len(stream) if cursor is None else len(stream.after(cursor.last_delivered, len(stream))) + len(cursor.pending)
+    waiting = len(stream) if cursor is None else stream.count_after(cursor.last_delivered) + len(cursor.pending)
     retries = _shelf(store, step.group, step.partition).retry.values()
     return waiting + sum(due <= now for due, _ in (*retries, *store.delayed.get(step.place, {}).values()))
 

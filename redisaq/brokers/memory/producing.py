@@ -64,7 +64,7 @@ def append_once(store: MemoryStore, step: AppendOnce) -> bytes | None:
             return _refused(store, step)
     elif store.append(step.topic, [(step.partition, fields)], step.maxlen, step.cuts) == [None]:
         return _refused(store, step)
-    store.marks[mark] = (fields[1], now + microseconds(step.window))
+    store.keep_mark(mark, fields[1], now + microseconds(step.window))
     return fields[1]
 
 
@@ -85,4 +85,4 @@ def read_backlog(store: MemoryStore, step: ReadBacklog) -> int:
     stream = store.streams.get(step.place, Stream())
     if not stream.groups:
         return len(stream)
-    return max(len(stream.after(cursor.last_delivered, len(stream))) for cursor in stream.groups.values()) if len(stream) else 0
+    return max(stream.count_after(cursor.last_delivered) for cursor in stream.groups.values())

@@ -73,7 +73,7 @@ def sight(store: MemoryStore, step: Sight) -> Sighting:
     cursor.lost = 0
     lease.lost += lost
     position, first = format_id(cursor.last_delivered), stream.first_id
-    ordinal = stream.removed + len(stream) - len(stream.after(cursor.last_delivered, len(stream)))
+    ordinal = stream.added - stream.count_after(cursor.last_delivered)
     if not lost:
         return Sighting(position, ordinal)
     return Sighting(position, ordinal, lost, format_id(after), format_id(first) if first is not None else b"")

@@ -27,6 +27,8 @@ from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, GroupGoneError, ServerFull
 
 OUT_OF_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
+MARKS = 1000
+"""Marks of deduplication from which on expired ones are dropped."""
 
 
 @dataclass(eq=False, repr=False)
@@ -49,6 +51,7 @@ class MemoryStore(Holdings):
     _clients: dict[int, ReadingClient] = field(default_factory=dict[int, ReadingClient])
     _waiting: dict[Place, list[WaitingRead]] = field(default_factory=dict[Place, list[WaitingRead]])
     _subscriptions: list[Subscription] = field(default_factory=list[Subscription])
+    _marks_allowed: int = MARKS  # how many there may be before expired ones are dropped
     _last_client_id: int = 0
     _last_now: int = 0
 
@@ -200,6 +203,15 @@ class MemoryStore(Holdings):
         entry_id = stream.append(fields, self.now_at(place) // 1000, maxlen)
         self._serve(place, stream)
         return format_id(entry_id)
+
+    def keep_mark(self, mark: tuple[str, int, str], msg_id: bytes, until: int) -> None:
+        """Keep a mark of deduplication; drop those that have expired, all at once, when there are twice as many as after the last time."""
+        self.marks[mark] = msg_id, until
+        if len(self.marks) > self._marks_allowed:
+            now = self.now()
+            for expired in [one for one, (_, end) in self.marks.items() if end <= now]:
+                del self.marks[expired]
+            self._marks_allowed = max(MARKS, 2 * len(self.marks))
 
     # -- the group ----------------------------------------------------------------------------------------------------------------
 

@@ -22,8 +22,7 @@ class GroupCursor:
 
     Attributes:
         last_delivered: no entry up to this id is new to the group.
-        pending: delivered entries that are not acknowledged -> how many times each was delivered. In id order, since entries are delivered
-            in it.
+        pending: delivered entries that are not acknowledged -> how many times each was delivered.
         delivered_at: when they were delivered, or their counts last set, in microseconds; perhaps also of some that are acknowledged.
         read_at: when a reader last asked for entries, in microseconds; 0 if none has.
         lost: how many entries trimming took unread since the last look.
@@ -116,6 +115,10 @@ class Stream:
         """Return up to `count` entries above an id."""
         first = bisect_right(self._ids, entry_id)
         return [(found, self._fields[found]) for found in self._ids[first : first + count]]
+
+    def count_after(self, entry_id: EntryId) -> int:
+        """Return how many entries are above an id."""
+        return len(self._ids) - bisect_right(self._ids, entry_id)
 
     def below(self, entry_id: EntryId | None, count: int) -> list[tuple[EntryId, tuple[bytes, ...]]]:
         """Return up to `count` entries below an id (None: the last ones), the last first."""
