@@ -1,8 +1,10 @@
 """A topic grows 3 -> 5 -> 8 -> 64 under load while members join, leave and are killed (G, E6): as a function, and a command.
 
-`python -m tests.chaos.growth [valkey9 | redis8 | redis7 | cluster ...]` plays it on each server (all by default), prints what happened,
-and ends with 1 if a guarantee was broken. Members are processes. Two producers run on asyncio, and two on trio. The cluster has three
-masters with a replica each, so that a growth waits for replicas, too (G7).
+`python -m tests.chaos.growth [valkey9 | redis8 | redis7 | cluster | killed ...]` plays it on each server (all by default), prints what
+happened, and ends with 1 if a guarantee was broken. Members are processes. Two producers run on asyncio, and two on trio. The cluster has
+three masters with a replica each, so that a growth waits for replicas, too (G7). `killed` is a cluster of which one node is killed with -9
+during each growth, and comes back as a replica of its successor. There producers wait for replicas, and what was done may be done once
+more: a failover may forget that it was settled.
 
 The first growth is begun by a grower that dies after its first cut. Four groups read the topic: one whose members come, go and are killed;
 one that is far behind; one that has no member until the end; and one that asks for no order.
@@ -14,12 +16,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -28,9 +30,12 @@ from redisaq import Producer
 from redisaq.brokers import open_broker
 from redisaq.brokers.steps.growing import Announce, NameStream
 from redisaq.brokers.steps.topics import ReadTopic
+from redisaq.link.slot_map import slot_of
 from tests.chaos.crew import Crew, until
 from tests.clusters import Cluster
 from tests.servers import PROGRAMS, Server, Watchdog
+
+Acks = Literal["primary", "replica"]
 
 KEYS = [f"k{number}" for number in range(200)]
 COUNTS = (3, 5, 8, 64)
@@ -54,18 +59,19 @@ class Run(NamedTuple):
 class Load:
     """Producers that count for each key; each has keys of its own."""
 
-    def __init__(self, url: str, namespace: str, every: float) -> None:
+    def __init__(self, url: str, namespace: str, every: float, acks: Acks = "primary") -> None:
         """Begin with nothing sent.
 
         Args:
             url: the server.
             namespace: the topic's.
             every: seconds between two calls of a producer.
+            acks: as of a Producer.
         """
         self.sent: dict[str, tuple[str, int]] = {}
         self.longest = 0.0
         self.on = True
-        self._url, self._namespace, self._every = url, namespace, every
+        self._url, self._namespace, self._every, self._acks = url, namespace, every, acks
         self._threads = [threading.Thread(target=self._run, args=(backend,), daemon=True) for backend in ("asyncio", "trio")]
         self._failures: list[BaseException] = []
 
@@ -95,7 +101,8 @@ class Load:
 
     async def _send(self, number: int) -> None:
         random, keys, count = Random(number), KEYS[number::PRODUCERS], 0
-        async with Producer("orders", self._url, namespace=self._namespace, init_partitions=COUNTS[0]) as producer:
+        options: dict[str, Any] = {"namespace": self._namespace, "init_partitions": COUNTS[0], "acks": self._acks, "send_timeout": 60.0}
+        async with Producer("orders", self._url, **options) as producer:
             while self.on:
                 batch = [(random.choice(keys), count + place) for place in range(TOGETHER)]
                 count += TOGETHER
@@ -115,9 +122,15 @@ class Judged:
     disordered: list[str] = field(default_factory=list[str])
     together: list[str] = field(default_factory=list[str])
 
-    def broken(self, *, ordered: bool) -> bool:
-        """Tell whether a guarantee was broken."""
-        return bool(self.missing or self.twice or (ordered and (self.disordered or self.together)))
+    def broken(self, *, ordered: bool, forgets: bool) -> bool:
+        """Tell whether a guarantee was broken.
+
+        Args:
+            ordered: the group asks for order.
+            forgets: a server may have forgotten what was settled: then that may be done once more, beside a later message.
+        """
+        more = not forgets and (self.twice or (ordered and self.together))
+        return bool(self.missing or more or (ordered and self.disordered))
 
 
 @dataclass
@@ -130,6 +143,7 @@ class Outcome:
         longest: the longest call of a producer, in seconds.
         rest: seconds from the last message sent until all groups had all.
         groups: what each did wrong.
+        forgets: see Judged.broken.
     """
 
     messages: int
@@ -137,11 +151,12 @@ class Outcome:
     longest: float
     rest: float
     groups: dict[str, Judged]
+    forgets: bool = False
 
     @property
     def broken(self) -> bool:
         """Tell whether a guarantee was broken."""
-        return any(judged.broken(ordered=name != UNORDERED) for name, judged in self.groups.items())
+        return any(judged.broken(ordered=name != UNORDERED, forgets=self.forgets) for name, judged in self.groups.items())
 
     def __str__(self) -> str:
         grown = ", ".join(f"{seconds * 1e3:.0f}" for seconds in self.growths)
@@ -153,7 +168,37 @@ class Outcome:
         return "; ".join([head, *wrong])
 
 
-async def play(url: str, namespace: str, *, every: float = 0.1, counts: Sequence[int] = COUNTS) -> Outcome:
+class Killer:
+    """Kills a node of a cluster during each growth, and lets it come back when its replica has taken its place."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        """Kill nothing yet."""
+        self._cluster = cluster
+        tag = f"{namespace}:orders"
+        self._slots = [slot_of(f"{{{name}}}".encode()) for name in (f"{tag}:0", tag, f"{tag}:1")]
+        self.took: list[float] = []
+
+    async def kill(self, growth: int) -> None:
+        """Kill -9 the node of the first partition, of the topic, or of the second partition, and start it again."""
+        await anyio.to_thread.run_sync(self._kill, self._slots[growth])
+
+    def _kill(self, slot: int) -> None:
+        node, began = self._cluster.serves(slot), time.monotonic()
+        node.kill()
+        self._cluster.wait_for_another(slot, node)
+        self.took.append(time.monotonic() - began)
+        node.start()
+        self._cluster.wait_until_whole()
+
+
+async def play(  # noqa: PLR0915 -- one story
+    url: str,
+    namespace: str,
+    *,
+    every: float = 0.1,
+    counts: Sequence[int] = COUNTS,
+    during: Callable[[int], Awaitable[object]] | None = None,
+) -> Outcome:
     """Play it once on the server with this URL.
 
     Args:
@@ -161,9 +206,15 @@ async def play(url: str, namespace: str, *, every: float = 0.1, counts: Sequence
         namespace: one that nobody else uses.
         every: seconds between two calls of a producer.
         counts: the numbers of partitions.
+        during: given the number of a growth, from 0, does to servers what is to happen to them meanwhile.
     """
-    load, crew, growths = Load(url, namespace, every), Crew(url, "orders", namespace, interval=0.5, ttl=6.0), list[float]()
+    load, growths = Load(url, namespace, every, "replica" if during else "primary"), list[float]()
+    crew = Crew(url, "orders", namespace, interval=0.5, ttl=6.0)
     start = partial(crew.start, steps=1, step=0.0005, ordering="key")
+
+    async def happen(growth: int) -> None:
+        if during is not None:
+            await during(growth)
 
     async def grow(partitions: int) -> None:
         async with Producer("orders", url, namespace=namespace) as producer:
@@ -187,16 +238,20 @@ async def play(url: str, namespace: str, *, every: float = 0.1, counts: Sequence
         crew.kill("h1")
         began = time.monotonic()
         await _grow_and_die(url, namespace, counts)
-        await _until_grown(url, namespace, counts[:2])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(happen, 0)
+            await _until_grown(url, namespace, counts[:2])
         growths.append(time.monotonic() - began)
         start("b3", "uvloop", group=BILLING)
         await until(lambda: has_some("b3"), 60, "the joiner at work")
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(happen, 1)
             tasks.start_soon(grow, counts[2])
             crew.kill("b1")
         start("b4", "trio", group=BILLING)
         await until(lambda: has_some("b4"), 60, "the next joiner at work")
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(happen, 2)
             tasks.start_soon(grow, counts[3])
             await crew.leave("b2")
         start("b5", "asyncio", group=BILLING)
@@ -214,7 +269,8 @@ async def play(url: str, namespace: str, *, every: float = 0.1, counts: Sequence
     finally:
         load.on = False
         crew.close()
-    return Outcome(len(load.sent), growths, load.longest, rest, {group: _judge(crew, group, load.sent) for group in GROUPS})
+    judged = {group: _judge(crew, group, load.sent) for group in GROUPS}
+    return Outcome(len(load.sent), growths, load.longest, rest, judged, forgets=during is not None)
 
 
 async def _grow_and_die(url: str, namespace: str, counts: Sequence[int]) -> None:
@@ -281,17 +337,18 @@ def _judge(crew: Crew, group: str, sent: dict[str, tuple[str, int]]) -> Judged:
 
 def main() -> None:
     """Play it on each server."""
-    kinds = sys.argv[1:] or [*sorted(PROGRAMS), "cluster"]
+    kinds = sys.argv[1:] or [*sorted(PROGRAMS), "cluster", "killed"]
     watchdog, broken = Watchdog(), False
     for kind in kinds:
         server: Any = (
             Cluster("valkey9", PROGRAMS["valkey9"](), watchdog, replicas=1)
-            if kind == "cluster"
+            if kind in ("cluster", "killed")
             else Server(kind, PROGRAMS[kind](), watchdog)
         )
         with closing(server):
             server.start()
-            outcome = anyio.run(play, server.url, "growth")
+            killer = Killer(server, "growth") if kind == "killed" else None
+            outcome = anyio.run(partial(play, server.url, "growth", during=None if killer is None else killer.kill))
         print(f"{kind}: {outcome}", flush=True)
         broken = broken or outcome.broken
     watchdog.close()

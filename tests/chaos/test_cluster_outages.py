@@ -11,12 +11,14 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Producer
+from redisaq import Consumer, Producer
 from redisaq.core.partitioner import partition_for
 from redisaq.errors import AmbiguousEnqueueError
 from tests.chaos.cluster_outages import Place, fail_over, kill, move_slot_by_slot
+from tests.chaos.growth import Killer
 from tests.chaos.outage import PARTITIONS, Bounds, play
 from tests.clusters import Cluster
+from tests.integration.test_growing import KEYS, Ledger, Load
 from tests.server_fixtures import ServerPool
 
 pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns, pytest.mark.usefixtures("patient")]
@@ -73,3 +75,43 @@ async def test_slots_move_nodes_are_replaced_and_one_is_killed(own: Cluster, nam
     outcome = await play("replaced, emptied, killed", own.url, namespace, fault, before=1.0, after=1.0)
     assert outcome.acknowledged > 100
     assert outcome.beyond(Bounds(gap=1.3 * took + MARGIN, slowest=1.3 * took + MARGIN)) == []
+
+
+async def test_a_topic_grows_while_nodes_are_killed(own: Cluster, namespace: str) -> None:
+    """G2, G3, G7, G9: each key's messages begin in the order in which they were sent, and none is missing.
+
+    A failover may forget that messages were settled: these run once more.
+    """
+    load, killer = Load(own.url, namespace, acks="replica", send_timeout=60.0), Killer(own, namespace)
+    ledgers = {name: Ledger() for name in ("billing", "late")}
+
+    def consumer(group: str) -> Consumer[Any]:
+        return Consumer("orders", own.url, namespace=namespace, group_name=group, ordering="key", heartbeat_interval=0.5)
+
+    async def grow(growth: int, partitions: int) -> None:
+        async with anyio.create_task_group() as tasks, Producer("orders", own.url, namespace=namespace) as producer:
+            await producer.connect()
+            tasks.start_soon(killer.kill, growth)
+            assert await producer.request_partition_increase(partitions) == partitions
+
+    async with anyio.create_task_group() as tasks:
+        for seed in range(2):
+            tasks.start_soon(load.run, seed)
+        first = consumer("billing")
+        await tasks.start(first.process, ledgers["billing"].handle)
+        with anyio.fail_after(60):
+            while load.count < len(KEYS):
+                await anyio.sleep(0.05)
+        for growth, partitions in enumerate((5, 8)):
+            await grow(growth, partitions)
+        load.stop.set()
+        late = consumer("late")
+        await tasks.start(late.process, ledgers["late"].handle)
+        with anyio.fail_after(120):
+            while any(sum(map(len, ledger.first().values())) < load.count for ledger in ledgers.values()):
+                await anyio.sleep(0.1)
+        for one in (first, late):
+            await one.stop()
+    assert len(killer.took) == 2
+    for name, ledger in ledgers.items():
+        assert ledger.first() == load.sent, name

@@ -57,19 +57,24 @@ class Ledger:
         finally:
             self.running.discard(key)
 
+    def first(self) -> dict[str, list[int]]:
+        """Return what was handled of each key, in the order in which it was handled first."""
+        return {key: list(dict.fromkeys(seen)) for key, seen in self.seen.items()}
+
 
 class Load:
     """Producers that count for each key."""
 
-    def __init__(self, url: str, namespace: str) -> None:
-        self.url, self.namespace = url, namespace
+    def __init__(self, url: str, namespace: str, **options: Any) -> None:
+        self.url = url
+        self.options: dict[str, Any] = {"namespace": namespace, "init_partitions": COUNTS[0], **options}
         self.sent: dict[str, list[int]] = defaultdict(list)
         self.stop = anyio.Event()
 
     async def run(self, seed: int) -> None:
         """Send until it is to stop."""
         random, keys, number = Random(seed), KEYS[seed::4], 0
-        async with Producer("orders", self.url, namespace=self.namespace, init_partitions=COUNTS[0]) as producer:
+        async with Producer("orders", self.url, **self.options) as producer:
             while not self.stop.is_set():
                 batch = [(random.choice(keys), number := number + 1) for _ in range(10)]
                 await producer.batch_enqueue([{"key": key, "n": sent} for key, sent in batch], partition_key="key")
