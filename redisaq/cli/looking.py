@@ -96,6 +96,12 @@ def group(topic: str, group: str, /, *, running: Annotated[bool, Parameter(negat
                 ],
                 right=numbers,
             ),
+            *(
+                f"partition {one.partition} waits until {one.waits.messages} message(s) of partition {one.waits.partition} are done, "
+                f"since {moment(one.waits.since)}"
+                for one in info.partitions
+                if one.waits is not None
+            ),
             table("member", "client", "version", "since", "heartbeat", "expires in", "partitions", rows=map(_member, info.members))
             if info.members
             else "no members",

@@ -135,7 +135,7 @@ class GrowthWatch(Actor[Ring]):
             if not opened:  # perhaps a seek has spent the token (S5): then it is tried again
                 await still_owned(around, owned, token, "another token is current")
             elif moves == around.gate.moves:
-                barrier.passed, barrier.waiting_for = True, None
+                barrier.passed, barrier.waiting_for, barrier.messages = True, None, None
                 owned.gate.move(closed=False)
                 waited = around.environment.clock() - barrier.since
                 around.bulletin.publish(events.PartitionOpened, owned, waited=waited)
@@ -152,7 +152,7 @@ class GrowthWatch(Actor[Ring]):
         passed = await around.broker.do(ReadPassed(around.group, partition, growth, COUNTED))
         if not passed.done:
             for owned, barrier in due:
-                barrier.told = now
+                barrier.told, barrier.messages = now, passed.waiting
                 around.bulletin.publish(
                     events.PartitionWaiting,
                     owned,

@@ -33,12 +33,14 @@ class Barrier:
         passed: it does not wait; None: the server has to be asked whether it has passed before, since an administrator may have moved the
             group.
         waiting_for: the first older partition that is not worked off; None: not known yet.
+        messages: how many of that partition's messages were not done when they were last counted; None: not counted yet.
         told: when that was last reported; None: not yet.
     """
 
     since: float
     passed: bool | None = False
     waiting_for: int | None = None
+    messages: int | None = None
     told: float | None = None
 
 

@@ -23,6 +23,9 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
         trimmed: how many entries trimming took before they were settled.
         waiting_for: the older partition that it waits for, if the topic grew by it and the group is not done with what was there before;
             None if it is read, or if that is not known yet.
+        waiting_for_messages: how many messages of that partition are not done; at most 1,000 are counted, after ten seconds, then each
+            minute. None before that, and if it waits for nothing.
+        waited: for how many seconds it has waited; None if it waits for nothing.
     """
 
     partition: int
@@ -34,6 +37,8 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     failed: int
     trimmed: int = 0
     waiting_for: int | None = None
+    waiting_for_messages: int | None = None
+    waited: float | None = None
 
 
 class RunningMessage(msgspec.Struct, frozen=True):
@@ -88,6 +93,7 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, tr
     """Return the runtime's statistics; `handled`, `failed` and `trimmed` are the sums of earlier runs."""
     if runtime is None:
         return ConsumerStatistics("stopped", "", (), handled, failed, trimmed)
+    contact, clock = runtime.around.contact, runtime.around.environment.clock
     partitions = tuple(
         PartitionStatistics(
             partition=owned.partition,
@@ -99,10 +105,11 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, tr
             failed=owned.flights.failures,
             trimmed=owned.flights.trimmed,
             waiting_for=None if owned.barrier is None else owned.barrier.waiting_for,
+            waiting_for_messages=None if owned.barrier is None else owned.barrier.messages,
+            waited=None if owned.barrier is None or owned.barrier.passed else clock() - owned.barrier.since,
         )
         for owned in runtime.owned()
     )
-    contact, clock = runtime.around.contact, runtime.around.environment.clock
     state: Literal["joining", "running", "disconnected"] = "running" if runtime.member.joined else "joining"
     if not contact.connected:
         state = "disconnected"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -246,8 +247,11 @@ def test_growing(say: Say) -> None:
     assert say("grow", "orders", "5", "--dry-run") == (0, f"would grow orders. {would}\n", "")
     dry = {"topic": "orders", "partitions": 5, "before": 2, "dry_run": True}
     assert json.loads(say("grow", "orders", "5", "--dry-run", "--json")[1]) == dry
+    assert say("produce", "orders", "1")[0] == 0
     assert say("grow", "orders", "5", "--yes") == (0, "orders has 5 partitions (before: 2)\n", "")
     assert "  grown to 5 partitions by " in say("history", "orders", "billing")[1].splitlines()[1]
+    waits = "partition 4 waits until 1 message\\(s\\) of partition [01] are done, since 20.*"
+    assert sum(bool(re.fullmatch(waits, line)) for line in say("group", "orders", "billing")[1].splitlines()) == 1
     for more in ([], ["--dry-run"]):
         status, _, err = say("grow", "orders", "3", *more)
         assert (status, "never shrinks" in err) == (1, True)
