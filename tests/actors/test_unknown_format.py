@@ -39,7 +39,56 @@ async def _administer() -> None:
         await admin.topic("orders")
 
 
-@pytest.mark.parametrize("enter", [_produce, _grow, _consume, _administer])
+async def _pull() -> None:
+    try:
+        async with Consumer("orders", URL, group_name="billing").messages() as messages:
+            async for _ in messages:
+                pytest.fail("it was read")
+    except ConsumerError as error:
+        raise (error.__cause__ or error) from None
+
+
+CHANGES: dict[str, Callable[[Admin], Awaitable[object]]] = {
+    "topic": lambda admin: admin.topic("orders"),
+    "group": lambda admin: admin.group("orders", "billing"),
+    "backlog": lambda admin: admin.backlog("orders", "billing"),
+    "find": lambda admin: admin.find("orders", "x-1"),
+    "grow": lambda admin: admin.grow("orders", 5),
+    "seek": lambda admin: admin.seek("orders", "billing", "earliest"),
+    "preview_seek": lambda admin: admin.preview_seek("orders", "billing", "earliest"),
+    "pause": lambda admin: admin.pause("orders", "billing"),
+    "resume": lambda admin: admin.resume("orders", "billing"),
+    "redrive": lambda admin: admin.redrive("orders", "billing"),
+    "purge": lambda admin: admin.purge("orders", "billing"),
+    "retry_now": lambda admin: admin.retry_now("orders", "billing"),
+    "cancel": lambda admin: admin.cancel("orders", "x-1"),
+    "delete_group": lambda admin: admin.delete_group("orders", "billing", force=True),
+    "delete_topic": lambda admin: admin.delete_topic("orders", force=True),
+    "messages": lambda admin: anext(admin.messages("orders")),
+    "delayed": lambda admin: anext(admin.delayed("orders")),
+    "pending": lambda admin: anext(admin.pending("orders", "billing")),
+    "retries": lambda admin: anext(admin.retries("orders", "billing")),
+    "dead_letters": lambda admin: anext(admin.dead_letters("orders", "billing")),
+    "follow": lambda admin: anext(aiter(admin.follow("orders"))),
+}
+
+
+async def test_an_administrator_of_an_older_version_changes_nothing() -> None:
+    async with Producer("orders", URL, init_partitions=2), Admin(URL) as admin:
+        topics = MemoryBroker("a later version", "redisaq").store.topics
+        topics["orders"] = written = replace(topics["orders"], format=FORMAT + 1)
+        refused = set[str]()
+        for name, change in CHANGES.items():
+            try:
+                await change(admin)
+            except UnknownFormatError:
+                refused.add(name)
+        assert refused == CHANGES.keys()
+        assert topics["orders"] == written
+        topics["orders"] = replace(written, format=FORMAT)
+
+
+@pytest.mark.parametrize("enter", [_produce, _grow, _consume, _pull, _administer])
 async def test_a_later_format_is_refused(enter: Callable[[], Awaitable[None]]) -> None:
     async with Producer("orders", URL, init_partitions=2) as producer:
         topics = MemoryBroker("a later version", "redisaq").store.topics

@@ -6,9 +6,12 @@ import re
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from redisaq import Consumer, Producer
 from redisaq.admin import SeekPreview
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.topics import FORMAT
 from redisaq.errors import TopicMissingError
 from redisaq.watching.previews import of_growth, of_seek
 from tests.dashboard.test_dead_letters import bench
@@ -55,6 +58,20 @@ async def test_moving_with_a_preview(name: str) -> None:
             assert (await one.client.get("/api/t/orders/g/billing/seek", params=wrong)).status_code == 400
         assert (await one.client.get("/api/t/orders/g/none/seek", params={"to": "latest"})).status_code == 404
         assert (await one.post("seek", {"to": ["latest"]})).status_code == 400
+
+
+async def test_a_topic_of_a_later_format_is_left_alone(name: str) -> None:
+    url = f"memory://{name}"
+    async with bench(name, producer=lambda topic: Producer(topic, url, serializer=lambda data: data)) as one:
+        topics = MemoryBroker(name, "redisaq").store.topics
+        topics["orders"] = written = replace(topics["orders"], format=FORMAT + 1)
+        topic, group = "/api/t/orders", "/api/t/orders/g/billing"
+        body = {"partitions": 8, "expected": 2, "name": "orders", "payload": "1"}
+        for what, at in (("grow", topic), ("enqueue", topic), ("delete", topic), ("pause", group), ("seek", group)):
+            refused = await one.post(what, body | {"to": "earliest"}, at)
+            assert (what, refused.status_code) == (what, 503)
+            assert "install a later one" in refused.json()["error"], what
+        assert topics["orders"] == written
 
 
 async def test_growing_enqueueing_and_deleting(name: str) -> None:

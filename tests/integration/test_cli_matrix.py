@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from redisaq import Admin, Consumer, Message, Producer, RetryPolicy
+from redisaq.brokers.steps.topics import FORMAT
 from redisaq.cli.command_line import make_commands
 from tests.integration.conftest import Say
 from tests.servers import Server, free_port
@@ -59,6 +60,9 @@ COMMANDS: dict[str, list[str]] = {
 ELSEWHERE = {"top", "worker", "dashboard", "demo", "server", "completion"}
 """Commands that wait, do not end by themselves, or ask no server: they have tests of their own."""
 
+LISTS_CHANGES = {"history"}
+"""What looks only at a group's own list of changes, which has no layout that could differ."""
+
 NOT_THERE = {"message", "dead show", "dead redrive one", "cancel", "cancel dry", "cancel a retry", "run-now"}
 """What names a message that does not exist: the answer is no."""
 
@@ -101,6 +105,25 @@ def test_a_topic_that_does_not_exist(say: Say) -> None:
                 assert "no topic nothing" in check_error(name, words, say(*filled(words, "nothing"), *more), 1), name
             check_error(name, words, say(*filled(words, "{x}")), 2)
     assert say("topics") == (0, "", ""), "none was made"
+
+
+def test_a_topic_of_a_later_format(say: Say, redis: Server, namespace: str) -> None:
+    """Nothing is done to it, and each command says what to do."""
+
+    async def make() -> None:
+        async with Producer("orders", redis.url, namespace=namespace, init_partitions=2):
+            pass
+
+    anyio.run(make)
+    meta = f"{{{namespace}:orders}}:meta"
+    redis.command("HSET", meta, "format", FORMAT + 1)
+    before = redis.command("HGETALL", meta)
+    for name, words in COMMANDS.items():
+        if TOPIC in words and name not in LISTS_CHANGES:
+            err = check_error(name, words, say(*filled(words)), 1)
+            assert "topic orders has format" in err, name
+            assert "install a later one" in err, name
+    assert redis.command("HGETALL", meta) == before
 
 
 @pytest.fixture
