@@ -8,13 +8,15 @@ nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from redisaq.brokers.steps import Broker, retrying
+from redisaq.brokers.steps import Broker, PartitionStep, ShareStep, Step, retrying
 from redisaq.brokers.steps.growing import (
     FROM_ELSEWHERE,
     Announce,
     CloseBarrier,
+    DropTakenIn,
     NameStream,
     Passed,
     Publish,
@@ -22,9 +24,10 @@ from redisaq.brokers.steps.growing import (
     ReadPassed,
     ReadSeal,
     Replicate,
+    ReplicateRun,
     TakeIn,
 )
-from redisaq.brokers.steps.retrying import Purge, Redrive
+from redisaq.brokers.steps.retrying import Redrive
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, Terms, TopicState, birth, cuts_of
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import format_id, parse_id
@@ -41,7 +44,7 @@ TOGETHER = 500
 """Streams that are cut, or looked at, in one write: a server does nothing else for some milliseconds then."""
 
 REPLICATED_WITHIN = 5.0
-"""Seconds for which a growth waits for a replica, if the caller has twice as much time: producers wait, too."""
+"""Seconds for which a replica is waited for, if the caller has twice as much time: while a topic grows, producers wait, too."""
 
 
 async def make_or_grow(broker: Broker, topic: str, partitions: int, *, terms: Terms | None = None) -> TopicState:
@@ -134,7 +137,7 @@ async def waiting_in(broker: Broker, group: GroupName, history: Sequence[int]) -
 async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequence[bytes] | None, count: int, *, state: TopicState) -> int:
     """Redrive dead letters; move those whose keys have moved since to where they belong now (G8). See `steps.retrying.redrive`.
 
-    Such a message is put there before it is removed here. If this is interrupted in between and repeated, the message may run twice.
+    Such messages are put there before they are dropped here. If this is interrupted in between and repeated, they may run twice.
     """
     known: TopicState | None = state
     if not state.history:
@@ -142,34 +145,66 @@ async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequenc
         if together is not None:
             return together
         known = await settle_growth(broker, group.topic)  # it has grown since
-    moved = 0
-    for letter in await retrying.next_lives(broker, group, partition, ids, count):
-        done: int | None = None
-        while known is not None and (done := await _redrive_one(broker, group, partition, letter, known)) is None:
-            known = await settle_growth(broker, group.topic)  # it has grown once more meanwhile
-        if done is None:  # the topic is lost
-            break
-        moved += done
+    moved, letters = 0, await retrying.next_lives(broker, group, partition, ids, count)
+    while letters and known is not None:
+        by_place: dict[int, list[tuple[bytes, Body]]] = {}
+        for letter in letters:
+            by_place.setdefault(_place(letter[1].fields, partition, known.partitions), []).append(letter)
+        letters = []
+        for place, some in by_place.items():
+            done = await _redrive_to(broker, group, some, partition=partition, place=place, cuts=known.cuts)
+            if done is None:
+                letters += some
+            else:
+                moved += done
+        if letters:
+            known = await settle_growth(broker, group.topic)  # it has grown once more meanwhile; None if it is lost
     return moved
 
 
-async def _redrive_one(broker: Broker, group: GroupName, partition: int, letter: tuple[bytes, Body], state: TopicState) -> int | None:
-    """Give one dead letter a new life where its key belongs; None if the topic has grown since `state`."""
-    dead_id, body = letter
-    place = _place(body.fields, partition, state.partitions)
+async def _redrive_to(
+    broker: Broker, group: GroupName, letters: Sequence[tuple[bytes, Body]], *, partition: int, place: int, cuts: int
+) -> int | None:
+    """Give dead letters of a partition a new life where their keys belong, all in one place; None if the topic has grown since."""
     if place == partition:
-        return await broker.do(Redrive(group, partition, [letter], state.cuts))
-    time, sequence = parse_id(body.entry_id)
+        return await broker.do(Redrive(group, partition, letters, cuts))
+    bodies = [Body(_id_elsewhere(body.entry_id, partition), body.fields, body.life) for _, body in letters]
+    drop = partial(DropTakenIn, group, partition, [dead_id for dead_id, _ in letters])
+    return await move(broker, TakeIn(group, place, bodies, cuts), drop)
+
+
+def _id_elsewhere(entry_id: bytes, partition: int) -> bytes:
+    """Return the id that a message of a partition has in another one: no other message there has it."""
+    time, sequence = parse_id(entry_id)
     if sequence < FROM_ELSEWHERE:  # else it has come from another partition before, and its id tells from which
         sequence += (partition + 1) * FROM_ELSEWHERE
-    again = Body(format_id((time, sequence)), body.fields, body.life)
-    purged, run = 0, None
-    while run != broker.run_id:  # at first, and if another server answers by now: perhaps it has forgotten that it took it in
-        run = broker.run_id
-        if await broker.do(TakeIn(group, place, [again], state.cuts)) is None:
-            return None
-        purged += await broker.do(Purge(group, partition, [dead_id]))
-    return purged
+    return format_id((time, sequence))
+
+
+async def move(
+    broker: Broker, put: PartitionStep[str | None] | ShareStep[str | None], drop: Callable[[str], Step[int | None]]
+) -> int | None:
+    """Put messages into another partition, and drop them where they were once they are safe there (G8).
+
+    No process and no server that ends meanwhile takes a message with it. A drop is refused by another run of a server than the one that
+    put: after a failover it may have forgotten that. In a cluster another server may keep the old place for good: then a replica has to
+    have them at the new place first. If this is interrupted, they may be in both places. It can be repeated.
+
+    Args:
+        broker: the broker to ask.
+        put: puts them there.
+        drop: given the run of the server that put them, returns the step that drops them.
+
+    Returns:
+        How many were dropped; None if the topic has grown since their place was chosen: then nothing was done.
+    """
+    while (run := await broker.do(put)) is not None:
+        dropped = await broker.do(drop(run))
+        if dropped is None and await broker.do(ReplicateRun(*put.place, run, _replicated_within())):
+            dropped = await broker.do(drop(""))
+        if dropped is not None:
+            return dropped
+    return None
 
 
 def _place(fields: Sequence[bytes], partition: int, partitions: int) -> int:
@@ -197,7 +232,7 @@ async def _complete(broker: Broker, topic: str, state: TopicState, history: tupl
         if furthest != history:
             history = furthest  # others have cut some streams for a greater count: all publish that one (G2)
             continue
-        within = min(REPLICATED_WITHIN, (time_is_up_at() - current_environment().monotonic()) / 2)
+        within = _replicated_within()
         replicated = await broker.do(Replicate(topic, old, history, within))
         if broker.run_id == run:
             break
@@ -211,6 +246,10 @@ async def _complete(broker: Broker, topic: str, state: TopicState, history: tupl
             within,
         )
     await broker.do(Publish(topic, state.generation, history))
+
+
+def _replicated_within() -> float:
+    return min(REPLICATED_WITHIN, (time_is_up_at() - current_environment().monotonic()) / 2)
 
 
 async def _seals(broker: Broker, topic: str, partitions: int, cuts: int) -> list[tuple[int, ...]]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from redisaq.brokers.growth import settle_growth
-from redisaq.brokers.steps import Broker
-from redisaq.brokers.steps.growing import Adopt, SetSwept
-from redisaq.brokers.steps.messages import CancelDelayed, ListDelayed, Scheduled
+from redisaq.brokers.growth import move, settle_growth
+from redisaq.brokers.steps.growing import Adopt, DropAdopted, SetSwept
+from redisaq.brokers.steps.messages import ListDelayed, Scheduled
 from redisaq.consuming.contact import insist
 from redisaq.consuming.context import Surroundings
 from redisaq.core.partitioner import partition_for
@@ -37,27 +36,13 @@ async def sweep(around: Surroundings, partition: int) -> None:
             if row.body is not None and place is not None and place != partition:
                 misplaced.setdefault(place, []).append((row.id, row.score, row.body))
         for place, rows in sorted(misplaced.items()):
-            move = partial(_move, broker, Adopt(topic, place, partition, rows, state.cuts), partition)
-            if not await insist(move, around.environment):
+            put, drop = Adopt(topic, place, partition, rows, state.cuts), partial(DropAdopted, topic, partition, [row[0] for row in rows])
+            if await insist(partial(move, broker, put, drop), around.environment) is None:
                 return  # it has grown once more meanwhile: this is asked for again
         if not page.rows:
             break
         last = page.rows[-1]
     await insist(partial(broker.do, SetSwept(topic, partition, state.cuts)), around.environment)
-
-
-async def _move(broker: Broker, adopt: Adopt, partition: int) -> bool:
-    """Let messages be adopted, and remove them here; False if they have to be placed again.
-
-    If the removal breaks, or another server answers it, both are repeated: that server may have forgotten that it adopted them.
-    """
-    run = None
-    while run != broker.run_id:
-        run = broker.run_id
-        if not await broker.do(adopt):
-            return False
-        await broker.do_each([CancelDelayed(adopt.topic, partition, msg_id) for msg_id, _, _ in adopt.rows])
-    return True
 
 
 def _place_of(body: bytes | None, partitions: int) -> int | None:

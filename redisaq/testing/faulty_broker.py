@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import anyio
 
@@ -19,6 +19,7 @@ from redisaq.brokers.memory.reader import MemoryDoorbell
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.administration import END, Seek
+from redisaq.brokers.steps.growing import ReplicateRun
 from redisaq.brokers.steps.leases import Install, Installed
 from redisaq.brokers.steps.settling import Acknowledge, Resolve
 from redisaq.brokers.terms import Doorbell, GroupName, RawEntry, Reader, ReaderMark
@@ -132,6 +133,8 @@ class FaultyBroker(MemoryBroker):
         if connection is None or connection.broken:
             connection = self._connections[node] = self._network.connect(owner.name, node)
         answer = await self._network.call(connection, name, step, befalls, self._limits())
+        if name == ReplicateRun.name:
+            await self._network.replicated(node)
         if self._confirmed:
             await self._network.confirm(connection, reads=name in READS)
         return answer
@@ -162,6 +165,8 @@ class FaultyBroker(MemoryBroker):
         before = _position(store, step)
         answer = super()._carry_out(store, step)
         self._tell(store, step, answer, before)
+        if isinstance(step, ReplicateRun):
+            return cast("R", answer and not self._network.lags(self.store.node_of(step.place)))
         return answer
 
     def _tell(self, store: MemoryStore, step: Step[Any], answer: Any, before: EntryId) -> None:  # noqa: ANN401 -- of whatever class the step is

@@ -457,6 +457,11 @@ class Network:
             raise connection.failure(self.store.url, connection.broken, maybe_executed=True)
         raise ConnectionFailed(self.store.url, "no replica has confirmed it", maybe_executed=True)
 
+    async def replicated(self, node: int) -> None:
+        """Wait for as long as one does that asks whether a replica has what a node has, and gets no answer (G8)."""
+        if self.lags(node):
+            await anyio.sleep(CONFIRM_WITHIN)
+
     def hang_up(self, connection: Connection, step: Callable[[MemoryStore], Any], after: float = 0.0) -> None:
         """Let the server see that the connection was closed, after everything that was sent before."""
         self._readers.pop(connection, None)

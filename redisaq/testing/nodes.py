@@ -70,6 +70,10 @@ class Nodes(MemoryStore):
         """Kill those of these connections whose run is a node's present one (C4)."""
         return self._kill([mark for mark in marks if mark.run_id in self.runs])
 
+    def run_of(self, place: Place) -> str:
+        """Return the run of the partition's node."""
+        return self.runs[self.node_of(place)]
+
     def now_at(self, place: Place) -> int:
         """Return the time of the partition's node."""
         return self.now() - round(self.behind.get(self.node_of(place), 0.0) * 1_000_000)

@@ -82,12 +82,18 @@ async def test_a_key_that_moved_waits_for_its_earlier_messages() -> None:
         assert waits is not None
         assert (waits.partition, waits.messages) == (0, 1)
         assert (await admin.topic("jobs")).history == (1, 4)
-        assert [one.waiting_for for one in consumer.statistics().partitions] == [None, 0, 0, 0]
+        partitions = consumer.statistics().partitions
+        assert [one.waiting_for for one in partitions] == [None, 0, 0, 0]
+        assert [one.waiting_for_messages for one in partitions] == [None, 1, 1, 1]
+        assert partitions[0].waited is None
+        assert all(70.0 < (one.waited or 0.0) < 80.0 for one in partitions[1:])
+        assert waits.since.timestamp() == pytest.approx(store_of(url).topics["jobs"].grown / 1000)
         handling.held["first"].set()
         await until(lambda: len(handling.seen) == 2)
         assert handling.seen == ["first", "second"]
         await until(lambda: len(handling.told(events.PartitionOpened)) == 3)
         assert (await admin.group("jobs", "default_group")).partitions[NEW].waits is None
+        assert {(one.waiting_for, one.waiting_for_messages, one.waited) for one in consumer.statistics().partitions} == {(None, None, None)}
         await consumer.stop()
 
 
@@ -303,7 +309,7 @@ async def test_what_is_delayed_stays_where_it_is_until_it_was_adopted(monkeypatc
     async def adopt(step: Adopt, do: Do) -> Any:
         nonlocal asked
         asked += 1
-        return False if asked == 1 else await do(step)
+        return None if asked == 1 else await do(step)
 
     async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
         await producer.enqueue("late", key=MOVED, delay=20.0)
@@ -368,7 +374,7 @@ async def test_a_sweep_that_breaks_begins_with_the_adoption() -> None:
 
     async def before(name: str) -> None:
         nonlocal broken
-        if name == "cancel_delayed" and not broken:
+        if name == "drop_adopted" and not broken:
             broken = True
             store_of(url).forget_partition("jobs", NEW)
             raise ConnectionFailed(url, "the server failed over", maybe_executed=True)
@@ -492,6 +498,46 @@ async def test_a_group_that_had_no_member_while_the_topic_grew() -> None:
         await consumer_of(url, other, group_name="other").process(other, until_empty=True)
         assert other.seen == ["before", "first", "second"]
         assert not handling.told(events.GroupLost)
+
+
+async def test_a_new_group_at_the_end_of_a_grown_topic_waits_for_nothing() -> None:
+    """G6: it begins behind every cut. Nothing from before is handled."""
+    url, handling = fresh_url(), Handling()
+    consumer = consumer_of(url, handling, start="latest")
+    async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+        await producer.enqueue("before", key=MOVED)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("between", key=MOVED)
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: len(handling.told(events.PartitionOpened)) == 3)
+        assert all(one.waited < 1.0 for one in handling.told(events.PartitionOpened))
+        await producer.enqueue("after", key=MOVED)
+        await until(lambda: handling.seen)
+        assert handling.seen == ["after"]
+        await consumer.stop()
+
+
+async def test_until_empty_includes_what_waits_behind_a_barrier() -> None:
+    """G4: the topic grows while it works; it ends when the new partitions, too, are worked off."""
+    url, handling = fresh_url(), Handling()
+    handling.held["first"] = anyio.Event()
+    async with Producer("jobs", url) as producer, anyio.create_task_group() as tasks:
+        await producer.enqueue("first", key=MOVED)
+        ended = anyio.Event()
+
+        async def work() -> None:
+            await consumer_of(url, handling).process(handling, until_empty=True)
+            ended.set()
+
+        tasks.start_soon(work)
+        await until(lambda: handling.seen)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("second", key=MOVED)
+        await anyio.sleep(20.0)
+        assert not ended.is_set()
+        handling.held["first"].set()
+        await until(ended.is_set)
+        assert handling.seen == ["first", "second"]
 
 
 async def test_an_announced_growth_is_completed_by_a_consumer() -> None:

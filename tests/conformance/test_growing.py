@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import anyio
@@ -9,7 +10,6 @@ import msgspec
 import pytest
 
 from redisaq.brokers.growth import complete_announced, make_or_grow, publish_again, redrive, settle_growth
-from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps import Broker, Step
 from redisaq.brokers.steps.administration import END, START, DropGroup, Seek, ViewPartition
 from redisaq.brokers.steps.coordination import make_groups
@@ -17,6 +17,8 @@ from redisaq.brokers.steps.growing import (
     Adopt,
     Announce,
     CloseBarrier,
+    DropAdopted,
+    DropTakenIn,
     NameStream,
     OpenBarrier,
     Passed,
@@ -25,6 +27,7 @@ from redisaq.brokers.steps.growing import (
     ReadPassed,
     ReadSeal,
     Replicate,
+    ReplicateRun,
     SetSwept,
     TakeIn,
 )
@@ -32,7 +35,7 @@ from redisaq.brokers.steps.leases import Claim, Install, Release, RemakeGroup
 from redisaq.brokers.steps.messages import ListDelayed
 from redisaq.brokers.steps.producing import SEALED, AppendOnce, Delay, Delayed, Find, ReadAnchor, ReadBacklog, ReadMark
 from redisaq.brokers.steps.retention import ReadKeeping, Trim
-from redisaq.brokers.steps.retrying import Purge, ReadDead, Redrive, TakeDue
+from redisaq.brokers.steps.retrying import ReadDead, Redrive, TakeDue
 from redisaq.brokers.steps.settling import Acknowledge, Resolve
 from redisaq.brokers.steps.topics import RENAMED, MakeTopic, ReadTopic, TopicState
 from redisaq.brokers.terms import GroupName
@@ -376,7 +379,7 @@ async def test_delayed_messages_wait_for_a_sweep(a: Broker, b: Broker, group: Gr
     page = await a.do(ListDelayed(group.topic, 0, None, 10))
     rows = [(row.id, row.score, row.body or b"") for row in page.rows]
     for _ in range(2):
-        assert await a.do(Adopt(group.topic, 4, 0, rows, 1)) is True
+        assert await a.do(Adopt(group.topic, 4, 0, rows, 1))
         await make_groups(a, group, [4], latest=False)
         await a.do(SetSwept(group.topic, 4, 1))
         await a.do(Install(group, 4, 1, "A", foreign=True))
@@ -446,7 +449,7 @@ async def test_what_was_placed_before_one_more_growth_is_not_taken_over(a: Broke
     (one,) = await deliver(a, group, 0, owned, "A")
     await a.do(Resolve(group, 0, owned, [Resolution("stream", "dead", Body(one, (b"i", b"1", b"k", b"c")))], dead_maxlen=None))
     await make_or_grow(b, group.topic, 64)
-    assert await a.do(Adopt(group.topic, 4, 0, [(b"m", b"1", b"")], state.cuts)) is False
+    assert await a.do(Adopt(group.topic, 4, 0, [(b"m", b"1", b"")], state.cuts)) is None
     assert await a.do(TakeIn(group, 4, [Body(b"7-%d" % (1 << 40), (b"i", b"m"))], state.cuts)) is None
     assert (await a.do(ListDelayed(group.topic, 4, None, 10))).rows == ()
     place, former = partition_for(b"c", 64), partition_for(b"c", 5)
@@ -456,34 +459,84 @@ async def test_what_was_placed_before_one_more_growth_is_not_taken_over(a: Broke
     assert len((await a.do(TakeDue(group, place, 1, count=10))).retries) == 1
 
 
-async def test_a_failover_between_taking_in_and_removing_loses_no_dead_letter(group: GroupName) -> None:
-    """G8: the server that removes it has forgotten that it took it in."""
+async def _dead_letter(broker: Broker, group: GroupName, owned: int, key: bytes) -> None:
+    """Let a message with this key die in partition 0."""
+    await append(broker, group.topic, 0, b"1")
+    (one,) = await deliver(broker, group, 0, owned, "A")
+    letter = Resolution("stream", "dead", Body(one, (b"i", b"1", b"k", key)))
+    await broker.do(Resolve(group, 0, owned, [letter], dead_maxlen=None))
 
-    class FailsOver(MemoryBroker):
-        failovers = 0
 
-        async def do(self, step: Step[Any]) -> Any:
-            if isinstance(step, Purge) and not self.failovers:
-                self.failovers += 1
-                self.store.forget_partition(group.topic, place)
-                self.store.restart()
-            return await super().do(step)
+async def test_what_moves_is_dropped_by_the_run_that_has_it_elsewhere_and_by_no_other(
+    a: Broker, b: Broker, group: GroupName, owned: int
+) -> None:
+    """G8: another one may have forgotten that it took it in."""
+    await _dead_letter(a, group, owned, b"c")
+    assert await a.do(Delay(group.topic, 0, [Delayed(0, b"%d" % number, 1 << 50, [b"i", b"%d" % number]) for number in range(3)]))
+    state = await make_or_grow(b, group.topic, 64)
+    rows = [(row.id, row.score, row.body or b"") for row in (await a.do(ListDelayed(group.topic, 0, None, 10))).rows]
+    (letter,) = await a.do(ReadDead(group, 0, b"", 10))
+    taken_in = TakeIn(group, 0, [Body(b"7-%d" % (1 << 40), (b"i", b"m"))], state.cuts)
+    run = await a.do(Adopt(group.topic, 0, 4, rows[:1], state.cuts))
+    assert run == await b.do(taken_in), "one server"
+    assert run is not None
+    assert await b.do(DropAdopted(group.topic, 0, [b"0"], "another")) is None
+    assert await b.do(DropTakenIn(group, 0, [letter.dead_id], "another")) is None
+    assert len((await a.do(ListDelayed(group.topic, 0, None, 10))).rows) == 3
+    assert await b.do(DropAdopted(group.topic, 0, [b"0", b"9"], run)) == 1
+    assert await b.do(DropAdopted(group.topic, 0, [b"0", b"1"], "")) == 1
+    assert [row.id for row in (await a.do(ListDelayed(group.topic, 0, None, 10))).rows] == [b"2"]
+    assert await b.do(DropTakenIn(group, 0, [letter.dead_id, b"1-1"], run)) == 1
+    assert await b.do(DropTakenIn(group, 0, [letter.dead_id], "")) == 0
+    assert await b.do(ReplicateRun(group.topic, 0, run, 0.1))
+    assert not await b.do(ReplicateRun(group.topic, 0, "another", 0.1))
 
-    broker = FailsOver("conformance", "fails-over")
-    await broker.do(MakeTopic(group.topic, 2))
-    await make_groups(broker, group, [0, 1], latest=False)
-    await broker.do(Install(group, 0, 1, "A", foreign=True))
-    (one,) = await append(broker, group.topic, 0, b"1")
-    await deliver(broker, group, 0, 1, "A")
-    await broker.do(Resolve(group, 0, 1, [Resolution("stream", "dead", Body(one, (b"i", b"1", b"k", b"c")))], dead_maxlen=None))
-    state = await make_or_grow(broker, group.topic, 64)
-    place = partition_for(b"c", 64)
-    assert place != 0
-    assert await redrive(broker, group, 0, None, 10, state=state) == 1
-    assert broker.failovers == 1
-    assert await broker.do(ReadDead(group, 0, b"", 10)) == []
-    await broker.do(Install(group, place, 1, "A", foreign=True))
-    assert len((await broker.do(TakeDue(group, place, 1, count=10))).retries) == 1
+
+class Dies(Exception):
+    """The process ends."""
+
+
+class Dying:
+    """A broker of a process that ends before or after a step: before the first, after it, before the second, ..."""
+
+    def __init__(self, broker: Broker, moment: int) -> None:
+        """End at this moment, counted from 1."""
+        self._broker = broker
+        self._left = moment
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    def _live(self) -> None:
+        self._left -= 1
+        if not self._left:
+            raise Dies
+
+    async def do(self, step: Step[Any]) -> Any:
+        """Do one step, or end."""
+        self._live()
+        answer = await self._broker.do(step)
+        self._live()
+        return answer
+
+
+async def test_a_redrive_that_ends_before_or_after_any_step_is_repeated(a: Broker, group: GroupName, owned: int) -> None:
+    """G8: whoever comes next completes it. What was already put elsewhere is there once."""
+    state = await make_or_grow(a, group.topic, 64)
+    place, moment = partition_for(b"c", 64), 0
+    await a.do(Install(group, place, 1, "A", foreign=True))
+    while True:
+        moment += 1
+        await _dead_letter(a, group, owned, b"c")
+        with contextlib.suppress(Dies):
+            dying: Any = Dying(a, moment)
+            assert await redrive(dying, group, 0, None, 10, state=state) == 1
+            break
+        assert await redrive(a, group, 0, None, 10, state=state) <= 1
+        assert await a.do(ReadDead(group, 0, b"", 10)) == []
+        (retry,) = (await a.do(TakeDue(group, place, 1, count=10))).retries
+        await a.do(Resolve(group, place, 1, [Resolution("retry", "done", retry)], dead_maxlen=None))
+    assert moment > 6, "it reads, puts and drops"
 
 
 async def test_what_was_redriven_from_elsewhere_is_waited_for(a: Broker, group: GroupName, owned: int) -> None:
@@ -491,7 +544,7 @@ async def test_what_was_redriven_from_elsewhere_is_waited_for(a: Broker, group: 
     await make_or_grow(a, group.topic, 5)
     await make_groups(a, group, [3], latest=False)
     elsewhere = Body(b"7-%d" % (1 << 40), (b"i", b"m"))
-    assert await a.do(TakeIn(group, 3, [elsewhere], 1)) == 1
+    assert await a.do(TakeIn(group, 3, [elsewhere], 1))
     await make_or_grow(a, group.topic, 8)
     assert await a.do(ReadPassed(group, 3, 2)) == Passed(done=False, waiting=1, oldest=elsewhere.entry_id)
 

@@ -14,7 +14,7 @@ from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.coordination import Commit
-from redisaq.brokers.steps.growing import NameStream, Replicate
+from redisaq.brokers.steps.growing import NameStream, Replicate, ReplicateRun
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.producing import Confirm
 from redisaq.brokers.steps.topics import MakeTopic
@@ -284,8 +284,13 @@ async def test_a_connection_that_waits_for_a_replica_is_not_taken_for_a_silent_o
     broker = RedisBroker(Link(parse_address(master.url), silence=0.3), namespace)
     await broker.do(MakeTopic("jobs", 1))
     await broker.do_each([NameStream("jobs", partition, (1, 2)) for partition in (1, 0)])
+    before = waits(master)
+    assert await broker.do(ReplicateRun("jobs", 0, broker.run_id, 30.0))
+    assert waits(master) > before
+    assert not await broker.do(ReplicateRun("jobs", 0, "another", 30.0)), "G8: it may not have what the other one has"
     freeze(pair)
     assert not await broker.do(Replicate("jobs", 1, (1, 2), 0.9)), "G7: none has confirmed it"
+    assert not await broker.do(ReplicateRun("jobs", 0, broker.run_id, 0.9)), "G8: none has confirmed it"
     await broker.close()
 
 

@@ -20,7 +20,7 @@ from redisaq.brokers.redis.rights import access_rules, called_by
 from redisaq.brokers.redis.scripts import SCRIPTS
 from redisaq.brokers.steps.administration import START, Disband, DropGroup, Note, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
 from redisaq.brokers.steps.coordination import Heartbeat, Wait, Watch, make_groups
-from redisaq.brokers.steps.growing import Adopt, Announce, NameStream, OpenBarrier, Publish, ReadPassed, TakeIn
+from redisaq.brokers.steps.growing import Adopt, Announce, DropAdopted, DropTakenIn, NameStream, OpenBarrier, Publish, ReadPassed, TakeIn
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.messages import (
     CancelDelayed,
@@ -210,6 +210,8 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "passed": (lambda s: s.broker.do(ReadPassed(GROUP, 0, 0)), ("passed",)),
     "open_barrier": (lambda s: s.broker.do(OpenBarrier(GROUP, 0, 1, 1)), ("open_barrier",)),
     "take_in": (lambda s: s.broker.do(TakeIn(GROUP, 0, [Body(b"7-1099511627776", (b"i", b"m"))], 0)), ("take_in",)),
+    "drop_taken_in": (lambda s: s.broker.do(DropTakenIn(GROUP, 0, [b"1-1"], "")), ("drop_taken_in",)),
+    "drop_adopted": (lambda s: s.broker.do(DropAdopted("orders", 0, [b"p-9"], "")), ("drop_adopted",)),
     "adopt": (lambda s: s.broker.do(Adopt("orders", 0, 1, [(b"m", b"1", b"")], 0)), ("adopt",)),
     "make_groups": (lambda s: make_groups(s.broker, GroupName("orders", "new"), [0], latest=False), ("make_group",)),
     "heartbeat": (lambda s: s.broker.do(Heartbeat(GROUP, "A", 60.0, "")), ("heartbeat",)),

@@ -15,6 +15,8 @@ from redisaq.brokers.steps.growing import (
     Adopt,
     Announce,
     CloseBarrier,
+    DropAdopted,
+    DropTakenIn,
     NameStream,
     OpenBarrier,
     Passed,
@@ -23,6 +25,7 @@ from redisaq.brokers.steps.growing import (
     ReadPassed,
     ReadSeal,
     Replicate,
+    ReplicateRun,
     SetSwept,
     TakeIn,
 )
@@ -122,10 +125,10 @@ def close_barrier(store: MemoryStore, step: CloseBarrier) -> None:
 
 
 @does(Adopt)
-def adopt(store: MemoryStore, step: Adopt) -> bool:
+def adopt(store: MemoryStore, step: Adopt) -> str | None:
     """Take over delayed messages (G8)."""
     if store.naming(step.place).number > step.cuts:
-        return False
+        return None
     delayed, adopted = store.delayed.setdefault(step.place, {}), store.adopted.setdefault(step.place, set())
     earliest = min((due for due, _ in delayed.values()), default=None)
     for msg_id, due, body in step.rows:
@@ -134,18 +137,40 @@ def adopt(store: MemoryStore, step: Adopt) -> bool:
             delayed.setdefault(msg_id, (int(float(due)), body))
     if delayed and (earliest is None or min(due for due, _ in delayed.values()) < earliest):
         store.ring(step.place)
-    return True
+    return store.run_of(step.place)
 
 
 @does(TakeIn)
-def take_in(store: MemoryStore, step: TakeIn) -> int | None:
+def take_in(store: MemoryStore, step: TakeIn) -> str | None:
     """Take in dead letters (G8)."""
     if store.naming(step.place).number > step.cuts:
         return None
-    new = store.shelf(step.group, step.partition).take_in(step.bodies, store.now())
-    if new:
+    if store.shelf(step.group, step.partition).take_in(step.bodies, store.now()):
         store.ring(step.place)
-    return new
+    return store.run_of(step.place)
+
+
+@does(DropAdopted)
+def drop_adopted(store: MemoryStore, step: DropAdopted) -> int | None:
+    """Drop what was adopted elsewhere (G8)."""
+    if step.run not in ("", store.run_of(step.place)):
+        return None
+    delayed = store.delayed.get(step.place, {})
+    return sum(delayed.pop(msg_id, None) is not None for msg_id in step.ids)
+
+
+@does(DropTakenIn)
+def drop_taken_in(store: MemoryStore, step: DropTakenIn) -> int | None:
+    """Drop what was taken in elsewhere (G8)."""
+    if step.run not in ("", store.run_of(step.place)):
+        return None
+    return store.shelf(step.group, step.partition).purge(step.ids)
+
+
+@does(ReplicateRun)
+def replicate_run(store: MemoryStore, step: ReplicateRun) -> bool:
+    """Wait for nothing: a store has no replica."""
+    return store.run_of(step.place) == step.run
 
 
 @does(SetSwept)

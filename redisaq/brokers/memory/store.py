@@ -69,6 +69,11 @@ class MemoryStore(Holdings):
         del place
         return self.now()
 
+    def run_of(self, place: Place) -> str:
+        """Return the run of the server that keeps a partition."""
+        del place
+        return self.run_id
+
     @property
     def blocked_reads(self) -> int:
         """How many reads wait for an entry."""

@@ -45,7 +45,7 @@ FAMILIES = (
 """Importing each of these registers the functions that do its steps."""
 
 Placed = Delay | AppendOnce | Adopt | TakeIn | Redrive
-PLACED: Mapping[type[Placed], object] = {Delay: False, AppendOnce: SEALED, Adopt: False, TakeIn: None, Redrive: None}
+PLACED: Mapping[type[Placed], object] = {Delay: False, AppendOnce: SEALED, Adopt: None, TakeIn: None, Redrive: None}
 """Steps with messages that were placed before; and their answers where the stream was cut since."""
 
 R = TypeVar("R")

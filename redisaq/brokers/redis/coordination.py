@@ -23,8 +23,8 @@ from redisaq.core.running import Report, encode_report, read_report
 from redisaq.core.waiting import STAYS, TURN, Room, encode_newcomer, is_burst, read_newcomers
 
 MAKE_GROUP = Script("make_group", keys=1, begins_with=("facts", "stand"))
-HEARTBEAT = Script("heartbeat", keys=5, begins_with=("whole", "topic", "deltas"))
-COMMIT = Script("commit", keys=5, begins_with=("whole", "note", "deltas"))
+HEARTBEAT = Script("heartbeat", keys=5, begins_with=("whole", "topic", "deltas", "this_run"))
+COMMIT = Script("commit", keys=5, begins_with=("whole", "note", "deltas", "this_run"))
 WAIT = Script("wait", keys=3, begins_with=("whole",))
 WATCH = Script("watch", keys=1)
 

@@ -14,6 +14,8 @@ from redisaq.brokers.steps.growing import (
     Adopt,
     Announce,
     CloseBarrier,
+    DropAdopted,
+    DropTakenIn,
     NameStream,
     OpenBarrier,
     Passed,
@@ -22,6 +24,7 @@ from redisaq.brokers.steps.growing import (
     ReadPassed,
     ReadSeal,
     Replicate,
+    ReplicateRun,
     SetSwept,
     TakeIn,
 )
@@ -35,8 +38,10 @@ ANNOUNCE = Script("announce", keys=1, begins_with=("whole", "topic"))
 PUBLISH = Script("publish", keys=1, begins_with=("whole", "topic"))
 PASSED = Script("passed", keys=3, begins_with=("facts", "above"))
 OPEN_BARRIER = Script("open_barrier", keys=1)
-ADOPT = Script("adopt", keys=4)
-TAKE_IN = Script("take_in", keys=4, begins_with=("whole",))
+ADOPT = Script("adopt", keys=4, begins_with=("this_run",))
+TAKE_IN = Script("take_in", keys=4, begins_with=("whole", "this_run"))
+DROP_ADOPTED = Script("drop_adopted", keys=2, begins_with=("this_run",))
+DROP_TAKEN_IN = Script("drop_taken_in", keys=1, begins_with=("this_run",))
 
 WAIT_AT_ONCE = 1.0
 """Seconds for which one WAIT blocks its connection at most: a server that is silent meanwhile is noticed soon after."""
@@ -94,18 +99,23 @@ async def _is_replicated(node: Caller, step: Replicate, keys: Keys, until: float
     try:
         if not await _written_again(connection, step, keys):
             return True
-        clock = current_environment().monotonic
-        while True:
-            block = max(0.001, min(WAIT_AT_ONCE, until - clock()))
-            confirmed = checked(await connection.read((b"WAIT", 1, round(block * 1000)), block=block), connection)
-            if int(confirmed) > 0 or clock() >= until:
-                return int(confirmed) > 0
+        return await _is_confirmed(connection, until)
     except ServerError as error:
         if not error.forbidden:
             raise
         return False  # access rules forbid it
     finally:
         connection.abort()
+
+
+async def _is_confirmed(connection: ReadingConnection, until: float) -> bool:
+    """Wait until a replica has what the connection has written, or the time is up."""
+    clock = current_environment().monotonic
+    while True:
+        block = max(0.001, min(WAIT_AT_ONCE, until - clock()))
+        confirmed = checked(await connection.read((b"WAIT", 1, round(block * 1000)), block=block), connection)
+        if int(confirmed) > 0 or clock() >= until:
+            return int(confirmed) > 0
 
 
 async def _written_again(connection: ReadingConnection, step: Replicate, keys: Keys) -> bool:
@@ -117,6 +127,29 @@ async def _written_again(connection: ReadingConnection, step: Replicate, keys: K
             checked(reply, connection)
             return True
     return False
+
+
+@commands(ReplicateRun)
+async def replicate_run(step: ReplicateRun, link: Caller, keys: Keys) -> bool:
+    """Wait for a replica of the partition's server (G8).
+
+    This is a sequence because a script may not wait. WAIT waits for what its connection has written, so the doorbell is rung first.
+    """
+    until = current_environment().monotonic() + step.within
+    connection = await link.open_reading(keys.stream(step.topic, step.partition))
+    try:
+        if connection.run_id != step.run:
+            return False
+        if not await _has_replicas(connection):
+            return True
+        await connection.call((b"SPUBLISH", keys.partition_doorbell(step.topic, step.partition), b""))
+        return await _is_confirmed(connection, until)
+    except ServerError as error:
+        if not error.forbidden:
+            raise
+        return True
+    finally:
+        connection.abort()
 
 
 @command(Publish)
@@ -158,7 +191,7 @@ def close_barrier(step: CloseBarrier, keys: Keys) -> Asked[None]:
 
 
 @command(Adopt)
-def adopt(step: Adopt, keys: Keys) -> Asked[bool]:
+def adopt(step: Adopt, keys: Keys) -> Asked[str | None]:
     """Take over delayed messages (G8)."""
     topic, partition = step.topic, step.partition
     words: list[Argument] = [keys.stream(topic, partition, step.cuts), keys.adopted(topic, partition)]
@@ -166,18 +199,31 @@ def adopt(step: Adopt, keys: Keys) -> Asked[bool]:
     words += [keys.partition_doorbell(topic, partition), step.origin, ADOPTED_FOR]
     for message in step.rows:
         words += message
-    return ADOPT(*words), lambda _: True
+    return ADOPT(*words), bytes.decode
 
 
 @command(TakeIn)
-def take_in(step: TakeIn, keys: Keys) -> Asked[int | None]:
+def take_in(step: TakeIn, keys: Keys) -> Asked[str | None]:
     """Take in dead letters (G8)."""
     share, doorbell = keys.of_partition(step.group, step.partition), keys.partition_doorbell(step.group.topic, step.partition)
     stream = keys.stream(step.group.topic, step.partition, step.cuts)
     words: list[Argument] = [stream, share.retry, share.retry_bodies, share.lease, doorbell]
     for body in step.bodies:
         words += [body.entry_id, encode_retry(body)]
-    return TAKE_IN(*words), int
+    return TAKE_IN(*words), bytes.decode
+
+
+@command(DropAdopted)
+def drop_adopted(step: DropAdopted, keys: Keys) -> Asked[int | None]:
+    """Drop what was adopted elsewhere (G8)."""
+    delayed, bodies = keys.delayed(step.topic, step.partition), keys.delayed_bodies(step.topic, step.partition)
+    return DROP_ADOPTED(delayed, bodies, step.run, *step.ids), lambda reply: reply
+
+
+@command(DropTakenIn)
+def drop_taken_in(step: DropTakenIn, keys: Keys) -> Asked[int | None]:
+    """Drop what was taken in elsewhere (G8)."""
+    return DROP_TAKEN_IN(keys.of_partition(step.group, step.partition).dead, step.run, *step.ids), lambda reply: reply
 
 
 @command(SetSwept)

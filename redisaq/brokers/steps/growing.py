@@ -15,7 +15,7 @@ from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.records import Body
 
 __all__ = ["Adopt", "Announce", "CloseBarrier", "NameStream", "OpenBarrier", "Passed", "Publish", "ReadBarrier", "ReadPassed", "ReadSeal"]
-__all__ += ["Replicate", "SetSwept", "TakeIn"]
+__all__ += ["DropAdopted", "DropTakenIn", "Replicate", "ReplicateRun", "SetSwept", "TakeIn"]
 
 
 class Announce(TopicStep[TopicState | None], frozen=True):
@@ -128,10 +128,11 @@ class CloseBarrier(ShareStep[None], frozen=True):
     """Forget that the group has opened the partition: before a seek, after which it has to wait again (G4)."""
 
 
-class Adopt(PartitionStep[bool], frozen=True):
+class Adopt(PartitionStep[str | None], frozen=True):
     """Keep delayed messages of another partition here, each once (G8). Rings the partition's doorbell.
 
-    False, and nothing is kept, if the stream was cut since: their keys may belong elsewhere.
+    Answers the run of the server that has them now; None, and nothing is kept, if the stream was cut since: their keys may belong
+    elsewhere.
 
     Attributes:
         origin: the partition that they come from.
@@ -148,10 +149,11 @@ FROM_ELSEWHERE = 1 << 40
 """The sequence from which on an id is that of a message which was redriven from another partition: it is no entry of this stream."""
 
 
-class TakeIn(ShareStep[int | None], frozen=True):
+class TakeIn(ShareStep[str | None], frozen=True):
     """Give dead letters of another partition a new life here, due now, in this order (G8). Rings the partition's doorbell.
 
-    Those that are here already stay as they are. Answers how many were new; None, and nothing is kept, if the stream was cut since.
+    Those that are here already stay as they are. Answers the run of the server that has them now; None, and nothing is kept, if the stream
+    was cut since.
 
     Attributes:
         bodies: with ids of FROM_ELSEWHERE or above, which no entry here has.
@@ -160,6 +162,46 @@ class TakeIn(ShareStep[int | None], frozen=True):
 
     bodies: Sequence[Body]
     cuts: int
+
+
+class DropAdopted(PartitionStep[int | None], frozen=True):
+    """Drop delayed messages that another partition has adopted; return how many were there (G8).
+
+    None, and nothing is dropped, if another run of a server answers: it may have forgotten that it adopted them.
+
+    Attributes:
+        ids: their ids.
+        run: of the server that adopted them; "": any.
+    """
+
+    ids: Sequence[bytes]
+    run: str
+
+
+class DropTakenIn(ShareStep[int | None], frozen=True):
+    """Drop dead letters that another partition has taken in; return how many were there (G8). See DropAdopted.
+
+    Attributes:
+        ids: ids of dead letters.
+        run: of the server that took them in; "": any.
+    """
+
+    ids: Sequence[bytes]
+    run: str
+
+
+class ReplicateRun(PartitionStep[bool], frozen=True):
+    """Wait until a replica has what was written to the partition before, if its server has a replica (G8).
+
+    False if none did in time, or if another run of a server than `run` answers. Where access rules forbid WAIT, nothing is waited for.
+
+    Attributes:
+        run: of the server.
+        within: seconds.
+    """
+
+    run: str
+    within: float = 1.0
 
 
 class SetSwept(PartitionStep[None], frozen=True):

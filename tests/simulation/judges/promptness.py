@@ -41,7 +41,7 @@ class Promptness(Judge):
         """Find the delayed messages that have been moved into their streams."""
         del who
         store = self.court.store
-        if store is None or operation not in ("due", "delay", "append_once", "adopt", "cancel_delayed"):
+        if store is None or operation not in ("due", "delay", "append_once", "adopt", "drop_adopted", "cancel_delayed"):
             return
         now = store.now() / 1e6
         for (topic, partition), delayed in store.delayed.items():

@@ -18,7 +18,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expiry = string.format('%.0f', now + ARGV[3])
-local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local run_id = this_run()
 
 -- M7: the caller knows another server's state. Its next heartbeat extends all members and freezes the group.
 if state[1] and state[2] ~= run_id then

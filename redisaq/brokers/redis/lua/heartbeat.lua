@@ -13,7 +13,7 @@ redis.call('ZREM', KEYS[1], '')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local expiry = string.format('%.0f', now + ARGV[2])
-local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local run_id = this_run()
 local state = redis.call('HMGET', KEYS[2], 'version', 'run_id', 'born', 'frozen_until', 'paused', 'watched', 'burst')
 local version = state[1] or ''
 local document = false

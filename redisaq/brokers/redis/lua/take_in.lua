@@ -1,9 +1,10 @@
 -- Gives dead letters of another partition a new life here, due now, in the order given (G8).
 -- KEYS: stream, retry, bodies of retry, lease.
 -- ARGV: channel, then for each: the id that it has here, its new body.
--- Answers: how many were new. Their due times grow as those of redrive.lua.
+-- Answers: the run of the server. The due times of those that are new here grow as those of redrive.lua.
 
 redis.call('XLEN', KEYS[1]) -- refused if the stream was cut since their place was chosen
+local run = this_run()
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local due = now - (#ARGV - 1) / 2
@@ -29,4 +30,4 @@ if new > 0 then
     redis.call('HSET', KEYS[4], 'redriven', string.format('%.0f', due), 'again', again)
     redis.pcall('SPUBLISH', ARGV[1], '') -- a hint: its failure must not fail the step
 end
-return new
+return run

@@ -1,0 +1,115 @@
+"""Messages that move to another partition are in one of the two at every moment, whoever dies, and whichever server fails over (G8).
+
+Here every combination is played: a process ends at each step, and a replica that lags takes over before or after it. With one server, a
+replica is behind in all; in a cluster, in what one node has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from redisaq.brokers.growth import move
+from redisaq.brokers.memory.holdings import Holdings
+from redisaq.brokers.memory.registry import carry_out
+from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.growing import Adopt, DropAdopted, DropTakenIn, ReplicateRun, TakeIn
+from redisaq.brokers.terms import GroupName
+from redisaq.core.records import Body, encode_dead
+from redisaq.environment import current_environment
+from redisaq.testing.nodes import Nodes
+
+GROUP = GroupName("jobs", "billing")
+OLD, NEW = 0, 1
+MOST = 8
+"""Steps that a process does at most, and one more."""
+
+NEVER = 1 << 30
+
+
+class Dies(Exception):
+    """The process ends."""
+
+
+class Process:
+    """A broker of a process that ends before a step, at servers of which one is behind for some steps, and then fails over."""
+
+    def __init__(self, store: Nodes, *, ends: int, node: int, behind: int, fails: int) -> None:
+        """Number steps from 0; `behind` is the first that the node's replica does not hear of, `fails` the first that it answers."""
+        self.store = store
+        self.ends, self.node, self.behind, self.fails = ends, node, behind, fails
+        self.steps = 0
+        self.replica: Holdings | None = None
+
+    def happen(self) -> None:
+        """Let happen what happens before the next step."""
+        if self.steps == self.behind:
+            self.replica = self.store.copied()
+        if self.steps == self.fails and self.replica is not None:
+            if self.store.count == 1:
+                self.store.fail_over(self.replica)
+            else:
+                self.store.fail_over_node(self.node, self.replica)
+            self.replica = None
+
+    async def do(self, step: Step[Any]) -> Any:
+        """Do one step."""
+        self.happen()
+        if self.steps == self.ends:
+            raise Dies
+        self.steps += 1
+        lags = isinstance(step, ReplicateRun) and self.replica is not None and self.node in (-1, self.store.node_of(step.place))
+        return carry_out(self.store, step) and not lags if lags else carry_out(self.store, step)
+
+
+def redriven(store: MemoryStore) -> tuple[Any, Callable[[str], Any], Callable[[], tuple[int, int]]]:
+    """Let there be a dead letter; return how it is put and dropped, and what counts it at its two places."""
+    dead_id = store.shelf(GROUP, OLD).dead.append(encode_dead(Body(b"5-0", (b"i", b"m"))), 5, None)
+    put = TakeIn(GROUP, NEW, [Body(b"5-%d" % (1 << 40), (b"i", b"m"), life=1)], 0)
+    drop = partial(DropTakenIn, GROUP, OLD, [b"%d-%d" % dead_id])
+    return put, drop, lambda: (len(store.shelf(GROUP, OLD).dead), len(store.shelf(GROUP, NEW).retry))
+
+
+def swept(store: MemoryStore) -> tuple[Any, Callable[[str], Any], Callable[[], tuple[int, int]]]:
+    """Let there be a delayed message; as above."""
+    store.delayed["jobs", OLD] = {b"m": (9, b"body")}
+    put, drop = Adopt("jobs", NEW, OLD, [(b"m", b"9", b"body")], 0), partial(DropAdopted, "jobs", OLD, [b"m"])
+    return put, drop, lambda: (len(store.delayed.get(("jobs", OLD), ())), len(store.delayed.get(("jobs", NEW), ())))
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("kind", [redriven, swept])
+def test_no_end_and_no_failover_takes_a_message_with_it(kind: Callable[[MemoryStore], Any], nodes: int) -> None:
+    anyio.run(_play_all, kind, nodes)
+
+
+async def _play_all(kind: Callable[[MemoryStore], Any], nodes: int) -> None:
+    played = 0
+    for node in (-1,) if nodes == 1 else (1 + OLD, 1 + NEW):
+        for behind, fails, ends in itertools.product(range(MOST + 1), range(MOST + 2), (*range(MOST), NEVER)):
+            if behind > fails:
+                continue
+            store = Nodes("memory://moving", current_environment())
+            if nodes > 1:
+                store.spread(nodes)
+            put, drop, count = kind(store)
+            process: Any = Process(store, ends=ends, node=node, behind=behind, fails=fails)
+            with contextlib.suppress(Dies):
+                assert await move(process, put, drop) is not None
+            while process.steps < MOST + 2:  # what happens to the server later
+                process.happen()
+                process.steps += 1
+            about = f"{behind=} {fails=} {ends=} {node=}"
+            assert sum(count()) > 0, f"lost: {about}"
+            heir: Any = Process(store, ends=NEVER, node=node, behind=NEVER, fails=NEVER)
+            await move(heir, put, drop)
+            assert count() == (0, 1), f"not completed: {about}"
+            played += 1
+    assert played > 400
