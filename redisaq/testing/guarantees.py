@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from redisaq import events
 from redisaq.brokers.memory.holdings import Holdings
+from redisaq.brokers.steps.growing import FROM_ELSEWHERE
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import START, EntryId, format_id, parse_id
 from redisaq.events import Event
@@ -56,7 +57,7 @@ class Guarantees(Observer):
         excused = self._excuse(run.place)
         if not excused:  # else its acquisition may be forgotten: do not check it, and conclude nothing from it
             self._check_again(run)
-            new = (run.place, run.entry_id) not in self._begun and run.entry_id > self._in_hand.get(run.place, START)
+            new = (run.place, run.entry_id) not in self._begun and run.entry_id > self._in_hand.get(run.place, START) and not _redriven(run)
             if run.ordered and new:
                 self._check_order(run)
             self._check_key(run)
@@ -153,13 +154,18 @@ class Guarantees(Observer):
             self.record.violation(f"{run.process.name} began {run}{lane} for the first time after {format_id(first).decode()}")
 
     def _check_key(self, run: Run) -> None:
-        """Check that earlier messages of the run's key, in partitions that it came from when the topic grew, are done."""
+        """Check that no message of the run's key runs in another partition, and that its earlier ones there are done."""
         if run.message.key is None or run.process.ordering == "none" or self.record.losses:
             return
         earlier = self.record.whereabouts.of_key.get((run.group.topic, run.message.key.encode()), [])
         if len({partition for partition, _ in earlier}) < 2:  # noqa: PLR2004 -- the key has not moved
             return
-        for partition, entry_id in earlier:
+        for beside in self.record.running_elsewhere(run):
+            awake = not beside.process.suspended and beside.process.thawed_at != run.started
+            if awake and beside.message.key == run.message.key and beside.process.ordering != "none":
+                text = f"{run.process.name} began {run} while {beside.process.name} runs {beside} since {beside.started:.3f}"
+                self.record.violation(f"{text}: both have the key {run.message.key}")
+        for partition, entry_id in () if _redriven(run) else earlier:
             if (partition, entry_id) == (run.message.partition, run.entry_id):
                 break
             other = (run.group, partition), entry_id
@@ -209,6 +215,11 @@ class Guarantees(Observer):
                     if key not in self._ended and key not in self._passed and msg_id not in dropped:
                         where = f"{format_id(entry_id).decode()} of {topic}/{partition}"
                         record.violation(f"message {msg_id}, {where}, is neither done nor dead for {group.group}")
+
+
+def _redriven(run: Run) -> bool:
+    """Return whether a dead letter of another partition runs here: such messages come in the order in which they are redriven."""
+    return run.entry_id[1] >= FROM_ELSEWHERE
 
 
 def _ownership(data: Holdings, place: Place) -> object:

@@ -6,7 +6,7 @@ to the report. The record judges nothing: `guarantees` does, and so do the other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from hashlib import sha256
 from itertools import zip_longest
 from typing import Any
@@ -94,6 +94,12 @@ class Record:
     def running_in(self, place: Place) -> Sequence[Run]:
         """Return the running handlers of a partition's messages."""
         return self._running.get(place, ())
+
+    def running_elsewhere(self, run: Run) -> Iterator[Run]:
+        """Yield the runs of its group in other partitions."""
+        for place, runs in self._running.items():
+            if place[0] == run.group and place[1] != run.message.partition:
+                yield from runs
 
     def dropped(self) -> list[str]:
         """Return the messages that a group could not get, each once: they were trimmed, or lost by the server."""

@@ -17,6 +17,7 @@ from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import GroupCursor, Stream
+from redisaq.brokers.steps.growing import FROM_ELSEWHERE
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import START, EntryId, parse_id
 from redisaq.core.records import decode_dead
@@ -159,6 +160,10 @@ class Census:
             self.redriven(place, entry_id)
         held_before, held = before.pending | before.retry | before.dead, now.pending | now.retry | now.dead
         for entry_id in sorted(held - held_before - fresh):
+            partition, sequence = divmod(entry_id[1], FROM_ELSEWHERE)
+            origin = (place[0], partition - 1), (entry_id[0], sequence)
+            if entry_id in now.retry and partition and self.ended.get(origin[0], {}).get(origin[1]) == "dead":
+                continue  # G8: a dead letter of another partition was redriven to here
             self.violation(f"{show(place, entry_id)} came back, though it had been {ended.get(entry_id, 'gone')}")
         for entry_id in sorted((now.pending & (before.retry | before.dead)) | (now.retry & now.pending)):
             self.violation(f"{show(place, entry_id)} is pending again")

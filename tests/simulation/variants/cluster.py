@@ -82,7 +82,6 @@ C1 = Variant(
     changes=[Change(ClusteredBroker, "_redirected", _follows)],
     scenario=slots_move,
     harm=f"{BEHIND}|with a send_timeout",
-    directed=True,
 )
 
 # -- C2 --------------------------------------------------------------------------------------------------------------------------------
@@ -150,7 +149,6 @@ C3 = Variant(
     changes=[Change(Enqueue, "_settle", _sends_what_was_overtaken)],
     scenario=slots_move,
     harm=BEHIND,
-    directed=True,
 )
 
 # -- C4 --------------------------------------------------------------------------------------------------------------------------------
@@ -198,7 +196,6 @@ C4 = Variant(
     changes=[Change(ClusteredBroker, "_kill_at", _insists)],
     scenario=a_node_dies,
     harm="though each node had its successor",
-    directed=True,
 )
 
 C4_HELD = Variant(
@@ -249,7 +246,6 @@ C5 = Variant(
     changes=[Change(Find, "", _keeps_the_anchor)],
     scenario=a_slow_clock_takes_over,
     harm=TWICE,
-    directed=True,
 )
 
 # -- C7 --------------------------------------------------------------------------------------------------------------------------------
@@ -307,5 +303,3 @@ C7_FOUND = Variant(
     harm=LOST,
     plan=FaultPlan(lost_reply=0.3),
 )
-
-VARIANTS: Sequence[Variant] = (C1, C2, C3, C4, C4_HELD, C5, C7, C7_FOUND)

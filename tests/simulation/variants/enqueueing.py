@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import anyio
 from msgspec import structs
 
@@ -86,7 +84,4 @@ E2 = Variant(
     changes=[Change(Find, "", _guesses)],
     scenario=evidence_is_trimmed,
     harm=TWICE,
-    directed=True,
 )
-
-VARIANTS: Sequence[Variant] = (E1, E2)

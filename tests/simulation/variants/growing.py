@@ -8,22 +8,23 @@ from typing import Any
 import anyio
 from msgspec.structs import replace
 
-from redisaq import Message, RetryPolicy
+from redisaq import DeadLetter, Message, RetryPolicy
 from redisaq.brokers import growth
 from redisaq.brokers.memory.registry import FUNCTIONS, carry_out
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps import Broker
-from redisaq.brokers.steps.growing import Adopt, Announce, NameStream, Passed, Publish, ReadPassed, Replicate, SetSwept
+from redisaq.brokers.steps.growing import FROM_ELSEWHERE, Adopt, Announce, NameStream, Passed, Publish, ReadPassed, Replicate, SetSwept
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.consuming import growth_watch, member, owner as partition_owner, retry_timer
 from redisaq.consuming.context import Surroundings
+from redisaq.core.entry_ids import parse_id
 from redisaq.core.partitioner import partition_for
 from redisaq.core.records import decode_delayed
 from redisaq.producing import sender
 from redisaq.testing import Simulation
 from tests.simulation.variants.breaking import Change, Function
-from tests.simulation.variants.crowd import TOPIC, takes, topic
+from tests.simulation.variants.crowd import GROUP, TOPIC, takes, topic, until
 from tests.simulation.variants.variant import Variant
 
 OVERTAKEN = r"of that key is not done"
@@ -68,7 +69,6 @@ E6 = Variant(
     changes=[Change(MemoryStore, "append", _under_any_name)],
     scenario=two_producers,
     harm=OVERTAKEN,
-    directed=True,
 )
 
 # -- G1 --------------------------------------------------------------------------------------------------------------------------------
@@ -105,7 +105,6 @@ G1 = Variant(
     changes=[Change(Publish, "", _published_at_any_time)],
     scenario=late_grower,
     harm=r"topic orders has fewer partitions than before",
-    directed=True,
 )
 
 # -- G2 --------------------------------------------------------------------------------------------------------------------------------
@@ -136,7 +135,37 @@ G2 = Variant(
     changes=[Change(MemoryStore, "make_stream", _leaves_older_names)],
     scenario=lost_cut,
     harm=UNREAD,
-    directed=True,
+)
+
+
+def _whichever_comes_first(_original: Function) -> Function:
+    def furthest(histories: list[tuple[int, ...]]) -> tuple[int, ...]:
+        return histories[0]
+
+    return furthest
+
+
+async def lost_publication(sim: Simulation) -> None:
+    """A failover has forgotten that a count was published, and nobody is left who knew it; then a smaller count is asked for."""
+    sim.cluster(9)
+    producer = await topic(sim, 1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(sim.failover, 3.0)
+        await anyio.sleep(0.5)
+        await producer.request_partition_increase(8)
+        await _send(producer, 1)
+        await producer.close()
+    await (await topic(sim, 1)).request_partition_increase(3)
+    sim.member("a", TOPIC, takes(0.01))
+    await sim.until_quiet(timeout=60)
+
+
+G2_COUNT = Variant(
+    name="G2 count",
+    without="a grower publishes its own count, whatever the seals say",
+    changes=[Change(growth, "_furthest", _whichever_comes_first)],
+    scenario=lost_publication,
+    harm=r"is neither done nor dead",
 )
 
 # -- G3 --------------------------------------------------------------------------------------------------------------------------------
@@ -167,7 +196,6 @@ G3 = Variant(
     changes=[Change(sender, "settle_growth", _leaves_it)],
     scenario=grower_died,
     harm=r"the scenario ended with ConnectionFailed",
-    directed=True,
 )
 
 # -- G4 --------------------------------------------------------------------------------------------------------------------------------
@@ -196,7 +224,6 @@ G4 = Variant(
     changes=[Change(partition_owner, "birth", _born_at_once)],
     scenario=slow_group,
     harm=OVERTAKEN,
-    directed=True,
 )
 
 # -- G5 --------------------------------------------------------------------------------------------------------------------------------
@@ -236,7 +263,51 @@ G5 = Variant(
     changes=[Change(ReadPassed, "", _counts_no_retries)],
     scenario=first_runs_fail,
     harm=OVERTAKEN,
-    directed=True,
+)
+
+
+def _counts_no_strangers(original: Function) -> Function:
+    def read_passed(store: MemoryStore, step: ReadPassed) -> Passed:
+        shelf = store.shelf(step.group, step.partition)
+        retry, shelf.retry = shelf.retry, {one: kept for one, kept in shelf.retry.items() if parse_id(one)[1] < FROM_ELSEWHERE}
+        passed: Passed = original(store, step)
+        shelf.retry = retry
+        return passed
+
+    return read_passed
+
+
+async def redriven_elsewhere(sim: Simulation) -> None:
+    """A dead letter is redriven into a new partition, and runs there while the topic grows once more, and its key moves on."""
+    key = next(f"k{number}" for number in range(200) if len({partition_for(f"k{number}", count) for count in (1, 3, 5)}) == 3)
+    runs = 0
+
+    async def handle(_message: Message[Any]) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise DeadLetter("the first time")
+        await anyio.sleep(8.0 if runs == 2 else 0.01)
+
+    producer = await topic(sim, 1)
+    sim.member("a", TOPIC, handle)
+    await producer.enqueue({}, key=key)
+    await until(lambda: len(sim.store.shelf(GROUP, 0).dead) == 1)
+    await producer.request_partition_increase(3)
+    async with sim.admin() as admin:
+        await admin.redrive(TOPIC, GROUP.group)
+    await until(lambda: runs == 2)
+    await producer.request_partition_increase(5)
+    await producer.enqueue({}, key=key)
+    await sim.until_quiet()
+
+
+G5_REDRIVEN = Variant(
+    name="G5 redriven",
+    without="what was redriven from another partition does not keep a new one waiting",
+    changes=[Change(ReadPassed, "", _counts_no_strangers)],
+    scenario=redriven_elsewhere,
+    harm=r"both have the key",
 )
 
 # -- G6 --------------------------------------------------------------------------------------------------------------------------------
@@ -268,7 +339,6 @@ G6 = Variant(
     changes=[Change(member, "make_groups", _begins_at_the_end)],
     scenario=nobody_there,
     harm=r"is neither done nor dead",
-    directed=True,
 )
 
 # -- G7 --------------------------------------------------------------------------------------------------------------------------------
@@ -302,7 +372,6 @@ G7 = Variant(
     changes=[Change(growth, "_complete", _publishes_first), Change(ReadPassed, "", _passes_without_a_cut)],
     scenario=two_producers,
     harm=OVERTAKEN,
-    directed=True,
 )
 
 # -- G8 --------------------------------------------------------------------------------------------------------------------------------
@@ -335,7 +404,6 @@ G8_SWEEP = Variant(
     changes=[Change(retry_timer, "sweep", _looks_at_nothing)],
     scenario=delayed_messages,
     harm=OVERTAKEN,
-    directed=True,
 )
 
 
@@ -376,7 +444,6 @@ G8_MARK = Variant(
     changes=[Change(Adopt, "", _adopts_again)],
     scenario=interrupted_sweep,
     harm=r"was appended twice",
-    directed=True,
 )
 
 # -- G9 --------------------------------------------------------------------------------------------------------------------------------
@@ -408,7 +475,4 @@ G9 = Variant(
     changes=[Change(growth_watch.GrowthWatch, "_publish_again", _takes_what_is_left)],
     scenario=forgotten_growth,
     harm=r"3 of 1 partitions are owned",
-    directed=True,
 )
-
-VARIANTS: Sequence[Variant] = (E6, G1, G2, G3, G4, G5, G6, G7, G8_SWEEP, G8_MARK, G9)

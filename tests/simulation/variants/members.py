@@ -7,7 +7,6 @@ none does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import anyio
@@ -60,7 +59,6 @@ M1 = Variant(
     changes=[Change(Member, "renew_incarnation", _named_by_hand)],
     scenario=one_name_twice,
     harm=TWO_AT_ONCE,
-    directed=True,
 )
 
 # -- M3 --------------------------------------------------------------------------------------------------------------------------------
@@ -109,7 +107,6 @@ M3 = Variant(
     changes=[Change(Coordination, "commit", _counted_versions)],
     scenario=document_made_again,
     harm="not quiet .* partitions are owned|which are not the members that run|the document says",
-    directed=True,
 )
 
 # -- M5 --------------------------------------------------------------------------------------------------------------------------------
@@ -174,7 +171,6 @@ M5_DEADLINE = Variant(
     changes=[Change(lease_module, "lease_deadline", _no_deadline)],
     scenario=wakes_past_its_lease,
     harm=TWO_AT_ONCE,
-    directed=True,
 )
 M5_SENT = Variant(
     name="M5 sent",
@@ -182,7 +178,6 @@ M5_SENT = Variant(
     changes=[Change(Lease, "_extend", _from_the_answer)],
     scenario=cut_off_with_slow_answers,
     harm=TWO_AT_ONCE,
-    directed=True,
 )
 M5_MARGIN = Variant(
     name="M5 margin",
@@ -191,7 +186,6 @@ M5_MARGIN = Variant(
     scenario=cut_off_with_another_clock,
     harm=TWO_AT_ONCE,
     plan=FaultPlan(clock_drift=0.1),
-    directed=True,
 )
 
 # -- M7 --------------------------------------------------------------------------------------------------------------------------------
@@ -232,7 +226,6 @@ M7 = Variant(
     changes=[Change(Coordination, "heartbeat", _blind_to_run_id), Change(Coordination, "commit", _blind_to_run_id)],
     scenario=replica_takes_over,
     harm=TWO_AT_ONCE,
-    directed=True,
 )
 
 # -- M8 --------------------------------------------------------------------------------------------------------------------------------
@@ -273,7 +266,6 @@ M8_FREEZE = Variant(
     changes=[Change(membership, "made_again", _made_plain), Change(Coordination, "commit", _never_frozen)],
     scenario=coordination_is_lost,
     harm=TWO_AT_ONCE,
-    directed=True,
 )
 
 
@@ -305,7 +297,6 @@ M8_HOLDER = Variant(
     changes=[Change(partition_owner, "may_acquire_foreign", _foreign_holders_do_not_count)],
     scenario=newcomer_makes_the_document,
     harm=TWO_AT_ONCE,
-    directed=True,
 )
 
 
@@ -337,7 +328,6 @@ M7_FORMER = Variant(
     changes=[Change(Member, "renew_incarnation", _without_the_last)],
     scenario=away_for_longer_than_a_lease,
     harm="after the server was back nobody worked",
-    directed=True,
 )
 
 
@@ -377,7 +367,6 @@ M10 = Variant(
     changes=[Change(GroupState, "since", _the_last_alone), Change(consumers, "apply_delta", _to_any_document)],
     scenario=changes_are_missed,
     harm=TWO_AT_ONCE + r"|took .* while \w has it",
-    directed=True,
 )
 
 
@@ -411,8 +400,4 @@ M11 = Variant(
     changes=[Change(WaitingRoom, "ask", _for_ever)],
     scenario=one_that_has_the_turn_dies,
     harm="not quiet",
-    directed=True,
 )
-
-
-VARIANTS: Sequence[Variant] = (M1, M3, M5_DEADLINE, M5_SENT, M5_MARGIN, M7, M7_FORMER, M8_FREEZE, M8_HOLDER, M10, M11)

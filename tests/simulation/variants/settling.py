@@ -54,7 +54,6 @@ S1_TOKEN = Variant(
     changes=[Change(Acknowledge, "", _any_token)],
     scenario=acknowledged_too_late,
     harm=r"settled in \S+ under \d+, while \d+ stands",
-    directed=True,
 )
 
 
@@ -112,7 +111,6 @@ S1_LIFE = Variant(
     scenario=dies_again_after_redrive,
     harm="died at .* again at .* without a run",
     check=dead_without_a_run,
-    directed=True,
 )
 
 # -- S3 --------------------------------------------------------------------------------------------------------------------------------
@@ -155,7 +153,6 @@ S3 = Variant(
     changes=[Change(Shelf, "due", _taken_out_when_due)],
     scenario=crashes_with_a_due_retry,
     harm="is neither done nor dead|is nowhere",
-    directed=True,
 )
 
 
@@ -201,7 +198,6 @@ S3_KNOWN = Variant(
     changes=[Change(InFlight, "due", _knows_nothing)],
     scenario=runs_long_after_a_failure,
     harm="runs twice at once in one process",
-    directed=True,
 )
 
 # -- S5 --------------------------------------------------------------------------------------------------------------------------------
@@ -292,7 +288,6 @@ S5 = Variant(
     scenario=acknowledged_from_before_the_seek,
     harm="was moved back, and not run again",
     check=not_run_again,
-    directed=True,
 )
 
 S5_OUTCOMES = Variant(
@@ -302,7 +297,4 @@ S5_OUTCOMES = Variant(
     scenario=done_as_the_group_is_moved,
     harm="was moved back, and not run again",
     check=not_run_again,
-    directed=True,
 )
-
-VARIANTS: Sequence[Variant] = (S1_TOKEN, S1_LIFE, S3, S3_KNOWN, S5, S5_OUTCOMES)

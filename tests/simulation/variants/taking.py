@@ -146,7 +146,6 @@ T5 = Variant(
     scenario=_ends(["crash"] * 4 + ["stays"]),
     harm="died after [01] runs",
     check=dead_unrun,
-    directed=True,
 )
 
 # -- T6 --------------------------------------------------------------------------------------------------------------------------------
@@ -189,7 +188,6 @@ T6 = Variant(
     changes=[Change(RemakeGroup, "", _made_at_the_highest)],
     scenario=group_is_lost,
     harm="is neither done nor dead",
-    directed=True,
 )
 
 # -- T7 --------------------------------------------------------------------------------------------------------------------------------
@@ -231,7 +229,4 @@ T7 = Variant(
     changes=[Change(PartitionOwner, "_drain", _drains_without_end)],
     scenario=_handed_over(takes(60.0)),
     harm="waited .* s for a partition",
-    directed=True,
 )
-
-VARIANTS: Sequence[Variant] = (T2, T3, T3_OWN, T5, T6, T7)

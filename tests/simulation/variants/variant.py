@@ -35,8 +35,7 @@ class Variant:
         changes: the changed places.
         scenario: the scenario that shows the harm.
         harm: a pattern that one violation must match.
-        plan: the faults; None: only those that the scenario scripts.
-        directed: the scenario causes the harm by itself; chance decides only the interleaving.
+        plan: the faults; None: only those that the scenario scripts. Then chance decides only the interleaving.
         check: finds violations in a report that the report does not name itself.
     """
 
@@ -46,7 +45,6 @@ class Variant:
     scenario: Scenario
     harm: str
     plan: FaultPlan | None = field(default=None)
-    directed: bool = False
     check: Callable[[Report], list[str]] = nothing_more
 
     @property
