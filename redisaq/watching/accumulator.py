@@ -8,6 +8,7 @@ negative rate. What was not looked at is a gap in the curves.
 from __future__ import annotations
 
 import math
+from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -84,18 +85,6 @@ _SEVERITIES: dict[State, Severity | None] = {
 }
 
 
-class _Stream:
-    """A partition of a topic, as it was last seen."""
-
-    __slots__ = ("added", "at", "delayed", "length")
-
-    def __init__(self, length: int, delayed: int, added: int, at: float) -> None:
-        self.length = length
-        self.delayed = delayed
-        self.added = added
-        self.at = at
-
-
 class _Topic:
     """What is known of a topic."""
 
@@ -104,9 +93,9 @@ class _Topic:
         self.generation = 0
         self.partitions = 0
         self.acked: bool | None = None
-        self.streams: dict[int, _Stream] = {}
         self.length = self.delayed = 0  # of all streams: kept as reports come, since there may be thousands
-        self.looked: dict[int, float] = {}  # when each stream was read
+        self.looked = array("d")  # when each stream was read, 0 if it was not; for each of these, the numbers that were read then
+        self.counts = array("q"), array("q"), array("q")  # length, delayed, added
         self.arrived = Counter()
         self.lately: dict[int, None] = {}  # partitions in which messages have arrived, the last one last
         self.groups: dict[str, _Group] = {}
@@ -119,27 +108,34 @@ class _Topic:
 
     def saw(self, number: int, length: int, delayed: int, added: int, at: float) -> None:
         """Record what a report says about a partition."""
-        known = self.streams.get(number)
-        if known is None:
-            known = self.streams[number] = _Stream(0, 0, added, at)
+        missing = [0] * (number + 1 - len(self.looked))
+        for column in (self.looked, *self.counts):
+            column.extend(missing)
+        lengths, delays, addeds = self.counts
+        before = self.looked[number]
+        if not before:
             self.arrived.start(at)
-        elif at <= known.at:
+        elif at <= before:
             return  # another report has been later
         else:
-            self.arrived.grow(added - known.added, at)
-            if added > known.added:
+            self.arrived.grow(added - addeds[number], at)
+            if added > addeds[number]:
                 self.lately.pop(number, None)
                 self.lately[number] = None
                 if len(self.lately) > LATELY:
                     del self.lately[next(iter(self.lately))]
-        self.length += length - known.length
-        self.delayed += delayed - known.delayed
-        self.looked[number] = at
-        known.length, known.delayed, known.added, known.at = length, delayed, added, at
+        self.length += length - lengths[number]
+        self.delayed += delayed - delays[number]
+        self.looked[number], lengths[number], delays[number], addeds[number] = at, length, delayed, added
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths of the streams that were read."""
+        return tuple(length for length, at in zip(self.counts[0], self.looked, strict=True) if at)
 
     def within(self, at: float) -> float:
         """Return how old the oldest of its numbers is."""
-        return at - min(self.looked.values(), default=at)
+        return at - min(filter(None, self.looked), default=at)
 
     def arriving(self, at: float, over: float = RATE_OVER) -> float | None:
         """Return the messages per second."""
@@ -149,11 +145,12 @@ class _Topic:
 class _Share:
     """A group's share of a partition, as it was last seen: what is shown of it, and the counters that are not."""
 
-    __slots__ = ("added", "at", "died", "moves", "owner", "redriven", "unowned", "view")
+    __slots__ = ("added", "at", "died", "last", "moves", "owner", "redriven", "unowned", "view")
 
     def __init__(self) -> None:
         self.at = 0.0
         self.owner: int | None = None
+        self.last = -1  # the slot of the member that owned it last
         self.unowned: float | None = None  # since when nobody has owned it
         self.view: PartitionView | None = None
         self.added = self.redriven = self.moves = self.died = 0
@@ -179,16 +176,15 @@ class _Group:
         self.group = group
         self.info: GroupInfo | None = None
         self.at = 0.0
-        self.shares: dict[int, _Share] = {}
+        self.shares: list[_Share] = []
         self.sums = dict.fromkeys(SUMMED, 0)  # over all partitions: kept as reports come, since there may be thousands
-        self.born: dict[int, float] = {}  # when the oldest message of each partition was enqueued
-        self.looked: dict[int, float] = {}  # when each partition was read
+        self.born = array("d")  # when the oldest message of each partition was enqueued, 0 if there is none
+        self.looked = array("d")  # when each partition was read, 0 if it was not
         self.finished, self.died = Counter(), Counter()
         self.fresh, self.fresh_lost = Lately(attention.LATELY), Lately(attention.LATELY)
         self.slots = Slots()
         self.samples: deque[Sample] = deque()
         self.view: GroupView | None = None
-        self.last_owner: dict[int, int] = {}
         self.series = _Drawn() if curves else None
         self.history: tuple[HistoryEntry, ...] | None = None
         self.unexplained: dict[int, float] = {}  # partitions in which messages have died since their newest dead letter was read
@@ -202,9 +198,8 @@ class _Group:
     def saw(self, info: PartitionInfo) -> None:
         """Record what a report says about a partition."""
         number, at = info.partition, info.now.timestamp()
-        share = self.shares.get(number)
-        if share is None:
-            share = self.shares[number] = _Share()
+        self.reach(number + 1)
+        share = self.shares[number]
         before = share.view
         if before is None:
             self.finished.start(at)
@@ -227,14 +222,18 @@ class _Group:
         share.at, share.added, share.redriven, share.moves, share.died = at, info.added, info.redriven, info.moves, info.died
         view = share.view = _partition_view(share, info)
         self.looked[number] = at
-        if view.oldest is None:
-            self.born.pop(number, None)
-        else:
-            self.born[number] = at - view.oldest
+        self.born[number] = 0.0 if view.oldest is None else at - view.oldest
+
+    def reach(self, partitions: int) -> None:
+        """Know so many partitions."""
+        missing = partitions - len(self.shares)
+        self.shares.extend(_Share() for _ in range(missing))
+        for column in (self.born, self.looked):
+            column.extend([0.0] * missing)
 
     def within(self, at: float) -> float:
         """Return how old the oldest of its numbers is."""
-        return at - min(self.looked.values(), default=at)
+        return at - min(filter(None, self.looked), default=at)
 
 
 class Accumulator:
@@ -288,8 +287,8 @@ class Accumulator:
             if name not in topic.groups:
                 topic.groups[name] = _Group(topic, name, curves=self._may_draw())
         self.saw_streams(topic.topic, info.partitions, at)
-        length = sum(one.length for one in topic.streams.values())
-        partial = bool(topic.groups) or len(topic.streams) < topic.partitions
+        length = topic.length
+        partial = bool(topic.groups) or len(topic.lengths) < topic.partitions
         findings: list[tuple[Attention, bool]] = []
         if not partial and (unread := attention.unread_topic(topic.topic, length, at)) is not None:
             findings.append((unread, False))
@@ -324,6 +323,8 @@ class Accumulator:
         group.slots.put(info.members, at)
         _find_owners(group, topic.partitions, at)
         sample, group.view = _summed(group, at)
+        if group.samples:
+            group.samples[-1] = replace(group.samples[-1], ownerless=())  # there may be thousands, and rules look at the newest alone
         group.samples.append(sample)
         while group.samples[0].at < at - REMEMBERED:
             group.samples.popleft()
@@ -439,9 +440,10 @@ class Accumulator:
         """Return the partitions of a topic or a group, in the order in which to look at them: what was in trouble, then the stalest."""
         known = self._topics[topic]
         if not group:
-            return sorted(range(known.partitions), key=lambda number: known.streams[number].at if number in known.streams else 0.0)
+            looked = known.looked
+            return sorted(range(known.partitions), key=lambda number: looked[number] if number < len(looked) else 0.0)
         shares = known.groups[group].shares
-        return sorted(range(known.partitions), key=lambda number: _staleness(shares.get(number)))
+        return sorted(range(known.partitions), key=lambda number: _staleness(shares[number]) if number < len(shares) else 0.0)
 
     # -- snapshots -----------------------------------------------------------------------------------------------------------------
 
@@ -523,22 +525,20 @@ def _find_owners(group: _Group, partitions: int, at: float) -> None:
         slot = group.slots.of(member.incarnation)
         if slot is not None and _lives(member):
             owners.update(dict.fromkeys(member.partitions, slot))
-    for number in range(partitions):
-        share = group.shares.get(number)
-        if share is None:
-            share = group.shares[number] = _Share()
+    group.reach(partitions)
+    for number, share in enumerate(group.shares):
         owner = owners.get(number)
         if owner is not None:
-            group.last_owner[number] = owner
+            share.last = owner
         if owner != share.owner or (owner is None) != (share.unowned is not None):
             share.owner, share.unowned = owner, None if owner is not None else at
             if share.view is not None:
                 share.view = replace(share.view, owner=owner, unowned=share.unowned)
 
 
-def _staleness(share: _Share | None) -> float:
+def _staleness(share: _Share) -> float:
     """Return what to sort by: when it was read, and of a partition in trouble as if that was longer ago."""
-    if share is None or share.view is None:
+    if share.view is None:
         return 0.0
     trouble = share.unowned is not None or (share.view.oldest or 0.0) > attention.BEHIND
     return share.at - (AHEAD if trouble else 0.0)
@@ -553,14 +553,15 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
     info, topic = group.info, group.topic
     assert info is not None  # noqa: S101 -- the caller has just set it
     unread, pending, retry, dead, lost = (group.sums[name] for name in SUMMED)
-    oldest = at - min(group.born.values()) if group.born else None
+    born = min(filter(None, group.born), default=None)
+    oldest = None if born is None else at - born
     ownerless: list[Ownerless] = []
     if any(_lives(member) for member in info.members):
-        places, alone = group.slots.places, [(number, share.unowned) for number, share in group.shares.items() if share.unowned is not None]
+        places = group.slots.places
         ownerless = [
-            Ownerless(number, at - since, places.get(group.last_owner.get(number, -1), ""))
-            for number, since in sorted(alone)
-            if group.shares[number].view is not None
+            Ownerless(number, at - share.unowned, places.get(share.last, ""))
+            for number, share in enumerate(group.shares)
+            if share.unowned is not None and share.view is not None
         ]
     within = group.within(at)
     over = max(RATE_OVER, 2 * within)
@@ -618,7 +619,7 @@ def _summed(group: _Group, at: float) -> tuple[Sample, GroupView]:
         ttl=max((one.ttl for one in members if one.ttl is not None), default=None),
         members=members,
         gone=gone,
-        partitions=tuple(view for number in sorted(group.shares) if (view := group.shares[number].view) is not None),
+        partitions=tuple(share.view for share in group.shares if share.view is not None),
         in_handlers=None if running is None else in_handlers,
         history=None if group.history is None else tuple(_history_view(group, one) for one in group.history),
         arriving_curve=None,
@@ -700,7 +701,7 @@ def _topic_view(topic: _Topic, steady: Steady, at: float) -> TopicView:
         generation=topic.generation,
         partitions=topic.partitions,
         length=topic.length,
-        lengths=tuple(topic.streams[number].length for number in sorted(topic.streams)),
+        lengths=topic.lengths,
         delayed=topic.delayed,
         acked=topic.acked,
         arriving=topic.arriving(at),

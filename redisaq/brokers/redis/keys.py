@@ -99,6 +99,10 @@ def decode_history(text: bytes | None) -> tuple[int, ...] | None:
     return counts if len(counts) > 1 and all(one < other for one, other in pairwise((0, *counts))) else None
 
 
+KEPT = 2000
+"""Partitions of a group whose keys are kept, 650 bytes each: who looks at more of them makes the keys again, which takes 5 µs."""
+
+
 class Keys:
     """The keys of one namespace."""
 
@@ -224,6 +228,8 @@ class Keys:
             partitions = self._partitions[group] = {}
         keys = partitions.get(partition)
         if keys is None:
+            if len(partitions) >= KEPT:
+                partitions.clear()
             prefix = f"{self._partition_tag(group.topic, partition)}:g:{group.group}"
             keys = partitions[partition] = PartitionKeys(
                 stream=self.stream(group.topic, partition),
