@@ -241,6 +241,77 @@ def test_arrow_keys_go_along_partitions(looker: Looker, address: str) -> None:
     page.wait_for_url("**?p=0")
 
 
+def test_a_table_is_filtered_and_its_rows_are_walked_by_keys(looker: Looker, address: str) -> None:
+    page = looker.page
+    page.goto(address)
+    page.keyboard.press("f")
+    page.keyboard.type("indexer")
+    looker.until("[...document.querySelectorAll('tbody[data-name]')].filter((one) => !one.hidden).length === 1")
+    page.keyboard.press("Escape")  # leaves the field, and the filter as it is
+    assert page.url == f"{address}/"
+    for key, row in (("j", 0), ("k", 0)):  # there is one row alone: none is hidden
+        page.keyboard.press(key)
+        marked = page.evaluate("[...document.querySelectorAll('tbody:not([hidden]) tr[data-href]')].findIndex((one) => one.dataset.mine)")
+        assert marked == row
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/t/large/g/indexer")
+
+
+def test_the_map_tells_of_a_partition(looker: Looker, address: str) -> None:
+    page = looker.page
+    page.goto(f"{address}/t/large/g/indexer")
+    looker.until("document.querySelector('canvas').width > 300")
+    before = page.evaluate("document.querySelector('canvas').toDataURL()")
+    page.fill("#go-to", "65")
+    looker.until("document.getElementById('cell').textContent.startsWith('Partition 65: about')")
+    assert page.evaluate("document.querySelector('canvas').toDataURL()") != before
+    page.hover("canvas", position={"x": 3, "y": 3})
+    looker.until("document.getElementById('cell').textContent.startsWith('Partition 0: about')")
+    page.click("[data-colour=owner]")
+    looker.until("document.querySelector('[data-colour=owner]').getAttribute('aria-pressed') === 'true'")
+    assert page.get_attribute("[data-colour=lag]", "aria-pressed") == "false"
+
+
+def test_an_id_is_copied(looker: Looker, address: str, portal: Any) -> None:
+    async def enqueue() -> str:
+        async with Producer("large", URL) as producer:
+            return await producer.enqueue(1)
+
+    msg_id = call(portal, enqueue)
+    page = looker.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"{address}/m/{msg_id}")
+    page.click("h1 + [data-copy]")
+    looker.hear("Copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == msg_id
+
+
+def test_no_news_are_asked_for_by_a_page_that_is_frozen_or_hidden(looker: Looker, address: str) -> None:
+    page = looker.page
+    page.goto(f"{address}/t/large")
+    looker.until("stream !== null")
+    page.keyboard.press(" ")
+    looker.until("stream === null")
+    page.keyboard.press(" ")
+    looker.until("stream !== null")
+    for hidden in (True, False):
+        page.evaluate(
+            "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+            " document.dispatchEvent(new Event('visibilitychange')); }",
+            hidden,
+        )
+        looker.until(f"(stream === null) === {'true' if hidden else 'false'}")
+
+
+def test_a_page_whose_server_is_gone_says_from_when_it_is(browser: Any, portal: Any) -> None:
+    with looking(browser) as looker:
+        with serving(portal, dashboard.app("memory://gone")) as address:
+            looker.page.goto(address)
+            looker.until("stream !== null && document.getElementById('live-text').textContent === 'Live'")
+        looker.until("document.getElementById('live-text').textContent.startsWith('From ')")
+        assert all("ERR_" in one for one in looker.complaints)
+
+
 @pytest.mark.parametrize(("theme", "width"), [("dark", 1440), ("light", 390)], ids=["dark", "phone"])
 def test_every_view_fits(browser: Any, address: str, theme: str, width: int) -> None:
     with looking(browser, theme=theme, width=width) as looker:
