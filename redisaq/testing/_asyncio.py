@@ -19,10 +19,11 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import closing
-from functools import cache, partial
+from functools import cache
+from operator import itemgetter
 from platform import python_version
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -39,16 +40,26 @@ NEEDED: dict[str, type] = {
     "_clock_resolution": float,
     "_stopping": bool,
     "_selector": object,
+    "_debug": bool,
 }
 METHODS = ("_run_once", "_process_events")
-TIMERS = ("_when", "_scheduled", "_cancelled", "_callback")
+TIMERS = ("_when", "_scheduled", "_cancelled", "_callback", "_run")
 STEPS = "steps that know their task"
 
+FIRST: Callable[[tuple[int, Any]], int] = itemgetter(0)
 
-def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch, freezer: Freezer) -> T:
-    """Run `main` on asyncio in virtual time, with the interleaving that the seed gives."""
+LOOK_EVERY = 100
+"""Rounds after which the loop itself runs one, with its look at signals; more often where there is more for it to do."""
+
+MANY_TIMERS = 100
+"""If there are more, and most of them were cancelled, the loop sorts them out."""
+
+
+def run(main: Callable[[Callable[[], float]], Awaitable[T]], seed: object, watch: Watch, freezer: Freezer) -> T:
+    """Run `main` on asyncio in virtual time, with the interleaving that the seed gives. `main` gets the clock."""
     check()
-    return anyio.run(main, backend="asyncio", backend_options={"loop_factory": partial(VirtualLoop, seed, watch, freezer)})
+    loop = VirtualLoop(seed, watch, freezer)
+    return anyio.run(main, loop.time, backend="asyncio", backend_options={"loop_factory": lambda: loop})
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -60,6 +71,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     _clock_resolution: float
     _stopping: bool
     _selector: Any
+    _debug: bool
     _process_events: Callable[[Any], None]
 
     def __init__(self, seed: object, watch: Watch, freezer: Freezer) -> None:
@@ -78,6 +90,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._freezer = freezer
         freezer.resume = self._ready.extend
         self._made = 0
+        self._rounds = 0
         self._sockets = len(self._selector.get_map())
 
     def time(self) -> float:
@@ -95,9 +108,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Advance the clock if nothing is ready, order the ready steps, and run the round."""
         ready = self._ready
         while not ready and math.isinf(self._next_timer()) and not self._stopping:
-            sockets = len(self._selector.get_map()) > self._sockets
             tasks = [(task.get_name(), task.get_coro()) for task in self._tasks()]
-            self._watch.standstill(self._now, tasks, sockets=sockets, break_shields=self._cancel_all)
+            self._watch.standstill(self._now, tasks, sockets=self._has_sockets(), break_shields=self._cancel_all)
             self._process_events(self._selector.select(0))
         if not ready and not self._stopping:
             self._now = max(self._now, self._next_timer())
@@ -111,7 +123,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise self._watch.failure or AssertionError
         if not ready and not self._stopping:  # every step belongs to a frozen process; the loop itself would wait in real time
             return
-        super()._run_once()  # type: ignore[misc]
+        self._rounds += 1
+        if self._rounds % LOOK_EVERY == 0 or self._has_sockets() or self._has_cancelled_timers() or self._debug:
+            super()._run_once()  # type: ignore[misc]
+            return
+        for _ in range(len(ready)):  # as the loop does it, but without a look at sockets in each round
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def _has_sockets(self) -> bool:
+        return len(self._selector.get_map()) > self._sockets
+
+    def _has_cancelled_timers(self) -> bool:
+        return 2 * self._timer_cancelled_count > len(self._scheduled) > MANY_TIMERS
 
     def _next_timer(self) -> float:
         """Return when the next timer is due; infinity if there is none, or only those of endless sleeps. Drops cancelled timers."""
@@ -124,22 +149,25 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _shuffle(self) -> None:
         """Reorder the steps of tasks. Handles that other threads append meanwhile stay at the end."""
-        ready, pace = self._ready, self._watch.pace
-        handles = [ready.popleft() for _ in range(len(ready))]
-        if self._freezer.active:
-            handles = [handle for handle in handles if not self._freezer.holds(handle._context, handle)]
+        ready, pace, frozen = self._ready, self._watch.pace, self._freezer.active
+        handles: list[Any] = []
         steps: list[tuple[int, Any]] = []
         places: list[int] = []
-        for index, handle in enumerate(handles):
-            owner: object = getattr(handle._callback, "__self__", None)
-            if issubclass(type(owner), asyncio.Task):
-                pace.step(handle._context, cast("asyncio.Task[Any]", owner).get_name)
-                places.append(index)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if frozen and self._freezer.holds(handle._context, handle):
+                continue
+            owner: Any = getattr(handle._callback, "__self__", None)
+            if type(owner) is asyncio.Task or issubclass(type(owner), asyncio.Task):
+                pace.step(handle._context, owner.get_name)
+                places.append(len(handles))
                 steps.append((number(owner), handle))
-        steps.sort(key=lambda step: step[0])
-        self._random.shuffle(steps)
-        for index, (_, handle) in zip(places, steps, strict=True):
-            handles[index] = handle
+            handles.append(handle)
+        if len(steps) > 1:
+            steps.sort(key=FIRST)
+            self._random.shuffle(steps)
+            for index, (_, handle) in zip(places, steps, strict=True):
+                handles[index] = handle
         ready.extendleft(reversed(handles))
 
     def _tasks(self) -> list[asyncio.Task[Any]]:

@@ -32,27 +32,32 @@ T = TypeVar("T")
 DETERMINISTIC = "_ALLOW_DETERMINISTIC_SCHEDULING"
 
 
-def run(main: Callable[[], Awaitable[T]], seed: object, watch: Watch, freezer: Freezer) -> T:
-    """Run `main` on trio in virtual time, with the interleaving that the seed gives."""
+def run(main: Callable[[Callable[[], float]], Awaitable[T]], seed: object, watch: Watch, freezer: Freezer) -> T:
+    """Run `main` on trio in virtual time, with the interleaving that the seed gives. `main` gets the clock."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     if not callable(getattr(clock, "_autojump", None)):
         raise VirtualTimeUnavailable(f"trio {trio.__version__}: MockClock has no _autojump")
 
     def jump() -> None:
-        statistics = trio.lowlevel.current_statistics()
-        if math.isinf(statistics.seconds_to_next_deadline):
-            sockets = waits_for_sockets(statistics.io_statistics)
+        seconds = _run.GLOBAL_RUN_CONTEXT.runner.deadlines.next_deadline() - clock.current_time()
+        if math.isinf(seconds):
+            sockets = waits_for_sockets(trio.lowlevel.current_statistics().io_statistics)
             watch.standstill(
                 clock.current_time(), [(task.name, task.coro) for task in tasks()], sockets=sockets, break_shields=break_shields
             )
-        elif statistics.seconds_to_next_deadline > 0:
-            clock.jump(statistics.seconds_to_next_deadline)
+        elif seconds > 0:
+            clock.jump(seconds)
             watch.pace.moved(clock.current_time())
 
+    def current_time() -> float:
+        return clock._virtual_base  # which is all there is to it, without a rate
+
     setattr(clock, "_autojump", jump)  # noqa: B010 -- MockClock is final
+    setattr(clock, "current_time", current_time)  # noqa: B010 -- as above
+    options = {"clock": clock, "instruments": [Gatekeeper(freezer, watch, clock)]}
     with seeded(seed):
         try:
-            return anyio.run(main, backend="trio", backend_options={"clock": clock, "instruments": [Gatekeeper(freezer, watch, clock)]})
+            return anyio.run(main, current_time, backend="trio", backend_options=options)
         except trio.TrioInternalError as error:
             if watch.failure is not None:
                 raise watch.failure from error

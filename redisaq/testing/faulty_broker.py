@@ -120,7 +120,7 @@ class FaultyBroker(MemoryBroker):
             try:
                 return await self._operate_once(node, name, step)
             except ConnectionFailed:  # a failover; see OPENING
-                if self._opened or anyio.current_time() >= time_is_up_at():
+                if self._opened or self._network.now() >= time_is_up_at():
                     raise
 
     async def _operate_once(self, node: int, name: str, step: Callable[[MemoryStore], T]) -> T:
@@ -142,7 +142,7 @@ class FaultyBroker(MemoryBroker):
     def _limits(self) -> WaitLimits:
         """Return how long to wait for an answer: until the call's time is up or, without one, for the process's time for any call."""
         until = time_is_up_at()
-        left = until - anyio.current_time() if until < math.inf else self._owner.time
+        left = until - self._network.now() if until < math.inf else self._owner.time
         return WaitLimits(silence_within(self._owner.ttl or min(self._owner.time, 60.0)), max(0.0, left))
 
     async def close(self) -> None:

@@ -149,6 +149,7 @@ class Network:
         away: why nobody can connect; "" while everybody can.
         away_nodes: why nobody can connect to a node.
         lags: returns whether a node's replica is cut off.
+        now: virtual time.
         start: starts a task that belongs to no process, with its two arguments.
         stepped: called after each step of the server, with the process and the operation.
         strike: applies faults of the server.
@@ -162,6 +163,7 @@ class Network:
             note: called for each thing done, with the process, the operation and the result.
         """
         self.store = store
+        self.now = store.environment.clock
         self._note = note
         self._heap: list[tuple[float, int, Request]] = []
         self._changed = anyio.Event()
@@ -227,7 +229,7 @@ class Network:
 
     def stop_node(self, node: int, seconds: float) -> None:
         """Let a node do nothing for so long, as under SIGSTOP: then all connections to it break, and it does what was sent meanwhile."""
-        self._silent_nodes[node] = until = anyio.current_time() + seconds
+        self._silent_nodes[node] = until = self.now() + seconds
         self._note(SERVER, f"node {node}", f"stands still for {seconds:.3f} s")
         self._last_silent[None] = until
         for connection in self._all_of(None):
@@ -250,7 +252,7 @@ class Network:
         """
         if self.away or self._silent_until > -math.inf or who in self._silent:
             return
-        self._last_silent[who] = until = anyio.current_time() + seconds
+        self._last_silent[who] = until = self.now() + seconds
         if who is None:
             self._silent_until = until
             self._note(SERVER, "silence", f"nothing is heard for {seconds:.3f} s")
@@ -312,7 +314,7 @@ class Network:
         if connection.silent:
             return
         connection.silent, connection.deaf = True, deaf
-        self._last_silent[connection.who] = max(self._last_silent.get(connection.who, -math.inf), anyio.current_time() + seconds)
+        self._last_silent[connection.who] = max(self._last_silent.get(connection.who, -math.inf), self.now() + seconds)
         self._note(connection.who, name, "silent" if deaf else "silent, and carried out")
         self.start(self._end_one_silence, seconds, connection)
 
@@ -337,7 +339,7 @@ class Network:
 
     def was_silent(self, who: str, within: float) -> bool:
         """Return whether any part of a process's network is silent, or was during the given last seconds."""
-        return max(self._last_silent.get(who, -math.inf), self._last_silent.get(None, -math.inf)) >= anyio.current_time() - within
+        return max(self._last_silent.get(who, -math.inf), self._last_silent.get(None, -math.inf)) >= self.now() - within
 
     def _all_of(self, who: str | None) -> list[Connection]:
         return [connection for connection in (*self._connections.values(), *self._readers) if who in (None, connection.who)]
@@ -470,7 +472,7 @@ class Network:
     def _push(self, request: Request, delay: float) -> None:
         connection = request.connection
         held = max(self._held_until, self._silent.get(connection.who, -math.inf), self._silent_nodes.get(connection.node, -math.inf))
-        connection.last_arrival = arrival = max(connection.last_arrival, held, anyio.current_time() + delay)
+        connection.last_arrival = arrival = max(connection.last_arrival, held, self.now() + delay)
         connection.under_way.append(request)
         self._sent += 1
         heapq.heappush(self._heap, (arrival, self._sent, request))
@@ -482,7 +484,7 @@ class Network:
     async def run(self) -> None:
         """Carry out requests as they arrive, until cancelled."""
         while True:
-            while self._heap and self._heap[0][0] <= anyio.current_time():
+            while self._heap and self._heap[0][0] <= self.now():
                 self._carry_out(heapq.heappop(self._heap)[2])
             until = self._heap[0][0] if self._heap else math.inf
             self._changed = anyio.Event()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from redisaq.brokers.memory.holdings import Holdings
@@ -84,12 +85,12 @@ class Run:
     error: Exception | None = None
     superseded: bool = False
 
-    @property
+    @cached_property
     def place(self) -> Place:
         """The group and the partition."""
         return self.group, self.message.partition
 
-    @property
+    @cached_property
     def entry_id(self) -> EntryId:
         """The message's entry id."""
         return parse_id(self.message.entry)

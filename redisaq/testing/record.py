@@ -128,11 +128,7 @@ class Record:
 
     def hash(self) -> str:
         """Return the trace's hash."""
-        digest = sha256()
-        for line in self.trace:
-            digest.update(line.encode())
-            digest.update(b"\n")
-        return digest.hexdigest()
+        return sha256("".join(f"{line}\n" for line in self.trace).encode()).hexdigest()
 
     # -- faults ------------------------------------------------------------------------------------------------------------------------
 

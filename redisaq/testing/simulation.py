@@ -70,7 +70,9 @@ class Simulation:
         self._freezer: Freezer = current_freezer()
         self._starts: dict[str, int] = {}
         speed = 1.0 + source.drift()
-        server = replace(self._environment("server"), wall_clock=lambda: EPOCH + anyio.current_time() * speed)
+        environment = self._environment("server")
+        now = environment.clock
+        server = replace(environment, wall_clock=lambda: EPOCH + now() * speed)
         self.store = record.store = Nodes(URL, server)
         self._network = Network(self.store, record.note)
         self._outages = Outages(self.store, self._network, record.lost, note=record.note, start=self._start)
@@ -486,9 +488,10 @@ def simulate(
 
     async def main() -> None:
         nonlocal record, source, raised
-        began = anyio.current_time()
-        record = Record(lambda: anyio.current_time() - began, observers)
-        source = FaultSource(seed, befall, lambda: anyio.current_time() - began)
+        clock = current_environment().clock
+        began = clock()
+        record = Record(lambda: clock() - began, observers)
+        source = FaultSource(seed, befall, lambda: clock() - began)
         async with anyio.create_task_group() as tasks:
             with use_environment(current_environment()):
                 simulation = Simulation(seed, source, record, tasks)

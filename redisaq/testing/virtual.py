@@ -67,10 +67,11 @@ def virtual_run(
     watch, freezer = Watch(limits), Freezer()
     random = Random(seed)  # noqa: S311 -- reproducible chance is the point
 
-    async def root() -> T:
+    async def root(now: Callable[[], float]) -> T:
         environment = Environment(
-            monotonic=anyio.current_time,
-            wall_clock=lambda: EPOCH + anyio.current_time(),
+            clock=now,
+            monotonic=now,
+            wall_clock=lambda: EPOCH + now(),
             random=random,
             run_plain=run_inline,
             host=lambda: "virtual",

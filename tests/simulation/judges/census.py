@@ -32,11 +32,13 @@ class Share:
     """What one group holds of one partition, at the last look.
 
     Attributes:
-        print: changes whenever a message has moved.
+        place: the group and the partition.
+        print: this or `last_delivered` changes whenever a message has moved.
         last_delivered: nothing at or below it is new to the group. pending, retry, dead: entries.
         letters: how many dead letters were ever written.
     """
 
+    place: Place
     print: tuple[object, ...] = ()
     last_delivered: EntryId = START
     pending: frozenset[EntryId] = frozenset()
@@ -64,16 +66,17 @@ class Census:
     purged: set[tuple[Place, EntryId]] = field(default_factory=set[tuple[Place, EntryId]])
     _delayed: dict[tuple[str, int], frozenset[bytes]] = field(default_factory=dict[tuple[str, int], frozenset[bytes]])
     _counts: dict[str, int] = field(default_factory=dict[str, int])
-    _held: dict[tuple[str, int, str], Share] = field(default_factory=dict[tuple[str, int, str], Share])
+    _held: dict[tuple[str, int], dict[str, Share]] = field(default_factory=dict[tuple[str, int], dict[str, Share]])
 
     def begin_anew(self, data: Holdings) -> None:
         """The server has lost data: do not compare what it has now with what it had."""
         self._delayed = {place: frozenset(delayed) for place, delayed in data.delayed.items()}
         self._counts.clear()
         self._held.clear()
-        for place, stream in data.streams.items():
+        for (topic, partition), stream in data.streams.items():
             for name, cursor in stream.groups.items():
-                self._first_look((*place, name), data, cursor)
+                place = (GroupName(topic, name), partition)
+                self._hold(place, self._share(cursor, data.shelves.get(place, _NOTHING), place))
 
     def look(self, store: MemoryStore) -> None:
         """Find what the last step has moved."""
@@ -81,9 +84,24 @@ class Census:
             if state.partitions < self._counts.get(topic, 0):
                 self.violation(f"topic {topic} has fewer partitions than before: {state.partitions}")
             self._counts[topic] = state.partitions
-        for place, stream in store.streams.items():
+        shelves = store.shelves
+        for where, stream in store.streams.items():
+            shares = self._held.get(where)
+            if shares is None:
+                shares = self._held[where] = {}
             for name, cursor in stream.groups.items():
-                self._look_group((*place, name), store, stream, cursor)
+                held = shares.get(name)
+                if held is None:
+                    held = shares[name] = Share((GroupName(where[0], name), where[1]), last_delivered=cursor.last_delivered)
+                shelf = shelves.get(held.place, _NOTHING)
+                dead = shelf.dead
+                if held.last_delivered != cursor.last_delivered or held.print != (
+                    len(cursor.pending),
+                    len(shelf.retry),
+                    dead.last_id,
+                    dead.removed,
+                ):
+                    self._look_group(held, stream, cursor, shelf)
         for place, delayed in store.delayed.items():
             if len(delayed) != len(self._delayed.get(place, ())) or delayed:
                 self._look_delayed(place, delayed, store)
@@ -102,7 +120,7 @@ class Census:
             for entry_id in sorted(ids):
                 if entry_id > after and stream.fields(entry_id) is not None:
                     self.violation(f"{show(place, entry_id)} is delivered anew, and {kind} as well")
-        self._held[(group.topic, partition, group.group)] = self._share(self._print(cursor, shelf), cursor, shelf, place)
+        self._hold(place, self._share(cursor, shelf, place))
 
     def _look_delayed(self, place: tuple[str, int], delayed: Iterable[bytes], store: MemoryStore) -> None:
         topic, number = place
@@ -118,30 +136,20 @@ class Census:
             if not moved and self.whereabouts.place_of(msg_id.decode()) is None:
                 self.violation(f"message {msg_id.decode()} is no longer delayed, and in no stream")
 
-    def _first_look(self, key: tuple[str, int, str], data: Holdings, cursor: GroupCursor) -> None:
-        place = (GroupName(key[0], key[2]), key[1])
-        shelf = data.shelves.get(place, _NOTHING)
-        self._held[key] = self._share(self._print(cursor, shelf), cursor, shelf, place)
+    def _look_group(self, held: Share, stream: Stream, cursor: GroupCursor, shelf: Shelf) -> None:
+        now = self._share(cursor, shelf, held.place)
+        self._hold(held.place, now)
+        if cursor.last_delivered >= held.last_delivered:
+            self._compare(held.place, held, now, stream)
 
-    def _look_group(self, key: tuple[str, int, str], store: MemoryStore, stream: Stream, cursor: GroupCursor) -> None:
-        held = self._held.get(key)
-        if held is None:
-            held = self._held[key] = Share(last_delivered=cursor.last_delivered)
-        place = (GroupName(key[0], key[2]), key[1])
-        shelf = store.shelves.get(place, _NOTHING)
-        seen = self._print(cursor, shelf)
-        if seen != held.print:
-            self._held[key] = now = self._share(seen, cursor, shelf, place)
-            if cursor.last_delivered >= held.last_delivered:
-                self._compare(place, held, now, stream)
+    def _hold(self, place: Place, share: Share) -> None:
+        self._held.setdefault((place[0].topic, place[1]), {})[place[0].group] = share
 
-    def _print(self, cursor: GroupCursor, shelf: Shelf) -> tuple[object, ...]:
-        return (cursor.last_delivered, len(cursor.pending), len(shelf.retry), shelf.dead.last_id, len(shelf.dead))
-
-    def _share(self, seen: tuple[object, ...], cursor: GroupCursor, shelf: Shelf, place: Place) -> Share:
+    def _share(self, cursor: GroupCursor, shelf: Shelf, place: Place) -> Share:
         pending, retry = frozenset(cursor.pending), frozenset(map(parse_id, shelf.retry))
         letters = [parse_id(decode_dead(words).entry_id) for _, words in shelf.dead.after(START, len(shelf.dead))]
-        share = Share(seen, cursor.last_delivered, pending, retry, frozenset(letters), shelf.dead.removed + len(shelf.dead))
+        seen = (len(cursor.pending), len(shelf.retry), shelf.dead.last_id, shelf.dead.removed)
+        share = Share(place, seen, cursor.last_delivered, pending, retry, frozenset(letters), shelf.dead.added)
         for entry_id, times in sorted(Counter([*pending, *retry, *letters]).items()):
             if times > 1:
                 kinds = [kind for kind, ids in (("pending", pending), ("retry", retry), ("dead", share.dead)) if entry_id in ids]

@@ -7,7 +7,9 @@ are judged, and only while no fault acts or has acted lately.
 
 from __future__ import annotations
 
+from redisaq import events
 from redisaq.brokers.terms import GroupName
+from redisaq.events import Event
 from redisaq.testing.observing import Place, Process, Run
 from redisaq.testing.virtual import EPOCH
 from tests.simulation.judges.court import Court, Judge
@@ -28,6 +30,13 @@ class Lanes(Judge):
         self._had_room_since: dict[Process, float] = {}
         self._last: dict[Lane, Run] = {}
         self._full: dict[Place, float] = {}  # when so many entries were in hand last that no other one is read
+        self._least = 1 << 30  # of all that ever owned anything: how many entries are read at once
+
+    def told(self, process: Process, place: Place | None, event: Event) -> None:
+        """Note how many entries an owner reads at once."""
+        del place
+        if isinstance(event, events.PartitionAcquired):
+            self._least = min(self._least, process.batch_size)
 
     def stepped(self, who: str, operation: str) -> None:
         """Find the partitions of which as much is in hand as is read at once."""
@@ -37,6 +46,8 @@ class Lanes(Judge):
             return
         for (topic, partition), stream in store.streams.items():
             for group, cursor in stream.groups.items():
+                if len(cursor.pending) < self._least:
+                    continue
                 for tenure in self.record.owners_of(place := (GroupName(topic, group), partition)):
                     if len(cursor.pending) >= tenure.process.batch_size:
                         self._full[place] = now

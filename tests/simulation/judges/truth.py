@@ -183,21 +183,19 @@ class Events(Judge):
             self._told_of_message(process, place, event)
 
     def _told_of_message(self, process: Process, place: Place, event: events.MessageEvent) -> None:
-        run = f"{event.topic}/{event.partition} {event.entry_id} attempt {event.attempt}"
-        where = show(place, _entry(event))
         match event:
             case events.MessageStarted():
-                self._announced.setdefault(process, Counter())[run] += 1
+                self._announced.setdefault(process, Counter())[_run(event)] += 1
             case events.MessageSucceeded():
-                if not _take(self._returned, process, run):
+                if not _take(self._returned, process, run := _run(event)):
                     self.court.violation(f"{process.name} told of {run} that it succeeded, and no handler had returned")
             case events.MessageFailed():
-                _take(self._returned, process, run)  # its time was over just when it returned
+                _take(self._returned, process, run := _run(event))  # its time was over just when it returned
                 _take(self._raised, process, run)
             case events.MessageDead():
-                self._told_settled(process, "dead", where)
+                self._told_settled(process, "dead", show(place, _entry(event)))
             case events.MessageRetried(blocking=False):
-                self._told_settled(process, "retry", where)
+                self._told_settled(process, "retry", show(place, _entry(event)))
             case _:
                 pass
 
@@ -236,6 +234,10 @@ def _take(counts: dict[Process, Counter[str]], process: Process, what: str) -> b
         return False
     found[what] -= 1
     return True
+
+
+def _run(event: events.MessageEvent) -> str:
+    return f"{event.topic}/{event.partition} {event.entry_id} attempt {event.attempt}"
 
 
 def _entry(event: events.MessageEvent) -> EntryId:
