@@ -1,10 +1,10 @@
 """Which combinations of event loop and server an ordinary run tries.
 
-In: collected tests. Out: those that run. Always holds: a test that is parametrized by both runs at least once on every event loop and at
-least once on every server, with each value of its other parameters. A checksum of the test's name decides which loop meets which server, so
-that every pair meets in some tests. A test that is marked `backends_take_turns` runs on one event loop with each value of its other
-parameters, and the next value takes the next loop. `REDISAQ_MATRIX=all` runs every combination. A combination that is named on the command
-line, as in `pytest "tests/conformance/test_leases.py::test_the_first_install[trio-redis8]"`, runs in any case.
+In: the combinations of a test's parameters. Out: those that run. Always holds: a test that is parametrized by both runs at least once on
+every event loop and at least once on every server, with each value of its other parameters. A checksum of the test's name decides which
+loop meets which server, so that every pair meets in some tests. A test that is marked `backends_take_turns` runs on one event loop with
+each value of its other parameters, and the next value takes the next loop. `REDISAQ_MATRIX=all` runs every combination. A combination that
+is named on the command line, as in `pytest "tests/conformance/test_leases.py::test_the_first_install[trio-redis8]"`, runs in any case.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -30,8 +30,8 @@ Values: TypeAlias = tuple[tuple[str, int], ...]
 
 TURNS = "backends_take_turns"
 
-Pair: TypeAlias = tuple[pytest.Item, str, str]
-"""An item, its event loop and its server."""
+Pair: TypeAlias = tuple[object, str, str]
+"""A combination of parameters, its event loop and its server."""
 
 
 def meet(loop: int, loops: int, server: int, servers: int, turn: int) -> bool:
@@ -40,52 +40,51 @@ def meet(loop: int, loops: int, server: int, servers: int, turn: int) -> bool:
 
 
 def everything() -> bool:
-    """Return whether every combination was asked for."""
-    return os.environ.get("REDISAQ_MATRIX") == "all"
-
-
-def thin_out(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the combinations that an ordinary run does without."""
+    """Return whether every combination was asked for. Raises UsageError for a setting that means nothing."""
     choice = os.environ.get("REDISAQ_MATRIX", "")
     if choice not in ("", "all"):
         raise pytest.UsageError(f"REDISAQ_MATRIX is {choice!r}; it is 'all' or not set")
-    if choice or any("[" in argument for argument in config.args):
+    return choice == "all"
+
+
+def thin_out(metafunc: pytest.Metafunc) -> None:
+    """Drop the combinations of a test that an ordinary run does without, before pytest makes an item of each: two of five.
+
+    pytest has no public way to drop one of what its fixtures and marks have combined.
+    """
+    if everything() or any("[" in argument for argument in metafunc.config.args):
         return
-    functions: dict[str, dict[Values, list[Pair]]] = defaultdict(lambda: defaultdict(list))
-    for item in items:
-        place = place_of(item)
+    calls: list[Any] = vars(metafunc)["_calls"]
+    taking_turns = metafunc.definition.get_closest_marker(TURNS) is not None
+    rows: dict[Values, list[Pair]] = defaultdict(list)
+    for call in calls:
+        place = place_of(call.params, taking_turns=taking_turns)
         if place is not None:
-            values, pair = place
-            functions[item.nodeid.partition("[")[0]][values].append(pair)
-    left_out: set[pytest.Item] = set()
-    for function, rows in functions.items():
-        for number, pairs in enumerate(rows.values()):
-            left_out.update(spare(function, number, pairs))
-    if left_out:
-        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-        items[:] = [item for item in items if item not in left_out]
+            values, loop, server = place
+            rows[values].append((call, loop, server))
+    left_out: set[int] = set()
+    for number, pairs in enumerate(rows.values()):
+        left_out.update(map(id, spare(metafunc.definition.nodeid, number, pairs, taking_turns=taking_turns)))
+    calls[:] = [call for call in calls if id(call) not in left_out]
 
 
-def spare(function: str, number: int, pairs: list[Pair]) -> Iterator[pytest.Item]:
-    """Yield the items that an ordinary run does without, of those with one row of values of the other parameters."""
+def spare(function: str, number: int, pairs: list[Pair], *, taking_turns: bool) -> Iterator[object]:
+    """Yield the combinations that an ordinary run does without, of those with one row of values of the other parameters."""
     loops, servers = (list(dict.fromkeys(column)) for column in zip(*((loop, server) for _, loop, server in pairs), strict=True))
-    taking_turns = pairs[0][0].get_closest_marker(TURNS) is not None
     its_turn = loops[(zlib.crc32(function.encode()) + number) % len(loops)]
     turn = zlib.crc32(f"{function} {number}".encode())
-    for item, loop, server in pairs:
+    for call, loop, server in pairs:
         met = meet(loops.index(loop), len(loops), servers.index(server), len(servers), turn)
         if not (loop == its_turn if taking_turns else met):
-            yield item
+            yield call
 
 
-def place_of(item: pytest.Item) -> tuple[Values, Pair] | None:
-    """Return the test's other parameters, and the item with its loop and its server; None if it has not both and takes no turns."""
-    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+def place_of(params: Mapping[str, object], *, taking_turns: bool) -> tuple[Values, str, str] | None:
+    """Return a test's other parameters, its loop and its server; None if it has not both and takes no turns."""
+    others = dict(params)
+    servers = [name for name in SERVERS if others.get(name) in KINDS]
+    loops = [name for name in LOOPS if name in others]
+    if not loops or not (servers or taking_turns):
         return None
-    params: dict[str, object] = dict(item.callspec.params)
-    servers = [name for name in SERVERS if params.get(name) in KINDS]
-    loops = [name for name in LOOPS if name in params]
-    if not loops or not (servers or item.get_closest_marker(TURNS)):
-        return None
-    loop, server = repr(params.pop(loops[0])), repr(params.pop(servers[0])) if servers else ""
-    return tuple((name, id(value)) for name, value in params.items()), (item, loop, server)
+    loop, server = repr(others.pop(loops[0])), repr(others.pop(servers[0])) if servers else ""
+    return tuple((name, id(value)) for name, value in others.items()), loop, server

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 import pytest
 
-from tests.matrix import meet, thin_out
+from tests.matrix import everything, meet
 from tests.unit.source import ROOT
 
 EXAMPLE = "tests/integration/test_every_seventh.py::test_on_a_server"
@@ -43,19 +43,19 @@ def test_each_loop_and_each_server_is_there_and_turns_bring_every_pair(loops: in
     assert met == set(pairs)
 
 
-def test_a_setting_that_means_nothing_is_refused(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDISAQ_MATRIX", "most")
     with pytest.raises(pytest.UsageError, match="REDISAQ_MATRIX is 'most'"):
-        thin_out(pytestconfig, [])
+        everything()
 
 
 def test_with_each_value_of_its_other_parameters_a_test_meets_each_loop_and_each_server() -> None:
-    everything, thinned = collected(EXAMPLE, matrix="all"), collected(EXAMPLE)
+    whole, thinned = collected(EXAMPLE, matrix="all"), collected(EXAMPLE)
     rows: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for loop, server, others in thinned:
         rows[others].append((loop, server))
-    loops, servers, values = (set(column) for column in zip(*everything, strict=True))
-    assert len(everything) == len(loops) * len(servers) * len(values)
+    loops, servers, values = (set(column) for column in zip(*whole, strict=True))
+    assert len(whole) == len(loops) * len(servers) * len(values)
     assert set(rows) == values
     for pairs in rows.values():
         assert {loop for loop, _ in pairs} == loops
@@ -72,9 +72,9 @@ def test_loops_take_turns_where_a_test_is_marked_so() -> None:
     """Each value of the other parameters meets one loop, and the next value the next."""
     file, name = "tests/integration/test_silent_server.py", "test_a_change_that_was_not_answered_says_so"
     found = [re.findall(rf"::{name}\[(asyncio-eager|\w+)-(.*)\]", listed(f"{file}::{name}", matrix=matrix)) for matrix in ("", "all")]
-    thinned, everything = ({value: [loop for loop, other in pairs if other == value] for _, value in pairs} for pairs in found)
-    assert thinned.keys() == everything.keys()
-    loops = [loop for value in everything for loop in thinned[value]]
-    assert len(loops) == len(everything)
-    assert set(loops) == set(itertools.chain(*everything.values()))
+    thinned, whole = ({value: [loop for loop, other in pairs if other == value] for _, value in pairs} for pairs in found)
+    assert thinned.keys() == whole.keys()
+    loops = [loop for value in whole for loop in thinned[value]]
+    assert len(loops) == len(whole)
+    assert set(loops) == set(itertools.chain(*whole.values()))
     assert all(one != other for one, other in itertools.pairwise(loops))
