@@ -1,7 +1,8 @@
-"""A member that kills itself (SIGKILL) directly before or after one of its broker's steps: `python -m tests.chaos.doomed '{"kind": …}'`.
+"""Members that kill themselves (SIGKILL) directly before or after one of their broker's steps: `python -m tests.chaos.doomed BACKEND`.
 
-It begins a redrive, then works until nothing is left. It writes a line of JSON for each handler that begins and ends, and for its last
-step. One that ends by itself has never come to its step.
+In: a line of JSON for each member, an Order. Out: lines of JSON, of each handler that begins and ends and of the member's last step; then
+one that says how the member's process ended. A member begins a redrive, then works until nothing is left. One that ends by itself has never
+come to its step. The process that reads the orders imports everything once, and each member is a fork of it that has a loop of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import functools
 import os
 import signal
 import sys
+import traceback
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Literal
 
@@ -30,6 +32,8 @@ from redisaq.link import Link, parse_address
 GROUP = GroupName("jobs", "default_group")
 ATTEMPTS = 3
 INTERVAL, TTL = 0.3, 60.0
+LONGEST = 120
+"""Seconds after which a member ends that nobody ends."""
 
 
 class Doom(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,14 +51,14 @@ class Order(msgspec.Struct, kw_only=True):
     doom: Doom
     url: str
     namespace: str
-    backend: str
     dead_id: bytes
 
 
 class Line(msgspec.Struct, kw_only=True):
     """What happened.
 
-    A handler: "start", "failed", "done". An attempt is about to be written down: "noted". The step: "before", "after".
+    A handler: "start", "failed", "done". An attempt is about to be written down: "noted". The step: "before", "after". The member's process
+    has ended: "end", with `n` as Popen.returncode has it.
     """
 
     what: str
@@ -163,16 +167,35 @@ async def work(order: Order) -> None:
     await consumer_of(order.url, order.namespace, blocking=order.doom.blocking).process(handler(tell), until_empty=True)
 
 
-def main() -> None:
-    """Run until the end."""
-    order = msgspec.json.decode(sys.argv[1], type=Order)
-    tell_of_noting()
-    install(order.doom)
-    if order.backend == "trio":
-        anyio.run(work, order, backend="trio")
-    else:
-        anyio.run(work, order, backend_options={"use_uvloop": order.backend == "uvloop"})
+def obey(order: Order, options: dict[str, Any]) -> None:
+    """Be one member, until the end."""
+    status = 1
+    try:
+        signal.alarm(LONGEST)
+        tell_of_noting()
+        install(order.doom)
+        anyio.run(work, order, **options)
+        status = 0
+    except BaseException:  # noqa: BLE001 -- whatever it is, this fork must not go on as the process that it came from
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+async def nothing() -> None:
+    """Import what the event loop needs."""
+
+
+def main(backend: str) -> None:
+    """Fork a member for each order, one after the other."""
+    options: dict[str, Any] = {"backend": "trio"} if backend == "trio" else {"backend_options": {"use_uvloop": backend == "uvloop"}}
+    anyio.run(nothing, **options)
+    for line in sys.stdin.buffer:
+        member = os.fork()
+        if not member:
+            obey(msgspec.json.decode(line, type=Order), options)
+        tell(Line(what="end", n=os.waitstatus_to_exitcode(os.waitpid(member, 0)[1])))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -21,6 +21,8 @@ import anyio
 import anyio.to_thread
 import msgspec
 import pytest
+from anyio.abc import Process
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from redisaq import Producer
 from redisaq.brokers.redis import RedisBroker
@@ -73,13 +75,31 @@ DELAYED, DEAD = 9, 10
 ALL = range(11)
 
 
+class Doomed:
+    """A process that forks members which kill themselves, one after the other."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._orders = process.stdin
+        self._lines = BufferedByteReceiveStream(process.stdout)
+
+    async def obey(self, order: Order) -> tuple[list[Line], int]:
+        """Let a member obey the order; return what it said, and how its process ended."""
+        await self._orders.send(msgspec.json.encode(order) + b"\n")
+        lines: list[Line] = []
+        while not lines or lines[-1].what != "end":
+            lines.append(msgspec.json.decode(await self._lines.receive_until(b"\n", 1 << 20), type=Line))
+        return lines[:-1], lines[-1].n
+
+
 @dataclass
 class Case:
     """One kill: what is there before it, what each process did, and what is there at the end."""
 
     doom: Doom
     server: Server
-    loop: str
+    doomed: Doomed
     namespace: str = field(default_factory=lambda: f"k{uuid.uuid4().hex[:12]}")
     dead_id: bytes = b""
     first: list[Line] = field(default_factory=list[Line])
@@ -122,11 +142,9 @@ class Case:
 
     async def die(self) -> None:
         """Run the process that is to kill itself."""
-        order = Order(doom=self.doom, url=self.server.url, namespace=self.namespace, backend=self.loop, dead_id=self.dead_id)
-        command = [sys.executable, "-m", "tests.chaos.doomed", msgspec.json.encode(order).decode()]
-        result = await anyio.run_process(command, check=False, stderr=None, cwd=Path.cwd())
-        self.first = msgspec.json.decode(b"[%b]" % b",".join(result.stdout.splitlines()), type=list[Line])
-        assert result.returncode == -signal.SIGKILL, f"{self.doom}: it never came to this step, and ended with {result.returncode}"
+        order = Order(doom=self.doom, url=self.server.url, namespace=self.namespace, dead_id=self.dead_id)
+        self.first, status = await self.doomed.obey(order)
+        assert status == -signal.SIGKILL, f"{self.doom}: it never came to this step, and ended with {status}"
 
     def let_the_lease_run_out(self) -> None:
         """Do to the dead process's lease what time would do, two minutes later; what the server does then is shown elsewhere.
@@ -197,12 +215,15 @@ async def test_nothing_is_lost_or_doubled(server_pool: ServerPool, anyio_backend
         pytest.skip("REDISAQ_KILLS=all runs every event loop with every server")
     first, stride = (0, 1) if EVERYWHERE else STRIDES[loop, program]
     server = await anyio.to_thread.run_sync(server_pool.shared, program)
-    limit = anyio.CapacityLimiter(AT_ONCE)
+    dooms = iter(DOOMS[first::stride])
 
-    async def one(doom: Doom) -> None:
-        async with limit:
-            await Case(doom, server, loop).run()
+    async def some() -> None:
+        command = [sys.executable, "-m", "tests.chaos.doomed", loop]
+        async with await anyio.open_process(command, stderr=None, cwd=Path.cwd()) as process:
+            doomed = Doomed(process)
+            for doom in dooms:
+                await Case(doom, server, doomed).run()
 
     async with anyio.create_task_group() as tasks:
-        for doom in DOOMS[first::stride]:
-            tasks.start_soon(one, doom)
+        for _ in range(AT_ONCE):
+            tasks.start_soon(some)
