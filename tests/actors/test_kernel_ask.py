@@ -78,7 +78,7 @@ FORGIVING = RestartPolicy(on=(KeyError,), backoff=0)
 async def test_an_answer() -> None:
     async with Supervisor() as supervisor:
         ref = await supervisor.start(Oracle())
-        assert await ref.ask(Double, timeout=5) == 42
+        assert await ref.ask(Double, timeout=30) == 42
         assert await ref.ask(lambda reply: Double(reply, 4), timeout=None) == 8
 
 
@@ -133,12 +133,12 @@ async def test_a_later_answer() -> None:
         answers: list[str] = []
 
         async def ask() -> None:
-            answers.append(await ref.ask(Later, timeout=5))
+            answers.append(await ref.ask(Later, timeout=30))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
             await until(lambda: actor.later)
-            assert await ref.ask(Double, timeout=5) == 42
+            assert await ref.ask(Double, timeout=30) == 42
         assert answers == ["now"]
 
 
@@ -147,9 +147,9 @@ async def test_the_handlers_error_goes_to_the_asker_and_to_the_policy() -> None:
     async with Supervisor() as supervisor:
         ref = await supervisor.start(actor)
         with pytest.raises(KeyError) as caught:
-            await ref.ask(lambda reply: Fail(reply, error), timeout=5)
+            await ref.ask(lambda reply: Fail(reply, error), timeout=30)
         assert caught.value is error
-        assert await ref.ask(Double, timeout=5) == 42, "it was started again"
+        assert await ref.ask(Double, timeout=30) == 42, "it was started again"
         (node,) = supervisor.tree().children
         assert (node.restarts, node.last_error, len(actor.lost)) == (1, error, 1)
 
@@ -161,7 +161,7 @@ async def test_an_error_that_nobody_forgives_leaves_the_supervisor_as_well() -> 
         async with Supervisor() as supervisor:
             ref = await supervisor.start(Oracle())
             try:
-                await ref.ask(lambda reply: Fail(reply, error), timeout=5)
+                await ref.ask(lambda reply: Fail(reply, error), timeout=30)
             except ValueError as raised:
                 seen.append(raised)
                 raise
@@ -179,7 +179,7 @@ async def test_reply_fail() -> None:
     async with Supervisor() as supervisor:
         ref = await supervisor.start(Refuser())
         with pytest.raises(LookupError, match="no"):
-            await ref.ask(Double, timeout=5)
+            await ref.ask(Double, timeout=30)
         (node,) = supervisor.tree().children
         assert node.restarts == 0
 
@@ -262,12 +262,12 @@ async def test_a_finished_actor_leaves_no_asker_waiting() -> None:
 async def test_an_actor_cannot_ask_itself() -> None:
     class Narcissus(Actor[Double]):
         async def receive(self, message: Double) -> None:
-            await self.ref.ask(Double, timeout=5)
+            await self.ref.ask(Double, timeout=30)
 
     with pytest.raises(RuntimeError, match="supervisor/narcissus asks itself"):  # noqa: PT012 -- it is the block that raises
         async with Supervisor() as supervisor:
             ref = await supervisor.start(Narcissus())
-            await ref.ask(Double, timeout=5)
+            await ref.ask(Double, timeout=30)
 
 
 async def test_actors_ask_each_other() -> None:
@@ -277,13 +277,13 @@ async def test_actors_ask_each_other() -> None:
             self.oracle = oracle
 
         async def receive(self, message: Double) -> None:
-            message.reply.set(await self.oracle.ask(lambda reply: Double(reply, message.number), timeout=5))
+            message.reply.set(await self.oracle.ask(lambda reply: Double(reply, message.number), timeout=30))
 
     async with Supervisor() as supervisor:
         oracle = Oracle()
         asker = await supervisor.start(Asker(oracle.ref))  # its ref can be had before it starts
         await supervisor.start(oracle)
-        assert await asker.ask(lambda reply: Double(reply, 3), timeout=5) == 6
+        assert await asker.ask(lambda reply: Double(reply, 3), timeout=30) == 6
 
 
 async def test_the_same_message_twice_is_refused() -> None:

@@ -125,5 +125,5 @@ async def test_only_progress_counts_as_progress(monkeypatch: pytest.MonkeyPatch)
     played.take(child, Report("failed", text="first"))
     played.take(child, Report("failed", text="second"))
     assert played.failure == "consumer-1: first"
-    with pytest.raises(demo.DemoFailed, match="consumer-1: first"), anyio.fail_after(1):
+    with pytest.raises(demo.DemoFailed, match="consumer-1: first"), anyio.fail_after(10):
         await played._until(lambda: False, "anything")
