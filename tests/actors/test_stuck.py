@@ -99,7 +99,7 @@ def test_what_one_member_cannot_read_goes_to_another(
             if isinstance(self, RefusingBroker) and self.refuses("read", (group, partition)):
 
                 async def read(*_args: Any) -> None:
-                    await anyio.sleep(0.01)
+                    await anyio.sleep(0.05)
                     raise error()
 
                 monkeypatch.setattr(reader, "read", read, raising=False)

@@ -356,7 +356,7 @@ async def changes_are_missed(sim: Simulation) -> None:
             sim.member(name, TOPIC, takes(0.2), heartbeat_interval=every, heartbeat_ttl=6.0)
             await anyio.sleep(0.2)
         await producer.batch_enqueue([{}] * 60)
-        await sim.until_quiet(timeout=60)
+        await sim.until_quiet(timeout=20)
     finally:
         deltas.SMALL = whole
 
