@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 
 SILENCE = 0.5
 MARGIN = 0.45  # less than another silence
+UVLOOP_EARLY = 0.001  # uvloop counts in whole milliseconds: its timers ring up to one of them too early
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def within(least: float, most: float) -> Iterator[None]:
         began = time.monotonic()
         yield
         ended = time.monotonic()
-    assert ended - began >= least
+    assert ended - began >= least - UVLOOP_EARLY
     assert ticks.between(began, ended) <= most + MARGIN
 
 
