@@ -1,4 +1,4 @@
-"""What is measured, three ways: bare, redis-py where it has the like, redisaq. Each returns messages per second (latency: seconds)."""
+"""What is measured, three ways: bare, redis-py where it has the like, redisaq. Each returns its rate (latency: seconds)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 
@@ -36,25 +36,43 @@ class Bench:
         return f"t{next(_numbers)}"
 
 
-def rate(count: int, seconds: float) -> float:
-    """Return messages per second."""
-    return count / seconds
+class Rate(NamedTuple):
+    """How fast it went, in messages.
+
+    Attributes:
+        clock: per second.
+        cpu: per second of CPU that this process took: hardly less beside others on the same machine.
+    """
+
+    clock: float
+    cpu: float
 
 
-async def _bare(bench: Bench, kind: str, work: Callable[[bare_loop.Bare, str], Awaitable[int]]) -> float:
+class Stopwatch:
+    """It runs from when it is made."""
+
+    def __init__(self) -> None:
+        self._clock = time.perf_counter()
+        self._cpu = time.process_time()
+
+    def rate(self, count: int) -> Rate:
+        """Return the rate of so many messages until now."""
+        return Rate(count / (time.perf_counter() - self._clock), count / (time.process_time() - self._cpu))
+
+
+async def _bare(bench: Bench, kind: str, work: Callable[[bare_loop.Bare, str], Awaitable[int]]) -> Rate:
     topic = bench.topic()
     async with Producer(topic, bench.url, namespace="bench", init_partitions=bench.partitions):
         pass
     connection = await bare_loop.BARE[kind](bench.path)
     try:
-        began = time.perf_counter()
-        count = await work(connection, topic)
-        return rate(count, time.perf_counter() - began)
+        watch = Stopwatch()
+        return watch.rate(await work(connection, topic))
     finally:
         await connection.close()
 
 
-async def bare_append(bench: Bench, kind: str, *, size: int) -> float:
+async def bare_append(bench: Bench, kind: str, *, size: int) -> Rate:
     """Append, one connection, `size` in a round trip."""
 
     async def work(connection: bare_loop.Bare, topic: str) -> int:
@@ -64,7 +82,7 @@ async def bare_append(bench: Bench, kind: str, *, size: int) -> float:
     return await _bare(bench, kind, work)
 
 
-async def bare_consume(bench: Bench, kind: str) -> float:
+async def bare_consume(bench: Bench, kind: str) -> Rate:
     """Read and acknowledge a filled topic."""
     topic = await filled(bench)
     keys = [f"{{bench:{topic}:{p}}}:0" for p in range(bench.partitions)]
@@ -72,13 +90,13 @@ async def bare_consume(bench: Bench, kind: str) -> float:
     try:
         for key in keys:
             await connection.call(bare_loop.pack(("XGROUP", "CREATE", key, "bare", "0")), 1)
-        began = time.perf_counter()
+        watch = Stopwatch()
         count = await bare_loop.consume(connection, keys, "bare", 100)
-        seconds = time.perf_counter() - began
+        found = watch.rate(count)
     finally:
         await connection.close()
     assert count == bench.messages
-    return rate(count, seconds)
+    return found
 
 
 async def filled(bench: Bench) -> str:
@@ -93,46 +111,46 @@ async def filled(bench: Bench) -> str:
 # -- producing ---------------------------------------------------------------------------------------------------------------------
 
 
-async def batch_enqueue(bench: Bench) -> float:
+async def batch_enqueue(bench: Bench) -> Rate:
     """batch_enqueue of 100."""
     payloads = [{"n": n} for n in range(100)]
     async with Producer(bench.topic(), bench.url, namespace="bench") as producer:
-        began = time.perf_counter()
+        watch = Stopwatch()
         for _ in range(bench.messages // 100):
             await producer.batch_enqueue(payloads)
-        return rate(bench.messages, time.perf_counter() - began)
+        return watch.rate(bench.messages)
 
 
-async def enqueue_from_one(bench: Bench) -> float:
+async def enqueue_from_one(bench: Bench) -> Rate:
     """Enqueue from one task."""
     count = bench.messages // 10
     async with Producer(bench.topic(), bench.url, namespace="bench") as producer:
-        began = time.perf_counter()
+        watch = Stopwatch()
         for n in range(count):
             await producer.enqueue({"n": n})
-        return rate(count, time.perf_counter() - began)
+        return watch.rate(count)
 
 
-async def enqueue_from_many(bench: Bench) -> float:
+async def enqueue_from_many(bench: Bench) -> Rate:
     """Enqueue from 100 tasks."""
     each = bench.messages // 200
     async with Producer(bench.topic(), bench.url, namespace="bench") as producer:
         return await _by_many(lambda n: producer.enqueue({"n": n}), each)
 
 
-async def _by_many(send: Callable[[int], Awaitable[Any]], each: int) -> float:
+async def _by_many(send: Callable[[int], Awaitable[Any]], each: int) -> Rate:
     async def sender() -> None:
         for n in range(each):
             await send(n)
 
-    began = time.perf_counter()
+    watch = Stopwatch()
     async with anyio.create_task_group() as tasks:
         for _ in range(100):
             tasks.start_soon(sender)
-    return rate(100 * each, time.perf_counter() - began)
+    return watch.rate(100 * each)
 
 
-async def redis_py_from_many(bench: Bench) -> float:
+async def redis_py_from_many(bench: Bench) -> Rate:
     """The same with redis-py's asyncio client and its pool."""
     from redis.asyncio import BlockingConnectionPool, Redis
 
@@ -146,7 +164,7 @@ async def redis_py_from_many(bench: Bench) -> float:
         await pool.disconnect()
 
 
-async def redis_py_batches(bench: Bench) -> float:
+async def redis_py_batches(bench: Bench) -> Rate:
     """Pipelines of 100 with redis-py's asyncio client."""
     from redis.asyncio import Redis
 
@@ -154,13 +172,13 @@ async def redis_py_batches(bench: Bench) -> float:
     client = Redis.from_url(bench.url)
     count = bench.messages // 4
     try:
-        began = time.perf_counter()
+        watch = Stopwatch()
         for begin in range(0, count, 100):
             pipeline = client.pipeline(transaction=False)
             for n in range(begin, begin + 100):
                 pipeline.xadd(key, {"i": f"0123456789abcdef-{n:x}", "d": b'{"n":%d}' % n})
             await pipeline.execute()
-        return rate(count, time.perf_counter() - began)
+        return watch.rate(count)
     finally:
         await client.aclose()
 
@@ -168,7 +186,7 @@ async def redis_py_batches(bench: Bench) -> float:
 # -- consuming ---------------------------------------------------------------------------------------------------------------------
 
 
-async def _consume(bench: Bench, how: str, **options: Any) -> float:
+async def _consume(bench: Bench, how: str, **options: Any) -> Rate:
     topic = await filled(bench)
     consumer: Consumer[Any] = Consumer(topic, bench.url, namespace="bench", batch_size=100, **options)
     left = bench.messages
@@ -189,13 +207,13 @@ async def _consume(bench: Bench, how: str, **options: Any) -> float:
     run: Any = functools.partial(consumer.process, one) if how == "process" else functools.partial(consumer.process_batch, many)
     await consumer.connect()
     async with anyio.create_task_group() as tasks:
-        began = time.perf_counter()
+        watch = Stopwatch()
         tasks.start_soon(run)
         await done.wait()
-        seconds = time.perf_counter() - began
+        found = watch.rate(bench.messages)
         await consumer.stop()
     await consumer.close()
-    return rate(bench.messages, seconds)
+    return found
 
 
 process = functools.partial(_consume, how="process")

@@ -1,6 +1,6 @@
 """One measurement in a process of its own: `python -m tests.bench.job '{"case": …}'`.
 
-Out: messages per second, alone on one line. `redisaq` is whatever stands first on the path: the job checks that it is the one
+Out: its rate as JSON (see cases.Rate), alone on one line. `redisaq` is whatever stands first on the path: the job checks that it is the one
 meant, so that no measurement is of the wrong commit.
 """
 
@@ -16,9 +16,9 @@ import msgspec
 import redisaq
 from tests.bench import cases
 from tests.bench.backends import BACKENDS
-from tests.bench.cases import Bench
+from tests.bench.cases import Bench, Rate
 
-JOBS: dict[str, Callable[[Bench], Awaitable[float]]] = {
+JOBS: dict[str, Callable[[Bench], Awaitable[Rate]]] = {
     "batch_enqueue of 100": cases.batch_enqueue,
     "enqueue, one task": cases.enqueue_from_one,
     "enqueue, 100 tasks": cases.enqueue_from_many,
@@ -42,9 +42,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> None:
     """Measure."""
     job = msgspec.json.decode(sys.argv[1], type=Job)
-    found = Path(redisaq.__file__).resolve().parents[1]
-    assert found == Path(job.package).resolve(), f"this is the redisaq of {found}"
-    print(anyio.run(JOBS[job.case], Bench(job.path, job.messages, job.partitions), **BACKENDS[job.backend]))
+    place = Path(redisaq.__file__).resolve().parents[1]
+    assert place == Path(job.package).resolve(), f"this is the redisaq of {place}"
+    found = anyio.run(JOBS[job.case], Bench(job.path, job.messages, job.partitions), **BACKENDS[job.backend])
+    print(msgspec.json.encode(found).decode())
 
 
 if __name__ == "__main__":

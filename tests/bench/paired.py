@@ -1,9 +1,10 @@
 """The main jobs, paired with another commit's: `python -m tests.bench --against REV`.
 
-In: a commit. Out: for each job and event loop the median of the ratios to that commit, with its quartiles, and what is more than
-5 % slower.
-Both are measured in turn (A B A B …), each in a process of its own, with the same server, jobs and machine; the pair of one round makes one
-ratio, so that what slows the machine down for a while slows both.
+In: a commit. Out: for each job and event loop the median of the ratios to that commit, by the clock and by the client's CPU, how far two
+measurements of that one commit differ, and what is slower.
+A round measures that commit, what is here, and that commit again, each in a process of its own, with the same server, jobs and machine.
+What slows the machine down for a while slows all three. A round makes two ratios: of what is here to the mean of the two beside it, and of
+those two, which are alike (A/A).
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from tests.bench.cases import Rate
 from tests.bench.job import JOBS, Job
 from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOWER = 0.95
-"""The least ratio, in the median, that is no loss."""
+SLOWER = 0.98
+"""The least ratio of the rates by CPU, in the median, that is no loss."""
 
 BAR = 30
 
@@ -34,39 +37,62 @@ Way = tuple[str, str]
 """A job and an event loop."""
 
 
+class Round(NamedTuple):
+    """Three rates in turn: of the other commit, of what is here, of the other commit again."""
+
+    first: Rate
+    now: Rate
+    last: Rate
+
+    def ratio(self, of: Callable[[Rate], float]) -> float:
+        """Return how many times as fast it is now."""
+        return of(self.now) / statistics.mean([of(self.first), of(self.last)])
+
+    def alike(self) -> float:
+        """Return the ratio of two that should be the same, by CPU."""
+        return self.last.cpu / self.first.cpu
+
+
 @dataclass
 class Pairs:
-    """One job on one event loop: messages per second, before and now, round by round."""
+    """One job on one event loop, round by round."""
 
     case: str
     backend: str
-    before: list[float] = field(default_factory=list[float])
-    now: list[float] = field(default_factory=list[float])
+    rounds: list[Round] = field(default_factory=list[Round])
     failed: str = ""
 
     @property
-    def ratios(self) -> list[float]:
-        """Return how many times as fast it is now, round by round."""
-        return [now / before for before, now in zip(self.before, self.now, strict=True)]
-
-    @property
-    def median(self) -> float:
-        """Return the median of the ratios."""
-        return statistics.median(self.ratios)
-
-    @property
     def slower(self) -> bool:
-        """True if it has lost more than 5 % in the median."""
-        return not self.failed and self.median < SLOWER
+        """True if it takes over 2 % more CPU in the median, and more than three of four A/A pairs differ by chance."""
+        cpu = statistics.median(one.ratio(by_cpu) for one in self.rounds) if not self.failed else 1.0
+        return cpu < SLOWER and cpu < quartiles([one.alike() for one in self.rounds])[0]
 
     def line(self) -> str:
         """Return its line of the table."""
         head = f"{self.case:<27}{self.backend:<9}"
         if self.failed:
             return f"{head}not measured: {self.failed}"
-        low, _, high = statistics.quantiles(self.ratios, n=4) if len(self.ratios) > 1 else [self.median] * 3
-        rates = f"{statistics.median(self.before):>11,.0f}{statistics.median(self.now):>11,.0f}"
-        return f"{head}{rates}{self.median:>8.3f}   {low:.3f} to {high:.3f}"
+        clock = statistics.median(one.ratio(by_clock) for one in self.rounds)
+        low, cpu, high = quartiles([one.ratio(by_cpu) for one in self.rounds])
+        least, _, most = quartiles([one.alike() for one in self.rounds])
+        rate = statistics.median(one.now.clock for one in self.rounds)
+        return f"{head}{rate:>11,.0f}{clock:>8.3f}{cpu:>8.3f}   {low:.3f} to {high:.3f}   {least:.3f} to {most:.3f}"
+
+
+def by_clock(rate: Rate) -> float:
+    """Return messages per second."""
+    return rate.clock
+
+
+def by_cpu(rate: Rate) -> float:
+    """Return messages per second of CPU."""
+    return rate.cpu
+
+
+def quartiles(ratios: list[float]) -> list[float]:
+    """Return the lower quartile, the median and the upper quartile."""
+    return statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
 
 
 def unpack(revision: str, directory: Path) -> None:
@@ -83,7 +109,7 @@ def unpack(revision: str, directory: Path) -> None:
         archive.extractall(directory, filter="data")
 
 
-def measure(job: Job) -> float:
+def measure(job: Job) -> Rate:
     """Run one job.
 
     Raises:
@@ -94,7 +120,7 @@ def measure(job: Job) -> float:
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=job.package, env=environment)
     if done.returncode:
         raise RuntimeError((done.stderr.strip() or "no word").splitlines()[-1])
-    return float(done.stdout)
+    return msgspec.json.decode(done.stdout, type=Rate)
 
 
 def compare(server: Server, revision: str, wanted: Sequence[Way], *, rounds: int, messages: int, partitions: int) -> list[Pairs]:
@@ -110,8 +136,8 @@ def compare(server: Server, revision: str, wanted: Sequence[Way], *, rounds: int
             if pairs.failed:
                 continue
             try:
-                rates: list[float] = []
-                for package in (before, ROOT):
+                rates: list[Rate] = []
+                for package in (before, ROOT, before):
                     where = {"package": str(package), "path": str(server.socket_path)}
                     count = messages if step >= len(found) else messages // 10
                     rates.append(measure(Job(case=pairs.case, backend=pairs.backend, messages=count, partitions=partitions, **where)))
@@ -120,8 +146,7 @@ def compare(server: Server, revision: str, wanted: Sequence[Way], *, rounds: int
                 pairs.failed = str(error)
                 continue
             if step >= len(found):
-                pairs.before.append(rates[0])
-                pairs.now.append(rates[1])
+                pairs.rounds.append(Round(*rates))
     show_progress(1, 1, "")
     return found
 
@@ -135,13 +160,13 @@ def show_progress(done: int, of: int, what: str) -> None:
 
 
 def report(found: Sequence[Pairs], revision: str) -> bool:
-    """Print the table and the verdict; return whether nothing has become more than 5 % slower."""
-    print(f"{'case':<27}{'loop':<9}{'before/s':>11}{'now/s':>11}{'ratio':>8}   quartiles")
+    """Print the table and the verdict; return whether nothing is slower."""
+    print(f"{'case':<27}{'loop':<9}{'now/s':>11}{'clock':>8}{'CPU':>8}   {'quartiles':<16}   A/A quartiles")
     for pairs in found:
         print(pairs.line())
-    slower = [f"{pairs.case} ({pairs.backend}): {pairs.median:.3f}" for pairs in found if pairs.slower]
-    print(f"ratio: now to {revision}, the median over rounds; below 1 is slower")
-    print(f"above 5 % slower: {'; '.join(slower) or 'nothing'}")
+    slower = [f"{pairs.case} ({pairs.backend})" for pairs in found if pairs.slower]
+    print(f"clock, CPU: the rate now to that of {revision}, the median over rounds; below 1 is slower")
+    print(f"over 2 % more CPU, and beyond A/A: {'; '.join(slower) or 'nothing'}")
     return not slower
 
 

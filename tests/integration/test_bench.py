@@ -34,8 +34,8 @@ def test_another_commit_is_measured_beside_what_is_here() -> None:
     )
     *table, _, verdict = done.stdout.splitlines()
     assert [line.split("  ")[0] for line in table[1:]] == ["enqueue, one task", "process"], done.stderr
-    assert all(float(line.split()[-4]) > 0 for line in table[1:])
-    assert (verdict == "above 5 % slower: nothing") == (done.returncode == 0)
+    assert all(float(line.split()[-8]) > 0 for line in table[1:])
+    assert (verdict == "over 2 % more CPU, and beyond A/A: nothing") == (done.returncode == 0)
 
 
 @NO_HISTORY
