@@ -5,7 +5,9 @@ Pure: no request, no server. Everything that a view lists is bounded, whatever t
 
 from __future__ import annotations
 
+import heapq
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -373,10 +375,10 @@ BINS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 def _map(found: GroupView) -> dict[str, Any]:
     """Return the few partitions that matter of thousands, and how many have which lag. The rest is a picture that a script draws."""
-    worst = sorted(found.partitions, key=lambda one: (one.owner is not None, -one.backlog, one.partition))[:10]
+    worst = heapq.nsmallest(10, found.partitions, key=lambda one: (one.owner is not None, -one.backlog, one.partition))
     counts = [0] * len(BINS)
     for one in found.partitions:
-        counts[sum(one.unread >= edge for edge in BINS) - 1] += 1
+        counts[bisect_right(BINS, one.unread) - 1] += 1
     top = math.log10(1 + max(counts, default=0)) or 1.0
     return {
         "columns": None,
