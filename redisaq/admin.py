@@ -896,9 +896,16 @@ class Admin:
 
     @in_one_loop
     async def message_summaries(
-        self, topic: str, *, partitions: Iterable[int], count: int = 10, before: str | None = None, size: int = SUMMARY
+        self,
+        topic: str,
+        *,
+        partitions: Iterable[int],
+        count: int = 10,
+        before: str | None = None,
+        after: str | None = None,
+        size: int = SUMMARY,
     ) -> list[MessageSummary]:
-        """Return the newest messages of some partitions' streams without most of their payloads, the newest first.
+        """Return the newest messages of some partitions' streams without most of their payloads, the newest first; or those after an entry.
 
         The server reads `count` entries of each partition and sends a few hundred bytes for each; see `peek` for whole messages.
 
@@ -907,19 +914,21 @@ class Admin:
             partitions: their numbers. A number beyond the topic's partitions has no messages.
             count: the most messages of one partition, up to 1,000.
             before: an entry id: return entries with lower ids. None: the newest.
+            after: an entry id: return entries with greater ids instead, the oldest first, as a group that has got so far gets them.
             size: how many bytes of a payload, and of a key, to return.
 
         Raises:
-            SettingsError: `count` is not from 1 to 1,000, a partition is not a number, or `before` is not an entry id.
+            SettingsError: `count` is not from 1 to 1,000, a partition is not a number, or `before` or `after` is not an entry id, or both
+                are given.
         """
         topic, most = check_name("topic", topic), check_count("count", count, most=AT_ONCE)
-        if before is not None and not is_id(check_text("before", before).encode()):
-            raise SettingsError("before must be an entry id, such as 1700000000000-0")
-        numbers, below = _numbers(partitions), b"" if before is None else before.encode()
-        limit = check_count("size", size, least=0)
-        pages = await self._do_each([SummariseEntries(topic, number, below, most, limit) for number in numbers])
+        if before is not None and after is not None:
+            raise SettingsError("give before or after, not both")
+        below, above = (_entry_id(name, one) for name, one in (("before", before), ("after", after)))
+        numbers, limit = _numbers(partitions), check_count("size", size, least=0)
+        pages = await self._do_each([SummariseEntries(topic, number, below, most, limit, above) for number in numbers])
         found = [entry_summary_of(topic, number, one) for number, page in zip(numbers, pages, strict=True) for one in page]
-        return sorted(found, key=lambda one: (parse_id(one.entry_id.encode()), -one.partition), reverse=True)
+        return sorted(found, key=lambda one: (parse_id(one.entry_id.encode()), -one.partition), reverse=after is None)
 
     def messages(self, topic: str, *, deserializer: Deserializer | None = None) -> Listing[Any, StreamMessage]:
         """Return an async iterator over the messages that are in a topic's streams when its first step begins; see `pending` for the rest.
@@ -1465,6 +1474,13 @@ class Admin:
 
 def _name(topic: str, group: str) -> GroupName:
     return GroupName(check_name("topic", topic), check_name("group_name", group))
+
+
+def _entry_id(name: str, entry_id: str | None) -> bytes:
+    """Return an entry's id for a step; b"" for None."""
+    if entry_id is not None and not is_id(check_text(name, entry_id).encode()):
+        raise SettingsError(f"{name} must be an entry id, such as 1700000000000-0")
+    return b"" if entry_id is None else entry_id.encode()
 
 
 def _numbers(partitions: Iterable[int]) -> Sequence[int]:

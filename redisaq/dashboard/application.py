@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from redisaq.admin import Admin, DeadMessage, StoredMessage, Whereabouts
+from redisaq.admin import Admin, DeadMessage, MessageSummary, StoredMessage, Whereabouts
 from redisaq.brokers.access import RedisURL
 from redisaq.dashboard import letters, messages, newest, schedule, views
 from redisaq.dashboard.changes import Changes
@@ -40,7 +40,7 @@ from redisaq.dashboard.newest import Newest
 from redisaq.dashboard.pages import Page, command_of, compile_all, render
 from redisaq.dashboard.past import Past
 from redisaq.dashboard.paths import RawPaths, names_in
-from redisaq.dashboard.views import Links, View
+from redisaq.dashboard.views import Beside, Links, View
 from redisaq.errors import ConnectionFailed, RedisaqError, ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.producer import Producer
 from redisaq.settings import MOST_PARTITIONS
@@ -154,6 +154,8 @@ class Dashboard:
         self._newest: dict[str, Newest] = {}
         self._newest_of = -1
         self._past = Past(admin)
+        self._following: dict[tuple[str, str, int], Sequence[MessageSummary]] = {}
+        self._following_of = -1
         everybody: Authorize = lambda _: "change"  # noqa: E731 -- what may be changed is what there are routes for
         self._authorize = authorize or (by_token(token) if token is not None else everybody)
         self.app = Starlette(
@@ -167,13 +169,13 @@ class Dashboard:
         overview: Look = lambda snapshot, _, query: views.overview(snapshot, query)  # noqa: E731
         topic: Look = lambda snapshot, path, query: views.topic(snapshot, path["topic"], query, self._newest.get(path["topic"]))  # noqa: E731
         group: Look = lambda snapshot, path, query: views.group(  # noqa: E731
-            snapshot, path["topic"], path["group"], query, self._past.of(path["topic"], path["group"], views.window_of(query))
+            snapshot, path["topic"], path["group"], query, self._beside(path, query)
         )
         routes: list[BaseRoute] = []
         looks: list[tuple[str, Look, Prepare | None]] = [
             ("/", overview, None),
             ("/t/{topic}", topic, self._look_at_newest),
-            ("/t/{topic}/g/{group}", group, self._look_at_past),
+            ("/t/{topic}/g/{group}", group, self._look_beside),
         ]
         for path, look, prepare in looks:
             routes.append(Route(path, self._showing(look, prepare)))
@@ -398,10 +400,26 @@ class Dashboard:
 
     # -- the messages of a topic ------------------------------------------------------------------------------------------------
 
-    async def _look_at_past(self, path: Mapping[str, str], query: Mapping[str, str], snapshot: Snapshot) -> None:
-        """Look at what happened in a group before what a snapshot knows, if a page shows it."""
-        if snapshot.group(path["topic"], path["group"]) is not None:
-            await self._past.look(path["topic"], path["group"], views.window_of(query), snapshot.at)
+    async def _look_beside(self, path: Mapping[str, str], query: Mapping[str, str], snapshot: Snapshot) -> None:
+        """Look at what a page about a group shows and no snapshot has: its hours, and what comes next in the chosen partition."""
+        found = snapshot.group(path["topic"], path["group"])
+        if found is None:
+            return
+        await self._past.look(found.topic, found.group, views.window_of(query), snapshot.at)
+        if self._following_of != snapshot.number:
+            self._following.clear()
+            self._following_of = snapshot.number
+        number = views.partition_of(query)
+        chosen = next((one for one in found.partitions if one.partition == number), None)
+        if chosen is not None and chosen.unread and (name := (found.topic, found.group, chosen.partition)) not in self._following:
+            following = await newest.next_in_line(self._admin, found.topic, chosen)
+            if self._following_of == snapshot.number:
+                self._following[name] = following
+
+    def _beside(self, path: Mapping[str, str], query: Mapping[str, str]) -> Beside:
+        name = path["topic"], path["group"]
+        number = views.partition_of(query)
+        return Beside(self._past.of(*name, views.window_of(query)), () if number is None else self._following.get((*name, number), ()))
 
     async def _look_at_newest(self, path: Mapping[str, str], _query: Mapping[str, str], snapshot: Snapshot) -> None:
         """Look at the newest messages of a topic, once for all who look at it during one snapshot."""

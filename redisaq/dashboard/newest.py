@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import msgspec
@@ -9,13 +10,16 @@ import msgspec
 from redisaq.admin import Admin, MessageSummary
 from redisaq.dashboard.letters import Privacy
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError, UnknownFormatError
-from redisaq.watching import TopicView
+from redisaq.watching import PartitionView, TopicView
 
 MOST_PARTITIONS = 64
 """Partitions that are looked at together: each takes the server some 20 µs."""
 
 FEW = 10
 """Messages that the page about a topic shows."""
+
+NEXT = 5
+"""Messages of one partition that come next which the page about a group shows."""
 
 PREVIEW = 160
 """Bytes of a payload that are read."""
@@ -78,3 +82,10 @@ async def look(
         end += 1
     rows = [Row(one, privacy.preview(one.start, one.size)) for one in found[:end]]
     return Newest(rows, partitions, rows[-1].message.entry_id if end < len(found) else "")
+
+
+async def next_in_line(admin: Admin, topic: str, partition: PartitionView) -> Sequence[MessageSummary]:
+    """Return the messages that a group gets next in a partition; none if that cannot be read, which the page says elsewhere."""
+    with contextlib.suppress(ConnectionFailed, ServerError, SettingsError, UnknownFormatError):
+        return await admin.message_summaries(topic, partitions=[partition.partition], count=NEXT, after=partition.last_delivered, size=100)
+    return ()

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from redisaq.admin import HistoryEntry
+from redisaq.admin import HistoryEntry, MessageSummary
 from redisaq.dashboard import drawing
 from redisaq.dashboard.messages import IS_ID
 from redisaq.dashboard.newest import Newest
@@ -290,7 +290,19 @@ class Line(msgspec.Struct, frozen=True):
     bad: bool
 
 
-def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, str], past: Sequence[HistoryEntry] = ()) -> View:
+class Beside(msgspec.Struct, frozen=True):
+    """What is shown of a group that no snapshot has.
+
+    Attributes:
+        past: its latest changes, for a window that is longer than what a snapshot knows.
+        following: the messages that it gets next in the chosen partition.
+    """
+
+    past: Sequence[HistoryEntry] = ()
+    following: Sequence[MessageSummary] = ()
+
+
+def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, str], beside: Beside = Beside()) -> View:  # noqa: B008 -- it is frozen
     """Show one group: its partitions and owners, what is in handlers, members, history.
 
     Args:
@@ -298,11 +310,11 @@ def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, st
         topic_name: the topic.
         name: the group.
         query: what else the address asks for.
-        past: its latest changes, for a window that is longer than what a snapshot knows.
+        beside: what no snapshot has.
     """
+    past = beside.past
     found, window = snapshot.group(topic_name, name), window_of(query)
-    chosen = query.get("p")
-    partition = int(chosen) if chosen is not None and chosen.isascii() and chosen.isdigit() and len(chosen) < 6 else None  # noqa: PLR2004 -- partitions
+    partition = partition_of(query)
     screen = Screen("group" if partition is None else "partition", topic_name, name, partition)
     if found is None:
         return missing(f"No group {name} of {topic_name}", screen, snapshot)
@@ -319,6 +331,8 @@ def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, st
         "aged": aged,
         "order": order if order in ("owner", "lag") else "number",
         "chosen": next((one for one in found.partitions if one.partition == partition), None),
+        "following": beside.following,
+        "ago": partial(ago, snapshot.at),
         "running_there": [one for one in found.in_handlers or () if one.partition == partition][:GROUPS],
         "member": member,
         "running_here": [one for one in found.in_handlers or () if member is not None and one.member == member.slot][:GROUPS],
@@ -334,6 +348,12 @@ def group(snapshot: Snapshot, topic_name: str, name: str, query: Mapping[str, st
     else:
         values |= _map(found)
     return View("group.html", f"{topic_name} › {name}", "overview", screen, values)
+
+
+def partition_of(query: Mapping[str, str]) -> int | None:
+    """Return the partition that an address asks for; None if it asks for none."""
+    chosen = query.get("p")
+    return int(chosen) if chosen is not None and chosen.isascii() and chosen.isdigit() and len(chosen) < 6 else None  # noqa: PLR2004 -- partitions
 
 
 def _caught_up(found: GroupView) -> str:

@@ -125,6 +125,7 @@ def test_numbers_move_and_nothing_is_rebuilt(looker: Looker, address: str, porta
     page.goto(f"{address}/t/large")
     kept = "[...document.querySelectorAll('.facts div')].find((one) => one.textContent.startsWith('Kept')).querySelector('dd span')"
     before = page.evaluate(f"({kept}).textContent")
+    first = page.text_content("table.newest a")
     page.evaluate(f"({kept}).mine = 1; document.getElementById('find-input').focus()")
 
     async def more() -> None:
@@ -135,6 +136,8 @@ def test_numbers_move_and_nothing_is_rebuilt(looker: Looker, address: str, porta
     looker.until(f"({kept}).textContent === '{int(before) + 50}'")  # by and by: partitions are looked at one after the other
     assert page.evaluate(f"({kept}).mine") == 1
     assert page.evaluate("document.activeElement.id") == "find-input"
+    rows = "[...document.querySelectorAll('table.newest a')]"  # their addresses move with their texts
+    looker.until(f"{rows}[0].textContent !== '{first}' && {rows}.every((one) => one.getAttribute('href').includes(one.textContent))")
 
 
 def test_pausing_by_clicking(looker: Looker, address: str) -> None:

@@ -145,6 +145,9 @@ async def test_summaries_of_entries(a: Broker, group: GroupName, owned: int) -> 
     assert [(one.entry_id, one.start, one.size) for one in found] == [(ids[n], b"", 3 + (n > 9)) for n in range(19, 4, -1)]
     assert [one.entry_id for one in await a.do(SummariseEntries(group.topic, 0, ids[2], 100, 1))] == [ids[1], ids[0]]
     assert await a.do(SummariseEntries(group.topic, 1, b"", 9, 9)) == []
+    following = await a.do(SummariseEntries(group.topic, 0, b"", 15, 0, ids[4]))
+    assert [one.entry_id for one in following] == ids[5:20]
+    assert await a.do(SummariseEntries(group.topic, 0, b"", 9, 9, ids[-1])) == []
 
 
 async def test_entries_and_searches(a: Broker, world: World, group: GroupName, owned: int) -> None:

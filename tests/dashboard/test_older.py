@@ -11,11 +11,13 @@ import msgspec
 import pytest
 from msgspec import structs
 
+from redisaq import Producer
 from redisaq.admin import Admin, HistoryEntry
 from redisaq.dashboard import letters, past, views
 from redisaq.dashboard.letters import look
 from redisaq.dashboard.newest import block, liveliest
-from redisaq.dashboard.views import WINDOWS, group as group_view
+from redisaq.dashboard.views import WINDOWS, Beside, group as group_view
+from redisaq.errors import SettingsError
 from redisaq.watching import HistoryView
 from tests.dashboard.scenes import NOW, Scripted, curves, group, member, partition, served, snapshot, topic
 from tests.dashboard.test_dead_letters import bench, names_of
@@ -44,7 +46,7 @@ async def test_a_group_over_hours() -> None:
     shown = snapshot(topic("orders", group(history=near, members=(member(0, since=NOW - 10_000),))))
 
     def values(window: str) -> dict[str, Any]:
-        return dict(group_view(shown, "orders", "billing", {"window": window}, () if window == "30m" else PAST).values)
+        return dict(group_view(shown, "orders", "billing", {"window": window}, Beside(() if window == "30m" else PAST)).values)
 
     half, six, day = values("30m"), values("6h"), values("24h")
     assert [one["curve"].width for one in (half, six, day)] == [89, 71, 287]
@@ -180,3 +182,22 @@ async def test_how_old_numbers_may_be_is_said() -> None:
         async with served(Scripted(latest)) as client:
             assert ("Every number is at most 26 s old." in text_of((await client.get("/")).text)) is said
             assert ("each read within the last 26 s" in text_of((await client.get("/t/orders/g/billing")).text)) is said
+
+
+async def test_what_comes_next_in_a_partition() -> None:
+    url = "memory://following"
+    async with Producer("orders", url) as producer:
+        ids = [await producer.enqueue({"n": n}, key=f"k{n}") for n in range(9)]
+    async with Admin(url) as admin:
+        entries = [one.entry_id for one in await admin.message_summaries("orders", partitions=[0], after="0-0")]
+        assert len(entries) == 9
+        with pytest.raises(SettingsError):
+            await admin.message_summaries("orders", partitions=[0], before="1-1", after="1-1")
+    share = partition(0, 0, unread=7, last_delivered=entries[1])
+    shown = group(partitions=1, in_handlers=())
+    latest = snapshot(topic("orders", structs.replace(shown, partitions=(share,)), partitions=1))
+    async with served(Scripted(latest), Admin(url)) as client:
+        html = (await client.get("/t/orders/g/billing?p=0")).text
+        assert re.findall(r'href="/m/orders/([^?"]*)\?p=0&amp;e=[-0-9]*">', html) == ids[2:7]
+        assert "key k2, " in text_of(html)
+        assert ids[2] not in (await client.get("/t/orders/g/billing")).text

@@ -70,8 +70,11 @@ def read_entries(store: MemoryStore, step: steps.ReadEntries) -> list[RawEntry]:
 def summarise_entries(store: MemoryStore, step: steps.SummariseEntries) -> list[steps.EntrySummary]:
     """Return the newest entries of the stream without most of their payloads."""
     stream = store.streams.get(step.place, Stream())
-    there = [one for one in stream.after(START, len(stream)) if not step.below or one[0] < parse_id(step.below)]
-    return [_summary(entry_id, fields, step.most) for entry_id, fields in there[::-1][: step.count]]
+    if step.after:
+        there = stream.after(parse_id(step.after), step.count)
+    else:
+        there = stream.below(parse_id(step.below) if step.below else None, step.count)
+    return [_summary(entry_id, fields, step.most) for entry_id, fields in there]
 
 
 def _summary(entry_id: tuple[int, int], words: Sequence[bytes], most: int) -> steps.EntrySummary:

@@ -93,7 +93,7 @@ def _entries(reply: Reply) -> list[RawEntry]:
 @command(steps.SummariseEntries)
 def summarise_entries(step: steps.SummariseEntries, keys: Keys) -> Asked[list[steps.EntrySummary]]:
     """Return the newest entries of the stream without most of their payloads."""
-    return ENTRY_SUMMARIES(keys.stream(step.topic, step.partition), step.below, step.count, step.most), _summaries
+    return ENTRY_SUMMARIES(keys.stream(step.topic, step.partition), step.below, step.count, step.most, step.after), _summaries
 
 
 def _summaries(reply: Reply) -> list[steps.EntrySummary]:

@@ -192,12 +192,16 @@ class EntrySummary(msgspec.Struct, frozen=True):
 
 
 class SummariseEntries(PartitionStep[list[EntrySummary]], frozen=True):
-    """Return up to `count` entries of the stream with ids below `below` (b"": the newest), the newest first, without what is large."""
+    """Return up to `count` entries of the stream with ids below `below` (b"": the newest), the newest first, without what is large.
+
+    With `after`, return those with ids above it instead, the oldest first.
+    """
 
     below: bytes
     count: int
     most: int
     """Bytes of a key or a payload that are returned."""
+    after: bytes = b""
 
 
 class Counted(msgspec.Struct, frozen=True):
