@@ -390,6 +390,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                 after = membership.raise_token(document, incarnation=incarnation, partition=partition, above=spent, now=now)
                 document = after or document
         for asked in self._asked:
+            if not asked.reply.wanted:
+                continue
             after = membership.raise_token(document, incarnation=incarnation, partition=asked.partition, above=asked.above, now=now)
             if after is not None:
                 document = after
@@ -399,9 +401,9 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
     def _answer_asked(self, raised: dict[int, int]) -> None:
         for asked in self._asked:
             token = raised.get(asked.partition)
-            if token is not None and asked.partition in self._held:
+            # If its owner ended during the commit, it has the earlier token: then this partition is found to be lost (M4).
+            if asked.reply.set(token) and token is not None and asked.partition in self._held:
                 self._held[asked.partition] = token
-            asked.reply.set(token)
         self._asked.clear()
 
     def _fail_asked(self) -> None:

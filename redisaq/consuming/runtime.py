@@ -304,8 +304,11 @@ class ConsumerRuntime:
     async def _raise_token(self, partition: int, above: int) -> int | None:
         # Not `ask`: that gives up when the coordinator restarts after a broken connection, but the coordinator remembers the request.
         reply: Reply[int | None] = Reply()
-        await self._coordinator.ref.tell(RaiseToken(partition, above, reply))
-        await reply.wait()
+        try:
+            await self._coordinator.ref.tell(RaiseToken(partition, above, reply))
+            await reply.wait()
+        finally:
+            reply.abandon()  # an owner that ends before the answer ends under its earlier token
         return reply.result()
 
     def _stuck(self, partition: int) -> None:
