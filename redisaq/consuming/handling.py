@@ -60,12 +60,11 @@ def adapt(
 
         def run() -> tuple[Any]:  # boxed, since trio refuses a coroutine as a thread's result
             thread.started = True
-            if thread.dropped:  # cancelled before the thread had begun
-                return (None,)
             try:
-                return (callback(argument),)
+                # If it was cancelled before the thread had begun, the function is not called.
+                return (None if thread.dropped else callback(argument),)
             finally:
-                thread.returned = True
+                thread.returned = True  # in both cases: who is cancelled in this moment takes the thread for one that runs
 
         try:
             (result,) = await environment.run_plain(run, limiter)

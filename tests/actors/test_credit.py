@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import anyio
 import pytest
 
 from redisaq import Message, Producer, RetryPolicy
+from redisaq.consuming import handling
 from redisaq.consuming.concurrency import Abandoned, Concurrency
-from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, quick
+from redisaq.environment import Environment
+from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, fresh_url, quick
 
 pytestmark = IN_VIRTUAL_TIME
 
@@ -37,6 +40,37 @@ async def test_who_comes_finds_no_credit_while_an_abandoned_thread_has_it() -> N
     assert not concurrency.try_enter()
     thread.returned = True
     assert concurrency.try_enter()
+
+
+@ASYNCIO_ALONE
+async def test_a_thread_that_is_dropped_in_the_moment_it_begins_returns_its_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not call the handler any more; who cancelled it has seen that it began, and not that it was over."""
+    begun, seen, over = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(Abandoned):
+        __slots__ = ()
+
+        def __setattr__(self, name: str, value: bool) -> None:
+            super().__setattr__(name, value)
+            if name == "started" and value:
+                begun.set()
+                seen.wait(10)
+            elif name == "returned" and value:
+                over.set()
+
+    called: list[object] = []
+    abandoned: list[Abandoned] = []
+    monkeypatch.setattr(handling, "Abandoned", Slow)
+    call = handling.adapt(called.append, Environment(), lambda _, thread: abandoned.append(thread))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call, None)
+        await anyio.wait_all_tasks_blocked()
+        assert begun.wait(10)
+        tasks.cancel_scope.cancel()
+    assert len(abandoned) == 1
+    seen.set()
+    assert over.wait(10)
+    assert called == []
 
 
 async def test_credit_that_is_granted_to_one_who_is_being_cancelled_goes_on_to_the_next() -> None:
