@@ -1,6 +1,7 @@
 """Makes events and reports them: always to the log, and to the user's `on_event` if there is one.
 
-An exception from `on_event` is logged and not raised, so that a failing observer does not end the consumer.
+An exception from `on_event` is logged and not raised, so that a failing observer does not end the consumer. So is a cancellation that it
+raises: it awaits nothing, so that is its own.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
+
+import anyio
 
 from redisaq import events
 from redisaq.callables import unrun
@@ -102,7 +105,7 @@ class Bulletin:
                 told = self._on_event(event)
                 if told is not None and (made := unrun(told)):
                     raise TypeError(f"on_event returned {made}: it must be a plain function")  # noqa: TRY301 -- logged as any other failure
-            except Exception as failure:  # noqa: BLE001 -- a failing observer does not end the consumer
+            except (Exception, anyio.get_cancelled_exc_class()) as failure:  # noqa: BLE001 -- a failing observer does not end the consumer
                 log(self._logger, logging.ERROR, f"on_event failed on {type(event).__name__}", failure)
 
 

@@ -291,7 +291,8 @@ class Execution:
                 _check_run(result)
         except Exception as error:  # noqa: BLE001 -- as above, for all of the batch
             cause = sole(error)
-            return cast("PartialFailure", cause).of(messages) if issubclass(type(cause), PartialFailure) else dict.fromkeys(messages, error)
+            named = issubclass(type(cause), PartialFailure)
+            return PartialFailure.of(cast("PartialFailure", cause), messages) if named else dict.fromkeys(messages, error)
         except BaseException as error:
             if _own_cancellation(error):
                 return dict.fromkeys(messages, _as_failure(error))

@@ -14,7 +14,7 @@ from redisaq.describing import name_of, text_of, traceback_of
 from redisaq.error_groups import members_of
 from redisaq.errors import SerializationError
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter
-from redisaq.settings import RetryPolicy
+from redisaq.settings import RetryPolicy, check_seconds
 
 
 def full_jitter(attempt: int, *, base: float, most: float, random: Random) -> float:
@@ -56,11 +56,19 @@ def judge(policy: RetryPolicy, error: Exception, attempt: int, random: Random) -
         return Verdict("done")
     if issubclass(kind, DeadLetter):
         return Verdict("dead")
-    if issubclass(kind, RetryAfter):
-        return Verdict("retry", cast("RetryAfter", error).seconds, used=False, blocking=policy.blocking)
+    if issubclass(kind, RetryAfter) and (seconds := _seconds_of(cast("RetryAfter", error))) is not None:
+        return Verdict("retry", seconds, used=False, blocking=policy.blocking)
     if attempt >= policy.max_attempts or any(given in kind.__mro__ for given in policy.give_up_on):
         return Verdict("dead")
     return Verdict("retry", policy.pause(attempt, random), blocking=policy.blocking)
+
+
+def _seconds_of(error: RetryAfter) -> float | None:
+    """Return the seconds to wait; None if a subclass did not keep them: then it is a failure like any other."""
+    try:
+        return check_seconds("RetryAfter", error.seconds, zero=True)
+    except Exception:  # noqa: BLE001 -- it is the user's class
+        return None
 
 
 def sole(error: Exception) -> Exception:
@@ -79,7 +87,15 @@ def describe(error: Exception) -> tuple[str, str, str]:
     """Return an error's qualified class name, its text and its traceback, each shortened."""
     kind = type(error)
     if issubclass(kind, DeadLetter):
-        return "DeadLetter", text_of(cast("DeadLetter", error).reason), ""
+        return "DeadLetter", _reason_of(cast("DeadLetter", error)), ""
     if issubclass(kind, SerializationError) and error.__traceback__ is None:
         return name_of(kind), text_of(error), ""
     return name_of(kind), text_of(error), traceback_of(error)
+
+
+def _reason_of(error: DeadLetter) -> str:
+    """Return the reason; its text if a subclass did not keep the reason."""
+    try:
+        return text_of(error.reason)
+    except Exception:  # noqa: BLE001 -- as above
+        return text_of(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Admin, Consumer, DeadLetter, Message, RetryPolicy, events
+from redisaq import Admin, Consumer, DeadLetter, Message, PartialFailure, RetryAfter, RetryPolicy, events
 from redisaq.actors import Actor
 from redisaq.errors import ConsumerError
-from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce
+from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, Notebook, fresh_url, produce
 
 pytestmark = IN_VIRTUAL_TIME
 BOUND = 30_000
@@ -101,6 +102,22 @@ def deep() -> Exception:
     raise AssertionError
 
 
+def forgetful(kind: type[Exception]) -> Exception:
+    """Return an error of a subclass that does not call the base class's `__init__`."""
+
+    def forget(_self: Exception) -> None:
+        pass
+
+    error: Exception = type("Forgetful", (kind,), {"__init__": forget})()
+    return error
+
+
+def later(seconds: Any) -> RetryAfter:
+    error = RetryAfter(1)
+    error.seconds = seconds
+    return error
+
+
 RAISED: dict[str, Callable[[], Exception]] = {
     "repr": lambda: ValueError(Row()),
     "exit": lambda: ValueError(Exiting()),
@@ -118,6 +135,10 @@ RAISED: dict[str, Callable[[], Exception]] = {
     "surrogates": lambda: ValueError("\ud800"),
     "recursion": deep,
     "dead letter": lambda: DeadLetter(Row()),  # type: ignore[arg-type]
+    "forgetful dead letter": lambda: forgetful(DeadLetter),
+    "forgetful retry": lambda: forgetful(RetryAfter),
+    "endless retry": lambda: later(float("nan")),
+    "forgetful partial": lambda: forgetful(PartialFailure),
 }
 
 
@@ -225,6 +246,20 @@ async def test_an_on_event_that_fails_is_logged_and_bounded(lines: Lines, log: l
     told = [line for line in lines.lines if line.startswith("on_event failed on MessageStarted")]
     assert told
     assert max(map(len, lines.lines)) < BOUND
+
+
+@ASYNCIO_ALONE
+async def test_an_on_event_that_asks_a_cancelled_task_ends_nothing(lines: Lines, log: logging.Logger) -> None:
+    """Only asyncio has a cancellation that anybody can raise."""
+    url, notebook = fresh_url(), Notebook()
+    await produce(url, 1)
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+
+    with anyio.fail_after(10):
+        await Consumer("jobs", url, on_event=lambda _: future.result(), logger=log).process(notebook.handle, until_empty=True)
+    assert notebook.numbers == [0]
+    assert [line for line in lines.lines if line.startswith("on_event failed on MessageStarted")]
 
 
 async def test_what_ends_a_consumer_is_described_as_well() -> None:
