@@ -268,7 +268,10 @@ def decode_delayed(data: bytes) -> list[bytes]:
     start = 0
     while start < len(data):
         colon = data.index(b":", start)
-        end = colon + 1 + int(data[start:colon])
+        length = whole(data[start:colon])
+        if length is None:
+            raise ValueError("a word has no length")
+        end = colon + 1 + length
         if end > len(data):
             raise ValueError("the last word is cut")
         words.append(data[colon + 1 : end])

@@ -130,7 +130,7 @@ def test_what_nobody_wrote_is_no_dead_letter(found: list[bytes]) -> None:
         decode_dead(found)
 
 
-@pytest.mark.parametrize("data", [b"1", b"3:ab", b"x:a", b"1:a2"])
+@pytest.mark.parametrize("data", [b"1", b"3:ab", b"x:a", b"1:a2", b"-2:", b"1:a-4:", b" 1:a", b"+1:a"])
 def test_what_nobody_wrote_is_no_delayed_message(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 -- whichever it meets first
         decode_delayed(data)
