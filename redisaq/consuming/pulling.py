@@ -30,7 +30,7 @@ from weakref import ref
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from msgspec import structs
 
 from redisaq.actors.actor import Actor
@@ -170,6 +170,7 @@ class Offers(Generic[T]):
                     await checkpoint()  # if just cancelled, it checks nothing
                 else:
                     await self._change.wait()
+                    await checkpoint_if_cancelled()  # as above
         finally:
             self._takers -= 1
 

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 from redisaq import Consumer, Message, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.terms import GroupName
+from redisaq.consuming.pulling import Offers
 from redisaq.errors import NotHandled
 from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 
@@ -143,6 +144,31 @@ async def test_a_message_in_a_cycle_of_references_has_failed_after_the_next_coll
                 assert message.attempt == 2
     finally:
         gc.enable()
+
+
+class Left:
+    """A message whose body was cancelled: it fails once the loop goes on."""
+
+    def __init__(self) -> None:
+        self.looked = False
+
+    def hand_out(self) -> None:
+        """Be taken by nobody."""
+
+    def look(self) -> None:
+        """Fail."""
+        self.looked = True
+
+
+async def test_a_loop_that_is_cancelled_as_a_body_was_does_not_go_on() -> None:
+    """It was about to wake, so it does not hear of its cancellation by itself."""
+    offers, message = Offers[None](1), Left()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(offers.take)
+        await anyio.wait_all_tasks_blocked()
+        offers.left(message)
+        tasks.cancel_scope.cancel()
+    assert not message.looked
 
 
 # -- kept, and given away ----------------------------------------------------------------------------------------------------------------
