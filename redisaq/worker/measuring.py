@@ -64,7 +64,10 @@ class Measuring:
             for registry in self._registries:
                 collected: Iterable[Collected] = registry.collect()
                 for one in collected:
-                    samples = [Sample(each.name, each.labels, each.value) for each in one.samples if not each.name.endswith("_created")]
+                    # What a collector yields need not be a float: Prometheus takes whatever `float` does.
+                    samples = [
+                        Sample(each.name, each.labels, float(each.value)) for each in one.samples if not each.name.endswith("_created")
+                    ]
                     found.setdefault(one.name, Family(one.name, one.type, one.documentation, samples))
         except Exception:  # a collector of the program's: it must not end the child
             if not self._complained:

@@ -140,11 +140,15 @@ def framed(message: Job | Report) -> bytes:
 
 
 async def send(stream: ByteSendStream, message: Job | Report) -> None:
-    """Send a message; wait while the other side does not read. A report that is too long loses its metrics."""
-    data = framed(message)
-    if len(data) > MOST_BYTES and isinstance(message, Pulse):
-        data = framed(msgspec.structs.replace(message, metrics=[]))
-    await stream.send(data)
+    """Send a message; wait while the other side does not read. A report that is too long, or cannot be written, loses its metrics."""
+    if not isinstance(message, Pulse):
+        await stream.send(framed(message))
+        return
+    try:
+        data = framed(message)
+    except UnicodeEncodeError:  # a label of the program's metrics has a lone surrogate
+        data = b""
+    await stream.send(data if 0 < len(data) <= MOST_BYTES else framed(msgspec.structs.replace(message, metrics=[])))
 
 
 async def receive(stream: BufferedByteReceiveStream) -> Report:

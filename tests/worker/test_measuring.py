@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from prometheus_client import REGISTRY, Counter
 from prometheus_client.core import Metric
@@ -15,9 +17,9 @@ from prometheus_client.registry import Collector
 from redisaq import App, DeadLetter, Message
 from redisaq.testing import virtual_run
 from redisaq.watching import Sampler
-from redisaq.worker import measuring as measuring_module
+from redisaq.worker import measuring as measuring_module, reports
 from redisaq.worker.measuring import Measuring, measuring
-from redisaq.worker.reports import Job
+from redisaq.worker.reports import HEAD, Family, Job, Pulse, Sample, framed, send
 
 
 def a_job(*, child: int = 1, measure: bool = True, backlog: float | None = None) -> Job:
@@ -30,6 +32,44 @@ class Broken(Collector):
 
     def collect(self) -> Iterable[Metric]:
         raise ZeroDivisionError
+
+
+class Loose(Collector):
+    """Yields values that Prometheus takes, and that are no floats."""
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        for name, value in (("shop_open", True), ("shop_price", Decimal("1.5")), ("shop_lots", 1 << 70)):
+            metric = Metric(name, "What the program says.", "gauge")
+            metric.add_sample(name, {}, value)
+            yield metric
+
+
+def test_what_a_collector_yields_arrives_as_floats() -> None:
+    """Else the child could not write its report, or its parent could not read it: it would count as stalled."""
+    loose = Loose()
+    REGISTRY.register(loose)
+    try:
+        families = Measuring(App("memory://"), a_job()).families()
+    finally:
+        REGISTRY.unregister(loose)
+    report = msgspec.msgpack.decode(framed(Pulse("serving", ready=True, consumers=[], metrics=families))[HEAD:], type=Pulse)
+    values = {sample.name: sample.value for family in report.metrics for sample in family.samples}
+    assert [values[name] for name in ("shop_open", "shop_price", "shop_lots")] == [1.0, 1.5, float(1 << 70)]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("label", ["\udcff", "x" * 1000], ids=["no text", "too long"])
+async def test_a_report_whose_metrics_cannot_be_sent_goes_without_them(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, "MOST_BYTES", 1000)
+    family = Family("shop_files", "gauge", "What the program says.", [Sample("shop_files", {"file": label}, 1.0)])
+    sending, receiving = anyio.create_memory_object_stream[bytes](1)
+    with sending, receiving:
+        await send(sending, Pulse("serving", ready=True, consumers=[], metrics=[family]))
+        report = msgspec.msgpack.decode(receiving.receive_nowait()[HEAD:], type=Pulse)
+    assert report == Pulse("serving", ready=True, consumers=[], metrics=[])
 
 
 @pytest.fixture
