@@ -307,14 +307,16 @@ class Consumer(Generic[T]):
         opened = not self._connected
         try:
             await self.connect()
+            self._attached = []  # the runtime has them; without a connection, the next run starts them
             await runtime.run(task_status)
         except BaseExceptionGroup as group:
             raise_ended(group)
         finally:
             inside.reset(token)
-            self._handled += runtime.handled
-            self._failed += runtime.failed
-            self._trimmed += runtime.trimmed
+            handled, failed, trimmed = runtime.counts()  # also of partitions whose owners a failure has ended
+            self._handled += handled
+            self._failed += failed
+            self._trimmed += trimmed
             self._runtime = None
             if opened:  # this run opened the connection, so this run closes it
                 self._connected = False
@@ -327,8 +329,7 @@ class Consumer(Generic[T]):
         broker = self._access.broker
         granting = broker if settings.durability is None else self._access.confirmed
         around = Surroundings(self.topic, settings, broker, current_environment().bound(), self._logger, granting)
-        attached, self._attached = self._attached, []
-        return ConsumerRuntime(around, plan, self._decoder, attached)
+        return ConsumerRuntime(around, plan, self._decoder, self._attached)
 
     def _request_stop(self) -> None:
         if self._runtime is not None:

@@ -34,7 +34,7 @@ from redisaq.consuming.retry_timer import RetryTimer
 from redisaq.consuming.standing import still_owned
 from redisaq.core.membership import may_acquire_foreign
 from redisaq.core.records import Resolution, microseconds
-from redisaq.errors import ActorStopped
+from redisaq.errors import ActorStopped, ServerError
 
 FLUSH_LIMIT = 5.0  # seconds for settling and releasing when a partition is given back
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5  # seconds between two looks at a holder that may still work
@@ -110,7 +110,7 @@ class PartitionOwner(Actor[Drain]):
                     await self._work()
         finally:
             self._taken(owned.partition)
-            with anyio.move_on_after(FAREWELL_LIMIT, shield=True):
+            with anyio.move_on_after(FAREWELL_LIMIT, shield=True), contextlib.suppress(ServerError):  # the failure itself is what is raised
                 await self._say_farewell()
             if not self._released:
                 self._tell_lost()

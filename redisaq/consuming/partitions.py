@@ -90,8 +90,9 @@ class PartitionSupervisor(Actor[Order]):
                 if partition in self.owners:
                     self.owners[partition][0].owned.lose(reason)
             case Ended(partition=partition):
-                owner, ref = self.owners.pop(partition)
+                owner, ref = self.owners[partition]
                 await self._supervisor.stop(ref)
+                del self.owners[partition]
                 self._changed(len(self.owners))
                 await self._tell_ended(message, owner.owned)
                 if partition in self._next:

@@ -126,6 +126,15 @@ class ConsumerRuntime:
         """True once it begins to end."""
         return self._stopping is not None
 
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many messages of this run were handled, failed, and were trimmed."""
+        flights = [owner.owned.flights for owner, _ in self.partitions.owners.values()]
+        return (
+            self.handled + sum(one.handled for one in flights),
+            self.failed + sum(one.failures for one in flights),
+            self.trimmed + sum(one.trimmed for one in flights),
+        )
+
     def owned(self) -> list[OwnedPartition]:
         """Return the partitions owned now, by number."""
         owners = self.partitions.owners
@@ -196,7 +205,7 @@ class ConsumerRuntime:
 
     async def _say_farewell(self) -> None:
         """Leave after a failure, so that the others need not wait for the lease to run out: nothing runs here any more."""
-        with anyio.move_on_after(FAREWELL_LIMIT, shield=True), contextlib.suppress(ConnectionError):
+        with anyio.move_on_after(FAREWELL_LIMIT, shield=True), contextlib.suppress(RedisaqError):  # the failure itself is what is raised
             await self._coordinator.give_up()
 
     def stop(self, *, urgent: bool = False) -> None:

@@ -110,6 +110,7 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, tr
         )
         for owned in runtime.owned()
     )
+    counts = runtime.counts()
     state: Literal["joining", "running", "disconnected"] = "running" if runtime.member.joined else "joining"
     if not contact.connected:
         state = "disconnected"
@@ -117,9 +118,9 @@ def statistics_of(runtime: ConsumerRuntime | None, handled: int, failed: int, tr
         state="draining" if runtime.stopping else state,
         member=runtime.member.lease.incarnation,
         partitions=partitions,
-        handled=handled + runtime.handled + sum(p.handled for p in partitions),
-        failed=failed + runtime.failed + sum(p.failed for p in partitions),
-        trimmed=trimmed + runtime.trimmed + sum(p.trimmed for p in partitions),
+        handled=handled + counts[0],
+        failed=failed + counts[1],
+        trimmed=trimmed + counts[2],
         connected=contact.connected,
         last_heartbeat=None if contact.heartbeat is None else clock() - contact.heartbeat,
         running=tuple(

@@ -10,8 +10,9 @@ import pytest
 from redisaq import Consumer, Message
 from redisaq.actors import Actor
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.errors import ConsumerError
+from redisaq.errors import ConnectionFailed, ConsumerError, ServerError
 from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce
+from tests.actors.hooked import hooked
 
 LONG: dict[str, Any] = {"heartbeat_interval": 5.0, "heartbeat_ttl": 60.0}
 
@@ -70,3 +71,50 @@ async def test_a_server_that_is_silent_does_not_hold_up_the_error(monkeypatch: p
     with pytest.raises(ConsumerError):
         await consumer.process(handle)
     assert anyio.current_time() - began < 5
+
+
+@IN_VIRTUAL_TIME
+async def test_a_server_that_refuses_the_farewell_does_not_take_the_place_of_the_error() -> None:
+    """What was handled until then stays counted, though no owner has given its partition back."""
+    url = fresh_url()
+    await produce(url, 3)
+    fuse, notebook, refused = Fuse(), Notebook(), set[str]()
+
+    async def handle(message: Message[Any]) -> None:
+        await notebook.handle(message)
+        if len(notebook.messages) == 3:
+            fuse.lit.set()
+            await anyio.sleep_forever()
+
+    async def before(name: str) -> None:
+        if fuse.lit.is_set() and name in ("release", "commit"):
+            refused.add(name)
+            raise ServerError("NOPERM for this test")
+
+    consumer = Consumer("jobs", url, **LONG)
+    consumer.attach(fuse)
+    hooked(consumer, url).before = before
+    with pytest.raises(ConsumerError) as caught:
+        await consumer.process(handle)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert refused == {"release", "commit"}
+    assert consumer.statistics().handled == 2
+
+
+@IN_VIRTUAL_TIME
+async def test_an_actor_that_a_run_without_a_connection_has_not_started_is_started_by_the_next() -> None:
+    url, fuse, away = fresh_url(), Fuse(), True
+    await produce(url, 1)
+
+    async def before(name: str) -> None:
+        if away and name == "connect":
+            raise ConnectionFailed(url, "for this test")
+
+    consumer = Consumer("jobs", url, **LONG)
+    consumer.attach(fuse)
+    hooked(consumer, url).before = before
+    with pytest.raises(ConnectionFailed):
+        await consumer.process(lambda _message: fuse.lit.set())
+    away = False
+    with anyio.fail_after(5), pytest.raises(ConsumerError, match="a bug"):
+        await consumer.process(lambda _message: fuse.lit.set())
