@@ -61,7 +61,7 @@ async def test_a_thread_that_is_dropped_in_the_moment_it_begins_returns_its_cred
     called: list[object] = []
     abandoned: list[Abandoned] = []
     monkeypatch.setattr(handling, "Abandoned", Slow)
-    call = handling.adapt(called.append, Environment(), lambda _, thread: abandoned.append(thread))
+    call: Any = handling.adapt(called.append, Environment(), lambda _, thread: abandoned.append(thread))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call, None)
         await anyio.wait_all_tasks_blocked()

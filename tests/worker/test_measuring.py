@@ -41,7 +41,8 @@ class Loose(Collector):
         return []
 
     def collect(self) -> Iterable[Metric]:
-        for name, value in (("shop_open", True), ("shop_price", Decimal("1.5")), ("shop_lots", 1 << 70)):
+        values: list[tuple[str, Any]] = [("shop_open", True), ("shop_price", Decimal("1.5")), ("shop_lots", 1 << 70)]
+        for name, value in values:
             metric = Metric(name, "What the program says.", "gauge")
             metric.add_sample(name, {}, value)
             yield metric
@@ -65,8 +66,9 @@ def test_what_a_collector_yields_arrives_as_floats() -> None:
 async def test_a_report_whose_metrics_cannot_be_sent_goes_without_them(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "MOST_BYTES", 1000)
     family = Family("shop_files", "gauge", "What the program says.", [Sample("shop_files", {"file": label}, 1.0)])
-    sending, receiving = anyio.create_memory_object_stream[bytes](1)
-    with sending, receiving:
+    pipe, receiving = anyio.create_memory_object_stream[bytes](1)
+    sending: Any = pipe  # of the same shape as a stream of bytes
+    with pipe, receiving:
         await send(sending, Pulse("serving", ready=True, consumers=[], metrics=[family]))
         report = msgspec.msgpack.decode(receiving.receive_nowait()[HEAD:], type=Pulse)
     assert report == Pulse("serving", ready=True, consumers=[], metrics=[])
