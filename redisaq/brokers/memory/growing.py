@@ -129,14 +129,10 @@ def adopt(store: MemoryStore, step: Adopt) -> str | None:
     """Take over delayed messages (G8)."""
     if store.naming(step.place).number > step.cuts:
         return None
-    delayed, adopted = store.delayed.setdefault(step.place, {}), store.adopted.setdefault(step.place, set())
-    earliest = min((due for due, _ in delayed.values()), default=None)
-    for msg_id, due, body in step.rows:
-        if (step.origin, msg_id) not in adopted:
-            adopted.add((step.origin, msg_id))
-            delayed.setdefault(msg_id, (int(float(due)), body))
-    if delayed and (earliest is None or min(due for due, _ in delayed.values()) < earliest):
-        store.ring(step.place)
+    adopted = store.adopted.setdefault(step.place, set())
+    new = [(msg_id, int(float(due)), body) for msg_id, due, body in step.rows if (step.origin, msg_id) not in adopted]
+    adopted.update((step.origin, msg_id) for msg_id, _, _ in new)
+    store.delay(step.place, new)
     return store.run_of(step.place)
 
 

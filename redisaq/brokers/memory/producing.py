@@ -43,12 +43,7 @@ def delay(store: MemoryStore, step: Delay) -> bool:
         raise ServerFull(OUT_OF_MEMORY)
     if step.place not in store.streams or store.number(step.place) != step.cuts:
         return False
-    delayed = store.delayed.setdefault(step.place, {})
-    earliest = min((due for due, _ in delayed.values()), default=None)
-    for message in step.messages:
-        delayed.setdefault(message.msg_id, (message.due, encode_delayed(message.fields)))
-    if delayed and (earliest is None or min(due for due, _ in delayed.values()) < earliest):
-        store.ring(step.place)
+    store.delay(step.place, [(message.msg_id, message.due, encode_delayed(message.fields)) for message in step.messages])
     return True
 
 

@@ -218,6 +218,19 @@ class MemoryStore(Holdings):
                 del self.marks[expired]
             self._marks_allowed = max(MARKS, 2 * len(self.marks))
 
+    def delay(self, place: Place, messages: Iterable[tuple[bytes, int, bytes]]) -> None:
+        """Keep messages (id, due time, body) until they are due, those that are not kept yet; ring if one is due before all others."""
+        kept = self.delayed.setdefault(place, {})
+        new: dict[bytes, tuple[int, bytes]] = {}
+        for msg_id, due, body in messages:
+            if msg_id not in kept:
+                new.setdefault(msg_id, (due, body))
+        first = min((due for due, _ in new.values()), default=None)
+        rings = first is not None and all(due > first for due, _ in kept.values())  # mostly, the look ends at the first one
+        kept.update(new)
+        if rings:
+            self.ring(place)
+
     # -- the group ----------------------------------------------------------------------------------------------------------------
 
     def members(self, group: GroupName) -> Coordination:
