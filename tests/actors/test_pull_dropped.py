@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from redisaq import Consumer, Message, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.terms import GroupName
-from redisaq.consuming.pulling import Offers
+from redisaq.consuming.pulling import CANCELLED, DROPPED, Offers
 from redisaq.errors import NotHandled
 from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 
@@ -50,6 +50,7 @@ async def test_a_body_that_was_cancelled_has_failed_once_the_loop_goes_on(url: s
                             await anyio.sleep(20)
     assert sorted(runs) == [(0, 1), (1, 1), (1, 2), (2, 1)]
     assert failures(notebook) == [(1, NotHandled)]
+    assert [str(event.error) for event in notebook.of(events.MessageFailed)] == [CANCELLED]
     assert len(notebook.of(events.MessageRetried)) == 1
 
 
@@ -69,6 +70,7 @@ async def test_what_is_passed_over_has_failed_and_the_loop_never_stalls(url: str
                     pass
     assert sorted(runs) == [(n, attempt) for n in range(8) for attempt in (1, 2)]
     assert failures(notebook) == [(1, NotHandled)] * 8
+    assert {str(event.error) for event in notebook.of(events.MessageFailed)} == {DROPPED}
 
 
 async def test_what_is_always_passed_over_dies(url: str) -> None:

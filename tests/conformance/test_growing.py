@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import anyio
@@ -41,6 +42,7 @@ from redisaq.brokers.steps.topics import RENAMED, MakeTopic, ReadTopic, TopicSta
 from redisaq.brokers.terms import GroupName
 from redisaq.core.partitioner import partition_for
 from redisaq.core.records import Body, Resolution
+from redisaq.errors import ServerError
 from tests.conformance.failures import HOUR, due, now, resolve
 from tests.conformance.steps import append, deliver, ids, values
 from tests.conformance.test_delays import hush, silent
@@ -147,6 +149,25 @@ async def test_a_lost_cut_is_made_by_whoever_finds_the_older_name(world: World, 
     assert world.length(group.topic, 0) == 1
     await make_groups(b, group, [1], latest=False)
     assert (await b.do(ReadPassed(group, 0, 1))).done is False, "pending"
+
+
+async def test_nothing_is_renamed_onto_messages(world: World, a: Broker) -> None:
+    """G2: a failover lost a cut, and something made the stream again: that is replaced if it is empty."""
+    if not isinstance(world, RedisWorld):
+        return
+    await make_or_grow(a, "orders", 1)
+    await append(a, "orders", 0, b"1")
+    await make_or_grow(a, "orders", 2)
+    old, present = (world.key("orders", 0, name) for name in "01")
+    world.command("RENAME", present, old)
+    world.command("XGROUP", "CREATE", present, "somebody", "$", "MKSTREAM")
+    assert await a.do(NameStream("orders", 0, (1, 2))) == (1, 2)
+    assert world.length("orders", 0) == 1
+    world.command("DEL", old)
+    world.command("XADD", old, "*", "i", "2")
+    with pytest.raises(ServerError, match=f"the keys {re.escape(old)} and {re.escape(present)} are both streams of one partition"):
+        await a.do(NameStream("orders", 0, (1, 2)))
+    assert world.length("orders", 0) == 1
 
 
 async def test_a_meta_that_was_lost_is_made_again_as_it_was(world: World, a: Broker) -> None:

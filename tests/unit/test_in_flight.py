@@ -304,7 +304,18 @@ def what_was_withheld_behind_a_settled_message_is_claimed_once_the_group_is_move
     assert [flight.entry for flight in again] == [b"5-0", b"6-0"]
 
 
+def a_retry_that_is_delivered_as_new_is_no_retry_in_hand(module: ModuleType) -> None:
+    """T6: else the server is asked for ever more of those that are due, one for each message that a move has brought back."""
+    flights = begun(module)[0]
+    (retry,) = flights.due([Body(b"9-0", GOOD, attempt=2)], 0)
+    assert flights.ask_due(3) == 4
+    flights.delivered([(b"9-0", GOOD)], 0)
+    assert (retry.attempt, retry.body) == (1, None)
+    assert flights.ask_due(3) == 3
+
+
 MOMENTS = (
+    a_retry_that_is_delivered_as_new_is_no_retry_in_hand,
     a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone,
     a_failure_is_written_down_while_its_queue_waits,
     what_was_settled_while_the_server_answered_is_not_due,
