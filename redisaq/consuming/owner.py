@@ -139,8 +139,7 @@ class PartitionOwner(Actor[Drain]):
                 break
             if installed.token >= owned.standing:  # T2; the same token with another holder, or released, is used up, too
                 token = await self._raise_token(owned.partition, installed.token)
-                if token is None:
-                    owned.lose("the group's document leases it to another member")
+                if token is None:  # the group's document leases it to another member
                     return False
                 owned.flights.token = owned.flights.standing = token
                 continue

@@ -1,4 +1,4 @@
-"""Opening a bell is cancelled: nothing is left listening."""
+"""Opening a bell is cancelled: nothing is left listening. Waiting for one is: nothing is lost."""
 
 from __future__ import annotations
 
@@ -36,3 +36,16 @@ async def test_a_cancelled_listen_leaves_nothing(valkey_server: Server, channel:
                     await other.wait()
             step += 1
         assert step >= 2
+
+
+async def test_waiting_for_a_bell_that_has_rung_is_a_checkpoint(valkey_server: Server, channel: str) -> None:
+    async with opened(valkey_server.url) as link:
+        bell = await link.listen(channel)
+        bell.ring()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await bell.wait()
+        assert scope.cancelled_caught
+        with anyio.fail_after(HANG_SECONDS):
+            await bell.wait()  # nothing is lost
+        await bell.close()
