@@ -315,7 +315,6 @@ def a_retry_that_is_delivered_as_new_is_no_retry_in_hand(module: ModuleType) -> 
 
 
 MOMENTS = (
-    a_retry_that_is_delivered_as_new_is_no_retry_in_hand,
     a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone,
     a_failure_is_written_down_while_its_queue_waits,
     what_was_settled_while_the_server_answered_is_not_due,
@@ -328,6 +327,7 @@ MOMENTS = (
     what_was_delivered_and_done_unnoticed_is_looked_for,
     what_was_withheld_as_the_group_is_moved_comes_in_its_order,
     what_was_withheld_behind_a_settled_message_is_claimed_once_the_group_is_moved,
+    a_retry_that_is_delivered_as_new_is_no_retry_in_hand,
 )
 
 
