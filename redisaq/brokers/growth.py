@@ -150,7 +150,7 @@ async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequenc
         by_place: dict[int, list[tuple[bytes, Body]]] = {}
         for letter in letters:
             by_place.setdefault(_place(letter[1].fields, partition, known.partitions), []).append(letter)
-        letters = []
+        letters = list[tuple[bytes, Body]]()
         for place, some in by_place.items():
             done = await _redrive_to(broker, group, some, partition=partition, place=place, cuts=known.cuts)
             if done is None:
