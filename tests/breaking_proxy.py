@@ -28,7 +28,7 @@ class _Pair:
 
 
 class BreakingProxy:
-    """See the module. Methods may be called from any thread."""
+    """A proxy whose connections break on request. Methods may be called from any thread."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port

@@ -29,7 +29,7 @@ class _Way:
 
 @dataclass
 class BusProxies:
-    """See the module. Methods may be called from any thread."""
+    """The proxies of one cluster. Methods may be called from any thread."""
 
     _targets: dict[int, int] = field(default_factory=dict)  # our port -> the node's
     _isolated: set[tuple[str, int]] = field(default_factory=set)

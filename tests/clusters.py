@@ -26,7 +26,7 @@ PAGE = 100
 
 @dataclass
 class Cluster:
-    """See the module.
+    """One cluster, from its start to its end.
 
     Attributes:
         tls: the nodes speak TLS, too, on ports of their own.

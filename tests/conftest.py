@@ -102,7 +102,7 @@ class Imports:
 def pytest_configure(config: pytest.Config) -> None:
     """Collect garbage more rarely, which saves a fifth of a simulation's time.
 
-    And keep the byte code of what is imported for as long as the run lasts, where Python is told to write none. Hundreds of processes are
+    And keep the byte code of what is imported for as long as the run lasts, where Python is set to write none. Hundreds of processes are
     started; each would compile the package again, which takes longer than running it.
     """
     everything()
@@ -195,5 +195,5 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a connection that breaks again and again be made anew without much of a pause: the test is about what comes then."""
+    """Let a connection that breaks again and again be opened again without much of a pause: the test is about what comes then."""
     monkeypatch.setattr("redisaq.link.switchboard.CAP", 0.01)

@@ -1,4 +1,4 @@
-"""A server that answers as it is told: for versions, refusals and misbehaviour that no real server here shows.
+"""A server that answers as a test says: for versions, refusals and misbehaviour that no real server here shows.
 
 In: answers per command word, as bytes in RESP. Out: a port on 127.0.0.1, and the commands that came. It runs in threads of its own.
 """
@@ -43,7 +43,7 @@ def usual_answers(version: str = "7.2.4", *, valkey: str = "") -> dict[str, Answ
 
 
 class FakeServer:
-    """See the module.
+    """Answers each command with given bytes, and keeps the commands.
 
     Attributes:
         port: where it listens.

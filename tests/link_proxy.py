@@ -29,7 +29,7 @@ class _Pipe:
 
 
 class Proxy:
-    """See the module. Methods may be called from any thread.
+    """A proxy that misbehaves on request. Methods may be called from any thread.
 
     Attributes:
         port: where it listens on 127.0.0.1.

@@ -50,7 +50,7 @@ class Authority:
 
 
 class Terminator:
-    """See the module.
+    """Takes TLS connections, and passes what they send on to a plain server.
 
     Attributes:
         port: where it listens on 127.0.0.1.

@@ -53,7 +53,7 @@ class Front(Server):
 
 @dataclass
 class Guarded:
-    """See the module.
+    """One master with its replicas and its sentinels, from their start to their end.
 
     Attributes:
         servers: the first one is the master at first.

@@ -83,7 +83,7 @@ def executable(program: Path) -> Path:
 
 
 class Watchdog:
-    """A process that survives this one just long enough to kill the servers and remove the directories it was told of."""
+    """A process that survives this one just long enough to kill the servers and remove the directories that it knows of."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(

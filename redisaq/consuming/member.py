@@ -49,7 +49,7 @@ class Member:
         retention: the topic's producers ask for `retention="acked"`, as far as heartbeats have reported.
         on_retention: called when that is first reported.
         former: earlier incarnations under which nothing runs any more; leases read this set live.
-        server_clock: what the answers have told of the server's clock; each incarnation continues with it.
+        server_clock: what the answers have shown of the server's clock; each incarnation continues with it.
     """
 
     name: str | None
@@ -82,7 +82,7 @@ class Member:
         self.lease = Lease(self.environment.new_id(), self.ttl, self.environment, self.former, self.server_clock)
 
     def newest(self, beat: Beat) -> Document | None:
-        """Return the document that an answer shows; None if there is none, or if it cannot be told from its deltas (M10)."""
+        """Return the document that an answer shows; None if there is none, or if it cannot be computed from its deltas (M10)."""
         if beat.document is not None:
             return beat.document
         document = self.document if beat.version == self.version or beat.deltas else None

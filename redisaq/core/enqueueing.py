@@ -510,15 +510,15 @@ class Enqueue:
         While an earlier try may still arrive (E7), the messages belong to the generation in which they were sent.
         """
         knowledge = self.knowledge
-        anew = self.generation != knowledge.generation and not self._loose
-        if anew:
+        grown = self.generation != knowledge.generation and not self._loose
+        if grown:
             self.generation = knowledge.generation
             self._has_room = bool(self.number) or not knowledge.limited
         for message in self.messages:
             lost = message.partition < 0 or message.partition >= knowledge.partitions
-            if message.known == "absent" and (lost or (anew and message.key is not None)):
+            if message.known == "absent" and (lost or (grown and message.key is not None)):
                 message.partition = knowledge.place(message.key, knowledge.partitions)
-        if anew and self.number:
+        if grown and self.number:
             self._hold()  # where it blocks later ones has changed, too (E4)
 
     def _sends(self, messages: list[Outgoing]) -> Step:

@@ -318,7 +318,7 @@ class InFlight:
         self.ahead = False
         if self._server not in ("", server):
             self._trusted = False
-            self._begin_anew()
+            self._begin_again()
         self._server = server
         self._after, self._until = self._seen or b"", None
 
@@ -467,7 +467,7 @@ class InFlight:
         """The group has been made again: what was read may be delivered a second time (T6)."""
         self.unfound |= self.left
         self.left.clear()
-        self._begin_anew()
+        self._begin_again()
         self._reached = b""
         if not self._trusted:
             self.position = b""  # it begins at the beginning
@@ -538,7 +538,7 @@ class InFlight:
         flight.attempt, flight.count, flight.body, flight.first_failed = 1, 0, None, 0
         return True
 
-    def _begin_anew(self) -> None:
+    def _begin_again(self) -> None:
         """Claim from the beginning, and expect that whatever is in flight is delivered a second time."""
         self._seen, self._remade, self.withheld = b"", True, []
         self._highest = max((self._highest, *map(parse_id, self.flights)))

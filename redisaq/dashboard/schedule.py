@@ -194,7 +194,7 @@ def ticks_of(spec: str, tz: str, after: int, until: int) -> list[int]:
 
 @lru_cache(maxsize=2 * JOBS)
 def meaning_of(spec: str) -> str:
-    """Return an expression in words; "" if that cannot be told."""
+    """Return an expression in words; "" if it cannot be put into words."""
     try:
         from cronsim import CronSim, CronSimError  # noqa: PLC0415 -- an extra: the page works without it
     except ImportError:

@@ -51,7 +51,7 @@ __all__ = ["Metrics"]
 ERROR_TYPES = 50
 """Classes of errors that have a time series of their own. What comes after them is counted as OTHER."""
 OTHER = "_OTHER"
-"""The word of OpenTelemetry's conventions for an error type that is not told."""
+"""The word of OpenTelemetry's conventions for an error type that is not known."""
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0, 300.0)
 """Bounds of the histograms: those of OpenTelemetry's conventions, and three for long work."""

@@ -394,7 +394,7 @@ class Simulation:
                         leaving.start_soon(self.leave, member.name)
         for member in members:
             if member.live:
-                self.record.violation(f"{member.name} had not left {END_LIMIT:g} s after it was told to")
+                self.record.violation(f"{member.name} had not left {END_LIMIT:g} s after it was asked to")
         self.bury()
         with anyio.move_on_after(END_LIMIT):
             for member in members:

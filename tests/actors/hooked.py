@@ -16,7 +16,7 @@ async def _nothing(_name: str) -> None:
 
 
 class HookedBroker(MemoryBroker):
-    """See the module.
+    """A memory broker with two hooks around each step.
 
     Attributes:
         before: called with a step's name before it is carried out; what it raises is what the step raises.
@@ -36,7 +36,7 @@ class HookedBroker(MemoryBroker):
 
 
 def hooked(consumer: Consumer[Any], url: str) -> HookedBroker:
-    """Give the consumer such a broker; it does nothing of its own before it is told to."""
+    """Give the consumer such a broker; it does nothing of its own until a test asks for it."""
     broker = HookedBroker(url.removeprefix("memory://"))
     consumer._access.broker = broker
     return broker

@@ -1,4 +1,4 @@
-"""A handler that holds up the event loop until its lease is lost is told from one whose process ended."""
+"""A handler that holds up the event loop until its lease is lost is distinguished from one whose process ended."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ async def test_cancellation_reaches_a_handler_whose_loop_was_entered_again() -> 
     assert told == ["cancelled"]
 
 
-async def test_every_attempt_gets_the_payload_anew() -> None:
+async def test_every_attempt_gets_a_payload_of_its_own() -> None:
     """A blocking retry stays where it is, in memory; what the handler did to the message does not."""
     url = fresh_url()
     seen: list[Any] = []

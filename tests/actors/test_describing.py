@@ -282,7 +282,7 @@ async def test_what_ends_a_consumer_is_described_as_well() -> None:
 
 
 async def test_a_tame_exception_reaches_the_log_as_it_is(log: logging.Logger) -> None:
-    """Whoever collects exceptions from the log gets the exception itself."""
+    """A tool that collects exceptions from the log gets the exception itself."""
     records: list[logging.LogRecord] = []
 
     def note(record: logging.LogRecord) -> bool:

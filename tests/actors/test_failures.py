@@ -279,7 +279,7 @@ async def test_attempts_go_on_over_parking_and_takeover(url: str) -> None:
     assert len(attempts) >= 3
 
 
-async def test_a_thousand_messages_of_which_every_seventh_fails_for_ever(url: str) -> None:
+async def test_a_thousand_messages_of_which_every_seventh_always_fails(url: str) -> None:
     async with Producer("jobs", url, init_partitions=3) as producer:
         ids = [await producer.enqueue({"n": n}, key=f"k{n % 50}") for n in range(1000)]
     done: dict[str, list[int]] = {}

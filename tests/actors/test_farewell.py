@@ -18,7 +18,7 @@ LONG: dict[str, Any] = {"heartbeat_interval": 5.0, "heartbeat_ttl": 60.0}
 
 
 class Fuse(Actor[None]):
-    """Fails when it is told to."""
+    """Fails on request."""
 
     def __init__(self) -> None:
         super().__init__(name="fuse")

@@ -23,7 +23,7 @@ async def _raise(error: Exception) -> None:
     raise error
 
 
-async def test_what_a_handlers_own_task_group_raises_is_heeded(url: str) -> None:
+async def test_what_a_handlers_own_task_group_raises_counts(url: str) -> None:
     """A single error comes out of a task group as a group of one, and of two groups as a group of that."""
     await produce(url, 4)
     errors = {0: RetryAfter(0.01), 1: Discard(), 2: DeadLetter("no such order"), 3: LookupError("gone")}
@@ -42,7 +42,7 @@ async def test_what_a_handlers_own_task_group_raises_is_heeded(url: str) -> None
     assert failures == [("DeadLetter", "no such order"), ("LookupError", "gone")]
 
 
-async def test_a_partial_failure_out_of_a_task_group_is_heeded(url: str) -> None:
+async def test_a_partial_failure_out_of_a_task_group_counts(url: str) -> None:
     ids = await produce(url, 3)
 
     async def handle(messages: list[Message[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Consumers and producers while their topic grows: what waits, what is told, and what an operator sees and does (G, E6, E7)."""
+"""Consumers and producers while their topic grows: what waits, what is reported, and what an operator sees and does (G, E6, E7)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store_of(url: str) -> MemoryStore:
 
 
 class Handling:
-    """Notes the order; holds what it is told to hold."""
+    """Notes the order; holds what a test wants held."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -303,7 +303,7 @@ async def test_what_is_delayed_goes_where_its_key_belongs_by_then() -> None:
 
 
 async def test_what_is_delayed_stays_where_it_is_until_it_was_adopted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """G8: an adoption is refused if the topic has grown once more; then all is placed anew."""
+    """G8: an adoption is refused if the topic has grown once more; then all is placed again."""
     url, handling, asked = fresh_url(), Handling(), 0
 
     async def adopt(step: Adopt, do: Do) -> Any:

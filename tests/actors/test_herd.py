@@ -1,4 +1,4 @@
-"""A herd that starts at once joins by a few changes, whoever of it dies, and whatever is lost on the way (M11, M12). In virtual time.
+"""A herd that starts at once joins by a few changes, whichever of them dies, and whatever is lost on the way (M11, M12). In virtual time.
 
 `python -m tests.bench.herd` shows larger herds, and real ones.
 """

@@ -1,6 +1,6 @@
 """Actors that tell, ask, fail, start, stop and are cancelled at random, in virtual time, from seeds: the invariants are always true.
 
-Each start that completed has its stop; no asker waits for ever (that would be a VirtualDeadlock); each message told was handled, lost to a
+Each start that completed has its stop; no asker waits forever (that would be a VirtualDeadlock); each message told was handled, lost to a
 failure, or left over; one message is handled at a time; no task is left; and only what was meant to leave the supervisor leaves it.
 """
 
@@ -104,7 +104,7 @@ async def tell(actor: Chaotic) -> None:
 
 
 async def ask(actor: Chaotic, timeout: float | None) -> None:
-    """Ask; how many of those got through cannot be told from outside."""
+    """Ask; nobody outside can know how many of those got through."""
     actor.unsure += 1
     try:
         await actor.ref.ask(Work, timeout=timeout)

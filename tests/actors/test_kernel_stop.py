@@ -283,7 +283,7 @@ async def test_names_that_cannot_stand_in_a_path(name: str) -> None:
         Supervisor(name=name)
 
 
-async def test_misuse_is_told() -> None:
+async def test_misuse_is_reported() -> None:
     supervisor = Supervisor()
     actor = Recorder(name="one")
     with pytest.raises(RuntimeError, match="not running"):

@@ -95,7 +95,7 @@ def test_nobody_comes_up_before_the_one_it_builds_on(backend: Backend) -> None:
 
 
 def test_failures_at_the_same_time(backend: Backend) -> None:
-    """Whoever fails while others do: all are up in the end, and nothing hangs."""
+    """If several fail at the same time, all are up in the end, and nothing hangs."""
 
     async def main(strategy: Strategy) -> str:
         log: list[Any] = []

@@ -61,7 +61,7 @@ async def test_messages_that_wait_for_a_handler_come_once_and_what_a_handler_has
     assert numbers[0] == 0
 
 
-async def test_what_waits_for_another_try_begins_anew(url: str) -> None:
+async def test_what_waits_for_another_try_begins_as_new(url: str) -> None:
     """Its lane goes on holding it; its attempts are those of a new message."""
     await produce(url, 2)
     attempts: list[tuple[int, int]] = []
@@ -217,7 +217,7 @@ async def test_a_count_that_may_still_be_raised_is_set_back_for_the_new_one(url:
             await admin.pause("jobs", "default_group")
             await admin.seek("jobs", "default_group", "earliest")
             await admin.resume("jobs", "default_group")
-            while counted(await admin.group("jobs", "default_group")) != {1: 1}:  # it is delivered anew
+            while counted(await admin.group("jobs", "default_group")) != {1: 1}:  # it is delivered again
                 await anyio.sleep(0.01)
             await consumer.stop()
             assert counted(await admin.group("jobs", "default_group")) == {0: 1}

@@ -1,4 +1,4 @@
-"""What a member notices without being told, and how soon it tries again after failures, be they of now or of long ago. In virtual time."""
+"""What a member notices without a notification, and how soon it tries again after recent and old failures. In virtual time."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_failures_of_long_ago_do_not_slow_the_next_heartbeats_down(backend: Back
 
 @on_both
 def test_setbacks_of_long_ago_do_not_slow_the_next_change_down(backend: Backend) -> None:
-    """Whoever comes second looks again at once; only when that happens again and again does it rest."""
+    """The one that comes second looks again at once; only when that happens again and again does it rest."""
 
     async def scenario(url: str) -> list[float]:
         await produce(url, 1)

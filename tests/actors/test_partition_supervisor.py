@@ -1,4 +1,4 @@
-"""What is acquired again while its last owner winds up, and is lost before that has ended: its end is told like any other's."""
+"""What is acquired again while its last owner winds up, and is lost before that has ended: its end is reported like any other's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SlowOwner(Actor[Any]):
 
 
 @pytest.mark.parametrize("way", [Lose(0, "for this test"), Revoke(0, 0.0)])
-async def test_its_end_is_told(way: Lose | Revoke) -> None:
+async def test_its_end_is_reported(way: Lose | Revoke) -> None:
     told: list[Ended] = []
     heard = anyio.Event()
 

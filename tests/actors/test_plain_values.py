@@ -140,7 +140,7 @@ async def test_one_group_has_one_owner(group: str) -> None:
 
 
 @IN_VIRTUAL_TIME
-async def test_what_a_producer_is_told_comes_out_as_the_same_text() -> None:
+async def test_what_a_producer_is_given_comes_out_as_the_same_text() -> None:
     """Keys, headers, the field that names a key, deduplication: each is written by one part and read by another."""
     url = fresh_url()
     async with Producer("jobs", url, init_partitions=4) as producer:
@@ -162,7 +162,7 @@ async def test_what_a_producer_is_told_comes_out_as_the_same_text() -> None:
 
 
 @IN_VIRTUAL_TIME
-async def test_admin_is_told_of_the_same_things() -> None:
+async def test_admin_takes_the_same_values() -> None:
     url = fresh_url()
     async with Producer("jobs", url, namespace="shop") as producer:
         ids = await producer.batch_enqueue(range(3))

@@ -99,7 +99,7 @@ Counts = tuple[int, int, int, int, int]
 @on_both
 @pytest.mark.parametrize("executed", [False, True])
 @pytest.mark.parametrize("outcome", ["retry", "dead"])
-def test_a_settlement_whose_answer_is_lost_is_told_once(backend: Backend, outcome: str, *, executed: bool) -> None:
+def test_a_settlement_whose_answer_is_lost_is_reported_once(backend: Backend, outcome: str, *, executed: bool) -> None:
     """S1: sent again, it finds nothing, or does what the first one did not."""
 
     async def scenario(url: str) -> tuple[list[str], list[int], int]:
@@ -378,7 +378,7 @@ def test_what_cannot_be_read_is_dead_wherever_it_comes_from_and_told_once(backen
 
 
 @on_both
-def test_what_trimming_took_of_the_pending_is_told_once(backend: Backend) -> None:
+def test_what_trimming_took_of_the_pending_is_reported_once(backend: Backend) -> None:
     """What the predecessor left pending is not in the stream any more: it is gone, and no handler can have it."""
 
     async def scenario(url: str) -> tuple[list[int], list[int], int]:
@@ -404,7 +404,7 @@ def test_what_trimming_took_of_the_pending_is_told_once(backend: Backend) -> Non
 
 
 @on_both
-def test_what_trimming_took_unread_is_told_once(backend: Backend) -> None:
+def test_what_trimming_took_unread_is_reported_once(backend: Backend) -> None:
     async def scenario(url: str) -> tuple[list[int], list[int], int]:
         await produce(url, 1)
         told, notebook, consumer = Notebook(), Notebook(), None

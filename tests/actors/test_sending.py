@@ -288,7 +288,7 @@ def test_e7_what_is_marked_is_repeated_while_its_mark_is_sure_to_stand(backend: 
 
 @on_both
 @pytest.mark.parametrize("retention", [None, "acked"])
-def test_e3_anchors_are_learnt_anew_when_they_are_half_a_limit_old_where_entries_are_trimmed(backend: Backend, retention: Any) -> None:
+def test_e3_anchors_are_learnt_again_when_they_are_half_a_limit_old_where_entries_are_trimmed(backend: Backend, retention: Any) -> None:
     async def scenario(url: str) -> list[int]:
         producer, wire, _ = await opened(url, retention=retention, send_timeout=10.0)
         counts: list[int] = []
@@ -321,7 +321,7 @@ def test_the_count_of_partitions_is_asked_for_again_after_half_a_second(backend:
 
 @on_both
 @pytest.mark.parametrize("lost", ["all", "what it keeps", "a part of its limit"])
-def test_a_topic_that_does_not_keep_what_this_producer_asks_is_told_again(backend: Backend, lost: str) -> None:
+def test_a_topic_that_does_not_keep_what_this_producer_asks_is_asked_again(backend: Backend, lost: str) -> None:
     """E3, E5."""
 
     async def scenario(url: str) -> tuple[bool, float, int]:

@@ -282,7 +282,7 @@ def test_what_is_delayed_comes_though_no_notification_does(backend: Backend) -> 
 
 
 @each_backend
-def test_a_member_that_is_told_again_and_again_that_it_is_none_rests(
+def test_a_member_that_hears_again_and_again_that_it_is_none_rests(
     backend: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

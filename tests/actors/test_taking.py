@@ -179,7 +179,7 @@ def test_m8_what_ran_here_goes_on_at_once_until_its_own_deadline(backend: Backen
 
 
 @on_both
-def test_m5_who_expired_while_it_joined_joins_anew(backend: Backend) -> None:
+def test_m5_who_expired_while_it_joined_joins_again(backend: Backend) -> None:
     """Its join was carried out and not answered; by the time it hears of that, its time has run out."""
 
     async def scenario(url: str) -> tuple[list[str], set[str], list[int]]:

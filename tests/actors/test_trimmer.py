@@ -128,7 +128,7 @@ def test_what_another_group_does_is_noticed_on_patrol(backend: Backend) -> None:
 
 
 @on_both
-def test_a_group_that_comes_back_and_lapses_again_is_told_again(backend: Backend) -> None:
+def test_a_group_that_comes_back_and_lapses_again_is_reported_again(backend: Backend) -> None:
     async def scenario(url: str) -> list[str]:
         told, consumer = Notebook(), None
         consumer = member(url, on_event=told.note)
@@ -147,7 +147,7 @@ def test_a_group_that_comes_back_and_lapses_again_is_told_again(backend: Backend
 
 @on_both
 @pytest.mark.parametrize("step", ["trim", "keeping", "view_streams"])
-def test_a_refusal_is_told_once_until_it_is_over(backend: Backend, step: str) -> None:
+def test_a_refusal_is_reported_once_until_it_is_over(backend: Backend, step: str) -> None:
     """Access rules may forbid it: then nothing is trimmed, and the work goes on."""
 
     async def scenario(url: str) -> tuple[list[int], list[int], int]:

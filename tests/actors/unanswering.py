@@ -15,7 +15,7 @@ from redisaq.errors import ConnectionFailed
 
 
 class UnansweringBroker(MemoryBroker):
-    """See the module.
+    """A memory broker some of whose requests get no answer.
 
     Attributes:
         asked: how often each step was asked for.
@@ -55,7 +55,7 @@ class UnansweringBroker(MemoryBroker):
 
 
 def with_silence(consumer: Consumer[Any], url: str) -> UnansweringBroker:
-    """Give the consumer such a broker, which answers everything until it is told otherwise."""
+    """Give the consumer such a broker, which answers everything until a test changes that."""
     broker = UnansweringBroker(url.removeprefix("memory://"))
     consumer._access.broker = broker
     return broker

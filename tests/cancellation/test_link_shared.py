@@ -220,7 +220,7 @@ async def test_a_call_in_a_cancelled_scope_harms_nobody(proxy: Proxy) -> None:
         await link.close()
 
 
-async def test_what_does_not_fit_is_sent_by_whoever_drives(proxy: Proxy, native: bool) -> None:
+async def test_what_does_not_fit_is_sent_by_the_one_that_drives(proxy: Proxy, native: bool) -> None:
     """Rule 2: unsent bytes belong to the connection. Their caller is cancelled half-way; the others' replies still come."""
     link = await connect(proxy.url)
     big = "x" * 4_000_000

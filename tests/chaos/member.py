@@ -81,7 +81,7 @@ def note(event: events.Event, *, order: Order) -> None:
 
 
 def main() -> None:
-    """Run the member until it is told to stop."""
+    """Run the member until it gets a signal to stop."""
     order = msgspec.json.decode(sys.argv[1], type=Order)
     consumer: Consumer[Any] = Consumer(
         order.topic,

@@ -276,7 +276,7 @@ async def test_beyond_the_end_is_the_end(a: Broker, group: GroupName, owned: int
     assert values(await read(a, group, 0, owned)) == [b"2"]
 
 
-async def test_what_is_delivered_anew_is_no_longer_pending_or_in_retry(a: Broker, group: GroupName, owned: int) -> None:
+async def test_what_is_delivered_again_is_no_longer_pending_or_in_retry(a: Broker, group: GroupName, owned: int) -> None:
     """So each message is in only one place, and entries before the position are not forgotten."""
     entries = await delivered(a, group, owned, *(b"%d" % number for number in range(6)))
     await resolve(a, group, owned, resolution(entries[0], "retry"), resolution(entries[3], "retry"), resolution(entries[4], "dead"))

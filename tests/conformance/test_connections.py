@@ -79,7 +79,7 @@ async def test_close_ends_calls_under_way(world: World, a: Broker) -> None:
     async def call() -> None:
         nonlocal ended
         with pytest.raises(ConnectionFailed):
-            await _ask_for_ever(a)
+            await _ask_forever(a)
         ended += 1
 
     with world.freeze():
@@ -93,7 +93,7 @@ async def test_close_ends_calls_under_way(world: World, a: Broker) -> None:
     assert ended == 10
 
 
-async def _ask_for_ever(broker: Broker) -> None:
+async def _ask_forever(broker: Broker) -> None:
     while True:
         await broker.do(ReadTopics())
 

@@ -41,7 +41,7 @@ TOKEN = 1_700_000_000_123_457
 
 
 class DeliveryMachine(RuleBasedStateMachine):
-    """See the module."""
+    """The same operations on a memory broker, on one on a real server, and on a model."""
 
     def __init__(self, backend: Backend, server: Server) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(dedup_id=st.sampled_from("abc"), due=st.none() | dues)
     def append_once(self, dedup_id: str, due: int | None) -> None:
-        """E7: whoever was first stands."""
+        """E7: the first one counts."""
         (name,) = self._new_names(1)
         marks = self._model.marks
         assert self._both(lambda side: side.append_once(name, dedup_id, due)) == marks.get(dedup_id, name)

@@ -29,7 +29,7 @@ def crowded(*incarnations: str) -> Document:
 
 
 async def test_a_member_that_knows_the_document_before_hears_what_changed(a: Broker, b: Broker, group: GroupName) -> None:
-    """Also over several changes; whoever is not sure to know one of the latest versions gets the whole document."""
+    """Also over several changes; a member that is not sure to know one of the latest versions gets the whole document."""
     documents = [crowded(*"ABCDEFGH"[: count + 1]) for count in range(8)]
     first = await commit_document(a, group, "A", TTL, known_version="", document=documents[0], joins=True)
     assert first is not None

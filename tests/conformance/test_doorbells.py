@@ -122,7 +122,7 @@ async def test_closing_one_leaves_the_others(a: Broker, b: Broker, group: GroupN
 
 
 async def test_it_rings_after_each_reconnection(world: World, a: Broker, b: Broker, group: GroupName) -> None:
-    """Something may have changed while nobody could be told."""
+    """Something may have changed while no notification could arrive."""
     doorbell = await a.listen(group)
     for _ in range(2):
         await hush(doorbell)

@@ -38,7 +38,7 @@ async def test_it_starts_with_the_first_and_keeps_its_data(tmp_path: Path) -> No
     await first.close()
     assert (await second.do_each([ReadRemaining(GroupName("orders", "billing"), 0)]))[0].unread
     await second.close()
-    assert await first.do(ReadTopics()) == ["orders"], "joined anew by the call itself"
+    assert await first.do(ReadTopics()) == ["orders"], "joined again by the call itself"
     assert (await first.do_each([ReadRemaining(GroupName("orders", "billing"), 0)]))[0].unread
     await first.close()
 

@@ -63,7 +63,7 @@ async def test_a_cut_stream_refuses_what_was_placed_before(a: Broker, b: Broker)
     await a.do(MakeTopic("orders", 2))
     (entry,) = await append(a, "orders", 0, b"1")
     assert await b.do(NameStream("orders", 0, LARGE)) == LARGE
-    assert await _old_append(a, "orders", 0) is None, "for ever"
+    assert await _old_append(a, "orders", 0) is None, "also from now on"
     assert await _old_append(a, "orders", 1) is not None, "this one is not cut yet"
     assert await _old_append(b, "orders", 0, cuts=1) is not None
     assert await b.do(ReadSeal("orders", 0, 0)) == LARGE
@@ -97,7 +97,7 @@ async def test_no_such_topic_grows(a: Broker) -> None:
 
 
 @pytest.mark.parametrize("done", range(6))
-async def test_whoever_meets_a_seal_completes_the_growth(a: Broker, b: Broker, done: int) -> None:
+async def test_who_meets_a_seal_completes_the_growth(a: Broker, b: Broker, done: int) -> None:
     """G3, however far the grower came; before the first cut, nobody meets one."""
     await a.do(MakeTopic("orders", 2))
     await append(a, "orders", 1, b"1")
@@ -135,7 +135,7 @@ async def test_another_number_that_was_announced_comes_first(a: Broker) -> None:
     assert (await make_or_grow(a, "orders", 4)) == state
 
 
-async def test_a_lost_cut_is_made_by_whoever_finds_the_older_name(world: World, a: Broker, b: Broker, group: GroupName) -> None:
+async def test_who_finds_the_older_name_makes_a_lost_cut(world: World, a: Broker, b: Broker, group: GroupName) -> None:
     """A failover lost the renaming of one stream, but not the count: nothing of it is lost, and no empty stream takes its place."""
     await a.do(MakeTopic(group.topic, 1))
     await make_groups(a, group, [0], latest=False)
@@ -171,7 +171,7 @@ async def test_nothing_is_renamed_onto_messages(world: World, a: Broker) -> None
 
 
 async def test_a_meta_that_was_lost_is_made_again_as_it_was(world: World, a: Broker) -> None:
-    """No name is used twice, since whoever makes it remembers the history."""
+    """No name is used twice, since its maker remembers the history."""
     known = await make_or_grow(a, "orders", 2)
     known = await make_or_grow(a, "orders", 5)
     world.forget_topic("orders")
@@ -464,7 +464,7 @@ async def test_dead_letters_from_elsewhere_come_in_order_and_each_once(
 
 
 async def test_what_was_placed_before_one_more_growth_is_not_taken_over(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
-    """G8: the sweep, or redrive, places it anew."""
+    """G8: the sweep, or redrive, places it again."""
     (one,) = await append(a, group.topic, 0, b"1")
     state = await make_or_grow(a, group.topic, 5)
     (one,) = await deliver(a, group, 0, owned, "A")

@@ -164,7 +164,7 @@ async def test_a_changed_server_freezes_the_group_and_extends_everybody(world: W
     assert (await b.do(Heartbeat(group, "B", TTL, version))).frozen_until == beat.frozen_until, "once, not with every heartbeat"
 
 
-async def test_whoever_looks_finds_the_changed_server(world: World, a: Broker, b: Broker, group: GroupName) -> None:
+async def test_who_looks_finds_the_changed_server(world: World, a: Broker, b: Broker, group: GroupName) -> None:
     """M7, for a newcomer: it must not take what a live owner holds."""
     version = await join(a, group, "A")
     world.expire(group, "A")

@@ -36,7 +36,7 @@ async def test_a_greater_token_stands(a: Broker, b: Broker, group: GroupName, ow
 
 
 @pytest.mark.parametrize("foreign", [False, True])
-async def test_a_lower_token_is_told_which_stands(a: Broker, b: Broker, group: GroupName, owned: int, foreign: bool) -> None:
+async def test_a_lower_token_learns_which_one_counts(a: Broker, b: Broker, group: GroupName, owned: int, foreign: bool) -> None:
     """T2: a delayed install of an old owner."""
     assert await b.do(Install(group, 0, owned - 1, "B", foreign=foreign)) == Installed(done=False, token=owned, holder="A")
     assert await a.do(Install(group, 0, owned - 1, "A", foreign=foreign)) == Installed(done=False, token=owned, holder="A")
@@ -133,7 +133,7 @@ async def test_lost_data_takes_the_token_along(world: World, a: Broker, group: G
 
 
 async def test_tokens_stay_when_the_coordination_is_lost(world: World, a: Broker, b: Broker, group: GroupName, owned: int) -> None:
-    """M8: whoever comes then finds the holder."""
+    """M8: the next member finds the holder."""
     world.forget_group(group)
     assert await b.do(Install(group, 0, owned + 1, "B", foreign=False)) == Installed(done=False, token=owned, holder="A")
 
@@ -169,7 +169,7 @@ async def test_a_seek_spends_the_token_and_says_what_it_moved(a: Broker, b: Brok
     assert list(await pending(a, group, 0, refused.token)) == entries[:2], "nothing of that had any effect"
 
 
-async def test_several_seeks_are_told_as_one_until_a_token_is_installed(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
+async def test_several_seeks_are_reported_as_one_until_a_token_is_installed(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
     entries = ids(await delivered(a, group, owned, b"1", b"2", b"3"))
     for position in (entries[1], START, entries[0], END):
         await a.do(Seek(group, 0, position))

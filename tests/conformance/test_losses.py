@@ -247,7 +247,7 @@ async def test_seeking_is_no_loss(a: Broker, world: World, group: GroupName, own
     world.trim("orders", 0, 7)
     await a.do(Seek(group, 0, position))
     owner.token = (await a.do_each([ViewPartition(group, 0)]))[0].token
-    owner.since, owner.given = None, 0  # whoever was paused begins anew
+    owner.since, owner.given = None, 0  # a paused owner begins at 0
     assert await owner.look() == 0
     await owner.read(100)
     assert await owner.look() == 0

@@ -80,7 +80,7 @@ async def test_trimmed_entries_are_reported_and_acknowledged(world: World, a: Br
     await deliver(a, group, 0, owned, "A")
     world.trim(group.topic, 0, 4)
     world.delete(group.topic, 0, [sent[4]])
-    assert (await a.do_each([ReadRemaining(group, 0)]))[0].pending == 6, "not before somebody has been told"
+    assert (await a.do_each([ReadRemaining(group, 0)]))[0].pending == 6, "not before a member has heard it"
     found = await pages(a, group, owned, 2)
     assert [entry_id for page in found for entry_id in page.trimmed] == [sent[0], sent[1], sent[4]]
     assert [value for page in found for value in values(page.entries)] == [b"2", b"3", b"5"]
@@ -296,7 +296,7 @@ async def test_make_groups_makes_streams(a: Broker, group: GroupName) -> None:
 
 
 async def test_remake_group_after_the_last_handled_entry(world: World, a: Broker, group: GroupName, owned: int) -> None:
-    """T6: nothing that was settled comes again where that can be told."""
+    """T6: nothing that was settled comes again where the server knows that it was."""
     sent = await append(a, group.topic, 0, b"1", b"2", b"3")
     world.forget_cursor(group, 0)
     await a.do(RemakeGroup(group, 0, sent[1]))

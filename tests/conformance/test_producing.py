@@ -105,8 +105,8 @@ async def test_fields_of_others_are_no_message_ids(a: Broker) -> None:
     assert shown(await a.do(Find("orders", 0, b"0-0", [b"1", b"2", b"3", b"4"]))) == ((None, None, ids[2], None), True)
 
 
-async def test_trimmed_evidence_is_told(world: World, a: Broker) -> None:
-    """E2: whoever is not found may have been there."""
+async def test_trimmed_evidence_is_reported(world: World, a: Broker) -> None:
+    """E2: a message that is not found may have been there."""
     await a.do(MakeTopic("orders", 1))
     first, second, third, fourth = await append(a, "orders", 0, b"1", b"2", b"3", b"4")
     world.trim("orders", 0, 3)
@@ -118,7 +118,7 @@ async def test_trimmed_evidence_is_told(world: World, a: Broker) -> None:
     assert not (await a.do(Find("orders", 0, fourth, [b"5"]))).complete, "an empty stream reaches back to nothing"
 
 
-async def test_trimming_by_an_append_is_told(a: Broker) -> None:
+async def test_trimming_by_an_append_is_reported(a: Broker) -> None:
     await a.do(MakeTopic("orders", 1))
     (anchor,) = await append(a, "orders", 0, b"1")
     for number in range(2, 6):
@@ -324,7 +324,7 @@ async def test_delaying_once_rings(a: Broker, b: Broker, group: GroupName, owned
 
 @pytest.mark.parametrize("later", [False, True])
 async def test_without_a_stream_no_mark_is_left(world: World, a: Broker, group: GroupName, owned: int, later: bool) -> None:
-    """E5: else the next call would be told of a message that nobody has."""
+    """E5: else the next call would get the id of a message that nobody has."""
     when = 5 if later else None
     world.forget_stream("orders", 0)
     assert await once(a, b"1", due=when) is None
@@ -344,7 +344,7 @@ async def test_once_trims_as_an_append_does(world: World, a: Broker) -> None:
 
 @pytest.mark.parametrize("later", [False, True])
 async def test_at_full_memory_no_mark_is_left(world: World, a: Broker, group: GroupName, owned: int, later: bool) -> None:
-    """S2: refused whole; who was first before is told all the same."""
+    """S2: refused whole; the answer still names the one that was first."""
     when = 5 if later else None
     assert await once(a, b"0", dedup_id="before") == b"0"
     with world.full():

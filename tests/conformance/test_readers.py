@@ -127,7 +127,7 @@ async def test_a_released_token_opens_no_reader(a: Broker, group: GroupName, own
 
 
 async def test_readers_are_registered(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
-    """T3: the next owner is told of each, also if its install is repeated, until it has fenced them."""
+    """T3: the next owner hears of each, also if its install is repeated, until it has fenced them."""
     readers = [await a.open_reader(group, 0, owned, "A") for _ in range(2)]
     marks = {reader.mark for reader in readers}
     assert len(marks) == 2
@@ -200,7 +200,7 @@ async def test_a_fence_may_be_repeated(a: Broker, b: Broker, group: GroupName, o
 
 
 async def test_a_fence_that_is_not_permitted(world: World, group: GroupName, a: Broker, owned: int) -> None:
-    """T4: the caller is told, the reader stays on the list."""
+    """T4: the answer says so, and the reader stays on the list."""
     weak = world.weak_broker()
     reader = await a.open_reader(group, 0, owned, "A")
     assert not await weak.do(Fence(group, 0, owned, [reader.mark]))

@@ -73,7 +73,7 @@ async def test_one_that_has_stopped_waiting_is_not_let_in(a: Broker, b: Broker, 
     assert (await b.do(Heartbeat(group, "C", TTL, ""))).alive
 
 
-async def test_whoever_stops_waiting_passes_the_turn_on(a: Broker, group: GroupName) -> None:
+async def test_who_stops_waiting_passes_the_turn_on(a: Broker, group: GroupName) -> None:
     for one in "AB":
         await wait(a, group, one)
     await a.do(Wait(group, "A", None))

@@ -1,4 +1,4 @@
-"""Long changes: that they say how they ended, stop in time, are bounded, leave one line of history, and are told over /events."""
+"""Long changes: that they say how they ended, stop in time, are bounded, leave one line of history, and are shown over /events."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_finished_jobs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
     assert [jobs.get(number) is not None for number in range(1, 6)] == [False, False, False, True, True]
 
 
-async def test_progress_is_told_over_events(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_progress_is_reported_over_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs or has just ended when somebody comes, each change, and how it ended; of what ended before, nothing."""
     monkeypatch.setattr("redisaq.dashboard.events.JOBS", 0.0)
     admin: Any = None

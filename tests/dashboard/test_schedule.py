@@ -49,7 +49,7 @@ async def shown(*found: ScheduleInfo, window: str | None = None, latest: Snapsho
     return jobs
 
 
-async def test_what_is_told_of_a_job() -> None:
+async def test_what_is_shown_of_a_job() -> None:
     jobs = await shown(
         job("fine"),
         job("missed", outcome="missed"),

@@ -13,7 +13,7 @@ A comment on the line before a block, which no reader sees, may tell more:
     <!-- run: prelude=orders until="Order 3" prints="Order 1" prints="Order 2" -->
 
 - `prelude`: the names that the text around the block speaks of come from the function of that name in doc_preludes.py.
-- `until`: the block would go on for ever; it is ended once it has printed this: a fragment by cancelling it, a program by SIGINT.
+- `until`: the block would never end; it is ended once it has printed this: a fragment by cancelling it, a program by SIGINT.
 - `prints`: it must have printed this, too. May be there several times.
 - `pytest`: it is a test file, and pytest's closing line must have this in it, such as "3 passed".
 """
@@ -61,7 +61,7 @@ class Block:
         page: the file, as seen from the project's directory.
         line: where its first line stands.
         source: its text.
-        prelude: see the module, as are those that follow.
+        prelude: the module says what this and the following ones are.
         until: "" for none.
         prints: what it must print.
     """

@@ -174,7 +174,7 @@ async def test_the_history_of_a_group(url: str, namespace: str, bench: Bench) ->
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_all_dead_letters_are_counted_by_kind(admin: Admin, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few at a time, those that there were in the beginning; and how far it has come is told."""
+    """A few at a time, those that there were in the beginning; and it reports how far it has come."""
     monkeypatch.setattr(admin_dead, "COUNTED_AT_ONCE", 3)
     with pytest.raises(TopicMissingError):
         await anext(admin.dead_kinds("orders", "nobody"))
@@ -652,7 +652,7 @@ async def test_a_group_is_deleted_with_its_own(admin: Admin, bench: Bench, key_l
         await admin.group("orders", "billing")
     info = await admin.topic("orders")
     assert (info.length, info.groups) == (4, ("audit",))
-    assert await bench.drain() == [0, 1, 2, 3], "a new group of that name begins anew"
+    assert await bench.drain() == [0, 1, 2, 3], "a new group of that name begins at the beginning"
 
 
 async def test_what_an_older_administrator_left_of_a_group_is_deleted(admin: Admin, bench: Bench, key_leaks: KeyLeaks) -> None:

@@ -23,7 +23,7 @@ from tests.integration.test_delivery_redis import (
     test_attempts_go_on_with_the_next_owner,
     test_deduplication_answers_the_first_message,
     test_parked_retries_let_others_go_on,
-    test_what_was_delayed_outlives_whoever_delayed_it,
+    test_what_was_delayed_outlives_its_producer,
 )
 from tests.integration.test_every_seventh import test_on_a_server
 from tests.sentinels import PATIENCE, Guarded
@@ -45,7 +45,7 @@ __all__ = [
     "test_one_producer_over_several_event_loops",
     "test_parked_retries_let_others_go_on",
     "test_process_batch_without_connect",
-    "test_what_was_delayed_outlives_whoever_delayed_it",
+    "test_what_was_delayed_outlives_its_producer",
     "url",
 ]
 

@@ -161,7 +161,7 @@ def test_a_group_that_does_not_exist_and_what_is_not_there(say: Say) -> None:
 
 
 @pytest.mark.usefixtures("billing")
-def test_success_is_told_as_text_and_as_json(say: Say) -> None:
+def test_success_is_reported_as_text_and_as_json(say: Say) -> None:
     """In the order of the table, so that deleting comes last."""
     many = {"pending", "retries", "delayed", "tail", "dead list", "dead export"}
     for name, words in COMMANDS.items():

@@ -226,7 +226,7 @@ def test_producing(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(say("produce", "orders", "-")[1].splitlines()) == 2
     monkeypatch.setattr(sys, "stdin", io.StringIO("1\n2\nno\n4\n"))
     status, out, err = say("produce", "orders", "-")
-    assert (status, len(out.splitlines())) == (2, 2)  # what stood before has been sent, and is told
+    assert (status, len(out.splitlines())) == (2, 2)  # what was there before has been sent, and is reported
     assert "line 3 is not JSON" in err
     assert sum(one["length"] for one in json.loads(say("topic", "orders", "--json")[1])["partitions"]) == 6
 

@@ -111,7 +111,7 @@ async def test_what_the_server_refuses_is_not_waited_for(pair: Guarded, master: 
 
 
 async def test_callers_leave_at_any_time(pair: Guarded, master: Server) -> None:
-    """Nobody hangs who waits for the same WAIT, or for the next one, whoever of them drove."""
+    """No task hangs that waits for the same WAIT, or for the next one, whichever of them drove."""
     link = Link(parse_address(master.url), confirmed=True)
     await link.connect()
     for number in range(40):
@@ -136,7 +136,7 @@ async def test_callers_leave_at_any_time(pair: Guarded, master: Server) -> None:
     await link.close()
 
 
-async def test_a_user_who_may_not_wait_is_told_so(master: Server) -> None:
+async def test_a_user_who_may_not_wait_gets_an_error_that_says_so(master: Server) -> None:
     master.command("ACL", "SETUSER", "hasty", "on", f">{PASSWORD}", "~*", "&*", "+@all", "-wait")
     url = master.url.replace("redis://", f"redis://hasty:{PASSWORD.replace(' ', '%20')}@")
     producer = Producer("jobs", url, acks="replica", namespace="hasty")
@@ -264,7 +264,7 @@ async def test_an_app_has_both(pair: Guarded, namespace: str) -> None:
         assert waits(pair.servers[0]) > before
 
 
-async def test_a_growth_waits_for_a_replica_but_not_for_ever(
+async def test_a_growth_waits_for_a_replica_but_not_forever(
     pair: Guarded, master: Server, namespace: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The count is published once a replica has the cuts, or with a warning (G7)."""

@@ -80,7 +80,7 @@ async def test_t4_without_the_right_to_use_client_a_consumer_works_and_says_so(s
             await anyio.sleep(0.2)  # reads wait in the server
             with anyio.fail_after(30):
                 await watcher.consumer.stop()
-        # Whoever comes next meets marks that cannot be killed.
+        # The next member meets marks that cannot be killed.
         again = Watcher(f"redis://plain:secret@127.0.0.1:{server.port}/0", namespace)
         await producer.enqueue({"n": 4})
         async with anyio.create_task_group() as tasks:

@@ -1,4 +1,4 @@
-"""Each key that redisaq keeps, damaged in each way: it goes on, or one error names the key; others go on, and what starts anew, too."""
+"""Each key that redisaq keeps, damaged in each way: it goes on, or one error names the key; others go on, and so does what starts again."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ RECORDS: dict[str, tuple[Callable[[Case, bytes], None], str | None]] = {
 @ONE_LOOP
 @pytest.mark.parametrize("name", RECORDS)
 async def test_a_damaged_record(case: Case, name: str) -> None:
-    """All of JUNK in turn, under a group that is then started anew: it handles what is sent, or all who need it name the key."""
+    """All of JUNK in turn, under a group that is then started again: it handles what is sent, or all who need it name the key."""
     damage, named = RECORDS[name]
     names = set[str]() if named is None else {KEYS[named](case)}
     for number, junk in enumerate(JUNK):

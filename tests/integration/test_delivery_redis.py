@@ -229,7 +229,7 @@ async def test_delayed_messages_come_in_due_order_and_never_early(place: Place) 
         assert at - began > due - 0.02, n
 
 
-async def test_what_was_delayed_outlives_whoever_delayed_it(place: Place) -> None:
+async def test_what_was_delayed_outlives_its_producer(place: Place) -> None:
     async with place.producer() as producer:
         await producer.enqueue({"n": 0}, delay=0.3)
     notebook = await place.run()

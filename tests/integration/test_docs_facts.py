@@ -256,7 +256,7 @@ def names_of(node: Node, depth: int) -> list[tuple[int, str]]:
 
 @pytest.mark.anyio
 async def test_the_table_of_keys(valkey_server: Server, namespace: str) -> None:
-    """Every key that a producer and a consumer make is told, under its type, and no other."""
+    """The page lists every key that a producer and a consumer make, under its type, and no other."""
     told = {key.strip("`"): kind for key, kind, _ in table(KEYS, "key", "type", "what it holds")}
     async with Producer("orders", valkey_server.url, init_partitions=4, namespace=namespace) as producer:
         await producer.batch_enqueue(range(8))

@@ -182,7 +182,7 @@ async def test_a_private_one_cancelled_while_it_starts(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["short", "d" * 120], ids=["short", "long"])
-async def test_one_who_waits_for_a_directory_that_goes_makes_it_anew(directory: Path, name: str) -> None:
+async def test_one_who_waits_for_a_directory_that_goes_makes_it_again(directory: Path, name: str) -> None:
     directory = directory / name
     directory.mkdir(parents=True)
     opened: list[EmbeddedServer] = []
@@ -348,7 +348,7 @@ def test_five_processes_start_it_at_once(directory: Path) -> None:
 
 
 def test_users_that_come_and_go_never_miss_it(directory: Path) -> None:
-    """Each opens just as the one before lets go: the server may end and start between, but whoever has it open gets answers."""
+    """Each opens just as the one before lets go: the server may end and start between, but a user that has it open gets answers."""
     users = [start_user(directory)]
     for n in range(6):
         address = line_of(users[-1])

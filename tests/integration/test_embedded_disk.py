@@ -68,7 +68,7 @@ async def fill(producer: Producer) -> list[str]:
 @pytest.mark.anyio
 @pytest.mark.usefixtures("small_disk")
 async def test_what_was_confirmed_on_a_full_disk_is_not_lost_by_leaving(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The change that met the full disk was confirmed and is not written: the server stays until it is, for whoever comes, too."""
+    """The change that met the full disk was confirmed and is not written: the server stays until it is, also for users that come later."""
     url = f"embedded://{directory}"
     with anyio.fail_after(LIMIT):
         async with Producer("jobs", url, send_timeout=1.0) as producer:

@@ -1,4 +1,4 @@
-"""What a producer knows of each message of a call that broke (E2, E7, C3): on a memory broker whose steps fail as they are told."""
+"""What a producer knows of each message of a call that broke (E2, E7, C3): on a memory broker whose steps fail as a test says."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def broker(namespace: str) -> Any:
 
 
 async def test_one_partition_without_evidence_does_not_keep_the_others_from_being_sent(broker: Any) -> None:
-    """E2: only what cannot be told is named, all of it; what is surely missing is sent again."""
+    """E2: only messages whose fate is unknown are named, all of them; what is surely missing is sent again."""
     producer, failing = broker
     async with producer:
         await producer.batch_enqueue([{}, {}])

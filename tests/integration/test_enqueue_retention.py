@@ -95,7 +95,7 @@ async def test_the_limit_of_the_producer_that_waits_longest_counts(proxy: Breaki
 
 
 async def test_a_producer_whose_last_message_was_trimmed_long_ago(proxy: BreakingProxy, consumer: Broker, namespace: str) -> None:
-    """E2: its anchor is learnt anew in time, and the stream reaches back to it."""
+    """E2: its anchor is learnt again in time, and the stream reaches back to it."""
     async with Producer("jobs", proxy.url, namespace=namespace, retention="acked", send_timeout=1.0) as producer:
         await producer.batch_enqueue([{"n": n} for n in range(3)], key=WATCHED)
         await consumer.append("jobs", [(0, [b"i", b"other", b"d", b"1"])] * 3, maxlen=None, approximate=False)

@@ -1,4 +1,4 @@
-"""A thousand messages of fifty keys, every seventh failing for ever: order per key holds, the sevenths are dead, the rest done, once each.
+"""A thousand messages of fifty keys, every seventh always failing: order per key holds, the sevenths are dead, the rest done, once each.
 
 In memory in virtual time, and on real servers, with one member and with partitions that move between three. Within a key, with blocking
 retries, all deliveries come in order, those that are tried again included; with parked ones the first deliveries do, and others go on.

@@ -87,7 +87,7 @@ def test_trio_nursery(redis: Server, given: bool) -> None:
 
 
 def fastapi_example() -> Any:
-    """Import the example anew."""
+    """Import the example again."""
     spec = importlib.util.spec_from_file_location("redisaq_example_app", EXAMPLES / "fastapi" / "app.py")
     assert spec is not None
     assert spec.loader is not None

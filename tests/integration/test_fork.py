@@ -56,7 +56,7 @@ class Child:
         def run() -> None:  # in a thread: trio would take this one for a thread in which it runs
             try:
                 answer["result"] = anyio.run(work, backend=backend[0], backend_options=backend[1])
-            except BaseException:  # noqa: BLE001 -- the parent is told
+            except BaseException:  # noqa: BLE001 -- reported to the parent
                 answer["error"] = traceback.format_exc()
 
         thread = threading.Thread(target=run)
@@ -248,7 +248,7 @@ async def test_a_memory_broker_is_a_copy(backend: Backend, namespace: str) -> No
 
 
 async def test_seeded_randomness_is_not_repeated(backend: Backend) -> None:
-    """Whoever gives a Random of his own has the same numbers in each child otherwise."""
+    """Otherwise, a program that passes its own Random gets the same numbers in each child."""
     with use_environment(Environment(random=Random(7))):
 
         async def draw() -> str:

@@ -200,7 +200,7 @@ async def test_an_announcement_that_an_older_version_has_overtaken(server: Serve
 
 
 async def test_a_pause_that_an_older_version_has_ended(server: Server, namespace: str) -> None:
-    """It leaves `paused_at` there: the next pause begins anew, so that a seek waits until all members know of it (G4)."""
+    """It leaves `paused_at` there: the next pause has a time of its own, so that a seek waits until all members know of it (G4)."""
     link, group = Link(parse_address(server.url)), GroupName("orders", "billing")
     broker = RedisBroker(link, namespace)
     await broker.connect()

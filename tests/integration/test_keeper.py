@@ -25,7 +25,7 @@ def own_signals() -> Iterator[None]:
 
 
 def test_a_keeper_sends_what_is_appended_to_the_disk_as_long_as_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its program appends for ever; a user lets go once it has been synced twice."""
+    """Its program never stops appending; a user lets go once it has been synced twice."""
     monkeypatch.chdir(tmp_path)
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\nmkdir appendonlydir\nwhile :; do echo x >> appendonlydir/1.aof; sleep 0.05; done\n")

@@ -43,7 +43,7 @@ async def opened(url: str) -> Any:
 
 @pytest.mark.parametrize("idle", [True, False])
 async def test_close_fails_calls_under_way(proxy: Proxy, idle: bool) -> None:
-    """Rule 7. Those whose bytes had not been written are told so."""
+    """Rule 7. Callers whose bytes had not been written learn that."""
     maybe_executed: dict[str, bool] = {}
 
     async def call(text: str) -> None:
@@ -102,7 +102,7 @@ async def test_open_and_close_in_any_order_from_any_task(server: Server) -> None
     await consumer.close()
     await producer.connect()
     await producer.connect()
-    assert await consumer.call(("ECHO", "opened anew")) == [b"opened anew"]
+    assert await consumer.call(("ECHO", "opened again")) == [b"opened again"]
     async with anyio.create_task_group() as group:
         group.start_soon(consumer.close)
         group.start_soon(producer.close)
@@ -112,7 +112,7 @@ async def test_open_and_close_in_any_order_from_any_task(server: Server) -> None
 async def test_closing_frees_no_descriptor_under_a_waiting_task() -> None:
     """A driver that is about to wake must not find a stranger behind its descriptor's number.
 
-    Under asyncio its clean-up would take the new socket's registration away, and whoever waits for that would wait for ever.
+    Under asyncio its clean-up would take the new socket's registration away, and a task that waits for that socket would wait forever.
     """
     ours, theirs = socket.socketpair()
     connection = SharedConnection(Wire(ours, bytearray(RECEIVE_SIZE)), "redis://test")

@@ -32,7 +32,7 @@ LOW, HIGH = b"{a}", b"{b}"
 
 
 class FakeCluster:
-    """Nodes that say what they are told of who serves what: the first serves the lower half of the slots, the second the upper half.
+    """Nodes that answer as a test says who serves what: the first serves the lower half of the slots, the second the upper half.
 
     Attributes:
         nodes: all of them; those after the second serve nothing at first.
@@ -152,7 +152,7 @@ async def test_each_redirect_ages_the_map(cluster: FakeCluster, link: ClusterLin
 
 @pytest.mark.parametrize("how", ["refused", "broken"])
 async def test_a_connection_that_fails_ages_the_map(cluster: FakeCluster, link: ClusterLink, how: str) -> None:
-    """Not only redirects do, or a client would hold on to a dead node for ever."""
+    """Not only redirects do, or a client would hold on to a dead node forever."""
     await link.call((b"GET", HIGH))
     if how == "refused":
         close(cluster.nodes[0])

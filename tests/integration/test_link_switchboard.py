@@ -1,4 +1,4 @@
-"""Many bells on one subscribed connection: each hears its own channel, whoever of those who wait listens to the socket."""
+"""Many bells on one subscribed connection: each hears its own channel, whichever of the waiting tasks listens to the socket."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ async def test_a_back_off_outlives_cancelled_waits(proxy: Proxy, channel: str, m
 
 
 async def test_all_may_wait_at_once(server: Server, channel: str) -> None:
-    """Whoever listens to the socket when it comes: who wakes first may leave, and another goes on."""
+    """It does not matter which task listens to the socket: the first to wake may leave, and another goes on."""
     heard: list[int] = []
     async with opened(server.url) as link:
         bells = [await link.listen(f"{channel}:{number}") for number in range(20)]
@@ -321,7 +321,7 @@ async def ending(bell: Bell) -> str:
 @pytest.mark.parametrize("whose", ["driver", "other"])
 @pytest.mark.parametrize("broken", [False, True], ids=["up", "broken"])
 async def test_closed_under_a_wait(proxy: Proxy, channel: str, whose: str, broken: bool) -> None:
-    """Who is closed is told; who is not goes on listening, though the one that listened to the socket for all has left."""
+    """One that is closed hears it; one that is not goes on listening, though the one that listened to the socket for all has left."""
     names = ["driver", "other", "third"]
     endings: dict[str, str] = {}
     async with opened(proxy.url) as link:
@@ -342,7 +342,7 @@ async def test_closed_under_a_wait(proxy: Proxy, channel: str, whose: str, broke
                     await anyio.sleep(0.001)
                 assert endings == {whose: "closed"}
                 if broken:
-                    proxy.admit()  # connecting anew rings
+                    proxy.admit()  # connecting again rings
                 else:
                     for name in names:
                         await link.call(("SPUBLISH", f"{channel}:{name}", "x"))

@@ -187,7 +187,7 @@ async def test_the_end_of_tls_is_the_end(tls_port: int, authority: Authority) ->
             await reading.read(("BLPOP", "none", 0))
 
 
-async def test_what_was_not_sent_is_told_apart(tls_port: int, authority: Authority) -> None:
+async def test_what_was_not_sent_is_distinguished(tls_port: int, authority: Authority) -> None:
     """Nothing is encrypted before what went before has gone, so a small call behind a large one was not sent."""
     maybe_executed: dict[str, bool] = {}
 

@@ -1,4 +1,4 @@
-"""What trimming takes from a group before it is done with is told, end to end."""
+"""What trimming takes from a group before the group has handled it is reported, end to end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_what_maxlen_took_from_a_group_that_was_away(place: Place) -> None
 
 @on("valkey9", "redis8", "redis7")
 async def test_what_maxlen_took_while_a_slow_consumer_worked(place: Place) -> None:
-    """Each message is handled, or in a count that was told; the counts are right however often trimming passes the reader."""
+    """Each message is handled, or in a count that was reported; the counts are right however often trimming passes the reader."""
     handled = 0
 
     async def slow(message: object) -> None:
@@ -65,7 +65,7 @@ async def test_what_maxlen_took_while_a_slow_consumer_worked(place: Place) -> No
 
 
 @on("valkey9", "redis8", "redis7")
-async def test_a_lapsed_group_is_told_what_it_lost_when_it_comes_back(place: Place) -> None:
+async def test_a_lapsed_group_learns_what_it_lost_when_it_comes_back(place: Place) -> None:
     async with place.producer(retention_idle=3 * place.unit) as producer, anyio.create_task_group() as tasks:
         await place.consumer("away").process(handle, until_empty=True)
         await tasks.start(place.consumer("main").process, handle)
@@ -86,7 +86,7 @@ async def test_a_lapsed_group_is_told_what_it_lost_when_it_comes_back(place: Pla
 
 
 @on("valkey9", "redis8", "redis7")
-async def test_nothing_is_told_where_nothing_is_lost(place: Place) -> None:
+async def test_nothing_is_reported_where_nothing_is_lost(place: Place) -> None:
     async with place.producer(init_partitions=2, maxlen=200, approximate=False) as producer, anyio.create_task_group() as tasks:
         await tasks.start(place.consumer().process, handle)
         for _ in range(20):

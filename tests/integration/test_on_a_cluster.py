@@ -37,7 +37,7 @@ from tests.integration.test_delivery_redis import (
     test_attempts_go_on_with_the_next_owner,
     test_deduplication_answers_the_first_message,
     test_parked_retries_let_others_go_on,
-    test_what_was_delayed_outlives_whoever_delayed_it,
+    test_what_was_delayed_outlives_its_producer,
 )
 from tests.integration.test_every_seventh import (
     test_on_a_server,
@@ -82,7 +82,7 @@ __all__ = [
     "test_the_history_of_a_group",
     "test_topics",
     "test_until_empty_on_a_paused_group_says_so",
-    "test_what_was_delayed_outlives_whoever_delayed_it",
+    "test_what_was_delayed_outlives_its_producer",
     "test_what_was_read_ahead_is_handed_back",
 ]
 

@@ -98,7 +98,7 @@ async def test_nothing_is_left_of_what_is_done(broker: RedisBroker, server: Serv
 
 
 async def test_a_sealed_stream_keeps_nothing_from_its_place(broker: RedisBroker, server: Server, namespace: str) -> None:
-    """S2, and growing: what is due stays delayed, for whoever knows where it belongs; retries go on."""
+    """S2, and growing: what is due stays delayed until a caller comes that knows where it belongs; retries go on."""
     (entry,) = await delivered(broker, GROUP, TOKEN, b"1")
     await resolve(broker, GROUP, TOKEN, resolution(entry, "retry"))
     await delay(broker, "orders", [Delayed(0, b"2", 1, [b"i", b"2"])])

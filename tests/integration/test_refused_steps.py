@@ -79,7 +79,7 @@ class Scene:
     ids: list[bytes]
 
     async def set_up(self) -> None:
-        """Make everything anew: three pending entries, one trimmed, one unread, a retry, a dead letter, a due delayed message."""
+        """Make everything again: three pending entries, one trimmed, one unread, a retry, a dead letter, a due delayed message."""
         self.wipe()
         full, group = self.full, GROUP
         await full.do(MakeTopic("orders", 1, terms=Terms(10.0, acked=True, idle=60.0)))

@@ -41,7 +41,7 @@ def test_it_raises_what_main_raises(backend: Backend) -> None:
         assert caught.value.args == error.args  # trio makes a new group of the same
 
 
-def test_an_unreachable_server_is_told_as_it_is(backend: Backend) -> None:
+def test_an_unreachable_server_is_reported_as_it_is(backend: Backend) -> None:
     consumer = redisaq.Consumer("orders", "redis://127.0.0.1:1/0")
     with pytest.raises(ConnectionFailed, match=r"redis://127\.0\.0\.1:1/0"):
         redisaq.run(consumer.process, print, backend=backend)

@@ -157,7 +157,7 @@ async def test_half_of_the_time_is_left_to_look_and_send_again(
 async def test_what_a_cancelled_call_left_is_killed_before_anything_else_is_sent(
     proxy: BreakingProxy, valkey_server: Server, namespace: str
 ) -> None:
-    """E1: its bytes were written, and nobody was told that their connection broke."""
+    """E1: its bytes were written, and no caller heard that the connection broke."""
     async with Producer("jobs", proxy.url, namespace=namespace, send_timeout=TIME) as producer:
         before = await producer.enqueue({})
         proxy.swallow()

@@ -177,7 +177,7 @@ async def test_an_admin_in_use_is_refused_to_other_threads(elsewhere: Elsewhere,
 
 
 async def test_run_is_for_the_main_thread(anyio_backend: Backend) -> None:
-    """Only that one can be told of signals."""
+    """Only that one can receive signals."""
 
     async def work() -> None:
         raise AssertionError

@@ -123,13 +123,13 @@ class Walk:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(piece.text, encoding="utf-8")
         elif not piece.language:
-            self.heed(piece.text)
+            self.obey(piece.text)
         elif piece.language == "bash":
             self.type(piece.text)
         elif piece.language == "text":
             self.compare(piece.text)
 
-    def heed(self, order: str) -> None:
+    def obey(self, order: str) -> None:
         """Do what a comment says."""
         name, _, value = shlex.split(order)[0].partition("=")
         if name == "background":

@@ -78,7 +78,7 @@ def chosen(args: Any, sources: Sequence[Source]) -> list[Mutant]:
 
 
 def run(mutants: Sequence[Mutant], args: Any, sources: Sequence[Source], told: Callable[[Result], None]) -> list[Result]:
-    """Try the mutants in copies of the tree; known results are told as they are."""
+    """Try the mutants in copies of the tree; known results are printed as they are."""
     known = read_results(args.results)
     equivalent = load_equivalent()
     cover = covering.load()

@@ -34,17 +34,17 @@ async def _fail_and_redrive(sim: Simulation, retry: RetryPolicy) -> None:
     assert {*ids[::7], *more[::7]} <= dead_ids(sim) | dropped_ids(sim)
 
 
-@scenario("by key, every seventh message fails for ever and is parked; dead letters are redriven meanwhile")
+@scenario("by key, every seventh message always fails and is parked; dead letters are redriven meanwhile")
 async def parked(sim: Simulation) -> None:
     await _fail_and_redrive(sim, RetryPolicy(max_attempts=4, backoff=0.1, max_backoff=0.5))
 
 
-@scenario("by key, every seventh message fails for ever and holds its key; dead letters are redriven meanwhile")
+@scenario("by key, every seventh message always fails and holds its key; dead letters are redriven meanwhile")
 async def blocking(sim: Simulation) -> None:
     await _fail_and_redrive(sim, RetryPolicy(max_attempts=4, backoff=0.1, max_backoff=0.5, blocking=True))
 
 
-@scenario("one at a time in each partition, every seventh message fails for ever and holds its partition")
+@scenario("one at a time in each partition, every seventh message always fails and holds its partition")
 async def holding(sim: Simulation) -> None:
     producer = sim.producer("orders", init_partitions=6)
     retry = RetryPolicy(max_attempts=4, backoff=0.1, max_backoff=2.0, blocking=True)

@@ -157,7 +157,7 @@ async def group_unheard(sim: Simulation) -> None:
     wire.lose("a", "remake_group", times=100)
     await sim.lose_slot(TOPIC, 0)
     await producer.batch_enqueue([{"n": n} for n in range(6)])
-    await until(lambda: sim.store.lease(GROUP, 0).token > 0)  # it has taken the partition anew
+    await until(lambda: sim.store.lease(GROUP, 0).token > 0)  # it has taken the partition again
     assert sim.store.cursor(GROUP, 0) is None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(sim.failover, 3.0)

@@ -163,7 +163,7 @@ async def gone(sim: Simulation) -> None:
 
 
 @both
-def test_who_is_told_to_crash_stays_away(backend: Backend) -> None:
+def test_who_has_to_crash_stays_away(backend: Backend) -> None:
     report = simulate(gone, seed=0, backend=backend, faults=[Fault("a", 8, "crash", 20.0)])
     assert report.ok, report.violations
     assert [mark.what for mark in report.marks if mark.member == "a"][:2] == ["joins", "crashes"]

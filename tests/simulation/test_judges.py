@@ -416,12 +416,12 @@ MUTANTS: dict[str, Mutant] = {
     "the first failure's time is the last one's": Mutant(
         [Change(InFlight, "_body", failure_changed(first_failed_ms=lambda failure: failure.last_failed_ms))], "failed first", dying
     ),
-    "runs that are told twice": Mutant([Change(Bulletin, "tell", telling(events.MessageSucceeded, 2))], "no handler had returned"),
-    "runs that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.MessageSucceeded, 0))], "never told that"),
-    "beginnings that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.MessageStarted, 0))], "had not told so"),
-    "retries that are told twice": Mutant([Change(Bulletin, "tell", telling(events.MessageRetried, 2))], "more often than the server"),
-    "deaths that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.MessageDead, 0))], "never told that .* died", dying),
-    "owners that nobody is told of": Mutant([Change(Bulletin, "tell", telling(events.PartitionAcquired, 0))], "had not told that it has"),
+    "runs that are reported twice": Mutant([Change(Bulletin, "tell", telling(events.MessageSucceeded, 2))], "no handler had returned"),
+    "runs that nobody reports": Mutant([Change(Bulletin, "tell", telling(events.MessageSucceeded, 0))], "never reported that"),
+    "beginnings that nobody reports": Mutant([Change(Bulletin, "tell", telling(events.MessageStarted, 0))], "had not reported it"),
+    "retries that are reported twice": Mutant([Change(Bulletin, "tell", telling(events.MessageRetried, 2))], "more often than the server"),
+    "deaths that nobody reports": Mutant([Change(Bulletin, "tell", telling(events.MessageDead, 0))], "never reported that .* died", dying),
+    "owners that nobody reports": Mutant([Change(Bulletin, "tell", telling(events.PartitionAcquired, 0))], "had not reported that it has"),
     "handlers that are cancelled for nothing": Mutant([Change(Execution, "one", short_of_time)], "and its lease went on"),
     "a group that never rests": Mutant([Change(RetryTimer, "_longest", lambda _original: lambda _timer: 0.1)], "had nothing to do"),
     "handlers that are counted twice": Mutant([Change(InFlight, "returned", counted_twice)], "counts .* handled"),
@@ -445,15 +445,15 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "a seek that moves nothing": Mutant([Change(Seek, "", seek_that("position"))], "the position of .* not", moving),
     "a seek that leaves what is pending": Mutant(
-        [Change(Seek, "", seek_that("pending"))], "is delivered anew, and pending as well", moving
+        [Change(Seek, "", seek_that("pending"))], "is delivered again, and pending as well", moving
     ),
     "a seek that leaves what is parked": Mutant(
-        [Change(Seek, "", seek_that("retry"))], "is delivered anew, and to be tried again as well", moving
+        [Change(Seek, "", seek_that("retry"))], "is delivered again, and to be tried again as well", moving
     ),
     "a timer that relies on notifications": Mutant(
         [Change(RetryTimer, "_longest", lambda _original: lambda _timer: math.inf)], "after it could have been", unheard, UNHEARD
     ),
-    "an admin that waits for ever": Mutant([Change(admin, "time_limit", without_limit)], "with a timeout of 3 s", hurried),
+    "an admin that waits forever": Mutant([Change(admin, "time_limit", without_limit)], "with a timeout of 3 s", hurried),
     "expired members that nobody looks for": Mutant(
         [Change(Member, "observe", no_look_at_expiry), Change(Member, "news", seldom_told_of_expiry)], "after its owner had crashed"
     ),

@@ -1,6 +1,6 @@
 """Each step that places a message, when its answer is lost and its node fails over, to a replica that has the step or to one that lacks it.
 
-Whoever asked for the step asks again, or looks. So the message is there once: it is handled once, and what was said to be safe is not lost.
+The caller asks for the step again, or looks. So the message is there once: it is handled once, and what was said to be safe is not lost.
 TakeIn is not among them: a redrive over partitions that is cut short may run a message twice (see `growth.redrive`).
 """
 

@@ -124,7 +124,7 @@ def test_the_same_report_gives_the_same_answer() -> None:
     assert (one.faults, one.runs, one.text()) == (other.faults, other.runs, other.text())
 
 
-def test_it_is_told_what_is_left() -> None:
+def test_the_report_says_what_is_left() -> None:
     report, told = late(), list[tuple[int, int]]()
     shrunk = shrink(LATE, report, progress=lambda runs, left: told.append((runs, left)))
     assert [runs for runs, _ in told] == list(range(1, shrunk.runs + 1))
@@ -215,7 +215,7 @@ def test_a_failure_that_does_not_come_again_is_an_error() -> None:
     assert caught.value.report.ok
 
 
-def test_an_attempt_that_would_go_on_for_ever_is_given_up() -> None:
+def test_an_attempt_that_would_never_end_is_given_up() -> None:
     lost = Fault("producer-0", 4, "lost_reply")
     faults = [Fault("producer-0", number, "delay", 0.5) for number in range(1, 9)]
     steps = 0
@@ -237,7 +237,7 @@ def test_an_attempt_that_would_go_on_for_ever_is_given_up() -> None:
     assert steps < shrunk.runs * 22_000
 
 
-def test_an_attempt_that_fails_and_then_goes_on_for_ever_is_given_up_too() -> None:
+def test_an_attempt_that_fails_and_then_never_ends_is_given_up_too() -> None:
     async def scenario(sim: Simulation) -> None:
         producer = sim.producer("orders")
         for number in range(5):

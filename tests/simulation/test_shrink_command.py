@@ -64,7 +64,7 @@ def test_one_seed_is_shrunk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (tmp_path / f"breaks-{seed}-asyncio.json").exists()
 
 
-def test_a_seed_that_does_not_fail_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_seed_that_does_not_fail_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--scenario", "small", "--backend", "trio", "--replay", "--shrink", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "small, seed 0 on trio, does not fail\n"
     assert list(tmp_path.iterdir()) == []

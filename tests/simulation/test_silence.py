@@ -219,8 +219,8 @@ def test_a_call_that_does_not_is_a_violation(backend: Backend) -> None:
         with pytest.raises((ConnectionFailed, AmbiguousEnqueueError)):
             await producer.enqueue({})
 
-    for_ever = Change(FaultyBroker, "_limits", lambda _original: lambda _broker: WaitLimits(60.0, 60.0))
-    with taken_out(for_ever):
+    forever = Change(FaultyBroker, "_limits", lambda _original: lambda _broker: WaitLimits(60.0, 60.0))
+    with taken_out(forever):
         report = simulate(patient, 1, backend)
     assert any("with a send_timeout of 2 s" in one for one in report.violations), report.violations
 

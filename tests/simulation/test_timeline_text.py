@@ -30,7 +30,7 @@ def test_violations_come_first_with_their_moments() -> None:
     ]
 
 
-def test_around_a_violation_everything_about_its_partition_is_told() -> None:
+def test_around_a_violation_everything_about_its_partition_is_shown() -> None:
     text = FULL.timeline()
     assert "what happened, in detail from 4.000 to 8.000 s" in text
     told_ = events(text)
@@ -53,7 +53,7 @@ def test_around_a_violation_everything_about_its_partition_is_told() -> None:
     assert "runs orders/1 7-0" in told_[broken - 1]  # what it is about stands before it
 
 
-def test_what_no_rule_can_help_is_told_apart_from_violations() -> None:
+def test_what_no_rule_can_help_is_listed_apart_from_violations() -> None:
     lines = told(known=["at 7.700: b took orders/2 while a has it since 2.000: a failover forgot 0.300 s"]).timeline().splitlines()
     assert lines[0] == "seed 1 on trio: no violation"
     assert "1 known" in lines[1]
@@ -63,7 +63,7 @@ def test_what_no_rule_can_help_is_told_apart_from_violations() -> None:
     ]
 
 
-def test_around_a_moment_all_partitions_are_told_of() -> None:
+def test_around_a_moment_all_partitions_are_shown() -> None:
     text = FULL.timeline(around=5.95, within=0.01)
     assert "     5.950  b           runs orders/2 5-0, attempt 1, until 5.960: returned" in events(text)
     assert "runs orders/1" not in text.split("what happened")[1]
@@ -74,7 +74,7 @@ def test_events_stand_in_order_of_time() -> None:
     assert times == sorted(times)
 
 
-def test_a_member_that_stands_still_when_it_matters_is_told_of() -> None:
+def test_a_member_that_stands_still_when_it_matters_is_shown() -> None:
     text = FULL.timeline(around=5.0, within=0.1)
     assert "     4.900  a           (owns orders/1; stands still from 4.500 to 5.500)" in events(text)
 

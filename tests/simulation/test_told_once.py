@@ -22,7 +22,9 @@ both = pytest.mark.parametrize("backend", BACKENDS)
 @both
 @pytest.mark.parametrize("befalls", ["lost reply", "lost request"])
 @pytest.mark.parametrize(("becomes", "event"), [("dead", "MessageDead"), ("retry", "MessageRetried"), ("unreadable", "EntryUnreadable")])
-def test_each_settlement_is_told_once(becomes: str, event: str, befalls: Literal["lost reply", "lost request"], backend: Backend) -> None:
+def test_each_settlement_is_reported_once(
+    becomes: str, event: str, befalls: Literal["lost reply", "lost request"], backend: Backend
+) -> None:
     told: Counter[str] = Counter()
 
     def note(one: Event) -> None:

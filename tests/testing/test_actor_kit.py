@@ -196,7 +196,7 @@ async def test_in_a_loop(anyio_backend: Backend) -> None:
     assert len(probe.messages) == 1
 
 
-def test_a_test_that_fails_of_an_escalation_is_told_of_it(virtually: Virtual) -> None:
+def test_a_test_that_fails_by_an_escalation_shows_it(virtually: Virtual) -> None:
     """The actor has stopped: that alone would not say why."""
 
     async def main() -> None:

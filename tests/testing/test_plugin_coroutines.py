@@ -155,7 +155,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_report_with_violations_is_told(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_report_with_violations_is_reported(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.delenv("CI", raising=False)  # there, pytest tells failures a second time, in its summary
     result = run_inner(pytester, BROKEN + "\n    " + KINDS[kind])
     result.assert_outcomes(failed=1)

@@ -34,7 +34,7 @@ def test_a_failure_tells_the_command_that_runs_it_again(pytester: pytest.Pyteste
     assert "--redisaq-seed=3" in command
 
 
-def test_the_command_is_told_whatever_is_shown_of_prints_and_tracebacks(pytester: pytest.Pytester) -> None:
+def test_the_command_is_printed_whatever_is_shown_of_prints_and_tracebacks(pytester: pytest.Pytester) -> None:
     for options in (("--show-capture=no",), ("--tb=line",), ("--tb=native",), ("--tb=short",)):
         result = run_inner(pytester, PLAIN, *options)
         assert "run it again: pytest" in result.stdout.str(), options

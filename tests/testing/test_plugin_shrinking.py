@@ -73,7 +73,7 @@ ENOUGH = re.compile(r"of (\d+) faults (\d+) (?:is|are) enough under seed (\d+) o
 
 
 def enough(told: str) -> tuple[int, int]:
-    """Return how many faults there were, and how many are told of."""
+    """Return how many faults there were, and how many are printed."""
     ((before, left, _, _),) = ENOUGH.findall(told)
     return int(before), int(left)
 
@@ -84,7 +84,7 @@ def no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
 
 
-def test_few_faults_are_told_and_bring_the_same_failure(pytester: pytest.Pytester) -> None:
+def test_few_faults_are_printed_and_bring_the_same_failure(pytester: pytest.Pytester) -> None:
     told = run_inner(pytester, HEAD + SIM).stdout.str()
     before, left = enough(told)
     assert before > 150
@@ -107,7 +107,7 @@ def test_few_faults_are_told_and_bring_the_same_failure(pytester: pytest.Pyteste
 
 
 @pytest.mark.parametrize("test", [RETURNED, ASSERTED], ids=["returned", "asserted"])
-def test_a_test_that_simulates_by_itself_is_told_how_to_have_them(pytester: pytest.Pytester, test: str) -> None:
+def test_a_test_that_simulates_by_itself_learns_how_to_have_them(pytester: pytest.Pytester, test: str) -> None:
     told = run_inner(pytester, HEAD + test).stdout.str()
     before, left = enough(told)
     assert before > 150
@@ -153,7 +153,7 @@ def test_the_option_wins_over_the_setting(pytester: pytest.Pytester) -> None:
 
 
 def test_it_ends_after_so_long(pytester: pytest.Pytester) -> None:
-    """The first failure takes what time there is for all, since a run that has begun is finished; the others are told that it is over."""
+    """The first failure takes what time there is for all, since a run that has begun is finished; the others report that it is over."""
     result = run_inner(pytester, HEAD + SIM.replace("(1,", "(4,"), "--redisaq-shrink=0.000001")
     told = result.stdout.str()
     failures = told.count("run it again")
@@ -186,7 +186,7 @@ def test_a_scenario_that_fails_by_itself_says_so(pytester: pytest.Pytester) -> N
 
 
 @pytest.mark.parametrize(("times", "sentence"), [(1, "run once more, it did not fail"), (2, "but it did not fail")])
-def test_a_failure_that_does_not_come_again_is_told(pytester: pytest.Pytester, times: int, sentence: str) -> None:
+def test_a_failure_that_does_not_come_again_is_reported(pytester: pytest.Pytester, times: int, sentence: str) -> None:
     check = f'await sim.producer("orders").enqueue(1)\n        tries.append(1)\n        assert len(tries) > {times}'
     text = HEAD.replace("PLAN =", "tries = []\n    PLAN =") + SIM.replace("await scenario(sim)", check)
     run_inner(pytester, text).stdout.fnmatch_lines([f"its faults could not be shrunk: *{sentence}. Does the scenario depend on more *"])

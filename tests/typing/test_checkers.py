@@ -1,7 +1,7 @@
 """What mypy and basedpyright say about code that uses the API: neither more nor less than tests/typing/cases says they do.
 
 A case's expected types stand there as `assert_type(expression, Type)`, expected errors as `# type: ignore[code]` for mypy and as
-`# pyright: ignore[rule]` for pyright: both are told to report a comment that ignores nothing. So a case holds if its file is clean. That
+`# pyright: ignore[rule]` for pyright: both are set to report a comment that ignores nothing. So a case holds if its file is clean. That
 this can fail is shown in the same run, by a file of expectations that are all wrong. Each checker runs once.
 """
 

@@ -41,7 +41,7 @@ class NodeLine(Line):
 
 
 class ClusterWorld(World):
-    """See the module. `without` names a rule that the link does not keep: "C2" or "C4"."""
+    """A World of several nodes. `without` names a rule that the link does not keep: "C2" or "C4"."""
 
     def __init__(self, rules: ModuleType = enqueueing, *, without: str = "", **more: Any) -> None:
         super().__init__(rules, **more)
@@ -66,7 +66,7 @@ class ClusterWorld(World):
     def _line_to(self, node: int) -> NodeLine:
         line = self._open.get(node)
         if line is None:
-            for old in self.lines:  # the link itself kills what nobody was told of (rule 12 of the link)
+            for old in self.lines:  # the link itself kills what no caller has heard of (rule 12 of the link)
                 if isinstance(old, NodeLine) and old.node == node and not self.forbids:
                     old.commands = [command for command in old.commands if not any(command[1] is step for step in self._deserted)]
             line = self._open[node] = NodeLine((next(self._numbers), "here", self.runs[node]), node=node)

@@ -182,7 +182,7 @@ class World:
 
     def _connect(self) -> None:
         if not self.forbids:
-            for line in self.lines:  # the link itself kills what nobody was told of, before it uses another connection (E1)
+            for line in self.lines:  # the link itself kills what no caller has heard of, before it uses another connection (E1)
                 line.commands = [command for command in line.commands if not any(command[1] is step for step in self._deserted)]
         self.line = Line((next(self._numbers), "here", self.run))
         self.lines.append(self.line)
@@ -417,7 +417,7 @@ class World:
         self.judge()
 
     def judge(self) -> None:
-        """Compare what each caller was told with what is there."""
+        """Compare what each caller heard with what is there."""
         taken = [msg_id for msg_id, _ in self.data.taken]
         twice = [msg_id for msg_id, times in Counter(taken).items() if times > 1]
         if twice:
@@ -447,7 +447,7 @@ class World:
             raise Violation("failed, and nothing was refused")
         if isinstance(error, AmbiguousEnqueueError) and "trimming" in error.reason and not self.flushed:
             if self.trims == "nothing" and self.run == "run-0":
-                raise Violation("nothing was trimmed, and yet it cannot be told")
+                raise Violation("nothing was trimmed, and yet it is unknown")
             if self.trims == "what is acked" and self.run == "run-0":
                 raise Violation("the evidence was trimmed (E3)")
 

@@ -51,7 +51,7 @@ class Shelf:
 
 
 class Server:
-    """See the module."""
+    """The server's side of one partition for one group."""
 
     def __init__(self) -> None:
         self.stream: dict[int, Sequence[bytes]] = {}

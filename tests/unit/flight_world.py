@@ -1,6 +1,6 @@
 """One partition and its owners, a server that forgets, an administrator, and messages between them that come late or never.
 
-Whoever drives it (hypothesis, or a seed) says what happens next, and `choose` says how. After each step the world checks what must always
+What drives it (hypothesis, or a seed) says what happens next, and `choose` says how. After each step the world checks what must always
 hold, and raises Violation if it does not; `finish` lets everything come to rest and checks that nothing was lost.
 
 `begun` counts the handlers that have begun on a message and used an attempt; it is what the attempt of the next handler is compared with.
@@ -49,7 +49,7 @@ def decode(entry: bytes, fields: Sequence[bytes], partition: int, token: int) ->
 
 
 class World:
-    """See the module."""
+    """One partition, its owners, its server, and what is on its way between them."""
 
     def __init__(self, choose: Choose, *, way: Way, blocking: bool, backoff: float) -> None:
         """Begin with an empty stream and no owner.

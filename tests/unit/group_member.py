@@ -210,7 +210,7 @@ class Member:
         """Return what to commit next."""
         assert beat.topic is not None
         name = next((name for name, entry in document.members.items() if entry.incarnation == self.incarnation), None)
-        if "live" in self.world.off:  # takes what is meant for it from whoever has it
+        if "live" in self.world.off:  # takes what is meant for it from the member that has it
             mine = {partition for partition, owner in document.target.items() if owner == name}
             document = replace(
                 document, lease={p: holder for p, holder in document.lease.items() if p not in mine or holder == self.incarnation}

@@ -1,6 +1,6 @@
 """A group of members, a server that fails, and time: everything that may happen, one step at a time.
 
-Whoever drives it (hypothesis, or a seed) says what happens next. After each step the world checks what must always hold and
+What drives it (hypothesis, or a seed) says what happens next. After each step the world checks what must always hold and
 raises Violation if it does not; `settle` lets everything calm down and checks what must hold then.
 """
 
@@ -39,7 +39,7 @@ class Process:
 
 @dataclass
 class World:
-    """See the module.
+    """One group: its members, its server, and what is on its way between them.
 
     Attributes:
         off: rules that are taken out, and two assumptions: "known" (that no member which never saw the group makes its document

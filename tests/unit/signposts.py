@@ -1,6 +1,6 @@
 """The places that CONTRIBUTING.md points to: `name` (`file:line`).
 
-`python -m tests.unit.signposts` writes the lines anew, after code has moved within its file.
+`python -m tests.unit.signposts` updates the lines after code has moved within its file.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def test_the_final_line(produced: list[str], processed: list[str], said: str) ->
     seed=st.integers(0, 1000),
 )
 def test_the_order_of_reports_does_not_matter(produced: list[str], processed: list[str], seed: int) -> None:
-    """The two pipes are read as they come: a message's processing may be told before its production."""
+    """The two pipes are read as they come: a message's processing may be reported before its production."""
     tally = Tally(len(produced))
     reports = [(tally.produce, msg_id) for msg_id in produced] + [(tally.process, msg_id) for msg_id in processed]
     random.Random(seed).shuffle(reports)

@@ -1,6 +1,6 @@
 """One producer's calls over connections that break, at servers that fail over, trim and forget: while everything happens in any order.
 
-What must always hold is judged at the end by tests/unit/enqueue_world.py: nothing is there twice, each caller was told the truth about
+What must always hold is judged at the end by tests/unit/enqueue_world.py: nothing is there twice, each caller heard the truth about
 each message, calls end, and what one key was sent stands in the order of sending.
 """
 

@@ -211,7 +211,7 @@ def test_anchors_of_a_topic_that_is_trimmed_grow_old() -> None:
     assert isinstance(call(known, "0").next(0.2), Send), "of many enqueues one asks"
     enqueue.leave()
     enqueue = call(known, "0")
-    assert enqueue.next(0.2) == LearnAnchors([0, 1]), "and was not told"
+    assert enqueue.next(0.2) == LearnAnchors([0, 1]), "and nobody said so"
     enqueue.broke(UNWRITTEN)
     assert after(enqueue) == LearnAnchors([0, 1])
     enqueue.learnt([b"10-0", b"10-0"], OLD)
@@ -367,7 +367,7 @@ def test_a_stream_that_is_gone_again_and_again_is_made_after_longer_and_longer_p
     assert failures == [1, 2, 3]
 
 
-def test_what_was_refused_is_placed_anew_after_a_growth() -> None:
+def test_what_was_refused_is_placed_again_after_a_growth() -> None:
     """E6; also when a failover takes the growth back."""
     known = knowledge(partitions=4)
     enqueue = call(known, "7")

@@ -55,7 +55,7 @@ VARIANTS = [
         "order",
         54,
     ),
-    Variant("what was appended is not told", "error.appended = [message.entry for message in self.messages]", "pass", "told wrong", 0),
+    Variant("what was appended is not reported", "error.appended = [message.entry for message in self.messages]", "pass", "told wrong", 0),
     Variant(
         "a message is certain while it is on its way",
         '            message.known = "uncertain"\n        self.state = "sending"',

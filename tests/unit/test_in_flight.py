@@ -169,7 +169,7 @@ def a_raise_that_is_on_its_way_when_the_group_is_moved_back_is_undone(module: Mo
 
 
 def a_failure_is_written_down_while_its_queue_waits(module: ModuleType) -> None:
-    """T5: whoever takes over after a crash goes on counting."""
+    """T5: the member that takes over after a crash goes on counting."""
     flights, flight = begun(module, blocking=True)
     hold = flights.failed(flight, ValueError("v"), 0, Random(0))
     assert flights.to_write([hold.flight]) == {b"5-0": 2}
@@ -414,7 +414,7 @@ BROKEN: dict[str, tuple[str, str, int | Callable[[ModuleType], None]]] = {
     "T6: what was cancelled is not kept": ("self.left.add(flight.entry)", "pass", MOMENTS[5]),
     "T6: what is doubtful is not looked at": ("if self.doubtful and not self.claiming and not self.ahead:", "if False:", MOMENTS[6]),
     "T6: a lost group is made again at the position": ('key=parse_id, default=b"")', 'key=parse_id, default=b"") and b""', 108),
-    "T6: another server is trusted": ("self._trusted = False\n            self._begin_anew()", "pass", 453),
+    "T6: another server is trusted": ("self._trusted = False\n            self._begin_again()", "pass", 453),
     "T6: what is in flight is recorded a second time": ("if one[0] not in flights], now)", "], now)", 177),
     "S3: due retries do not raise the highest": ("self._highest_due = max(self._highest_due, parse_id(entry))", "pass", 3648),
     "T1: what a broken read brought is not claimed": (

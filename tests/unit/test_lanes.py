@@ -1,4 +1,4 @@
-"""Lanes: one message of a lane at a time, in order; whoever came first of those that may start."""
+"""Lanes: one message of a lane at a time, in order; of those that may start, the one that came first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers hold, whoever looks: import-linter's contract, and no event loop but anyio's."""
+"""The layers hold: import-linter's contract, and no event loop but anyio's."""
 
 from __future__ import annotations
 

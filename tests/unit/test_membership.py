@@ -184,7 +184,7 @@ def test_m1_a_successor_inherits_when_the_holder_expires() -> None:
     assert set(taken.acquired) == {0, 1, 2, 3}
 
 
-def test_m1_whoever_sees_it_promotes_and_the_successor_acquires() -> None:
+def test_m1_any_member_that_sees_it_promotes_and_the_successor_acquires() -> None:
     document = join(EMPTY, name="s", incarnation="a", partitions=4)
     document = join(document, name=None, incarnation="x", partitions=4)
     document = step(step(document, "a").document or document, "x").document or document

@@ -25,7 +25,7 @@ async def spin() -> None:
         await checkpoint()
 
 
-async def wait_for_ever() -> None:
+async def wait_forever() -> None:
     """Let time go on."""
     while True:
         await anyio.sleep(1.0)
@@ -44,11 +44,11 @@ def test_a_loop_that_waits_for_nothing(backend: Backend) -> None:
 
 
 @both
-def test_time_that_goes_on_for_ever(backend: Backend) -> None:
+def test_time_that_never_ends(backend: Backend) -> None:
     with pytest.raises(VirtualTimeExceeded, match="more than 100 s have passed"):
-        virtual_run(wait_for_ever, backend=backend, limits=Limits(seconds=100.0))
+        virtual_run(wait_forever, backend=backend, limits=Limits(seconds=100.0))
     with pytest.raises(VirtualTimeExceeded, match="more than 500 steps were taken"):
-        virtual_run(wait_for_ever, backend=backend, limits=Limits(steps=500))
+        virtual_run(wait_forever, backend=backend, limits=Limits(steps=500))
 
 
 STUBBORN = """

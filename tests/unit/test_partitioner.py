@@ -1,4 +1,4 @@
-"""partition_for and RoundRobin: where a message goes, for ever."""
+"""partition_for and RoundRobin: where a message goes, which never changes."""
 
 from __future__ import annotations
 

@@ -300,7 +300,7 @@ def slow_three() -> int:
 
 @both
 def test_a_thread_is_waited_for(backend: Backend) -> None:
-    """Real time passes there, so whether something comes of it cannot be told: it is waited for."""
+    """Real time passes there, so nobody knows whether something comes of it: it is waited for."""
 
     async def main() -> int:
         return await anyio.to_thread.run_sync(slow_three)

@@ -23,7 +23,7 @@ def test_a_few_are_let_in_at_once() -> None:
     assert room(1, burst=True).pause == pytest.approx(QUIET)
 
 
-def test_the_more_wait_the_longer_it_must_be_quiet_and_not_for_ever() -> None:
+def test_the_more_wait_the_longer_it_must_be_quiet_up_to_a_limit() -> None:
     assert room(10, newest=0.1, oldest=0.2).pause == pytest.approx(10 * QUIET - 0.1)
     assert room(500, newest=0.1, oldest=0.2).pause == pytest.approx(LONGEST_QUIET - 0.1)
     assert room(500, newest=LONGEST_QUIET, oldest=1.0).pause == 0.0

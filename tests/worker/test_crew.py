@@ -38,7 +38,7 @@ def test_a_child_is_live_while_its_reports_come_or_while_it_is_started() -> None
     assert crew.complaints(10_000.0) == []
 
 
-def test_why_a_child_is_not_ready_is_told() -> None:
+def test_why_a_child_is_not_ready_is_reported() -> None:
     crew = Crew(2, 0.0, stalled_after=10.0)
     for child in crew.children:
         child.start(child.number, 0.0)

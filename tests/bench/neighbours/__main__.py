@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.neighbours", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=5000)
-    parser.add_argument("--environments", type=Path, help="where the neighbours' environments are kept; default: made anew and removed")
+    parser.add_argument("--environments", type=Path, help="where the neighbours' environments are kept; default: made and removed")
     parser.add_argument("--only", action="append", choices=list(INSTALL))
     options = parser.parse_args()
     names = options.only or list(INSTALL)

@@ -68,7 +68,7 @@ class Census:
     _counts: dict[str, int] = field(default_factory=dict[str, int])
     _held: dict[tuple[str, int], dict[str, Share]] = field(default_factory=dict[tuple[str, int], dict[str, Share]])
 
-    def begin_anew(self, data: Holdings) -> None:
+    def begin_again(self, data: Holdings) -> None:
         """The server has lost data: do not compare what it has now with what it had."""
         self._delayed = {place: frozenset(delayed) for place, delayed in data.delayed.items()}
         self._counts.clear()
@@ -119,7 +119,7 @@ class Census:
         for kind, ids in (("pending", cursor.pending), ("to be tried again", map(parse_id, shelf.retry))):
             for entry_id in sorted(ids):
                 if entry_id > after and stream.fields(entry_id) is not None:
-                    self.violation(f"{show(place, entry_id)} is delivered anew, and {kind} as well")
+                    self.violation(f"{show(place, entry_id)} is delivered again, and {kind} as well")
         self._hold(place, self._share(cursor, shelf, place))
 
     def _look_delayed(self, place: tuple[str, int], delayed: Iterable[bytes], store: MemoryStore) -> None:

@@ -48,7 +48,7 @@ class Judge(Observer):
 
 
 class Court(Observer):
-    """See the module."""
+    """The observer that all judges hear from; itself the judge of tokens."""
 
     def __init__(self, record: Record) -> None:
         """Begin, with the judges of every simulation."""

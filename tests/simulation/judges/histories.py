@@ -37,10 +37,10 @@ class History:
 
 
 class Histories:
-    """See the module."""
+    """The life of each message in each group, run by run."""
 
     def __init__(self, violation: Callable[[str], None]) -> None:
-        """Take who is told what must not be."""
+        """Store the court, which hears of what must not be."""
         self._violation = violation
         self._lives: dict[tuple[Place, EntryId], History] = {}
         self._first: dict[tuple[Place, str | None], EntryId] = {}
@@ -74,17 +74,17 @@ class Histories:
         """
         self._repeatable[place, entry_id] = self._repeatable[place, entry_id] + 1 if repeatable else 0
         self._lives.setdefault((place, entry_id), History()).former = self._earlier[place, entry_id]
-        self._begin_anew(place, entry_id)
+        self._begin_again(place, entry_id)
 
     def repeats(self, place: Place, entry_id: EntryId) -> bool:
         """Return whether the entry may run again although it was done, at most as often as it was set back."""
         if not self._repeatable[place, entry_id]:
             return False
         self._repeatable[place, entry_id] -= 1
-        self._begin_anew(place, entry_id)
+        self._begin_again(place, entry_id)
         return True
 
-    def _begin_anew(self, place: Place, entry_id: EntryId) -> None:
+    def _begin_again(self, place: Place, entry_id: EntryId) -> None:
         history = self._lives.get((place, entry_id))
         if history is not None:
             history.since = len(history.runs)
@@ -97,7 +97,7 @@ class Histories:
         """What an owner noted about its runs was not stored: its token was no longer current."""
         for (where, entry_id), history in self._lives.items():
             if where == place and history.runs and history.runs[-1].message.token == token:
-                self._begin_anew(place, entry_id)
+                self._begin_again(place, entry_id)
 
     def sought(self, place: Place, before: EntryId, token: int) -> None:
         """An admin has moved the group's position: what the owner under this token had in hand up to there may come in any order."""
@@ -117,7 +117,7 @@ class Histories:
         self._check_attempt(run)
         begun = self._begun.setdefault(place, set())
         last, token = self._in_hand.get(place, (START, 0))
-        if run.ordered and (entry_id > last or run.message.token > token):  # what was in hand at a seek may come before what comes anew
+        if run.ordered and (entry_id > last or run.message.token > token):  # what was in hand at a seek may come before what comes again
             self._check_lane(run, store)
             if entry_id not in begun:
                 self._check_first(run)

@@ -21,7 +21,7 @@ Lane = tuple[Process, Place, str | None]
 
 
 class Lanes(Judge):
-    """See the module."""
+    """Compares when each first run began with when its member had room and its lane was free."""
 
     def __init__(self, court: Court) -> None:
         """Begin."""

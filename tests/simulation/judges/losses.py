@@ -52,7 +52,7 @@ class Orphan:
 
 
 class Losses:
-    """See the module.
+    """What each loss of data excuses, and until when.
 
     Attributes:
         ttl: the longest of any member's lease.
@@ -103,7 +103,7 @@ class Losses:
             self.tokens[place] = token = lease.token if lease is not None else 0
             if token != standing:
                 self._unfenced[place] = self._clock()
-        self._census.begin_anew(after)
+        self._census.begin_again(after)
         self._told(forgotten)
 
     def _set_back(self, place: Place, before: Holdings, after: Holdings) -> Iterable[Entry]:

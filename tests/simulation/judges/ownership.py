@@ -18,7 +18,7 @@ AFTER = 3.0
 
 
 class Ownership(Judge):
-    """See the module."""
+    """Follows the tenures of each partition."""
 
     def __init__(self, court: Court) -> None:
         """Begin."""

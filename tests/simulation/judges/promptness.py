@@ -25,7 +25,7 @@ EARLY = 0.001
 
 
 class Promptness(Judge):
-    """See the module."""
+    """Compares when each handler began with when it was due and could begin."""
 
     def __init__(self, court: Court) -> None:
         """Begin."""

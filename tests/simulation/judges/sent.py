@@ -20,7 +20,7 @@ Lane = tuple[Place, str, str]
 
 
 class Sent(Observer):
-    """See the module."""
+    """Compares the numbers of each task along each stream."""
 
     def __init__(self, record: Record) -> None:
         """Begin with empty streams."""

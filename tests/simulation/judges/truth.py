@@ -119,16 +119,18 @@ class Events(Judge):
         self._raised: dict[Process, Counter[str]] = {}
         self._settled: Counter[Case] = Counter()
         self._forgotten: set[tuple[Place, EntryId]] = set()
-        self._anew: set[tuple[Place, EntryId]] = set()
+        self._redelivered: set[tuple[Place, EntryId]] = set()
         self._doubtful: Counter[Case] = Counter()
 
     def begun(self, run: Run) -> None:
         """It has been reported, by a process that has the partition."""
         if not _take(self._announced, run.process, str(run)):
-            self.court.violation(f"{run.process.name} began {run} and had not told so")
+            self.court.violation(f"{run.process.name} began {run} and had not reported it")
         tenures = self.court.tenures_of(run.place)
         if not any(one.process is run.process and one.token == run.message.token for one in tenures):
-            self.court.violation(f"{run.process.name} began {run} under {run.message.token}, and had not told that it has the partition")
+            self.court.violation(
+                f"{run.process.name} began {run} under {run.message.token}, and had not reported that it has the partition"
+            )
 
     def ended(self, run: Run) -> None:
         """Its end must be reported, unless it was cancelled."""
@@ -150,7 +152,7 @@ class Events(Judge):
                 self._settled[case] += 1
                 self._forgotten.discard((place, entry_id))
             else:
-                for excused in (self._forgotten, self._anew):
+                for excused in (self._forgotten, self._redelivered):
                     if (place, entry_id) in excused:
                         excused.discard((place, entry_id))
                         self._doubtful[case] += 1
@@ -166,7 +168,7 @@ class Events(Judge):
         One of the two settlements finds nothing, and may still be reported.
         """
         entries = self.record.whereabouts.entries.get((place[0].topic, place[1]), {})
-        self._anew.update((place, entry_id) for entry_id in entries if after < entry_id <= before)
+        self._redelivered.update((place, entry_id) for entry_id in entries if after < entry_id <= before)
 
     def told(self, process: Process, place: Place | None, event: Event) -> None:
         """Check whether it has happened, and how many times it was reported."""
@@ -213,7 +215,7 @@ class Events(Judge):
         for process, counts in self._returned.items():
             for run, count in counts.items():
                 if count > 0 and not process.crashed and not self._broken(process):
-                    self.court.violation(f"{process.name} never told that {run} succeeded")
+                    self.court.violation(f"{process.name} never reported that {run} succeeded")
         for process, counts in self._announced.items():
             for run, count in counts.items():
                 if count > 0 and not process.crashed:
@@ -222,7 +224,7 @@ class Events(Judge):
         broken = {one.process.name for one in self.court.all_tenures() if one.end in ("lost", "crashed")}
         for (name, to, where), count in self._settled.items():
             if to == "dead" and count > 0 and name not in broken:
-                self.court.violation(f"{name} never told that {where} died")
+                self.court.violation(f"{name} never reported that {where} died")
 
     def _broken(self, process: Process) -> bool:
         return any(one.process is process and one.end in ("lost", "crashed") for one in self.court.all_tenures())

@@ -373,7 +373,7 @@ M10 = Variant(
 # -- M11 -------------------------------------------------------------------------------------------------------------------------------
 
 
-def _for_ever(original: Function) -> Function:
+def _forever(original: Function) -> Function:
     def ask(room: WaitingRoom, newcomer: Newcomer, now: int) -> Any:
         room.until = room.until and now + microseconds(TURN)  # a later one would count as of a clock that was set back
         return original(room, newcomer, now)
@@ -397,7 +397,7 @@ async def one_that_has_the_turn_dies(sim: Simulation) -> None:
 M11 = Variant(
     name="M11",
     without="the turn to let others in has no end",
-    changes=[Change(WaitingRoom, "ask", _for_ever)],
+    changes=[Change(WaitingRoom, "ask", _forever)],
     scenario=one_that_has_the_turn_dies,
     harm="not quiet",
 )

@@ -34,7 +34,7 @@ class _Order:
 
 
 class Wire:
-    """See the module."""
+    """The network of one simulation, with faults for named operations."""
 
     def __init__(self, simulation: Simulation) -> None:
         """Stand between the processes and the network."""

@@ -29,7 +29,7 @@ either: Consumer[Order | Refund] = Consumer("orders", payload_type=Order | Refun
 assert_type(either, Consumer[Order | Refund])
 assert_type(Consumer[Order | Refund]("orders", payload_type=Order | Refund), Consumer[Order | Refund])
 
-# mypy takes this for "as annotated": it cannot be told that a class is none of the other forms.
+# mypy takes this for "as annotated": it cannot know that a class is none of the other forms.
 wrong: Consumer[Refund] = Consumer("orders", payload_type=Order)  # pyright: ignore[reportAssignmentType]
 
 # -- settings that do not exist, or cannot be what they are -----------------------------------------------------------------------

@@ -73,7 +73,7 @@ async def main() -> None:
         await adder.tell("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         assert_type(await adder.ask(Total, timeout=5), int)
         assert_type(await adder.ask(describe, timeout=None), str)
-        text: str = await adder.ask(lambda reply: Describe(reply, 20), timeout=None)  # a lambda's answer must be told
+        text: str = await adder.ask(lambda reply: Describe(reply, 20), timeout=None)  # a lambda's answer must be declared
         assert_type(text, str)
         await adder.ask(Total)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
         await adder.ask(Add, timeout=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
