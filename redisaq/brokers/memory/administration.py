@@ -10,49 +10,29 @@ from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import GroupCursor, Stream
-from redisaq.brokers.steps.administration import (
-    END,
-    LOOKED_AT,
-    Disband,
-    DropGroup,
-    DropHistory,
-    DropTopic,
-    GroupView,
-    Note,
-    NotedChange,
-    PartitionView,
-    ReadHistory,
-    ReadServer,
-    Seek,
-    ServerFacts,
-    SetPaused,
-    StreamView,
-    ViewGroup,
-    ViewPartition,
-    ViewStream,
-)
+from redisaq.brokers.steps import administration as steps
 from redisaq.core.entry_ids import START, format_id, parse_id
 from redisaq.core.history import read_change
 from redisaq.core.membership import read_document
 from redisaq.core.retention import IDLE
 
 
-@does(ReadServer)
-def read_server(store: MemoryStore, step: ReadServer) -> ServerFacts:
+@does(steps.ReadServer)
+def read_server(store: MemoryStore, step: steps.ReadServer) -> steps.ServerFacts:
     """Return what there is to say of a store in this process."""
     del step
-    return ServerFacts(store.url, "memory broker", store.now())
+    return steps.ServerFacts(store.url, "memory broker", store.now())
 
 
-@does(ViewStream)
-def view_stream(store: MemoryStore, step: ViewStream) -> StreamView:
+@does(steps.ViewStream)
+def view_stream(store: MemoryStore, step: steps.ViewStream) -> steps.StreamView:
     """Return what the partition holds."""
     stream = store.streams.get(step.place, Stream())
-    return StreamView(len(stream), len(store.delayed.get(step.place, ())), tuple(sorted(stream.groups)), stream.added)
+    return steps.StreamView(len(stream), len(store.delayed.get(step.place, ())), tuple(sorted(stream.groups)), stream.added)
 
 
-@does(ViewGroup)
-def view_group(store: MemoryStore, step: ViewGroup) -> GroupView:
+@does(steps.ViewGroup)
+def view_group(store: MemoryStore, step: steps.ViewGroup) -> steps.GroupView:
     """Return the group's coordination."""
     group = step.group
     found = store.coordination.get(group, Coordination())
@@ -63,11 +43,11 @@ def view_group(store: MemoryStore, step: ViewGroup) -> GroupView:
     idle = store.idle.get(group.topic, IDLE) if topic is not None and topic.acked else None
     lapsed = idle is not None and alone >= idle
     presences = dict(found.presences)
-    return GroupView(store.now(), found.paused, dict(found.members), document, alone, lapsed, idle, presences, found.paused_at)
+    return steps.GroupView(store.now(), found.paused, dict(found.members), document, alone, lapsed, idle, presences, found.paused_at)
 
 
-@does(ViewPartition)
-def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
+@does(steps.ViewPartition)
+def view_partition(store: MemoryStore, step: steps.ViewPartition) -> steps.PartitionView:
     """Return what the partition holds for the group."""
     group, partition = step.group, step.partition
     stream = store.streams.get(step.place, Stream())
@@ -75,8 +55,8 @@ def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
     cursor = found or GroupCursor(START)
     shelf = store.shelves.get((group, partition)) or Shelf()
     next_one = stream.after(cursor.last_delivered, 1)
-    seen = sorted(cursor.pending)[: LOOKED_AT if step.deliveries else 0]
-    return PartitionView(
+    seen = sorted(cursor.pending)[: steps.LOOKED_AT if step.deliveries else 0]
+    return steps.PartitionView(
         there=bool(found is not None or shelf.retry or len(shelf.dead) or lease.token),
         length=len(stream),
         unread=stream.count_after(cursor.last_delivered),
@@ -100,8 +80,8 @@ def view_partition(store: MemoryStore, step: ViewPartition) -> PartitionView:
     )
 
 
-@does(SetPaused)
-def set_paused(store: MemoryStore, step: SetPaused) -> None:
+@does(steps.SetPaused)
+def set_paused(store: MemoryStore, step: steps.SetPaused) -> None:
     """Pause or resume the group."""
     members = store.members(step.group)
     if step.paused != members.paused:
@@ -112,8 +92,8 @@ def set_paused(store: MemoryStore, step: SetPaused) -> None:
     store.ring(step.group)
 
 
-@does(Note)
-def note(store: MemoryStore, step: Note) -> bytes:
+@does(steps.Note)
+def note(store: MemoryStore, step: steps.Note) -> bytes:
     """Add a change to the group's history."""
     members = store.members(step.group)
     if step.replaces:
@@ -124,19 +104,19 @@ def note(store: MemoryStore, step: Note) -> bytes:
     return format_id(members.history.last_id)
 
 
-@does(ReadHistory)
-def read_history(store: MemoryStore, step: ReadHistory) -> list[NotedChange]:
+@does(steps.ReadHistory)
+def read_history(store: MemoryStore, step: steps.ReadHistory) -> list[steps.NotedChange]:
     """Return a page of the group's history."""
     history = store.coordination.get(step.group, Coordination()).history
     entries = history.below(parse_id(step.before) if step.before else None, step.count)
-    return [NotedChange(format_id(entry_id), read_change(fields[1])) for entry_id, fields in entries]
+    return [steps.NotedChange(format_id(entry_id), read_change(fields[1])) for entry_id, fields in entries]
 
 
-@does(Seek)
-def seek(store: MemoryStore, step: Seek) -> None:
+@does(steps.Seek)
+def seek(store: MemoryStore, step: steps.Seek) -> None:
     """Continue delivery after a position; what was delivered after it is new again, if it is still in the stream."""
     stream, name = store.make_stream(*step.place), step.group.group
-    wanted = stream.last_id if step.position == END else min(parse_id(step.position), stream.last_id)
+    wanted = stream.last_id if step.position == steps.END else min(parse_id(step.position), stream.last_id)
     delivered = stream.groups[name].last_delivered if name in stream.groups else stream.last_id
     stream.make_group(name, wanted)
     cursor = stream.groups[name]
@@ -151,10 +131,10 @@ def seek(store: MemoryStore, step: Seek) -> None:
     cursor.last_delivered, cursor.lost = wanted, 0  # entries missing at the new position are no loss
 
 
-@does(Disband)
-def disband(store: MemoryStore, step: Disband) -> tuple[str, ...]:
+@does(steps.Disband)
+def disband(store: MemoryStore, step: steps.Disband) -> tuple[str, ...]:
     """Drop the group's coordination, unless members live and `force` is False; return the live members."""
-    live = view_group(store, ViewGroup(step.group)).live
+    live = view_group(store, steps.ViewGroup(step.group)).live
     if step.force or not live:
         history = store.members(step.group).history
         store.forget_group(step.group)
@@ -165,22 +145,22 @@ def disband(store: MemoryStore, step: Disband) -> tuple[str, ...]:
     return live
 
 
-@does(DropHistory)
-def drop_history(store: MemoryStore, step: DropHistory) -> None:
+@does(steps.DropHistory)
+def drop_history(store: MemoryStore, step: steps.DropHistory) -> None:
     """Drop the group's history."""
     store.members(step.group).history = Stream()
 
 
-@does(DropGroup)
-def drop_group(store: MemoryStore, step: DropGroup) -> None:
+@does(steps.DropGroup)
+def drop_group(store: MemoryStore, step: steps.DropGroup) -> None:
     """Remove the group from the partition."""
     store.forget_cursor(step.group, step.partition)
     store.leases.pop((step.group, step.partition), None)
     store.shelves.pop((step.group, step.partition), None)
 
 
-@does(DropTopic)
-def drop_topic(store: MemoryStore, step: DropTopic) -> None:
+@does(steps.DropTopic)
+def drop_topic(store: MemoryStore, step: steps.DropTopic) -> None:
     """Drop the whole topic."""
     topic = step.topic
     beside = {(group.topic, number) for group, number in {*store.leases, *store.shelves}}

@@ -10,31 +10,13 @@ from msgspec.structs import replace
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.topics import known_state
-from redisaq.brokers.steps.growing import (
-    FROM_ELSEWHERE,
-    Adopt,
-    Announce,
-    CloseBarrier,
-    DropAdopted,
-    DropTakenIn,
-    NameStream,
-    OpenBarrier,
-    Passed,
-    Publish,
-    ReadBarrier,
-    ReadPassed,
-    ReadSeal,
-    Replicate,
-    ReplicateRun,
-    SetSwept,
-    TakeIn,
-)
+from redisaq.brokers.steps import growing as steps
 from redisaq.brokers.steps.topics import RENAMED, TopicState
 from redisaq.core.entry_ids import format_id, parse_id
 
 
-@does(Announce)
-def announce(store: MemoryStore, step: Announce) -> TopicState | None:
+@does(steps.Announce)
+def announce(store: MemoryStore, step: steps.Announce) -> TopicState | None:
     """Note the number that is to come (G1)."""
     state = known_state(store, step.topic)
     if state is not None and state.generation == step.generation and state.pending is None and state.partitions < step.partitions:
@@ -42,28 +24,28 @@ def announce(store: MemoryStore, step: Announce) -> TopicState | None:
     return state
 
 
-@does(NameStream)
-def name_stream(store: MemoryStore, step: NameStream) -> tuple[int, ...]:
+@does(steps.NameStream)
+def name_stream(store: MemoryStore, step: steps.NameStream) -> tuple[int, ...]:
     """Cut the stream, or make it (G2)."""
     store.make_stream(step.topic, step.partition, step.history)
     return store.naming(step.place).seals.get(len(step.history) - 2, step.history)
 
 
-@does(ReadSeal)
-def read_seal(store: MemoryStore, step: ReadSeal) -> tuple[int, ...]:
+@does(steps.ReadSeal)
+def read_seal(store: MemoryStore, step: steps.ReadSeal) -> tuple[int, ...]:
     """Return the history in a seal."""
     return store.naming(step.place).seals.get(step.cuts, ())
 
 
-@does(Replicate)
-def replicate(store: MemoryStore, step: Replicate) -> bool:
+@does(steps.Replicate)
+def replicate(store: MemoryStore, step: steps.Replicate) -> bool:
     """Do nothing: a store waits for no replica."""
     del store, step
     return True
 
 
-@does(Publish)
-def publish(store: MemoryStore, step: Publish) -> TopicState | None:
+@does(steps.Publish)
+def publish(store: MemoryStore, step: steps.Publish) -> TopicState | None:
     """Publish the count (G1)."""
     state, history = known_state(store, step.topic), step.history
     if state is not None and state.generation == step.generation and state.partitions <= history[-1]:
@@ -81,12 +63,12 @@ def publish(store: MemoryStore, step: Publish) -> TopicState | None:
     return state
 
 
-@does(ReadPassed)
-def read_passed(store: MemoryStore, step: ReadPassed) -> Passed:
+@does(steps.ReadPassed)
+def read_passed(store: MemoryStore, step: steps.ReadPassed) -> steps.Passed:
     """Tell whether the partition is worked off up to the cut (G5)."""
     stream, naming = store.streams.get(step.place), store.naming(step.place)
     if stream is None or naming.number < step.growth:  # it is not cut yet
-        return Passed(done=False)
+        return steps.Passed(done=False)
     cuts = [naming.cuts[number] for number in range(step.growth, naming.number + 1) if number in naming.cuts]
     if not cuts:
         store.names.setdefault(step.place, naming).cuts[naming.number] = stream.last_id
@@ -97,19 +79,19 @@ def read_passed(store: MemoryStore, step: ReadPassed) -> Passed:
     unread = stream.after((0, 0) if cursor is None else cursor.last_delivered, len(stream))
     ids += [entry_id for entry_id, _ in unread if entry_id <= cuts[0]]
     retried = [] if shelf is None else [parse_id(one) for one in shelf.retry]
-    ids += [entry_id for entry_id in retried if entry_id <= cuts[0] or entry_id[1] >= FROM_ELSEWHERE]
+    ids += [entry_id for entry_id in retried if entry_id <= cuts[0] or entry_id[1] >= steps.FROM_ELSEWHERE]
     seen = sorted(ids)[: max(1, step.most)]
-    return Passed(cursor is not None and not ids, len(seen), format_id(seen[0]) if seen else b"")
+    return steps.Passed(cursor is not None and not ids, len(seen), format_id(seen[0]) if seen else b"")
 
 
-@does(ReadBarrier)
-def read_barrier(store: MemoryStore, step: ReadBarrier) -> int:
+@does(steps.ReadBarrier)
+def read_barrier(store: MemoryStore, step: steps.ReadBarrier) -> int:
     """Return for which growth the partition is open (G4)."""
     return store.lease(step.group, step.partition).opened
 
 
-@does(OpenBarrier)
-def open_barrier(store: MemoryStore, step: OpenBarrier) -> bool:
+@does(steps.OpenBarrier)
+def open_barrier(store: MemoryStore, step: steps.OpenBarrier) -> bool:
     """Open the partition (G4)."""
     lease = store.lease(step.group, step.partition)
     if lease.token != step.token:
@@ -118,14 +100,14 @@ def open_barrier(store: MemoryStore, step: OpenBarrier) -> bool:
     return True
 
 
-@does(CloseBarrier)
-def close_barrier(store: MemoryStore, step: CloseBarrier) -> None:
+@does(steps.CloseBarrier)
+def close_barrier(store: MemoryStore, step: steps.CloseBarrier) -> None:
     """Close the partition again (G4)."""
     store.lease(step.group, step.partition).opened = 0
 
 
-@does(Adopt)
-def adopt(store: MemoryStore, step: Adopt) -> str | None:
+@does(steps.Adopt)
+def adopt(store: MemoryStore, step: steps.Adopt) -> str | None:
     """Take over delayed messages (G8)."""
     if store.naming(step.place).number > step.cuts:
         return None
@@ -136,8 +118,8 @@ def adopt(store: MemoryStore, step: Adopt) -> str | None:
     return store.run_of(step.place)
 
 
-@does(TakeIn)
-def take_in(store: MemoryStore, step: TakeIn) -> str | None:
+@does(steps.TakeIn)
+def take_in(store: MemoryStore, step: steps.TakeIn) -> str | None:
     """Take in dead letters (G8)."""
     if store.naming(step.place).number > step.cuts:
         return None
@@ -146,8 +128,8 @@ def take_in(store: MemoryStore, step: TakeIn) -> str | None:
     return store.run_of(step.place)
 
 
-@does(DropAdopted)
-def drop_adopted(store: MemoryStore, step: DropAdopted) -> int | None:
+@does(steps.DropAdopted)
+def drop_adopted(store: MemoryStore, step: steps.DropAdopted) -> int | None:
     """Drop what was adopted elsewhere (G8)."""
     if step.run not in ("", store.run_of(step.place)):
         return None
@@ -155,21 +137,21 @@ def drop_adopted(store: MemoryStore, step: DropAdopted) -> int | None:
     return sum(delayed.pop(msg_id, None) is not None for msg_id in step.ids)
 
 
-@does(DropTakenIn)
-def drop_taken_in(store: MemoryStore, step: DropTakenIn) -> int | None:
+@does(steps.DropTakenIn)
+def drop_taken_in(store: MemoryStore, step: steps.DropTakenIn) -> int | None:
     """Drop what was taken in elsewhere (G8)."""
     if step.run not in ("", store.run_of(step.place)):
         return None
     return store.shelf(step.group, step.partition).purge(step.ids)
 
 
-@does(ReplicateRun)
-def replicate_run(store: MemoryStore, step: ReplicateRun) -> bool:
+@does(steps.ReplicateRun)
+def replicate_run(store: MemoryStore, step: steps.ReplicateRun) -> bool:
     """Wait for nothing: a store has no replica."""
     return store.run_of(step.place) == step.run
 
 
-@does(SetSwept)
-def set_swept(store: MemoryStore, step: SetSwept) -> None:
+@does(steps.SetSwept)
+def set_swept(store: MemoryStore, step: steps.SetSwept) -> None:
     """Note that the delayed messages are where they belong (G8)."""
     store.names.setdefault(step.place, store.naming(step.place)).swept = step.growth

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.schedules import ReadSchedules, Schedules, SetSchedule
+from redisaq.brokers.steps import schedules as steps
 
 
-@does(ReadSchedules)
-def read_schedules(store: MemoryStore, step: ReadSchedules) -> Schedules:
+@does(steps.ReadSchedules)
+def read_schedules(store: MemoryStore, step: steps.ReadSchedules) -> steps.Schedules:
     """Return what is stored of all jobs."""
-    return Schedules(store.now(), dict(store.schedules.get(step.topic, {})))
+    return steps.Schedules(store.now(), dict(store.schedules.get(step.topic, {})))
 
 
-@does(SetSchedule)
-def set_schedule(store: MemoryStore, step: SetSchedule) -> bool:
+@does(steps.SetSchedule)
+def set_schedule(store: MemoryStore, step: steps.SetSchedule) -> bool:
     """Store a job's text, if the stored one is what was read."""
     kept = store.schedules.get(step.topic, {})
     if kept.get(step.job) not in (step.was, step.value):

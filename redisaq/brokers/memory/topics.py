@@ -6,43 +6,43 @@ from msgspec.structs import replace
 
 from redisaq.brokers.memory.registry import does
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.steps.topics import HeldUp, MakeTopic, NoteHeldUp, ReadTopic, ReadTopics, TopicState, check_format
+from redisaq.brokers.steps import topics as steps
 
 
-def known_state(store: MemoryStore, topic: str) -> TopicState | None:
+def known_state(store: MemoryStore, topic: str) -> steps.TopicState | None:
     """Return the topic's state, None if it does not exist; UnknownFormatError if a later version wrote it."""
     state = store.topics.get(topic)
     if state is not None:
-        check_format(topic, state.format)
+        steps.check_format(topic, state.format)
     return state
 
 
-@does(ReadTopics)
-def read_topics(store: MemoryStore, step: ReadTopics) -> list[str]:
+@does(steps.ReadTopics)
+def read_topics(store: MemoryStore, step: steps.ReadTopics) -> list[str]:
     """Return the names of all topics, sorted."""
     del step
     return sorted(store.topic_names)
 
 
-@does(ReadTopic)
-def read_topic(store: MemoryStore, step: ReadTopic) -> TopicState | None:
+@does(steps.ReadTopic)
+def read_topic(store: MemoryStore, step: steps.ReadTopic) -> steps.TopicState | None:
     """Return the topic's state."""
     state = known_state(store, step.topic)
     return None if state is None else replace(state, held_up=store.held_up.get(step.topic))
 
 
-@does(NoteHeldUp)
-def note_held_up(store: MemoryStore, step: NoteHeldUp) -> None:
+@does(steps.NoteHeldUp)
+def note_held_up(store: MemoryStore, step: steps.NoteHeldUp) -> None:
     """Note that a producer waits for room."""
     if step.topic in store.topics:
-        store.held_up[step.topic] = HeldUp(store.now(), step.partition, step.max_backlog)
+        store.held_up[step.topic] = steps.HeldUp(store.now(), step.partition, step.max_backlog)
 
 
-@does(MakeTopic)
-def make_topic(store: MemoryStore, step: MakeTopic) -> TopicState:
+@does(steps.MakeTopic)
+def make_topic(store: MemoryStore, step: steps.MakeTopic) -> steps.TopicState:
     """Make the topic and its missing streams (E5); keep what a producer asks for (E3)."""
     known_state(store, step.topic)
-    known = step.known or TopicState(0, step.partitions)
+    known = step.known or steps.TopicState(0, step.partitions)
     made = store.make_topic(step.topic, replace(known, acked=False, send_timeout=0.0, pending=None, held_up=None))
     terms = step.terms
     if terms is None:

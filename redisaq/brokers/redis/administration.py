@@ -12,26 +12,7 @@ from redisaq.brokers.redis.keys import Keys, type_of
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Command, Script
 from redisaq.brokers.redis.topics import kept_number
-from redisaq.brokers.steps.administration import (
-    LOOKED_AT,
-    Disband,
-    DropGroup,
-    DropHistory,
-    DropTopic,
-    GroupView,
-    Note,
-    NotedChange,
-    PartitionView,
-    ReadHistory,
-    ReadServer,
-    Seek,
-    ServerFacts,
-    SetPaused,
-    StreamView,
-    ViewGroup,
-    ViewPartition,
-    ViewStream,
-)
+from redisaq.brokers.steps import administration as steps
 from redisaq.core.entry_ids import parse_id
 from redisaq.core.history import KEPT, encode_change, read_change
 from redisaq.core.membership import read_document
@@ -54,8 +35,8 @@ PAGE = 1000
 """How many keys one SCAN looks at."""
 
 
-@commands(ReadServer)
-async def read_server(step: ReadServer, link: Caller, keys: Keys) -> ServerFacts:
+@commands(steps.ReadServer)
+async def read_server(step: steps.ReadServer, link: Caller, keys: Keys) -> steps.ServerFacts:
     """Return what each node says of itself, in one round trip a node.
 
     This is a sequence because nodes are asked one after the other, and because a script may not call INFO. An account of few rights need
@@ -63,7 +44,7 @@ async def read_server(step: ReadServer, link: Caller, keys: Keys) -> ServerFacts
     """
     del step, keys
     each = [await _facts(node) for node in await link.nodes()]
-    return ServerFacts(
+    return steps.ServerFacts(
         url=link.url,
         name=each[0].name,
         now=each[0].now,
@@ -74,13 +55,13 @@ async def read_server(step: ReadServer, link: Caller, keys: Keys) -> ServerFacts
     )
 
 
-async def _facts(node: Carrier) -> ServerFacts:
+async def _facts(node: Carrier) -> steps.ServerFacts:
     """Return what INFO says at one server."""
     time, info, count = await run_all(node, ((b"TIME",), (b"INFO",), (b"DBSIZE",)))
     seconds, microseconds = checked(time, node)
     facts = dict(line.split(":", 1) for line in checked(info, node).decode("utf-8", "replace").splitlines() if ":" in line)
     valkey = facts.get("valkey_version")
-    return ServerFacts(
+    return steps.ServerFacts(
         url=node.url,
         name=f"Valkey {valkey}" if valkey else f"Redis {facts.get('redis_version', '')}".strip(),
         now=int(seconds) * 1_000_000 + int(microseconds),
@@ -97,23 +78,23 @@ def _sum(numbers: Sequence[int | None]) -> int | None:
     return sum(known) if len(known) == len(numbers) else None
 
 
-@command(ViewStream)
-def view_stream(step: ViewStream, keys: Keys) -> Asked[StreamView]:
+@command(steps.ViewStream)
+def view_stream(step: steps.ViewStream, keys: Keys) -> Asked[steps.StreamView]:
     """Return what the partition holds."""
     return VIEW_STREAM(keys.stream(step.topic, step.partition), keys.delayed(step.topic, step.partition)), _stream_view
 
 
-def _stream_view(reply: Reply) -> StreamView:
+def _stream_view(reply: Reply) -> steps.StreamView:
     length, delayed, names, added = reply
-    return StreamView(length, delayed, tuple(sorted(name.decode("utf-8", "backslashreplace") for name in names)), added)
+    return steps.StreamView(length, delayed, tuple(sorted(name.decode("utf-8", "backslashreplace") for name in names)), added)
 
 
-@command(ViewGroup)
-def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
+@command(steps.ViewGroup)
+def view_group(step: steps.ViewGroup, keys: Keys) -> Asked[steps.GroupView]:
     """Return the group's coordination."""
     group = keys.group(step.group)
 
-    def answer(reply: Reply) -> GroupView:
+    def answer(reply: Reply) -> steps.GroupView:
         now, paused, document, members, changed, retention, idle, paused_at = reply
         expiries: dict[str, int] = {}
         presences: dict[str, Presence] = {}
@@ -127,7 +108,7 @@ def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
         idle = IDLE if idle_ms is None else idle_ms / 1000
         since = alone_since(now=int(now), last_expiry=max(expiries.values(), default=0), changed=(whole(changed) or 0) * 1000)
         alone = max(0.0, (int(now) - since) / 1e6) if since else 0.0
-        return GroupView(
+        return steps.GroupView(
             now=int(now),
             paused=paused == 1,
             members=expiries,
@@ -142,18 +123,18 @@ def view_group(step: ViewGroup, keys: Keys) -> Asked[GroupView]:
     return VIEW_GROUP(group.members, group.state, group.meta, step.group.group), answer
 
 
-@command(ViewPartition)
-def view_partition(step: ViewPartition, keys: Keys) -> Asked[PartitionView]:
+@command(steps.ViewPartition)
+def view_partition(step: steps.ViewPartition, keys: Keys) -> Asked[steps.PartitionView]:
     """Return what the partition holds for the group."""
     share = keys.of_partition(step.group, step.partition)
     names = (share.stream, share.lease, share.retry, share.delayed, share.dead)
-    return VIEW_PARTITION(*names, step.group.group, LOOKED_AT if step.deliveries else 0), _partition_view
+    return VIEW_PARTITION(*names, step.group.group, steps.LOOKED_AT if step.deliveries else 0), _partition_view
 
 
-def _partition_view(reply: Reply) -> PartitionView:
+def _partition_view(reply: Reply) -> steps.PartitionView:
     there, length, unread, pending, retry, dead, delayed, token, holder, last, counts, lost, *more = reply
     added, died, again, moves, oldest, oldest_pending, retry_due, now = more
-    return PartitionView(
+    return steps.PartitionView(
         there=bool(there or retry or dead or token),
         length=length,
         unread=unread,
@@ -177,34 +158,34 @@ def _partition_view(reply: Reply) -> PartitionView:
     )
 
 
-@command(SetPaused)
-def set_paused(step: SetPaused, keys: Keys) -> Asked[None]:
+@command(steps.SetPaused)
+def set_paused(step: steps.SetPaused, keys: Keys) -> Asked[None]:
     """Pause or resume the group."""
     group = keys.group(step.group)
     change = b"" if step.change is None else encode_change(step.change)
     return PAUSE(group.state, group.history, group.doorbell, int(step.paused), change), lambda _: None
 
 
-@command(Note)
-def note(step: Note, keys: Keys) -> Asked[bytes]:
+@command(steps.Note)
+def note(step: steps.Note, keys: Keys) -> Asked[bytes]:
     """Add a change to the group's history."""
     change = b"" if step.change is None else encode_change(step.change)
     return NOTE_CHANGE(keys.group(step.group).history, change, step.replaces or b"0-0", KEPT), lambda reply: reply
 
 
-@command(ReadHistory)
-def read_history(step: ReadHistory, keys: Keys) -> Asked[list[NotedChange]]:
+@command(steps.ReadHistory)
+def read_history(step: steps.ReadHistory, keys: Keys) -> Asked[list[steps.NotedChange]]:
     """Return a page of the group's history."""
     until = b"(" + step.before if step.before else b"+"
     return (b"XREVRANGE", keys.group(step.group).history, until, b"-", b"COUNT", step.count), _noted
 
 
-def _noted(reply: Reply) -> list[NotedChange]:
-    return [NotedChange(entry_id, read_change(fields[1] if len(fields) > 1 else b"")) for entry_id, fields in reply]
+def _noted(reply: Reply) -> list[steps.NotedChange]:
+    return [steps.NotedChange(entry_id, read_change(fields[1] if len(fields) > 1 else b"")) for entry_id, fields in reply]
 
 
-@command(Seek)
-def seek(step: Seek, keys: Keys) -> Asked[None]:
+@command(steps.Seek)
+def seek(step: steps.Seek, keys: Keys) -> Asked[None]:
     """Continue delivery after the position."""
     share = keys.of_partition(step.group, step.partition)
     topic, partition = step.group.topic, step.partition
@@ -213,8 +194,8 @@ def seek(step: Seek, keys: Keys) -> Asked[None]:
     return SEEK.over(names, *words), lambda _: None
 
 
-@command(Disband)
-def disband(step: Disband, keys: Keys) -> Asked[tuple[str, ...]]:
+@command(steps.Disband)
+def disband(step: steps.Disband, keys: Keys) -> Asked[tuple[str, ...]]:
     """Drop the group's coordination."""
     group = keys.group(step.group)
     keys_of_it = (group.members, group.state, group.history, group.meta, group.deltas, group.room)
@@ -222,21 +203,21 @@ def disband(step: Disband, keys: Keys) -> Asked[tuple[str, ...]]:
     return asked, lambda live: tuple(sorted(one.decode() for one in live))
 
 
-@command(DropHistory)
-def drop_history(step: DropHistory, keys: Keys) -> Asked[None]:
+@command(steps.DropHistory)
+def drop_history(step: steps.DropHistory, keys: Keys) -> Asked[None]:
     """Drop the group's history."""
     return (b"UNLINK", keys.group(step.group).history), lambda _: None
 
 
-@command(DropGroup)
-def drop_group(step: DropGroup, keys: Keys) -> Asked[None]:
+@command(steps.DropGroup)
+def drop_group(step: steps.DropGroup, keys: Keys) -> Asked[None]:
     """Remove the group from the partition."""
     share = keys.of_partition(step.group, step.partition)
     return DROP_GROUP(share.stream, share.lease, share.retry, share.retry_bodies, share.dead, step.group.group), lambda _: None
 
 
-@commands(DropTopic)
-async def drop_topic(step: DropTopic, link: Caller, keys: Keys) -> None:
+@commands(steps.DropTopic)
+async def drop_topic(step: steps.DropTopic, link: Caller, keys: Keys) -> None:
     """Drop every key of the topic.
 
     This is a sequence because the keys are in many slots, and a script that dropped millions would hold up the server. It scans all keys,

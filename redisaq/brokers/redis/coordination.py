@@ -13,7 +13,7 @@ from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.redis.topics import topic_state
-from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, MakeGroup, ReadRunning, TellRunning, Wait, Watch
+from redisaq.brokers.steps import coordination as steps
 from redisaq.core.deltas import encode_delta, read_delta
 from redisaq.core.history import encode_change
 from redisaq.core.membership import encode_document, read_document
@@ -29,26 +29,26 @@ WAIT = Script("wait", keys=3, begins_with=("whole",))
 WATCH = Script("watch", keys=1)
 
 
-@command(MakeGroup)
-def make_group(step: MakeGroup, keys: Keys) -> Asked[None]:
+@command(steps.MakeGroup)
+def make_group(step: steps.MakeGroup, keys: Keys) -> Asked[None]:
     """Make the group where it is missing (G6)."""
     topic, partition = step.group.topic, step.partition
     words = (step.group.group, b"$" if step.latest else b"0", int(step.younger), keys.history(topic))
     return MAKE_GROUP.over((keys.stream(topic, partition), *keys.names(topic, partition)), *words), lambda _: None
 
 
-@command(Heartbeat)
-def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
+@command(steps.Heartbeat)
+def heartbeat(step: steps.Heartbeat, keys: Keys) -> Asked[steps.Beat]:
     """Extend the incarnation's time if it is alive."""
     group = keys.group(step.group)
 
-    def answer(reply: Reply) -> Beat:
+    def answer(reply: Reply) -> steps.Beat:
         alive, now, version, document, expired, next_expiry, born, frozen_until, paused, watched, topic, crowded, joined, last = reply
         deltas = cast("list[bytes]", document) if type(document) is list else []
         found = read_document(cast("bytes | None", document)) if version and not deltas else None
         read = [read_delta(one) for one in deltas]
         expires = time_of(next_expiry)
-        return Beat(
+        return steps.Beat(
             alive=alive == 1,
             now=int(now),
             version=version.decode("utf-8", "surrogateescape"),
@@ -69,8 +69,8 @@ def heartbeat(step: Heartbeat, keys: Keys) -> Asked[Beat]:
     return HEARTBEAT(group.members, group.state, group.meta, group.deltas, group.room, *words), answer
 
 
-@command(Commit)
-def commit(step: Commit, keys: Keys) -> Asked[bool]:
+@command(steps.Commit)
+def commit(step: steps.Commit, keys: Keys) -> Asked[bool]:
     """Replace the document by one with the new version (M2, M3); also refused if the server has changed since (M7)."""
     group = keys.group(step.group)
     document = encode_document(step.document)
@@ -105,8 +105,8 @@ def commit(step: Commit, keys: Keys) -> Asked[bool]:
     return asked, bool
 
 
-@command(Wait)
-def wait(step: Wait, keys: Keys) -> Asked[Room]:
+@command(steps.Wait)
+def wait(step: steps.Wait, keys: Keys) -> Asked[Room]:
     """Let one wait that wants to join."""
     group = keys.group(step.group)
 
@@ -119,21 +119,21 @@ def wait(step: Wait, keys: Keys) -> Asked[Room]:
     return WAIT(group.members, group.room, group.state, step.incarnation, said, milliseconds(TURN), milliseconds(STAYS)), answer
 
 
-@command(Watch)
-def watch(step: Watch, keys: Keys) -> Asked[None]:
+@command(steps.Watch)
+def watch(step: steps.Watch, keys: Keys) -> Asked[None]:
     """Let heartbeats say for some time that the group is watched."""
     return WATCH(keys.group(step.group).state, milliseconds(step.seconds)), lambda _: None
 
 
-@command(TellRunning, hears=("OOM",))
-def tell_running(step: TellRunning, keys: Keys) -> Asked[None]:
+@command(steps.TellRunning, hears=("OOM",))
+def tell_running(step: steps.TellRunning, keys: Keys) -> Asked[None]:
     """Keep what a member has in handlers."""
     key = keys.running(step.group, step.incarnation)
     return (b"SET", key, encode_report(step.report), b"PX", milliseconds(step.ttl)), lambda _: None
 
 
-@command(ReadRunning)
-def read_running(step: ReadRunning, keys: Keys) -> Asked[Report | None]:
+@command(steps.ReadRunning)
+def read_running(step: steps.ReadRunning, keys: Keys) -> Asked[Report | None]:
     """Return what a member has in handlers."""
     return (b"GET", keys.running(step.group, step.incarnation)), read_report
 

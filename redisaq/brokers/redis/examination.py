@@ -15,7 +15,7 @@ from redisaq.brokers.redis.commands import PASSING, checked
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import commands
 from redisaq.brokers.redis.rights import DISPENSABLE, commands_needed
-from redisaq.brokers.steps.examination import Examine
+from redisaq.brokers.steps import examination as steps
 from redisaq.core.diagnosis import PARAMETERS, Denial, Examination
 from redisaq.environment import current_environment
 from redisaq.errors import ServerError
@@ -83,8 +83,8 @@ def tries(keys: Keys) -> dict[str, Words]:
     return made
 
 
-@commands(Examine)
-async def examine(step: Examine, link: Caller, keys: Keys) -> Examination:
+@commands(steps.Examine)
+async def examine(step: steps.Examine, link: Caller, keys: Keys) -> Examination:
     """Examine each node.
 
     This is a sequence because it asks what the user may do by doing it, and each refusal is an answer of its own.

@@ -10,24 +10,7 @@ from redisaq.brokers.redis.keys import Keys, decode_history, encode_history
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Argument, Script
 from redisaq.brokers.redis.topics import name_stream, topic_state
-from redisaq.brokers.steps.growing import (
-    Adopt,
-    Announce,
-    CloseBarrier,
-    DropAdopted,
-    DropTakenIn,
-    NameStream,
-    OpenBarrier,
-    Passed,
-    Publish,
-    ReadBarrier,
-    ReadPassed,
-    ReadSeal,
-    Replicate,
-    ReplicateRun,
-    SetSwept,
-    TakeIn,
-)
+from redisaq.brokers.steps import growing as steps
 from redisaq.brokers.steps.topics import FORMAT, RENAMED, TopicState, cuts_of
 from redisaq.core.records import encode_retry, whole
 from redisaq.environment import current_environment
@@ -50,21 +33,21 @@ ADOPTED_FOR = 7 * 86_400_000
 """Milliseconds for which it is remembered which delayed messages came here, from the last one on: a sweep takes far less."""
 
 
-@command(Announce)
-def announce(step: Announce, keys: Keys) -> Asked[TopicState | None]:
+@command(steps.Announce)
+def announce(step: steps.Announce, keys: Keys) -> Asked[TopicState | None]:
     """Note the number that is to come (G1)."""
     asked = ANNOUNCE(keys.meta(step.topic), step.generation, step.partitions, FORMAT)
     return asked, lambda reply: topic_state(step.topic, keys, reply)
 
 
-@command(NameStream)
-def give_name(step: NameStream, keys: Keys) -> Asked[tuple[int, ...]]:
+@command(steps.NameStream)
+def give_name(step: steps.NameStream, keys: Keys) -> Asked[tuple[int, ...]]:
     """Cut the stream, or make it (G2)."""
     return name_stream(keys, step.topic, step.partition, step.history), lambda reply: decode_history(reply) or step.history
 
 
-@command(ReadSeal, hears=("WRONGTYPE",))
-def read_seal(step: ReadSeal, keys: Keys) -> Asked[tuple[int, ...]]:
+@command(steps.ReadSeal, hears=("WRONGTYPE",))
+def read_seal(step: steps.ReadSeal, keys: Keys) -> Asked[tuple[int, ...]]:
     """Return the history in a seal."""
     return (b"GET", keys.stream(step.topic, step.partition, step.cuts)), _seal
 
@@ -73,8 +56,8 @@ def _seal(reply: Reply) -> tuple[int, ...]:
     return () if isinstance(reply, ServerError) else decode_history(reply) or ()
 
 
-@commands(Replicate)
-async def replicate(step: Replicate, link: Caller, keys: Keys) -> bool:
+@commands(steps.Replicate)
+async def replicate(step: steps.Replicate, link: Caller, keys: Keys) -> bool:
     """Wait for a replica of each server where streams were cut (G7); connections are made only to servers that have one.
 
     This is a sequence because a script may not wait, and each server confirms its own writes.
@@ -90,7 +73,7 @@ async def _has_replicas(server: Carrier) -> bool:
     return bool(whole(facts.get("connected_slaves", "").strip().encode()))
 
 
-async def _is_replicated(node: Caller, step: Replicate, keys: Keys, until: float) -> bool:
+async def _is_replicated(node: Caller, step: steps.Replicate, keys: Keys, until: float) -> bool:
     """Wait until a replica of the node has all that was cut there, or the time is up: over a connection of its own, since WAIT blocks it.
 
     WAIT waits for what its connection has written. So a seal is written once more, behind all cuts.
@@ -118,7 +101,7 @@ async def _is_confirmed(connection: ReadingConnection, until: float) -> bool:
             return int(confirmed) > 0
 
 
-async def _written_again(connection: ReadingConnection, step: Replicate, keys: Keys) -> bool:
+async def _written_again(connection: ReadingConnection, step: steps.Replicate, keys: Keys) -> bool:
     """Write the seal of one of the node's streams once more; False if it keeps none of them."""
     number, words = cuts_of(step.history) - 1, encode_history(step.history)
     for partition in range(step.partitions):
@@ -129,8 +112,8 @@ async def _written_again(connection: ReadingConnection, step: Replicate, keys: K
     return False
 
 
-@commands(ReplicateRun)
-async def replicate_run(step: ReplicateRun, link: Caller, keys: Keys) -> bool:
+@commands(steps.ReplicateRun)
+async def replicate_run(step: steps.ReplicateRun, link: Caller, keys: Keys) -> bool:
     """Wait for a replica of the partition's server (G8).
 
     This is a sequence because a script may not wait. WAIT waits for what its connection has written, so the doorbell is rung first.
@@ -152,46 +135,46 @@ async def replicate_run(step: ReplicateRun, link: Caller, keys: Keys) -> bool:
         connection.abort()
 
 
-@command(Publish)
-def publish(step: Publish, keys: Keys) -> Asked[TopicState | None]:
+@command(steps.Publish)
+def publish(step: steps.Publish, keys: Keys) -> Asked[TopicState | None]:
     """Publish the count (G1)."""
     meta, doorbell, history = keys.meta(step.topic), keys.topic_doorbell(step.topic), step.history
     asked = PUBLISH(meta, doorbell, step.generation, history[-1], encode_history(history), RENAMED)
     return asked, lambda reply: topic_state(step.topic, keys, reply)
 
 
-@command(ReadPassed)
-def read_passed(step: ReadPassed, keys: Keys) -> Asked[Passed]:
+@command(steps.ReadPassed)
+def read_passed(step: steps.ReadPassed, keys: Keys) -> Asked[steps.Passed]:
     """Tell whether the partition is worked off up to the cut (G5)."""
     share, name = keys.of_partition(step.group, step.partition), keys.number(step.group.topic)
     return PASSED(share.stream, share.retry, share.cuts, step.group.group, step.growth, name, step.most, step.known), _passed
 
 
-def _passed(reply: Reply) -> Passed:
+def _passed(reply: Reply) -> steps.Passed:
     done, waiting, oldest = reply
-    return Passed(done == 1, waiting, oldest)
+    return steps.Passed(done == 1, waiting, oldest)
 
 
-@command(ReadBarrier)
-def read_barrier(step: ReadBarrier, keys: Keys) -> Asked[int]:
+@command(steps.ReadBarrier)
+def read_barrier(step: steps.ReadBarrier, keys: Keys) -> Asked[int]:
     """Return for which growth the partition is open (G4)."""
     return (b"HGET", keys.of_partition(step.group, step.partition).lease, b"open"), lambda reply: whole(reply) or 0
 
 
-@command(OpenBarrier)
-def open_barrier(step: OpenBarrier, keys: Keys) -> Asked[bool]:
+@command(steps.OpenBarrier)
+def open_barrier(step: steps.OpenBarrier, keys: Keys) -> Asked[bool]:
     """Open the partition (G4)."""
     return OPEN_BARRIER(keys.of_partition(step.group, step.partition).lease, step.token, step.growth), bool
 
 
-@command(CloseBarrier)
-def close_barrier(step: CloseBarrier, keys: Keys) -> Asked[None]:
+@command(steps.CloseBarrier)
+def close_barrier(step: steps.CloseBarrier, keys: Keys) -> Asked[None]:
     """Close the partition again (G4)."""
     return (b"HDEL", keys.of_partition(step.group, step.partition).lease, b"open"), lambda _: None
 
 
-@command(Adopt)
-def adopt(step: Adopt, keys: Keys) -> Asked[str | None]:
+@command(steps.Adopt)
+def adopt(step: steps.Adopt, keys: Keys) -> Asked[str | None]:
     """Take over delayed messages (G8)."""
     topic, partition = step.topic, step.partition
     words: list[Argument] = [keys.stream(topic, partition, step.cuts), keys.adopted(topic, partition)]
@@ -202,8 +185,8 @@ def adopt(step: Adopt, keys: Keys) -> Asked[str | None]:
     return ADOPT(*words), bytes.decode
 
 
-@command(TakeIn)
-def take_in(step: TakeIn, keys: Keys) -> Asked[str | None]:
+@command(steps.TakeIn)
+def take_in(step: steps.TakeIn, keys: Keys) -> Asked[str | None]:
     """Take in dead letters (G8)."""
     share, doorbell = keys.of_partition(step.group, step.partition), keys.partition_doorbell(step.group.topic, step.partition)
     stream = keys.stream(step.group.topic, step.partition, step.cuts)
@@ -213,20 +196,20 @@ def take_in(step: TakeIn, keys: Keys) -> Asked[str | None]:
     return TAKE_IN(*words), bytes.decode
 
 
-@command(DropAdopted)
-def drop_adopted(step: DropAdopted, keys: Keys) -> Asked[int | None]:
+@command(steps.DropAdopted)
+def drop_adopted(step: steps.DropAdopted, keys: Keys) -> Asked[int | None]:
     """Drop what was adopted elsewhere (G8)."""
     delayed, bodies = keys.delayed(step.topic, step.partition), keys.delayed_bodies(step.topic, step.partition)
     return DROP_ADOPTED(delayed, bodies, step.run, *step.ids), lambda reply: reply
 
 
-@command(DropTakenIn)
-def drop_taken_in(step: DropTakenIn, keys: Keys) -> Asked[int | None]:
+@command(steps.DropTakenIn)
+def drop_taken_in(step: steps.DropTakenIn, keys: Keys) -> Asked[int | None]:
     """Drop what was taken in elsewhere (G8)."""
     return DROP_TAKEN_IN(keys.of_partition(step.group, step.partition).dead, step.run, *step.ids), lambda reply: reply
 
 
-@command(SetSwept)
-def set_swept(step: SetSwept, keys: Keys) -> Asked[None]:
+@command(steps.SetSwept)
+def set_swept(step: steps.SetSwept, keys: Keys) -> Asked[None]:
     """Note that the delayed messages are where they belong (G8)."""
     return (b"HSET", keys.cuts(step.topic, step.partition), b"swept", step.growth), lambda _: None

@@ -14,7 +14,7 @@ from redisaq.brokers.redis.reader import RedisReader
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Script
 from redisaq.brokers.redis.topics import FIELDS, topic_state
-from redisaq.brokers.steps.leases import Claim, Fence, Install, Installed, Page, PendingEntry, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.steps import leases as steps
 from redisaq.brokers.terms import GroupName, ReaderMark, lease_lost
 from redisaq.core.records import is_id, whole
 from redisaq.errors import ServerError
@@ -29,18 +29,18 @@ RELEASE = Script("release", keys=1)
 REMAKE_GROUP = Script("remake_group", keys=1, begins_with=("facts", "stand"))
 
 
-@command(Install)
-def install(step: Install, keys: Keys) -> Asked[Installed]:
+@command(steps.Install)
+def install(step: steps.Install, keys: Keys) -> Asked[steps.Installed]:
     """Put the token beside the partition's data (T2)."""
     lease = keys.of_partition(step.group, step.partition).lease
     return INSTALL(lease, step.token, step.incarnation, int(step.foreign)), _installed
 
 
-def _installed(reply: Reply) -> Installed:
+def _installed(reply: Reply) -> steps.Installed:
     done, standing, holder, readers, moved, opened = reply
     position, _, delivered = (moved or b"").partition(b" ")
     marks = [_mark(field, address) for field, address in zip(readers[::2], readers[1::2], strict=True)]
-    return Installed(
+    return steps.Installed(
         done=done == 1,
         token=whole(standing) or 0,
         holder=holder.decode("utf-8", "backslashreplace"),
@@ -50,8 +50,8 @@ def _installed(reply: Reply) -> Installed:
     )
 
 
-@commands(Fence)
-async def fence(step: Fence, link: Caller, keys: Keys) -> bool:
+@commands(steps.Fence)
+async def fence(step: steps.Fence, link: Caller, keys: Keys) -> bool:
     """Kill these readers' connections, then remove them from the list (T3).
 
     This is a sequence because a script may not kill connections, and those of one list may be at several servers. A reader is removed only
@@ -94,24 +94,25 @@ async def open_reader(
     return RedisReader(connection, mark, lambda: keys.of_partition(group, partition).stream, settle, group.group)
 
 
-@command(Claim, hears=("NOGROUP",))
-def claim(step: Claim, keys: Keys) -> Asked[Page]:
+@command(steps.Claim, hears=("NOGROUP",))
+def claim(step: steps.Claim, keys: Keys) -> Asked[steps.Page]:
     """Return a page of pending entries (T5)."""
     share = keys.of_partition(step.group, step.partition)
 
-    def answer(reply: Reply) -> Page:
+    def answer(reply: Reply) -> steps.Page:
         if reply is None:
             raise step.lost()
         if isinstance(reply, ServerError):  # nothing is pending there; the next read reports that the group is gone
-            return Page((), (), None)
+            return steps.Page((), (), None)
         entries, trimmed, last = reply
-        return Page(tuple(PendingEntry(entry_id, fields, deliveries) for entry_id, deliveries, fields in entries), tuple(trimmed), last)
+        pending = (steps.PendingEntry(entry_id, fields, deliveries) for entry_id, deliveries, fields in entries)
+        return steps.Page(tuple(pending), tuple(trimmed), last)
 
     return CLAIM(share.stream, share.lease, step.group.group, step.token, step.after, step.count), answer
 
 
-@command(SetDeliveries, hears=("NOGROUP",))
-def set_deliveries(step: SetDeliveries, keys: Keys) -> Asked[bool]:
+@command(steps.SetDeliveries, hears=("NOGROUP",))
+def set_deliveries(step: steps.SetDeliveries, keys: Keys) -> Asked[bool]:
     """Set delivery counts (T5)."""
     share = keys.of_partition(step.group, step.partition)
     pairs = [word for pair in step.counts.items() for word in pair]
@@ -119,14 +120,14 @@ def set_deliveries(step: SetDeliveries, keys: Keys) -> Asked[bool]:
     return DELIVERIES(share.stream, share.lease, step.group.group, step.token, int(step.raising), *pairs), bool
 
 
-@command(Release)
-def release(step: Release, keys: Keys) -> Asked[bool]:
+@command(steps.Release)
+def release(step: steps.Release, keys: Keys) -> Asked[bool]:
     """Clear holder and readers, keep the token (M8)."""
     return RELEASE(keys.of_partition(step.group, step.partition).lease, step.token), bool
 
 
-@commands(RemakeGroup)
-async def remake_group(step: RemakeGroup, link: Caller, keys: Keys) -> None:
+@commands(steps.RemakeGroup)
+async def remake_group(step: steps.RemakeGroup, link: Caller, keys: Keys) -> None:
     """Make a lost group again (T6), in the stream whose name the topic's meta says: what is known here may be older, or newer.
 
     This is a sequence because meta is in another slot than the stream. The script refuses a name that is no longer the stream's (G2).

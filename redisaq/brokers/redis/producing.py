@@ -11,7 +11,7 @@ from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Argument, Script
-from redisaq.brokers.steps.producing import AppendOnce, Confirm, Delay, Find, Found, ReadAnchor, ReadBacklog, ReadMark
+from redisaq.brokers.steps import producing as steps
 from redisaq.core.records import encode_delayed
 from redisaq.errors import ServerError
 
@@ -21,8 +21,8 @@ APPEND_ONCE = Script("append_once", keys=4)
 BACKLOG = Script("backlog", keys=1, begins_with=("facts", "unread"))
 
 
-@command(ReadAnchor, hears=("ERR no such key",))
-def read_anchor(step: ReadAnchor, keys: Keys) -> Asked[bytes | None]:
+@command(steps.ReadAnchor, hears=("ERR no such key",))
+def read_anchor(step: steps.ReadAnchor, keys: Keys) -> Asked[bytes | None]:
     """Return the last id that the stream ever had (E2)."""
     return (b"XINFO", b"STREAM", keys.stream(step.topic, step.partition)), _last_id
 
@@ -31,26 +31,26 @@ def _last_id(reply: Reply) -> bytes | None:
     return None if isinstance(reply, ServerError) else cast("dict[bytes, bytes]", reply)[b"last-generated-id"]
 
 
-@command(Find)
-def find(step: Find, keys: Keys) -> Asked[Found]:
+@command(steps.Find)
+def find(step: steps.Find, keys: Keys) -> Asked[steps.Found]:
     """Look for messages (E2, E7)."""
     stream, delayed = keys.stream(step.topic, step.partition), keys.delayed(step.topic, step.partition)
     return FIND(stream, delayed, step.anchor, *step.msg_ids), _found
 
 
-def _found(reply: Reply) -> Found:
+def _found(reply: Reply) -> steps.Found:
     complete, found, last = reply
-    return Found(tuple(found), complete == 1, last)
+    return steps.Found(tuple(found), complete == 1, last)
 
 
-@command(Confirm)
-def confirm(step: Confirm, keys: Keys) -> Asked[None]:
+@command(steps.Confirm)
+def confirm(step: steps.Confirm, keys: Keys) -> Asked[None]:
     """Ring (C7)."""
     return (b"SPUBLISH", keys.partition_doorbell(step.topic, step.partition), b""), lambda _: None
 
 
-@command(Delay)
-def delay(step: Delay, keys: Keys) -> Asked[bool]:
+@command(steps.Delay)
+def delay(step: steps.Delay, keys: Keys) -> Asked[bool]:
     """Keep messages until they are due."""
     topic, partition = step.topic, step.partition
     words: list[Argument] = [
@@ -64,8 +64,8 @@ def delay(step: Delay, keys: Keys) -> Asked[bool]:
     return DELAY(*words), lambda reply: reply == 1
 
 
-@command(AppendOnce)
-def append_once(step: AppendOnce, keys: Keys) -> Asked[bytes | None]:
+@command(steps.AppendOnce)
+def append_once(step: steps.AppendOnce, keys: Keys) -> Asked[bytes | None]:
     """Append under a mark (E7)."""
     topic, partition, fields = step.topic, step.partition, step.fields
     asked = APPEND_ONCE(
@@ -85,13 +85,13 @@ def append_once(step: AppendOnce, keys: Keys) -> Asked[bytes | None]:
     return asked, lambda reply: cast("bytes | None", reply)
 
 
-@command(ReadMark)
-def read_mark(step: ReadMark, keys: Keys) -> Asked[bytes | None]:
+@command(steps.ReadMark)
+def read_mark(step: steps.ReadMark, keys: Keys) -> Asked[bytes | None]:
     """Return what a mark holds (E7)."""
     return (b"GET", keys.once(step.topic, step.partition, step.dedup_id)), lambda reply: cast("bytes | None", reply)
 
 
-@command(ReadBacklog)
-def read_backlog(step: ReadBacklog, keys: Keys) -> Asked[int]:
+@command(steps.ReadBacklog)
+def read_backlog(step: steps.ReadBacklog, keys: Keys) -> Asked[int]:
     """Return how many entries the slowest group has not been given."""
     return BACKLOG(keys.stream(step.topic, step.partition), step.enough), int

@@ -9,27 +9,27 @@ from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Script
-from redisaq.brokers.steps.schedules import ReadSchedules, Schedules, SetSchedule
+from redisaq.brokers.steps import schedules as steps
 from redisaq.core.records import text_or_none
 
 READ_SCHEDULES = Script("read_schedules", keys=1)
 SET_SCHEDULE = Script("set_schedule", keys=1)
 
 
-@command(ReadSchedules)
-def read_schedules(step: ReadSchedules, keys: Keys) -> Asked[Schedules]:
+@command(steps.ReadSchedules)
+def read_schedules(step: steps.ReadSchedules, keys: Keys) -> Asked[steps.Schedules]:
     """Return what is stored of all jobs."""
     return READ_SCHEDULES(keys.schedules(step.topic)), _schedules
 
 
-def _schedules(reply: Reply) -> Schedules:
+def _schedules(reply: Reply) -> steps.Schedules:
     now, words = reply
     pairs = zip(words[::2], words[1::2], strict=True)
-    return Schedules(int(now), {job: value for name, value in pairs if (job := text_or_none(name)) is not None})
+    return steps.Schedules(int(now), {job: value for name, value in pairs if (job := text_or_none(name)) is not None})
 
 
-@command(SetSchedule)
-def set_schedule(step: SetSchedule, keys: Keys) -> Asked[bool]:
+@command(steps.SetSchedule)
+def set_schedule(step: steps.SetSchedule, keys: Keys) -> Asked[bool]:
     """Store a job's text."""
     asked = SET_SCHEDULE(keys.schedules(step.topic), step.job, step.was or b"", step.value or b"")
     return asked, lambda reply: reply == 1

@@ -9,7 +9,7 @@ from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Argument, Script
-from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining, Remaining, Resolve, Resolved, Settled
+from redisaq.brokers.steps import settling as steps
 from redisaq.core.records import Resolution, encode_dead, encode_retry, whole
 
 SETTLE = Script("settle", keys=2)
@@ -17,21 +17,21 @@ RESOLVE = Script("resolve", keys=5)
 REMAINING = Script("remaining", keys=3)
 
 
-@command(Acknowledge)
-def acknowledge(step: Acknowledge, keys: Keys) -> Asked[Settled]:
+@command(steps.Acknowledge)
+def acknowledge(step: steps.Acknowledge, keys: Keys) -> Asked[steps.Settled]:
     """Acknowledge entries (S1)."""
     share, token = keys.of_partition(step.group, step.partition), step.token
 
-    def answer(reply: Reply) -> Settled:
+    def answer(reply: Reply) -> steps.Settled:
         standing, moved = (reply, None) if isinstance(reply, bytes) else reply
         number = whole(standing) or 0
-        return Settled(done=number == token, token=number, spent=moved is not None)
+        return steps.Settled(done=number == token, token=number, spent=moved is not None)
 
     return SETTLE(share.stream, share.lease, step.group.group, token, *step.entry_ids), answer
 
 
-@command(Resolve)
-def resolve(step: Resolve, keys: Keys) -> Asked[Resolved]:
+@command(steps.Resolve)
+def resolve(step: steps.Resolve, keys: Keys) -> Asked[steps.Resolved]:
     """Settle each message as its resolution says (S1)."""
     share = keys.of_partition(step.group, step.partition)
     words: list[Argument] = [share.stream, share.lease, share.retry, share.retry_bodies, share.dead]
@@ -39,10 +39,10 @@ def resolve(step: Resolve, keys: Keys) -> Asked[Resolved]:
     for one in step.resolutions:
         words += _words(one)
 
-    def answer(reply: Reply) -> Resolved:
+    def answer(reply: Reply) -> steps.Resolved:
         standing, moved, *spent = reply
         number = whole(standing) or 0
-        return Resolved(number == step.token, number, tuple(flag == 1 for flag in moved), spent=any(spent))
+        return steps.Resolved(number == step.token, number, tuple(flag == 1 for flag in moved), spent=any(spent))
 
     return RESOLVE(*words), answer
 
@@ -62,13 +62,13 @@ def _words(one: Resolution) -> list[Argument]:
     return words
 
 
-@command(ReadRemaining)
-def read_remaining(step: ReadRemaining, keys: Keys) -> Asked[Remaining]:
+@command(steps.ReadRemaining)
+def read_remaining(step: steps.ReadRemaining, keys: Keys) -> Asked[steps.Remaining]:
     """Return what is left."""
     share = keys.of_partition(step.group, step.partition)
     return REMAINING(share.stream, share.retry, share.delayed, step.group.group), _remaining
 
 
-def _remaining(reply: Reply) -> Remaining:
+def _remaining(reply: Reply) -> steps.Remaining:
     unread, pending, retry, delayed = reply
-    return Remaining(unread == 1, pending, retry, delayed)
+    return steps.Remaining(unread == 1, pending, retry, delayed)

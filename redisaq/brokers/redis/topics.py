@@ -14,18 +14,7 @@ from redisaq.brokers.redis.commands import Reply, milliseconds, run, run_each
 from redisaq.brokers.redis.keys import Keys, decode_history, encode_history
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Argument, Command, Script
-from redisaq.brokers.steps.topics import (
-    FORMAT,
-    PLAIN,
-    HeldUp,
-    MakeTopic,
-    NoteHeldUp,
-    ReadTopic,
-    ReadTopics,
-    TopicState,
-    check_format,
-    cuts_of,
-)
+from redisaq.brokers.steps import topics as steps
 from redisaq.core.records import text_or_none, whole
 from redisaq.errors import DamagedKeyError
 from redisaq.link import Caller
@@ -42,18 +31,18 @@ FIELDS = (b"generation", b"partitions", b"retention", b"send_timeout", b"format"
 REPAIR = "set the field right, or delete the topic"
 
 
-@command(ReadTopics)
-def read_topics(step: ReadTopics, keys: Keys) -> Asked[list[str]]:
+@command(steps.ReadTopics)
+def read_topics(step: steps.ReadTopics, keys: Keys) -> Asked[list[str]]:
     """Return all topics' names, sorted."""
     del step
     return (b"SMEMBERS", keys.topics), lambda names: sorted(name for found in names if (name := text_or_none(found)) is not None)
 
 
-@command(ReadTopic)
-def read_topic(step: ReadTopic, keys: Keys) -> Asked[TopicState | None]:
+@command(steps.ReadTopic)
+def read_topic(step: steps.ReadTopic, keys: Keys) -> Asked[steps.TopicState | None]:
     """Return the topic's state, None if it does not exist."""
 
-    def answer(reply: Reply) -> TopicState | None:
+    def answer(reply: Reply) -> steps.TopicState | None:
         *fields, held_up = reply
         state = topic_state(step.topic, keys, fields)
         return state if state is None or held_up is None else replace(state, held_up=_held_up(held_up))
@@ -61,23 +50,23 @@ def read_topic(step: ReadTopic, keys: Keys) -> Asked[TopicState | None]:
     return (b"HMGET", keys.meta(step.topic), *FIELDS, b"held_up"), answer
 
 
-def _held_up(text: bytes) -> HeldUp | None:
+def _held_up(text: bytes) -> steps.HeldUp | None:
     """Return what was noted; None if redisaq did not write it."""
     numbers = [whole(word) for word in text.split(b" ")]
     if len(numbers) != 3 or None in numbers:  # noqa: PLR2004 -- a time and two numbers
         return None
     at, partition, most = (number or 0 for number in numbers)
-    return HeldUp(at * 1000, partition, most)
+    return steps.HeldUp(at * 1000, partition, most)
 
 
-@command(NoteHeldUp)
-def note_held_up(step: NoteHeldUp, keys: Keys) -> Asked[None]:
+@command(steps.NoteHeldUp)
+def note_held_up(step: steps.NoteHeldUp, keys: Keys) -> Asked[None]:
     """Note that a producer waits for room."""
     return NOTE_HELD_UP(keys.meta(step.topic), step.partition, step.max_backlog), lambda _: None
 
 
-@commands(MakeTopic)
-async def make_topic(step: MakeTopic, link: Caller, keys: Keys) -> TopicState:
+@commands(steps.MakeTopic)
+async def make_topic(step: steps.MakeTopic, link: Caller, keys: Keys) -> steps.TopicState:
     """Make the topic if it is missing; make what is missing of its streams and its registration (E5).
 
     This is a sequence because meta, the list of topics and each stream are in slots of their own. The count comes first, because it says
@@ -85,8 +74,8 @@ async def make_topic(step: MakeTopic, link: Caller, keys: Keys) -> TopicState:
     does that finds a stream missing.
     """
     terms, topic, meta = step.terms, step.topic, keys.meta(step.topic)
-    made = step.known or TopicState(0, step.partitions)
-    words: list[Argument] = [meta, keys.topic_doorbell(topic), made.partitions, FORMAT]
+    made = step.known or steps.TopicState(0, step.partitions)
+    words: list[Argument] = [meta, keys.topic_doorbell(topic), made.partitions, steps.FORMAT]
     words += [made.format, made.generation, encode_history(made.history), made.grown]
     words += ("",) if terms is None else (milliseconds(terms.send_timeout), "acked" if terms.acked else "", milliseconds(terms.idle))
     standing, idle = await run(link, MAKE_TOPIC(*words))
@@ -99,11 +88,11 @@ async def make_topic(step: MakeTopic, link: Caller, keys: Keys) -> TopicState:
 
 def name_stream(keys: Keys, topic: str, partition: int, history: tuple[int, ...]) -> Command:
     """Return the command that lets a stream have the name of the last generation of this history (E5, G2)."""
-    names = (keys.stream(topic, partition, cuts_of(history)), *keys.names(topic, partition, history))
+    names = (keys.stream(topic, partition, steps.cuts_of(history)), *keys.names(topic, partition, history))
     return NAME_STREAM.over(names, encode_history(history))
 
 
-def topic_state(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> TopicState | None:
+def topic_state(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> steps.TopicState | None:
     """Return what `meta` says in FIELDS, None if it says nothing; let `keys` know the streams' names.
 
     Raises:
@@ -113,11 +102,11 @@ def topic_state(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> Topic
     return _made(topic, keys, fields) if any(field is not None for field in fields[:4]) else None
 
 
-def _made(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> TopicState:
+def _made(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> steps.TopicState:
     generation, partitions, retention, send_timeout, layout, history, pending, grown = fields
     meta = keys.meta(topic)
-    written_in = kept_number(meta, "format", layout) or PLAIN
-    check_format(topic, written_in)  # first: the other fields may mean something else there
+    written_in = kept_number(meta, "format", layout) or steps.PLAIN
+    steps.check_format(topic, written_in)  # first: the other fields may mean something else there
     count = kept_number(meta, "partitions", partitions)
     growths = kept_number(meta, "generation", generation)
     limit = kept_number(meta, "send_timeout", send_timeout)
@@ -129,7 +118,7 @@ def _made(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> TopicState:
         raise DamagedKeyError(meta, f"says {count} partitions, and has {history!r} as its history: {REPAIR}")
     keys.learn(topic, counts)
     wanted = kept_number(meta, "pending", pending)
-    return TopicState(
+    return steps.TopicState(
         growths,
         count,
         retention == b"acked",
