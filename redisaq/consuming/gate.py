@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 import anyio
 
 from redisaq.actors.waiting import Signal
+from redisaq.consuming.scopes import Scopes
 
 
 class Gate:
@@ -28,7 +29,7 @@ class Gate:
         self.moves = 0
         self.moved: Callable[[], None] = lambda: None
         self._opened = Signal()
-        self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
+        self._scopes = Scopes()
 
     def move(self, *, closed: bool) -> bool:
         """Close or open it; False if that changes nothing."""
@@ -37,8 +38,7 @@ class Gate:
         self.closed = closed
         self.moves += 1
         if closed:
-            for scope in tuple(self._scopes):
-                scope.cancel()
+            self._scopes.cancel()
         else:
             self._opened.fire()
         self.moved()
@@ -49,14 +49,6 @@ class Gate:
         while self.closed:
             await self._opened.wait()
 
-    @contextlib.contextmanager
-    def while_open(self) -> Generator[anyio.CancelScope]:
+    def while_open(self) -> contextlib.AbstractContextManager[anyio.CancelScope]:
         """Return a cancel scope that ends when it closes."""
-        with anyio.CancelScope() as scope:
-            self._scopes[scope] = None
-            if self.closed:
-                scope.cancel()
-            try:
-                yield scope
-            finally:
-                self._scopes.pop(scope, None)
+        return self._scopes.open(over=self.closed)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Generator
+from collections.abc import Collection
 
 import anyio
 
 from redisaq.brokers.steps.coordination import Beat
+from redisaq.consuming.scopes import Scopes
 from redisaq.core.membership import lease_deadline
 from redisaq.core.records import microseconds
 from redisaq.core.server_clock import ServerClock
@@ -49,7 +50,7 @@ class Lease:
         self.ttl = ttl
         self.deadline = -math.inf
         self._clock = environment.clock
-        self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
+        self._scopes = Scopes()
         self._ended = False
         self._looked = -math.inf  # when a check last found it alive
         self.stood_still = 0.0
@@ -72,8 +73,7 @@ class Lease:
 
     def _extend(self, sent: float) -> None:
         self.deadline = max(self.deadline, lease_deadline(sent, self.ttl))
-        for scope in self._scopes:
-            scope.deadline = self.deadline
+        self._scopes.move(self.deadline)
 
     def observe(self, sent: float, beat: Beat) -> None:
         """Record an answer as it is heard: the server's time, and until when other holders must be left alone (M7, M8)."""
@@ -106,17 +106,8 @@ class Lease:
             now = self._clock()
             if now - self.deadline > self.ttl * LATE and self._looked > -math.inf:
                 self.stood_still = now - self._looked
-            for scope in tuple(self._scopes):
-                scope.cancel()
+            self._scopes.cancel()
 
-    @contextlib.contextmanager
-    def scope(self) -> Generator[anyio.CancelScope]:
-        """Return a cancel scope that ends with the lease."""
-        with anyio.CancelScope(deadline=self.deadline) as scope:
-            self._scopes[scope] = None
-            if self._ended:
-                scope.cancel()
-            try:
-                yield scope
-            finally:
-                self._scopes.pop(scope, None)
+    def scope(self, beside: Scopes | None = None, *, over: bool = False) -> contextlib.AbstractContextManager[anyio.CancelScope]:
+        """Return a cancel scope that ends with the lease, and with those `beside`, or at once if these are `over`."""
+        return self._scopes.open(over=over or self._ended, deadline=self.deadline, beside=beside)

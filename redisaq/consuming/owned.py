@@ -2,14 +2,13 @@
 
 A memory stream drops its items when it is closed, so it is never that record. Every message that was read is in `flights` from the read to
 its settlement, and core/in_flight.py decides what becomes of it. This module adds what that one does without: the lease, the scopes that
-end with it, and the waiting tasks. After it has reported an event to the record, a caller calls
-`changed`.
+end with it, and the waiting tasks. After it has reported an event to the record, a caller calls `changed`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import anyio
 from redisaq.actors.waiting import Signal
 from redisaq.consuming.gate import Gate
 from redisaq.consuming.lease import Lease
+from redisaq.consuming.scopes import Scopes
 from redisaq.core.in_flight import InFlight
 
 NOBODY = -1
@@ -67,8 +67,7 @@ class OwnedPartition:
         self._ring = ring
         self._room = Signal()
         self._settled = Signal()
-        self._scopes: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
-        self._until_drain: dict[anyio.CancelScope, None] = {}  # in the order of opening: a set's would differ between runs
+        self._scopes, self._until_drain = Scopes(), Scopes()
 
     @property
     def partition(self) -> int:
@@ -95,42 +94,24 @@ class OwnedPartition:
         """True while a handler may begin. It is checked before each handler, so a process that was suspended notices here."""
         return self.flights.may_start and self.lease.alive()
 
-    @contextlib.contextmanager
-    def scope(self) -> Generator[anyio.CancelScope]:
+    def scope(self) -> contextlib.AbstractContextManager[anyio.CancelScope]:
         """Return a cancel scope that ends with the lease, or when this partition is lost."""
-        with self.lease.scope() as scope:
-            self._scopes[scope] = None
-            if self.lost:
-                scope.cancel()
-            try:
-                yield scope
-            finally:
-                self._scopes.pop(scope, None)
+        return self.lease.scope(self._scopes, over=bool(self.lost))
 
-    @contextlib.contextmanager
-    def until_drain(self) -> Generator[anyio.CancelScope]:
+    def until_drain(self) -> contextlib.AbstractContextManager[anyio.CancelScope]:
         """Return a cancel scope that ends when the partition begins to drain: for waits that must not delay the drain."""
-        with anyio.CancelScope() as scope:
-            self._until_drain[scope] = None
-            if not self.flights.may_start:
-                scope.cancel()
-            try:
-                yield scope
-            finally:
-                self._until_drain.pop(scope, None)
+        return self._until_drain.open(over=not self.flights.may_start)
 
     def begin_drain(self) -> None:
         """Let no further handler begin."""
         self.flights.begin_drain()
-        for scope in tuple(self._until_drain):
-            scope.cancel()
+        self._until_drain.cancel()
 
     def lose(self, reason: str) -> None:
         """End all work on it now (M4): nothing more of it is settled."""
         if not self.lost:
             self.flights.lose(reason)
-            for scope in tuple(self._scopes):
-                scope.cancel()
+            self._scopes.cancel()
             self.changed()
 
     def wait_behind(self, barrier: Barrier, gate: Gate) -> None:
