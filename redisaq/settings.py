@@ -92,11 +92,11 @@ def check_flag(name: str, value: object) -> bool:
     return value
 
 
-def check_seconds(name: str, value: float, *, above: float = 0.0, zero: bool = False) -> float:
-    """Return a number of seconds above `above` (or equal to it, if `zero`), at most MAX_SECONDS; SettingsError otherwise."""
+def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
+    """Return a number of seconds above 0 (or equal to it, if `zero`), at most MAX_SECONDS; SettingsError otherwise."""
     value = _check_number(name, "a number of seconds", value)
-    if not above <= value <= MAX_SECONDS or (value == above and not zero):  # NaN is in no range
-        reason = f"{name} must be {'at least' if zero else 'more than'} {above:g} and at most {MAX_SECONDS:g} seconds, not {shown(value)}"
+    if not 0 <= value <= MAX_SECONDS or (value == 0 and not zero):  # NaN is in no range
+        reason = f"{name} must be {'at least' if zero else 'more than'} 0 and at most {MAX_SECONDS:g} seconds, not {shown(value)}"
         raise SettingsError(reason)
     return float(value)
 

@@ -58,9 +58,9 @@ def between(upper: Values, lower: Values, top: float) -> str:
     return "".join(shapes)
 
 
-def highest(*curves: Values, least: float = 1e-9) -> float:
+def highest(*curves: Values) -> float:
     """Return the top of a picture of these curves."""
-    return max((value for curve in curves for value in curve if value is not None), default=0.0) * 1.05 or least
+    return max((value for curve in curves for value in curve if value is not None), default=0.0) * 1.05 or 1e-9
 
 
 def nice(top: float, *, seconds: bool = False) -> float:

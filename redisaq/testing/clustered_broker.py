@@ -13,10 +13,10 @@ from typing import Any, TypeVar, cast
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.producing import IN_ORDER
-from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
+from redisaq.brokers.terms import ReaderMark
 from redisaq.errors import ConnectionFailed
 from redisaq.link.spread import Spreader
-from redisaq.testing.faulty_broker import FaultyBroker, FaultyReader
+from redisaq.testing.faulty_broker import FaultyBroker
 from redisaq.testing.nodes import Slot
 
 R = TypeVar("R")
@@ -166,19 +166,5 @@ class ClusteredBroker(FaultyBroker):
     async def _kill_at(self, node: int, marks: Sequence[ReaderMark]) -> bool:
         return await self._operate_at(node, "kill", lambda store: self._kill_there(store, marks))
 
-    async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
-        """Open a reading connection to the partition's node, under the token (T3)."""
-        session = self._enter()
-
-        def step(store: MemoryStore) -> Reader:
-            client = store.open_client(group, partition, token, incarnation)
-            session.keep(client)
-            return FaultyReader(self._network, self._source, client, self._owner)
-
-        return await self._operate_at(self.store.node_of((group.topic, partition)), "open_reader", step)
-
-    async def listen_partition(self, topic: str, partition: int) -> Doorbell:
-        """Return the partition's notifications, which its node sends."""
-        session = self._enter()
-        node = self.store.node_of((topic, partition))
-        return self._adopted(await self._operate_at(node, "listen_partition", lambda _: session.doorbell((topic, partition))))
+    async def _operate_where(self, slot: Slot, name: str, step: Callable[[MemoryStore], T]) -> T:
+        return await self._operate_at(self.store.node_of(slot), name, step)

@@ -207,16 +207,9 @@ class FaultyBroker(MemoryBroker):
             self._network.adopt_bell(self._owner.name, bell.subscription)
         return bell
 
-    async def open_reader(self, group: GroupName, partition: int, token: int, incarnation: str) -> Reader:
-        """Open a reading connection under the token (T3)."""
-        session = self._enter()
-
-        def step(store: MemoryStore) -> Reader:
-            client = store.open_client(group, partition, token, incarnation)
-            session.keep(client)
-            return FaultyReader(self._network, self._source, client, self._owner)
-
-        return await self._operate("open_reader", step)
+    def _reader(self, store: MemoryStore, client: ReadingClient) -> Reader:
+        del store
+        return FaultyReader(self._network, self._source, client, self._owner)
 
 
 def _position(store: MemoryStore, step: Step[Any]) -> EntryId:

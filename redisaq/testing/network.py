@@ -464,10 +464,10 @@ class Network:
         if self.lags(node):
             await anyio.sleep(CONFIRM_WITHIN)
 
-    def hang_up(self, connection: Connection, step: Callable[[MemoryStore], Any], after: float = 0.0) -> None:
+    def hang_up(self, connection: Connection, step: Callable[[MemoryStore], Any]) -> None:
         """Let the server see that the connection was closed, after everything that was sent before."""
         self._readers.pop(connection, None)
-        self._push(Request(connection, "hang up", step), after)
+        self._push(Request(connection, "hang up", step), 0.0)
 
     def _push(self, request: Request, delay: float) -> None:
         connection = request.connection

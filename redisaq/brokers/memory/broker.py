@@ -129,6 +129,10 @@ class MemoryBroker:
             raise ConnectionFailed(session.store.url, "the server restarted", maybe_executed=True)
         return step(session.store)
 
+    async def _operate_where(self, slot: tuple[str, int], name: str, step: Callable[[MemoryStore], T]) -> T:  # noqa: ARG002 -- for subclasses
+        """Carry out one operation where a partition is: a simulated cluster overrides this."""
+        return await self._operate(name, step)
+
     def _enter(self) -> _Session:
         store = self.store
         # Another store means another event loop: nothing that is open in the old one can be waited for here.
@@ -169,9 +173,12 @@ class MemoryBroker:
         def step(store: MemoryStore) -> Reader:
             client = store.open_client(group, partition, token, incarnation)
             session.keep(client)
-            return MemoryReader(store, client, self._operate)
+            return self._reader(store, client)
 
-        return await self._operate("open_reader", step)
+        return await self._operate_where((group.topic, partition), "open_reader", step)
+
+    def _reader(self, store: MemoryStore, client: ReadingClient) -> Reader:
+        return MemoryReader(store, client, self._operate)
 
     async def listen(self, group: GroupName) -> Doorbell:
         """Return a doorbell for the group and its topic."""
@@ -181,4 +188,4 @@ class MemoryBroker:
     async def listen_partition(self, topic: str, partition: int) -> Doorbell:
         """Return the partition's doorbell."""
         session = self._enter()
-        return await self._operate("listen_partition", lambda _: session.doorbell((topic, partition)))
+        return await self._operate_where((topic, partition), "listen_partition", lambda _: session.doorbell((topic, partition)))
