@@ -289,8 +289,11 @@ async def test_nothing_passes_a_call_that_broke_at_one_node_and_is_not_over_at_a
     assert await append(link, HIGH) == [b"passed"]
 
 
-async def test_what_waited_for_the_map_does_not_pass_a_call_that_broke_meanwhile(cluster: FakeCluster, link: ClusterLink) -> None:
-    """E4."""
+@pytest.mark.parametrize("by_the_map", [False, True])
+async def test_what_waited_for_the_map_does_not_pass_a_call_that_broke_meanwhile(
+    cluster: FakeCluster, link: ClusterLink, by_the_map: bool
+) -> None:
+    """E4: its connection has ended, or the map says that the node at which it waits is no master any more."""
     go_on, failures = threading.Event(), list[ConnectionFailed]()
 
     def slow(_: list[bytes]) -> bytes:
@@ -313,12 +316,16 @@ async def test_what_waited_for_the_map_does_not_pass_a_call_that_broke_meanwhile
         link.doubt(await link.link_to(HIGH))  # as any other call may
         tasks.start_soon(partial(broken, written=False))
         await until(lambda: link.looks == 2)
-        cluster.nodes[0].answers["GET"] = b"+passed\r\n"
-        cluster.nodes[0].drop()
-        await until(lambda: bool(failures))
+        if by_the_map:
+            cluster.owners[0] = 1
+        else:
+            cluster.nodes[0].answers["GET"] = b"+passed\r\n"
+            cluster.nodes[0].drop()
+            await until(lambda: bool(failures))
         go_on.set()
+    assert len(failures) == 2
     assert cluster.nodes[0].words().count("GET") == 2
-    assert await append(link, HIGH) == [b"passed"]
+    assert await append(link, HIGH) == [b"from 1" if by_the_map else b"passed"]
 
 
 @pytest.mark.parametrize("how", ["broke", "refused"])
@@ -355,36 +362,6 @@ async def test_nothing_passes_what_a_call_lacks_where_its_slot_is_now(cluster: F
         finally:
             go_on.set()
     assert await append(link, HIGH) == [b"from 2"]
-
-
-async def test_what_waited_for_the_map_does_not_pass_a_call_that_the_map_broke(cluster: FakeCluster, link: ClusterLink) -> None:
-    """E4: the map says that the node at which an earlier call waits is no master any more."""
-    go_on, failures = threading.Event(), list[ConnectionFailed]()
-
-    def slow(_: list[bytes]) -> bytes:
-        go_on.wait(HANG_SECONDS)
-        return cluster.slots()
-
-    async def broken(*, written: bool) -> None:
-        with pytest.raises(ConnectionFailed) as failed:
-            await append(link, HIGH)
-        assert failed.value.maybe_executed is written
-        failures.append(failed.value)
-
-    await link.call((b"GET", HIGH), (b"GET", LOW))
-    cluster.nodes[0].answers["GET"] = b""
-    for node in cluster.nodes:
-        node.answers["CLUSTER"] = slow
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(partial(broken, written=True))
-        await until(lambda: cluster.nodes[0].words().count("GET") == 2)
-        link.doubt(await link.link_to(HIGH))
-        tasks.start_soon(partial(broken, written=False))
-        await until(lambda: link.looks == 2)
-        cluster.owners[0] = 1
-        go_on.set()
-    assert len(failures) == 2
-    assert await append(link, HIGH) == [b"from 1"]
 
 
 async def test_a_call_is_split_again_after_a_look_that_was_under_way(cluster: FakeCluster, link: ClusterLink) -> None:
