@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from redisaq.testing import load_faults
+from tests.simulation.against import compare
 from tests.simulation.catalogue import LOSSES, SCENARIOS, Backend
 from tests.simulation.playing import Failure, Outcome, play, play_some
 from tests.simulation.shares import record
@@ -92,6 +93,7 @@ def arguments(words: list[str]) -> Any:
         help=f"then shrink the faults of failed seeds ({SHRUNK} of a scenario), for so long each (60); with --replay: of that one",
     )
     parser.add_argument("--out", type=Path, help="where to leave what shrinking found (default: a new folder for temporary files)")
+    parser.add_argument("--against", metavar="REV", help="another commit: play the seeds there, too, and say which have another trace")
     parser.add_argument("--record", action="store_true", help="only record the traces of the seeds that a whole run of the tests plays")
     return parser.parse_args(words)
 
@@ -111,6 +113,8 @@ def main(words: list[str]) -> int:
     backends: list[Backend] = ["trio", "asyncio"] if options.backend == "both" else [options.backend]
     wanted: list[str] = options.scenario or ["orders"]
     names = [name for one in wanted for name in (expanded(one) if one.startswith("all") else [one])]
+    if options.against:
+        return 0 if compare(options.against, names, backends, range(options.first, options.first + options.seeds), options.jobs) else 1
     folder: Path = options.out or Path(tempfile.gettempdir()) / f"redisaq-simulation-{os.getpid()}"
     if options.replay and options.shrink:
         return 0 if shrink_seed(names[0], backends[0], options.first, within=options.shrink, folder=folder) is None else 1

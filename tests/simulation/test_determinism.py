@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import pytest
 
 from redisaq.testing import Simulation
 from tests.matrix import everything
+from tests.simulation.against import SCRIPT, others
 from tests.simulation.catalogue import Backend
 from tests.simulation.judged import simulate
 from tests.simulation.playing import play
@@ -19,15 +21,6 @@ from tests.simulation.shares import TURNS, play_well
 from tests.simulation.traces import changed, comparable, recorded_trace, versions
 
 SEED = 7
-
-SCRIPT = """
-import logging, sys
-from tests.simulation.playing import play
-logging.disable(logging.CRITICAL)
-for line in sys.stdin:
-    scenario, backend, seed = line.split()
-    print(play(scenario, backend, int(seed)).trace_hash, flush=True)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +70,17 @@ def test_another_trace_than_the_recorded_one_is_noticed() -> None:
     assert not changed("small", "trio", 7, "abcdef", recorded)
     assert not changed("small", "trio", 8, "abd", recorded), "no whole run plays this seed"
     assert not changed("small", "trio", 7, "abd", recorded | {"versions": versions() | {"anyio": "1.0"}}), "another order of tasks"
+
+
+def test_seeds_whose_trace_is_another_one_at_another_commit_are_found(tmp_path: Path) -> None:
+    """There, seed 1 of `small` has the trace that it has here, and seed 2 fails."""
+    there = tmp_path / "tests" / "simulation"
+    there.mkdir(parents=True)
+    for folder in (there, there.parent):
+        (folder / "__init__.py").touch()
+    told = f"def play(*seed): return type('Report', (), {{'trace_hash': {{1: {play('small', 'trio', 1).trace_hash!r}}}[seed[2]]}})"
+    (there / "playing.py").write_text(told, encoding="utf-8")
+    assert others(tmp_path, "small", "trio", [1, 2], 2) == [2]
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
