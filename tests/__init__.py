@@ -1,1 +1,1 @@
-"""The tests: what each folder is for stands in CONTRIBUTING.md."""
+"""The tests. CONTRIBUTING.md says what belongs in which folder."""

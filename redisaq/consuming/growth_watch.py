@@ -107,7 +107,7 @@ class GrowthWatch(Actor[Ring]):
         return progress
 
     async def _look_for(self, growth: int, behind: Sequence[Waiting]) -> bool:
-        """Ask about the partitions that are older than this growth; open those behind them once all are worked off (G4)."""
+        """Ask about the partitions that are older than this growth; open those that wait for them once all are worked off (G4)."""
         around, older = self._around, self._around.history[growth - 1]
         moves, (began, known) = around.gate.moves, self._at.get(growth, (0, b""))
         at = began

@@ -26,7 +26,7 @@ KEPT = 16
 
 
 class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The difference between two documents. In each column, None stands for an entry that is gone.
+    """The difference between two documents. In each column, None means that the entry is gone.
 
     Attributes:
         before: the epoch of the earlier document.

@@ -422,7 +422,7 @@ class InFlight:
         since, and handled without knowing that: it is looked for again.
 
         Args:
-            token: the one that stands now.
+            token: the current one.
             position: the lowest position to which the group was moved.
             delivered: the last entry that had been delivered before.
         """

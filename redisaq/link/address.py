@@ -214,7 +214,7 @@ def _take_apart(scheme: str, rest: str) -> tuple[str, list[str], str, list[str]]
     except ValueError:
         problem = "the URL's options cannot be read: after the ? they are written name=value&name=value"
     if not problem and "@" in path:
-        problem = "the URL holds an @ behind its first /: in user or password, / is written %2F and @ is written %40"
+        problem = "the URL holds an @ after its first /: in user or password, / is written %2F and @ is written %40"
     if not problem and not all(host.strip() for host in hosts.split(",")):
         problem = f"the URL names no host, or a comma too many: {scheme}://host1:port1,host2:port2"
     if problem:

@@ -1,7 +1,7 @@
 """A shared connection whose calls return once a replica has what they wrote (C7).
 
-Behind the commands that many tasks join into one write it sends one WAIT, which answers for all of them. The server holds back what comes
-behind a WAIT, so such a connection is used for nothing else (docs/understand/link.md, rule 9). Invariants:
+After the commands that many tasks join into one write it sends one WAIT, which answers for all of them. The server holds back what comes
+after a WAIT, so such a connection is used for nothing else (docs/understand/link.md, rule 9). Invariants:
 
 - A call that returns was confirmed by a replica, together with everything that the server had written before it.
 - A call that is not confirmed in time raises ConnectionFailed with `maybe_executed`: it is at the primary, and a failover may lose it.
@@ -25,7 +25,7 @@ CONFIRM_WITHIN = 1.0
 
 
 class _Joined:
-    """The calls of one write: the WAIT behind them, and those that wait for its answer.
+    """The calls of one write: the WAIT after them, and those that wait for its answer.
 
     Attributes:
         waiter: the place of the WAIT's answer in the connection's queue; this object is its event.

@@ -413,7 +413,7 @@ class Sender:
             waiting[0].set()
 
     async def _confirm(self, partition: int) -> None:
-        """Wait until a replica has what a look has found, or what a mark stands for, if the producer wants that (C7)."""
+        """Wait until a replica has what a look has found, or what a deduplication mark names, if the producer wants that (C7)."""
         if self._confirmed:
             await self._broker.do(producing.Confirm(self._topic, partition))
 

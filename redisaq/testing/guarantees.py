@@ -69,7 +69,7 @@ class Guarantees(Observer):
         if standing == self._spent.get(run.place):
             standing = self._granted.get(run.place, 0)
         if run.message.token < standing:
-            text = f"{run.process.name} began {run} under {run.message.token}, while {standing} stands"
+            text = f"{run.process.name} began {run} under {run.message.token}, while {standing} is current"
             self._side_by_side(text, run.place, None)
 
     def installed(self, who: str, place: Place, token: int) -> None:

@@ -1,7 +1,7 @@
 """Record what happens in a simulation: the trace, the parts of the report, and the violations that observers report.
 
 Input: what the network carries out, the beginnings and ends of handlers, and the events of members. Output: all of it, to each observer and
-to the report. The record judges nothing: `guarantees` does, and so do the other observers that `simulate` was given.
+to the report. The record judges nothing: the observers do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from redisaq.core.entry_ids import EntryId, format_id, parse_id
 from redisaq.core.records import Resolution
 from redisaq.message import Message
 from redisaq.testing.faults import Fault
-from redisaq.testing.guarantees import Guarantees
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
 from redisaq.testing.observing import Given, Observer, ObserverType, Place, Process, Run, Tenure
 from redisaq.testing.whereabouts import Whereabouts
@@ -53,7 +52,7 @@ class Record:
 
         Args:
             clock: returns virtual time.
-            observers: observers that watch in addition to `Guarantees`.
+            observers: make those that watch.
         """
         self._clock = clock
         self.store: MemoryStore | None = None
@@ -75,7 +74,7 @@ class Record:
         self._last: dict[tuple[Place, EntryId], Run] = {}
         self._open: dict[Place, list[Tenure]] = {}
         self._had: dict[Place, list[Tenure]] = {}
-        self.observers: list[Observer] = [make(self) for make in (Guarantees, *observers)]
+        self.observers: list[Observer] = [make(self) for make in observers]
 
     # -- what observers ask ------------------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from redisaq.testing.fault_source import FaultSource
 from redisaq.testing.faults import Fault, FaultPlan, Kind, check_faults
 from redisaq.testing.faulty_broker import FaultyBroker
 from redisaq.testing.freezing import OWNER, Freezer, current_freezer
-from redisaq.testing.guarantees import NOTICE
+from redisaq.testing.guarantees import NOTICE, Guarantees
 from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
 from redisaq.testing.nodes import Nodes
@@ -473,7 +473,7 @@ def simulate(
         limits: how long the run may go on. Exceeding them is a violation that names the tasks that take the steps. None: the defaults of
             Limits.
         raises: False: an exception of the scenario is not raised; it ends the run and is a violation.
-        observers: further subclasses of Observer that watch the run and may add violations.
+        observers: subclasses of Observer that watch the run beside `Guarantees`, and may add violations.
 
     Raises:
         SettingsError: an argument is invalid.
@@ -490,7 +490,7 @@ def simulate(
         nonlocal record, source, raised
         clock = current_environment().clock
         began = clock()
-        record = Record(lambda: clock() - began, observers)
+        record = Record(lambda: clock() - began, (Guarantees, *observers))
         source = FaultSource(seed, befall, lambda: clock() - began)
         async with anyio.create_task_group() as tasks:
             with use_environment(current_environment()):

@@ -13,6 +13,7 @@ from redisaq.brokers.terms import GroupName
 from redisaq.core.in_flight import Flight, InFlight
 from redisaq.events import LeaseLost, PartitionAcquired
 from redisaq.testing import Simulation
+from redisaq.testing.guarantees import Guarantees
 from redisaq.testing.observing import Observer, Place
 from redisaq.testing.record import Record
 from tests.simulation.judged import simulate
@@ -33,7 +34,7 @@ def test_an_owner_that_stands_still_may_have_counted_an_attempt_once_another_has
         courts.append(Court(record))
         return courts[-1]
 
-    record = Record(lambda: 5.0, [court])
+    record = Record(lambda: 5.0, [Guarantees, court])
     first, second = Told("a", suspended=True), Told("b", suspended=True)
     record.event(first, GROUP, acquired(1))
     assert broken(courts[0]) == 0

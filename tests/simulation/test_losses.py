@@ -15,6 +15,7 @@ from redisaq.core.membership import Document, encode_document
 from redisaq.environment import current_environment
 from redisaq.events import LeaseLost, PartitionAcquired
 from redisaq.message import Message
+from redisaq.testing.guarantees import Guarantees
 from redisaq.testing.record import Record
 from tests.simulation.judges.court import Court
 from tests.simulation.judges.losses import Losses
@@ -31,7 +32,7 @@ class World:
     def __init__(self) -> None:
         self.now = 100.0
         self.courts: list[Court] = []
-        self.record = Record(lambda: self.now, [self._court])
+        self.record = Record(lambda: self.now, [Guarantees, self._court])
         self.losses: Losses = self.courts[0].losses
         self.losses.groups[GROUP] = None
         self.losses.ttl = TTL

@@ -72,7 +72,7 @@ class Lease:
 
 @dataclass
 class Naming:
-    """What stands beside a partition's stream once its topic has grown (G2).
+    """What is kept beside a partition's stream once its topic has grown (G2).
 
     Attributes:
         number: the number in the stream's name.

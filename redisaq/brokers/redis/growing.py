@@ -76,7 +76,7 @@ async def _has_replicas(server: Carrier) -> bool:
 async def _is_replicated(node: Caller, step: steps.Replicate, keys: Keys, until: float) -> bool:
     """Wait until a replica of the node has all that was cut there, or the time is up: over a connection of its own, since WAIT blocks it.
 
-    WAIT waits for what its connection has written. So a seal is written once more, behind all cuts.
+    WAIT waits for what its connection has written. So a seal is written once more, after all cuts.
     """
     connection = await node.open_reading(keys.stream(step.topic, 0))
     try:
