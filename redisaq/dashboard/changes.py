@@ -49,7 +49,7 @@ class Changes:
         producer: Callable[[str], Producer] | None,
         server: Callable[[], ServerView],
     ) -> None:
-        """Take what changes are made with.
+        """Begin without a change under way.
 
         Args:
             admin: makes them.

@@ -57,7 +57,7 @@ class Stream:
     """The answer to a request for events: an ASGI application for one request."""
 
     def __init__(self, streams: Streams) -> None:
-        """Take what counts the stream."""
+        """Begin without an answer; `streams` counts those that are open."""
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -54,7 +54,7 @@ class Guard:
     """An ASGI application in front of another one."""
 
     def __init__(self, inner: ASGIApp, hosts: Collection[str], authorize: Authorize) -> None:
-        """Stand in front of an application.
+        """Wrap an application.
 
         Args:
             inner: the application.

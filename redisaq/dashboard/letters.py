@@ -269,7 +269,7 @@ class Privacy:
     """Decides what of payloads and headers is shown."""
 
     def __init__(self, *, payloads: bool = True, redact: str | None = None) -> None:
-        """Take the settings.
+        """Begin with these settings.
 
         Args:
             payloads: whether payloads and headers are shown at all.

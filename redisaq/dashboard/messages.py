@@ -259,7 +259,7 @@ class Scale:
     """Places moments of a stretch of time in a picture."""
 
     def __init__(self, moments: Sequence[float], now: float) -> None:
-        """Take the moments that must be in the picture, and the present."""
+        """Compute a stretch with these moments and the present in it."""
         self.start, self.end = min((*moments, now)), max((*moments, now))
         margin = max(0.5, self.end - self.start) * 0.04
         self.start -= margin

@@ -12,7 +12,7 @@ class RawPaths:
     """Lets the router see the path as it was sent; `names_in` returns the names in it."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of the router."""
+        """Wrap the router."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

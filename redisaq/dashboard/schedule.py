@@ -108,7 +108,7 @@ class Window:
     """The stretch of time that the picture shows."""
 
     def __init__(self, name: str | None, now: float) -> None:
-        """Take the window's name in an address, and the present by the server's clock."""
+        """Compute the stretch from the window's name, as in an address, and the present by the server's clock."""
         self.name = name if name in WINDOWS else "12h"
         seconds = WINDOWS[self.name]
         self.now, self.start = now, now - PAST * seconds

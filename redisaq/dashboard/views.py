@@ -67,7 +67,7 @@ class Links:
     """Addresses of views, wherever the application is mounted."""
 
     def __init__(self, root: str) -> None:
-        """Take the path where it is mounted; "" for the root."""
+        """Begin with the path where the application is mounted; "" for the root."""
         self.root = root
 
     def __call__(self, *segments: object, **query: object) -> str:
