@@ -1,7 +1,7 @@
 """Calls over several nodes: each ends when all its parts have ended (C2), and none that places messages passes what one lacks (E4).
 
-In: the parts of a call, by node, and a function that sends one of them. Out: the answers, in the order of the call; or one error, which
-names every connection that may still carry a part. A node is whatever its user calls one, and so is a slot: what a node serves, until
+Input: the parts of a call, by node, and a function that sends one of them. Output: the answers, in the order of the call; or one error,
+which names every connection that may still carry a part. A node is whatever its user calls one. A slot is what one node serves until
 another one does.
 """
 
