@@ -542,7 +542,7 @@ class Dying:
 
 
 async def test_a_redrive_that_ends_before_or_after_any_step_is_repeated(a: Broker, group: GroupName, owned: int) -> None:
-    """G8: whoever comes next completes it. What was already put elsewhere is there once."""
+    """G8: the next caller completes it. What was already put elsewhere is there once."""
     state = await make_or_grow(a, group.topic, 64)
     place, moment = partition_for(b"c", 64), 0
     await a.do(Install(group, place, 1, "A", foreign=True))

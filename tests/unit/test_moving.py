@@ -1,4 +1,4 @@
-"""Messages that move to another partition are in one of the two at every moment, whoever dies, and whichever server fails over (G8).
+"""Messages that move to another partition are in one of the two at every moment, whichever process or server ends (G8).
 
 Here every combination is played: a process ends at each step, and a replica that lags takes over before or after it. With one server, a
 replica is behind in all; in a cluster, in what one node has.
