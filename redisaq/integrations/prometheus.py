@@ -239,7 +239,7 @@ class Metrics:
                     self._measured[topic, group] = backlog, await admin.group(topic, group)
                 except RedisaqError as error:
                     self._measured.pop((topic, group), None)
-                    missing = isinstance(error, ConnectionFailed | TopicMissingError)  # these pass, and are told elsewhere
+                    missing = isinstance(error, ConnectionFailed | TopicMissingError)  # these pass, and are reported elsewhere
                     reason = "" if missing else str(error)
                 if reason and unreadable.get((topic, group)) != reason:
                     logger.warning("the backlog of group %s of %s cannot be read: %s", group, topic, reason)

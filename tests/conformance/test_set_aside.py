@@ -71,7 +71,7 @@ async def test_what_a_server_has_lost_half_of_is_reported_and_due(world: World, 
     world.command("ZADD", world.key(group.topic, 0, "delayed"), 1, "m")
     assert (await a.do(TakeDue(group, 0, owned, count=10))).set_aside == (SetAside(b"7-1", GONE), SetAside(b"m", GONE))
     assert (await a.do(TakeDue(group, 0, owned, count=10))).set_aside == ()
-    for score, due in (("9e16", ()), ("1e17", (body,)), ("inf", (body,))):  # whoever lives in the year 5138 has asked for none of these
+    for score, due in (("9e16", ()), ("1e17", (body,)), ("inf", (body,))):  # only in the year 5138 could somebody have asked for these
         world.command("ZADD", retry, score, "7-1")
         world.command("HSET", bodies, "7-1", encode_retry(body))
         assert (await a.do(TakeDue(group, 0, owned, count=10))).retries == due, score

@@ -1,4 +1,4 @@
-"""Steps that a consumer repeats for ever: after which errors, and with which rests. In virtual time."""
+"""Steps that a consumer repeats forever: after which errors, and with which rests. In virtual time."""
 
 from __future__ import annotations
 

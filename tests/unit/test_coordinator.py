@@ -29,7 +29,7 @@ class Most(random.Random):
 
 
 class Partitions:
-    """Hears what is told."""
+    """Notes what it gets."""
 
     def __init__(self) -> None:
         self.told: list[object] = []

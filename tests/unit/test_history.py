@@ -47,7 +47,7 @@ def test_who_takes_the_partitions_of_a_dead_member_over_is_named() -> None:
     assert (len(takers), {len(one.partitions) for one in takers}) == (MOST_TAKERS, {MOST_TAKEN})
 
 
-def test_what_cannot_be_read_is_told_as_such() -> None:
+def test_what_cannot_be_read_is_reported_as_such() -> None:
     assert history.read_change(b"") == history.read_change(b'{"what":7}') == Change("unreadable")
 
 

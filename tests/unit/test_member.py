@@ -41,7 +41,7 @@ def beat(**changes: object) -> Beat:
 
 @pytest.mark.parametrize(("count", "seconds"), [(CROWD, 0.0), (CROWD + 1, (CROWD + 1) * SPREAD), (20_000, LONGEST_SPREAD)])
 def test_a_crowd_spreads_its_looks(count: int, seconds: float) -> None:
-    """M12: over a time that grows with it, and not for ever."""
+    """M12: over a time that grows with it, up to a limit."""
     member = member_of(group(count))
     assert member.spread() == pytest.approx(seconds / 2)
     member.observe(beat(next_expiry=NOW + 2 * SECOND))
@@ -73,7 +73,7 @@ def test_a_retention_is_reported_once() -> None:
     assert reported == [True]
 
 
-def test_the_newest_document_is_told_from_deltas() -> None:
+def test_the_newest_document_is_computed_from_deltas() -> None:
     """M10: none is better than a wrong one."""
     before = group(200)
     after = replace(before, epoch=8, token={**before.token, 0: 9})
