@@ -12,13 +12,17 @@ from redisaq import Admin, Consumer, Message, Producer, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
+from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.growing import Adopt, Announce, Passed, ReadPassed
+from redisaq.brokers.steps.leases import Install, Release
+from redisaq.brokers.terms import GroupName
 from redisaq.core.partitioner import partition_for
 from redisaq.errors import ConnectionFailed, GroupBusyError, QueueFull, SettingsError
 from redisaq.events import Event
 from tests.actors.group import IN_VIRTUAL_TIME, fresh_url
 from tests.actors.hooked import hooked
 from tests.changing_steps import Do, change_step
+from tests.conformance.steps import deliver
 
 pytestmark = IN_VIRTUAL_TIME
 
@@ -94,6 +98,30 @@ async def test_a_key_that_moved_waits_for_its_earlier_messages() -> None:
         await until(lambda: len(handling.told(events.PartitionOpened)) == 3)
         assert (await admin.group("jobs", "default_group")).partitions[NEW].waits is None
         assert {(one.waiting_for, one.waiting_for_messages, one.waited) for one in consumer.statistics().partitions} == {(None, None, None)}
+        await consumer.stop()
+
+
+async def test_what_an_earlier_owner_left_behind_a_barrier_waits_too() -> None:
+    """G4: a failover may have forgotten that the partition was open."""
+    url, handling, group = fresh_url(), Handling(), GroupName("jobs", "default_group")
+    handling.held["first"] = anyio.Event()
+    broker = MemoryBroker(url.removeprefix("memory://"), "redisaq")
+    consumer = consumer_of(url, handling)
+    async with Producer("jobs", url, init_partitions=1) as producer, anyio.create_task_group() as tasks:
+        await producer.enqueue("first", key=MOVED)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("second", key=MOVED)
+        await make_groups(broker, group, range(4), latest=False)
+        await broker.do(Install(group, NEW, 1, "earlier", foreign=True))
+        assert len(await deliver(broker, group, NEW, 1, "earlier")) == 1
+        await broker.do(Release(group, NEW, 1))
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: handling.seen)
+        await anyio.sleep(5.0)
+        assert handling.seen == ["first"]
+        handling.held["first"].set()
+        await until(lambda: len(handling.seen) == 2)
+        assert handling.seen == ["first", "second"]
         await consumer.stop()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import anyio
 import pytest
 
 from redisaq.brokers.growth import make_or_grow
@@ -13,7 +14,7 @@ from redisaq.brokers.steps.topics import MakeTopic, TopicState
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, MemberEntry
 from tests.conformance.steps import SECOND, Changes, commit_document
-from tests.conformance.worlds import World
+from tests.conformance.worlds import RedisWorld, World
 
 pytestmark = pytest.mark.anyio
 
@@ -130,6 +131,18 @@ async def test_the_topic_comes_along(a: Broker, b: Broker, group: GroupName) -> 
     version = await join(a, group, "A")
     grown = await make_or_grow(b, group.topic, 4)
     assert (await a.do(Heartbeat(group, "A", TTL, version))).topic == grown
+
+
+async def test_a_freeze_that_no_ttl_reaches_ends(world: World, a: Broker, group: GroupName) -> None:
+    """M7: redisaq did not write it. It is shortened once, and not by each heartbeat."""
+    assert await commit_document(a, group, "A", TTL, known_version="", document=Document(), joins=True) is not None
+    if isinstance(world, RedisWorld):
+        world.command("HSET", world.group_key(group, "state"), "frozen_until", 1 << 52)
+        beat = await a.do(Heartbeat(group, "A", TTL, ""))
+        assert beat.now < beat.frozen_until <= beat.now + TTL * 1_000_000
+        await anyio.sleep(0.003)
+        again = await a.do(Heartbeat(group, "A", TTL, ""))
+        assert (again.frozen_until, again.born) == (beat.frozen_until, beat.born)
 
 
 async def test_born_stays(world: World, a: Broker, group: GroupName) -> None:

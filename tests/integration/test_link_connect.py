@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import socket
 import traceback
@@ -17,6 +18,8 @@ from redisaq.brokers.steps.topics import ReadTopics
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError
 from redisaq.link import Link, parse_address
+from redisaq.link.address import Address
+from redisaq.link.dial import _open_unix
 from tests.conftest import Backend
 from tests.link_fake import Answer, FakeServer, bulk, hello, usual_answers
 from tests.servers import Server, free_port
@@ -307,3 +310,31 @@ async def test_eviction_is_warned_of_once(breakable_server: Server, caplog: pyte
     assert len(warnings) == 1
     assert "allkeys-lru" in warnings[0]
     assert "noeviction" in warnings[0]
+
+
+async def test_a_server_whose_backlog_is_full_is_waited_for(tmp_path: Path) -> None:
+    """The system refuses at once where a TCP connection would wait."""
+    path = str(tmp_path / "socket")
+    address, waiting, opened = parse_address(f"unix://{path}"), list[socket.socket](), list[socket.socket]()
+    assert isinstance(address, Address)
+
+    async def open_one() -> None:
+        opened.append(await _open_unix(address))
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting.append(socket.socket(socket.AF_UNIX))
+                waiting[-1].setblocking(False)
+                waiting[-1].connect(path)
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(open_one)
+                await anyio.sleep(0.05)
+                assert opened == []
+                server.accept()[0].close()
+    for one in (*waiting, *opened):
+        one.close()
+    assert len(opened) == 1

@@ -83,6 +83,9 @@ class Covering(msgspec.Struct):
                 tests = [] if AT_IMPORT.match(text) else [self.tests[n] for n in numbers(int(bits, 16)) if self.tests[n]]
                 for test in tests:
                     points[test] += 1 / len(tests)
+        for test in points:
+            if Path(test.partition("::")[0]).stem.startswith(f"test_{Path(source.name).stem}"):
+                points[test] += 1  # its file is named after this one
         return points
 
     def _about(self, sources: Sequence[Source], source: Source) -> Iterator[dict[str, str]]:

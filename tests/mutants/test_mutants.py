@@ -220,6 +220,8 @@ def test_half_of_the_time_is_for_tests_about_the_file() -> None:
     for points in (covering.closeness([source, steps], one) for one in (source, script)):
         assert points["tests/b.py::about"] == pytest.approx(1 + 1 / 21)
         assert points["tests/a.py::quick0"] == pytest.approx(1 / 21)
+    named = covering_of({("redisaq/a.py", "f", "x = 1"): {"tests/test_a.py::one", "tests/test_b.py::one"}})
+    assert named.closeness([source], source) == {"tests/test_a.py::one": 1.5, "tests/test_b.py::one": 0.5}
     known = [(5.0, "tests/b.py::about"), *((0.5, f"tests/a.py::quick{n}") for n in range(20))]
     assert "tests/b.py::about" not in choose(known, 11.0)
     chosen = choose(known, 11.0, covering.closeness([source, steps], source))

@@ -100,8 +100,11 @@ def test_half_a_series_is_none_and_nonsense_is_reported(caplog: pytest.LogCaptur
     file = file_to_count_in()
     assert file is not None
     with file:
-        os.pwrite(file.fileno(), b"\xff" * 64, 0)
-        assert counted_in(file.fileno()) == []
+        os.pwrite(file.fileno(), memory, 0)
+        assert counted_in(file.fileno()) != []
+        for nonsense, place in ((b"\xc1", 16), (b"\xff" * 64, 0)):
+            os.pwrite(file.fileno(), nonsense, place)
+            assert counted_in(file.fileno()) == []
         assert os.fstat(file.fileno()).st_size == SIZE
     assert "cannot be read" in caplog.text
 
