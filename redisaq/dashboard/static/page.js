@@ -323,9 +323,8 @@ document.addEventListener("keydown", (event) => {
   if (target.matches("input, select, textarea")) { if (event.key === "Escape") target.blur(); return; }
   if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (target.matches(".sky .col") && (event.key === "ArrowRight" || event.key === "ArrowLeft")) {
-    let next = target;
-    do next = event.key === "ArrowRight" ? next.nextElementSibling : next.previousElementSibling; while (next && !next.matches(".col"));
-    if (next) next.focus();
+    const next = event.key === "ArrowRight" ? target.nextElementSibling : target.previousElementSibling;
+    if (next) next.focus(); // what is before the first one cannot have it
     event.preventDefault(); return;
   }
   if (leader) { leader = false; const to = { t: "/", d: "/dead", s: "/schedule" }[event.key]; if (to && document.querySelector(`.nav a[href="${root()}${to}"]`)) location.assign(root() + to); return; }
