@@ -34,7 +34,7 @@ def elsewhere() -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-TWICE = set(TURNS) if everything() or not comparable() else {"orders", "small", "growing"}
+TWICE = set(TURNS) if everything() or not comparable() else {"orders", "small"}
 """Scenarios that another process plays as well. Of the others, the recorded traces show the same: they were made in another process."""
 
 

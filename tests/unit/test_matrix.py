@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -15,8 +16,10 @@ from tests.matrix import everything, meet
 from tests.unit.source import ROOT
 
 EXAMPLE = "tests/integration/test_every_seventh.py::test_on_a_server"
+IN_TURNS = "tests/integration/test_silent_server.py::test_a_change_that_was_not_answered_says_so"
 
 
+@functools.cache
 def listed(*arguments: str, matrix: str = "") -> str:
     """Return the names of the items that would run, as pytest lists them."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
@@ -25,8 +28,8 @@ def listed(*arguments: str, matrix: str = "") -> str:
 
 
 def collected(*arguments: str, matrix: str = "") -> list[tuple[str, str, str]]:
-    """Return the event loop, the server and the other parameters of each item of the example that would run."""
-    return re.findall(r"::test_on_a_server\[(asyncio-eager|\w+)-(\w+)-(.*)\]", listed(*arguments, matrix=matrix))
+    """Return the event loop, the server and the other parameters of each item of the example that would run, if these are asked for."""
+    return re.findall(r"::test_on_a_server\[(asyncio-eager|\w+)-(\w+)-(.*)\]", listed(*(arguments or (EXAMPLE, IN_TURNS)), matrix=matrix))
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3, 4])
@@ -50,7 +53,7 @@ def test_a_setting_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_with_each_value_of_its_other_parameters_a_test_meets_each_loop_and_each_server() -> None:
-    whole, thinned = collected(EXAMPLE, matrix="all"), collected(EXAMPLE)
+    whole, thinned = collected(matrix="all"), collected()
     rows: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for loop, server, others in thinned:
         rows[others].append((loop, server))
@@ -70,8 +73,8 @@ def test_what_is_named_runs_in_any_case() -> None:
 
 def test_loops_take_turns_where_a_test_is_marked_so() -> None:
     """Each value of the other parameters meets one loop, and the next value the next."""
-    file, name = "tests/integration/test_silent_server.py", "test_a_change_that_was_not_answered_says_so"
-    found = [re.findall(rf"::{name}\[(asyncio-eager|\w+)-(.*)\]", listed(f"{file}::{name}", matrix=matrix)) for matrix in ("", "all")]
+    name = IN_TURNS.partition("::")[2]
+    found = [re.findall(rf"::{name}\[(asyncio-eager|\w+)-(.*)\]", listed(EXAMPLE, IN_TURNS, matrix=matrix)) for matrix in ("", "all")]
     thinned, whole = ({value: [loop for loop, other in pairs if other == value] for _, value in pairs} for pairs in found)
     assert thinned.keys() == whole.keys()
     loops = [loop for value in whole for loop in thinned[value]]
