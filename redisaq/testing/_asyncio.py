@@ -23,7 +23,7 @@ from functools import cache
 from operator import itemgetter
 from platform import python_version
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -157,9 +157,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             handle = ready.popleft()
             if frozen and self._freezer.holds(handle._context, handle):
                 continue
-            owner: Any = getattr(handle._callback, "__self__", None)
-            if type(owner) is asyncio.Task or issubclass(type(owner), asyncio.Task):
-                pace.step(handle._context, owner.get_name)
+            owner: object = getattr(handle._callback, "__self__", None)
+            if issubclass(type(owner), asyncio.Task):
+                pace.step(handle._context, cast("asyncio.Task[Any]", owner).get_name)
                 places.append(len(handles))
                 steps.append((number(owner), handle))
             handles.append(handle)
