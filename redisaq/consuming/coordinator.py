@@ -25,7 +25,7 @@ from redisaq.actors.waiting import Reply
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, make_groups
 from redisaq.consuming.contact import GROUP, HEARTBEAT, forever, reporting
 from redisaq.consuming.context import Surroundings
-from redisaq.consuming.member import Admission, Member
+from redisaq.consuming.member import Admission, Joining, Member
 from redisaq.consuming.owner import Ended
 from redisaq.consuming.partitions import Acquire, Lose, Order, Revoke
 from redisaq.core import history, membership
@@ -136,9 +136,11 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                 await self._join()
             if self._member.joined:
                 await self._follow()
-            if self._leaving is not None and not self._held and await self._leave():
-                self._left()
-                return
+            if self._leaving is not None and not self._held:
+                if await self._admission.leave():
+                    self._left()
+                    return
+                self._set_back()
             await self._wait()
 
     # -- waiting -----------------------------------------------------------------------------------------------------------------
@@ -146,12 +148,14 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
     async def _wait(self) -> None:
         """Wait for the next reason to act, and record it."""
         clock, member = self._around.environment.clock, self._member
-        if self._admission.waiting and not member.joined and self._leaving is None and not self._winding_up():
-            with anyio.move_on_after(self._admission.pause or self._rest()):  # those that wait are let in by a change, which rings (M11)
+        if (pause := self._admission.pause) is not None:  # those that wait are let in by a change, which rings (M11)
+            with anyio.move_on_after(pause or self._rest()):
                 self._note(await self.mailbox.receive())
         elif self._look_needed and not self._winding_up():  # a commit was refused, or this incarnation has ended
             await anyio.sleep(self._rest())
         else:
+            if not self._look_needed:  # whatever was refused is done
+                self._setbacks = 0
             until = min(self._not_before.values(), default=math.inf)
             if member.joined:
                 until = min(until, member.next_look, member.lease.deadline)
@@ -227,16 +231,6 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
 
     # -- leaving and losing --------------------------------------------------------------------------------------------------------
 
-    async def _leave(self) -> bool:
-        """Leave the group; False if another member changed it first, so that this must be repeated."""
-        if self._admission.waiting and not await self._admission.withdraw():
-            await self._admission.join()  # it was let in meanwhile
-        left = False
-        with self._member.lease.scope():
-            left = await self._admission.leave()
-        self._look_needed = not left
-        return left
-
     async def give_up(self) -> None:
         """Leave the group without having given anything back; for when this actor and all others have ended.
 
@@ -244,14 +238,20 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         remaining readers, and claims what is pending.
         """
         member = self._member
-        if self._admission.waiting and not await self._admission.withdraw():
-            await self._admission.join()  # it was let in meanwhile
-        while member.joined and not await self._admission.leave():
+        self._setbacks = 0
+        while not await self._admission.leave():
+            self._set_back()
+            await anyio.sleep(self._rest())
             beat = await self._around.broker.do(Heartbeat(self._around.group, member.lease.incarnation, member.ttl, ""))
             known = member.newest(beat)
             if not beat.alive or known is None:
                 return  # the member is already gone
             member.document, member.version = known, beat.version
+
+    def _set_back(self) -> None:
+        """Look again, after a rest if this happens repeatedly: another member was faster, or this incarnation has ended."""
+        self._look_needed = True
+        self._setbacks += 1
 
     async def _lose_all(self, reason: str) -> None:
         """End everything and become a new incarnation (M5)."""
@@ -283,22 +283,22 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         with reporting(partial(self._around.contact.failed, GROUP)), self._member.lease.scope():  # a later answer is useless
             done = (not self._look_needed or await self._look()) and await self._change()
         if not done:
-            self._look_needed = True
-            self._setbacks += 1
+            self._set_back()
             return
-        self._setbacks = 0
         self._around.contact.answered(GROUP)
         await self._do_duties()
         self._ready(self._held)
 
     async def _join(self) -> None:
         """Try to become a member, for at most a ttl; it is repeated until it succeeds."""
-        around, member = self._around, self._member
-        self._look_needed = True
-        with reporting(partial(around.contact.failed, HEARTBEAT)), anyio.move_on_after(member.ttl):
-            self._look_needed = await around.contact.ask(self._admission.join, within=self._settings.heartbeat_interval)
-        if self._look_needed and not member.joined and (self._admission.overtaken or not self._admission.waiting):
-            self._setbacks += 1
+        contact = self._around.contact
+        outcome: Joining = "refused"  # if it takes too long
+        with reporting(partial(contact.failed, HEARTBEAT)), anyio.move_on_after(self._member.ttl):
+            outcome = await contact.ask(self._admission.join, within=self._settings.heartbeat_interval)
+        if outcome == "refused":
+            self._set_back()
+        else:
+            self._look_needed = outcome != "no topic"
 
     async def _look(self) -> bool:
         """Read the current state; False if this incarnation has ended."""
@@ -313,7 +313,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         if not beat.alive or known is None or not membership.is_member(known, lease.incarnation):
             if not beat.version or beat.damaged:
                 if lease.alive():  # M8: until its deadline, no other member can own what this one has run
-                    self._admission.safe, self._admission.safe_until = frozenset(self._held), lease.deadline
+                    self._admission.claim(self._held, lease.deadline)
             elif known is not None:
                 member.document = known
             self._over = "the group no longer knows this member"

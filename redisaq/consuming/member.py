@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from redisaq import events
 from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, Wait, make_groups
@@ -123,16 +124,16 @@ class Member:
         return known is not None and (known.history, known.pending) != (state.history, state.pending)
 
 
+Joining = Literal["joined", "waits", "refused", "no topic"]
+"""What came of an attempt to join. `refused`: another member changed the group first, or this incarnation has ended; try again."""
+
+
 class Admission:
     """Enters the group and leaves it.
 
     Attributes:
-        safe: partitions that this process ran when it saw, before its deadline, that the group's document was lost: no other member can own
-            them (M8) …
-        safe_until: … until then, by the local clock.
-        waiting: the member waits to be let in with others (M11).
-        pause: for how many seconds it waits before it asks again, unless the document changes; 0 if nothing but setbacks delays it.
-        overtaken: the last attempt to join was refused: another member changed the group first.
+        pause: None, unless the member waits to be let in with others (M11). Then these are the seconds after which it asks again if the
+            document does not change before; 0 if nothing but setbacks delays it.
     """
 
     def __init__(self, surroundings: Surroundings, member: Member, ready: Callable[[Collection[int]], None]) -> None:
@@ -146,72 +147,64 @@ class Admission:
         self._around = surroundings
         self._member = member
         self._ready = ready
-        self.safe: frozenset[int] = frozenset()
-        self.safe_until = 0.0
-        self.waiting = False
-        self.pause = 0.0
-        self.overtaken = False
+        self.pause: float | None = None
+        self._claimed: frozenset[int] = frozenset()
+        self._claimed_until = 0.0
         self._lost: Document | None = None  # the last document that was found lost
 
-    async def join(self) -> bool:
-        """Try to become a member (M1, M2); False if the topic does not exist yet.
+    def claim(self, partitions: Collection[int], until: float) -> None:
+        """Let the next join claim partitions that this process ran when it saw, before its deadline, that the document was lost (M8).
 
-        `member.joined` says whether it is one now. If it is not, and the topic exists, another member changed the group first: try again.
+        Until then, by the local clock, no other member can own them.
         """
+        self._claimed, self._claimed_until = frozenset(partitions), until
+
+    def _claims(self) -> frozenset[int]:
+        """Return what only this member may go on with after a loss (M8). Nobody else can claim it for the member, so it does not wait."""
+        return self._claimed if self._around.environment.clock() < self._claimed_until else frozenset()
+
+    async def join(self) -> Joining:
+        """Try to become a member (M1, M2)."""
         around, member = self._around, self._member
         incarnation = member.lease.incarnation
-        self.overtaken = False
         room = Room()
-        if self.waiting and not self._claims():
+        if self.pause is not None and not self._claims():
             room = await around.broker.do(Wait(around.group, incarnation, self._newcomer()))
             self.pause = room.pause if room.waiting else ASK_EVERY
-            if not room.member and (self.pause or not room.waiting):
-                return True
+            if self.pause and not room.member:
+                return "waits"
         sent = around.environment.clock()
         beat = await around.broker.do(Heartbeat(around.group, incarnation, member.ttl, ""))
         member.lease.observe(sent, beat)
         if not await self.topic_there(beat):
-            return False
+            return "no topic"
         listed = beat.document is not None and membership.is_member(beat.document, incarnation)
         if listed and not beat.alive:  # M5: it has expired meanwhile
             member.renew_incarnation()
-            return True
+            return "refused"
         if listed:
             member.document, member.version = beat.document, beat.version
-        else:
+        elif beat.crowded and not room.waiting and not self._claims():
             self.pause = 0.0
-            if beat.crowded and not room.waiting and not self._claims():
-                self.waiting = True
-                return True
+            return "waits"
+        else:
             entered = await self._enter(beat, room.waiting)
             if entered is None:
-                self.waiting = self.overtaken = True
-                return True
+                self.pause = 0.0
+                return "refused"
             sent = entered
-        self.waiting = False
+        self.pause = None
         member.joined = True
         member.lease.begin(sent)
         around.contact.heartbeat = sent
         around.bulletin.member = incarnation
         around.bulletin.publish(events.MemberJoined)
-        return True
-
-    def _claims(self) -> tuple[int, ...]:
-        """Return what only this member may go on with after a loss (M8). Nobody else can claim it for the member, so it does not wait."""
-        return tuple(self.safe) if self._around.environment.clock() < self.safe_until else ()
+        return "joined"
 
     def _newcomer(self) -> Newcomer:
         around, member = self._around, self._member
         profile = profile_of(around.settings.client, around.environment, member.ttl)
         return Newcomer(member.lease.incarnation, profile, member.name, tuple(sorted(member.former)))
-
-    async def withdraw(self) -> bool:
-        """Stop waiting (M11); False if the member has been let in, so that it must leave."""
-        around, member = self._around, self._member
-        room = await around.broker.do(Wait(around.group, member.lease.incarnation, None))
-        if not room.member:
-            self.waiting = False
-        return not self.waiting
 
     async def _enter(self, beat: Beat, waiting: Sequence[Newcomer]) -> float | None:
         """Put the member into the document, and those that wait with it (M11).
@@ -301,14 +294,31 @@ class Admission:
             around.look_at_growth()
 
     async def leave(self) -> bool:
-        """Leave the group; False if this must be repeated."""
-        around, member = self._around, self._member
+        """Leave the group, or stop waiting to be let in; False if another member changed the group first, so that this must be repeated."""
+        member = self._member
+        if self.pause is not None and await self._withdraw():
+            await self.join()
         if not member.joined or not member.lease.alive() or member.document is None:
             return True  # other members will see that it has expired
+        with member.lease.scope():
+            return await self._take_out(member.document)
+        return False  # the lease ran out meanwhile
+
+    async def _withdraw(self) -> bool:
+        """Stop waiting (M11); True if the member has just been let in."""
+        around = self._around
+        room = await around.broker.do(Wait(around.group, self._member.lease.incarnation, None))
+        if not room.member:
+            self.pause = None
+        return room.member
+
+    async def _take_out(self, known: Document) -> bool:
+        """Take the member out of the document."""
+        around, member = self._around, self._member
         incarnation = member.lease.incarnation
-        document = membership.leave(member.document, incarnation=incarnation)
-        if is_crowd(member.document):
-            document = membership.grant(member.document, document, now=member.lease.server_now())
+        document = membership.leave(known, incarnation=incarnation)
+        if is_crowd(known):
+            document = membership.grant(known, document, now=member.lease.server_now())
         return await around.broker.do(
             Commit(
                 around.group,
@@ -318,7 +328,7 @@ class Admission:
                 new_version=around.environment.new_id(),
                 document=document,
                 leaves=True,
-                delta=delta_of(member.document, document),
+                delta=delta_of(known, document),
                 changes=(history.left(incarnation, label_of(around.settings.client, around.environment)),),
             )
         )

@@ -1,7 +1,8 @@
-"""A consumer that ends by a failure still leaves its group, so that no member waits for its leases to run out."""
+"""A consumer that ends, even by a failure, leaves its group, so that no member waits for its leases to run out."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import anyio
@@ -10,9 +11,11 @@ import pytest
 from redisaq import Consumer, Message
 from redisaq.actors import Actor
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.coordination import Commit
 from redisaq.errors import ConnectionFailed, ConsumerError, ServerError
 from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce
 from tests.actors.hooked import hooked
+from tests.changing_steps import Do, change_step
 
 LONG: dict[str, Any] = {"heartbeat_interval": 5.0, "heartbeat_ttl": 60.0}
 
@@ -118,3 +121,32 @@ async def test_an_actor_that_a_run_without_a_connection_has_not_started_is_start
     away = False
     with anyio.fail_after(5), pytest.raises(ConsumerError, match="a bug"):
         await consumer.process(lambda _message: fuse.lit.set())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@IN_VIRTUAL_TIME
+async def test_one_that_leaves_while_others_change_the_group_rests_between_its_tries(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """M3: the first retry is immediate."""
+    url, fuse, tries = fresh_url(), Fuse(), list[float]()
+    await produce(url, 1)
+
+    async def overtaken(step: Commit, do: Do) -> Any:
+        if not step.leaves:
+            return await do(step)
+        tries.append(anyio.current_time())
+        return len(tries) > 6 and await do(step)
+
+    async def handle(_message: Message[Any]) -> None:
+        if fails:
+            fuse.lit.set()
+            await anyio.sleep_forever()
+        await consumer.stop()
+
+    change_step(monkeypatch, Commit, overtaken)
+    consumer = Consumer("jobs", url, **LONG)
+    consumer.attach(fuse)
+    with pytest.raises(ConsumerError) if fails else contextlib.nullcontext():
+        await consumer.process(handle)
+    assert len(tries) == 7
+    assert tries[1] == tries[0]
+    assert 0.05 < tries[-1] - tries[0] < 2
