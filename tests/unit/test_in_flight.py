@@ -305,7 +305,7 @@ def what_was_withheld_behind_a_settled_message_is_claimed_once_the_group_is_move
 
 
 def a_retry_that_is_delivered_as_new_is_no_retry_in_hand(module: ModuleType) -> None:
-    """T6: else the server is asked forever more of those that are due, one for each message that a move has brought back."""
+    """T6: else the server is asked for more and more of those that are due, one for each message that a move has brought back."""
     flights = begun(module)[0]
     (retry,) = flights.due([Body(b"9-0", GOOD, attempt=2)], 0)
     assert flights.ask_due(3) == 4
