@@ -155,7 +155,7 @@ def test_numbers_move_and_nothing_is_rebuilt(looker: Looker, address: str, porta
     assert page.evaluate(f"({kept}).mine") == 1
     assert page.evaluate("document.activeElement.id") == "find-input"
     moved = (  # attributes move like texts
-        "() => { const node = document.querySelector('#page [data-a]'), [attribute, name] = node.dataset.a.split(' ')[0].split(':');"
+        "() => { const node = document.querySelector('svg.bars rect'), [attribute, name] = node.dataset.a.split(' ')[0].split(':');"
         " apply({ [name]: '7' }); return node.getAttribute(attribute); }"
     )
     assert page.evaluate(moved) == "7"
