@@ -120,7 +120,7 @@ class FaultyBroker(MemoryBroker):
             try:
                 return await self._operate_once(node, name, step)
             except ConnectionFailed:  # a failover; see OPENING
-                if self._opened or self._network.now() >= time_is_up_at():
+                if (isinstance(self._owner, Grower) and self._owner.crashed) or self._opened or self._network.now() >= time_is_up_at():
                     raise
 
     async def _operate_once(self, node: int, name: str, step: Callable[[MemoryStore], T]) -> T:
