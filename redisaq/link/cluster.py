@@ -30,10 +30,10 @@ from redisaq.link.attempt import Attempt
 from redisaq.link.caller import key_of
 from redisaq.link.greeting import LOGGED_OUT, Greeting, greet
 from redisaq.link.line import Line
-from redisaq.link.link import Link
+from redisaq.link.link import Link, still_torn
 from redisaq.link.reading import ReadingConnection
 from redisaq.link.resp import Command, pack_command
-from redisaq.link.shared import Identity
+from redisaq.link.shared import PASSED, Identity, SharedConnection
 from redisaq.link.slot_map import Node, SlotMap, read_slot_map, slot_of
 from redisaq.link.spread import Spreader
 from redisaq.link.switchboard import Backoff, Bell
@@ -105,6 +105,7 @@ class ClusterLink:
         self._runs: dict[Node, str] = {}
         self._places: dict[str, Node] = {}  # run -> the node that it was
         self._changes = 0
+        self._torn: list[SharedConnection] = []  # broken, at any node: their callers may not have heard of it yet
         self._spreader: Spreader[Link] = Spreader(lambda link: link.connected, lambda: self.run_id, ServerError)
         self.bells: set[ClusterBell] = set()
 
@@ -205,11 +206,13 @@ class ClusterLink:
 
         Raises:
             ConnectionFailed: a part failed. Where others succeeded, it is uncertain what became of the call (C2). Or nothing was sent: an
-                earlier call broke at one of these nodes, or lacks something in one of these slots, and is not over at another node; what it
-                lacks comes first (E4).
+                earlier call broke at one of these nodes, or lacks something in one of these slots, and is not over at another node, or its
+                caller has not heard of that yet; what it lacks comes first (E4).
         """
         spreader = self._spreader
         breaks, parts = spreader.breaks, await self._split(of, key)
+        if self._torn and still_torn(self._torn):  # the slots may be elsewhere by now, so each node's connection matters
+            raise ConnectionFailed(self.url, PASSED)
         spreader.check(self.url, parts, (slot_of(key(one)) for one in of), breaks)
         if len(parts) == 1:
             (link,) = parts
@@ -475,6 +478,7 @@ class ClusterLink:
             silence=self._silence,
             time=self._time,
             confirmed=self._confirmed,
+            torn=self._torn,
         )
 
     def _node_address(self, node: Node) -> Address:

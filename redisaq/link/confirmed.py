@@ -28,7 +28,8 @@ class _Joined:
     """The calls of one write: the WAIT after them, and those that wait for its answer.
 
     Attributes:
-        waiter: the place of the WAIT's answer in the connection's queue; this object is its event.
+        waiter: the place of the WAIT's answer in the connection's queue; this object is its event. It starts where their commands do: if
+            the server may have one of these, a call may wait for a replica that lacks it.
         members: calls that have not left.
         filled: True once a command was queued.
     """
@@ -111,15 +112,14 @@ class ConfirmedConnection(SharedConnection):
 
     def _put(self, data: bytes, replies: int) -> Waiter:
         waiter = super()._put(data, replies)
-        if self._joined is not None:
-            self._joined.filled = True
+        if self._joined is not None and not self._joined.filled:
+            self._joined.filled, self._joined.waiter.start = True, waiter.start
         return waiter
 
     def _flush(self) -> bool:
         joined = self._joined
         if joined is not None and joined.filled and self.broken is None:
             self._joined = None
-            joined.waiter.start = self._wire.queued
             self._wire.put(self._wait)
             self._waiters.append(joined.waiter)
         return super()._flush()

@@ -54,6 +54,7 @@ class Link:
         silence: float = LONGEST_SILENCE,
         time: float = math.inf,
         confirmed: bool = False,
+        torn: list[SharedConnection] | None = None,
     ) -> None:
         """Make a link; nothing is connected yet.
 
@@ -71,6 +72,7 @@ class Link:
                 either. Infinite: never.
             time: seconds that one call on the shared connection may take if nothing else limits it (see `time_limit`).
             confirmed: let calls return only once a replica has what they wrote (C7).
+            torn: takes each connection that breaks with calls of which the server may have a part. Nodes of a cluster share one list.
         """
         self.address = address
         self._confirmed = confirmed
@@ -81,6 +83,7 @@ class Link:
         self._time = time
         self._on_silence = on_silence
         self._deserted: dict[Identity, None] = {}  # connections that may still carry something (E1)
+        self._torn: list[SharedConnection] = [] if torn is None else torn
         self._dialer = Dialer(address, reach, client=client, silence=silence, greet=greet)
         self._connector = Connector(self._connect_shared, address.display)
         self._switchboard = Switchboard(self._dialer, self._current_environment, address.display, silence, beside)
@@ -170,7 +173,7 @@ class Link:
             except NotSent as broken:
                 if self._connector.era != era or (in_order and broken.queued):
                     raise ConnectionFailed(self.address.display, str(broken)) from None
-        if in_order and connection is not None and connection.torn:
+        if in_order and still_torn(self._torn):
             raise ConnectionFailed(self.address.display, PASSED)
         breaks = self.breaks
         connection = await self._connection()
@@ -262,6 +265,8 @@ class Link:
     def _desert(self, identity: Identity) -> None:
         self._deserted[identity] = None
         self.breaks += 1
+        if self._connector.current is not None:
+            self._torn.append(self._connector.current)
 
     async def _kill_deserted(self, line: Line, greeting: Greeting) -> None:
         """Kill what earlier shared connections may still carry, before anything is sent over the next one (E1).
@@ -288,6 +293,12 @@ class Link:
 
     def _current_environment(self) -> Environment:
         return self._environment or current_environment()
+
+
+def still_torn(connections: list[SharedConnection]) -> bool:
+    """Return whether a caller has not heard yet that one of these broke under it (E4); forget those of which all callers have."""
+    connections[:] = [connection for connection in connections if connection.torn]
+    return bool(connections)
 
 
 def _kills(connections: Sequence[Identity], run_id: str) -> list[Command]:

@@ -17,7 +17,7 @@ from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.steps.producing import AppendOnce, Delay, Delayed
 from redisaq.environment import time_limit
 from redisaq.errors import ConnectionFailed, ServerError
-from redisaq.link import ClusterAddress, parse_url
+from redisaq.link import ClusterAddress, Link, parse_address, parse_url
 from redisaq.link.cluster import ClusterLink
 from redisaq.link.resp import pack_command
 from redisaq.link.slot_map import SLOTS, Node, slot_of
@@ -326,6 +326,37 @@ async def test_what_waited_for_the_map_does_not_pass_a_call_that_broke_meanwhile
     assert len(failures) == 2
     assert cluster.nodes[0].words().count("GET") == 2
     assert await append(link, HIGH) == [b"from 1" if by_the_map else b"passed"]
+
+
+@pytest.mark.parametrize("how", ["no master any more", "slot elsewhere"])
+async def test_nothing_passes_a_call_whose_caller_has_yet_to_hear_that_it_broke(cluster: FakeCluster, link: ClusterLink, how: str) -> None:
+    """E4: in the turns of the event loop between the break and its hearing of it, the new map already leads to another node."""
+    broken: list[ConnectionFailed] = []
+
+    async def unanswered() -> None:
+        with pytest.raises(ConnectionFailed) as failed:
+            await append(link, HIGH)
+        broken.append(failed.value)
+
+    await link.call((b"GET", HIGH), (b"GET", LOW))
+    cluster.nodes[0].answers["GET"] = b""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(unanswered)
+        await until(lambda: cluster.nodes[0].words().count("GET") == 2)
+        first = await link.link_to(HIGH)
+        cluster.owners = [2, 1] if how == "no master any more" else [2, 0]
+        stranger = Link(parse_address(cluster.nodes[1].url))
+        (answer,) = await stranger.call(("CLUSTER", "SLOTS"))
+        await stranger.close()
+        link._take(first, answer)  # from here on to `call_keyed` no other task runs
+        first.give_up("it broke")
+        with pytest.raises(ConnectionFailed, match="nothing was sent") as refused:
+            await append(link, HIGH)
+        assert not refused.value.maybe_executed
+        assert not broken
+    assert broken[0].maybe_executed
+    assert cluster.nodes[2].words().count("GET") == 0
+    assert await append(link, HIGH) == [b"from 2"]
 
 
 @pytest.mark.parametrize("how", ["broke", "refused"])

@@ -1,0 +1,107 @@
+"""A shared connection that waits for a replica behind each write (C7), and breaks in the middle of one."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import cast
+
+import anyio
+import pytest
+
+from redisaq.errors import ConnectionFailed
+from redisaq.link.confirmed import ConfirmedConnection
+from redisaq.link.resp import NOTHING, pack
+from redisaq.link.shared import Identity, NotSent
+from redisaq.link.wire import Wire
+
+pytestmark = [pytest.mark.anyio, pytest.mark.backends_take_turns]
+
+COMMAND = pack((("SET", "k", "v"),))
+WAIT = pack((("WAIT", 1, 1000),))
+WHOLE = len(COMMAND)
+
+
+class ShortWire:
+    """A socket that takes so many bytes and no more."""
+
+    def __init__(self, takes: int) -> None:
+        self.queued = self.handed = self.taken = 0
+        self.takes = takes
+        self.inbox: deque[object] = deque()
+        self.event = anyio.Event()
+
+    def put(self, data: bytes) -> None:
+        self.queued += len(data)
+
+    def flush(self) -> bool:
+        self.handed = min(self.queued, self.takes)
+        return self.handed == self.queued
+
+    def arrived(self) -> bool:
+        return bool(self.inbox)
+
+    def receive(self) -> bool:
+        return False
+
+    def next_reply(self) -> object:
+        return self.inbox.popleft() if self.inbox else NOTHING
+
+    async def wait_readable(self) -> None:
+        self.event = anyio.Event()
+        await self.event.wait()
+
+    wait_writable = wait_readable
+
+    def wake(self) -> None:
+        self.event.set()
+
+    close = wake
+
+
+@pytest.mark.parametrize(
+    ("takes", "replies"),
+    [
+        pytest.param(0, 0, id="nothing of it"),
+        pytest.param(1, 0, id="a part of the first command"),
+        pytest.param(WHOLE, 0, id="the first command"),
+        pytest.param(WHOLE + 1, 1, id="a part of the second, the first is answered"),
+        pytest.param(2 * WHOLE, 1, id="all commands, one is answered"),
+        pytest.param(2 * WHOLE, 2, id="all commands, which are answered"),
+        pytest.param(2 * WHOLE + 1, 2, id="a part of WAIT"),
+        pytest.param(2 * WHOLE + len(WAIT), 0, id="all"),
+        pytest.param(2 * WHOLE + len(WAIT), 2, id="all, WAIT is not answered"),
+    ],
+)
+async def test_wherever_a_write_is_torn_its_calls_are_uncertain_until_they_have_heard_so(takes: int, replies: int) -> None:
+    """E1, E4: two calls in one write. What the server may have of it is to be killed, and nothing passes it."""
+    deserted: list[Identity] = []
+    wire, identity = ShortWire(takes), (7, "there", "run")
+    connection = ConfirmedConnection(cast("Wire", wire), "redis://test", identity, deserted=deserted.append)
+    failures: dict[int, Exception] = {}
+
+    async def call(number: int) -> None:
+        with pytest.raises((NotSent, ConnectionFailed)) as failed:
+            await connection.call(COMMAND, 1)
+        failures[number] = failed.value
+
+    async with anyio.create_task_group() as tasks:
+        connection._joining = True  # as while a third one lets others join
+        for number in range(2):
+            tasks.start_soon(call, number)
+        await anyio.wait_all_tasks_blocked()
+        connection._joining = False
+        connection._flush()
+        wire.inbox.extend([b"OK"] * replies)
+        wire.wake()
+        await anyio.wait_all_tasks_blocked()
+        assert not failures, "nothing of this write is confirmed"
+        connection.fail("torn")
+        assert connection.torn is bool(takes), "before its callers have heard of it"
+        assert deserted == [identity] * bool(takes)
+    assert not connection.torn
+    for number, failure in failures.items():
+        sent = takes > number * WHOLE
+        assert isinstance(failure, ConnectionFailed if sent else NotSent)
+        if isinstance(failure, ConnectionFailed):
+            assert failure.maybe_executed
+            assert failure.connections == (identity,)
