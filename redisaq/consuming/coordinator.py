@@ -22,7 +22,7 @@ import anyio
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.actors.waiting import Reply
-from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, make_groups
+from redisaq.brokers.steps.coordination import Beat, Commit, GiveBack, Heartbeat, make_groups
 from redisaq.consuming.contact import GROUP, HEARTBEAT, forever, reporting
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.member import Admission, Joining, Member
@@ -40,6 +40,7 @@ WINDING_LIMIT = 1.0  # seconds for which joining again waits for the handlers of
 LONGEST_PAUSE = 1.0  # seconds that a member rests when others are faster again and again
 MANY_HELD = 16  # partitions above which those that drain are given back several together …
 GATHERING, LONGEST_GATHERING = 0.001, 0.05  # … the first at once, then those of so many seconds, then of twice as many, and the most
+GIVING_BACK = 0.02  # seconds for which a member of a crowd waits for others that give back, and for their looks
 RETAKE_PAUSE = 0.2  # seconds before a partition is taken again whose owner failed to take or keep it
 
 
@@ -105,6 +106,8 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         self._held: dict[int, int] = {}  # partition -> token, of owners that have not ended
         self._revoked: set[int] = set()  # of these, those that drain
         self._released: set[int] = set()  # to be released in the document
+        self._given: dict[int, int] = {}  # of these, with their tokens, those that another member may release for this one (M13) …
+        self._give_again = math.inf  # … and when to ask again whether it is this member's turn
         self._not_before: dict[int, float] = {}  # when a partition may be taken again
         self._asked: list[RaiseToken] = []
         self._spent: dict[int, int] = {}  # partition -> token of an owner that lost it, which must not be used again (M6)
@@ -158,7 +161,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
                 self._setbacks = 0
             until = min(self._not_before.values(), default=math.inf)
             if member.joined:
-                until = min(until, member.next_look, member.lease.deadline)
+                until = min(until, member.next_look, member.lease.deadline, self._give_again)
             elif self._winding_up():
                 until = self._winding_until
             elif member.topic_missing:
@@ -189,7 +192,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             self._gathered += 1
             return min(GATHERING * 2 ** (self._gathered - 2), LONGEST_GATHERING) if self._gathered > 1 else 0.0
         self._gathered = 0
-        return self._member.spread() if self._look_needed or self._released else 0.0
+        return self._member.spread() if self._look_needed or self._released - self._given.keys() else 0.0
 
     def _note(self, message: Look | Leave | RaiseToken | Unable | Ended) -> None:
         match message:
@@ -269,6 +272,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         self._held.clear()
         self._revoked.clear()
         self._released.clear()
+        self._given, self._give_again = {}, math.inf
         self._unable.clear()
         self._not_before.clear()
         self._spent.clear()
@@ -339,7 +343,7 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         if standing is None:
             return False
         incarnation = member.lease.incarnation
-        document = membership.release(standing, incarnation=incarnation, partitions=self._released)
+        document = await self._release(standing)
         document, raised = self._raise_tokens(document)
         expired: tuple[str, ...] = ()
         if self._leaving is None:
@@ -375,11 +379,37 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
             if not await around.granting.do(changed):
                 return False
             member.version, member.document = version, document
-        self._released.clear()
+        self._released &= self._given.keys()
         self._spent.clear()
         self._unable.clear()
         self._answer_asked(raised)
         return True
+
+    async def _release(self, standing: Document) -> Document:
+        """Return the document without the leases that this member has to release, or as it is while others do that for it (M13).
+
+        In a crowd, those that give back at the same time say so, and one of them changes the document for all. Who gets a partition again
+        before it was released, or leaves, does it by itself.
+        """
+        around, member = self._around, self._member
+        incarnation, clock = member.lease.incarnation, around.environment.clock
+        self._released -= {p for p, token in self._given.items() if (standing.lease.get(p), standing.token.get(p)) != (incarnation, token)}
+        mine = {p: standing.token[p] for p in sorted(self._released) if standing.lease.get(p) == incarnation}
+        back = any((entry := standing.members.get(standing.target.get(p, ""))) and entry.incarnation == incarnation for p in mine)
+        crowd, leaving = membership.is_crowd(standing), self._leaving is not None
+        if not mine or back or leaving or not crowd:
+            self._given, self._give_again = {}, math.inf
+            if crowd and leaving and not self._held:  # to leave drops them
+                return standing
+            return membership.release(standing, incarnation=incarnation, partitions=mine)
+        if mine == self._given and clock() < self._give_again:
+            return standing
+        freed = await around.broker.do(GiveBack(around.group, incarnation, mine, GIVING_BACK + member.longest_spread()))
+        if freed.pause:
+            self._given, self._give_again = mine, clock() + freed.pause
+            return standing
+        self._given, self._give_again = {}, math.inf
+        return membership.free(standing, leases=freed.leases)
 
     def _raise_tokens(self, document: Document) -> tuple[Document, dict[int, int]]:
         """Raise the tokens that owners asked for, above those beside the data (T2), and those that a loss has used up (M6)."""
@@ -428,9 +458,9 @@ class RebalanceCoordinator(Actor[Look | Leave | RaiseToken | Unable | Ended]):
         self._not_before = {partition: time for partition, time in self._not_before.items() if time > now}
         if not leaving:
             for partition, token in duties.take.items():
-                if partition not in self._not_before:
+                if partition not in self._not_before and partition not in self._released:
                     self._held[partition] = token
                     await partitions.tell(Acquire(partition, token, member.lease))
-        if duties.vacate:
+        if not duties.vacate <= self._released:
             self._released |= duties.vacate
             self._look_needed = True

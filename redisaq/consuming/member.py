@@ -104,9 +104,14 @@ class Member:
 
     def spread(self) -> float:
         """Return the seconds to wait before this member looks at what all members look at: chance spreads a crowd (M12)."""
+        longest = self.longest_spread()
+        return self.environment.random.random() * longest if longest else 0.0
+
+    def longest_spread(self) -> float:
+        """Return the seconds within which all members look; 0 if they are no crowd."""
         if self.document is None or not is_crowd(self.document):
             return 0.0
-        return self.environment.random.random() * min(len(self.document.members) * SPREAD, LONGEST_SPREAD)
+        return min(len(self.document.members) * SPREAD, LONGEST_SPREAD)
 
     def news(self, beat: Beat, *, paused: bool) -> bool:
         """True if the answer contains something that the coordinator must act on."""

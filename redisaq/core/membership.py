@@ -25,6 +25,9 @@ a queue (M1). Every function below changes the columns of this table, and nothin
     grant    in a crowd (M12), who   -                  -                 of partitions that this  max(last + 1, now)
              frees or moves them                                          change frees or moves
     release  the lease's holder      -                  -                 dropped                  -
+    free     any live member, for    as release         -                 dropped                  -
+             holders that gave it
+             back (M13)
     raise    the lease's holder      -                  -                 -                        above the one
                                                                                                    beside the data (T2)
     unable   the lease's holder      -                  computed again    -                        -
@@ -206,7 +209,7 @@ def _level(owned: dict[str, list[int]], barred: Mapping[int, Collection[str]]) -
 UNKNOWN = ""
 """Holds the leases of a document made again after a loss: an unknown owner may still be at work there (M8)."""
 
-CROWD = 16
+CROWD = 6
 """Members above which a group is a crowd."""
 
 FORGET_US = 300 * 1_000_000
@@ -424,8 +427,9 @@ def advance(document: Document, *, incarnation: str, now: int, expired: Collecti
     if name is None or incarnation in expired:
         return Step()
     gone = frozenset[str]() if frozen else frozenset(expired)
-    lease = _leases_without(document, gone if frozen else gone | {UNKNOWN})
-    if not gone and len(lease) == len(document.lease) and partitions <= document.partitions and _is_level(document):
+    dropped = gone if frozen else gone | {UNKNOWN}
+    lease = document.lease if dropped.isdisjoint(document.lease.values()) else _leases_without(document, dropped)
+    if not gone and lease is document.lease and partitions <= document.partitions and _is_level(document):
         after = document  # as nearly always: the member that changed it last has computed the target
     else:
         after = _settled(document, _without(document, gone), lease, partitions, document.target, since=now - FORGET_US)
@@ -443,6 +447,17 @@ def advance(document: Document, *, incarnation: str, now: int, expired: Collecti
 def release(document: Document, *, incarnation: str, partitions: Collection[int]) -> Document:
     """Release partitions that have been drained; those that the incarnation does not hold are ignored."""
     lease = {p: holder for p, holder in document.lease.items() if holder != incarnation or p not in partitions}
+    return _changed(document, lease=lease)
+
+
+def free(document: Document, *, leases: Collection[tuple[int, str, int]]) -> Document:
+    """Release what its holders have given back (M13).
+
+    Args:
+        document: the newest one that the caller has seen.
+        leases: partition, incarnation and token, of what nobody works on any more. What is leased otherwise by now is ignored.
+    """
+    lease = {p: holder for p, holder in document.lease.items() if (p, holder, document.token.get(p)) not in leases}
     return _changed(document, lease=lease)
 
 
@@ -503,7 +518,8 @@ def _queues(document: Document) -> dict[str, tuple[str, ...]]:
 
 
 def _name_of(document: Document, incarnation: str) -> str | None:
-    return next((name for name, queue in _queues(document).items() if incarnation in queue), None)
+    entries = document.members.items()
+    return next((name for name, entry in entries if entry.incarnation == incarnation or incarnation in entry.successors), None)
 
 
 def _without(document: Document, gone: Collection[str]) -> dict[str, tuple[str, ...]]:

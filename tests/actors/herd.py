@@ -212,27 +212,46 @@ class Outcome:
     server: Server
 
 
-async def start_herd(count: int, *, each: int = 4, within: float = 1.0, costs: Costs | None = None, name: str = "herd") -> Outcome:
-    """Start so many members within so many seconds, in a topic with `each` partitions a member; return when all is settled."""
-    server = Server(costs or Costs())
+async def start_herd(count: int, *, there: int = 0, each: int = 4, within: float = 1.0, name: str = "herd") -> Outcome:
+    """Start members of a group; return when all is settled.
+
+    Args:
+        count: how many.
+        there: how many are members before; what these have cost is not in the outcome.
+        each: partitions of the topic, for each of all members.
+        within: seconds over which they start.
+        name: of the memory store.
+    """
+    server = Server()
     setup = MemoryBroker(name, "redisaq")
-    await setup.do(MakeTopic("jobs", count * each))
+    partitions = (there + count) * each
+    await setup.do(MakeTopic("jobs", partitions))
     environment = current_environment()
-    members = [HerdMember(name, server) for _ in range(count)]
-    began = anyio.current_time()
+    members = [HerdMember(name, server) for _ in range(there + count)]
+
+    async def start(member: HerdMember, within: float) -> None:
+        await anyio.sleep(environment.random.random() * within)
+        await member.run()
+
+    async def settle(some: Sequence[HerdMember]) -> None:
+        while not is_settled(setup, some, partitions):
+            await anyio.sleep(0.005)
+
     async with anyio.create_task_group() as tasks:
-
-        async def start(member: HerdMember) -> None:
-            await anyio.sleep(environment.random.random() * within)
-            await member.run()
-
-        for member in members:
-            tasks.start_soon(start, member)
-        for member in members:
+        for member in members[:there]:
+            tasks.start_soon(start, member, 0.0)
+        if there:
+            await settle(members[:there])
+            await anyio.sleep(10.0)
+            server.calls.clear()
+            server.busy = server.moved = 0.0
+        began = anyio.current_time()
+        for member in members[there:]:
+            tasks.start_soon(start, member, within)
+        for member in members[there:]:
             await member.joined.wait()
         joined = anyio.current_time() - began
-        while not is_settled(setup, members, count * each):
-            await anyio.sleep(0.02)
+        await settle(members)
         outcome = Outcome(joined, anyio.current_time() - began, server)
         tasks.cancel_scope.cancel()
     return outcome

@@ -33,6 +33,29 @@ async def test_sixty_members_that_start_within_a_second_join_by_a_few_changes() 
     assert outcome.server.moved < 10_000
 
 
+@ASYNCIO_ALONE
+async def test_sixty_members_that_start_one_after_the_other_join_by_a_few_changes() -> None:
+    """Over two seconds: those that wait for each other wait for as long as it pays."""
+    outcome = await start_herd(60, within=2.0, name=fresh_url())
+    assert outcome.settled < 3.5
+    assert outcome.server.calls["commit"] <= 20
+
+
+@ASYNCIO_ALONE
+async def test_a_few_members_that_start_at_one_instant_hardly_wait() -> None:
+    """M11: nobody comes any more, and they know it soon."""
+    outcome = await start_herd(10, within=0.0, name=fresh_url())
+    assert outcome.settled < 0.25
+
+
+@ASYNCIO_ALONE
+async def test_those_that_give_back_to_newcomers_do_so_together() -> None:
+    """M13: eighty of them have something to give back."""
+    outcome = await start_herd(20, there=100, within=0.0, name=fresh_url())
+    assert outcome.settled < 2.0
+    assert outcome.server.calls["commit"] <= 20
+
+
 async def herd_of(count: int, act: Callable[[list[HerdMember], MemoryBroker], Awaitable[None]]) -> None:
     """Start some members at the same moment, and act."""
     name = fresh_url()

@@ -2,7 +2,7 @@
 
 Three tables. The first is measured on a Valkey 9 (INFO commandstats): one change of the document of so many members with four partitions
 each, and the look of each member that follows, with the whole document (as before deltas, M10) and with deltas. The second is the herd in
-virtual time, at a server of those costs (`tests/actors/herd.py`), all members starting within a second. The third is real: consumers in
+virtual time, at a server of those costs (`tests/actors/herd.py`), and newcomers in a crowd. The third is real: consumers in
 a few processes, started together against one Valkey, until all own their share; commits are the document's changes.
 """
 
@@ -13,6 +13,7 @@ import functools
 import subprocess
 import sys
 import time
+import timeit
 from random import Random
 from typing import Any
 
@@ -26,7 +27,7 @@ from redisaq.brokers.redis.scripts import SCRIPTS
 from redisaq.brokers.steps.coordination import Commit, Heartbeat
 from redisaq.brokers.terms import GroupName
 from redisaq.core.deltas import delta_of
-from redisaq.core.membership import Document, MemberEntry, assign, decode_document, release
+from redisaq.core.membership import Document, MemberEntry, advance, assign, decode_document, release
 from redisaq.testing import virtual_run
 from tests.actors.herd import start_herd
 from tests.servers import PROGRAMS, Server, Watchdog
@@ -66,6 +67,7 @@ def one_change(server: Server, members: int, *, deltas: bool) -> str:
     delta = delta_of(before, after) if deltas else None
     ask(server, commit(Commit(GROUP, names[0], ttl, known_version="1", new_version="2", document=after, delta=delta), KEYS))
     committed = figure(server, "commandstats", "cmdstat_evalsha", "usec")
+    unchanged = min(timeit.repeat(lambda: advance(after, incarnation=names[1], now=1, expired=(), partitions=0, frozen=False), number=1))
     for name in names:
         ask(server, heartbeat(Heartbeat(GROUP, name, ttl, "1"), KEYS))
     looked = figure(server, "commandstats", "cmdstat_evalsha", "usec") - committed
@@ -75,20 +77,21 @@ def one_change(server: Server, members: int, *, deltas: bool) -> str:
         "deltas" if deltas else "whole",
         committed,
         f"{looked / members:.0f}",
+        f"{unchanged * 1000:.2f}",
         f"{(committed + looked) / 1000:.1f}",
         f"{sent:.1f}",
     )
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def in_virtual_time(members: int) -> str:
-    """Let a herd start within a second, at a server of the costs that were measured."""
+def in_virtual_time(members: int, within: float, there: int) -> str:
+    """Let a herd start within so many seconds, at a server of the costs that were measured."""
 
     async def main() -> str:
-        outcome = await start_herd(members, each=EACH)
+        outcome = await start_herd(members, each=EACH, within=within, there=there)
         server = outcome.server
         cells = (
-            *(members, f"{outcome.joined:.2f}", f"{outcome.settled:.2f}", server.calls["commit"], server.calls["refused"]),
+            *(members, within, there, f"{outcome.joined:.2f}", f"{outcome.settled:.2f}", server.calls["commit"], server.calls["refused"]),
             *(server.calls["heartbeat"], server.calls["wait"], f"{server.busy:.2f}", f"{server.moved / 1000:.0f}"),
         )
         return "| " + " | ".join(map(str, cells)) + " |"
@@ -157,11 +160,18 @@ def _tell(one: subprocess.Popen[str]) -> None:
     one.stdin.flush()
 
 
+def head(*columns: str) -> str:
+    """Return the first lines of a table."""
+    return f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
+
+
 def main() -> None:
     """Measure, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--members", type=int, nargs="+", default=(100, 300, 1000), help="of one change")
     parser.add_argument("--herds", type=int, nargs="+", default=(10, 60, 100, 300), help="in virtual time")
+    parser.add_argument("--within", type=float, nargs="+", default=(0.0, 1.0, 2.0), help="seconds over which these start")
+    parser.add_argument("--there", type=int, default=100, help="members of a crowd, which a fifth as many join at one instant")
     parser.add_argument("--real", type=int, nargs="+", default=(10, 30, 60))
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--url", help=argparse.SUPPRESS)
@@ -175,15 +185,27 @@ def main() -> None:
     server.start()
     show = functools.partial(print, flush=True)
     try:
-        show("| members | answer | commit, µs | a look, µs | the change, ms of the server | MB sent |\n|---|---|---|---|---|---|")
+        show(
+            head(
+                "members",
+                "answer",
+                "commit, µs",
+                "a look, µs",
+                "`advance` that finds nothing, ms",
+                "the change, ms of the server",
+                "MB sent",
+            )
+        )
         for members in options.members:
             for deltas in (False, True):
                 show(one_change(server, members, deltas=deltas))
-        show("\n| herd | joined, s | settled, s | commits | refused | heartbeats | waits | server busy, s | MB |")
-        show("|---|---|---|---|---|---|---|---|---|")
+        figures = ("commits", "refused", "heartbeats", "waits", "server busy, s", "MB")
+        show(head("herd", "within, s", "members before", "joined, s", "settled, s", *figures))
         for members in options.herds:
-            show(in_virtual_time(members))
-        show("\n| real, in processes | joined, s | settled, s | commits | scripts | MB sent |\n|---|---|---|---|---|---|")
+            for within in options.within:
+                show(in_virtual_time(members, within, 0))
+        show(in_virtual_time(options.there // 5, 0.0, options.there))
+        show(head("real, in processes", "joined, s", "settled, s", "commits", "scripts", "MB sent"))
         for members in options.real:
             show(real(server, members, options.processes))
     finally:

@@ -43,6 +43,22 @@ class MemberProcess:
         return [line for line in self.lines if line.what == what]
 
 
+@dataclass(frozen=True)
+class Program:
+    """What a member's process runs.
+
+    Attributes:
+        tree: the package and the tests; None: these.
+        prelude: what it executes before that.
+    """
+
+    tree: Path | None = None
+    prelude: str = ""
+
+
+THIS = Program()
+
+
 class Crew:
     """All members of one test."""
 
@@ -50,11 +66,16 @@ class Crew:
         self.base = Order(name="", url=url, topic=topic, namespace=namespace, interval=interval, ttl=ttl)
         self.members: dict[str, MemberProcess] = {}
 
-    def start(self, name: str, backend: str, **more: object) -> MemberProcess:
-        """Start a member."""
+    def start(self, name: str, backend: str, program: Program = THIS, /, **more: object) -> MemberProcess:
+        """Start a member, with more of its order."""
         order = msgspec.structs.replace(self.base, name=name, backend=backend, **more)
-        command = [sys.executable, "-m", "tests.chaos.member", msgspec.json.encode(order).decode()]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path.cwd())
+        command = [
+            sys.executable,
+            "-c",
+            f"{program.prelude}\nfrom tests.chaos.member import main\nmain()",
+            msgspec.json.encode(order).decode(),
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=program.tree or Path.cwd())
         member = self.members[name] = MemberProcess(order, process)
         member.reader = threading.Thread(target=member.read, daemon=True)
         member.reader.start()

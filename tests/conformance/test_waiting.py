@@ -6,11 +6,11 @@ import anyio
 import pytest
 
 from redisaq.brokers.steps import Broker
-from redisaq.brokers.steps.coordination import Heartbeat, Wait
+from redisaq.brokers.steps.coordination import GiveBack, Heartbeat, Wait
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import EMPTY, Document
 from redisaq.core.profile import Profile
-from redisaq.core.waiting import FEW, STAYS, TURN, Newcomer, Room
+from redisaq.core.waiting import ASK_EVERY, FEW, STAYS, TURN, Freed, Newcomer, Room
 from tests.conformance.census import shift_waiting
 from tests.conformance.steps import SECOND, commit_document
 from tests.conformance.worlds import RedisWorld, World
@@ -139,3 +139,36 @@ async def test_nobody_is_let_in_on_another_version(world: World, a: Broker, grou
         assert (await wait(a, group, "A")).waiting
         assert await commit_document(a, group, "A", TTL, known_version="", document=EMPTY, joins=True, admitted=[newcomer("B")]) is not None
     assert (await a.do(Heartbeat(group, "B", TTL, ""))).alive
+
+
+# -- giving back (M13) ----------------------------------------------------------------------------------------------------------------
+
+
+async def give_back(broker: Broker, group: GroupName, incarnation: str, leases: dict[int, int], gather: float = 0.0) -> Freed:
+    return await broker.do(GiveBack(group, incarnation, leases, gather))
+
+
+async def test_one_of_those_that_give_back_hears_of_all(a: Broker, b: Broker, group: GroupName) -> None:
+    """M13: it waits for others before it does; then the next one has a turn."""
+    big = 9_007_199_254_740_993
+    first = await give_back(a, group, "A", {0: 7, 1: big}, gather=0.2)
+    assert 0.0 < first.pause <= 0.2
+    assert first.leases == frozenset()
+    heard = [await give_back(b, group, "B", {2: 8}, gather=0.2)]
+    assert heard == [Freed(ASK_EVERY)]
+    with anyio.fail_after(30):
+        while heard[-1].pause:
+            heard += [await give_back(a, group, "A", {0: 7, 1: big}, gather=0.2)]
+            if heard[-1].pause:
+                heard += [await give_back(b, group, "B", {2: 8}, gather=0.2)]
+    assert heard[-1].leases == {(0, "A", 7), (1, "A", big), (2, "B", 8)}
+    assert (await give_back(b, group, "B", {3: 9})).leases == {(0, "A", 7), (1, "A", big), (3, "B", 9)}, "what it said last counts"
+
+
+async def test_a_turn_to_give_back_ends_by_itself(a: Broker, b: Broker, group: GroupName) -> None:
+    """M13: the one that has it may be gone."""
+    assert (await give_back(a, group, "A", {0: 1}, gather=0.1)).pause
+    with anyio.fail_after(30):
+        while (freed := await give_back(b, group, "B", {1: 1})).pause:
+            await anyio.sleep(0.05)
+    assert freed.leases == {(0, "A", 1), (1, "B", 1)}

@@ -19,7 +19,7 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.rights import access_rules, called_by
 from redisaq.brokers.redis.scripts import SCRIPTS
 from redisaq.brokers.steps.administration import START, Disband, DropGroup, Note, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
-from redisaq.brokers.steps.coordination import Heartbeat, Wait, Watch, make_groups
+from redisaq.brokers.steps.coordination import GiveBack, Heartbeat, Wait, Watch, make_groups
 from redisaq.brokers.steps.growing import Adopt, Announce, DropAdopted, DropTakenIn, NameStream, OpenBarrier, Publish, ReadPassed, TakeIn
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.messages import (
@@ -217,6 +217,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "heartbeat": (lambda s: s.broker.do(Heartbeat(GROUP, "A", 60.0, "")), ("heartbeat",)),
     "heartbeat of another server": (_beat_elsewhere, ("heartbeat",)),
     "wait": (lambda s: s.broker.do(Wait(GROUP, "N", Newcomer("N", Profile()))), ("wait",)),
+    "give_back": (lambda s: s.broker.do(GiveBack(GROUP, "A", {0: TOKEN}, 0.0)), ("give_back",)),
     "commit": (_commit, ("commit",)),
     "install": (lambda s: s.broker.do(Install(GROUP, 0, TOKEN + 1, "B", foreign=True)), ("install",)),
     "open_reader": (_open_reader, ("register",)),

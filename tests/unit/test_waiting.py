@@ -8,33 +8,50 @@ import pytest
 
 from redisaq.core.membership import CROWD, EMPTY, Document, admit, advance, grant, is_crowd, is_member, join, leave, release
 from redisaq.core.profile import Profile
-from redisaq.core.waiting import BURST, FEW, LONGEST, LONGEST_QUIET, QUIET, Newcomer, Room, encode_newcomer, is_burst, read_newcomers
+from redisaq.core.waiting import (
+    BURST,
+    FEW,
+    LEAST,
+    LONGEST,
+    LONGEST_QUIET,
+    PATIENCE,
+    QUIET,
+    Newcomer,
+    Room,
+    burst_of,
+    encode_newcomer,
+    read_newcomers,
+)
 
 NOW = 1_700_000_000_000_000
 
 
-def room(waiting: int, *, newest: float = 0.0, oldest: float = 0.0, burst: bool = False) -> Room:
+def room(waiting: int, *, newest: float = 0.0, oldest: float = 0.0, burst: int = 0) -> Room:
     return Room(waiting=tuple(Newcomer(f"{n}", Profile()) for n in range(waiting)), newest=newest, oldest=oldest, burst=burst)
 
 
 def test_a_few_are_let_in_at_once() -> None:
     assert room(1).pause == room(FEW).pause == 0.0
     assert room(FEW + 1).pause > 0.0
-    assert room(1, burst=True).pause == pytest.approx(QUIET)
+    assert room(1, burst=FEW).pause == pytest.approx(QUIET)
 
 
-def test_the_more_wait_the_longer_it_must_be_quiet_up_to_a_limit() -> None:
-    assert room(10, newest=0.1, oldest=0.2).pause == pytest.approx(10 * QUIET - 0.1)
-    assert room(500, newest=0.1, oldest=0.2).pause == pytest.approx(LONGEST_QUIET - 0.1)
+def test_the_farther_apart_they_come_the_longer_it_must_be_quiet_up_to_a_limit() -> None:
+    assert room(5).pause == pytest.approx(LEAST * 5 * QUIET), "all came at once"
+    assert room(500).pause == pytest.approx(LEAST * LONGEST_QUIET)
+    assert room(11, newest=0.01, oldest=0.31).pause == pytest.approx(PATIENCE * 0.03 - 0.01)
+    assert room(3, newest=0.01, oldest=1.01).pause == pytest.approx(3 * QUIET - 0.01), "so few are not worth more"
+    assert room(3, newest=0.01, oldest=1.01, burst=FEW + 2).pause == pytest.approx(5 * QUIET - 0.01)
+    assert room(30, newest=0.01, oldest=2.9).pause == pytest.approx(LONGEST - 2.9)
+    assert room(30, newest=0.01, oldest=2.49).pause == pytest.approx(LONGEST_QUIET - 0.01)
     assert room(500, newest=LONGEST_QUIET, oldest=1.0).pause == 0.0
     assert room(500, newest=0.0, oldest=LONGEST).pause == 0.0
-    assert room(500, newest=0.0, oldest=LONGEST - 0.01).pause == pytest.approx(0.01)
 
 
 def test_a_burst() -> None:
-    assert is_burst(FEW, 0.5)
-    assert not is_burst(FEW - 1, 0.0)
-    assert not is_burst(100, BURST)
+    assert burst_of(FEW, 0.5) == FEW
+    assert burst_of(FEW - 1, 0.0) == 0
+    assert burst_of(100, BURST) == 0
 
 
 def test_what_a_newcomer_says_comes_back_and_damage_counts_for_nobody() -> None:

@@ -9,7 +9,7 @@ from redisaq.brokers.steps import coordination as steps
 from redisaq.core.entry_ids import START
 from redisaq.core.records import microseconds
 from redisaq.core.running import Report
-from redisaq.core.waiting import Room
+from redisaq.core.waiting import Freed, Room
 
 
 @does(steps.MakeGroup)
@@ -39,6 +39,12 @@ def commit(store: MemoryStore, step: steps.Commit) -> bool:
 def wait(store: MemoryStore, step: steps.Wait) -> Room:
     """Let one wait that wants to join."""
     return store.members(step.group).wait(step, store.now())
+
+
+@does(steps.GiveBack)
+def give_back(store: MemoryStore, step: steps.GiveBack) -> Freed:
+    """Note what nobody works on any more."""
+    return store.members(step.group).freed.give_back(step, store.now())
 
 
 @does(steps.Watch)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from redisaq.brokers.memory.streams import Stream
-from redisaq.brokers.steps.coordination import Beat, Commit, Heartbeat, Wait
+from redisaq.brokers.steps.coordination import Beat, Commit, GiveBack, Heartbeat, Wait
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.deltas import KEPT as KEPT_DELTAS, Delta, encode_delta, read_delta
 from redisaq.core.history import KEPT, Change, encode_change
@@ -18,7 +18,20 @@ from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import Presence
 from redisaq.core.records import microseconds
 from redisaq.core.running import Report
-from redisaq.core.waiting import BURST, STAYS, TURN, Newcomer, Room, encode_newcomer, is_burst, read_newcomers
+from redisaq.core.waiting import (
+    ASK_EVERY,
+    BURST,
+    FREED_LASTS,
+    GATHER_TURN,
+    STAYS,
+    TURN,
+    Freed,
+    Newcomer,
+    Room,
+    burst_of,
+    encode_newcomer,
+    read_newcomers,
+)
 
 ROOM_LASTS = 5_000_000
 """Microseconds after which a waiting room in which nobody asks is gone."""
@@ -100,12 +113,41 @@ class WaitingRoom:
 
 
 @dataclass
+class Returns:
+    """What members of a crowd have given back (M13).
+
+    Attributes:
+        given: incarnation -> when, and which partitions under which tokens.
+        holder: whose turn it is to change the document for all of them …
+        began: … and since when.
+    """
+
+    given: dict[str, tuple[int, dict[int, int]]] = field(default_factory=dict[str, tuple[int, dict[int, int]]])
+    holder: str = ""
+    began: int = 0
+
+    def give_back(self, step: GiveBack, now: int) -> Freed:
+        """Note what nobody works on any more, and return what all have given back, if it is the caller's turn."""
+        gather = microseconds(step.gather)
+        self.given[step.incarnation] = now, dict(step.leases)
+        if not self.holder or not self.began <= now < self.began + microseconds(GATHER_TURN) + gather:
+            self.holder, self.began = step.incarnation, now
+        if self.holder != step.incarnation:
+            return Freed(ASK_EVERY)
+        if now - self.began < gather:
+            return Freed((gather - (now - self.began)) / 1e6)
+        self.holder = ""
+        self.given = {one: kept for one, kept in self.given.items() if kept[0] <= now < kept[0] + microseconds(FREED_LASTS)}
+        return Freed(0.0, frozenset((p, one, token) for one, (_, leases) in self.given.items() for p, token in leases.items()))
+
+
+@dataclass
 class Coordination:
     """A group's members (incarnation -> expiry), its state (None where there is none), and whether an admin has paused it.
 
     `presences` holds what the members say about themselves; `reports`, until when and what they tell of their handlers while somebody
     watches the group, which is until `watched_until`. `room` holds those that wait to join, and `burst` how many have joined
-    shortly after each other, and when the last of them did.
+    shortly after each other, and when the last of them did. `freed` holds what members of a crowd have given back.
     """
 
     members: dict[str, int] = field(default_factory=dict[str, int])
@@ -118,6 +160,7 @@ class Coordination:
     reports: dict[str, tuple[int, Report]] = field(default_factory=dict[str, tuple[int, Report]])
     room: WaitingRoom = field(default_factory=WaitingRoom)
     burst: tuple[int, int] = 0, 0
+    freed: Returns = field(default_factory=Returns)
 
     def heartbeat(self, step: Heartbeat, *, now: int, run_id: str, topic: TopicState | None) -> Beat:
         """Extend the incarnation's time if it is alive, and return the state of the group."""
@@ -202,18 +245,18 @@ class Coordination:
         """Let one wait that wants to join (M11)."""
         if step.newcomer is None or step.incarnation in self.members:
             self.room.leave(step.incarnation)
-            return Room(step.incarnation in self.members, burst=self._bursts(now))
+            return Room(step.incarnation in self.members, burst=self._burst(now))
         rows = self.room.ask(step.newcomer, now)
         ages = [max(0, now - came) / 1e6 for came, _ in rows] or [0.0]
-        return Room(waiting=tuple(newcomer for _, newcomer in rows), newest=min(ages), oldest=max(ages), burst=self._bursts(now))
+        return Room(waiting=tuple(newcomer for _, newcomer in rows), newest=min(ages), oldest=max(ages), burst=self._burst(now))
 
-    def _bursts(self, now: int) -> bool:
+    def _burst(self, now: int) -> int:
         joined, last = self.burst
-        return is_burst(joined, (now - last) / 1e6)
+        return burst_of(joined, (now - last) / 1e6)
 
     def _crowded(self, now: int) -> bool:
         """Return whether others wait to join, or newcomers should."""
-        return self._bursts(now) or any(asked + ROOM_LASTS > now for _, asked, _ in self.room.waiting.values())
+        return self._burst(now) > 0 or any(asked + ROOM_LASTS > now for _, asked, _ in self.room.waiting.values())
 
     def _admit(self, step: Commit, now: int) -> None:
         """Make members of those that are let in (M11)."""

@@ -27,7 +27,7 @@ VIEW_GROUP = Script("view_group", keys=3)
 VIEW_PARTITION = Script("view_partition", keys=5, begins_with=("facts", "unread"))
 PAUSE = Script("pause", keys=2, begins_with=("note",))
 SEEK = Script("seek", keys=4, begins_with=("above", "whole", "facts", "stand"))
-DISBAND = Script("disband", keys=6)
+DISBAND = Script("disband", keys=7)
 NOTE_CHANGE = Script("note_change", keys=1)
 DROP_GROUP = Script("drop_group", keys=5)
 
@@ -198,7 +198,7 @@ def seek(step: steps.Seek, keys: Keys) -> Asked[None]:
 def disband(step: steps.Disband, keys: Keys) -> Asked[tuple[str, ...]]:
     """Drop the group's coordination."""
     group = keys.group(step.group)
-    keys_of_it = (group.members, group.state, group.history, group.meta, group.deltas, group.room)
+    keys_of_it = (group.members, group.state, group.history, group.meta, group.deltas, group.room, group.freed)
     asked = DISBAND(*keys_of_it, group.doorbell, int(step.force), step.group.group, int(step.keeps_history))
     return asked, lambda live: tuple(sorted(one.decode() for one in live))
 

@@ -20,12 +20,26 @@ from redisaq.core.membership import encode_document, read_document
 from redisaq.core.profile import encode_profile
 from redisaq.core.records import text_or_none, time_of
 from redisaq.core.running import Report, encode_report, read_report
-from redisaq.core.waiting import STAYS, TURN, Room, encode_newcomer, is_burst, read_newcomers
+from redisaq.core.waiting import (
+    ASK_EVERY,
+    FREED_LASTS,
+    GATHER_TURN,
+    STAYS,
+    TURN,
+    Freed,
+    Room,
+    burst_of,
+    encode_leases,
+    encode_newcomer,
+    read_leases,
+    read_newcomers,
+)
 
 MAKE_GROUP = Script("make_group", keys=1, begins_with=("facts", "stand"))
 HEARTBEAT = Script("heartbeat", keys=5, begins_with=("whole", "topic", "deltas", "this_run"))
 COMMIT = Script("commit", keys=5, begins_with=("whole", "note", "deltas", "this_run"))
 WAIT = Script("wait", keys=3, begins_with=("whole",))
+GIVE_BACK = Script("give_back", keys=1, begins_with=("whole",))
 WATCH = Script("watch", keys=1)
 
 
@@ -62,7 +76,7 @@ def heartbeat(step: steps.Heartbeat, keys: Keys) -> Asked[steps.Beat]:
             paused=paused == 1,
             damaged=found is None and document is not None and not deltas,
             watched=watched == 1,
-            crowded=crowded == 1 or is_burst(joined, last / 1000),
+            crowded=crowded == 1 or burst_of(joined, last / 1000) > 0,
         )
 
     words = (step.incarnation, milliseconds(step.ttl), _bytes(step.known_version))
@@ -113,10 +127,25 @@ def wait(step: steps.Wait, keys: Keys) -> Asked[Room]:
     def answer(reply: Reply) -> Room:
         member, joined, last, *rows = reply
         ages = [age / 1000 for age in rows[::2]] or [0.0]
-        return Room(member == 1, read_newcomers(rows[1::2]), min(ages), max(ages), is_burst(joined, last / 1000))
+        return Room(member == 1, read_newcomers(rows[1::2]), min(ages), max(ages), burst_of(joined, last / 1000))
 
     said = b"" if step.newcomer is None else encode_newcomer(step.newcomer)
     return WAIT(group.members, group.room, group.state, step.incarnation, said, milliseconds(TURN), milliseconds(STAYS)), answer
+
+
+@command(steps.GiveBack)
+def give_back(step: steps.GiveBack, keys: Keys) -> Asked[Freed]:
+    """Note what nobody works on any more."""
+
+    def answer(reply: Reply) -> Freed:
+        left, *rows = reply
+        if left:
+            return Freed(ASK_EVERY if left < 0 else left / 1000)
+        names = (text_or_none(one) for one in rows[::2])
+        return Freed(0.0, read_leases((name, said) for name, said in zip(names, rows[1::2], strict=True) if name is not None))
+
+    times = map(milliseconds, (step.gather, GATHER_TURN + step.gather, FREED_LASTS))
+    return GIVE_BACK(keys.group(step.group).freed, step.incarnation, encode_leases(step.leases), *times), answer
 
 
 @command(steps.Watch)

@@ -30,6 +30,8 @@ class GroupKeys:
         deltas: hash of the document's latest changes: version -> the next version, and what changed; it expires.
         room: hash of those that wait to join: incarnation -> when it came and last asked (milliseconds), and what it says about itself;
             under "": whose turn it is to let them in. It expires.
+        freed: hash of what members of a crowd have given back: incarnation -> when (milliseconds), and partitions with tokens;
+            under "": whose turn it is to change the document for all of them. It expires.
         meta: the topic's hash, which a heartbeat also reads.
         doorbell: sharded channel, rung when the document changes.
         topic_doorbell: sharded channel, rung when the topic is made or grows.
@@ -40,6 +42,7 @@ class GroupKeys:
     history: bytes
     deltas: bytes
     room: bytes
+    freed: bytes
     meta: bytes
     doorbell: bytes
     topic_doorbell: bytes
@@ -74,7 +77,7 @@ class PartitionKeys:
 
 
 _TYPES = (
-    (re.compile(rb".*\}:(meta|schedules|cuts|adopted|g:.+:(state|deltas|room|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
+    (re.compile(rb".*\}:(meta|schedules|cuts|adopted|g:.+:(state|deltas|room|freed|lease|retry:body)|delayed:body)", re.DOTALL), b"hash"),
     (re.compile(rb".*\}:(g:.+:(members|retry)|delayed)", re.DOTALL), b"zset"),
     (re.compile(rb".*\}:(\d+|g:.+:(dead|history))", re.DOTALL), b"stream"),
     (re.compile(rb".*\}:(once|g:.+:running):.*", re.DOTALL), b"string"),
@@ -153,6 +156,7 @@ class Keys:
                 history=f"{prefix}:history".encode(),
                 deltas=f"{prefix}:deltas".encode(),
                 room=f"{prefix}:room".encode(),
+                freed=f"{prefix}:freed".encode(),
                 meta=self.meta(group.topic),
                 doorbell=prefix.encode(),
                 topic_doorbell=self.topic_doorbell(group.topic),
@@ -215,7 +219,7 @@ class Keys:
         """
         tag, _, name = key.decode("utf-8", "replace").partition("}:")
         if tag == self._topic_tag(topic)[:-1]:
-            return re.fullmatch(r"schedules|g:.+:(members|state|history|deltas|room|running:.+)", name, re.DOTALL) is not None
+            return re.fullmatch(r"schedules|g:.+:(members|state|history|deltas|room|freed|running:.+)", name, re.DOTALL) is not None
         before, _, number = tag.rpartition(":")
         if before != self._topic_tag(topic)[:-1] or not number.isascii() or not number.isdigit():
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -15,9 +15,9 @@ from redisaq.core.history import Change
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
 from redisaq.core.running import WATCHED, Report
-from redisaq.core.waiting import Newcomer, Room
+from redisaq.core.waiting import Freed, Newcomer, Room
 
-__all__ = ["Beat", "Commit", "Heartbeat", "MakeGroup", "ReadRunning", "TellRunning", "Wait", "Watch", "make_groups"]
+__all__ = ["Beat", "Commit", "GiveBack", "Heartbeat", "MakeGroup", "ReadRunning", "TellRunning", "Wait", "Watch", "make_groups"]
 
 
 class Beat(msgspec.Struct, frozen=True):
@@ -137,6 +137,20 @@ class Wait(GroupStep[Room], frozen=True):
 
     incarnation: str
     newcomer: Newcomer | None
+
+
+class GiveBack(GroupStep[Freed], frozen=True):
+    """Say which partitions nobody works on any more, and see whether it is the caller's turn to change the document for all who do (M13).
+
+    Attributes:
+        incarnation: the one that worked on them.
+        leases: partition -> the token under which it did. It does not do so again.
+        gather: seconds for which the one that has the turn waits for others.
+    """
+
+    incarnation: str
+    leases: Mapping[int, int]
+    gather: float
 
 
 class Watch(GroupStep[None], frozen=True):

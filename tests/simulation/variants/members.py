@@ -401,3 +401,39 @@ M11 = Variant(
     scenario=one_that_has_the_turn_dies,
     harm="not quiet",
 )
+
+
+# -- M12 -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _before_it_is_free(original: Function) -> Function:
+    def grant(before: Document, after: Document, *, now: int) -> Any:
+        names = {entry.incarnation: name for name, entry in after.members.items()}
+        kept = {p: holder for p, holder in after.lease.items() if names.get(holder) == after.target.get(p)}
+        return original(before, structs.replace(after, lease=kept), now=now)
+
+    return grant
+
+
+async def one_more_joins_a_crowd(sim: Simulation) -> None:
+    """A member joins others that have all partitions, and hear of it only at their heartbeats."""
+    crowd, membership.CROWD = membership.CROWD, 1
+    try:
+        producer = await topic(sim, 6)
+        lose_rings(sim)
+        for name, every in zip("abcd", (0.7, 0.9, 1.1, 1.3), strict=True):
+            sim.member(name, TOPIC, takes(0.3), heartbeat_interval=every, heartbeat_ttl=6.0)
+            await producer.batch_enqueue([{}] * 20)
+            await anyio.sleep(2.0)
+        await sim.until_quiet(timeout=60)
+    finally:
+        membership.CROWD = crowd
+
+
+M12 = Variant(
+    name="M12",
+    without="a change leases what it means for another at once, and not only what is free",
+    changes=[Change(membership, "grant", _before_it_is_free)],
+    scenario=one_more_joins_a_crowd,
+    harm=TWO_AT_ONCE,
+)
