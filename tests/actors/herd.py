@@ -28,7 +28,7 @@ from redisaq.consuming.owner import Ended
 from redisaq.consuming.partitions import Acquire, Lose, Order, Revoke
 from redisaq.core.membership import decode_document
 from redisaq.environment import current_environment
-from redisaq.errors import ConnectionFailed
+from redisaq.errors import ActorStopped, ConnectionFailed
 from redisaq.settings import ConsumerSettings
 
 R = TypeVar("R")
@@ -181,8 +181,12 @@ class HerdMember:
 
     async def run(self) -> None:
         """Run until it has left, or is cancelled: then it is gone without a word."""
-        with self.scope:
-            await self._run()
+        try:
+            with self.scope:
+                await self._run()
+        except ActorStopped:  # it was gone before all its actors had started
+            if not self.scope.cancel_called:
+                raise
 
     async def _run(self) -> None:
         coordinator = RebalanceCoordinator(

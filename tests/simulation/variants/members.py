@@ -423,7 +423,7 @@ async def one_more_joins_a_crowd(sim: Simulation) -> None:
         lose_rings(sim)
         for name, every in zip("abcd", (0.7, 0.9, 1.1, 1.3), strict=True):
             sim.member(name, TOPIC, takes(0.3), heartbeat_interval=every, heartbeat_ttl=6.0)
-            await producer.batch_enqueue([{}] * 20)
+            await producer.batch_enqueue([{}] * 60)
             await anyio.sleep(2.0)
         await sim.until_quiet(timeout=60)
     finally:
