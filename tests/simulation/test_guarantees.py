@@ -21,7 +21,7 @@ both = pytest.mark.parametrize("backend", BACKENDS)
 
 HARMS = {
     "M5 margin": "took .* while .* has it",
-    "M5 deadline": "under .*, while .* stands",
+    "M5 deadline": "under .*, while .* is current",
     "T3": "for the first time after",
     "T6": "is neither done nor dead",
     "S3 known": "while it runs",
