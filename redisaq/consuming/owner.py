@@ -23,6 +23,7 @@ from redisaq.actors.supervisor import Supervisor
 from redisaq.brokers.steps.leases import Fence, Install, Installed, Release, SetDeliveries
 from redisaq.brokers.steps.settling import Resolve
 from redisaq.brokers.steps.topics import birth
+from redisaq.brokers.terms import ReaderMark
 from redisaq.consuming.contact import Trouble, insist
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.doorbell import SignalListener, ring
@@ -96,6 +97,7 @@ class PartitionOwner(Actor[Drain]):
         self._ended = ended
         self._trouble = Trouble(surroundings.bulletin, surroundings.environment.clock, owned, stuck)
         self.acquired = self._released = False  # acquired: its predecessor's readers are closed, it reads
+        self._may_stand = False  # the token was sent, and may be beside the data
         self._patience: anyio.CancelScope | None = None
         self._taking: anyio.CancelScope | None = None
         self._reader: PartitionReader | None = None
@@ -125,7 +127,11 @@ class PartitionOwner(Actor[Drain]):
             if self._limit < math.inf:
                 self._taking.cancel()
             return await self._take()
-        await self._release()
+        with anyio.move_on_after(FLUSH_LIMIT):
+            # Perhaps it is installed, and the predecessor may still read. A release would take its readers off the list (T3).
+            if self._may_stand and (installed := await insist(self._install, self._around.environment)).done:
+                await self._fence(installed.readers)
+            await self._release()
         return False
 
     async def _take(self) -> bool:
@@ -146,10 +152,7 @@ class PartitionOwner(Actor[Drain]):
             self._taken(owned.partition)
             await anyio.sleep(pause)  # M7, M8: a foreign holder, which may still work
             pause = min(2 * pause, LONGEST_PAUSE)
-        readers = installed.readers
-        fence = lambda: around.broker.do(Fence(around.group, owned.partition, owned.standing, readers))  # noqa: E731 -- one step, to repeat
-        if not await insist(fence, around.environment, self._trouble.failed):
-            around.tell_kill_refused(owned)
+        await self._fence(installed.readers)
         if owned.lost or not owned.lease.alive():  # a process that was suspended continues here, before its scope is cancelled
             return False
         self._wait_behind_barrier(installed.opened, sure=moves == around.gate.moves)
@@ -157,6 +160,13 @@ class PartitionOwner(Actor[Drain]):
         self._taken(owned.partition)
         self._around.bulletin.publish(events.PartitionAcquired, self.owned)
         return True
+
+    async def _fence(self, readers: Sequence[ReaderMark]) -> None:
+        """Close the predecessor's readers (T3)."""
+        around, owned = self._around, self.owned
+        fence = lambda: around.broker.do(Fence(around.group, owned.partition, owned.standing, readers))  # noqa: E731 -- one step, to repeat
+        if not await insist(fence, around.environment, self._trouble.failed):
+            around.tell_kill_refused(owned)
 
     def _wait_behind_barrier(self, opened: int, *, sure: bool) -> None:
         """If the partition came by a growth, let it wait for the older ones (G4), unless the group has opened it before."""
@@ -175,6 +185,7 @@ class PartitionOwner(Actor[Drain]):
 
     async def _try_to_install(self) -> Installed:
         around, owned, lease = self._around, self.owned, self.owned.lease
+        self._may_stand = True
         foreign = may_acquire_foreign(lease.server_now(), frozen_until=lease.frozen_until, born=lease.born, ttl_us=microseconds(lease.ttl))
         installed = await around.granting.do(Install(around.group, owned.partition, owned.standing, lease.incarnation, foreign=foreign))
         if not installed.done and installed.token < owned.standing and installed.holder in lease.former:

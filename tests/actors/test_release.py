@@ -11,8 +11,12 @@ import pytest
 
 from redisaq import Admin, Message, RetryPolicy
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.memory.holdings import Lease
 from redisaq.brokers.memory.reader import MemoryReader
+from redisaq.brokers.steps.leases import Fence, Release
+from redisaq.brokers.terms import GroupName, ReaderMark
 from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, produce, quick
+from tests.changing_steps import Do, change_step
 
 pytestmark = IN_VIRTUAL_TIME
 
@@ -44,6 +48,37 @@ async def test_a_read_without_its_answer_is_killed_before_the_release(settled: b
         steps.clear()
         await consumer.stop()
     assert steps == (["release"] if settled else ["fence", "release"])
+
+
+async def test_a_partition_that_is_given_back_while_it_is_taken_leaves_no_read_of_its_predecessor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T3: the release takes all readers off the list, so nobody else would kill them."""
+    url = fresh_url()
+    await produce(url, 1)
+    store = MemoryBroker(url.removeprefix("memory://"), "redisaq").store
+    mark, fencing = ReaderMark(7, "memory", store.run_id), anyio.Event()
+    store.leases[GroupName("jobs", "default_group"), 0] = Lease(token=5, readers=[mark])
+    steps: list[Any] = []
+
+    async def fence(step: Fence, do: Do) -> Any:
+        steps.append(tuple(step.readers))
+        if not fencing.is_set():
+            fencing.set()
+            await anyio.sleep_forever()
+        return await do(step)
+
+    async def release(step: Release, do: Do) -> Any:
+        steps.append("release")
+        return await do(step)
+
+    change_step(monkeypatch, Fence, fence)
+    change_step(monkeypatch, Release, release)
+    consumer = quick(url)
+    with anyio.fail_after(0.3):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, lambda _message: None)
+            await fencing.wait()
+            await consumer.stop()
+    assert steps == [(mark,), (mark,), "release"]
 
 
 async def test_no_read_waits_in_the_server_for_longer_than_its_lease_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
