@@ -74,14 +74,14 @@ class ServerPool:
             self._clusters[kind] = self.new_cluster(kind)
         return self._clusters[kind]
 
-    def new_cluster(self, kind: str, *options: str, replicas: int = 0, tls: bool = False) -> Cluster:
+    def new_cluster(self, kind: str, *options: str, masters: int = 3, replicas: int = 0, tls: bool = False) -> Cluster:
         """Return another cluster of this kind, started, with further options of each node's command line; the caller closes it."""
         try:
             program = PROGRAMS[CLUSTERS[kind]]()
         except ServerMissing as missing:
             pytest.skip(str(missing))
         self._watchdog = self._watchdog or Watchdog()
-        cluster = Cluster(CLUSTERS[kind], program, self._watchdog, replicas=replicas, tls=tls, options=options)
+        cluster = Cluster(CLUSTERS[kind], program, self._watchdog, masters, replicas, tls=tls, options=options)
         cluster.start()
         return cluster
 

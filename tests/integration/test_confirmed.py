@@ -14,7 +14,7 @@ from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.coordination import Commit
-from redisaq.brokers.steps.growing import NameStream, Replicate, ReplicateRun
+from redisaq.brokers.steps.growing import Adopt, NameStream, Replicate, ReplicateRun
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.producing import Confirm
 from redisaq.brokers.steps.topics import MakeTopic
@@ -317,6 +317,28 @@ async def test_confirm_changes_nothing(guarded: Guarded, namespace: str) -> None
         with anyio.fail_after(30):
             await bell.wait()
         await broker.close()
+
+
+async def test_in_a_cluster_what_changes_nothing_is_waited_for_too(server_pool: ServerPool, namespace: str) -> None:
+    """C7, G8: a replica there does not confirm that a doorbell was rung, and what a script has found changes nothing."""
+    cluster = server_pool.new_cluster("cluster", masters=1, replicas=1)
+    broker = open_broker(cluster.url, namespace, confirmed=True)
+    try:
+        await broker.do(MakeTopic("jobs", 1))
+        run = await broker.do(Adopt("jobs", 0, 1, [], 0))
+        assert run is not None
+        await broker.do(Confirm("jobs", 0))
+        assert await broker.do(ReplicateRun("jobs", 0, run, 30.0))
+        before = cluster.nodes[0].command("DBSIZE")
+        cluster.nodes[1].pause()
+        assert await broker.do(ReplicateRun("jobs", 0, run, 0.2)) is False, "G8: none has confirmed it"
+        with pytest.raises(ConnectionFailed, match="no replica has confirmed it"):
+            await broker.do(Confirm("jobs", 0))
+        assert cluster.nodes[0].command("DBSIZE") == before
+    finally:
+        cluster.nodes[1].resume()
+        await broker.close()
+        cluster.close()
 
 
 async def test_who_has_no_time_left_takes_nobody_elses_driver_away() -> None:

@@ -37,7 +37,7 @@ from redisaq.brokers.steps.messages import (
     SearchDead,
     SummariseEntries,
 )
-from redisaq.brokers.steps.producing import AppendOnce, Delayed, Find, ReadBacklog, delay
+from redisaq.brokers.steps.producing import AppendOnce, Confirm, Delayed, Find, ReadBacklog, delay
 from redisaq.brokers.steps.retention import ReadKeeping, Sight, Trim
 from redisaq.brokers.steps.retrying import CountDead, StartRetry, SummariseDead, TakeDue, redrive
 from redisaq.brokers.steps.schedules import ReadSchedules, SetSchedule
@@ -213,6 +213,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "drop_taken_in": (lambda s: s.broker.do(DropTakenIn(GROUP, 0, [b"1-1"], "")), ("drop_taken_in",)),
     "drop_adopted": (lambda s: s.broker.do(DropAdopted("orders", 0, [b"p-9"], "")), ("drop_adopted",)),
     "adopt": (lambda s: s.broker.do(Adopt("orders", 0, 1, [(b"m", b"1", b"")], 0)), ("adopt",)),
+    "confirm": (lambda s: s.broker.do(Confirm("orders", 0)), ("confirm",)),
     "make_groups": (lambda s: make_groups(s.broker, GroupName("orders", "new"), [0], latest=False), ("make_group",)),
     "heartbeat": (lambda s: s.broker.do(Heartbeat(GROUP, "A", 60.0, "")), ("heartbeat",)),
     "heartbeat of another server": (_beat_elsewhere, ("heartbeat",)),

@@ -146,9 +146,9 @@ def drop_taken_in(store: MemoryStore, step: steps.DropTakenIn) -> int | None:
 
 
 @does(steps.ReplicateRun)
-def replicate_run(store: MemoryStore, step: steps.ReplicateRun) -> bool:
+def replicate_run(store: MemoryStore, step: steps.ReplicateRun) -> bool | None:
     """Wait for nothing: a store has no replica."""
-    return store.run_of(step.place) == step.run
+    return True if store.run_of(step.place) == step.run else None
 
 
 @does(steps.SetSwept)

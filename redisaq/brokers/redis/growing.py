@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from redisaq.brokers.redis.commands import Reply, checked, run
 from redisaq.brokers.redis.keys import Keys, decode_history, encode_history
+from redisaq.brokers.redis.producing import written_last
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Argument, Script
 from redisaq.brokers.redis.topics import name_stream, topic_state
@@ -113,19 +114,19 @@ async def _written_again(connection: ReadingConnection, step: steps.Replicate, k
 
 
 @commands(steps.ReplicateRun)
-async def replicate_run(step: steps.ReplicateRun, link: Caller, keys: Keys) -> bool:
+async def replicate_run(step: steps.ReplicateRun, link: Caller, keys: Keys) -> bool | None:
     """Wait for a replica of the partition's server (G8).
 
-    This is a sequence because a script may not wait. WAIT waits for what its connection has written, so the doorbell is rung first.
+    This is a sequence because a script may not wait. WAIT waits for what its connection has written, so something is written first.
     """
     until = current_environment().monotonic() + step.within
     connection = await link.open_reading(keys.stream(step.topic, step.partition))
     try:
         if connection.run_id != step.run:
-            return False
+            return None
         if not await _has_replicas(connection):
             return True
-        await connection.call((b"SPUBLISH", keys.partition_doorbell(step.topic, step.partition), b""))
+        await run(connection, written_last(keys, step.topic, step.partition))
         return await _is_confirmed(connection, until)
     except ServerError as error:
         if not error.forbidden:

@@ -10,7 +10,7 @@ from typing import cast
 from redisaq.brokers.redis.commands import Reply
 from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
-from redisaq.brokers.redis.scripts import Argument, Script
+from redisaq.brokers.redis.scripts import Argument, Command, Script
 from redisaq.brokers.steps import producing as steps
 from redisaq.core.records import encode_delayed
 from redisaq.errors import ServerError
@@ -19,6 +19,7 @@ FIND = Script("find", keys=2, begins_with=("above", "facts"))
 DELAY = Script("delay", keys=3)
 APPEND_ONCE = Script("append_once", keys=4)
 BACKLOG = Script("backlog", keys=1, begins_with=("facts", "unread"))
+CONFIRM = Script("confirm", keys=1)
 
 
 @command(steps.ReadAnchor, hears=("ERR no such key",))
@@ -45,8 +46,13 @@ def _found(reply: Reply) -> steps.Found:
 
 @command(steps.Confirm)
 def confirm(step: steps.Confirm, keys: Keys) -> Asked[None]:
-    """Ring (C7)."""
-    return (b"SPUBLISH", keys.partition_doorbell(step.topic, step.partition), b""), lambda _: None
+    """Write, change nothing, and ring (C7)."""
+    return written_last(keys, step.topic, step.partition), lambda _: None
+
+
+def written_last(keys: Keys, topic: str, partition: int) -> Command:
+    """Return the command after which a WAIT waits for all that the partition's server has written before."""
+    return CONFIRM(keys.cuts(topic, partition), keys.partition_doorbell(topic, partition))
 
 
 @command(steps.Delay)

@@ -190,10 +190,10 @@ class DropTakenIn(ShareStep[int | None], frozen=True):
     run: str
 
 
-class ReplicateRun(PartitionStep[bool], frozen=True):
+class ReplicateRun(PartitionStep[bool | None], frozen=True):
     """Wait until a replica has what was written to the partition before, if its server has a replica (G8).
 
-    False if none did in time, or if another run of a server than `run` answers. Where access rules forbid WAIT, nothing is waited for.
+    False if none did in time; None if another run of a server than `run` answers. Where access rules forbid WAIT, nothing is waited for.
 
     Attributes:
         run: of the server.

@@ -128,7 +128,8 @@ class ReadMark(PartitionStep[bytes | None], frozen=True):
 class Confirm(PartitionStep[None], frozen=True):
     """Ring the partition's doorbell.
 
-    This is a write that changes nothing: a broker that waits for replicas waits for it, and so for all that was written before it (C7).
+    Before that it writes what changes nothing: a broker that waits for replicas waits for it, and so for all that was written before it
+    (C7).
     """
 
 
