@@ -200,8 +200,9 @@ async def move(
     """
     while (run := await broker.do(put)) is not None:
         dropped = await broker.do(drop(run))
-        if dropped is None and await broker.do(ReplicateRun(*put.place, run, _replicated_within())):
-            dropped = await broker.do(drop(""))
+        while dropped is None and (replicated := await broker.do(ReplicateRun(*put.place, run, _replicated_within()))) is not None:
+            if replicated:  # else wait on: what was put may have been handled, and would be handled again if it was put again
+                dropped = await broker.do(drop(""))
         if dropped is not None:
             return dropped
     return None

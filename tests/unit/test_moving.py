@@ -113,3 +113,29 @@ async def _play_all(kind: Callable[[MemoryStore], Any], nodes: int) -> None:
             assert count() == (0, 1), f"not completed: {about}"
             played += 1
     assert played > 400
+
+
+async def _wait_on() -> None:
+    store = Nodes("memory://moving", current_environment())
+    store.spread(3)
+    put, drop, count = redriven(store)
+    waited = 0
+
+    class Broker:
+        async def do(self, step: Step[Any]) -> Any:
+            nonlocal waited
+            if isinstance(step, ReplicateRun):
+                store.shelf(GROUP, NEW).retry.clear()  # it is handled meanwhile
+                waited += 1
+                return waited == 3
+            return carry_out(store, step)
+
+    lagging: Any = Broker()
+    assert await move(lagging, put, drop) == 1
+    assert count() == (0, 0)
+    assert waited == 3
+
+
+def test_what_is_handled_while_a_replica_lags_is_not_put_again() -> None:
+    """G8: else it is handled once more for each time that the replica was waited for."""
+    anyio.run(_wait_on)
