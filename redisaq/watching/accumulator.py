@@ -44,7 +44,7 @@ from redisaq.watching.snapshot import (
     TopicView,
     Totals,
 )
-from redisaq.watching.words import clock, duration, group_name
+from redisaq.watching.words import day_and_clock, duration, group_name
 
 MOST_CURVES = 500
 """Groups with curves: each takes about 9 kB. The others have numbers only."""
@@ -463,7 +463,7 @@ class Accumulator:
             totals=_totals(topics, groups),
             topics=topics,
             attention=tuple(shown),
-            well="" if shown else _well(groups, self._server),
+            well="" if shown else _well(groups, self._server, at),
             within=max((topic.within for topic in topics), default=0.0),
         )
 
@@ -747,12 +747,12 @@ def _totals(topics: Sequence[TopicView], groups: Sequence[GroupView]) -> Totals:
     )
 
 
-def _well(groups: Sequence[GroupView], server: ServerView) -> str:
+def _well(groups: Sequence[GroupView], server: ServerView, now: float) -> str:
     if server.state != "here" or not groups:
         return ""
     oldest = max((group.oldest for group in groups if group.oldest is not None), default=None)
     waiting = "nothing waits." if oldest is None else f"the oldest waiting message is {duration(oldest)} old."
     happened = [(one.at, group_name(group.topic, group.group), one.sentence) for group in groups for one in (group.history or ())[:1]]
     at, name, sentence = max(happened, default=(0.0, "", ""))
-    last = f" The last thing here: {clock(at)} UTC, {name}: {sentence}." if happened else ""
+    last = f" The last thing here: {day_and_clock(at, now)} UTC, {name}: {sentence}." if happened else ""
     return f"Nothing. Every group keeps up; {waiting}{last}"

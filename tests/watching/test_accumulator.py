@@ -241,6 +241,9 @@ def test_a_partition_without_an_owner() -> None:
 def test_states() -> None:
     scene = Scene()
     assert (scene.look().state, scene.snapshot().well) == ("keeps up", "Nothing. Every group keeps up; nothing waits.")
+    scene.seen.saw_history("orders", "billing", [entry("resumed", T0 - 3 * 86_400, by="mara")])  # the clock alone would say today
+    scene.look()
+    assert scene.snapshot().well.endswith(" The last thing here: 25 Nov 20:00 UTC, orders › billing: resumed by mara.")
     scene.group = {"paused": True}
     view = scene.look()
     assert (view.state, view.severity) == ("paused", "calm")
