@@ -192,6 +192,7 @@ class Dashboard:
             Route("/api/places", self._places),
             Route("/api/dead", self._dead_as_json),
             Route("/api/dead/payload", self._payload),
+            Route("/api/jobs/{number:int}", self._changer.job),
             Route("/m/{msg_id}", self._find),
             Route("/m/{topic}/{msg_id}", self._message),
             Route("/api/m/{topic}/{msg_id}", self._message_as_json),
@@ -317,10 +318,10 @@ class Dashboard:
         wanted, opened = letters.group_of(query.get("g")), query.get("m", "")
         every = letters.groups_of(snapshot, None)
         name, before = names_in(request).get("kind"), query.get("before")
-        found, letter, older = Kinds((), 0, sum(one.dead for one in every)), None, None
+        found, letter, older = Kinds((), 0, sum(one.dead for one in letters.groups_of(snapshot, wanted))), None, None
         broken: dict[str, str] = {}
-        if wanted is not None and query.get("count") == "all":
-            self._counts.start(wanted, self._changer.made)
+        if wanted is not None and (after := query.get("count")) is not None:
+            self._counts.start(wanted, after, self._changer.made)
         try:
             found = await self._look(snapshot, wanted)
             letter = await letters.open_letter(self._admin, opened) if opened else None
@@ -329,14 +330,14 @@ class Dashboard:
                 older = await letters.older(self._admin, only, name, count=views.PAGE, before=before)
         except ConnectionFailed:  # the page says that the server is away
             pass
-        except ServerError as error:
+        except RedisaqError as error:
             broken["What was asked for"] = str(error)
         broken |= {words.group_name(*one): reason for one, reason in found.broken.items()}
         counted = None if wanted is None else self._counts.of(wanted, self._changer.made)
         if wanted is not None:
             found = letters.counted(found, counted, wanted)
         kind = next((one for one in found.kinds if name in (None, one.id)), None)
-        if kind is None and name is not None and older is not None and older.letters:
+        if name is not None and older is not None and older.letters:
             kind = letters.kind_of(name, list(older.letters), snapshot.at)
         if name is not None and kind is None and found.looked and older is None:
             view = views.missing("No dead letters of this kind", Screen("dead letters"), snapshot)
@@ -354,6 +355,9 @@ class Dashboard:
             "letters": near if older is None else older.letters,
             "older": older,
             "counted": counted,
+            "counting": self._counts.running,
+            "last_count": 0 if wanted is None else self._counts.latest(wanted),
+            "names": [letters.name_of(one) for one in reversed(older.letters)] if older else (),
             "begin_at": letters.begin_at,
             "start": start,
             "letter": letter,

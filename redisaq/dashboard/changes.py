@@ -91,7 +91,6 @@ class Changes:
             *(Route(path, self._answering(change), methods=["POST"]) for path, change in changes),
             Route(f"{group}/seek", self._answering(self._preview_seek), methods=["GET"]),
             Route(f"{topic}/grow", self._answering(self._preview_growth), methods=["GET"]),
-            Route("/api/jobs/{number:int}", self._job, methods=["GET"]),
             Route("/api/jobs/{number:int}/stop", self._stop, methods=["POST"]),
         ]
 
@@ -272,7 +271,8 @@ class Changes:
             raise RefusedError("these letters are not there any more")
         return letters
 
-    async def _job(self, request: Request) -> Response:
+    async def job(self, request: Request) -> Response:
+        """Return how far a job is, for those who may only look, too."""
         job = self._jobs.get(request.path_params["number"])
         return JSONResponse({"error": "there is no such job"}, HTTPStatus.NOT_FOUND) if job is None else JSONResponse(job.as_json())
 
@@ -280,7 +280,7 @@ class Changes:
         job = self._jobs.get(request.path_params["number"])
         if job is not None:
             job.stop()
-        return await self._job(request)
+        return await self.job(request)
 
 
 def _object(asked: object) -> dict[str, Any]:

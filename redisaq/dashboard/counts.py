@@ -1,10 +1,12 @@
 """Counts all dead letters of a group by kind, however many there are, for the page that looks at the newest only.
 
-A count is a job: every page shows how far it is. What it has found is kept until letters are redriven or purged here, or for a while.
+A count is a job: every page shows how far it is. What it has found is kept until letters are redriven or purged here, or for a while. One
+group is counted at a time, so that those who may only read cannot use up the jobs of those who may change.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import anyio
@@ -20,6 +22,8 @@ KEPT = 300.0
 
 MOST = 20
 """Groups whose counts are kept."""
+
+logger = logging.getLogger(__name__)
 
 
 class Count:
@@ -72,6 +76,9 @@ class Count:
                 self.state = "done"
         except RedisaqError as error:
             self.state, self._why = "failed", str(error)
+        except Exception as error:
+            self.state, self._why = "failed", f"{type(error).__name__}: {error}"
+            logger.exception("a count of the dashboard failed")
         if self.state == "running":
             self.state = "stopped"
         self.ended = current_environment().monotonic()
@@ -87,15 +94,27 @@ class Counts:
         self._jobs = jobs
         self._known: dict[tuple[str, str], Count] = {}
 
-    def start(self, name: tuple[str, str], made: int) -> None:
-        """Count a group's letters, unless that is being done, or has just been.
+    def latest(self, name: tuple[str, str]) -> int:
+        """Return the number of a group's latest count; 0 if there was none."""
+        known = self._known.get(name)
+        return 0 if known is None else known.number
+
+    @property
+    def running(self) -> bool:
+        """Whether a group is being counted."""
+        return any(one.state == "running" for one in self._known.values())
+
+    def start(self, name: tuple[str, str], after: str, made: int) -> None:
+        """Count a group's letters, unless that has just been done, or a count is under way.
 
         Args:
             name: topic and group.
+            after: the number of the group's latest count, as the one who asks knows it. If that is an older one, nothing is started, so
+                that a page that is shown again does not start again what somebody has stopped.
             made: how often letters were redriven or purged: a count from before is worth nothing.
         """
-        known, tasks = self._known.get(name), self._jobs.tasks
-        if tasks is None or (known is not None and known.state == "running") or self.of(name, made) is not None:
+        tasks = self._jobs.tasks
+        if tasks is None or after != str(self.latest(name)) or self.running or self.of(name, made) is not None:
             return
         try:
             count = self._jobs.add(lambda number: Count(number, name, made))

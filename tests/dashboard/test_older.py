@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from msgspec import structs
 
 from redisaq import Producer
-from redisaq.admin import Admin, HistoryEntry
+from redisaq.admin import Admin, DeadKinds, HistoryEntry
 from redisaq.dashboard import letters, past, views
 from redisaq.dashboard.letters import look
 from redisaq.dashboard.newest import block, liveliest
@@ -136,7 +137,7 @@ async def test_all_letters_are_counted_on_demand(monkeypatch: pytest.MonkeyPatch
     async with bench("count", letters=30) as one:
         html = (await one.client.get("/dead?g=orders/billing")).text
         assert "the newest of 30" in text_of(html)
-        counting = re.search(r'href="([^"]*count=all[^"]*)">Count all', html)
+        counting = re.search(r'href="([^"]*count=0[^"]*)">Count all', html)
         assert counting is not None
         place = counting[1].replace("&amp;", "&")
         with anyio.fail_after(60):
@@ -151,6 +152,67 @@ async def test_all_letters_are_counted_on_demand(monkeypatch: pytest.MonkeyPatch
             while await one.dead():
                 await anyio.sleep(0.01)
         assert "all 30 counted" not in text_of((await one.client.get("/dead?g=orders/billing")).text), "it is not true any more"
+
+
+async def test_a_stopped_count_is_begun_again_by_a_click_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The browser shows the page again when a job has ended. A count whose page is shown again would never end."""
+    going = anyio.Event()
+
+    async def kinds(*_: str) -> AsyncGenerator[DeadKinds]:
+        yield DeadKinds((), 1, 30, complete=False)
+        await going.wait()
+        raise ValueError("a letter from elsewhere")
+
+    monkeypatch.setattr(letters, "MOST", 2)
+    async with bench("stopped", letters=30) as one:
+        monkeypatch.setattr(Admin, "dead_kinds", lambda _, *name: kinds(*name))
+
+        async def click() -> str:
+            html = (await one.client.get("/dead?g=orders/billing")).text
+            (place,) = re.findall(r'href="([^"]*)">Count all', html)
+            html = (await one.client.get(place.replace("&amp;", "&"))).text
+            assert "a count is under way" in html
+            assert "Count all" not in html
+            return str(place.replace("&amp;", "&"))
+
+        async def end(number: int) -> str:
+            with anyio.fail_after(30):
+                while (said := (await one.client.get(f"/api/jobs/{number}")).json())["state"] == "running":
+                    await anyio.lowlevel.checkpoint()
+            return str(said["text"])
+
+        place = await click()
+        assert (await one.post("stop", {}, "/api/jobs/1")).status_code == 200
+        assert (await end(1)).endswith(", then stopped")
+        assert "Count all" in (await one.client.get(place)).text
+        await click()
+        going.set()  # what nobody foresaw ends the count, and not the page
+        assert (await end(2)).endswith(", then failed: ValueError: a letter from elsewhere")
+        assert (await one.client.get("/api/jobs/3")).status_code == 404
+    async with served(Scripted(snapshot())) as client:  # the path exists for those who may only look, too
+        assert (await client.get("/api/jobs/1")).json() == {"error": "there is no such job"}
+
+
+async def test_older_letters_are_treated_as_they_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind's newest letters are others; and it may have none among those that were looked at."""
+    async with bench("shown", letters=12) as one:
+        kinds = re.findall(r'class="err" href="(/dead/[^"]*)"', (await one.client.get("/dead?g=orders/billing")).text)
+        last = [letter.dead_id async for letter in one.admin.dead_letters("orders", "billing", newest=True)][2]
+        monkeypatch.setattr(letters, "MOST", 2)
+        monkeypatch.setattr(letters, "LOOKED", 2)
+        empty = (await one.client.get("/dead/none", params={"g": "orders/billing", "before": last})).text
+        assert "0 of this kind among" in text_of(empty)
+        assert ">Older<" in empty
+        monkeypatch.setattr(letters, "LOOKED", 100)
+        treated = 0
+        for kind in kinds:
+            html = (await one.client.get(kind.replace("&amp;", "&"), params={"g": "orders/billing", "before": last})).text
+            (said,) = re.findall(r'<dialog id="redrive-dialog".*?data-json=\'([^\']*)\'', html)
+            assert sorted(msgspec.json.decode(said)["letters"]) == sorted(names_of(html))
+            assert "Redrive these" in html
+            await one.post("redrive", msgspec.json.decode(said))
+            treated += len(names_of(html))
+            assert await one.dead() == 12 - treated
 
 
 async def test_all_kinds_are_treated_together() -> None:
@@ -177,11 +239,15 @@ async def test_of_many_partitions_those_are_looked_at_in_which_messages_arrive()
 
 
 async def test_how_old_numbers_may_be_is_said() -> None:
+    shapes: set[str] = set()
     for within, said in ((2.0, False), (26.0, True)):
         latest = snapshot(topic("orders", group(within=within, arriving_curve=curves(1.0)), within=within), within=within)
         async with served(Scripted(latest)) as client:
             assert ("Every number is at most 26 s old." in text_of((await client.get("/")).text)) is said
-            assert ("each read within the last 26 s" in text_of((await client.get("/t/orders/g/billing")).text)) is said
+            html = (await client.get("/t/orders/g/billing")).text
+            assert ("each read within the last 26 s" in text_of(html)) is said
+            shapes |= set(re.findall(r'data-shape="([^"]*)"', html))
+    assert len(shapes) == 1, "a number that comes and goes would let the browser fetch the page again"
 
 
 async def test_what_comes_next_in_a_partition() -> None:
