@@ -354,7 +354,7 @@ async def changes_are_missed(sim: Simulation) -> None:
         lose_rings(sim)
         for name, every in zip("abcd", (0.7, 0.9, 1.1, 1.3), strict=True):
             sim.member(name, TOPIC, takes(0.2), heartbeat_interval=every, heartbeat_ttl=6.0)
-            await anyio.sleep(0.2)
+            await anyio.sleep(0.1)
         await producer.batch_enqueue([{}] * 60)
         await sim.until_quiet(timeout=20)
     finally:
