@@ -320,12 +320,12 @@ class Dashboard:
         name, before = names_in(request).get("kind"), query.get("before")
         found, letter, older = Kinds((), 0, sum(one.dead for one in letters.groups_of(snapshot, wanted))), None, None
         broken: dict[str, str] = {}
+        only = next((one for one in every if (one.topic, one.group) == wanted), None)
         if wanted is not None and (after := query.get("count")) is not None:
             self._counts.start(wanted, after, self._changer.made)
         try:
             found = await self._look(snapshot, wanted)
             letter = await letters.open_letter(self._admin, opened) if opened else None
-            only = next((one for one in every if (one.topic, one.group) == wanted), None)
             if before is not None and name is not None and only is not None:
                 older = await letters.older(self._admin, only, name, count=views.PAGE, before=before)
         except ConnectionFailed:  # the page says that the server is away
@@ -354,6 +354,7 @@ class Dashboard:
             "chosen_group": " › ".join(wanted) if wanted else "",
             "letters": near if older is None else older.letters,
             "older": older,
+            "left_out": letters.left_out(only) if older and only else 0,
             "counted": counted,
             "counting": self._counts.running,
             "last_count": 0 if wanted is None else self._counts.latest(wanted),

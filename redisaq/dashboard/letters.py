@@ -165,6 +165,11 @@ async def older(admin: Admin, group: GroupView, kind: str, *, count: int, before
     )
 
 
+def left_out(group: GroupView) -> int:
+    """Return how many partitions with dead letters are not asked for older ones."""
+    return max(0, sum(one.dead > 0 for one in group.partitions) - OLDER_PARTITIONS)
+
+
 def counted(found: Kinds, all_of_them: DeadKinds | None, group: tuple[str, str]) -> Kinds:
     """Return the kinds with the numbers of all letters, if they were counted."""
     if all_of_them is None:

@@ -203,6 +203,11 @@ async def test_older_letters_are_treated_as_they_are_shown(monkeypatch: pytest.M
         empty = (await one.client.get("/dead/none", params={"g": "orders/billing", "before": last})).text
         assert "0 of this kind among" in text_of(empty)
         assert ">Older<" in empty
+        assert "left out" not in empty
+        with monkeypatch.context() as few:
+            few.setattr(letters, "OLDER_PARTITIONS", 1)
+            html = (await one.client.get("/dead/none", params={"g": "orders/billing", "before": last})).text
+            assert "; 1 partition with fewer letters left out" in text_of(html)
         monkeypatch.setattr(letters, "LOOKED", 100)
         treated = 0
         for kind in kinds:
