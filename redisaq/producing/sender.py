@@ -455,7 +455,8 @@ class Sender:
         if any(count > most for count in wanted.values()):
             raise QueueFull(f"{max(wanted.values())} messages for one partition of {self._topic}: max_backlog allows {most} in all")
         while True:
-            waiting = await self._broker.do_each([producing.ReadBacklog(self._topic, partition, enough=most) for partition in wanted])
+            asked = [producing.ReadBacklog(self._topic, partition, enough=most, fits=most - count) for partition, count in wanted.items()]
+            waiting = await self._broker.do_each(asked)
             full = [partition for (partition, count), backlog in zip(wanted.items(), waiting, strict=True) if backlog + count > most]
             if not full:
                 return

@@ -100,4 +100,4 @@ def read_mark(step: steps.ReadMark, keys: Keys) -> Asked[bytes | None]:
 @command(steps.ReadBacklog)
 def read_backlog(step: steps.ReadBacklog, keys: Keys) -> Asked[int]:
     """Return how many entries the slowest group has not been given."""
-    return BACKLOG(keys.stream(step.topic, step.partition), step.enough), int
+    return BACKLOG(keys.stream(step.topic, step.partition), step.enough, step.fits), int

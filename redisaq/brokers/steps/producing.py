@@ -138,11 +138,13 @@ class ReadBacklog(PartitionStep[int], frozen=True):
 
     Attributes:
         enough: a number above this need not be exact: a server that must count stops there.
+        fits: if the partition has no more entries than this in all, that number is answer enough: nothing has to be counted.
     """
 
     name: ClassVar[str] = "backlog"
 
     enough: int = 1 << 31
+    fits: int = 0
 
 
 IN_ORDER = (Delay, AppendOnce)

@@ -7,12 +7,13 @@ local function unread(stream, group, enough)
         local after = group['last-delivered-id']
         count = 0
         while count <= enough do
-            local entries = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', 500)
+            local wanted = math.min(500, enough - count + 1) -- their payloads come with them
+            local entries = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', wanted)
             count = count + #entries
-            if #entries < 500 then
+            if #entries < wanted then
                 break
             end
-            after = entries[500][1]
+            after = entries[wanted][1]
         end
     end
     return math.min(count, redis.call('XLEN', stream)) -- the lag of some servers includes entries that were trimmed unread
