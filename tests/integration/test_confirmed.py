@@ -357,6 +357,10 @@ async def test_who_has_no_time_left_takes_nobody_elses_driver_away() -> None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(call, "first")
                 await until(lambda: server.words().count("WAIT") == 1)
+                connection = link._connector.current
+                assert connection is not None
+                # It has read its value: else it may do so between the next two, and write what the first of them has put.
+                await until(lambda: len(connection._waiters) == 1)
                 with pytest.raises(ConnectionFailed), time_limit(0.0):
                     await link.call(("GET", "late"))
                 async with anyio.create_task_group() as leaving:
