@@ -256,6 +256,25 @@ async def test_seeking_is_no_loss(a: Broker, world: World, group: GroupName, own
     assert await owner.look() == 3
 
 
+async def test_a_look_after_a_seek_hides_no_loss(a: Broker, world: World, group: GroupName, owner: Owner) -> None:
+    """A view counts what the group has not read, and lets the server know: what is trimmed later is missed all the same."""
+    sent = await entries(a, 10)
+    await owner.read(8)
+    assert await owner.look() == 0
+    await a.do(Seek(group, 0, sent[3]))
+    (view,) = await a.do_each([ViewPartition(group, 0)])
+    assert view.unread == 6
+    owner.token = view.token
+    owner.since, owner.given = None, 0
+    assert await owner.look() == 0
+    assert await owner.read(2) == sent[4:6]
+    world.trim("orders", 0, 1)
+    assert (await a.do_each([ViewPartition(group, 0)]))[0].unread == 1
+    assert await owner.read(100) == sent[9:]
+    assert await owner.look() == 3
+    assert await owner.look() == 0
+
+
 async def test_a_lost_group_that_was_made_again_counts_from_then(a: Broker, world: World, group: GroupName, owner: Owner) -> None:
     sent = await entries(a, 10)
     await owner.read(5)

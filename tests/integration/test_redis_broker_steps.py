@@ -22,9 +22,10 @@ from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.leases import INSTALL
 from redisaq.brokers.redis.scripts import SCRIPTS
 from redisaq.brokers.redis.settling import SETTLE
-from redisaq.brokers.steps.administration import ViewGroup
+from redisaq.brokers.steps.administration import Seek, ViewGroup, ViewPartition
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
+from redisaq.brokers.steps.producing import ReadBacklog
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics
 from redisaq.brokers.terms import GroupName
@@ -380,3 +381,31 @@ async def test_foreign_keys_are_errors_of_the_server(broker: RedisBroker, server
             with pytest.raises(ServerError) as caught:
                 await step(broker)
             assert caught.value.code == "WRONGTYPE", name
+
+
+async def test_what_was_counted_after_a_seek_is_not_counted_again(broker: RedisBroker, server: Server, namespace: str) -> None:
+    """The server knows no lag then, and counting holds it up: so it is let know."""
+    await broker.do(MakeTopic("orders", 1))
+    await make_groups(broker, GROUP, [0], latest=False)
+    sent = await broker.append("orders", [(0, [b"i", b"x", b"d", b"1"])] * 6, maxlen=None, approximate=False)
+    stream = Keys(namespace).stream("orders", 0)
+
+    def group() -> dict[bytes, object]:
+        (row,) = server.command("XINFO", "GROUPS", stream)
+        return dict(zip(row[::2], row[1::2], strict=True))
+
+    def lag() -> object:
+        return group()[b"lag"]
+
+    async def unread() -> int:
+        return (await broker.do_each([ViewPartition(GROUP, 0)]))[0].unread
+
+    assert sent[1] is not None
+    assert sent[4] is not None
+    await broker.do(Seek(GROUP, 0, sent[1]))
+    assert (lag(), await unread(), lag(), await unread()) == (None, 4, 4, 4)
+    await broker.do(Seek(GROUP, 0, sent[1]))
+    assert await broker.do(ReadBacklog("orders", 0, enough=2)) > 2
+    assert lag() is None, "it was not counted to the end"
+    server.command("XDEL", stream, sent[4])
+    assert (await unread(), group()[b"entries-read"]) == (3, None), "what was deleted would be counted as given"

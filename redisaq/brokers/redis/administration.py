@@ -24,7 +24,7 @@ from redisaq.link import Caller, Carrier
 
 VIEW_STREAM = Script("view_stream", keys=2, begins_with=("facts",))
 VIEW_GROUP = Script("view_group", keys=3)
-VIEW_PARTITION = Script("view_partition", keys=5, begins_with=("facts", "unread"))
+VIEW_PARTITION = Script("view_partition", keys=5, begins_with=("above", "facts", "unread"))
 PAUSE = Script("pause", keys=2, begins_with=("note",))
 SEEK = Script("seek", keys=4, begins_with=("above", "whole", "facts", "stand"))
 DISBAND = Script("disband", keys=7)

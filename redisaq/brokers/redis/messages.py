@@ -27,7 +27,7 @@ STANDING = Script("standing", keys=4, begins_with=("facts",))
 CANCEL_DELAYED = Script("cancel_delayed", keys=2)
 CANCEL_RETRY = Script("cancel_retry", keys=3, begins_with=("whole",))
 RETRY_NOW = Script("retry_now", keys=2, begins_with=("whole",))
-GROUP_BACKLOG = Script("group_backlog", keys=3, begins_with=("facts", "unread"))
+GROUP_BACKLOG = Script("group_backlog", keys=3, begins_with=("above", "facts", "unread"))
 
 
 @command(steps.ListPending)

@@ -18,7 +18,7 @@ from redisaq.errors import ServerError
 FIND = Script("find", keys=2, begins_with=("above", "facts"))
 DELAY = Script("delay", keys=3)
 APPEND_ONCE = Script("append_once", keys=4)
-BACKLOG = Script("backlog", keys=1, begins_with=("facts", "unread"))
+BACKLOG = Script("backlog", keys=1, begins_with=("above", "facts", "unread"))
 CONFIRM = Script("confirm", keys=1)
 
 
