@@ -112,6 +112,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self._watch.standstill(self._now, tasks, sockets=self._has_sockets(), break_shields=self._cancel_all)
             self._process_events(self._selector.select(0))
         if not ready and not self._stopping:
+            self._watch.let_threads_go_on(lambda: [task.get_coro() for task in self._tasks()])
+        if not ready and not self._stopping:
             self._now = max(self._now, self._next_timer())
             self._watch.pace.moved(self._now)
         while self._next_timer() <= self._now:

@@ -46,6 +46,7 @@ def run(main: Callable[[Callable[[], float]], Awaitable[T]], seed: object, watch
                 clock.current_time(), [(task.name, task.coro) for task in tasks()], sockets=sockets, break_shields=break_shields
             )
         elif seconds > 0:
+            watch.let_threads_go_on(lambda: [task.coro for task in tasks()])
             clock.jump(seconds)
             watch.pace.moved(clock.current_time())
 

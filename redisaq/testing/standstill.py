@@ -6,10 +6,11 @@ ends with VirtualDeadlock, which lists the waiting tasks and where they wait. `p
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds of real time without a step, after which a thread or a socket is no longer expected to wake a task."""
+
+MOMENT = 0.001
+"""Seconds of real time that are left to threads and sockets at once."""
 
 SHOWN = 20
 """How many waiting tasks the error lists."""
@@ -63,6 +67,7 @@ class Watch:
         self.failure: RedisaqError | None = None
         self.pace = Pace(limits, self.fail)
         self._threads = set(threading.enumerate())
+        self._others = sum(not thread.name.startswith(WORKERS) for thread in self._threads)  # those that work for no task
         self._scope: anyio.CancelScope | None = None
         self._broken = False
         self._since: float | None = None
@@ -89,6 +94,17 @@ class Watch:
             self._scope = None
         raise self.failure or AssertionError
 
+    def let_threads_go_on(self, coroutines: Callable[[], Iterable[object]]) -> None:
+        """Before the clock moves on, wait a moment of real time if a task waits for a thread, whose work takes no virtual time.
+
+        Without it hours may pass before the thread has run at all.
+
+        Args:
+            coroutines: returns the coroutine of each task.
+        """
+        if threading.active_count() > self._others and any(in_thread(frames(coroutine)) for coroutine in coroutines()):
+            time.sleep(MOMENT)
+
     def standstill(self, now: float, tasks: Sequence[tuple[str, object]], *, sockets: bool, break_shields: Callable[[], None]) -> None:
         """Handle a moment at which nothing can run and no timer is set.
 
@@ -106,7 +122,7 @@ class Watch:
         """
         chains = [(name, frames(coroutine)) for name, coroutine in tasks]
         if self._may_change(sockets or any(in_thread(chain) for _, chain in chains)):
-            time.sleep(0.001)
+            time.sleep(MOMENT)
             return
         waiting = [f"{name}: {where}" for name, chain in chains if (where := place(chain))]
         if self.failure is None and self._scope is not None:
@@ -135,8 +151,14 @@ def frames(coroutine: object) -> list[FrameType]:
             frame = getattr(coroutine, f"{kind}_frame", None)
             if frame is not None:
                 found.append(frame)
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None) or getattr(coroutine, "ag_await", None)
+        awaited = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None) or getattr(coroutine, "ag_await", None)
+        coroutine = awaited or driven_by(getattr(coroutine, "gi_frame", None))
     return found
+
+
+def driven_by(frame: FrameType | None) -> object:
+    """Return the coroutine that a generator sends to itself, as the one that gives handlers a context does; None if there is none."""
+    return None if frame is None else next((value for value in frame.f_locals.values() if inspect.iscoroutine(value)), None)
 
 
 def in_thread(chain: Sequence[FrameType]) -> bool:

@@ -309,6 +309,25 @@ def test_a_thread_is_waited_for(backend: Backend) -> None:
 
 
 @both
+def test_a_thread_gets_its_turn_before_hours_pass(backend: Backend) -> None:
+    """A timer that rings all the time keeps the clock going; it may not run away from a thread that is at work."""
+
+    async def main() -> float:
+        async def tick() -> None:
+            while True:
+                await anyio.sleep(1)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tick)
+            await anyio.to_thread.run_sync(time.sleep, 0.02)
+            passed = anyio.current_time()
+            tasks.cancel_scope.cancel()
+        return passed
+
+    assert virtual_run(main, backend=backend) < 100
+
+
+@both
 def test_a_worker_thread_that_idles_is_not_waited_for(backend: Backend) -> None:
     """It is kept for later; nobody waits for it."""
 
