@@ -286,7 +286,7 @@ class EmbeddedServer:
             descriptors.close(lock)
         finally:
             descriptors.close(users)
-        return True
+        return not os.path.exists(self.directory)  # noqa: PTH110 -- a keeper that was removing it may have left something
 
     def _is_user(self) -> bool:
         """Return True once the users' lock is ours; False while a server is stopping, or its directory is being removed."""

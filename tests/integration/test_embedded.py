@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq.embedded import EmbeddedServer, open_embedded, serve
+from redisaq.embedded import EmbeddedServer, hold_embedded, open_embedded, serve
 from redisaq.embedded.server import LONGEST_ADDRESS
 from redisaq.errors import ConnectionFailed, SettingsError
 from tests.servers import command
@@ -122,6 +122,22 @@ async def test_a_private_one_goes_with_its_directory() -> None:
     assert processes_in(Path(server.directory)) == []
     with pytest.raises(SettingsError, match="closed"):
         await server.ensure()
+
+
+async def test_what_a_keeper_left_is_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may remove files while this process looks for its lock, and so makes one again."""
+    server = hold_embedded(None)
+    removing, tried = shutil.rmtree, list[str]()
+
+    def rmtree(path: str, *, ignore_errors: bool) -> None:
+        tried.append(path)
+        if len(tried) > 2:
+            removing(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    await server.close()
+    assert tried == [server.directory] * 3
+    assert not Path(server.directory).exists()
 
 
 async def test_a_private_one_stays_while_others_use_it() -> None:
