@@ -62,7 +62,6 @@ Four sets of ids are all that is kept of messages that are no longer in flight:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, Literal, NamedTuple
@@ -780,7 +779,9 @@ class InFlight:
 
     def acked(self) -> None:
         """The server has acknowledged them, or the partition is lost (S1)."""
-        deque(map(self.flights.__delitem__, self.acking), maxlen=0)  # a loop without Python's own steps, for each message
+        flights = self.flights
+        for entry in self.acking:
+            del flights[entry]
         self.acking = []
         self.settlements += 1
 
