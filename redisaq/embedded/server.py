@@ -16,6 +16,7 @@ import fcntl
 import importlib.metadata
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -342,12 +343,16 @@ class EmbeddedServer:
         return True
 
     async def _answers(self) -> bool:
+        # A socket of our own: if one of anyio's Unix streams is cancelled as it gets its data, asyncio reports an InvalidStateError.
         try:
-            async with await anyio.connect_unix(self._socket) as stream:
-                await stream.send(b"PING\r\n")
-                return (await stream.receive(64)).startswith((b"+PONG", b"-MISCONF"))  # the latter on a full disk
-        except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
-            if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.settimeout(0.0)
+                server.connect(self._socket)
+                server.send(b"PING\r\n")
+                await anyio.wait_readable(server)
+                return server.recv(64).startswith((b"+PONG", b"-MISCONF"))  # the latter on a full disk
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
                 raise  # no server was asked
             return False
 

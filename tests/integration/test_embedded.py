@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from redisaq.embedded import EmbeddedServer, hold_embedded, open_embedded, serve
 from redisaq.embedded.server import LONGEST_ADDRESS
@@ -268,6 +270,23 @@ async def test_the_server_answers_behind_its_writes_and_its_keeper_sends_them_to
     """With `everysec` it would answer ahead of them while a slow disk keeps it waiting."""
     async with await open_embedded(str(directory)) as server:
         assert ask(server, "CONFIG", "GET", "appendfsync") == [b"appendfsync", b"no"]
+
+
+async def test_cancelled_as_the_answer_arrives(directory: Path) -> None:
+    """The event loop has nothing to report: what it reports fails a test."""
+    server = hold_embedded(str(directory))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(server.socket_path)
+        listener.listen()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.ensure)
+            await anyio.wait_all_tasks_blocked()
+            asked, _ = listener.accept()
+            with asked:
+                asked.send(b"+PONG\r\n")
+                await checkpoint()  # it has arrived when this task goes on
+                tasks.cancel_scope.cancel()
+    await server.close()
 
 
 async def test_a_private_one_whose_keeper_was_killed_still_goes() -> None:
