@@ -17,18 +17,6 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 import anyio
 import msgspec
 
-from redisaq.admin_dead import PAGE, CountingKinds, DeadLetters, Ids, NewestFirst, OldestFirst, split
-from redisaq.admin_messages import AT_ONCE, STEPS, TOGETHER, EarliestFirst, Following, Listing, Search, id_of, names_of
-from redisaq.admin_reading import (
-    DeadLetterDecoder,
-    MessageDecoder,
-    entry_summary_of,
-    held_up_info,
-    history_entry,
-    message_id,
-    running_of,
-    summary_of,
-)
 from redisaq.admin_views import (
     DeadKind,
     DeadKinds,
@@ -59,8 +47,20 @@ from redisaq.admin_views import (
     microseconds,
     moment,
 )
+from redisaq.administering.changes import Change, Changes, Intent
+from redisaq.administering.dead import PAGE, CountingKinds, DeadLetters, Ids, NewestFirst, OldestFirst, split
+from redisaq.administering.messages import AT_ONCE, STEPS, TOGETHER, EarliestFirst, Following, Listing, Search, id_of, names_of
+from redisaq.administering.reading import (
+    DeadLetterDecoder,
+    MessageDecoder,
+    entry_summary_of,
+    held_up_info,
+    history_entry,
+    message_id,
+    running_of,
+    summary_of,
+)
 from redisaq.brokers.access import Access, RedisURL
-from redisaq.brokers.changes import Change, Changes, Intent
 from redisaq.brokers.growth import close_barriers, make_or_grow, redrive, waiting_in
 from redisaq.brokers.steps import Broker, Step
 from redisaq.brokers.steps.administration import (

@@ -12,10 +12,11 @@ from typing import Any
 import anyio
 import pytest
 
-from redisaq import Message, Producer, admin_dead
+from redisaq import Message, Producer
 from redisaq.admin import Admin, DeadKinds, DeadMessage
+from redisaq.administering import dead as reading_dead
+from redisaq.administering.changes import Change
 from redisaq.brokers import open_broker
-from redisaq.brokers.changes import Change
 from redisaq.brokers.steps.administration import Note
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.topics import MakeTopic
@@ -175,7 +176,7 @@ async def test_the_history_of_a_group(url: str, namespace: str, bench: Bench) ->
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_all_dead_letters_are_counted_by_kind(admin: Admin, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few at a time, those that there were in the beginning; and it reports how far it has come."""
-    monkeypatch.setattr(admin_dead, "COUNTED_AT_ONCE", 3)
+    monkeypatch.setattr(reading_dead, "COUNTED_AT_ONCE", 3)
     with pytest.raises(TopicMissingError):
         await anext(admin.dead_kinds("orders", "nobody"))
     await bench.produce(21)

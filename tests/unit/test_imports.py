@@ -15,7 +15,7 @@ from tests.unit.source import PACKAGE
 SERVERS = {"brokers.redis", "link", "embedded"}
 """Loaded with the first connection."""
 
-SHOWING = {"admin", "admin_messages", "admin_views", "core.diagnosis", "core.failures", "watching"}
+SHOWING = {"admin", "administering", "admin_views", "core.diagnosis", "core.failures", "watching"}
 NEVER = {*SERVERS, "brokers.memory", "testing", "cli", "worker", "dashboard", "integrations", "watching"}
 
 EXTRAS = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 
-from redisaq.brokers.changes import Intent
+from redisaq.administering.changes import Intent
 from redisaq.brokers.steps.administration import Note
 from redisaq.brokers.terms import GroupName
 from redisaq.core.history import Change

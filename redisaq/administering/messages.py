@@ -14,8 +14,8 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import anyio
 
-from redisaq.admin_reading import DeadLetterDecoder, MessageDecoder
 from redisaq.admin_views import GroupStanding, StreamMessage, Whereabouts, moment
+from redisaq.administering.reading import DeadLetterDecoder, MessageDecoder
 from redisaq.brokers.access import Access
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.administration import ViewGroup, ViewStream

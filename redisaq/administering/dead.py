@@ -12,9 +12,9 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from msgspec.structs import replace
 
-from redisaq.admin_messages import AT_ONCE
-from redisaq.admin_reading import DeadLetterDecoder, kind_of_letters
 from redisaq.admin_views import DeadKind, DeadKinds, DeadLetterInfo, DeadMessage, DeadSummary, RetryMessage
+from redisaq.administering.messages import AT_ONCE
+from redisaq.administering.reading import DeadLetterDecoder, kind_of_letters
 from redisaq.brokers.access import Access
 from redisaq.brokers.steps.administration import PartitionView
 from redisaq.brokers.steps.retrying import CountedDead, DeadLetterEntry

@@ -1,0 +1,1 @@
+"""What an Admin does to look after topics and groups."""
