@@ -1,4 +1,4 @@
-"""Tell how a user's callable will behave when it is called, as far as that can be known before.
+"""Tell how a user's callable will behave when it is called, as far as that can be known before; and what its exceptions mean.
 
 Nothing here calls the callable, and an answer that cannot be known is not guessed.
 """
@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any, cast
+
+import anyio
 
 MOST_WRAPPINGS = 100
 """The most partials, methods and objects inside each other that are unwrapped."""
@@ -89,6 +91,20 @@ def unrun(result: object) -> str:
         if inspect.isgenerator(inner) or inspect.isasyncgen(inner):
             return "a context manager that nobody enters"
     return ""
+
+
+def is_failure(error: BaseException) -> bool:
+    """Return whether what a plain function raised is a failure of its own: any Exception, and a cancellation.
+
+    The function awaits nothing, so nobody can have cancelled it: it raises the result of something that was cancelled. If that went on, the
+    task would end as one that was cancelled.
+    """
+    if isinstance(error, Exception):
+        return True
+    try:
+        return isinstance(error, anyio.get_cancelled_exc_class())
+    except anyio.NoEventLoopError:
+        return False
 
 
 def both(first: Callable[[Any], object] | None, then: Callable[[Any], object] | None) -> Callable[[Any], object] | None:

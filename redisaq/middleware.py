@@ -13,7 +13,7 @@ from typing import Any, Self, TypeAlias, cast
 
 import msgspec
 
-from redisaq.callables import is_async, is_generator
+from redisaq.callables import is_async, is_failure, is_generator
 from redisaq.describing import shown
 from redisaq.errors import SettingsError
 from redisaq.logs import log
@@ -84,7 +84,9 @@ class Sending:
             for function in outgoing.when_sent:
                 try:
                     function(msg_id, error)
-                except Exception as failure:  # noqa: BLE001 -- see __init__
+                except BaseException as failure:
+                    if not is_failure(failure):
+                        raise
                     log(self._logger, logging.ERROR, "a function of when_sent failed", failure)
 
 

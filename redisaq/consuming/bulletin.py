@@ -10,10 +10,8 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import anyio
-
 from redisaq import events
-from redisaq.callables import unrun
+from redisaq.callables import is_failure, unrun
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.describing import shown
 from redisaq.events import Event
@@ -105,7 +103,9 @@ class Bulletin:
                 told = self._on_event(event)
                 if told is not None and (made := unrun(told)):
                     raise TypeError(f"on_event returned {made}: it must be a plain function")  # noqa: TRY301 -- logged as any other failure
-            except (Exception, anyio.get_cancelled_exc_class()) as failure:  # noqa: BLE001 -- a failing observer does not end the consumer
+            except BaseException as failure:
+                if not is_failure(failure):
+                    raise
                 log(self._logger, logging.ERROR, f"on_event failed on {type(event).__name__}", failure)
 
 

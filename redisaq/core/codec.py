@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from redisaq.callables import unrun
+from redisaq.callables import is_failure, unrun
 from redisaq.core.in_flight import Flight
 from redisaq.core.payloads import check, decoder_for, encode, encode_json, text_of_value
 from redisaq.core.records import Unreadable
@@ -170,7 +170,9 @@ class EntryDecoder(Generic[T]):
             if extra is not None:
                 _add_extra(message, extra)
             return message  # noqa: TRY300 -- as above
-        except Exception as error:  # noqa: BLE001 -- the user's deserializer may raise anything: that is an unreadable entry, reported
+        except BaseException as error:  # the user's deserializer may raise anything: that is an unreadable entry, reported
+            if not is_failure(error):
+                raise
             return Unreadable(entry_id, f"{name_of(type(error))}: {text_of(error)}", fields)
 
 

@@ -14,6 +14,7 @@ import anyio
 
 from redisaq.admin import Admin
 from redisaq.app import App
+from redisaq.callables import is_failure
 from redisaq.integrations.counts import Counts
 from redisaq.watching import Sampler
 from redisaq.worker.outliving import mapped
@@ -69,7 +70,9 @@ class Measuring:
                         Sample(each.name, each.labels, float(each.value)) for each in one.samples if not each.name.endswith("_created")
                     ]
                     found.setdefault(one.name, Family(one.name, one.type, one.documentation, samples))
-        except Exception:  # a collector of the program's: it must not end the child
+        except BaseException as error:  # of a collector of the program's: it must not end the child
+            if not is_failure(error):
+                raise
             if not self._complained:
                 self._complained = True
                 logger.exception("a collector in prometheus_client's registry failed: /metrics lacks what comes after it")

@@ -5,18 +5,21 @@ The producers and consumers here have a server's address at which nobody listens
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import pytest
+import trio
 
 from redisaq import Admin, Consumer, DeadLetter, Message, Producer, RetryAfter, RetryPolicy
 from redisaq.errors import ConnectionFailed, PartitionKeyError, PayloadTooLarge, SerializationError, SettingsError
+from redisaq.middleware import Outgoing
 from redisaq.settings import MAX_SECONDS
 from tests.actors.group import Notebook, fresh_url, produce
 
@@ -238,3 +241,45 @@ async def test_whatever_a_deserializer_raises_is_a_dead_letter_with_a_bounded_re
         (dead,) = [letter async for letter in admin.dead_letters("jobs", "default_group", deserializer=deserialize)]
     assert (dead.error_type, dead.error) == ("Unreadable", reason)
     assert dead.unreadable == reason
+
+
+def cancellation() -> BaseException:
+    """Return the cancellation of this event loop that nobody asked for, as the result of something that was cancelled is one."""
+    kind = anyio.get_cancelled_exc_class()
+    return kind() if kind is not trio.Cancelled else trio.Cancelled._create(source="unknown")
+
+
+@pytest.mark.anyio
+async def test_a_plain_function_that_raises_a_cancellation_has_failed() -> None:
+    """It awaits nothing, so nobody has cancelled it; and a task group would end its task as if nothing had happened."""
+    url = fresh_url()
+    logged: list[str] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        logged.append(record.getMessage())
+        return True
+
+    logger = logging.Logger(__name__)  # noqa: LOG001 -- one that getLogger makes would keep the filter
+    logger.addFilter(note)
+
+    def fail(*_: object) -> NoReturn:
+        raise cancellation()
+
+    def deserialize(data: bytes) -> object:
+        return data if b"1" in data else fail()
+
+    def on_send(outgoing: Outgoing) -> None:
+        outgoing.when_sent.append(fail)
+
+    async with Producer("jobs", url, on_send=on_send, logger=logger) as producer:
+        await producer.batch_enqueue([{"n": 0}, {"n": 1}])
+    notebook = Notebook()
+    with anyio.fail_after(10):
+        consumer = Consumer("jobs", url, deserializer=deserialize, on_event=fail, logger=logger)
+        await consumer.process(notebook.handle, until_empty=True)
+    assert [message.payload for message in notebook.messages] == [b'{"n":1}']
+    assert logged.count("a function of when_sent failed") == 2
+    assert "on_event failed on EntryUnreadable" in logged
+    async with Admin(url) as admin:
+        (dead,) = [letter async for letter in admin.dead_letters("jobs", "default_group", deserializer=deserialize)]
+    assert dead.error_type == "Unreadable"
