@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypedDict, TypeVa
 
 import anyio
 from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
 
 from redisaq.brokers.access import RedisURL, Shared, text_of_url
 from redisaq.callables import both
-from redisaq.consumer import Consumer
+from redisaq.consumer import STEPS_TO_BEGIN, Consumer
 from redisaq.core.codec import Serializer
 from redisaq.core.schedules import TOPIC_ENDS_WITH, CatchUp
 from redisaq.cron import GROUP, CronJob, Scheduler, Tick, make_job
@@ -630,13 +631,10 @@ class App(Generic[S]):
         """Drain: start no new message, and let running handlers finish within their `drain_timeout`. Then `serve` and `stop` return.
 
         If `serve` is still entering the App, this cancels the entering, the lifespan included. Called from a handler, it only requests the
-        stop and returns at once. If the App is not serving, it does nothing.
+        stop and returns at once. It also stops a `serve` that was started just before with `start_soon`. If the App is not serving, it does
+        nothing, and a later `serve` is not affected.
         """
-        self._stopping = True
-        if self._starting is not None:
-            self._starting.cancel()
-        if self._scheduler is not None:
-            self._scheduler.stop()
+        await self._begin_to_stop()
         if _serving.get() is self and self._tasks is not None:
             for one in self._subscriptions:
                 self._tasks.start_soon(one.consumer.stop, name="redisaq stop")
@@ -652,11 +650,29 @@ class App(Generic[S]):
         )
 
     async def close(self) -> None:
-        """Stop without waiting for handlers, and close the links. You may call it more than once."""
-        async with anyio.create_task_group() as tasks:
-            for one in self._subscriptions:
-                tasks.start_soon(one.consumer.close)
-        await self._close_links()
+        """Stop without waiting for handlers, and close the links. You may call it at any time, from any task, more than once.
+
+        If cancelled, it has closed the links all the same.
+        """
+        try:
+            await self._begin_to_stop()
+            async with anyio.create_task_group() as tasks:
+                for one in self._subscriptions:
+                    tasks.start_soon(one.consumer.close)
+        finally:
+            await self._close_links()
+
+    async def _begin_to_stop(self) -> None:
+        """Let no more consumers start. A `serve` that was started just now with `start_soon` has begun before this returns."""
+        for _ in range(STEPS_TO_BEGIN):
+            if self._starting is not None or self._tasks is not None:
+                break
+            await checkpoint()
+        self._stopping = True
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._scheduler is not None:
+            self._scheduler.stop()
 
     async def _close_links(self) -> None:
         with anyio.CancelScope(shield=True):  # a link that has to wait for a silent server gives up within a second

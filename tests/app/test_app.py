@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeAlias, cast
 
 import anyio
@@ -367,20 +367,57 @@ def test_stopping_while_the_lifespan_begins_cancels_it(run: Run, request: pytest
     assert came == ["begun", "ended"]
 
 
-def test_a_stop_while_consumers_start_is_not_lost(run: Run, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("ending", ["stop", "close"])
+@pytest.mark.parametrize("entered", [True, False], ids=["entered", "not entered"])
+def test_an_end_while_consumers_start_is_not_lost(run: Run, request: pytest.FixtureRequest, ending: str, *, entered: bool) -> None:
+    """Also right after `start_soon`: trio decides by chance which of the two goes first, so that is tried some times."""
     app = an_app(request)
     for name in ("orders", "mails"):
         app.topic(name).consumer("workers")(nothing)
 
     async def main() -> None:
-        for turns in range(1, 16):
-            async with app:
+        for turns in (*[0] * 10, *range(1, 16)):
+            async with AsyncExitStack() as stack:
+                if entered:
+                    await stack.enter_async_context(app)
                 with anyio.fail_after(60):
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(app.serve)
                         for _ in range(turns):
                             await checkpoint()
-                        await app.stop()
+                        await getattr(app, ending)()
+
+    run(main)
+
+
+def test_an_app_that_was_stopped_before_serves_all_the_same(run: Run, request: pytest.FixtureRequest) -> None:
+    app = an_app(request)
+    app.topic("orders").consumer("workers")(nothing)
+
+    async def main() -> None:
+        await app.stop()
+        await app.close()
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(app.serve)
+            assert app.healthy()
+            assert app.consumers[0].consumer.statistics().state == "running"
+            await app.stop()
+
+    run(main)
+
+
+def test_a_close_that_is_cancelled_has_closed_the_links(run: Run, request: pytest.FixtureRequest) -> None:
+    app = an_app(request)
+    orders = app.topic("orders")
+    orders.consumer("workers")(nothing)
+
+    async def main() -> None:
+        await orders.enqueue(1)
+        assert orders.producer.statistics().connected
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await app.close()
+        assert not orders.producer.statistics().connected
 
     run(main)
 
