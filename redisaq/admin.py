@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import anyio
 import msgspec
@@ -47,31 +47,29 @@ from redisaq.admin_views import (
     microseconds,
     moment,
 )
-from redisaq.administering.changes import Change, Changes, Intent
-from redisaq.administering.dead import PAGE, CountingKinds, DeadLetters, Ids, NewestFirst, OldestFirst, split
-from redisaq.administering.messages import AT_ONCE, STEPS, TOGETHER, EarliestFirst, Following, Listing, Search, id_of, names_of
+from redisaq.administering.asking import AT_ONCE, PAGE, SUMMARY, Asking, name_of, numbers_of
+from redisaq.administering.changes import Changes
+from redisaq.administering.dead import CountingKinds, DeadLetters, Ids, NewestFirst, OldestFirst
+from redisaq.administering.groups import held_up_info, history_entry, members_of, partition_info, running_of, waits_of
+from redisaq.administering.messages import TOGETHER, EarliestFirst, Following, Listing, Search, id_of, names_of, retry_pages
+from redisaq.administering.named import only_one, split
+from redisaq.administering.positions import Position, positions_of, preview
 from redisaq.administering.reading import (
     DeadLetterDecoder,
     MessageDecoder,
     entry_summary_of,
-    held_up_info,
-    history_entry,
-    message_id,
-    running_of,
     summary_of,
 )
+from redisaq.administering.treating import Treat, Treating
 from redisaq.brokers.access import Access, RedisURL
-from redisaq.brokers.growth import close_barriers, make_or_grow, redrive, waiting_in
-from redisaq.brokers.steps import Broker, Step
+from redisaq.brokers.growth import close_barriers, make_or_grow, waiting_in
+from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.administration import (
-    END,
-    START,
     Disband,
     DropGroup,
     DropHistory,
     DropTopic,
     GroupView,
-    PartitionView,
     ReadHistory,
     ReadServer,
     Seek,
@@ -82,13 +80,11 @@ from redisaq.brokers.steps.administration import (
 )
 from redisaq.brokers.steps.coordination import ReadRunning, Watch
 from redisaq.brokers.steps.examination import Examine
-from redisaq.brokers.steps.growing import Passed
 from redisaq.brokers.steps.messages import (
     CancelDelayed,
     CancelRetry,
     CountBacklog,
     CountDue,
-    CountEntries,
     ListDelayed,
     ListPending,
     ListRetries,
@@ -99,27 +95,20 @@ from redisaq.brokers.steps.messages import (
     SummariseEntries,
 )
 from redisaq.brokers.steps.retrying import (
-    CountDead,
-    CountedDead,
-    DeadLetterEntry,
-    DeadLetterSummary,
-    Purge,
     ReadDead,
     ReadNewestDead,
     SummariseDead,
 )
 from redisaq.brokers.steps.schedules import ReadSchedules
-from redisaq.brokers.steps.topics import ReadTopic, ReadTopics, TopicState
+from redisaq.brokers.steps.topics import ReadTopics
 from redisaq.brokers.terms import GroupName, RawEntry
 from redisaq.core.codec import Deserializer
 from redisaq.core.diagnosis import Finding, diagnose, refused
-from redisaq.core.entry_ids import before_entry, before_time, parse_id
+from redisaq.core.entry_ids import before_entry, parse_id
 from redisaq.core.history import Change as Noted, Taker, ranges_of
 from redisaq.core.records import is_id
-from redisaq.core.retry import full_jitter
 from redisaq.core.schedules import TOPIC_ENDS_WITH, decode_schedule
-from redisaq.describing import shown
-from redisaq.environment import current_environment, silence_within, time_is_up_at, time_limit, when_forked
+from redisaq.environment import current_environment, silence_within, time_is_up_at, when_forked
 from redisaq.errors import ConnectionFailed, GroupBusyError, ServerError, SettingsError, TopicMissingError
 from redisaq.identity import label_of
 from redisaq.settings import MOST_PARTITIONS, check_client, check_count, check_flag, check_name, check_plain, check_seconds, check_text
@@ -148,6 +137,7 @@ __all__ = [
     "PartitionInfo",
     "PartitionWaits",
     "PendingMessage",
+    "Position",
     "RetryMessage",
     "RunningInfo",
     "ScheduleInfo",
@@ -168,26 +158,8 @@ DeadLetter = DeadMessage
 P = ParamSpec("P")
 R = TypeVar("R")
 
-COUNTED = 500
-"""Entries that one step counts."""
 UNKNOWN_TTL = 12.0
 """Seconds that the lease of a member lasts that did not say so: the default."""
-
-SUMMARY = 200
-"""Bytes of an error's text, or of a payload, in a summary."""
-
-Position = Literal["earliest", "latest"] | datetime | Mapping[int, str]
-"""The positions that `seek` accepts."""
-
-T = TypeVar("T")
-
-
-class Treat(Protocol):
-    """Redrives or purges dead letters, and returns how many: see `Admin.redriving`."""
-
-    async def __call__(self, ids: Ids | None = None, /) -> int:
-        """Treat these dead letters; None: all."""
-        ...
 
 
 def in_one_loop(method: Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Admin, P], Coroutine[Any, Any, R]]:
@@ -229,14 +201,15 @@ class Admin:
         self._timeout = check_seconds("timeout", timeout)
         self._client = check_client(client)
         self._access = Access(redis_url, namespace, user="Admin", client=self._client, silence=silence_within(self._timeout))
-        self._closings = 0
+        self._asking = Asking(self._access, self._timeout)
         self.forked()
         when_forked(self)
 
     def forked(self) -> None:
         """Reset in a forked child. The child calls this automatically."""
         self._environment = current_environment()
-        self._changes = Changes(self._access, self._timeout)
+        self._changes = Changes(self._access, self._timeout, label_of(self._client, self._environment))
+        self._treating = Treating(self._asking, self._changes)
 
     @property
     def _broker(self) -> Broker:
@@ -252,14 +225,13 @@ class Admin:
                 method again: the next change first kills what may still be in progress.
             WrongThreadError: the event loop of another thread is using the Admin. Every other method may raise it, too.
         """
-        with time_limit(self._timeout):
+        with self._asking.limit():
             await self._broker.connect()
 
     @in_one_loop
     async def close(self) -> None:
         """Close the connection. Calls in progress raise ConnectionFailed. You may call it at any time, from any task, more than once."""
-        self._closings += 1
-        await self._access.close()
+        await self._asking.close()
 
     async def __aenter__(self) -> Self:
         """Connect. If that fails, close the Admin."""
@@ -279,8 +251,8 @@ class Admin:
     @in_one_loop
     async def server(self) -> ServerInfo:
         """Return what the server says about itself."""
-        with time_limit(self._timeout):
-            facts = await self._ask(lambda: self._broker.do(ReadServer()))
+        with self._asking.limit():
+            facts = await self._asking.do(ReadServer())
         return ServerInfo(
             url=facts.url,
             namespace=self._access.namespace,
@@ -303,8 +275,8 @@ class Admin:
             ConnectionFailed: the server cannot be reached, or does not answer.
         """
         try:
-            with time_limit(self._timeout):
-                seen = await self._ask(lambda: self._broker.do(Examine()))
+            with self._asking.limit():
+                seen = await self._asking.do(Examine())
                 if not seen.fails_over:
                     return diagnose(seen)
                 ttl, unreadable = await self._shortest_ttl()
@@ -322,13 +294,13 @@ class Admin:
         unreadable: dict[str, str] = {}
         topics: list[str] = []
         with contextlib.suppress(ServerError):  # that it may not ask for them is a finding already
-            topics = await self._ask(lambda: self._broker.do(ReadTopics()))
+            topics = await self._asking.do(ReadTopics())
         for topic in topics:
             about = f"topic {topic}"
             try:
-                for group in (await self._ask(partial(self._broker.do, ViewStream(topic, 0)))).groups:
+                for group in (await self._asking.do(ViewStream(topic, 0))).groups:
                     about = f"group {group} of {topic}"
-                    view = await self._ask(partial(self._broker.do, ViewGroup(GroupName(topic, group))))
+                    view = await self._asking.do(ViewGroup(GroupName(topic, group)))
                     ttls = [view.presences[one].profile.ttl for one in view.live if one in view.presences]
                     found += [(ttl, about) for ttl in ttls if ttl]
             except ServerError as error:  # the other topics' members may have a shorter one
@@ -338,8 +310,8 @@ class Admin:
     @in_one_loop
     async def topics(self) -> list[str]:
         """Return the names of all topics of the namespace, sorted."""
-        with time_limit(self._timeout):
-            return await self._ask(lambda: self._broker.do(ReadTopics()))
+        with self._asking.limit():
+            return await self._asking.do(ReadTopics())
 
     @in_one_loop
     async def schedules(self, app: str | None = None) -> list[ScheduleInfo]:
@@ -355,11 +327,11 @@ class Admin:
             SettingsError: the name is not valid.
             ServerError: the jobs of the program that was asked for cannot be read.
         """
-        with time_limit(self._timeout):
+        with self._asking.limit():
             if app is not None:
                 return await self._schedules_of(f"{check_name('app', app)}{TOPIC_ENDS_WITH}")
             found: list[ScheduleInfo] = []
-            for topic in await self._ask(lambda: self._broker.do(ReadTopics())):
+            for topic in await self._asking.do(ReadTopics()):
                 if topic.endswith(TOPIC_ENDS_WITH):
                     try:
                         found += await self._schedules_of(topic)
@@ -368,7 +340,7 @@ class Admin:
             return found
 
     async def _schedules_of(self, topic: str) -> list[ScheduleInfo]:
-        read = await self._ask(lambda: self._broker.do(ReadSchedules(topic)))
+        read = await self._asking.do(ReadSchedules(topic))
         program = topic.removesuffix(TOPIC_ENDS_WITH)
         return [ScheduleInfo.of(program, job, decode_schedule(data), read.now / 1e6) for job, data in sorted(read.kept.items())]
 
@@ -384,10 +356,10 @@ class Admin:
             TopicMissingError: the topic does not exist.
         """
         topic = check_name("topic", topic)
-        with time_limit(self._timeout):
-            state = await self._state(topic)
-            numbers = range(state.partitions) if partitions is None else _numbers(partitions)
-            views = await self._ask(lambda: self._broker.do_each([ViewStream(topic, number) for number in numbers]))
+        with self._asking.limit():
+            state = await self._asking.state(topic)
+            numbers = range(state.partitions) if partitions is None else numbers_of(partitions)
+            views = await self._asking.do_at_once([ViewStream(topic, number) for number in numbers])
         return TopicInfo(
             topic,
             state.generation,
@@ -415,26 +387,17 @@ class Admin:
             TopicMissingError: the topic does not exist, or has no such group; or it has no member, and is in none of `partitions`.
         """
         asked = None if partitions is None else list(partitions)
-        with time_limit(self._timeout):
-            name, view, found = await self._look(topic, group, asked)
-            state = await self._state(topic)
-            waiting = await self._ask(lambda: waiting_in(self._broker, name, state.history)) if state.history else {}
-        members: list[MemberInfo] = []
-        lease: Mapping[int, str] = {}
-        if view.document is not None:
-            lease = view.document.lease
-            owned: dict[str, list[int]] = {}
-            for number, owner in sorted(lease.items()):
-                owned.setdefault(owner, []).append(number)
-            for member, entry in sorted(view.document.members.items()):
-                for incarnation in (entry.incarnation, *entry.successors):
-                    owns = tuple(owned.get(incarnation, ()))
-                    members.append(_member_info(view, member, incarnation, owns, waiting=incarnation != entry.incarnation))
+        with self._asking.limit():
+            name, view, found = await self._asking.look(topic, group, asked)
+            state = await self._asking.state(topic)
+            waiting = await self._asking.ask(lambda: waiting_in(self._broker, name, state.history)) if state.history else {}
+        lease: Mapping[int, str] = {} if view.document is None else view.document.lease
+        members = members_of(view)
         if running:
             members = await self._with_running(name, members)
         names = {member.incarnation: member.name for member in members}
         infos = [
-            _partition_info(number, one, lease.get(number, ""), names, _waits(waiting.get(number), one, state))
+            partition_info(number, one, lease.get(number, ""), names, waits_of(waiting.get(number), one, state))
             for number, one in zip(range(len(found)) if asked is None else asked, found, strict=True)
         ]
         return GroupInfo(
@@ -451,10 +414,10 @@ class Admin:
 
     async def _with_running(self, name: GroupName, members: Sequence[MemberInfo]) -> list[MemberInfo]:
         """Ask the members to report what they have in handlers, and return them with what they have reported."""
-        with time_limit(self._timeout):
+        with self._asking.limit():
             with contextlib.suppress(ServerError):  # a user that may only read sees what others have asked for
-                await self._ask(lambda: self._broker.do(Watch(name)))
-            reports = await self._ask(lambda: self._broker.do_each([ReadRunning(name, member.incarnation) for member in members]))
+                await self._asking.do(Watch(name))
+            reports = await self._asking.do_at_once([ReadRunning(name, member.incarnation) for member in members])
         return [
             member if report is None else msgspec.structs.replace(member, running=report.count, in_handlers=running_of(report))
             for member, report in zip(members, reports, strict=True)
@@ -467,12 +430,12 @@ class Admin:
         The owner of a partition is the incarnation that holds its token, and has no name; see `group` for the members. `deliveries` is
         empty. A partition that does not exist is empty, and so are those of a group that does not exist.
         """
-        name = _name(topic, group)
-        numbers = _numbers(partitions)
-        with time_limit(self._timeout):
+        name = name_of(topic, group)
+        numbers = numbers_of(partitions)
+        with self._asking.limit():
             steps = [ViewPartition(name, number, deliveries=False) for number in numbers]
-            views = await self._ask(lambda: self._broker.do_each(steps))
-        return [_partition_info(number, view, view.holder, {}) for number, view in zip(numbers, views, strict=True)]
+            views = await self._asking.do_at_once(steps)
+        return [partition_info(number, view, view.holder, {}) for number, view in zip(numbers, views, strict=True)]
 
     # -- dead letters --------------------------------------------------------------------------------------------------------------
 
@@ -491,27 +454,15 @@ class Admin:
         """
         if deserializer is not None:
             check_plain("deserializer", deserializer)
-        name = _name(topic, group)
+        name = name_of(topic, group)
         decoder = DeadLetterDecoder(name.topic, name.group, deserializer)
-
-        async def look() -> Sequence[PartitionView]:
-            with time_limit(self._timeout):
-                _, _, partitions = await self._look(topic, group)
-                return partitions
-
-        async def page(partition: int, after: bytes) -> list[DeadLetterEntry]:
-            with time_limit(self._timeout):
-                return await self._dead_page(name, partition, after, PAGE)
+        if not check_flag("newest", newest):
+            return DeadLetters(self._access, OldestFirst(self._asking, name, decoder).advance)
 
         async def numbers() -> list[int]:
-            return [number for number, view in enumerate(await look()) if view.dead]
+            return [number for number, view in enumerate(await self._asking.look_in_time(name)) if view.dead]
 
-        async def newest_pages(below: Mapping[int, bytes], count: int) -> list[list[DeadLetterEntry]]:
-            return await self._do_each([ReadNewestDead(name, number, one, count) for number, one in below.items()])
-
-        if not check_flag("newest", newest):
-            return DeadLetters(self._access, OldestFirst(decoder, look, page).advance)
-        reader = NewestFirst(numbers, newest_pages)
+        reader = NewestFirst(self._asking, numbers, partial(ReadNewestDead, name))
 
         async def advance() -> DeadMessage | None:
             found = await reader.advance()
@@ -534,12 +485,12 @@ class Admin:
         Raises:
             SettingsError: `count` is not from 1 to 1,000, or a partition is not a number.
         """
-        name = _name(topic, group)
+        name = name_of(topic, group)
         most = check_count("count", count, most=1000)
         numbers = [check_count("a partition's number", number, least=0) for number in partitions]
         steps = [SummariseDead(name, number, b"", most, SUMMARY) for number in numbers]
-        with time_limit(self._timeout):
-            pages = await self._ask(lambda: self._broker.do_each(steps))
+        with self._asking.limit():
+            pages = await self._asking.do_at_once(steps)
         found = [summary_of(topic, group, number, one) for number, page in zip(numbers, pages, strict=True) for one in page]
         return sorted(found, key=lambda one: parse_id(one.dead_id.encode()), reverse=True)
 
@@ -571,7 +522,7 @@ class Admin:
         Raises:
             SettingsError: `count` or `limit` is not positive, a partition is not a number, or `before` is not an id.
         """
-        name, numbers = _name(topic, group), _numbers(partitions)
+        name, numbers = name_of(topic, group), numbers_of(partitions)
         count, limit = check_count("count", count), check_count("limit", limit)
         if before is not None and not is_id(check_text("before", before).encode()):
             raise SettingsError("before must be the id of a dead letter, such as 1700000000000-0")
@@ -579,10 +530,10 @@ class Admin:
         async def all_of_them() -> Sequence[int]:
             return numbers
 
-        async def pages(below: Mapping[int, bytes], most: int) -> list[list[DeadLetterSummary]]:
-            return await self._do_each([SummariseDead(name, number, one, most, SUMMARY) for number, one in below.items()])
+        def step(number: int, below: bytes, most: int) -> SummariseDead:
+            return SummariseDead(name, number, below, most, SUMMARY)
 
-        reader = NewestFirst(all_of_them, pages, b"" if before is None else before.encode())
+        reader = NewestFirst(self._asking, all_of_them, step, b"" if before is None else before.encode())
         letters: list[DeadSummary] = []
         looked, last = 0, b""
         while (found := await reader.advance()) is not None:
@@ -606,16 +557,7 @@ class Admin:
             topic: the topic.
             group: the group.
         """
-        name = _name(topic, group)
-
-        async def look() -> Sequence[PartitionView]:
-            with time_limit(self._timeout):
-                return (await self._look(topic, group))[2]
-
-        async def count(below: Mapping[int, bytes], most: int) -> list[CountedDead]:
-            return await self._do_each([CountDead(name, number, one, most, SUMMARY) for number, one in below.items()])
-
-        return CountingKinds(self._access, look, count)
+        return CountingKinds(self._asking, name_of(topic, group))
 
     @in_one_loop
     async def dead_letter(
@@ -633,10 +575,10 @@ class Admin:
         Raises:
             SettingsError: `dead_id` is not an id.
         """
-        name = _name(topic, group)
+        name = name_of(topic, group)
         after = before_entry(dead_id)
-        with time_limit(self._timeout):
-            page = await self._dead_page(name, check_count("partition", partition, least=0), after, 1)
+        with self._asking.limit():
+            page = await self._asking.do(ReadDead(name, check_count("partition", partition, least=0), after=after, count=1))
         decoder = DeadLetterDecoder(name.topic, name.group, deserializer)
         return next((decoder.decode(partition, one.dead_id, one.body) for one in page if one.dead_id == dead_id.encode()), None)
 
@@ -660,7 +602,7 @@ class Admin:
         Raises:
             TopicMissingError: the topic or the group does not exist.
         """
-        return await self._treat_at_once("redriven", _name(topic, group), self._redrive, ids)
+        return await self._treating.at_once("redriven", name_of(topic, group), ids)
 
     def redriving(self, topic: str, group: str) -> contextlib.AbstractAsyncContextManager[Treat]:
         """Return a context manager for redriving many dead letters in several calls, which the group's history shows as one change.
@@ -673,24 +615,7 @@ class Admin:
             topic: the topic.
             group: the group.
         """
-        return self._in_parts("redriven", _name(topic, group), self._redrive)
-
-    async def _redrive(self, change: Change, name: GroupName, ids: Ids | None) -> int:
-        state = await self._state(name.topic)
-
-        async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-            return await change.make(redrive(self._broker, name, partition, dead_ids, len(dead_ids), state=state))
-
-        if ids is not None:
-            return await self._treat(name, ids, act)
-        total = 0
-        for partition, view in enumerate((await self._look(name.topic, name.group))[2]):
-            left = view.dead  # no more: a message that dies again meanwhile would be retried forever
-            step = partial(redrive, self._broker, name, partition, None, state=state)
-            while left > 0 and (moved := await change.make(step(min(PAGE, left)))):
-                left -= moved
-                total += moved
-        return total
+        return self._treating.in_parts("redriven", name_of(topic, group))
 
     @in_one_loop
     async def purge(self, topic: str, group: str, ids: Ids | None = None) -> int:
@@ -699,77 +624,11 @@ class Admin:
         Returns:
             The number of deleted dead letters.
         """
-        return await self._treat_at_once("purged", _name(topic, group), self._purge, ids)
+        return await self._treating.at_once("purged", name_of(topic, group), ids)
 
     def purging(self, topic: str, group: str) -> contextlib.AbstractAsyncContextManager[Treat]:
         """Return a context manager for deleting many dead letters in several calls: see `redriving`."""
-        return self._in_parts("purged", _name(topic, group), self._purge)
-
-    async def _purge(self, change: Change, name: GroupName, ids: Ids | None) -> int:
-        async def act(partition: int, dead_ids: Sequence[bytes]) -> int:
-            return await change.make(self._broker.do(Purge(name, partition, dead_ids)))
-
-        if ids is not None:
-            return await self._treat(name, ids, act)
-        partitions = len((await self._look(name.topic, name.group))[2])
-        return sum([await change.make(self._broker.do(Purge(name, partition, None))) for partition in range(partitions)])
-
-    async def _treat_at_once(
-        self, what: str, name: GroupName, treat: Callable[[Change, GroupName, Ids | None], Awaitable[int]], ids: Ids | None
-    ) -> int:
-        ids = None if ids is None else ids if isinstance(ids, str) else list(ids)
-        async with self._changes.in_order() as change:
-            change.intent = intent = self._intent(name, Noted(what, msg_id=_only_one(ids)))
-            total = await treat(change, name, ids)
-            await (intent.end(count=total) if total else intent.withdraw())
-            return total
-
-    @contextlib.asynccontextmanager
-    async def _in_parts(
-        self, what: str, name: GroupName, treat: Callable[[Change, GroupName, Ids | None], Awaitable[int]]
-    ) -> AsyncGenerator[Treat]:
-        total, broken, intent = 0, False, self._intent(name, Noted(what))
-
-        async def act(ids: Ids | None = None) -> int:
-            nonlocal total, broken
-            with self._access:
-                async with self._changes.in_order() as change:
-                    change.intent = intent
-                    try:
-                        done = await treat(change, name, ids)
-                    except BaseException:
-                        broken = intent.begun
-                        raise
-            total += done
-            return done
-
-        try:
-            yield act
-        finally:
-            if intent.begun and (total or not broken):  # else nobody knows how many: it stays noted that it has begun
-                with anyio.CancelScope(shield=True), contextlib.suppress(ConnectionFailed), self._access:
-                    async with self._changes.in_order():
-                        await (intent.end(count=total) if total else intent.withdraw())
-
-    async def _treat(self, name: GroupName, ids: Ids, act: Callable[[int, Sequence[bytes]], Awaitable[int]]) -> int:
-        """Call `act` with the dead letters of these ids, a page at a time, oldest death first. Return the sum of its results."""
-        msg_ids, letters = split(name, ids, (DeadMessage, DeadSummary), "dead letter")
-        named = {partition: {one.dead_id.encode() for one in some} for partition, some in letters.items()}
-        numbers = None if msg_ids else sorted(named)  # letters say where they are; ids are looked for everywhere
-        _, _, partitions = await self._look(name.topic, name.group, numbers)
-        total = 0
-        for partition, view in zip(range(len(partitions)) if numbers is None else numbers, partitions, strict=True):
-            wanted = named.get(partition, set())
-            after, left = b"", view.dead if msg_ids else 0  # only those that exist now: a message that dies again meanwhile is left alone
-            while left > 0 and (page := await self._dead_page(name, partition, after, min(PAGE, left))):
-                after, left = page[-1].dead_id, left - len(page)
-                if found := [dead.dead_id for dead in page if dead.dead_id in wanted or message_id(dead.body) in msg_ids]:
-                    total += await act(partition, found)
-                    wanted.difference_update(found)
-            rest = sorted(wanted, key=parse_id)  # whatever the order of `ids`: the order of dying keeps that of a key
-            for start in range(0, len(rest), PAGE):
-                total += await act(partition, rest[start : start + PAGE])
-        return total
+        return self._treating.in_parts("purged", name_of(topic, group))
 
     # -- single messages -----------------------------------------------------------------------------------------------------------
 
@@ -784,18 +643,18 @@ class Admin:
             group: the group.
             deserializer: called with a payload's bytes; None: JSON. If it raises, `unreadable` of the message says why.
         """
-        name, decoder = _name(topic, group), _decoder(topic, deserializer)
+        name, decoder = name_of(topic, group), _decoder(topic, deserializer)
         names: dict[str, str] = {}
 
         async def look() -> int:
-            with time_limit(self._timeout):
-                _, view, partitions = await self._look(topic, group)
+            with self._asking.limit():
+                _, view, partitions = await self._asking.look(topic, group)
             names.update(names_of(view.document))
             return len(partitions)
 
         async def page(partition: int, last: tuple[str, PendingRow] | None) -> list[tuple[str, PendingRow]]:
             after = b"" if last is None else last[1].entry_id
-            (found,) = await self._do_each([ListPending(name, partition, after, PAGE)])
+            (found,) = await self._asking.do_each([ListPending(name, partition, after, PAGE)])
             return [(found.holder, row) for row in found.rows]
 
         def make(partition: int, row: tuple[str, PendingRow]) -> PendingMessage:
@@ -809,14 +668,13 @@ class Admin:
 
         The order is partition after partition, earliest due time first in each. A message stays among them while its handler runs again.
         """
-        name, decoder = _name(topic, group), _decoder(topic, deserializer)
+        name, decoder = name_of(topic, group), _decoder(topic, deserializer)
 
         async def look() -> int:
-            with time_limit(self._timeout):
-                return len((await self._look(topic, group))[2])
+            return len(await self._asking.look_in_time(name))
 
         async def page(partition: int, last: Scheduled | None) -> Sequence[Scheduled]:
-            (found,) = await self._do_each([ListRetries(name, partition, last, PAGE)])
+            (found,) = await self._asking.do_each([ListRetries(name, partition, last, PAGE)])
             return found.rows
 
         return Listing(self._access, look, page, lambda partition, row: decoder.retry(partition, row, name.group))
@@ -830,11 +688,10 @@ class Admin:
         topic, decoder = check_name("topic", topic), _decoder(topic, deserializer)
 
         async def look() -> int:
-            with time_limit(self._timeout):
-                return (await self._state(topic)).partitions
+            return len(await self._asking.some(topic))
 
         async def page(partition: int, last: Scheduled | None) -> Sequence[Scheduled]:
-            (found,) = await self._do_each([ListDelayed(topic, partition, last, PAGE)])
+            (found,) = await self._asking.do_each([ListDelayed(topic, partition, last, PAGE)])
             return found.rows
 
         return Listing(self._access, look, page, decoder.delayed)
@@ -864,17 +721,12 @@ class Admin:
             TopicMissingError: the topic does not exist.
         """
         decoder, count = _decoder(topic, deserializer), check_count("count", count)
-        numbers = await self._some(topic, None) if partitions is None else _numbers(partitions)
+        numbers = await self._asking.some(topic) if partitions is None else numbers_of(partitions)
         start: Scheduled | None = None
         if after is not None:
             due = microseconds(after[0])
             start = Scheduled(after[1].encode(), b"%d" % due, due, None)
-
-        async def pages(places: Mapping[int, Scheduled | None], most: int) -> list[Sequence[Scheduled]]:
-            found = await self._do_each([ListDelayed(topic, number, last, most) for number, last in places.items()])
-            return [page.rows for page in found]
-
-        rows = EarliestFirst(numbers, start, pages)
+        rows = EarliestFirst(self._asking, topic, numbers, start)
         return [decoder.delayed(number, row) for number, row in await rows.read(count)]
 
     @in_one_loop
@@ -889,9 +741,9 @@ class Admin:
         Raises:
             TopicMissingError: the topic does not exist.
         """
-        numbers = await self._some(topic, None) if partitions is None else _numbers(partitions)
+        numbers = await self._asking.some(topic) if partitions is None else numbers_of(partitions)
         edges = [microseconds(one) for one in moments]
-        found = await self._do_each([CountDue(topic, number, edges) for number in numbers])
+        found = await self._asking.do_each([CountDue(topic, number, edges) for number in numbers])
         return [sum(counts) for counts in zip(*found, strict=True)] if found else [0] * len(edges)
 
     @in_one_loop
@@ -925,8 +777,8 @@ class Admin:
         if before is not None and after is not None:
             raise SettingsError("give before or after, not both")
         below, above = (_entry_id(name, one) for name, one in (("before", before), ("after", after)))
-        numbers, limit = _numbers(partitions), check_count("size", size, least=0)
-        pages = await self._do_each([SummariseEntries(topic, number, below, most, limit, above) for number in numbers])
+        numbers, limit = numbers_of(partitions), check_count("size", size, least=0)
+        pages = await self._asking.do_each([SummariseEntries(topic, number, below, most, limit, above) for number in numbers])
         found = [entry_summary_of(topic, number, one) for number, page in zip(numbers, pages, strict=True) for one in page]
         return sorted(found, key=lambda one: (parse_id(one.entry_id.encode()), -one.partition), reverse=after is None)
 
@@ -943,13 +795,13 @@ class Admin:
         ends: list[bytes] = []
 
         async def look() -> int:
-            partitions = len(await self._some(topic, None))
-            newest = await self._do_each([SummariseEntries(topic, number, b"", 1, 0) for number in range(partitions)])
+            partitions = len(await self._asking.some(topic))
+            newest = await self._asking.do_each([SummariseEntries(topic, number, b"", 1, 0) for number in range(partitions)])
             ends[:] = [found[0].entry_id if found else b"0-0" for found in newest]
             return partitions
 
         async def page(partition: int, last: RawEntry | None) -> list[RawEntry]:
-            (rows,) = await self._do_each([ReadEntries(topic, partition, b"" if last is None else last[0], PAGE)])
+            (rows,) = await self._asking.do_each([ReadEntries(topic, partition, b"" if last is None else last[0], PAGE)])
             return [row for row in rows if parse_id(row[0]) <= parse_id(ends[partition])]
 
         return Listing(self._access, look, page, lambda partition, row: decoder.entry(partition, *row))
@@ -971,11 +823,11 @@ class Admin:
             SettingsError: there is no such partition.
         """
         decoder, count = _decoder(topic, deserializer), check_count("count", count, most=AT_ONCE)
-        numbers = await self._some(topic, partition)
+        numbers = await self._asking.some(topic, partition)
         found: list[tuple[tuple[int, int], StreamMessage]] = []
         for start in range(0, len(numbers), TOGETHER):
             some = numbers[start : start + TOGETHER]
-            for number, page in zip(some, await self._do_each([ReadEntries(topic, one, None, count) for one in some]), strict=True):
+            for number, page in zip(some, await self._asking.do_each([ReadEntries(topic, one, None, count) for one in some]), strict=True):
                 found += [(parse_id(entry_id), decoder.entry(number, entry_id, fields)) for entry_id, fields in page]
             found.sort(key=lambda one: one[0], reverse=True)
             del found[count:]
@@ -997,8 +849,7 @@ class Admin:
             deserializer: called with a payload's bytes; None: JSON.
         """
         topic, interval = check_name("topic", topic), check_seconds("interval", interval)
-        look = partial(self._some, topic, partition)
-        return Following(self._access, self._do_each, topic, look, decoder=_decoder(topic, deserializer), interval=interval)
+        return Following(self._asking, topic, partition, decoder=_decoder(topic, deserializer), interval=interval)
 
     @in_one_loop
     async def find(
@@ -1034,9 +885,9 @@ class Admin:
         msg_id, limit = check_text("msg_id", msg_id), check_count("limit", limit)
         if entry_id is not None and (partition is None or not is_id(check_text("entry_id", entry_id).encode())):
             raise SettingsError("entry_id needs the partition, and looks like 1700000000000-0")
-        numbers = await self._some(topic, partition)
+        numbers = await self._asking.some(topic, partition)
         search = Search(
-            self._do_each,
+            self._asking,
             topic,
             msg_id,
             limit=limit,
@@ -1069,15 +920,15 @@ class Admin:
             if group is None:
                 info = await self.topic(topic, partitions=[0])  # every group is there
                 names = [GroupName(info.topic, one) for one in info.groups]
-                change.intent = intent = self._intent(names, Noted("cancelled while delayed", count=1, msg_id=msg_id))
+                change.intent = intent = self._changes.intent(names, Noted("cancelled while delayed", count=1, msg_id=msg_id))
                 numbers = range(info.partition_count)
                 done = await change.make(self._broker.do_each([CancelDelayed(topic, number, wanted) for number in numbers]))
                 await (intent.end() if any(done) else intent.withdraw())
                 return any(done)
-            name, _, views = await self._look(topic, group)
-            change.intent = intent = self._intent(name, Noted("cancelled", count=1, msg_id=msg_id))
+            name, _, views = await self._asking.look(topic, group)
+            change.intent = intent = self._changes.intent(name, Noted("cancelled", count=1, msg_id=msg_id))
             for partition in range(len(views)):
-                found = [row.id async for rows in self._retry_pages(name, partition) for row in rows if id_of(row) == wanted]
+                found = [row.id async for rows in retry_pages(self._asking, name, partition) for row in rows if id_of(row) == wanted]
                 for entry_id in found:
                     if await change.make(self._broker.do(CancelRetry(name, partition, entry_id))):
                         await intent.end()
@@ -1104,11 +955,11 @@ class Admin:
             TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
-            name, _, views = await self._look(topic, group)
+            name, _, views = await self._asking.look(topic, group)
             ids = None if ids is None else ids if isinstance(ids, str) else list(ids)
             msg_ids, named = split(name, () if ids is None else ids, (RetryMessage,), "retry")
             wanted = {one.encode() for one in msg_ids}
-            change.intent = intent = self._intent(name, Noted("retried now", msg_id=_only_one(ids)))
+            change.intent = intent = self._changes.intent(name, Noted("retried now", msg_id=only_one(ids)))
             total = 0
             for partition, view in enumerate(views):
                 left = view.retry  # no more: a message that fails again meanwhile is left alone
@@ -1117,7 +968,7 @@ class Admin:
                     total, left = total + made, left - made if made else 0
                 found = {one.entry_id.encode(): one.due for one in named.get(partition, ())}
                 if msg_ids:
-                    rows = [row async for rows in self._retry_pages(name, partition) for row in rows if id_of(row) in wanted]
+                    rows = [row async for rows in retry_pages(self._asking, name, partition) for row in rows if id_of(row) in wanted]
                     found |= {row.id: moment((row.due or 0) / 1000) for row in rows}
                 in_order = sorted(found, key=found.__getitem__)  # whatever the order of `ids`
                 for start in range(0, len(in_order), PAGE):
@@ -1135,10 +986,10 @@ class Admin:
         Raises:
             TopicMissingError: the topic does not exist.
         """
-        name = _name(topic, group)
-        with time_limit(self._timeout):
-            partitions = (await self._state(topic)).partitions
-            return sum(await self._do_each([CountBacklog(name, number) for number in range(partitions)]))
+        name = name_of(topic, group)
+        with self._asking.limit():
+            partitions = (await self._asking.state(topic)).partitions
+            return sum(await self._asking.do_each([CountBacklog(name, number) for number in range(partitions)]))
 
     @in_one_loop
     async def oldest_age(self, topic: str, group: str) -> float | None:
@@ -1149,39 +1000,12 @@ class Admin:
         Raises:
             TopicMissingError: the topic does not exist.
         """
-        name = _name(topic, group)
-        with time_limit(self._timeout):
-            partitions = (await self._state(topic)).partitions
-            views = await self._do_each([ViewPartition(name, number, deliveries=False) for number in range(partitions)])
-        ages = (_partition_info(number, view, view.holder, {}).oldest for number, view in enumerate(views))
+        name = name_of(topic, group)
+        with self._asking.limit():
+            partitions = (await self._asking.state(topic)).partitions
+            views = await self._asking.do_each([ViewPartition(name, number, deliveries=False) for number in range(partitions)])
+        ages = (partition_info(number, view, view.holder, {}).oldest for number, view in enumerate(views))
         return max((age for age in ages if age is not None), default=None)
-
-    async def _some(self, topic: str, partition: int | None) -> Sequence[int]:
-        """Return the partition, or all partitions of the topic."""
-        with time_limit(self._timeout):
-            partitions = (await self._state(topic)).partitions
-        if partition is None:
-            return range(partitions)
-        (number,) = _numbers([partition])
-        if number >= partitions:
-            raise SettingsError(f"there is no partition {number}: the topic has {partitions}")
-        return [number]
-
-    async def _do_each(self, steps: Sequence[Step[T]]) -> list[T]:
-        """Do steps that only read, within the time of one call."""
-        answers: list[T] = []
-        with time_limit(self._timeout):
-            for start in range(0, len(steps), STEPS):
-                some = steps[start : start + STEPS]
-                answers += await self._ask(partial(self._broker.do_each, some))
-        return answers
-
-    async def _retry_pages(self, name: GroupName, partition: int) -> AsyncGenerator[Sequence[Scheduled]]:
-        """Yield a partition's retries that are there now, page by page."""
-        last: Scheduled | None = None
-        while rows := (await self._do_each([ListRetries(name, partition, last, PAGE)]))[0].rows:
-            yield rows
-            last = rows[-1]
 
     # -- moving, pausing, deleting ---------------------------------------------------------------------------------------------------
 
@@ -1211,11 +1035,11 @@ class Admin:
         where = to if isinstance(to, str) else to.isoformat() if isinstance(to, datetime) else ""
         async with self._changes.in_order() as change:
             while True:
-                state = await self._state(topic)
-                name, view, partitions = await self._look(topic, group)
-                positions = _positions(to, len(partitions))
+                state = await self._asking.state(topic)
+                name, view, partitions = await self._asking.look(topic, group)
+                positions = positions_of(to, len(partitions))
                 sought = Noted("sought", partitions=ranges_of(positions), count=len(positions), to=where)
-                change.intent = change.intent or self._intent(name, sought)
+                change.intent = change.intent or self._changes.intent(name, sought)
                 if view.live and not view.paused:
                     raise GroupBusyError(f"group {group} of {topic} has {len(view.live)} live member(s): pause it, or stop them", view.live)
                 if state.history:  # G4: partitions that the topic grew by wait again
@@ -1223,7 +1047,7 @@ class Admin:
                     await change.make(close_barriers(self._broker, name, state.history))
                 for partition, position in positions.items():
                     await change.make(self._broker.do(Seek(name, partition, position)))
-                if (await self._state(topic)).generation == state.generation:
+                if (await self._asking.state(topic)).generation == state.generation:
                     break  # else it has grown meanwhile
             await change.intent.end(partitions=sought.partitions, count=sought.count)
 
@@ -1259,11 +1083,11 @@ class Admin:
         """
         wanted = check_count("partitions", partitions, most=MOST_PARTITIONS)
         async with self._changes.in_order() as change:
-            state = await self._state(topic)
+            state = await self._asking.state(topic)
             if state.partitions < wanted:
                 groups = (await self.topic(topic, partitions=[0])).groups  # every group is there
                 grown = Noted("grown", partitions=((state.partitions, wanted - 1),), count=wanted)
-                change.intent = intent = self._intent([GroupName(topic, one) for one in groups], grown)
+                change.intent = intent = self._changes.intent([GroupName(topic, one) for one in groups], grown)
                 state = await change.make(make_or_grow(self._broker, topic, wanted))
                 await intent.end(count=state.partitions)
             return state.partitions
@@ -1286,37 +1110,14 @@ class Admin:
             TopicMissingError: the topic or the group does not exist.
         """
         left = check_count("limit", limit)
-        with time_limit(self._timeout):
-            _, _, partitions = await self._look(topic, group)
+        with self._asking.limit():
+            _, _, partitions = await self._asking.look(topic, group)
         previews: list[SeekPreview] = []
-        for number, position in _positions(to, len(partitions)).items():
-            view = partitions[number]
-            again = skipped = 0
-            complete = True
-            if position == START:
-                again = max(0, view.length - view.unread)
-            elif position == END:
-                skipped = view.unread
-            else:
-                back = parse_id(position) < parse_id(view.last_delivered)
-                after, until = (position, view.last_delivered) if back else (view.last_delivered, position)
-                counted, complete = await self._count(topic, number, after, until, left)
-                left -= counted
-                again, skipped = (counted, 0) if back else (0, counted)
-            states = {"pending": view.pending, "retry": view.retry, "dead": view.dead}
-            previews.append(SeekPreview(number, view.unread, again, skipped, complete, **states))
+        for number, position in positions_of(to, len(partitions)).items():
+            found, counted = await preview(self._asking, partitions[number], position, topic=topic, number=number, limit=left)
+            previews.append(found)
+            left -= counted
         return previews
-
-    async def _count(self, topic: str, number: int, after: bytes, until: bytes, most: int) -> tuple[int, bool]:
-        """Count entries of a partition, a page at a time; return how many, and whether that is all."""
-        total = 0
-        while most > total:
-            (found,) = await self._do_each([CountEntries(topic, number, after, until, min(COUNTED, most - total))])
-            total += found.number
-            if found.last is None:
-                return total, True
-            after = found.last
-        return total, False
 
     @in_one_loop
     async def pause(self, topic: str, group: str) -> None:
@@ -1328,8 +1129,8 @@ class Admin:
             TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
-            name, _, _ = await self._look(topic, group)
-            await change.make(self._broker.do(SetPaused(name, paused=True, change=Noted("paused", by=self._label))))
+            name, _, _ = await self._asking.look(topic, group)
+            await change.make(self._broker.do(SetPaused(name, paused=True, change=Noted("paused", by=self._changes.by))))
 
     @in_one_loop
     async def resume(self, topic: str, group: str) -> None:
@@ -1339,8 +1140,8 @@ class Admin:
             TopicMissingError: the topic or the group does not exist.
         """
         async with self._changes.in_order() as change:
-            name, _, _ = await self._look(topic, group)
-            await change.make(self._broker.do(SetPaused(name, paused=False, change=Noted("resumed", by=self._label))))
+            name, _, _ = await self._asking.look(topic, group)
+            await change.make(self._broker.do(SetPaused(name, paused=False, change=Noted("resumed", by=self._changes.by))))
 
     @in_one_loop
     async def delete_group(self, topic: str, group: str, *, force: bool = False) -> None:
@@ -1358,13 +1159,13 @@ class Admin:
         """
         async with self._changes.in_order() as change:
             try:
-                name, _, partitions = await self._look(topic, group)
+                name, _, partitions = await self._asking.look(topic, group)
             except TopicMissingError:
                 # An administrator of an older version has left its history behind.
                 with contextlib.suppress(ServerError):
-                    await change.make(self._broker.do(Disband(_name(topic, group), force=False)))
+                    await change.make(self._broker.do(Disband(name_of(topic, group), force=False)))
                 raise
-            change.intent = intent = self._intent(name, Noted("deleted"))
+            change.intent = intent = self._changes.intent(name, Noted("deleted"))
             live = await change.make(self._broker.do(Disband(name, force=force, keeps_history=True)))
             if live and not force:
                 await intent.withdraw()
@@ -1392,10 +1193,10 @@ class Admin:
             info = await self.topic(topic)
             names = [GroupName(topic, group) for group in info.groups]
             if not force:
-                live = [member for name in names for member in (await self._ask(partial(self._broker.do, ViewGroup(name)))).live]
+                live = [member for name in names for member in (await self._asking.do(ViewGroup(name))).live]
                 if live:
                     raise GroupBusyError(f"groups of {topic} have {len(live)} live member(s): stop them first", live)
-            change.intent = self._intent(names, Noted("topic deleted"))
+            change.intent = self._changes.intent(names, Noted("topic deleted"))
             for name in names:
                 await change.make(self._broker.do(Disband(name, force=True, keeps_history=True)))
             await change.make(self._broker.do(DropTopic(topic)))
@@ -1417,63 +1218,12 @@ class Admin:
         Raises:
             SettingsError: `before` is not the id of a change.
         """
-        name, count = _name(topic, group), check_count("count", count)
+        name, count = name_of(topic, group), check_count("count", count)
         if before is not None and not is_id(check_text("before", before).encode()):
             raise SettingsError("before must be the entry_id of a change")
-        with time_limit(self._timeout):
-            found = await self._ask(lambda: self._broker.do(ReadHistory(name, count, b"" if before is None else before.encode())))
+        with self._asking.limit():
+            found = await self._asking.do(ReadHistory(name, count, b"" if before is None else before.encode()))
         return [history_entry(one.entry_id, one.change) for one in found]
-
-    # -- shared by the methods --------------------------------------------------------------------------------------------------------
-
-    @property
-    def _label(self) -> str:
-        return label_of(self._client, self._environment)
-
-    def _intent(self, groups: GroupName | Sequence[GroupName], change: Noted) -> Intent:
-        names = [groups] if isinstance(groups, GroupName) else groups
-        return Intent(self._access, names, msgspec.structs.replace(change, by=self._label))
-
-    async def _state(self, topic: str) -> TopicState:
-        topic = check_name("topic", topic)
-        state = await self._ask(lambda: self._broker.do(ReadTopic(topic)))
-        if state is None:
-            raise TopicMissingError(f"there is no topic {topic}")
-        return state
-
-    async def _look(
-        self, topic: str, group: str, partitions: Iterable[int] | None = None
-    ) -> tuple[GroupName, GroupView, list[PartitionView]]:
-        name = _name(topic, group)
-        numbers = range((await self._state(topic)).partitions) if partitions is None else _numbers(partitions)
-        found = await self._ask(lambda: self._broker.do_each([ViewPartition(name, number) for number in numbers]))
-        view = await self._ask(lambda: self._broker.do(ViewGroup(name)))
-        known = view.paused or view.members or view.document is not None
-        if not known and not any(partition.there for partition in found):
-            raise TopicMissingError(f"topic {topic} has no group {group}")
-        return name, view, found
-
-    async def _dead_page(self, name: GroupName, partition: int, after: bytes, count: int) -> list[DeadLetterEntry]:
-        return await self._ask(lambda: self._broker.do(ReadDead(name, partition, after=after, count=count)))
-
-    async def _ask(self, look: Callable[[], Awaitable[T]]) -> T:
-        """Return the result of `look`. If the connection breaks or stays silent, or a slot moves, repeat it within the time of the call."""
-        failures, closings = 0, self._closings
-        while True:
-            try:
-                return await look()
-            except ConnectionFailed as error:
-                failures += 1
-                pause = full_jitter(failures, base=0.05, most=2.0, random=self._environment.random)
-                moved = isinstance(error.__cause__, ServerError) and error.__cause__.redirect
-                refused = error.permanent or not (error.maybe_executed or error.silent or moved)
-                if refused or self._closings > closings or self._environment.monotonic() + pause >= time_is_up_at():
-                    raise
-            await anyio.sleep(pause)
-
-
-def _name(topic: str, group: str) -> GroupName:
-    return GroupName(check_name("topic", topic), check_name("group_name", group))
 
 
 def _entry_id(name: str, entry_id: str | None) -> bytes:
@@ -1483,98 +1233,7 @@ def _entry_id(name: str, entry_id: str | None) -> bytes:
     return b"" if entry_id is None else entry_id.encode()
 
 
-def _numbers(partitions: Iterable[int]) -> Sequence[int]:
-    return [check_count("a partition's number", number, least=0) for number in partitions]
-
-
 def _decoder(topic: str, deserializer: Deserializer | None) -> MessageDecoder:
     if deserializer is not None:
         check_plain("deserializer", deserializer)
     return MessageDecoder(topic, deserializer)
-
-
-def _only_one(ids: Sequence[object] | None) -> str:
-    """Return the id of the message that is named, if it is a single one; else ""."""
-    if ids is None or isinstance(ids, str) or len(ids) != 1:
-        return ""
-    (one,) = ids
-    return str.__str__(one) if isinstance(one, str) else one.msg_id if isinstance(one, RetryMessage | DeadMessage | DeadSummary) else ""
-
-
-def _member_info(view: GroupView, name: str, incarnation: str, owned: tuple[int, ...], *, waiting: bool) -> MemberInfo:
-    expiry, presence = view.members.get(incarnation), view.presences.get(incarnation)
-    left = None if expiry is None else (expiry - view.now) / 1_000_000
-    if presence is None:
-        return MemberInfo(name, incarnation, left, owned, waiting)
-    profile = presence.profile
-    return MemberInfo(
-        name,
-        incarnation,
-        left,
-        owned,
-        waiting,
-        client=profile.client,
-        host=profile.host,
-        pid=profile.pid,
-        version=profile.version,
-        since=moment(presence.since / 1000),
-        ttl=profile.ttl or None,
-    )
-
-
-def _waits(found: tuple[int, Passed] | None, view: PartitionView, state: TopicState) -> PartitionWaits | None:
-    """Return what a partition waits for; nothing, if it has been read: then its group asks for no order, or is about to wait again."""
-    if found is None or parse_id(view.last_delivered) > (0, 0):
-        return None
-    partition, passed = found
-    return PartitionWaits(partition, passed.waiting, passed.oldest.decode(), moment(state.grown))
-
-
-def _partition_info(
-    number: int, view: PartitionView, owner: str, names: Mapping[str, str], waits: PartitionWaits | None = None
-) -> PartitionInfo:
-    return PartitionInfo(
-        partition=number,
-        owner=owner,
-        owner_name=names.get(owner, ""),
-        token=view.token,
-        length=view.length,
-        unread=view.unread,
-        pending=view.pending,
-        retry=view.retry,
-        dead=view.dead,
-        delayed=view.delayed,
-        last_delivered=view.last_delivered.decode(),
-        deliveries=view.deliveries,
-        lost=view.lost,
-        added=view.added,
-        died=view.died,
-        redriven=view.redriven,
-        moves=view.moves,
-        oldest_unread=_age(view.oldest_unread, view.now),
-        oldest_pending=_age(view.oldest_pending, view.now),
-        retry_due=None if view.retry_due is None else (view.retry_due - view.now) / 1e6,
-        now=moment(view.now / 1000),
-        waits=waits,
-    )
-
-
-def _age(milliseconds: int | None, now: int) -> float | None:
-    return None if milliseconds is None else max(0.0, now / 1e6 - milliseconds / 1e3)
-
-
-def _positions(to: Position, partitions: int) -> dict[int, bytes]:
-    """Return, for each partition to move, the position after which it continues."""
-    if isinstance(to, Mapping):
-        positions: dict[int, bytes] = {}
-        for given, entry_id in to.items():
-            number = check_count("a partition's number", given, least=0)
-            if number >= partitions:
-                raise SettingsError(f"there is no partition {number}: the topic has {partitions}")
-            positions[number] = before_entry(entry_id)
-        return positions
-    if isinstance(to, datetime):
-        return dict.fromkeys(range(partitions), before_time(to))
-    if not isinstance(to, str) or to not in ("earliest", "latest"):
-        raise SettingsError(f"to must be 'earliest', 'latest', an aware datetime, or entry ids by partition, not {shown(to)}")
-    return dict.fromkeys(range(partitions), START if to == "earliest" else END)

@@ -112,18 +112,28 @@ class Change:
 
 
 class Changes:
-    """Runs blocks of changes in order."""
+    """Runs blocks of changes in order.
 
-    def __init__(self, access: Access, timeout: float) -> None:
+    Attributes:
+        by: who makes them, as histories show it.
+    """
+
+    def __init__(self, access: Access, timeout: float, by: str) -> None:
         """Begin with no broken connection.
 
         Args:
             access: gives the broker that carries out the changes.
             timeout: seconds that a block may take.
+            by: who makes the changes.
         """
+        self.by = by
         self._access = access
         self._timeout = timeout
         self._broken: dict[tuple[int, str, str], None] = {}  # connections to kill: they may still carry a change
+
+    def intent(self, groups: GroupName | Sequence[GroupName], change: Noted) -> Intent:
+        """Return what is to be noted in the histories of these groups: this change, by the one who makes it."""
+        return Intent(self._access, [groups] if isinstance(groups, GroupName) else groups, replace(change, by=self.by))
 
     @contextlib.asynccontextmanager
     async def in_order(self) -> AsyncGenerator[Change]:

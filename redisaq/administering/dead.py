@@ -1,36 +1,28 @@
-"""Reads a group's dead letters for an Admin, in pages: oldest or newest death first; counts them by kind; and sorts what its caller names.
+"""Reads a group's dead letters for an Admin, in pages, oldest or newest death first; and counts them by kind.
 
-Input: functions that return a page of one or more partitions. Invariant: at most one page of each partition is in memory, and AT_ONCE dead
+Invariant: at most one page of each partition is in memory, and AT_ONCE dead
 letters of all of them.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, Protocol, Self, TypeVar
 
 from msgspec.structs import replace
 
-from redisaq.admin_views import DeadKind, DeadKinds, DeadLetterInfo, DeadMessage, DeadSummary, RetryMessage
-from redisaq.administering.messages import AT_ONCE
+from redisaq.admin_views import DeadKind, DeadKinds, DeadMessage, DeadSummary
+from redisaq.administering.asking import AT_ONCE, PAGE, SUMMARY, Asking
 from redisaq.administering.reading import DeadLetterDecoder, kind_of_letters
 from redisaq.brokers.access import Access
-from redisaq.brokers.steps.administration import PartitionView
-from redisaq.brokers.steps.retrying import CountedDead, DeadLetterEntry
+from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.retrying import CountDead, CountedDead, ReadDead
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import parse_id
-from redisaq.describing import shown
-from redisaq.errors import SettingsError
-from redisaq.settings import check_text
-
-M = TypeVar("M", bound=DeadLetterInfo | RetryMessage)
 
 COUNTED_AT_ONCE, COUNTED_TOGETHER = 200, 10
 """Dead letters of one partition that the server counts in one step, which keeps others waiting; and partitions of one write."""
-
-PAGE = 100
-"""Dead letters of one page."""
 
 Ids = Iterable[str | DeadMessage | DeadSummary]
 """The dead letters that `redrive` and `purge` accept: message ids, or the letters themselves."""
@@ -67,20 +59,20 @@ class OldestFirst:
 
     def __init__(
         self,
+        asking: Asking,
+        name: GroupName,
         decoder: DeadLetterDecoder,
-        look: Callable[[], Awaitable[Sequence[PartitionView]]],
-        page: Callable[[int, bytes], Awaitable[list[DeadLetterEntry]]],
     ) -> None:
         """Begin before the first.
 
         Args:
+            asking: reads them.
+            name: the group.
             decoder: decodes the group's dead letters.
-            look: returns the group's partitions.
-            page: returns a page of a partition's dead letters after an id.
         """
+        self._asking = asking
+        self._name = name
         self._decoder = decoder
-        self._look = look
-        self._ask_page = page
         self._partitions = -1
         self._partition = 0
         self._after = b""
@@ -89,11 +81,12 @@ class OldestFirst:
     async def advance(self) -> DeadMessage | None:
         """Return the next one; None after the last one."""
         if self._partitions < 0:
-            self._partitions = len(await self._look())
+            self._partitions = len(await self._asking.look_in_time(self._name))
         while not self._page:
             if self._partition == self._partitions:
                 return None
-            page = await self._ask_page(self._partition, self._after)
+            with self._asking.limit():
+                page = await self._asking.do(ReadDead(self._name, self._partition, after=self._after, count=PAGE))
             self._page = [self._decoder.decode(self._partition, dead.dead_id, dead.body) for dead in reversed(page)]
             self._after = page[-1].dead_id if page else b""
             self._partition += not page
@@ -117,19 +110,22 @@ class NewestFirst(Generic[D]):
 
     def __init__(
         self,
+        asking: Asking,
         numbers: Callable[[], Awaitable[Iterable[int]]],
-        pages: Callable[[Mapping[int, bytes], int], Awaitable[Sequence[Sequence[D]]]],
+        step: Callable[[int, bytes, int], Step[list[D]]],
         below: bytes = b"",
     ) -> None:
         """Begin before the first.
 
         Args:
+            asking: reads them.
             numbers: returns the partitions that have dead letters.
-            pages: returns the newest dead letters of some partitions: by number, those below an id (b"": all), and how many of each.
+            step: makes the step that reads the newest dead letters of a partition: below an id (b"": all), and how many.
             below: the id below which it begins; b"": with the newest.
         """
+        self._asking = asking
         self._numbers = numbers
-        self._ask_pages = pages
+        self._step = step
         self._below = below
         self._begun = False
         self._count = 1
@@ -145,7 +141,8 @@ class NewestFirst(Generic[D]):
             self._empty, self._begun = dict.fromkeys(numbers, self._below), True
         while self._empty:
             some = dict(list(self._empty.items())[: max(1, AT_ONCE // self._count)])
-            for number, page in zip(some, await self._ask_pages(some, self._count), strict=True):
+            pages = await self._asking.do_each([self._step(number, below, self._count) for number, below in some.items()])
+            for number, page in zip(some, pages, strict=True):
                 del self._empty[number]
                 self._kept[number] = list(reversed(page))
                 self._put(number)
@@ -170,20 +167,17 @@ class CountingKinds:
 
     def __init__(
         self,
-        access: Access,
-        look: Callable[[], Awaitable[Sequence[PartitionView]]],
-        count: Callable[[Mapping[int, bytes], int], Awaitable[list[CountedDead]]],
+        asking: Asking,
+        name: GroupName,
     ) -> None:
         """Create an iterator. It sends nothing to the server yet.
 
         Args:
-            access: restricts the iterator to one event loop at a time.
-            look: returns the group's partitions.
-            count: counts the newest dead letters of some partitions: by number, those below an id (b"": all), and how many of each.
+            asking: counts them.
+            name: the group.
         """
-        self._access = access
-        self._look = look
-        self._count = count
+        self._asking = asking
+        self._name = name
         self._left: dict[int, int] | None = None  # by partition, letters to count: those that there were in the beginning
         self._below: dict[int, bytes] = {}
         self._kinds: dict[str, DeadKind] = {}
@@ -198,14 +192,14 @@ class CountingKinds:
         """Count some more, and return what has been counted so far."""
         if self._ended:
             raise StopAsyncIteration
-        with self._access:
+        with self._asking.access:
             if self._left is None:
-                left = {number: view.dead for number, view in enumerate(await self._look()) if view.dead}
+                left = {number: view.dead for number, view in enumerate(await self._asking.look_in_time(self._name)) if view.dead}
                 self._left, self._total = left, sum(left.values())
             numbers = sorted(self._left, key=self._below.__contains__)[:COUNTED_TOGETHER]  # the newest of each partition first
-            some = {number: self._below.get(number, b"") for number in numbers}
-            found = await self._count(some, COUNTED_AT_ONCE) if some else []
-        for number, one in zip(some, found, strict=True):
+            steps = [CountDead(self._name, number, self._below.get(number, b""), COUNTED_AT_ONCE, SUMMARY) for number in numbers]
+            found = await self._asking.do_each(steps)
+        for number, one in zip(numbers, found, strict=True):
             self._take(number, one, self._left)
         self._ended = not self._left
         kinds = sorted(self._kinds.values(), key=lambda one: (-one.count, one.kind))
@@ -225,31 +219,3 @@ class CountingKinds:
         left[number] -= found.number
         if found.number < COUNTED_AT_ONCE or left[number] <= 0:
             del left[number]
-
-
-def split(name: GroupName, ids: Iterable[str | M], kinds: tuple[type[M], ...], what: str) -> tuple[set[str], dict[int, list[M]]]:
-    """Sort what a caller names: return the message ids, and by partition the messages themselves.
-
-    Args:
-        name: the group.
-        ids: message ids, or messages.
-        kinds: of which classes messages are.
-        what: what messages are called, for errors.
-
-    Raises:
-        SettingsError: `ids` is one text, or one of them is of another class or of another group.
-    """
-    if isinstance(ids, str):
-        raise SettingsError("ids must be several: put the one into a list")
-    msg_ids: set[str] = set()
-    named: dict[int, list[M]] = {}
-    for one in ids:
-        if isinstance(one, kinds):
-            if (one.topic, one.group) != (name.topic, name.group):
-                raise SettingsError(f"this {what} is of group {one.group} of {one.topic}: {one.msg_id}")
-            named.setdefault(one.partition, []).append(one)
-        elif isinstance(one, str) and one:
-            msg_ids.add(check_text("ids", one))
-        else:
-            raise SettingsError(f"each of ids must be a message id or a {what}, not {shown(one)}")
-    return msg_ids, named

@@ -1,25 +1,27 @@
 """Reads single messages for an Admin: in lists, newly arriving ones, and one by its id.
 
-Input: a function that does steps, and repeats those whose connection broke. Output: the structs of `admin_views`. Invariants: at most one
-page of each list is in memory, and each answer of the server is a small part of its data.
+Output: the structs of `admin_views`. Invariants: at most one page of each list is in memory, and each answer of the server is a small part
+of its data.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import anyio
 
 from redisaq.admin_views import GroupStanding, StreamMessage, Whereabouts, moment
+from redisaq.administering.asking import AT_ONCE, PAGE, Asking
 from redisaq.administering.reading import DeadLetterDecoder, MessageDecoder
 from redisaq.brokers.access import Access
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.administration import ViewGroup, ViewStream
 from redisaq.brokers.steps.messages import (
+    ListDelayed,
     ListRetries,
     ReadDelayed,
     ReadEntries,
@@ -35,15 +37,8 @@ from redisaq.core.entry_ids import LAST, parse_id
 from redisaq.core.membership import Document
 from redisaq.core.records import MOST_NUMBER, UNREADABLE, decode_retry, read_dead
 
-R = TypeVar("R")
 S = TypeVar("S")
 T = TypeVar("T")
-
-PAGE = 100
-"""Messages of one page of a list."""
-
-AT_ONCE = 1000
-"""The most messages that are read at once, of all partitions together."""
 
 SEARCHED = 100
 """Entries that one step of a search looks at. The server does nothing else meanwhile, and needs some microseconds for each."""
@@ -51,19 +46,8 @@ SEARCHED = 100
 TOGETHER = 8
 """Partitions that are searched, or peeked into, in one write."""
 
-STEPS = 100
-"""The most steps of one write: the server does all of them before it turns to another client."""
-
 CHANGES = 3
 """How many times a message may change its place while it is looked at: each time it is looked for once more."""
-
-
-class Asks(Protocol):
-    """Does several steps of one class, within the Admin's time, and returns their answers."""
-
-    async def __call__(self, steps: Sequence[Step[R]], /) -> list[R]:
-        """Do them."""
-        ...
 
 
 def names_of(document: Document | None) -> dict[str, str]:
@@ -124,18 +108,21 @@ class EarliestFirst:
 
     def __init__(
         self,
+        asking: Asking,
+        topic: str,
         partitions: Sequence[int],
         start: Scheduled | None,
-        pages: Callable[[Mapping[int, Scheduled | None], int], Awaitable[list[Sequence[Scheduled]]]],
     ) -> None:
         """Begin before the first.
 
         Args:
+            asking: reads them.
+            topic: the topic.
             partitions: the partitions.
             start: begin after this one; None: with the first.
-            pages: returns so many messages of some partitions: by number, those after a message (None: the first ones).
         """
-        self._ask_pages = pages
+        self._asking = asking
+        self._topic = topic
         self._next: dict[int, Scheduled | None] = dict.fromkeys(partitions, start)  # partitions to read on, after these
         self._kept: dict[int, deque[Scheduled]] = {}
         self._order: list[tuple[int, bytes, int]] = []  # a heap: due time and id of the first of each of them, and the partition
@@ -147,8 +134,9 @@ class EarliestFirst:
         while len(found) < count:
             if self._next:
                 places, self._next = self._next, {}
-                for number, page in zip(places, await self._ask_pages(places, most), strict=True):
-                    self._kept[number] = deque(page)
+                pages = await self._asking.do_each([ListDelayed(self._topic, number, last, most) for number, last in places.items()])
+                for number, page in zip(places, pages, strict=True):
+                    self._kept[number] = deque(page.rows)
                     self._put(number)
             if not self._order:
                 break
@@ -171,10 +159,9 @@ class Following:
 
     def __init__(
         self,
-        access: Access,
-        ask: Asks,
+        asking: Asking,
         topic: str,
-        look: Callable[[], Awaitable[Sequence[int]]],
+        partition: int | None,
         *,
         decoder: MessageDecoder,
         interval: float,
@@ -182,17 +169,15 @@ class Following:
         """Create an iterator. It sends nothing to the server yet.
 
         Args:
-            access: restricts the iterator to one event loop at a time.
-            ask: does steps.
+            asking: reads them.
             topic: the topic.
-            look: returns the partitions to follow.
+            partition: the partition to follow; None: all of them, also those that the topic grows by.
             decoder: decodes the topic's messages.
             interval: seconds between two looks that found nothing.
         """
-        self._access = access
-        self._ask = ask
+        self._asking = asking
         self._topic = topic
-        self._look = look
+        self._partition = partition
         self._decoder = decoder
         self._interval = interval
         self._positions: dict[int, bytes] = {}
@@ -204,11 +189,11 @@ class Following:
 
     async def __anext__(self) -> StreamMessage:
         """Return the next message. If cancelled, none is lost."""
-        with self._access:
+        with self._asking.access:
             if not self._positions:
                 await self.begin()
         while not self._found:
-            with self._access:
+            with self._asking.access:
                 await self._read()
             if not self._found:
                 await anyio.sleep(self._interval)
@@ -216,14 +201,16 @@ class Following:
 
     async def begin(self) -> None:
         """Record the newest message of each partition: what comes after these is returned."""
-        partitions = await self._look()
-        newest = await self._ask([ReadEntries(self._topic, number, None, 1) for number in partitions])
+        partitions = await self._asking.some(self._topic, self._partition)
+        newest = await self._asking.do_each([ReadEntries(self._topic, number, None, 1) for number in partitions])
         self._positions = {number: found[0][0] if found else b"" for number, found in zip(partitions, newest, strict=True)}
 
     async def _read(self) -> None:
-        partitions = await self._look()  # the topic may have grown
+        partitions = await self._asking.some(self._topic, self._partition)  # the topic may have grown
         count = max(1, AT_ONCE // len(partitions))
-        pages = await self._ask([ReadEntries(self._topic, number, self._positions.get(number, b""), count) for number in partitions])
+        pages = await self._asking.do_each(
+            [ReadEntries(self._topic, number, self._positions.get(number, b""), count) for number in partitions]
+        )
         found: list[tuple[tuple[int, int], StreamMessage]] = []
         for number, page in zip(partitions, pages, strict=True):
             found += [(parse_id(entry_id), self._decoder.entry(number, entry_id, fields)) for entry_id, fields in page]
@@ -235,19 +222,19 @@ class Search:
     """Looks for one message, by its id: among the delayed ones, in the streams, then in what groups keep."""
 
     def __init__(
-        self, ask: Asks, topic: str, msg_id: str, *, limit: int, decoder: MessageDecoder, dead: Callable[[str], DeadLetterDecoder]
+        self, asking: Asking, topic: str, msg_id: str, *, limit: int, decoder: MessageDecoder, dead: Callable[[str], DeadLetterDecoder]
     ) -> None:
         """Prepare a search.
 
         Args:
-            ask: does steps.
+            asking: does steps.
             topic: the topic.
             msg_id: the message's id.
             limit: how many entries, retries and dead letters to look at.
             decoder: decodes the topic's messages.
             dead: returns what decodes a group's dead letters.
         """
-        self._ask = ask
+        self._asking = asking
         self._topic = topic
         self._msg_id = msg_id
         self._wanted = msg_id.encode()
@@ -263,11 +250,13 @@ class Search:
             partitions: where to look.
             entry_id: its entry, if that is known: then nothing is searched for it.
         """
-        delayed = await self._ask([ReadDelayed(self._topic, number, self._wanted) for number in partitions])
+        delayed = await self._asking.do_each([ReadDelayed(self._topic, number, self._wanted) for number in partitions])
         for number, row in zip(partitions, delayed, strict=True):
             if row is not None:
                 return self._whereabouts(delayed=self._decoder.delayed(number, row))
-        groups = sorted({name for view in await self._ask([ViewStream(self._topic, one) for one in partitions]) for name in view.groups})
+        groups = sorted(
+            {name for view in await self._asking.do_each([ViewStream(self._topic, one) for one in partitions]) for name in view.groups}
+        )
         names = [GroupName(self._topic, group) for group in groups]
         before = b"" if not entry_id else b"%d-%d" % _next(parse_id(entry_id))
         steps = {number: partial(SearchStream, self._topic, number, self._wanted) for number in partitions}
@@ -295,7 +284,7 @@ class Search:
         while places and self._left > 0:
             numbers = list(places)[:TOGETHER]
             each = max(1, min(count, self._left // len(numbers)))
-            answers = await self._ask([steps[number](places[number], each) for number in numbers])
+            answers = await self._asking.do_each([steps[number](places[number], each) for number in numbers])
             self._left -= sum(answer.looked for answer in answers)
             for number, answer in zip(numbers, answers, strict=True):
                 if answer.found is not None:
@@ -309,19 +298,19 @@ class Search:
     async def _standing(self, name: GroupName, number: int, entry_id: bytes) -> GroupStanding:
         """Return what a group has done with an entry of the stream. It may be moved meanwhile, back from the dead letters, too."""
         for _ in range(CHANGES):
-            (standing,) = await self._ask([ReadStanding(name, number, entry_id)])
+            (standing,) = await self._asking.do_each([ReadStanding(name, number, entry_id)])
             if (known := await self._known(name, number, standing)) is not None:
                 return known
             if (dead := await self._dead(name, [number])) is not None:
                 return dead
-            (again,) = await self._ask([ReadStanding(name, number, entry_id)])
+            (again,) = await self._asking.do_each([ReadStanding(name, number, entry_id)])
             if again == standing or self._left <= 0:
                 break
         return GroupStanding("done" if self._left > 0 else "unknown")
 
     async def _known(self, name: GroupName, number: int, standing: Standing) -> GroupStanding | None:
         if standing.deliveries is not None:
-            (view,) = await self._ask([ViewGroup(name)])
+            (view,) = await self._asking.do_each([ViewGroup(name)])
             owner = names_of(view.document).get(standing.holder, "")
             return GroupStanding("pending", standing.holder, owner, moment(standing.since / 1000), standing.deliveries)
         if standing.retry is not None:
@@ -333,7 +322,7 @@ class Search:
         for number in partitions:
             last: Scheduled | None = None
             while self._left > 0:
-                (page,) = await self._ask([ListRetries(name, number, last, min(PAGE, self._left))])
+                (page,) = await self._asking.do_each([ListRetries(name, number, last, min(PAGE, self._left))])
                 self._left -= len(page.rows)
                 for row in page.rows:
                     if id_of(row) == self._wanted:
@@ -350,6 +339,14 @@ class Search:
             return None
         number, (dead_id, fields) = found
         return GroupStanding("dead", dead=self._dead_decoder(name.group).decode(number, dead_id, read_dead(dead_id, fields or ())))
+
+
+async def retry_pages(asking: Asking, name: GroupName, partition: int) -> AsyncGenerator[Sequence[Scheduled]]:
+    """Yield a partition's retries that are there now, page by page."""
+    last: Scheduled | None = None
+    while rows := (await asking.do_each([ListRetries(name, partition, last, PAGE)]))[0].rows:
+        yield rows
+        last = rows[-1]
 
 
 def id_of(retry: Scheduled) -> bytes | None:

@@ -16,41 +16,17 @@ from redisaq.admin_views import (
     DeadMessage,
     DeadSummary,
     DelayedMessage,
-    HeldUpInfo,
-    HistoryEntry,
     MessageSummary,
     PendingMessage,
     RetryMessage,
-    RunningInfo,
     StreamMessage,
     moment,
 )
 from redisaq.brokers.steps.messages import EntrySummary, PendingRow, Scheduled
 from redisaq.brokers.steps.retrying import DeadKind as CountedKind, DeadLetterSummary
-from redisaq.brokers.steps.topics import TopicState
 from redisaq.core.codec import Deserializer, EntryDecoder
 from redisaq.core.failures import kind_of, template, where
-from redisaq.core.history import Change
 from redisaq.core.records import FOREIGN, MOST_NUMBER, NO_FAILURE, RAW, UNREADABLE, Body, Unreadable, decode_delayed, decode_retry
-from redisaq.core.running import Report
-
-
-def history_entry(entry_id: bytes, change: Change) -> HistoryEntry:
-    """Return a change as people see it."""
-    return HistoryEntry(
-        entry_id=entry_id.decode(),
-        at=moment(int(entry_id.split(b"-")[0])),
-        what=change.what,
-        member=change.member,
-        name=change.name,
-        by=change.by,
-        partitions=change.partitions,
-        count=change.count,
-        to=change.to,
-        msg_id=change.msg_id,
-        began=moment(change.began) if change.began > 0 else None,
-        takers=change.takers,
-    )
 
 
 def summary_of(topic: str, group: str, partition: int, found: DeadLetterSummary) -> DeadSummary:
@@ -247,16 +223,3 @@ def _headers(data: bytes) -> Mapping[str, str]:
         return msgspec.json.decode(data, type=dict[str, str]) if data else {}
     except msgspec.MsgspecError:
         return {}
-
-
-def held_up_info(state: TopicState) -> HeldUpInfo | None:
-    """Return the producer that last had to wait."""
-    found = state.held_up
-    return None if found is None else HeldUpInfo(moment(found.at / 1000), found.partition, found.max_backlog)
-
-
-def running_of(report: Report) -> tuple[RunningInfo, ...]:
-    """Return what a member has in handlers."""
-    return tuple(
-        RunningInfo(one.msg_id, one.partition, one.entry_id, one.key, one.attempt, moment(one.since), one.limit) for one in report.messages
-    )
