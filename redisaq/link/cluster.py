@@ -26,7 +26,7 @@ from anyio.lowlevel import checkpoint
 from redisaq.environment import LONGEST_SILENCE, Environment, current_environment, time_is_up_at
 from redisaq.errors import ConnectionFailed, RedisaqError, ServerError
 from redisaq.link.address import Address, ClusterAddress
-from redisaq.link.attempt import Attempt
+from redisaq.link.attempt import Attempts
 from redisaq.link.caller import key_of
 from redisaq.link.greeting import LOGGED_OUT, Greeting, greet
 from redisaq.link.line import Line
@@ -99,7 +99,7 @@ class ClusterLink:
         self._routes: dict[bytes, Link] = {}  # where keys are, as the map has it
         self._doubted: set[Node] = set()  # that gave trouble since the last look
         self._hint: Node | None = None  # the target of the last redirect
-        self._attempt: Attempt | None = None  # the look under way
+        self._looks = Attempts()
         self._stranger: Link | None = None  # whom it asks over a connection of its own
         self._era = 0  # grows with each `close`; looks of an older era fail
         self._runs: dict[Node, str] = {}
@@ -347,21 +347,7 @@ class ClusterLink:
         with anyio.move_on_after(time_is_up_at() - self._now()):
             while True:
                 self._check_open(era)
-                attempt = self._attempt
-                if attempt is None:
-                    attempt = self._attempt = Attempt()
-                    try:
-                        await self._look_now(besides)
-                        attempt.done = True
-                    except ConnectionFailed as error:
-                        attempt.error = error
-                    finally:
-                        self._attempt = None
-                        attempt.end()
-                else:
-                    await attempt.wait()
-                attempt.check(self.url)
-                if attempt.done:
+                if await self._looks.share(partial(self._look_now, besides), self.url):
                     self._check_open(era)
                     return
         raise ConnectionFailed(self.url, "the map of slots did not come within the time of the call", silent=True)
@@ -491,7 +477,7 @@ class ClusterLink:
 
         The look asks others, since it would wait for this connection.
         """
-        if self._age() > RECENT and self._attempt is None:  # a look that needs this connection does not wait for itself
+        if self._age() > RECENT and self._looks.current is None:  # a look that needs this connection does not wait for itself
             with contextlib.suppress(ConnectionFailed):
                 await self._look(besides=node)
         if node not in self._map.masters:
@@ -515,7 +501,7 @@ class ClusterLink:
         """Ask the others whether that node still serves; if not, the new map breaks what goes to it."""
         self._doubted.add(node)
         self._routes.clear()
-        if self._attempt is None:
+        if self._looks.current is None:
             with contextlib.suppress(RedisaqError):
                 await self._look(besides=node)
 

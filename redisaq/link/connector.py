@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from redisaq.errors import ConnectionFailed
-from redisaq.link.attempt import Attempt
+from redisaq.link.attempt import Attempts
 from redisaq.link.shared import SharedConnection
 
 
@@ -27,7 +27,7 @@ class Connector:
         self.era = 0
         self._connect = connect
         self._url = url
-        self._attempt: Attempt | None = None
+        self._attempts = Attempts()
 
     @property
     def live(self) -> SharedConnection | None:
@@ -47,13 +47,7 @@ class Connector:
                 raise ConnectionFailed(self._url, "the link was closed")
             if (connection := self.live) is not None:
                 return connection
-            attempt = self._attempt
-            if attempt is None:
-                attempt = self._attempt = Attempt()
-                await self._run(attempt)
-            else:
-                await attempt.wait()
-            attempt.check(self._url)
+            await self._attempts.share(self._make, self._url)
 
     def close(self, reason: str) -> None:
         """Fail all callers that wait, and break the connection. The dialer ends an attempt that is under way."""
@@ -62,11 +56,5 @@ class Connector:
             self.current.fail(reason)
             self.current = None
 
-    async def _run(self, attempt: Attempt) -> None:
-        try:
-            self.current = await self._connect()
-        except ConnectionFailed as error:
-            attempt.error = error
-        finally:
-            self._attempt = None
-            attempt.end()
+    async def _make(self) -> None:
+        self.current = await self._connect()

@@ -23,7 +23,7 @@ import anyio
 from redisaq.environment import LONGEST_SILENCE, Environment, time_is_up_at
 from redisaq.errors import ConnectionFailed, RedisaqError, ServerError
 from redisaq.link.address import Address, SentinelAddress
-from redisaq.link.attempt import Attempt
+from redisaq.link.attempt import Attempts
 from redisaq.link.dial import Dialer
 from redisaq.link.greeting import Greeting, greet
 from redisaq.link.line import Line
@@ -69,7 +69,7 @@ class Sentinels:
             for one in address.sentinels
         ]  # the one to ask first comes first
         self._line: Line | None = None  # to the first of them, once it has answered
-        self._attempt: Attempt | None = None
+        self._attempts = Attempts()
         self._asked = -math.inf
         self._unanswered = 0  # questions in a row
         self._era = 0  # grows with each `close`; questions of an older era fail
@@ -91,14 +91,7 @@ class Sentinels:
             SettingsError: the certificate files cannot be used.
         """
         while True:
-            attempt = self._attempt
-            if attempt is None:
-                attempt = self._attempt = Attempt()
-                await self._run(attempt)
-            else:
-                await attempt.wait()
-            attempt.check(self._url)
-            if attempt.done and self.master is not None:
+            if await self._attempts.share(self._find, self._url) and self.master is not None:
                 return self.master
 
     async def describe(self) -> dict[str, str]:
@@ -117,7 +110,7 @@ class Sentinels:
     def hear(self) -> None:
         """Take in what a sentinel has published meanwhile, without waiting."""
         line = self._line
-        if line is None or self._attempt is not None or line.broken is not None:
+        if line is None or self._attempts.current is not None or line.broken is not None:
             return
         try:
             if line.wire.arrived():
@@ -141,18 +134,11 @@ class Sentinels:
         self._drop("the link was closed")
         self._asked = -math.inf
 
-    async def _run(self, attempt: Attempt) -> None:
+    async def _find(self) -> None:
         self._asked = self._environment().monotonic()
         self._unanswered += 1
-        try:
-            self.master = await self._ask_in_turn()
-            attempt.done = True
-            self._unanswered = 0
-        except ConnectionFailed as error:
-            attempt.error = error
-        finally:
-            self._attempt = None
-            attempt.end()
+        self.master = await self._ask_in_turn()
+        self._unanswered = 0
 
     async def _ask_in_turn(self) -> _Where:
         failures: list[ConnectionFailed] = []

@@ -194,9 +194,9 @@ async def test_a_sick_node_holds_up_nobody_elses_calls(cluster: FakeCluster, lin
         tasks.start_soon(keep_looking)
         with anyio.fail_after(HANG_SECONDS):
             while True:
-                looking = link._attempt
+                looking = link._looks.current
                 assert await link.call((b"GET", LOW)) == [b"from 1"]
-                if looking is not None and link._attempt is looking:
+                if looking is not None and link._looks.current is looking:
                     break
                 await anyio.sleep(0.001)
         tasks.cancel_scope.cancel()
