@@ -30,6 +30,7 @@ from cyclopts import Parameter, validators
 from redisaq import events
 from redisaq.cli.groups import leaves
 from redisaq.consumer import Consumer
+from redisaq.core.history import ranges_of
 from redisaq.embedded import open_embedded
 from redisaq.embedded.server import valkey_program
 from redisaq.environment import current_environment
@@ -243,13 +244,7 @@ def in_words(numbers: Collection[int]) -> str:
 
 def ranges(numbers: Collection[int]) -> str:
     """Return numbers in short form: `0-3 7 9-10`."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return " ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges_of(numbers, None))
 
 
 # -- the parent ----------------------------------------------------------------------------------------------------------------------

@@ -1,23 +1,21 @@
 """The frames of `redisaq top`: what a terminal shows of a snapshot.
 
-In come a snapshot, what has been chosen, and the size of the terminal; out comes text. Pure functions, and `Choice`, which keys change. The
-words, letters and order are those of the page. Without colours everything is still said: by letters, signs and `!!!`.
+In come a snapshot, what has been chosen, and the size of the terminal; out comes text. Pure functions. The words, letters and order are
+those of the page. Without colours everything is still said: by letters, signs and `!!!`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
-import msgspec
-from msgspec.structs import replace
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from redisaq.cli.choosing import KEYS, Choice, rows, topics
 from redisaq.cli.common import plain
-from redisaq.watching import Attention, Curves, GroupView, MemberView, PartitionView, Screen, Snapshot, TopicView
+from redisaq.watching import Attention, Curves, GroupView, MemberView, PartitionView, Snapshot, TopicView
 from redisaq.watching.attention import NEAR_LIMIT, SLOW
 from redisaq.watching.words import clock, count, duration, fine, group_name, many, per, ranges, rate, short
 
@@ -40,130 +38,6 @@ COLUMN, HEIGHT = 4, 8
 
 ATTENTION, HISTORY, ROWS = 6, 5, 8
 """Lines of each that a frame shows."""
-
-KEYS = (
-    ("↑ ↓, j k", "choose a row"),
-    ("⏎", "open the group"),
-    ("esc", "back"),
-    ("← →", "choose a partition"),
-    ("o", "order by trouble or by name"),
-    ("f", "filter by name; ⏎ ends it"),
-    ("a", "height: messages or age"),
-    ("space", "freeze, and go on"),
-    ("?", "these keys"),
-    ("q", "quit"),
-)
-
-
-class Choice(msgspec.Struct, frozen=True):
-    """What has been chosen.
-
-    Attributes:
-        open: the topic and the name of the group that is open; None: the overview.
-        row: the topic and the name of the group that is chosen in the overview; None: the first.
-        partition: the partition that is chosen; None: none.
-        order: the order of the rows.
-        height: what the columns of partitions show.
-        topic: only this topic's groups, and what needs attention there, are shown; "": those of all topics.
-        words: rows whose names do not contain this are left out.
-        typing: whether keys are letters of `words`.
-        frozen: whether new snapshots are not shown.
-        help: whether the keys are shown.
-        done: whether to quit.
-    """
-
-    open: tuple[str, str] | None = None
-    row: tuple[str, str] | None = None
-    partition: int | None = None
-    order: Literal["trouble", "name"] = "trouble"
-    height: Literal["messages", "age"] = "messages"
-    topic: str = ""
-    words: str = ""
-    typing: bool = False
-    frozen: bool = False
-    help: bool = False
-    done: bool = False
-
-    @property
-    def screen(self) -> Screen:
-        """What to watch."""
-        if self.open is None:
-            return Screen("topic", self.topic) if self.topic else Screen("overview")
-        if self.partition is None:
-            return Screen("group", *self.open)
-        return Screen("partition", *self.open, self.partition)
-
-
-Row = tuple[TopicView, GroupView | None]
-
-
-def pressed(choice: Choice, key: str, snapshot: Snapshot) -> Choice:
-    """Return what is chosen after a key."""
-    if choice.typing:
-        return _typed(choice, key)
-    everywhere = {"q": {"done": True}, "?": {"help": not choice.help}, " ": {"frozen": not choice.frozen}}
-    if key in everywhere:
-        return replace(choice, **everywhere[key])
-    if key in ("escape", "backspace"):
-        back = {"help": False} if choice.help else {"open": None, "partition": None} if choice.open else {"words": "", "topic": ""}
-        return replace(choice, **back)
-    return _in_group(choice, key, snapshot) if choice.open else _in_overview(choice, key, snapshot)
-
-
-def _typed(choice: Choice, key: str) -> Choice:
-    if key == "escape":
-        return replace(choice, typing=False, words="")
-    if key == "enter":
-        return replace(choice, typing=False)
-    if key == "backspace":
-        return replace(choice, words=choice.words[:-1])
-    return replace(choice, words=choice.words + key) if len(key) == 1 and key.isprintable() else choice
-
-
-def _in_overview(choice: Choice, key: str, snapshot: Snapshot) -> Choice:
-    names = [(topic.topic, "" if group is None else group.group) for topic, group in rows(snapshot, choice)]
-    at = names.index(choice.row) if choice.row in names else 0
-    match key:
-        case "up" | "k" | "down" | "j" if names:
-            to = at + (1 if key in ("down", "j") else -1)
-            return replace(choice, row=names[max(0, min(len(names) - 1, to))])
-        case "enter" if names and names[at][1]:
-            return replace(choice, open=names[at], row=names[at], partition=None)
-        case "o":
-            return replace(choice, order="name" if choice.order == "trouble" else "trouble")
-        case "f":
-            return replace(choice, typing=True, words="")
-        case _:
-            return choice
-
-
-def _in_group(choice: Choice, key: str, snapshot: Snapshot) -> Choice:
-    group = None if choice.open is None else snapshot.group(*choice.open)
-    numbers = [] if group is None else [one.partition for one in group.partitions]
-    match key:
-        case "left" | "right" | "h" | "l" if numbers:
-            if choice.partition not in numbers:
-                return replace(choice, partition=numbers[0])
-            at = numbers.index(choice.partition) + (1 if key in ("right", "l") else -1)
-            return replace(choice, partition=numbers[max(0, min(len(numbers) - 1, at))])
-        case "a":
-            return replace(choice, height="age" if choice.height == "messages" else "messages")
-        case _:
-            return choice
-
-
-def rows(snapshot: Snapshot, choice: Choice) -> list[Row]:
-    """Return the rows of the overview: each group, and each topic that has none."""
-    found: list[Row] = [(topic, group) for topic in _topics(snapshot, choice) for group in (topic.groups or (None,))]
-    found = [row for row in found if choice.words.lower() in group_name(row[0].topic, row[1].group if row[1] else "").lower()]
-    if choice.order == "trouble":
-        severity = {"bad": 0, "warn": 1, "calm": 2}
-        found.sort(key=lambda row: severity.get((row[1].severity if row[1] else None) or "", 3))
-    return found
-
-
-def _topics(snapshot: Snapshot, choice: Choice) -> list[TopicView]:
-    return [topic for topic in snapshot.topics if choice.topic in ("", topic.topic)]
 
 
 def frame(snapshot: Snapshot, choice: Choice, width: int, height: int) -> RenderableType:
@@ -262,7 +136,7 @@ def _overview(snapshot: Snapshot, choice: Choice, width: int, height: int) -> li
         others = snapshot.server.other_keys
         more = f" The database has {many(others, 'other key')}: compare the namespace and the database." if others else ""
         return [*_attention(snapshot.attention, ""), Text(f"No topics yet.{more}")]
-    if choice.topic and not _topics(snapshot, choice):
+    if choice.topic and not topics(snapshot, choice):
         return [Text(f"There is no topic {plain(choice.topic)}.", style=WARN)]
     found = [one for one in snapshot.attention if choice.topic in ("", one.screen.topic)]
     top = _attention(found, "" if choice.topic else snapshot.well)

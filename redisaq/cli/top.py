@@ -16,8 +16,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.live import Live
 
+from redisaq.cli.choosing import Choice, pressed
 from redisaq.cli.common import SERVER, Place, as_json, run
-from redisaq.cli.frames import Choice, frame, pressed
+from redisaq.cli.frames import frame
 from redisaq.watching import Sampler, ServerView, Snapshot, Watching
 
 HERE = Place()

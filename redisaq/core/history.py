@@ -103,8 +103,8 @@ def read_change(data: bytes) -> Change:
         return NOT_READ
 
 
-def ranges_of(partitions: Iterable[int], most: int = MOST_RANGES) -> tuple[tuple[int, int], ...]:
-    """Return partitions as ranges, so many at most."""
+def ranges_of(partitions: Iterable[int], most: int | None = MOST_RANGES) -> tuple[tuple[int, int], ...]:
+    """Return numbers of partitions as ranges, so many at most; None: all of them."""
     found: list[tuple[int, int]] = []
     for number in sorted(partitions):
         if found and number == found[-1][1] + 1:

@@ -35,11 +35,12 @@ from redisaq.dashboard.events import EventStream, SearchStream, Streams
 from redisaq.dashboard.exports import Download, Export
 from redisaq.dashboard.guard import Authorize, Guard, Level, by_token, cookie_name, cookie_of, same
 from redisaq.dashboard.jobs import Jobs, RefusedError
-from redisaq.dashboard.letters import Kinds, Privacy
+from redisaq.dashboard.letters import Kinds
 from redisaq.dashboard.newest import Newest
 from redisaq.dashboard.pages import Page, command_of, compile_all, render
 from redisaq.dashboard.past import Past
 from redisaq.dashboard.paths import RawPaths, names_in
+from redisaq.dashboard.privacy import Privacy
 from redisaq.dashboard.views import Beside, Links, View
 from redisaq.errors import ConnectionFailed, RedisaqError, ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.producer import Producer

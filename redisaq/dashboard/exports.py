@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from redisaq.admin import DeadMessage, StoredMessage
 from redisaq.dashboard.events import until_gone
 from redisaq.dashboard.jobs import Jobs
-from redisaq.dashboard.letters import Privacy
+from redisaq.dashboard.privacy import Privacy
 from redisaq.environment import current_environment
 from redisaq.watching import words
 

@@ -15,7 +15,7 @@ import anyio
 import msgspec
 
 from redisaq.admin import Admin, DeadMessage, GroupStanding, RetryMessage, StoredMessage, Whereabouts
-from redisaq.dashboard.letters import Privacy
+from redisaq.dashboard.privacy import Privacy
 from redisaq.errors import ServerError, SettingsError, TopicMissingError, UnknownFormatError
 from redisaq.watching import Snapshot, words
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from redisaq.admin import Admin, MessageSummary
-from redisaq.dashboard.letters import Privacy
+from redisaq.dashboard.privacy import Privacy
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError, UnknownFormatError
 from redisaq.watching import PartitionView, TopicView
 

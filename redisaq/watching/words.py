@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-_BIG = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
+from redisaq.core.history import ranges_of
 
+_BIG = ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k"))
 
 _LISTED = 6
 """Ranges of partitions that a sentence lists."""
@@ -84,12 +85,7 @@ def day_and_clock(at: float, now: float) -> str:
 
 def ranges(numbers: Iterable[int]) -> str:
     """Return numbers of partitions as ranges, and how many there are beyond a few: 3 or 20–23 or 1, 4–6 and 9,970 more."""
-    found: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if found and number == found[-1][1] + 1:
-            found[-1] = found[-1][0], number
-        else:
-            found.append((number, number))
+    found = ranges_of(numbers, None)
     words = [str(first) if first == last else f"{first}–{last}" for first, last in found[:_LISTED]]
     left = sum(last - first + 1 for first, last in found[_LISTED:])
     return ", ".join(words) + (f" and {count(left)} more" if left else "")

@@ -16,7 +16,8 @@ from msgspec import structs
 
 from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.admin import Admin
-from redisaq.dashboard.letters import LARGEST, MOST, MOST_PARTITIONS, Privacy, lines_of, look, parts_of
+from redisaq.dashboard.letters import MOST, MOST_PARTITIONS, lines_of, look, parts_of
+from redisaq.dashboard.privacy import LARGEST, Privacy
 from redisaq.errors import SettingsError
 from tests.dashboard.scenes import HERE, Scripted, group, partition, served, snapshot, topic
 

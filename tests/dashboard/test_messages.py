@@ -20,8 +20,8 @@ from redisaq.admin import Admin, DeadMessage, GroupStanding, RetryMessage, Strea
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps.topics import FORMAT
 from redisaq.dashboard import application, messages
-from redisaq.dashboard.letters import Privacy
 from redisaq.dashboard.messages import Scale, lanes, place_of, search, story
+from redisaq.dashboard.privacy import Privacy
 from redisaq.errors import TopicMissingError
 from redisaq.watching import RunningView
 from tests.dashboard.scenes import HERE, NOW, Scripted, group, served, snapshot, topic

@@ -18,8 +18,9 @@ from redisaq.admin import Admin, MessageSummary, StreamMessage
 from redisaq.dashboard import exports
 from redisaq.dashboard.exports import Export, StoppedError
 from redisaq.dashboard.jobs import RUNNING, Jobs
-from redisaq.dashboard.letters import Privacy, of_now
+from redisaq.dashboard.letters import of_now
 from redisaq.dashboard.newest import PREVIEW, look
+from redisaq.dashboard.privacy import Privacy
 from redisaq.errors import ConnectionFailed, ServerError
 from tests.dashboard.scenes import Scripted, group, served, snapshot, topic
 from tests.dashboard.test_dead_letters import EVIL, bench

@@ -8,7 +8,8 @@ import pytest
 from msgspec import structs
 from rich.console import Console
 
-from redisaq.cli.frames import Choice, frame, pressed
+from redisaq.cli.choosing import Choice, pressed
+from redisaq.cli.frames import frame
 from redisaq.cli.terminal import parse
 from redisaq.watching import Screen, Snapshot
 from tests.dashboard.scenes import BEHIND, HERE, NOW, curves, group, member, partition, snapshot, topic
