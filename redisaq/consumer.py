@@ -120,9 +120,10 @@ class Consumer(Generic[T]):
             if self._connected:
                 return
             broker = self._access.broker
-            await broker.connect()
-            if self._settings.init_partitions is not None:
-                await make_or_grow(broker, self.topic, self._settings.init_partitions)
+            async with self._access.opening(broker):
+                await broker.connect()
+                if self._settings.init_partitions is not None:
+                    await make_or_grow(broker, self.topic, self._settings.init_partitions)
             self._connected = True
 
     async def close(self) -> None:

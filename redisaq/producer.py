@@ -209,7 +209,8 @@ class Producer:
         self._environment = current_environment().bound()
         self._id_prefix = self._id_prefix or self._environment.new_id()
         broker = self._access.confirmed if self._confirmed else self._access.broker
-        state = await self._sender.open(broker, self._environment)
+        async with self._access.opening(broker):
+            state = await self._sender.open(broker, self._environment)
         self._logger.debug("producing to topic %s with %d partition(s)", self.topic, state.partitions)
 
     async def close(self) -> None:

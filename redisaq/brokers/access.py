@@ -12,17 +12,21 @@ Input: the URL that the user gave, or none. Output: a Broker. Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
+from collections.abc import AsyncGenerator
 from functools import partial
 from types import TracebackType
 from typing import Protocol, TypeAlias
 
+import anyio
+
 from redisaq.brokers import open_broker
 from redisaq.brokers.steps import Broker
 from redisaq.environment import LONGEST_SILENCE, current_environment, when_forked
-from redisaq.errors import SettingsError, WrongThreadError
+from redisaq.errors import ConnectionFailed, SettingsError, WrongThreadError
 from redisaq.settings import check_name
 
 
@@ -111,6 +115,10 @@ class Shared:
             self._confirmed = self._open(confirmed=True)
         return self._confirmed
 
+    def holds(self, broker: Broker) -> bool:
+        """Return whether that is one of its open brokers, and not one that it has closed."""
+        return broker in (self._broker, self._confirmed)
+
     async def close(self) -> None:
         """Close the brokers that are open; the next use opens others."""
         brokers, self._broker, self._confirmed = (self._broker, self._confirmed), None, None
@@ -158,6 +166,7 @@ class Access:
         self._client = client
         self._silence = silence
         self._time = time
+        self._closings = 0
         self._claim: dict[int, int] = {}  # holds the thread whose event loop uses the object
         self._calls = 0  # calls under way, all of that thread: no other thread counts here
         if self._shared is not None:
@@ -203,10 +212,28 @@ class Access:
 
     async def close(self) -> None:
         """Close the brokers that are open and not shared; the next call opens them again."""
+        self._closings += 1
         brokers = self._broker, self._confirmed
         if self._url is None:
             self._broker = self._confirmed = None
         await _close(*brokers)
+
+    @contextlib.asynccontextmanager
+    async def opening(self, broker: Broker) -> AsyncGenerator[None]:
+        """Enclose steps that open a broker. If `close` is called between two of them, the broker is closed again after the last.
+
+        Raises:
+            ConnectionFailed: `close` was called.
+        """
+        closings = self._closings
+        try:
+            yield
+        finally:
+            if self._closings > closings and (self._shared is None or not self._shared.holds(broker)):
+                with anyio.CancelScope(shield=True):
+                    await broker.close()
+        if self._closings > closings:
+            raise ConnectionFailed(f"this {self._user}", "it was closed while it connected")
 
     def enter(self) -> None:
         """Begin a call.

@@ -110,10 +110,17 @@ class Sender:
     # -- opening -------------------------------------------------------------------------------------------------------------------
 
     async def open(self, broker: Broker, environment: Environment) -> TopicState:
-        """Connect, and make the topic, or grow it to at least `init_partitions`."""
+        """Connect, and make the topic, or grow it to at least `init_partitions`.
+
+        Raises:
+            ConnectionFailed: the server could not be reached, or `close` was called meanwhile.
+        """
+        knowledge = self._knowledge
         self._broker = broker
         await self._broker.connect()
         state = await make_or_grow(self._broker, self._topic, self._init_partitions, terms=self._terms)
+        if self._knowledge is not knowledge:
+            raise ConnectionFailed(f"topic {self._topic}", CLOSED)
         self._environment = environment
         if self._round_robin is None:  # random, so that many producers that send one message each do not all fill partition 0
             self._round_robin = RoundRobin(environment.random.randrange(1 << 16))
