@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Any, Literal
 
 import anyio
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from redisaq.admin import DeadMessage, StoredMessage
 from redisaq.dashboard.events import until_gone
-from redisaq.dashboard.jobs import Jobs
+from redisaq.dashboard.jobs import Jobs, RefusedError
 from redisaq.dashboard.privacy import Privacy
 from redisaq.environment import current_environment
 from redisaq.watching import words
@@ -144,3 +147,27 @@ def line_of(one: StoredMessage | DeadMessage, privacy: Privacy) -> bytes:
         fields["enqueued_at"] = one.enqueued_at
     fields |= {"headers": privacy.headers(one.headers), "payload": privacy.value(one.data, one.payload, readable=not one.unreadable)}
     return msgspec.json.encode(fields) + b"\n"
+
+
+def export(
+    request: Request, name: str, total: int, source: AsyncIterator[StoredMessage | DeadMessage], file: str, *, jobs: Jobs, privacy: Privacy
+) -> ASGIApp:
+    """Return the answer to a request for an export.
+
+    Args:
+        request: the request.
+        name: what is exported, in words.
+        total: about how many lines there will be.
+        source: what to export.
+        file: the name of the file to store it in.
+        jobs: those under way; the export is one of them.
+        privacy: decides what of payloads is exported.
+    """
+    headers = {"content-type": "application/octet-stream", "content-disposition": f'attachment; filename="{file}"'}
+    if request.method == "HEAD":
+        return Response(headers=headers)
+    try:
+        begun = jobs.add(lambda number: Export(number, name, total=total))
+    except RefusedError as error:
+        return JSONResponse({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
+    return Download(begun, begun.lines(source, privacy, jobs), headers, jobs)

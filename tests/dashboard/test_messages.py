@@ -19,7 +19,7 @@ from redisaq import Consumer, Message, Producer, RetryPolicy
 from redisaq.admin import Admin, DeadMessage, GroupStanding, RetryMessage, StreamMessage, Whereabouts
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps.topics import FORMAT
-from redisaq.dashboard import application, messages
+from redisaq.dashboard import message_pages, messages
 from redisaq.dashboard.messages import Scale, lanes, place_of, search, story
 from redisaq.dashboard.privacy import Privacy
 from redisaq.errors import TopicMissingError
@@ -261,7 +261,7 @@ async def test_long_searches_without_a_script_are_bounded(monkeypatch: pytest.Mo
             await end.wait()
         return messages.Progress(ended=True)
 
-    monkeypatch.setattr(application, "SEARCHES", 1)
+    monkeypatch.setattr(message_pages, "SEARCHES", 1)
     monkeypatch.setattr(messages, "search_quickly", search_quickly)
     async with served() as client, anyio.create_task_group() as tasks:
         tasks.start_soon(client.get, "/m/0123456789abcdef-0?wait=20")

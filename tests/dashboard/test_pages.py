@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from redisaq.admin import Admin
-from redisaq.dashboard import application
+from redisaq.dashboard import showing
 from redisaq.dashboard.application import Dashboard
 from redisaq.dashboard.pages import visible
 from redisaq.watching import Attention, RunningView, Screen, ServerView, Snapshot
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", [("asy
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for no snapshot longer than is needed to see that a page would."""
-    monkeypatch.setattr(application, "FIRST", 0.05)
+    monkeypatch.setattr(showing, "FIRST", 0.05)
 
 
 EVIL = "<script>alert(1)</script>\"'><b>&amp;"
@@ -204,13 +204,13 @@ async def test_the_first_page_waits_for_the_first_snapshot(monkeypatch: pytest.M
 
 async def test_pages_that_are_kept_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nobody watches, the snapshot stays the same, and anybody who may look can ask for any address."""
-    monkeypatch.setattr(application, "RENDERED", 3)
+    monkeypatch.setattr(showing, "RENDERED", 3)
     board = Dashboard(Admin("memory://nobody"), Scripted())  # type: ignore[arg-type] # of the same shape
     transport = httpx.ASGITransport(app=board.app)
     async with board.app.router.lifespan_context(board.app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for number in range(6):
             assert (await client.get(f"/?q={number}")).status_code == 200
-    assert len(board._rendered) == 3
+    assert len(board._showing._rendered) == 3
 
 
 async def test_names_in_commands_are_quoted() -> None:
