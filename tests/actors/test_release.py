@@ -103,20 +103,29 @@ async def test_no_read_waits_in_the_server_for_longer_than_its_lease_lasts(monke
     assert max(blocks) <= 0.6 - 0.1  # a sixth of the ttl is the margin for clocks that differ in speed (M5)
 
 
+async def stay(_message: Message[Any]) -> None:
+    await anyio.sleep_forever()
+
+
+async def begin_and_cancel(url: str) -> None:
+    """Let a handler begin on a message, then cancel its consumer."""
+    began = anyio.Event()
+
+    async def begin(message: Message[Any]) -> None:
+        began.set()
+        await stay(message)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(quick(url).process, begin)
+        await began.wait()
+        tasks.cancel_scope.cancel()
+
+
 async def test_counts_whose_raise_may_still_arrive_are_handed_back_behind_the_release_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """T5: before the release, the raise could undo that; after it, the raise is refused."""
     url = fresh_url()
     await produce(url, 1)
-    began = anyio.Event()
-
-    async def stay(_message: Message[Any]) -> None:
-        began.set()
-        await anyio.sleep_forever()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(quick(url).process, stay)
-        await began.wait()
-        tasks.cancel_scope.cancel()
+    await begin_and_cancel(url)
 
     whole, steps = MemoryBroker._operate, list[str]()
     raising, late = anyio.Event(), list[Callable[[], object]]()
@@ -177,16 +186,7 @@ async def test_what_no_handler_has_begun_on_is_handed_back_as_if_it_had_not_been
     """T5: its count is 0; what a handler has begun on keeps its own."""
     url = fresh_url()
     await produce(url, 3)
-    began = anyio.Event()
-
-    async def stay(_message: Message[Any]) -> None:
-        began.set()
-        await anyio.sleep_forever()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(quick(url).process, stay)
-        await began.wait()
-        tasks.cancel_scope.cancel()
+    await begin_and_cancel(url)
     async with Admin(url) as admin:
         (partition,) = (await admin.group("jobs", "default_group")).partitions
     assert partition.deliveries == {0: 2, 1: 1}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
 from typing import cast
@@ -12,8 +11,9 @@ import anyio
 import pytest
 
 from redisaq.errors import ConnectionFailed, ServerError
-from redisaq.link import Command, Link, ReadingConnection, parse_address
+from redisaq.link import Command, Link, ReadingConnection
 from tests.conftest import Backend
+from tests.link_opened import opened
 from tests.link_proxy import DRIBBLE, Proxy
 from tests.link_steps import Steps, cancel_at
 from tests.servers import Server
@@ -30,15 +30,6 @@ def native(request: pytest.FixtureRequest, anyio_backend: Backend) -> bool:
     if request.param == "native" and anyio_backend[0] != "asyncio":
         pytest.skip("trio knows scopes only")
     return bool(request.param == "native")
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Link]:
-    link = Link(parse_address(url))
-    try:
-        yield link
-    finally:
-        await link.close()
 
 
 @pytest.fixture

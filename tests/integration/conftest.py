@@ -1,4 +1,4 @@
-"""What tests of Admin and of the commands share: where they work, and how a command is run."""
+"""What tests of Admin, of the commands and of the link share: where they work, how a command is run, what stands before a server."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from redisaq.cli import main
+from tests.link_proxy import Proxy
 from tests.server_fixtures import KeyLeaks, ServerPool
 from tests.servers import Server
 
@@ -42,3 +43,10 @@ def say(redis: Server, namespace: str, capsys: pytest.CaptureFixture[str]) -> Sa
         return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def proxy(valkey_server: Server) -> Iterator[Proxy]:
+    """A proxy before a server, for tests of the link."""
+    with Proxy(valkey_server.port) as proxy:
+        yield proxy

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -20,25 +19,11 @@ from redisaq.link.greeting import Greeting
 from redisaq.link.line import Line
 from redisaq.link.shared import SharedConnection
 from redisaq.link.wire import RECEIVE_SIZE, Wire
+from tests.link_opened import opened
 from tests.link_proxy import Proxy
 from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def proxy(valkey_server: Server) -> Iterator[Proxy]:
-    with Proxy(valkey_server.port) as proxy:
-        yield proxy
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str) -> Any:
-    link = Link(parse_address(url))
-    try:
-        yield link
-    finally:
-        await link.close()
 
 
 @pytest.mark.parametrize("idle", [True, False])

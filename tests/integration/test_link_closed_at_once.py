@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import anyio
 import pytest
 
@@ -11,15 +9,8 @@ from redisaq.environment import Environment
 from redisaq.link import Link, parse_address, switchboard
 from tests.link_chance import Longest
 from tests.link_proxy import Proxy
-from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def proxy(valkey_server: Server) -> Iterator[Proxy]:
-    with Proxy(valkey_server.port) as proxy:
-        yield proxy
 
 
 @pytest.mark.parametrize(("cap", "dialled"), [(1000.0, 1), (0.0, 2)], ids=["it stood for less than the longest pause", "for more"])

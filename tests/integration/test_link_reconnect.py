@@ -6,11 +6,8 @@ wait (docs/understand/link.md, rules 6 to 8).
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import threading
-from collections.abc import Iterator
-from typing import Any
 
 import anyio
 import pytest
@@ -20,26 +17,12 @@ from redisaq.errors import ConnectionFailed
 from redisaq.link import Link, pack, parse_address
 from tests.conftest import Backend
 from tests.link_fake import FakeServer, usual_answers
+from tests.link_opened import opened
 from tests.link_proxy import Proxy
 from tests.link_steps import Steps, cancel_at
 from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def proxy(valkey_server: Server) -> Iterator[Proxy]:
-    with Proxy(valkey_server.port) as proxy:
-        yield proxy
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str) -> Any:
-    link = Link(parse_address(url))
-    try:
-        yield link
-    finally:
-        await link.close()
 
 
 async def test_an_idle_connection_that_broke_is_made_again(proxy: Proxy) -> None:
@@ -215,7 +198,8 @@ async def test_a_reply_that_nothing_asked_for_breaks_the_connection() -> None:
             fake.send(b">2\r\n+pushed\r\n+message\r\n")
             assert await link.call(("ECHO", "one")) == [b"one"]
             fake.send(b"+stray\r\n")
-            while not link._connector.current._wire.arrived():
+            assert first is not None
+            while not first._wire.arrived():
                 await checkpoint()
             assert await link.call(("ECHO", "two")) == [b"two"]
             assert link._connector.live is not first

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import anyio
 import pytest
@@ -15,6 +14,7 @@ from redisaq.link import Bell, Link, parse_address, switchboard
 from tests.conftest import Backend
 from tests.link_chance import Longest
 from tests.link_fake import FakeServer, usual_answers
+from tests.link_opened import opened
 from tests.link_proxy import DRIBBLE, Proxy
 from tests.link_steps import Steps, cancel_at
 from tests.servers import Server
@@ -33,15 +33,6 @@ def proxy(valkey_server: Server) -> Iterator[Proxy]:
 @pytest.fixture
 def channel(namespace: str) -> str:
     return f"{{{namespace}}}:channel"
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Link]:
-    link = Link(parse_address(url))
-    try:
-        yield link
-    finally:
-        await link.close()
 
 
 async def quiet(bell: Bell) -> bool:

@@ -6,7 +6,8 @@ import anyio
 import pytest
 
 from redisaq.link import Bell
-from tests.integration.test_link_switchboard import HANG_SECONDS, channel, listeners, opened, publish
+from tests.integration.test_link_switchboard import HANG_SECONDS, channel, listeners, publish
+from tests.link_opened import opened
 from tests.link_steps import Steps, cancel_at
 from tests.servers import Server
 

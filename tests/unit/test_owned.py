@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import anyio
 import pytest
 
+from redisaq.core.in_flight import Flight, InFlight
 from tests.unit.owning import owned_partition, read
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +56,8 @@ async def test_who_waits_for_room_is_woken_when_there_is_some() -> None:
                 assert woken == expected
 
 
-async def test_all_who_wait_for_the_end_of_handlers_are_woken() -> None:
+@pytest.mark.parametrize("end", [InFlight.returned, InFlight.cancelled])
+async def test_all_who_wait_for_the_end_of_handlers_are_woken(end: Callable[[InFlight, Flight], None]) -> None:
     owned = owned_partition(4)
     (message,) = read(owned, 1, 1)
     owned.flights.start(message)
@@ -62,20 +66,7 @@ async def test_all_who_wait_for_the_end_of_handlers_are_woken() -> None:
             for _ in range(3):
                 tasks.start_soon(owned.wait_finished)
             await anyio.wait_all_tasks_blocked()
-            owned.flights.returned(message)
-            owned.changed()
-
-
-async def test_all_who_wait_for_the_end_of_handlers_are_woken_by_a_cancellation() -> None:
-    owned = owned_partition(4)
-    (message,) = read(owned, 1, 1)
-    owned.flights.start(message)
-    with anyio.fail_after(30):
-        async with anyio.create_task_group() as tasks:
-            for _ in range(3):
-                tasks.start_soon(owned.wait_finished)
-            await anyio.wait_all_tasks_blocked()
-            owned.flights.cancelled(message)
+            end(owned.flights, message)
             owned.changed()
 
 
