@@ -7,9 +7,10 @@ from redisaq.testing.fault_file import load_faults
 from redisaq.testing.faults import Fault, FaultPlan
 from redisaq.testing.handler_kit import HandlerKit
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
-from redisaq.testing.observing import Observer, Run
+from redisaq.testing.observing import Run
 from redisaq.testing.outcome import Fate, HandlerRun, Outcome
 from redisaq.testing.pace import Limits, VirtualTimeExceeded
+from redisaq.testing.record import Observer
 from redisaq.testing.report import Report
 from redisaq.testing.shrinking import NotReproduced, Shrunk, shrink
 from redisaq.testing.simulation import Simulation, simulate

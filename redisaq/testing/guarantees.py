@@ -21,7 +21,8 @@ from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import START, EntryId, format_id, parse_id
 from redisaq.events import Event
 from redisaq.testing.observed import Settle
-from redisaq.testing.observing import Observer, Place, Process, Run, Tenure
+from redisaq.testing.observing import Place, Process, Run, Tenure
+from redisaq.testing.record import Observer
 
 if TYPE_CHECKING:
     from redisaq.testing.record import Record

@@ -1,30 +1,17 @@
-"""Watch a simulation and report violations: the Observer protocol, and the objects that an observer is shown.
-
-An observer is called for everything that happens in a simulation, at the moment it happens. It reports one sentence for each violation. It
-sees everything and changes nothing: a seed gives the same run with or without it.
-"""
+"""What an observer of a simulation is shown: processes, runs of handlers, ownerships of partitions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from redisaq.brokers.memory.holdings import Holdings
-from redisaq.brokers.steps.settling import Resolved
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import EntryId, format_id, parse_id
-from redisaq.core.records import Resolution
-from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter
 from redisaq.settings import RetryPolicy
-from redisaq.testing.faults import Fault
-from redisaq.testing.observed import Settle
-
-if TYPE_CHECKING:
-    from redisaq.testing.record import Record
 
 Place: TypeAlias = tuple[GroupName, int]
 """A group and one of its topic's partitions."""
@@ -140,83 +127,6 @@ class Tenure:
     since: float
     until: float | None = None
     end: str = ""
-
-
-class Observer:
-    """Watch one simulation. Override the methods that you need; by default each of them does nothing.
-
-    Each method is called at the moment the thing happens, after the record has noted it, and must not await. An observer reports violations
-    with `self.record.violation("…")`, and asks the record about the past.
-    """
-
-    def __init__(self, record: Record) -> None:
-        """Watch the simulation that is about to begin.
-
-        Args:
-            record: the simulation's record.
-        """
-        self.record = record
-
-    # -- members and producers
-
-    def produced(self, msg_id: str, given: Given | None) -> None:
-        """A producer has learned that a message is safe. `given` is None where handlers' input cannot be predicted from outside."""
-
-    def begun(self, run: Run) -> None:
-        """A handler begins."""
-
-    def ended(self, run: Run) -> None:
-        """A run of a handler has ended."""
-
-    def told(self, process: Process, place: Place | None, event: Event) -> None:
-        """A member has published an event. `place` is the partition that the event is about, or None."""
-
-    def happened(self, process: Process, what: str) -> None:
-        """Something has happened to a member: see `Mark.what`."""
-
-    def befell(self, fault: Fault) -> None:
-        """A fault begins."""
-
-    def disturbed(self, seconds: float) -> None:
-        """Something begins that may hold up the group for this many seconds: a fault, or an admin's operation."""
-
-    # -- the server
-
-    def stepped(self, who: str, operation: str) -> None:
-        """The server has carried out an operation."""
-
-    def installed(self, who: str, place: Place, token: int) -> None:
-        """A partition's token was installed."""
-
-    def noticed(self, place: Place, token: int) -> None:
-        """The owner of a partition has learned that an admin moved the group, and which token that has left it (S5)."""
-
-    def settled(self, settle: Settle) -> None:
-        """The server has settled messages, or refused to: see `Settle`."""
-
-    def resolved(self, who: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
-        """The server has settled messages that did not simply succeed, or refused to. `settled` was called before with each result."""
-
-    def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
-        """An admin has moved a group's position. Before, nothing up to `before` was new to it; now, nothing up to `after` is."""
-
-    def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
-        """The server has lost data: what it had before, and what it has now."""
-
-    # -- the report
-
-    def excused(self, place: Place, tokens: Collection[int] | None, text: str) -> None:
-        """A known violation was noted: two owners side by side, with these tokens, in a partition of which the server has lost data."""
-
-    def quiet(self, groups: Sequence[GroupName]) -> None:
-        """`until_quiet` has found nothing left to do for these groups."""
-
-    def closed(self) -> None:
-        """All members have left, and their leases have expired."""
-
-
-ObserverType: TypeAlias = "Callable[[Record], Observer]"
-"""Creates an observer of one simulation, such as a subclass of Observer."""
 
 
 def show(place: Place, entry_id: EntryId) -> str:

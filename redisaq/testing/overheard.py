@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from redisaq.testing.faults import Fault, FaultPlan
-from redisaq.testing.observing import ObserverType
 from redisaq.testing.pace import Limits
+from redisaq.testing.record import ObserverType
 from redisaq.testing.report import Report
 
 MOST = 5

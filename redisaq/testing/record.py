@@ -1,7 +1,8 @@
-"""Record what happens in a simulation: the trace, the parts of the report, and the violations that observers report.
+"""Record what happens in a simulation, and show it to observers: the trace, the parts of the report, and the violations.
 
 Input: what the network carries out, the beginnings and ends of handlers, and the events of members. Output: all of it, to each observer and
-to the report. The record judges nothing: the observers do.
+to the report. The record judges nothing: the observers do. An observer is called for everything at the moment it happens, and reports one
+sentence for each violation. It sees everything and changes nothing: a seed gives the same run with or without it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from hashlib import sha256
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeAlias
 
 from redisaq import events
 from redisaq.brokers.memory.holdings import Holdings
@@ -19,10 +20,11 @@ from redisaq.brokers.steps.settling import Acknowledge, Resolved, Settled
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import EntryId, format_id, parse_id
 from redisaq.core.records import Resolution
+from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.testing.faults import Fault
 from redisaq.testing.observed import Delivery, Lease, Mark, Settle
-from redisaq.testing.observing import Given, Observer, ObserverType, Place, Process, Run, Tenure
+from redisaq.testing.observing import Given, Place, Process, Run, Tenure
 from redisaq.testing.whereabouts import Whereabouts
 
 DISTURBING = ("seek", "set_paused", "redrive", "purge", "disband", "drop_topic", "publish", "forget_group")
@@ -33,6 +35,83 @@ ORDERLY = ("joins", "leaves", "is cancelled")
 
 MOST_VIOLATIONS = 20
 """The largest number of violations reported: one fault in the product may break thousands of things."""
+
+
+class Observer:
+    """Watch one simulation. Override the methods that you need; by default each of them does nothing.
+
+    Each method is called at the moment the thing happens, after the record has noted it, and must not await. An observer reports violations
+    with `self.record.violation("…")`, and asks the record about the past.
+    """
+
+    def __init__(self, record: Record) -> None:
+        """Watch the simulation that is about to begin.
+
+        Args:
+            record: the simulation's record.
+        """
+        self.record = record
+
+    # -- members and producers
+
+    def produced(self, msg_id: str, given: Given | None) -> None:
+        """A producer has learned that a message is safe. `given` is None where handlers' input cannot be predicted from outside."""
+
+    def begun(self, run: Run) -> None:
+        """A handler begins."""
+
+    def ended(self, run: Run) -> None:
+        """A run of a handler has ended."""
+
+    def told(self, process: Process, place: Place | None, event: Event) -> None:
+        """A member has published an event. `place` is the partition that the event is about, or None."""
+
+    def happened(self, process: Process, what: str) -> None:
+        """Something has happened to a member: see `Mark.what`."""
+
+    def befell(self, fault: Fault) -> None:
+        """A fault begins."""
+
+    def disturbed(self, seconds: float) -> None:
+        """Something begins that may hold up the group for this many seconds: a fault, or an admin's operation."""
+
+    # -- the server
+
+    def stepped(self, who: str, operation: str) -> None:
+        """The server has carried out an operation."""
+
+    def installed(self, who: str, place: Place, token: int) -> None:
+        """A partition's token was installed."""
+
+    def noticed(self, place: Place, token: int) -> None:
+        """The owner of a partition has learned that an admin moved the group, and which token that has left it (S5)."""
+
+    def settled(self, settle: Settle) -> None:
+        """The server has settled messages, or refused to: see `Settle`."""
+
+    def resolved(self, who: str, place: Place, token: int, resolutions: Sequence[Resolution], answer: Resolved) -> None:
+        """The server has settled messages that did not simply succeed, or refused to. `settled` was called before with each result."""
+
+    def sought(self, place: Place, before: EntryId, after: EntryId) -> None:
+        """An admin has moved a group's position. Before, nothing up to `before` was new to it; now, nothing up to `after` is."""
+
+    def lost(self, before: Holdings, after: Holdings, reason: str) -> None:
+        """The server has lost data: what it had before, and what it has now."""
+
+    # -- the report
+
+    def excused(self, place: Place, tokens: Collection[int] | None, text: str) -> None:
+        """A known violation was noted: two owners side by side, with these tokens, in a partition of which the server has lost data."""
+
+    def quiet(self, groups: Sequence[GroupName]) -> None:
+        """`until_quiet` has found nothing left to do for these groups."""
+
+    def closed(self) -> None:
+        """All members have left, and their leases have expired."""
+
+
+ObserverType: TypeAlias = "Callable[[Record], Observer]"
+"""Creates an observer of one simulation, such as a subclass of Observer."""
 
 
 class Record:

@@ -23,8 +23,8 @@ from redisaq.testing.fault_words import tell_faults
 from redisaq.testing.faults import Fault
 from redisaq.testing.kinds import EXCEEDED, kind_of, names_of, time_of
 from redisaq.testing.minimising import Search, once
-from redisaq.testing.observing import ObserverType
 from redisaq.testing.pace import Limits
+from redisaq.testing.record import ObserverType
 from redisaq.testing.report import Report
 from redisaq.testing.searching import complexity, search, search_again
 from redisaq.testing.simulation import Simulation, simulate

@@ -34,14 +34,13 @@ from redisaq.testing.guarantees import NOTICE, Guarantees
 from redisaq.testing.member import URL, Mode, SimulatedMember
 from redisaq.testing.network import Network
 from redisaq.testing.nodes import Nodes
-from redisaq.testing.observing import ObserverType
 from redisaq.testing.outages import Outages
 from redisaq.testing.outsiders import Grower, Outsider, SimulatedAdmin, SimulatedProducer
 from redisaq.testing.overheard import Call
 from redisaq.testing.pace import Limits, VirtualTimeExceeded
 from redisaq.testing.quiet import unsettled_groups, work_left
 from redisaq.testing.raised import tell_raised
-from redisaq.testing.record import Record
+from redisaq.testing.record import ObserverType, Record
 from redisaq.testing.report import Report
 from redisaq.testing.standstill import VirtualDeadlock
 from redisaq.testing.virtual import EPOCH, virtual_run
@@ -470,7 +469,7 @@ def simulate(
         backend: "trio" or "asyncio".
         faults: a FaultPlan, or a list of the faults that are to happen, as in `Report.faults`; None: no faults. The whole list reproduces
             the trace, and you may leave out any of its faults.
-        limits: how long the run may go on. Exceeding them is a violation that names the tasks that take the steps. None: the defaults of
+        limits: how long the run may take. Exceeding them is a violation that names the tasks that take the steps. None: the defaults of
             Limits.
         raises: False: an exception of the scenario is not raised; it ends the run and is a violation.
         observers: subclasses of Observer that watch the run beside `Guarantees`, and may add violations.

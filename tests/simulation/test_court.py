@@ -14,8 +14,8 @@ from redisaq.core.in_flight import Flight, InFlight
 from redisaq.events import LeaseLost, PartitionAcquired
 from redisaq.testing import Simulation
 from redisaq.testing.guarantees import Guarantees
-from redisaq.testing.observing import Observer, Place
-from redisaq.testing.record import Record
+from redisaq.testing.observing import Place
+from redisaq.testing.record import Observer, Record
 from tests.simulation.judged import simulate
 from tests.simulation.judges.court import Court
 from tests.simulation.process import Told

@@ -75,6 +75,12 @@ def test_the_contract_wants_every_module_in_a_layer(tmp_path: Path) -> None:
     assert "redisaq.utils" in result.stdout
 
 
+def test_the_contract_forbids_rings(tmp_path: Path) -> None:
+    result = lint(project(tmp_path, errors="import redisaq.environment", environment="def later():\n    import redisaq.errors\n"))
+    assert result.returncode != 0
+    assert "No cycles are allowed in redisaq" in result.stdout
+
+
 def test_only_anyio_is_imported() -> None:
     for file in python_files("redisaq"):
         loops = {name.split(".")[0] for name in imported(file)} & {"asyncio", "trio", "uvloop", "curio"}

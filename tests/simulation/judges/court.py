@@ -19,8 +19,8 @@ from redisaq.core.records import Resolution
 from redisaq.events import Event
 from redisaq.testing.faults import Fault
 from redisaq.testing.observed import Settle
-from redisaq.testing.observing import Given, Observer, Place, Process, Run, Tenure
-from redisaq.testing.record import Record
+from redisaq.testing.observing import Given, Place, Process, Run, Tenure
+from redisaq.testing.record import Observer, Record
 from tests.simulation.judges.census import Census
 from tests.simulation.judges.histories import Histories
 from tests.simulation.judges.losses import OUTSTANDING, Losses, standings

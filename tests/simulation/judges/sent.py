@@ -13,8 +13,7 @@ import msgspec
 
 from redisaq.brokers.memory.holdings import Holdings, Place
 from redisaq.core.entry_ids import START, EntryId, format_id
-from redisaq.testing.observing import Observer
-from redisaq.testing.record import Record
+from redisaq.testing.record import Observer, Record
 
 Lane = tuple[Place, str, str]
 
