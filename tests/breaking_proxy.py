@@ -1,7 +1,7 @@
 """A proxy between a producer and its server that breaks connections at a given byte, from a thread of its own.
 
-Orders hold for the connections that stand when they are given; those made afterwards are whole, but for `swallow`. What always holds: bytes
-pass unchanged and in order until a break.
+Orders hold for the connections that stand when they are given; those made afterwards are whole, but for `swallow`. Invariant: bytes pass
+unchanged and in order until a break.
 """
 
 from __future__ import annotations

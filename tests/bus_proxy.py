@@ -1,7 +1,7 @@
 """Proxies for the bus of a cluster's nodes, to cut a node off from the other nodes while clients still reach it.
 
-In: the bus port of each node. Out: a port to announce in its place. Each connection begins with a message that names its sender, so both
-directions of a node can be cut. It runs in one thread with plain sockets.
+Input: the bus port of each node. Output: a port to announce in its place. Each connection begins with a message that names its sender, so
+both directions of a node can be cut. It runs in one thread with plain sockets.
 """
 
 from __future__ import annotations

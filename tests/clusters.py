@@ -1,7 +1,7 @@
 """Clusters of real servers on loopback.
 
-In: which server program, how many masters, and how many replicas each has. Out: `Cluster`, with plain, blocking methods, which tests may
-call from any backend. No process outlives this one (tests/servers.py). It starts in about two seconds.
+Input: which server program, how many masters, and how many replicas each has. Output: `Cluster`, with plain, blocking methods, which tests
+may call from any backend. No process outlives this one (tests/servers.py). It starts in about two seconds.
 """
 
 from __future__ import annotations

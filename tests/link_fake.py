@@ -1,6 +1,6 @@
 """A server that answers as a test says: for versions, refusals and misbehaviour that no real server here shows.
 
-In: answers per command word, as bytes in RESP. Out: a port on 127.0.0.1, and the commands that came. It runs in threads of its own.
+Input: answers per command word, as bytes in RESP. Output: a port on 127.0.0.1, and the commands that came. It runs in threads of its own.
 """
 
 from __future__ import annotations

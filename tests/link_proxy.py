@@ -1,7 +1,7 @@
 """A proxy between a link and its server that misbehaves on request: it dribbles, freezes, cuts.
 
-In: the server's TCP port. Out: a port of its own; `accepted` counts the connections made to it. It runs in a thread of its own with plain
-sockets, so the tests of every event loop use it alike. Always holds: bytes pass unchanged and in order until a cut.
+Input: the server's TCP port. Output: a port of its own; `accepted` counts the connections made to it. It runs in a thread of its own with
+plain sockets, so the tests of every event loop use it alike. Invariant: bytes pass unchanged and in order until a cut.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TLS for tests: an authority of one's own, and a server in front of another that speaks TLS.
 
-In: a plain server's port. Out: certificate files, and a port that takes TLS and passes the plain bytes on. It runs in threads
-with plain sockets, so the tests of every event loop use it alike.
+Input: a plain server's port. Output: certificate files, and a port that takes TLS and passes the plain bytes on. It runs in threads with
+plain sockets, so the tests of every event loop use it alike.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which combinations of event loop and server an ordinary run tries.
 
-In: the combinations of a test's parameters. Out: those that run. Always holds: a test that is parametrized by both runs at least once on
+Input: the combinations of a test's parameters. Output: those that run. Invariant: a test that is parametrized by both runs at least once on
 every event loop and at least once on every server, with each value of its other parameters. A checksum of the test's name decides which
 loop meets which server, so that every pair meets in some tests. A test that is marked `backends_take_turns` runs on one event loop with
 each value of its other parameters, and the next value takes the next loop. `REDISAQ_MATRIX=all` runs every combination. A combination that

@@ -1,7 +1,7 @@
 """A master, its replicas and the sentinels that watch them, as real processes on loopback.
 
-In: which server program. Out: `Guarded`, with plain, blocking methods, which tests may call from any backend. No process outlives this
-one (tests/servers.py). The sentinels know each other from the start, since finding each other takes them seconds.
+Input: which server program. Output: `Guarded`, with plain, blocking methods, which tests may call from any backend. No process outlives
+this one (tests/servers.py). The sentinels know each other from the start, since finding each other takes them seconds.
 """
 
 from __future__ import annotations

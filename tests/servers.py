@@ -1,8 +1,8 @@
 """Real servers for tests: started on loopback and on a Unix socket, stopped, killed and started again.
 
-In: which server program (Valkey 9 and Redis 8 from wheels, Redis 7 from the system). Out: `Server`, with plain, blocking
-methods, which tests may call from any backend. Always holds: no server outlives the process that started it. A watchdog process
-reads a pipe from it; when the pipe closes, however the process died, it kills the servers that still run and removes their files.
+Input: which server program (Valkey 9 and Redis 8 from wheels, Redis 7 from the system). Output: `Server`, with plain, blocking methods,
+which tests may call from any backend. Invariant: no server outlives the process that started it. A watchdog process reads a pipe from it;
+when the pipe closes, however the process died, it kills the servers that still run and removes their files.
 """
 
 from __future__ import annotations

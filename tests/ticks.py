@@ -2,7 +2,7 @@
 
 A thread sleeps for a hundredth of a second, again and again, and notes when it woke. Where the machine is busy, or stands still, it wakes
 late, as everybody else does; so the hundredths that it noted are time that the others had as well. An upper bound on them finds who waits
-for a timer that is longer than it should be, and does not blame a busy machine. What always holds: they are never more than the real time.
+for a timer that is longer than it should be, and does not blame a busy machine. Invariant: they are never more than the real time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kills what its parent leaves behind: run as a process of its own by tests/servers.py.
 
-In: lines on standard input: `kill PID`, `spare PID`, `remove DIRECTORY`. Out: at the end of the input, which is when the parent
+Input: lines on standard input: `kill PID`, `spare PID`, `remove DIRECTORY`. Output: at the end of the input, which is when the parent
 closed it or died, every process named and not spared is killed and every directory removed.
 """
 

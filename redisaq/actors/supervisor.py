@@ -602,7 +602,7 @@ class Supervisor:
         raise interruption
 
     def _own(self, found: list[BaseException]) -> list[BaseException]:
-        """Return what is a failure of its own: that no more actors are started is none if one of them has failed."""
+        """Return the errors that say something new: once an actor has failed, a refusal to start another one does not."""
         if not self._errors:
             return found
         return [one for one in found if not (isinstance(one, ActorStopped) and one.path == self.path)]

@@ -94,7 +94,7 @@ class OldestFirst:
 
 
 class Dead(Protocol):
-    """Something that stands for a dead letter."""
+    """What a broker says of a dead letter, in whole or in part."""
 
     @property
     def dead_id(self) -> bytes:

@@ -28,7 +28,7 @@ MemoryBrokers = Callable[[str, str, Environment | None, bool], Broker]
 """Makes the brokers of `memory://name`, from the name, the namespace, the environment, and whether to wait for replicas."""
 
 memory_brokers: ContextVar[MemoryBrokers] = ContextVar("redisaq_memory_brokers", default=_memory_broker)
-"""What makes them now. A simulation sets its own."""
+"""What makes them in this context. A simulation sets its own."""
 
 SERVERS = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel")
 """Schemes of real servers."""

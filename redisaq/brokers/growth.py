@@ -38,7 +38,7 @@ from redisaq.environment import current_environment, time_is_up_at
 logger = logging.getLogger("redisaq.brokers")
 
 COUNTED = 1000
-"""Messages that are counted at most, where somebody wants to know for how many a partition waits."""
+"""The most messages to count when a caller asks for how many a partition waits."""
 
 TOGETHER = 500
 """Streams that are cut, or looked at, in one write: a server does nothing else for some milliseconds then."""

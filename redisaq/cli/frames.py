@@ -1,7 +1,7 @@
 """The frames of `redisaq top`: what a terminal shows of a snapshot.
 
-In come a snapshot, what has been chosen, and the size of the terminal; out comes text. Pure functions. The words, letters and order are
-those of the page. Without colours everything is still said: by letters, signs and `!!!`.
+Input: a snapshot, what has been chosen, and the size of the terminal. Output: text. Pure functions. The words, letters and order are those
+of the page. Without colours everything is still said: by letters, signs and `!!!`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Keys from a terminal: reads standard input key by key, and restores the terminal afterwards.
 
-In come bytes; out go names of keys: the letter itself, or "up", "down", "left", "right", "enter", "escape", "backspace".
+Input: bytes. Output: names of keys: the letter itself, or "up", "down", "left", "right", "enter", "escape", "backspace".
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class Admission:
         self._claimed, self._claimed_until = frozenset(partitions), until
 
     def _claims(self) -> frozenset[int]:
-        """Return what only this member may go on with after a loss (M8). Nobody else can claim it for the member, so it does not wait."""
+        """Return the partitions that only this member may continue with after a loss (M8). It claims them itself, without waiting."""
         return self._claimed if self._around.environment.clock() < self._claimed_until else frozenset()
 
     async def join(self) -> Joining:

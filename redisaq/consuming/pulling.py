@@ -13,10 +13,10 @@ Taking a message never waits. So a task that is cancelled while it waits has tak
 waiting task, and asyncio's own `Task.cancel()` may come before that task runs; then the item would be lost.)
 
 You may keep a message, or give it to another task, and enter it there. What the user gets is a copy, which this module references weakly.
-Once nothing references it any more, no task will enter it: when the loop goes on, the message has failed (NotHandled). The same applies to
-a message whose body was left by a cancellation from outside. Until the loop goes on, or if it ends instead, such a message waits in the
-record, and is handed back with the rest, its attempt unused. The loop goes on when it asks for the next message and is not cancelled. At
-that moment, and whenever it may have changed, the iterator checks the messages that are handed out and on which no task works.
+Once nothing references it any more, no task will enter it: when the loop continues, the message has failed (NotHandled). The same applies
+to a message whose body was left by a cancellation from outside. Until the loop continues, or if it ends instead, such a message waits in
+the record, and is handed back with the rest, its attempt unused. The loop continues when it asks for the next message and is not cancelled.
+At that moment, and whenever it may have changed, the iterator checks the messages that are handed out and on which no task works.
 """
 
 from __future__ import annotations

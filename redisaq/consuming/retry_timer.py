@@ -24,7 +24,7 @@ from redisaq.consuming.sweep import sweep
 from redisaq.errors import LeaseLostError
 
 UNSWEPT = 1.0
-"""Seconds until the next sweep where one was in vain: the topic, or its last growth, is lost, and somebody makes it again."""
+"""Seconds until the next sweep after one that found the topic, or its last growth, lost: another process makes it again."""
 
 
 class RetryTimer(Actor[Ring]):

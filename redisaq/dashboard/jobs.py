@@ -92,7 +92,7 @@ class Job:
 
         Args:
             number: its number.
-            verb: what is done with the letters.
+            verb: the change, such as "redrive".
             name: topic and group.
             found: the letters, the oldest first; None: all of the group.
             total: how many they are.
@@ -285,7 +285,7 @@ class Jobs:
         return {number: job for number, job in self._jobs.items() if job.state == "running" or job.ended > since}
 
     def report(self) -> None:
-        """Wake those who wait for a change of a job."""
+        """Wake the tasks that wait for a change of a job."""
         self._changed.set()
         self._changed = anyio.Event()
 

@@ -94,7 +94,7 @@ class MessagePages:
         return export(request, name, total, self._showing.admin.messages(name), "messages.jsonl", jobs=jobs, privacy=privacy)
 
     async def _find(self, request: Request) -> Response:
-        """Look for a message of which the id is known, for a moment; a page then goes on."""
+        """Look for a message of which the id is known, for a moment; then a page continues the search."""
         snapshot = await self._showing.first(_around_message, request)
         links, msg_id = self._showing.links(request), names_in(request)["msg_id"]
         topic = request.query_params.get("t")

@@ -1,6 +1,6 @@
 """One message: where it is, what each group has done with it, and how to search for it by its id.
 
-In come Admin's reports of a message. Out come sentences, lanes of a picture, and facts. No index of message ids exists, so an address of a
+Input: Admin's reports of a message. Output: sentences, lanes of a picture, and facts. No index of message ids exists, so an address of a
 message carries its partition and entry, and an id alone is searched for: the newest messages of all topics first, then older ones.
 """
 
@@ -29,7 +29,7 @@ NAMED = 3
 """Topics that cannot be read which a sentence names."""
 
 QUICK = 0.1
-"""Seconds after which a search that goes on is shown as one."""
+"""Seconds after which a page shows that its search continues."""
 
 IS_ID = re.compile(r"[0-9a-z]{16}(-[0-9a-z]{1,12})?")
 """What ids of messages look like."""

@@ -1,9 +1,9 @@
 """Renders pages, and tells what of a page has changed.
 
-In come a template and its values. Out comes a `Page`: its HTML without the values that move (the skeleton), and those values. Two pages
-with the same skeleton differ in values alone, so a browser that shows one of them needs only the values that have changed.
+Input: a template and its values. Output: a `Page`: its HTML without the values that move (the skeleton), and those values. Two pages with
+the same skeleton differ in values alone, so a browser that shows one of them needs only the values that have changed.
 
-Always holds: a text reaches the page escaped, and without control characters and characters that turn the direction of writing, whatever a
+Invariant: a text reaches the page escaped, and without control characters and characters that turn the direction of writing, whatever a
 topic, a key or an error contains.
 """
 

@@ -1,6 +1,6 @@
 """The schedule: cron jobs with their last and next ticks, and delayed messages, on one line of time.
 
-In come Admin's reports and the page's window. Out come lanes and rows for the template. Of a job's past the server keeps its newest tick
+Input: Admin's reports and the page's window. Output: lanes and rows for the template. Of a job's past the server keeps its newest tick
 alone. The ticks to come are computed from the expression, if the package cronsim is installed; otherwise only the next one is known.
 """
 

@@ -1,7 +1,7 @@
 """The link to a server that sentinels watch: each connection goes to the server that they call the master (C6).
 
 `Sentinels` asks who the master is. `SentinelLink` is a Link that asks before each connection, each second while it is used, and while the
-server is silent. When the answer is another server, it breaks every connection to the former one, which may go on serving for seconds.
+server is silent. When the answer is another server, it breaks every connection to the former one, which may continue to serve for seconds.
 Invariants:
 
 - A sentinel gets at most a second to answer; then the next one is asked. Names are resolved again for each connection.

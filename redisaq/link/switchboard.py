@@ -47,13 +47,13 @@ class Backoff:
         self.failures += 1
         return full_jitter(self.failures, base=BASE, most=CAP, random=self._random)
 
-    def broke(self, stood: float) -> float:
-        """Return the seconds to wait before connecting again, after a connection that lasted for `stood` seconds.
+    def broke(self, lasted: float) -> float:
+        """Return the seconds to wait before connecting again, after a connection that lasted for `lasted` seconds.
 
         If it lasted longer than the longest delay, it was a success: the delay is 0, and the failures are forgotten. Otherwise it counts as
         one more failure, so that a server or proxy that accepts everybody and closes at once is not dialled in a busy loop.
         """
-        if stood > CAP:
+        if lasted > CAP:
             self.failures = 0
             return 0.0
         return self.failed()

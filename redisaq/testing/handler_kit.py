@@ -274,7 +274,7 @@ class HandlerKit:
             payloads: as for `Producer.batch_enqueue`.
             partitions: how many partitions the topic has.
             partition_key: as for `Producer.batch_enqueue`.
-            limits: how long the run may go on; a day by default. Without a limit, a handler that raises RetryAfter each time would run
+            limits: how long the run may take; a day by default. Without a limit, a handler that raises RetryAfter each time would run
                 forever.
 
         Raises:

@@ -28,7 +28,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """How long a run may go on. The limit that is reached first ends it.
+    """How long a run may take. The limit that is reached first ends it.
 
     Attributes:
         steps_at_once: steps of tasks while virtual time stands still. More are treated as a loop that waits for nothing.

@@ -86,7 +86,7 @@ class Slots:
         return {known.slot: known.view.place for known in self._known.values()}
 
     def order(self, member: MemberInfo) -> int:
-        """Return where a member stands among the others."""
+        """Return a member's place among the others."""
         return self._known[member.incarnation].slot
 
     def views(self, members: Iterable[MemberInfo]) -> tuple[tuple[MemberView, ...], tuple[MemberView, ...]]:

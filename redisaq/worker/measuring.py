@@ -88,7 +88,7 @@ class Measuring:
     async def run(self) -> None:
         """Measure backlogs, and look for what needs attention, if that is asked for; until cancelled. It has a connection of its own.
 
-        A failure is logged, and it begins again: the App goes on without it.
+        After a failure it logs the error and begins again. The App continues meanwhile.
         """
         if self._every is None:
             return

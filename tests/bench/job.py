@@ -1,7 +1,7 @@
 """One measurement in a process of its own: `python -m tests.bench.job '{"case": …}'`.
 
-Out: its rate as JSON (see cases.Rate), alone on one line. `redisaq` is whatever stands first on the path: the job checks that it is the one
-meant, so that no measurement is of the wrong commit.
+Output: its rate as JSON (see cases.Rate), alone on one line. `redisaq` is whatever stands first on the path: the job checks that it is the
+one meant, so that no measurement is of the wrong commit.
 """
 
 from __future__ import annotations

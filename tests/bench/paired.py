@@ -1,10 +1,9 @@
 """The main jobs, paired with another commit's: `python -m tests.bench --against REV`.
 
-In: a commit. Out: for each job and event loop the median of the ratios to that commit, by the clock and by the client's CPU, how far two
-measurements of that one commit differ, and what is slower.
-A round measures that commit, what is here, and that commit again, each in a process of its own, with the same server, jobs and machine.
-What slows the machine down for a while slows all three. A round makes two ratios: of what is here to the mean of the two beside it, and of
-those two, which are alike (A/A).
+Input: a commit. Output: for each job and event loop the median of the ratios to that commit, by the clock and by the client's CPU, how far
+two measurements of that one commit differ, and what is slower. A round measures that commit, what is here, and that commit again, each in a
+process of its own, with the same server, jobs and machine. What slows the machine down for a while slows all three. A round makes two
+ratios: of what is here to the mean of the two beside it, and of those two, which are alike (A/A).
 """
 
 from __future__ import annotations

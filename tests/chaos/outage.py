@@ -1,7 +1,7 @@
 """One producer and two consumers over the public API, while something happens to their servers.
 
-In: an URL, and what is to happen. Out: an `Outcome`: what was lost, handled twice, out of order or at the same time as another message of
-its key, the longest time in which nothing was handled, and the slowest enqueue. It says what happened; `Bounds` say what may.
+Input: a URL, and what is to happen. Output: an `Outcome`: what was lost, handled twice, out of order or at the same time as another message
+of its key, the longest time in which nothing was handled, and the slowest enqueue. It says what happened; `Bounds` say what may.
 """
 
 from __future__ import annotations

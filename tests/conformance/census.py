@@ -1,7 +1,7 @@
 """Finds each message of a partition in a world, without using the brokers.
 
-In: a world, a group, a partition. Out: (place, the message's `i`, its entry id or none) of everything that is there, as it stands in the
-store itself.
+Input: a world, a group, a partition. Output: (place, the message's `i`, its entry id or none) of everything that is there, as it stands in
+the store itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The worlds in which brokers are compared: a store, brokers that meet in it, and a back door for what happens to servers.
 
-In: a namespace, and a server where there is one. Out: brokers, and plain calls that lose, trim or expire things behind the
-brokers' backs. What always holds: a world touches nothing outside its namespace but connections.
+Input: a namespace, and a server where there is one. Output: brokers, and plain calls that lose, trim or expire things behind the brokers'
+backs. Invariant: a world touches nothing outside its namespace but connections.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who works beside an Admin in its tests: producers and consumers of one topic.
 
-In: an URL and a namespace. Out: messages enqueued and worked off; a number that is to fail becomes a dead letter at its first attempt.
+Input: a URL and a namespace. Output: messages enqueued and worked off; a number that is to fail becomes a dead letter at its first attempt.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The python code blocks of README.md and of the other pages, and how they are run.
 
-In: Markdown pages. Out: `Block`s, each with its page and line, and functions that run one. Always holds: a block is run as the reader sees
-it, character for character; the address `redis://localhost:6379/0`, written out or left to its default, leads to the test's server.
+Input: Markdown pages. Output: `Block`s, each with its page and line, and functions that run one. Invariant: a block is run as the reader
+sees it, character for character; the address `redis://localhost:6379/0`, written out or left to its default, leads to the test's server.
 
 There are four kinds. A *test file* has `pytest=` in its comment, and is run by pytest. A *program* has `if __name__ == "__main__":`, and is
 run as a process of its own. *Tests* have functions whose names begin with `test_`; each is called. Anything else is a *fragment*: it may

@@ -1,7 +1,7 @@
 """What the text around a code block speaks of: each function here is one prelude, named in the comment before a block (see doc_blocks.py).
 
-In: the block's namespace, empty. Out: the same, with names in it, while the block runs. After that a prelude may look whether the block did
-what the text says.
+Input: the block's namespace, empty. Output: the same, with names in it, while the block runs. After that a prelude may look whether the
+block did what the text says.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 r"""Follows a page of the documents as a reader would: writes its files, types its commands, compares what they print.
 
-In: a Markdown page, whose blocks are read from the top. A block with a title is a file of that name. A `bash` block is typed into a shell,
-line by line; `pip install` is left out, since everything is installed here. A `text` block after it shows what must be printed: each line
-must come, where `…` stands for anything. Comments that no reader sees say the rest:
+Input: a Markdown page, whose blocks are read from the top. A block with a title is a file of that name. A `bash` block is typed into a
+shell, line by line; `pip install` is left out, since everything is installed here. A `text` block after it shows what must be printed: each
+line must come, where `…` stands for anything. Comments that no reader sees say the rest:
 
     <!-- walk: background -->   the next commands go on running, in a terminal of their own; wait for what the `text` block shows
     <!-- walk: stop -->         press Ctrl-C in the terminal that was opened last, and wait until its command has ended well
     <!-- walk: exit=1 -->       the next commands end with this status
     <!-- walk: ID="(\d+)" -->    from here on, the word ID in a command is what this pattern finds in what was printed last
 
-Always holds: a process that a page has started is gone when the walk is over.
+Invariant: a process that a page has started is gone when the walk is over.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -m tests.mutants`: does any test notice if the product does something else?
 
-In: how many mutants to sample, from which seed; all of written.toml. Out: a line for each with who caught it and in how long, then those
-that survived, with what they changed. The exit status is 1 if one survived.
+Input: how many mutants to sample, from which seed; all of written.toml. Output: a line for each with who caught it and in how long, then
+those that survived, with what they changed. The exit status is 1 if one survived.
 
 Noting which test covers what comes first and takes as long as the whole suite: `python -m tests.mutants note`. Do it again when tests are
 new or changed; only those are run.

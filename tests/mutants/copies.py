@@ -1,6 +1,6 @@
 """Copies of the tree, and processes that run in them: the checkout itself is never changed.
 
-In: the checkout. Out: a copy a worker, in a temporary folder, in which a file may be changed and is put back. What always holds: when `run`
+Input: the checkout. Output: a copy a worker, in a temporary folder, in which a file may be changed and is put back. Invariant: when `run`
 returns, nothing that it started is left, in whatever session or process group it went on: each process inherits a mark in its environment.
 """
 

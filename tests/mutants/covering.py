@@ -1,8 +1,8 @@
 """Which tests run which line: noted once, kept outside what is committed, and asked for each mutant.
 
-In: test files, run under coverage.py with a context for each test. Out: for a line of the product the tests that run it, and how long each
-takes. What always holds: lines are known by the place around them and their text, so that what was noted outlives a move to another file
-and changes elsewhere in it; only tests that passed are chosen. A script is run by the tests that run a line which names it.
+Input: test files, run under coverage.py with a context for each test. Output: for a line of the product the tests that run it, and how long
+each takes. Invariant: lines are known by the place around them and their text, so that what was noted outlives a move to another file and
+changes elsewhere in it; only tests that passed are chosen. A script is run by the tests that run a line which names it.
 
 Where too many tests run a line, half of the time is for the quickest, and half for those that are about its file: they run lines there that
 few others run.

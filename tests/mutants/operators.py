@@ -1,8 +1,8 @@
 """Small changes of the product's own logic, made by rule: the smallest edits after which it means something else.
 
-In: a file of the product. Out: every mutant of it, each one edit of its text: a comparison turned or moved by one, a constant changed, a
-call left out, a branch taken the other way round, an `await` left out (Python only). Scripts are read by their tokens, without comments
-and strings; the rest by its syntax tree. Not changed: docstrings, annotations, imports, and what only a type checker reads.
+Input: a file of the product. Output: every mutant of it, each one edit of its text: a comparison turned or moved by one, a constant
+changed, a call left out, a branch taken the other way round, an `await` left out (Python only). Scripts are read by their tokens, without
+comments and strings; the rest by its syntax tree. Not changed: docstrings, annotations, imports, and what only a type checker reads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where in the product something stands, named so that it is found again after it has moved to another file.
 
-In: the files of the package. Out: for each line the name of the function, method or class around it ("Owned.renew"; a script's name,
-"settle.lua"), and the statement that it belongs to. What always holds: no place is named by its module or its line number.
+Input: the files of the package. Output: for each line the name of the function, method or class around it ("Owned.renew"; a script's name,
+"settle.lua"), and the statement that it belongs to. Invariant: no place is named by its module or its line number.
 """
 
 from __future__ import annotations

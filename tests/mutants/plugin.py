@@ -1,7 +1,7 @@
 """A pytest plugin, loaded with `-p tests.mutants.plugin`: notes which test covers what, or runs the chosen tests in the chosen order.
 
-In: the environment variable REDISAQ_MUTANTS, which names a file (see Orders). Out: a log of the tests, one line of JSON each, written as
-they begin and end, so that it is whole even if the process is killed. While it records, each test is a context of coverage.py, in this
+Input: the environment variable REDISAQ_MUTANTS, which names a file (see Orders). Output: a log of the tests, one line of JSON each, written
+as they begin and end, so that it is whole even if the process is killed. While it records, each test is a context of coverage.py, in this
 process and in those that the test starts: they find its name in REDISAQ_MUTANTS_TEST.
 
 It stays out of the way of xdist: workers record contexts, the process that began the run writes the log.

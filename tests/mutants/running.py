@@ -1,6 +1,6 @@
 """Runs the tests that concern a mutant, and says who caught it and in how long.
 
-In: a mutant, a copy of the tree and what is known of the tests. Out: a Result. What always holds: a test that fails is run again by itself,
+Input: a mutant, a copy of the tree and what is known of the tests. Output: a Result. Invariant: a test that fails is run again by itself,
 and only the second failure counts; what outlasts the time limit was caught by it only if one test hung, else it was merely slow.
 """
 

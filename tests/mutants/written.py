@@ -1,7 +1,7 @@
 """The mutants that no operator makes, written by hand in written.toml; and those that are known to change nothing, in equivalent.toml.
 
-In: these files and the product. Out: mutants. What always holds: the text that a written mutant replaces stands exactly once in the
-product, or in the definition that it names. It is looked for in every file, so that code may move.
+Input: these files and the product. Output: mutants. Invariant: the text that a written mutant replaces stands exactly once in the product,
+or in the definition that it names. It is looked for in every file, so that code may move.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The long simulation: `python -m tests.simulation --seeds 10000 --backend both --jobs 2`.
 
-In: which scenario, how many seeds, on which backends. Out: progress, then figures: seeds a second, different traces, faults that happened;
-and each failing seed with the command that replays it; with --shrink, the few faults that bring it about. The exit status is 1 if one
-failed.
+Input: which scenario, how many seeds, on which backends. Output: progress, then figures: seeds a second, different traces, faults that
+happened; and each failing seed with the command that replays it; with --shrink, the few faults that bring it about. The exit status is 1 if
+one failed.
 """
 
 from __future__ import annotations

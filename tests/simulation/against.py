@@ -1,7 +1,7 @@
 """Compares traces with those of another commit: a change that moves nothing leaves each seed's trace as it was.
 
-In: a commit, scenarios, seeds. Out: for each scenario, which seeds have another trace. The commit's own tests play its seeds, so a scenario
-that has changed since then shows as other traces, too.
+Input: a commit, scenarios, seeds. Output: for each scenario, which seeds have another trace. The commit's own tests play its seeds, so a
+scenario that has changed since then shows as other traces, too.
 """
 
 from __future__ import annotations

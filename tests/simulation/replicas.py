@@ -1,6 +1,6 @@
 """Replicas of a program in a simulation: each is an App with cron jobs, in a process of its own that can crash, pause and leave.
 
-In: a function that makes the App. Out: what its consumer does goes to the record, as for any member.
+Input: a function that makes the App. Output: what its consumer does goes to the record, as for any member.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Runs pytest inside of a test, with redisaq's plugin and the other plugins that a user may have.
 
-In: the text of a test file, options. Out: what became of the tests in it. Always: warnings are errors there, too, and marks are strict.
+Input: the text of a test file, options. Output: what became of the tests in it. Invariant: warnings are errors there, too, and marks are
+strict.
 """
 
 from __future__ import annotations

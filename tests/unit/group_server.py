@@ -1,7 +1,7 @@
 """What the server does for a group, as a pure state machine: the steps that the rules M and T2 ask of a broker.
 
-In: a request and the time. Out: the answer, and every change handed to `watch`. Rules can be taken out by name (`off`), to show
-that the simulation notices.
+Input: a request and the time. Output: the answer, and every change handed to `watch`. Rules can be taken out by name (`off`), to show that
+the simulation notices.
 """
 
 from __future__ import annotations

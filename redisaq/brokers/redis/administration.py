@@ -231,7 +231,7 @@ async def drop_topic(step: steps.DropTopic, link: Caller, keys: Keys) -> None:
         found = [await _drop_found(link, node, keys, topic, histories) for node in nodes]
         if len(nodes) == 1 or not any(found):
             break
-    await run_each(link, [(b"UNLINK", key) for key in histories])  # they tell of the deletion while it goes on
+    await run_each(link, [(b"UNLINK", key) for key in histories])  # until here they show the deletion that is under way
     # The count goes last: a repetition of an interrupted step needs it.
     await run(link, (b"SREM", keys.topics, topic))
     await run(link, (b"UNLINK", keys.meta(topic)))

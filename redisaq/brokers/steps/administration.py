@@ -247,7 +247,7 @@ class Disband(GroupStep[tuple[str, ...]], frozen=True):
 
     Attributes:
         force: False drops nothing while members are alive.
-        keeps_history: leave the group's history, so that it tells of a deletion that goes on: DropHistory ends it.
+        keeps_history: leave the group's history, which shows a deletion under way, until DropHistory drops it.
     """
 
     force: bool
