@@ -14,11 +14,10 @@ from redisaq.errors import SettingsError
 from redisaq.testing import Report, Simulation, simulate
 from tests.simulation.variants.breaking import Change, Function, taken_out
 from tests.simulation.variants.cluster import KEYS, clustered
-from tests.simulation.variants.crowd import TOPIC, owned, takes, topic, until
+from tests.simulation.variants.crowd import QUICK, TOPIC, owned, takes, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend
 
 both = pytest.mark.parametrize("backend", BACKENDS)
-QUICK: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
 
 
 def losing(slot: int | None) -> Any:

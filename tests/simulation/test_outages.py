@@ -12,15 +12,13 @@ from redisaq import Message
 from redisaq.testing import FaultPlan, Simulation
 from tests.simulation.judged import simulate
 from tests.simulation.variants.breaking import taken_out
-from tests.simulation.variants.crowd import TOPIC, owned, takes, topic, until
+from tests.simulation.variants.crowd import QUICK, TOPIC, owned, takes, topic, until
 from tests.simulation.variants.members import M5_DEADLINE
 from tests.simulation.variants.settling import S1_TOKEN
 from tests.simulation.variants.variant import BACKENDS, Backend
 from tests.simulation.variants.wire import Wire
 
 both = pytest.mark.parametrize("backend", BACKENDS)
-
-QUICK: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
 
 ALL = FaultPlan(
     lost_request=0.01,

@@ -20,12 +20,10 @@ from redisaq.testing.network import WaitLimits
 from tests.simulation.judged import simulate
 from tests.simulation.playing import play
 from tests.simulation.variants.breaking import Change, taken_out
-from tests.simulation.variants.crowd import TOPIC, owned, takes, topic, until
+from tests.simulation.variants.crowd import QUICK, TOPIC, owned, takes, topic, until
 from tests.simulation.variants.variant import BACKENDS, Backend
 
 both = pytest.mark.parametrize("backend", BACKENDS)
-
-QUICK: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
 
 
 async def broken(call: Callable[[], Awaitable[Any]]) -> tuple[float, ConnectionFailed]:

@@ -17,6 +17,9 @@ from tests.simulation.variants.variant import Scenario
 
 TOPIC, GROUP = "orders", GroupName("orders", "default_group")
 
+QUICK: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
+"""Options of members whose leases are short, so that a scenario is, too."""
+
 STORM = FaultPlan(
     lost_request=0.02,
     lost_reply=0.02,
@@ -45,7 +48,7 @@ def crowd(
 ) -> Scenario:
     """Return a scenario of some members that work while messages come in; then all is to become quiet."""
     retry = RetryPolicy(backoff=0.1, max_backoff=1.0)
-    settings: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5, "retry": retry} | options
+    settings: dict[str, Any] = QUICK | {"retry": retry} | options
 
     async def scenario(sim: Simulation) -> None:
         producer = sim.producer(TOPIC, init_partitions=partitions)

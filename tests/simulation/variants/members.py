@@ -24,7 +24,19 @@ from redisaq.core.records import microseconds
 from redisaq.core.waiting import TURN, Newcomer, read_newcomers
 from redisaq.testing import FaultPlan, Simulation
 from tests.simulation.variants.breaking import Change, Function
-from tests.simulation.variants.crowd import GROUP, TOPIC, after_heartbeat, complain, incarnation, lose_rings, owned, takes, topic, until
+from tests.simulation.variants.crowd import (
+    GROUP,
+    QUICK,
+    TOPIC,
+    after_heartbeat,
+    complain,
+    incarnation,
+    lose_rings,
+    owned,
+    takes,
+    topic,
+    until,
+)
 from tests.simulation.variants.variant import Variant
 from tests.simulation.variants.wire import Wire
 
@@ -76,9 +88,8 @@ async def document_made_again(sim: Simulation) -> None:
     """The document is lost while a join based on the old one is under way, and a member of the old one crashes meanwhile."""
     wire = Wire(sim)
     producer = await topic(sim, 4)
-    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
     for name in "ab":
-        sim.member(name, TOPIC, takes(0.05), **options)
+        sim.member(name, TOPIC, takes(0.05), **QUICK)
     await until(lambda: len(owned(sim, "a")) == len(owned(sim, "b")) == 2)
     state = sim.store.members(GROUP).state
     assert state is not None
@@ -89,14 +100,14 @@ async def document_made_again(sim: Simulation) -> None:
         return again is not None and again is not state and again.version == known
 
     wire.hold_until("c", "commit", stands_again, 30.0)
-    sim.member("c", TOPIC, takes(0.05), **options)
+    sim.member("c", TOPIC, takes(0.05), **QUICK)
     await until(lambda: bool(wire.befallen))
     await sim.crash("b")
     await sim.crash("c")
     sim.store.forget_group(GROUP)
     for name in "defghi":
         await anyio.sleep(0.5)
-        sim.member(name, TOPIC, takes(0.05), **options)
+        sim.member(name, TOPIC, takes(0.05), **QUICK)
     await producer.batch_enqueue([{}] * 20)
     await sim.until_quiet(timeout=60)
 
@@ -117,7 +128,7 @@ async def wakes_past_its_lease(sim: Simulation) -> None:
     producer = await topic(sim, 2)
     wire = Wire(sim)
     for name in "ab":
-        sim.member(name, TOPIC, takes(1.0), heartbeat_interval=0.5, heartbeat_ttl=2.5)
+        sim.member(name, TOPIC, takes(1.0), **QUICK)
     await until(lambda: bool(owned(sim, "a")) and bool(owned(sim, "b")))
     await producer.batch_enqueue([{}] * 12)
     await anyio.sleep(0.3)
@@ -385,7 +396,7 @@ async def one_that_has_the_turn_dies(sim: Simulation) -> None:
     """Members start at once, and the one that is to let the others in crashes before it does."""
     producer = await topic(sim, 6)
     for name in "abcdef":
-        sim.member(name, TOPIC, takes(0.05), heartbeat_interval=0.5, heartbeat_ttl=2.5, client=name)
+        sim.member(name, TOPIC, takes(0.05), **QUICK, client=name)
     room = sim.store.members(GROUP).room
     await until(lambda: len(room.waiting) > 2 and room.holder in room.waiting)
     (holder,) = read_newcomers([room.waiting[room.holder][2]])

@@ -18,7 +18,7 @@ from redisaq.core.in_flight import InFlight
 from redisaq.core.records import Body, Resolution
 from redisaq.testing import Report, Simulation
 from tests.simulation.variants.breaking import Change, Function
-from tests.simulation.variants.crowd import GROUP, TOPIC, complain, owned, takes, topic, until
+from tests.simulation.variants.crowd import GROUP, QUICK, TOPIC, complain, owned, takes, topic, until
 from tests.simulation.variants.variant import Variant
 from tests.simulation.variants.wire import Wire
 
@@ -37,14 +37,13 @@ async def acknowledged_too_late(sim: Simulation) -> None:
     """An acknowledgement comes when its member has crashed and another has the partition."""
     wire = Wire(sim)
     producer = await topic(sim, 1)
-    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
-    sim.member("a", TOPIC, takes(0.1), **options)
+    sim.member("a", TOPIC, takes(0.1), **QUICK)
     await until(lambda: owned(sim, "a") == {0})
     wire.hold("a", "settle", 4.0)
     await producer.enqueue({})
     await until(lambda: bool(wire.befallen))
     await sim.crash("a")
-    sim.member("b", TOPIC, takes(3.0), **options)
+    sim.member("b", TOPIC, takes(3.0), **QUICK)
     await sim.until_quiet()
 
 
@@ -137,7 +136,7 @@ async def crashes_with_a_due_retry(sim: Simulation) -> None:
             raise ValueError("once")
         await anyio.sleep(1.0)
 
-    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5, "retry": RetryPolicy(backoff=0.1, max_backoff=0.1)}
+    options: dict[str, Any] = QUICK | {"retry": RetryPolicy(backoff=0.1, max_backoff=0.1)}
     sim.member("a", TOPIC, handle, **options)
     await until(lambda: owned(sim, "a") == {0})
     await producer.batch_enqueue([{}] * 3)
@@ -183,7 +182,7 @@ async def runs_long_after_a_failure(sim: Simulation) -> None:
         finally:
             running.discard(message.msg_id)
 
-    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5, "ordering": "none", "concurrency": 8}
+    options: dict[str, Any] = QUICK | {"ordering": "none", "concurrency": 8}
     sim.member("a", TOPIC, handle, **options, retry=RetryPolicy(backoff=0.1, max_backoff=0.1))
     await until(lambda: owned(sim, "a") == {0})
     for _ in range(8):
@@ -235,8 +234,7 @@ async def acknowledged_from_before_the_seek(sim: Simulation) -> None:
         runs += 1
         await anyio.sleep(0.1 if runs == 1 else 6.0)
 
-    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
-    sim.member("a", TOPIC, handle, **options)
+    sim.member("a", TOPIC, handle, **QUICK)
     await until(lambda: owned(sim, "a") == {0})
     wire.hold("a", "settle", 3.0)
     await producer.enqueue({})
@@ -244,7 +242,7 @@ async def acknowledged_from_before_the_seek(sim: Simulation) -> None:
     await _moved_back(sim)
     await anyio.sleep(4.0)  # it runs again while the first acknowledgement arrives; then its member dies
     await sim.crash("a")
-    sim.member("b", TOPIC, takes(0.1), **options)
+    sim.member("b", TOPIC, takes(0.1), **QUICK)
     await sim.until_quiet()
 
 
@@ -261,8 +259,7 @@ async def done_as_the_group_is_moved(sim: Simulation) -> None:
             wire.lose_reply("a", "settle")
         await anyio.sleep(0.1)
 
-    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5}
-    sim.member("a", TOPIC, handle, **options)
+    sim.member("a", TOPIC, handle, **QUICK)
     await until(lambda: owned(sim, "a") == {0})
     wire.slow("a", 2.0, "settle")
     await producer.enqueue({})
@@ -271,7 +268,7 @@ async def done_as_the_group_is_moved(sim: Simulation) -> None:
     await anyio.sleep(1.0)
     await until(lambda: sum(settle.accepted for settle in sim.record.settles) == 2)
     await sim.crash("a")
-    sim.member("b", TOPIC, takes(0.1), **options)
+    sim.member("b", TOPIC, takes(0.1), **QUICK)
     await sim.until_quiet()
 
 

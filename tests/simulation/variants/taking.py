@@ -16,7 +16,7 @@ from redisaq.brokers.steps.leases import Claim, Fence, Installed, RemakeGroup, S
 from redisaq.consuming.owner import PartitionOwner
 from redisaq.testing import FaultPlan, Report, Simulation
 from tests.simulation.variants.breaking import Change, Function
-from tests.simulation.variants.crowd import GROUP, TOPIC, complain, crowd, owned, takes, topic, until
+from tests.simulation.variants.crowd import GROUP, QUICK, TOPIC, complain, crowd, owned, takes, topic, until
 from tests.simulation.variants.variant import Variant
 
 # -- T2 --------------------------------------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ async def group_is_lost(sim: Simulation) -> None:
             slow.add(message.msg_id)
             await anyio.sleep(60.0)
 
-    options: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5, "ordering": "none", "concurrency": 4}
+    options: dict[str, Any] = QUICK | {"ordering": "none", "concurrency": 4}
     sim.member("a", TOPIC, handle, **options)
     await until(lambda: owned(sim, "a") == {0})
     await producer.enqueue({"n": 0})
@@ -207,7 +207,7 @@ def _handed_over(handler: Any, **options: Any) -> Any:
     async def scenario(sim: Simulation) -> None:
         """A partition is wanted elsewhere while its owner is busy."""
         producer = await topic(sim, 2)
-        options_: dict[str, Any] = {"heartbeat_interval": 0.5, "heartbeat_ttl": 2.5, "drain_timeout": 2.0} | options
+        options_: dict[str, Any] = QUICK | {"drain_timeout": 2.0} | options
         sim.member("a", TOPIC, handler, **options_)
         await until(lambda: owned(sim, "a") == {0, 1})
         await producer.batch_enqueue([{}] * 2)
