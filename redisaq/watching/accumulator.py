@@ -23,7 +23,7 @@ from redisaq.admin_views import (
     TopicInfo,
 )
 from redisaq.watching import attention
-from redisaq.watching.attention import DeadSample, JobSample, Steady
+from redisaq.watching.attention import DeadSample, JobSample
 from redisaq.watching.curves import NEAR_STEP
 from redisaq.watching.known import KnownGroup, KnownTopic, find_owners, staleness
 from redisaq.watching.snapshot import (
@@ -31,6 +31,7 @@ from redisaq.watching.snapshot import (
     ServerView,
     Snapshot,
 )
+from redisaq.watching.steady import Steady
 from redisaq.watching.summing import summed, topic_view, totals, well
 
 MOST_CURVES = 500

@@ -12,7 +12,7 @@ from redisaq.admin_views import (
     HistoryEntry,
 )
 from redisaq.watching import attention
-from redisaq.watching.attention import BegunSample, HandlerSample, MemberSample, Ownerless, Sample, Steady
+from redisaq.watching.attention import BegunSample, HandlerSample, MemberSample, Ownerless, Sample
 from redisaq.watching.history import covered, named, sentence_of, unfinished
 from redisaq.watching.known import RATE_OVER, SUMMED, KnownGroup, KnownTopic, lives
 from redisaq.watching.snapshot import (
@@ -25,6 +25,7 @@ from redisaq.watching.snapshot import (
     TopicView,
     Totals,
 )
+from redisaq.watching.steady import Steady
 from redisaq.watching.words import day_and_clock, duration, group_name
 
 ENOUGH = 10.0

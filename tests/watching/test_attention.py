@@ -17,7 +17,6 @@ from redisaq.watching.attention import (
     MemberSample,
     Ownerless,
     Sample,
-    Steady,
     held_up,
     key_of,
     look,
@@ -26,6 +25,7 @@ from redisaq.watching.attention import (
     unread_topic,
 )
 from redisaq.watching.snapshot import Attention, ServerView
+from redisaq.watching.steady import Steady
 
 T0 = 1_764_362_851.0
 MEMBER = MemberSample("host-1:4121", 1.0, 12.0, "2.4.1", 3)
