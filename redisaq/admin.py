@@ -111,7 +111,18 @@ from redisaq.core.schedules import TOPIC_ENDS_WITH, decode_schedule
 from redisaq.environment import current_environment, silence_within, time_is_up_at, when_forked
 from redisaq.errors import ConnectionFailed, GroupBusyError, ServerError, SettingsError, TopicMissingError
 from redisaq.identity import label_of
-from redisaq.settings import MOST_PARTITIONS, check_client, check_count, check_flag, check_name, check_plain, check_seconds, check_text
+from redisaq.settings import (
+    MOST_PARTITIONS,
+    check_aware,
+    check_client,
+    check_count,
+    check_flag,
+    check_name,
+    check_plain,
+    check_seconds,
+    check_several,
+    check_text,
+)
 
 __all__ = [
     "Admin",
@@ -386,7 +397,7 @@ class Admin:
         Raises:
             TopicMissingError: the topic does not exist, or has no such group; or it has no member, and is in none of `partitions`.
         """
-        asked = None if partitions is None else list(partitions)
+        asked = None if partitions is None else numbers_of(partitions)
         with self._asking.limit():
             name, view, found = await self._asking.look(topic, group, asked)
             state = await self._asking.state(topic)
@@ -487,7 +498,7 @@ class Admin:
         """
         name = name_of(topic, group)
         most = check_count("count", count, most=1000)
-        numbers = [check_count("a partition's number", number, least=0) for number in partitions]
+        numbers = numbers_of(partitions)
         steps = [SummariseDead(name, number, b"", most, SUMMARY) for number in numbers]
         with self._asking.limit():
             pages = await self._asking.do_at_once(steps)
@@ -742,7 +753,7 @@ class Admin:
             TopicMissingError: the topic does not exist.
         """
         numbers = await self._asking.some(topic) if partitions is None else numbers_of(partitions)
-        edges = [microseconds(one) for one in moments]
+        edges = [microseconds(check_aware("each of moments", one)) for one in check_several("moments", moments)]
         found = await self._asking.do_each([CountDue(topic, number, edges) for number in numbers])
         return [sum(counts) for counts in zip(*found, strict=True)] if found else [0] * len(edges)
 

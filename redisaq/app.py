@@ -34,7 +34,16 @@ from redisaq.events import Event
 from redisaq.message import Message
 from redisaq.middleware import Middleware, Outgoing, check_middleware
 from redisaq.producer import SEND_TIMEOUT, Producer
-from redisaq.settings import HandlingOptions, RetryPolicy, check_callable, check_client, check_handler, check_name, check_plain
+from redisaq.settings import (
+    HandlingOptions,
+    RetryPolicy,
+    check_callable,
+    check_client,
+    check_handler,
+    check_name,
+    check_plain,
+    check_seconds,
+)
 
 if TYPE_CHECKING:
     from redisaq.admin import Admin
@@ -392,7 +401,7 @@ class App(Generic[S]):
                 raise SettingsError(f"topic {name!r} was declared before, with another payload type, size or options")
             return standing
         given: dict[str, Any] = {**options, "on_send": both(options.get("on_send"), self._on_send)}
-        link = self._producing_link(options.get("send_timeout", SEND_TIMEOUT))
+        link = self._producing_link(check_seconds("send_timeout", options.get("send_timeout", SEND_TIMEOUT)))
         producer = Producer(name, cast("Any", link), init_partitions=partitions, namespace=self.namespace, **given)
         topic: Topic[Any] = Topic(self, name, payload_type, partitions, options=options, producer=producer)
         self._topics[name] = topic

@@ -54,6 +54,8 @@ class PartialFailure(Exception):
 
     def __init__(self, errors: Mapping[Message[Any], Exception]) -> None:
         """Make the exception; SettingsError if a key is not a message, or a value is not an exception."""
+        if not isinstance(errors, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] -- callers without type checks may pass anything
+            raise SettingsError(f"PartialFailure takes a mapping of messages to exceptions, not {shown(errors, 80)}")
         super().__init__(f"{len(errors)} message(s) failed")
         self.errors = dict(errors)
         given = cast("dict[object, object]", self.errors)  # callers without type checks may pass anything

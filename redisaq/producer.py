@@ -23,7 +23,6 @@ from redisaq.core.codec import NOT_SERIALIZED, Serializer, extra_fields, key_of,
 from redisaq.core.payloads import SERIALIZER, check_all, encode_json
 from redisaq.core.records import microseconds
 from redisaq.core.retention import IDLE
-from redisaq.describing import shown
 from redisaq.environment import Environment, current_environment, silence_within, time_is_up_at, time_limit, when_forked
 from redisaq.errors import ConnectionFailed, PayloadTooLarge, SettingsError
 from redisaq.logs import logger_for
@@ -33,6 +32,7 @@ from redisaq.producing.sender import Sender
 from redisaq.settings import (
     MOST_PARTITIONS,
     check_acks,
+    check_aware,
     check_client,
     check_count,
     check_name,
@@ -373,9 +373,7 @@ class Producer:
             return microseconds(self._environment.wall_clock() + delay)
         if at is None:
             return None
-        if not isinstance(at, datetime) or at.tzinfo is None or at.utcoffset() is None:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SettingsError(f"at must be an aware datetime (with a time zone), not {shown(at)}")
-        now, due = self._environment.wall_clock(), at.timestamp()
+        now, due = self._environment.wall_clock(), check_aware("at", at).timestamp()
         if due <= now:
             return None
         check_seconds("the time until `at`", due - now)

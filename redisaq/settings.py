@@ -11,6 +11,7 @@ import logging
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
 from random import Random
 from typing import Any, Literal, TypedDict, TypeVar, cast
 
@@ -182,6 +183,20 @@ def check_payloads(payloads: object) -> list[object]:
     if record or isinstance(payloads, str | bytes | bytearray | memoryview) or not isinstance(payloads, Iterable):
         raise SettingsError(f"payloads must be several: a list of them, say, not one {name_of(kind)}")
     return list(cast("Iterable[object]", payloads))
+
+
+def check_aware(name: str, value: object) -> datetime:
+    """Return a datetime with a time zone; SettingsError for anything else."""
+    if not isinstance(value, datetime) or value.tzinfo is None or value.utcoffset() is None:
+        raise SettingsError(f"{name} must be an aware datetime (with a time zone), not {shown(value)}")
+    return value
+
+
+def check_several(name: str, values: object) -> Iterable[Any]:
+    """Return the values; SettingsError unless they are an iterable, and not one text."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise SettingsError(f"{name} must be several: a list of them, say, not {shown(values)}")
+    return values
 
 
 def _set(settings: object, name: str, value: object) -> None:

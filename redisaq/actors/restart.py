@@ -16,6 +16,11 @@ from redisaq.core.retry import full_jitter
 from redisaq.errors import SettingsError
 
 
+def is_number(value: object) -> bool:
+    """Return whether that is a number that can be compared: callers without type checks may pass anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class RestartPolicy:
     """Which failures an actor survives, how many of them, and how long it waits before it runs again.
@@ -43,13 +48,13 @@ class RestartPolicy:
         """Check every value; SettingsError if one cannot work."""
         if not isinstance(self.on, tuple) or not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in self.on):
             raise SettingsError(f"on: a tuple of exception classes, not {self.on!r}")
-        if not self.max_restarts >= 0:
+        if not (is_number(self.max_restarts) and self.max_restarts >= 0):
             raise SettingsError(f"max_restarts: 0 or more, not {self.max_restarts!r}")
-        if not self.within > 0:
+        if not (is_number(self.within) and self.within > 0):
             raise SettingsError(f"within: seconds, more than 0, not {self.within!r}")
         for name in ("backoff", "max_backoff", "reset_after"):
             value: float = getattr(self, name)
-            if not value >= 0 or (math.isinf(value) and name != "reset_after"):
+            if not (is_number(value) and value >= 0) or (math.isinf(value) and name != "reset_after"):
                 raise SettingsError(f"{name}: seconds, 0 or more, not {value!r}")
 
     def names(self, error: BaseException) -> bool:

@@ -32,7 +32,7 @@ from anyio.lowlevel import checkpoint
 
 from redisaq.actors.actor import Actor, AnyActor
 from redisaq.actors.ref import ActorRef
-from redisaq.actors.restart import RestartRecord, consists_of
+from redisaq.actors.restart import RestartRecord, consists_of, is_number
 from redisaq.actors.tree import Node, Status, check_name, unique_name
 from redisaq.actors.waiting import Signal
 from redisaq.describing import shown
@@ -346,7 +346,7 @@ class Crew:
         """
         if strategy not in get_args(Strategy):
             raise SettingsError(f"strategy: one of {', '.join(get_args(Strategy))}, not {strategy!r}")
-        if not stop_timeout >= 0:
+        if not (is_number(stop_timeout) and stop_timeout >= 0):
             raise SettingsError(f"stop_timeout: seconds, 0 or more, not {stop_timeout!r}")
         self.strategy = strategy
         self.stop_timeout = stop_timeout

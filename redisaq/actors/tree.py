@@ -55,7 +55,7 @@ class Node:
 
 def check_name(name: str) -> str:
     """Return the name of an actor or a supervisor if it can be part of a path."""
-    if not name or "/" in name or not name.isprintable():
+    if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
         raise SettingsError(f"name: at least one printable character and no slash, not {name!r}")
     return name
 

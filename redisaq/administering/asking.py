@@ -20,7 +20,7 @@ from redisaq.brokers.terms import GroupName
 from redisaq.core.retry import full_jitter
 from redisaq.environment import current_environment, time_is_up_at, time_limit, when_forked
 from redisaq.errors import ConnectionFailed, ServerError, SettingsError, TopicMissingError
-from redisaq.settings import check_count, check_name
+from redisaq.settings import check_count, check_name, check_several
 
 R = TypeVar("R")
 
@@ -169,4 +169,4 @@ def name_of(topic: str, group: str) -> GroupName:
 
 def numbers_of(partitions: Iterable[int]) -> Sequence[int]:
     """Return numbers of partitions, checked."""
-    return [check_count("a partition's number", number, least=0) for number in partitions]
+    return [check_count("a partition's number", number, least=0) for number in check_several("partitions", partitions)]

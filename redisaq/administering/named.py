@@ -9,7 +9,7 @@ from redisaq.admin_views import DeadLetterInfo, DeadMessage, DeadSummary, RetryM
 from redisaq.brokers.terms import GroupName
 from redisaq.describing import shown
 from redisaq.errors import SettingsError
-from redisaq.settings import check_text
+from redisaq.settings import check_several, check_text
 
 M = TypeVar("M", bound=DeadLetterInfo | RetryMessage)
 
@@ -26,11 +26,9 @@ def split(name: GroupName, ids: Iterable[str | M], kinds: tuple[type[M], ...], w
     Raises:
         SettingsError: `ids` is one text, or one of them is of another class or of another group.
     """
-    if isinstance(ids, str):
-        raise SettingsError("ids must be several: put the one into a list")
     msg_ids: set[str] = set()
     named: dict[int, list[M]] = {}
-    for one in ids:
+    for one in check_several("ids", ids):
         if isinstance(one, kinds):
             if (one.topic, one.group) != (name.topic, name.group):
                 raise SettingsError(f"this {what} is of group {one.group} of {one.topic}: {one.msg_id}")

@@ -26,6 +26,7 @@ from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import parse_id
 from redisaq.core.history import Change as Noted
 from redisaq.errors import ConnectionFailed
+from redisaq.settings import check_several
 
 What = Literal["redriven", "purged"]
 """What happens to dead letters, as the group's history calls it."""
@@ -54,7 +55,7 @@ class Treating:
 
     async def at_once(self, what: What, name: GroupName, ids: Ids | None) -> int:
         """Treat these dead letters (None: all that exist now), and return how many."""
-        ids = None if ids is None else ids if isinstance(ids, str) else list(ids)
+        ids = None if ids is None else list(check_several("ids", ids))
         async with self._changes.in_order() as change:
             change.intent = intent = self._changes.intent(name, Noted(what, msg_id=only_one(ids)))
             total = await self._treat(what, change, name, ids)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any, NoReturn
 
@@ -283,3 +284,27 @@ async def test_a_plain_function_that_raises_a_cancellation_has_failed() -> None:
     async with Admin(url) as admin:
         (dead,) = [letter async for letter in admin.dead_letters("jobs", "default_group", deserializer=deserialize)]
     assert dead.error_type == "Unreadable"
+
+
+@pytest.mark.anyio
+async def test_an_admin_that_is_given_one_where_it_takes_several() -> None:
+    url = fresh_url()
+    await produce(url, 1)
+    admin: Any = Admin(url)
+    for wrong in (5, "a", b"a", len):
+        for call in (
+            partial(admin.partitions, "jobs", "workers", partitions=wrong),
+            partial(admin.group, "jobs", "workers", partitions=wrong),
+            partial(admin.message_summaries, "jobs", partitions=wrong),
+            partial(admin.dead_summaries, "jobs", "workers", partitions=wrong),
+            partial(admin.dead_page, "jobs", "workers", partitions=wrong),
+            partial(admin.next_delayed, "jobs", partitions=wrong),
+            partial(admin.count_delayed, "jobs", wrong),
+            partial(admin.redrive, "jobs", "workers", wrong),
+            partial(admin.purge, "jobs", "workers", wrong),
+        ):
+            with pytest.raises(SettingsError, match="must be several"):
+                await call()
+    with pytest.raises(SettingsError, match="aware datetime"):
+        await admin.count_delayed("jobs", [NAIVE])
+    await admin.close()

@@ -24,6 +24,9 @@ async def test_what_is_no_message_is_refused() -> None:
     names: Any = {"a-1": ValueError("odd")}
     with pytest.raises(SettingsError, match="a-1"):
         PartialFailure(names)
+    messages: Any = [Message("jobs", 1)]
+    with pytest.raises(SettingsError, match="takes a mapping"):
+        PartialFailure(messages)
 
 
 def stranger(messages: list[Message[Any]]) -> Any:

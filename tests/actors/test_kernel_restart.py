@@ -81,6 +81,7 @@ def test_no_limit_keeps_no_record() -> None:
         {"backoff": math.inf},
         {"max_backoff": math.nan},
         {"reset_after": -1},
+        *({name: value} for name in ("max_restarts", "within", "backoff", "max_backoff", "reset_after") for value in ("5", None, True)),
     ],
 )
 def test_what_cannot_work_is_refused(settings: dict[str, Any]) -> None:

@@ -303,6 +303,10 @@ async def test_misuse_is_reported() -> None:
         Supervisor("all_for_one")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="stop_timeout"):
         Supervisor(stop_timeout=-1)
+    with pytest.raises(SettingsError, match="stop_timeout"):
+        Supervisor(stop_timeout="1")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="name"):
+        Supervisor(name=5)  # type: ignore[arg-type]
 
 
 async def test_a_message_that_cannot_be_handled() -> None:

@@ -567,6 +567,7 @@ REFUSED: list[tuple[Callable[[App[Any]], object], str]] = [
     (lambda app: app.topic("or{ders"), "braces"),
     (lambda app: app.topic("more", partitions=0), "init_partitions must be from 1"),
     (lambda app: app.topic("more", send_timeout=-1), "send_timeout must be more than 0"),
+    (lambda app: app.topic("more", send_timeout=cast("Any", [1])), "send_timeout must be a number of seconds"),
     (lambda app: app.topic("orders", Order).consumer("billing")(nothing), "consumer of group 'billing'"),
     (lambda app: app.topic("orders", Order).batch_consumer("billing")(nothing), "of group 'billing' of topic"),
     (lambda app: consume(app, namespace="y"), "namespace is no option here"),
