@@ -101,12 +101,12 @@ from redisaq.brokers.steps.retrying import (
 )
 from redisaq.brokers.steps.schedules import ReadSchedules
 from redisaq.brokers.steps.topics import ReadTopics
-from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.brokers.terms import GroupName
 from redisaq.core.codec import Deserializer
 from redisaq.core.diagnosis import Finding, diagnose, refused
 from redisaq.core.entry_ids import before_entry, parse_id
 from redisaq.core.history import Change as Noted, Taker, ranges_of
-from redisaq.core.records import is_id
+from redisaq.core.records import Entry, is_id
 from redisaq.core.schedules import TOPIC_ENDS_WITH, decode_schedule
 from redisaq.environment import current_environment, silence_within, time_is_up_at, when_forked
 from redisaq.errors import ConnectionFailed, GroupBusyError, ServerError, SettingsError, TopicMissingError
@@ -811,7 +811,7 @@ class Admin:
             ends[:] = [found[0].entry_id if found else b"0-0" for found in newest]
             return partitions
 
-        async def page(partition: int, last: RawEntry | None) -> list[RawEntry]:
+        async def page(partition: int, last: Entry | None) -> list[Entry]:
             (rows,) = await self._asking.do_each([ReadEntries(topic, partition, b"" if last is None else last[0], PAGE)])
             return [row for row in rows if parse_id(row[0]) <= parse_id(ends[partition])]
 

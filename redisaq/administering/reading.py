@@ -26,7 +26,8 @@ from redisaq.brokers.steps.messages import EntrySummary, PendingRow, Scheduled
 from redisaq.brokers.steps.retrying import DeadKind as CountedKind, DeadLetterSummary
 from redisaq.core.codec import Deserializer, EntryDecoder
 from redisaq.core.failures import kind_of, template, where
-from redisaq.core.records import FOREIGN, MOST_NUMBER, NO_FAILURE, RAW, UNREADABLE, Body, Unreadable, decode_delayed, decode_retry
+from redisaq.core.records import FOREIGN, MOST_NUMBER, NO_FAILURE, RAW, UNREADABLE, Body, Entry, Unreadable, decode_delayed, decode_retry
+from redisaq.message import Message
 
 
 def summary_of(topic: str, group: str, partition: int, found: DeadLetterSummary) -> DeadSummary:
@@ -147,7 +148,7 @@ class MessageDecoder:
     def _content(self, partition: int, entry_id: bytes, fields: Sequence[bytes] | None) -> dict[str, Any]:
         """Return what all stored messages have in common."""
         body = Body(entry_id, fields or ())
-        message = Unreadable(entry_id, "its content is gone") if fields is None else self._decoder.decode(entry_id, fields, partition, 0)
+        message = Unreadable(entry_id, "its content is gone") if fields is None else _message(self._decoder, (entry_id, fields), partition)
         content: dict[str, Any] = {
             "topic": self._topic,
             "partition": partition,
@@ -185,7 +186,7 @@ class DeadLetterDecoder:
     def decode(self, partition: int, dead_id: bytes, body: Body) -> DeadMessage:
         """Return the dead letter with this id."""
         failure = body.failure or NO_FAILURE
-        message = self._decoder.decode(body.entry_id, body.fields, partition, 0)
+        message = _message(self._decoder, (body.entry_id, body.fields), partition)
         return DeadMessage(
             topic=self._topic,
             group=self._group,
@@ -208,6 +209,11 @@ class DeadLetterDecoder:
             member=failure.member,
             life=max(0, body.life),
         )
+
+
+def _message(decoder: EntryDecoder[Any], entry: Entry, partition: int) -> Message[Any] | Unreadable:
+    flights, unreadable = decoder.decode([entry], partition, 0)
+    return flights[0] if flights else unreadable[0]
 
 
 def _unreadable(body: Body, reason: str) -> str:

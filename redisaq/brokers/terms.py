@@ -10,10 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from redisaq.core.records import Entry
 from redisaq.errors import LeaseLostError
-
-RawEntry = tuple[bytes, Sequence[bytes] | None]
-"""An entry's id and its flat list of fields and values (field, value, field, value ...)."""
 
 
 class GroupName(msgspec.Struct, frozen=True):
@@ -51,7 +49,7 @@ class Doorbell(Protocol):
 class Reader(Protocol):
     """A connection that reads new entries of one partition for one group (T3). It is never shared."""
 
-    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
+    async def read(self, count: int, block: float) -> Sequence[Entry]:
         """Return up to `count` entries never delivered before, waiting up to `block` seconds (0: do not wait) for the first.
 
         If you cancel the call, it first ends the read on the server (within a second); what that read still brought is then in
@@ -72,7 +70,7 @@ class Reader(Protocol):
         """Wait at most a second for the answer to `ask_ahead`, which is then in `take_leftover`. Cancelling does not end the wait."""
         ...
 
-    def take_leftover(self) -> Sequence[RawEntry]:
+    def take_leftover(self) -> Sequence[Entry]:
         """Return, once, what a cancelled read still brought, and what `finish` waited for. These entries count as delivered."""
         ...
 

@@ -17,7 +17,7 @@ from redisaq import events
 from redisaq.actors.actor import Actor
 from redisaq.actors.ref import ActorRef
 from redisaq.brokers.steps import leases
-from redisaq.brokers.terms import RawEntry, Reader
+from redisaq.brokers.terms import Reader
 from redisaq.consuming.contact import Trouble, forever, reporting
 from redisaq.consuming.context import Surroundings
 from redisaq.consuming.handler_pool import Batch, hand_over
@@ -25,6 +25,7 @@ from redisaq.consuming.loss_watch import LossWatch
 from redisaq.consuming.owned import OwnedPartition
 from redisaq.consuming.standing import still_owned
 from redisaq.core.in_flight import Claim, HandOver, Read
+from redisaq.core.records import Entry
 from redisaq.errors import GroupGoneError, LeaseLostError
 
 LONGEST_BLOCK = 5.0  # seconds
@@ -145,13 +146,13 @@ class PartitionReader(Actor[None]):
             self._watch.count(len(entries))
             await self._pass_on(self._delivered(entries))
 
-    def _delivered(self, entries: Sequence[RawEntry]) -> Batch:
+    def _delivered(self, entries: Sequence[Entry]) -> Batch:
         """Record what a read brought; return what goes to the workers."""
         batch = self._flights.delivered(entries, self._owned.lease.server_now())
         self._owned.changed()  # what cannot be read is to be settled
         return batch
 
-    async def _read_entries(self, reader: Reader, asked: Read, block: float) -> Sequence[RawEntry]:
+    async def _read_entries(self, reader: Reader, asked: Read, block: float) -> Sequence[Entry]:
         gate, flights = self._owned.gate, self._flights
         if gate.closed:
             await gate.wait_open()

@@ -8,7 +8,7 @@ is foreign: it is reported, and redisaq does not guess its meaning.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
 
@@ -17,7 +17,7 @@ import msgspec
 from redisaq.callables import is_failure, unrun
 from redisaq.core.in_flight import Flight
 from redisaq.core.payloads import check, decoder_for, encode, encode_json, text_of_value
-from redisaq.core.records import Unreadable
+from redisaq.core.records import Entry, Unreadable
 from redisaq.describing import name_of, shown, text_of
 from redisaq.errors import PartitionKeyError, SerializationError
 from redisaq.message import Message
@@ -32,8 +32,6 @@ NOT_SERIALIZED = (TypeError, ValueError, OverflowError, LookupError, AttributeEr
 
 _headers_decoder = msgspec.json.Decoder(dict[str, str])
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-_PLAIN = 4  # words of a message that has only an id and a payload …
-_KEYED = 6  # … and of one that also has a key
 _KNOWN = frozenset((b"i", b"d", b"k", b"h", b"t", b"c"))
 
 
@@ -148,32 +146,40 @@ class EntryDecoder(Generic[T]):
         self.topic = topic
         self._payload = decoder_for(payload_type, deserializer)
 
-    def decode(self, entry_id: bytes, fields: Sequence[bytes], partition: int, token: int) -> Flight | Unreadable:
-        """Return the message as the record of one in flight, with attempt 1, or the reason why the entry is none."""
-        extra: dict[bytes, bytes] | None = None
-        key: bytes | None = None
-        count = len(fields)
-        if count == _PLAIN and fields[0] == b"i" and fields[2] == b"d":  # nearly always …
-            msg_id, data = fields[1], fields[3]
-        elif count == _KEYED and fields[0] == b"i" and fields[2] == b"d" and fields[4] == b"k":  # … or this
-            msg_id, data, key = fields[1], fields[3], fields[5]
-        else:
-            extra = dict(zip(fields[::2], fields[1::2], strict=False))
-            if count % 2 or not extra.keys() <= _KNOWN or b"i" not in extra or b"d" not in extra:
-                return Unreadable(entry_id, "it has other fields than a message's", fields)
-            msg_id, data, key = extra[b"i"], extra[b"d"], extra.get(b"k")
-        try:
-            payload = self._payload(data)
-            text = None if key is None else key.decode()
-            # Arguments by position take half the time of keywords, for each message.
-            message = Flight(self.topic, payload, None, None, text, _NO_HEADERS, msg_id.decode(), partition, 1, token, entry_id, 0, fields)
-            if extra is not None:
-                _add_extra(message, extra)
-            return message  # noqa: TRY300 -- as above
-        except BaseException as error:  # the user's deserializer may raise anything: that is an unreadable entry, reported
-            if not is_failure(error):
-                raise
-            return Unreadable(entry_id, f"{name_of(type(error))}: {text_of(error)}", fields)
+    def decode(self, entries: Iterable[Entry], partition: int, token: int) -> tuple[list[Flight], list[Unreadable]]:
+        """Return the messages as records of what is in flight, with attempt 1, and the entries that are none, each with the reason."""
+        topic, payload_of = self.topic, self._payload
+        flights: list[Flight] = []
+        unreadable: list[Unreadable] = []
+        for entry_id, fields in entries:
+            extra: dict[bytes, bytes] | None = None
+            key: bytes | None = None
+            match fields:
+                case [b"i", msg_id, b"d", data]:  # nearly always …
+                    pass
+                case [b"i", msg_id, b"d", data, b"k", key]:  # … or this
+                    pass
+                case _:
+                    extra = dict(zip(fields[::2], fields[1::2], strict=False))
+                    if len(fields) % 2 or not extra.keys() <= _KNOWN or b"i" not in extra or b"d" not in extra:
+                        unreadable.append(Unreadable(entry_id, "it has other fields than a message's", fields))
+                        continue
+                    msg_id, data, key = extra[b"i"], extra[b"d"], extra.get(b"k")
+            try:
+                text = None if key is None else key.decode()
+                # Arguments by position take half the time of keywords, for each message.
+                message = Flight(
+                    topic, payload_of(data), None, None, text, _NO_HEADERS, msg_id.decode(), partition, 1, token, entry_id, 0, fields
+                )
+                if extra is not None:
+                    _add_extra(message, extra)
+            except BaseException as error:  # the user's deserializer may raise anything: that is an unreadable entry, reported
+                if not is_failure(error):
+                    raise
+                unreadable.append(Unreadable(entry_id, f"{name_of(type(error))}: {text_of(error)}", fields))
+            else:
+                flights.append(message)
+        return flights, unreadable
 
 
 def _add_extra(message: Message[Any], extra: Mapping[bytes, bytes]) -> None:

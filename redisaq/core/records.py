@@ -140,6 +140,10 @@ class Resolution(msgspec.Struct, frozen=True):
         return self.body if self.used else msgspec.structs.replace(self.body, unused=self.body.unused + 1)
 
 
+Entry = tuple[bytes, Sequence[bytes]]
+"""An entry of a stream: its id, and its fields and values in one list."""
+
+
 @final
 class Unreadable(msgspec.Struct, frozen=True):
     """An entry that is not a message: its id, why, and its fields."""

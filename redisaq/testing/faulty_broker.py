@@ -22,8 +22,9 @@ from redisaq.brokers.steps.administration import END, Seek
 from redisaq.brokers.steps.growing import ReplicateRun
 from redisaq.brokers.steps.leases import Install, Installed
 from redisaq.brokers.steps.settling import Acknowledge, Resolve
-from redisaq.brokers.terms import Doorbell, GroupName, RawEntry, Reader, ReaderMark
+from redisaq.brokers.terms import Doorbell, GroupName, Reader, ReaderMark
 from redisaq.core.entry_ids import START, EntryId, parse_id
+from redisaq.core.records import Entry
 from redisaq.environment import Environment, silence_within, time_is_up_at
 from redisaq.errors import ConnectionFailed
 from redisaq.testing.fault_source import FaultSource, Growing
@@ -228,10 +229,10 @@ class FaultyReader:
         self._owner = owner
         self._connection = Connection(owner.name, client.mark, network.store.node_of((client.group.topic, client.partition)))
         network.adopt(self._connection)
-        self._leftover: list[RawEntry] = []
+        self._leftover: list[Entry] = []
         self._unanswered = False
 
-    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
+    async def read(self, count: int, block: float) -> Sequence[Entry]:
         """Return new entries; see Reader."""
         network, owner = self._network, self._owner
         befalls = self._source.operation(owner.name, owner.ttl, heartbeat=False)
@@ -263,10 +264,10 @@ class FaultyReader:
                 raise answer.error
             answer = answer.entries
         self._unanswered = False
-        entries: Sequence[RawEntry] = answer
+        entries: Sequence[Entry] = answer
         return entries
 
-    def _take_back(self, answered: bool, answer: WaitingRead | Sequence[RawEntry], error: Exception | None) -> None:  # noqa: FBT001 -- one caller
+    def _take_back(self, answered: bool, answer: WaitingRead | Sequence[Entry], error: Exception | None) -> None:  # noqa: FBT001 -- one caller
         if not answered or error is not None or self._connection.silent:
             return
         if isinstance(answer, WaitingRead):
@@ -284,7 +285,7 @@ class FaultyReader:
         """Do nothing, because no read was sent ahead."""
         await anyio.lowlevel.checkpoint()
 
-    def take_leftover(self) -> Sequence[RawEntry]:
+    def take_leftover(self) -> Sequence[Entry]:
         """Return, once, the entries that a cancelled read received all the same."""
         leftover, self._leftover = self._leftover, []
         return leftover

@@ -11,8 +11,8 @@ from redisaq.brokers.steps.leases import Fence
 from redisaq.brokers.steps.producing import Delayed
 from redisaq.brokers.steps.retrying import DeadLetterEntry, Due, ReadDead, TakeDue
 from redisaq.brokers.steps.settling import Resolve
-from redisaq.brokers.terms import GroupName, RawEntry
-from redisaq.core.records import Body, Failure, Resolution
+from redisaq.brokers.terms import GroupName
+from redisaq.core.records import Body, Entry, Failure, Resolution
 from tests.conformance.steps import SECOND, append
 
 Source = Literal["stream", "retry"]
@@ -24,7 +24,7 @@ def failure(attempts: int = 1, text: str = "it broke") -> Failure:
     return Failure("ValueError", text, "Traceback …\nValueError", attempts, 1_700_000_000_000, 1_700_000_000_000 + attempts, "A")
 
 
-def resolution(entry: RawEntry | Body, to: Goal, *, due: int = 1, attempt: int = 1, life: int = 0, used: bool = True) -> Resolution:
+def resolution(entry: Entry | Body, to: Goal, *, due: int = 1, attempt: int = 1, life: int = 0, used: bool = True) -> Resolution:
     """Return where a stream's entry goes, after its first attempt; or a message of `retry`, as it is there."""
     if isinstance(entry, Body):
         body = Body(entry.entry_id, entry.fields, entry.life, entry.attempt, failure(entry.attempt), entry.unused)
@@ -34,7 +34,7 @@ def resolution(entry: RawEntry | Body, to: Goal, *, due: int = 1, attempt: int =
     return Resolution("stream", to, Body(entry_id, tuple(fields), life, attempt, failure(attempt)), due, used)
 
 
-async def read(broker: Broker, group: GroupName, partition: int, token: int, incarnation: str = "A") -> list[RawEntry]:
+async def read(broker: Broker, group: GroupName, partition: int, token: int, incarnation: str = "A") -> list[Entry]:
     """Have all new entries delivered."""
     reader = await broker.open_reader(group, partition, token, incarnation)
     entries = await reader.read(100_000, 0)
@@ -43,7 +43,7 @@ async def read(broker: Broker, group: GroupName, partition: int, token: int, inc
     return list(entries)
 
 
-async def delivered(broker: Broker, group: GroupName, token: int, *values: bytes) -> list[RawEntry]:
+async def delivered(broker: Broker, group: GroupName, token: int, *values: bytes) -> list[Entry]:
     """Append these to partition 0 and have them delivered."""
     await append(broker, group.topic, 0, *values)
     return await read(broker, group, 0, token)

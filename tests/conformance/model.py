@@ -17,8 +17,9 @@ from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, PendingEntry, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.settling import Acknowledge, ReadRemaining
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics, TopicState
-from redisaq.brokers.terms import GroupName, RawEntry, Reader
+from redisaq.brokers.terms import GroupName, Reader
 from redisaq.core.membership import Document
+from redisaq.core.records import Entry
 from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError, ServerError
 from tests.conformance.steps import SECOND, commit_document
 from tests.conformance.worlds import World
@@ -73,7 +74,7 @@ class Side:
         versions = list(self._versions)
         return "" if age is None else versions[max(0, len(versions) - 1 - age)]
 
-    def _entries(self, topic: str, partition: int, entries: Sequence[RawEntry]) -> list[object]:
+    def _entries(self, topic: str, partition: int, entries: Sequence[Entry]) -> list[object]:
         return [(self._place(topic, partition, entry_id), list(fields or ())) for entry_id, fields in entries]
 
     # -- topics and streams -----------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import Commit
 from redisaq.brokers.steps.leases import Claim, Fence, PendingEntry
 from redisaq.brokers.steps.topics import ReadTopic
-from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.brokers.terms import GroupName
 from redisaq.core.deltas import Delta
 from redisaq.core.history import Change
 from redisaq.core.membership import Document
 from redisaq.core.profile import Profile
+from redisaq.core.records import Entry
 from redisaq.core.waiting import Newcomer
 from redisaq.environment import current_environment
 
@@ -53,7 +54,7 @@ async def append(broker: Broker, topic: str, partition: int, *values: bytes) -> 
     return [entry_id for entry_id in ids if entry_id is not None]
 
 
-def values(entries: Sequence[RawEntry | PendingEntry]) -> list[bytes]:
+def values(entries: Sequence[Entry | PendingEntry]) -> list[bytes]:
     """Return what `append` put into them."""
     found: list[bytes] = []
     for entry in entries:
@@ -65,7 +66,7 @@ def values(entries: Sequence[RawEntry | PendingEntry]) -> list[bytes]:
     return found
 
 
-def ids(entries: Sequence[RawEntry | PendingEntry]) -> list[bytes]:
+def ids(entries: Sequence[Entry | PendingEntry]) -> list[bytes]:
     """Return their ids."""
     return [entry.entry_id if isinstance(entry, PendingEntry) else entry[0] for entry in entries]
 

@@ -23,9 +23,9 @@ from redisaq.brokers.steps.retrying import (
     redrive,
 )
 from redisaq.brokers.steps.settling import ReadRemaining, Remaining
-from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.brokers.terms import GroupName
 from redisaq.core.failures import LIBRARIES
-from redisaq.core.records import Body, Failure, Resolution
+from redisaq.core.records import Body, Entry, Failure, Resolution
 from tests.conformance.failures import dead, delivered, due, failure, now, read, resolution, resolve, value, values_of
 from tests.conformance.steps import SECOND
 from tests.conformance.worlds import MemoryWorld, RedisWorld, World
@@ -33,7 +33,7 @@ from tests.conformance.worlds import MemoryWorld, RedisWorld, World
 pytestmark = pytest.mark.anyio
 
 
-async def kill(broker: Broker, group: GroupName, token: int, *values: bytes) -> list[RawEntry]:
+async def kill(broker: Broker, group: GroupName, token: int, *values: bytes) -> list[Entry]:
     """Append these messages and make them dead letters one after the other; return their entries."""
     entries = await delivered(broker, group, token, *values)
     for entry in entries:

@@ -19,8 +19,9 @@ from redisaq.brokers.steps.producing import AppendOnce
 from redisaq.brokers.steps.retention import ReadKeeping
 from redisaq.brokers.steps.settling import ReadRemaining
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic, ReadTopics, Terms
-from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document
+from redisaq.core.records import Entry
 from redisaq.environment import Environment, use_environment
 from redisaq.errors import ConnectionFailed
 from tests.conformance.steps import append, commit_document, ids, pending, values
@@ -225,7 +226,7 @@ async def test_a_read_of_a_client_that_stands_still_ends_by_itself(namespace: st
     await make_groups(broker, GROUP, [0], latest=False)
     await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
     reader = await broker.open_reader(GROUP, 0, 1, "A")
-    found: list[RawEntry] = []
+    found: list[Entry] = []
 
     async def read() -> None:
         found.extend(await reader.read(10, 0.2))
@@ -248,7 +249,7 @@ async def test_an_entry_given_to_a_client_that_stands_still_is_pending(namespace
     await broker.do(Install(GROUP, 0, 1, "A", foreign=False))
     reader = await broker.open_reader(GROUP, 0, 1, "A")
     scope = anyio.CancelScope()
-    found: list[RawEntry] = []
+    found: list[Entry] = []
 
     async def read() -> None:
         with scope:

@@ -34,8 +34,8 @@ from redisaq.brokers.steps.messages import (
 )
 from redisaq.brokers.steps.producing import delay
 from redisaq.brokers.steps.retrying import StartRetry, redrive
-from redisaq.brokers.terms import GroupName, RawEntry
-from redisaq.core.records import decode_delayed, decode_retry
+from redisaq.brokers.terms import GroupName
+from redisaq.core.records import Entry, decode_delayed, decode_retry
 from tests.conformance.failures import HOUR, dead, delivered, due, message, now, resolution, resolve
 from tests.conformance.steps import SECOND, append
 from tests.conformance.worlds import World
@@ -51,7 +51,7 @@ async def retries(broker: Broker, group: GroupName, count: int = 2) -> list[Sche
     return found
 
 
-async def put_off(broker: Broker, group: GroupName, token: int, *pauses: int) -> list[RawEntry]:
+async def put_off(broker: Broker, group: GroupName, token: int, *pauses: int) -> list[Entry]:
     """Let a message fail for each pause, microseconds from now; return their entries."""
     entries = await delivered(broker, group, token, *(b"%d" % number for number in range(len(pauses))))
     at = await now(broker, group)

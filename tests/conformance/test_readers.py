@@ -11,7 +11,8 @@ import pytest
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.leases import Fence, Install, Release, RemakeGroup
-from redisaq.brokers.terms import GroupName, RawEntry, Reader, ReaderMark
+from redisaq.brokers.terms import GroupName, Reader, ReaderMark
+from redisaq.core.records import Entry
 from redisaq.errors import ConnectionFailed, GroupGoneError, LeaseLostError
 from tests.conformance.steps import append, deliver, pending, values
 from tests.conformance.worlds import World
@@ -26,7 +27,7 @@ class Blocked:
         self._reader = reader
         self._count = count
         self._block = block
-        self.entries: list[RawEntry] = []
+        self.entries: list[Entry] = []
         self.error: Exception | None = None
         self.ended = anyio.Event()
         self.scope = anyio.CancelScope()

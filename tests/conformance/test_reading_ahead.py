@@ -8,7 +8,8 @@ import anyio
 import pytest
 
 from redisaq.brokers.steps import Broker
-from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.brokers.terms import GroupName
+from redisaq.core.records import Entry
 from tests.conformance.steps import append, pending, values
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +53,7 @@ async def test_nothing_is_lost_to_cancellation(a: Broker, b: Broker, group: Grou
     """Reads are cancelled at random while entries come in, and now and then the reader is finished and replaced."""
     rnd = random.Random(seed)
     count = 200
-    seen: list[RawEntry] = []
+    seen: list[Entry] = []
 
     async def produce() -> None:
         for number in range(0, count, 5):

@@ -210,44 +210,33 @@ def longer_pauses(original: Function) -> Function:
     return judge
 
 
-def no_headers(original: Function) -> Function:
-    def decode(*arguments: Any, **options: Any) -> Any:
-        message = original(*arguments, **options)
-        if isinstance(message, Message):
-            message.headers = {}
-        return message
+def decoded_otherwise(change: Callable[[Message[Any]], None]) -> Change:
+    def changed(original: Function) -> Function:
+        def decode(*arguments: Any) -> Any:
+            messages, unreadable = original(*arguments)
+            for message in messages:
+                change(message)
+            return messages, unreadable
 
-    return decode
+        return decode
 
-
-def no_timeout(original: Function) -> Function:
-    def decode(*arguments: Any, **options: Any) -> Any:
-        message = original(*arguments, **options)
-        if isinstance(message, Message):
-            message.timeout = None
-        return message
-
-    return decode
+    return Change(EntryDecoder, "decode", changed)
 
 
-def other_payload(original: Function) -> Function:
-    def decode(*arguments: Any, **options: Any) -> Any:
-        message = original(*arguments, **options)
-        if isinstance(message, Message):
-            message.payload = {**message.payload, "more": 1}
-        return message
-
-    return decode
+def no_headers(message: Message[Any]) -> None:
+    message.headers = {}
 
 
-def other_key(original: Function) -> Function:
-    def decode(*arguments: Any, **options: Any) -> Any:
-        message = original(*arguments, **options)
-        if isinstance(message, Message):
-            message.key = "other"
-        return message
+def no_timeout(message: Message[Any]) -> None:
+    message.timeout = None
 
-    return decode
+
+def other_payload(message: Message[Any]) -> None:
+    message.payload = {**message.payload, "more": 1}
+
+
+def other_key(message: Message[Any]) -> None:
+    message.key = "other"
 
 
 def other_type(original: Function) -> Function:
@@ -397,10 +386,10 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "parked retries ten times too late": Mutant([Change(RetryTimer, "_fetch", due_late)], "after it could have", retrying),
     "pauses that are none of the policy's": Mutant([Change(in_flight, "judge", longer_pauses)], "wait for .* not from"),
-    "messages without their headers": Mutant([Change(EntryDecoder, "decode", no_headers)], "was handed .* its producer was given"),
-    "messages without their timeout": Mutant([Change(EntryDecoder, "decode", no_timeout)], "was handed .* its producer was given"),
-    "messages with another payload": Mutant([Change(EntryDecoder, "decode", other_payload)], "was handed .* its producer was given"),
-    "messages with another key": Mutant([Change(EntryDecoder, "decode", other_key)], "was handed .* its entry says"),
+    "messages without their headers": Mutant([decoded_otherwise(no_headers)], "was handed .* its producer was given"),
+    "messages without their timeout": Mutant([decoded_otherwise(no_timeout)], "was handed .* its producer was given"),
+    "messages with another payload": Mutant([decoded_otherwise(other_payload)], "was handed .* its producer was given"),
+    "messages with another key": Mutant([decoded_otherwise(other_key)], "was handed .* its entry says"),
     "readers that keep what they have read": Mutant([Change(PartitionReader, "_read_entries", reading_late)], "it had nothing else to do"),
     "owners that leave in silence": Mutant(
         [Change(MemoryStore, "ring", lambda _original: lambda _store, _channel: None)], "s after it was given back", leaving

@@ -18,7 +18,7 @@ from random import Random
 from typing import Any, Literal, TypeVar
 
 from redisaq.core.in_flight import WAITING, Claim, Counting, Ending, Flight, HandOver, InFlight, Read
-from redisaq.core.records import Body, Unreadable
+from redisaq.core.records import Body, Entry, Unreadable
 from redisaq.outcomes import DeadLetter, Discard, RetryAfter
 from redisaq.settings import RetryPolicy
 from tests.unit.flight_server import BAD, GOOD, GroupGone, Server, entry_of, number_of
@@ -42,10 +42,15 @@ def demand(condition: object, *what: object) -> None:
         raise Violation(*what)
 
 
-def decode(entry: bytes, fields: Sequence[bytes], partition: int, token: int) -> Flight | Unreadable:
-    if fields == BAD:
-        return Unreadable(entry, "it says nothing", fields)
-    return Flight("jobs", None, attempt=1, entry=entry, fields=fields, partition=partition, token=token)
+def decode(entries: Iterable[Entry], partition: int, token: int) -> tuple[list[Flight], list[Unreadable]]:
+    flights: list[Flight] = []
+    unreadable: list[Unreadable] = []
+    for entry, fields in entries:
+        if fields == BAD:
+            unreadable.append(Unreadable(entry, "it says nothing", fields))
+        else:
+            flights.append(Flight("jobs", None, attempt=1, entry=entry, fields=fields, partition=partition, token=token))
+    return flights, unreadable
 
 
 class World:

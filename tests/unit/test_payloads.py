@@ -173,8 +173,13 @@ def test_a_key_that_json_cannot_write_is_refused() -> None:
 
 
 def through(payload: Any, payload_type: Any, **more: Any) -> Any:
-    decoder: EntryDecoder[Any] = EntryDecoder("t", payload_type=payload_type, **more)
-    return decoder.decode(b"1-1", [b"i", b"x", b"d", serialize(payload, None)], 0, 1)
+    return decoded(EntryDecoder("t", payload_type=payload_type, **more), [b"i", b"x", b"d", serialize(payload, None)])
+
+
+def decoded(decoder: EntryDecoder[Any], fields: list[bytes]) -> Any:
+    flights, unreadable = decoder.decode([(b"1-1", fields)], 0, 1)
+    assert len(flights) + len(unreadable) == 1
+    return (flights or unreadable)[0]
 
 
 @pytest.mark.parametrize("names", [b"id", b"idk", b"ikd", b"dik"])
@@ -182,11 +187,10 @@ def test_an_entry_is_read_by_the_names_of_its_fields_and_not_by_their_values(nam
     decoder: EntryDecoder[Any] = EntryDecoder("t")
     values = {b"i": b"7", b"d": b"1", b"k": b"2"}
     words = [word for name in (names[at : at + 1] for at in range(len(names))) for word in (name, values[name])]
-    message = decoder.decode(b"1-1", words, 0, 1)
-    assert not isinstance(message, Unreadable)
+    message = decoded(decoder, words)
     assert (message.msg_id, message.payload, message.key) == ("7", 1, "2" if b"k" in names else None)
     for at in range(0, len(words), 2):  # another name, and the right one is a value
-        assert isinstance(decoder.decode(b"1-1", [*words[:at], b"z", words[at], *words[at + 2 :]], 0, 1), Unreadable)
+        assert isinstance(decoded(decoder, [*words[:at], b"z", words[at], *words[at + 2 :]]), Unreadable)
 
 
 MODEL = Model(id=3, at=datetime(2026, 1, 2, tzinfo=UTC), theName="n")

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from redisaq.brokers.terms import GroupName, RawEntry, ReaderMark
+from redisaq.brokers.terms import GroupName, ReaderMark
+from redisaq.core.records import Entry
 
 
 @dataclass(eq=False)
@@ -30,10 +31,10 @@ class WaitingRead:
     count: int
     until: int
     answered: anyio.Event = field(default_factory=anyio.Event)
-    entries: Sequence[RawEntry] = ()
+    entries: Sequence[Entry] = ()
     error: Exception | None = None
 
-    def answer(self, entries: Sequence[RawEntry]) -> None:
+    def answer(self, entries: Sequence[Entry]) -> None:
         """Answer it with entries."""
         self.entries = entries
         self.answered.set()

@@ -9,8 +9,9 @@ from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.memory.streams import Stream
 from redisaq.brokers.steps import messages as steps
-from redisaq.brokers.terms import GroupName, RawEntry
+from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import START, format_id, parse_id
+from redisaq.core.records import Entry
 
 
 @does(steps.ListPending)
@@ -58,7 +59,7 @@ def read_delayed(store: MemoryStore, step: steps.ReadDelayed) -> steps.Scheduled
 
 
 @does(steps.ReadEntries)
-def read_entries(store: MemoryStore, step: steps.ReadEntries) -> list[RawEntry]:
+def read_entries(store: MemoryStore, step: steps.ReadEntries) -> list[Entry]:
     """Return entries of the stream."""
     stream = store.streams.get(step.place, Stream())
     newest = stream.after(START, len(stream))[::-1][: step.count] if step.after is None else None

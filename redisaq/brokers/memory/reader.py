@@ -13,10 +13,11 @@ from anyio.lowlevel import checkpoint
 
 from redisaq.brokers.memory.clients import ReadingClient, Subscription, WaitingRead
 from redisaq.brokers.memory.store import MemoryStore
-from redisaq.brokers.terms import RawEntry, ReaderMark
+from redisaq.brokers.terms import ReaderMark
+from redisaq.core.records import Entry
 from redisaq.errors import ConnectionFailed
 
-ReadAnswer = Sequence[RawEntry] | WaitingRead
+ReadAnswer = Sequence[Entry] | WaitingRead
 Operate = Callable[[str, Callable[[MemoryStore], ReadAnswer]], Awaitable[ReadAnswer]]
 """The broker's method that carries out one step at the store."""
 
@@ -29,9 +30,9 @@ class MemoryReader:
         self._client = client
         self._operate = operate
         self._reading = False
-        self._leftover: list[RawEntry] = []
+        self._leftover: list[Entry] = []
 
-    async def read(self, count: int, block: float) -> Sequence[RawEntry]:
+    async def read(self, count: int, block: float) -> Sequence[Entry]:
         """Return new entries; see Reader."""
         self._reading = True
         try:
@@ -40,7 +41,7 @@ class MemoryReader:
         finally:
             self._reading = False
 
-    async def _wait(self, waiting: WaitingRead, block: float) -> Sequence[RawEntry]:
+    async def _wait(self, waiting: WaitingRead, block: float) -> Sequence[Entry]:
         returns = False
         try:
             with anyio.move_on_after(block):
@@ -61,7 +62,7 @@ class MemoryReader:
         """Do nothing: `ask_ahead` asked for nothing."""
         await checkpoint()
 
-    def take_leftover(self) -> Sequence[RawEntry]:
+    def take_leftover(self) -> Sequence[Entry]:
         """Return, once, what a cancelled read still brought."""
         leftover, self._leftover = self._leftover, []
         return leftover

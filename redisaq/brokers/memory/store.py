@@ -21,8 +21,9 @@ from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.streams import GroupCursor, Stream
 from redisaq.brokers.steps.settling import Remaining
 from redisaq.brokers.steps.topics import TopicState, cuts_of
-from redisaq.brokers.terms import GroupName, RawEntry, ReaderMark, lease_lost
+from redisaq.brokers.terms import GroupName, ReaderMark, lease_lost
 from redisaq.core.entry_ids import START, format_id, parse_id
+from redisaq.core.records import Entry
 from redisaq.environment import Environment
 from redisaq.errors import ConnectionFailed, GroupGoneError, ServerFull
 
@@ -277,7 +278,7 @@ class MemoryStore(Holdings):
         lease.readers.append(client.mark)
         return client
 
-    def read(self, client: ReadingClient, count: int, block: float) -> Sequence[RawEntry] | WaitingRead:
+    def read(self, client: ReadingClient, count: int, block: float) -> Sequence[Entry] | WaitingRead:
         """Deliver new entries. If there are none and `block` is above 0, return a waiting read. Reading needs no token (T3)."""
         if client.broken:
             raise ConnectionFailed(self.url, client.broken)

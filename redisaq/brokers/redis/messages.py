@@ -12,9 +12,8 @@ from redisaq.brokers.redis.keys import Keys
 from redisaq.brokers.redis.registry import Asked, command
 from redisaq.brokers.redis.scripts import Command, Script
 from redisaq.brokers.steps import messages as steps
-from redisaq.brokers.terms import RawEntry
 from redisaq.core.entry_ids import parse_id
-from redisaq.core.records import time_of
+from redisaq.core.records import Entry, time_of
 
 LIST_PENDING = Script("list_pending", keys=2)
 LIST_SCHEDULED = Script("list_scheduled", keys=2)
@@ -78,7 +77,7 @@ def read_delayed(step: steps.ReadDelayed, keys: Keys) -> Asked[steps.Scheduled |
 
 
 @command(steps.ReadEntries)
-def read_entries(step: steps.ReadEntries, keys: Keys) -> Asked[list[RawEntry]]:
+def read_entries(step: steps.ReadEntries, keys: Keys) -> Asked[list[Entry]]:
     """Return entries of the stream."""
     stream, after = keys.stream(step.topic, step.partition), step.after
     if after is None:
@@ -86,7 +85,7 @@ def read_entries(step: steps.ReadEntries, keys: Keys) -> Asked[list[RawEntry]]:
     return (b"XRANGE", stream, b"(" + after if after else b"-", b"+", b"COUNT", step.count), _entries
 
 
-def _entries(reply: Reply) -> list[RawEntry]:
+def _entries(reply: Reply) -> list[Entry]:
     return [(entry_id, fields) for entry_id, fields in reply]
 
 

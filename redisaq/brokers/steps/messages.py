@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from redisaq.brokers.steps import PartitionStep, ShareStep
-from redisaq.brokers.terms import RawEntry
+from redisaq.core.records import Entry
 
 __all__ = [
     "CancelDelayed",
@@ -107,7 +107,7 @@ class Searched(msgspec.Struct, frozen=True):
 
     looked: int
     before: bytes | None = None
-    found: RawEntry | None = None
+    found: Entry | None = None
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -161,7 +161,7 @@ class ReadDelayed(PartitionStep[Scheduled | None], frozen=True):
     msg_id: bytes
 
 
-class ReadEntries(PartitionStep[list[RawEntry]], frozen=True):
+class ReadEntries(PartitionStep[list[Entry]], frozen=True):
     """Return up to `count` entries of the stream: the newest, newest first; or the oldest above `after`, oldest first.
 
     Attributes:
