@@ -14,7 +14,8 @@ import anyio
 import msgspec
 import pytest
 
-from redisaq import DeadLetter, Message, RetryPolicy, admin, events
+from redisaq import DeadLetter, Message, RetryPolicy, events
+from redisaq.administering import asking
 from redisaq.brokers.memory import retrying as retrying_steps
 from redisaq.brokers.memory.shelf import Shelf
 from redisaq.brokers.memory.store import MemoryStore
@@ -442,7 +443,7 @@ MUTANTS: dict[str, Mutant] = {
     "a timer that relies on notifications": Mutant(
         [Change(RetryTimer, "_longest", lambda _original: lambda _timer: math.inf)], "after it could have been", unheard, UNHEARD
     ),
-    "an admin that waits forever": Mutant([Change(admin, "time_limit", without_limit)], "with a timeout of 3 s", hurried),
+    "an admin that waits forever": Mutant([Change(asking, "time_limit", without_limit)], "with a timeout of 3 s", hurried),
     "expired members that nobody looks for": Mutant(
         [Change(Member, "observe", no_look_at_expiry), Change(Member, "news", seldom_told_of_expiry)], "after its owner had crashed"
     ),
