@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps.coordination import make_groups
-from redisaq.brokers.steps.growing import Adopt, Announce, Passed, ReadPassed
+from redisaq.brokers.steps.growing import Adopt, Announce, Passed, ReadBarrier, ReadPassed
 from redisaq.brokers.steps.leases import Install, Release
 from redisaq.brokers.terms import GroupName
 from redisaq.core.partitioner import partition_for
@@ -508,6 +509,44 @@ async def test_before_a_partition_is_opened_all_older_ones_are_asked_about_once_
         assert not handling.told(events.PartitionOpened)
         worked_off.add(0)
         await until(lambda: handling.told(events.PartitionOpened))
+        await consumer.stop()
+
+
+async def test_an_answer_from_before_a_seek_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """G4: by the time it arrives, the group is to do again what had been worked off. An older version's seek spends no token (S5)."""
+    url, handling, late = fresh_url(), Handling(), list[bool]()
+    consumer = consumer_of(url, handling)
+    whole = MemoryBroker.do_each
+
+    async def do_each(self: MemoryBroker, steps: Sequence[Any]) -> Any:
+        answers = await whole(self, steps)
+        if not late and isinstance(steps[0], ReadPassed) and answers[0].done:
+            late.append(True)
+            handling.held["first"] = anyio.Event()
+            await admin.pause("jobs", "default_group")
+            store = store_of(url)
+            leases = copy.deepcopy(store.leases)
+            await admin.seek("jobs", "default_group", "earliest")
+            store.leases.update(leases)
+            await admin.resume("jobs", "default_group")
+            await until(lambda: len(handling.seen) == 2)
+            await anyio.sleep(5.0)
+        return answers
+
+    monkeypatch.setattr(MemoryBroker, "do_each", do_each)
+    async with Producer("jobs", url, init_partitions=1) as producer, Admin(url) as admin, anyio.create_task_group() as tasks:
+        await producer.enqueue("first", key=MOVED)
+        await producer.request_partition_increase(4)
+        await producer.enqueue("second", key=MOVED)
+        tasks.start_soon(consumer.process, handling)
+        await until(lambda: len(handling.seen) == 2)
+        await anyio.sleep(15.0)
+        assert handling.seen == ["first", "first"]
+        broker, group = MemoryBroker(url.removeprefix("memory://"), "redisaq"), GroupName("jobs", "default_group")
+        assert not any([await broker.do(ReadBarrier(group, partition)) for partition in (1, 2, 3)])  # another member would read at once
+        handling.held["first"].set()
+        await until(lambda: len(handling.seen) == 3)
+        assert handling.seen[2:] == ["second"]
         await consumer.stop()
 
 
