@@ -4,8 +4,8 @@ Input: test files, run under coverage.py with a context for each test. Output: f
 each takes. Invariant: lines are known by the place around them and their text, so that what was noted outlives a move to another file and
 changes elsewhere in it; only tests that passed are chosen. A script is run by the tests that run a line which names it.
 
-Where too many tests run a line, half of the time is for the quickest, and half for those that are about its file: they run lines there that
-few others run.
+Where too many tests run a line, half of the time is for the quickest, and half for those that are about its function and its file: they run
+lines there that few others run.
 
 A test runs on one event loop only, and failing or skipped tests are as good as none.
 """
@@ -45,6 +45,9 @@ disable_warnings = no-data-collected, module-not-imported, module-not-measured, 
 """
 
 
+NEAR = 20.0
+"""How many points a line of the same function has: whoever runs its rare branches is about it."""
+
 AT_IMPORT = re.compile(r"(async )?def |class |@")
 """Lines of a definition that belong to no test, but to who imports the file first."""
 
@@ -72,29 +75,30 @@ class Covering(msgspec.Struct):
         found = [(self.seconds[n], self.tests[n]) for n in numbers(self._bits_of(sources, source, span)) if self.tests[n]]
         return found or self._mentioning(Path(source.name).stem)
 
-    def closeness(self, sources: Sequence[Source], source: Source) -> dict[str, float]:
+    def closeness(self, sources: Sequence[Source], source: Source, place: str = "") -> dict[str, float]:
         """Return for each test how much it is about this file: the sum of what it has of each line's one point, shared by all who run it.
 
-        Of a script, the lines are those of the functions that name it.
+        A line of this place, a function, has NEAR points. Of a script, the lines are those of the functions that name it.
         """
         points: dict[str, float] = defaultdict(float)
-        for texts in self._about(sources, source):
+        for name, texts in self._about(sources, source):
+            worth = NEAR if name == place else 1.0
             for text, bits in texts.items():
                 tests = [] if AT_IMPORT.match(text) else [self.tests[n] for n in numbers(int(bits, 16)) if self.tests[n]]
                 for test in tests:
-                    points[test] += 1 / len(tests)
+                    points[test] += worth / len(tests)
         for test in points:
             if Path(test.partition("::")[0]).stem.startswith(f"test_{Path(source.name).stem}"):
                 points[test] += 1  # its file is named after this one
         return points
 
-    def _about(self, sources: Sequence[Source], source: Source) -> Iterator[dict[str, str]]:
+    def _about(self, sources: Sequence[Source], source: Source) -> Iterator[tuple[str, dict[str, str]]]:
         words = [re.compile(rf"\b{name}\b") for name in names_of(sources, Path(source.name).stem)] if source.lua else []
         at_import = {""} if source.lua else source.bodies
         for name, places in self.lines.items():
             for place, texts in places.items():
                 if place not in at_import and (name == source.name or any(word.search(text) for word in words for text in texts)):
-                    yield texts
+                    yield place, texts
 
     def _mentioning(self, module: str) -> list[tuple[float, str]]:
         word = re.compile(rf"\b{re.escape(module)}\b")

@@ -133,7 +133,7 @@ def first_few(tests: Sequence[str]) -> int:
 def try_out(mutant: Mutant, copy: Copy, covering: Covering, sources: Sequence[Source], limit: float) -> Result:
     """Run what concerns a mutant, for `limit` seconds at most."""
     known = covering.of(sources, mutant.source, mutant.span)
-    tests = choose(known, limit * SHARE, covering.closeness(sources, mutant.source))
+    tests = choose(known, limit * SHARE, covering.closeness(sources, mutant.source, mutant.place))
     result = Result(mutant=mutant.title, diff=mutant.diff, breaks=mutant.breaks, verdict="uncovered", tests=len(tests))
     began = time.monotonic()
     few = first_few(tests)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.copies import ROOT, Copy, kill_marked
-from tests.mutants.covering import Covering, add, choose
+from tests.mutants.covering import NEAR, Covering, add, choose
 from tests.mutants.operators import OPERATORS, Mutant, mutants_of
 from tests.mutants.places import Source, product
 from tests.mutants.plugin import context_of
@@ -222,6 +222,7 @@ def test_half_of_the_time_is_for_tests_about_the_file() -> None:
         assert points["tests/a.py::quick0"] == pytest.approx(1 / 21)
     named = covering_of({("redisaq/a.py", "f", "x = 1"): {"tests/test_a.py::one", "tests/test_b.py::one"}})
     assert named.closeness([source], source) == {"tests/test_a.py::one": 1.5, "tests/test_b.py::one": 0.5}
+    assert named.closeness([source], source, "f") == {"tests/test_a.py::one": 1 + NEAR / 2, "tests/test_b.py::one": NEAR / 2}
     known = [(5.0, "tests/b.py::about"), *((0.5, f"tests/a.py::quick{n}") for n in range(20))]
     assert "tests/b.py::about" not in choose(known, 11.0)
     chosen = choose(known, 11.0, covering.closeness([source, steps], source))
