@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import anyio
@@ -13,6 +13,7 @@ import pytest
 
 from redisaq.brokers.growth import make_or_grow
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.steps.coordination import Heartbeat, make_groups
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.producing import AppendOnce
@@ -349,3 +350,21 @@ async def test_closing_an_old_connection_leaves_one_of_the_same_id_alone(namespa
     assert broker.store.connections == 1
     await broker.close()
     assert broker.store.connections == 0
+
+
+async def test_nothing_outlives_a_flush() -> None:
+    """A server that has lost everything knows nothing of any kind."""
+    store, empty = MemoryBroker("flushed", "ns").store, MemoryBroker("new", "ns").store
+    kinds = [field.name for field in fields(Holdings)]
+    for kind in kinds:
+        held: Any = getattr(store, kind)
+        if isinstance(held, set):
+            held.add("other")
+        elif kind == "streams":
+            store.make_stream("orders", 0)
+        elif kind == "coordination":
+            store.members(GROUP)
+        else:
+            held["other"] = object()
+    store.flush()
+    assert {kind: getattr(store, kind) for kind in kinds} == {kind: getattr(empty, kind) for kind in kinds}

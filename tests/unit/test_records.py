@@ -100,6 +100,12 @@ def test_a_person_can_read_a_dead_letter() -> None:
     ]
 
 
+def test_a_letter_of_a_message_that_never_failed_says_how_often_it_was_begun() -> None:
+    """It died with its processes: nobody knows when."""
+    words = encode_dead(Body(b"1-1", (b"i", b"p"), 0, 5, unused=2))
+    assert words[2:14] == [b"error", b"", b"text", b"", b"traceback", b"", b"attempts", b"3", b"first", b"0", b"last", b"0"]
+
+
 def test_when_it_failed_in_between_is_kept_while_it_is_retried() -> None:
     """Older versions read such a record, and write none; a dead letter has the form that they know."""
     failure = Failure("ValueError", "no good", "", 4, 1000, 4000, "m", (2000, 3000))

@@ -10,7 +10,7 @@ Invariants: time never goes back, entry ids never repeat, and a token that is no
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from anyio.lowlevel import RunVar
 
@@ -103,18 +103,9 @@ class MemoryStore(Holdings):
 
     def flush(self) -> None:
         """Lose all data, as FLUSHALL does; connections stay."""
-        self.topic_names.clear()
-        self.topics.clear()
-        self.leases.clear()
-        self.shelves.clear()
-        self.delayed.clear()
-        self.coordination.clear()
-        self.marks.clear()
-        self.idle.clear()
-        self.alone.clear()
-        self.schedules.clear()
-        self.names.clear()
-        self.adopted.clear()
+        for one in fields(Holdings):
+            if one.name != "streams":
+                getattr(self, one.name).clear()
         for topic, partition in list(self.streams):
             self.forget_stream(topic, partition)
 
