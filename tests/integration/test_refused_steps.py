@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.rights import access_rules, called_by
 from redisaq.brokers.redis.scripts import SCRIPTS
 from redisaq.brokers.steps.administration import START, Disband, DropGroup, Note, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
-from redisaq.brokers.steps.coordination import GiveBack, Heartbeat, Wait, Watch, make_groups
+from redisaq.brokers.steps.coordination import Beat, GiveBack, Heartbeat, Wait, Watch, make_groups
 from redisaq.brokers.steps.growing import Adopt, Announce, DropAdopted, DropTakenIn, NameStream, OpenBarrier, Publish, ReadPassed, TakeIn
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.messages import (
@@ -77,9 +77,13 @@ class Scene:
     broker: RedisBroker
     full: RedisBroker
     ids: list[bytes]
+    beat: Beat = field(init=False)
 
-    async def set_up(self) -> None:
-        """Make everything again: three pending entries, one trimmed, one unread, a retry, a dead letter, a due delayed message."""
+    async def set_up(self, step: str = "") -> None:
+        """Make everything again: three pending entries, one trimmed, one unread, a retry, a dead letter, a due delayed message.
+
+        Then do what has to happen before the step of this name.
+        """
         self.wipe()
         full, group = self.full, GROUP
         await full.do(MakeTopic("orders", 1, terms=Terms(10.0, acked=True, idle=60.0)))
@@ -99,6 +103,8 @@ class Scene:
         await full.do(Resolve(group, 0, TOKEN, resolutions, dead_maxlen=None))
         await delay(full, "orders", [Delayed(0, b"p-9", 2, FIELDS)])
         self.command("XDEL", self.key("0"), self.ids[2])
+        if step in BEFORE:
+            await BEFORE[step](self)
 
     def key(self, name: str) -> str:
         return f"{{{self.namespace}:orders:0}}:{name}"
@@ -156,36 +162,39 @@ async def _once(scene: Scene, due: int | None) -> None:
     assert await scene.broker.do(AppendOnce("orders", 0, FIELDS, **args)) == b"p-1"
 
 
-async def _beat_elsewhere(scene: Scene) -> None:
+async def _be_another_server(scene: Scene) -> None:
     script = "redis.call('HDEL', KEYS[1], '') redis.call('HSET', KEYS[1], 'run_id', 'another')"  # also where memory is full
     scene.command("EVAL", script, 1, scene.group_key("state"))
-    await scene.broker.do(Heartbeat(GROUP, "A", 60.0, ""))
+
+
+async def _beat(scene: Scene) -> None:
+    scene.beat = await scene.full.do(Heartbeat(GROUP, "A", 60.0, ""))
 
 
 async def _commit(scene: Scene) -> None:
-    beat = await scene.full.do(Heartbeat(GROUP, "A", 60.0, ""))
-    assert beat.document is not None
-    args: dict[str, Any] = {"known_version": beat.version, "document": beat.document, "joins": True, "freeze": True}
+    assert scene.beat.document is not None
+    args: dict[str, Any] = {"known_version": scene.beat.version, "document": scene.beat.document, "joins": True, "freeze": True}
     assert await commit_document(scene.broker, GROUP, "B", 60.0, **args) is not None
 
 
-async def _remake(scene: Scene) -> None:
+async def _lose_the_group(scene: Scene) -> None:
     scene.command("XGROUP", "DESTROY", scene.key("0"), "billing")
-    await scene.broker.do(RemakeGroup(GROUP, 0, scene.ids[3]))
 
 
-async def _sight(scene: Scene) -> None:
+async def _lose_entries(scene: Scene) -> None:
     scene.command("XTRIM", scene.key("0"), "MAXLEN", 0)
-    await scene.broker.do(Sight(GROUP, 0, TOKEN, since=None, read=0))
 
 
 async def _delay(scene: Scene) -> None:
     assert await delay(scene.broker, "orders", [Delayed(0, b"p-8", 1, FIELDS), Delayed(0, b"p-7", 5, FIELDS)]) == [True, True]
 
 
-async def _retry_now(scene: Scene) -> None:
+async def _put_off(scene: Scene) -> None:
     script = "redis.call('ZREM', KEYS[1], '') redis.call('ZADD', KEYS[1], 'XX', '9e15', ARGV[1])"  # also where memory is full
     scene.command("EVAL", script, 1, scene.key("g:billing:retry"), scene.ids[0])
+
+
+async def _retry_now(scene: Scene) -> None:
     assert await scene.broker.do(RetryNow(GROUP, 0, [scene.ids[0]], 5)) == 1
     assert await scene.full.do(RetryNow(GROUP, 0, None, 5)) == 0
 
@@ -216,7 +225,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "confirm": (lambda s: s.broker.do(Confirm("orders", 0)), ("confirm",)),
     "make_groups": (lambda s: make_groups(s.broker, GroupName("orders", "new"), [0], latest=False), ("make_group",)),
     "heartbeat": (lambda s: s.broker.do(Heartbeat(GROUP, "A", 60.0, "")), ("heartbeat",)),
-    "heartbeat of another server": (_beat_elsewhere, ("heartbeat",)),
+    "heartbeat of another server": (lambda s: s.broker.do(Heartbeat(GROUP, "A", 60.0, "")), ("heartbeat",)),
     "wait": (lambda s: s.broker.do(Wait(GROUP, "N", Newcomer("N", Profile()))), ("wait",)),
     "give_back": (lambda s: s.broker.do(GiveBack(GROUP, "A", {0: TOKEN}, 0.0)), ("give_back",)),
     "commit": (_commit, ("commit",)),
@@ -234,7 +243,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "resolve retry to done": (lambda s: _resolve(s, "retry", "done", s.ids[0]), ("resolve",)),
     "start_retry": (lambda s: s.broker.do(StartRetry(GROUP, 0, TOKEN, entry_id=s.ids[0], life=0, attempt=1)), ("start_retry",)),
     "due": (lambda s: s.broker.do(TakeDue(GROUP, 0, TOKEN, count=10)), ("due",)),
-    "remake_group": (_remake, ("remake_group",)),
+    "remake_group": (lambda s: s.broker.do(RemakeGroup(GROUP, 0, s.ids[3])), ("remake_group",)),
     "remaining": (lambda s: s.broker.do_each([ReadRemaining(GROUP, 0)]), ("remaining",)),
     "delay": (_delay, ("delay",)),
     "append_once": (lambda s: _once(s, None), ("append_once",)),
@@ -268,26 +277,22 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "dead_summaries": (lambda s: s.broker.do(SummariseDead(GROUP, 0, b"", 5, 100)), ("dead_summaries",)),
     "count_dead": (lambda s: s.broker.do(CountDead(GROUP, 0, b"", 5, 100)), ("dead_kinds",)),
     "trim": (_trim, ("trim",)),
-    "sight": (_sight, ("sight",)),
+    "sight": (lambda s: s.broker.do(Sight(GROUP, 0, TOKEN, since=None, read=0)), ("sight",)),
     "note_held_up": (lambda s: s.broker.do(NoteHeldUp("orders", 0, 5)), ("note_held_up",)),
     "watch": (lambda s: s.broker.do(Watch(GROUP)), ("watch",)),
 }
 
-REPEATED = {
-    "make_topic",
-    "name_stream",
-    "publish",
-    "adopt",
-    "make_groups",
-    "heartbeat of another server",
-    "commit",
-    "remake_group",
-    "drop_group",
-    "sight",
-    "retry_now",
-    "note",
+BEFORE: dict[str, Callable[[Scene], Awaitable[None]]] = {
+    "heartbeat of another server": _be_another_server,
+    "commit": _beat,
+    "remake_group": _lose_the_group,
+    "sight": _lose_entries,
+    "retry_now": _put_off,
 }
-"""Those that change the scene before they do what they do, or that are several steps: a repeat completes them."""
+"""What has to happen first."""
+
+REPEATED = {"make_topic", "name_stream", "publish", "adopt", "make_groups", "remake_group", "drop_group", "note"}
+"""Those that are several steps: a repeat completes them."""
 
 PORTIONS = 8
 """In how many tests the steps are walked."""
@@ -345,7 +350,7 @@ async def test_one_right_less(scene: Scene, portion: int) -> None:
         for rule in [*(f"-{command}" for command in commands), "resetchannels"]:
             if not fresh:
                 scene.permit()
-                await scene.set_up()
+                await scene.set_up(name)
             before = scene.snapshot()
             scene.permit(rule)
             try:
@@ -385,8 +390,8 @@ async def test_the_documented_rights_are_enough(scene: Scene) -> None:
     rules = [rule.replace("redisaq", scene.namespace) for rule in documented()]
     scene.command("ACL", "SETUSER", USER, "reset", "on", "nopass", *rules)
     scene.command("ACL", "LOG", "RESET")
-    for step, _ in STEPS.values():
-        await scene.set_up()
+    for name, (step, _) in STEPS.items():
+        await scene.set_up(name)
         await step(scene)
     scene.wipe()
     url, namespace, got, failed = f"redis://{USER}:x@127.0.0.1:{scene.server.port}/0", scene.namespace, Counter[Any](), set[Any]()
@@ -476,7 +481,7 @@ async def test_a_new_group_at_full_memory_drains_it(scene: Scene) -> None:
 async def test_full_memory(scene: Scene) -> None:
     """What a group needs to work off what fills the memory passes; what adds to it is refused whole."""
     for name, (step, _) in STEPS.items():
-        await scene.set_up()
+        await scene.set_up(name)
         before = scene.snapshot()
         scene.command("CONFIG", "SET", "maxmemory", 1)
         try:

@@ -46,7 +46,14 @@ for i = 15, changes - 1, 3 do -- M11: one that has stopped waiting is not let in
 end
 
 redis.call('ZREM', KEYS[1], '') -- S2: writes nothing, but lets the rest succeed when memory is full
-redis.call('ZADD', KEYS[1], 'XX', expiry, '') -- writes nothing, either: if the server refuses one of the two, nothing has happened
+redis.call('ZADD', KEYS[1], 'XX', expiry, '') -- writes nothing, either, as the next one: if the server refuses one, nothing has happened
+redis.call('HDEL', KEYS[2], '')
+local burst = ''
+if ARGV[7] == '1' then -- what is read below may be refused, too
+    burst = redis.call('HGET', KEYS[2], 'burst') or ''
+    redis.call('HLEN', KEYS[2])
+    redis.call('ZCARD', KEYS[1])
+end
 local words = {'version', ARGV[5], 'doc', ARGV[6], 'changed', string.format('%.0f', now)}
 if ARGV[7] == '1' and ARGV[11] ~= '' then
     words[#words + 1] = 'member:' .. ARGV[2]
@@ -78,7 +85,7 @@ if ARGV[7] == '1' then
     if redis.call('HDEL', KEYS[5], ARGV[2]) == 1 then
         redis.call('HDEL', KEYS[5], '') -- its turn is over
     end
-    local joined, last = string.match(redis.call('HGET', KEYS[2], 'burst') or '', '^(%d+) (%d+)$')
+    local joined, last = string.match(burst, '^(%d+) (%d+)$')
     joined = (whole(last) or 0) + 1000 > now and whole(joined) or 0
     redis.call('HSET', KEYS[2], 'burst', string.format('%.0f %.0f', joined + 1 + ARGV[14], now))
 end

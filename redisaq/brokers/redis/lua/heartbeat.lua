@@ -37,13 +37,16 @@ end
 
 if state[1] and state[2] ~= run_id then
     -- M7: another server, which may have missed the last heartbeats. GT: a member with a shorter ttl shortens no other member's time.
-    for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-        redis.call('ZADD', KEYS[1], 'XX', 'GT', expiry, member)
-    end
     if tonumber(frozen_until) < tonumber(expiry) then
         frozen_until = expiry
     end
+    local members = redis.call('ZRANGE', KEYS[1], 0, -1)
+    redis.call('ZADD', KEYS[1], 'XX', expiry, '') -- S2: writes nothing, but fails before anything is done; so does what is read here
+    redis.call('ZSCORE', KEYS[1], ARGV[1])
     redis.call('HSET', KEYS[2], 'run_id', run_id, 'frozen_until', frozen_until)
+    for _, member in ipairs(members) do
+        redis.call('ZADD', KEYS[1], 'XX', 'GT', expiry, member)
+    end
 end
 
 local watched = 0

@@ -16,10 +16,9 @@ local cut
 for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
     cut = cut or redis.call('HGET', KEYS[3], number)
 end
-if not cut then
+local lost = not cut
+if lost then
     cut = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))['last-generated-id']
-    redis.call('HDEL', KEYS[3], '') -- S2: writes nothing, but lets the rest succeed when memory is full
-    redis.call('HSET', KEYS[3], ARGV[3], cut)
 end
 local last
 for _, row in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
@@ -62,5 +61,9 @@ while waiting < enough do
         break
     end
     from = from + 500
+end
+if lost then
+    redis.call('HDEL', KEYS[3], '') -- S2: writes nothing, but lets the rest succeed when memory is full
+    redis.call('HSET', KEYS[3], ARGV[3], cut)
 end
 return {last and waiting == 0 and 1 or 0, waiting, oldest}
