@@ -93,6 +93,27 @@ def test_a_settlement_that_is_refused_is_sent_again_or_ends_the_ownership(backen
     assert settled == ([] if lost or outcome == "done" else ["MessageRetried" if outcome == "retry" else "MessageDead"])
 
 
+@on_both
+def test_a_refused_settlement_that_finds_nothing_afterwards_is_not_reported(backend: Backend) -> None:
+    """S1, T2: refused means that it did nothing: whoever took the message away meanwhile has settled it."""
+
+    async def scenario(url: str) -> tuple[list[int], list[str]]:
+        await produce(url, 1)
+        told, attempts = Notebook(), list[int]()
+
+        async def handle(message: Message[Any]) -> None:
+            attempts.append(message.attempt)
+            del store_of(url).leases[GROUP, 0]
+            store_of(url).streams["jobs", 0].groups["default_group"].pending.clear()
+            raise ValueError("at first")
+
+        with anyio.fail_after(5 * TTL):
+            await member(url, on_event=told.note).process(handle, until_empty=True)
+        return attempts, kinds_of(told, events.MessageRetried, events.MessageDead)
+
+    assert play(scenario, backend) == ([1], [])
+
+
 Counts = tuple[int, int, int, int, int]
 
 
