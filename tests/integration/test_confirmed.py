@@ -13,11 +13,12 @@ from redisaq.brokers import growth, open_broker
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.steps import Step
+from redisaq.brokers.steps.administration import ViewStream
 from redisaq.brokers.steps.coordination import Commit
 from redisaq.brokers.steps.growing import Adopt, NameStream, Replicate, ReplicateRun
 from redisaq.brokers.steps.leases import Install
 from redisaq.brokers.steps.producing import Confirm
-from redisaq.brokers.steps.topics import MakeTopic
+from redisaq.brokers.steps.topics import MakeTopic, ReadTopic
 from redisaq.environment import time_limit
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError, SettingsError
 from redisaq.link import Link, confirmed as module, parse_address, sentinel
@@ -312,10 +313,13 @@ async def test_confirm_changes_nothing(guarded: Guarded, namespace: str) -> None
     for url in (f"memory://{namespace}", guarded.url):
         broker = open_broker(url, namespace, confirmed=True)
         await broker.do(MakeTopic("jobs", 1))
+        await broker.append("jobs", [(0, [b"i", b"1"])], maxlen=None, approximate=False)
         bell = await broker.listen_partition("jobs", 0)
+        before = await broker.do(ReadTopic("jobs")), await broker.do_each([ViewStream("jobs", 0)])
         await broker.do(Confirm("jobs", 0))
         with anyio.fail_after(30):
             await bell.wait()
+        assert (await broker.do(ReadTopic("jobs")), await broker.do_each([ViewStream("jobs", 0)])) == before
         await broker.close()
 
 

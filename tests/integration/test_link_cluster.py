@@ -588,13 +588,20 @@ async def test_a_bell_of_a_node_that_died_rings_at_its_successor(cluster: FakeCl
 
 async def test_a_bell_waits_for_a_slot_that_nobody_serves(cluster: FakeCluster, link: ClusterLink) -> None:
     bell = await link.listen(HIGH.decode())
+    rung = anyio.Event()
+
+    async def wait() -> None:
+        await bell.wait()
+        rung.set()
+
     close(cluster.nodes[0])
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(bell.wait)
+        tasks.start_soon(wait)
         await until(lambda: link.looks >= 3)
+        assert not rung.is_set()
         cluster.owners[0] = 2
-        await until(lambda: "SSUBSCRIBE" in cluster.nodes[2].words())
-        tasks.cancel_scope.cancel()
+        await until(rung.is_set)  # for what it may have missed
+    assert "SSUBSCRIBE" in cluster.nodes[2].words()
     await bell.close()
 
 

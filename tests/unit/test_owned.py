@@ -61,13 +61,23 @@ async def test_all_who_wait_for_the_end_of_handlers_are_woken(end: Callable[[InF
     owned = owned_partition(4)
     (message,) = read(owned, 1, 1)
     owned.flights.start(message)
+    woken = list[int]()
+
+    async def wait(number: int) -> None:
+        await owned.wait_finished()
+        woken.append(number)
+
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            for _ in range(3):
-                tasks.start_soon(owned.wait_finished)
+            for number in range(3):
+                tasks.start_soon(wait, number)
             await anyio.wait_all_tasks_blocked()
+            owned.changed()
+            await anyio.wait_all_tasks_blocked()
+            assert woken == [], "a handler runs"
             end(owned.flights, message)
             owned.changed()
+    assert sorted(woken) == [0, 1, 2]
 
 
 async def test_what_was_not_found_is_settled_once_the_group_has_come_past_it() -> None:
