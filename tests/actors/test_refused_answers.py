@@ -95,7 +95,7 @@ def test_a_settlement_that_is_refused_is_sent_again_or_ends_the_ownership(backen
 
 @on_both
 def test_a_refused_settlement_that_finds_nothing_afterwards_is_not_reported(backend: Backend) -> None:
-    """S1, T2: refused means that it did nothing: whoever took the message away meanwhile has settled it."""
+    """S1, T2: refused means that it did nothing. Another has settled the message meanwhile."""
 
     async def scenario(url: str) -> tuple[list[int], list[str]]:
         await produce(url, 1)

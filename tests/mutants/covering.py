@@ -46,7 +46,7 @@ disable_warnings = no-data-collected, module-not-imported, module-not-measured, 
 
 
 NEAR = 20.0
-"""How many points a line of the same function has: whoever runs its rare branches is about it."""
+"""How many points a line of the same function has: a test that runs its rare branches is about it."""
 
 AT_IMPORT = re.compile(r"(async )?def |class |@")
 """Lines of a definition that belong to no test, but to who imports the file first."""
