@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 import anyio
 import pytest
 
-from redisaq.core.in_flight import Flight, InFlight
-from tests.unit.owning import owned_partition, read
+from redisaq.core.in_flight import MOST_ENDING, Claim, Flight, InFlight, Read, Remake
+from tests.unit.owning import FIELDS, owned_partition, read
 
 pytestmark = pytest.mark.anyio
 
@@ -129,3 +130,46 @@ async def test_all_at_once_is_as_one_by_one(delivered_before: bool) -> None:
 
     with anyio.fail_after(30):
         assert await states(together=True) == await states(together=False)
+
+
+def done_with(flights: InFlight, some: list[Flight]) -> None:
+    if (counting := flights.prepare(some)) is not None:
+        flights.counted(counting)
+    for message in some:
+        flights.start(message)
+        flights.returned(message)
+    flights.take_acks()
+    flights.acked()
+
+
+async def test_a_group_that_is_lost_with_nothing_in_flight_begins_where_it_was() -> None:
+    """T6: what was claimed counts as what was read; and so does a second loss."""
+    owned = owned_partition(4)
+    flights = owned.flights
+    claim = flights.next_read(0)
+    assert isinstance(claim, Claim)
+    done_with(flights, flights.claimed(claim, [(b"3-0", FIELDS, 1)], None, 0))
+    ask = flights.next_read(0)
+    assert isinstance(ask, Read)
+    flights.answered(ask)
+    assert flights.group_lost() == Remake(b"3-0", b"3-0")
+    done_with(flights, read(owned, 5, 6))
+    for _ in range(2):
+        assert flights.group_lost() == Remake(b"6-0", b"6-0")
+        flights.group_made()
+    flights.connected("a")
+    flights.connected("another")
+    assert flights.group_lost() == Remake(b"", b""), "another server has perhaps never had what was settled"
+
+
+async def test_what_has_ended_and_is_not_settled_is_bounded() -> None:
+    flights = owned_partition(10 * MOST_ENDING, page=10 * MOST_ENDING).flights
+    for message in flights.delivered([(b"%d-0" % number, FIELDS) for number in range(1, MOST_ENDING + 1)], 0):
+        assert flights.has_room(1)
+        flights.start(message)
+        flights.failed(message, ValueError(), 0, Random(0))
+    assert not flights.has_room(1)
+    assert len(flights.take_endings()) == MOST_ENDING
+    assert not flights.has_room(1), "they are on their way"
+    flights.settled([True] * MOST_ENDING)
+    assert flights.has_room(1)
