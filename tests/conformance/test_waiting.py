@@ -61,6 +61,14 @@ async def test_all_are_let_in_by_one_change(a: Broker, b: Broker, group: GroupNa
     assert (await wait(b, group, "D")).waiting == (newcomer("D"),), "the turn is over, and nobody else waits"
 
 
+async def test_a_member_that_has_joined_has_no_turn(a: Broker, b: Broker, group: GroupName) -> None:
+    """Another that waits goes on at once, not after the turn's time."""
+    for one in "AB":
+        await wait(a, group, one)
+    assert await let_in(a, group, "A", "") is not None
+    assert (await wait(b, group, "B")).waiting == (newcomer("B"),)
+
+
 async def test_one_that_has_stopped_waiting_is_not_let_in(a: Broker, b: Broker, group: GroupName) -> None:
     for one in "ABC":
         await wait(a, group, one)
