@@ -42,4 +42,5 @@ async def test_many_producers_of_one_message_each_do_not_fill_one_partition(name
             async with Producer("orders", url, init_partitions=4) as producer:
                 await producer.enqueue(number)
         found = await partitions_of("orders", url)
-    assert set(found) == {0, 1, 2, 3}
+    assert sum(found.values()) == 40
+    assert all(5 <= found[partition] <= 20 for partition in range(4)), found

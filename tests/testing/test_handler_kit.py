@@ -175,9 +175,9 @@ async def test_in_a_loop(anyio_backend: Backend) -> None:
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError, match="no setting 'concurency'"):
         HandlerKit(handle, concurency=3)  # type: ignore[call-arg]
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError, match="handler must be something that can be called"):
         HandlerKit("handle")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="attempt"):
         HandlerKit(handle).deliver(1, attempt=0)
