@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from redisaq.core.in_flight import MOST_ENDING, Claim, Flight, InFlight, Read, Remake
+from redisaq.core.records import Body, Failure, Resolution
 from tests.unit.owning import FIELDS, owned_partition, read
 
 pytestmark = pytest.mark.anyio
@@ -173,3 +174,14 @@ async def test_what_has_ended_and_is_not_settled_is_bounded() -> None:
     assert not flights.has_room(1), "they are on their way"
     flights.settled([True] * MOST_ENDING)
     assert flights.has_room(1)
+
+
+async def test_an_entry_that_cannot_be_read_dies_now_and_as_it_is() -> None:
+    flights = owned_partition(4).flights
+    assert flights.delivered([(b"1-0", (b"x", b"1"))], 7_000_000) == []
+    (ending,) = flights.take_endings()
+    assert ending.resolution.body.failure is not None
+    reason = ending.resolution.body.failure.error
+    assert reason == ending.reason != ""
+    failure = Failure("Unreadable", reason, "", 0, 7000, 7000, "me")
+    assert ending.resolution == Resolution("stream", "dead", Body(b"1-0", (b"x", b"1"), failure=failure))

@@ -6,10 +6,12 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
+from redisaq.brokers.steps.retrying import read_retries
 from redisaq.core.records import (
     RAW,
     Body,
     Failure,
+    Resolution,
     decode_dead,
     decode_delayed,
     decode_retry,
@@ -140,3 +142,15 @@ def test_what_nobody_wrote_is_no_dead_letter(found: list[bytes]) -> None:
 def test_what_nobody_wrote_is_no_delayed_message(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 -- whichever it meets first
         decode_delayed(data)
+
+
+def test_a_retry_that_cannot_be_read_is_to_die_as_it_is() -> None:
+    """Nobody knows how often a handler began on it, or when."""
+    fine = Body(b"8-1", (b"i", b"p"), attempt=2)
+    retries, unreadable, reports = read_retries([(b"7-1", b"nonsense"), (b"8-1", encode_retry(fine))])
+    assert retries == [fine]
+    (report,) = reports
+    assert report.reason.startswith("a retry that cannot be read: ")
+    dead = Body(b"7-1", (RAW, b"nonsense"), failure=Failure("Unreadable", report.reason, "", 0, 0, 0, ""))
+    assert unreadable == [Resolution("retry", "dead", dead, raw=b"nonsense")]
+    assert report.entry_id == b"7-1"
