@@ -286,3 +286,14 @@ def test_the_limit_counts_headers_and_key(more: dict[str, Any]) -> None:
             assert producer.statistics().sent == 1
 
     anyio.run(main)
+
+
+@pytest.mark.parametrize("data", ["ä", "ä".encode(), bytearray("ä".encode()), memoryview("ä".encode())])
+def test_a_serializer_returns_text_or_bytes(data: Any) -> None:
+    found = serialize(7, lambda _: data)
+    assert (found, type(found)) == ("ä".encode(), bytes)
+
+
+def test_a_text_that_no_bytes_stand_for_is_refused() -> None:
+    with pytest.raises(SerializationError, match="cannot be written as UTF-8"):
+        serialize(7, lambda _: "\ud800")

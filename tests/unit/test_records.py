@@ -154,3 +154,22 @@ def test_a_retry_that_cannot_be_read_is_to_die_as_it_is() -> None:
     dead = Body(b"7-1", (RAW, b"nonsense"), failure=Failure("Unreadable", report.reason, "", 0, 0, 0, ""))
     assert unreadable == [Resolution("retry", "dead", dead, raw=b"nonsense")]
     assert report.entry_id == b"7-1"
+
+
+@pytest.mark.parametrize("place", [7, 9, 11, 17])
+def test_a_dead_letter_has_numbers_where_they_belong(place: int) -> None:
+    words = encode_dead(Body(b"1-1", (), 1, 4, Failure("E", "", "", 4, 1000, 2000, "m")))
+    assert decode_dead(words).failure is not None
+    words[place] = b"many"
+    with pytest.raises(ValueError, match="numbers"):
+        decode_dead(words)
+
+
+@pytest.mark.parametrize(("unused", "readable"), [(0, True), ((1 << 53) - 1, True), (1 << 53, False), (-1, False)])
+def test_a_retry_has_counts_within_bounds(unused: int, readable: bool) -> None:
+    body = Body(b"1-1", (), 0, 1, None, unused)
+    if readable:
+        assert decode_retry(b"1-1", encode_retry(body)) == body
+    else:
+        with pytest.raises(ValueError, match="out of bounds"):
+            decode_retry(b"1-1", encode_retry(body))
