@@ -149,7 +149,7 @@ async def test_an_interrupt_that_the_consumer_ended_of_passes_as_it_is(url: str)
 
 
 async def test_a_consumer_that_cannot_connect_says_so(url: str) -> None:
-    with pytest.raises(ConnectionFailed):
+    with pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1:1\b"):
         async with Consumer("jobs", "redis://127.0.0.1:1").messages():
             pytest.fail("nobody listens there")
 
