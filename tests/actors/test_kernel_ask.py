@@ -296,3 +296,21 @@ async def test_the_same_message_twice_is_refused() -> None:
             with pytest.raises(ValueError, match="a new message each time"):
                 await ref.ask(lambda reply: question, timeout=None)  # noqa: ARG005 -- that is the mistake
             tasks.cancel_scope.cancel()
+
+
+async def test_nothing_is_remembered_of_a_question_that_is_over() -> None:
+    """Answered, or not in time: the same message may be asked again."""
+    async with Supervisor() as supervisor:
+        oracle = await supervisor.start(Oracle())
+        question = Double(Reply(math.inf))
+
+        def again(reply: Reply[int]) -> Double:
+            question.reply = reply
+            return question
+
+        for number in (1, 2):
+            question.number = number
+            assert await oracle.ask(again, timeout=30) == 2 * number
+        with pytest.raises(TimeoutError):
+            await oracle.ask(again, timeout=0.0)
+        await oracle.ask(again, timeout=30)
