@@ -13,7 +13,7 @@ from redisaq.actors.waiting import Reply
 from redisaq.consuming.coordinator import GATHERING, LONGEST_GATHERING, LONGEST_PAUSE, MANY_HELD, RaiseToken, RebalanceCoordinator
 from redisaq.consuming.member import SPREAD, Member
 from redisaq.consuming.owner import Ended
-from redisaq.consuming.partitions import Lose
+from redisaq.consuming.partitions import Acquire, Lose
 from redisaq.core.membership import CROWD, Document, MemberEntry
 from redisaq.environment import Environment
 
@@ -111,3 +111,27 @@ def test_an_incarnation_that_ends_leaves_nothing_to_the_next_one() -> None:
         coordinator._note(Ended(partition, token, before, released=False))
     assert not coordinator._winding_up()
     assert before in member.former
+
+
+async def orders_of(coordinator: RebalanceCoordinator, partitions: Partitions) -> list[object]:
+    partitions.told.clear()
+    await coordinator._do_duties()
+    return list(partitions.told)
+
+
+@pytest.mark.anyio
+async def test_what_is_given_back_is_not_taken_again_under_the_same_token() -> None:
+    """M13: another member of the crowd may still release it."""
+    partitions = Partitions()
+    coordinator = coordinator_of(partitions=partitions)
+    settings: Any = SimpleNamespace(drain_timeout=1.0)
+    coordinator._settings = settings
+    member = coordinator._member
+    me = member.lease.incarnation
+    member.document = Document(1, {"me": MemberEntry(me)}, 2, {0: "me", 1: "me"}, {0: me, 1: me}, {0: 5, 1: 6})
+    coordinator._released = {0}
+    assert await orders_of(coordinator, partitions) == [Acquire(1, 6, member.lease)]
+    coordinator._released = set()
+    assert await orders_of(coordinator, partitions) == [Acquire(0, 5, member.lease)]
+    coordinator._held, coordinator._not_before = {}, {0: 100.5}
+    assert await orders_of(coordinator, partitions) == [Acquire(1, 6, member.lease)], "it was given up a moment ago"
