@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -13,7 +14,10 @@ import trio.lowlevel
 from sniffio import current_async_library
 
 from redisaq import Consumer, Message, Producer
+from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.memory.store import MemoryStore
 from redisaq.events import Event
+from redisaq.testing import virtual_run
 
 IN_VIRTUAL_TIME = pytest.mark.redisaq_seeds(1, backend=("trio", "asyncio"))
 """For a file of coroutine tests whose waits, limits and leases are not to take real time, nor to depend on how busy the machine is."""
@@ -22,7 +26,21 @@ ASYNCIO_ALONE = pytest.mark.redisaq_seeds(1, backend="asyncio")
 TRIO_ALONE = pytest.mark.redisaq_seeds(1, backend="trio")
 """The same for one test of such a file, on the only backend that has what it is about."""
 
+Backend = Literal["trio", "asyncio"]
+on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
+"""For a plain test that plays its own virtual runs."""
+
 _numbers = itertools.count()
+
+
+def play(scenario: Callable[[str], Awaitable[Any]], backend: Backend, seed: int = 0) -> Any:
+    """Run a scenario in virtual time, with the URL of a memory broker, and return its result."""
+    return virtual_run(scenario, "memory://played", backend=backend, seed=seed)
+
+
+def store_of(url: str) -> MemoryStore:
+    """Return what a memory broker keeps."""
+    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
 
 
 def hold_up(seconds: float) -> None:

@@ -12,7 +12,6 @@ import pytest
 from redisaq import Admin, Consumer, Message, Producer, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.registry import carry_out
-from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps.coordination import make_groups
 from redisaq.brokers.steps.growing import Adopt, Announce, Passed, ReadBarrier, ReadPassed
 from redisaq.brokers.steps.leases import Install, Release
@@ -20,7 +19,7 @@ from redisaq.brokers.terms import GroupName
 from redisaq.core.partitioner import partition_for
 from redisaq.errors import ConnectionFailed, GroupBusyError, QueueFull, SettingsError
 from redisaq.events import Event
-from tests.actors.group import IN_VIRTUAL_TIME, fresh_url
+from tests.actors.group import IN_VIRTUAL_TIME, fresh_url, store_of
 from tests.actors.hooked import hooked
 from tests.changing_steps import Do, change_step
 from tests.conformance.steps import deliver
@@ -31,10 +30,6 @@ MOVED = next(f"k{number}" for number in range(100) if partition_for(f"k{number}"
 """A key that moves when one partition becomes four."""
 
 NEW = partition_for(MOVED, 4)
-
-
-def store_of(url: str) -> MemoryStore:
-    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
 
 
 class Handling:

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
 from msgspec.structs import replace
 
 from redisaq import Consumer
-from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.reader import MemoryReader
-from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.terms import GroupName
 from redisaq.errors import ConnectionFailed
-from redisaq.testing import virtual_run
-from tests.actors.group import Notebook, produce, quick
+from tests.actors.group import Backend, Notebook, on_both, play, produce, quick, store_of
 from tests.actors.hooked import grow_at, hooked
 
 GROUP = GroupName("jobs", "default_group")
-Backend = Literal["trio", "asyncio"]
-
-on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
-
-
-def play(scenario: Callable[[str], Awaitable[Any]], backend: Backend, seed: int = 0) -> Any:
-    return virtual_run(scenario, "memory://noticing", backend=backend, seed=seed)
-
-
-def store_of(url: str) -> MemoryStore:
-    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
 
 
 def member(url: str, **more: Any) -> Consumer[Any]:

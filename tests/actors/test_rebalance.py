@@ -9,9 +9,9 @@ import anyio
 import pytest
 
 from redisaq import Consumer, Message, Producer, RetryPolicy, events
-from redisaq.brokers.memory import MemoryBroker, MemoryStore
+from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.terms import GroupName
-from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
+from tests.actors.group import IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick, store_of
 
 pytestmark = IN_VIRTUAL_TIME
 GROUP = GroupName("jobs", "default_group")
@@ -20,10 +20,6 @@ GROUP = GroupName("jobs", "default_group")
 @pytest.fixture
 def url() -> str:
     return fresh_url()
-
-
-def store_of(url: str) -> MemoryStore:
-    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
 
 
 async def until(condition: Any, seconds: float = 5.0) -> None:

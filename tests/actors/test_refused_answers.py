@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -11,29 +11,16 @@ from msgspec import structs
 
 from redisaq import Admin, Consumer, Message, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.terms import GroupName
 from redisaq.core.entry_ids import START
 from redisaq.core.records import decode_retry, encode_retry
 from redisaq.errors import ConnectionFailed
-from redisaq.testing import virtual_run
-from tests.actors.group import Notebook, produce, quick
+from tests.actors.group import Backend, Notebook, on_both, play, produce, quick, store_of
 from tests.actors.hooked import hooked
 
 GROUP = GroupName("jobs", "default_group")
-Backend = Literal["trio", "asyncio"]
 TTL = 4.0
 SOON = RetryPolicy(max_attempts=3, backoff=0.1, factor=1, jitter=False)
-
-on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
-
-
-def play(scenario: Callable[[str], Awaitable[Any]], backend: Backend) -> Any:
-    return virtual_run(scenario, "memory://answers", backend=backend)
-
-
-def store_of(url: str) -> MemoryStore:
-    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
 
 
 def member(url: str, **more: Any) -> Consumer[Any]:

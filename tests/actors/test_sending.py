@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
@@ -11,27 +10,14 @@ from msgspec.structs import replace
 
 from redisaq import Admin, Producer
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed
-from redisaq.testing import virtual_run
-from tests.actors.group import produce, quick
+from tests.actors.group import Backend, on_both, play, produce, quick, store_of
 from tests.actors.hooked import HookedBroker
 
 GROUP = GroupName("jobs", "default_group")
-Backend = Literal["trio", "asyncio"]
 LOOKS = {"connect", "topic", "anchors", "make_topic"}
-
-on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
-
-
-def play(scenario: Callable[[str], Awaitable[Any]], backend: Backend) -> Any:
-    return virtual_run(scenario, "memory://sending", backend=backend)
-
-
-def store_of(url: str) -> MemoryStore:
-    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
 
 
 def ids_in(url: str, partition: int = 0) -> list[str]:

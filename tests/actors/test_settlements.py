@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -12,25 +12,12 @@ import pytest
 
 from redisaq import Admin, Message, Producer, RetryAfter, RetryPolicy, events
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.terms import GroupName
 from redisaq.consuming import acknowledger
 from redisaq.core.entry_ids import START
-from redisaq.testing import virtual_run
-from tests.actors.group import Notebook, fresh_url, produce, quick
+from tests.actors.group import Backend, Notebook, fresh_url, on_both, play, produce, quick, store_of
 
 GROUP = GroupName("jobs", "default_group")
-Backend = Literal["trio", "asyncio"]
-
-on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
-
-
-def store_of(url: str) -> MemoryStore:
-    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
-
-
-def play(scenario: Callable[[str], Awaitable[Any]], backend: Backend) -> Any:
-    return virtual_run(scenario, "memory://settlements", backend=backend)
 
 
 @on_both

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
 
 from redisaq import Consumer, events
-from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.holdings import Lease
-from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import Document, decode_document
 from redisaq.errors import ConnectionFailed, ConsumerError, ServerError
-from redisaq.testing import virtual_run
-from tests.actors.group import Notebook, produce, quick
+from tests.actors.group import Backend, Notebook, on_both, play, produce, quick, store_of
 from tests.actors.hooked import hooked
 
 GROUP = GroupName("jobs", "default_group")
-Backend = Literal["trio", "asyncio"]
 TTL, INTERVAL = 4.0, 0.5
 BEGIN_AT_ONCE = 0.5
-
-on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
-
-
-def play(scenario: Callable[[str], Awaitable[Any]], backend: Backend) -> Any:
-    return virtual_run(scenario, "memory://taking", backend=backend)
-
-
-def store_of(url: str) -> MemoryStore:
-    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
 
 
 def document_of(url: str) -> Document:

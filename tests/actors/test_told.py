@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
 
 from redisaq import Consumer, Message, events
-from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.memory.holdings import Lease
-from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.terms import GroupName, ReaderMark
 from redisaq.errors import ConnectionFailed, ServerError
-from redisaq.testing import virtual_run
-from tests.actors.group import Notebook, fresh_url, produce, quick
+from tests.actors.group import Backend, Notebook, fresh_url, on_both, play, produce, quick, store_of
 from tests.actors.hooked import grow_at, hooked
 
 GROUP = GroupName("jobs", "default_group")
-Backend = Literal["trio", "asyncio"]
 TTL, INTERVAL = 4.0, 0.5
 REMIND = 60.0
-
-on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
-
-
-def play(scenario: Callable[[str], Awaitable[Any]], backend: Backend) -> Any:
-    return virtual_run(scenario, "memory://told", backend=backend)
-
-
-def store_of(url: str) -> MemoryStore:
-    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
 
 
 def member(url: str, **more: Any) -> Consumer[Any]:

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 import pytest
 
 from redisaq import Consumer, Producer, events
-from redisaq.brokers.memory import MemoryBroker
-from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.terms import GroupName
 from redisaq.consuming.trimmer import Trimmer
 from redisaq.errors import ServerError
-from redisaq.testing import virtual_run
-from tests.actors.group import Notebook, quick
+from tests.actors.group import Backend, Notebook, on_both, play, quick, store_of
 from tests.actors.hooked import hooked
 
 MAIN, AWAY = GroupName("jobs", "main"), GroupName("jobs", "away")
-Backend = Literal["trio", "asyncio"]
 PATROL = 60.0
-
-on_both = pytest.mark.parametrize("backend", ["trio", "asyncio"])
-
-
-def play(scenario: Callable[[str], Awaitable[Any]], backend: Backend) -> Any:
-    return virtual_run(scenario, "memory://trimming", backend=backend)
-
-
-def store_of(url: str) -> MemoryStore:
-    return MemoryBroker(url.removeprefix("memory://"), "redisaq").store
 
 
 def lengths(url: str) -> list[int]:
