@@ -26,18 +26,25 @@ from redisaq.brokers.steps.messages import EntrySummary, PendingRow, Scheduled
 from redisaq.brokers.steps.retrying import DeadKind as CountedKind, DeadLetterSummary
 from redisaq.core.codec import Deserializer, EntryDecoder
 from redisaq.core.failures import kind_of, template, where
-from redisaq.core.records import FOREIGN, MOST_NUMBER, NO_FAILURE, RAW, UNREADABLE, Body, Entry, Unreadable, decode_delayed, decode_retry
+from redisaq.core.records import (
+    FOREIGN,
+    MOST_NUMBER,
+    NO_FAILURE,
+    RAW,
+    UNREADABLE,
+    Body,
+    Entry,
+    Failure,
+    Unreadable,
+    decode_delayed,
+    decode_retry,
+)
 from redisaq.message import Message
 
 
 def summary_of(topic: str, group: str, partition: int, found: DeadLetterSummary) -> DeadSummary:
     """Return a broker's summary of a dead letter for Admin's callers."""
-    file, line, function, error_type, error, msg_id, origin = (
-        word.decode("utf-8", "replace") for word in (*found.frame, found.error_type, found.error, found.msg_id, found.origin)
-    )
-    frame = where(file, line, function)
-    if found.foreign:
-        error_type, error = FOREIGN_TYPE, FOREIGN_TEXT
+    msg_id, origin = found.msg_id.decode("utf-8", "replace"), found.origin.decode("utf-8", "replace")
     return DeadSummary(
         topic=topic,
         group=group,
@@ -45,10 +52,7 @@ def summary_of(topic: str, group: str, partition: int, found: DeadLetterSummary)
         dead_id=found.dead_id.decode(),
         msg_id=msg_id,
         key=None if found.key is None else found.key.decode("utf-8", "replace"),
-        error_type=error_type,
-        error=error,
-        where=frame,
-        kind=kind_of(error_type, template(error), frame),
+        **_kind(found),
         attempts=found.attempts,
         life=found.life,
         entry_id=origin,
@@ -68,21 +72,23 @@ FOREIGN_TYPE, FOREIGN_TEXT = "Unreadable", "redisaq did not put it among the dea
 
 def kind_of_letters(partition: int, found: CountedKind) -> DeadKind:
     """Return what a broker has counted in one partition for Admin's callers."""
-    file, line, function, error_type, error = (word.decode("utf-8", "replace") for word in (*found.frame, found.error_type, found.error))
-    frame = where(file, line, function)
-    if found.foreign:
-        error_type, error = FOREIGN_TYPE, FOREIGN_TEXT
     return DeadKind(
-        kind=kind_of(error_type, template(error), frame),
-        error_type=error_type,
-        error=error,
-        where=frame,
+        **_kind(found),
         count=found.number,
         first=moment(int(found.oldest.split(b"-")[0])),
         last=moment(int(found.newest.split(b"-")[0])),
         partition=partition,
         dead_id=found.newest.decode(),
     )
+
+
+def _kind(found: DeadLetterSummary | CountedKind) -> dict[str, str]:
+    """Return the kind of a failure, and what it follows from."""
+    file, line, function, error_type, error = (word.decode("utf-8", "replace") for word in (*found.frame, found.error_type, found.error))
+    frame = where(file, line, function)
+    if found.foreign:
+        error_type, error = FOREIGN_TYPE, FOREIGN_TEXT
+    return {"kind": kind_of(error_type, template(error), frame), "error_type": error_type, "error": error, "where": frame}
 
 
 def message_id(body: Body) -> str:
@@ -129,39 +135,59 @@ class MessageDecoder:
             body = Body(row.id, ()) if row.body is None else decode_retry(row.id, row.body)
         except UNREADABLE:
             body = Body(row.id, (RAW, row.body or b""))
-        failure = body.failure or NO_FAILURE
         return RetryMessage(
             **self._content(partition, row.id, None if row.body is None else body.fields),
+            **_failed(body.failure or NO_FAILURE),
             group=group,
             due=_due(row),
             attempts=max(0, body.attempt - body.unused),
             life=body.life,
-            error_type=failure.error_type,
-            error=failure.error,
-            traceback=failure.traceback,
-            first_failed=moment(failure.first_failed_ms) if failure.first_failed_ms else None,
-            last_failed=moment(failure.last_failed_ms) if failure.last_failed_ms else None,
-            member=failure.member,
-            failed_between=tuple(map(moment, failure.between_ms)),
+            failed_between=tuple(map(moment, (body.failure or NO_FAILURE).between_ms)),
         )
 
     def _content(self, partition: int, entry_id: bytes, fields: Sequence[bytes] | None) -> dict[str, Any]:
-        """Return what all stored messages have in common."""
-        body = Body(entry_id, fields or ())
-        message = Unreadable(entry_id, "its content is gone") if fields is None else _message(self._decoder, (entry_id, fields), partition)
-        content: dict[str, Any] = {
-            "topic": self._topic,
-            "partition": partition,
-            "msg_id": message_id(body),
-            "entry_id": entry_id.decode("utf-8", "backslashreplace"),
-            "data": _value(body, b"d") or _value(body, RAW),
-        }
-        if isinstance(message, Unreadable):
-            key = _value(body, b"k").decode("utf-8", "replace") or None
-            content.update(payload=None, unreadable=message.reason, key=key, headers=_headers(_value(body, b"h")))
-        else:
-            content.update(payload=message.payload, unreadable="", key=message.key, headers=message.headers)
-        return content
+        if fields is None:
+            return _content(self._topic, partition, Body(entry_id, ()), Unreadable(entry_id, "its content is gone"))
+        return _content(self._topic, partition, Body(entry_id, fields), _message(self._decoder, (entry_id, fields), partition))
+
+
+def _content(topic: str, partition: int, body: Body, message: Message[Any] | Unreadable) -> dict[str, Any]:
+    """Return what all stored messages have in common.
+
+    Args:
+        topic: the topic.
+        partition: the partition.
+        body: the message as it is stored.
+        message: the same, decoded.
+    """
+    if isinstance(message, Unreadable):
+        key = _value(body, b"k").decode("utf-8", "replace") or None
+        payload, unreadable, headers = None, message.reason, _headers(_value(body, b"h"))
+    else:
+        payload, unreadable, key, headers = message.payload, "", message.key, message.headers
+    return {
+        "topic": topic,
+        "partition": partition,
+        "msg_id": message_id(body),
+        "entry_id": body.entry_id.decode("utf-8", "backslashreplace"),
+        "data": _value(body, b"d") or _value(body, RAW),
+        "payload": payload,
+        "unreadable": unreadable,
+        "key": key,
+        "headers": headers,
+    }
+
+
+def _failed(failure: Failure) -> dict[str, Any]:
+    """Return the last failure, as all messages that have failed show it."""
+    return {
+        "error_type": failure.error_type,
+        "error": failure.error,
+        "traceback": failure.traceback,
+        "first_failed": moment(failure.first_failed_ms) if failure.first_failed_ms else None,
+        "last_failed": moment(failure.last_failed_ms) if failure.last_failed_ms else None,
+        "member": failure.member,
+    }
 
 
 def _due(row: Scheduled) -> datetime:
@@ -185,28 +211,16 @@ class DeadLetterDecoder:
 
     def decode(self, partition: int, dead_id: bytes, body: Body) -> DeadMessage:
         """Return the dead letter with this id."""
-        failure = body.failure or NO_FAILURE
-        message = _message(self._decoder, (body.entry_id, body.fields), partition)
+        content = _content(self._topic, partition, body, _message(self._decoder, (body.entry_id, body.fields), partition))
+        if body.life == FOREIGN:
+            content["unreadable"] = FOREIGN_TEXT
         return DeadMessage(
-            topic=self._topic,
+            **content,
+            **_failed(body.failure or NO_FAILURE),
             group=self._group,
-            partition=partition,
             dead_id=dead_id.decode(),
-            msg_id=message_id(body),
-            entry_id=body.entry_id.decode("utf-8", "backslashreplace"),
-            data=_value(body, b"d") or _value(body, RAW),
-            payload=None if isinstance(message, Unreadable) else message.payload,
-            unreadable=_unreadable(body, message.reason if isinstance(message, Unreadable) else ""),
-            key=message.key if not isinstance(message, Unreadable) else (_value(body, b"k").decode("utf-8", "replace") or None),
-            headers=message.headers if not isinstance(message, Unreadable) else _headers(_value(body, b"h")),
-            error_type=failure.error_type,
-            error=failure.error,
-            traceback=failure.traceback,
             attempts=body.attempt,
-            first_failed=moment(failure.first_failed_ms) if failure.first_failed_ms else None,
-            last_failed=moment(failure.last_failed_ms) if failure.last_failed_ms else None,
             died_at=moment(int(dead_id.split(b"-")[0])),
-            member=failure.member,
             life=max(0, body.life),
         )
 
@@ -214,10 +228,6 @@ class DeadLetterDecoder:
 def _message(decoder: EntryDecoder[Any], entry: Entry, partition: int) -> Message[Any] | Unreadable:
     flights, unreadable = decoder.decode([entry], partition, 0)
     return flights[0] if flights else unreadable[0]
-
-
-def _unreadable(body: Body, reason: str) -> str:
-    return FOREIGN_TEXT if body.life == FOREIGN else reason
 
 
 def _value(body: Body, name: bytes) -> bytes:
