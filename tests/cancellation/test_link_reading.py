@@ -12,7 +12,6 @@ import pytest
 
 from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link import Command, Link, ReadingConnection
-from tests.conftest import Backend
 from tests.link_opened import opened
 from tests.link_proxy import DRIBBLE, Proxy
 from tests.link_steps import Steps, cancel_at
@@ -22,14 +21,6 @@ pytestmark = pytest.mark.anyio
 
 HANG_SECONDS = 60
 ENTRIES = 150
-
-
-@pytest.fixture(params=["scoped", "native"])
-def native(request: pytest.FixtureRequest, anyio_backend: Backend) -> bool:
-    """Whether tasks are cancelled by the event loop's own means instead of by a scope."""
-    if request.param == "native" and anyio_backend[0] != "asyncio":
-        pytest.skip("trio knows scopes only")
-    return bool(request.param == "native")
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from redisaq.link import Link, parse_address
-from tests.conftest import Backend
 from tests.link_proxy import DRIBBLE, Proxy
 from tests.link_steps import Steps, cancel_at
 from tests.servers import Server
@@ -26,14 +25,6 @@ pytestmark = pytest.mark.anyio
 SEEDS = range(25)
 TASKS, CALLS = 12, 8
 HANG_SECONDS = 60
-
-
-@pytest.fixture(params=["scoped", "native"])
-def native(request: pytest.FixtureRequest, anyio_backend: Backend) -> bool:
-    """Whether tasks are cancelled by the event loop's own means instead of by a scope."""
-    if request.param == "native" and anyio_backend[0] != "asyncio":
-        pytest.skip("trio knows scopes only")
-    return bool(request.param == "native")
 
 
 @pytest.fixture
