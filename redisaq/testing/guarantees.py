@@ -12,7 +12,6 @@ may have forgotten.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 from redisaq import events
 from redisaq.brokers.memory.holdings import Holdings
@@ -22,10 +21,7 @@ from redisaq.core.entry_ids import START, EntryId, format_id, parse_id
 from redisaq.events import Event
 from redisaq.testing.observed import Settle
 from redisaq.testing.observing import Place, Process, Run, Tenure
-from redisaq.testing.record import Observer
-
-if TYPE_CHECKING:
-    from redisaq.testing.record import Record
+from redisaq.testing.record import Observer, Record
 
 NOTICE = 2.0
 """Seconds within which an owner must notice its end after a pause, or while nobody answers the operation that ends its reads."""
