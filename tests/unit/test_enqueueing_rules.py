@@ -403,6 +403,19 @@ def test_what_is_uncertain_stays_where_it_was_sent_and_moves_once_it_is_not_ther
     assert step.messages[0].partition == 7
 
 
+def test_a_try_that_may_still_arrive_is_repeated_in_its_partition_though_that_is_lost() -> None:
+    """E6, E7: a failover has taken the growth back, and may not be the last one."""
+    known = knowledge(partitions=8)
+    enqueue = broken(known, "7", repeatable=True)
+    known.topic_is(1, 4, 0.1, acked=False)
+    step = after(enqueue)
+    while not isinstance(step, Send):
+        assert isinstance(step, LearnAnchors)
+        enqueue.learnt([b"0-0"] * len(step.partitions), OLD)
+        step = enqueue.next(0.1)
+    assert (step.messages[0].partition, enqueue.generation) == (7, 0)
+
+
 def test_an_earlier_try_that_a_seal_keeps_out_is_no_doubt_any_more() -> None:
     """E6, E7: it is sent again to its old place until that answers, with its mark or as sealed."""
     known = knowledge(partitions=4)
