@@ -156,6 +156,7 @@ class Admission:
         self._claimed: frozenset[int] = frozenset()
         self._claimed_until = 0.0
         self._lost: Document | None = None  # the last document that was found lost
+        self._maybe_in = False  # the group may have it without its knowing: it was let in, or its own commit was not answered
 
     def claim(self, partitions: Collection[int], until: float) -> None:
         """Let the next join claim partitions that this process ran when it saw, before its deadline, that the document was lost (M8).
@@ -189,6 +190,7 @@ class Admission:
             return "refused"
         if listed:
             member.document, member.version = beat.document, beat.version
+            self._is_in(sent)
         elif beat.crowded and not room.waiting and not self._claims():
             self.pause = 0.0
             return "waits"
@@ -197,14 +199,18 @@ class Admission:
             if entered is None:
                 self.pause = 0.0
                 return "refused"
-            sent = entered
-        self.pause = None
-        member.joined = True
-        member.lease.begin(sent)
-        around.contact.heartbeat = sent
-        around.bulletin.member = incarnation
-        around.bulletin.publish(events.MemberJoined)
+            self._is_in(entered)
         return "joined"
+
+    def _is_in(self, since: float) -> None:
+        """Record that the member's document lists it, and that its lease counts from then."""
+        around, member = self._around, self._member
+        self.pause, self._maybe_in = None, False
+        member.joined = True
+        member.lease.begin(since)
+        around.contact.heartbeat = since
+        around.bulletin.member = member.lease.incarnation
+        around.bulletin.publish(events.MemberJoined)
 
     def _newcomer(self) -> Newcomer:
         around, member = self._around, self._member
@@ -263,7 +269,10 @@ class Admission:
             ),
             admitted=others,
         )
-        if not await around.granting.do(step):
+        self._maybe_in = True
+        done = await around.granting.do(step)
+        self._maybe_in = False
+        if not done:
             return None
         member.document, member.version = document, version
         return sent
@@ -301,21 +310,33 @@ class Admission:
     async def leave(self) -> bool:
         """Leave the group, or stop waiting to be let in; False if another member changed the group first, so that this must be repeated."""
         member = self._member
-        if self.pause is not None and await self._withdraw():
-            await self.join()
+        if self.pause is not None:
+            await self._withdraw()
+        if self._maybe_in:
+            await self._find_out()
         if not member.joined or not member.lease.alive() or member.document is None:
             return True  # other members will see that it has expired
         with member.lease.scope():
             return await self._take_out(member.document)
         return False  # the lease ran out meanwhile
 
-    async def _withdraw(self) -> bool:
-        """Stop waiting (M11); True if the member has just been let in."""
+    async def _withdraw(self) -> None:
+        """Stop waiting (M11)."""
         around = self._around
         room = await around.broker.do(Wait(around.group, self._member.lease.incarnation, None))
-        if not room.member:
-            self.pause = None
-        return room.member
+        self.pause = None
+        self._maybe_in = self._maybe_in or room.member
+
+    async def _find_out(self) -> None:
+        """Find out whether the group has the member. Unlike `join`, this neither enters the group nor waits to be let in."""
+        around, member = self._around, self._member
+        sent = around.environment.clock()
+        beat = await around.broker.do(Heartbeat(around.group, member.lease.incarnation, member.ttl, ""))
+        self._maybe_in = False
+        if beat.alive and beat.document is not None and membership.is_member(beat.document, member.lease.incarnation):
+            member.lease.observe(sent, beat)
+            member.document, member.version = beat.document, beat.version
+            self._is_in(sent)
 
     async def _take_out(self, known: Document) -> bool:
         """Take the member out of the document."""

@@ -13,9 +13,10 @@ import pytest
 
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps import Step
-from redisaq.brokers.steps.coordination import Wait
+from redisaq.brokers.steps.coordination import Commit, Heartbeat, Wait
 from redisaq.brokers.steps.topics import MakeTopic
-from redisaq.consuming.coordinator import Leave
+from redisaq.consuming.coordinator import Leave, RebalanceCoordinator
+from redisaq.errors import ConnectionFailed
 from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, fresh_url
 from tests.actors.herd import GROUP, HerdMember, Server, Trouble, is_settled, start_herd
 
@@ -132,3 +133,64 @@ async def test_one_that_is_let_in_as_it_stops_leaves_the_group() -> None:
                 await anyio.sleep(0.05)
 
     await herd_of(5, act)
+
+
+@IN_VIRTUAL_TIME
+async def test_one_that_is_let_in_and_expires_as_it_stops_does_not_wait_again() -> None:
+    """M11: somebody would let it in later, and its partitions would have no owner until it expires once more."""
+
+    async def act(members: list[HerdMember], broker: MemoryBroker) -> None:
+        with anyio.fail_after(10):
+            while not (waiting := [one for one in members if one.broker.steps[-1:] == ["wait"]]):
+                await anyio.sleep(0.0001)
+            stopped = waiting[-1]
+            incarnation, do = stopped.member.lease.incarnation, stopped.broker.do
+            expired = False
+
+            async def late(step: Step[Any]) -> Any:
+                nonlocal expired
+                withdraws = isinstance(step, Wait) and step.newcomer is None
+                while withdraws and incarnation not in broker.store.members(GROUP).members:
+                    await anyio.sleep(0.001)
+                answer = await do(step)
+                if withdraws:
+                    expired = True
+                    del broker.store.members(GROUP).members[incarnation]
+                return answer
+
+            stopped.broker.do = late  # type: ignore[method-assign]
+            assert stopped.coordinator is not None
+            await stopped.coordinator.ref.tell(Leave(0.0))
+            await stopped.left.wait()
+            assert expired
+            assert incarnation not in broker.store.members(GROUP).room.waiting
+
+    await herd_of(5, act)
+
+
+@IN_VIRTUAL_TIME
+async def test_one_whose_entry_was_not_answered_leaves_the_group() -> None:
+    """Else the others would wait for its lease to run out."""
+    member = HerdMember(fresh_url(), Server())
+    store, do = member.broker.store, member.broker.do
+    await do(MakeTopic("jobs", PARTITIONS))
+    breaks = 2
+
+    async def breaking(step: Step[Any]) -> Any:
+        nonlocal breaks
+        answer = await do(step)
+        if breaks and isinstance(step, Commit | Heartbeat) and store.members(GROUP).members:
+            breaks -= 1  # the second one as it leaves
+            raise ConnectionFailed(store.url, "for this test", maybe_executed=True)
+        return answer
+
+    member.broker.do = breaking  # type: ignore[method-assign]
+    coordinator = RebalanceCoordinator(member.around, member.member, member.owners.ref, ready=lambda _: None, left=member.left.set)
+    with pytest.raises(ConnectionFailed):
+        await coordinator._admission.join()
+    assert list(store.members(GROUP).members) == [member.member.lease.incarnation]
+    with pytest.raises(ConnectionFailed):
+        await coordinator.give_up()
+    await coordinator.give_up()
+    assert not store.members(GROUP).members
+    assert member.member.joined
