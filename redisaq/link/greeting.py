@@ -7,6 +7,7 @@ attempt cannot help.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +18,11 @@ from redisaq.link.resp import Command
 
 OLDEST_REDIS = (7, 0)
 OLDEST_VALKEY = (7, 2)
+
+NAMELESS = (
+    "the server does not say which run of it answers (run_id in INFO server), as some proxies do not: redisaq could not notice a restart, "
+    "or a failover. Connect to the server itself, or use one that says it"
+)
 
 CLUSTER = "this is a node of a cluster: begin the URL with redis+cluster:// (rediss+cluster:// for TLS)"
 
@@ -87,7 +93,7 @@ async def greet(line: Line, address: Address, name: str, *, in_cluster: bool = F
     return Greeting(
         client_id=_number(hello_map.get(b"id")),
         client_address=found[1] if found else "",
-        run_id=facts.get("run_id", ""),
+        run_id=_run_of(facts, address),
         eviction=facts.get("maxmemory_policy", ""),
         role=facts.get("role", ""),
     )
@@ -97,6 +103,13 @@ async def _refuse_cluster(line: Line, address: Address) -> None:
     (state,) = await line.ask(("CLUSTER", "INFO"))
     if _numbers(_facts(state).get("cluster_size", "0")) > (1,):  # a node that has all slots answers like a single server
         raise ConnectionFailed(address.display, CLUSTER, permanent=True)
+
+
+def _run_of(facts: Mapping[str, str], address: Address) -> str:
+    """Return the run of the server; ConnectionFailed if it does not say it: leases (M7) and what comes after a break (E1) need it."""
+    if not (run := facts.get("run_id", "")):
+        raise ConnectionFailed(address.display, NAMELESS, permanent=True)
+    return run
 
 
 def _facts(info: object) -> dict[str, str]:

@@ -202,6 +202,7 @@ async def test_a_server_too_old(answers: dict[str, Answer], found: str, needed: 
         ({"HELLO": b"-NOPERM this user has no permissions to run 'hello'\r\n"}, "lacks a permission", True),
         ({"INFO": b"-NOPERM this user has no permissions to run 'info'\r\n"}, "lacks a permission", True),
         ({"HELLO": b"*0\r\n"}, "does not answer like", False),
+        ({"INFO": bulk("redis_version:7.2.4\r\nrun_id:\r\n")}, "which run of it answers", True),
     ],
 )
 async def test_refusals(answers: dict[str, Answer], words: str, permanent: bool) -> None:
