@@ -460,7 +460,7 @@ class Admin:
             topic: the topic.
             group: the group.
             newest: True: newest death first, over all partitions together, without those that arrive during the iteration. It keeps up to
-                1,000 dead letters at once, or one of each partition if there are more partitions.
+                1,000 dead letters at once, besides two of each partition.
             deserializer: called with a payload's bytes; None: JSON. If it raises, `DeadMessage.unreadable` says why.
         """
         if deserializer is not None:

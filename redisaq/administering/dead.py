@@ -1,7 +1,6 @@
 """Reads a group's dead letters for an Admin, in pages, oldest or newest death first; and counts them by kind.
 
-Invariant: at most one page of each partition is in memory, and AT_ONCE dead
-letters of all of them.
+Invariant: in memory are at most about one page of each partition, and about AT_ONCE dead letters of all of them, besides two of each.
 """
 
 from __future__ import annotations
@@ -127,33 +126,56 @@ class NewestFirst(Generic[D]):
         self._numbers = numbers
         self._step = step
         self._below = below
-        self._begun = False
-        self._count = 1
+        self._below_of: dict[int, bytes] | None = None  # of partitions that may have more: below which ids
+        self._low: set[int] = set()  # of these, those of which at most one is kept; …
+        self._dry: set[int] = set()  # … and none
         self._kept: dict[int, list[D]] = {}  # by partition, the newest last
+        self._total = 0
         self._order: list[tuple[int, int, int]] = []  # a heap: the newest of each of them, negative, and the partition
-        self._empty: dict[int, bytes] = {}  # partitions to read on, below these ids, before the next one is known
 
     async def advance(self) -> tuple[int, D] | None:
         """Return the next one with its partition; None after the last one."""
-        if not self._begun:
-            numbers = list(await self._numbers())
-            self._count = max(1, min(PAGE, AT_ONCE // max(1, len(numbers))))
-            self._empty, self._begun = dict.fromkeys(numbers, self._below), True
-        while self._empty:
-            some = dict(list(self._empty.items())[: max(1, AT_ONCE // self._count)])
-            pages = await self._asking.do_each([self._step(number, below, self._count) for number, below in some.items()])
-            for number, page in zip(some, pages, strict=True):
-                del self._empty[number]
-                self._kept[number] = list(reversed(page))
-                self._put(number)
+        if self._below_of is None:
+            self._below_of = dict.fromkeys(await self._numbers(), self._below)
+            self._low, self._dry = set(self._below_of), set(self._below_of)
+        while self._dry:  # before the next one is known
+            await self._read_on(self._below_of)
         if not self._order:
             return None
         *_, number = heapq.heappop(self._order)
         letter = self._kept[number].pop()
-        if not self._kept[number]:
-            self._empty[number] = letter.dead_id
-        self._put(number)
+        self._total -= 1
+        self._note(number)
         return number, letter
+
+    async def _read_on(self, below_of: dict[int, bytes]) -> None:
+        """Read on in all partitions that will be asked soon: one by one, they would take a round trip for each letter."""
+        numbers = sorted(self._low)
+        room = AT_ONCE - max(0, self._total - 2 * len(self._kept))
+        count = max(1, min(PAGE, room // len(numbers)))
+        pages = await self._asking.do_each([self._step(number, below_of[number], count) for number in numbers])
+        for number, page in zip(numbers, pages, strict=True):
+            if len(page) < count:
+                del below_of[number]
+            else:
+                below_of[number] = page[-1].dead_id
+            kept = self._kept.get(number, [])
+            self._kept[number] = [*reversed(page), *kept]
+            self._total += len(page)
+            if kept:
+                self._note_low(number)
+            else:
+                self._note(number)
+
+    def _note(self, number: int) -> None:
+        """Put a partition into the order, whose newest dead letter is another one now."""
+        self._note_low(number)
+        self._put(number)
+
+    def _note_low(self, number: int) -> None:
+        more, kept = self._below_of is not None and number in self._below_of, len(self._kept[number])
+        for some, most in ((self._low, 1), (self._dry, 0)):
+            (some.add if more and kept <= most else some.discard)(number)
 
     def _put(self, number: int) -> None:
         """Put a partition into the order, if its newest dead letter is known."""
