@@ -409,3 +409,23 @@ async def test_what_was_counted_after_a_seek_is_not_counted_again(broker: RedisB
     assert lag() is None, "it was not counted to the end"
     server.command("XDEL", stream, sent[4])
     assert (await unread(), group()[b"entries-read"]) == (3, None), "what was deleted would be counted as given"
+
+
+async def test_who_may_not_let_the_server_know_counts_each_time(broker: RedisBroker, server: Server, namespace: str) -> None:
+    """A user that may only look: the numbers are right, and nothing fails."""
+    await broker.do(MakeTopic("orders", 1))
+    await make_groups(broker, GROUP, [0], latest=False)
+    sent = await broker.append("orders", [(0, [b"i", b"x", b"d", b"1"])] * 6, maxlen=None, approximate=False)
+    assert sent[1] is not None
+    await broker.do(Seek(GROUP, 0, sent[1]))
+    server.command("ACL", "SETUSER", namespace, "on", "nopass", "~*", "&*", "+@all", "-@write", "+eval", "+evalsha")
+    looking = RedisBroker(Link(parse_address(f"redis://{namespace}:x@127.0.0.1:{server.port}/0")), namespace)
+    try:
+        for _ in range(2):
+            (view,) = await looking.do_each([ViewPartition(GROUP, 0)])
+            assert view.unread == 4
+            (row,) = server.command("XINFO", "GROUPS", Keys(namespace).stream("orders", 0))
+            assert dict(zip(row[::2], row[1::2], strict=True))[b"lag"] is None
+    finally:
+        await looking.close()
+        server.command("ACL", "DELUSER", namespace)
