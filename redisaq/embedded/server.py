@@ -14,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import importlib.metadata
+import logging
 import os
 import shutil
 import socket
@@ -61,6 +62,8 @@ def valkey_program() -> str:
 START_SECONDS = 60.0
 """Seconds that a server may take to answer: it reads its append-only file first."""
 
+logger = logging.getLogger("redisaq.embedded")
+
 REMOVAL_SECONDS = keeper.STOP_SECONDS + 5.0
 LONGEST_ADDRESS = 100
 """Bytes of a Unix socket's name that every system accepts (macOS 103, Linux 107)."""
@@ -97,9 +100,9 @@ class Descriptors:
         self._open: set[int] = set()
         when_forked(self)
 
-    def open(self, path: str) -> int:
-        """Open a file to lock it; make it if it does not exist. OSError if that fails."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    def open(self, path: str, *, make: bool = True) -> int:
+        """Open a file to lock it; make it if it does not exist, unless `make` is False. OSError if that fails."""
+        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if make else 0) | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._open.add(descriptor)
         return descriptor
 
@@ -196,7 +199,9 @@ class EmbeddedServer:
     async def close(self) -> None:
         """Release the server, which ends if this was the last hold. A second call does nothing.
 
-        When this returns, the directory of a private server is gone, if no other process has joined it. A cancellation only ends that wait.
+        The keeper removes the directory of a private server once the server has ended; if there is no keeper any more, this call does. When
+        this returns, the directory is gone, unless another process has joined it. If it is not gone within 15 s, which a warning in the log
+        says, it is left to you. A cancellation only ends that wait.
         """
         if not self._held:
             return
@@ -205,6 +210,8 @@ class EmbeddedServer:
             with anyio.move_on_after(REMOVAL_SECONDS):
                 while not self.remove():  # noqa: ASYNC110 -- what is awaited happens in another process
                     await anyio.sleep(0.01)
+                return
+            logger.warning("%s could not be removed, at least not within %g s: remove it yourself", self.directory, REMOVAL_SECONDS)
 
     async def __aenter__(self) -> Self:
         """Return the handle."""
@@ -275,6 +282,11 @@ class EmbeddedServer:
             return False
 
     def _remove(self) -> bool:
+        if os.path.exists(self._file("server.lock")) and not os.path.exists(self._file("users.lock")):  # noqa: PTH110
+            # The keeper is removing the directory. A file that is made now would prevent that, and stay if this process is killed.
+            if (lock := self._lock("server.lock", fcntl.LOCK_EX, make=False)) is None:
+                return not os.path.exists(self.directory)  # noqa: PTH110
+            descriptors.close(lock)  # there is no keeper any more
         if (users := self._lock("users.lock", fcntl.LOCK_EX)) is None:
             if (users := self._lock("users.lock", fcntl.LOCK_SH)) is None:
                 return not os.path.exists(self.directory)  # noqa: PTH110 -- the server is just ending
@@ -308,10 +320,10 @@ class EmbeddedServer:
         self.hold()
         return False
 
-    def _lock(self, name: str, kind: int) -> int | None:
-        """Open a file and lock it; return None if another process has the lock, or the directory is gone."""
+    def _lock(self, name: str, kind: int, *, make: bool = True) -> int | None:
+        """Open a file and lock it; return None if another process has the lock, or there is no directory (no file, unless `make`)."""
         try:
-            descriptor = descriptors.open(self._file(name))
+            descriptor = descriptors.open(self._file(name), make=make)
         except FileNotFoundError:
             return None
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import importlib.metadata
+import logging
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from redisaq.embedded import EmbeddedServer, hold_embedded, open_embedded, serve
+from redisaq.embedded import EmbeddedServer, hold_embedded, open_embedded, serve, server as server_module
 from redisaq.embedded.server import LONGEST_ADDRESS
 from redisaq.errors import ConnectionFailed, SettingsError
 from tests.servers import command
@@ -140,6 +141,23 @@ async def test_what_a_keeper_left_is_removed_too(monkeypatch: pytest.MonkeyPatch
     await server.close()
     assert tried == [server.directory] * 3
     assert not Path(server.directory).exists()
+
+
+async def test_a_keeper_that_removes_is_not_disturbed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A lock file that is made meanwhile would prevent it, and would stay if this process were killed now."""
+    server = hold_embedded(None)
+    directory = Path(server.directory)
+    with (directory / "server.lock").open("w") as lock:  # as the keeper has it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (directory / "users.lock").unlink()
+        monkeypatch.setattr(server_module, "REMOVAL_SECONDS", 0.05)
+        with caplog.at_level(logging.WARNING):
+            await server.close()
+        assert [file.name for file in directory.iterdir()] == ["server.lock"]
+        assert f"{directory} could not be removed" in caplog.text
+        assert not server.remove()
+    assert server.remove()
+    assert not directory.exists()
 
 
 async def test_a_private_one_stays_while_others_use_it() -> None:
