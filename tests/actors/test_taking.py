@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -70,6 +71,29 @@ def test_what_a_foreign_holder_stands_beside_is_left_alone_for_a_ttl_and_the_res
     rest, foreign = play(scenario, backend)
     assert rest < BEGIN_AT_ONCE
     assert TTL <= foreign < TTL + 2 * BEGIN_AT_ONCE
+
+
+@on_both
+def test_a_foreign_holder_is_asked_about_soon_and_then_less_and_less(backend: Backend) -> None:
+    """M8: it may release its partition at any moment, which rings nowhere."""
+
+    async def scenario(url: str) -> list[float]:
+        await produce(url, 1)
+        store_of(url).leases[GROUP, 0] = Lease(token=5, holder="somebody")
+        times, consumer = list[float](), member(url)
+
+        async def before(name: str) -> None:
+            if name == "install":
+                times.append(anyio.current_time())
+
+        hooked(consumer, url).before = before
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, nothing)
+            await until(lambda: len(times) >= 7)
+            await consumer.stop()
+        return [later - earlier for earlier, later in pairwise(times[:7])]
+
+    assert play(scenario, backend) == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.5, 0.5], abs=0.01)
 
 
 @on_both
