@@ -264,3 +264,20 @@ async def test_awaiting_what_was_cancelled_does_not_end_it_unseen(anyio_backend:
     assert isinstance(caught.value.__cause__, asyncio.CancelledError)
     assert {name for name, what in log if what == "stop"} == {"a", "b"}
     assert supervisor.tree().children[1].status == "failed"
+
+
+async def test_a_refusal_to_start_another_actor_is_an_error_unless_an_actor_has_failed() -> None:
+    """Then it says nothing new."""
+    refusal = ActorStopped("supervisor", "is being stopped and starts no more actors")
+    with pytest.raises(ActorStopped) as caught:
+        async with Supervisor(name="supervisor"):
+            raise refusal
+    assert caught.value is refusal
+    with pytest.raises(Odd):  # noqa: PT012 -- it is the block that raises
+        async with Supervisor(name="supervisor") as supervisor:
+            ref = await supervisor.start(Recorder())
+            await ref.tell(Odd())
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise refusal
