@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 from redisaq import Consumer, DeadLetter, Discard, Message, PartialFailure, Producer, RetryAfter, RetryPolicy, events
 from redisaq.admin import Admin, RetryMessage
 from redisaq.brokers.memory import MemoryBroker
+from redisaq.brokers.steps.producing import ReadBacklog
 from redisaq.brokers.steps.retrying import ReadDead
 from redisaq.brokers.terms import GroupName
 from redisaq.core.records import Body
-from redisaq.errors import SettingsError
+from redisaq.errors import QueueFull, SettingsError
 from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, Notebook, fresh_url, produce, quick
 
 pytestmark = IN_VIRTUAL_TIME
@@ -356,8 +358,6 @@ async def test_a_policy_without_attempts_is_refused() -> None:
 
 
 async def test_a_full_partition_makes_enqueue_wait_and_then_say_so(url: str) -> None:
-    from redisaq.errors import QueueFull
-
     async with Producer("jobs", url, max_backlog=3, send_timeout=0.3) as producer:
         await producer.batch_enqueue([{"n": n} for n in range(3)])
         with pytest.raises(QueueFull):
@@ -374,6 +374,24 @@ async def test_a_full_partition_makes_enqueue_wait_and_then_say_so(url: str) -> 
             while not producer.statistics().sent:
                 await anyio.sleep(0.01)
         await consumer.stop()
+
+
+async def test_a_full_partition_is_looked_at_soon_and_then_each_half_second(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, times = MemoryBroker.do_each, list[float]()
+
+    async def do_each(self: MemoryBroker, steps: Sequence[Any]) -> Any:
+        if isinstance(steps[0], ReadBacklog):
+            times.append(anyio.current_time())
+        return await whole(self, steps)
+
+    async with Producer("jobs", url, max_backlog=1, send_timeout=6.0) as producer:
+        await producer.enqueue({"n": 0})
+        monkeypatch.setattr(MemoryBroker, "do_each", do_each)
+        with pytest.raises(QueueFull):
+            await producer.enqueue({"n": 1})
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert pauses[:6] == pytest.approx([0.02, 0.04, 0.08, 0.16, 0.32, 0.5], abs=0.005)
+    assert pauses[6:] == pytest.approx([0.5] * (len(pauses) - 6), abs=0.005)
 
 
 @ASYNCIO_ALONE  # it alone knows cancellation that no scope asked for
