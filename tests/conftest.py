@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests.longest_first import arranged
 from tests.matrix import TURNS, everything, thin_out
 from tests.server_fixtures import (
     breakable_server,
@@ -145,6 +146,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None]:
     """Leave combinations of event loop and server out."""
     yield
     thin_out(metafunc)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, where there are workers."""
+    workers: int = getattr(config, "workerinput", {}).get("workercount", 1)
+    if workers > 1:
+        items[:] = arranged(items, workers, lambda item: item.nodeid.partition("::")[0])
 
 
 def pytest_collection_finish() -> None:

@@ -1,0 +1,69 @@
+"""The order of a run in workers: files with long tests first, so that no worker is left alone with one of them when the others are done.
+
+In: the items in pytest's order, and how many workers there are. Out: the same items in another order. pytest-xdist deals it out in rows of
+equal length, one to each worker. A worker that has run dry takes the second half of what another has left. So each row begins with long
+files, and ends with short ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LONG = (
+    "tests/actors/test_herd.py",
+    "tests/actors/test_stuck.py",
+    "tests/chaos/",
+    "tests/conformance/test_delivery_machine.py",
+    "tests/conformance/test_model.py",
+    "tests/integration/test_bench.py",
+    "tests/integration/test_cli_demo.py",
+    "tests/integration/test_consumer.py",
+    "tests/integration/test_damaged_records.py",
+    "tests/integration/test_docs.py",
+    "tests/integration/test_embedded.py",
+    "tests/integration/test_every_seventh.py",
+    "tests/integration/test_examples.py",
+    "tests/integration/test_runbook.py",
+    "tests/integration/test_worker.py",
+    "tests/mutants/",
+    "tests/simulation/",
+    "tests/testing/test_plugin_",
+    "tests/typing/",
+    "tests/unit/test_address.py",
+    "tests/unit/test_house.py",
+    "tests/unit/test_in_flight.py",
+    "tests/unit/test_matrix.py",
+    "tests/unit/test_membership_group.py",
+    "tests/unit/test_pace.py",
+    "tests/unit/test_partitioner.py",
+)
+"""How the names of files begin that have a test of more than about a second."""
+
+
+def arranged(items: Sequence[T], workers: int, name: Callable[[T], str]) -> list[T]:
+    """Return the items in the order in which a run with so many workers executes them.
+
+    Args:
+        items: all of them, those of a file together.
+        workers: how many workers there are.
+        name: returns the name of an item's file.
+    """
+    rows: list[list[T]] = [[] for _ in range(workers)]
+    short: list[T] = []
+    dealt = 0
+    for file, group in groupby(items, name):
+        if file.startswith(LONG):
+            rows[dealt % workers] += group
+            dealt += 1
+        else:
+            short += group
+    result: list[T] = []
+    for number, row in enumerate(rows, start=1):
+        missing = max(0, len(items) * number // workers - len(result) - len(row))
+        result += row + short[:missing]
+        del short[:missing]
+    return result + short
