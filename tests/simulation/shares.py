@@ -16,8 +16,10 @@ from tests.simulation.traces import changed, name_of, write
 
 SEEDS = int(os.environ.get("REDISAQ_SEEDS", "100"))
 
-SHARES = {"orders": 3, "small": 3, "storm": 0.25, "growing": 0.25, "scattered": 0.25}
-"""How many times the usual share of seeds a scenario gets: "orders" is most like real work; the last three take long."""
+SHARES = {"orders": 2.5, "small": 2.5, "storm": 0.25, "growing": 0.25, "scattered": 0.25} | dict.fromkeys(
+    ("blocking", "parked", "rolling", "verdicts", "weather"), 0.75
+)
+"""How many times the usual share of seeds a scenario gets: "orders" is most like real work; those with less than one take long."""
 
 BACKENDS: tuple[Backend, ...] = ("trio", "asyncio")
 
