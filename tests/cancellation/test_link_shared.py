@@ -22,7 +22,7 @@ from tests.servers import Server
 
 pytestmark = pytest.mark.anyio
 
-SEEDS = range(25)
+SEEDS = range(10)
 TASKS, CALLS = 12, 8
 HANG_SECONDS = 60
 

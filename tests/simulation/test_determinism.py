@@ -61,7 +61,7 @@ def test_the_same_seed_gives_the_same_trace_twice(backend: Backend) -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_other_seeds_give_other_traces(backend: Backend) -> None:
-    assert len({play("small", backend, seed).trace_hash for seed in range(10)}) > 8
+    assert len({play("small", backend, seed).trace_hash for seed in range(4)}) == 4
 
 
 def test_another_trace_than_the_recorded_one_is_noticed() -> None:

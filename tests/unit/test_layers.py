@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.unit.source import ROOT, imported, name_of, python_files
 
 LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
@@ -43,25 +41,25 @@ def test_the_contract_lets_layers_look_down(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize(
-    ("module", "wanted"),
-    [
-        ("core", "link"),
-        ("core", "actors"),
-        ("link", "brokers"),
-        ("link", "embedded"),
-        ("brokers", "actors"),
-        ("actors", "consuming"),
-        ("actors", "brokers"),
-        ("brokers", "consuming"),
-        ("producing", "consuming"),
-        ("environment", "core"),
-    ],
-)
-def test_the_contract_forbids_looking_up(tmp_path: Path, module: str, wanted: str) -> None:
-    result = lint(project(tmp_path, **{module: f"def later():\n    import redisaq.{wanted}\n"}))
+UPWARDS = {
+    "core": ["link", "actors"],
+    "link": ["brokers", "embedded"],
+    "brokers": ["actors", "consuming"],
+    "actors": ["brokers", "consuming"],
+    "producing": ["consuming"],
+    "environment": ["core"],
+}
+
+
+def test_the_contract_forbids_looking_up(tmp_path: Path) -> None:
+    looking_up = {
+        module: "".join(f"def later_{one}():\n    import redisaq.{one}\n" for one in wanted) for module, wanted in UPWARDS.items()
+    }
+    result = lint(project(tmp_path, **looking_up))
     assert result.returncode != 0
-    assert f"redisaq.{module} is not allowed to import redisaq.{wanted}" in result.stdout
+    for module, wanted in UPWARDS.items():
+        for one in wanted:
+            assert f"redisaq.{module} is not allowed to import redisaq.{one}:" in result.stdout
 
 
 def test_the_contract_knows_neighbours_that_must_not_meet(tmp_path: Path) -> None:
