@@ -90,7 +90,7 @@ async def test_a_read_waits_as_long_as_asked(a: Broker, group: GroupName, owned:
     reader = await a.open_reader(group, 0, owned, "A")
     start = anyio.current_time()
     assert list(await reader.read(10, 0.05)) == []
-    assert 0.045 <= anyio.current_time() - start < 5
+    assert 0.045 <= anyio.current_time() - start < 30
     assert reader.settled
 
 
