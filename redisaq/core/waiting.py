@@ -37,6 +37,9 @@ LEAST = 0.2
 LONGEST = 3.0
 """Seconds after which they are let in although more still come."""
 
+SHORTEST_PAUSE = 0.001
+"""Seconds that are too few to wait: the server counts milliseconds, and what a difference of two floats leaves may be no time at all."""
+
 TURN = 1.0
 """Seconds for which one of those that wait has the turn. The next one that asks after that has it."""
 
@@ -94,7 +97,8 @@ class Room(msgspec.Struct, frozen=True):
         apart = (self.oldest - self.newest) / max(1, waiting - 1)
         most = min(QUIET * (waiting + max(0, self.burst - FEW)), LONGEST_QUIET)
         quiet = min(max(PATIENCE * apart, LEAST * most), most) if waiting > 1 else most
-        return max(0.0, min(quiet - self.newest, LONGEST - self.oldest)) if self.burst or len(self.waiting) > FEW else 0.0
+        pause = min(quiet - self.newest, LONGEST - self.oldest) if self.burst or len(self.waiting) > FEW else 0.0
+        return pause if pause >= SHORTEST_PAUSE else 0.0
 
 
 class Freed(msgspec.Struct, frozen=True):

@@ -45,6 +45,8 @@ def test_the_farther_apart_they_come_the_longer_it_must_be_quiet_up_to_a_limit()
     assert room(30, newest=0.01, oldest=2.9).pause == pytest.approx(LONGEST - 2.9)
     assert room(30, newest=0.01, oldest=2.49).pause == pytest.approx(LONGEST_QUIET - 0.01)
     assert room(500, newest=LONGEST_QUIET, oldest=1.0).pause == 0.0
+    almost = math.nextafter(LEAST * min(2 * QUIET, LONGEST_QUIET), 0.0)
+    assert room(2, newest=almost, oldest=almost, burst=FEW).pause == 0.0, "what two floats differ by is no time to wait"
     assert room(500, newest=0.0, oldest=LONGEST).pause == 0.0
 
 
