@@ -209,7 +209,7 @@ def _level(owned: dict[str, list[int]], barred: Mapping[int, Collection[str]]) -
 UNKNOWN = ""
 """Holds the leases of a document made again after a loss: an unknown owner may still be at work there (M8)."""
 
-CROWD = 6
+CROWD = 3
 """Members above which a group is a crowd."""
 
 FORGET_US = 300 * 1_000_000

@@ -16,6 +16,7 @@ from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.coordination import Commit, Heartbeat, Wait
 from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.consuming.coordinator import Leave, RebalanceCoordinator
+from redisaq.core import waiting
 from redisaq.errors import ConnectionFailed
 from tests.actors.group import ASYNCIO_ALONE, IN_VIRTUAL_TIME, fresh_url
 from tests.actors.herd import GROUP, HerdMember, Server, Trouble, is_settled, start_herd
@@ -40,6 +41,14 @@ async def test_sixty_members_that_start_one_after_the_other_join_by_a_few_change
     outcome = await start_herd(60, within=2.0, name=fresh_url())
     assert outcome.settled < 3.5
     assert outcome.server.calls["commit"] <= 20
+
+
+@ASYNCIO_ALONE
+async def test_a_few_that_start_one_by_one_change_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """M12: so they do if nobody waits for the next one. With a crowd from 7 members on, it took 40."""
+    monkeypatch.setattr(waiting, "QUIET", 0.0)
+    outcome = await start_herd(6, within=2.0, name=fresh_url())
+    assert outcome.server.calls["commit"] <= 25
 
 
 @ASYNCIO_ALONE
