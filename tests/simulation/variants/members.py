@@ -6,14 +6,16 @@ none does.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Generator
 from typing import Any
 
 import anyio
 from msgspec import structs
 
-from redisaq.brokers.memory.members import Coordination, GroupState, WaitingRoom
-from redisaq.brokers.steps.coordination import Commit
+from redisaq.brokers.memory.members import Coordination, GroupState, Returns, WaitingRoom
+from redisaq.brokers.steps.coordination import Commit, GiveBack
 from redisaq.consuming import lease as lease_module, member as consumers, owner as partition_owner
 from redisaq.consuming.lease import Lease
 from redisaq.consuming.member import Member
@@ -21,7 +23,7 @@ from redisaq.core import deltas, membership
 from redisaq.core.deltas import read_delta
 from redisaq.core.membership import EMPTY, Document
 from redisaq.core.records import microseconds
-from redisaq.core.waiting import TURN, Newcomer, read_newcomers
+from redisaq.core.waiting import GATHER_TURN, TURN, Newcomer, read_newcomers
 from redisaq.testing import FaultPlan, Simulation
 from tests.simulation.variants.breaking import Change, Function
 from tests.simulation.variants.crowd import (
@@ -426,10 +428,19 @@ def _before_it_is_free(original: Function) -> Function:
     return grant
 
 
-async def one_more_joins_a_crowd(sim: Simulation) -> None:
-    """A member joins others that have all partitions, and hear of it only at their heartbeats."""
+@contextlib.contextmanager
+def everyone_a_crowd() -> Generator[None]:
+    """Let two members count as a crowd."""
     crowd, membership.CROWD = membership.CROWD, 1
     try:
+        yield
+    finally:
+        membership.CROWD = crowd
+
+
+async def one_more_joins_a_crowd(sim: Simulation) -> None:
+    """A member joins others that have all partitions, and hear of it only at their heartbeats."""
+    with everyone_a_crowd():
         producer = await topic(sim, 6)
         lose_rings(sim)
         for name, every in zip("abcd", (0.7, 0.9, 1.1, 1.3), strict=True):
@@ -437,8 +448,6 @@ async def one_more_joins_a_crowd(sim: Simulation) -> None:
             await producer.batch_enqueue([{}] * 60)
             await anyio.sleep(2.0)
         await sim.until_quiet(timeout=60)
-    finally:
-        membership.CROWD = crowd
 
 
 M12 = Variant(
@@ -447,4 +456,71 @@ M12 = Variant(
     changes=[Change(membership, "grant", _before_it_is_free)],
     scenario=one_more_joins_a_crowd,
     harm=TWO_AT_ONCE,
+)
+
+
+# -- M13 -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _under_any_token(original: Function) -> Function:
+    def free(document: Document, *, leases: Any) -> Any:
+        return original(document, leases={(p, holder, document.token.get(p)) for p, holder, _ in leases})
+
+    return free
+
+
+async def partitions_come_back(sim: Simulation) -> None:
+    """Members join a crowd and leave it again, so that partitions come back to members that have just given them back."""
+    with everyone_a_crowd():
+        producer = await topic(sim, 8)
+        lose_rings(sim)
+        for name, every in zip("abc", (0.3, 0.5, 1.3), strict=True):
+            sim.member(name, TOPIC, takes(0.2), heartbeat_interval=every, heartbeat_ttl=6.0)
+        for name in "def":
+            await until(lambda: sum(len(owned(sim, one)) for one in "abc") == 8)
+            await producer.batch_enqueue([{}] * 60)
+            sim.member(name, TOPIC, takes(0.2), heartbeat_interval=0.1, heartbeat_ttl=6.0)
+            await until(lambda name=name: len(owned(sim, name)) == 2)  # type: ignore[misc]
+            await sim.leave(name)
+        await sim.until_quiet(timeout=60)
+
+
+M13 = Variant(
+    name="M13",
+    without="what was given back is free, whatever token it has by now",
+    changes=[Change(membership, "free", _under_any_token)],
+    scenario=partitions_come_back,
+    harm=TWO_AT_ONCE,
+)
+
+
+def _turn_without_end(original: Function) -> Function:
+    def give_back(returns: Returns, step: GiveBack, now: int) -> Any:
+        returns.began = max(returns.began, now - microseconds(GATHER_TURN))
+        return original(returns, step, now)
+
+    return give_back
+
+
+async def one_that_gives_back_dies(sim: Simulation) -> None:
+    """A member joins a crowd, and the first of those that have something to give back crashes before it changes the document."""
+    with everyone_a_crowd():
+        producer = await topic(sim, 8)
+        for name in "abc":
+            sim.member(name, TOPIC, takes(0.05), heartbeat_interval=0.5, heartbeat_ttl=2.5)
+        await until(lambda: sum(len(owned(sim, name)) for name in "abc") == 8)
+        sim.member("d", TOPIC, takes(0.05), heartbeat_interval=0.5, heartbeat_ttl=2.5)
+        returns = sim.store.members(GROUP).freed
+        await until(lambda: bool(returns.holder) and len(returns.given) > 1)
+        await sim.crash(next(name for name in "abc" if incarnation(sim, name) == returns.holder))
+        await producer.batch_enqueue([{}] * 20)
+        await sim.until_quiet(timeout=20)
+
+
+M13_TURN = Variant(
+    name="M13 turn",
+    without="the turn to change the document for all that give back has no end",
+    changes=[Change(Returns, "give_back", _turn_without_end)],
+    scenario=one_that_gives_back_dies,
+    harm="not quiet",
 )

@@ -17,6 +17,8 @@ LATER_SEEDS: dict[tuple[str, Backend], int] = {
     ("M5 margin", "asyncio"): 1,
     ("M12", "trio"): 2,
     ("M12", "asyncio"): 2,
+    ("M13", "trio"): 2,
+    ("M13", "asyncio"): 2,
     ("T2", "trio"): 7,
     ("T2", "asyncio"): 2,
     ("T3", "trio"): 3,
