@@ -244,7 +244,11 @@ class Sender:
         *former, present = (partition_for(dedup_id if key is None else key, count) for count in state.history)
         places = dict.fromkeys(one for one in former if one != present)
         marks = await self._broker.do_each([producing.ReadMark(self._topic, partition, dedup_id) for partition in places])
-        return next((mark for mark in marks if mark is not None), None)
+        for partition, mark in zip(places, marks, strict=True):
+            if mark is not None:
+                await self._confirm(partition)
+                return mark
+        return None
 
     async def grow(self, partitions: int) -> int:
         """Grow the topic to this many partitions; return how many it has.

@@ -17,8 +17,9 @@ from redisaq.brokers.steps.administration import ViewStream
 from redisaq.brokers.steps.coordination import Commit
 from redisaq.brokers.steps.growing import Adopt, NameStream, Replicate, ReplicateRun
 from redisaq.brokers.steps.leases import Install
-from redisaq.brokers.steps.producing import Confirm
+from redisaq.brokers.steps.producing import AppendOnce, Confirm
 from redisaq.brokers.steps.topics import MakeTopic, ReadTopic
+from redisaq.core.partitioner import partition_for
 from redisaq.environment import time_limit
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError, SettingsError
 from redisaq.link import Link, confirmed as module, parse_address, sentinel
@@ -211,6 +212,21 @@ class Recording(MemoryBroker):
     async def do(self, step: Step[Any]) -> Any:
         self.done.add(type(step))
         return await super().do(step)
+
+
+async def test_a_mark_at_a_former_place_is_confirmed_too(namespace: str) -> None:
+    """E7, C7: the message that it names may be at the primary alone."""
+    broker = Recording(namespace, namespace)
+    producer = Producer("jobs", f"memory://{namespace}", namespace=namespace, acks="replica", init_partitions=1)
+    producer._access._confirmed = broker
+    async with producer:
+        sent = await producer.enqueue(1, dedup_id="a")
+        await producer.request_partition_increase(8)
+        assert partition_for("a", 8) != 0
+        broker.done.clear()
+        assert (await producer.enqueue(1, dedup_id="a")) == sent
+        assert Confirm in broker.done
+        assert AppendOnce not in broker.done
 
 
 async def test_leases_are_given_where_replicas_are_waited_for(namespace: str) -> None:
