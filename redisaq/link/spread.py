@@ -33,7 +33,7 @@ class Spreader(Generic[N]):
         Args:
             is_up: returns whether the connection to a node is up.
             run_id: returns the name of the runs of all nodes.
-            refusal: the class of an answer that says that a command was not carried out.
+            refusal: the class of an answer that says that a command was not carried out. Nil, or 0, says that a message was not put.
         """
         self.breaks = 0
         self.torn: Counter[N] = Counter()
@@ -127,7 +127,7 @@ class Spreader(Generic[N]):
                 raise
             finally:
                 self._under_way -= Counter({node: up})
-            lack(slot(place) for place, answer in zip(places, answers, strict=True) if isinstance(answer, self._refusal))
+            lack(slot(place) for place, answer in zip(places, answers, strict=True) if not answer or isinstance(answer, self._refusal))
             return answers
 
         try:

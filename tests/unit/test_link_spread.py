@@ -178,7 +178,8 @@ def test_nothing_passes_a_call_that_broke_at_one_node_until_it_is_over_at_the_ot
     during({"a": (1.0, failed(maybe=True)), "b": (2.0, ["1"])}, story(), scene)
 
 
-def test_nothing_passes_a_message_that_one_node_refused() -> None:
+@pytest.mark.parametrize("answer", [REFUSED, None], ids=["refused", "its stream is missing"])
+def test_nothing_passes_a_message_that_one_node_did_not_take(answer: object) -> None:
     scene = Scene()
 
     async def story() -> None:
@@ -186,7 +187,7 @@ def test_nothing_passes_a_message_that_one_node_refused() -> None:
         assert not scene.passes(slots=["slot 2"])
         assert scene.passes(nodes="ab", slots=["slot 0", "slot 1"])
 
-    during({"a": (1.0, ["0", REFUSED]), "b": (2.0, ["1"])}, story(), scene)
+    during({"a": (1.0, ["0", answer]), "b": (2.0, ["1"])}, story(), scene)
 
 
 def test_nothing_is_sent_to_a_node_whose_connection_broke_under_a_call() -> None:
