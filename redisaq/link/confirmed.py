@@ -100,13 +100,16 @@ class ConfirmedConnection(SharedConnection):
         (count,) = waiter.replies or (None,)
         if isinstance(count, int) and count > 0:
             return
-        if isinstance(count, ServerError):
+        forbidden = isinstance(count, ServerError) and count.forbidden
+        if isinstance(count, ServerError) and forbidden:
             reason = f"the server does not let us wait for a replica ({count.text}): permit it (ACL SETUSER ... +wait)"
+        elif isinstance(count, ServerError):  # it has become a replica itself since it was written to
+            reason = f"no replica has confirmed it ({count.text}): a failover is under way, and may lose it"
         elif count is None:
             reason = self.broken or self.LATE
         else:
             reason = f"no replica has confirmed it within {self._within:g} s: it is at the primary, and a failover now may lose it"
-        failure = ConnectionFailed(self._url, reason, maybe_executed=True, permanent=isinstance(count, ServerError), silent=self._silent)
+        failure = ConnectionFailed(self._url, reason, maybe_executed=True, permanent=forbidden, silent=self._silent)
         failure.connections = () if self._identity is None or count is not None else (self._identity,)
         raise failure
 

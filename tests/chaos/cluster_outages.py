@@ -207,6 +207,7 @@ ROWS = {
     "cut": ClusterRow(cut_and_kill, backlog=True, lost=None),
     "isolated": ClusterRow(partial(isolate, topic=False), backlog=True, lost=None, proxied=True),
     "isolated-topic": ClusterRow(partial(isolate, topic=True), backlog=True, lost=None, proxied=True),
+    "failover-confirmed": ClusterRow(partial(fail_over, topic=False), backlog=True, confirmed=True),
     "isolated-confirmed": ClusterRow(partial(isolate, topic=False), backlog=True, confirmed=True, proxied=True),
     "cut-confirmed": ClusterRow(cut_and_kill, backlog=True, confirmed=True),
     "kill-topic-slow": ClusterRow(partial(kill, topic=True), node_timeout=SLOW),

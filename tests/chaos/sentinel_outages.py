@@ -69,6 +69,7 @@ ROWS = {
     "stop": Row(stop),
     "planned": Row(plan, backlog=True, lost=None),
     "planned-coordinated": Row(plan_coordinated, backlog=True, only=("valkey9",)),
+    "planned-confirmed": Row(plan, backlog=True, lost=None, confirmed=True),
     "cut": Row(cut_and_kill, backlog=True, lost=None),
     "cut-min-replicas": Row(cut_and_kill, ("--min-replicas-to-write", "1", "--min-replicas-max-lag", "3"), backlog=True),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from redisaq import App, Consumer, Message, Producer
 from redisaq.brokers import growth, open_broker
 from redisaq.brokers.memory import MemoryBroker
-from redisaq.brokers.redis import RedisBroker
+from redisaq.brokers.redis import RedisBroker, growing
 from redisaq.brokers.steps import Step
 from redisaq.brokers.steps.administration import ViewStream
 from redisaq.brokers.steps.coordination import Commit
@@ -22,7 +22,7 @@ from redisaq.brokers.steps.topics import MakeTopic, ReadTopic
 from redisaq.core.partitioner import partition_for
 from redisaq.environment import time_limit
 from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError, SettingsError
-from redisaq.link import Link, confirmed as module, parse_address, sentinel
+from redisaq.link import Command, Link, ReadingConnection, confirmed as module, parse_address, sentinel
 from tests.conformance.worlds import PASSWORD
 from tests.link_fake import FakeServer, usual_answers
 from tests.sentinels import PATIENCE, Guarded
@@ -212,6 +212,26 @@ class Recording(MemoryBroker):
     async def do(self, step: Step[Any]) -> Any:
         self.done.add(type(step))
         return await super().do(step)
+
+
+class Demoted:
+    """A connection to a server that becomes a replica during a WAIT."""
+
+    url = "redis://test"
+
+    def give_up(self, reason: str) -> None:
+        """It breaks by itself."""
+
+    async def read(self, command: Command, block: float) -> ServerError:
+        del command, block
+        return ServerError("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_growth_is_tried_again_where_a_server_becomes_a_replica() -> None:
+    """G7: a failure that passes, and no error of the server that ends the growth."""
+    with pytest.raises(ConnectionFailed, match="UNBLOCKED"):
+        await growing._is_confirmed(cast("ReadingConnection", Demoted()), 0.0)
 
 
 async def test_a_mark_at_a_former_place_is_confirmed_too(namespace: str) -> None:

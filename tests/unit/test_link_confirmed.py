@@ -8,7 +8,7 @@ from typing import cast
 import anyio
 import pytest
 
-from redisaq.errors import ConnectionFailed
+from redisaq.errors import ConnectionFailed, ServerError
 from redisaq.link.confirmed import ConfirmedConnection
 from redisaq.link.resp import NOTHING, pack
 from redisaq.link.shared import Identity, NotSent
@@ -106,3 +106,28 @@ async def test_wherever_a_write_is_torn_its_calls_are_uncertain_until_they_have_
     for failure in sent:
         assert failure.maybe_executed
         assert failure.connections == (identity,)
+
+
+@pytest.mark.parametrize(
+    ("answer", "permanent"),
+    [
+        ("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)", False),
+        ("ERR WAIT cannot be used with replica instances.", False),
+        ("NOPERM User hasty has no permissions to run the 'wait' command", True),
+    ],
+)
+async def test_a_server_that_became_a_replica_is_left_and_one_that_forbids_wait_is_not_asked_again(answer: str, permanent: bool) -> None:
+    """C7: the first passes, with the failover."""
+    wire = ShortWire()
+    connection = ConfirmedConnection(cast("Wire", wire), "redis://test", (7, "there", "run"))
+    async with anyio.create_task_group() as tasks:
+
+        async def call() -> None:
+            with pytest.raises(ConnectionFailed) as failed:
+                await connection.call(COMMAND, 1)
+            assert (failed.value.permanent, failed.value.maybe_executed) == (permanent, True)
+
+        tasks.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        wire.inbox.extend([b"OK", ServerError(answer)])
+        wire.wake()

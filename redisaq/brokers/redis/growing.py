@@ -5,7 +5,7 @@ Invariants: only stand.lua makes or renames a stream. Before it renames one, it 
 
 from __future__ import annotations
 
-from redisaq.brokers.redis.commands import Reply, checked, run
+from redisaq.brokers.redis.commands import Reply, checked, not_now, run
 from redisaq.brokers.redis.keys import Keys, decode_history, encode_history
 from redisaq.brokers.redis.producing import written_last
 from redisaq.brokers.redis.registry import Asked, command, commands
@@ -97,7 +97,10 @@ async def _is_confirmed(connection: ReadingConnection, until: float) -> bool:
     clock = current_environment().monotonic
     while True:
         block = max(0.001, min(WAIT_AT_ONCE, until - clock()))
-        confirmed = checked(await connection.read((b"WAIT", 1, round(block * 1000)), block=block), connection)
+        confirmed = await connection.read((b"WAIT", 1, round(block * 1000)), block=block)
+        if isinstance(confirmed, ServerError) and not confirmed.forbidden:
+            raise not_now(confirmed, connection)  # it has become a replica itself: another server has its place
+        confirmed = checked(confirmed, connection)
         if int(confirmed) > 0 or clock() >= until:
             return int(confirmed) > 0
 
