@@ -276,7 +276,7 @@ class ClusterLink:
         return []
 
     async def _send(self, link: Link, data: bytes, count: int, *, in_order: bool = False) -> list[object]:
-        aged = self._age() > AGE
+        aged = self._age() > AGE and not self._confirmed  # else even what is refused would wait for a replica (C7)
         if aged:
             self._looked_at = self._now()  # set before asking, so that one call of several asks
             data, count = data + _PACKED_LOOK, count + 1
@@ -332,7 +332,7 @@ class ClusterLink:
         words = error.text.split()
         if error.code == "MOVED" and len(words) == 3:  # noqa: PLR2004 -- MOVED slot host:port
             host, _, port = words[2].rpartition(":")
-            self._hint = Node(host or link.address.host, int(port)) if port.isdecimal() else None
+            self._hint = Node(host or link.address.host, int(port)) if port.isdecimal() and host != "?" else None
 
     async def _look(self, besides: Node | None = None) -> None:
         """Look the map up, or wait for the look that is under way.

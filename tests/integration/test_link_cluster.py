@@ -435,6 +435,23 @@ async def test_a_look_does_not_wait_behind_calls_that_wait_for_a_replica(cluster
             tasks.cancel_scope.cancel()
 
 
+async def test_what_waits_for_a_replica_does_not_ask_by_the_way(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C7: what is refused is not waited for, and a node that was replaced confirms nothing."""
+    monkeypatch.setattr("redisaq.link.cluster.AGE", -1.0)
+    async with opened(cluster.url, confirmed=True) as link:
+        cluster.nodes[1].answers["GET"] = cluster.moved(2)
+        (refused,) = await link.call((b"GET", LOW))
+        assert isinstance(refused, ServerError)
+        assert cluster.nodes[1].words().count("CLUSTER") == 0
+
+
+async def test_a_redirect_to_a_node_whose_address_is_not_known_is_no_hint(cluster: FakeCluster, link: ClusterLink) -> None:
+    cluster.nodes[0].answers["GET"] = b"-MOVED 1 ?:7000\r\n"
+    (moved,) = await link.call((b"GET", HIGH))
+    assert isinstance(moved, ServerError)
+    assert link._hint is None
+
+
 async def test_a_call_that_met_another_run_says_so(cluster: FakeCluster, link: ClusterLink) -> None:
     """E2: one part broke, and another was carried out by a server that took over: the anchors are of the one before."""
     cluster.nodes[1].answers["GET"] = lambda _: None
