@@ -137,7 +137,7 @@ async def waiting_in(broker: Broker, group: GroupName, history: Sequence[int]) -
 async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequence[bytes] | None, count: int, *, state: TopicState) -> int:
     """Redrive dead letters; move those whose keys have moved since to where they belong now (G8). See `steps.retrying.redrive`.
 
-    Such messages are put there before they are dropped here. If this is interrupted in between and repeated, they may run twice.
+    Such messages are put there under a mark before they are dropped here. So this can be interrupted and repeated, by anybody.
     """
     known: TopicState | None = state
     if not state.history:
@@ -168,9 +168,9 @@ async def _redrive_to(
     """Give dead letters of a partition a new life where their keys belong, all in one place; None if the topic has grown since."""
     if place == partition:
         return await broker.do(Redrive(group, partition, letters, cuts))
-    bodies = [Body(_id_elsewhere(body.entry_id, partition), body.fields, body.life) for _, body in letters]
+    lives = [(dead_id, Body(_id_elsewhere(body.entry_id, partition), body.fields, body.life)) for dead_id, body in letters]
     drop = partial(DropTakenIn, group, partition, [dead_id for dead_id, _ in letters])
-    return await move(broker, TakeIn(group, place, bodies, cuts), drop)
+    return await move(broker, TakeIn(group, place, partition, lives, cuts), drop)
 
 
 def _id_elsewhere(entry_id: bytes, partition: int) -> bytes:
@@ -188,7 +188,7 @@ async def move(
 
     No process and no server that ends meanwhile takes a message with it. A drop is refused by another run of a server than the one that
     put: after a failover it may have forgotten that. In a cluster another server may keep the old place for good: then a replica has to
-    have them at the new place first. If this is interrupted, they may be in both places. It can be repeated.
+    have them at the new place first. If this is interrupted, they may be in both places. It can be repeated: `put` puts them there once.
 
     Args:
         broker: the broker to ask.
@@ -201,7 +201,7 @@ async def move(
     while (run := await broker.do(put)) is not None:
         dropped = await broker.do(drop(run))
         while dropped is None and (replicated := await broker.do(ReplicateRun(*put.place, run, _replicated_within()))) is not None:
-            if replicated:  # else wait on: what was put may have been handled, and would be handled again if it was put again
+            if replicated:  # else wait on
                 dropped = await broker.do(drop(""))
         if dropped is not None:
             return dropped

@@ -27,6 +27,9 @@ async def sweep(around: Surroundings, partition: int) -> None:
     state = await insist(partial(settle_growth, broker, topic), around.environment)  # G3: the stream is cut, and that may be all
     if state is None:  # lost: it is made again, and then this is asked for again
         return
+    run = await insist(partial(broker.do, Adopt(topic, partition, partition, (), state.cuts)), around.environment)  # nothing, here
+    if run is None:
+        return
     last: Scheduled | None = None
     while True:
         page = await insist(partial(broker.do, ListDelayed(topic, partition, last, PAGE)), around.environment)
@@ -42,7 +45,8 @@ async def sweep(around: Surroundings, partition: int) -> None:
         if not page.rows:
             break
         last = page.rows[-1]
-    await insist(partial(broker.do, SetSwept(topic, partition, state.cuts)), around.environment)
+    # Refused by another run of the server, which may have forgotten what was dropped: then this is asked for again.
+    await insist(partial(broker.do, SetSwept(topic, partition, state.cuts, run)), around.environment)
 
 
 def _place_of(body: bytes | None, partitions: int) -> int | None:

@@ -332,6 +332,8 @@ async def test_what_is_delayed_stays_where_it_is_until_it_was_adopted(monkeypatc
 
     async def adopt(step: Adopt, do: Do) -> Any:
         nonlocal asked
+        if not step.rows:  # the sweep asks for the run of its own partition's server
+            return await do(step)
         asked += 1
         return None if asked == 1 else await do(step)
 

@@ -402,12 +402,17 @@ async def test_delayed_messages_wait_for_a_sweep(a: Broker, b: Broker, group: Gr
     for _ in range(2):
         assert await a.do(Adopt(group.topic, 4, 0, rows, 1))
         await make_groups(a, group, [4], latest=False)
-        await a.do(SetSwept(group.topic, 4, 1))
+        await a.do(SetSwept(group.topic, 4, 1, ""))
         await a.do(Install(group, 4, 1, "A", foreign=True))
         moved = await a.do(TakeDue(group, 4, 1, count=10))
         assert moved.moved in (3, 0)
     assert len(await deliver(a, group, 4, 1, "A")) == 3
-    await a.do(SetSwept(group.topic, 0, 1))
+    run = await a.do(Adopt(group.topic, 0, 0, (), 1))
+    assert run is not None
+    assert await a.do(Adopt(group.topic, 0, 0, (), 0)) is None
+    assert not await a.do(SetSwept(group.topic, 0, 1, "another"))
+    assert (await a.do(TakeDue(group, 0, owned, count=10))).unswept
+    assert await a.do(SetSwept(group.topic, 0, 1, run))
     due = await a.do(TakeDue(group, 0, owned, count=10))
     assert (due.unswept, due.moved) == (False, 3)
 
@@ -434,13 +439,14 @@ async def test_dead_letters_from_elsewhere_come_in_order_and_each_once(
     world: World, a: Broker, b: Broker, group: GroupName, owned: int
 ) -> None:
     """G8: due now, behind those of earlier calls whatever the clock says, as redriven ones are. The owner hears of them."""
-    letters = [Body(b"%d-%d" % (number, 1 << 40), (b"i", b"%d" % number)) for number in (3, 1, 2, 4)]
+    bodies = [Body(b"%d-%d" % (number, 1 << 40), (b"i", b"%d" % number)) for number in (3, 1, 2, 4)]
+    letters = [(b"%d-0" % number, body) for number, body in enumerate(bodies)]
     bell = await a.listen_partition(group.topic, 0)
     await hush(bell)
-    assert await b.do(TakeIn(group, 0, letters[:2], 0))
+    assert await b.do(TakeIn(group, 0, 1, letters[:2], 0))
     with anyio.fail_after(30):
         await bell.wait()
-    assert (await due(a, group, owned)).retries == (*letters[:2],)
+    assert (await due(a, group, owned)).retries == (*bodies[:2],)
 
     def set_last(when: int) -> None:
         if isinstance(world, RedisWorld):
@@ -451,16 +457,16 @@ async def test_dead_letters_from_elsewhere_come_in_order_and_each_once(
     ahead = await now(a, group) + HOUR // 2
     set_last(ahead)
     await hush(bell)
-    assert await b.do(TakeIn(group, 0, letters[:1], 0))
+    assert await b.do(TakeIn(group, 0, 1, letters[:1], 0))
     assert await silent(bell)
-    assert await b.do(TakeIn(group, 0, letters[:3], 0))
+    assert await b.do(TakeIn(group, 0, 1, letters[:3], 0))
     found = await due(a, group, owned)
-    assert (found.retries, found.next_due) == ((*letters[:2],), ahead + 1)
+    assert (found.retries, found.next_due) == ((*bodies[:2],), ahead + 1)
     assert (await b.do(ViewPartition(group, 0))).redriven == 3
     if isinstance(world, RedisWorld):
         set_last(ahead + HOUR)  # redisaq did not write that
-        assert await b.do(TakeIn(group, 0, letters[3:], 0))
-        assert (await due(a, group, owned)).retries == (*letters[:2], letters[3])
+        assert await b.do(TakeIn(group, 0, 1, letters[3:], 0))
+        assert (await due(a, group, owned)).retries == (*bodies[:2], bodies[3])
 
 
 async def test_what_was_placed_before_one_more_growth_is_not_taken_over(a: Broker, b: Broker, group: GroupName, owned: int) -> None:
@@ -471,7 +477,7 @@ async def test_what_was_placed_before_one_more_growth_is_not_taken_over(a: Broke
     await a.do(Resolve(group, 0, owned, [Resolution("stream", "dead", Body(one, (b"i", b"1", b"k", b"c")))], dead_maxlen=None))
     await make_or_grow(b, group.topic, 64)
     assert await a.do(Adopt(group.topic, 4, 0, [(b"m", b"1", b"")], state.cuts)) is None
-    assert await a.do(TakeIn(group, 4, [Body(b"7-%d" % (1 << 40), (b"i", b"m"))], state.cuts)) is None
+    assert await a.do(TakeIn(group, 4, 0, [(b"1-0", Body(b"7-%d" % (1 << 40), (b"i", b"m")))], state.cuts)) is None
     assert (await a.do(ListDelayed(group.topic, 4, None, 10))).rows == ()
     place, former = partition_for(b"c", 64), partition_for(b"c", 5)
     assert len({place, former, 0}) == 3
@@ -497,7 +503,7 @@ async def test_what_moves_is_dropped_by_the_run_that_has_it_elsewhere_and_by_no_
     state = await make_or_grow(b, group.topic, 64)
     rows = [(row.id, row.score, row.body or b"") for row in (await a.do(ListDelayed(group.topic, 0, None, 10))).rows]
     (letter,) = await a.do(ReadDead(group, 0, b"", 10))
-    taken_in = TakeIn(group, 0, [Body(b"7-%d" % (1 << 40), (b"i", b"m"))], state.cuts)
+    taken_in = TakeIn(group, 0, 4, [(b"1-0", Body(b"7-%d" % (1 << 40), (b"i", b"m")))], state.cuts)
     run = await a.do(Adopt(group.topic, 0, 4, rows[:1], state.cuts))
     assert run == await b.do(taken_in), "one server"
     assert run is not None
@@ -565,7 +571,7 @@ async def test_what_was_redriven_from_elsewhere_is_waited_for(a: Broker, group: 
     await make_or_grow(a, group.topic, 5)
     await make_groups(a, group, [3], latest=False)
     elsewhere = Body(b"7-%d" % (1 << 40), (b"i", b"m"))
-    assert await a.do(TakeIn(group, 3, [elsewhere], 1))
+    assert await a.do(TakeIn(group, 3, 0, [(b"1-0", elsewhere)], 1))
     await make_or_grow(a, group.topic, 8)
     assert await a.do(ReadPassed(group, 3, 2)) == Passed(done=False, waiting=1, oldest=elsewhere.entry_id)
 

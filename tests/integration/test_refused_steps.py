@@ -20,7 +20,18 @@ from redisaq.brokers.redis.rights import access_rules, called_by
 from redisaq.brokers.redis.scripts import SCRIPTS
 from redisaq.brokers.steps.administration import START, Disband, DropGroup, Note, Seek, SetPaused, ViewGroup, ViewPartition, ViewStream
 from redisaq.brokers.steps.coordination import Beat, GiveBack, Heartbeat, Wait, Watch, make_groups
-from redisaq.brokers.steps.growing import Adopt, Announce, DropAdopted, DropTakenIn, NameStream, OpenBarrier, Publish, ReadPassed, TakeIn
+from redisaq.brokers.steps.growing import (
+    Adopt,
+    Announce,
+    DropAdopted,
+    DropTakenIn,
+    NameStream,
+    OpenBarrier,
+    Publish,
+    ReadPassed,
+    SetSwept,
+    TakeIn,
+)
 from redisaq.brokers.steps.leases import Claim, Fence, Install, Release, RemakeGroup, SetDeliveries
 from redisaq.brokers.steps.messages import (
     CancelDelayed,
@@ -218,9 +229,10 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "publish": (lambda s: s.broker.do(Publish("orders", 0, (1, 2))), ("publish",)),
     "passed": (lambda s: s.broker.do(ReadPassed(GROUP, 0, 0)), ("passed",)),
     "open_barrier": (lambda s: s.broker.do(OpenBarrier(GROUP, 0, 1, 1)), ("open_barrier",)),
-    "take_in": (lambda s: s.broker.do(TakeIn(GROUP, 0, [Body(b"7-1099511627776", (b"i", b"m"))], 0)), ("take_in",)),
+    "take_in": (lambda s: s.broker.do(TakeIn(GROUP, 0, 1, [(b"1-0", Body(b"7-1099511627776", (b"i", b"m")))], 0)), ("take_in",)),
     "drop_taken_in": (lambda s: s.broker.do(DropTakenIn(GROUP, 0, [b"1-1"], "")), ("drop_taken_in",)),
     "drop_adopted": (lambda s: s.broker.do(DropAdopted("orders", 0, [b"p-9"], "")), ("drop_adopted",)),
+    "set_swept": (lambda s: s.broker.do(SetSwept("orders", 0, 1, "")), ("set_swept",)),
     "adopt": (lambda s: s.broker.do(Adopt("orders", 0, 1, [(b"m", b"1", b"")], 0)), ("adopt",)),
     "confirm": (lambda s: s.broker.do(Confirm("orders", 0)), ("confirm",)),
     "make_groups": (lambda s: make_groups(s.broker, GroupName("orders", "new"), [0], latest=False), ("make_group",)),

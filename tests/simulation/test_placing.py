@@ -1,7 +1,6 @@
 """Each step that places a message, when its answer is lost and its node fails over, to a replica that has the step or to one that lacks it.
 
 The caller asks for the step again, or looks. So the message is there once: it is handled once, and what was said to be safe is not lost.
-TakeIn is not among them: a redrive over partitions that is cut short may run a message twice (see `growth.redrive`).
 """
 
 from __future__ import annotations
@@ -136,6 +135,17 @@ async def is_redriven(sim: Simulation, *, kept: bool) -> None:
     await redrive(sim)
 
 
+async def is_redriven_after_a_growth(sim: Simulation, *, kept: bool) -> None:
+    producer = await topic(sim, 1)
+    sim.member("a", TOPIC, Once(DeadLetter("no")), **LASTING)
+    await producer.enqueue({}, key="e")
+    await anyio.sleep(4.0)
+    await producer.request_partition_increase(2)
+    await anyio.sleep(2.0)
+    await lose(sim, "scenario", "take_in", kept=kept, partition=1)
+    await redrive(sim)
+
+
 async def redrive(sim: Simulation) -> None:
     async with sim.admin() as admin:
         await insistently(lambda: admin.redrive(TOPIC, "g"))
@@ -168,3 +178,17 @@ def test_what_a_group_moves_is_there_once(scenario: Any, kept: bool, backend: Ba
     (times,) = counted(report).values()
     assert times == 1 or (times == 2 and not kept), "where the replica lacks that it was handled, it is handled again"
     assert counted(report).keys() == set(report.produced)
+
+
+def test_what_is_redriven_over_partitions_is_there_once() -> None:
+    """G8: whoever does not know whether it was put there asks again, when it has been handled there."""
+
+    async def play(sim: Simulation) -> None:
+        clustered(sim)
+        await is_redriven_after_a_growth(sim, kept=True)
+        await anyio.sleep(12.0)
+        await sim.until_quiet()
+
+    report = simulate(play, 1, "asyncio")
+    assert report.ok, report.violations
+    assert [one.outcome for one in report.deliveries] == ["raised", "returned"]

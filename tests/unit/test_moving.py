@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -20,9 +21,12 @@ from redisaq.brokers.memory.holdings import Holdings
 from redisaq.brokers.memory.registry import carry_out
 from redisaq.brokers.memory.store import MemoryStore
 from redisaq.brokers.steps import Step
-from redisaq.brokers.steps.growing import Adopt, DropAdopted, DropTakenIn, ReplicateRun, TakeIn
+from redisaq.brokers.steps.growing import Adopt, DropAdopted, DropTakenIn, NameStream, Publish, ReplicateRun, TakeIn
+from redisaq.brokers.steps.topics import MakeTopic
 from redisaq.brokers.terms import GroupName
-from redisaq.core.records import Body, encode_dead
+from redisaq.consuming.sweep import sweep
+from redisaq.core.partitioner import partition_for
+from redisaq.core.records import Body, encode_dead, encode_delayed
 from redisaq.environment import current_environment
 from redisaq.testing.nodes import Nodes
 
@@ -59,6 +63,10 @@ class Process:
                 self.store.fail_over_node(self.node, self.replica)
             self.replica = None
 
+    async def do_each(self, steps: Sequence[Step[Any]]) -> list[Any]:
+        """Do several steps; those of this module do not change anything."""
+        return [carry_out(self.store, step) for step in steps]
+
     async def do(self, step: Step[Any]) -> Any:
         """Do one step."""
         self.happen()
@@ -72,7 +80,7 @@ class Process:
 def redriven(store: MemoryStore) -> tuple[Any, Callable[[str], Any], Callable[[], tuple[int, int]]]:
     """Let there be a dead letter; return how it is put and dropped, and what counts it at its two places."""
     dead_id = store.shelf(GROUP, OLD).dead.append(encode_dead(Body(b"5-0", (b"i", b"m"))), 5, None)
-    put = TakeIn(GROUP, NEW, [Body(b"5-%d" % (1 << 40), (b"i", b"m"), life=1)], 0)
+    put = TakeIn(GROUP, NEW, OLD, [(b"%d-%d" % dead_id, Body(b"5-%d" % (1 << 40), (b"i", b"m"), life=1))], 0)
     drop = partial(DropTakenIn, GROUP, OLD, [b"%d-%d" % dead_id])
     return put, drop, lambda: (len(store.shelf(GROUP, OLD).dead), len(store.shelf(GROUP, NEW).retry))
 
@@ -113,6 +121,60 @@ async def _play_all(kind: Callable[[MemoryStore], Any], nodes: int) -> None:
             assert count() == (0, 1), f"not completed: {about}"
             played += 1
     assert played > 400
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_no_failover_lets_a_sweep_pass_over_a_message(nodes: int) -> None:
+    """G8: it is noted that nothing belongs elsewhere, by no server that has forgotten what was dropped."""
+    anyio.run(_sweep_all, nodes)
+
+
+async def _sweep_all(nodes: int) -> None:
+    again = 0
+    for node in (-1,) if nodes == 1 else (1 + OLD, 1 + NEW):
+        for behind, fails, ends in itertools.product(range(MOST + 1), range(MOST + 2), (*range(MOST), NEVER)):
+            if behind > fails:
+                continue
+            store = Nodes("memory://moving", current_environment())
+            if nodes > 1:
+                store.spread(nodes)
+            key = next(b"%d" % number for number in range(9) if partition_for(b"%d" % number, 2) == NEW)
+            store.delayed["jobs", OLD] = {b"m": (9, encode_delayed([b"i", b"m", b"k", key]))}
+            for step in (MakeTopic("jobs", 1), NameStream("jobs", NEW, (1, 2)), NameStream("jobs", OLD, (1, 2)), Publish("jobs", 0, (1, 2))):
+                carry_out(store, step)
+            process = Process(store, ends=ends, node=node, behind=behind, fails=fails)
+            with contextlib.suppress(Dies):
+                await sweep(around(process), OLD)
+            while process.steps < MOST + 2:
+                process.happen()
+                process.steps += 1
+            about = f"{behind=} {fails=} {ends=} {node=}"
+            while store.naming(("jobs", OLD)).swept < 1:  # the owner, or another, hears that it is not swept, and begins again
+                await sweep(around(Process(store, ends=NEVER, node=node, behind=NEVER, fails=NEVER)), OLD)
+                again += 1
+            assert not store.delayed["jobs", OLD], f"it would be handled there: {about}"
+            assert store.delayed["jobs", NEW].keys() == {b"m"}, f"lost: {about}"
+    assert again
+
+
+def around(process: Process) -> Any:
+    """Return what a sweep needs of a consumer's surroundings."""
+    return SimpleNamespace(broker=process, group=GROUP, environment=current_environment())
+
+
+async def _redrive_late() -> None:
+    store = Nodes("memory://moving", current_environment())
+    put, drop, count = redriven(store)
+    sleeper: Any = Process(store, ends=NEVER, node=-1, behind=NEVER, fails=NEVER)
+    assert await move(sleeper, put, drop) == 1
+    store.shelf(GROUP, NEW).retry.clear()  # it is handled
+    assert await move(sleeper, put, drop) == 0
+    assert count() == (0, 0)
+
+
+def test_a_redrive_that_stops_before_it_puts_and_wakes_late_puts_nothing() -> None:
+    """G8: another has redriven the letter meanwhile, and it was handled."""
+    anyio.run(_redrive_late)
 
 
 async def _wait_on() -> None:

@@ -123,7 +123,7 @@ def take_in(store: MemoryStore, step: steps.TakeIn) -> str | None:
     """Take in dead letters (G8)."""
     if store.naming(step.place).number > step.cuts:
         return None
-    if store.shelf(step.group, step.partition).take_in(step.bodies, store.now()):
+    if store.shelf(step.group, step.partition).take_in(step.origin, step.letters, store.now()):
         store.ring(step.place)
     return store.run_of(step.place)
 
@@ -152,6 +152,9 @@ def replicate_run(store: MemoryStore, step: steps.ReplicateRun) -> bool | None:
 
 
 @does(steps.SetSwept)
-def set_swept(store: MemoryStore, step: steps.SetSwept) -> None:
+def set_swept(store: MemoryStore, step: steps.SetSwept) -> bool:
     """Note that the delayed messages are where they belong (G8)."""
+    if step.run not in ("", store.run_of(step.place)):
+        return False
     store.names.setdefault(step.place, store.naming(step.place)).swept = step.growth
+    return True

@@ -25,12 +25,14 @@ class Shelf:
         dead: the dead letters.
         redriven: the due time of the last message that was redriven, or made due now: the next ones come after it.
         again: how many dead letters were put back into `retry`.
+        taken_in: the dead letters that came from other partitions: from which, and their ids there (G8).
     """
 
     retry: dict[bytes, tuple[int, bytes]] = field(default_factory=dict[bytes, tuple[int, bytes]])
     dead: Stream = field(default_factory=Stream)
     redriven: int = 0
     again: int = 0
+    taken_in: set[tuple[int, bytes]] = field(default_factory=set[tuple[int, bytes]])
 
     def take(self, resolution: Resolution) -> bool:
         """Remove a message from `retry` if its life and attempt match (S1), and if the resolution changes anything."""
@@ -91,9 +93,10 @@ class Shelf:
                 self.redriven = due
         return before - len(self.dead)
 
-    def take_in(self, bodies: Sequence[Body], now: int) -> int:
-        """Put dead letters of another partition into `retry`, due now, in this order; return how many were new."""
-        new = [body for body in bodies if body.entry_id not in self.retry]
+    def take_in(self, origin: int, letters: Sequence[tuple[bytes, Body]], now: int) -> int:
+        """Put dead letters of another partition into `retry`, each once, due now, in this order; return how many were new."""
+        new = [body for dead_id, body in letters if (origin, dead_id) not in self.taken_in and body.entry_id not in self.retry]
+        self.taken_in.update((origin, dead_id) for dead_id, _ in letters)
         due = max(now - len(new), self.redriven)
         for body in new:
             due += 1

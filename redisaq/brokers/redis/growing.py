@@ -23,15 +23,16 @@ PUBLISH = Script("publish", keys=1, begins_with=("whole", "topic"))
 PASSED = Script("passed", keys=3, begins_with=("facts", "above"))
 OPEN_BARRIER = Script("open_barrier", keys=1)
 ADOPT = Script("adopt", keys=4, begins_with=("this_run",))
-TAKE_IN = Script("take_in", keys=4, begins_with=("whole", "this_run"))
+TAKE_IN = Script("take_in", keys=5, begins_with=("whole", "this_run"))
 DROP_ADOPTED = Script("drop_adopted", keys=2, begins_with=("this_run",))
 DROP_TAKEN_IN = Script("drop_taken_in", keys=1, begins_with=("this_run",))
+SET_SWEPT = Script("set_swept", keys=1, begins_with=("this_run",))
 
 WAIT_AT_ONCE = 1.0
 """Seconds for which one WAIT blocks its connection at most: a server that is silent meanwhile is noticed soon after."""
 
 ADOPTED_FOR = 7 * 86_400_000
-"""Milliseconds for which it is remembered which delayed messages came here, from the last one on: a sweep takes far less."""
+"""Milliseconds for which it is remembered which messages came here, from the last one on: to move them takes far less."""
 
 
 @command(steps.Announce)
@@ -192,11 +193,12 @@ def adopt(step: steps.Adopt, keys: Keys) -> Asked[str | None]:
 @command(steps.TakeIn)
 def take_in(step: steps.TakeIn, keys: Keys) -> Asked[str | None]:
     """Take in dead letters (G8)."""
-    share, doorbell = keys.of_partition(step.group, step.partition), keys.partition_doorbell(step.group.topic, step.partition)
-    stream = keys.stream(step.group.topic, step.partition, step.cuts)
-    words: list[Argument] = [stream, share.retry, share.retry_bodies, share.lease, doorbell]
-    for body in step.bodies:
-        words += [body.entry_id, encode_retry(body)]
+    group, topic, partition = step.group.group, step.group.topic, step.partition
+    share = keys.of_partition(step.group, partition)
+    words: list[Argument] = [keys.stream(topic, partition, step.cuts), share.retry, share.retry_bodies, share.lease]
+    words += [keys.adopted(topic, partition), keys.partition_doorbell(topic, partition), f"{group}:{step.origin}", ADOPTED_FOR]
+    for dead_id, body in step.letters:
+        words += [dead_id, body.entry_id, encode_retry(body)]
     return TAKE_IN(*words), bytes.decode
 
 
@@ -214,6 +216,6 @@ def drop_taken_in(step: steps.DropTakenIn, keys: Keys) -> Asked[int | None]:
 
 
 @command(steps.SetSwept)
-def set_swept(step: steps.SetSwept, keys: Keys) -> Asked[None]:
+def set_swept(step: steps.SetSwept, keys: Keys) -> Asked[bool]:
     """Note that the delayed messages are where they belong (G8)."""
-    return (b"HSET", keys.cuts(step.topic, step.partition), b"swept", step.growth), lambda _: None
+    return SET_SWEPT(keys.cuts(step.topic, step.partition), step.run, step.growth), bool

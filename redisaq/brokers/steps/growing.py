@@ -150,17 +150,19 @@ FROM_ELSEWHERE = 1 << 40
 
 
 class TakeIn(ShareStep[str | None], frozen=True):
-    """Give dead letters of another partition a new life here, due now, in this order (G8). Rings the partition's doorbell.
+    """Give dead letters of another partition a new life here, each once, due now, in this order (G8). Rings the partition's doorbell.
 
-    Those that are here already stay as they are. Answers the run of the server that has them now; None, and nothing is kept, if the stream
-    was cut since.
+    Answers the run of the server that has them now, or had them; None, and nothing is kept, if the stream was cut since.
 
     Attributes:
-        bodies: with ids of FROM_ELSEWHERE or above, which no entry here has.
+        origin: the partition that they come from.
+        letters: for each its id among the dead letters there, and its new body, with an id of FROM_ELSEWHERE or above, which no entry here
+            has.
         cuts: the number of the topic's cuts when their place was chosen.
     """
 
-    bodies: Sequence[Body]
+    origin: int
+    letters: Sequence[tuple[bytes, Body]]
     cuts: int
 
 
@@ -204,7 +206,15 @@ class ReplicateRun(PartitionStep[bool | None], frozen=True):
     within: float = 1.0
 
 
-class SetSwept(PartitionStep[None], frozen=True):
-    """Note up to which growth the partition's delayed messages belong to it (G8)."""
+class SetSwept(PartitionStep[bool], frozen=True):
+    """Note up to which growth the partition's delayed messages belong to it (G8).
+
+    False, and nothing is noted, if another run of a server answers: it may have forgotten what was dropped.
+
+    Attributes:
+        growth: the number of the growth.
+        run: of the partition's server when they began to be looked through; "": any.
+    """
 
     growth: int
+    run: str
