@@ -1,9 +1,9 @@
-"""Members that kill themselves (SIGKILL) directly before or after one of their broker's steps: `python -m tests.chaos.doomed BACKEND`.
+"""Members that kill or stop themselves directly before or after one of their broker's steps: `python -m tests.chaos.doomed BACKEND`.
 
 Input: a line of JSON for each member, an Order. Output: lines of JSON, of each handler that begins and ends and of the member's last step;
-then one that says how the member's process ended. A member begins a redrive, then works until nothing is left. One that ends by itself has
-never come to its step. The process that reads the orders imports everything once, and each member is a fork of it that has a loop of its
-own.
+then one that says how the member's process ended, and one before that if it stopped (SIGSTOP). A member lets the topic grow if that is asked
+for, redrives, then works until nothing is left. One that is to be killed and ends by itself has never come to its step. The process that
+reads the orders imports everything once, and each member is a fork of it that has a loop of its own.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import anyio
 import msgspec
+from anyio.abc import Process
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from redisaq import Consumer, Message, RetryPolicy
+from redisaq.brokers import growth
 from redisaq.brokers.redis import RedisBroker
 from redisaq.brokers.redis.reader import RedisReader
 from redisaq.brokers.steps import Step
@@ -38,28 +42,31 @@ LONGEST = 120
 
 
 class Doom(msgspec.Struct, frozen=True, kw_only=True):
-    """When the member is to die: at the `nth` step of the kind ("resolve dead": one that makes a dead letter)."""
+    """When the member is to die, or to stop: at the `nth` step of the kind ("resolve dead": one that makes a dead letter)."""
 
     kind: str
     side: Literal["before", "after"]
     nth: int = 1
     blocking: bool = False
+    stops: bool = False
 
 
 class Order(msgspec.Struct, kw_only=True):
-    """What the member is to do, and where."""
+    """What the member is to do, and where: redrive one dead letter, or let the topic grow and redrive all; then work."""
 
     doom: Doom
     url: str
     namespace: str
-    dead_id: bytes
+    dead_id: bytes = b""
+    partitions: int = 0
+    ttl: float = TTL
 
 
 class Line(msgspec.Struct, kw_only=True):
     """What happened.
 
     A handler: "start", "failed", "done". An attempt is about to be written down: "noted". The step: "before", "after". The member's process
-    has ended: "end", with `n` as Popen.returncode has it.
+    has stopped: "stopped", with `n` as its id; it has ended: "end", with `n` as Popen.returncode has it.
     """
 
     what: str
@@ -79,10 +86,41 @@ async def broker_of(url: str, namespace: str) -> AsyncGenerator[RedisBroker, Non
         await broker.close()
 
 
-def consumer_of(url: str, namespace: str, *, blocking: bool) -> Consumer[Any]:
+def consumer_of(url: str, namespace: str, *, blocking: bool, ttl: float = TTL) -> Consumer[Any]:
     """Return a consumer that tries each message three times, soon."""
     policy = RetryPolicy(max_attempts=ATTEMPTS, backoff=0.01, jitter=False, blocking=blocking)
-    return Consumer("jobs", url, namespace=namespace, heartbeat_interval=INTERVAL, heartbeat_ttl=TTL, retry=policy)
+    return Consumer("jobs", url, namespace=namespace, heartbeat_interval=INTERVAL, heartbeat_ttl=ttl, retry=policy)
+
+
+class Doomed:
+    """The process that forks members, seen from the test: one member after the other."""
+
+    def __init__(self, process: Process) -> None:
+        """Talk to a process that `open_doomed` has started."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._orders = process.stdin
+        self._lines = BufferedByteReceiveStream(process.stdout)
+
+    async def obey(self, order: Order, meanwhile: Callable[[], Awaitable[object]] | None = None) -> tuple[list[Line], int]:
+        """Let a member obey the order; return what it said, and how its process ended. While it is stopped, do something else."""
+        await self._orders.send(msgspec.json.encode(order) + b"\n")
+        lines: list[Line] = []
+        while not lines or lines[-1].what != "end":
+            lines.append(msgspec.json.decode(await self._lines.receive_until(b"\n", 1 << 20), type=Line))
+            if lines[-1].what == "stopped" and meanwhile is not None:
+                try:
+                    await meanwhile()
+                finally:
+                    os.kill(lines[-1].n, signal.SIGCONT)
+        return lines[:-1], lines[-1].n
+
+
+@contextlib.asynccontextmanager
+async def open_doomed(loop: str) -> AsyncGenerator[Doomed, None]:
+    """Start the process that forks members, which run on this event loop."""
+    async with await anyio.open_process([sys.executable, "-m", "tests.chaos.doomed", loop], stderr=None, cwd=Path.cwd()) as process:
+        yield Doomed(process)
 
 
 def handler(say: Callable[[Line], object]) -> Callable[[Message[Any]], Any]:
@@ -119,24 +157,25 @@ def _entries(goal: str, steps: Sequence[object]) -> list[str] | None:
 
 
 def install(doom: Doom) -> None:
-    """Let the nth step of the kind be the last one of this process."""
+    """Let the nth step of the kind be the last one of this process, or the one at which it stops."""
     name, _, goal = doom.kind.partition(" ")
-    left = doom.nth
+    left, end = doom.nth, signal.SIGSTOP if doom.stops else signal.SIGKILL
 
     async def step(whole: Callable[..., Any], self: Any, *args: Any) -> Any:
         nonlocal left
         steps = args[0] if args and isinstance(args[0], list) else args
         entries = _entries(goal, steps)
-        if entries is None or {one.name for one in steps if isinstance(one, Step)} - {name}:
+        if entries is None or not steps or {one.name for one in steps if isinstance(one, Step)} - {name}:
             return await whole(self, *args)
         left -= 1
-        if not left and doom.side == "before":
+        this = not left  # steps may be under way at the same time
+        if this and doom.side == "before":
             tell(Line(what="before", entries=entries))
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), end)
         answer = await whole(self, *args)
-        if not left:
+        if this and doom.side == "after":
             tell(Line(what="after", entries=entries))
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), end)
         return answer
 
     owner: Any = RedisReader if name == "read" else RedisBroker
@@ -161,11 +200,23 @@ def tell_of_noting() -> None:
     RedisBroker.do = do  # type: ignore[method-assign]
 
 
+async def redrive_all(broker: RedisBroker, partitions: int) -> None:
+    """Let the topic grow, and redrive every dead letter, as an administrator does."""
+    state = await growth.make_or_grow(broker, GROUP.topic, partitions)
+    for partition in range(state.partitions):
+        await growth.redrive(broker, GROUP, partition, None, 100, state=state)
+
+
 async def work(order: Order) -> None:
     """Redrive, then work until nothing is left."""
     async with broker_of(order.url, order.namespace) as broker:
-        await redrive(broker, GROUP, 0, [order.dead_id], count=1)
-    await consumer_of(order.url, order.namespace, blocking=order.doom.blocking).process(handler(tell), until_empty=True)
+        if order.partitions:
+            growth.TOGETHER = 1  # each cut is a step of its own
+            await redrive_all(broker, order.partitions)
+        else:
+            await redrive(broker, GROUP, 0, [order.dead_id], count=1)
+    consumer = consumer_of(order.url, order.namespace, blocking=order.doom.blocking, ttl=order.ttl)
+    await consumer.process(handler(tell), until_empty=True)
 
 
 def obey(order: Order, options: dict[str, Any]) -> None:
@@ -195,7 +246,11 @@ def main(backend: str) -> None:
         member = os.fork()
         if not member:
             obey(msgspec.json.decode(line, type=Order), options)
-        tell(Line(what="end", n=os.waitstatus_to_exitcode(os.waitpid(member, 0)[1])))
+        _, status = os.waitpid(member, os.WUNTRACED)
+        while os.WIFSTOPPED(status):
+            tell(Line(what="stopped", n=member))
+            _, status = os.waitpid(member, os.WUNTRACED)
+        tell(Line(what="end", n=os.waitstatus_to_exitcode(status)))
 
 
 if __name__ == "__main__":

@@ -10,19 +10,15 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import sys
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import msgspec
 import pytest
-from anyio.abc import Process
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from redisaq import Producer
 from redisaq.brokers.redis import RedisBroker
@@ -32,7 +28,7 @@ from redisaq.brokers.steps.producing import Delayed, delay
 from redisaq.brokers.steps.retrying import ReadDead, redrive
 from redisaq.brokers.steps.settling import ReadRemaining, Resolve
 from redisaq.core.records import Body, Failure, Resolution
-from tests.chaos.doomed import ATTEMPTS, GROUP, Doom, Line, Order, broker_of, consumer_of, handler
+from tests.chaos.doomed import ATTEMPTS, GROUP, Doom, Doomed, Line, Order, broker_of, consumer_of, handler, open_doomed
 from tests.server_fixtures import ServerPool
 from tests.servers import Server
 
@@ -73,24 +69,6 @@ FAILURES = [0, 1, FOREVER]
 UNREAD, PENDING, RETRY = ([3 * place + kind for kind in (NEVER, ONCE, ALWAYS)] for place in range(3))
 DELAYED, DEAD = 9, 10
 ALL = range(11)
-
-
-class Doomed:
-    """A process that forks members which kill themselves, one after the other."""
-
-    def __init__(self, process: Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._orders = process.stdin
-        self._lines = BufferedByteReceiveStream(process.stdout)
-
-    async def obey(self, order: Order) -> tuple[list[Line], int]:
-        """Let a member obey the order; return what it said, and how its process ended."""
-        await self._orders.send(msgspec.json.encode(order) + b"\n")
-        lines: list[Line] = []
-        while not lines or lines[-1].what != "end":
-            lines.append(msgspec.json.decode(await self._lines.receive_until(b"\n", 1 << 20), type=Line))
-        return lines[:-1], lines[-1].n
 
 
 @dataclass
@@ -218,9 +196,7 @@ async def test_nothing_is_lost_or_doubled(server_pool: ServerPool, anyio_backend
     dooms = iter(DOOMS[first::stride])
 
     async def some() -> None:
-        command = [sys.executable, "-m", "tests.chaos.doomed", loop]
-        async with await anyio.open_process(command, stderr=None, cwd=Path.cwd()) as process:
-            doomed = Doomed(process)
+        async with open_doomed(loop) as doomed:
             for doom in dooms:
                 await Case(doom, server, doomed).run()
 

@@ -140,7 +140,12 @@ async def _sweep_all(nodes: int) -> None:
                 store.spread(nodes)
             key = next(b"%d" % number for number in range(9) if partition_for(b"%d" % number, 2) == NEW)
             store.delayed["jobs", OLD] = {b"m": (9, encode_delayed([b"i", b"m", b"k", key]))}
-            for step in (MakeTopic("jobs", 1), NameStream("jobs", NEW, (1, 2)), NameStream("jobs", OLD, (1, 2)), Publish("jobs", 0, (1, 2))):
+            for step in (
+                MakeTopic("jobs", 1),
+                NameStream("jobs", NEW, (1, 2)),
+                NameStream("jobs", OLD, (1, 2)),
+                Publish("jobs", 0, (1, 2)),
+            ):
                 carry_out(store, step)
             process = Process(store, ends=ends, node=node, behind=behind, fails=fails)
             with contextlib.suppress(Dies):
