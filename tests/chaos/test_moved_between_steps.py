@@ -158,7 +158,9 @@ class Case:
         assert state.history == (FEW, MORE) or not (begun or self.heir == "grower"), f"{self.doom}: {self.heir} found {state}"
         if self.heir != "producer":
             await self.send(LATER)
-        await redrive_all(broker, MOST if self.doom.stops else MORE)
+        await redrive_all(broker, MORE)
+        if self.doom.stops:
+            await make_or_grow(broker, "jobs", MOST)
         await self.work()
 
     async def judge(self, broker: RedisBroker) -> None:
