@@ -65,7 +65,9 @@ async def make_or_grow(broker: Broker, topic: str, partitions: int, *, terms: Te
             return state
         announced = await broker.do(Announce(topic, state.generation, partitions))
         if announced is not None and announced.pending is not None:  # perhaps another caller's number: that growth is completed first
-            await _complete(broker, topic, announced, (*announced.counts, announced.pending))
+            grown = await _complete(broker, topic, announced, (*announced.counts, announced.pending))
+            if grown is not None and grown.partitions >= partitions:
+                return grown
         # Else somebody has completed it meanwhile, or the topic is lost: look again.
 
 
@@ -77,20 +79,23 @@ async def settle_growth(broker: Broker, topic: str, met: int | None = None) -> T
         topic: the topic's name.
         met: a partition where the caller has met a seal. The meta may have forgotten that there is such a partition (G9).
     """
-    while True:
-        state = await broker.do(ReadTopic(topic))
-        if state is None:
-            return None
+    state = await broker.do(ReadTopic(topic))
+    while state is not None:
         seals = await _seals(broker, topic, state.partitions, state.cuts)
         if met is not None and met >= state.partitions:
             seals += [seal for seal in (await broker.do(ReadSeal(topic, met, state.cuts)),) if seal]
         if not seals:
-            return state
+            break
+        latest = await broker.do(ReadTopic(topic))
+        if latest is None or latest.generation != state.generation:  # the grower lives, and has published it meanwhile
+            state = latest
+            continue
         history = _furthest(seals)
         while history[-1] < state.partitions:  # the topic was lost and made again with more, or a version that does not cut has grown it
             later = await _seals(broker, topic, state.partitions, cuts_of(history))
             history = _furthest(later) if later else (*history, state.partitions)
-        await _complete(broker, topic, state, history)
+        state = await _complete(broker, topic, state, history)
+    return state
 
 
 async def complete_announced(broker: Broker, topic: str, announced: TopicState) -> None:
@@ -159,6 +164,8 @@ async def redrive(broker: Broker, group: GroupName, partition: int, ids: Sequenc
                 moved += done
         if letters:
             known = await settle_growth(broker, group.topic)  # it has grown once more meanwhile; None if it is lost
+            # Others may have redriven them to where they belonged before.
+            letters = await retrying.next_lives(broker, group, partition, [dead_id for dead_id, _ in letters], count)
     return moved
 
 
@@ -218,8 +225,8 @@ def _grown(history: Sequence[int]) -> range:
     return range(history[0], history[-1]) if history else range(0)
 
 
-async def _complete(broker: Broker, topic: str, state: TopicState, history: tuple[int, ...]) -> None:
-    """Make the new streams, cut the old ones, publish: whatever of it is not done yet."""
+async def _complete(broker: Broker, topic: str, state: TopicState, history: tuple[int, ...]) -> TopicState | None:
+    """Make the new streams, cut the old ones, publish: whatever of it is not done yet. Return the state afterwards, as Publish does."""
     old = history[-2]
     while True:
         for start in range(old, history[-1], TOGETHER):
@@ -246,7 +253,7 @@ async def _complete(broker: Broker, topic: str, state: TopicState, history: tupl
             history[-1],
             within,
         )
-    await broker.do(Publish(topic, state.generation, history))
+    return await broker.do(Publish(topic, state.generation, history))
 
 
 def _replicated_within() -> float:

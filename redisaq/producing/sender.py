@@ -435,7 +435,10 @@ class Sender:
 
     async def _make_topic(self) -> TopicState:
         """Make what is missing; complete a growth if a stream was cut (G3): that too looks like a missing stream (E6)."""
-        await self._grown(await settle_growth(self._broker, self._topic))
+        known = self.state
+        state = await self._grown(await settle_growth(self._broker, self._topic))
+        if state is not None and known is not None and state.generation > known.generation and self._stands(state):
+            return state  # that was the reason; if a stream is missing, too, the next try finds that out
         return await self._make_streams()
 
     async def _grown(self, state: TopicState | None) -> TopicState | None:

@@ -36,7 +36,7 @@ from redisaq.brokers.steps.leases import Claim, Install, Release, RemakeGroup
 from redisaq.brokers.steps.messages import ListDelayed
 from redisaq.brokers.steps.producing import SEALED, AppendOnce, Delay, Delayed, Find, ReadAnchor, ReadBacklog, ReadMark
 from redisaq.brokers.steps.retention import ReadKeeping, Trim
-from redisaq.brokers.steps.retrying import ReadDead, Redrive, TakeDue
+from redisaq.brokers.steps.retrying import DeadLetterEntry, ReadDead, Redrive, TakeDue
 from redisaq.brokers.steps.settling import Acknowledge, Resolve
 from redisaq.brokers.steps.topics import RENAMED, MakeTopic, ReadTopic, TopicState
 from redisaq.brokers.terms import GroupName
@@ -564,6 +564,32 @@ async def test_a_redrive_that_ends_before_or_after_any_step_is_repeated(a: Broke
         (retry,) = (await a.do(TakeDue(group, place, 1, count=10))).retries
         await a.do(Resolve(group, place, 1, [Resolution("retry", "done", retry)], dead_maxlen=None))
     assert moment > 6, "it reads, puts and drops"
+
+
+async def test_who_redrives_late_finds_what_others_have_redriven_before_one_more_growth(
+    a: Broker, b: Broker, group: GroupName, owned: int
+) -> None:
+    """G8: what is placed again is read again, since its mark is where it belonged before."""
+    await _dead_letter(a, group, owned, b"c")
+    state = await make_or_grow(a, group.topic, 5)
+    assert await redrive(a, group, 0, None, 10, state=state) == 1
+    (letter,) = [Body(b"7-7", (b"i", b"1", b"k", b"c"), life=1)]
+    await make_or_grow(b, group.topic, 64)
+
+    class Late:
+        """One that had read the letter before, and stopped then."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(a, name)
+
+        async def do(self, step: Step[Any]) -> Any:
+            return [DeadLetterEntry(b"1-1", letter)] if isinstance(step, ReadDead) else await a.do(step)
+
+    late: Any = Late()
+    assert await redrive(late, group, 0, None, 1, state=state) == 0
+    place = partition_for(b"c", 64)
+    await a.do(Install(group, place, 1, "A", foreign=True))
+    assert (await a.do(TakeDue(group, place, 1, count=10))).retries == ()
 
 
 async def test_what_was_redriven_from_elsewhere_is_waited_for(a: Broker, group: GroupName, owned: int) -> None:
