@@ -1,9 +1,9 @@
 """Members that kill or stop themselves directly before or after one of their broker's steps: `python -m tests.chaos.doomed BACKEND`.
 
 Input: a line of JSON for each member, an Order. Output: lines of JSON, of each handler that begins and ends and of the member's last step;
-then one that says how the member's process ended, and one before that if it stopped (SIGSTOP). A member lets the topic grow if that is asked
-for, redrives, then works until nothing is left. One that is to be killed and ends by itself has never come to its step. The process that
-reads the orders imports everything once, and each member is a fork of it that has a loop of its own.
+then one that says how the member's process ended, and one before that if it stopped (SIGSTOP). A member lets the topic grow if that is
+asked for, redrives, then works until nothing is left. One that is to be killed and ends by itself has never come to its step. The process
+that reads the orders imports everything once, and each member is a fork of it that has a loop of its own.
 """
 
 from __future__ import annotations
