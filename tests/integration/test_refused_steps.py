@@ -232,7 +232,6 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "take_in": (lambda s: s.broker.do(TakeIn(GROUP, 0, 1, [(b"1-0", Body(b"7-1099511627776", (b"i", b"m")))], 0)), ("take_in",)),
     "drop_taken_in": (lambda s: s.broker.do(DropTakenIn(GROUP, 0, [b"1-1"], "")), ("drop_taken_in",)),
     "drop_adopted": (lambda s: s.broker.do(DropAdopted("orders", 0, [b"p-9"], "")), ("drop_adopted",)),
-    "set_swept": (lambda s: s.broker.do(SetSwept("orders", 0, 1, "")), ("set_swept",)),
     "adopt": (lambda s: s.broker.do(Adopt("orders", 0, 1, [(b"m", b"1", b"")], 0)), ("adopt",)),
     "confirm": (lambda s: s.broker.do(Confirm("orders", 0)), ("confirm",)),
     "make_groups": (lambda s: make_groups(s.broker, GroupName("orders", "new"), [0], latest=False), ("make_group",)),
@@ -292,6 +291,7 @@ STEPS: dict[str, tuple[Step, tuple[str, ...]]] = {
     "sight": (lambda s: s.broker.do(Sight(GROUP, 0, TOKEN, since=None, read=0)), ("sight",)),
     "note_held_up": (lambda s: s.broker.do(NoteHeldUp("orders", 0, 5)), ("note_held_up",)),
     "watch": (lambda s: s.broker.do(Watch(GROUP)), ("watch",)),
+    "set_swept": (lambda s: s.broker.do(SetSwept("orders", 0, 1, "")), ("set_swept",)),
 }
 
 BEFORE: dict[str, Callable[[Scene], Awaitable[None]]] = {

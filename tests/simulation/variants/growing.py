@@ -408,9 +408,10 @@ G8_SWEEP = Variant(
 
 
 def _adopts_again(original: Function) -> Function:
-    def adopt(store: MemoryStore, step: Adopt) -> None:
+    def adopt(store: MemoryStore, step: Adopt) -> str | None:
         store.adopted.pop(step.place, None)
-        original(store, step)
+        run: str | None = original(store, step)
+        return run
 
     return adopt
 

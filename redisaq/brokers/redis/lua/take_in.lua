@@ -18,6 +18,8 @@ end
 redis.call('HDEL', KEYS[3], '')
 redis.call('HDEL', KEYS[4], '')
 redis.call('HDEL', KEYS[5], '')
+redis.call('HEXISTS', KEYS[5], '')
+redis.call('PEXPIRE', KEYS[5], ARGV[3])
 redis.call('ZADD', KEYS[2], 'XX', 0, '')
 local new = 0
 for i = 4, #ARGV, 3 do
