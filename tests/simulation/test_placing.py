@@ -181,7 +181,7 @@ def test_what_a_group_moves_is_there_once(scenario: Any, kept: bool, backend: Ba
 
 
 def test_what_is_redriven_over_partitions_is_there_once() -> None:
-    """G8: whoever does not know whether it was put there asks again, when it has been handled there."""
+    """G8: one that does not know whether it was put there asks again, when it has been handled there."""
 
     async def play(sim: Simulation) -> None:
         clustered(sim)
