@@ -196,7 +196,7 @@ def check_several(name: str, values: object) -> Iterable[Any]:
     """Return the values; SettingsError unless they are an iterable, and not one text."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise SettingsError(f"{name} must be several: a list of them, say, not {shown(values)}")
-    return values
+    return values  # pyright: ignore[reportUnknownVariableType] -- callers without types give whatever they have
 
 
 def _set(settings: object, name: str, value: object) -> None:
