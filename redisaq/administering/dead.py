@@ -150,7 +150,7 @@ class NewestFirst(Generic[D]):
 
     async def _read_on(self, below_of: dict[int, bytes]) -> None:
         """Read on in all partitions that will be asked soon: one by one, they would take a round trip for each letter."""
-        numbers = sorted(self._low)
+        numbers = sorted(self._low, key=lambda number: (number not in self._dry, number))[:AT_ONCE]  # a call has to end within its time
         room = AT_ONCE - max(0, self._total - 2 * len(self._kept))
         count = max(1, min(PAGE, room // len(numbers)))
         pages = await self._asking.do_each([self._step(number, below_of[number], count) for number in numbers])
