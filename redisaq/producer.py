@@ -187,10 +187,12 @@ class Producer:
             await self._connect()
 
     async def _connect(self) -> None:
+        closings = self._access.closings
         with time_limit(self._send_timeout):
             while self._sender.state is None:
                 if self._connecting is not None:
                     await self._wait_for(self._connecting)
+                    self._access.check_open(closings)  # a call in progress does not connect again
                     continue
                 self._connecting = anyio.Event()
                 try:

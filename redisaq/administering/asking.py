@@ -53,7 +53,6 @@ class Asking:
         """
         self.access = access
         self._timeout = timeout
-        self._closings = 0
         self.forked()
         when_forked(self)
 
@@ -72,12 +71,11 @@ class Asking:
 
     async def close(self) -> None:
         """Close the connection. Calls in progress are not repeated."""
-        self._closings += 1
         await self.access.close()
 
     async def ask(self, look: Callable[[], Awaitable[R]]) -> R:
         """Return the result of `look`. If the connection breaks or stays silent, or a slot moves, repeat it within the time of the call."""
-        failures, closings = 0, self._closings
+        failures, closings = 0, self.access.closings
         while True:
             try:
                 return await look()
@@ -86,7 +84,7 @@ class Asking:
                 pause = full_jitter(failures, base=0.05, most=2.0, random=self._environment.random)
                 moved = isinstance(error.__cause__, ServerError) and error.__cause__.redirect
                 refused = error.permanent or not (error.maybe_executed or error.silent or moved)
-                if refused or self._closings > closings or self._environment.monotonic() + pause >= time_is_up_at():
+                if refused or self.access.closings > closings or self._environment.monotonic() + pause >= time_is_up_at():
                     raise
             await anyio.sleep(pause)
 

@@ -134,7 +134,11 @@ class Shared:
 
 
 class Access:
-    """An object's way to its broker. As `with access:` it encloses one call."""
+    """An object's way to its broker. As `with access:` it encloses one call.
+
+    Attributes:
+        closings: how often `close` was called.
+    """
 
     def __init__(
         self,
@@ -166,7 +170,7 @@ class Access:
         self._client = client
         self._silence = silence
         self._time = time
-        self._closings = 0
+        self.closings = 0
         self._claim: dict[int, int] = {}  # holds the thread whose event loop uses the object
         self._calls = 0  # calls under way, all of that thread: no other thread counts here
         if self._shared is not None:
@@ -212,7 +216,7 @@ class Access:
 
     async def close(self) -> None:
         """Close the brokers that are open and not shared; the next call opens them again."""
-        self._closings += 1
+        self.closings += 1
         brokers = self._broker, self._confirmed
         if self._url is None:
             self._broker = self._confirmed = None
@@ -225,14 +229,18 @@ class Access:
         Raises:
             ConnectionFailed: `close` was called.
         """
-        closings = self._closings
+        closings = self.closings
         try:
             yield
         finally:
-            if self._closings > closings and (self._shared is None or not self._shared.holds(broker)):
+            if self.closings > closings and (self._shared is None or not self._shared.holds(broker)):
                 with anyio.CancelScope(shield=True):
                     await broker.close()
-        if self._closings > closings:
+        self.check_open(closings)
+
+    def check_open(self, closings: int) -> None:
+        """Raise ConnectionFailed if `close` was called since there were so many closings."""
+        if self.closings > closings:
             raise ConnectionFailed(f"this {self._user}", "it was closed while it connected")
 
     def enter(self) -> None:

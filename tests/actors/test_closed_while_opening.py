@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
+import anyio
 import pytest
 
 from redisaq import App, Consumer, Producer
@@ -86,3 +87,24 @@ async def test_a_close_while_it_connects_leaves_nothing_open(of: Callable[[str],
         assert (broker.open, connected()) == (False, False)
         await opening()
         assert connected()
+
+
+async def test_a_close_also_ends_a_call_that_waits_for_another_one_to_connect() -> None:
+    url = fresh_url()
+    broker, producer = ReopenedBroker(url), Producer("jobs", url)
+    producer._access.broker = broker
+    broker.closing, broker.closes_at = producer.close, 1
+    failed: list[str] = []
+
+    async def enqueue() -> None:
+        with pytest.raises(ConnectionFailed, match="closed") as caught:
+            await producer.enqueue(1)
+        assert not caught.value.maybe_executed
+        failed.append(caught.value.reason)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(enqueue)
+    assert (len(failed), broker.open) == (3, False)
+    await producer.enqueue(1)
+    await producer.close()
