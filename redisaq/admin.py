@@ -735,7 +735,7 @@ class Admin:
         numbers = await self._asking.some(topic) if partitions is None else numbers_of(partitions)
         start: Scheduled | None = None
         if after is not None:
-            due = microseconds(after[0])
+            due = microseconds(check_aware("the first of after", after[0]))
             start = Scheduled(after[1].encode(), b"%d" % due, due, None)
         rows = EarliestFirst(self._asking, topic, numbers, start)
         return [decoder.delayed(number, row) for number, row in await rows.read(count)]
@@ -965,9 +965,9 @@ class Admin:
         Raises:
             TopicMissingError: the topic or the group does not exist.
         """
+        ids = None if ids is None else list(check_several("ids", ids))
         async with self._changes.in_order() as change:
             name, _, views = await self._asking.look(topic, group)
-            ids = None if ids is None else ids if isinstance(ids, str) else list(ids)
             msg_ids, named = split(name, () if ids is None else ids, (RetryMessage,), "retry")
             wanted = {one.encode() for one in msg_ids}
             change.intent = intent = self._changes.intent(name, Noted("retried now", msg_id=only_one(ids)))

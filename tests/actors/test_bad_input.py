@@ -302,9 +302,12 @@ async def test_an_admin_that_is_given_one_where_it_takes_several() -> None:
             partial(admin.count_delayed, "jobs", wrong),
             partial(admin.redrive, "jobs", "workers", wrong),
             partial(admin.purge, "jobs", "workers", wrong),
+            partial(admin.retry_now, "jobs", "workers", wrong),
         ):
             with pytest.raises(SettingsError, match="must be several"):
                 await call()
     with pytest.raises(SettingsError, match="aware datetime"):
         await admin.count_delayed("jobs", [NAIVE])
+    with pytest.raises(SettingsError, match="aware datetime"):
+        await admin.next_delayed("jobs", after=(NAIVE, "1"))
     await admin.close()
