@@ -191,7 +191,7 @@ class Admission:
         if listed:
             member.document, member.version = beat.document, beat.version
             self._is_in(sent)
-        elif beat.crowded and not room.waiting and not self._claims():
+        elif beat.crowded and not room.waiting and not room.member and not self._claims():
             self.pause = 0.0
             return "waits"
         else:

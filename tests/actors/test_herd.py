@@ -203,3 +203,17 @@ async def test_one_whose_entry_was_not_answered_leaves_the_group() -> None:
     await coordinator.give_up()
     assert not store.members(GROUP).members
     assert member.member.joined
+
+
+@IN_VIRTUAL_TIME
+async def test_one_that_the_room_takes_for_a_member_and_the_document_does_not_list_joins() -> None:
+    """M8, M11: it was let in, it expired, and others made the document again without it. It cannot wait, so it enters."""
+    member = HerdMember(fresh_url(), Server())
+    await member.broker.do(MakeTopic("jobs", PARTITIONS))
+    coordinator = RebalanceCoordinator(member.around, member.member, member.owners.ref, ready=lambda _: None, left=member.left.set)
+    admission, group = coordinator._admission, member.broker.store.members(GROUP)
+    admission.pause = 0.0
+    group.members[member.member.lease.incarnation] = 0
+    group.burst = 9, member.broker.store.now()
+    assert await admission.join() == "joined"
+    assert [*group.members] == [member.member.lease.incarnation]
