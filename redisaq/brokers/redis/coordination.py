@@ -54,7 +54,7 @@ def make_group(step: steps.MakeGroup, keys: Keys) -> Asked[None]:
 @command(steps.Heartbeat)
 def heartbeat(step: steps.Heartbeat, keys: Keys) -> Asked[steps.Beat]:
     """Extend the incarnation's time if it is alive."""
-    group = keys.group(step.group)
+    group, question = keys.group(step.group), keys.ask()
 
     def answer(reply: Reply) -> steps.Beat:
         alive, now, version, document, expired, next_expiry, born, frozen_until, paused, watched, topic, crowded, joined, last = reply
@@ -70,7 +70,7 @@ def heartbeat(step: steps.Heartbeat, keys: Keys) -> Asked[steps.Beat]:
             deltas=() if None in read else tuple(one for one in read if one is not None),
             expired=tuple(sorted(name for one in expired if (name := text_or_none(one)) is not None)),
             next_expiry=None if expires is None else expires * 1000,
-            topic=topic_state(step.group.topic, keys, topic),
+            topic=topic_state(step.group.topic, keys, topic, question),
             born=int(born) * 1000,
             frozen_until=int(frozen_until) * 1000,
             paused=paused == 1,

@@ -38,8 +38,8 @@ ADOPTED_FOR = 7 * 86_400_000
 @command(steps.Announce)
 def announce(step: steps.Announce, keys: Keys) -> Asked[TopicState | None]:
     """Note the number that is to come (G1)."""
-    asked = ANNOUNCE(keys.meta(step.topic), step.generation, step.partitions, FORMAT)
-    return asked, lambda reply: topic_state(step.topic, keys, reply)
+    asked, question = ANNOUNCE(keys.meta(step.topic), step.generation, step.partitions, FORMAT), keys.ask()
+    return asked, lambda reply: topic_state(step.topic, keys, reply, question)
 
 
 @command(steps.NameStream)
@@ -144,8 +144,8 @@ async def replicate_run(step: steps.ReplicateRun, link: Caller, keys: Keys) -> b
 def publish(step: steps.Publish, keys: Keys) -> Asked[TopicState | None]:
     """Publish the count (G1)."""
     meta, doorbell, history = keys.meta(step.topic), keys.topic_doorbell(step.topic), step.history
-    asked = PUBLISH(meta, doorbell, step.generation, history[-1], encode_history(history), RENAMED)
-    return asked, lambda reply: topic_state(step.topic, keys, reply)
+    asked, question = PUBLISH(meta, doorbell, step.generation, history[-1], encode_history(history), RENAMED), keys.ask()
+    return asked, lambda reply: topic_state(step.topic, keys, reply, question)
 
 
 @command(steps.ReadPassed)

@@ -115,9 +115,27 @@ class Keys:
         self._groups: dict[GroupName, GroupKeys] = {}
         self._partitions: dict[GroupName, dict[int, PartitionKeys]] = {}
         self._histories: dict[str, tuple[int, ...]] = {}
+        self._questions = 0
+        self._answered: dict[str, int] = {}  # topic -> the latest question whose answer is remembered
 
-    def learn(self, topic: str, history: tuple[int, ...]) -> None:
-        """Remember how a topic has grown: its streams' names follow from that. The last answer of the server counts."""
+    def ask(self) -> int:
+        """Return the number of a question about a topic that is asked now."""
+        self._questions += 1
+        return self._questions
+
+    def learn(self, topic: str, history: tuple[int, ...], question: int) -> None:
+        """Remember how a topic has grown, since its streams' names follow from that. The answer to the latest question counts (G2).
+
+        Two tasks may take up their answers in the other order than the server gave them.
+
+        Args:
+            topic: the topic.
+            history: what the server answered.
+            question: the number that `ask` gave it when it was asked.
+        """
+        if question < self._answered.get(topic, 0):
+            return
+        self._answered[topic] = question
         if self._histories.get(topic, ()) != history:
             self._histories[topic] = history
             for group in [group for group in self._partitions if group.topic == topic]:

@@ -133,7 +133,8 @@ async def remake_group(step: steps.RemakeGroup, link: Caller, keys: Keys) -> Non
     This is a sequence because meta is in another slot than the stream. The script refuses a name that is no longer the stream's (G2).
     """
     topic, partition = step.group.topic, step.partition
-    topic_state(topic, keys, await run(link, (b"HMGET", keys.meta(topic), *FIELDS)))
+    question = keys.ask()
+    topic_state(topic, keys, await run(link, (b"HMGET", keys.meta(topic), *FIELDS)), question)
     words = (step.group.group, step.last_id, step.start or step.last_id, keys.history(topic))
     await run(link, REMAKE_GROUP.over((keys.stream(topic, partition), *keys.names(topic, partition)), *words))
 

@@ -41,10 +41,11 @@ def read_topics(step: steps.ReadTopics, keys: Keys) -> Asked[list[str]]:
 @command(steps.ReadTopic)
 def read_topic(step: steps.ReadTopic, keys: Keys) -> Asked[steps.TopicState | None]:
     """Return the topic's state, None if it does not exist."""
+    question = keys.ask()
 
     def answer(reply: Reply) -> steps.TopicState | None:
         *fields, held_up = reply
-        state = topic_state(step.topic, keys, fields)
+        state = topic_state(step.topic, keys, fields, question)
         return state if state is None or held_up is None else replace(state, held_up=_held_up(held_up))
 
     return (b"HMGET", keys.meta(step.topic), *FIELDS, b"held_up"), answer
@@ -78,8 +79,9 @@ async def make_topic(step: steps.MakeTopic, link: Caller, keys: Keys) -> steps.T
     words: list[Argument] = [meta, keys.topic_doorbell(topic), made.partitions, steps.FORMAT]
     words += [made.format, made.generation, encode_history(made.history), made.grown]
     words += ("",) if terms is None else (milliseconds(terms.send_timeout), "acked" if terms.acked else "", milliseconds(terms.idle))
+    question = keys.ask()
     standing, idle = await run(link, MAKE_TOPIC(*words))
-    state = _made(topic, keys, standing)
+    state = _made(topic, keys, standing, question)
     kept_number(meta, "retention_idle", idle)
     streams = [name_stream(keys, topic, number, state.history) for number in range(state.partitions)]
     await run_each(link, [NAME_TOPIC(keys.topics, topic), *streams])
@@ -92,17 +94,23 @@ def name_stream(keys: Keys, topic: str, partition: int, history: tuple[int, ...]
     return NAME_STREAM.over(names, encode_history(history))
 
 
-def topic_state(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> steps.TopicState | None:
+def topic_state(topic: str, keys: Keys, fields: Sequence[bytes | None], question: int) -> steps.TopicState | None:
     """Return what `meta` says in FIELDS, None if it says nothing; let `keys` know the streams' names.
+
+    Args:
+        topic: the topic's name.
+        keys: learns the names.
+        fields: the answer.
+        question: the number that `keys.ask` gave the question.
 
     Raises:
         DamagedKeyError: what it says cannot be. It is never replaced: the number of partitions, and what they hold, would be a guess.
         UnknownFormatError: a later version wrote it.
     """
-    return _made(topic, keys, fields) if any(field is not None for field in fields[:4]) else None
+    return _made(topic, keys, fields, question) if any(field is not None for field in fields[:4]) else None
 
 
-def _made(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> steps.TopicState:
+def _made(topic: str, keys: Keys, fields: Sequence[bytes | None], question: int) -> steps.TopicState:
     generation, partitions, retention, send_timeout, layout, history, pending, grown = fields
     meta = keys.meta(topic)
     written_in = kept_number(meta, "format", layout) or steps.PLAIN
@@ -116,7 +124,7 @@ def _made(topic: str, keys: Keys, fields: Sequence[bytes | None]) -> steps.Topic
     counts = decode_history(history)
     if counts is None or (counts and counts[-1] != count):
         raise DamagedKeyError(meta, f"says {count} partitions, and has {history!r} as its history: {REPAIR}")
-    keys.learn(topic, counts)
+    keys.learn(topic, counts, question)
     wanted = kept_number(meta, "pending", pending)
     return steps.TopicState(
         growths,
