@@ -203,7 +203,8 @@ async def move(
         drop: given the run of the server that put them, returns the step that drops them.
 
     Returns:
-        How many were dropped; None if the topic has grown since their place was chosen: then nothing was done.
+        How many were dropped; None if the topic has grown since their place was chosen: then nothing was dropped. Usually nothing was put
+        either, but if the server's run has changed in between, they may be in the place that was chosen, too.
     """
     while (run := await broker.do(put)) is not None:
         dropped = await broker.do(drop(run))
