@@ -78,6 +78,7 @@ FIELDS: dict[str, object] = {
     "last_id": b"1-1",
     "latest": False,
     "leases": {0: 1},
+    "letters": [(b"1-1", Body(b"1-1", (b"i", b"m"), 1))],
     "life": 0,
     "lives": [(b"1-1", Body(b"1-1", (b"i", b"m"), 1))],
     "max_backlog": 5,
