@@ -7,6 +7,7 @@ placed right, so the set of misplaced messages only shrinks.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from redisaq.brokers.growth import move, settle_growth
@@ -30,6 +31,7 @@ async def sweep(around: Surroundings, partition: int) -> None:
     run = await insist(partial(broker.do, Adopt(topic, partition, partition, (), state.cuts)), around.environment)  # nothing, here
     if run is None:
         return
+    servers = broker.run_id
     last: Scheduled | None = None
     while True:
         page = await insist(partial(broker.do, ListDelayed(topic, partition, last, PAGE)), around.environment)
@@ -40,8 +42,13 @@ async def sweep(around: Surroundings, partition: int) -> None:
                 misplaced.setdefault(place, []).append((row.id, row.score, row.body))
         for place, rows in sorted(misplaced.items()):
             put, drop = Adopt(topic, place, partition, rows, state.cuts), partial(DropAdopted, topic, partition, [row[0] for row in rows])
-            if await insist(partial(move, broker, put, drop), around.environment) is None:
-                return  # it has grown once more meanwhile: this is asked for again
+
+            async def moved(put: Adopt = put, drop: Callable[[str], DropAdopted] = drop) -> int | None:
+                # Another server may have forgotten the growth, and its owner may have moved these rows into the stream since.
+                return await move(broker, put, drop) if broker.run_id == servers else None
+
+            if await insist(moved, around.environment) is None:
+                return  # it has grown once more meanwhile, or another server answers: this is asked for again
         if not page.rows:
             break
         last = page.rows[-1]
