@@ -400,9 +400,10 @@ async def test_delayed_messages_wait_for_a_sweep(a: Broker, b: Broker, group: Gr
     page = await a.do(ListDelayed(group.topic, 0, None, 10))
     rows = [(row.id, row.score, row.body or b"") for row in page.rows]
     for _ in range(2):
-        assert await a.do(Adopt(group.topic, 4, 0, rows, 1))
+        there = await a.do(Adopt(group.topic, 4, 0, rows, 1))
+        assert there is not None
         await make_groups(a, group, [4], latest=False)
-        await a.do(SetSwept(group.topic, 4, 1, ""))
+        assert await a.do(SetSwept(group.topic, 4, 1, there))
         await a.do(Install(group, 4, 1, "A", foreign=True))
         moved = await a.do(TakeDue(group, 4, 1, count=10))
         assert moved.moved in (3, 0)

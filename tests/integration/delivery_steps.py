@@ -53,7 +53,7 @@ async def exercise_delivery(broker: RedisBroker, token: int) -> None:
     bell = await broker.listen_partition("orders", 1)
     state = await broker.do(ReadTopic("orders"))
     assert state is not None
-    await broker.do_each([SetSwept("orders", partition, state.cuts, "") for partition in range(2)])
+    await broker.do_each([SetSwept("orders", partition, state.cuts, broker.run_id) for partition in range(2)])
     bodies = [Body(entry_id, tuple(fields or ()), 0, 1, FAILURE) for entry_id, fields in entries]
     to_retry, to_dead, done = bodies
     resolutions = [

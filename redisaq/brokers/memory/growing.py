@@ -154,7 +154,7 @@ def replicate_run(store: MemoryStore, step: steps.ReplicateRun) -> bool | None:
 @does(steps.SetSwept)
 def set_swept(store: MemoryStore, step: steps.SetSwept) -> bool:
     """Note that the delayed messages are where they belong (G8)."""
-    if step.run not in ("", store.run_of(step.place)):
+    if step.run != store.run_of(step.place):
         return False
     store.names.setdefault(step.place, store.naming(step.place)).swept = step.growth
     return True

@@ -213,7 +213,7 @@ class SetSwept(PartitionStep[bool], frozen=True):
 
     Attributes:
         growth: the number of the growth.
-        run: of the partition's server when they began to be looked through; "": any.
+        run: of the partition's server when they began to be looked through.
     """
 
     growth: int

@@ -379,7 +379,7 @@ G7 = Variant(
 
 def _looks_at_nothing(_original: Function) -> Function:
     async def sweep(around: Surroundings, partition: int) -> None:
-        await around.broker.do(SetSwept(around.group.topic, partition, 1, ""))
+        await around.broker.do(SetSwept(around.group.topic, partition, 1, around.broker.run_id))
 
     return sweep
 
@@ -430,7 +430,7 @@ async def interrupted_sweep(sim: Simulation) -> None:
         by_place.setdefault(partition_for(words[words.index(b"k") + 1], 3), []).append(row)
     for place, some in by_place.items():
         FUNCTIONS[Adopt](store, Adopt(TOPIC, place, 0, some, store.naming((TOPIC, place)).number))
-        carry_out(store, SetSwept(TOPIC, place, 1, ""))
+        carry_out(store, SetSwept(TOPIC, place, 1, store.run_of((TOPIC, place))))
     sim.member("b", TOPIC, takes(0.01), group_name="other")  # it opens the new partitions, and moves what is due
     kept = dict(store.delayed.pop((TOPIC, 0)))
     await anyio.sleep(4.0)

@@ -4,7 +4,7 @@
 -- Answers: the run of the server.
 
 redis.call('XLEN', KEYS[1]) -- refused if the stream was cut since their place was chosen
-local run = this_run() or '' -- a server that does not tell its run has only one
+local run = this_run()
 local before = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 -- S2: these write nothing, but let the rest succeed when memory is full, or fail before it. What is adopted is in memory already.
 redis.call('HDEL', KEYS[2], '')

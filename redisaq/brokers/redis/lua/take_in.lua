@@ -5,7 +5,7 @@
 -- Answers: the run of the server. The due times of those that are new here grow as those of redrive.lua.
 
 redis.call('XLEN', KEYS[1]) -- refused if the stream was cut since their place was chosen
-local run = this_run() or '' -- a server that does not tell its run has only one
+local run = this_run()
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local due = now - (#ARGV - 3) / 3
