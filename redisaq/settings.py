@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from random import Random
-from typing import Any, Literal, TypedDict, TypeVar, cast
+from typing import Any, Literal, TypedDict, TypeGuard, TypeVar, cast
 
 from redisaq.callables import function_of, is_async, is_generator, misfit
 from redisaq.describing import name_of, shown
@@ -102,6 +102,11 @@ def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     return float(value)
 
 
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether the value is a number, and none of True and False: callers without type checks may pass anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def check_factor(name: str, value: float) -> float:
     """Return a finite number of 1 or more; SettingsError otherwise."""
     value = _check_number(name, "a number", value)
@@ -112,10 +117,8 @@ def check_factor(name: str, value: float) -> float:
 
 def _check_number(name: str, kind: str, value: object) -> float:
     """Return a plain int or float, so that no comparison or conversion of the caller's class is used."""
-    if isinstance(value, float):
-        return float.__float__(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return int.__int__(value)
+    if is_number(value):
+        return float.__float__(value) if isinstance(value, float) else int.__int__(value)
     raise SettingsError(f"{name} must be {kind}, not {shown(value)}")
 
 

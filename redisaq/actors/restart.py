@@ -14,11 +14,7 @@ from typing import cast
 
 from redisaq.core.retry import full_jitter
 from redisaq.errors import SettingsError
-
-
-def is_number(value: object) -> bool:
-    """Return whether that is a number that can be compared: callers without type checks may pass anything."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+from redisaq.settings import is_number
 
 
 @dataclass(frozen=True)

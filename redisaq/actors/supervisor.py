@@ -32,12 +32,13 @@ from anyio.lowlevel import checkpoint
 
 from redisaq.actors.actor import Actor, AnyActor
 from redisaq.actors.ref import ActorRef
-from redisaq.actors.restart import RestartRecord, consists_of, is_number
+from redisaq.actors.restart import RestartRecord, consists_of
 from redisaq.actors.tree import Node, Status, check_name, unique_name
 from redisaq.actors.waiting import Signal
 from redisaq.describing import shown
 from redisaq.environment import current_environment
 from redisaq.errors import ActorStopped, RestartsExceeded, SettingsError
+from redisaq.settings import is_number
 
 M = TypeVar("M")
 

@@ -25,7 +25,7 @@ from redisaq.dashboard.pages import command_of
 from redisaq.dashboard.paths import names_in
 from redisaq.errors import GroupBusyError, RedisaqError, SettingsError, TopicMissingError
 from redisaq.producer import Producer
-from redisaq.settings import MOST_PARTITIONS, check_count
+from redisaq.settings import MOST_PARTITIONS, check_count, is_number
 from redisaq.watching import ServerView, previews, words
 
 LETTERS = 100
@@ -177,7 +177,7 @@ class Changes:
             msgspec.json.decode(payload)
         except (msgspec.DecodeError, RecursionError) as error:
             raise RefusedError(f"the payload is not JSON: {error}. A text needs quotes") from error
-        if not isinstance(delay, int | float) or isinstance(delay, bool) or delay < 0:
+        if not is_number(delay) or delay < 0:
             raise RefusedError("the delay is a number of seconds")
         await self._admin.topic(topic, partitions=())  # a producer would create it
         async with self._open(topic) as producer:
@@ -331,6 +331,6 @@ def _rate(value: object) -> float:
     """Return letters per second; 0: as fast as possible."""
     if value in (None, "", 0):
         return 0.0
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 10_000:  # noqa: PLR2004 -- more is no limit
+    if not is_number(value) or not 0 < value <= 10_000:  # noqa: PLR2004 -- more is no limit
         raise RefusedError("rate is a number of letters per second, up to 10,000")
     return float(value)

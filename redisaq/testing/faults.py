@@ -14,6 +14,7 @@ from typing import Literal, cast, get_args
 import msgspec
 
 from redisaq.errors import SettingsError
+from redisaq.settings import is_number
 
 Kind = Literal[
     "lost_request",
@@ -162,7 +163,7 @@ class FaultPlan:
         """Check every value. Raises SettingsError if one is invalid."""
         for name in (*OF_OPERATIONS, *OF_HEARTBEATS, *OF_GROWERS, *OF_CUTS, "slow_handler"):
             value: object = getattr(self, name)
-            if not _is_number(value, most=1.0):
+            if not _is_within(value, most=1.0):
                 raise SettingsError(f"{name} is a probability, from 0 to 1, not {value!r}")
         for names in (OF_OPERATIONS, OF_HEARTBEATS, OF_GROWERS):
             if sum(getattr(self, name) for name in names) > 1.0:
@@ -171,12 +172,12 @@ class FaultPlan:
             least, most = self.delay
         except (TypeError, ValueError):
             least, most = math.nan, math.nan
-        if not (_is_number(least) and _is_number(most) and least <= most):
+        if not (_is_within(least) and _is_within(most) and least <= most):
             raise SettingsError(f"delay is the least and the most in seconds, such as (0.0, 0.2), not {self.delay!r}")
-        if not _is_number(self.clock_drift, most=0.1):  # the lease's margin, a sixth, covers this
+        if not _is_within(self.clock_drift, most=0.1):  # the lease's margin, a sixth, covers this
             raise SettingsError(f"clock_drift must be from 0 to 0.1, not {self.clock_drift!r}")
         for unit, seconds in (("replica_lag", self.replica_lag), ("silence", self.silence), ("away", self.away)):
-            if not _is_number(seconds):
+            if not _is_within(seconds):
                 raise SettingsError(f"{unit} is seconds, not {seconds!r}")
 
 
@@ -194,12 +195,13 @@ def check_faults(faults: object) -> FaultPlan | Sequence[Fault]:
             raise SettingsError(f"a list of faults holds Fault, not {fault!r}")
         if fault.kind not in KINDS:
             raise SettingsError(f"{fault!r}: kind is one of {', '.join(KINDS)}")
-        if not _is_number(abs(fault.amount) if fault.kind == "clock_drift" else fault.amount):
+        if not _is_within(abs(fault.amount) if fault.kind == "clock_drift" else fault.amount):
             raise SettingsError(f"{fault!r}: amount is a number, 0 or more")
         if fault.kind == "slot_loss" and fault.amount >= 1.0:
             raise SettingsError(f"{fault!r}: amount is a share of the slots, less than 1")
     return listed
 
 
-def _is_number(value: object, most: float = sys.float_info.max) -> bool:
-    return isinstance(value, int | float) and 0.0 <= value <= most
+def _is_within(value: object, most: float = sys.float_info.max) -> bool:
+    """Return whether the value is a number from 0 to `most`; infinity is none."""
+    return is_number(value) and 0.0 <= value <= most
