@@ -162,14 +162,14 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Spread folders over workers, two for each processor and four at most: tests wait as much as they work.
+    """Spread folders over workers, two for each processor and one more, five at most: tests wait as much as they work.
 
     Files and single tests run in pytest's own process: they start at once, and a debugger reaches them. `-n 3` overrides both.
     """
     if not any((config.invocation_params.dir / argument.partition("::")[0]).is_dir() for argument in config.args):
         return 0
     processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(4, 2 * processors)
+    return min(5, 2 * processors + 1)
 
 
 @pytest.hookimpl(wrapper=True)
