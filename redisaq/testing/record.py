@@ -69,7 +69,7 @@ class Observer:
     def happened(self, process: Process, what: str) -> None:
         """Something has happened to a member: see `Mark.what`."""
 
-    def befell(self, fault: Fault) -> None:
+    def fault_began(self, fault: Fault) -> None:
         """A fault begins."""
 
     def disturbed(self, seconds: float) -> None:
@@ -218,7 +218,7 @@ class Record:
     def befall(self, fault: Fault) -> None:
         """Note that a fault begins."""
         for observer in self.observers:
-            observer.befell(fault)
+            observer.fault_began(fault)
 
     def mark(self, process: Process, what: str) -> None:
         """Note what happens to a process. A process that crashes runs nothing and owns nothing any more."""

@@ -266,8 +266,8 @@ class Attempts:
                 self.best = self.last
         if self._progress is not None:
             self._progress(self.runs, len(self.best.faults))
-        befell = {_address(fault) for fault in self.last.faults}
-        return [fault for fault in faults if _address(fault) in befell] if alike else None
+        played = {_address(fault) for fault in self.last.faults}
+        return [fault for fault in faults if _address(fault) in played] if alike else None
 
 
 def _exceeded(report: Report) -> bool:

@@ -153,8 +153,8 @@ def tell(
     end = max(times, default=0.0)
     members = tuple(dict.fromkeys([mark.member for mark in marks] + [one.member for one in leases] + [one.member for one in deliveries]))
     places = {(one.topic, one.group, one.partition) for one in leases} | {(one.topic, one.group, one.partition) for one in deliveries}
-    befell = len(slips) + sum(fault.kind in ("crash", "pause") for fault in faults)  # without delays, of which every operation has two
-    counts = (len(deliveries), "delivery"), (len(leases), "lease"), (befell, "fault"), (len(members), "member")
+    slipped = len(slips) + sum(fault.kind in ("crash", "pause") for fault in faults)  # without delays, of which every operation has two
+    counts = (len(deliveries), "delivery"), (len(leases), "lease"), (slipped, "fault"), (len(members), "member")
     told = ", ".join(_count(number, what) for number, what in counts)
     told += f", {len(known)} known" if known else ""
     figures = f"{_count(produced, 'message')} produced, {dropped} dropped, {told}, {end:.3f} s, trace {trace_hash[:12]}"

@@ -87,7 +87,7 @@ def _play_each(scenario: str, backend: Backend, seeds: range, outcome: Outcome) 
 
 
 def count_faults(report: Report) -> Counter[str]:
-    """Count what befell a run."""
+    """Count the faults of a run."""
     events = Counter(name for line in report.trace for end, name in NOTED.items() if end in line)
     events["handler runs"] = len(report.deliveries)
     events["leases"] = len(report.leases)

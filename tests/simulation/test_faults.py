@@ -55,7 +55,7 @@ def found(report: Report) -> set[tuple[str, int, str, float]]:
 
 
 @both
-def test_the_list_that_befell_brings_the_same_run_again(backend: Backend) -> None:
+def test_the_faults_of_a_run_bring_the_same_run_again(backend: Backend) -> None:
     kinds: set[str] = set()
     for seed in range(3):
         drawn = simulate(scenario, seed=seed, backend=backend, faults=PLAN)

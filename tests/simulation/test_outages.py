@@ -64,7 +64,7 @@ def test_every_fault_at_once(backend: Backend) -> None:
 
 
 @both
-def test_the_list_that_befell_brings_the_same_run_again(backend: Backend) -> None:
+def test_the_faults_of_a_run_bring_the_same_run_again(backend: Backend) -> None:
     plan = FaultPlan(lost_reply=0.02, delay=(0.0, 0.1), failover=0.02, slot_loss=0.01)
     kinds: set[str] = set()
     for seed in range(3):

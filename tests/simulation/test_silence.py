@@ -173,7 +173,7 @@ def test_a_server_that_was_away_is_another_run_with_the_same_data(backend: Backe
     ("scenario", "kinds"),
     [("unanswered", {"silent_request", "silent_reply", "silent_network"}), ("away", {"silent_server", "outage"})],
 )
-def test_the_list_that_befell_brings_the_same_run_again(scenario: str, kinds: set[str], backend: Backend) -> None:
+def test_the_faults_of_a_run_bring_the_same_run_again(scenario: str, kinds: set[str], backend: Backend) -> None:
     reports = (play(scenario, backend, seed) for seed in range(20))
     drawn = next(one for one in reports if {fault.kind for fault in one.faults} >= kinds)
     again = play(scenario, backend, drawn.seed, drawn.faults)

@@ -75,11 +75,11 @@ def test_faults_marks_and_absences_are_there(report: Report) -> None:
         "late": "request late",
         "the connection broke": "connection broken",
     }
-    befell = [words[outcome] for line in report.trace if (outcome := line.rpartition(": ")[2]) in words]
+    played = [words[outcome] for line in report.trace if (outcome := line.rpartition(": ")[2]) in words]
     titles = [one.findtext(f"{SVG}title") or "" for one in picture.of("rq-fault")]
     told = [title.split(": ")[2].rpartition(" (")[0] for title in titles if title]
-    assert len(set(befell)) == 4
-    assert sorted(told) == sorted(befell)
+    assert len(set(played)) == 4
+    assert sorted(told) == sorted(played)
     assert list(picture.titled("rq-mark")) == [
         f"{one.time:.3f} s: {one.member} {one.what}"
         for name in ("ann", "ben", "cleo")

@@ -178,7 +178,7 @@ def test_a_scenario_without_faults_has_none_to_tell(pytester: pytest.Pytester) -
 
 def test_a_scenario_that_fails_by_itself_says_so(pytester: pytest.Pytester) -> None:
     told = run_inner(pytester, HEAD + SIM.replace("await scenario(sim)", "assert not sim")).stdout.str()
-    assert "redisaq: faults" not in told, "none befell"
+    assert "redisaq: faults" not in told, "there was none"
     told = run_inner(
         pytester, HEAD + SIM.replace("await scenario(sim)", 'await sim.producer("orders").enqueue(1)\n        assert 0')
     ).stdout.str()

@@ -51,7 +51,7 @@ def test_the_end_does_and_nothing_can_be_left_out(problem: tuple[list[int], Does
 
 
 def test_what_was_of_no_account_is_left_out_at_once() -> None:
-    """The answer to a proposal says what befell, and the search goes on from there."""
+    """The answer to a proposal says which faults there were, and the search goes on from there."""
 
     def answer(proposal: list[int]) -> list[int] | None:
         return [item for item in proposal if item in (2, 3, 7)] if {2, 7} <= set(proposal) else None

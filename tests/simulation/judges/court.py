@@ -118,12 +118,12 @@ class Court(Observer):
         for judge in self.judges:
             judge.disturbed(seconds)
 
-    def befell(self, fault: Fault) -> None:
+    def fault_began(self, fault: Fault) -> None:
         """Note which members miss a notification: they learn its content only at their next look."""
         if fault.kind == "silent_notifications":
             self._deaf_until = max(self._deaf_until, self.now() + fault.amount)
         for judge in self.judges:
-            judge.befell(fault)
+            judge.fault_began(fault)
 
     def stepped(self, who: str, operation: str) -> None:
         """Go through what the step has moved."""

@@ -71,7 +71,7 @@ def few(variant: Variant, seed: int, backend: Backend) -> str:
     with taken_out(*variant.changes):
         report = simulate(variant.scenario, seed, backend, variant.plan, raises=False)
         if not report.faults or not variant.harms(report.violations):
-            return "no fault befell it" if not report.faults else "it takes the scenario's own check to see"
+            return "it had no fault" if not report.faults else "it takes the scenario's own check to see"
         began = time.perf_counter()
         shrunk = shrink(variant.scenario, report, same=lambda one: bool(variant.harms(one.violations)))
         return f"{shrunk.text()}\n{time.perf_counter() - began:.1f} s"
