@@ -17,12 +17,15 @@ pytestmark = IN_VIRTUAL_TIME
 class Workers(Actor[Batch]):
     """Notes the batches that it gets."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, capacity: int = 4) -> None:
+        super().__init__(capacity=capacity)
         self.got: list[Batch] = []
+        self.free = anyio.Event()
+        self.free.set()
 
     async def receive(self, message: Batch) -> None:
-        """Note one."""
+        """Note one, when free."""
+        await self.free.wait()
         self.got.append(message)
 
 
@@ -54,3 +57,25 @@ async def test_workers_that_stopped_while_the_lease_stands_are_a_failure() -> No
         await supervisor.stop(workers)
         with pytest.raises(ActorStopped):
             await hand_over(batch, workers, owned)
+
+
+async def test_workers_with_a_full_mailbox_get_every_batch_when_there_is_room_again() -> None:
+    owned, actor = owned_partition(), Workers(capacity=1)
+    batches = [read(owned, number, number) for number in (1, 2, 3)]
+    actor.free = anyio.Event()
+    handed: list[Batch] = []
+    async with Supervisor() as supervisor:
+        workers = await supervisor.start(actor)
+
+        async def hand_all() -> None:
+            for batch in batches:
+                await hand_over(batch, workers, owned)
+                handed.append(batch)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hand_all)
+            await anyio.sleep(1)
+            assert handed == batches[:2], "one is in hand, one waits"
+            actor.free.set()
+        await anyio.sleep(1)
+    assert actor.got == batches
