@@ -65,7 +65,15 @@ def test_too_few_sentinels_cannot_elect_when_one_is_away() -> None:
 
 def test_a_good_server() -> None:
     assert wrong(GOOD) == []
-    assert [one.about for one in diagnose(GOOD)] == ["version", "persistence", "memory", "rights", "clock", "replicas", "connections"]
+    assert [(one.about, one.text) for one in diagnose(GOOD)] == [
+        ("version", "Valkey 9.1.0"),
+        ("persistence", "append-only file, a crash of the machine loses up to two seconds"),
+        ("memory", "1 of 100 MB, nothing is evicted"),
+        ("rights", "user worker may do all that redisaq needs"),
+        ("clock", "the server's clock agrees with this machine's"),
+        ("replicas", "none: there is nothing to fail over to"),
+        ("connections", "7 of 100"),
+    ]
 
 
 CASES: list[tuple[dict[str, str], list[tuple[str, str, str]]]] = [
@@ -94,6 +102,39 @@ CASES: list[tuple[dict[str, str], list[tuple[str, str, str]]]] = [
 )
 def test_what_is_wrong(changes: dict[str, str], expected: Any) -> None:
     assert wrong(seen(**changes)) == expected
+
+
+def test_numbers_in_the_texts() -> None:
+    """An operator acts on them."""
+    full = f"{95 << 20}"
+    node = CONFIG | {"cluster-node-timeout": "65000"}
+    for examined, about, text in [
+        (seen(used_memory=full), "memory", "95 of 100 MB, nothing is evicted"),
+        (seen(used_memory=full), "memory", "95 % of the memory is used: when it is full, producers are refused"),
+        (seen(timeout="10"), "connections", "idle connections are closed after 10 s"),
+        (seen(connected_clients="95"), "connections", "95 of 100 connections are used: further ones are refused"),
+        (seen(role="slave", master_host="db", master_port="1"), "replicas", "this is a replica and refuses writes: use its primary, db:1"),
+        (seen(connected_slaves="2", slave0="state=online"), "replicas", "1 of 2 replicas are not in step"),
+        (seen(connected_slaves="1", slave0="state=online", min_replicas_to_write="1"), "replicas", "1, all in step"),
+        (replace(GOOD, config=node, clustered=True), "failover", "a failover takes about 104 s (cluster-node-timeout 65 s), longer"),
+        (replace(GOOD, config=node, clustered=True), "failover", "or give consumers heartbeat_ttl=126"),
+    ]:
+        assert [text] == [text for one in diagnose(examined) if one.about == about and text in one.text]
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        (seen(used_memory=f"{90 << 20}"), seen(used_memory=f"{(90 << 20) + 1}")),
+        (seen(connected_clients="90"), seen(connected_clients="91")),
+        (replace(GOOD, clock=1.5, asking=0.5), replace(GOOD, clock=1.51, asking=0.5)),
+        (seen(timeout="60"), seen(timeout="59")),
+    ],
+    ids=["memory", "connections", "clock", "idle"],
+)
+def test_where_a_warning_begins(inside: Examination, outside: Examination) -> None:
+    assert not wrong(inside)
+    assert [one[0] for one in wrong(outside)] == ["warning"]
 
 
 def test_a_server_that_does_not_say() -> None:
@@ -165,6 +206,10 @@ def test_a_failover_is_compared_with_the_groups_own_leases() -> None:
     assert short.fix == "CONFIG SET cluster-node-timeout 2500"
     assert "longer than a lease lasts with the heartbeat_ttl of 5 s in group g of t" in short.text
     config = CONFIG | {"cluster-node-timeout": "15000"}
+    (just,) = [
+        one for one in diagnose(replace(GOOD, config=config, clustered=True, ttl=(4.799, "group g of t"))) if one.about == "failover"
+    ]
+    assert just.fix == "CONFIG SET cluster-node-timeout 2000", "2.4995 s, rounded down to half a second"
     blind = diagnose(replace(GOOD, config=config, clustered=True, unreadable={"topic t": "WRONGTYPE"}))
     assert [one.level for one in blind if "topic t cannot be read" in one.text and "WRONGTYPE" in one.text] == ["warning"]
     (long,) = [one for one in diagnose(replace(GOOD, config=config, clustered=True, ttl=(40.0, "group g of t"))) if one.about == "failover"]
