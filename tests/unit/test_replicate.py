@@ -46,7 +46,8 @@ class Node:
         return self
 
     async def read(self, command: Any, block: float) -> int:
-        _, _, milliseconds = command
+        name, enough, milliseconds = command
+        assert (name, enough) == (b"WAIT", 1), "one replica is enough"
         assert milliseconds == round(block * 1000) <= 1000
         self.waits.append(milliseconds)
         return self._confirms.pop(0) if len(self._confirms) > 1 else self._confirms[0]
