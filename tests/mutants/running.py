@@ -25,8 +25,8 @@ HUNG = 10.0
 FEW_FILES = 5
 """Test files whose tests are run before those of all others are collected."""
 
-SHARE = 1.0
-"""For which part of the time limit tests are chosen. What they took was noted under coverage.py, which takes most of that."""
+LEAST = 5.0
+"""With fewer seconds than this left, no further tests are chosen: starting a process takes some of them."""
 
 NO_TESTS = 5
 """pytest's exit status where it has found none."""
@@ -131,31 +131,34 @@ def first_few(tests: Sequence[str]) -> int:
 
 
 def try_out(mutant: Mutant, copy: Copy, covering: Covering, sources: Sequence[Source], limit: float) -> Result:
-    """Run what concerns a mutant, for `limit` seconds at most."""
-    known = covering.of(sources, mutant.source, mutant.span)
-    tests = choose(known, limit * SHARE, covering.closeness(sources, mutant.source, mutant.place))
-    result = Result(mutant=mutant.title, diff=mutant.diff, breaks=mutant.breaks, verdict="uncovered", tests=len(tests))
+    """Run what concerns a mutant, for `limit` seconds at most.
+
+    What tests take was noted under coverage.py, which takes most of that. So time is left when those are done that were chosen for it, and
+    further ones are chosen.
+    """
+    untried = {test: seconds for seconds, test in covering.of(sources, mutant.source, mutant.span)}
+    close = covering.closeness(sources, mutant.source, mutant.place)
+    result = Result(mutant=mutant.title, diff=mutant.diff, breaks=mutant.breaks, verdict="uncovered")
     began = time.monotonic()
-    few = first_few(tests)
     with copy.changed(mutant.source.name, mutant.text):
-        while tests:
-            left = limit - (time.monotonic() - began)
-            some, few = tests[:few], len(tests)
-            run = run_tests(copy, some, max(left, 1.0))
-            verdict, result.by = judge(run, {test: seconds for seconds, test in known})
-            if verdict in {"survived", "uncovered"}:
-                result.verdict = "survived" if verdict == "survived" else result.verdict
-                tests = tests[len(some) :]
-                continue
-            result.verdict = verdict
-            if verdict != "caught":
+        while (left := limit - (time.monotonic() - began)) > LEAST or not result.tests:
+            tests = choose([(seconds, test) for test, seconds in untried.items()], left, close)
+            if not result.tests:
+                tests = tests[: first_few(tests)]
+            if not tests:
+                break
+            result.tests += len(tests)
+            run = run_tests(copy, tests, max(left, 1.0))
+            verdict, by = judge(run, untried)
+            if verdict == "caught" and run_tests(copy, [by], limit).status == 0:  # a limit of its own: it is the proof
+                verdict, by, tests = "flaky", "", tests[: tests.index(by) + 1]
+            for test in tests:
+                del untried[test]
+            if verdict != "uncovered" and not (verdict == "survived" and result.verdict == "flaky"):
+                result.verdict, result.by = verdict, by
+            if verdict in {"caught", "hung", "broken", "slow"}:
                 result.why = run.said if verdict == "broken" else ""
                 break
-            again = run_tests(copy, [result.by], limit)  # a limit of its own: it is the proof
-            if again.status != 0:
-                break
-            tests = tests[tests.index(result.by) + 1 :]
-            result.verdict, result.by = "flaky", ""
     result.seconds = time.monotonic() - began
     return result
 

@@ -266,6 +266,9 @@ from redisaq.toy import double, loop
 def test_double():
     assert double(3) == 6
 
+def test_zero():
+    assert double(0) == 0
+
 def test_loop():
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     loop(3)
@@ -316,12 +319,20 @@ def test_a_run_in_a_copy(toy: Copy, old: str, new: str, verdict: str, by: str) -
     assert (toy.root / "redisaq" / "toy.py").read_text() == PRODUCT
 
 
+def test_while_time_is_left_further_tests_are_chosen(toy: Copy) -> None:
+    mutant, sources = toy_mutant("n * 2", "n * 3")
+    known = covering_of({("redisaq/toy.py", "double", "return n * 2"): {"tests/test_toy.py::test_double", "tests/test_toy.py::test_zero"}})
+    known.seconds[:] = [40.0 if test.endswith("double") else 30.0 for test in known.tests]
+    result = try_out(mutant, toy, known, sources, 60.0)
+    assert (result.verdict, result.by, result.tests) == ("caught", "tests/test_toy.py::test_double", 2)
+
+
 def test_what_hangs_is_killed_with_all_that_it_started(toy: Copy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.mutants.running.HUNG", 1.0)
     monkeypatch.setattr("tests.mutants.copies.secrets.token_hex", lambda _: "of-this-test")
     mutant, sources = toy_mutant("n -= 1", "n += 1")
     COVERING.seconds[:] = [0.1] * len(COVERING.seconds)
-    result = try_out(mutant, toy, COVERING, sources, 40.0)  # all of which it takes
+    result = try_out(mutant, toy, COVERING, sources, 20.0)  # all of which it takes
     assert (result.verdict, result.by) == ("hung", "tests/test_toy.py::test_loop")
     assert kill_marked("of-this-test") == 0
 
