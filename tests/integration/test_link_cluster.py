@@ -578,6 +578,7 @@ async def test_a_bell_follows_its_slot_and_leaves_its_neighbours_alone(cluster: 
     with pytest.raises(ConnectionFailed, match="closed"):
         await moving.wait()
     await staying.close()
+    assert not link.bells, "nothing of a bell that is closed stays"
 
 
 @pytest.mark.parametrize("waiting", [True, False])
@@ -630,6 +631,7 @@ async def test_who_may_not_listen_hears_so(cluster: FakeCluster, link: ClusterLi
     with pytest.raises(ConnectionFailed, match="MOVED") as failed:
         await link.listen(HIGH.decode())
     assert not failed.value.permanent
+    assert not link.bells
     async with opened(cluster.url) as other:
         bell = await other.listen(LOW.decode())
         await other.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from hashlib import blake2b
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -62,6 +64,21 @@ def test_keys_spread_evenly() -> None:
     loads = Counter(partition_for(f"user-{number}", 10) for number in range(20_000))
     assert sorted(loads) == list(range(10))
     assert max(loads.values()) - min(loads.values()) < 400
+
+
+def test_only_the_places_of_short_keys_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remembered long ones could fill the memory."""
+    digested: list[bytes] = []
+
+    def digest(data: bytes, digest_size: int) -> Any:
+        digested.append(data)
+        return blake2b(data, digest_size=digest_size)
+
+    monkeypatch.setattr("redisaq.core.partitioner.blake2b", digest)
+    short, long = b"k" * 128, b"k" * 129
+    for key in (short, long, short, long):
+        partition_for(key, 7)
+    assert digested == [short, long, long]
 
 
 @pytest.mark.parametrize("partitions", [0, -1])
