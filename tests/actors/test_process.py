@@ -35,6 +35,15 @@ async def test_every_message_once(url: str, ordering: Any) -> None:
     assert len(notebook.messages) == 500
 
 
+async def test_a_member_that_is_alone_works_at_once(url: str) -> None:
+    """M1: its first change of the document lets it in, and it reads without waiting for another heartbeat."""
+    notebook, began = Notebook(), anyio.current_time()
+    await produce(url, 3, partitions=2)
+    await Consumer("jobs", url, on_event=notebook.note).process(notebook.handle, until_empty=True)
+    assert (len(notebook.messages), len(notebook.of(events.MemberJoined))) == (3, 1)
+    assert anyio.current_time() - began < 1, "not one heartbeat_interval, 3 s"
+
+
 async def test_order_within_each_partition(url: str) -> None:
     await produce(url, 200, partitions=3)
     notebook = Notebook()
