@@ -7,7 +7,20 @@ import pytest
 from redisaq.brokers.steps import Broker
 from redisaq.brokers.steps.administration import ViewGroup
 from redisaq.brokers.steps.coordination import Heartbeat
-from redisaq.brokers.steps.retrying import FOUND, GONE, Purge, ReadDead, SetAside, TakeDue, redrive, take_due
+from redisaq.brokers.steps.retrying import (
+    FOUND,
+    GONE,
+    CountDead,
+    DeadLetterSummary,
+    Purge,
+    ReadDead,
+    ReadNewestDead,
+    SetAside,
+    SummariseDead,
+    TakeDue,
+    redrive,
+    take_due,
+)
 from redisaq.brokers.steps.settling import Resolve
 from redisaq.brokers.terms import GroupName
 from redisaq.core.membership import EMPTY, Document
@@ -109,6 +122,13 @@ async def test_a_foreign_dead_letter_is_shown_and_stays(world: World, a: Broker,
     page = await a.do(ReadDead(group, 0, after=b"", count=10))
     assert [one.body.life for one in page] == [0, FOREIGN, FOREIGN, FOREIGN, 0]
     assert page[1].body.fields == (b"foreign", b"\xff")
+    summaries = await a.do(SummariseDead(group, 0, b"", 10, 7))
+    assert [(one.dead_id, one.foreign) for one in summaries] == [(one.dead_id, one.body.life == FOREIGN) for one in page[::-1]]
+    assert summaries[1] == DeadLetterSummary(page[3].dead_id, foreign=True)
+    counted = await a.do(CountDead(group, 0, b"", 10, 7))
+    assert (counted.number, counted.last) == (5, page[0].dead_id)
+    assert {(kind.number, kind.foreign) for kind in counted.kinds} == {(2, False), (3, True)}
+    assert [one.dead_id for one in await a.do(ReadNewestDead(group, 0, b"", 10))] == [one.dead_id for one in page[::-1]]
     assert await redrive(a, group, 0, [one.dead_id for one in page[1:3]], count=2) == 0
     assert [await redrive(a, group, 0, None, count=1) for _ in range(3)] == [1, 1, 0]
     assert await a.do(Purge(group, 0, None)) == 3
