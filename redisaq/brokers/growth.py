@@ -242,7 +242,7 @@ async def _complete(broker: Broker, topic: str, state: TopicState, history: tupl
             history = furthest  # others have cut some streams for a greater count: all publish that one (G2)
             continue
         within = _replicated_within()
-        replicated = await broker.do(Replicate(topic, old, history, within))
+        replicated = await broker.do(Replicate(topic, old, within))
         if broker.run_id == run:
             break
         # Else another server answers by now, perhaps one that has not heard of the cuts.

@@ -79,7 +79,7 @@ async def test_the_steps_in_order(a: Broker, b: Broker) -> None:
     assert await b.do(Announce("orders", 1, 9)) == announced, "of another generation"
     for partition in (2, 3, 4, 0, 1):
         assert await a.do(NameStream("orders", partition, LARGE)) == LARGE
-    assert await a.do(Replicate("orders", 2, LARGE))
+    assert await a.do(Replicate("orders", 2))
     published = await a.do(Publish("orders", 0, LARGE))
     assert published is not None
     assert published.grown

@@ -7,8 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from redisaq.brokers.redis.commands import keys_of
 from redisaq.brokers.redis.growing import replicate
 from redisaq.brokers.redis.keys import Keys
+from redisaq.brokers.redis.producing import written_last
 from redisaq.brokers.steps.growing import Replicate
 from redisaq.errors import ServerError
 from redisaq.link import Caller
@@ -24,7 +26,7 @@ class Node:
     url = "redis://node"
 
     def __init__(self, keeps: Sequence[int], *, replicas: int = 1, confirms: Sequence[int] = (1,)) -> None:
-        self._seals = {KEYS.stream("orders", partition, 0) for partition in keeps}
+        self._cuts = {KEYS.cuts("orders", partition) for partition in keeps}
         self._replicas = replicas
         self._confirms = list(confirms)
         self.opened = 0
@@ -32,11 +34,12 @@ class Node:
         self.written: list[bytes] = []
 
     async def call(self, *commands: Any) -> list[Any]:
-        ((name, key, *_),) = commands
-        if name == b"INFO":
+        (command,) = commands
+        if command[0] == b"INFO":
             return [b"# Replication\r\nrole:master\r\nconnected_slaves:%d\r\n" % self._replicas]
-        assert name == b"SET"
-        if key not in self._seals:
+        (key,) = keys_of(command)
+        assert command[:4] == (*written_last(KEYS, "orders", 0)[:3], key)
+        if key not in self._cuts:
             return [ServerError("MOVED 1 127.0.0.1:7000")]
         self.written.append(key)
         return [b"OK"]
@@ -67,7 +70,7 @@ class Servers:
 
 
 async def ask(*nodes: Node, within: float = 60.0) -> bool:
-    return await replicate(Replicate("orders", 64, (64, 65), within), cast("Caller", Servers(*nodes)), KEYS)
+    return await replicate(Replicate("orders", 64, within), cast("Caller", Servers(*nodes)), KEYS)
 
 
 async def test_one_connection_to_each_server_that_was_cut() -> None:
@@ -76,8 +79,8 @@ async def test_one_connection_to_each_server_that_was_cut() -> None:
     assert await ask(first, second, other, alone)
     assert [node.opened for node in (first, second, other, alone)] == [1, 1, 1, 0]
     assert [len(node.waits) for node in (first, second, other, alone)] == [1, 1, 0, 0]
-    assert first.written == [KEYS.stream("orders", 0, 0)]
-    assert second.written == [KEYS.stream("orders", 1, 0)]
+    assert first.written == [KEYS.cuts("orders", 0)]
+    assert second.written == [KEYS.cuts("orders", 1)]
 
 
 async def test_it_waits_again_until_a_replica_has_it_or_the_time_is_up() -> None:

@@ -5,14 +5,14 @@ Invariants: only stand.lua makes or renames a stream. Before it renames one, it 
 
 from __future__ import annotations
 
-from redisaq.brokers.redis.commands import Reply, checked, not_now, run
+from redisaq.brokers.redis.commands import Reply, checked, checked_of, not_now, run, run_all
 from redisaq.brokers.redis.keys import Keys, decode_history, encode_history
 from redisaq.brokers.redis.producing import written_last
 from redisaq.brokers.redis.registry import Asked, command, commands
 from redisaq.brokers.redis.scripts import Argument, Script
 from redisaq.brokers.redis.topics import name_stream, topic_state
 from redisaq.brokers.steps import growing as steps
-from redisaq.brokers.steps.topics import FORMAT, RENAMED, TopicState, cuts_of
+from redisaq.brokers.steps.topics import FORMAT, RENAMED, TopicState
 from redisaq.core.records import encode_retry, whole
 from redisaq.environment import current_environment
 from redisaq.errors import ServerError
@@ -78,7 +78,7 @@ async def _has_replicas(server: Carrier) -> bool:
 async def _is_replicated(node: Caller, step: steps.Replicate, keys: Keys, until: float) -> bool:
     """Wait until a replica of the node has all that was cut there, or the time is up: over a connection of its own, since WAIT blocks it.
 
-    WAIT waits for what its connection has written. So a seal is written once more, after all cuts.
+    WAIT waits for what its connection has written. So something is written once more, after all cuts.
     """
     connection = await node.open_reading(keys.stream(step.topic, 0))
     try:
@@ -107,12 +107,15 @@ async def _is_confirmed(connection: ReadingConnection, until: float) -> bool:
 
 
 async def _written_again(connection: ReadingConnection, step: steps.Replicate, keys: Keys) -> bool:
-    """Write the seal of one of the node's streams once more; False if it keeps none of them."""
-    number, words = cuts_of(step.history) - 1, encode_history(step.history)
+    """Write to one of the partitions that the node keeps, once more; False if it keeps none of them.
+
+    What is written changes nothing: a server that has taken over may have messages where the seals were.
+    """
     for partition in range(step.partitions):
-        (reply,) = await connection.call((b"SET", keys.stream(step.topic, partition, number), words, b"XX"))
+        command = written_last(keys, step.topic, partition)
+        (reply,) = await run_all(connection, (command,))
         if not (isinstance(reply, ServerError) and reply.code == "MOVED"):
-            checked(reply, connection)
+            await checked_of(command, reply, connection)
             return True
     return False
 

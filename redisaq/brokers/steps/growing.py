@@ -60,12 +60,10 @@ class Replicate(TopicStep[bool], frozen=True):
 
     Attributes:
         partitions: how many partitions were cut, from the first.
-        history: the history in their seals.
         within: seconds.
     """
 
     partitions: int
-    history: tuple[int, ...]
     within: float = 1.0
 
 
