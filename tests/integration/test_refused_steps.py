@@ -314,7 +314,7 @@ BEFORE: dict[str, Callable[[Scene], Awaitable[None]]] = {
 }
 """What has to happen first."""
 
-REPEATED = {"make_topic", "name_stream", "publish", "adopt", "make_groups", "remake_group", "drop_group", "note"}
+REPEATED = {"make_topic", "name_stream", "make_groups", "remake_group", "drop_group", "note"}
 """Those that are several steps: a repeat completes them."""
 
 PORTIONS = 8
@@ -359,6 +359,23 @@ async def test_a_key_of_the_wrong_type_is_reported_where_type_is_forbidden(scene
             await scene.broker.do(Release(GROUP, 0, TOKEN))
         with pytest.raises(DamagedKeyError, match=r"orders:0}:1 or one of .*:g:billing:retry, .* wrong type: permit TYPE"):
             await scene.broker.do(ReadRemaining(GROUP, 0))
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_stream_gets_no_new_name_where_no_seal_may_be_left(scene: Scene, there: bool) -> None:
+    """Otherwise a repeat would find nothing to do, and something could make a stream under the old name again (G2)."""
+    await scene.set_up()
+    if not there:
+        scene.command("DEL", scene.key("0"))
+    before = scene.snapshot()
+    scene.permit("-set")
+    with pytest.raises(ServerError) as refused:
+        await scene.broker.do(NameStream("orders", 0, (1, 2)))
+    assert refused.value.forbidden
+    assert scene.snapshot() == before
+    scene.permit()
+    assert await scene.broker.do(NameStream("orders", 0, (1, 2))) == (1, 2)
+    assert scene.command("GET", scene.key("0")) == b"1,2"
 
 
 @pytest.mark.parametrize("portion", range(PORTIONS))

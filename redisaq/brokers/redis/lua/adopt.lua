@@ -8,6 +8,7 @@ local run = this_run()
 local before = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 -- S2: these write nothing, but let the rest succeed when memory is full, or fail before it. What is adopted is in memory already.
 redis.call('HDEL', KEYS[2], '')
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
 redis.call('ZADD', KEYS[3], 'XX', 0, '')
 redis.call('HDEL', KEYS[4], '')
 local new = false

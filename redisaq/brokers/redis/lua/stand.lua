@@ -29,11 +29,15 @@ local function stand(first, history)
         end
         redis.call('DEL', KEYS[1])
     end
+    local function may_seal() -- S2: writes nothing, since there is no such key by now, but fails before anything is done
+        redis.call('SET', KEYS[1], '', 'XX')
+    end
     local function seal(number)
         redis.call('SET', older(number), table.concat(counts, ',', 1, number + 2))
     end
     if from then
         redis.call('HDEL', KEYS[first], '') -- S2: writes nothing, but lets the rest succeed when memory is full
+        may_seal()
         local last = facts_of(redis.call('XINFO', 'STREAM', older(from)))['last-generated-id']
         for number = from + 1, newest do
             redis.call('HSET', KEYS[first], number, last)
@@ -48,6 +52,9 @@ local function stand(first, history)
     local may = redis.pcall('XGROUP', 'DESTROY', KEYS[1], 'owner') -- there is nothing to destroy: only a refusal matters
     if type(may) == 'table' and may.err and not string.find(may.err, 'key to exist', 1, true) then
         return may
+    end
+    if newest > 0 then
+        may_seal()
     end
     for number = 1, newest do
         redis.call('HSETNX', KEYS[first], number, '0-0')
