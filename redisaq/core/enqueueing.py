@@ -120,6 +120,7 @@ NARROW = 10.0
 
 TRIMMED = "the connection broke, and trimming has removed the evidence"
 FORBIDDEN = "the connection broke, and the server does not permit CLIENT KILL"
+REFUSED = "the connection broke, and the server refuses a step that finds out what arrived: {}"
 CLOSED = "the producer was closed during the call"
 OVERTAKEN = "OVERTAKEN partition {} has a later message of the call, and lacks an earlier one: sending that now would break the order"
 LATE = "there was no time left"
@@ -210,7 +211,7 @@ class Send(msgspec.Struct, frozen=True):
 
 
 Step = Pause | WaitForTurn | ReadTopic | MakeTopic | WaitForRoom | LearnAnchors | Kill | Find | Send
-"""After each step comes the event that it names, or `broke`."""
+"""After each step comes the event that it names, or `broke`; or `give_up`, if the server refuses a step that is not Send."""
 
 
 # -- the producer --------------------------------------------------------------------------------------------------------------------
@@ -653,7 +654,7 @@ class Enqueue:
         """End the call: its time is up, or `reason` says why else.
 
         Args:
-            reason: an error to raise if nothing is uncertain; or a text that says why the call ends.
+            reason: an error to raise if nothing is uncertain, such as the refusal of a step; or a text that says why the call ends.
         """
         self._step = None
         if self.state == "over":
@@ -661,7 +662,9 @@ class Enqueue:
         failure = reason if isinstance(reason, RedisaqError) else None
         if failure is None and self._held_up:
             failure = ConnectionFailed(f"topic {self.knowledge.topic}", HELD_UP, silent=True)
-        if not isinstance(reason, str):
+        if isinstance(reason, RedisaqError):
+            reason = REFUSED.format(reason)
+        elif reason is None:
             reason = f"{self.cause.reason}, and no answer within send_timeout" if self.cause is not None else LATE
         self._end(self._ambiguity or reason, failure or self._not_sent(reason))
 
@@ -711,7 +714,7 @@ class Enqueue:
 
     def _tell_appended(self, error: RedisaqError | None, *, partly: bool) -> None:
         """If an error is about a part of an append, let it say which part was appended; a refused script has no parts."""
-        if (isinstance(error, ServerError) and error.appended is not None) or (isinstance(error, ConnectionFailed) and partly):
+        if isinstance(error, ServerError | ConnectionFailed) and (partly or error.appended is not None):
             error.appended = [message.entry for message in self.messages]
 
     def _not_sent(self, reason: str) -> ConnectionFailed:

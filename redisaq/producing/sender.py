@@ -46,7 +46,7 @@ from redisaq.core.enqueueing import (
 from redisaq.core.partitioner import RoundRobin, partition_for
 from redisaq.core.retry import full_jitter
 from redisaq.environment import Environment, time_is_up_at, time_limit
-from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull, ServerError
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, QueueFull, RedisaqError, ServerError
 
 Prepared = tuple[str, str | None, list[bytes]]
 """A message's id, key and fields."""
@@ -324,6 +324,8 @@ class Sender:
                         await self._take(enqueue, step, way)
                     except ConnectionFailed as error:
                         enqueue.broke(error)
+                    except RedisaqError as error:  # messages of earlier tries may be there all the same
+                        enqueue.give_up(error)
                     self._let_pass(enqueue)
         finally:
             enqueue.leave()

@@ -12,7 +12,7 @@ from redisaq import Admin, Producer
 from redisaq.brokers.memory import MemoryBroker
 from redisaq.brokers.steps.topics import TopicState
 from redisaq.brokers.terms import GroupName, ReaderMark
-from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed
+from redisaq.errors import AmbiguousEnqueueError, ConnectionFailed, ServerError
 from tests.actors.group import Backend, on_both, play, produce, quick, store_of
 from tests.actors.hooked import HookedBroker
 
@@ -165,6 +165,31 @@ def test_e1_where_killing_is_not_permitted_nobody_can_tell(backend: Backend) -> 
     assert steps == ["append", "kill"]
     assert len(set(unknown)) == 2
     assert later not in unknown
+
+
+@pytest.mark.parametrize("step", ["kill", "find"])
+def test_e2_a_server_that_refuses_to_be_searched_does_not_say_that_nothing_was_sent(step: str) -> None:
+    """A right is missing, say, that nothing else needs: the messages are there all the same."""
+
+    async def scenario(url: str) -> tuple[list[str], list[str]]:
+        producer, wire, first = await opened(url)
+        wire.breaks = {"append": 1}
+        broker = producer._access.broker
+        assert isinstance(broker, HookedBroker)
+
+        async def before(name: str) -> None:
+            if name == step:
+                raise ServerError("NOPERM User x has no permissions to run the 'xrange' command")
+
+        broker.before = before
+        with pytest.raises(AmbiguousEnqueueError, match="NOPERM") as caught:
+            await producer.batch_enqueue([{"n": 1}, {"n": 2}])
+        await producer.close()
+        return [first, *caught.value.message_ids], ids_in(url)
+
+    named, there = play(scenario, "asyncio")
+    assert named == there
+    assert len(there) == 3
 
 
 @on_both

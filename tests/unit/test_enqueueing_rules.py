@@ -474,6 +474,26 @@ def test_what_an_error_of_a_connection_shows_as_appended_is_there() -> None:
     assert not enqueue.error.maybe_executed
 
 
+def test_a_refused_search_says_what_is_there_and_names_what_may_be() -> None:
+    """E2: of a call that broke, the server's refusal to be searched says nothing about the messages themselves."""
+    refusal = ServerError("NOPERM no permissions to run the 'xrange' command")
+    uncertain, _ = searching(knowledge(), "0", "1")
+    uncertain.found([b"11-0"], complete=True, last=b"11-0", run=OLD)
+    uncertain.next(0.1)
+    uncertain.give_up(refusal)
+    assert isinstance(uncertain.error, AmbiguousEnqueueError)
+    assert uncertain.error.message_ids == ("11",)
+    assert "NOPERM" in uncertain.error.reason
+
+    certain, _ = searching(knowledge(), "0", "1")
+    certain.found([b"11-0"], complete=True, last=b"11-0", run=OLD)
+    certain.next(0.1)
+    certain.found([None], complete=True, last=b"10-0", run=OLD)
+    certain.give_up(refusal)  # it may not be sent: no step that comes before is permitted
+    assert certain.error is refusal
+    assert refusal.appended == [b"11-0", None]
+
+
 def test_of_many_enqueues_one_reads_the_topic() -> None:
     known = knowledge()
     enqueue = call(known, "0")
