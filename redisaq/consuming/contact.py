@@ -171,5 +171,5 @@ class Trouble:
             self._stuck(owned.partition)
 
     def over(self) -> None:
-        """Record that it was read."""
+        """Record that it was read, or that it is not to be read for a while."""
         self._since = None

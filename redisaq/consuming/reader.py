@@ -102,6 +102,7 @@ class PartitionReader(Actor[None]):
             if flights.withheld:
                 await anyio.sleep(MARGIN)  # too rare for an event of its own
             else:
+                self._trouble.over()  # it is not to be read meanwhile
                 await owned.wait_for_room(flights.coming)
         return asked
 
@@ -155,6 +156,7 @@ class PartitionReader(Actor[None]):
     async def _read_entries(self, reader: Reader, asked: Read, block: float) -> Sequence[Entry]:
         gate, flights = self._owned.gate, self._flights
         if gate.closed:
+            self._trouble.over()  # it is not to be read meanwhile
             await gate.wait_open()
             self._watch.forget()  # an admin may have moved the group
             return ()

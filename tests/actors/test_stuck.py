@@ -201,3 +201,44 @@ def test_a_slow_handler_or_a_pause_is_no_trouble(backend: Backend) -> None:
             await consumer.close()
 
     virtual_run(main, backend=backend)
+
+
+def test_what_is_not_to_be_read_for_a_while_is_in_no_trouble_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read breaks just before a pause, and another one after it, longer than a ttl later."""
+    pauses = 0
+
+    async def main() -> None:
+        url, notebook = fresh_url(), Notebook()
+        consumer, group = member(url, notebook), GroupName("jobs", "default_group")
+        whole = MemoryBroker.open_reader
+
+        async def open_reader(self: MemoryBroker, *args: Any) -> Any:
+            reader = await whole(self, *args)
+            read = reader.read
+
+            async def breaks_before_a_pause(*words: Any) -> Any:
+                nonlocal pauses
+                if pauses == 2:
+                    return await read(*words)
+                pauses += 1
+                assert consumer._runtime is not None
+                await self.do(SetPaused(group, paused=True))
+                consumer._runtime.around.gate.move(closed=True)
+                raise too_many()
+
+            monkeypatch.setattr(reader, "read", breaks_before_a_pause, raising=False)
+            return reader
+
+        monkeypatch.setattr(MemoryBroker, "open_reader", open_reader)
+        async with Producer("jobs", url, init_partitions=1) as producer, anyio.create_task_group() as tasks:
+            tasks.start_soon(consumer.process, notebook.handle)
+            for n in range(2):
+                await anyio.sleep(3 * TTL)
+                assert pauses == n + 1
+                await producer.enqueue({"n": n})
+                await consumer._access.broker.do(SetPaused(group, paused=False))
+            await until(lambda: notebook.numbers == [0, 1], most=TTL)
+            await consumer.stop()
+        assert notebook.of(events.PartitionStuck) == []
+
+    virtual_run(main, backend="asyncio")
