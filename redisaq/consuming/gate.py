@@ -12,7 +12,7 @@ from redisaq.consuming.scopes import Scopes
 
 
 class Gate:
-    """While it is closed, nothing is read and no handler begins. Running handlers continue, and leases are kept.
+    """While it is closed, nothing is read, no handler begins, and no message is handed out. Running handlers continue, and leases are kept.
 
     The coordinator opens and closes the group's; readers, retry timers and handler pools obey it. A partition that came by a growth has a
     gate of its own for its reader and its retry timer. The growth watch keeps that one closed while the group's is.
@@ -49,6 +49,6 @@ class Gate:
         while self.closed:
             await self._opened.wait()
 
-    def while_open(self) -> contextlib.AbstractContextManager[anyio.CancelScope]:
-        """Return a cancel scope that ends when it closes."""
-        return self._scopes.open(over=self.closed)
+    def while_open(self, beside: Scopes | None = None, *, over: bool = False) -> contextlib.AbstractContextManager[anyio.CancelScope]:
+        """Return a cancel scope that ends when it closes, and with those `beside`, or at once if these are `over`."""
+        return self._scopes.open(over=over or self.closed, beside=beside)

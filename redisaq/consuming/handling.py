@@ -122,7 +122,7 @@ class Execution:
         self.owned = owned
         self._flights = owned.flights
         self.concurrency = surroundings.concurrency
-        self._gate = surroundings.gate
+        self.gate = surroundings.gate
         self._handler = through(middleware, adapt(callback or _never, surroundings.environment, self._abandoned))
         self._timeout = timeout
         self._blocked: set[bytes] = set()  # entries for which HandlerBlocked has been reported
@@ -134,15 +134,21 @@ class Execution:
         A message that has used up its attempts without an end, each time together with its process, is dead.
         """
         owned = self.owned
-        if self._gate.closed:
-            with owned.until_drain():
-                await self._gate.wait_open()
+        if self.gate.closed:
+            await self.resumed()
         if not owned.may_start:
             return []
         counting = self._flights.prepare(messages)
         if counting is not None:
             await self._count(counting)
+            if self.gate.closed:  # the group was paused meanwhile
+                await self.resumed()
         return self._alive(messages) if owned.may_start else []
+
+    async def resumed(self) -> None:
+        """Return once the group is not paused, or the partition begins to drain."""
+        with self.owned.until_drain():
+            await self.gate.wait_open()
 
     def _alive(self, messages: Sequence[Flight]) -> list[Flight]:
         """Return the messages that are still there and have attempts left; the others are dead."""
@@ -218,7 +224,7 @@ class Execution:
         The caller has checked that it may start.
         """
         owned, flights = self.owned, self._flights
-        if (message.state != "new" or self._gate.closed) and not await self.ready((message,)):
+        if (message.state != "new" or self.gate.closed) and not await self.ready((message,)):
             return None
         flights.start(message)
         if flights.waiting <= owned.room_at:
@@ -256,7 +262,7 @@ class Execution:
         The caller has checked that they may start.
         """
         owned, flights = self.owned, self._flights
-        if self._gate.closed or not flights.start_new(messages):
+        if self.gate.closed or not flights.start_new(messages):
             messages = await self.ready(messages)
             if not messages:
                 return None

@@ -98,9 +98,14 @@ class OwnedPartition:
         """Return a cancel scope that ends with the lease, or when this partition is lost."""
         return self.lease.scope(self._scopes, over=bool(self.lost))
 
-    def until_drain(self) -> contextlib.AbstractContextManager[anyio.CancelScope]:
-        """Return a cancel scope that ends when the partition begins to drain: for waits that must not delay the drain."""
-        return self._until_drain.open(over=not self.flights.may_start)
+    def until_drain(self, gate: Gate | None = None) -> contextlib.AbstractContextManager[anyio.CancelScope]:
+        """Return a cancel scope that ends when the partition begins to drain: for waits that must not delay the drain.
+
+        Args:
+            gate: the scope also ends when this gate closes.
+        """
+        over = not self.flights.may_start
+        return self._until_drain.open(over=over) if gate is None else gate.while_open(self._until_drain, over=over)
 
     def begin_drain(self) -> None:
         """Let no further handler begin."""

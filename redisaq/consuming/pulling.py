@@ -223,6 +223,11 @@ class PulledDelivery:
         self._worker.out[self] = None
         return message
 
+    @property
+    def handed_out(self) -> bool:
+        """True once the iterator has got it."""
+        return self._handed is not None
+
     def look(self) -> None:
         """Fail if no task will work on it any more: its body was cancelled, or nothing references it. Not if the partition leaves."""
         if self._execution.owned.may_start and (self._left or (self._handed is not None and self._handed() is None)):
@@ -334,12 +339,19 @@ class PullPool(Actor[Batch]):
                 delivery.withdraw()
 
     async def receive(self, message: Batch) -> None:
-        """Offer the messages of the batch one after the other."""
-        owned = self.execution.owned
+        """Offer the messages of the batch one after the other. What a pause finds on offer is on offer again after it."""
+        owned, gate = self.execution.owned, self.execution.gate
         for one in message:
-            with owned.until_drain():
-                if await self._ready(one):  # else this one is dead, or purged, or the partition leaves
-                    await self.offers.offer(PulledDelivery(self, one))
+            waits = True
+            while waits and owned.may_start:
+                if gate.closed:
+                    await self.execution.resumed()
+                delivery = PulledDelivery(self, one)
+                with owned.until_drain(gate):
+                    if await self._ready(one):  # else this one is dead, or purged, or the partition leaves
+                        await self.offers.offer(delivery)
+                    waits = False
+                waits = waits and not delivery.handed_out
             if not owned.may_start:
                 return
 
