@@ -322,6 +322,7 @@ class App(Generic[S]):
         self._subscriptions: list[Subscription[Any]] = []
         self._admin: Admin | None = None
         self._entered: AsyncExitStack | None = None
+        self._up = False  # entered, the lifespan included
         self._state: Any = None
         self._given_state: tuple[Any] | None = None
         self._observer: Callable[[Event], object] | None = None
@@ -559,11 +560,12 @@ class App(Generic[S]):
                 self._entered = None
                 raise
             self._entered = stack.pop_all()
+        self._up = True
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """End the lifespan and close the links, in the reverse order of entering."""
-        stack = self._entered
+        stack, self._up = self._entered, False
         if stack is not None:
             try:
                 await stack.__aexit__(kind, error, traceback)
@@ -593,23 +595,25 @@ class App(Generic[S]):
                 "`async with app:` to produce"
             )
         self._stopping = False
-        async with AsyncExitStack() as stack:
-            try:
-                with anyio.CancelScope() as self._starting:
+        # The scope is around all of it: a lifespan may hold a task group, which has to end before the scope does.
+        with anyio.CancelScope() as entering:
+            async with AsyncExitStack() as stack:
+                self._starting = entering
+                try:
                     if self._entered is None:
                         await stack.enter_async_context(self)
-            finally:
-                self._starting = None
-            if self._stopping:
-                task_status.started()
-                return
-            token = _serving.set(self)
-            try:
-                await self._consume(task_status)
-            except BaseExceptionGroup as group:
-                raise_first(group)
-            finally:
-                _serving.reset(token)
+                finally:
+                    self._starting = None
+                if not entering.cancel_called:
+                    token = _serving.set(self)
+                    try:
+                        await self._consume(task_status)
+                    except BaseExceptionGroup as group:
+                        raise_first(group)
+                    finally:
+                        _serving.reset(token)
+        if entering.cancel_called:
+            task_status.started()
 
     async def _consume(self, task_status: TaskStatus[None]) -> None:
         scheduler = self._scheduler
@@ -654,9 +658,7 @@ class App(Generic[S]):
 
     def healthy(self, *, within: float = 10.0) -> bool:
         """Return whether the App is entered and, if it serves, every consumer is healthy (see `Consumer.healthy`). For readiness probes."""
-        return self._entered is not None and (
-            self._tasks is None or all(one.consumer.healthy(within=within) for one in self._subscriptions)
-        )
+        return self._up and (self._tasks is None or all(one.consumer.healthy(within=within) for one in self._subscriptions))
 
     async def close(self) -> None:
         """Stop without waiting for handlers, and close the links. You may call it at any time, from any task, more than once.

@@ -114,6 +114,39 @@ def test_the_lifespan_encloses_what_is_consumed(run: Run, request: pytest.Fixtur
         _ = app.state
 
 
+def test_a_lifespan_may_hold_a_task_group(run: Run, request: pytest.FixtureRequest) -> None:
+    """Its cancel scope is still there when `serve` has entered the App, and while `stop` cancels the entering."""
+    said, pauses = list[str](), [1000.0, 0.0]
+
+    @asynccontextmanager
+    async def beside(app: App[None]) -> AsyncGenerator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.sleep_forever)
+            said.append("healthy" if app.healthy() else "entering")
+            try:
+                await anyio.sleep(pauses.pop())
+                yield
+            finally:
+                said.append("down")
+            tasks.cancel_scope.cancel()
+
+    app = an_app(request, lifespan=beside)
+    app.topic("orders").consumer("billing")(nothing)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(app.serve)
+            await app.stop()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(app.serve)
+            await until(lambda: not pauses)
+            await app.stop()
+        assert anyio.current_time() < 900
+
+    run(main)
+    assert said == ["entering", "down"] * 2
+
+
 def test_entering_consumes_nothing(run: Run, request: pytest.FixtureRequest) -> None:
     app = an_app(request)
     orders = app.topic("orders", Order, partitions=3)
