@@ -65,11 +65,13 @@ class Measuring:
             for registry in self._registries:
                 collected: Iterable[Collected] = registry.collect()
                 for one in collected:
-                    # What a collector yields need not be a float: Prometheus takes whatever `float` does.
+                    # Nobody has checked what a collector yields, and the parent cannot read a report with values of other types.
                     samples = [
-                        Sample(each.name, each.labels, float(each.value)) for each in one.samples if not each.name.endswith("_created")
+                        Sample(each.name, {str(name): str(label) for name, label in each.labels.items()}, float(each.value))
+                        for each in one.samples
+                        if not each.name.endswith("_created")
                     ]
-                    found.setdefault(one.name, Family(one.name, one.type, one.documentation, samples))
+                    found.setdefault(one.name, Family(one.name, one.type, str(one.documentation), samples))
         except BaseException as error:  # of a collector of the program's: it must not end the child
             if not is_failure(error):
                 raise

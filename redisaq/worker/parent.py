@@ -159,7 +159,8 @@ class Worker:
             child.end(how, anyio.current_time(), again=not self._crew.draining)
             self._crew.totals.bury(child.number)
             if self._crew.draining:
-                if asked and code not in (0, -signal.SIGTERM):  # the signal kills a child that has not begun
+                same = refused is not None and bool(self.refusal)  # the reason why all drain
+                if asked and not same and code not in (0, -signal.SIGTERM):  # the signal kills a child that has not begun
                     logger.error("child %d %s while it drained", child.number, how)
                     self.status = FAILED
             elif asked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import msgspec
@@ -52,11 +52,11 @@ class Loose(Collector):
         values: list[tuple[str, Any]] = [("shop_open", True), ("shop_price", Decimal("1.5")), ("shop_lots", 1 << 70)]
         for name, value in values:
             metric = Metric(name, "What the program says.", "gauge")
-            metric.add_sample(name, {}, value)
+            metric.add_sample(name, cast("dict[str, str]", {"shop": 7}), value)
             yield metric
 
 
-def test_what_a_collector_yields_arrives_as_floats() -> None:
+def test_what_a_collector_yields_arrives_as_floats_and_text() -> None:
     """Else the child could not write its report, or its parent could not read it: it would count as stalled."""
     loose = Loose()
     REGISTRY.register(loose)
@@ -67,6 +67,7 @@ def test_what_a_collector_yields_arrives_as_floats() -> None:
     report = msgspec.msgpack.decode(framed(Pulse("serving", ready=True, consumers=[], metrics=families))[HEAD:], type=Pulse)
     values = {sample.name: sample.value for family in report.metrics for sample in family.samples}
     assert [values[name] for name in ("shop_open", "shop_price", "shop_lots")] == [1.0, 1.5, float(1 << 70)]
+    assert [sample.labels for family in report.metrics if family.name == "shop_open" for sample in family.samples] == [{"shop": "7"}]
 
 
 @pytest.mark.anyio
