@@ -16,6 +16,9 @@ from redisaq.core.schedules import Schedule
 EPOCH = datetime.fromtimestamp(0, UTC)
 """Of what no server has said when it was read."""
 
+LAST_MOMENT = datetime.max.replace(microsecond=0, tzinfo=UTC)
+"""The last time there is, in whole seconds: `datetime.max` as a number of seconds is rounded up, to a time that does not exist."""
+
 
 class ServerInfo(msgspec.Struct, frozen=True):
     """The server.
@@ -757,4 +760,4 @@ def moment(milliseconds: float) -> datetime:
     try:
         return datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):  # an id or a time that redisaq did not write
-        return datetime.max.replace(tzinfo=UTC)
+        return LAST_MOMENT

@@ -23,6 +23,7 @@ from redisaq.core.schedules import (
     written,
 )
 from redisaq.errors import SettingsError
+from redisaq.watching.words import day_and_clock
 
 NIGHTLY = Timetable("0 3 * * *", "Europe/Berlin")
 HOUR, DAY = 3600, 86_400
@@ -214,7 +215,8 @@ def test_what_came_of_the_newest_tick_is_kept() -> None:
 def test_times_that_redisaq_did_not_write_are_shown_as_the_last_there_is() -> None:
     kept = Schedule(terms(), 10**14, TickRun(10**14, "done", 1e300))
     found = ScheduleInfo.of("shop", "job", kept, 0.0)
-    assert {found.next, found.last, found.since} == {datetime.max.replace(tzinfo=UTC)}
+    assert {found.next, found.last, found.since} == {datetime.max.replace(microsecond=0, tzinfo=UTC)}
+    assert [day_and_clock(one.timestamp(), 0.0) for one in (found.next, found.last, found.since) if one] == ["31 Dec 23:59"] * 3
 
 
 def test_too_late() -> None:
