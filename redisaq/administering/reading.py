@@ -237,5 +237,5 @@ def _value(body: Body, name: bytes) -> bytes:
 def _headers(data: bytes) -> Mapping[str, str]:
     try:
         return msgspec.json.decode(data, type=dict[str, str]) if data else {}
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return {}

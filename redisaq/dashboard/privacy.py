@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
+from redisaq.core.records import UNREADABLE
 from redisaq.errors import SettingsError
 
 LARGEST = 64 * 1024
@@ -57,7 +58,7 @@ class Privacy:
         if self._redact is not None:
             try:
                 data = msgspec.json.encode(self._without(msgspec.json.decode(data), ""))
-            except (msgspec.DecodeError, RecursionError):
+            except UNREADABLE:
                 return Shown("", f"{what}, not shown: it is not JSON, or too deep, so that nothing can be left out", whole=True)
         text, json = _text_of(data)
         return Shown(text[:LARGEST], f"{what} of JSON" if json else what, whole=len(text) <= LARGEST)

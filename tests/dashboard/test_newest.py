@@ -109,6 +109,7 @@ async def test_payloads_are_shown_as_far_as_they_may_be(name: str) -> None:
     assert privacy.preview(b'{"card": 1, "n": 2}', 19) == '{ "card": "…", "n": 2 }'
     assert privacy.preview(b'{"card": 1, "n"', 100) == "not shown: too long to leave parts of it out"
     assert "not JSON" in privacy.preview(b"card", 4)
+    assert "not JSON" in privacy.payload(b'"\xff"').what, "such a payload must not end the page"
     assert privacy.value(b"card", None, readable=False) is None
     deep = b"[" * 900 + b"]" * 900
     assert privacy.value(deep, msgspec.json.decode(deep), readable=True) is None, "one message must not end an export"
